@@ -1,0 +1,42 @@
+# Two commands do everything from a fresh clone: `make demo` and `make test`.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+# One thread per pytest worker: two workers that each start two OpenMP threads wait on one another.
+TEST_ENV := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
+
+.PHONY: help setup demo test test-slow lint format clean
+.DEFAULT_GOAL := help
+
+help:  ## Show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+# The stamp is newer than what it was made from, so setup runs again only when the requirements change.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+setup: $(VENV)/.installed  ## Make a virtual environment and install everything into it
+
+demo: setup  ## Build the synthetic world, train, evaluate, locate; the result is demo/report.html
+	HF_HUB_OFFLINE=1 $(BIN)/gengeo demo --out demo
+
+test: setup  ## Run the tests (under 6 minutes on 2 cores)
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2
+
+test-slow: setup  ## Run the long tests too: training runs, resume after kill, the figures
+	$(TEST_ENV) $(BIN)/python -m pytest -m "not gpu and not network"
+
+lint: setup  ## Check style and types; changes nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup  ## Mend style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## Remove the environment and what the demo wrote
+	rm -rf $(VENV) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache

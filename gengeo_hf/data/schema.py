@@ -1,0 +1,115 @@
+"""What a pair is: the one form of every dataset, two tables.
+
+Before: a loader (CVUSA, an own folder, the synthetic world). After: training, evaluation, indexing.
+
+`queries` has one row for each ground image, `gallery` one row for each aerial tile. A query names its tile by id,
+never by position, so tables can be filtered, shuffled and joined without a silent error.
+"""
+
+from dataclasses import dataclass
+
+import datasets
+import numpy as np
+
+from gengeo_hf.errors import GenGeoError
+
+QUERY_FEATURES = datasets.Features(
+    {
+        "query_id": datasets.Value("string"),
+        "ground": datasets.Image(),
+        "positive": datasets.Value("string"),  # tile_id of the one true tile
+        "semi_positives": datasets.List(datasets.Value("string")),  # tiles that also cover the place (VIGOR)
+        "lat": datasets.Value("float64"),  # degrees, WGS84
+        "lon": datasets.Value("float64"),
+        "heading": datasets.Value("float32"),  # degrees clockwise from north, of the image's centre column
+        "fov": datasets.Value("float32"),  # horizontal field of view in degrees; 360 is a panorama
+        "area": datasets.Value("string"),  # city, region or split cell
+    }
+)
+GALLERY_FEATURES = datasets.Features(
+    {
+        "tile_id": datasets.Value("string"),
+        "aerial": datasets.Image(),
+        "lat": datasets.Value("float64"),  # of the tile's centre
+        "lon": datasets.Value("float64"),
+        "west": datasets.Value("float64"),  # bounds in degrees, WGS84; null where unknown
+        "south": datasets.Value("float64"),
+        "east": datasets.Value("float64"),
+        "north": datasets.Value("float64"),
+        "area": datasets.Value("string"),
+    }
+)
+
+
+@dataclass(frozen=True)
+class CrossViewDataset:
+    """Ground queries and the aerial gallery that answers them.
+
+    Args:
+        name: what results call it, for example `cvusa/test` or `world/urban/test`.
+        queries: table with `QUERY_FEATURES`; `heading`, `fov`, `lat` and `lon` may be null.
+        gallery: table with `GALLERY_FEATURES`; bounds may be null.
+    """
+
+    name: str
+    queries: datasets.Dataset
+    gallery: datasets.Dataset
+
+    def validate(self) -> "CrossViewDataset":
+        """Check the schema and every id, and return the dataset itself.
+
+        Raises:
+            GenGeoError: a column is missing or has another type, a table is empty, an id occurs twice, a query
+                names a tile that the gallery lacks, or a position is outside -90..90, -180..180 degrees.
+        """
+        _check_columns("queries", self.queries, QUERY_FEATURES)
+        _check_columns("gallery", self.gallery, GALLERY_FEATURES)
+        tiles = _unique("gallery", "tile_id", self.gallery["tile_id"][:])
+        _unique("queries", "query_id", self.queries["query_id"][:])
+        named = set(self.queries["positive"][:])
+        named.update(tile for row in self.queries["semi_positives"][:] for tile in row or ())
+        if unknown := sorted(named - tiles):
+            raise GenGeoError(
+                f"{self.name}: {len(unknown)} tiles are named by queries but are not in the gallery, "
+                f"first {unknown[0]!r}; every positive and semi-positive must be a tile_id of the gallery"
+            )
+        for table in (self.queries, self.gallery):
+            for column, limit in (("lat", 90.0), ("lon", 180.0)):
+                values = np.array(
+                    table[column][:], dtype=np.float64
+                )  # null becomes NaN, and NaN compares false
+                if np.any(np.abs(values) > limit):
+                    raise GenGeoError(
+                        f"{self.name}: {column} must lie in -{limit:.0f}..{limit:.0f} degrees, "
+                        f"found {values[np.abs(values) > limit][0]:g}; are the columns swapped or in metres?"
+                    )
+        return self
+
+    def positive_rows(self) -> np.ndarray:
+        """Row of each query's true tile in the gallery: int64, shape (queries,)."""
+        row_of = {tile: row for row, tile in enumerate(self.gallery["tile_id"][:])}
+        return np.array([row_of[tile] for tile in self.queries["positive"][:]], dtype=np.int64)
+
+
+def _check_columns(which: str, table: datasets.Dataset, expected: datasets.Features) -> None:
+    """Refuse an empty table and a table whose columns differ from the schema."""
+    if not len(table):
+        raise GenGeoError(f"the {which} table is empty: there is nothing to match")
+    for column, feature in expected.items():
+        if column not in table.features:
+            raise GenGeoError(
+                f"the {which} table lacks the column {column!r}; it has {sorted(table.features)}"
+            )
+        found = table.features[column]
+        if type(found) is not type(feature) or getattr(found, "dtype", "") != getattr(feature, "dtype", ""):
+            raise GenGeoError(f"the {which} column {column!r} must be {feature}, found {found}")
+
+
+def _unique(which: str, column: str, ids: list[str]) -> set[str]:
+    """The set of ids, each of which must occur once."""
+    seen: set[str] = set()
+    for value in ids:
+        if value in seen:
+            raise GenGeoError(f"the {which} table holds the {column} {value!r} twice; ids must be unique")
+        seen.add(value)
+    return seen
