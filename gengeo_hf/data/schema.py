@@ -75,9 +75,7 @@ class CrossViewDataset:
             )
         for table in (self.queries, self.gallery):
             for column, limit in (("lat", 90.0), ("lon", 180.0)):
-                values = np.array(
-                    table[column][:], dtype=np.float64
-                )  # null becomes NaN, and NaN compares false
+                values = np.array(table[column][:], dtype=np.float64)  # null becomes NaN, and NaN compares false
                 if np.any(np.abs(values) > limit):
                     raise GenGeoError(
                         f"{self.name}: {column} must lie in -{limit:.0f}..{limit:.0f} degrees, "
@@ -97,9 +95,7 @@ def _check_columns(which: str, table: datasets.Dataset, expected: datasets.Featu
         raise GenGeoError(f"the {which} table is empty: there is nothing to match")
     for column, feature in expected.items():
         if column not in table.features:
-            raise GenGeoError(
-                f"the {which} table lacks the column {column!r}; it has {sorted(table.features)}"
-            )
+            raise GenGeoError(f"the {which} table lacks the column {column!r}; it has {sorted(table.features)}")
         found = table.features[column]
         if type(found) is not type(feature) or getattr(found, "dtype", "") != getattr(feature, "dtype", ""):
             raise GenGeoError(f"the {which} column {column!r} must be {feature}, found {found}")
