@@ -1,1 +1,17 @@
-"""(filled by the room)"""
+"""What a batch contains and what is minimised: no images, no files."""
+
+from gengeo_hf.learning.loss import gather_rows, symmetric_info_nce
+from gengeo_hf.learning.mining import similar_tiles
+from gengeo_hf.learning.plan import Pairs, Plan, Rules, plan_epoch
+from gengeo_hf.learning.sampler import HardNegativeBatchSampler
+
+__all__ = [
+    "HardNegativeBatchSampler",
+    "Pairs",
+    "Plan",
+    "Rules",
+    "gather_rows",
+    "plan_epoch",
+    "similar_tiles",
+    "symmetric_info_nce",
+]
