@@ -1,0 +1,189 @@
+"""Training state on disk: safetensors, JSON and Parquet, so that nothing that is loaded can run code.
+
+Before: a running loop. After: a folder `checkpoint-<epoch>`, whole or absent, from which the loop goes on bit by bit.
+`Accelerator.save_state` would pickle the optimizer and the random states; that is why this file exists.
+"""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+
+from gengeo_hf.errors import GenGeoError
+from gengeo_hf.files import atomic_folder
+
+KEPT = 2  # the newest and the one before, should the newest be damaged
+
+
+@dataclass
+class Progress:
+    """Where a run stands."""
+
+    epoch: int = 0  # finished epochs
+    step: int = 0  # finished optimizer steps
+    best_recall: float = -1.0
+    best_epoch: int = 0
+
+
+def save(
+    folder: Path,
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    settings: dict[str, Any],
+    tables: dict[str, tuple[np.ndarray, list[str], list[str]]],
+) -> None:
+    """Write `checkpoint-<epoch>` on the main process and remove all but the last two.
+
+    Args:
+        folder: the run's folder.
+        accelerator: for the process group and the gradient scaler.
+        model: unwrapped.
+        optimizer: its state is stored by the parameters' names.
+        progress: what is finished.
+        settings: a resumed run must have the same.
+        tables: by name, neighbour rows (queries, K), query ids and tile ids; stored by id.
+    """
+    states = _gather_random_states(accelerator)
+    if accelerator.is_main_process:
+        with atomic_folder(folder / f"checkpoint-{progress.epoch:05d}") as target:
+            save_file({k: v.contiguous() for k, v in model.state_dict().items()}, target / "model.safetensors")
+            save_file(_optimizer_tensors(model, optimizer), target / "optimizer.safetensors")
+            save_file(states, target / "random.safetensors")
+            for name, (rows, queries, tiles) in tables.items():
+                _save_table(target / f"neighbours-{name}.parquet", rows, queries, tiles)
+            state = {
+                "progress": vars(progress),
+                "settings": settings,
+                "processes": accelerator.num_processes,
+                "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
+            }
+            (target / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
+        for old in sorted(folder.glob("checkpoint-*"))[:-KEPT]:
+            shutil.rmtree(old)
+    accelerator.wait_for_everyone()
+
+
+def resume(
+    folder: Path,
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    settings: dict[str, Any],
+    query_ids: list[str],
+    tile_ids: list[str],
+) -> tuple[Progress, dict[str, np.ndarray]]:
+    """Go on from the newest readable checkpoint, or start at zero.
+
+    Returns:
+        Progress and the neighbour tables in rows of the present tables.
+
+    Raises:
+        GenGeoError: the run's folder was made with other settings.
+    """
+    for candidate in sorted(folder.glob("checkpoint-*"), reverse=True):
+        try:
+            state = json.loads((candidate / "state.json").read_text(encoding="utf-8"))
+            weights = load_file(candidate / "model.safetensors")
+            moments = load_file(candidate / "optimizer.safetensors")
+            states = load_file(candidate / "random.safetensors")
+            tables = {
+                path.stem.removeprefix("neighbours-"): _load_table(path, query_ids, tile_ids)
+                for path in candidate.glob("neighbours-*.parquet")
+            }
+        except GenGeoError:
+            raise
+        except Exception as error:  # truncated or damaged: each reader has its own errors
+            accelerator.print(f"{candidate.name} cannot be read ({error}); trying the one before")
+            continue
+        _refuse_other_settings(folder, state["settings"], settings)
+        model.load_state_dict(weights)
+        _restore_optimizer(model, optimizer, moments)
+        if accelerator.scaler is not None and state["scaler"]:
+            accelerator.scaler.load_state_dict(state["scaler"])
+        _restore_random_states(accelerator, states)
+        return Progress(**state["progress"]), tables
+    return Progress(), {}
+
+
+def _refuse_other_settings(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """What the weights depend on must not change between two starts; where and how often to write may."""
+    free = {"output", "evaluate_every", "save_every", "log_every", "tracker"}
+    wanted = json.loads(json.dumps(wanted))
+    for key in sorted((found.keys() | wanted.keys()) - free):
+        if found.get(key) != wanted.get(key):
+            raise GenGeoError(
+                f"{folder} holds a run with {key}={found.get(key)}, not {wanted.get(key)}; "
+                "give another output=... or remove that folder"
+            )
+
+
+def _optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """AdamW's step count and moments, keyed `<parameter name>|<what>`."""
+    inner = getattr(optimizer, "optimizer", optimizer)
+    return {
+        f"{name}|{key}": value.detach().clone().contiguous()
+        for name, parameter in model.named_parameters()
+        for key, value in inner.state.get(parameter, {}).items()
+    }
+
+
+def _restore_optimizer(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]
+) -> None:
+    inner = getattr(optimizer, "optimizer", optimizer)
+    parameters = dict(model.named_parameters())
+    for key, value in tensors.items():
+        name, _, what = key.rpartition("|")
+        parameter = parameters[name]
+        inner.state[parameter][what] = value if what == "step" else value.to(parameter.device)
+
+
+def _gather_random_states(accelerator: Accelerator) -> dict[str, torch.Tensor]:
+    """PyTorch's generators of all processes. Everything else that is drawn comes from (seed, epoch, step)."""
+    own = {"cpu": torch.get_rng_state()}
+    if accelerator.device.type == "cuda":
+        own["cuda"] = torch.cuda.get_rng_state(accelerator.device)
+    out = {}
+    for kind, state in own.items():
+        every = accelerator.gather(state.to(accelerator.device)[None]).cpu()
+        out |= {f"{kind}-{rank}": row.contiguous() for rank, row in enumerate(every)}
+    return out
+
+
+def _restore_random_states(accelerator: Accelerator, states: dict[str, torch.Tensor]) -> None:
+    rank = accelerator.process_index
+    if f"cpu-{rank}" in states:
+        torch.set_rng_state(states[f"cpu-{rank}"])
+    if f"cuda-{rank}" in states and accelerator.device.type == "cuda":
+        torch.cuda.set_rng_state(states[f"cuda-{rank}"], accelerator.device)
+
+
+def _save_table(path: Path, rows: np.ndarray, query_ids: list[str], tile_ids: list[str]) -> None:
+    """Neighbour rows as lists of tile ids, dictionary-coded: a row number means nothing in another table."""
+    width = rows.shape[1]
+    codes = pa.array(rows.ravel().astype(np.int32), mask=rows.ravel() < 0)
+    ids = pa.DictionaryArray.from_arrays(codes, pa.array(tile_ids))
+    lists = pa.FixedSizeListArray.from_arrays(ids, width)
+    pq.write_table(pa.table({"query_id": query_ids, "tile_ids": lists}), path)
+
+
+def _load_table(path: Path, query_ids: list[str], tile_ids: list[str]) -> np.ndarray:
+    """Ids back to rows; refuses a table of other data."""
+    table = pq.read_table(path)
+    if table["query_id"].to_pylist() != query_ids:
+        raise GenGeoError(f"{path.parent.name} was written for other training data; give another output=...")
+    row_of = {tile: row for row, tile in enumerate(tile_ids)}
+    lists = table["tile_ids"].combine_chunks()
+    values = lists.flatten().to_pylist()
+    rows = np.array([-1 if tile is None else row_of[tile] for tile in values], dtype=np.int32)
+    return rows.reshape(len(query_ids), -1)

@@ -1,0 +1,76 @@
+"""What a run writes beside its checkpoints: the log and the model in Hub format.
+
+Before: numbers and weights of a running loop. After: `log.jsonl`, `model/`.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from gengeo_hf.encoder import TRAINING_RECORD
+from gengeo_hf.files import atomic_folder, write_json
+from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
+from settings import Settings, as_dict
+
+
+def export(
+    folder: Path,
+    accelerator: Accelerator,
+    model: GenGeoModel,
+    processor: GenGeoImageProcessor,
+    settings: Settings,
+    trained_on: str,
+    validated_on: str,
+    result: dict[str, Any],
+    epoch: int,
+) -> None:
+    """Write the model in Hub format with a record of what it was trained on."""
+    if accelerator.is_main_process:
+        with atomic_folder(folder) as target:
+            model.save_pretrained(target)
+            processor.save_pretrained(target)
+            record = {
+                "trained_on": trained_on,
+                "synthetic": trained_on.startswith("world/"),
+                "validated_on": validated_on,
+                "epochs": epoch,
+                "results": {k: v for k, v in result.items() if isinstance(v, int | float | str)},
+                "settings": as_dict(settings),
+            }
+            write_json(target / TRAINING_RECORD, record)
+    accelerator.wait_for_everyone()
+
+
+class Log:
+    """`log.jsonl`, one JSON object a line, cut back to the resumed step; and the tracker if there is one."""
+
+    def __init__(self, path: Path, accelerator: Accelerator, step: int) -> None:
+        self.path, self.accelerator = path, accelerator
+        if accelerator.is_main_process:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+            path.write_text("".join(line + "\n" for line in kept if step), encoding="utf-8")
+        self.step = step
+
+    def write(self, values: dict[str, float], step: int | None = None) -> None:
+        """Append one line; `step` defaults to the last one."""
+        self.step = self.step if step is None else step
+        self.accelerator.log(values, step=self.step)
+        if self.accelerator.is_main_process:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": self.step, "time": round(time.time(), 1), **values}) + "\n")
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as `group.key`, which trackers show as a table."""
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            out |= flat(value, f"{prefix}{key}.")
+        else:
+            out[prefix + key] = value if isinstance(value, int | float | str | bool) else str(value)
+    return out

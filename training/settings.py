@@ -1,0 +1,144 @@
+"""What a run is made of: one YAML file, checked against the dataclasses below, `key=value` on top.
+
+Before: `--config training/configs/x.yaml sampler.batch_size=64`. After: a `Settings` object, saved beside the weights.
+Defaults live here and nowhere else; a file of `configs/` states what makes its run what it is, with the reason.
+"""
+
+import argparse
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gengeo_hf.errors import GenGeoError
+
+
+@dataclass
+class Data:
+    """Which pairs."""
+
+    name: str = MISSING  # a name that `gengeo_hf.data.load_pairs` knows: world-urban, cvusa, vigor-cross, table, ...
+    root: str | None = None  # folder of the images; the synthetic world needs none
+    train: dict[str, Any] = field(default_factory=dict)  # options of the loader for the training split
+    validation: dict[str, Any] = field(default_factory=dict)  # ... and for the split that picks the checkpoint
+    workers: int = 2  # loader processes of each training process
+    ground_size: list[int] = field(default_factory=lambda: [154, 770])  # height, width in pixels (GenGeo, section 4.2)
+    aerial_size: list[int] = field(default_factory=lambda: [392, 392])
+
+
+@dataclass
+class Model:
+    """Which model, and what it starts from."""
+
+    init: str | None = None  # folder or Hub id of a DINOv2 or GenGeo checkpoint; null starts from random weights
+    config: dict[str, Any] = field(default_factory=dict)  # fields of GenGeoConfig
+
+
+@dataclass
+class Augment:
+    """Fields of `gengeo_hf.data.augment.Augmentation`; an empty group turns augmentation off."""
+
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Sampling:
+    """How batches are made; see `gengeo_hf.learning.plan.Rules`."""
+
+    batch_size: int = 256  # pairs over all processes (GenGeo, section 4.2)
+    protocol: str = "gengeo"  # or sample4geo: the published rules, semi-positives in the batch as negatives
+    gps_epochs: int = 4  # first epochs with neighbours on the map
+    mining_every: int = 4  # epochs between two rounds of mining by similarity; 0: geographic to the end
+    neighbours: int = 64  # k, brought along by each anchor
+    pool: int = 128  # K, columns of a neighbour table
+    random_share: float = 0.0  # of each batch
+    min_negative_distance_m: float = 0.0
+    max_similarity: float | None = None  # tiles more alike than this cosine are not mined: the same place, likely
+    legacy_degrees: bool = False  # the field's error in the geographic table, for comparison only
+
+
+@dataclass
+class Optimisation:
+    """AdamW and its schedule."""
+
+    epochs: int = 80  # GenGeo, section 4.2
+    learning_rate: float = 1e-4  # GenGeo, section 4.2
+    weight_decay: float = 0.01
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    warmup: float = 0.0125  # share of all steps: one epoch of 80, as Sample4Geo
+    final_learning_rate: float = 0.0
+    clip_norm: float | None = 1.0  # of the gradient
+    label_smoothing: float = 0.1  # as Sample4Geo
+    mixed_precision: str = "no"  # no, bf16, fp16
+    gradient_checkpointing: bool = False
+
+
+@dataclass
+class Settings:
+    """One run."""
+
+    output: str = MISSING  # folder of checkpoints, log and the final model
+    seed: int = 0
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=Model)
+    augment: Augment = field(default_factory=Augment)
+    sampling: Sampling = field(default_factory=Sampling)
+    optimisation: Optimisation = field(default_factory=Optimisation)
+    evaluate_every: int = 4  # epochs, on the validation split, which also picks the best weights
+    save_every: int = 1  # epochs between two checkpoints; the last two are kept
+    log_every: int = 20  # steps
+    tracker: str | None = None  # tensorboard, wandb, ...: whatever Accelerate knows; log.jsonl is always written
+
+
+def load_settings(config: str | Path, overrides: list[str]) -> Settings:
+    """Read a YAML file and lay `key=value` pairs over it.
+
+    Raises:
+        GenGeoError: the file is missing or no YAML, a key is unknown, or a value has the wrong type.
+    """
+    path = Path(config)
+    if not path.is_file():
+        known = ", ".join(sorted(p.name for p in (Path(__file__).parent / "configs").glob("*.yaml")))
+        raise GenGeoError(f"no config file {config}; training/configs has {known}")
+    if wrong := [item for item in overrides if "=" not in item]:
+        raise GenGeoError(f"expected key=value, found {wrong[0]!r}; for example sampling.batch_size=64")
+    try:
+        merged = OmegaConf.merge(
+            OmegaConf.structured(Settings), OmegaConf.load(path), OmegaConf.from_dotlist(overrides)
+        )
+        settings = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise GenGeoError(f"{path.name}: {error.full_key or ''}: {reason}; keys are listed by --help") from error
+    except Exception as error:  # the YAML parser's own errors
+        raise GenGeoError(f"{path} is no readable YAML: {' '.join(str(error).split())}") from error
+    assert isinstance(settings, Settings)
+    return settings
+
+
+def describe_settings() -> str:
+    """All keys with their defaults, for --help."""
+    text = OmegaConf.to_yaml(OmegaConf.structured(Settings))
+    return "keys and defaults (meanings: training/settings.py):\n\n" + "\n".join("  " + x for x in text.splitlines())
+
+
+def parse(arguments: list[str] | None = None) -> Settings:
+    """Settings from the command line."""
+    parser = argparse.ArgumentParser(
+        description="Train a GenGeo model. The same command runs on a laptop, one GPU or several machines.",
+        epilog="example: accelerate launch training/train.py --config training/configs/world_urban.yaml "
+        "optimisation.epochs=2 output=runs/try\n\n" + describe_settings(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", required=True, help="a YAML file, see training/configs")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="laid over the file")
+    given = parser.parse_args(arguments)
+    return load_settings(given.config, given.overrides)
+
+
+def as_dict(settings: Settings) -> dict[str, Any]:
+    """Plain values, for JSON."""
+    return dataclasses.asdict(settings)
