@@ -1,0 +1,67 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from gengeo_hf.learning import symmetric_info_nce
+
+
+def unit(rows, dim, seed):
+    return F.normalize(torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+def test_equals_two_cross_entropies():
+    ground, aerial, scale = unit(7, 5, 0), unit(7, 5, 1), torch.tensor(2.0)
+    logits = scale.exp() * ground @ aerial.T
+    labels = torch.arange(7)
+    expected = (
+        F.cross_entropy(logits, labels, label_smoothing=0.1) + F.cross_entropy(logits.T, labels, label_smoothing=0.1)
+    ) / 2
+    torch.testing.assert_close(symmetric_info_nce(ground, aerial, scale, label_smoothing=0.1), expected)
+
+
+def test_one_row_by_hand():
+    # Two pairs, all cosines 0 but the right ones: -log(e^s / (e^s + 1)) in all four softmaxes.
+    eye = torch.eye(2)
+    loss = symmetric_info_nce(eye, eye, torch.tensor(0.0))
+    assert loss.item() == pytest.approx(torch.log1p(torch.exp(torch.tensor(-1.0))).item(), rel=1e-6)
+
+
+def test_ignored_candidate_leaves_the_softmax_and_gets_no_gradient():
+    ground, aerial = unit(3, 4, 0), unit(3, 4, 1).requires_grad_()
+    ignored = torch.zeros(3, 3, dtype=torch.bool)
+    ignored[0, 2] = ignored[2, 0] = ignored[1, 2] = ignored[2, 1] = True
+    loss = symmetric_info_nce(ground, aerial, torch.tensor(1.0), ignored=ignored)
+    loss.backward()
+    pair = symmetric_info_nce(ground[:2], aerial[:2], torch.tensor(1.0))
+    torch.testing.assert_close(loss, pair * 2 / 3)  # the third pair is alone, with a loss of zero
+    assert aerial.grad[2].abs().max() == 0
+
+
+def test_ignoring_everything_never_removes_the_true_tile():
+    ground = unit(4, 4, 0)
+    everything = torch.ones(4, 4, dtype=torch.bool)
+    assert symmetric_info_nce(ground, unit(4, 4, 1), torch.tensor(1.0), ignored=everything).item() == 0
+
+
+def test_several_positives_share_the_target():
+    ground = unit(2, 4, 0)
+    aerial = ground[[0, 0]]  # both tiles are the same place for photo 0
+    positives = torch.tensor([[True, True], [True, True]])
+    loss = symmetric_info_nce(ground[[0, 0]], aerial, torch.tensor(3.0), positives=positives)
+    assert loss.item() == pytest.approx(torch.log(torch.tensor(2.0)).item(), rel=1e-5)
+
+
+def test_scale_is_clamped_and_autocast_changes_nothing():
+    ground, aerial = unit(8, 16, 0), unit(8, 16, 1)
+    huge, limit = torch.tensor(50.0), torch.tensor(100.0).log()
+    torch.testing.assert_close(symmetric_info_nce(ground, aerial, huge), symmetric_info_nce(ground, aerial, limit))
+    plain = symmetric_info_nce(ground, aerial, limit)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert symmetric_info_nce(ground, aerial, limit).item() == plain.item()
+
+
+def test_a_single_pair_or_unequal_views_are_refused():
+    with pytest.raises(ValueError, match="at least two pairs"):
+        symmetric_info_nce(unit(1, 4, 0), unit(1, 4, 1), torch.tensor(1.0))
+    with pytest.raises(ValueError, match="one shape"):
+        symmetric_info_nce(unit(3, 4, 0), unit(2, 4, 1), torch.tensor(1.0))

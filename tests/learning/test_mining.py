@@ -1,0 +1,32 @@
+import numpy as np
+import pytest
+
+from gengeo_hf.learning import mining, similar_tiles
+
+
+def descriptors(rows, dim, seed):
+    out = np.random.default_rng(seed).normal(size=(rows, dim)).astype(np.float32)
+    return out / np.linalg.norm(out, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("block", [7, 64, 4096])
+def test_equals_a_full_sort_without_the_own_tile(monkeypatch, block):
+    monkeypatch.setattr(mining, "BLOCK", block)
+    ground, aerial = descriptors(50, 8, 0), descriptors(40, 8, 1)
+    own = np.random.default_rng(2).integers(0, 40, 50)
+    found = similar_tiles(ground, aerial, own, 5)
+    scores = ground @ aerial.T
+    for query in range(50):
+        order = [tile for tile in np.argsort(-scores[query]) if tile != own[query]]
+        assert found[query].tolist() == order[:5]
+
+
+def test_too_similar_tiles_are_left_out():
+    aerial = np.eye(4, dtype=np.float32)
+    ground = np.array([[1, 0.99, 0.5, 0.1]], dtype=np.float32)
+    assert similar_tiles(ground, aerial, np.array([0]), 3, max_similarity=0.9).tolist() == [[2, 3, -1]]
+
+
+def test_one_tile_has_no_neighbours():
+    with pytest.raises(ValueError, match="at least two tiles"):
+        similar_tiles(np.ones((1, 2)), np.ones((1, 2)), np.array([0]), 4)

@@ -1,0 +1,178 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from gengeo_hf.learning import HardNegativeBatchSampler, Pairs, Rules, plan_epoch
+
+
+def line_world(n=600, semi=False, per_tile=1):
+    """Places on a line, 10 m apart; the neighbours of a place are those next to it."""
+    tiles = np.arange(n) // per_tile
+    lat_lon = np.stack([np.arange(n) * 10 / 111_195.08, np.full(n, 20.0)], axis=1)
+    distance = np.abs(tiles[:, None] - np.arange(tiles.max() + 1)[None]).astype(float)
+    distance[np.arange(n), tiles] = np.inf
+    table = np.argsort(distance, axis=1, kind="stable")[:, :64].astype(np.int32)
+    semis = np.clip(np.stack([tiles - 1, tiles + 1], axis=1), -1, tiles.max()) if semi else None
+    return Pairs(tiles, semis, lat_lon), table
+
+
+def plan(pairs, table, rules, seed=0):
+    return plan_epoch(pairs, [table] if table is not None else [], rules, np.random.default_rng(seed))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.integers(40, 300),
+    batch=st.integers(2, 40),
+    per_tile=st.integers(1, 3),
+    semi=st.booleans(),
+    neighbours=st.integers(0, 70),
+    random_share=st.sampled_from([0.0, 0.3, 1.0]),
+    backfill=st.booleans(),
+    seed=st.integers(0, 5),
+)
+def test_what_every_plan_promises(n, batch, per_tile, semi, neighbours, random_share, backfill, seed):
+    pairs, table = line_world(n, semi, per_tile)
+    rules = Rules(batch, neighbours, random_share=random_share, backfill=backfill)
+    made = plan(pairs, table, rules, seed)
+    flat = made.batches.ravel()
+    assert len(set(flat.tolist())) == flat.size, "a query twice in an epoch"
+    assert made.dropped == n - flat.size
+    for rows in made.batches:
+        tiles = pairs.tile_of_query[rows]
+        assert len(set(tiles.tolist())) == batch, "a tile twice in a batch"
+        for one, other in itertools.permutations(range(batch), 2):
+            assert tiles[other] not in pairs.covered[rows[one]][1:], "a semi-positive as a negative"
+
+
+def test_equal_inputs_give_equal_batches_and_epochs_differ():
+    pairs, table = line_world()
+    samplers = [HardNegativeBatchSampler(pairs, Rules(32), seed=3) for _ in range(2)]
+    for sampler in samplers:
+        sampler.set_tables(table)
+        sampler.set_epoch(4)
+    first, second = (list(sampler) for sampler in samplers)
+    assert first == second and len(samplers[0]) == len(first)
+    samplers[0].set_epoch(5)
+    assert list(samplers[0]) != first
+
+
+def test_members_are_really_neighbours():
+    pairs, table = line_world()
+    near = HardNegativeBatchSampler(pairs, Rules(64, neighbours=32))
+    near.set_tables(table)
+    chance = HardNegativeBatchSampler(pairs, Rules(64, neighbours=32))
+    assert near.report()["nearest_negative_m"] == pytest.approx(10, rel=1e-3)
+    assert near.report()["nearest_negative_m"] < chance.report()["nearest_negative_m"]
+    assert near.report()["anchors_per_batch"] < 5 and chance.report()["anchors_per_batch"] == pytest.approx(64, abs=8)
+
+
+def test_half_of_the_neighbours_are_the_nearest_and_half_are_drawn():
+    pairs, table = line_world(5000)
+    made = plan(pairs, table[:, :64], Rules(17, neighbours=16, backfill=False))
+    rows = made.batches[0]  # one anchor and its sixteen
+    away = np.sort(np.abs(rows - rows[0]))
+    assert away[1:9].tolist() == [1, 1, 2, 2, 3, 3, 4, 4]
+    assert (away[9:] > 4).all() and (away[9:] <= 32).all() and away[-1] > 8
+
+
+def test_backfill_keeps_late_batches_hard():
+    # Each neighbourhood is larger than what one visit takes, so late anchors find their nearest already used.
+    pairs, table = line_world(3000)
+
+    def late_distance(backfill):
+        made = plan(pairs, table, Rules(60, neighbours=16, backfill=backfill))
+        return made.anchors / len(made.batches)
+
+    assert late_distance(True) < late_distance(False)
+
+
+def test_sample4geo_rules_let_semi_positives_in():
+    pairs, table = line_world(400, semi=True)
+    published = plan(pairs, table, Rules.sample4geo(32))
+    clashes = sum(
+        pairs.tile_of_query[b] in pairs.covered[a][1:]
+        for rows in published.batches
+        for a, b in itertools.permutations(rows, 2)
+    )
+    assert clashes > 0  # the defect is there to be compared with, not repaired in silence
+
+
+@pytest.mark.parametrize("metres", [25.0, 95.0])
+def test_no_negative_is_nearer_than_asked(metres):
+    pairs, table = line_world()
+    made = plan(pairs, table, Rules(16, min_negative_distance_m=metres))
+    assert len(made.batches) > 5
+    for rows in made.batches:
+        assert np.diff(np.sort(rows)).min() * 10 >= metres - 0.01
+
+
+def test_random_share_brings_strangers():
+    pairs, table = line_world(3000)
+    mixed = plan(pairs, table, Rules(60, neighbours=59, random_share=0.5))
+    pure = plan(pairs, table, Rules(60, neighbours=59))
+    assert mixed.anchors > 5 * pure.anchors
+
+
+def test_two_tables_share_the_neighbours():
+    pairs, near = line_world(4000)
+    far = (near + 2000) % 4000
+    made = plan_epoch(pairs, [near, far], Rules(33, neighbours=32), np.random.default_rng(0))
+    away = np.abs(made.batches[0] - made.batches[0][0])
+    assert (away < 100).sum() == 17 and (away > 1900).sum() == 16
+
+
+def test_resume_in_the_middle_of_an_epoch():
+    pairs, table = line_world()
+    whole = HardNegativeBatchSampler(pairs, Rules(32), seed=1)
+    whole.set_tables(table)
+    whole.set_epoch(2)
+    state, batches = whole.state_dict(), list(whole)
+    again = HardNegativeBatchSampler(pairs, Rules(32), seed=1)
+    again.set_tables(table)
+    again.load_state_dict(state)
+    again.skip_batches(7)
+    assert list(again) == batches[7:] and len(again) == len(batches) - 7
+    again.set_tables(table[:, ::-1])
+    with pytest.raises(ValueError, match="tables differ"):
+        again.load_state_dict(state)
+
+
+def test_two_ranks_share_each_global_batch():
+    from accelerate.data_loader import BatchSamplerShard
+
+    pairs, table = line_world()
+    sampler = HardNegativeBatchSampler(pairs, Rules(32))
+    sampler.set_tables(table)
+    shards = [BatchSamplerShard(sampler, 2, rank, split_batches=True, even_batches=False) for rank in range(2)]
+    for whole, left, right in zip(sampler, *shards, strict=True):
+        assert left + right == whole
+
+
+def test_a_data_loader_takes_it():
+    pairs, _ = line_world(100)
+    sampler = HardNegativeBatchSampler(pairs, Rules(10))
+    loader = DataLoader(torch.arange(100), batch_sampler=sampler)
+    assert len(loader) == 10 and sorted(torch.cat(list(loader)).tolist()) == list(range(100))
+
+
+def test_state_is_small_and_bad_input_is_explained():
+    pairs, table = line_world(100)
+    sampler = HardNegativeBatchSampler(pairs, Rules(10))
+    sampler.set_tables(table)
+    assert len(repr(sampler.state_dict())) < 200
+    with pytest.raises(ValueError, match="do not fill one batch"):
+        plan(pairs, table, Rules(101))
+    with pytest.raises(ValueError, match="does not fit 100 queries"):
+        plan(pairs, table[:50], Rules(10))
+    with pytest.raises(ValueError, match="no training query's true tile"):
+        plan(pairs, table + 90, Rules(10))
+    with pytest.raises(ValueError, match="at least 2"):
+        Rules(1)
+    with pytest.raises(ValueError, match="position of every query"):
+        plan(Pairs(np.arange(100)), table, Rules(10, min_negative_distance_m=5))
