@@ -47,7 +47,9 @@ class Encoder:
         batch_size: int = 32,
     ) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.model = model.to(self.device).eval()
+        self.model = model
+        self.model.to(torch.device(self.device))  # type: ignore[arg-type]  # the library's annotation loses `self`
+        self.model.eval()
         self.processor = processor
         self.batch_size = batch_size
         self.training_record: dict[str, Any] = {}
@@ -137,7 +139,8 @@ class Encoder:
         """
         iterator = iter(images)
         while batch := [_as_image(image) for image in itertools.islice(iterator, self.batch_size)]:
-            pixels = self.processor(batch, view=view, return_tensors="pt")["pixel_values"].to(self.device)
+            inputs = self.processor(batch, view=view, return_tensors="pt")  # type: ignore[call-arg]  # valid_kwargs
+            pixels = inputs["pixel_values"].to(self.device)
             yield self.model(pixels, view=view).pooler_output.float().cpu().numpy()
 
 

@@ -49,6 +49,7 @@ class Sampling:
     """How batches are made; see `gengeo_hf.learning.plan.Rules`."""
 
     batch_size: int = 256  # pairs over all processes (GenGeo, section 4.2)
+    micro_batch: int | None = None  # pairs described at once on one process (GradCache); null: all of its share
     protocol: str = "gengeo"  # or sample4geo: the published rules, semi-positives in the batch as negatives
     gps_epochs: int = 4  # first epochs with neighbours on the map
     mining_every: int = 4  # epochs between two rounds of mining by similarity; 0: geographic to the end

@@ -29,7 +29,7 @@ from gengeo_hf.data import CrossViewDataset, load_pairs
 from gengeo_hf.encoder import TRAINING_RECORD, Encoder
 from gengeo_hf.errors import GenGeoError
 from gengeo_hf.evaluation import evaluate_descriptors
-from gengeo_hf.learning import HardNegativeBatchSampler, gather_rows, symmetric_info_nce
+from gengeo_hf.learning import HardNegativeBatchSampler, cached_backward, gather_rows, symmetric_info_nce
 from gengeo_hf.model import GenGeoConfig, GenGeoImageProcessor, GenGeoModel
 from records import Log, export, flat
 from settings import Settings, as_dict, parse
@@ -112,13 +112,7 @@ def main(settings: Settings) -> dict[str, Any]:
                 group["lr"] = rate
             if augment is not None:
                 batch = augment(batch, seed=(settings.seed, progress.step, accelerator.process_index))
-            with accelerator.autocast():
-                ground = wrapped(normalise(batch["ground"], processor), view="ground").pooler_output
-                aerial = wrapped(normalise(batch["aerial"], processor), view="aerial").pooler_output
-            loss = symmetric_info_nce(
-                gather_rows(ground), gather_rows(aerial), model.logit_scale, label_smoothing=plan.label_smoothing
-            )
-            accelerator.backward(loss)
+            loss = backward_pass(batch, accelerator, wrapped, model, processor, settings)
             if plan.clip_norm is not None:
                 accelerator.clip_grad_norm_(model.parameters(), plan.clip_norm)
             optimizer.step()
@@ -171,6 +165,44 @@ def main(settings: Settings) -> dict[str, Any]:
         f"weights in {output / 'model'}"
     )
     return dict(record["results"])
+
+
+def backward_pass(
+    batch: dict[str, torch.Tensor],
+    accelerator: Accelerator,
+    wrapped: torch.nn.Module,
+    model: GenGeoModel,
+    processor: GenGeoImageProcessor,
+    settings: Settings,
+) -> torch.Tensor:
+    """The gradient of the global batch's loss, in parts where `sampling.micro_batch` asks for it; gives the loss."""
+
+    def describe_part(part: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        with accelerator.autocast():
+            ground = wrapped(normalise(part["ground"], processor), view="ground").pooler_output
+            aerial = wrapped(normalise(part["aerial"], processor), view="aerial").pooler_output
+        return ground, aerial
+
+    def loss_of(ground: torch.Tensor, aerial: torch.Tensor) -> torch.Tensor:
+        smoothing = settings.optimisation.label_smoothing
+        return symmetric_info_nce(
+            gather_rows(ground), gather_rows(aerial), model.logit_scale, label_smoothing=smoothing
+        )
+
+    size = settings.sampling.micro_batch
+    if size is None or size >= len(batch["ground"]):
+        loss = loss_of(*describe_part(batch))
+        accelerator.backward(loss)
+        return loss.detach()
+    return cached_backward(
+        [{key: value[i : i + size] for key, value in batch.items()} for i in range(0, len(batch["ground"]), size)],
+        describe_part,
+        loss_of,
+        backward=accelerator.backward,
+        no_sync=lambda: accelerator.no_sync(wrapped),
+        loss_parameters=[model.logit_scale],
+        device=accelerator.device,
+    )
 
 
 def build_model(settings: Settings) -> GenGeoModel:

@@ -1,5 +1,6 @@
 """What a batch contains and what is minimised: no images, no files."""
 
+from gengeo_hf.learning.grad_cache import cached_backward
 from gengeo_hf.learning.loss import gather_rows, symmetric_info_nce
 from gengeo_hf.learning.mining import similar_tiles
 from gengeo_hf.learning.plan import Pairs, Plan, Rules, plan_epoch
@@ -10,6 +11,7 @@ __all__ = [
     "Pairs",
     "Plan",
     "Rules",
+    "cached_backward",
     "gather_rows",
     "plan_epoch",
     "similar_tiles",
