@@ -1,0 +1,159 @@
+"""From ranks to numbers: recall@k, hit rates, average precision, errors in metres.
+
+Before: descriptors of queries and gallery with each query's right tile (or a finished `Scan`).
+After: a flat dict of numbers that names its own rules. Rates are fractions of 1; tables print percent.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+
+from gengeo_hf.errors import GenGeoError
+from gengeo_hf.evaluation.positions import errors_m
+from gengeo_hf.evaluation.ranks import Descriptors, Scan, Ties, scan
+
+Rounding = Literal["floor", "ceil", "round", "floor+1"]
+ERROR_SHARES_M = (5, 10, 25, 50, 100)
+
+
+def recall_at(ranks: np.ndarray, k: int) -> float:
+    """Share of queries whose right tile is among the k best: rank < k, ranks from 0."""
+    if k < 1:
+        raise GenGeoError(f"k must be at least 1, found {k}")
+    if not len(ranks):
+        raise GenGeoError("recall of no queries is undefined; the table of queries is empty")
+    return float(np.mean(np.asarray(ranks) < k))
+
+
+def one_percent_k(gallery_size: int, rounding: Rounding = "floor") -> int:
+    """The k of recall@1%: how many tiles are one percent of the gallery, at least 1.
+
+    Args:
+        gallery_size: number of tiles.
+        rounding: "floor" is floor(N / 100), as in Sample4Geo, TransGeo and the paper's tables (88 of 8,884);
+            "floor+1" is the bound of the VIGOR and OriCNN scripts (89); "ceil" and "round" (half up) for others.
+    """
+    exact, rest = divmod(gallery_size, 100)  # integers: 0.01 * N would round
+    k = {"floor": exact, "ceil": exact + (rest > 0), "round": exact + (rest >= 50), "floor+1": exact + 1}
+    if rounding not in k:
+        raise GenGeoError(f"rounding must be one of {', '.join(k)}; found {rounding!r}")
+    return max(1, k[rounding])
+
+
+def average_precision(relevant_ranks: np.ndarray, gallery_size: int) -> np.ndarray:
+    """Average precision of each query over all its right tiles.
+
+    Args:
+        relevant_ranks: (queries, M) ranks of the right tiles from 0, best first; `gallery_size` where there is none.
+        gallery_size: number of tiles.
+
+    Returns:
+        (queries,) mean over the right tiles of (right tiles so far) / (position).
+    """
+    found = relevant_ranks < gallery_size
+    precision = np.arange(1, relevant_ranks.shape[1] + 1) / (relevant_ranks + 1)
+    return np.asarray((precision * found).sum(axis=1) / np.maximum(found.sum(axis=1), 1))
+
+
+def evaluate_descriptors(
+    query_descriptors: Descriptors,
+    gallery_descriptors: Descriptors,
+    positive_rows: np.ndarray,
+    *,
+    ks: Sequence[int] = (1, 5, 10),
+    query_positions: np.ndarray | None = None,
+    gallery_positions: np.ndarray | None = None,
+    semi_positive_rows: np.ndarray | None = None,
+    ties: Ties = "pessimistic",
+    rounding: Rounding = "floor",
+    device: torch.device | str | None = None,
+) -> dict[str, float | int | str]:
+    """All metrics of one set of queries against one gallery, in one streamed pass.
+
+    Args:
+        query_descriptors: (Q, D) of ground images.
+        gallery_descriptors: (N, D) of aerial tiles.
+        positive_rows: (Q,) gallery row of each query's true tile.
+        ks: the k of recall@k.
+        query_positions: (Q, 2) true latitude, longitude in degrees; with `gallery_positions` gives errors in metres.
+        gallery_positions: (N, 2) tile centres in degrees.
+        semi_positive_rows: (Q, S) rows that also cover the query (VIGOR), -1 for none; gives hit rates.
+        ties: see `rank_of_positives`.
+        rounding: see `one_percent_k`.
+        device: where blocks are multiplied.
+
+    Returns:
+        The dict of `metrics_of_scan`.
+    """
+    result = scan(
+        query_descriptors, gallery_descriptors, positive_rows, semi_positive_rows=semi_positive_rows, device=device
+    )
+    errors = None
+    if query_positions is not None and gallery_positions is not None:
+        errors = errors_m(query_positions, gallery_positions, result.top_rows[:, 0])
+    return metrics_of_scan(result, ks=ks, ties=ties, rounding=rounding, errors=errors)
+
+
+def metrics_of_scan(
+    result: Scan,
+    *,
+    ks: Sequence[int] = (1, 5, 10),
+    ties: Ties = "pessimistic",
+    rounding: Rounding = "floor",
+    errors: np.ndarray | None = None,
+) -> dict[str, float | int | str]:
+    """Count every metric from one pass.
+
+    Returns:
+        num_queries, gallery_size, ties, one_percent_k; "recall@1", ..., "recall@1%". With semi-positives also
+        "hit_rate_code" (no tile outside the semi-positives scores above the positive: the rule of the published
+        tables), "hit_rate_wording" (the best tile covers the query: the rule of the papers' text),
+        "recall_masked@k" (semi-positives taken out of the ranking) and "average_precision". With errors (metres)
+        "median_error_m", "mean_error_m", "within_5m" ... "within_100m" over the queries whose position is known.
+    """
+    numbers: dict[str, float | int | str] = {
+        "num_queries": len(result.relevant_rows),
+        "gallery_size": result.gallery_size,
+        "ties": ties,
+        "one_percent_k": one_percent_k(result.gallery_size, rounding),
+    }
+    for name, values in per_query_outcomes(result, ks=ks, ties=ties, rounding=rounding).items():
+        numbers[name] = float(values.mean())
+    if errors is not None:
+        numbers.update(error_metrics(errors))
+    return numbers
+
+
+def per_query_outcomes(
+    result: Scan, *, ks: Sequence[int] = (1, 5, 10), ties: Ties = "pessimistic", rounding: Rounding = "floor"
+) -> dict[str, np.ndarray]:
+    """What each query adds to each mean: (queries,) arrays by metric name, of which the metric is the mean.
+
+    Intervals and breakdowns resample or group these.
+    """
+    thresholds: Mapping[str, int] = {f"{k}": k for k in ks} | {"1%": one_percent_k(result.gallery_size, rounding)}
+    ranks = result.positive_ranks(ties)
+    outcomes = {f"recall@{name}": (ranks < k).astype(np.float64) for name, k in thresholds.items()}
+    if result.relevant_rows.shape[1] > 1:
+        masked = result.positive_ranks(ties, mask_semi_positives=True)
+        outcomes["hit_rate_code"] = (masked < 1).astype(np.float64)
+        outcomes["hit_rate_wording"] = (result.covering_ranks(ties) < 1).astype(np.float64)
+        outcomes |= {f"recall_masked@{name}": (masked < k).astype(np.float64) for name, k in thresholds.items()}
+        outcomes["average_precision"] = average_precision(result.relevant_ranks(ties), result.gallery_size)
+    return outcomes
+
+
+def error_metrics(errors: np.ndarray) -> dict[str, float | int]:
+    """Median, mean and shares of errors in metres; unknown positions (NaN) are left out and counted."""
+    known = errors[~np.isnan(errors)]
+    if not len(known):
+        return {}
+    numbers: dict[str, float | int] = {"num_with_position": len(known)}
+    if math.isfinite(median := float(np.median(known))):
+        numbers["median_error_m"] = median
+    if np.all(np.isfinite(known)):
+        numbers["mean_error_m"] = float(known.mean())
+    return numbers | {f"within_{limit}m": float(np.mean(known <= limit)) for limit in ERROR_SHARES_M}

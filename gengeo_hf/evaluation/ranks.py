@@ -1,0 +1,334 @@
+"""Ranks of the right tiles, streamed: no queries x gallery array is ever held.
+
+Before: one descriptor for each ground query and each aerial tile, and the gallery row of each right tile.
+After: ranks and best tiles, from which every metric is counted.
+
+Scores are float32 dot products (cosines, for unit descriptors). The sum of a thousand float32 products depends on
+the block it was computed in, in its last digits, so two scores nearer than `SCORE_TOLERANCE` are compared again in
+float64. That makes ranks the same for every block size, device and number of processes, and it makes equal
+descriptors true ties.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from gengeo_hf.errors import GenGeoError
+from gengeo_hf.evaluation.positions import Near, Prior
+
+Descriptors = np.ndarray | torch.Tensor
+Ties = Literal["pessimistic", "sample4geo", "mid"]
+TIES: tuple[Ties, ...] = ("pessimistic", "sample4geo", "mid")
+SCORE_TOLERANCE = 2e-6  # of |query| * |tile|; float32 sums over 1024 products differ by some 1e-7
+_MOST_RECHECKS = 65_536  # pairs of one block compared in float64; more means a collapsed model, and all are ties
+_RECHECK_ROWS = 4096  # pairs at a time: 3 * 4096 * 1024 float64 is 100 MB
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What one pass over queries x gallery tells about each query's right tiles.
+
+    `M` is 1 + the largest number of semi-positives; column 0 is the positive.
+
+    Args:
+        relevant_rows: (queries, M) gallery rows of positive and semi-positives, -1 where there is none.
+        scores: (queries, M) float64 scores of these, -inf where there is none or where the prior excludes it.
+        above: (queries, M) how many tiles *outside* the query's relevant ones score higher.
+        tied: (queries, M) how many of those score the same.
+        top_rows: (queries, k) best tiles, best first; -1 where fewer are searched.
+        top_scores: (queries, k) float32 scores of these.
+        gallery_size: number of tiles.
+    """
+
+    relevant_rows: np.ndarray
+    scores: np.ndarray
+    above: np.ndarray
+    tied: np.ndarray
+    top_rows: np.ndarray
+    top_scores: np.ndarray
+    gallery_size: int
+
+    def positive_ranks(self, ties: Ties = "pessimistic", *, mask_semi_positives: bool = False) -> np.ndarray:
+        """Rank of the positive, 0 = best, (queries,). Int64, or float64 halves for ties="mid"."""
+        above, tied = self.above[:, 0], self.tied[:, 0]
+        if not mask_semi_positives:
+            positive, others = self.scores[:, :1], self.scores[:, 1:]
+            above = above + (others > positive).sum(axis=1)
+            tied = tied + ((others == positive) & np.isfinite(others)).sum(axis=1)
+        return self._settle(above, tied, ties, np.isfinite(self.scores[:, 0]))
+
+    def covering_ranks(self, ties: Ties = "pessimistic") -> np.ndarray:
+        """How many unrelated tiles stand before the best of positive and semi-positives, (queries,)."""
+        best = self.scores.argmax(axis=1)[:, None]
+        above, tied = (np.take_along_axis(table, best, axis=1)[:, 0] for table in (self.above, self.tied))
+        return self._settle(above, tied, ties, np.isfinite(self.scores.max(axis=1)))
+
+    def relevant_ranks(self, ties: Ties = "pessimistic") -> np.ndarray:
+        """Ranks of positive and semi-positives in the whole gallery, best first, (queries, M); size where none.
+
+        Relevant tiles that tie among themselves take consecutive ranks: swapping two right answers changes nothing.
+        """
+        order = np.argsort(-self.scores, axis=1, kind="stable")
+        above, tied, scores = (np.take_along_axis(t, order, axis=1) for t in (self.above, self.tied, self.scores))
+        return self._settle(above + np.arange(scores.shape[1]), tied, ties, np.isfinite(scores))
+
+    def _settle(self, above: np.ndarray, tied: np.ndarray, ties: Ties, found: np.ndarray) -> np.ndarray:
+        """Apply the tie rule; a right tile that was not searched at all ranks last."""
+        if ties not in TIES:
+            raise GenGeoError(f"ties must be one of {', '.join(TIES)}; found {ties!r}")
+        share = {"pessimistic": tied, "sample4geo": 0, "mid": tied / 2}[ties]
+        return np.where(found, above + share, self.gallery_size)
+
+
+def rank_of_positives(
+    queries: Descriptors,
+    gallery: Descriptors,
+    positive_rows: np.ndarray,
+    *,
+    semi_positive_rows: np.ndarray | None = None,
+    ties: Ties = "pessimistic",
+    block: tuple[int, int] = (2048, 8192),
+    device: torch.device | str | None = None,
+) -> np.ndarray:
+    """Rank of each query's true tile among all tiles by dot product: 0 is the best.
+
+    Args:
+        queries: (Q, D) descriptors of ground images, numpy or torch, float16 to float64.
+        gallery: (N, D) descriptors of aerial tiles.
+        positive_rows: (Q,) gallery row of each query's true tile.
+        semi_positive_rows: (Q, S) rows that are taken out of that query's ranking, -1 for none.
+        ties: "pessimistic" counts tiles of equal score before the true one; "sample4geo" behind it (its strict
+            comparison, under which a constant descriptor has recall 1); "mid" gives the middle rank, as float64.
+        block: queries and tiles compared at a time; the memory used is about 6 bytes times their product.
+        device: where blocks are multiplied; None is where `queries` lie.
+
+    Returns:
+        (Q,) int64 ranks (float64 for "mid").
+
+    Raises:
+        GenGeoError: shapes do not fit, a row is outside the gallery, or a descriptor is not finite.
+    """
+    result = scan(queries, gallery, positive_rows, semi_positive_rows=semi_positive_rows, block=block, device=device)
+    return result.positive_ranks(ties, mask_semi_positives=semi_positive_rows is not None)
+
+
+@torch.inference_mode()
+def scan(
+    queries: Descriptors,
+    gallery: Descriptors,
+    positive_rows: np.ndarray,
+    *,
+    semi_positive_rows: np.ndarray | None = None,
+    top: int = 1,
+    prior: Prior | None = None,
+    block: tuple[int, int] = (2048, 8192),
+    device: torch.device | str | None = None,
+) -> Scan:
+    """Compare every query with every tile once and keep what the metrics need.
+
+    Args:
+        top: number of best tiles to keep for each query (at least 1).
+        prior: restricts each query's search to tiles near a position; a right tile outside it ranks last.
+        queries, gallery, positive_rows, semi_positive_rows, block, device: see `rank_of_positives`.
+
+    Raises:
+        GenGeoError: as `rank_of_positives`.
+    """
+    relevant = _relevant_rows(len(queries), len(gallery), positive_rows, semi_positive_rows)
+    if queries.ndim != 2 or gallery.ndim != 2 or queries.shape[1] != gallery.shape[1]:
+        raise GenGeoError(
+            f"query descriptors are {tuple(queries.shape)} and gallery descriptors {tuple(gallery.shape)}; "
+            "both must be (count, D) with one D: were they made by one model?"
+        )
+    if device is None:
+        device = queries.device if isinstance(queries, torch.Tensor) else "cpu"
+    tolerance = SCORE_TOLERANCE * _norms("query", queries) * _norms("gallery", gallery).max()
+    top = min(top, len(gallery))
+    parts = []
+    with _full_float32():
+        for start in range(0, len(queries), block[0]):
+            rows = slice(start, min(start + block[0], len(queries)))
+            pass_ = _QueryBlock(
+                queries, gallery, relevant[rows], tolerance[rows], rows, top, prior, torch.device(device)
+            )
+            for first in range(0, len(gallery), block[1]):
+                pass_.compare(first, min(first + block[1], len(gallery)))
+            parts.append(pass_.finish())
+    scores, above, tied, top_rows, top_scores = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Scan(relevant, scores, above, tied, top_rows, top_scores, len(gallery))
+
+
+class _QueryBlock:
+    """The running counts of some queries while the gallery passes by."""
+
+    def __init__(
+        self,
+        queries: Descriptors,
+        gallery: Descriptors,
+        relevant: np.ndarray,
+        tolerance: np.ndarray,
+        rows: slice,
+        top: int,
+        prior: Prior | None,
+        device: torch.device,
+    ) -> None:
+        self.gallery, self.relevant, self.device = gallery, relevant, device
+        self.raw_queries = queries[rows]
+        self.queries = _to_device(self.raw_queries, device)
+        self.near = None if prior is None else Near(prior, rows)
+        self.scores = self._exact_relevant_scores()
+        reference = np.where(np.isfinite(self.scores), self.scores, np.inf)  # nothing stands above what is not there
+        self.high = torch.from_numpy(reference + tolerance[:, None]).to(device, torch.float32)
+        self.low = torch.from_numpy(reference - tolerance[:, None]).to(device, torch.float32)
+        self.above = np.zeros(relevant.shape, dtype=np.int64)
+        self.tied = np.zeros(relevant.shape, dtype=np.int64)
+        self.top_scores = torch.full((len(relevant), top), -torch.inf, device=device)
+        self.top_rows = torch.full((len(relevant), top), -1, dtype=torch.int64, device=device)
+        self.buffer = torch.empty(0, device=device)
+
+    def _exact_relevant_scores(self) -> np.ndarray:
+        """Scores of the relevant tiles in float64, -inf where there is none or it is outside the prior."""
+        query, column = np.nonzero(self.relevant >= 0)
+        rows = self.relevant[query, column]
+        scores = np.full(self.relevant.shape, -np.inf)
+        scores[query, column] = _exact_scores(self.raw_queries, self.gallery, query, rows)
+        if self.near is not None:
+            far = ~self.near.pairs(query, rows)
+            scores[query[far], column[far]] = -np.inf
+        return scores
+
+    def compare(self, first: int, last: int) -> None:
+        """Multiply with gallery rows first..last and add to the counts."""
+        tiles = _to_device(self.gallery[first:last], self.device)
+        if self.buffer.shape != (len(self.queries), last - first):
+            self.buffer = torch.empty(len(self.queries), last - first, device=self.device)
+        scores = torch.mm(self.queries, tiles.T, out=self.buffer)
+        if self.near is not None:
+            scores.masked_fill_(torch.from_numpy(~self.near.block(first, last)).to(self.device), -torch.inf)
+        self._keep_best(scores, first)
+        query, which = np.nonzero((self.relevant >= first) & (self.relevant < last))
+        inside = torch.from_numpy(self.relevant[query, which] - first).to(self.device)
+        scores[torch.from_numpy(query).to(self.device), inside] = -torch.inf  # count only tiles outside the set
+        for column in range(self.relevant.shape[1]):
+            self._count(scores, column, first)
+
+    def _keep_best(self, scores: torch.Tensor, first: int) -> None:
+        """Merge this block's best tiles into the running best; only the queries that improve are touched."""
+        k = self.top_rows.shape[1]
+        better = (scores.amax(dim=1) > self.top_scores[:, -1]).nonzero()[:, 0]
+        if not len(better):
+            return
+        values, columns = scores[better].topk(min(k, scores.shape[1]), dim=1)
+        values = torch.cat([self.top_scores[better], values], dim=1)
+        rows = torch.cat([self.top_rows[better], columns + first], dim=1)
+        values, order = values.topk(k, dim=1)
+        self.top_scores[better] = values
+        self.top_rows[better] = rows.gather(1, order).masked_fill(values == -torch.inf, -1)
+
+    def _count(self, scores: torch.Tensor, column: int, first: int) -> None:
+        """Count scores surely above the reference, and settle those too near to tell in float64."""
+        low, high = self.low[:, column, None], self.high[:, column, None]
+        above = _count_above(scores, high)
+        near = _count_above(scores, low) - above
+        self.above[:, column] += above
+        doubtful = np.nonzero(near)[0]
+        if not len(doubtful):
+            return
+        if near.sum() > _MOST_RECHECKS:
+            self.tied[:, column] += near
+            return
+        rows = torch.from_numpy(doubtful).to(self.device)
+        part = scores[rows]
+        pairs = ((part > low[rows]) & (part <= high[rows])).nonzero().cpu().numpy()
+        query, tile = doubtful[pairs[:, 0]], pairs[:, 1] + first
+        difference = _exact_scores(self.raw_queries, self.gallery, query, tile) - self.scores[query, column]
+        np.add.at(self.above[:, column], query[difference > 0], 1)
+        np.add.at(self.tied[:, column], query[difference == 0], 1)
+
+    def finish(self) -> tuple[np.ndarray, ...]:
+        """The counts as numpy arrays."""
+        return self.scores, self.above, self.tied, self.top_rows.cpu().numpy(), self.top_scores.cpu().numpy()
+
+
+def _count_above(scores: torch.Tensor, limit: torch.Tensor) -> np.ndarray:
+    """How many scores of each row are above the row's limit. numpy sums booleans 4-10 times faster than torch."""
+    if scores.device.type == "cpu":
+        return np.asarray((scores.numpy() > limit.numpy()).sum(axis=1))
+    return (scores > limit).sum(dim=1).cpu().numpy()
+
+
+def _exact_scores(queries: Descriptors, gallery: Descriptors, query: np.ndarray, tile: np.ndarray) -> np.ndarray:
+    """float64 dot products of single pairs; summed by numpy row by row, so that equal rows give equal sums anywhere."""
+    scores = np.empty(len(query))
+    for start in range(0, len(query), _RECHECK_ROWS):
+        part = slice(start, start + _RECHECK_ROWS)
+        scores[part] = (_pick(queries, query[part]) * _pick(gallery, tile[part])).sum(axis=1)
+    return scores
+
+
+def _pick(descriptors: Descriptors, rows: np.ndarray) -> np.ndarray:
+    """Rows as float64 numpy, rounded to float32 first as the blocks are."""
+    if isinstance(descriptors, torch.Tensor):
+        return descriptors[torch.from_numpy(rows).to(descriptors.device)].float().double().cpu().numpy()
+    return np.asarray(descriptors[rows], dtype=np.float32).astype(np.float64)
+
+
+def _to_device(part: Descriptors, device: torch.device) -> torch.Tensor:
+    """A block as float32 on the device."""
+    if isinstance(part, torch.Tensor):
+        return part.detach().to(device, torch.float32)
+    part = np.asarray(part, dtype=np.float32)
+    return torch.from_numpy(part if part.flags.writeable else part.copy()).to(device)
+
+
+def _norms(which: str, descriptors: Descriptors) -> np.ndarray:
+    """Lengths of the descriptors; refuses NaN and infinity, whose rank would be a lie."""
+    norms = np.empty(len(descriptors))
+    for start in range(0, len(descriptors), 8192):
+        part = _to_device(descriptors[start : start + 8192], torch.device("cpu"))
+        norms[start : start + 8192] = part.double().norm(dim=1).numpy()
+    if bad := int((~np.isfinite(norms)).sum()):
+        raise GenGeoError(
+            f"{bad} of {len(norms)} {which} descriptors hold NaN or infinity, first in row "
+            f"{int(np.nonzero(~np.isfinite(norms))[0][0])}; encode them again, in float32"
+        )
+    return norms
+
+
+def _relevant_rows(
+    num_queries: int, gallery_size: int, positive_rows: np.ndarray, semi_positive_rows: np.ndarray | None
+) -> np.ndarray:
+    """(queries, M) rows with the positive first, checked."""
+    positive = np.asarray(positive_rows, dtype=np.int64).reshape(-1, 1)
+    if not num_queries or not gallery_size:
+        raise GenGeoError(f"found {num_queries} queries and {gallery_size} tiles; ranks need at least one of each")
+    if len(positive) != num_queries:
+        raise GenGeoError(f"found {len(positive)} positive rows for {num_queries} queries; each query needs one")
+    semi = np.empty((num_queries, 0), np.int64) if semi_positive_rows is None else np.asarray(semi_positive_rows)
+    if semi.ndim != 2 or len(semi) != num_queries:
+        raise GenGeoError(f"semi_positive_rows must be (queries, S), -1 for none; found the shape {semi.shape}")
+    relevant = np.concatenate([positive, semi.astype(np.int64)], axis=1)
+    if positive.min() < 0 or relevant.min() < -1 or relevant.max() >= gallery_size:
+        raise GenGeoError(
+            f"rows {relevant.min()}..{relevant.max()} are named, but the gallery has rows 0..{gallery_size - 1}"
+        )
+    ordered = np.sort(relevant, axis=1)
+    if twice := np.nonzero(((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(axis=1))[0].tolist():
+        raise GenGeoError(f"query {twice[0]} names one tile twice among its positive and semi-positives")
+    return relevant
+
+
+@contextmanager
+def _full_float32() -> Iterator[None]:
+    """No TF32 and no autocast in here: ten bits of mantissa would reorder near ties."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
