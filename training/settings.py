@@ -107,10 +107,13 @@ def load_settings(config: str | Path, overrides: list[str]) -> Settings:
     if wrong := [item for item in overrides if "=" not in item]:
         raise GenGeoError(f"expected key=value, found {wrong[0]!r}; for example sampling.batch_size=64")
     try:
-        merged = OmegaConf.merge(
-            OmegaConf.structured(Settings), OmegaConf.load(path), OmegaConf.from_dotlist(overrides)
-        )
+        layers = [*_with_bases(path), OmegaConf.from_dotlist(overrides)]
+        merged = OmegaConf.merge(OmegaConf.structured(Settings), *layers)
+        if missing := sorted(OmegaConf.missing_keys(merged)):
+            raise GenGeoError(f"{path.name} leaves {missing[0]} open: add {missing[0]}=... to the command")
         settings = OmegaConf.to_object(merged)
+    except GenGeoError:
+        raise
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise GenGeoError(f"{path.name}: {error.full_key or ''}: {reason}; keys are listed by --help") from error
@@ -118,6 +121,13 @@ def load_settings(config: str | Path, overrides: list[str]) -> Settings:
         raise GenGeoError(f"{path} is no readable YAML: {' '.join(str(error).split())}") from error
     assert isinstance(settings, Settings)
     return settings
+
+
+def _with_bases(path: Path) -> list[Any]:
+    """The file and, before it, the file that its `base` names: a row of a table states only what it changes."""
+    layer = OmegaConf.load(path)
+    base = layer.pop("base", None)
+    return [*(_with_bases(path.parent / base) if base else []), layer]
 
 
 def describe_settings() -> str:

@@ -20,6 +20,7 @@ from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.utils import set_seed
 from gengeo_hf.data.augment import Augmentation
 from gengeo_hf.data.loading import AerialImages, GroundImages, PairSource
+from huggingface_hub.errors import StrictDataclassError
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
@@ -205,18 +206,27 @@ def backward_pass(
     )
 
 
-def build_model(settings: Settings) -> GenGeoModel:
-    """From random weights, from a backbone, or from a GenGeo checkpoint.
+def build_config(settings: Settings) -> GenGeoConfig:
+    """The model's configuration.
 
     Raises:
-        GenGeoError: an unknown field of GenGeoConfig: a misspelt one would otherwise be stored and ignored.
+        GenGeoError: an unknown field of GenGeoConfig (a misspelt one would be stored and ignored), or a wrong value.
     """
     fields = settings.model.config
     if unknown := sorted(set(fields) - set(GenGeoConfig.__dataclass_fields__)):
         raise GenGeoError(f"model.config has no field {unknown[0]!r}; GenGeoConfig's docstring lists the fields")
+    try:
+        return GenGeoConfig(**fields)
+    except (ValueError, StrictDataclassError) as error:
+        raise GenGeoError(f"model.config: {' '.join(str(error).split())}") from error
+
+
+def build_model(settings: Settings) -> GenGeoModel:
+    """From random weights, from a backbone, or from a GenGeo checkpoint."""
+    config = build_config(settings)
     if settings.model.init is None:
-        return GenGeoModel(GenGeoConfig(**fields))
-    model: GenGeoModel = GenGeoModel.from_pretrained(settings.model.init, dtype=torch.float32, **fields)
+        return GenGeoModel(config)
+    model: GenGeoModel = GenGeoModel.from_pretrained(settings.model.init, dtype=torch.float32, **settings.model.config)
     return model
 
 

@@ -1,0 +1,6 @@
+"""The scripts of training/ import one another, as they do when Python runs them."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "training"))

@@ -1,0 +1,73 @@
+from pathlib import Path
+
+import pytest
+
+from gengeo_hf.errors import GenGeoError
+from settings import describe_settings, load_settings
+
+CONFIGS = sorted((Path(__file__).resolve().parents[2] / "training" / "configs").rglob("*.yaml"))
+URBAN = next(path for path in CONFIGS if path.stem == "world_urban")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_is_readable_and_its_model_exists(path):
+    from train import batch_rules, build_config
+
+    settings = load_settings(path, ["data.root=somewhere"])
+    assert build_config(settings).model_type == "gengeo"
+    assert batch_rules(settings).batch_size == settings.sampling.batch_size
+
+
+def test_values_on_the_command_line_win():
+    settings = load_settings(URBAN, ["sampling.batch_size=32", "optimisation.learning_rate=1e-5", "model.init=x"])
+    assert settings.sampling.batch_size == 32
+    assert settings.optimisation.learning_rate == 1e-5
+    assert settings.model.init == "x"
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("sampling.batchsize=32", "sampling.batchsize"),
+        ("nonsense=1", "nonsense"),
+        ("sampling.batch_size=many", "many"),
+        ("sampling.batch_size", "expected key=value"),
+    ],
+)
+def test_unknown_keys_and_wrong_types_are_one_line(override, words):
+    with pytest.raises(GenGeoError, match=words) as caught:
+        load_settings(URBAN, [override])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_row_of_a_table_states_only_what_it_changes():
+    row = load_settings(URBAN.parent / "ablations" / "table9_clusters_48.yaml", ["data.root=x"])
+    base = load_settings(URBAN.parent / "cvusa.yaml", ["data.root=x"])
+    assert row.model.config["num_clusters"] == 48 and base.model.config["num_clusters"] == 64
+    row.model.config["num_clusters"], row.output = 64, base.output
+    assert row == base
+
+
+def test_a_missing_value_is_asked_for():
+    with pytest.raises(GenGeoError, match=r"data\.root"):
+        load_settings(URBAN.parent / "cvusa.yaml", [])
+
+
+def test_missing_and_broken_files_are_explained(tmp_path):
+    with pytest.raises(GenGeoError, match=r"training/configs has .*world_urban\.yaml"):
+        load_settings(tmp_path / "none.yaml", [])
+    (tmp_path / "broken.yaml").write_text("a: [1, 2\nb: }")
+    with pytest.raises(GenGeoError, match="no readable YAML"):
+        load_settings(tmp_path / "broken.yaml", [])
+
+
+def test_unknown_model_field_is_refused():
+    from train import build_model
+
+    with pytest.raises(GenGeoError, match="num_cluster'"):
+        build_model(load_settings(URBAN, ["model.config.num_cluster=4"]))
+
+
+def test_help_names_every_group():
+    for word in ("sampling", "micro_batch", "learning_rate", "mining_every"):
+        assert word in describe_settings()
