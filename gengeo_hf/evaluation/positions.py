@@ -6,6 +6,7 @@ Before: latitudes and longitudes in degrees of queries and tiles. After: metres,
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial import KDTree
 
 from gengeo_hf.errors import GenGeoError
 from gengeo_hf.places.geodesy import EARTH_RADIUS_M, great_circle_m
@@ -67,3 +68,37 @@ def _unit_vectors(positions: np.ndarray) -> np.ndarray:
     """(count, 2) degrees to (count, 3) vectors from the Earth's centre."""
     lat, lon = np.radians(np.asarray(positions, dtype=np.float64)).T
     return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
+
+
+def rows_within(
+    query_positions: np.ndarray, gallery_positions: np.ndarray, radius_m: float, positive_rows: np.ndarray
+) -> np.ndarray:
+    """Rows of the tiles whose centre lies within a radius of each query's true position, its positive left out.
+
+    Args:
+        query_positions: (queries, 2) latitude and longitude in degrees.
+        gallery_positions: (tiles, 2).
+        radius_m: great-circle metres, the bound included.
+        positive_rows: (queries,).
+
+    Returns:
+        (queries, S) int64, -1 for none: the form of `semi_positive_rows`.
+
+    Raises:
+        GenGeoError: a position is unknown.
+    """
+    for which, positions in (("queries", query_positions), ("tiles", gallery_positions)):
+        if unknown := int(np.isnan(positions).any(axis=1).sum()):
+            raise GenGeoError(f"{unknown} of {len(positions)} {which} have no position; this rule needs all of them")
+    tree = KDTree(_unit_vectors(gallery_positions))
+    chord = 2 * np.sin(radius_m / EARTH_RADIUS_M / 2)
+    lists = [
+        [row for row in found if row != positive]
+        for found, positive in zip(
+            tree.query_ball_point(_unit_vectors(query_positions), chord), positive_rows, strict=True
+        )
+    ]
+    rows = np.full((len(lists), max(map(len, lists), default=0)), -1, dtype=np.int64)
+    for number, found in enumerate(lists):
+        rows[number, : len(found)] = sorted(found)
+    return rows

@@ -146,7 +146,8 @@ def scan(
         )
     if device is None:
         device = queries.device if isinstance(queries, torch.Tensor) else "cpu"
-    tolerance = SCORE_TOLERANCE * _norms("query", queries) * _norms("gallery", gallery).max()
+    # The smallest number keeps the tolerance above zero for a zero vector, whose scores all tie.
+    tolerance = SCORE_TOLERANCE * _norms("query", queries) * _norms("gallery", gallery).max() + 1e-30
     top = min(top, len(gallery))
     parts = []
     with _full_float32():
@@ -232,8 +233,15 @@ class _QueryBlock:
     def _count(self, scores: torch.Tensor, column: int, first: int) -> None:
         """Count scores surely above the reference, and settle those too near to tell in float64."""
         low, high = self.low[:, column, None], self.high[:, column, None]
-        above = _count_above(scores, high)
-        near = _count_above(scores, low) - above
+        present = np.nonzero(self.relevant[:, column] >= 0)[0]
+        if len(present) == len(scores):
+            above, at_least = _count_above(scores, high), _count_above(scores, low)
+        else:  # few queries have a last semi-positive: compare only theirs
+            above, at_least = np.zeros(len(scores), np.int64), np.zeros(len(scores), np.int64)
+            rows = torch.from_numpy(present).to(self.device)
+            part = scores[rows]
+            above[present], at_least[present] = _count_above(part, high[rows]), _count_above(part, low[rows])
+        near = at_least - above
         self.above[:, column] += above
         doubtful = np.nonzero(near)[0]
         if not len(doubtful):

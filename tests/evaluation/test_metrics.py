@@ -1,0 +1,186 @@
+"""Metrics against slow formulas written from their definitions, and against pytrec_eval."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from gengeo_hf.errors import GenGeoError
+from gengeo_hf.evaluation import evaluate_descriptors, one_percent_k, recall_at, scan
+from gengeo_hf.evaluation.intervals import bootstrap_means, breakdown, distance_groups, paired_difference
+from gengeo_hf.evaluation.metrics import metrics_of_scan, per_query_outcomes
+from gengeo_hf.evaluation.neighbourhood import near_rule_recalls, prior_recalls
+from gengeo_hf.places.geodesy import great_circle_m
+
+from .test_ranks import unit
+
+
+@pytest.fixture(scope="module")
+def city():
+    """A noisy model on 60 queries, 200 tiles, 0 to 3 semi-positives each, with positions."""
+    generator = np.random.default_rng(11)
+    gallery = unit(generator, 200, 16)
+    rows = generator.permutation(200)[:60]
+    semi = np.full((60, 3), -1)
+    for number in range(60):
+        others = generator.permutation(np.setdiff1d(np.arange(200), rows[number]))[: number % 4]
+        semi[number, : len(others)] = others
+    helpers = np.where(semi >= 0, generator.uniform(0, 0.9, semi.shape), 0)
+    queries = gallery[rows] + (helpers[..., None] * gallery[semi]).sum(axis=1) + 0.8 * unit(generator, 60, 16)
+    queries = (queries / np.linalg.norm(queries, axis=1, keepdims=True)).astype(np.float32)
+    tiles = np.stack([48 + generator.uniform(0, 0.01, 200), 11 + generator.uniform(0, 0.01, 200)], axis=1)
+    places = tiles[rows] + generator.uniform(-1, 1, (60, 2)) * 3e-4
+    return queries, gallery, rows, semi, places, tiles
+
+
+def test_hit_rates_and_masked_recall_equal_their_definitions(city):
+    queries, gallery, rows, semi, places, tiles = city
+    scores = queries.astype(np.float64) @ gallery.astype(np.float64).T
+    by_code, by_wording, masked_top5, plain_top5, error = [], [], [], [], []
+    for number, line in enumerate(scores):
+        own = {*semi[number].tolist()} - {-1}
+        order = np.argsort(-line).tolist()
+        before = order[: order.index(rows[number])]
+        by_code.append(all(row in own for row in before))
+        by_wording.append(order[0] in own | {rows[number]})
+        masked_top5.append(len([row for row in before if row not in own]) < 5)
+        plain_top5.append(len(before) < 5)
+        error.append(great_circle_m(*places[number], *tiles[order[0]]))
+    found = evaluate_descriptors(
+        queries, gallery, rows, semi_positive_rows=semi, query_positions=places, gallery_positions=tiles
+    )
+    assert found["hit_rate_code"] == np.mean(by_code) < found["hit_rate_wording"] == np.mean(by_wording)
+    assert found["recall_masked@5"] == np.mean(masked_top5) > found["recall@5"] == np.mean(plain_top5)
+    assert found["recall@1"] < found["hit_rate_code"]
+    assert found["median_error_m"] == pytest.approx(np.median(error))
+    assert found["mean_error_m"] == pytest.approx(np.mean(error))
+    for limit in (5, 10, 25, 50, 100):
+        assert found[f"within_{limit}m"] == np.mean(np.array(error) <= limit)
+    assert (found["num_queries"], found["gallery_size"], found["one_percent_k"]) == (60, 200, 2)
+
+
+def test_recall_and_average_precision_equal_pytrec_eval(city):
+    pytrec_eval = pytest.importorskip("pytrec_eval", reason="the independent judge pytrec_eval-terrier is missing")
+    queries, gallery, rows, semi, *_ = city
+    judged = {f"q{n}": {f"t{row}": 1 for row in (rows[n], *semi[n]) if row >= 0} for n in range(60)}
+    lines = queries.astype(np.float64) @ gallery.astype(np.float64).T
+    run = {f"q{n}": {f"t{row}": float(score) for row, score in enumerate(line)} for n, line in enumerate(lines)}
+    found = evaluate_descriptors(queries, gallery, rows, semi_positive_rows=semi)
+    precision = pytrec_eval.RelevanceEvaluator(judged, {"map", "success"}).evaluate(run)
+    assert found["average_precision"] == pytest.approx(np.mean([v["map"] for v in precision.values()]), abs=1e-6)
+    assert found["hit_rate_wording"] == np.mean([v["success_1"] for v in precision.values()])
+    one = {f"q{n}": {f"t{rows[n]}": 1} for n in range(60)}
+    success = pytrec_eval.RelevanceEvaluator(one, {"success"}).evaluate(run)
+    for k in (1, 5, 10):
+        assert found[f"recall@{k}"] == np.mean([v[f"success_{k}"] for v in success.values()])
+
+
+def test_a_semi_positive_first_and_a_stranger_second_tells_the_two_hit_rates_apart():
+    gallery = np.eye(4, dtype=np.float32)
+    query = np.array([[0.5, 0.9, 0.7, 0.0]], np.float32)  # semi-positive 1, stranger 2, positive 0
+    found = evaluate_descriptors(query, gallery, np.array([0]), semi_positive_rows=np.array([[1, -1]]))
+    assert (found["hit_rate_code"], found["hit_rate_wording"], found["recall@1"]) == (0, 1, 0)
+
+
+def test_a_constant_descriptor_hits_nothing_unless_ties_favour_it():
+    same = np.ones((50, 8), np.float32)
+    semi = (np.arange(50)[:, None] + np.array([1, 2, 3])) % 50
+    result = scan(same, same, np.arange(50), semi_positive_rows=semi)
+    against, for_it = (metrics_of_scan(result, ties=ties) for ties in ("pessimistic", "sample4geo"))
+    assert against["hit_rate_code"] == against["hit_rate_wording"] == against["recall@10"] == 0
+    assert for_it["hit_rate_code"] == for_it["hit_rate_wording"] == for_it["recall@1"] == 1
+
+
+@pytest.mark.parametrize(
+    ("size", "floor", "ceil", "half", "more"),
+    [(8884, 88, 89, 89, 89), (92802, 928, 929, 928, 929), (90618, 906, 907, 906, 907), (46563, 465, 466, 466, 466)],
+)
+def test_one_percent_of_each_published_gallery(size, floor, ceil, half, more):
+    assert one_percent_k(size) == floor
+    assert [one_percent_k(size, rule) for rule in ("ceil", "round", "floor+1")] == [ceil, half, more]
+    assert one_percent_k(5) == 1
+    with pytest.raises(GenGeoError, match="rounding must be"):
+        one_percent_k(size, "nearest")
+
+
+def test_a_prior_makes_recall_rise_and_a_tile_outside_it_is_a_miss(city):
+    queries, gallery, rows, _, places, tiles = city
+    given = {"search_centres": places, "gallery_positions": tiles, "radii_m": [10, 100, 1e7]}
+    found = prior_recalls(queries, gallery, rows, ks=(1, 500), **given)
+    offset = great_circle_m(*places.T, *tiles[rows].T)
+    assert found["recall@500|prior_10m"] == np.mean(offset <= 10) < 1
+    assert found["recall@500|prior_100m"] == 1
+    assert found["recall@1|prior_100m"] > found["recall@1|prior_1e+07m"]
+    assert found["recall@1|prior_1e+07m"] == evaluate_descriptors(queries, gallery, rows)["recall@1"]
+
+
+def test_the_rule_of_five_metres_counts_any_near_tile(city):
+    queries, gallery, rows, _, places, tiles = city
+    distance = great_circle_m(places[:, None, 0], places[:, None, 1], tiles[None, :, 0], tiles[None, :, 1])
+    for radius in (5.0, 60.0):
+        right = distance <= radius
+        right[np.arange(60), rows] = True
+        order = np.argsort(-(queries.astype(np.float64) @ gallery.astype(np.float64).T), axis=1)
+        expected = np.take_along_axis(right, order, axis=1)[:, :5].any(axis=1).mean()
+        found = near_rule_recalls(
+            queries, gallery, rows, query_positions=places, gallery_positions=tiles, radius_m=radius
+        )
+        assert found[f"recall_{radius:g}m@5"] == expected
+    assert distance[np.arange(60), rows].max() > 5  # the true tile counts even where its centre is far
+    with pytest.raises(GenGeoError, match="1 of 60 queries"):
+        places = np.where(np.arange(60)[:, None] == 3, np.nan, places)
+        near_rule_recalls(queries, gallery, rows, query_positions=places, gallery_positions=tiles)
+
+
+def test_the_bootstrap_interval_of_a_share_is_the_binomial_one():
+    values = np.r_[np.ones(700), np.zeros(300)]
+    low, high = bootstrap_means({"recall@1": values}, resamples=2000)["recall@1"]
+    assert low == pytest.approx(binom.ppf(0.025, 1000, 0.7) / 1000, abs=0.004)
+    assert high == pytest.approx(binom.ppf(0.975, 1000, 0.7) / 1000, abs=0.004)
+    assert bootstrap_means({"a": values}, seed=5) == bootstrap_means({"a": values}, seed=5)
+    assert bootstrap_means({"a": values}, seed=5) != bootstrap_means({"a": values}, seed=6)
+
+
+def test_pairing_finds_a_gain_that_overlapping_intervals_hide():
+    first = np.r_[np.ones(600), np.zeros(400)]
+    second = first.copy()
+    second[600:615] = 1
+    both = bootstrap_means({"first": first, "second": second})
+    assert both["first"].high > both["second"].low
+    gain, interval = paired_difference({"recall@1": first}, {"recall@1": second})["recall@1"]
+    assert gain == pytest.approx(0.015)
+    assert 0 < interval.low < 0.015 < interval.high
+    noise = np.random.default_rng(0).permutation(first)
+    _, interval = paired_difference({"recall@1": first}, {"recall@1": noise})["recall@1"]
+    assert interval.low < 0 < interval.high
+    with pytest.raises(GenGeoError, match="no metric in common"):
+        paired_difference({"a": first}, {"b": first})
+
+
+def test_groups_add_up_to_the_whole(city):
+    queries, gallery, rows, semi, *_ = city
+    outcomes = per_query_outcomes(scan(queries, gallery, rows, semi_positive_rows=semi))
+    areas = [["north", "south", None][n % 3] for n in range(60)]
+    parts = breakdown(outcomes, areas)
+    assert set(parts) == {"north", "south", "unknown"}
+    total = sum(part["recall@1"] * part["num_queries"] for part in parts.values())
+    assert total == pytest.approx(outcomes["recall@1"].sum())
+    assert distance_groups(np.array([0, 10, 15, 99, math.nan]), [10, 20]) == [
+        "0-10 m",
+        "10-20 m",
+        "10-20 m",
+        "over 20 m",
+        None,
+    ]
+
+
+def test_nonsense_is_refused():
+    with pytest.raises(GenGeoError, match="at least 1"):
+        recall_at(np.array([0]), 0)
+    with pytest.raises(GenGeoError, match="no queries"):
+        recall_at(np.array([]), 1)
+    with pytest.raises(GenGeoError, match="level"):
+        bootstrap_means({"a": np.ones(3)}, level=95)
+    with pytest.raises(GenGeoError, match="same queries"):
+        bootstrap_means({"a": np.ones(3), "b": np.ones(2)})
