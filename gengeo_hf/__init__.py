@@ -1,6 +1,46 @@
 """Find where a photo was taken by matching it with aerial imagery.
 
-`import gengeo_hf` makes `AutoModel`, `AutoConfig`, `AutoImageProcessor` and `pipeline` know GenGeo.
+`import gengeo_hf` makes `AutoModel`, `AutoConfig`, `AutoImageProcessor` and `pipeline` know GenGeo. It imports neither
+torch nor transformers: GenGeo registers itself when transformers is imported, now or later, and the names below are
+looked up when they are first used.
 """
 
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import wrapt
+
+if TYPE_CHECKING:
+    from gengeo_hf.encoder import Encoder
+    from gengeo_hf.model import GenGeoConfig, GenGeoImageProcessor, GenGeoModel, GenGeoModelOutput
+    from gengeo_hf.places import GeoIndex
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Encoder": "gengeo_hf.encoder",
+    "GenGeoConfig": "gengeo_hf.model",
+    "GenGeoImageProcessor": "gengeo_hf.model",
+    "GenGeoModel": "gengeo_hf.model",
+    "GenGeoModelOutput": "gengeo_hf.model",
+    "GeoIndex": "gengeo_hf.places",
+}
+__all__ = ["Encoder", "GenGeoConfig", "GenGeoImageProcessor", "GenGeoModel", "GenGeoModelOutput", "GeoIndex"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
+
+
+def _register(transformers: ModuleType) -> None:
+    importlib.import_module("gengeo_hf.model")  # registers as it is imported
+
+
+wrapt.register_post_import_hook(_register, "transformers")

@@ -1,1 +1,28 @@
-"""(filled by the room)"""
+"""The model and its image processor: the files that travel to the Hub with every checkpoint.
+
+They are flat siblings (`from .x import y`) that import only torch and transformers, because a checkpoint folder that is
+loaded without this package (`trust_remote_code=True`) has nothing else.
+"""
+
+from transformers import AutoConfig, AutoImageProcessor, AutoModel
+
+from .configuration_gengeo import GenGeoConfig
+from .image_processing_gengeo import GenGeoImageProcessor
+from .modeling_gengeo import GenGeoModel, GenGeoModelOutput
+
+
+def register() -> None:
+    """Make `AutoConfig`, `AutoModel`, `AutoImageProcessor` and `pipeline` know GenGeo."""
+    AutoConfig.register(GenGeoConfig.model_type, GenGeoConfig, exist_ok=True)
+    AutoModel.register(GenGeoConfig, GenGeoModel, exist_ok=True)
+    # One class serves both backends: without torchvision "pil" is asked for, with it "torchvision".
+    AutoImageProcessor.register(
+        GenGeoConfig,
+        image_processor_classes={"pil": GenGeoImageProcessor, "torchvision": GenGeoImageProcessor},
+        exist_ok=True,
+    )
+
+
+register()
+
+__all__ = ["GenGeoConfig", "GenGeoImageProcessor", "GenGeoModel", "GenGeoModelOutput", "register"]

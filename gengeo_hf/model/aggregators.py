@@ -1,0 +1,145 @@
+"""From tokens to a descriptor: SALAD or one of its rivals, then the projection.
+
+Before: patch tokens (B, n, C) and the global token (B, C). After: the unit descriptor (B, D), float32.
+This file travels with published checkpoints, so it imports only torch and its siblings.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from .configuration_gengeo import GenGeoConfig
+from .salad import GenGeoSalad, float32_island, linear_float32, token_mlp
+
+
+class GenGeoMean(nn.Module):
+    """The average of the patch tokens, with length 1."""
+
+    def __init__(self, config: GenGeoConfig, width: int) -> None:
+        super().__init__()
+        self.width_out = width
+
+    def forward(self, tokens: torch.Tensor, global_token: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """Aggregate tokens (B, n, C) to (B, C)."""
+        return functional.normalize(tokens.float().mean(dim=1), dim=1), None
+
+
+class GenGeoCls(nn.Module):
+    """The backbone's own global token, with length 1."""
+
+    def __init__(self, config: GenGeoConfig, width: int) -> None:
+        super().__init__()
+        self.width_out = width
+
+    def forward(self, tokens: torch.Tensor, global_token: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """Pass the global token (B, C) on."""
+        return functional.normalize(global_token.float(), dim=1), None
+
+
+class GenGeoGem(nn.Module):
+    """Generalised mean pooling (Radenovic et al. 2019, equation 3) with one learned exponent, with length 1.
+
+    Negative values count as the smallest allowed one, so it discards about half of what signed features say.
+    """
+
+    exponent_init = 3.0
+    smallest = 1e-6
+
+    def __init__(self, config: GenGeoConfig, width: int) -> None:
+        super().__init__()
+        self.width_out = width
+        self.exponent = nn.Parameter(torch.tensor(self.exponent_init))
+
+    def forward(self, tokens: torch.Tensor, global_token: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """Aggregate tokens (B, n, C) to (B, C)."""
+        with float32_island(tokens.device):
+            exponent = self.exponent.float()
+            pooled = tokens.float().clamp(min=self.smallest).pow(exponent).mean(dim=1).pow(1 / exponent)
+            return functional.normalize(pooled, dim=1), None
+
+
+class GenGeoNetVlad(nn.Module):
+    """NetVLAD (Arandjelovic et al. 2016, equation 4): soft-assigned residuals to learned centroids.
+
+    Tokens are first reduced to `cluster_dim` by an MLP (None keeps them as they are) and scaled to length 1. Random
+    centroids work poorly: start them from data with `set_centroids`.
+    """
+
+    def __init__(self, config: GenGeoConfig, width: int) -> None:
+        super().__init__()
+        local = config.cluster_dim or width
+        self.width_out = config.num_clusters * local
+        hidden, dropout = config.head_hidden_dim, config.head_dropout
+        self.cluster_features = token_mlp(width, hidden, local, dropout) if config.cluster_dim else nn.Identity()
+        self.assignment = nn.Linear(local, config.num_clusters, bias=False)
+        self.centroids = nn.Parameter(torch.randn(config.num_clusters, local))
+
+    def local_features(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The vectors that are clustered: (B, n, l), float32, each with length 1."""
+        return functional.normalize(self.cluster_features(tokens).float(), dim=-1)
+
+    def forward(self, tokens: torch.Tensor, global_token: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Aggregate tokens (B, n, C) to (B, m l), cluster by cluster; and the soft assignment (B, m, n)."""
+        features = self.local_features(tokens)
+        with float32_island(tokens.device):
+            weights = linear_float32(self.assignment, features).softmax(dim=2).transpose(1, 2)
+            # sum_i w (x - c) as (sum_i w x) - (sum_i w) c: no tensor of n x m x l.
+            residuals = weights @ features - weights.sum(dim=2, keepdim=True) * self.centroids.float()
+            residuals = functional.normalize(residuals, dim=2)
+            return functional.normalize(residuals.flatten(1), dim=1), weights
+
+    @torch.no_grad()
+    def set_centroids(self, centroids: torch.Tensor, sharpness: float) -> None:
+        """Start from clusters found in data.
+
+        Args:
+            centroids: (m, l) means of `local_features`.
+            sharpness: alpha, how much a feature prefers its nearest centroid's direction over the next.
+        """
+        self.centroids.copy_(centroids)
+        self.assignment.weight.copy_(sharpness * functional.normalize(centroids, dim=1))
+
+
+AGGREGATORS: dict[str, type[nn.Module]] = {
+    "salad": GenGeoSalad,
+    "netvlad": GenGeoNetVlad,
+    "gem": GenGeoGem,
+    "mean": GenGeoMean,
+    "cls": GenGeoCls,
+}
+
+
+class GenGeoHead(nn.Module):
+    """An aggregator, the linear projection, and the last L2 normalisation, all in float32.
+
+    Args:
+        config: see `GenGeoConfig`.
+        width: width C of the backbone's tokens.
+    """
+
+    def __init__(self, config: GenGeoConfig, width: int) -> None:
+        super().__init__()
+        self.truncate_dim = config.truncate_dim
+        self.aggregator = AGGREGATORS[config.aggregator](config, width)
+        # The bias starts at zero: at PyTorch's default it is as long as the signal and pulls all descriptors together.
+        self.projection = nn.Linear(self.aggregator.width_out, config.descriptor_dim) if config.descriptor_dim else None
+
+    def forward(
+        self, tokens: torch.Tensor, global_token: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Describe a batch of images.
+
+        Returns:
+            The descriptor (B, D) with length 1, what it was projected from, and the aggregator's assignment of tokens
+            to clusters (None for aggregators without clusters).
+        """
+        unprojected, assignment = self.aggregator(tokens, global_token)
+        with float32_island(tokens.device):
+            descriptor = unprojected
+            if self.projection is not None:
+                descriptor = linear_float32(self.projection, unprojected)
+            descriptor = functional.normalize(descriptor[:, : self.truncate_dim], dim=1)
+        return descriptor, unprojected, assignment
+
+
+__all__ = ["AGGREGATORS", "GenGeoHead", "GenGeoNetVlad"]

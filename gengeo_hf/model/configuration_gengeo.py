@@ -1,0 +1,159 @@
+"""The configuration of GenGeo: which backbone, which aggregation head, what is trained.
+
+Before: a YAML file, a checkpoint folder or keyword arguments. After: a `GenGeoConfig` whose values have been checked.
+This file travels with published checkpoints, so it imports only transformers and huggingface_hub.
+"""
+
+# No `from __future__ import annotations` here: it turns the type checks of `@strict` off without a word.
+import math
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+# Backbones whose tokens GenGeo knows how to read.
+TRANSFORMER_BACKBONES = ("dinov2", "dinov2_with_registers", "dinov3_vit")
+BACKBONES = (*TRANSFORMER_BACKBONES, "convnext")
+# Those that learn a grid of position embeddings, resized to each image.
+POSITION_GRID_BACKBONES = ("dinov2", "dinov2_with_registers")
+
+
+@strict
+class GenGeoConfig(PreTrainedConfig):
+    """What a `GenGeoModel` is made of. The defaults are the model of the GenGeo paper (ViT-B/14, 64 clusters, 1024-d).
+
+    Args:
+        backbone_config: configuration of the image backbone, as an object or a dict with `model_type`
+            ("dinov2", "dinov2_with_registers", "dinov3_vit", "convnext"). None gives DINOv2 ViT-B/14 at 518 px.
+        aggregator: how patch tokens become one vector: "salad", "netvlad", "gem", "mean", or "cls" (the backbone's own
+            global token; for ConvNeXt its normalised average, which is the Sample4Geo baseline).
+        num_clusters: clusters m of SALAD and NetVLAD.
+        cluster_dim: width l of a local feature in a cluster. None keeps the backbone's width (NetVLAD only).
+        token_dim: width g of the transformed global token (SALAD only).
+        head_hidden_dim: hidden width q of the head's MLPs.
+        head_dropout: dropout in the token-wise MLPs of the head, while training.
+        sinkhorn_iterations: iterations K of the optimal transport.
+        use_dustbin: whether a dustbin row takes the mass of uninformative tokens.
+        dustbin_mass: "fixed" is SALAD: the dustbin holds n - m of the n tokens' mass on any image. "learned" lets a
+            linear layer on the global token shift that share per image; it starts out equal to "fixed".
+        descriptor_dim: width of the descriptor after the linear projection. None leaves the projection out.
+        share_aggregator: one head for both views, or (False) one head per view, picked by the `view` argument.
+        trainable_blocks: the last k transformer blocks and the final norm are trained; 0 freezes the backbone, None
+            trains all of it. A number above the backbone's depth means every block.
+        position_interpolation: how DINOv2's position grid is resized: "hub" as the original code (scale factor with an
+            offset of 0.1), "size" as transformers. Only plain "dinov2" differs; use "hub" for converted SALAD weights.
+        position_init_std: spread of freshly initialised position embeddings, None for the backbone's own (0.02). A
+            model trained from nothing on few steps learns positions far sooner with 0.5.
+        truncate_dim: descriptors are cut to this many leading values and normalised again. None keeps them whole.
+        matryoshka_dims: prefix widths that the loss trains beside the full width (Kusupati et al. 2022).
+        label_smoothing: of the loss that the model computes when both views are given.
+        logit_scale_init_value: start of the learned logarithm of the InfoNCE scale, ln(1 / 0.07).
+        initializer_range: spread of freshly initialised linear layers of the head.
+
+    Raises:
+        ValueError: values that contradict one another; the message names the field.
+    """
+
+    model_type = "gengeo"
+    sub_configs_defaults = {  # noqa: RUF012
+        "backbone_config": SubConfigSpec(config_class=AutoConfig, model_type="dinov2", init_kwargs={"image_size": 518})
+    }
+
+    backbone_config: dict | PreTrainedConfig | None = None
+    aggregator: Literal["salad", "netvlad", "gem", "mean", "cls"] = "salad"
+    num_clusters: int = 64
+    cluster_dim: int | None = 128
+    token_dim: int = 256
+    head_hidden_dim: int = 512
+    head_dropout: float | int = 0.3
+    sinkhorn_iterations: int = 3
+    use_dustbin: bool = True
+    dustbin_mass: Literal["fixed", "learned"] = "fixed"
+    descriptor_dim: int | None = 1024
+    share_aggregator: bool = True
+    trainable_blocks: int | None = 4
+    position_interpolation: Literal["hub", "size"] = "hub"
+    position_init_std: float | None = None
+    truncate_dim: int | None = None
+    matryoshka_dims: list[int] | None = None
+    label_smoothing: float | int = 0.1
+    logit_scale_init_value: float = math.log(1 / 0.07)
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Fill in what a backbone given as a dict leaves open, then let the base class build it."""
+        if isinstance(self.backbone_config, dict):
+            backbone = {"model_type": "dinov2", **self.backbone_config}
+            if backbone["model_type"] not in BACKBONES:
+                raise ValueError(_unknown_backbone(backbone["model_type"]))
+            self.backbone_config = backbone
+        super().__post_init__(**kwargs)
+        # The base class validates too, but wraps what it finds into a two-line error that is no ValueError.
+        self.validate_architecture()
+
+    def validate_architecture(self) -> None:
+        """Check what types alone cannot. Called by the base class at construction and before saving."""
+        model_type = self.backbone_config.model_type
+        if model_type not in BACKBONES:
+            raise ValueError(_unknown_backbone(model_type))
+        widths = ("num_clusters", "cluster_dim", "token_dim", "head_hidden_dim", "sinkhorn_iterations")
+        for name in (*widths, "descriptor_dim", "truncate_dim"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}: it must be at least 1")
+        if self.cluster_dim is None and self.aggregator != "netvlad":
+            raise ValueError("cluster_dim is null: only the netvlad aggregator can keep the backbone's width")
+        self._validate_training(model_type)
+        self._validate_nested()
+
+    def _validate_training(self, model_type: str) -> None:
+        if not 0 <= self.head_dropout < 1:
+            raise ValueError(f"head_dropout is {self.head_dropout}: it must be at least 0 and below 1")
+        if self.trainable_blocks is not None and self.trainable_blocks < 0:
+            raise ValueError(f"trainable_blocks is {self.trainable_blocks}: give 0 (frozen), k, or null (train all)")
+        if model_type not in TRANSFORMER_BACKBONES and self.trainable_blocks:
+            raise ValueError(
+                f"trainable_blocks is {self.trainable_blocks}, but a {model_type} has no transformer blocks: "
+                "give null (train all) or 0 (frozen)"
+            )
+        if self.position_init_std is not None and model_type not in POSITION_GRID_BACKBONES:
+            raise ValueError(
+                f"position_init_std is set, but a {model_type} learns no position embeddings: leave it out"
+            )
+        if self.dustbin_mass == "learned" and not (self.aggregator == "salad" and self.use_dustbin):
+            raise ValueError('dustbin_mass is "learned": that needs aggregator "salad" and use_dustbin true')
+
+    def _validate_nested(self) -> None:
+        dims = self.matryoshka_dims or []
+        largest = max([*dims, self.truncate_dim or 0])
+        if any(dim < 1 for dim in dims) or (self.descriptor_dim is not None and largest > self.descriptor_dim):
+            raise ValueError(
+                f"truncate_dim {self.truncate_dim} and matryoshka_dims {self.matryoshka_dims} must lie between 1 and "
+                f"descriptor_dim {self.descriptor_dim}"
+            )
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict, dict]:
+        """Read a config, taking a bare backbone's for the backbone of a new GenGeo.
+
+        Raises:
+            ValueError: the checkpoint is neither a GenGeo nor a supported backbone.
+        """
+        config, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        model_type = config.get("model_type", cls.model_type)
+        if model_type == cls.model_type:
+            return config, kwargs
+        if model_type not in BACKBONES:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} holds a model of type {model_type!r}, not a GenGeo: give a GenGeo "
+                f"checkpoint, or a backbone to start from ({', '.join(BACKBONES)})"
+            )
+        return {"backbone_config": config}, kwargs
+
+
+def _unknown_backbone(model_type: str) -> str:
+    return f"backbone_config has model_type {model_type!r}: GenGeo can use {', '.join(BACKBONES)}"
+
+
+__all__ = ["BACKBONES", "POSITION_GRID_BACKBONES", "TRANSFORMER_BACKBONES", "GenGeoConfig"]

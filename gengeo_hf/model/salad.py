@@ -1,0 +1,137 @@
+"""SALAD: patch tokens are assigned to clusters by optimal transport and summed per cluster.
+
+Written from the equations of Izquierdo and Civera, "Optimal Transport Aggregation for Visual Place Recognition"
+(CVPR 2024, section 3) and of the GenGeo paper (Remote Sensing 2026, 18(8), 1116, section 3.3).
+
+Before: patch tokens (B, n, C) and one global token (B, C) of a backbone. After: one vector (B, g + l m) of length 1.
+This file travels with published checkpoints, so it imports only torch and its siblings.
+"""
+
+import contextlib
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from .configuration_gengeo import GenGeoConfig
+
+
+def float32_island(device: torch.device) -> contextlib.AbstractContextManager:
+    """A block in which autocast does nothing. What is computed inside is float32 if its inputs are."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return contextlib.nullcontext()
+
+
+def linear_float32(layer: nn.Linear, inputs: torch.Tensor) -> torch.Tensor:
+    """Apply a linear layer in float32, also when its weights or inputs are half precision."""
+    bias = None if layer.bias is None else layer.bias.float()
+    return functional.linear(inputs.float(), layer.weight.float(), bias)
+
+
+def sinkhorn(scores: torch.Tensor, row_mass: torch.Tensor, iterations: int) -> torch.Tensor:
+    """Optimal transport with entropic regularisation 1, in the log domain (SALAD, equations 4-6).
+
+    Columns (tokens) are scaled last, so each column of the plan sums to 1; rows only approach their mass.
+
+    Args:
+        scores: (B, rows, n), float32.
+        row_mass: logarithm of the mass of each row, broadcastable to (B, rows). Every column has mass 1.
+        iterations: number of row and column updates.
+
+    Returns:
+        The transport plan, (B, rows, n).
+    """
+    columns = scores.new_zeros(scores.shape[0], 1, scores.shape[2])
+    rows = columns
+    for _ in range(iterations):
+        rows = row_mass.unsqueeze(-1) - torch.logsumexp(scores + columns, dim=2, keepdim=True)
+        columns = -torch.logsumexp(scores + rows, dim=1, keepdim=True)
+    return torch.exp(scores + rows + columns)
+
+
+def token_mlp(width_in: int, hidden: int, width_out: int, dropout: float) -> nn.Sequential:
+    """The token-wise MLP of SALAD. Layers 0 and 3 carry the weights, as in the published checkpoints."""
+    return nn.Sequential(
+        nn.Linear(width_in, hidden),
+        nn.Dropout(dropout) if dropout > 0 else nn.Identity(),
+        nn.ReLU(),
+        nn.Linear(hidden, width_out),
+    )
+
+
+class GenGeoSalad(nn.Module):
+    """The SALAD aggregation. Its parameter names are those of the published SALAD checkpoints.
+
+    Two parameters are inert by construction and are kept for those checkpoints: `dust_bin` (a constant added to a
+    whole row, which the row update removes) and the last bias of `score` (the same for each row). Their gradients are
+    zero up to rounding, and changing them changes nothing.
+
+    Args:
+        config: see `GenGeoConfig`.
+        width: width C of the backbone's tokens.
+    """
+
+    def __init__(self, config: GenGeoConfig, width: int) -> None:
+        super().__init__()
+        self.num_clusters = config.num_clusters
+        self.iterations = config.sinkhorn_iterations
+        self.width_out = config.token_dim + config.num_clusters * config.cluster_dim
+        hidden, dropout = config.head_hidden_dim, config.head_dropout
+        self.token_features = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, config.token_dim))
+        self.cluster_features = token_mlp(width, hidden, config.cluster_dim, dropout)
+        self.score = token_mlp(width, hidden, config.num_clusters, dropout)
+        self.dust_bin = nn.Parameter(torch.ones(())) if config.use_dustbin else None
+        self.dustbin_shift = nn.Linear(width, 1) if config.dustbin_mass == "learned" else None
+
+    def forward(self, tokens: torch.Tensor, global_token: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Aggregate one image's tokens.
+
+        Args:
+            tokens: (B, n, C) patch tokens.
+            global_token: (B, C).
+
+        Returns:
+            The descriptor (B, g + l m), float32 with length 1: the global part first, then the clusters with the
+            cluster index running fastest. And the plan (B, m + 1, n), the dustbin last; (B, m, n) without a dustbin.
+
+        The caller makes sure that n > m where there is a dustbin; its mass is n - m.
+        """
+        features = self.cluster_features(tokens)
+        hidden_scores = self.score[:-1](tokens)
+        summary = self.token_features(global_token)
+        with float32_island(tokens.device):
+            plan = self.assign(linear_float32(self.score[-1], hidden_scores).transpose(1, 2), global_token)
+            clusters = functional.normalize(plan[:, : self.num_clusters] @ features.float(), dim=2)
+            summary = functional.normalize(summary.float(), dim=1)
+            joined = torch.cat((summary, clusters.transpose(1, 2).flatten(1)), dim=1)
+            return functional.normalize(joined, dim=1), plan
+
+    def assign(self, scores: torch.Tensor, global_token: torch.Tensor) -> torch.Tensor:
+        """Turn cluster scores (B, m, n) into the transport plan, with the dustbin as last row where there is one."""
+        batch, clusters, count = scores.shape
+        if self.dust_bin is None:
+            # All token mass reaches the clusters, in equal parts.
+            row_mass = scores.new_full((1, 1), count / clusters).log()
+            return sinkhorn(scores, row_mass, self.iterations)
+        dustbin = self.dust_bin.float().expand(batch, 1, count)
+        scores = torch.cat((scores, dustbin), dim=1)
+        return sinkhorn(scores, self.row_mass(scores, global_token), self.iterations)
+
+    def row_mass(self, scores: torch.Tensor, global_token: torch.Tensor) -> torch.Tensor:
+        """Logarithm of the mass of each cluster and of the dustbin, (1 or B, m + 1).
+
+        "fixed" is SALAD: 1 for a cluster, n - m for the dustbin. "learned" shifts the logit of the dustbin's share
+        (n - m) / n by a linear function of the global token, and splits the rest evenly among the clusters.
+        """
+        clusters, count = self.num_clusters, scores.shape[2]
+        dustbin = scores.new_full((1, 1), count - clusters).log()
+        if self.dustbin_shift is None:
+            return torch.cat((dustbin.new_zeros(1, clusters), dustbin), dim=1)
+        logit = linear_float32(self.dustbin_shift, global_token) + dustbin - scores.new_full((), clusters).log()
+        total = scores.new_full((), count).log()
+        per_cluster = total + functional.logsigmoid(-logit) - scores.new_full((), clusters).log()
+        return torch.cat((per_cluster.expand(-1, clusters), total + functional.logsigmoid(logit)), dim=1)
+
+
+__all__ = ["GenGeoSalad", "float32_island", "linear_float32", "sinkhorn", "token_mlp"]
