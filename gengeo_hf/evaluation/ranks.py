@@ -223,7 +223,9 @@ class _QueryBlock:
         better = (scores.amax(dim=1) > self.top_scores[:, -1]).nonzero()[:, 0]
         if not len(better):
             return
-        values, columns = scores[better].topk(min(k, scores.shape[1]), dim=1)
+        # The first block improves every query: no copy of it then.
+        part = scores if len(better) == len(scores) else scores[better]
+        values, columns = part.topk(min(k, part.shape[1]), dim=1)
         values = torch.cat([self.top_scores[better], values], dim=1)
         rows = torch.cat([self.top_rows[better], columns + first], dim=1)
         values, order = values.topk(k, dim=1)
@@ -297,8 +299,9 @@ def _norms(which: str, descriptors: Descriptors) -> np.ndarray:
     """Lengths of the descriptors; refuses NaN and infinity, whose rank would be a lie."""
     norms = np.empty(len(descriptors))
     for start in range(0, len(descriptors), 8192):
-        part = _to_device(descriptors[start : start + 8192], torch.device("cpu"))
-        norms[start : start + 8192] = part.double().norm(dim=1).numpy()
+        part = descriptors[start : start + 8192]
+        where = part.device if isinstance(part, torch.Tensor) else torch.device("cpu")
+        norms[start : start + 8192] = torch.linalg.vector_norm(_to_device(part, where), dim=1).cpu().numpy()
     if bad := int((~np.isfinite(norms)).sum()):
         raise GenGeoError(
             f"{bad} of {len(norms)} {which} descriptors hold NaN or infinity, first in row "
