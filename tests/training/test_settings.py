@@ -48,9 +48,10 @@ def test_a_row_of_a_table_states_only_what_it_changes():
     assert row == base
 
 
-def test_a_missing_value_is_asked_for():
-    with pytest.raises(GenGeoError, match=r"data\.root"):
-        load_settings(URBAN.parent / "cvusa.yaml", [])
+def test_a_missing_value_is_asked_for(tmp_path):
+    (tmp_path / "short.yaml").write_text("output: runs/x")
+    with pytest.raises(GenGeoError, match=r"leaves data\.name open"):
+        load_settings(tmp_path / "short.yaml", [])
 
 
 def test_missing_and_broken_files_are_explained(tmp_path):

@@ -1,0 +1,124 @@
+"""The loop itself, on a made-up dataset: it learns, it resumes bit by bit, and it says what is wrong."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import checkpoint
+import train
+from gengeo_hf.encoder import TRAINING_RECORD, Encoder
+from gengeo_hf.errors import GenGeoError
+from settings import load_settings
+from tests.conftest import TINY
+from tests.training.made_up import load_made_up
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "load_pairs", load_made_up)
+    config = tmp_path / "tiny.yaml"
+    config.write_text(
+        f"""
+output: {tmp_path}/run
+data: {{name: made-up, workers: 0, ground_size: [28, 112], aerial_size: [56, 56]}}
+model: {{config: {json.dumps({**TINY, "head_dropout": 0.3})}}}
+augment: {{options: {{flip: true, rotate: true}}}}
+sampling: {{batch_size: 16, neighbours: 8, pool: 16, gps_epochs: 1, mining_every: 1}}
+optimisation: {{epochs: 4, learning_rate: 0.003, warmup: 0.1}}
+evaluate_every: 2
+"""
+    )
+
+    def make(*overrides):
+        return load_settings(config, list(overrides))
+
+    return make
+
+
+def weights(folder):
+    return load_file(sorted(folder.glob("checkpoint-*"))[-1] / "model.safetensors")
+
+
+def losses(folder):
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def test_writes_a_model_that_loads_and_a_log(settings, tmp_path):
+    result = train.main(settings("log_every=1"))
+    folder = tmp_path / "run"
+    assert 0 <= result["recall@1"] <= 1
+    assert len(losses(folder)) == 12  # 4 epochs of 48 // 16 steps
+    encoder = Encoder.from_pretrained(folder / "model", device="cpu")
+    assert encoder.training_record["trained_on"] == "made-up/train"
+    assert encoder.training_record["synthetic"] is False
+    assert len(list(folder.glob("checkpoint-*"))) == checkpoint.KEPT
+    assert json.loads((folder / "model" / TRAINING_RECORD).read_text())["settings"]["sampling"]["batch_size"] == 16
+    assert not list(folder.rglob("*.pkl")) and not list(folder.rglob("*.bin")), "something could run code when loaded"
+
+
+def test_it_learns(settings, tmp_path):
+    train.main(settings("log_every=1", "optimisation.epochs=25", "evaluate_every=25", "augment.options={}"))
+    curve = losses(tmp_path / "run")
+    assert sum(curve[-5:]) / 5 < 0.75 * sum(curve[:5]) / 5
+
+
+@pytest.mark.parametrize("stop_after", [1, 3])
+def test_a_resumed_run_ends_with_the_same_bits(settings, tmp_path, monkeypatch, stop_after):
+    train.main(settings(f"output={tmp_path}/whole", "log_every=1"))
+    save = checkpoint.save
+
+    def save_and_stop(*arguments):
+        save(*arguments)
+        if arguments[4].epoch == stop_after:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        train.main(settings(f"output={tmp_path}/broken", "log_every=1"))
+    monkeypatch.setattr(checkpoint, "save", save)
+    train.main(settings(f"output={tmp_path}/broken", "log_every=1"))
+    for name, expected in weights(tmp_path / "whole").items():
+        assert torch.equal(weights(tmp_path / "broken")[name], expected), name
+    assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(settings, tmp_path, capsys):
+    train.main(settings())
+    expected = weights(tmp_path / "run")
+    newest = sorted((tmp_path / "run").glob("checkpoint-*"))[-1]
+    file = newest / "optimizer.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    train.main(settings())
+    assert f"{newest.name} cannot be read" in capsys.readouterr().out
+    for name, value in weights(tmp_path / "run").items():
+        assert torch.equal(value, expected[name])
+
+
+def test_other_settings_are_refused(settings, tmp_path):
+    train.main(settings("optimisation.epochs=1"))
+    with pytest.raises(GenGeoError, match="holds a run with sampling"):
+        train.main(settings("optimisation.epochs=1", "sampling.batch_size=8"))
+
+
+def test_micro_batches_give_the_same_training(settings, tmp_path):
+    still = ["augment.options={}", "model.config.head_dropout=0.0", "log_every=1", "optimisation.epochs=2"]
+    train.main(settings(f"output={tmp_path}/plain", *still))
+    train.main(settings(f"output={tmp_path}/parts", "sampling.micro_batch=4", *still))
+    assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "plain"), abs=1e-4)
+
+
+def test_a_diverging_run_stops_with_advice(settings):
+    with pytest.raises(GenGeoError, match=r"lower optimisation\.learning_rate"):
+        train.main(settings("log_every=1", "optimisation.learning_rate=1e30", "optimisation.clip_norm=null"))
+
+
+def test_checkpoints_left_half_written_are_not_taken(settings, tmp_path):
+    train.main(settings("optimisation.epochs=2"))
+    whole = sorted((tmp_path / "run").glob("checkpoint-*"))[-1]
+    shutil.copytree(whole, whole.with_name(f".{whole.name}-abc"))
+    train.main(settings("optimisation.epochs=2"))
+    assert sorted((tmp_path / "run").glob("checkpoint-*"))[-1] == whole
