@@ -4,12 +4,14 @@ Before: patch tokens (B, n, C) and the global token (B, C). After: the unit desc
 This file travels with published checkpoints, so it imports only torch and its siblings.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional
 
 from .configuration_gengeo import GenGeoConfig
-from .salad import GenGeoSalad, float32_island, linear_float32, token_mlp
+from .salad import Float32Linear, GenGeoSalad, float32_island, token_mlp
 
 
 class GenGeoMean(nn.Module):
@@ -71,7 +73,7 @@ class GenGeoNetVlad(nn.Module):
         self.width_out = config.num_clusters * local
         hidden, dropout = config.head_hidden_dim, config.head_dropout
         self.cluster_features = token_mlp(width, hidden, local, dropout) if config.cluster_dim else nn.Identity()
-        self.assignment = nn.Linear(local, config.num_clusters, bias=False)
+        self.assignment = Float32Linear(local, config.num_clusters, bias=False)
         self.centroids = nn.Parameter(torch.randn(config.num_clusters, local))
 
     def local_features(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -82,7 +84,7 @@ class GenGeoNetVlad(nn.Module):
         """Aggregate tokens (B, n, C) to (B, m l), cluster by cluster; and the soft assignment (B, m, n)."""
         features = self.local_features(tokens)
         with float32_island(tokens.device):
-            weights = linear_float32(self.assignment, features).softmax(dim=2).transpose(1, 2)
+            weights = self.assignment(features).softmax(dim=2).transpose(1, 2)
             # sum_i w (x - c) as (sum_i w x) - (sum_i w) c: no tensor of n x m x l.
             residuals = weights @ features - weights.sum(dim=2, keepdim=True) * self.centroids.float()
             residuals = functional.normalize(residuals, dim=2)
@@ -120,9 +122,10 @@ class GenGeoHead(nn.Module):
     def __init__(self, config: GenGeoConfig, width: int) -> None:
         super().__init__()
         self.truncate_dim = config.truncate_dim
-        self.aggregator = AGGREGATORS[config.aggregator](config, width)
+        aggregator: Any = AGGREGATORS[config.aggregator](config, width)
+        self.aggregator = aggregator
         # The bias starts at zero: at PyTorch's default it is as long as the signal and pulls all descriptors together.
-        self.projection = nn.Linear(self.aggregator.width_out, config.descriptor_dim) if config.descriptor_dim else None
+        self.projection = Float32Linear(aggregator.width_out, config.descriptor_dim) if config.descriptor_dim else None
 
     def forward(
         self, tokens: torch.Tensor, global_token: torch.Tensor
@@ -135,9 +138,7 @@ class GenGeoHead(nn.Module):
         """
         unprojected, assignment = self.aggregator(tokens, global_token)
         with float32_island(tokens.device):
-            descriptor = unprojected
-            if self.projection is not None:
-                descriptor = linear_float32(self.projection, unprojected)
+            descriptor = unprojected if self.projection is None else self.projection(unprojected)
             descriptor = functional.normalize(descriptor[:, : self.truncate_dim], dim=1)
         return descriptor, unprojected, assignment
 

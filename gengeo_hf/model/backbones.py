@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 from transformers.models.dinov2.modeling_dinov2 import Dinov2Embeddings
 
 from .configuration_gengeo import GenGeoConfig
@@ -47,19 +47,19 @@ class GenGeoDinov2Embeddings(Dinov2Embeddings):
 def build_backbone(config: GenGeoConfig) -> PreTrainedModel:
     """Make the backbone with random weights, with the position interpolation that the config asks for."""
     backbone = AutoModel.from_config(config.backbone_config)
-    if config.backbone_config.model_type == "dinov2" and config.position_interpolation == "hub":
+    if backbone.config.model_type == "dinov2" and config.position_interpolation == "hub":
         backbone.embeddings = GenGeoDinov2Embeddings(backbone.config)
     return backbone
 
 
-def token_width(backbone_config: PreTrainedConfig) -> int:
+def token_width(backbone_config: Any) -> int:
     """Width C of the backbone's tokens."""
     if backbone_config.model_type == "convnext":
         return backbone_config.hidden_sizes[-1]
     return backbone_config.hidden_size
 
 
-def patch_sides(backbone_config: PreTrainedConfig) -> tuple[int, int]:
+def patch_sides(backbone_config: Any) -> tuple[int, int]:
     """Height and width in pixels of what becomes one token."""
     if backbone_config.model_type == "convnext":
         side = backbone_config.patch_size * 2 ** (len(backbone_config.hidden_sizes) - 1)
@@ -68,7 +68,7 @@ def patch_sides(backbone_config: PreTrainedConfig) -> tuple[int, int]:
     return (patch, patch) if isinstance(patch, int) else (patch[0], patch[1])
 
 
-def read_tokens(backbone: PreTrainedModel, output: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def read_tokens(backbone: Any, output: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Patch tokens (B, n, C) in row-major order and the global token (B, C), both after the final norm."""
     if backbone.config.model_type == "convnext":
         # The last map is not normalised; its own final norm is applied to each position as it is to the average.
@@ -78,7 +78,7 @@ def read_tokens(backbone: PreTrainedModel, output: Any) -> tuple[torch.Tensor, t
     return output.last_hidden_state[:, skip:], output.last_hidden_state[:, 0]
 
 
-def set_trainable(backbone: PreTrainedModel, blocks: int | None) -> None:
+def set_trainable(backbone: Any, blocks: int | None) -> None:
     """Freeze all but the last `blocks` transformer blocks and the final norm.
 
     Args:
@@ -89,8 +89,9 @@ def set_trainable(backbone: PreTrainedModel, blocks: int | None) -> None:
     for parameter in backbone.parameters():
         parameter.requires_grad_(train_all)
     if blocks:
-        layers = list(backbone.encoder.layer)
-        norm = backbone.norm if backbone.config.model_type == "dinov3_vit" else backbone.layernorm
+        dinov3 = backbone.config.model_type == "dinov3_vit"
+        layers = list(backbone.model.layer if dinov3 else backbone.encoder.layer)
+        norm = backbone.norm if dinov3 else backbone.layernorm
         for module in (*layers[max(0, len(layers) - blocks) :], norm):
             module.requires_grad_(True)
     mask_token = getattr(getattr(backbone, "embeddings", None), "mask_token", None)

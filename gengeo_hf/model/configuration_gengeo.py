@@ -94,7 +94,8 @@ class GenGeoConfig(PreTrainedConfig):
 
     def validate_architecture(self) -> None:
         """Check what types alone cannot. Called by the base class at construction and before saving."""
-        model_type = self.backbone_config.model_type
+        backbone: Any = self.backbone_config
+        model_type = backbone.model_type
         if model_type not in BACKBONES:
             raise ValueError(_unknown_backbone(model_type))
         widths = ("num_clusters", "cluster_dim", "token_dim", "head_hidden_dim", "sinkhorn_iterations")
@@ -149,7 +150,8 @@ class GenGeoConfig(PreTrainedConfig):
                 f"{pretrained_model_name_or_path} holds a model of type {model_type!r}, not a GenGeo: give a GenGeo "
                 f"checkpoint, or a backbone to start from ({', '.join(BACKBONES)})"
             )
-        return {"backbone_config": config}, kwargs
+        start = {"backbone_config": config}
+        return start if model_type in TRANSFORMER_BACKBONES else {**start, "trainable_blocks": None}, kwargs
 
 
 def _unknown_backbone(model_type: str) -> str:

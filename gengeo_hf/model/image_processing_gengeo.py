@@ -66,21 +66,25 @@ class GenGeoImageProcessor(PilBackend):
             kwargs["size"] = sizes[view]
         return super().preprocess(images, *args, **kwargs)
 
-    def process_image(self, image: Any, do_convert_rgb: bool | None = None, **kwargs: Any) -> np.ndarray:
+    def process_image(  # type: ignore[override]  # what it does not look at stays in kwargs
+        self, image: Any, do_convert_rgb: bool | None = None, **kwargs: Any
+    ) -> np.ndarray:
         """One image as an array (3, H, W), uint8 where the input is."""
         if isinstance(image, Image.Image):
             rgb = image.convert("RGB") if do_convert_rgb and image.mode != "RGB" else image
             return np.atleast_3d(np.array(rgb)).transpose(2, 0, 1)
+        if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3 and image.shape[0] > 4:
+            return image.transpose(2, 0, 1)  # the common layout, without the library's slow look at it
         array = super().process_image(image, do_convert_rgb=do_convert_rgb, **kwargs)
         if do_convert_rgb and array.shape[0] in (1, 4):  # arrays of grey or RGBA images are left alone by transformers
             array = np.repeat(array, 3, axis=0) if array.shape[0] == 1 else array[:3]
         return array
 
-    def _preprocess(
+    def _preprocess(  # type: ignore[override]  # cropping and padding were refused in preprocess
         self,
         images: list[np.ndarray],
         do_resize: bool,
-        size: SizeDict,
+        size: Any,
         resample: PILImageResampling,
         do_rescale: bool,
         rescale_factor: float,
@@ -103,7 +107,7 @@ class GenGeoImageProcessor(PilBackend):
             pixels = pixels.float().mul_(scale)
         if kwargs.get("device") is not None:
             pixels = pixels.to(kwargs["device"])
-        data = pixels if return_tensors == "pt" else pixels.cpu().numpy()
+        data: Any = pixels if return_tensors == "pt" else pixels.cpu().numpy()
         if return_tensors is None:
             data = list(data)
         return BatchFeature(data={"pixel_values": data}, tensor_type=return_tensors)

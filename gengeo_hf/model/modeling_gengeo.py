@@ -82,7 +82,8 @@ class GenGeoPreTrainedModel(PreTrainedModel):
         elif isinstance(module, GenGeoModel):
             init.constant_(module.logit_scale, self.config.logit_scale_init_value)
             if self.config.position_init_std is not None:
-                init.trunc_normal_(module.backbone.embeddings.position_embeddings, std=self.config.position_init_std)
+                embeddings: Any = module.backbone.embeddings
+                init.trunc_normal_(embeddings.position_embeddings, std=self.config.position_init_std)
 
 
 class GenGeoModel(GenGeoPreTrainedModel):
@@ -95,6 +96,7 @@ class GenGeoModel(GenGeoPreTrainedModel):
     """
 
     def __init__(self, config: GenGeoConfig) -> None:
+        config.validate_architecture()  # fields may have been changed after the config was made
         super().__init__(config)
         self.backbone = build_backbone(config)
         width = token_width(config.backbone_config)
@@ -138,9 +140,9 @@ class GenGeoModel(GenGeoPreTrainedModel):
             return self._describe(pixel_values, view, output_assignment, **kwargs)
         output = self._describe(pixel_values, "ground", output_assignment, **kwargs)
         aerial = self._describe(aerial_pixel_values, "aerial", False)
-        output.aerial_pooler_output = aerial.pooler_output
-        output.loss = self._pair_loss(output[0], aerial[0])
-        return output
+        loss = self._pair_loss(output[0], aerial[0])
+        # Made anew: a field that is set later would come last in the tuple order.
+        return GenGeoModelOutput(**{**output, "loss": loss, "aerial_pooler_output": aerial.pooler_output})
 
     def _describe(
         self,
@@ -153,17 +155,18 @@ class GenGeoModel(GenGeoPreTrainedModel):
         grid = self._token_grid(pixel_values)
         features = self.backbone(pixel_values, **kwargs)
         descriptor, unprojected, assignment = head(*read_tokens(self.backbone, features))
-        output = GenGeoModelOutput(
+        extra = {}
+        if output_assignment:
+            extra = {"assignment": assignment, "token_grid": grid, "unprojected": unprojected}
+            if self.config.aggregator == "salad" and self.config.use_dustbin:
+                extra["rejected_share"] = assignment[:, -1].mean(dim=1)
+        return GenGeoModelOutput(
             pooler_output=descriptor,
             last_hidden_state=features.last_hidden_state,
             hidden_states=features.hidden_states,
             attentions=getattr(features, "attentions", None),
+            **extra,
         )
-        if output_assignment:
-            output.assignment, output.token_grid, output.unprojected = assignment, grid, unprojected
-            if self.config.aggregator == "salad" and self.config.use_dustbin:
-                output.rejected_share = assignment[:, -1].mean(dim=1)
-        return output
 
     def _head(self, view: str | None) -> nn.Module:
         if view is not None and view not in VIEWS:

@@ -23,10 +23,14 @@ def float32_island(device: torch.device) -> contextlib.AbstractContextManager:
     return contextlib.nullcontext()
 
 
-def linear_float32(layer: nn.Linear, inputs: torch.Tensor) -> torch.Tensor:
-    """Apply a linear layer in float32, also when its weights or inputs are half precision."""
-    bias = None if layer.bias is None else layer.bias.float()
-    return functional.linear(inputs.float(), layer.weight.float(), bias)
+class Float32Linear(nn.Linear):
+    """A linear layer that computes in float32, under autocast and with half precision weights too."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Map (..., in) of any dtype to (..., out), float32."""
+        with float32_island(inputs.device):
+            bias = None if self.bias is None else self.bias.float()
+            return functional.linear(inputs.float(), self.weight.float(), bias)
 
 
 def sinkhorn(scores: torch.Tensor, row_mass: torch.Tensor, iterations: int) -> torch.Tensor:
@@ -50,13 +54,15 @@ def sinkhorn(scores: torch.Tensor, row_mass: torch.Tensor, iterations: int) -> t
     return torch.exp(scores + rows + columns)
 
 
-def token_mlp(width_in: int, hidden: int, width_out: int, dropout: float) -> nn.Sequential:
+def token_mlp(
+    width_in: int, hidden: int, width_out: int, dropout: float, last: type[nn.Linear] = nn.Linear
+) -> nn.Sequential:
     """The token-wise MLP of SALAD. Layers 0 and 3 carry the weights, as in the published checkpoints."""
     return nn.Sequential(
         nn.Linear(width_in, hidden),
         nn.Dropout(dropout) if dropout > 0 else nn.Identity(),
         nn.ReLU(),
-        nn.Linear(hidden, width_out),
+        last(hidden, width_out),
     )
 
 
@@ -76,13 +82,14 @@ class GenGeoSalad(nn.Module):
         super().__init__()
         self.num_clusters = config.num_clusters
         self.iterations = config.sinkhorn_iterations
-        self.width_out = config.token_dim + config.num_clusters * config.cluster_dim
+        cluster_dim = config.cluster_dim or width
+        self.width_out = config.token_dim + config.num_clusters * cluster_dim
         hidden, dropout = config.head_hidden_dim, config.head_dropout
         self.token_features = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, config.token_dim))
-        self.cluster_features = token_mlp(width, hidden, config.cluster_dim, dropout)
-        self.score = token_mlp(width, hidden, config.num_clusters, dropout)
+        self.cluster_features = token_mlp(width, hidden, cluster_dim, dropout)
+        self.score = token_mlp(width, hidden, config.num_clusters, dropout, last=Float32Linear)
         self.dust_bin = nn.Parameter(torch.ones(())) if config.use_dustbin else None
-        self.dustbin_shift = nn.Linear(width, 1) if config.dustbin_mass == "learned" else None
+        self.dustbin_shift = Float32Linear(width, 1) if config.dustbin_mass == "learned" else None
 
     def forward(self, tokens: torch.Tensor, global_token: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Aggregate one image's tokens.
@@ -98,10 +105,10 @@ class GenGeoSalad(nn.Module):
         The caller makes sure that n > m where there is a dustbin; its mass is n - m.
         """
         features = self.cluster_features(tokens)
-        hidden_scores = self.score[:-1](tokens)
+        scores = self.score(tokens).transpose(1, 2)
         summary = self.token_features(global_token)
         with float32_island(tokens.device):
-            plan = self.assign(linear_float32(self.score[-1], hidden_scores).transpose(1, 2), global_token)
+            plan = self.assign(scores, global_token)
             clusters = functional.normalize(plan[:, : self.num_clusters] @ features.float(), dim=2)
             summary = functional.normalize(summary.float(), dim=1)
             joined = torch.cat((summary, clusters.transpose(1, 2).flatten(1)), dim=1)
@@ -128,10 +135,10 @@ class GenGeoSalad(nn.Module):
         dustbin = scores.new_full((1, 1), count - clusters).log()
         if self.dustbin_shift is None:
             return torch.cat((dustbin.new_zeros(1, clusters), dustbin), dim=1)
-        logit = linear_float32(self.dustbin_shift, global_token) + dustbin - scores.new_full((), clusters).log()
+        logit = self.dustbin_shift(global_token) + dustbin - scores.new_full((), clusters).log()
         total = scores.new_full((), count).log()
         per_cluster = total + functional.logsigmoid(-logit) - scores.new_full((), clusters).log()
         return torch.cat((per_cluster.expand(-1, clusters), total + functional.logsigmoid(logit)), dim=1)
 
 
-__all__ = ["GenGeoSalad", "float32_island", "linear_float32", "sinkhorn", "token_mlp"]
+__all__ = ["Float32Linear", "GenGeoSalad", "float32_island", "sinkhorn", "token_mlp"]

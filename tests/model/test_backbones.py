@@ -1,0 +1,126 @@
+"""Position grids, sizes of the published backbones, and which weights are trained."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import Dinov2Model
+
+from gengeo_hf.model import GenGeoConfig, GenGeoModel
+from tests.conftest import TINY
+from tests.model.test_aggregators import CONVNEXT, KINDS, build
+
+
+def cubic_weights(length_in, length_out, scale):
+    """Rows of bicubic weights (a = -0.75, half-pixel centres, borders repeated), one per output position."""
+    matrix = np.zeros((length_out, length_in))
+    for i in range(length_out):
+        centre = (i + 0.5) / scale - 0.5
+        for tap in range(int(np.floor(centre)) - 1, int(np.floor(centre)) + 3):
+            d = abs(centre - tap)
+            weight = 1.25 * d**3 - 2.25 * d**2 + 1 if d <= 1 else -0.75 * d**3 + 3.75 * d**2 - 6 * d + 3
+            matrix[i, min(max(tap, 0), length_in - 1)] += weight
+    return matrix
+
+
+@pytest.mark.parametrize("mode", ["hub", "size"])
+@pytest.mark.parametrize("grid", [(2, 8), (7, 3), (4, 4)])
+def test_position_grid_is_resized_as_the_named_convention_says(mode, grid):
+    model = build("salad", position_interpolation=mode, position_init_std=1.0)
+    embeddings = model.backbone.embeddings
+    rows, columns = grid
+    found = embeddings.interpolate_pos_encoding(torch.zeros(1, 1 + rows * columns, 32), rows * 14, columns * 14)
+    positions = embeddings.position_embeddings.detach().double().numpy()[0]
+    offset = 0.1 if mode == "hub" else 0.0
+    down, across = (cubic_weights(5, new, (new + offset) / 5) for new in grid)
+    expected = np.einsum("ra,cb,abd->rcd", down, across, positions[1:].reshape(5, 5, -1)).reshape(rows * columns, -1)
+    assert np.abs(found.detach().numpy()[0, 1:] - expected).max() < 1e-5
+    assert np.allclose(found.detach().numpy()[0, 0], positions[0])
+
+
+def test_native_grid_is_not_resized():
+    embeddings = build("salad").backbone.embeddings
+    found = embeddings.interpolate_pos_encoding(torch.zeros(1, 26, 32), 70, 70)
+    assert torch.equal(found, embeddings.position_embeddings)
+
+
+def test_hub_and_size_differ_and_size_is_stock_transformers():
+    pixels = torch.randn(1, 3, 28, 112)
+    size = build("salad", position_interpolation="size", position_init_std=1.0)
+    hub = build("salad", position_interpolation="hub")
+    hub.load_state_dict(size.state_dict())
+    stock = Dinov2Model(size.config.backbone_config).eval()
+    stock.load_state_dict(size.backbone.state_dict())
+    expected = stock(pixels).last_hidden_state
+    assert torch.equal(size(pixels).last_hidden_state, expected)
+    gap = (hub(pixels).last_hidden_state - expected).abs().max()
+    assert 1e-3 < gap < 1
+
+
+# Parameters of the backbones as published, mask token included (DINOv2 card and timm for ConvNeXt-B).
+SIZES = {
+    "small": ({"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6}, 22_056_960),
+    "base": ({}, 86_580_480),
+    "large": ({"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}, 304_368_640 + 1024),
+    "giant": (
+        {"hidden_size": 1536, "num_hidden_layers": 40, "num_attention_heads": 24, "use_swiglu_ffn": True},
+        1_136_480_768,
+    ),
+    "convnext": (
+        {"model_type": "convnext", "depths": [3, 3, 27, 3], "hidden_sizes": [128, 256, 512, 1024]},
+        87_566_464,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ["small", "base", "giant", "convnext"])
+def test_published_backbone_sizes(name):
+    settings, expected = SIZES[name]
+    blocks = None if name == "convnext" else 4
+    backbone = {"image_size": 518, **settings}
+    with torch.device("meta"):
+        model = GenGeoModel(GenGeoConfig(backbone_config=backbone, trainable_blocks=blocks))
+    assert model.backbone.num_parameters() == pytest.approx(expected, rel=2e-4)
+    if name in ("base", "convnext"):
+        assert model.backbone.num_parameters() == expected
+
+
+def test_default_model_has_the_sizes_of_the_paper():
+    with torch.device("meta"):
+        model = GenGeoModel(GenGeoConfig())
+    head = model.heads["shared"]
+    assert head.aggregator.num_clusters == 64 and head.aggregator.width_out == 8448
+    assert sum(p.numel() for p in head.aggregator.parameters()) == 1_411_009
+    assert sum(p.numel() for p in head.projection.parameters()) == 8_651_776
+    assert sum(p.numel() for p in model.backbone.parameters() if p.requires_grad) == 28_359_168
+    output = model(torch.zeros(2, 3, 154, 770, device="meta"), output_assignment=True)
+    assert output.token_grid == (11, 55) and output.assignment.shape == (2, 65, 605)
+    assert model(torch.zeros(2, 3, 392, 392, device="meta")).pooler_output.shape == (2, 1024)
+
+
+@pytest.mark.parametrize("kind", ["registers", "dinov3"])
+def test_partial_training_of_other_transformers(kind):
+    model = build(kind, trainable_blocks=1)
+    names = {name for name, parameter in model.backbone.named_parameters() if parameter.requires_grad}
+    assert names and all("layer.1." in name or "norm." in name.split("layer.")[0] for name in names)
+    assert any(name.startswith(("layernorm", "norm")) for name in names)
+
+
+def test_frozen_convnext_and_register_tokens_left_out():
+    frozen = GenGeoModel(GenGeoConfig(**{**TINY, "backbone_config": CONVNEXT, "trainable_blocks": 0}))
+    assert not any(parameter.requires_grad for parameter in frozen.backbone.parameters())
+    model = build("registers", aggregator="mean", descriptor_dim=None)
+    output = model(torch.randn(2, 3, 28, 28))
+    expected = torch.nn.functional.normalize(output.last_hidden_state[:, 5:].mean(1), dim=1)
+    assert torch.allclose(output.pooler_output, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["registers", "dinov3", "convnext salad", "swiglu"])
+def test_other_bare_backbones_fill_the_backbone(kind, tmp_path):
+    source = build(kind)
+    source.backbone.save_pretrained(tmp_path)
+    settings = {key: value for key, value in {**TINY, **KINDS[kind]}.items() if key != "backbone_config"}
+    model, report = GenGeoModel.from_pretrained(tmp_path, output_loading_info=True, **settings)
+    assert all(key.startswith(("heads.", "logit_scale")) for key in report["missing_keys"])
+    assert not report["unexpected_keys"]
+    for name, value in model.backbone.state_dict().items():
+        assert torch.equal(value, source.backbone.state_dict()[name]), name
