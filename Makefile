@@ -21,7 +21,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 setup: $(VENV)/.installed  ## Make a virtual environment and install everything into it
 
 demo: setup  ## Build the synthetic world, train, evaluate, locate; the result is demo/report.html
-	HF_HUB_OFFLINE=1 $(BIN)/gengeo demo --out demo
+	HF_HUB_OFFLINE=1 $(BIN)/python training/demo.py --out demo
 
 test: setup  ## Run the tests (under 6 minutes on 2 cores)
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2

@@ -1,0 +1,271 @@
+"""The main job from end to end on the synthetic world, with pictures: what `make demo` runs.
+
+Builds the urban world, trains a small GenGeo with `train.py`, evaluates it on 500 places that it has never seen and in
+two worlds that it has never seen, indexes the unseen gallery, locates a few panoramas, and writes `report.html`,
+`map.html` and `places.geojson`. Everything that is finished is reused by a second run.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table as Lines
+
+from gengeo_hf.errors import GenGeoError
+from gengeo_hf.files import write_json, write_text
+
+HERE = Path(__file__).resolve().parent
+CONFIG = HERE / "configs" / "world_urban.yaml"
+DOMAINS = ("urban", "rural", "offcenter")
+KS = ("recall@1", "recall@5", "recall@10", "recall@1%")
+console = Console()
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Where the demo keeps what it makes."""
+
+    root: Path
+
+    @property
+    def model(self) -> Path:
+        """The checkpoint in Hub format."""
+        return self.root / "gengeo-world-urban"
+
+    @property
+    def index(self) -> Path:
+        """The unseen gallery."""
+        return self.root / "world.gengeo"
+
+
+def main() -> None:
+    """Parse and run the stages."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of everything that the demo writes")
+    parser.add_argument("--photos", type=int, default=6, help="how many unseen panoramas are located")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="laid over training/configs/world_urban.yaml")
+    given = parser.parse_args()
+    folder, started = Folder(given.out), time.perf_counter()
+    given.out.mkdir(parents=True, exist_ok=True)
+
+    stage("1/5 The synthetic world", lambda: build_worlds(folder, given.overrides))
+    stage("2/5 Training", lambda: train(folder, given.overrides))
+    results = stage("3/5 Evaluation on places never seen", lambda: evaluate(folder))
+    stage("4/5 Index of the unseen gallery", lambda: build_index(folder))
+    stage("5/5 Where are these photos?", lambda: locate_and_report(folder, given.photos, results))
+    console.print(f"\n[bold green]Done[/] in {(time.perf_counter() - started) / 60:.1f} minutes.")
+    console.print(next_steps(folder), markup=False, highlight=False)
+
+
+def stage(title: str, work: Callable[[], Any]) -> Any:
+    """Run one stage under a heading."""
+    console.rule(f"[bold]{title}", align="left")
+    return work()
+
+
+def build_worlds(folder: Folder, overrides: list[str]) -> None:
+    """Render the training, validation and test places; a second run finds them."""
+    from gengeo_hf.world import build_world
+    from settings import load_settings
+
+    data = load_settings(CONFIG, overrides).data
+    sizes = {"ground_size": tuple(data.ground_size), "aerial_size": tuple(data.aerial_size)}
+    wanted = [("urban", "train", data.train["num_pairs"]), ("urban", "validation", data.validation["num_pairs"])]
+    wanted += [(domain, "test", 500) for domain in DOMAINS]
+    for domain, split, pairs in wanted:
+        world = build_world(domain, split, pairs, cache_dir=folder.root / "world", progress=True, **sizes)
+        console.print(f"  {world.name}: {len(world.queries):,} photos, {len(world.gallery):,} tiles")
+
+
+def train(folder: Folder, overrides: list[str]) -> None:
+    """Train as anyone would: `accelerate launch training/train.py`."""
+    command = [
+        *(sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"),
+        *("--mixed_precision", "no", "--dynamo_backend", "no"),
+        *(str(HERE / "train.py"), "--config", str(CONFIG)),
+        *(f"output={folder.root / 'run'}", f"data.root={folder.root / 'world'}", *overrides),
+    ]
+    if subprocess.run(command, check=False, env={**os.environ, "TOKENIZERS_PARALLELISM": "false"}).returncode:
+        raise GenGeoError("training stopped (see above); the same command goes on from the last checkpoint")
+    best = folder.root / "run" / "model"
+    if not folder.model.exists() or digest(best) != digest(folder.model):
+        shutil.rmtree(folder.model, ignore_errors=True)
+        shutil.copytree(best, folder.model)
+
+
+def digest(model: Path) -> str:
+    """Hash of a checkpoint's weights."""
+    from gengeo_hf.places.folder import sha256_of
+
+    return sha256_of(model / "model.safetensors")
+
+
+def test_world(folder: Folder, domain: str) -> Any:
+    """The unseen places of a domain, at the model's image sizes."""
+    from gengeo_hf.model import GenGeoImageProcessor
+    from gengeo_hf.world import build_world
+
+    sizes = GenGeoImageProcessor.from_pretrained(folder.model).view_sizes
+    ground, aerial = ((sizes[view]["height"], sizes[view]["width"]) for view in ("ground", "aerial"))
+    return build_world(
+        domain, "test", 500, ground_size=ground, aerial_size=aerial, cache_dir=folder.root / "world", progress=True
+    )
+
+
+def describe(encoder: Any, world: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Descriptors of a world's photos and tiles."""
+    from gengeo_hf.data.loading import AerialImages, GroundImages
+
+    return encoder.encode(GroundImages(world), "ground", True), encoder.encode(AerialImages(world), "aerial", True)
+
+
+def evaluate(folder: Folder) -> dict[str, dict[str, float]]:
+    """Recall in three worlds, and what a model with random weights and colour histograms reach in the first."""
+    from gengeo_hf.world.baseline import histogram_ranks
+
+    from gengeo_hf.encoder import Encoder
+    from gengeo_hf.evaluation import evaluate_descriptors
+    from gengeo_hf.model import GenGeoConfig, GenGeoModel
+
+    path = folder.root / "results.json"
+    if path.is_file():
+        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if stored["model"] == digest(folder.model):
+            show_results(stored["results"])
+            return dict(stored["results"])
+    trained = Encoder.from_pretrained(folder.model)
+    blank = Encoder(GenGeoModel(GenGeoConfig.from_pretrained(folder.model)), trained.processor)
+    results: dict[str, dict[str, float]] = {}
+    for domain in DOMAINS:
+        world = test_world(folder, domain)
+        name = "urban, unseen places" if domain == "urban" else f"{domain}, a domain never seen"
+        positives = world.positive_rows()
+        results[name] = numbers(evaluate_descriptors(*describe(trained, world), positives))
+        if domain == "urban":
+            results["random weights, urban"] = numbers(evaluate_descriptors(*describe(blank, world), positives))
+            ranks = histogram_ranks(world)
+            tiles = len(world.gallery)
+            shares = {key: float(np.mean(ranks < k)) for key, k in zip(KS, (1, 5, 10, tiles // 100), strict=True)}
+            results["colour histograms, urban"] = {**shares, "gallery_size": tiles}
+    write_json(path, {"model": digest(folder.model), "results": results})
+    show_results(results)
+    return results
+
+
+def numbers(result: dict[str, Any]) -> dict[str, float]:
+    """What the report shows of a result."""
+    return {key: result[key] for key in (*KS, "gallery_size")}
+
+
+def show_results(results: dict[str, dict[str, float]]) -> None:
+    """Print recall as a table."""
+    lines = Lines(box=None, pad_edge=False)
+    for heading in ("synthetic world", "R@1", "R@5", "R@10", "R@1%", "tiles"):
+        lines.add_column(heading, justify="left" if heading == "synthetic world" else "right")
+    for name, row in results.items():
+        lines.add_row(name, *(f"{row[key]:.1%}" for key in KS), f"{row['gallery_size']:,}")
+    console.print(lines)
+
+
+def build_index(folder: Folder) -> None:
+    """Index the unseen tiles, unless the index of this very model is there."""
+    from gengeo_hf.encoder import Encoder
+    from gengeo_hf.places import GeoIndex
+
+    encoder = Encoder.from_pretrained(folder.model)
+    if folder.index.exists():
+        try:
+            GeoIndex.load(folder.index).check_model(encoder)
+            console.print(f"  {folder.index} is up to date")
+            return
+        except GenGeoError:
+            shutil.rmtree(folder.index)  # of an earlier training
+    index = GeoIndex.build(
+        encoder, test_world(folder, "urban"), folder.index, progress=True, model_name=folder.model.name
+    )
+    console.print(f"  {len(index):,} tiles in {folder.index}")
+
+
+def locate_and_report(folder: Folder, count: int, results: dict[str, dict[str, float]]) -> None:
+    """Ask for a few unseen photos, write the map, the GeoJSON and the page."""
+    from demo_report import write_demo_report
+    from gengeo_hf.data.images import PhotoPosition
+    from gengeo_hf.data.loading import GroundImages
+    from gengeo_hf.encoder import Encoder
+    from gengeo_hf.places import GeoIndex, GeoLocalizer
+    from gengeo_hf.places.locate import Answer, to_geojson
+    from gengeo_hf.places.maps import answers_map
+
+    world, encoder, index = (
+        test_world(folder, "urban"),
+        Encoder.from_pretrained(folder.model),
+        GeoIndex.load(folder.index),
+    )
+    localizer = GeoLocalizer(encoder, index)
+    photos = GroundImages(world)
+    rows = np.linspace(0, len(photos) - 1, count).astype(int)
+    shown = folder.root / "photos"
+    shown.mkdir(exist_ok=True)
+    answers = []
+    for row in rows:
+        query = {key: world.queries[int(row)][key] for key in ("query_id", "lat", "lon")}
+        path = shown / f"{query['query_id'].replace('/', '-')}.png"
+        photos[row].save(path)
+        places = localizer.locate(photos[row], top=5, merge=False)
+        answers.append(Answer(str(path), places, PhotoPosition(query["lat"], query["lon"])))
+        best = places[0]
+        console.print(
+            f"  {path.name}: {best.lat:.5f}, {best.lon:.5f}, {answers[-1].truth_error_m:.0f} m from where it stood"
+        )
+    write_text(folder.root / "places.geojson", to_geojson(answers, localizer.caveat))
+    page = answers_map(
+        answers, index, title="Where the panoramas stood, and where GenGeo looks", caveat=localizer.caveat
+    )
+    write_text(folder.root / "map.html", page)
+    write_demo_report(folder.root, world, encoder, answers, results, page, next_steps(folder), machine())
+
+
+def machine() -> str:
+    """What the numbers were made on."""
+    import torch
+
+    return f"{os.cpu_count()} CPU cores, {platform.system()} {platform.machine()}, PyTorch {torch.__version__}"
+
+
+def next_steps(folder: Folder) -> str:
+    """Commands to try, that work as they stand."""
+    gengeo = Path(sys.executable).parent / "gengeo"
+    command = gengeo.relative_to(Path.cwd()) if gengeo.is_relative_to(Path.cwd()) else "gengeo"
+    photo = next(iter(sorted((folder.root / "photos").glob("*.png"))), Path("photo.jpg"))
+    return f"""
+Look at  {folder.root / "report.html"}  and  {folder.root / "map.html"}
+
+Where is this photo?
+  {command} locate {photo} --index {folder.index} --model {folder.model} --map where.html
+
+Index your own imagery (a GeoTIFF, or a folder of tiles with a CSV of positions):
+  {command} index ortho.tif --out city.gengeo --model {folder.model} --tile 60m --overlap 50%
+
+Train longer, or change the model:
+  accelerate launch training/train.py --config training/configs/world_urban.yaml
+"""
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except GenGeoError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on where it was")

@@ -1,0 +1,170 @@
+"""The demo's page: numbers, curves, answers as strips, what the head kept, a map.
+
+Before: a trained model, its answers and the synthetic world. After: `report.html`.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from gengeo_hf.data.loading import AerialImages, GroundImages
+from gengeo_hf.encoder import Encoder
+from gengeo_hf.explain import SCALE_NOTE, kept_map, overlay, stretch
+from gengeo_hf.places.locate import Answer
+from gengeo_hf.report import Figure, Page, Section, Table, write_page
+
+RIGHT, WRONG, INK, SOFT = (11, 110, 79), (179, 38, 30), (28, 36, 48), (91, 102, 117)
+KS = ("recall@1", "recall@5", "recall@10", "recall@1%")
+
+
+def write_demo_report(
+    folder: Path,
+    world: Any,
+    encoder: Encoder,
+    answers: list[Answer],
+    results: dict[str, dict[str, float]],
+    map_page: str,
+    next_commands: str,
+    machine: str,
+) -> None:
+    """Write `report.html` into the demo's folder."""
+    main = next(iter(results))
+    headline = [
+        (f"{results[main][key]:.1%}", label) for key, label in zip(KS, ("R@1", "R@5", "R@10", "R@1%"), strict=True)
+    ]
+    rows = [[name, *(f"{row[k]:.1%}" for k in KS), f"{row['gallery_size']:,}"] for name, row in results.items()]
+    chance = 1 / results[main]["gallery_size"]
+    page = Page(
+        title="Where was this photo taken?",
+        lead=f"A small GenGeo model, trained from random weights on the synthetic urban world, and asked for "
+        f"{len(world.queries):,} places of regions that it has never seen.",
+        notice="Everything on this page is the synthetic world: made-up places with made-up coordinates. It shows that "
+        "the whole path works, and says nothing about how well a model finds real photos.",
+        headline=headline,
+        table=Table(
+            ["synthetic world", "R@1", "R@5", "R@10", "R@1%", "tiles"],
+            rows,
+            note=f"R@k: share of photos whose true tile is among the k most similar. Chance at R@1 is {chance:.1%}. "
+            "Ties count against the model.",
+        ),
+        sections=[
+            Section("How it learned", figures=[curves(folder / "run" / "log.jsonl")]),
+            Section(
+                "A few photos and their five most similar tiles",
+                "Each strip is a panorama (north in the middle) and, best first, the tiles that the model takes for "
+                "its place, with their cosine. Green is right, red is wrong.",
+                [strip(world, answer) for answer in answers],
+            ),
+            Section(
+                "What the head kept",
+                f"Bright patches reach the descriptor, dark ones went to the dustbin. {SCALE_NOTE}",
+                [kept(encoder, world, answer) for answer in answers[:4]],
+            ),
+            Section(
+                "On the map",
+                "The true places and the places found. The map works without internet: its imagery is the synthetic "
+                "world's own.",
+                map=map_page,
+            ),
+        ],
+        next_commands=next_commands.strip(),
+        footer=f"Made by `make demo` on {machine}.",
+    )
+    write_page(page, folder / "report.html")
+
+
+def curves(log: Path) -> Figure:
+    """Loss at each logged step and recall on the validation places, on one time axis."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    loss = np.array([(line["step"], line["loss"]) for line in lines if "loss" in line]).reshape(-1, 2)
+    recall = np.array(
+        [(line["step"], line["validation/recall@1"]) for line in lines if "validation/recall@1" in line]
+    ).reshape(-1, 2)
+    figure, left = pyplot.subplots(figsize=(10, 3.2), dpi=110, layout="constrained")
+    left.plot(*loss.T, color="#8a94a3", linewidth=1.3)
+    left.set(xlabel="step", ylabel="training loss (InfoNCE)")
+    left.yaxis.label.set_color("#5b6675")
+    right = left.twinx()
+    right.plot(recall[:, 0], 100 * recall[:, 1], color="#0b6e4f", marker="o", markersize=4, linewidth=2)
+    right.set(ylabel="R@1 on validation places (%)", ylim=(0, 102))
+    right.yaxis.label.set_color("#0b6e4f")
+    for axis in (left, right):
+        axis.spines[["top"]].set_visible(False)
+    mined = next((line["step"] for line in lines if "batches/hardest_negative" in line), None)
+    if mined is not None:
+        left.axvline(mined, color="#d99a00", linewidth=1, linestyle="--")
+        left.text(
+            mined, left.get_ylim()[1], " from here on, batches of look-alikes", va="top", fontsize=8, color="#9a6d00"
+        )
+    figure.canvas.draw()
+    picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy())  # type: ignore[attr-defined]
+    pyplot.close(figure)
+    return Figure(
+        picture,
+        "Grey: loss of the batches, which grows harder when batches turn from neighbours on the map to places that "
+        "the model itself confuses. Green: share of unseen validation places found at the first guess.",
+    )
+
+
+def strip(world: Any, answer: Answer, height: int = 150) -> Figure:
+    """A panorama and its five best tiles, right and wrong marked."""
+    query_row = query_of(world, answer)
+    truth = world.queries[query_row]["positive"]
+    ground = scaled(GroundImages(world)[query_row], height)
+    tiles = AerialImages(world)
+    row_of = {tile: row for row, tile in enumerate(world.gallery["tile_id"][:])}
+    gap, label = 10, 26
+    sheet = Image.new("RGB", (ground.width + len(answer.places) * (height + gap), height + label), "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=14)
+    sheet.paste(ground, (0, 0))
+    draw.text((0, height + 6), "photo, north in the middle", SOFT, font)
+    for number, place in enumerate(answer.places):
+        x = ground.width + gap + number * (height + gap)
+        right = place.tile_id == truth
+        colour = RIGHT if right else WRONG
+        sheet.paste(scaled(tiles[row_of[place.tile_id]], height), (x, 0))
+        draw.rectangle((x, 0, x + height - 1, height - 1), outline=colour, width=5)
+        draw.text((x, height + 6), f"{place.rank}. {'right' if right else 'wrong'}  {place.score:.2f}", colour, font)
+    ranks = [place.rank for place in answer.places if place.tile_id == truth]
+    found = f"found at rank {ranks[0]}" if ranks else "not among the first five"
+    return Figure(sheet, f"{Path(answer.photo).stem}: {found}; the best guess is {answer.truth_error_m:.0f} m away.")
+
+
+def kept(encoder: Encoder, world: Any, answer: Answer, height: int = 150) -> Figure:
+    """Panorama and true tile, plain and under the map of what the head kept."""
+    query_row = query_of(world, answer)
+    ground = GroundImages(world)[query_row]
+    aerial = AerialImages(world)[int(world.positive_rows()[query_row])]
+    columns = []
+    for image, view in ((ground, "ground"), (aerial, "aerial")):
+        heat = overlay(image, stretch(kept_map(encoder, image, view)))  # type: ignore[arg-type]  # a Literal in a loop
+        columns.append((scaled(image, height), scaled(heat, height)))
+    width = sum(column[0].width for column in columns) + 10
+    sheet = Image.new("RGB", (width, 2 * height + 8), "white")
+    x = 0
+    for plain, heat in columns:
+        sheet.paste(plain, (x, 0))
+        sheet.paste(heat, (x, height + 8))
+        x += plain.width + 10
+    return Figure(sheet, f"{Path(answer.photo).stem}: photo and true tile above, what the head kept below.")
+
+
+def query_of(world: Any, answer: Answer) -> int:
+    """Row of the photo that an answer belongs to; the demo names its files by query id."""
+    names = [name.replace("/", "-") for name in world.queries["query_id"][:]]
+    return names.index(Path(answer.photo).stem)
+
+
+def scaled(image: Image.Image, height: int) -> Image.Image:
+    """A picture at a given height; small ones keep their pixels square and visible."""
+    width = round(image.width * height / image.height)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
