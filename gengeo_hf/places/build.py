@@ -1,0 +1,287 @@
+"""From imagery to an index, in shards that survive an interruption.
+
+Before: a `TileSource` and an encoder. After: the folder that folder.py writes, and a report.
+
+Work lies in `<index>.partial/`: one Parquet file for each 256 tiles. A second run with the same imagery and model reads
+what is finished there. Several processes that run the same command share the work: each takes shards that nobody holds.
+"""
+
+import hashlib
+import json
+import shutil
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+from PIL import Image
+
+from gengeo_hf.errors import GenGeoError
+from gengeo_hf.files import atomic_file, write_json
+from gengeo_hf.places.folder import MANIFEST, exclusive, thumbnail, write_index
+from gengeo_hf.places.tiles import TILE_SCHEMA, TileSource
+
+if TYPE_CHECKING:
+    from gengeo_hf.data import CrossViewDataset
+    from gengeo_hf.places.index import EncoderLike
+
+SHARD = 256
+SHARD_SCHEMA = pa.schema(
+    [("row", pa.int64()), ("state", pa.string()), ("descriptor", pa.binary()), ("jpeg", pa.binary())]
+)
+
+
+@dataclass
+class BuildReport:
+    """What a build did.
+
+    Args:
+        source: name of the imagery.
+        tiles: tiles now in the index.
+        no_data: tiles left out because the imagery is empty there.
+        broken: the first ten tiles that could not be read, with the reason.
+        broken_count: how many there were.
+        seconds: of this run; resumed shards cost nothing.
+        tiles_per_second: encoded in this run.
+    """
+
+    source: str
+    tiles: int = 0
+    no_data: int = 0
+    broken: list[str] = field(default_factory=list)
+    broken_count: int = 0
+    seconds: float = 0.0
+    tiles_per_second: float = 0.0
+
+    def __str__(self) -> str:
+        lines = [f"{self.tiles:,} tiles of {self.source} in {self.seconds:.1f} s ({self.tiles_per_second:.1f} tiles/s)"]
+        if self.no_data:
+            lines.append(f"{self.no_data:,} tiles left out: no data there")
+        if self.broken_count:
+            lines.append(f"{self.broken_count:,} tiles left out: unreadable, first: {self.broken[0]}")
+        return "; ".join(lines)
+
+
+def build_index(
+    encoder: "EncoderLike",
+    imagery: "TileSource | CrossViewDataset",
+    path: str | Path,
+    *,
+    model_name: str = "",
+    thumbnail_pixels: int = 128,
+    readers: int = 2,
+    progress: bool = False,
+) -> BuildReport:
+    """Encode every tile and write the index.
+
+    Args:
+        encoder: has `encode`, `fingerprint`, `dim`.
+        imagery: a `TileSource`, or a dataset whose gallery is taken.
+        path: folder of the index.
+        model_name: what an error about another model calls this one.
+        thumbnail_pixels: side of the small JPEGs for maps (about 4 kB each); 0 keeps none.
+        readers: threads that read and cut tiles while the model works.
+        progress: show a bar with tiles per second.
+
+    Raises:
+        GenGeoError: `path` holds something else, no tile could be read, or the disk is full. Finished shards stay in
+            `<path>.partial`, and the next run goes on from there.
+    """
+    path = Path(path)
+    if path.exists() and not (path.is_dir() and ((path / MANIFEST).is_file() or not any(path.iterdir()))):
+        raise GenGeoError(f"{path} exists and is not an index: nothing of it was touched; choose another --out")
+    source = _as_source(imagery)
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        _prepare(partial, encoder, source, thumbnail_pixels)
+        started = time.monotonic()
+        encoded = _encode_all(encoder, source, partial, thumbnail_pixels, readers, progress)
+        seconds = time.monotonic() - started
+    except OSError as error:
+        raise GenGeoError(f"the work could not be written to {partial}: {error.strerror or error}") from error
+    with exclusive(path.with_name(f".{path.name}.lock")):
+        if not partial.exists():  # another process that shared the work has put it together
+            return BuildReport(source.name, tiles=_count(path))
+        report = _assemble(path, partial, source, encoder, model_name, thumbnail_pixels > 0, seconds, encoded)
+        shutil.rmtree(partial)
+    path.with_name(f".{path.name}.lock").unlink(missing_ok=True)
+    return report
+
+
+def _as_source(imagery: Any) -> TileSource:
+    """A dataset becomes a source; a source stays one."""
+    if hasattr(imagery, "read") and hasattr(imagery, "table"):
+        return imagery
+    from gengeo_hf.places.imagery.dataset import DatasetTiles
+
+    return DatasetTiles(imagery)
+
+
+def _prepare(partial: Path, encoder: "EncoderLike", source: TileSource, thumbnail_pixels: int) -> None:
+    """Make the work folder, and empty it if it belongs to other imagery or another model."""
+    digest = hashlib.sha256(f"{encoder.fingerprint} {thumbnail_pixels} {SHARD}".encode())
+    for column in source.table.columns:
+        digest.update("\n".join(map(str, column.to_pylist())).encode())
+    plan = {"key": digest.hexdigest()}
+    file = partial / "plan.json"
+    partial.mkdir(parents=True, exist_ok=True)
+    with exclusive(partial / "plan.lock"):
+        if file.is_file() and json.loads(file.read_text()) == plan:
+            return
+        for old in partial.glob("shard-*"):
+            old.unlink()
+        write_json(file, plan)
+
+
+def _encode_all(
+    encoder: "EncoderLike", source: TileSource, partial: Path, thumbnail_pixels: int, readers: int, progress: bool
+) -> int:
+    """Make every shard that is not there yet; the number of tiles that this process encoded."""
+    from tqdm.auto import tqdm
+
+    total = source.table.num_rows
+    shards = [(partial / f"shard-{start:09d}.parquet", start) for start in range(0, total, SHARD)]
+    encoded = 0
+    with (
+        tqdm(total=total, desc=f"index {source.name}", unit="tile", disable=not progress) as bar,
+        ThreadPoolExecutor(readers) as pool,
+    ):
+        # The second round waits for shards that another process held in the first one, and takes over if it died.
+        for wait in (False, True):
+            for file, start in shards:
+                rows = range(start, min(start + SHARD, total))
+                if wait is False and file.is_file():
+                    bar.update(len(rows))
+                with exclusive(file.with_suffix(".lock"), wait) as ours:
+                    if not ours or file.is_file():
+                        continue
+                    table = _encode_shard(encoder, source, rows, thumbnail_pixels, pool, bar)
+                    with atomic_file(file) as temporary:
+                        pa.parquet.write_table(table, temporary)
+                    encoded += len(rows)
+    return encoded
+
+
+def _encode_shard(
+    encoder: "EncoderLike", source: TileSource, rows: range, thumbnail_pixels: int, pool: ThreadPoolExecutor, bar: Any
+) -> pa.Table:
+    """Read and encode the tiles of one shard, in batches."""
+    batch_size = int(getattr(encoder, "batch_size", 32))
+    columns: dict[str, list[Any]] = {name: [] for name in SHARD_SCHEMA.names}
+    waiting: list[tuple[int, Image.Image]] = []
+
+    def encode() -> None:
+        if not waiting:
+            return
+        vectors = encoder.encode([image for _, image in waiting], view="aerial")
+        for (row, image), vector in zip(waiting, vectors, strict=True):
+            small = thumbnail(image, thumbnail_pixels) if thumbnail_pixels else b""
+            for name, value in zip(columns, (row, "", vector.astype(np.float16).tobytes(), small), strict=True):
+                columns[name].append(value)
+        bar.update(len(waiting))
+        waiting.clear()
+
+    for row, result in _read_ahead(pool, source, rows, ahead=2 * batch_size):
+        if isinstance(result, Image.Image):
+            waiting.append((row, result))
+        else:
+            for name, value in zip(columns, (row, str(result or "no data"), None, None), strict=True):
+                columns[name].append(value)
+            bar.update(1)
+        if len(waiting) >= batch_size:
+            encode()
+    encode()
+    return pa.table(columns, schema=SHARD_SCHEMA).sort_by("row")
+
+
+def _read_ahead(
+    pool: ThreadPoolExecutor, source: TileSource, rows: range, ahead: int
+) -> Iterator[tuple[int, Image.Image | GenGeoError | None]]:
+    """Read tiles in threads, at most `ahead` of them before they are used; an error is an answer as well."""
+
+    def read(row: int) -> Image.Image | GenGeoError | None:
+        try:
+            return source.read(row)
+        except GenGeoError as error:
+            return error
+
+    pending: deque[tuple[int, Future]] = deque()
+    for row in rows:
+        pending.append((row, pool.submit(read, row)))
+        if len(pending) >= ahead:
+            first, future = pending.popleft()
+            yield first, future.result()
+    for row, future in pending:
+        yield row, future.result()
+
+
+def _assemble(
+    path: Path,
+    partial: Path,
+    source: TileSource,
+    encoder: "EncoderLike",
+    model_name: str,
+    thumbnails: bool,
+    seconds: float,
+    encoded: int,
+) -> BuildReport:
+    """Put the shards together as an index."""
+    report = BuildReport(source.name, seconds=seconds, tiles_per_second=encoded / max(seconds, 1e-9))
+    files = sorted(partial.glob("shard-*.parquet"))
+    rows = []
+    for file in files:
+        part = pa.parquet.read_table(file, columns=["row", "state"])
+        for row, state in zip(part["row"].to_pylist(), part["state"].to_pylist(), strict=True):
+            if not state:
+                rows.append(row)
+            elif state == "no data":
+                report.no_data += 1
+            else:
+                report.broken_count += 1
+                report.broken = [*report.broken, state][:10]
+    if not rows:
+        shutil.rmtree(partial)
+        reason = f"first: {report.broken[0]}" if report.broken else "the imagery is empty"
+        raise GenGeoError(f"none of the {source.table.num_rows} tiles of {source.name} could be read; {reason}")
+    report.tiles = len(rows)
+    about = {
+        "model": {"fingerprint": encoder.fingerprint, "name": model_name},
+        "preprocessing": _preprocessing(encoder),
+        "dim": int(encoder.dim),
+        "build": asdict(report),
+    }
+    tiles = source.table.take(pa.array(rows)) if rows else TILE_SCHEMA.empty_table()
+    write_index(path, tiles, _stored(files, encoder.dim), about, _stored_jpegs(files) if thumbnails else None)
+    return report
+
+
+def _stored(files: list[Path], dim: int) -> Iterator[np.ndarray]:
+    """Descriptors of all shards."""
+    for file in files:
+        vectors = pa.parquet.read_table(file, columns=["descriptor"])["descriptor"].drop_null().to_pylist()
+        yield np.frombuffer(b"".join(vectors), np.float16).reshape(-1, dim)
+
+
+def _stored_jpegs(files: list[Path]) -> Iterator[list[bytes]]:
+    """Thumbnails of all shards."""
+    for file in files:
+        table = pa.parquet.read_table(file, columns=["descriptor", "jpeg"])
+        yield table.filter(table["descriptor"].is_valid())["jpeg"].to_pylist()
+
+
+def _preprocessing(encoder: Any) -> dict[str, Any]:
+    """The image processor's own words, for people; the fingerprint is what is compared."""
+    processor = getattr(encoder, "processor", None)
+    return json.loads(json.dumps(processor.to_dict(), default=str)) if processor is not None else {}
+
+
+def _count(path: Path) -> int:
+    from gengeo_hf.places.folder import read_manifest
+
+    return int(read_manifest(path)["count"])

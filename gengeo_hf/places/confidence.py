@@ -1,0 +1,179 @@
+"""How sure an answer is: scores turned into chances by photos whose place is known.
+
+Before: answers of a model on held-out pairs, with their distances to the truth. After: `Place.confidence`.
+
+A cosine is no chance: how much it means depends on the model and on how many tiles compete. Two numbers of each place,
+its score and its lead over the best other place, go into a logistic regression that is fitted on held-out photos.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gengeo_hf.errors import GenGeoError
+from gengeo_hf.files import write_json
+
+if TYPE_CHECKING:
+    from gengeo_hf.places.index import EncoderLike
+    from gengeo_hf.places.locate import Place
+
+MIN_PHOTOS = 20
+RIDGE = 1e-2  # keeps the weights finite when held-out photos are separated without an error
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A fitted chance: sigmoid(bias + score_weight * score + lead_weight * lead).
+
+    Args:
+        bias, score_weight, lead_weight: the regression.
+        within_m: "right" means closer than this to the truth, in metres.
+        fingerprint: of the model.
+        gallery: number of tiles that competed; with many more or fewer the chances are off.
+        photos: how many held-out photos were used.
+        expected_calibration_error: mean gap between chance and share of right answers over ten bins, measured on
+            photos that the fit did not see (two-fold).
+        reliability: (mean chance, share right, photos) of each bin of that measurement.
+    """
+
+    bias: float
+    score_weight: float
+    lead_weight: float
+    within_m: float
+    fingerprint: str
+    gallery: int
+    photos: int
+    expected_calibration_error: float
+    reliability: tuple[tuple[float, float, int], ...] = ()
+
+    @classmethod
+    def fit(
+        cls,
+        places: Sequence[Sequence["Place"]],
+        truth: Sequence[tuple[float, float]],
+        fingerprint: str,
+        gallery: int,
+        within_m: float,
+    ) -> "Calibration":
+        """Fit on the best two places of held-out photos.
+
+        Args:
+            places: what was found for each photo, best first.
+            truth: latitude and longitude of each photo.
+            within_m: how near is right, in metres.
+
+        Raises:
+            GenGeoError: fewer than 20 photos, or all of them right or all wrong.
+        """
+        from gengeo_hf.places.geodesy import great_circle_m
+
+        answered = [(found, place) for found, place in zip(places, truth, strict=True) if found]
+        if len(answered) < MIN_PHOTOS:
+            raise GenGeoError(f"at least {MIN_PHOTOS} held-out photos are needed, found {len(answered)}")
+        features = np.array([_features(found)[0] for found, _ in answered])
+        right = np.array([great_circle_m(f[0].lat, f[0].lon, *t) <= within_m for f, t in answered], dtype=float)
+        if right.min() == right.max():
+            state = "right" if right.max() else "wrong"
+            raise GenGeoError(
+                f"all {len(right)} answers are {state} within {within_m:g} m: nothing to learn a chance from"
+            )
+        halves = np.arange(len(right)) % 2
+        chances = np.empty(len(right))
+        for half in (0, 1):
+            chances[halves == half] = _chance(
+                _fit(features[halves != half], right[halves != half]), features[halves == half]
+            )
+        gap, bins = reliability(chances, right)
+        bias, score, lead = _fit(features, right).tolist()
+        return cls(bias, score, lead, within_m, fingerprint, gallery, len(right), gap, bins)
+
+    def apply(self, places: Sequence["Place"]) -> list["Place"]:
+        """The same places with a confidence each."""
+        if not places:
+            return []
+        weights = np.array([self.bias, self.score_weight, self.lead_weight])
+        chances = _chance(weights, np.array(_features(places)))
+        return [replace(place, confidence=float(chance)) for place, chance in zip(places, chances, strict=True)]
+
+    def check_model(self, encoder: "EncoderLike") -> None:
+        """Refuse a calibration that was fitted on another model's scores."""
+        if encoder.fingerprint != self.fingerprint:
+            raise GenGeoError(
+                f"the calibration belongs to another model ({self.fingerprint[:12]}, this one is "
+                f"{encoder.fingerprint[:12]}); make one for it with gengeo calibrate"
+            )
+
+    def save(self, path: str | Path) -> None:
+        """Write as JSON."""
+        write_json(path, asdict(self))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Calibration":
+        """Read what `save` wrote.
+
+        Raises:
+            GenGeoError: missing or not a calibration.
+        """
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+            values["reliability"] = tuple(map(tuple, values["reliability"]))
+            return cls(**values)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise GenGeoError(f"{path} is no calibration ({error}); make one with gengeo calibrate") from error
+
+
+def reliability(
+    chances: np.ndarray, right: np.ndarray, bins: int = 10
+) -> tuple[float, tuple[tuple[float, float, int], ...]]:
+    """Expected calibration error and the bins of a reliability plot.
+
+    Args:
+        chances: stated chances in [0, 1], shape (photos,).
+        right: 1 where the answer was right, shape (photos,).
+
+    Returns:
+        The mean gap weighted by photos, and (mean chance, share right, photos) of each bin that holds a photo.
+    """
+    place = np.minimum((chances * bins).astype(int), bins - 1)
+    rows = tuple(
+        (float(chances[place == b].mean()), float(right[place == b].mean()), int((place == b).sum()))
+        for b in range(bins)
+        if (place == b).any()
+    )
+    return sum(abs(stated - found) * count for stated, found, count in rows) / len(chances), rows
+
+
+def _features(places: Sequence["Place"]) -> list[tuple[float, float]]:
+    """Score of each place and its lead over the best other place (0 where it stands alone)."""
+    scores = [place.score for place in places]
+    rows = []
+    for number, score in enumerate(scores):
+        others = scores[:number] + scores[number + 1 :]
+        rows.append((score, score - max(others) if others else 0.0))
+    return rows
+
+
+def _chance(weights: np.ndarray, features: np.ndarray) -> np.ndarray:
+    logits = weights[0] + features @ weights[1:]
+    return 1 / (1 + np.exp(-np.clip(logits, -50, 50)))
+
+
+def _fit(features: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Ridge logistic regression by Newton steps on standardised features; (bias, score weight, lead weight)."""
+    mean, scale = features.mean(axis=0), features.std(axis=0) + 1e-6
+    design = np.column_stack([np.ones(len(right)), (features - mean) / scale])
+    penalty = np.diag([0.0, 1.0, 1.0]) * RIDGE * len(right)
+    weights = np.zeros(3)
+    for _ in range(50):
+        chance = _chance(weights, design[:, 1:])
+        slope = design.T @ (chance - right) + penalty @ weights
+        curvature = design.T @ (design * (chance * (1 - chance))[:, None]) + penalty + 1e-9 * np.eye(3)
+        step = np.linalg.solve(curvature, slope)
+        weights = weights - step * min(1.0, 5.0 / (np.abs(step).max() + 1e-12))
+        if np.abs(step).max() < 1e-8:
+            break
+    return np.array([weights[0] - (weights[1:] / scale * mean).sum(), *(weights[1:] / scale)])

@@ -1,0 +1,255 @@
+"""The index as files: descriptors, tile table, thumbnails, and a manifest with the SHA-256 of each.
+
+Before: build.py and index.py, which have rows to store. After: a folder that is whole or not there.
+
+    descriptors.npy      float16 (tiles, dim), memory-mapped
+    tiles.parquet        one row for each descriptor, in the same order (`TILE_SCHEMA`)
+    thumbnails.parquet   small JPEGs for maps, same order; may be absent
+    search.faiss         a compressed search structure of large indexes; can be made again from descriptors.npy
+    manifest.json        format, model, counts, checksums
+
+numpy is told not to unpickle, and the FAISS file is only read after its checksum: loading runs no foreign code.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import io
+import json
+import time
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+from PIL import Image
+
+from gengeo_hf.errors import GenGeoError
+from gengeo_hf.files import atomic_folder, write_json
+from gengeo_hf.places.tiles import TILE_SCHEMA
+
+FORMAT = "gengeo-index"
+FORMAT_VERSION = 1
+DESCRIPTORS, TILES, THUMBNAILS, SEARCH, MANIFEST = (
+    "descriptors.npy", "tiles.parquet", "thumbnails.parquet", "search.faiss", "manifest.json"
+)  # fmt: skip
+THUMBNAIL_SCHEMA = pa.schema([pa.field("tile_id", pa.string()), pa.field("jpeg", pa.binary())])
+THUMBNAILS_IN_GROUP = 64  # a map of five places must not decode a million thumbnails
+
+
+def write_index(
+    path: Path,
+    tiles: pa.Table,
+    descriptors: Iterable[np.ndarray],
+    about: dict[str, Any],
+    thumbnails: Iterable[list[bytes]] | None = None,
+) -> None:
+    """Write a whole index aside and put it in the place of `path`.
+
+    Args:
+        path: folder of the index; an old one is replaced.
+        tiles: `TILE_SCHEMA`, one row for each descriptor.
+        descriptors: blocks of unit vectors (rows, dim), any float type, together as many rows as `tiles`.
+        about: what else the manifest tells; `dim` and `model` are needed.
+        thumbnails: blocks of JPEGs, in the same order; None stores none.
+
+    Raises:
+        GenGeoError: the number of rows differs, or the disk is full.
+    """
+    try:
+        with atomic_folder(path) as folder:
+            _write_descriptors(folder / DESCRIPTORS, descriptors, tiles.num_rows, int(about["dim"]))
+            pa.parquet.write_table(tiles.cast(TILE_SCHEMA), folder / TILES, compression="zstd")
+            if thumbnails is not None:
+                _write_thumbnails(folder / THUMBNAILS, tiles["tile_id"].to_pylist(), thumbnails)
+            search = _write_search(folder, tiles.num_rows)
+            write_json(folder / MANIFEST, _manifest(folder, tiles.num_rows, about | {"search": search}))
+    except OSError as error:
+        raise GenGeoError(f"the index could not be written to {path}: {error.strerror or error}") from error
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read and check the manifest alone.
+
+    Raises:
+        GenGeoError: no index there, a broken manifest, another format or a newer version.
+    """
+    for _ in range(20):  # while an index is replaced there are some milliseconds without a folder
+        if (path / MANIFEST).is_file():
+            break
+        time.sleep(0.005)
+    else:
+        raise GenGeoError(
+            f"there is no index at {path} (no {MANIFEST}); make one with: gengeo index IMAGERY --out {path}"
+        )
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        found = manifest["format"], manifest["format_version"]
+        for key in ("model", "dim", "count", "files"):
+            manifest[key]
+    except (ValueError, KeyError, TypeError) as error:
+        raise GenGeoError(f"{path / MANIFEST} is broken ({error!r}); make the index again") from error
+    if found[0] != FORMAT:
+        raise GenGeoError(f"{path} is no {FORMAT} but {found[0]!r}")
+    if found[1] != FORMAT_VERSION:
+        raise GenGeoError(
+            f"the index {path} has format version {found[1]}, this package reads {FORMAT_VERSION}; "
+            f"it was written by {manifest.get('created_by', 'unknown')}: index the imagery again or use that version"
+        )
+    return manifest
+
+
+def check_files(path: Path, manifest: dict[str, Any], checksums: bool = True) -> None:
+    """Compare every file with the manifest.
+
+    Args:
+        checksums: False compares sizes only, in no time at any size.
+
+    Raises:
+        GenGeoError: a file is missing, has another size, or other bytes.
+    """
+    for name, expected in manifest["files"].items():
+        file = path / name
+        if Path(name).name != name or not file.is_file():
+            raise GenGeoError(f"the index {path} lacks {name}; copy it again or make it again")
+        if (size := file.stat().st_size) != expected["bytes"]:
+            raise GenGeoError(
+                f"{file} has {size} bytes instead of {expected['bytes']}: truncated; copy or make it again"
+            )
+        if checksums and sha256_of(file) != expected["sha256"]:
+            raise GenGeoError(f"{file} is damaged (its SHA-256 is not the manifest's); copy it again or make it again")
+
+
+def open_descriptors(path: Path, manifest: dict[str, Any]) -> np.ndarray:
+    """Map the descriptors into memory, read-only: float16 (tiles, dim)."""
+    shape = (int(manifest["count"]), int(manifest["dim"]))
+    if shape[0] == 0:
+        return np.empty(shape, np.float16)
+    try:
+        found = np.load(path / DESCRIPTORS, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError) as error:
+        raise GenGeoError(f"{path / DESCRIPTORS} cannot be read: {error}") from error
+    if found.shape != shape or found.dtype != np.float16:
+        raise GenGeoError(f"{path / DESCRIPTORS} holds {found.dtype} {found.shape}, the manifest says float16 {shape}")
+    return found
+
+
+def open_tiles(path: Path, manifest: dict[str, Any]) -> pa.Table:
+    """Read the tile table and check its columns and length."""
+    try:
+        table = pa.parquet.read_table(path / TILES)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise GenGeoError(f"{path / TILES} cannot be read: {error}") from error
+    if table.schema.names != TILE_SCHEMA.names or table.num_rows != manifest["count"]:
+        raise GenGeoError(f"{path / TILES} does not fit its manifest; make the index again")
+    return table
+
+
+def read_thumbnails(path: Path, rows: Iterable[int]) -> dict[int, bytes]:
+    """JPEGs of some rows; rows without one are left out."""
+    if not (path / THUMBNAILS).is_file():
+        return {}
+    found: dict[int, bytes] = {}
+    with pa.parquet.ParquetFile(path / THUMBNAILS) as file:
+        groups: dict[int, list[int]] = {}
+        for row in rows:
+            groups.setdefault(row // THUMBNAILS_IN_GROUP, []).append(row)
+        for group, members in groups.items():
+            column = file.read_row_group(group, columns=["jpeg"])["jpeg"]
+            for row in members:
+                if content := column[row % THUMBNAILS_IN_GROUP].as_py():
+                    found[row] = content
+    return found
+
+
+def thumbnail(image: Image.Image, side: int) -> bytes:
+    """A JPEG of at most `side` pixels."""
+    small = image.copy()
+    small.thumbnail((side, side))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock file `path`; the system frees it when the process ends, however it ends.
+
+    Yields:
+        True when the lock is ours; False (only with `wait=False`) when another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_descriptors(path: Path, blocks: Iterable[np.ndarray], rows: int, dim: int) -> None:
+    """Write blocks of vectors as one .npy file of float16, without holding them all."""
+    written = 0
+    with path.open("wb") as file:
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float16)), "fortran_order": False}
+        np.lib.format.write_array_header_1_0(file, header | {"shape": (rows, dim)})
+        for block in blocks:
+            file.write(np.ascontiguousarray(block, dtype=np.float16).tobytes())
+            written += len(block)
+    if written != rows:
+        raise GenGeoError(f"{written} descriptors for {rows} tiles: one for each tile is expected")
+
+
+def _write_thumbnails(path: Path, ids: list[str], blocks: Iterable[list[bytes]]) -> None:
+    """Write JPEGs in groups that can be read one by one."""
+    pending: list[bytes] = []
+    start = 0
+    with pa.parquet.ParquetWriter(path, THUMBNAIL_SCHEMA, compression="none") as writer:  # JPEG is compressed already
+
+        def flush(size: int) -> None:
+            nonlocal start, pending
+            part = [ids[start : start + size], pending[:size]]
+            writer.write_table(pa.table(part, schema=THUMBNAIL_SCHEMA), row_group_size=THUMBNAILS_IN_GROUP)
+            start, pending = start + size, pending[size:]
+
+        for block in blocks:
+            pending.extend(block)
+            if full := len(pending) // THUMBNAILS_IN_GROUP * THUMBNAILS_IN_GROUP:
+                flush(full)
+        if pending:
+            flush(len(pending))
+
+
+def _write_search(folder: Path, rows: int) -> dict[str, Any]:
+    """Choose the kind of search, and write its structure where it needs one."""
+    from gengeo_hf.places.search import choose_kind, measure_and_write
+
+    kind, reason = choose_kind(rows)
+    if kind != "rabitq":
+        return {"kind": kind, "reason": reason}
+    descriptors = np.load(folder / DESCRIPTORS, mmap_mode="r", allow_pickle=False)
+    return {"kind": kind, "reason": reason} | measure_and_write(descriptors, folder / SEARCH)
+
+
+def _manifest(folder: Path, rows: int, about: dict[str, Any]) -> dict[str, Any]:
+    """Everything that a reader checks before it trusts the files."""
+    from gengeo_hf import __version__
+
+    files = {
+        file.name: {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
+        for file in sorted(folder.iterdir())
+        if file.name != MANIFEST
+    }
+    head = {"format": FORMAT, "format_version": FORMAT_VERSION, "created_by": f"gengeo_hf {__version__}"}
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return head | {"created": now, "count": rows, "dtype": "float16"} | about | {"files": files}

@@ -1,0 +1,137 @@
+"""Web map tiles on disk: a folder `z/x/y.png`, or the same in one MBTiles file (SQLite).
+
+Before: what a tile server or QGIS exported. After: a `TileSource` of the tiles of one zoom level.
+
+A tile of the Web Mercator grid is square in the projection; on the ground its side shrinks with the cosine of the
+latitude (at 60 degrees half of that at the equator), so the size in metres is computed and not asked for.
+"""
+
+import io
+import math
+import sqlite3
+import threading
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from gengeo_hf.errors import GenGeoError
+from gengeo_hf.places.geodesy import Bounds
+from gengeo_hf.places.imagery.table import IMAGE_SUFFIXES
+from gengeo_hf.places.tiles import tile_table
+
+
+def xyz_bounds(zoom: int, column: int, row: int) -> Bounds:
+    """The box of tile `zoom/column/row`, row 0 in the north (OGC 17-083r4, annex D.1; "slippy map")."""
+
+    def corner(x: int, y: int) -> tuple[float, float]:
+        return x / 2**zoom * 360.0 - 180.0, math.degrees(math.atan(math.sinh(math.pi * (1 - 2 * y / 2**zoom))))
+
+    west, north = corner(column, row)
+    east, south = corner(column + 1, row + 1)
+    return Bounds(west, south, east, north)
+
+
+class XyzTiles:
+    """Tiles of a folder `z/x/y.<image>`.
+
+    Args:
+        folder: the folder that holds the zoom levels.
+        zoom: the level to use; None takes the deepest.
+        tms: rows counted from the south, as in the TMS standard.
+
+    Raises:
+        GenGeoError: no zoom level, or no tile in it.
+    """
+
+    def __init__(self, folder: str | Path, zoom: int | None = None, tms: bool = False) -> None:
+        folder = Path(folder)
+        self.name = folder.name
+        level = pick_zoom(xyz_zooms(folder), zoom, str(folder))
+        found = []
+        for path in (folder / str(level)).glob("*/*"):
+            if path.suffix.lower() in IMAGE_SUFFIXES and path.stem.isdigit() and path.parent.name.isdigit():
+                row = int(path.stem)
+                found.append((int(path.parent.name), 2**level - 1 - row if tms else row, path))
+        found.sort()
+        self._paths = [path for _, _, path in found]
+        self.table = _grid_table(level, [(x, y) for x, y, _ in found], str(folder))
+
+    def read(self, row: int) -> Image.Image | None:
+        """Open one tile's file."""
+        from gengeo_hf.data.images import open_image
+
+        return open_image(self._paths[row])
+
+
+class MbTiles:
+    """Raster tiles of an MBTiles file (specification 1.3: rows counted from the south).
+
+    Args:
+        path: the file.
+        zoom: the level to use; None takes the deepest.
+
+    Raises:
+        GenGeoError: not an MBTiles file, vector tiles, or no tile at that level.
+    """
+
+    def __init__(self, path: str | Path, zoom: int | None = None) -> None:
+        self.name = Path(path).name
+        self._path = Path(path)
+        self._local = threading.local()  # an SQLite connection belongs to one thread
+        try:
+            kind = self._ask("SELECT value FROM metadata WHERE name = 'format'")
+            levels = [level for (level,) in self._ask("SELECT DISTINCT zoom_level FROM tiles")]
+            if kind and kind[0][0] == "pbf":
+                raise GenGeoError(f"{path} holds vector tiles; aerial imagery is needed")
+            self._zoom = pick_zoom(levels, zoom, str(path))
+            places = self._ask(
+                "SELECT tile_column, tile_row FROM tiles WHERE zoom_level = ? ORDER BY 1, 2", (self._zoom,)
+            )
+        except sqlite3.DatabaseError as error:
+            raise GenGeoError(f"{path} cannot be read as MBTiles: {error}") from error
+        self._places = places
+        self.table = _grid_table(self._zoom, [(x, 2**self._zoom - 1 - y) for x, y in places], self.name)
+
+    def read(self, row: int) -> Image.Image | None:
+        """Decode one tile."""
+        from gengeo_hf.data.images import open_image
+
+        where = (self._zoom, *self._places[row])
+        ((content,),) = self._ask(
+            "SELECT tile_data FROM tiles WHERE zoom_level = ? AND tile_column = ? AND tile_row = ?", where
+        )
+        return open_image(io.BytesIO(content))
+
+    def _ask(self, question: str, values: tuple[int, ...] = ()) -> list[tuple]:
+        if not hasattr(self._local, "connection"):
+            address = f"{self._path.resolve().as_uri()}?mode=ro"  # a missing file must not be created
+            self._local.connection = sqlite3.connect(address, uri=True)
+        return self._local.connection.execute(question, values).fetchall()
+
+
+def xyz_zooms(folder: Path) -> list[int]:
+    """Zoom levels of a folder of map tiles: its subfolders that are named by a number and hold such folders."""
+    levels = [path for path in folder.iterdir() if path.is_dir() and path.name.isdigit() and int(path.name) <= 30]
+    return sorted(int(path.name) for path in levels if any(x.is_dir() and x.name.isdigit() for x in path.iterdir()))
+
+
+def pick_zoom(levels: list[int], zoom: int | None, where: str) -> int:
+    """The level asked for, or the deepest one."""
+    if not levels:
+        raise GenGeoError(f"{where} holds no map tiles (z/x/y)")
+    if zoom is not None and zoom not in levels:
+        raise GenGeoError(f"{where} has no zoom level {zoom}; it has {sorted(levels)}")
+    return max(levels) if zoom is None else zoom
+
+
+def _grid_table(zoom: int, places: list[tuple[int, int]], source: str) -> pa.Table:
+    """The tile table of Web Mercator tiles (column, row from the north)."""
+    if not places:
+        raise GenGeoError(f"{source} holds no image at zoom level {zoom}")
+    bounds = [xyz_bounds(zoom, x, y) for x, y in places]
+    # The middle of the pixels, which in this projection is not quite the middle of the degrees.
+    middles = [xyz_bounds(zoom + 1, 2 * x, 2 * y) for x, y in places]
+    lat, lon = np.array([m.south for m in middles]), np.array([m.east for m in middles])
+    return tile_table([f"{zoom}/{x}/{y}" for x, y in places], lat, lon, bounds, source=source)

@@ -1,0 +1,316 @@
+"""The gallery that photos are compared with: built once, searched from any number of threads.
+
+Before: imagery as a `TileSource` and an encoder. After: locate.py, which turns hits into places.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from gengeo_hf.errors import GenGeoError
+from gengeo_hf.places.folder import (
+    SEARCH,
+    check_files,
+    exclusive,
+    open_descriptors,
+    open_tiles,
+    read_manifest,
+    read_thumbnails,
+    write_index,
+)
+from gengeo_hf.places.geodesy import EARTH_RADIUS_M, Bounds, to_unit_vectors
+from gengeo_hf.places.search import BLOCK, Searcher
+from gengeo_hf.places.tiles import TileSource, row_bounds
+from gengeo_hf.places.units import Near, check_near
+
+if TYPE_CHECKING:
+    from gengeo_hf.data import CrossViewDataset
+
+
+class EncoderLike(Protocol):
+    """What the index needs of an encoder (`gengeo_hf.encoder.Encoder` is one)."""
+
+    @property
+    def dim(self) -> int:
+        """Length of a descriptor."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of weights and preprocessing."""
+        ...
+
+    def encode(self, images: Sequence[Any], view: Any) -> np.ndarray:
+        """Unit descriptors, float32 (images, dim)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One tile that was found: where it is and how alike it is (cosine, -1 to 1)."""
+
+    tile_id: str
+    score: float
+    lat: float
+    lon: float
+    bounds: Bounds | None
+    area: str
+    source: str
+
+
+class _Snapshot:
+    """The files of an index as they were at one moment. Searches use one from start to end."""
+
+    def __init__(self, path: Path, verify: bool) -> None:
+        self.manifest = read_manifest(path)
+        check_files(path, self.manifest, checksums=verify)
+        self.tiles: pa.Table = open_tiles(path, self.manifest)
+        self.descriptors = open_descriptors(path, self.manifest)
+        kind = str(self.manifest.get("search", {}).get("kind", "flat"))
+        # A structure that the manifest does not know has no checksum, so it is made again instead of read.
+        stored = path / SEARCH if SEARCH in self.manifest["files"] else None
+        self.searcher = Searcher(kind, self.descriptors, stored)
+        self.directions = to_unit_vectors(self.tiles["lat"].to_numpy(), self.tiles["lon"].to_numpy())
+
+    def rows_near(self, near: Near) -> np.ndarray:
+        """Rows whose centre lies within the radius, by the straight line through the Earth (no loss near zero)."""
+        chord = 2 * math.sin(min(near.radius_m / EARTH_RADIUS_M, math.pi) / 2)
+        gaps = self.directions - to_unit_vectors(near.lat, near.lon)
+        return np.flatnonzero(np.einsum("nd,nd->n", gaps, gaps) <= chord**2)
+
+
+class GeoIndex:
+    """Descriptors of aerial tiles with their places, as a folder.
+
+    Example:
+        >>> index = GeoIndex.load("city.gengeo")
+        >>> hits = index.search(descriptors, k=5, near=(60.17, 24.94, 2000))[0]
+    """
+
+    def __init__(self, path: Path, snapshot: _Snapshot) -> None:
+        self.path = path
+        self._snapshot = snapshot
+
+    @classmethod
+    def build(
+        cls, encoder: EncoderLike, imagery: "TileSource | CrossViewDataset", path: str | Path, **options: Any
+    ) -> "GeoIndex":
+        """Encode imagery into a new index; an interrupted build goes on where it stopped.
+
+        Args:
+            encoder: the model that will also encode the photos.
+            imagery: a `TileSource` (see `open_imagery`), or a `CrossViewDataset` whose gallery is taken.
+            path: folder of the index; one that is there is replaced at the end.
+            options: see `gengeo_hf.places.build.build_index`.
+
+        Raises:
+            GenGeoError: no tile could be read, or the folder holds something else than an index.
+        """
+        from gengeo_hf.places.build import build_index
+
+        build_index(encoder, imagery, path, **options)
+        return cls.load(path)
+
+    @classmethod
+    def load(cls, path: str | Path, verify: bool = True) -> "GeoIndex":
+        """Open an index.
+
+        Args:
+            path: its folder.
+            verify: compare the SHA-256 of every file (2 GB take some seconds); False compares sizes only.
+
+        Raises:
+            GenGeoError: not an index, damaged, or of another format version.
+        """
+        path = Path(path)
+        for attempt in range(3):
+            try:
+                return cls(path, _Snapshot(path, verify))
+            except GenGeoError:
+                # Another process may have put a new index in place between the manifest and the files.
+                if attempt == 2 or not path.is_dir():
+                    raise
+        raise AssertionError("unreachable")
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What manifest.json says: model, preprocessing, counts, kind of search, how it was built."""
+        return self._snapshot.manifest
+
+    @property
+    def tiles(self) -> pa.Table:
+        """The tile table (`TILE_SCHEMA`), one row for each descriptor."""
+        return self._snapshot.tiles
+
+    @property
+    def descriptors(self) -> np.ndarray:
+        """Unit vectors, float16 (tiles, dim), memory-mapped and read-only."""
+        return self._snapshot.descriptors
+
+    def __len__(self) -> int:
+        return len(self._snapshot.descriptors)
+
+    def check_model(self, encoder: EncoderLike) -> None:
+        """Refuse an encoder whose descriptors must not be compared with those of the index.
+
+        Raises:
+            GenGeoError: another model or another preprocessing made this index.
+        """
+        made_by = self.manifest["model"]
+        if made_by["fingerprint"] != encoder.fingerprint:
+            name = f"{made_by['name']} " if made_by.get("name") else ""
+            raise GenGeoError(
+                f"the index {self.path} was made by another model: {name}(fingerprint {made_by['fingerprint'][:12]}), "
+                f"this one is {encoder.fingerprint[:12]}; use that model (--model) or index the imagery again"
+            )
+
+    def search(
+        self, descriptors: np.ndarray, k: int = 5, near: tuple[float, float, float] | None = None
+    ) -> list[list[Hit]]:
+        """Best tiles for each query.
+
+        Args:
+            descriptors: float32 (queries, dim) or (dim,), unit length.
+            k: how many tiles at most.
+            near: only tiles within (lat, lon, radius in metres); they are scored exactly.
+
+        Returns:
+            For each query its hits, best first; none where the index or the prior's circle is empty.
+
+        Raises:
+            GenGeoError: another dimension, or values that are not finite.
+        """
+        snapshot = self._snapshot
+        queries = _queries(descriptors, int(snapshot.manifest["dim"]))
+        if k < 1:
+            raise GenGeoError(f"at least one tile must be asked for, found k={k}")
+        if near is None:
+            scores, rows = snapshot.searcher.search(queries, k)
+        else:
+            scores, rows = snapshot.searcher.search_rows(queries, snapshot.rows_near(check_near(near)), k)
+        return [
+            [_hit(snapshot.tiles, int(row), float(score)) for score, row in zip(s, r, strict=True) if row >= 0]
+            for s, r in zip(scores, rows, strict=True)
+        ]
+
+    def thumbnails(self, tile_ids: Sequence[str]) -> dict[str, bytes]:
+        """Small JPEGs of tiles, where the index keeps them."""
+        wanted = set(tile_ids)
+        rows = {row: tile for row, tile in enumerate(self.tiles["tile_id"].to_pylist()) if tile in wanted}
+        return {rows[row]: content for row, content in read_thumbnails(self.path, rows).items()}
+
+    def verify(self) -> str:
+        """Check every byte against the manifest and every vector for its length; a line that says what was checked.
+
+        Raises:
+            GenGeoError: something is damaged.
+        """
+        manifest = read_manifest(self.path)
+        check_files(self.path, manifest)
+        descriptors = open_descriptors(self.path, manifest)
+        for start in range(0, len(descriptors), BLOCK):
+            lengths = np.linalg.norm(descriptors[start : start + BLOCK].astype(np.float32), axis=1)
+            if not np.all(np.abs(lengths - 1) < 0.01):  # also catches NaN
+                raise GenGeoError(
+                    f"{self.path}: a descriptor near row {start} has not length 1; index the imagery again"
+                )
+        return f"{self.path}: {len(descriptors):,} tiles, {len(manifest['files'])} files, all as the manifest says"
+
+    def add(self, encoder: EncoderLike, imagery: "TileSource | CrossViewDataset", **options: Any) -> int:
+        """Add imagery; tiles whose id is there already are replaced. Searches that run keep the old state.
+
+        Returns:
+            The number of tiles now in the index.
+
+        Raises:
+            GenGeoError: another model, or unreadable imagery; the index is then as before.
+        """
+        import shutil
+
+        from gengeo_hf.places.build import build_index
+
+        self.check_model(encoder)
+        aside = self.path.with_name(f".{self.path.name}.adding")
+        try:
+            build_index(encoder, imagery, aside, **options)
+            new = _Snapshot(aside, verify=False)
+            added = set(new.tiles["tile_id"].to_pylist())
+            return self._rewrite(lambda ids: [tile not in added for tile in ids], (aside, new))
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def remove(self, tile_ids: Sequence[str] = (), area: str | None = None, bounds: Bounds | None = None) -> int:
+        """Remove tiles by id, by area, or by where their centre lies.
+
+        Returns:
+            The number of tiles that were removed.
+        """
+        unwanted = set(tile_ids)
+        before = len(self)
+
+        def keep(ids: list[str]) -> list[bool]:
+            table = self._snapshot.tiles
+            columns = (table[name].to_pylist() for name in ("area", "lat", "lon"))
+            return [
+                not (tile in unwanted or (area is not None and where == area) or (bounds and bounds.contains(lat, lon)))
+                for tile, where, lat, lon in zip(ids, *columns, strict=True)
+            ]
+
+        return before - self._rewrite(keep, None)
+
+    def _rewrite(self, keep: Any, added: tuple[Path, _Snapshot] | None) -> int:
+        """Write kept and added rows as a new index, then use it. One writer at a time, across processes."""
+        with exclusive(self.path.with_name(f".{self.path.name}.lock")):
+            self._snapshot = _Snapshot(self.path, verify=False)  # another process may have written since
+            parts = [(self.path, self._snapshot, keep(self._snapshot.tiles["tile_id"].to_pylist()))]
+            if added is not None:
+                parts.append((*added, [True] * len(added[1].descriptors)))
+            kept = [(path, snapshot, np.flatnonzero(mask)) for path, snapshot, mask in parts]
+            tiles = pa.concat_tables([snapshot.tiles.take(rows) for _, snapshot, rows in kept])
+            about: dict[str, Any] = {
+                key: self.manifest[key] for key in ("model", "preprocessing", "dim", "build") if key in self.manifest
+            }
+            has_thumbnails = any("thumbnails.parquet" in snapshot.manifest["files"] for _, snapshot, _ in kept)
+            write_index(self.path, tiles, _blocks(kept), about, _jpegs(kept) if has_thumbnails else None)
+            self._snapshot = _Snapshot(self.path, verify=False)
+        return len(self)
+
+
+def _blocks(parts: Sequence[tuple[Path, _Snapshot, np.ndarray]]) -> Any:
+    """Descriptors of some rows of some indexes, a block at a time."""
+    for _, snapshot, rows in parts:
+        for start in range(0, len(rows), BLOCK):
+            yield snapshot.descriptors[rows[start : start + BLOCK]]
+
+
+def _jpegs(parts: Sequence[tuple[Path, _Snapshot, np.ndarray]]) -> Any:
+    """Thumbnails of the same rows; an empty one where there is none."""
+    for path, _, rows in parts:
+        for start in range(0, len(rows), 1024):
+            part = rows[start : start + 1024].tolist()
+            found = read_thumbnails(path, part)
+            yield [found.get(row, b"") for row in part]
+
+
+def _queries(descriptors: np.ndarray, dim: int) -> np.ndarray:
+    """Queries as FAISS wants them, checked."""
+    queries = np.ascontiguousarray(np.atleast_2d(descriptors), dtype=np.float32)
+    if queries.ndim != 2 or queries.shape[1] != dim:
+        raise GenGeoError(f"the index holds descriptors of {dim} dimensions, the query has shape {queries.shape}")
+    if not np.isfinite(queries).all():
+        raise GenGeoError("a query descriptor holds NaN or infinity: the model's weights or its input are broken")
+    return queries
+
+
+def _hit(tiles: pa.Table, row: int, score: float) -> Hit:
+    values = {name: tiles[name][row].as_py() for name in ("tile_id", "lat", "lon", "area", "source")}
+    return Hit(
+        score=score, bounds=row_bounds(tiles, row),
+        tile_id=values["tile_id"], lat=values["lat"], lon=values["lon"],
+        area=values["area"] or "", source=values["source"] or "",
+    )  # fmt: skip
