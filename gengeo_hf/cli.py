@@ -209,6 +209,18 @@ def calibrate(
 
 
 @app.command()
+def convert(
+    kind: Annotated[str, typer.Argument(help="dinov2, dino-salad, megaloc or sample4geo.")],
+    source: Annotated[Path, typer.Argument(help="The published .pth, .ckpt or .safetensors file.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write, in Hub format.")],
+) -> None:
+    """Convert published weights of others; dinov2 gives a backbone to start training from."""
+    from gengeo_hf.convert import convert as run
+
+    print(f"wrote {run(kind, source, out)}")
+
+
+@app.command()
 def verify(index: IndexFolder) -> None:
     """Check every byte and every vector of an index.
 

@@ -55,6 +55,9 @@ class GenGeoImageProcessor(PilBackend):
         "aerial": {"height": 392, "width": 392},
     }
 
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
     def preprocess(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
         """Prepare one image or a list of images; see the class."""
         if kwargs.get("do_center_crop") or kwargs.get("do_pad"):

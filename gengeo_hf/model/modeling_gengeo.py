@@ -179,8 +179,10 @@ class GenGeoModel(GenGeoPreTrainedModel):
 
     def _token_grid(self, pixel_values: torch.Tensor) -> tuple[int, int]:
         height, width = pixel_values.shape[-2:]
-        patch_height, patch_width = patch_sides(self.config.backbone_config)
-        if height % patch_height or width % patch_width:
+        backbone: Any = self.config.backbone_config
+        patch_height, patch_width = patch_sides(backbone)
+        # A ConvNeXt has no patches to cut: its strided convolutions leave what is over at the right and bottom out.
+        if backbone.model_type != "convnext" and (height % patch_height or width % patch_width):
             raise ValueError(
                 f"the image is {height} x {width} pixels (height x width): both sides must be multiples of the patch, "
                 f"{patch_height} x {patch_width}"
