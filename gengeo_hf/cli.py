@@ -12,6 +12,8 @@ import typer
 if TYPE_CHECKING:
     from gengeo_hf.places.imagery import TilingOptions
 
+INTERRUPTED = 130  # what typer, like a shell, gives after Ctrl-C
+
 app = typer.Typer(
     name="gengeo",
     no_args_is_help=True,
@@ -49,28 +51,19 @@ def main() -> None:
 
     try:
         code = app(standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
     except GenGeoError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        _interrupted()
+        code = INTERRUPTED
     except Exception as error:
-        # typer carries its own copy of click's exceptions; both kinds know how to show themselves.
-        if type(error).__name__ in ("Abort", "Exit") and not hasattr(error, "show"):
-            if type(error).__name__ == "Abort":
-                _interrupted()
-            sys.exit(getattr(error, "exit_code", 1))
-        if not hasattr(error, "show"):
+        if not hasattr(error, "show"):  # typer's own errors about wrong words and options can show themselves
             raise
         error.show()
         sys.exit(getattr(error, "exit_code", 2))
-
-
-def _interrupted() -> None:
-    """Say how to go on, and leave with the code of an interrupt."""
-    print("\nstopped; finished work is kept: run the same command again to go on", file=sys.stderr)
-    sys.exit(130)
+    if code == INTERRUPTED:
+        print("\nstopped; finished work is kept: run the same command again to go on", file=sys.stderr)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 @app.command()
@@ -214,7 +207,10 @@ def convert(
     source: Annotated[Path, typer.Argument(help="The published .pth, .ckpt or .safetensors file.")],
     out: Annotated[Path, typer.Argument(help="Folder to write, in Hub format.")],
 ) -> None:
-    """Convert published weights of others; dinov2 gives a backbone to start training from."""
+    """Convert published weights of others; dinov2 gives a backbone to start training from.
+
+    **Example:** `gengeo convert dino-salad dino_salad.ckpt ./dino-salad`
+    """
     from gengeo_hf.convert import convert as run
 
     print(f"wrote {run(kind, source, out)}")

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from gengeo_hf.places.index import EncoderLike
 
 SHARD = 256
+PLAN = "plan.json"
 SHARD_SCHEMA = pa.schema(
     [("row", pa.int64()), ("state", pa.string()), ("descriptor", pa.binary()), ("jpeg", pa.binary())]
 )
@@ -106,7 +107,8 @@ def build_index(
     except OSError as error:
         raise GenGeoError(f"the work could not be written to {partial}: {error.strerror or error}") from error
     with exclusive(path.with_name(f".{path.name}.lock")):
-        if not partial.exists():  # another process that shared the work has put it together
+        if not (partial / PLAN).is_file():  # another process that shared the work has put it together
+            shutil.rmtree(partial, ignore_errors=True)
             return BuildReport(source.name, tiles=_count(path))
         report = _assemble(path, partial, source, encoder, model_name, thumbnail_pixels > 0, seconds, encoded)
         shutil.rmtree(partial)
@@ -129,7 +131,7 @@ def _prepare(partial: Path, encoder: "EncoderLike", source: TileSource, thumbnai
     for column in source.table.columns:
         digest.update("\n".join(map(str, column.to_pylist())).encode())
     plan = {"key": digest.hexdigest()}
-    file = partial / "plan.json"
+    file = partial / PLAN
     partial.mkdir(parents=True, exist_ok=True)
     with exclusive(partial / "plan.lock"):
         if file.is_file() and json.loads(file.read_text()) == plan:
@@ -159,7 +161,7 @@ def _encode_all(
                 if wait is False and file.is_file():
                     bar.update(len(rows))
                 with exclusive(file.with_suffix(".lock"), wait) as ours:
-                    if not ours or file.is_file():
+                    if not ours or file.is_file() or not (partial / PLAN).is_file():
                         continue
                     table = _encode_shard(encoder, source, rows, thumbnail_pixels, pool, bar)
                     with atomic_file(file) as temporary:

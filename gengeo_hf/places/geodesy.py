@@ -76,7 +76,8 @@ def offset(lat: ArrayLike, lon: ArrayLike, east_m: ArrayLike, north_m: ArrayLike
     Returns:
         Latitudes and longitudes in degrees.
     """
-    lat, lon, east_m, north_m = (np.asarray(v, dtype=np.float64) for v in (lat, lon, east_m, north_m))
+    arrays = (np.asarray(value, dtype=np.float64) for value in (lat, lon, east_m, north_m))
+    lat, lon, east_m, north_m = np.broadcast_arrays(*arrays)
     per_lat, per_lon = metres_per_degree(lat)
     # Right at a pole every longitude is the same place: the step east is left out instead of dividing by zero.
     new_lon = lon + np.where(per_lon > 1e-6, east_m / np.maximum(per_lon, 1e-6), 0.0)

@@ -4,6 +4,7 @@ Before: imagery as a `TileSource` and an encoder. After: locate.py, which turns 
 """
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import pyarrow as pa
 
 from gengeo_hf.errors import GenGeoError
 from gengeo_hf.places.folder import (
+    MANIFEST,
     SEARCH,
     check_files,
     exclusive,
@@ -84,6 +86,31 @@ class _Snapshot:
         return np.flatnonzero(np.einsum("nd,nd->n", gaps, gaps) <= chord**2)
 
 
+def _open(path: Path, verify: bool) -> _Snapshot:
+    """Read an index, again if another process put a new one in its place meanwhile: old and new never mix."""
+    while True:
+        before = _stamp(path)
+        try:
+            snapshot = _Snapshot(path, verify)
+            if _stamp(path) == before:
+                return snapshot
+        except (GenGeoError, OSError) as error:
+            if _stamp(path) == before:
+                raise (
+                    error if isinstance(error, GenGeoError) else GenGeoError(f"{path} cannot be read: {error}")
+                ) from error
+        time.sleep(0.01)
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """What changes when an index is replaced: number and time of its manifest."""
+    try:
+        found = (path / MANIFEST).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
 class GeoIndex:
     """Descriptors of aerial tiles with their places, as a folder.
 
@@ -127,15 +154,7 @@ class GeoIndex:
         Raises:
             GenGeoError: not an index, damaged, or of another format version.
         """
-        path = Path(path)
-        for attempt in range(3):
-            try:
-                return cls(path, _Snapshot(path, verify))
-            except GenGeoError:
-                # Another process may have put a new index in place between the manifest and the files.
-                if attempt == 2 or not path.is_dir():
-                    raise
-        raise AssertionError("unreachable")
+        return cls(Path(path), _open(Path(path), verify))
 
     @property
     def manifest(self) -> dict[str, Any]:

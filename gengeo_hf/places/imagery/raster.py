@@ -74,7 +74,7 @@ class RasterTiles:
         lat, lon, covered = lat[keep], lon[keep], covered[:, keep]
         self._maps = [maps[keep] for maps in self._maps]
         self._candidates = [np.flatnonzero(column > 0) for column in covered.T]
-        self._pixels = min(pixels, max(1, round(tile_m / self._resolution())))
+        self._pixels = min(pixels, max(1, round(tile_m / self._resolution(covered > 0))))
         self.table: pa.Table = tile_table(
             [f"{a:.7f}_{b:.7f}_{tile_m:g}m" for a, b in zip(lat, lon, strict=True)],
             lat,
@@ -97,10 +97,11 @@ class RasterTiles:
                 break
         return None if 1 - empty.mean() < MIN_VALID else Image.fromarray(canvas)
 
-    def _resolution(self) -> float:
-        """Finest ground size of a pixel among the sheets, in metres."""
-        areas = [np.abs(np.linalg.det(np.nan_to_num(maps[:, :, :2], posinf=0, neginf=0))) for maps in self._maps]
-        return float(1 / np.sqrt(max(area.max() for area in areas)))  # raster pixels in a square metre
+    def _resolution(self, covered: np.ndarray) -> float:
+        """Finest ground size of a pixel among the sheets, in metres; far from its sheet a projection means nothing."""
+        pairs = zip(self._maps, covered, strict=True)
+        densities = [np.abs(np.linalg.det(maps[own][:, :, :2])) for maps, own in pairs if own.any()]
+        return float(1 / np.sqrt(max(density.max() for density in densities)))  # raster pixels in a square metre
 
     def _dataset(self, number: int) -> "DatasetReader":
         """This thread's own handle of one file; a few stay open, so that 10,000 files do not."""

@@ -1,0 +1,239 @@
+import json
+import threading
+
+import numpy as np
+import pytest
+
+from gengeo_hf.errors import GenGeoError
+from gengeo_hf.places import GeoIndex
+from gengeo_hf.places.build import build_index
+from gengeo_hf.places.geodesy import Bounds, great_circle_m
+from tests.places.conftest import ListSource, StubEncoder
+
+
+def brute_force(index, queries, k):
+    scores = queries @ index.descriptors.astype(np.float32).T
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    ids = index.tiles["tile_id"].to_pylist()
+    return [[ids[row] for row in line] for line in order]
+
+
+def unit(count, dim=64, seed=0):
+    vectors = np.random.default_rng(seed).standard_normal((count, dim)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def test_every_tile_finds_itself_after_a_round_trip(index, encoder, source):
+    loaded = GeoIndex.load(index.path)
+    hits = loaded.search(encoder.encode(source.images, "aerial"), k=3)
+    assert [line[0].tile_id for line in hits] == source.table["tile_id"].to_pylist()
+    assert hits[0][0].score == pytest.approx(1, abs=2e-3) and hits[0][0].bounds.contains(hits[0][0].lat, hits[0][0].lon)
+
+
+def test_search_is_what_a_full_comparison_gives(index):
+    queries = unit(7)
+    found = [[hit.tile_id for hit in line] for line in index.search(queries, k=5)]
+    assert found == brute_force(index, queries, 5)
+    assert len(index.search(queries, k=99)[0]) == len(index)
+
+
+def test_a_prior_keeps_only_tiles_within_the_radius(index):
+    hits = index.search(unit(1), k=99, near=(60.17, 24.94, 250))[0]
+    assert {hit.tile_id for hit in hits} == {"noise-0", "noise-1", "noise-2"}
+    assert all(great_circle_m(60.17, 24.94, hit.lat, hit.lon) <= 250 for hit in hits)
+    assert [h.score for h in hits] == sorted((h.score for h in hits), reverse=True)
+    assert index.search(unit(1), near=(-60, 24.94, 250)) == [[]]
+    for near in ((91, 0, 5), (0, 0, -1), (0, 0, float("nan"))):
+        with pytest.raises(GenGeoError):
+            index.search(unit(1), near=near)
+
+
+def test_a_prior_reaches_across_the_date_line(encoder, tmp_path):
+    index = GeoIndex.build(encoder, ListSource(lat=-17, lon=179.9995), tmp_path / "idx")
+    assert len(index.search(unit(1), k=99, near=(-17, -179.9999, 250))[0]) >= 4
+
+
+def test_another_models_index_is_refused(index):
+    with pytest.raises(GenGeoError, match="made by another model"):
+        index.check_model(StubEncoder("other"))
+    with pytest.raises(GenGeoError, match="made by another model"):
+        index.add(StubEncoder("other"), ListSource(name="new"))
+
+
+def test_wrong_queries_are_refused(index):
+    with pytest.raises(GenGeoError, match="64 dimensions"):
+        index.search(unit(1, dim=8))
+    with pytest.raises(GenGeoError, match="NaN"):
+        index.search(np.full((1, 64), np.nan))
+    with pytest.raises(GenGeoError, match="at least one"):
+        index.search(unit(1), k=0)
+
+
+@pytest.mark.parametrize("name", ["descriptors.npy", "tiles.parquet", "thumbnails.parquet"])
+def test_damage_is_noticed(index, name):
+    file = index.path / name
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(GenGeoError, match=f"{name} is damaged"):
+        GeoIndex.load(index.path)
+    file.write_bytes(content[:-5])
+    with pytest.raises(GenGeoError, match="truncated"):
+        GeoIndex.load(index.path, verify=False)
+    file.unlink()
+    with pytest.raises(GenGeoError, match=f"lacks {name}"):
+        GeoIndex.load(index.path)
+
+
+def test_other_formats_and_versions_are_refused(index, tmp_path):
+    manifest = json.loads((index.path / "manifest.json").read_text())
+    for change, message in (({"format_version": 99}, "format version 99"), ({"format": "x"}, "no gengeo-index")):
+        (index.path / "manifest.json").write_text(json.dumps(manifest | change))
+        with pytest.raises(GenGeoError, match=message):
+            GeoIndex.load(index.path)
+    (index.path / "manifest.json").write_text("{")
+    with pytest.raises(GenGeoError, match="broken"):
+        GeoIndex.load(index.path)
+    with pytest.raises(GenGeoError, match="no index at"):
+        GeoIndex.load(tmp_path / "nowhere")
+
+
+def test_a_manifest_cannot_point_outside_the_folder(index):
+    manifest = json.loads((index.path / "manifest.json").read_text())
+    manifest["files"]["../secret"] = {"bytes": 1, "sha256": ""}
+    (index.path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(GenGeoError):
+        GeoIndex.load(index.path)
+
+
+def test_broken_and_empty_tiles_are_left_out_and_counted(encoder, tmp_path):
+    report = build_index(encoder, ListSource(broken=[3], empty=[5, 6]), tmp_path / "idx")
+    assert (report.tiles, report.no_data, report.broken_count) == (9, 2, 1) and "tile 3 is damaged" in str(report)
+    ids = GeoIndex.load(tmp_path / "idx").tiles["tile_id"].to_pylist()
+    assert "noise-3" not in ids and "noise-4" in ids
+    assert encoder.encoded == 9
+
+
+def test_imagery_without_one_readable_tile_is_an_error_that_leaves_nothing(encoder, tmp_path):
+    with pytest.raises(GenGeoError, match="none of the 12 tiles"):
+        build_index(encoder, ListSource(broken=range(12)), tmp_path / "idx")
+    assert not [path for path in tmp_path.iterdir() if not path.name.endswith(".lock")]
+
+
+def test_an_interrupted_build_goes_on_where_it_stopped(tmp_path, encoder):
+    source = ListSource(count=600)
+
+    class Dies(StubEncoder):
+        def encode(self, images, view, progress=False):
+            if self.encoded > 300:
+                raise KeyboardInterrupt
+            return super().encode(images, view)
+
+    with pytest.raises(KeyboardInterrupt):
+        build_index(Dies(), source, tmp_path / "idx")
+    assert not (tmp_path / "idx").exists() and (tmp_path / "idx.partial").is_dir()
+    build_index(encoder, source, tmp_path / "idx")
+    assert encoder.encoded == 600 - 256  # one shard was finished
+    assert not (tmp_path / "idx.partial").exists()
+    whole = GeoIndex.build(StubEncoder(), source, tmp_path / "whole")
+    assert np.array_equal(whole.descriptors, GeoIndex.load(tmp_path / "idx").descriptors)
+
+
+def test_work_of_another_model_is_not_taken_over(tmp_path, encoder):
+    class Dies(StubEncoder):
+        def encode(self, images, view, progress=False):
+            if self.encoded >= 256:
+                raise KeyboardInterrupt
+            return super().encode(images, view)
+
+    source = ListSource(count=300)
+    with pytest.raises(KeyboardInterrupt):
+        build_index(Dies("other"), source, tmp_path / "idx")
+    build_index(encoder, source, tmp_path / "idx")
+    assert encoder.encoded == 300
+
+
+def test_two_builders_share_the_work(tmp_path):
+    source = ListSource(count=1100)
+    builders = [StubEncoder(), StubEncoder()]
+    threads = [threading.Thread(target=build_index, args=(b, source, tmp_path / "idx")) for b in builders]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(builder.encoded for builder in builders) == 1100
+    assert len(GeoIndex.load(tmp_path / "idx")) == 1100
+
+
+def test_a_folder_that_is_no_index_is_not_overwritten(encoder, source, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "mine.jpg").write_bytes(b"precious")
+    with pytest.raises(GenGeoError, match="is not an index"):
+        build_index(encoder, source, tmp_path / "photos")
+    assert (tmp_path / "photos" / "mine.jpg").read_bytes() == b"precious"
+
+
+def test_adding_and_removing(index, encoder):
+    more = ListSource(count=5, name="more", seed=1, area="north")
+    assert index.add(encoder, more) == 17
+    again = GeoIndex.load(index.path)
+    hit = again.search(encoder.encode(more.images, "aerial"), k=1)[4][0]
+    assert (hit.tile_id, hit.area) == ("more-4", "north")
+    assert set(again.thumbnails(["more-0", "noise-0"])) == {"more-0", "noise-0"}
+    assert index.add(encoder, ListSource(count=5, name="more", seed=2, area="north")) == 17  # replaced, not doubled
+    assert index.remove(tile_ids=["noise-0"]) == 1
+    assert index.remove(area="north") == 5
+    assert index.remove(bounds=Bounds(-180, -90, 180, 90)) == 11
+    assert len(index) == 0 and index.search(unit(2)) == [[], []] and index.search(unit(1), near=(60, 25, 1e6)) == [[]]
+    assert "0 tiles" in index.verify()
+
+
+def test_searches_run_while_the_index_is_replaced(index, encoder):
+    queries, stop, wrong = unit(4), threading.Event(), []
+
+    def search():
+        while not stop.is_set():
+            try:
+                counts = {len(line) for line in index.search(queries, k=99)}
+                counts |= {len(line) for line in GeoIndex.load(index.path).search(queries, k=99)}
+                wrong.extend(count for count in counts if count not in (12, 17))
+            except Exception as error:
+                wrong.append(repr(error))
+
+    threads = [threading.Thread(target=search) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for turn in range(5):
+        index.add(encoder, ListSource(count=5, name="more", seed=turn, area="north"))
+        index.remove(area="north")
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_verify_finds_vectors_that_are_not_unit_length(tmp_path, source):
+    class Wrong(StubEncoder):
+        def encode(self, images, view, progress=False):
+            return super().encode(images, view) * 2
+
+    index = GeoIndex.build(Wrong(), source, tmp_path / "idx")
+    with pytest.raises(GenGeoError, match="length 1"):
+        index.verify()
+
+
+def test_a_datasets_gallery_is_indexed_by_its_ids(encoder, tmp_path):
+    import datasets
+
+    from gengeo_hf.data import GALLERY_FEATURES
+
+    images = ListSource(count=3).images
+    rows = [
+        {"tile_id": f"t{n}", "aerial": image, "lat": 1.0 + n, "lon": 2.0, "west": None, "south": None, "east": None,
+         "north": None, "area": "a"}
+        for n, image in enumerate(images)
+    ]  # fmt: skip
+    gallery = datasets.Dataset.from_list(rows, features=GALLERY_FEATURES)
+    index = GeoIndex.build(encoder, gallery, tmp_path / "idx")
+    hit = index.search(encoder.encode(images, "aerial"), k=1)[2][0]
+    assert (hit.tile_id, hit.lat, hit.bounds, hit.area) == ("t2", 3.0, None, "a")

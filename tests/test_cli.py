@@ -1,0 +1,133 @@
+"""The command line from outside: what a user types, sees, and gets back as exit code."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from gengeo_hf import cli
+
+
+@pytest.fixture
+def gengeo(monkeypatch, capfd):
+    """Run a command in this process; gives exit code, stdout and stderr."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["gengeo", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as leave:
+            code = leave.code or 0
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def tiles(tmp_path):
+    from PIL import Image
+
+    folder = tmp_path / "tiles"
+    folder.mkdir()
+    for number in range(4):
+        Image.effect_noise((64, 64), 40 + 30 * number).convert("RGB").save(folder / f"{number}.png")
+    rows = "".join(f"{number}.png,60.{number},25.0\n" for number in range(4))
+    (folder / "tiles.csv").write_text("image,lat,lon\n" + rows)
+    return folder
+
+
+def test_help_comes_without_the_heavy_libraries():
+    heavy = "torch transformers datasets faiss rasterio numpy PIL"
+    program = f"import sys, gengeo_hf.cli; print([m for m in '{heavy}'.split() if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_every_command_teaches_with_an_example(gengeo):
+    for command in cli.app.registered_commands:
+        name = command.name or command.callback.__name__.replace("_", "-")
+        code, out, _ = gengeo(name, "--help")
+        assert code == 0 and "example" in out.lower(), name
+
+
+def test_from_tiles_to_a_map(gengeo, tiles, tiny_checkpoint, tmp_path):
+    code, out, err = gengeo(
+        "index", tiles, "--out", tmp_path / "idx", "--model", tiny_checkpoint, "--tile-size-m", "100m"
+    )
+    assert code == 0, err
+    assert "4 tiles" in out and "gengeo locate" in out
+    options = ("--index", tmp_path / "idx", "--model", tiny_checkpoint, "--device", "cpu")
+    outputs = ("--map", tmp_path / "m.html", "--geojson", tmp_path / "o.json")
+    code, out, err = gengeo("locate", tiles / "2.png", tiles / "tiles.csv", *options, "--top", 2, *outputs)
+    assert code == 0 and "1. 60." in out and "tiles.csv" in out and "unknown training data" in err
+    assert len(json.loads((tmp_path / "o.json").read_text())["features"]) == 2
+    assert "unknown training data" in (tmp_path / "m.html").read_text()
+    code, out, _ = gengeo("locate", tiles / "2.png", *options, "--near", "60.1,25.0,1km")
+    assert code == 0 and "60.100000" in out and "60.200000" not in out
+    assert gengeo("verify", "--index", tmp_path / "idx")[1].startswith(f"{tmp_path / 'idx'}: 4 tiles")
+    assert "removed 1" in gengeo("remove", "--index", tmp_path / "idx", "--bounds", "24,60.05,26,60.15")[1]
+    code, out, err = gengeo("index", tiles, "--out", tmp_path / "idx", "--model", tiny_checkpoint, "--add")
+    assert code == 0 and "4 tiles" in out, err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("locate", "nothing.jpg", "--index", "idx", "--model", "nowhere"),
+        ("index", "nothing", "--out", "idx", "--model", "nowhere"),
+        ("index", ".", "--out", "idx", "--model", "m", "--tile", "big"),
+        ("index", ".", "--out", "idx", "--model", "m", "--overlap", "200%"),
+        ("locate", "a.jpg", "--index", "idx", "--model", "m", "--near", "here"),
+        ("verify", "--index", "idx"),
+        ("remove", "--index", "idx"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(gengeo, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = gengeo(*words)
+    assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and not out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words", [("locate",), ("nonsense",), ("locate", "a.jpg", "--top", "0", "--index", "i", "--model", "m")]
+)
+def test_a_wrong_command_is_code_2_and_says_where_help_is(gengeo, words):
+    code, _, err = gengeo(*words)
+    assert code == 2 and "--help" in err and "Traceback" not in err
+
+
+def test_another_models_index_and_another_models_checkpoint(gengeo, tiles, tiny_checkpoint, tmp_path):
+    gengeo("index", tiles, "--out", tmp_path / "idx", "--model", tiny_checkpoint)
+    other = tmp_path / "other"
+    other.mkdir()
+    config = json.loads((tiny_checkpoint / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({"model_type": "bert", "hidden_size": 8}))
+    code, _, err = gengeo("locate", tiles / "1.png", "--index", tmp_path / "idx", "--model", other)
+    assert code == 2 and "bert" in err and err.startswith("error: ")
+    manifest = json.loads((tmp_path / "idx" / "manifest.json").read_text())
+    manifest["model"]["fingerprint"] = "0" * 64
+    (tmp_path / "idx" / "manifest.json").write_text(json.dumps(manifest))
+    code, _, err = gengeo("locate", tiles / "1.png", "--index", tmp_path / "idx", "--model", tiny_checkpoint)
+    assert code == 2 and "made by another model" in err and config["model_type"] == "gengeo"
+
+
+def test_an_interrupt_says_how_to_go_on(gengeo, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gengeo_hf.places.open_imagery", stop)
+    code, _, err = gengeo("index", ".", "--out", "idx", "--model", "m")
+    assert code == 130 and "same command again" in err
+
+
+def test_real_photos_and_tiles(gengeo, shared_data, tiny_checkpoint, tmp_path):
+    code, out, err = gengeo("index", shared_data / "helsinki", "--out", tmp_path / "idx", "--model", tiny_checkpoint)
+    assert code == 0 and "5 tiles of helsinki" in out, err
+    photo = shared_data / "helsinki" / "111050484379850.jpg"
+    code, out, err = gengeo("locate", photo, "--index", tmp_path / "idx", "--model", tiny_checkpoint)
+    assert code == 0 and out.count("score") == 5 and "caution" in err
+    assert not [name for name in tmp_path.iterdir() if "partial" in name.name]
