@@ -1,0 +1,105 @@
+"""Protocols as data: what each published column means.
+
+Before: a name on the command line. After: a `Protocol` that says which images are compared by which rules.
+"""
+
+import dataclasses
+import functools
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from gengeo_hf.errors import GenGeoError
+from gengeo_hf.evaluation.metrics import Rounding
+from gengeo_hf.evaluation.ranks import Ties
+
+_FILE = Path(__file__).parent / "assets" / "protocols.yaml"
+_LIMITED = re.compile(r"^(?P<base>.+)-fov(?P<degrees>\d+)-(?P<heading>known|unknown)$")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One way to evaluate.
+
+    Args:
+        name: what results call it.
+        dataset: name for `gengeo_hf.data.load_pairs`.
+        split: of the dataset, for example "test"; CVACT has "val" and "test".
+        trained_on: names of datasets whose model the published column holds.
+        queries: size of the published query set.
+        gallery: size of the published gallery.
+        ks: the k of recall@k.
+        rounding: of recall@1%, see `one_percent_k`.
+        published_ties: tie rule of the published numbers.
+        near_rule_m: metres of the "any tile near enough" rule, None for none.
+        offset_edges_m: inner edges in metres of the breakdown by distance between query and tile centre.
+        prior_radii_m: radii in metres of searches around the true position.
+        fov: horizontal field of view in degrees that panoramas are cut to; 360 keeps them.
+        heading: "known": the cut looks north; "unknown": it looks anywhere.
+        note: what a reader must know before comparing.
+    """
+
+    name: str
+    dataset: str
+    split: str
+    trained_on: tuple[str, ...]
+    queries: int
+    gallery: int
+    ks: tuple[int, ...] = (1, 5, 10)
+    rounding: Rounding = "floor"
+    published_ties: Ties = "sample4geo"
+    near_rule_m: float | None = None
+    offset_edges_m: tuple[float, ...] = ()
+    prior_radii_m: tuple[float, ...] = ()
+    fov: int = 360
+    heading: str = "known"
+    note: str = ""
+
+    @property
+    def limited(self) -> bool:
+        """Whether panoramas are cut or turned before they are described."""
+        return self.fov < 360 or self.heading == "unknown"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+
+def protocol_names() -> list[str]:
+    """Names of all protocols, limited fields of view left out."""
+    return list(_contents()["protocols"])
+
+
+def find_protocol(name: str) -> Protocol:
+    """The protocol of a name, limited fields of view included: `cvusa`, `cvusa-fov90-unknown`.
+
+    Raises:
+        GenGeoError: there is none of that name.
+    """
+    contents = _contents()
+    match = _LIMITED.match(name)
+    base = match["base"] if match else name
+    if base not in contents["protocols"]:
+        raise GenGeoError(
+            f"unknown protocol {name!r}; known are {', '.join(contents['protocols'])}, "
+            "each also as <name>-fov<degrees>-<known|unknown>"
+        )
+    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in contents["protocols"][base].items()}
+    protocol = Protocol(name=base, **given)
+    if not match:
+        return protocol
+    degrees, allowed = int(match["degrees"]), contents["limited_view"]["degrees"]
+    if degrees not in allowed:
+        raise GenGeoError(f"the field of view must be one of {allowed} degrees, found {degrees}")
+    note = " ".join([protocol.note, contents["limited_view"][match["heading"]]]).strip()
+    return dataclasses.replace(protocol, name=name, fov=degrees, heading=match["heading"], note=note)
+
+
+@functools.cache
+def _contents() -> dict[str, Any]:
+    """The file, read once."""
+    contents: Any = OmegaConf.to_container(OmegaConf.load(_FILE))
+    return dict(contents)

@@ -1,0 +1,298 @@
+"""One result: numbers, the rules they were counted by, and what each query contributed.
+
+Before: descriptors and the truth about them. After: a JSON file, with a Parquet file of the queries beside it, from
+which tables, comparisons and pictures are made without the images or the model.
+"""
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from gengeo_hf.errors import GenGeoError
+from gengeo_hf.evaluation.intervals import bootstrap_means, breakdown, distance_groups
+from gengeo_hf.evaluation.metrics import metrics_of_scan, per_query_outcomes
+from gengeo_hf.evaluation.neighbourhood import near_rule_recalls, prior_recalls
+from gengeo_hf.evaluation.positions import errors_m
+from gengeo_hf.evaluation.protocols import Protocol
+from gengeo_hf.evaluation.ranks import TIES, Descriptors, Scan, Ties, scan
+from gengeo_hf.files import atomic_file, write_json
+
+if TYPE_CHECKING:
+    from gengeo_hf.data import CrossViewDataset
+
+FORMAT = 1
+TOP_TILES = 5  # kept for each query, for strips and for grouping failures
+_PACKAGES = ("gengeo_hf", "torch", "transformers", "numpy", "datasets")
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What evaluation knows of a dataset: ids, who belongs to whom, positions; no images.
+
+    Args:
+        name: of the dataset, for example `world/urban/test`.
+        query_ids: one for each query.
+        tile_ids: one for each tile of the gallery.
+        positive_rows: (queries,) gallery row of each true tile.
+        semi_positive_rows: (queries, S) rows of semi-positives, -1 for none; None where no query has any.
+        query_positions: (queries, 2) latitude, longitude in degrees, NaN where unknown.
+        gallery_positions: (tiles, 2).
+        areas: area of each query, None where unknown.
+    """
+
+    name: str
+    query_ids: list[str]
+    tile_ids: list[str]
+    positive_rows: np.ndarray
+    semi_positive_rows: np.ndarray | None
+    query_positions: np.ndarray
+    gallery_positions: np.ndarray
+    areas: list[str | None]
+
+    @classmethod
+    def from_dataset(cls, data: "CrossViewDataset") -> "Truth":
+        """Read everything but the images."""
+        tiles = data.gallery["tile_id"][:]
+        row_of = {tile: row for row, tile in enumerate(tiles)}
+        lists = [[row_of[tile] for tile in row or ()] for row in data.queries["semi_positives"][:]]
+        semi = np.full((len(lists), max(map(len, lists))), -1, dtype=np.int64)
+        for number, rows in enumerate(lists):
+            semi[number, : len(rows)] = rows
+        return cls(
+            data.name,
+            list(data.queries["query_id"][:]),
+            list(tiles),
+            data.positive_rows(),
+            semi if semi.shape[1] else None,
+            _positions(data.queries),
+            _positions(data.gallery),
+            list(data.queries["area"][:]),
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of ids, pairing and positions: two results may be compared query by query when it is equal."""
+        digest = hashlib.sha256()
+        for part in (self.query_ids, self.tile_ids, self.positive_rows.tolist()):
+            digest.update(json.dumps(part).encode())
+        for array in (self.semi_positive_rows, self.query_positions, self.gallery_positions):
+            digest.update(b"none" if array is None else np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    @property
+    def knows_positions(self) -> bool:
+        """Whether every query and tile has a position."""
+        return not (np.isnan(self.query_positions).any() or np.isnan(self.gallery_positions).any())
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished evaluation.
+
+    Args:
+        summary: the JSON object; see `judge`.
+        queries: one row for each query: ids, ranks, best tiles, error, area, and one column for each outcome.
+    """
+
+    summary: dict[str, Any]
+    queries: pa.Table
+
+    def save(self, path: str | Path) -> Path:
+        """Write `path` (JSON) and, beside it, `<stem>.queries.parquet`; each is whole or absent."""
+        path = Path(path)
+        with atomic_file(queries_path(path)) as temporary:
+            pq.write_table(self.queries, temporary)
+        write_json(path, self.summary)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path, *, with_queries: bool = True) -> "Result":
+        """Read a result back.
+
+        Args:
+            path: the JSON file.
+            with_queries: also read the table of queries; tables of results need none.
+
+        Raises:
+            GenGeoError: a file is missing, or is no result of this program.
+        """
+        path = Path(path)
+        try:
+            summary = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise GenGeoError(f"{path} is no readable result ({error}); make one with training/evaluate.py") from error
+        if not isinstance(summary, dict) or summary.get("format") != FORMAT:
+            raise GenGeoError(f"{path} is no evaluation result of format {FORMAT}; make one with training/evaluate.py")
+        if not with_queries:
+            return cls(summary, pa.table({}))
+        try:
+            return cls(summary, pq.read_table(queries_path(path)))
+        except (OSError, pa.ArrowInvalid) as error:
+            raise GenGeoError(f"{queries_path(path)} must lie beside {path.name} and be whole: {error}") from error
+
+    @property
+    def outcomes(self) -> dict[str, np.ndarray]:
+        """(queries,) arrays by metric name: the metric is their mean."""
+        return {
+            name: self.queries[name].to_numpy() for name in self.queries.column_names if name in self.summary["metrics"]
+        }
+
+
+def queries_path(path: str | Path) -> Path:
+    """Where the table of queries of a result lies."""
+    return Path(path).with_suffix(".queries.parquet")
+
+
+def judge(
+    query_descriptors: Descriptors,
+    gallery_descriptors: Descriptors,
+    truth: Truth,
+    protocol: Protocol,
+    *,
+    model: Mapping[str, Any],
+    settings: Mapping[str, Any] | None = None,
+    ties: Ties = "pessimistic",
+    seed: int = 0,
+    device: torch.device | str | None = None,
+) -> Result:
+    """Evaluate descriptors by a protocol.
+
+    Args:
+        query_descriptors: (Q, D) in the order of `truth.query_ids`.
+        gallery_descriptors: (N, D) in the order of `truth.tile_ids`.
+        truth: what is right.
+        protocol: the rules.
+        model: what to write about the model: name, fingerprint, what it was trained on.
+        settings: what else led to the numbers: image sizes, seed of the headings, precision.
+        ties: of "metrics"; the other rules stand beside it under "metrics_by_ties".
+        seed: of the bootstrap.
+        device: where blocks are multiplied.
+
+    Returns:
+        A summary with format, protocol, dataset, model, settings, rules, metrics (fractions of 1, metres),
+        metrics_by_ties, intervals (95 %), areas, offsets, versions; and the table of queries.
+    """
+    given = (query_descriptors, gallery_descriptors, truth.positive_rows)
+    found = scan(*given, semi_positive_rows=truth.semi_positive_rows, top=TOP_TILES, device=device)
+    errors = errors_m(truth.query_positions, truth.gallery_positions, found.top_rows[:, 0])
+    offsets = errors_m(truth.query_positions, truth.gallery_positions, truth.positive_rows)
+    options: dict[str, Any] = {"ks": protocol.ks, "rounding": protocol.rounding}
+    metrics: dict[str, Any] = metrics_of_scan(found, ties=ties, errors=errors, **options)
+    if truth.knows_positions:
+        metrics |= _by_distance(given, truth, protocol, ties, device)
+    outcomes = per_query_outcomes(found, ties=ties, **options)
+    summary = {
+        "format": FORMAT,
+        "protocol": protocol.as_dict(),
+        "dataset": {
+            "name": truth.name,
+            "queries": len(truth.query_ids),
+            "gallery": len(truth.tile_ids),
+            "complete": (len(truth.query_ids), len(truth.tile_ids)) == (protocol.queries, protocol.gallery),
+            "fingerprint": truth.fingerprint,
+        },
+        "model": dict(model),
+        "settings": dict(settings or {}),
+        "rules": {"ties": ties, "rounding": protocol.rounding, "interval": "95 % bootstrap", "seed": seed},
+        "metrics": metrics,
+        "metrics_by_ties": {rule: metrics_of_scan(found, ties=rule, **options) for rule in TIES},
+        "intervals": {name: list(interval) for name, interval in bootstrap_means(outcomes, seed=seed).items()},
+        "areas": breakdown(outcomes, truth.areas) if len(set(truth.areas)) > 1 else {},
+        "offsets": _by_offset(outcomes, offsets, protocol.offset_edges_m),
+        "versions": versions(),
+    }
+    return Result(summary, _query_table(truth, found, errors, offsets, outcomes, ties))
+
+
+def versions() -> dict[str, str]:
+    """What the numbers were made with."""
+    return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+
+
+def _by_distance(
+    given: tuple[Any, Any, np.ndarray],
+    truth: Truth,
+    protocol: Protocol,
+    ties: Ties,
+    device: torch.device | str | None,
+) -> dict[str, float]:
+    """The metrics of a protocol that search by distance."""
+    numbers: dict[str, float] = {}
+    if protocol.near_rule_m is not None:
+        numbers |= near_rule_recalls(
+            *given,
+            query_positions=truth.query_positions,
+            gallery_positions=truth.gallery_positions,
+            radius_m=protocol.near_rule_m,
+            ks=protocol.ks,
+            ties=ties,
+            rounding=protocol.rounding,
+            device=device,
+        )
+    if protocol.prior_radii_m:
+        numbers |= prior_recalls(
+            *given,
+            search_centres=truth.query_positions,
+            gallery_positions=truth.gallery_positions,
+            radii_m=protocol.prior_radii_m,
+            ks=protocol.ks,
+            ties=ties,
+            device=device,
+        )
+    return numbers
+
+
+def _by_offset(
+    outcomes: Mapping[str, np.ndarray], offsets: np.ndarray, edges: Sequence[float]
+) -> dict[str, dict[str, float | int]]:
+    """Metrics by the distance between query and centre of its tile, where a protocol asks and positions are known."""
+    if not edges or np.isnan(offsets).all():
+        return {}
+    return breakdown(outcomes, distance_groups(offsets, edges))
+
+
+def _query_table(
+    truth: Truth,
+    found: Scan,
+    errors: np.ndarray,
+    offsets: np.ndarray,
+    outcomes: Mapping[str, np.ndarray],
+    ties: Ties,
+) -> pa.Table:
+    """One row for each query."""
+    tiles = np.array([*truth.tile_ids, ""], dtype=object)  # row -1: nothing was found
+    semi = found.relevant_rows[:, 1:]
+    return pa.table(
+        {
+            "query_id": truth.query_ids,
+            "positive": tiles[truth.positive_rows].tolist(),
+            "semi_positives": [tiles[rows[rows >= 0]].tolist() for rows in semi],
+            "rank": found.positive_ranks(ties),
+            "top_tiles": tiles[found.top_rows].tolist(),
+            "top_scores": found.top_scores.astype(np.float32).tolist(),
+            "positive_score": found.scores[:, 0],
+            "lat": truth.query_positions[:, 0],
+            "lon": truth.query_positions[:, 1],
+            "found_lat": truth.gallery_positions[found.top_rows[:, 0], 0],
+            "found_lon": truth.gallery_positions[found.top_rows[:, 0], 1],
+            "error_m": errors,
+            "offset_m": offsets,
+            "area": pa.array(truth.areas, type=pa.string()),
+            **outcomes,
+        }
+    )
+
+
+def _positions(table: Any) -> np.ndarray:
+    """(rows, 2) float64 latitude, longitude; null becomes NaN."""
+    return np.array([table["lat"][:], table["lon"][:]], dtype=np.float64).T
