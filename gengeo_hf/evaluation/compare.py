@@ -1,0 +1,119 @@
+"""Two results side by side, and the choice between checkpoints.
+
+Before: results of `training/evaluate.py`. After: differences that can be told from noise; the best checkpoint, picked
+where picking is allowed.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gengeo_hf.errors import GenGeoError
+from gengeo_hf.evaluation.intervals import Interval, paired_difference
+from gengeo_hf.evaluation.results import Result
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One metric of two results.
+
+    Args:
+        metric: its name.
+        first, second: fractions of 1.
+        difference: second - first.
+        interval: 95 % bootstrap interval of the difference over the same queries.
+    """
+
+    metric: str
+    first: float
+    second: float
+    difference: float
+    interval: Interval
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval leaves 0 out."""
+        return not self.interval.low <= 0 <= self.interval.high
+
+
+def compare(first: str | Path, second: str | Path, *, seed: int = 0) -> list[Difference]:
+    """Paired differences of two results over the same queries.
+
+    Args:
+        first, second: JSON files with their tables of queries beside them.
+        seed: of the bootstrap.
+
+    Raises:
+        GenGeoError: they were not evaluated on the same queries and tiles by the same rules.
+    """
+    a, b = Result.load(first), Result.load(second)
+    for what, keys in (
+        ("protocol", ("protocol", "name")),
+        ("dataset", ("dataset", "fingerprint")),
+        ("tie rule", ("rules", "ties")),
+        ("rounding of 1 %", ("rules", "rounding")),
+    ):
+        found = [result.summary[keys[0]][keys[1]] for result in (a, b)]
+        if found[0] != found[1]:
+            raise GenGeoError(
+                f"the results have different {what}s ({str(found[0])[:24]} and {str(found[1])[:24]}); "
+                "evaluate both by one protocol on the same data"
+            )
+    if a.queries["query_id"].to_pylist() != b.queries["query_id"].to_pylist():
+        raise GenGeoError(f"{first} and {second} hold different queries; a table was changed after the evaluation")
+    old, new = a.outcomes, b.outcomes
+    return [
+        Difference(metric, float(old[metric].mean()), float(new[metric].mean()), difference, interval)
+        for metric, (difference, interval) in paired_difference(old, new, seed=seed).items()
+    ]
+
+
+def comparison_text(differences: Sequence[Difference], first: str, second: str) -> str:
+    """The comparison for a terminal, in percentage points."""
+    lines = [f"{'':18} {first[:16]:>16} {second[:16]:>16}   difference (95 %)"]
+    for row in differences:
+        verdict = ("better" if row.difference > 0 else "worse") if row.is_clear else "within the noise"
+        lines.append(
+            f"{row.metric:18} {100 * row.first:16.2f} {100 * row.second:16.2f}   {100 * row.difference:+.2f} "
+            f"({100 * row.interval.low:+.2f} to {100 * row.interval.high:+.2f})  {verdict}"
+        )
+    return "\n".join(lines)
+
+
+def select_best(summaries: Sequence[Mapping[str, Any]], metric: str = "recall@1") -> int:
+    """Which of several results of one validation set is the best: its position in the list.
+
+    Args:
+        summaries: `Result.summary` of each checkpoint.
+        metric: greater is better.
+
+    Raises:
+        GenGeoError: a result is of a set on which numbers are reported, or they are not of one set.
+    """
+    if not summaries:
+        raise GenGeoError("there is no result to choose from")
+    for summary in summaries:
+        refuse_reported_split(summary["protocol"]["split"])
+    if len(sets := {summary["dataset"]["fingerprint"] for summary in summaries}) > 1:
+        raise GenGeoError(f"the results are of {len(sets)} different sets; evaluate every checkpoint on the same one")
+    if missing := [n for n, summary in enumerate(summaries) if metric not in summary["metrics"]]:
+        raise GenGeoError(
+            f"result {missing[0]} has no {metric!r}; it has {', '.join(summaries[missing[0]]['metrics'])}"
+        )
+    return max(range(len(summaries)), key=lambda number: summaries[number]["metrics"][metric])
+
+
+def refuse_reported_split(split: str) -> None:
+    """Only a validation part of the training data may pick a checkpoint.
+
+    "test" is refused, and CVACT's "val" too: Table 2 reports it, and its pairs are part of the test set.
+
+    Raises:
+        GenGeoError: the split is one on which numbers are reported.
+    """
+    if split != "validation":
+        raise GenGeoError(
+            f"a checkpoint must not be picked on the split {split!r}: its number would no longer be an estimate; "
+            "pick on 'validation', a part of the training areas"
+        )

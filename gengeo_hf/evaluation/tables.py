@@ -1,0 +1,215 @@
+"""The paper's tables with our rows below: every cell says by which rules it was counted, or it is left out.
+
+Before: results of `training/evaluate.py` and `assets/published.yaml`. After: Markdown, LaTeX or CSV.
+"""
+
+import csv
+import functools
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import OmegaConf
+
+from gengeo_hf.errors import GenGeoError
+from gengeo_hf.evaluation.results import Result
+
+Format = Literal["md", "latex", "csv"]
+_FILE = Path(__file__).parent / "assets" / "published.yaml"
+_SHORT = {"recall@1": "R@1", "recall@5": "R@5", "recall@10": "R@10", "recall@1%": "R@1%", "hit_rate_code": "Hit"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table ready to print.
+
+    Args:
+        title: one line.
+        groups: for each protocol column group, its name and its metrics.
+        rows: label and one value in percent (None: not given) for each metric of each group, in order.
+        notes: what a reader must know, one sentence each.
+    """
+
+    title: str
+    groups: list[tuple[str, list[str]]]
+    rows: list[tuple[str, list[float | None]]]
+    notes: list[str]
+
+
+def table_numbers() -> list[int]:
+    """Tables that can be printed."""
+    return sorted(_published()["tables"])
+
+
+def build_table(number: int, results: Sequence[str | Path] = ()) -> Table:
+    """One of the paper's tables with our results below the published rows.
+
+    A result goes into a column only if its protocol is that column's. It is counted by the column's tie rule, and
+    whatever else differs from the published setting (a part of the data, another training set) is a numbered note.
+
+    Args:
+        number: of the table in the paper, 2 to 9.
+        results: JSON files of `training/evaluate.py`.
+
+    Raises:
+        GenGeoError: there is no such table, or two results of one model claim the same cell.
+    """
+    tables = _published()["tables"]
+    if number not in tables:
+        raise GenGeoError(f"there is no table {number}; known are {', '.join(map(str, sorted(tables)))}")
+    published = tables[number]
+    groups = [(name, list(metrics)) for name, metrics in published["columns"].items()]
+    rows = [(row["method"], _published_values(row, groups)) for row in published["rows"]]
+    notes = [_published()["sources"]["gengeo"], *published.get("notes", ())]
+    summaries = {str(path): Result.load(path, with_queries=False).summary for path in results}
+    ours, our_notes = _our_rows(summaries, groups, published.get("accepts", {}))
+    return Table(f"Table {number}: {published['title']} (percent)", groups, rows + ours, notes + our_notes)
+
+
+def render(table: Table, style: Format = "md") -> str:
+    """The table as text."""
+    writers = {"md": _markdown, "latex": _latex, "csv": _csv}
+    if style not in writers:
+        raise GenGeoError(f"the format must be one of {', '.join(writers)}; found {style!r}")
+    return writers[style](table)
+
+
+@functools.cache
+def _published() -> dict[str, Any]:
+    """The file, read once."""
+    contents: Any = OmegaConf.to_container(OmegaConf.load(_FILE))
+    return dict(contents)
+
+
+def _published_values(row: Mapping[str, Any], groups: Sequence[tuple[str, list[str]]]) -> list[float | None]:
+    """The cells of a published row in the order of the groups."""
+    return [value for name, metrics in groups for value in (row[name] or [None] * len(metrics))]
+
+
+def _our_rows(
+    summaries: Mapping[str, dict[str, Any]],
+    groups: Sequence[tuple[str, list[str]]],
+    accepts: Mapping[str, Sequence[str]],
+) -> tuple[list[tuple[str, list[float | None]]], list[str]]:
+    """Our rows, one for each model, and the notes on them."""
+    cells: dict[str, dict[str, dict[str, Any]]] = {}
+    sources: dict[tuple[str, str], str] = {}
+    notes: list[str] = []
+    marks: dict[str, list[int]] = {}
+    for path, summary in summaries.items():
+        protocol, model = summary["protocol"]["name"], summary["model"]
+        group = next((name for name, _ in groups if protocol in accepts.get(name, [name])), None)
+        if group is None:
+            notes.append(f"Left out: {Path(path).name} was evaluated by the protocol {protocol}, which is not here.")
+            continue
+        # The name makes the row, as in the paper: a column may hold another checkpoint than the next, trained on its
+        # own dataset or given another input size.
+        key = model["name"]
+        if (key, group) in sources:
+            raise GenGeoError(
+                f"{sources[key, group]} and {path} are both {model['name']} on {protocol}; give one of them, or name "
+                "the models apart with --name"
+            )
+        sources[key, group] = path
+        cells.setdefault(key, {})[group] = summary
+        for note in _differences(summary, group):
+            if note not in notes:
+                notes.append(note)
+            marks.setdefault(key, []).append(notes.index(note))
+    offset = 1
+    numbered = [f"[{number + offset}] {note}" for number, note in enumerate(notes)]
+    rows = []
+    for key, found in cells.items():
+        label = f"{key} (ours)" + "".join(f"[{n + offset}]" for n in sorted(set(marks.get(key, []))))
+        values: list[float | None] = []
+        for name, metrics in groups:
+            values += [_percent(found[name], metric) if name in found else None for metric in metrics]
+        rows.append((label, values))
+    return rows, numbered
+
+
+def _percent(summary: Mapping[str, Any], metric: str) -> float | None:
+    """Our number by the tie rule of the published column."""
+    by_rule = summary["metrics_by_ties"][summary["protocol"]["published_ties"]]
+    return 100 * by_rule[metric] if metric in by_rule else None
+
+
+def _differences(summary: Mapping[str, Any], group: str) -> list[str]:
+    """How a result differs from what its column means, as notes."""
+    protocol, data, model = summary["protocol"], summary["dataset"], summary["model"]
+    where = protocol["name"]
+    notes = []
+    if where != group:
+        notes.append(f"{group}: ours is the protocol {where}; the paper does not say which its own is.")
+    if not data["complete"]:
+        notes.append(
+            f"{where}: NOT COMPARABLE, on {data['queries']:,} queries and {data['gallery']:,} tiles instead of "
+            f"{protocol['queries']:,} and {protocol['gallery']:,}."
+        )
+    if model["trained_on"] not in protocol["trained_on"]:
+        notes.append(
+            f"{where}: NOT COMPARABLE, the model was trained on {model['trained_on'] or 'unknown data'} instead of "
+            f"{' or '.join(protocol['trained_on'])}."
+        )
+    ours = summary["metrics_by_ties"]["pessimistic"]["recall@1"]
+    theirs = summary["metrics_by_ties"][protocol["published_ties"]]["recall@1"]
+    if ours != theirs:
+        notes.append(
+            f"{where}: counted as published, with ties in favour of the query; with ties against it R@1 is "
+            f"{100 * ours:.2f}."
+        )
+    return notes
+
+
+def _cells(values: Sequence[float | None]) -> list[str]:
+    """Two decimals, as published."""
+    return ["-" if value is None else f"{value:.2f}" for value in values]
+
+
+def _markdown(table: Table) -> str:
+    heads = [f"{name} {_SHORT.get(metric, metric)}" for name, metrics in table.groups for metric in metrics]
+    lines = [f"**{table.title}**", "", "| method | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(heads)]
+    lines += [f"| {label} | " + " | ".join(_cells(values)) + " |" for label, values in table.rows]
+    return "\n".join([*lines, "", *(f"- {note}" for note in table.notes)]) + "\n"
+
+
+def _latex(table: Table) -> str:
+    def plain(text: str) -> str:
+        return "".join({c: "\\" + c for c in "%&_#$"}.get(c, c) for c in text)
+
+    width = sum(len(metrics) for _, metrics in table.groups)
+    spans = [f"\\multicolumn{{{len(metrics)}}}{{c}}{{{plain(name)}}}" for name, metrics in table.groups]
+    rules, first = [], 2
+    for _, metrics in table.groups:
+        rules.append(f"\\cmidrule(lr){{{first}-{first + len(metrics) - 1}}}")
+        first += len(metrics)
+    heads = [plain(_SHORT.get(metric, metric)) for _, metrics in table.groups for metric in metrics]
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        "\\begin{table}",
+        f"\\caption{{{plain(table.title)}}}",
+        f"\\begin{{tabular}}{{l{'r' * width}}}",
+        "\\toprule",
+        " & ".join(["", *spans]) + " \\\\",
+        " ".join(rules),
+        " & ".join(["method", *heads]) + " \\\\",
+        "\\midrule",
+        *(" & ".join([plain(label), *_cells(values)]) + " \\\\" for label, values in table.rows),
+        "\\bottomrule",
+        "\\end{tabular}",
+        *(f"\\par\\footnotesize {plain(note)}" for note in table.notes),
+        "\\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _csv(table: Table) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["method", *(f"{name} {metric}" for name, metrics in table.groups for metric in metrics)])
+    for label, values in table.rows:
+        writer.writerow([label, *("" if value is None else f"{value:.4f}" for value in values)])
+    writer.writerows([f"# {note}"] for note in table.notes)
+    return out.getvalue()

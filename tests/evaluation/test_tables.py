@@ -1,0 +1,167 @@
+"""Published tables, our rows, comparisons and the choice of a checkpoint."""
+
+import csv
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from gengeo_hf.errors import GenGeoError
+from gengeo_hf.evaluation.compare import compare, comparison_text, refuse_reported_split, select_best
+from gengeo_hf.evaluation.protocols import find_protocol, protocol_names
+from gengeo_hf.evaluation.results import Truth, judge
+from gengeo_hf.evaluation.tables import build_table, render, table_numbers
+
+from .test_ranks import unit
+
+generator = np.random.default_rng(21)
+GALLERY = unit(generator, 120, 16)
+NOISE = unit(generator, 90, 16)
+
+
+def truth(areas=2):
+    places = np.stack([60 + np.arange(120) * 1e-3, np.full(120, 25.0)], axis=1)
+    return Truth(
+        "made-up/test",
+        [f"q{n}" for n in range(90)],
+        [f"t{n}" for n in range(120)],
+        np.arange(90),
+        (np.arange(90)[:, None] + np.array([1, 2])) % 120,
+        places[:90] + 1e-4,
+        places,
+        [f"area {n % areas}" for n in range(90)],
+    )
+
+
+def result(tmp_path, file="a.json", noise=1.0, name="mine", protocol="cvusa", complete=True, trained_on="cvusa"):
+    rules = find_protocol(protocol)
+    if complete:
+        rules = replace(rules, queries=90, gallery=120)
+    model = {"name": name, "fingerprint": "0" * 64, "trained_on": trained_on}
+    found = judge(GALLERY[:90] + noise * NOISE, GALLERY, truth(), rules, model=model)
+    return found, found.save(tmp_path / file)
+
+
+def test_every_published_row_fits_its_columns_and_known_cells_are_right():
+    assert table_numbers() == list(range(2, 10))
+    for number in table_numbers():
+        table = build_table(number)
+        assert all(len(values) == sum(len(m) for _, m in table.groups) for _, values in table.rows)
+        assert all(value is None or 0 <= value <= 100 for _, values in table.rows for value in values)
+        assert "Remote Sensing 2026" in render(table)
+        for _, values in table.rows:  # recall rises with k inside each group; an error of copying would break it
+            for start in range(0, 4 * (len(values) // 4), 4):
+                if len(values) in (8, 12):
+                    rising = [v for v in values[start : start + 4] if v is not None]
+                    assert rising == sorted(rising)
+    cells = {(n, row): values for n in table_numbers() for row, values in build_table(n).rows}
+    assert cells[2, "GenGeo (paper)"] == [
+        98.94,
+        99.73,
+        99.82,
+        99.91,
+        90.63,
+        96.52,
+        97.33,
+        98.55,
+        71.92,
+        92.53,
+        94.40,
+        98.67,
+    ]
+    assert cells[3, "GenGeo (paper)"][4] == 91.15
+    assert cells[5, "Sample4Geo"][3] == 3.12
+    assert cells[7, "SALAD, no dustbin"][4] == 67.14
+
+
+def test_our_row_stands_below_in_percent_in_every_format(tmp_path):
+    found, path = result(tmp_path)
+    expected = f"{100 * found.summary['metrics']['recall@1']:.2f}"
+    table = build_table(2, [path])
+    assert table.rows[-1][0] == "mine (ours)"
+    assert table.rows[-1][1][4:] == [None] * 8
+    assert f"| mine (ours) | {expected} |" in render(table, "md")
+    assert f"mine (ours) & {expected} &" in render(table, "latex")
+    rows = list(csv.reader(io.StringIO(render(table, "csv"))))
+    assert rows[0][1] == "cvusa recall@1" and rows[6][0] == "mine (ours)" and f"{float(rows[6][1]):.2f}" == expected
+    with pytest.raises(GenGeoError, match="format must be"):
+        render(table, "word")
+    with pytest.raises(GenGeoError, match="no table 1"):
+        build_table(1)
+
+
+def test_what_is_not_comparable_is_marked_or_left_out(tmp_path):
+    _, part = result(tmp_path, complete=False, trained_on="world-urban")
+    _, other = result(tmp_path, "b.json", protocol="world-urban")
+    text = render(build_table(2, [part, other]))
+    assert "mine (ours)[1][2]" in text
+    assert "[1] cvusa: NOT COMPARABLE, on 90 queries and 120 tiles instead of 8,884 and 8,884" in text
+    assert "[2] cvusa: NOT COMPARABLE, the model was trained on world-urban instead of cvusa" in text
+    assert "Left out: b.json was evaluated by the protocol world-urban" in text
+    with pytest.raises(GenGeoError, match="--name"):
+        build_table(2, [part, result(tmp_path, "c.json")[1], result(tmp_path, "d.json", noise=2)[1]])
+    vigor = result(tmp_path, "v.json", protocol="cvusa-to-vigor-same")[1]
+    assert "ours is the protocol cvusa-to-vigor-same" in render(build_table(5, [vigor]))
+
+
+def test_a_collapsed_model_is_not_flattered_without_a_word(tmp_path):
+    same = np.ones((120, 4), np.float32)
+    rules = replace(find_protocol("cvusa"), queries=90, gallery=120)
+    model = {"name": "collapsed", "fingerprint": "", "trained_on": "cvusa"}
+    path = judge(same[:90], same, truth(), rules, model=model).save(tmp_path / "x.json")
+    text = render(build_table(2, [path]))
+    assert "collapsed (ours)[1] | 100.00" in text
+    assert "with ties against it R@1 is 0.00" in text
+
+
+def test_a_result_carries_its_breakdowns(tmp_path):
+    summary = result(tmp_path, protocol="world-urban")[0].summary
+    assert set(summary["areas"]) == {"area 0", "area 1"}
+    assert sum(group["num_queries"] for group in summary["offsets"].values()) == 90
+    assert summary["metrics"]["recall@1|prior_250m"] >= summary["metrics"]["recall@1"]
+    low, high = summary["intervals"]["recall@1"]
+    assert low < summary["metrics"]["recall@1"] < high
+    assert "recall_5m@1" in result(tmp_path, protocol="cvact-test")[0].summary["metrics"]
+
+
+def test_a_gain_is_told_from_noise(tmp_path):
+    _, good = result(tmp_path, "good.json", noise=1.0)
+    _, bad = result(tmp_path, "bad.json", noise=2.0, name="worse")
+    rows = {row.metric: row for row in compare(good, bad)}
+    assert rows["recall@1"].is_clear and rows["recall@1"].difference < 0
+    assert "worse" in comparison_text(list(rows.values()), "good", "bad")
+    same = {row.metric: row for row in compare(good, good)}
+    assert not same["recall@1"].is_clear and same["recall@1"].difference == 0
+    with pytest.raises(GenGeoError, match="different protocols"):
+        compare(good, result(tmp_path, "c.json", protocol="world-urban")[1])
+    good.with_suffix(".queries.parquet").write_bytes(b"cut off")
+    with pytest.raises(GenGeoError, match=r"good\.queries\.parquet"):
+        compare(good, bad)
+    good.write_text("{}")
+    with pytest.raises(GenGeoError, match=r"training/evaluate\.py"):
+        compare(good, bad)
+
+
+def test_a_checkpoint_is_never_picked_where_numbers_are_reported(tmp_path):
+    summaries = [result(tmp_path, noise=noise)[0].summary for noise in (3.0, 1.0, 2.0)]
+    with pytest.raises(GenGeoError, match="must not be picked on the split 'test'"):
+        select_best(summaries)
+    for summary in summaries:
+        summary["protocol"]["split"] = "validation"
+    assert select_best(summaries) == 1
+    with pytest.raises(GenGeoError, match="'val'"):
+        refuse_reported_split("val")
+    with pytest.raises(GenGeoError, match="no result"):
+        select_best([])
+
+
+def test_every_protocol_reads_and_its_limited_views_too():
+    for name in protocol_names():
+        plain, limited = find_protocol(name), find_protocol(f"{name}-fov70-unknown")
+        assert not plain.limited and limited.limited and limited.fov == 70
+        assert plain.split in ("test", "val") and plain.trained_on
+    with pytest.raises(GenGeoError, match="known are cvusa"):
+        find_protocol("cvusa-fov90")
+    columns = {name for number in table_numbers() for name, _ in build_table(number).groups}
+    assert columns - set(protocol_names()) == {"cvusa-to-vigor"}  # the paper does not say which of two it is
