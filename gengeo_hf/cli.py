@@ -124,7 +124,7 @@ def index(
 @app.command()
 def locate(
     photos: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.")],
-    index: IndexFolder,
+    index: Annotated[str, typer.Option("--index", help="Index folder, or the address of a store.")],
     model: Model,
     top: Annotated[int, typer.Option(min=1, help="How many places for each photo.")] = 5,
     near: Annotated[str | None, typer.Option(help="Search only here: lat,lon,radius, e.g. 60.17,24.94,2km.")] = None,
@@ -217,6 +217,25 @@ def convert(
 
 
 @app.command()
+def export(
+    index: IndexFolder,
+    store: Annotated[str, typer.Option(help="milvus:./local.db, milvus:http://host:19530 or qdrant:http://host:6333.")],
+) -> None:
+    """Copy an index into a vector database; an interrupted export goes on where it stopped.
+
+    **Example:** `gengeo export --index city.gengeo --store milvus:http://localhost:19530`
+
+    Then give the same address to `gengeo locate --index`.
+    """
+    from gengeo_hf.places import GeoIndex
+    from gengeo_hf.places.stores import connect, export_index
+
+    report = export_index(GeoIndex.load(index), connect(store), progress=True)
+    agreement = f"top ten agree to {report['top10_agreement']:.1%} with the exact answer"
+    typer.echo(f"{store}: {report['count']:,} tiles for {report['tiles']:,} of the index; {agreement}")
+
+
+@app.command()
 def verify(index: IndexFolder) -> None:
     """Check every byte and every vector of an index.
 
@@ -255,7 +274,10 @@ def table(
     results: Annotated[list[Path] | None, typer.Argument(help="JSON files of training/evaluate.py.")] = None,
     style: Annotated[str, typer.Option("--format", help="md, latex or csv.")] = "md",
 ) -> None:
-    """Print a table of the paper with our results below; what is not comparable is marked or left out."""
+    """Print a table of the paper with our results below; what is not comparable is marked or left out.
+
+    **Example:** `gengeo table 2 results/cvusa.json --format latex`
+    """
     from typing import cast
 
     from gengeo_hf.evaluation.tables import Format, build_table, render

@@ -24,6 +24,7 @@ from gengeo_hf.places.index import EncoderLike, GeoIndex, Hit
 if TYPE_CHECKING:
     from gengeo_hf.data.images import PhotoPosition
     from gengeo_hf.places.confidence import Calibration
+    from gengeo_hf.places.stores import StoreIndex
 
 VOTES_FOR_EACH = 8  # hits that are asked for, for each place wanted: enough for overlaps of 50 % and some strangers
 SHARPNESS = 20.0  # weight of a vote is exp(SHARPNESS * score): 0.05 less cosine weighs about a third
@@ -104,7 +105,9 @@ class GeoLocalizer:
         >>> print(places[0].lat, places[0].lon)
     """
 
-    def __init__(self, encoder: EncoderLike, index: GeoIndex, calibration: Calibration | None = None) -> None:
+    def __init__(
+        self, encoder: EncoderLike, index: GeoIndex | StoreIndex, calibration: Calibration | None = None
+    ) -> None:
         index.check_model(encoder)
         if calibration is not None:
             calibration.check_model(encoder)
@@ -114,16 +117,17 @@ class GeoLocalizer:
     def from_pretrained(
         cls, model: str | Path, index: str | Path, calibration: str | Path | None = None, **options: Any
     ) -> GeoLocalizer:
-        """Load a checkpoint folder or Hub id, an index folder, and a calibration file if there is one.
+        """Load a checkpoint folder or Hub id, an index, and a calibration file if there is one.
 
         Args:
+            index: a folder, or the address of a store such as `milvus:http://host:19530`.
             options: passed to `Encoder.from_pretrained`, for example `device="cpu"`.
         """
         from gengeo_hf.encoder import Encoder
         from gengeo_hf.places.confidence import Calibration
 
         table = Calibration.load(calibration) if calibration is not None else None
-        gallery = GeoIndex.load(index)  # before the model: it is quick to say that it is not there
+        gallery = open_index(index)  # before the model: it is quick to say that it is not there
         return cls(Encoder.from_pretrained(model, **options), gallery, table)
 
     @property
@@ -199,6 +203,13 @@ class GeoLocalizer:
             places = merge_hits(hits) if merge else [_place([hit], rank) for rank, hit in enumerate(hits, 1)]
             results.append((self.calibration.apply(places) if self.calibration else places)[:top])
         return results
+
+
+def open_index(where: str | Path) -> GeoIndex | StoreIndex:
+    """An index folder, or a store by its address."""
+    from gengeo_hf.places.stores import connect, is_address
+
+    return connect(str(where)) if is_address(str(where)) else GeoIndex.load(where)
 
 
 def merge_hits(hits: Sequence[Hit]) -> list[Place]:

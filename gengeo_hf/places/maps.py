@@ -11,12 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from gengeo_hf.places.geodesy import Bounds
 from gengeo_hf.places.index import GeoIndex
 from gengeo_hf.places.locate import Answer
+
+if TYPE_CHECKING:
+    from gengeo_hf.places.stores import StoreIndex
 
 ASSETS = Path(__file__).parent / "assets" / "leaflet"
 MAX_TILES = 200  # tiles drawn round the places: about 4 kB each
@@ -122,7 +125,9 @@ def map_frame(page: str, height: int = 560) -> str:
     )
 
 
-def answers_map(answers: Sequence[Answer], index: GeoIndex | None = None, caveat: str = "", **options: Any) -> str:
+def answers_map(
+    answers: Sequence[Answer], index: "GeoIndex | StoreIndex | None" = None, caveat: str = "", **options: Any
+) -> str:
     """The map of answers: photos in a list, places with tile thumbnails, and the index's own imagery as ground.
 
     Args:
@@ -141,7 +146,7 @@ def answers_map(answers: Sequence[Answer], index: GeoIndex | None = None, caveat
         if place.bounds is not None and place.tile_id in pictures
     }
     ground = list(overlays.values())
-    if index is not None and len(overlays) < MAX_TILES:
+    if isinstance(index, GeoIndex) and len(overlays) < MAX_TILES:
         ground = [*_neighbours(answers, index, set(overlays), MAX_TILES - len(overlays)), *ground]
     return map_page(photos, ground, caveat=caveat, **options)
 

@@ -9,6 +9,7 @@ tile needs (GDAL takes an overview where there is one), and turned so that true 
 """
 
 import math
+import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -90,8 +91,11 @@ class RasterTiles:
         empty = np.ones((size, size), dtype=bool)
         for number in self._candidates[row]:
             pixels, valid = self._read_sheet(int(number), row)
-            fill = empty & valid
-            canvas[fill] = pixels[fill]
+            if valid is None:  # the usual case, a tile well inside a file
+                if empty.all():
+                    return Image.fromarray(pixels)
+                valid = np.ones_like(empty)
+            np.copyto(canvas, pixels, where=(empty & valid)[..., None])
             empty &= ~valid
             if not empty.any():
                 break
@@ -114,8 +118,8 @@ class RasterTiles:
             handles[number] = rasterio.open(self._sheets[number].path)
         return handles[number]
 
-    def _read_sheet(self, number: int, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """RGB (size, size, 3) and validity (size, size) of a tile, from one file."""
+    def _read_sheet(self, number: int, row: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """RGB (size, size, 3) and validity (size, size) of a tile, from one file; None where every pixel is valid."""
         from rasterio.errors import RasterioError
 
         sheet, size = self._sheets[number], self._pixels
@@ -142,6 +146,12 @@ class RasterTiles:
         coefficients = (matrix[0, 0], matrix[0, 1], shift[0], matrix[1, 0], matrix[1, 1], shift[1])
         affine, smooth, sharp = Image.Transform.AFFINE, Image.Resampling.BILINEAR, Image.Resampling.NEAREST
         pixels = Image.fromarray(bands).transform((size, size), affine, coefficients, resample=smooth)
+        if (
+            mask.all()
+            and (corners.min(axis=1) >= 0).all()
+            and (corners.max(axis=1) <= [sheet.width, sheet.height]).all()
+        ):
+            return np.asarray(pixels), None
         valid = Image.fromarray(mask).transform((size, size), affine, coefficients, resample=sharp)
         return np.asarray(pixels), np.asarray(valid) > 0
 
@@ -164,6 +174,7 @@ def _read_window(
 
 def _open_sheet(path: Path) -> _Sheet:
     """Read what is needed of one file's header."""
+    os.environ.setdefault("GDAL_CACHEMAX", "256")  # MB; by default GDAL keeps blocks up to 5 % of the machine's memory
     try:
         import rasterio
         from rasterio.errors import RasterioError
