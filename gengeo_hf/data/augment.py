@@ -1,84 +1,262 @@
-"""Joint and separate changes of the two views of a training pair.
+"""Chance in training: what may change in a pair, and what must change in both views alike.
 
-Before: a batch of uint8 images from `loading`. After: the same batch, changed, with the north of both views still in
-agreement: tiles are north-up and panoramas have north in their centre column, so a turn of the one is a roll of the
-other (Sample4Geo's augmentation; the paper says nothing of its own).
+Before: a batch of resized pairs from `PairSource`. After: normalisation and the model.
+
+The order is that of Sample4Geo (compression after the resize instead of before it): joint flip, compression, colour,
+blur or sharpening, dropout, joint rotation. Flip and rotation keep "up in the tile = centre of the panorama".
 """
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch.nn import functional
+
+from gengeo_hf.data.views import limited_fov
+from gengeo_hf.errors import GenGeoError
+
+Batch = dict[str, Any]
+GREY = (0.299, 0.587, 0.114)  # luminance of red, green, blue (ITU-R BT.601)
+GRID_RATIO = {"ground": 0.5, "aerial": 0.4}  # Sample4Geo's share of a grid cell's side that is cut out
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is drawn for each pair.
+    """Random changes to a batch of pairs; the same for the same seed. Only flip and rotation are on by default.
 
     Args:
-        flip: mirror both views, one pair in two.
-        rotate: turn the tile counter-clockwise by 90, 180 or 270 degrees and roll the panorama left by as much, three
-            pairs in four. Only for north-aligned panoramas of 360 degrees and square tiles.
-        colour: largest relative change of brightness, contrast and saturation, for each view on its own.
+        flip: mirror both views of every second pair.
+        rotate: turn the tile counter-clockwise by r quarter turns and roll the panorama left by r quarters of its
+            width, r = 0..3 with equal chance (Sample4Geo: three quarters of the pairs). The ground images of a batch
+            that are no panoramas (`batch["panorama"]`) are left alone together with their tiles.
+        colour: greatest relative change of brightness, contrast and saturation, and of the hue in turns; 0 is off.
+        colour_chance: share of the images that get it, each view by itself.
+        blur_chance: share of the images that are blurred or sharpened.
+        dropout_chance: share of the images that lose a grid or some squares (black before normalisation).
+        jpeg_chance: share of the images that are compressed; done by PIL on the CPU, and slow beside the rest.
+        jpeg_quality: least and greatest quality of that.
+        fov: least and greatest horizontal field of view in degrees, cut from panoramas; one value per batch. None
+            keeps the whole panorama.
+        unknown_heading: look in a random direction instead of north: the views are no longer aligned.
+        multiple_of: widths that the cut by `fov` may give, the patch size of the model.
+
+    Example:
+        >>> augment = Augmentation(colour=0.15)
+        >>> batch = augment(batch, seed=(1, step, process))
     """
 
     flip: bool = True
     rotate: bool = True
     colour: float = 0.0
+    colour_chance: float = 0.5
+    blur_chance: float = 0.0
+    dropout_chance: float = 0.0
+    jpeg_chance: float = 0.0
+    jpeg_quality: tuple[int, int] = (90, 100)
+    fov: tuple[float, float] | None = None
+    unknown_heading: bool = False
+    multiple_of: int = 14
 
-    def __call__(self, batch: dict[str, Tensor], seed: Sequence[int]) -> dict[str, Tensor]:
-        """Change a batch; equal seeds give equal changes.
+    def __post_init__(self) -> None:
+        for name in ("colour", "colour_chance", "blur_chance", "dropout_chance", "jpeg_chance"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise GenGeoError(f"{name} must lie in 0..1, found {getattr(self, name)}")
+        if self.fov is not None and not 0 < self.fov[0] <= self.fov[1] <= 360:
+            raise GenGeoError(f"fov must be (least, greatest) within 0..360 degrees, found {self.fov}")
+
+    @classmethod
+    def sample4geo(cls, **changes: Any) -> "Augmentation":
+        """Everything that Sample4Geo does, with its shares and strengths."""
+        return cls(**{"colour": 0.15, "blur_chance": 0.3, "dropout_chance": 0.3, "jpeg_chance": 0.5, **changes})
+
+    def __call__(self, batch: Batch, seed: Sequence[int]) -> Batch:
+        """Augment one batch.
 
         Args:
-            batch: `ground` and `aerial`, uint8 (batch, 3, height, width); other keys are passed on.
-            seed: for example (seed of the run, step, process).
+            batch: `ground` (B, 3, H, W) and `aerial` (B, 3, S, S), uint8, or float in 0..1; `panorama` bool (B,)
+                where some ground images are none. Other keys are passed on.
+            seed: not negative, for example (seed of the run, step, process).
 
         Returns:
-            A new batch; images are uint8, or float32 in 0..255 after a change of colour.
+            A new batch of the same types and, without `fov`, shapes.
+
+        Raises:
+            GenGeoError: rotation of tiles that are not square.
         """
-        generator = torch.Generator().manual_seed(_mix(seed))
+        chance = np.random.default_rng([int(part) for part in seed])
         ground, aerial = batch["ground"], batch["aerial"]
         count = len(ground)
+        panorama = batch.get("panorama", torch.ones(count, dtype=torch.bool)).cpu().numpy()
         if self.flip:
-            mirrored = (torch.rand(count, generator=generator) < 0.5).to(ground.device)[:, None, None, None]
-            ground = torch.where(mirrored, ground.flip(-1), ground)
-            aerial = torch.where(mirrored, aerial.flip(-1), aerial)
-        if self.colour:
-            ground, aerial = (_jitter(view, self.colour, generator) for view in (ground, aerial))
+            mirrored = chance.random(count) < 0.5
+            ground, aerial = _flipped(ground, mirrored), _flipped(aerial, mirrored)
+        ground, aerial = self._changed(ground, "ground", chance), self._changed(aerial, "aerial", chance)
         if self.rotate:
-            ground, aerial = _turn(ground, aerial, torch.randint(4, (count,), generator=generator))
+            turns = np.where(panorama, chance.integers(0, 4, count), 0)
+            ground, aerial = rolled(ground, turns), quarter_turned(aerial, turns)
+        if self.fov is not None or self.unknown_heading:
+            ground = self._looked(ground, panorama, chance)
         return {**batch, "ground": ground, "aerial": aerial}
 
+    def _changed(self, images: torch.Tensor, view: str, chance: np.random.Generator) -> torch.Tensor:
+        """Compression, colour, blur and dropout of one view."""
+        count, dtype = len(images), images.dtype
+        if self.jpeg_chance > 0:
+            images = _compressed(images, self._chosen(self.jpeg_chance, count, chance), self.jpeg_quality, chance)
+        colour = self._chosen(self.colour_chance if self.colour > 0 else 0.0, count, chance)
+        blur = self._chosen(self.blur_chance, count, chance)
+        dropout = self._chosen(self.dropout_chance, count, chance)
+        touched = np.flatnonzero(np.isin(np.arange(count), np.concatenate([colour, blur])))
+        images = images.clone() if len(touched) or len(dropout) else images
+        if len(touched):
+            some = images[touched].float()
+            if dtype == torch.uint8:
+                some /= 255.0
+            _each(some, touched, colour, lambda x: jittered(x, *_jitter(len(x), self.colour, chance)))
+            _each(some, touched, blur, lambda x: _blurred_or_sharp(x, chance))
+            images[touched] = (some * 255.0).round_().clamp_(0, 255).to(dtype) if dtype == torch.uint8 else some
+        if len(dropout):
+            hidden = _holes(len(dropout), (images.shape[-2], images.shape[-1]), GRID_RATIO[view], chance).to(
+                images.device
+            )
+            images[dropout] = images[dropout].masked_fill(hidden[:, None], 0)
+        return images
 
-def _turn(ground: Tensor, aerial: Tensor, quarters: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn each tile counter-clockwise by its number of quarters, and roll its panorama left by as many."""
+    @staticmethod
+    def _chosen(share: float, count: int, chance: np.random.Generator) -> np.ndarray:
+        """Rows that get a change."""
+        return np.flatnonzero(chance.random(count) < share)
+
+    def _looked(self, ground: torch.Tensor, panorama: np.ndarray, chance: np.random.Generator) -> torch.Tensor:
+        """Cut a field of view from every panorama, to the north or to a random side."""
+        if not panorama.all():
+            raise GenGeoError("fov and unknown_heading need panoramas; this batch holds photos with a field of view")
+        fov = 360.0 if self.fov is None else float(chance.uniform(*self.fov))
+        heading = chance.uniform(0, 360, len(ground)) if self.unknown_heading else np.zeros(len(ground))
+        return limited_fov(ground, fov, torch.from_numpy(heading), self.multiple_of)
+
+
+def _flipped(images: torch.Tensor, mirrored: np.ndarray) -> torch.Tensor:
+    """Mirror the chosen images left to right."""
+    chosen = torch.from_numpy(mirrored).to(images.device)[:, None, None, None]
+    return torch.where(chosen, images.flip(-1), images)
+
+
+def quarter_turned(aerial: torch.Tensor, turns: np.ndarray) -> torch.Tensor:
+    """Turn tiles (B, 3, S, S) counter-clockwise by `turns` quarter turns each.
+
+    Raises:
+        GenGeoError: the tiles are not square.
+    """
     if aerial.shape[-1] != aerial.shape[-2]:
-        raise ValueError(f"only square tiles can be turned, found {tuple(aerial.shape[-2:])}: set rotate to false")
-    ground, aerial = ground.clone(), aerial.clone()
-    width = ground.shape[-1]
-    for quarter in (1, 2, 3):
-        chosen = (quarters == quarter).nonzero()[:, 0].to(ground.device)
-        aerial[chosen] = torch.rot90(aerial[chosen], quarter, (-2, -1))
-        # Rounded once from r W / 4: a width that is no multiple of 4 must not add up three rounding errors.
-        ground[chosen] = ground[chosen].roll(-round(quarter * width / 4), dims=-1)
-    return ground, aerial
+        raise GenGeoError(f"tiles of {aerial.shape[-2]} x {aerial.shape[-1]} pixels cannot turn; use rotate=False")
+    out = aerial.clone()
+    for turn in (1, 2, 3):
+        rows = np.flatnonzero(turns == turn)
+        out[rows] = torch.rot90(aerial[rows], turn, dims=(-2, -1))
+    return out
 
 
-def _jitter(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Brightness, contrast and saturation, each scaled by 1 +- strength."""
-    factors = 1 + strength * (2 * torch.rand(3, len(images), 1, 1, 1, generator=generator) - 1)
-    brightness, contrast, saturation = factors.to(images.device)
-    images = images.float() * brightness
-    mean = images.mean(dim=(1, 2, 3), keepdim=True)
-    images = (images - mean) * contrast + mean
-    grey = images.mean(dim=1, keepdim=True)
-    return ((images - grey) * saturation + grey).clamp(0, 255)
+def rolled(ground: torch.Tensor, turns: np.ndarray) -> torch.Tensor:
+    """Roll panoramas (B, 3, H, W) left by round(turns x W / 4) columns each (rounded once: W may not divide by 4)."""
+    out, width = ground.clone(), ground.shape[-1]
+    for turn in (1, 2, 3):
+        rows = np.flatnonzero(turns == turn)
+        out[rows] = torch.roll(ground[rows], -round(turn * width / 4), dims=-1)
+    return out
 
 
-def _mix(seed: Sequence[int]) -> int:
-    """Several small numbers to one seed, so that (1, 2) and (2, 1) differ."""
-    mixed = 0
-    for part in seed:
-        mixed = (mixed * 1_000_003 + int(part) + 1) % (2**63)
-    return mixed
+def _each(some: torch.Tensor, rows: np.ndarray, chosen: np.ndarray, change: Any) -> None:
+    """Change those of the images `rows` that are in `chosen`, in place."""
+    where = np.flatnonzero(np.isin(rows, chosen))
+    if len(where):
+        some[where] = change(some[where]).clamp_(0.0, 1.0)
+
+
+def _jitter(count: int, amount: float, chance: np.random.Generator) -> tuple[torch.Tensor, ...]:
+    """Random brightness, contrast, saturation (factors) and hue (turns) for `count` images."""
+    factors = [chance.uniform(1 - amount, 1 + amount, count) for _ in range(3)]
+    return tuple(torch.from_numpy(x).float() for x in (*factors, chance.uniform(-amount, amount, count)))
+
+
+def jittered(
+    images: torch.Tensor,
+    brightness: torch.Tensor,
+    contrast: torch.Tensor,
+    saturation: torch.Tensor,
+    hue: torch.Tensor,
+) -> torch.Tensor:
+    """Change colours of images (B, 3, H, W) in 0..1; one factor per image, hue in turns.
+
+    All four are linear in the colour, so they are one 3 x 3 matrix and an offset. The hue turns the colour about the
+    grey axis in the plane that keeps luminance (YIQ), which needs no conversion per pixel.
+    """
+    count, device = len(images), images.device
+    brightness, contrast, saturation, hue = (x.to(device) for x in (brightness, contrast, saturation, hue))
+    weights = torch.tensor(GREY, device=device)
+    to_grey = weights.expand(3, 3)
+    to_yiq = torch.tensor([GREY, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)], device=device)
+    turn = torch.eye(3, device=device).repeat(count, 1, 1)
+    angle = 2 * torch.pi * hue
+    turn[:, 1, 1], turn[:, 1, 2] = angle.cos(), -angle.sin()
+    turn[:, 2, 1], turn[:, 2, 2] = angle.sin(), angle.cos()
+    matrix = torch.linalg.inv(to_yiq) @ turn @ to_yiq
+    grey_share = (1 - saturation)[:, None, None]
+    matrix = (saturation[:, None, None] * torch.eye(3, device=device) + grey_share * to_grey) @ matrix
+    matrix = (brightness * contrast)[:, None, None] * matrix
+    mean = (images.mean(dim=(-2, -1)) @ weights) * brightness  # turn and saturation keep the luminance
+    offset = (mean * (1 - contrast))[:, None, None].expand(-1, 3, 1)
+    return torch.baddbmm(offset, matrix, images.flatten(2)).view_as(images)
+
+
+def _blurred_or_sharp(images: torch.Tensor, chance: np.random.Generator) -> torch.Tensor:
+    """Blur half of the images (Gaussian, sigma 0.5-1.5 pixels) and sharpen the others (by 0.2-0.5 of the detail)."""
+    count = len(images)
+    sigma = torch.from_numpy(chance.uniform(0.5, 1.5, count)).float().to(images.device)
+    towards = np.where(chance.random(count) < 0.5, 1.0, -chance.uniform(0.2, 0.5, count))
+    taps = torch.arange(-2, 3, device=images.device).float()
+    kernel = torch.softmax(-(taps[None] ** 2) / (2 * sigma[:, None] ** 2), dim=1).repeat_interleave(3, 0)
+    flat = functional.pad(images.flatten(0, 1)[None], (2, 2, 2, 2), mode="replicate")
+    flat = functional.conv2d(flat, kernel[:, None, :, None], groups=3 * count)
+    smooth = functional.conv2d(flat, kernel[:, None, None, :], groups=3 * count).view_as(images)
+    return torch.lerp(images, smooth, torch.from_numpy(towards).float().to(images.device)[:, None, None, None])
+
+
+def _holes(count: int, size: tuple[int, int], ratio: float, chance: np.random.Generator) -> torch.Tensor:
+    """Masks bool (count, H, W) of what is cut out: a regular grid or 10 to 25 squares, with equal chance."""
+    height, width = size
+    y, x = np.arange(height) + 0.5, np.arange(width) + 0.5
+    masks = np.empty((count, height, width), dtype=bool)
+    for mask in masks:
+        if chance.random() < 0.5:
+            cell = max(2.0, chance.uniform(height / 16, height / 4))
+            start = chance.uniform(0, cell, 2)
+            mask[:] = np.outer((y + start[0]) % cell < ratio * cell, (x + start[1]) % cell < ratio * cell)
+        else:
+            number = int(chance.integers(10, 26))
+            side = chance.uniform(0.1, 0.2, number)[:, None] * height
+            top = chance.uniform(0, 1, number)[:, None] * (height - side)
+            left = chance.uniform(0, 1, number)[:, None] * np.maximum(width - side, 0)
+            down, across = (y >= top) & (y < top + side), (x >= left) & (x < left + side)
+            mask[:] = down.astype(np.float32).T @ across.astype(np.float32) > 0
+    return torch.from_numpy(masks)
+
+
+def _compressed(
+    images: torch.Tensor, rows: np.ndarray, quality: tuple[int, int], chance: np.random.Generator
+) -> torch.Tensor:
+    """Compress the chosen images as JPEG and decode them again."""
+    from PIL import Image
+
+    out = images.clone()
+    for row in rows:
+        level = int(chance.integers(quality[0], quality[1] + 1))
+        one = images[row] if images.dtype == torch.uint8 else (images[row] * 255).round().clamp(0, 255).to(torch.uint8)
+        file = io.BytesIO()
+        Image.fromarray(one.permute(1, 2, 0).contiguous().cpu().numpy()).save(file, "JPEG", quality=level)
+        back = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)
+        out[row] = (back if images.dtype == torch.uint8 else back / 255.0).to(images)
+    return out

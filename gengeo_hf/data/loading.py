@@ -1,128 +1,239 @@
-"""From rows of a dataset to batches of uint8 images, in worker processes.
+"""From rows to pixels: what a data loader's workers do.
 
-Before: a `CrossViewDataset`. After: `{"ground", "aerial", "query_row", "tile_row"}` for the training loop, or one
-image after the other for the encoder.
+Before: a `CrossViewDataset` and, for training, the rows that the batch sampler names. After: augmentation and the model
+(training), or the encoder (a whole table).
 """
-
-from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import datasets
+import numpy as np
 import torch
+from datasets import Image as ImageFeature
 from PIL import Image
-from torch import Tensor
+from torch.utils.data import Dataset
 
-from gengeo_hf.data.images import open_image
+from gengeo_hf.data.images import BACKGROUND, open_image
 from gengeo_hf.data.schema import CrossViewDataset
 from gengeo_hf.errors import GenGeoError
 
-if TYPE_CHECKING:
-    from gengeo_hf.model import GenGeoImageProcessor
-
 logger = logging.getLogger(__name__)
 
-
-class _Images(Sequence[Image.Image]):
-    """A column of images, opened when they are asked for."""
-
-    def __init__(self, table: datasets.Dataset, column: str, id_column: str) -> None:
-        self.rows = table.select_columns([column, id_column]).cast_column(column, datasets.Image(decode=False))
-        self.column, self.id_column = column, id_column
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, row: Any) -> Any:
-        """The image of one row.
-
-        Raises:
-            GenGeoError: it is missing or broken; the message names its id.
-        """
-        if isinstance(row, slice):
-            return [self[i] for i in range(*row.indices(len(self)))]
-        stored = self.rows[int(row)]
-        image = stored[self.column]
-        try:
-            return open_image(image["bytes"] if image["bytes"] is not None else image["path"])
-        except GenGeoError as error:
-            raise GenGeoError(f"{self.id_column} {stored[self.id_column]}: {error}") from error
-
-    def __iter__(self) -> Iterator[Image.Image]:
-        for row in range(len(self)):
-            yield self[row]
+ENOUGH_TRIES = 100  # broken pairs in a row after which the folder is wrong, not some files
+SLICE = 32  # images that are decoded at one time: full-size tiles of a large batch would fill the memory
+Pair = tuple[Image.Image, Image.Image]
 
 
-class GroundImages(_Images):
-    """The ground images of a dataset, in the order of its queries."""
-
-    def __init__(self, data: CrossViewDataset) -> None:
-        super().__init__(data.queries, "ground", "query_id")
-
-
-class AerialImages(_Images):
-    """The tiles of a dataset, in the order of its gallery."""
-
-    def __init__(self, data: CrossViewDataset) -> None:
-        super().__init__(data.gallery, "aerial", "tile_id")
-
-
-class PairSource(torch.utils.data.Dataset):
-    """Query rows to pairs of images: what the sampler's batches index.
-
-    A broken image must not end an epoch of hours. Its pair gives None, which `collate` leaves out of the batch with a
-    warning that names the image; a batch that loses more than a tenth of its pairs is an error, because the data are
-    then wrong as a whole.
+class ImageColumn:
+    """Encoded images of a table's column, decoded one by one.
 
     Args:
-        data: the training split.
-        processor: sets the size of each view.
+        table: a `datasets.Dataset`.
+        column: the name of its image column.
     """
 
-    def __init__(self, data: CrossViewDataset, processor: GenGeoImageProcessor) -> None:
-        self.ground, self.aerial = GroundImages(data), AerialImages(data)
-        self.tile_of_query = data.positive_rows()
-        self.processor = processor
+    def __init__(self, table: Any, column: str) -> None:
+        undecoded = table.select_columns([column]).cast_column(column, ImageFeature(decode=False))
+        self.table, self.column = undecoded.with_format("arrow"), column
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def sources(self, rows: Sequence[int]) -> list[Any]:
+        """Path or bytes of each row's image, in one look-up."""
+        cells = self.table[list(rows)][self.column].to_pylist()
+        return [None if c is None else c["bytes"] if c["bytes"] is not None else c["path"] for c in cells]
+
+    def decode(self, source: Any, row: int) -> Image.Image:
+        """The image, upright RGB.
+
+        Raises:
+            GenGeoError: it is missing or broken; the message names the row.
+        """
+        if source is None:
+            raise GenGeoError(f"row {row} has no {self.column} image")
+        try:
+            return open_image(source)
+        except GenGeoError as error:
+            raise GenGeoError(f"{self.column} image of row {row}: {error}") from error
+
+
+class PairSource(Dataset[dict[str, Any]]):
+    """A map-style dataset over the queries: row -> the photo and its true tile, resized, as uint8.
+
+    A pair with a broken image does not end an epoch, nor does it shrink a batch (InfoNCE and the sampler count on its
+    size). It is reported once, counted in `broken`, and its place is taken by the next whole pair of the table whose
+    tile is not in the batch yet; `query_row` and `tile_row` tell which pair it really is.
+
+    Args:
+        dataset: queries and gallery.
+        processor: a `GenGeoImageProcessor`; it sets the sizes and the way of resizing.
+
+    Example:
+        >>> source = PairSource(dataset, processor)
+        >>> loader = DataLoader(source, batch_sampler=sampler, collate_fn=PairSource.collate, num_workers=2)
+        >>> batch = next(iter(loader))  # ground, aerial: uint8 (B, 3, H, W); query_row, tile_row: int64 (B,)
+    """
+
+    def __init__(self, dataset: CrossViewDataset, processor: Any) -> None:
+        self.dataset, self.processor = dataset, processor
+        self.ground = ImageColumn(dataset.queries, "ground")
+        self.aerial = ImageColumn(dataset.gallery, "aerial")
+        self.tile_rows = dataset.positive_rows()
+        fov = np.array(dataset.queries["fov"][:], dtype=np.float64)
+        self.panorama = torch.from_numpy(~(fov < 360))  # null: every benchmark's photos are panoramas
+        # Shared with the workers, so that the main process sees what they met and each file is reported once.
+        self._broken = torch.zeros(len(self.ground), dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:
         return len(self.ground)
 
-    def __getitem__(self, row: int) -> tuple[int, Image.Image, Image.Image] | None:
+    @property
+    def broken(self) -> list[int]:
+        """Query rows whose photo or tile could not be decoded so far."""
+        return self._broken.nonzero().flatten().tolist()
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        """One pair, without the batch dimension."""
+        return {key: value[0] for key, value in self.__getitems__([row]).items()}
+
+    def __getitems__(self, rows: list[int]) -> dict[str, Any]:
+        """A whole batch: what PyTorch's loader asks for, so that the table is read once and not B times."""
+        decoded: list[dict[str, torch.Tensor]] = []
+        final = [int(row) for row in rows]
+        for start in range(0, len(rows), SLICE):
+            pairs = self._pairs(final, range(start, min(start + SLICE, len(rows))))
+            decoded.append({"ground": self._pixels(pairs, "ground"), "aerial": self._pixels(pairs, "aerial")})
+        query_row = torch.tensor(final, dtype=torch.int64)
+        batch = {view: torch.cat([part[view] for part in decoded]) for view in ("ground", "aerial")}
+        batch["query_row"] = query_row
+        batch["tile_row"] = torch.from_numpy(self.tile_rows[final])
+        if not bool(self.panorama.all()):
+            batch["panorama"] = self.panorama[query_row]
+        return batch
+
+    @staticmethod
+    def collate(items: Any) -> dict[str, Any]:
+        """The loader's `collate_fn`: a batch from `__getitems__` passes, single items are stacked."""
+        if isinstance(items, dict):
+            return items
+        return {key: torch.stack([torch.as_tensor(item[key]) for item in items]) for key in items[0]}
+
+    def _pairs(self, final: list[int], places: range) -> list[Pair]:
+        """Decoded pairs for some places of the batch; `final` is changed where a pair is replaced."""
+        rows = [final[place] for place in places]
+        grounds = self.ground.sources(rows)
+        aerials = self.aerial.sources(self.tile_rows[rows].tolist())
+        pairs = []
+        for place, ground, aerial in zip(places, grounds, aerials, strict=True):
+            pair = None if self._broken[final[place]] else self._decoded(final[place], ground, aerial)
+            pairs.append(pair or self._replacement(final, place))
+        return pairs
+
+    def _decoded(self, row: int, ground: Any, aerial: Any) -> Pair | None:
+        """One pair, or None after a report."""
+        tile_row = int(self.tile_rows[row])
         try:
-            return row, self.ground[row], self.aerial[self.tile_of_query[row]]
+            return self.ground.decode(ground, row), self.aerial.decode(aerial, tile_row)
         except GenGeoError as error:
-            logger.warning("a training pair is left out: %s", error)
+            if not self._broken[row]:
+                logger.warning("%s is left out and replaced by another pair: %s", self.dataset.name, error)
+            self._broken[row] = True
             return None
 
-    def collate(self, items: Sequence[tuple[int, Image.Image, Image.Image] | None]) -> dict[str, Tensor]:
-        """Stack a batch.
-
-        Returns:
-            `ground` and `aerial`, uint8 (batch, 3, height, width); `query_row` and `tile_row`, int64 (batch,).
+    def _replacement(self, final: list[int], place: int) -> Pair:
+        """The next whole pair that is not in the batch; `final[place]` becomes its row.
 
         Raises:
-            GenGeoError: more than a tenth of the batch could not be read.
+            GenGeoError: too many pairs in a row are broken.
         """
-        good = [item for item in items if item is not None]
-        if len(items) - len(good) > len(items) / 10:
-            raise GenGeoError(
-                f"{len(items) - len(good)} of {len(items)} pairs of a batch cannot be read: check the images with "
-                "`gengeo data check`"
-            )
-        # Equal sizes on every process and in every batch: a lost pair's place is taken by another of the batch only
-        # when there is one process, so it is replaced by nothing and the batch is one shorter.
-        rows = torch.tensor([item[0] for item in good])
-        return {
-            "ground": self._pixels([item[1] for item in good], "ground"),
-            "aerial": self._pixels([item[2] for item in good], "aerial"),
-            "query_row": rows,
-            "tile_row": torch.from_numpy(self.tile_of_query)[rows],
-        }
+        tiles = {int(self.tile_rows[row]) for row in final}
+        first = final[place]
+        tries = 0
+        for step in range(1, len(self)):
+            row = (first + step) % len(self)
+            if self._broken[row] or int(self.tile_rows[row]) in tiles:
+                continue
+            pair = self._decoded(row, self.ground.sources([row])[0], self.aerial.sources([self.tile_rows[row]])[0])
+            if pair is not None:
+                final[place] = row
+                return pair
+            tries += 1
+            if tries >= ENOUGH_TRIES:
+                break
+        raise GenGeoError(
+            f"{self.dataset.name}: {len(self.broken)} pairs are broken and none is left to replace row {first}; "
+            "check the images with `gengeo data check`"
+        )
 
-    def _pixels(self, images: list[Image.Image], view: str) -> Tensor:
-        """Resized uint8 images; scale and normalisation come after augmentation."""
-        prepared = self.processor(images, view=view, do_rescale=False, do_normalize=False, return_tensors="pt")  # type: ignore[call-arg]  # valid_kwargs
-        pixels: Tensor = prepared["pixel_values"]
-        return pixels
+    def _pixels(self, pairs: list[Pair], view: str) -> torch.Tensor:
+        """One view of the pairs at the model's size: uint8 (pairs, 3, H, W)."""
+        images = [pair[0] if view == "ground" else pair[1] for pair in pairs]
+        return resized(self.processor, images, view)
+
+
+def resized(processor: Any, images: list[Image.Image], view: str) -> torch.Tensor:
+    """Images at the view's size, uint8 (B, 3, H, W), without normalisation."""
+    out = processor(images, view=view, do_rescale=False, do_normalize=False, return_tensors="pt")
+    return out["pixel_values"]
+
+
+class _Images(Sequence[Image.Image]):
+    """The images of one table, in its order, decoded when they are asked for; see the two classes below."""
+
+    column = ""
+
+    def __init__(self, dataset: CrossViewDataset, replace_broken: bool = False) -> None:
+        self.images = ImageColumn(dataset.queries if self.column == "ground" else dataset.gallery, self.column)
+        self.replace_broken, self.broken = replace_broken, set[int]()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, row: Any) -> Any:
+        """The image of a row, or a list of images for a slice."""
+        if isinstance(row, slice):
+            rows = list(range(*row.indices(len(self))))
+            return [self._decoded(s, r) for r, s in zip(rows, self.images.sources(rows), strict=True)] if rows else []
+        if not -len(self) <= row < len(self):
+            raise IndexError(row)
+        row = int(row) % len(self)
+        return self._decoded(self.images.sources([row])[0], row)
+
+    def __iter__(self) -> Iterator[Image.Image]:
+        for start in range(0, len(self), SLICE):
+            yield from self[start : start + SLICE]
+
+    def _decoded(self, source: Any, row: int) -> Image.Image:
+        """One image; a broken one is an error, or a grey square where that was asked for."""
+        try:
+            return self.images.decode(source, row)
+        except GenGeoError as error:
+            if not self.replace_broken:
+                raise
+            if row not in self.broken:
+                logger.warning("a grey image stands in: %s", error)
+            self.broken.add(row)
+            return Image.new("RGB", (64, 64), BACKGROUND)
+
+
+class GroundImages(_Images):
+    """All ground images of a dataset, one per query, in the table's order.
+
+    Args:
+        dataset: queries and gallery.
+        replace_broken: give a grey image, report it once and keep its row in `broken`, instead of raising. For
+            mining during training; an evaluation must not count images that nobody saw.
+
+    Example:
+        >>> descriptors = encoder.encode(GroundImages(dataset), view="ground")
+    """
+
+    column = "ground"
+
+
+class AerialImages(_Images):
+    """All tiles of a dataset's gallery, in the table's order; arguments as in `GroundImages`."""
+
+    column = "aerial"

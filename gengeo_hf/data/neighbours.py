@@ -1,151 +1,318 @@
-"""Which places lie next to which: the table of geographic neighbours for the first phase of training.
+"""Which places lie nearest to each place: exact on the sphere, in metres, stored by id.
 
-Before: ids and positions. After: for each place its K nearest, with distances, for the batch sampler.
+Before: ids and positions of the training tiles. After: the batch sampler, which puts neighbours into one batch.
+This file imports no `datasets`, and neither does what it needs.
 """
 
-from __future__ import annotations
-
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from scipy.spatial import cKDTree
 
 from gengeo_hf.errors import GenGeoError
 from gengeo_hf.files import atomic_file
 
-EARTH_RADIUS_M = 6_371_008.8  # mean radius of the IUGG
+EARTH_RADIUS_M = 6_371_008.8  # mean radius (IUGG)
+GREAT_CIRCLE = "great_circle"
+LEGACY_DEGREES = "great_circle_legacy_degrees"
 
 
 @dataclass(frozen=True)
 class NeighbourTable:
-    """Nearest places of each place, itself left out.
+    """The k nearest other places of each place, nearest first.
 
     Args:
-        ids: the places.
-        neighbours: rows of `ids`, nearest first, int32 (places, k).
-        distances_m: great-circle distances in metres, float32 (places, k).
-        kind: "great_circle", or "legacy_degrees" for the published error.
+        ids: of the places, shape (N,).
+        neighbours: int32 (N, k), rows of `ids`; -1 where there are no more.
+        distances_m: float32 (N, k), great-circle metres; infinite where there are no more.
+        kind: how they were found, for results to name: "great_circle", or "great_circle_legacy_degrees".
+        fingerprint: hash of ids, positions and settings: of all that the neighbours follow from.
     """
 
-    ids: list[str]
+    ids: tuple[str, ...]
     neighbours: np.ndarray
     distances_m: np.ndarray
     kind: str
+    fingerprint: str
 
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the ids in their order: a table of other data must not be used."""
-        return hashlib.sha256("\n".join(self.ids).encode()).hexdigest()
+    def rows_for(self, places: Sequence[str], gallery_ids: Sequence[str]) -> np.ndarray:
+        """The neighbours in the numbering of a gallery: what the batch sampler takes.
 
-    def save(self, path: str | Path) -> None:
-        """Write as Parquet, by id."""
-        k = self.neighbours.shape[1]
-        ids = pa.DictionaryArray.from_arrays(pa.array(self.neighbours.ravel()), pa.array(self.ids))
-        table = pa.table(
-            {
-                "id": self.ids,
-                "neighbours": pa.FixedSizeListArray.from_arrays(ids, k),
-                "distances_m": pa.FixedSizeListArray.from_arrays(pa.array(self.distances_m.ravel()), k),
-            }
-        ).replace_schema_metadata({"kind": self.kind, "fingerprint": self.fingerprint})
-        with atomic_file(path) as temporary:
-            pq.write_table(table, temporary)
+        Args:
+            places: one id for each query, its true tile; ids may repeat.
+            gallery_ids: tile ids in the gallery's order.
 
-    @classmethod
-    def load(cls, path: str | Path, ids: Sequence[str] | None = None) -> NeighbourTable:
-        """Read a table, and check that it was made for `ids`, in any order, if they are given.
+        Returns:
+            int32 (queries, k): gallery rows, -1 where there are no more.
 
         Raises:
-            GenGeoError: it is missing, damaged, or made for other places.
+            GenGeoError: an id of `places` is not in the table, or one of the table is not in the gallery.
         """
+        row_of = {tile: row for row, tile in enumerate(self.ids)}
+        gallery_row = {tile: row for row, tile in enumerate(gallery_ids)}
+        if unknown := [place for place in places if place not in row_of]:
+            raise GenGeoError(
+                f"{len(unknown)} places, first {unknown[0]!r}, are not in the neighbour table; rebuild it"
+            )
+        if unknown := [tile for tile in self.ids if tile not in gallery_row]:
+            raise GenGeoError(
+                f"{len(unknown)} tiles of the neighbour table, first {unknown[0]!r}, are not in the gallery; rebuild it"
+            )
+        to_gallery = np.array([gallery_row[tile] for tile in self.ids] + [-1], dtype=np.int32)
+        return to_gallery[self.neighbours[[row_of[place] for place in places]]]
+
+    def save(self, path: str | Path) -> None:
+        """Write Parquet with the columns id, neighbours (ids) and distances_m, and the fingerprint as metadata."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        count, k = self.neighbours.shape
+        offsets = pa.array(np.arange(count + 1, dtype=np.int32) * k)
+        flat = pa.array(self.neighbours.ravel(), mask=self.neighbours.ravel() < 0)
+        named = pa.DictionaryArray.from_arrays(flat, pa.array(self.ids, pa.string()))
+        table = pa.table(
+            {
+                "id": pa.array(self.ids, pa.string()),
+                "neighbours": pa.ListArray.from_arrays(offsets, named),
+                "distances_m": pa.ListArray.from_arrays(offsets, pa.array(self.distances_m.ravel())),
+            }
+        )
+        note = {"kind": self.kind, "fingerprint": self.fingerprint, "content": self._content_hash()}
+        table = table.replace_schema_metadata({"gengeo_neighbours": json.dumps(note)})
+        with atomic_file(path) as temporary:
+            # The default dictionary page holds 1 MiB; a larger one keeps 100,000 names from being spelt out 128 times.
+            pq.write_table(table, temporary, compression="zstd", dictionary_pagesize_limit=2**28)
+
+    @classmethod
+    def load(cls, path: str | Path, fingerprint: str | None = None) -> "NeighbourTable":
+        """Read what `save` wrote.
+
+        Args:
+            path: the Parquet file.
+            fingerprint: the one that the table must have, from `neighbours_fingerprint` of the data at hand.
+
+        Raises:
+            GenGeoError: no such file, another kind of file, a changed content, or another fingerprint.
+        """
+        import pyarrow.parquet as pq
+
+        if not Path(path).is_file():
+            raise GenGeoError(f"there is no neighbour table {path}")
         try:
             table = pq.read_table(path)
-            found = table["id"].to_pylist()
-            lists, distances = table["neighbours"].combine_chunks(), table["distances_m"].combine_chunks()
-            metadata = table.schema.metadata or {}
-            row_of = {name: row for row, name in enumerate(found)}
-            rows = np.array([row_of[name] for name in lists.flatten().to_pylist()], dtype=np.int32)
-            out = cls(
-                found,
-                rows.reshape(len(found), -1),
-                distances.flatten().to_numpy().reshape(len(found), -1),
-                metadata[b"kind"].decode(),
+            note = json.loads((table.schema.metadata or {})[b"gengeo_neighbours"])
+            ids = tuple(table["id"].to_pylist())
+            k = len(table["neighbours"][0]) if ids else 0
+            loaded = cls(
+                ids,
+                _rows(table["neighbours"].combine_chunks(), ids).reshape(len(ids), k),
+                _flat(table["distances_m"].combine_chunks()).reshape(len(ids), k),
+                note["kind"],
+                note["fingerprint"],
             )
-        except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-            raise GenGeoError(f"{path} is no neighbour table ({error}); make it again") from error
-        if out.fingerprint != metadata[b"fingerprint"].decode():
-            raise GenGeoError(f"{path} is damaged: its ids do not match its fingerprint; make it again")
-        if ids is not None and list(ids) != found:
-            if set(ids) != set(found):
-                raise GenGeoError(f"{path} was made for {len(found)} other places, not for these {len(ids)}")
-            out = out._in_order_of(list(ids))
-        return out
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise GenGeoError(f"{path} is no neighbour table of ours ({error}); rebuild it") from error
+        if loaded._content_hash() != note["content"]:
+            raise GenGeoError(f"{path} was changed after it was written (its content hash differs); rebuild it")
+        if fingerprint is not None and fingerprint != loaded.fingerprint:
+            raise GenGeoError(
+                f"{path} was made from other places or settings (fingerprint {loaded.fingerprint[:12]}, expected "
+                f"{fingerprint[:12]}); delete it, and it is built anew"
+            )
+        return loaded
 
-    def _in_order_of(self, ids: list[str]) -> NeighbourTable:
-        row_of = {name: row for row, name in enumerate(self.ids)}
-        old_rows = np.array([row_of[name] for name in ids])
-        new_of_old = np.empty(len(ids), dtype=np.int32)
-        new_of_old[old_rows] = np.arange(len(ids))
-        return NeighbourTable(ids, new_of_old[self.neighbours[old_rows]], self.distances_m[old_rows], self.kind)
+    def _content_hash(self) -> str:
+        """Hash of all that is stored, against edited or damaged files."""
+        digest = hashlib.sha256("\0".join((*self.ids, self.kind, self.fingerprint)).encode())
+        digest.update(np.ascontiguousarray(self.neighbours, dtype="<i4").tobytes())
+        digest.update(np.ascontiguousarray(self.distances_m, dtype="<f4").tobytes())
+        return digest.hexdigest()
 
 
 def great_circle_neighbours(
     ids: Sequence[str],
-    lat: Sequence[float] | np.ndarray,
-    lon: Sequence[float] | np.ndarray,
+    lat: Any,
+    lon: Any,
     k: int,
     *,
+    min_distance_m: float = 0.0,
     legacy_degrees: bool = False,
 ) -> NeighbourTable:
-    """The k nearest places of each place on the sphere, exactly.
+    """The k nearest other places of each place by great-circle distance, exact.
 
-    Places become points on the unit sphere, where the straight distance orders as the great circle does, and a
-    KD-tree finds the nearest: no N x N matrix, and right at the poles and across the date line.
+    Places become points on the unit sphere, where the straight distance has the order of the great-circle distance;
+    a KD-tree searches them without an N x N array. Equal distances are in the order of the rows.
 
     Args:
-        ids: unique names.
-        lat, lon: degrees, WGS84.
-        k: neighbours of each place, less than the number of places.
-        legacy_degrees: reproduce the published scripts, which gave degrees to a metric that expects radians, so that
-            places 6.28 degrees apart count as one. For comparison only; distances are then the true ones of the
-            wrong neighbours.
+        ids: N different names.
+        lat: degrees, shape (N,).
+        lon: degrees, shape (N,).
+        k: how many neighbours.
+        min_distance_m: leave out what lies nearer than this (too near to count as another place).
+        legacy_degrees: repeat a widespread error for baselines: the haversine formula fed with degrees where it
+            expects radians, so that places 6.2832 degrees apart count as one. The distances given are the true ones.
+
+    Returns:
+        The table; -1 fills rows that have fewer than k neighbours.
 
     Raises:
-        GenGeoError: a position is missing or out of range, or there are not more than k places.
+        GenGeoError: an id occurs twice, a position is missing or out of range, or k is less than 1.
     """
-    lat, lon = np.asarray(lat, dtype=np.float64), np.asarray(lon, dtype=np.float64)
-    if not (np.isfinite(lat).all() and np.isfinite(lon).all()):
-        raise GenGeoError("geographic neighbours need the position of every place; some lat or lon are missing")
-    if np.abs(lat).max() > 90 or np.abs(lon).max() > 180:
-        raise GenGeoError("lat must lie in -90..90 and lon in -180..180 degrees; are they swapped or in metres?")
-    if not 0 < k < len(lat):
-        raise GenGeoError(f"{len(lat)} places have at most {len(lat) - 1} neighbours each, {k} were asked for")
-    points = unit_vectors(lat, lon)
-    searched = _unit(lat, lon) if legacy_degrees else points
-    _, rows = cKDTree(searched).query(searched, k=k + 1, workers=-1)
-    rows = _without_self(rows, k)
-    chord = np.linalg.norm(points[rows] - points[:, None], axis=2)
-    distances = 2 * EARTH_RADIUS_M * np.arcsin(np.minimum(chord / 2, 1.0))
-    kind = "legacy_degrees" if legacy_degrees else "great_circle"
-    return NeighbourTable(list(ids), rows.astype(np.int32), distances.astype(np.float32), kind)
+    ids, lat, lon = _checked(ids, lat, lon, k)
+    kind = LEGACY_DEGREES if legacy_degrees else GREAT_CIRCLE
+    points = _on_sphere(np.radians(lat), np.radians(lon))
+    # The haversine formula is an identity in its angles, also beyond a quarter turn: degrees taken for radians are
+    # the points that follow from the same numbers read as radians.
+    searched = _on_sphere(lat, lon) if legacy_degrees else points
+    rows = _nearest(searched, points, k, min_distance_m)
+    padded = np.where(rows < 0, 0, rows)
+    chords = np.stack([np.linalg.norm(points[padded[:, j]] - points, axis=1) for j in range(k)], axis=1)
+    metres = np.where(rows < 0, np.inf, _arc_m(chords)).astype(np.float32)
+    mark = neighbours_fingerprint(ids, lat, lon, k, min_distance_m=min_distance_m, legacy_degrees=legacy_degrees)
+    return NeighbourTable(ids, rows, metres, kind, mark)
 
 
-def unit_vectors(lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
-    """Degrees to points on the unit sphere, float64 (n, 3)."""
-    return _unit(np.radians(lat), np.radians(lon))
+def neighbours_fingerprint(
+    ids: Sequence[str],
+    lat: Any,
+    lon: Any,
+    k: int,
+    *,
+    min_distance_m: float = 0.0,
+    legacy_degrees: bool = False,
+) -> str:
+    """The fingerprint that a table of these places and settings has, without searching it."""
+    kind = LEGACY_DEGREES if legacy_degrees else GREAT_CIRCLE
+    digest = hashlib.sha256("\0".join((*ids, kind, str(k), repr(float(min_distance_m)))).encode())
+    for values in (lat, lon):
+        digest.update(np.ascontiguousarray(values, dtype="<f8").tobytes())
+    return digest.hexdigest()
 
 
-def _unit(lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
+def training_neighbours(
+    dataset: Any,
+    k: int = 128,
+    *,
+    min_distance_m: float = 0.0,
+    legacy_degrees: bool = False,
+    cache: str | Path | None = None,
+) -> NeighbourTable:
+    """Neighbours among the tiles that are the true tile of some query.
+
+    A tile's own position counts; where it has none, the mean position of its queries.
+
+    Args:
+        dataset: a `CrossViewDataset`.
+        k: how many neighbours.
+        min_distance_m: see `great_circle_neighbours`.
+        legacy_degrees: see `great_circle_neighbours`.
+        cache: a Parquet file to read when it is there, and to write when it is not.
+
+    Returns:
+        The table over the true tiles, in the gallery's order.
+
+    Raises:
+        GenGeoError: a tile has no position, or the cache was made from other places.
+    """
+    ids, lat, lon = _true_tiles(dataset)
+    if cache is not None and Path(cache).is_file():
+        mark = neighbours_fingerprint(ids, lat, lon, k, min_distance_m=min_distance_m, legacy_degrees=legacy_degrees)
+        return NeighbourTable.load(cache, mark)
+    table = great_circle_neighbours(ids, lat, lon, k, min_distance_m=min_distance_m, legacy_degrees=legacy_degrees)
+    if cache is not None:
+        table.save(cache)
+    return table
+
+
+def _true_tiles(dataset: Any) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Ids and positions of the tiles that are some query's true tile."""
+    tiles = dataset.gallery["tile_id"][:]
+    rows = dataset.positive_rows()
+    used = np.unique(rows)
+    positions = []
+    for column in ("lat", "lon"):
+        of_tile = np.array(dataset.gallery[column][:], dtype=np.float64)
+        of_query = np.array(dataset.queries[column][:], dtype=np.float64)
+        with np.errstate(invalid="ignore"):
+            mean = np.bincount(rows, of_query, len(tiles)) / np.bincount(rows, minlength=len(tiles))
+        positions.append(np.where(np.isnan(of_tile), mean, of_tile)[used])
+    return [tiles[row] for row in used], positions[0], positions[1]
+
+
+def _checked(ids: Sequence[str], lat: Any, lon: Any, k: int) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
+    """Ids and positions that can be searched."""
+    ids, lat, lon = tuple(ids), np.array(lat, dtype=np.float64), np.array(lon, dtype=np.float64)
+    if lat.shape != (len(ids),) or lon.shape != (len(ids),):
+        raise GenGeoError(f"{len(ids)} ids, but positions of shape {lat.shape} and {lon.shape}; they must be as many")
+    if len(set(ids)) != len(ids):
+        raise GenGeoError(f"{len(ids) - len(set(ids))} ids occur more than once; neighbours are stored by id")
+    if k < 1:
+        raise GenGeoError(f"k must be at least 1, found {k}")
+    bad = ~(np.abs(lat) <= 90) | ~(np.abs(lon) <= 360)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise GenGeoError(
+            f"{bad.sum()} places have no usable position, first {ids[row]!r} at ({lat[row]:g}, {lon[row]:g}); "
+            "expected degrees, latitude first"
+        )
+    return ids, lat, lon
+
+
+def _on_sphere(lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
+    """Unit vectors float64 (N, 3) of angles in radians."""
     return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
 
 
-def _without_self(rows: np.ndarray, k: int) -> np.ndarray:
-    """Drop each place from its own list. Among places at one position, itself need not come first."""
-    own = rows == np.arange(len(rows))[:, None]
-    own[~own.any(axis=1), -1] = True  # crowded out by more than k others at the same position
-    return rows[~own].reshape(len(rows), k)
+def _arc_m(chord: np.ndarray) -> np.ndarray:
+    """Metres along the sphere for straight distances on the unit sphere."""
+    return 2 * EARTH_RADIUS_M * np.arcsin(np.clip(chord / 2, 0.0, 1.0))
+
+
+def _nearest(searched: np.ndarray, true_points: np.ndarray, k: int, min_distance_m: float) -> np.ndarray:
+    """int32 (N, k): the rows nearest to each row, itself and what is too near left out, -1 for none.
+
+    Rows that lose places to the minimum distance are searched again with twice as many, until they are full.
+    """
+    from scipy.spatial import cKDTree
+
+    count = len(searched)
+    tree = cKDTree(searched)
+    out = np.full((count, k), -1, dtype=np.int32)
+    open_rows, wanted = np.arange(count), min(k + 1, count)
+    while len(open_rows):
+        still_open = []
+        for rows in np.array_split(open_rows, max(1, len(open_rows) * wanted // 2**20)):  # a bounded piece of memory
+            distance, found = tree.query(searched[rows], k=wanted, workers=-1)
+            distance, found = distance.reshape(len(rows), wanted), found.reshape(len(rows), wanted)
+            order = np.lexsort((found, distance), axis=1)
+            found = np.take_along_axis(found, order, axis=1)
+            keep = found != rows[:, None]
+            if min_distance_m > 0:
+                chord = np.linalg.norm(true_points[found] - true_points[rows][:, None], axis=2)
+                keep &= _arc_m(chord) >= min_distance_m
+            first = np.argsort(~keep, axis=1, kind="stable")[:, :k]  # what is kept comes first, in its order
+            kept = np.take_along_axis(keep, first, axis=1)
+            out[rows, : first.shape[1]] = np.where(kept, np.take_along_axis(found, first, axis=1), -1)
+            still_open.append(rows[keep.sum(axis=1) < k])
+        open_rows = np.concatenate(still_open)
+        if wanted == count:
+            break
+        wanted = min(2 * wanted, count)
+    return out
+
+
+def _rows(column: Any, ids: tuple[str, ...]) -> np.ndarray:
+    """Rows of `ids` for a list column of names; -1 for null."""
+    row_of = {name: row for row, name in enumerate(ids)}
+    names = column.flatten()
+    row_of_code = np.array([row_of[name] for name in names.dictionary.to_pylist()] + [-1], dtype=np.int32)
+    return row_of_code[names.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
+
+
+def _flat(column: Any) -> np.ndarray:
+    """All values of a list column, one after the other."""
+    return np.asarray(column.flatten().to_numpy(zero_copy_only=False), dtype=np.float32)

@@ -1,37 +1,65 @@
-"""Datasets by name: what `training/train.py`, `training/evaluate.py` and the command line call.
+"""Data sets by name: the one place that configuration files and commands ask.
 
-Before: a name, a folder, a split. After: a validated `CrossViewDataset`.
+Before: a name and a folder. After: a `CrossViewDataset`, checked.
 """
 
-from __future__ import annotations
-
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from gengeo_hf.data.schema import CrossViewDataset
 from gengeo_hf.errors import GenGeoError
 
-NAMES = ("world-urban", "world-rural", "world-offcenter")
+WORLD_DOMAINS = ("urban", "rural", "offcenter")
 
 
 def load_pairs(name: str, root: str | Path | None = None, split: str = "train", **options: Any) -> CrossViewDataset:
-    """Load one split of a dataset.
+    """Load one split of a data set.
 
     Args:
-        name: one of `NAMES`.
-        root: folder of the images; for the synthetic world the folder where it is kept (None: a cache of the user).
-        split: "train", "validation" or "test".
-        options: of the loader.
+        name: one of `dataset_names()`.
+        root: the folder (or, for "table", the file) with the data; the synthetic worlds need none.
+        split: "train", "validation" or "test"; CVACT's own names are "train", "val" and "test".
+        options: passed to the loader, for example `num_pairs` of a world or `labels` of VIGOR.
+
+    Returns:
+        The validated data set.
 
     Raises:
-        GenGeoError: the name, the split or an option is unknown, or the data are not there.
+        GenGeoError: an unknown name, split or option, or data that are not as expected.
     """
-    if name not in NAMES:
-        raise GenGeoError(f"unknown dataset {name!r}; known are {', '.join(NAMES)}")
-    if split not in ("train", "validation", "test"):
-        raise GenGeoError(f"unknown split {split!r}; expected train, validation or test")
-    from gengeo_hf.world import build_world
+    loaders = _loaders()
+    if name not in loaders:
+        raise GenGeoError(f"unknown data set {name!r}; expected one of {', '.join(sorted(loaders))}")
+    if root is None and not name.startswith("world-"):
+        raise GenGeoError(f"{name} needs its folder: root=... (the synthetic worlds are the only data without one)")
+    try:
+        loaded = loaders[name](root, split, **options)
+    except TypeError as error:
+        if "argument" not in str(error):
+            raise
+        raise GenGeoError(f"{name}: {str(error).split('() ')[-1]}; see help(gengeo_hf.data.load_pairs)") from error
+    return loaded.validate()
 
-    if "num_pairs" not in options:
-        options["num_pairs"] = 500
-    return build_world(name.removeprefix("world-"), split, cache_dir=root, **options).validate()
+
+def dataset_names() -> list[str]:
+    """All names that `load_pairs` knows."""
+    return sorted(_loaders())
+
+
+def _loaders() -> dict[str, Callable[..., CrossViewDataset]]:
+    """Loader of each name: (root, split, options) -> data set."""
+    return {f"world-{domain}": _world(domain) for domain in WORLD_DOMAINS}
+
+
+def _world(domain: str) -> Callable[..., CrossViewDataset]:
+    """Loader of one synthetic domain."""
+
+    def load(root: str | Path | None, split: str, num_pairs: int = 500, **options: Any) -> CrossViewDataset:
+        from gengeo_hf.world import build_world
+
+        if root is not None:
+            options.setdefault("cache_dir", root)
+        return build_world(domain, split, num_pairs, **options)
+
+    return load

@@ -1,0 +1,72 @@
+"""A page that describes one photo and ranks aerial tiles by it.
+
+Before: a photo, and either some aerial images or an index on the Hub. After: the best matches with their similarity.
+Settings come from space.json: the model, and an index (a dataset repository made by `gengeo push`) or none.
+"""
+
+import json
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+import torch
+from huggingface_hub import snapshot_download
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel
+
+SETTINGS = json.loads((Path(__file__).parent / "space.json").read_text(encoding="utf-8"))
+BEST = 5
+model = AutoModel.from_pretrained(SETTINGS["model"], trust_remote_code=True).eval()
+processor = AutoImageProcessor.from_pretrained(SETTINGS["model"], trust_remote_code=True)
+
+
+@torch.inference_mode()
+def describe(images: list[Image.Image], view: str) -> np.ndarray:
+    """Unit descriptors (N, D) of images of one view."""
+    pixels = processor([image.convert("RGB") for image in images], view=view, return_tensors="pt")["pixel_values"]
+    return model(pixels, view=view).pooler_output.numpy()
+
+
+def load_index(repository: str) -> tuple[np.ndarray, list[dict]]:
+    """Descriptors and tile rows of an index on the Hub."""
+    import pyarrow.parquet as pq
+
+    names = ["descriptors.npy", "tiles.parquet"]
+    folder = Path(snapshot_download(repository, repo_type="dataset", allow_patterns=names))
+    descriptors = np.load(folder / names[0], mmap_mode="r", allow_pickle=False)
+    return descriptors, pq.read_table(folder / names[1]).to_pylist()
+
+
+def rank_images(photo: Image.Image, tiles: list[str]) -> list[tuple[Image.Image, str]]:
+    """The uploaded tiles, most similar first."""
+    if photo is None or not tiles:
+        raise gr.Error("Give a photo and at least one aerial image.")
+    images = [Image.open(tile).convert("RGB") for tile in tiles]
+    scores = describe([photo], "ground")[0] @ describe(images, "aerial").T
+    return [(images[i], f"{scores[i]:.3f}") for i in np.argsort(-scores)]
+
+
+def rank_index(photo: Image.Image) -> list[list[str]]:
+    """The best tiles of the index: id, latitude, longitude, similarity."""
+    if photo is None:
+        raise gr.Error("Give a photo.")
+    descriptors, tiles = INDEX
+    scores = descriptors.astype(np.float32) @ describe([photo], "ground")[0]
+    best = np.argsort(-scores)[:BEST]
+    return [[tiles[i]["tile_id"], f"{tiles[i]['lat']:.6f}", f"{tiles[i]['lon']:.6f}", f"{scores[i]:.3f}"] for i in best]
+
+
+INDEX = load_index(SETTINGS["index"]) if SETTINGS.get("index") else None
+
+with gr.Blocks(title="GenGeo") as page:
+    gr.Markdown(f"Which aerial image shows the place of this photo? Model: `{SETTINGS['model']}`")
+    photo_input = gr.Image(type="pil", label="ground photo")
+    if INDEX is None:
+        tiles_input = gr.Files(label="aerial images", file_types=["image"])
+        gr.Button("Rank").click(rank_images, [photo_input, tiles_input], gr.Gallery(label="most similar first"))
+    else:
+        table = gr.Dataframe(headers=["tile", "latitude", "longitude", "similarity"])
+        gr.Button("Locate").click(rank_index, photo_input, table)
+
+if __name__ == "__main__":
+    page.launch()

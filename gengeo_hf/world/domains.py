@@ -1,0 +1,103 @@
+"""The kinds of place: what a region of each domain is made of.
+
+Before: a name. After: roads, layout, dataset.
+"""
+
+from dataclasses import dataclass
+
+from gengeo_hf.errors import GenGeoError
+from gengeo_hf.world.palette import OFFCENTER_PALETTE, RURAL_PALETTE, URBAN_PALETTE, Palette
+
+TILE_METRES = 65.0  # side of an aerial tile on the ground
+MARGIN_METRES = 120.0  # scenery around the cameras' part of a region, so that no panorama sees the world's edge
+MINIMUM_GAP_METRES = 28.0  # between any two cameras of a region
+
+
+@dataclass(frozen=True)
+class Domain:
+    """The numbers that make a kind of place. Lengths in metres, shares from 0 to 1.
+
+    Args:
+        core: side of the square in which cameras stand.
+        pairs_per_region: cameras in a region; a region that cannot hold them is laid out again.
+        road_spacing, road_jitter, road_drop: lattice of the roads, its disorder, the share of missing edges.
+        half_widths: half width of a minor and of a main road.
+        pavement: width of the pavement.
+        dirt_roads: share of unpaved roads.
+        relief: height of the gentle hills.
+        frontage: narrowest and widest lot; `lot_depth` likewise; `lot_share` of frontage that is built on.
+        lots: weight of each kind of lot.
+        storeys: fewest and most for a block of flats.
+        street_trees: share of street tree places that hold one.
+        garden_trees: mean number of trees in a garden.
+        farmed: whether the land between the roads is fields and woods.
+        parked: share of the kerb that cars take.
+        water: chance that a region has ponds and a river.
+        roof_follows_facade: share of the buildings whose roof has a colour of the facade's family.
+        off_centre: cameras lie off the centre of their tile, and tiles overlap by half.
+    """
+
+    name: str
+    core: float
+    pairs_per_region: int
+    road_spacing: float
+    road_jitter: float
+    road_drop: float
+    half_widths: tuple[float, float]
+    pavement: float
+    dirt_roads: float
+    relief: float
+    frontage: tuple[float, float]
+    lot_depth: tuple[float, float]
+    lot_share: float
+    lots: dict[str, float]
+    storeys: tuple[int, int]
+    street_trees: float
+    garden_trees: float
+    farmed: bool
+    parked: float
+    water: float
+    roof_follows_facade: float
+    palette: Palette
+    off_centre: bool = False
+
+    @property
+    def extent(self) -> float:
+        """Side of the whole laid-out square, metres."""
+        return self.core + 2 * MARGIN_METRES
+
+
+DOMAINS = {
+    "urban": Domain(
+        name="urban", core=600.0, pairs_per_region=150, road_spacing=74.0, road_jitter=0.2, road_drop=0.17,
+        half_widths=(3.6, 5.6), pavement=2.3, dirt_roads=0.0, relief=1.5, frontage=(13.0, 26.0), lot_depth=(15.0, 25.0),
+        lot_share=0.93, lots={"house": 5, "terrace": 3, "flats": 2, "shop": 2, "park": 0.8, "parking": 0.8, "waste": 0.6},
+        storeys=(3, 5), street_trees=0.25, garden_trees=1.3, farmed=False, parked=0.3, water=0.5,
+        roof_follows_facade=0.78, palette=URBAN_PALETTE,
+    ),
+    "rural": Domain(
+        name="rural", core=840.0, pairs_per_region=150, road_spacing=150.0, road_jitter=0.24, road_drop=0.2,
+        half_widths=(2.7, 4.0), pavement=0.0, dirt_roads=0.3, relief=6.0, frontage=(22.0, 44.0), lot_depth=(22.0, 40.0),
+        lot_share=0.27, lots={"house": 5, "barn": 2.5, "park": 0.7, "waste": 1.0, "parking": 0.3},
+        storeys=(1, 2), street_trees=0.09, garden_trees=4.0, farmed=True, parked=0.02, water=0.9,
+        roof_follows_facade=0.7, palette=RURAL_PALETTE,
+    ),
+    "offcenter": Domain(
+        name="offcenter", core=620.0, pairs_per_region=150, road_spacing=80.0, road_jitter=0.1, road_drop=0.12,
+        half_widths=(4.4, 7.0), pavement=3.2, dirt_roads=0.0, relief=2.5, frontage=(15.0, 34.0), lot_depth=(18.0, 28.0),
+        lot_share=0.95, lots={"house": 2, "terrace": 4, "flats": 5, "shop": 3, "park": 0.9, "parking": 1.2, "waste": 0.2},
+        storeys=(3, 8), street_trees=0.4, garden_trees=1.0, farmed=False, parked=0.45, water=0.15,
+        roof_follows_facade=0.6, palette=OFFCENTER_PALETTE, off_centre=True,
+    ),
+}  # fmt: skip
+
+
+def domain_named(name: str) -> Domain:
+    """The domain of a name.
+
+    Raises:
+        GenGeoError: there is none.
+    """
+    if name not in DOMAINS:
+        raise GenGeoError(f"unknown domain {name!r}; the world has {', '.join(DOMAINS)}")
+    return DOMAINS[name]

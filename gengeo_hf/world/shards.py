@@ -1,0 +1,121 @@
+"""Stored regions: draw one, write it, read it back, notice damage.
+
+Before: a region and the sizes. After: `dataset.py`. A worker process imports this file, so it must stay light:
+no torch, no datasets.
+"""
+
+import io
+import json
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from PIL import Image
+
+from gengeo_hf.errors import GenGeoError
+from gengeo_hf.files import atomic_folder, write_json
+from gengeo_hf.world.domains import TILE_METRES
+from gengeo_hf.world.places import Place, Region, Tile
+
+TABLES = ("queries", "gallery")
+_PNG_PIXELS = 50_000  # above this many pixels JPEG at quality 95: a noisy PNG would be five times as large
+
+
+@dataclass(frozen=True)
+class Job:
+    """One region to draw: its first `count` places, into `folder`.
+
+    Args:
+        schemas: Arrow schemas of the two tables, with the metadata by which `datasets` knows its features.
+        samples: rays for each pixel.
+    """
+
+    region: Region
+    count: int
+    ground_size: tuple[int, int]
+    aerial_size: tuple[int, int]
+    samples: int
+    folder: Path
+    schemas: dict[str, pa.Schema]
+
+
+def encode(image: Any) -> bytes:
+    """A picture (h, w, 3) uint8 as PNG, or as JPEG where that would be large."""
+    buffer, picture = io.BytesIO(), Image.fromarray(image)
+    if image.shape[0] * image.shape[1] <= _PNG_PIXELS:
+        picture.save(buffer, "PNG", compress_level=1)
+    else:
+        picture.save(buffer, "JPEG", quality=95, subsampling=0)
+    return buffer.getvalue()
+
+
+def draw_shard(job: Job, tell: Any = None) -> None:
+    """Draw a region's pictures and write its folder in one step.
+
+    Args:
+        job: what to draw.
+        tell: called with the share of a pair that has been drawn, for progress bars.
+    """
+    places = job.region.places(job.count)
+    tiles = job.region.tiles(places)
+    gallery = []
+    for tile in tiles:
+        gallery.append(_gallery_row(job, tile))
+        if tell:
+            tell(0.5 * len(places) / len(tiles))
+    queries = []
+    for place in places:
+        queries.append(_query_row(job, place))
+        if tell:
+            tell(0.5)
+    with atomic_folder(job.folder) as temporary:
+        checks = {}
+        for name, rows in zip(TABLES, (queries, gallery), strict=True):
+            path = temporary / f"{name}.arrow"
+            with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, job.schemas[name]) as writer:
+                writer.write_table(pa.Table.from_pylist(rows, schema=job.schemas[name]))
+            checks[name] = {"rows": len(rows), "crc32": zlib.crc32(path.read_bytes())}
+        write_json(temporary / "shard.json", checks)
+
+
+def _query_row(job: Job, place: Place) -> dict[str, Any]:
+    lat, lon = job.region.scene.frame.to_degrees(place.x, place.y)
+    picture = job.region.draw_ground(place, job.ground_size, job.samples)
+    return {
+        "query_id": f"{job.region.area}-{place.number:03d}-ground",
+        "ground": {"bytes": encode(picture.image), "path": None},
+        "positive": place.tiles[0].name,
+        "semi_positives": [tile.name for tile in place.tiles[1:]],
+        "lat": float(lat), "lon": float(lon), "heading": 0.0, "fov": 360.0, "area": job.region.area,
+    }  # fmt: skip
+
+
+def _gallery_row(job: Job, tile: Tile) -> dict[str, Any]:
+    frame = job.region.scene.frame
+    lat, lon = frame.to_degrees(tile.x, tile.y)
+    west, south, east, north = frame.bounds(tile.x, tile.y, TILE_METRES / 2, TILE_METRES / 2)
+    picture = job.region.draw_aerial(tile, job.aerial_size, job.samples)
+    return {
+        "tile_id": tile.name, "aerial": {"bytes": encode(picture.image), "path": None},
+        "lat": float(lat), "lon": float(lon), "west": west, "south": south, "east": east, "north": north,
+        "area": job.region.area,
+    }  # fmt: skip
+
+
+def check_shard(folder: Path) -> None:
+    """Compare a stored region with the sums that were written beside it.
+
+    Raises:
+        GenGeoError: a file is missing, cut short or changed; says what to delete.
+    """
+    try:
+        checks = json.loads((folder / "shard.json").read_text(encoding="utf-8"))
+        for name in TABLES:
+            if zlib.crc32((folder / f"{name}.arrow").read_bytes()) != checks[name]["crc32"]:
+                raise ValueError(f"{name}.arrow has changed since it was written")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise GenGeoError(
+            f"the cached world in {folder} is damaged ({error}); delete that folder and build again"
+        ) from error

@@ -1,0 +1,151 @@
+"""After every joint operation, north in the tile and north in the panorama must still be the same direction."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from gengeo_hf.data.augment import Augmentation, jittered
+from gengeo_hf.data.views import limited_fov
+from gengeo_hf.errors import GenGeoError
+
+SEED = (1, 2, 0)
+
+
+def scene(azimuths, width=168, side=71):
+    """A pole at each azimuth (degrees clockwise from north): a column in the panorama, a dot in the tile."""
+    ground = torch.zeros(len(azimuths), 3, 20, width, dtype=torch.uint8)
+    aerial = torch.zeros(len(azimuths), 3, side, side, dtype=torch.uint8)
+    for row, azimuth in enumerate(azimuths):
+        column = math.floor((azimuth / 360 + 0.5) * width) % width  # south at the left edge, north in the centre
+        ground[row, :, :, column] = 255
+        y = side // 2 - round(30 * math.cos(math.radians(azimuth)))
+        x = side // 2 + round(30 * math.sin(math.radians(azimuth)))
+        aerial[row, :, y, x] = 255
+    return {"ground": ground, "aerial": aerial}
+
+
+def seen(batch):
+    """Azimuth of the pole in each view, degrees."""
+    width, side = batch["ground"].shape[-1], batch["aerial"].shape[-1]
+    columns = batch["ground"][:, 0].float().amax(dim=1).argmax(dim=1).numpy()
+    flat = batch["aerial"][:, 0].flatten(1).float().argmax(dim=1).numpy()
+    y, x = flat // side - side // 2, flat % side - side // 2
+    return (columns + 0.5) / width * 360 - 180, np.degrees(np.arctan2(x, -y))
+
+
+def apart(a, b):
+    return np.abs((a - b + 180) % 360 - 180)
+
+
+@pytest.mark.parametrize("width", [168, 154])  # 154 does not divide by 4
+@pytest.mark.parametrize(("flip", "rotate"), [(True, False), (False, True), (True, True)])
+def test_views_stay_aligned(width, flip, rotate):
+    azimuths = np.random.default_rng(0).uniform(-180, 180, 64)
+    before = scene(azimuths, width)
+    after = Augmentation(flip=flip, rotate=rotate)(before, SEED)
+    ground, aerial = seen(after)
+    assert apart(ground, aerial).max() < 360 / width * 1.5 + 1.5
+    moved = apart(ground, seen(before)[0])
+    assert (moved > 20).mean() > 0.3  # and it did something
+
+
+def test_a_wrong_order_or_sense_would_be_seen():
+    batch = scene(np.array([30.0] * 8))
+    wrong = {**batch, "aerial": torch.rot90(batch["aerial"], -1, dims=(-2, -1))}
+    wrong["ground"] = torch.roll(batch["ground"], -batch["ground"].shape[-1] // 4, dims=-1)
+    assert apart(*seen(wrong)).min() > 90
+
+
+def test_rotation_shares():
+    after = Augmentation(flip=False)(scene(np.full(2000, 10.0)), SEED)
+    turns = np.round(apart(seen(after)[0], 10.0) / 90)
+    assert np.allclose(np.bincount(turns.astype(int), minlength=3) / 2000, [0.25, 0.5, 0.25], atol=0.04)
+
+
+def test_same_seed_epoch_and_step_give_the_same():
+    batch = scene(np.arange(16.0))
+    augment = Augmentation.sample4geo()
+    first = augment(batch, seed=(5, 2, 9))
+    again = Augmentation.sample4geo()(batch, seed=(5, 2, 9))
+    assert all(torch.equal(first[view], again[view]) for view in ("ground", "aerial"))
+    for other in (augment(batch, (5, 2, 10)), augment(batch, (5, 9, 2)), Augmentation()(batch, (5, 2, 9))):
+        assert not torch.equal(first["aerial"], other["aerial"])
+    assert torch.equal(batch["ground"], scene(np.arange(16.0))["ground"])  # the input is not written to
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.float32])
+def test_types_shapes_and_other_keys(kind):
+    chance = torch.Generator().manual_seed(0)
+    batch = {
+        "ground": torch.randint(0, 256, (6, 3, 28, 112), generator=chance, dtype=torch.uint8),
+        "aerial": torch.randint(0, 256, (6, 3, 56, 56), generator=chance, dtype=torch.uint8),
+        "query_row": torch.arange(6),
+    }
+    if kind != torch.uint8:
+        batch = {k: v / 255 if v.ndim == 4 else v for k, v in batch.items()}
+    after = Augmentation(colour=0.15, colour_chance=1, blur_chance=1, dropout_chance=1, jpeg_chance=1)(batch, SEED)
+    assert torch.equal(after["query_row"], batch["query_row"])
+    for view in ("ground", "aerial"):
+        assert after[view].shape == batch[view].shape
+        assert after[view].dtype == kind
+        assert float(after[view].max()) <= (255 if kind == torch.uint8 else 1.0)
+        assert 0.05 < (after[view] == 0).all(dim=1).float().mean() < 0.6
+
+
+def test_colour_against_its_definition():
+    images = torch.rand(3, 3, 8, 9, generator=torch.Generator().manual_seed(1)) * 0.4 + 0.3
+    one, zero = torch.ones(3), torch.zeros(3)
+    factor = torch.tensor([0.9, 1.0, 1.1])
+    grey = (images * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
+    torch.testing.assert_close(jittered(images, one, one, one, zero), images, atol=2e-4, rtol=0)
+    f = factor.view(3, 1, 1, 1)
+    torch.testing.assert_close(jittered(images, factor, one, one, zero), images * f, atol=2e-4, rtol=0)
+    mean = grey.mean(dim=(2, 3), keepdim=True)
+    torch.testing.assert_close(jittered(images, one, factor, one, zero), images * f + mean * (1 - f), atol=2e-4, rtol=0)
+    torch.testing.assert_close(jittered(images, one, one, factor, zero), images * f + grey * (1 - f), atol=2e-4, rtol=0)
+    turned = jittered(images, one, one, one, torch.full((3,), 1 / 3))
+    back = jittered(jittered(turned, one, one, one, torch.full((3,), 1 / 3)), one, one, one, torch.full((3,), 1 / 3))
+    torch.testing.assert_close(back, images, atol=1e-3, rtol=0)  # three thirds of a turn
+    assert (turned - images).abs().max() > 0.05
+
+
+def test_photos_that_are_no_panoramas_do_not_turn():
+    batch = {**scene(np.full(8, 40.0)), "panorama": torch.tensor([True, False] * 4)}
+    after = Augmentation(flip=False)(batch, SEED)
+    assert torch.equal(after["ground"][1::2], batch["ground"][1::2])
+    assert torch.equal(after["aerial"][1::2], batch["aerial"][1::2])
+    with pytest.raises(GenGeoError, match="panoramas"):
+        Augmentation(fov=(70, 90))(batch, SEED)
+
+
+def test_oblong_tiles_are_refused():
+    with pytest.raises(GenGeoError, match="rotate=False"):
+        Augmentation()({"ground": torch.zeros(2, 3, 8, 16), "aerial": torch.zeros(2, 3, 8, 10)}, SEED)
+
+
+def test_limited_field_of_view_looks_where_it_says():
+    azimuths = torch.tensor([0.0, 90.0, 200.0, 359.0])
+    pole = scene(azimuths.numpy(), width=360)["ground"]
+    cut = limited_fov(pole, 90.0, azimuths)
+    assert cut.shape[-1] == 90
+    centre = cut[:, 0].float().amax(dim=1).argmax(dim=1)
+    assert ((centre - 45).abs() <= 1).all()
+    assert limited_fov(pole, 70.0, azimuths, multiple_of=14).shape[-1] == 70
+    assert torch.equal(limited_fov(pole, 360.0, torch.zeros(4)), pole)
+    with pytest.raises(GenGeoError):
+        limited_fov(pole, 0.0, azimuths)
+
+
+def test_unknown_heading_rolls_the_panorama_only():
+    batch = scene(np.full(32, 15.0), width=360)
+    after = Augmentation(flip=False, rotate=False, unknown_heading=True)(batch, SEED)
+    assert torch.equal(after["aerial"], batch["aerial"])
+    headings = apart(seen(after)[0], seen(batch)[0])
+    assert headings.std() > 30
+    narrow = Augmentation(fov=(60, 120))(batch, SEED)["ground"]
+    assert 56 <= narrow.shape[-1] <= 126
+    assert narrow.shape[-1] % 14 == 0
+    assert functional.interpolate(narrow.float(), (28, 56)).shape == (32, 3, 28, 56)

@@ -1,0 +1,155 @@
+"""Neighbours against the full distance matrix, and tables that must not be mixed up."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics.pairwise import haversine_distances
+
+from gengeo_hf.data.neighbours import (
+    EARTH_RADIUS_M,
+    NeighbourTable,
+    great_circle_neighbours,
+    neighbours_fingerprint,
+    training_neighbours,
+)
+from gengeo_hf.errors import GenGeoError
+from tests.data.helpers import toy_dataset
+
+
+def places(count, seed=0, spread=90.0):
+    chance = np.random.default_rng(seed)
+    lat = chance.uniform(-spread, spread, count).clip(-90, 90)
+    lon = chance.uniform(-2 * spread, 2 * spread, count)
+    return [f"p{i}" for i in range(count)], lat, lon
+
+
+@pytest.mark.parametrize("spread", [90.0, 0.01])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_against_the_full_matrix(spread, legacy):
+    ids, lat, lon = places(300, spread=spread)
+    table = great_circle_neighbours(ids, lat, lon, 17, legacy_degrees=legacy)
+    degrees = np.stack([lat, lon], axis=1)
+    searched = haversine_distances(degrees if legacy else np.radians(degrees))
+    np.fill_diagonal(searched, np.inf)
+    expected = np.sort(searched, axis=1)[:, :17]
+    np.testing.assert_allclose(np.take_along_axis(searched, table.neighbours, axis=1), expected, atol=1e-7)
+    true_m = haversine_distances(np.radians(degrees)) * EARTH_RADIUS_M
+    np.testing.assert_allclose(
+        np.take_along_axis(true_m, table.neighbours, axis=1), table.distances_m, rtol=1e-5, atol=0.5
+    )
+    assert table.kind == ("great_circle_legacy_degrees" if legacy else "great_circle")
+
+
+def test_legacy_error_is_an_error():
+    lat, lon = np.array([10.0, 10.0 + np.degrees(np.radians(360)) * np.pi / 180, 10.5]), np.zeros(3)
+    # 6.2832 degrees of latitude are one whole turn when they are read as radians.
+    assert great_circle_neighbours("abc", lat, lon, 1, legacy_degrees=True).neighbours[0, 0] == 1
+    right = great_circle_neighbours("abc", lat, lon, 1)
+    assert right.neighbours[0, 0] == 2
+    assert right.distances_m[0, 0] == pytest.approx(0.5 * np.pi / 180 * EARTH_RADIUS_M, rel=1e-6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 50), st.sampled_from([0.0, 30.0, 1e5]), st.integers(0, 9))
+def test_few_duplicate_and_near_places(count, k, min_distance, seed):
+    chance = np.random.default_rng(seed)
+    lat, lon = chance.integers(0, 4, count) * 3e-4, chance.integers(0, 4, count) * 3e-4  # many in the same spot
+    table = great_circle_neighbours([str(i) for i in range(count)], lat, lon, k, min_distance_m=min_distance)
+    matrix = haversine_distances(np.radians(np.stack([lat, lon], axis=1))) * EARTH_RADIUS_M
+    for row in range(count):
+        others = [(m, j) for j, m in enumerate(matrix[row]) if j != row and m >= min_distance]
+        found = [j for j in table.neighbours[row] if j >= 0]
+        assert len(found) == len(set(found)) == min(k, len(others))
+        assert row not in found
+        np.testing.assert_allclose(matrix[row][found], sorted(m for m, _ in others)[: len(found)], atol=1e-3)
+        assert np.isinf(table.distances_m[row][len(found) :]).all()
+
+
+def test_date_line_and_pole():
+    table = great_circle_neighbours("abcd", [0, 0, 89.9, 89.9], [179.99, -179.99, 0, 180], 1)
+    assert table.neighbours[:, 0].tolist() == [1, 0, 3, 2]
+
+
+def test_round_trip_by_id(tmp_path):
+    ids, lat, lon = places(50)
+    table = great_circle_neighbours(ids, lat, lon, 60)
+    table.save(tmp_path / "n.parquet")
+    same = NeighbourTable.load(tmp_path / "n.parquet", neighbours_fingerprint(ids, lat, lon, 60))
+    np.testing.assert_array_equal(same.neighbours, table.neighbours)
+    np.testing.assert_array_equal(same.distances_m, table.distances_m)
+    assert same.ids == table.ids
+    row = pq.read_table(tmp_path / "n.parquet").to_pylist()[3]
+    assert row["id"] == "p3"
+    assert row["neighbours"][:3] == [ids[j] for j in table.neighbours[3, :3]]
+
+
+def test_another_table_is_refused(tmp_path):
+    ids, lat, lon = places(20)
+    path = tmp_path / "n.parquet"
+    great_circle_neighbours(ids, lat, lon, 5).save(path)
+    moved = lat.copy()
+    moved[7] += 1e-9
+    for changed in (
+        neighbours_fingerprint(ids, moved, lon, 5),
+        neighbours_fingerprint(ids[::-1], lat, lon, 5),
+        neighbours_fingerprint(ids, lat, lon, 6),
+        neighbours_fingerprint(ids, lat, lon, 5, legacy_degrees=True),
+    ):
+        with pytest.raises(GenGeoError, match="other places or settings"):
+            NeighbourTable.load(path, changed)
+    table = pq.read_table(path)
+    distances = table["distances_m"].to_pylist()
+    distances[0][0] += 1
+    column = table.schema.get_field_index("distances_m")
+    pq.write_table(
+        table.set_column(column, table.field(column), pa.chunked_array([distances], table.field(column).type)), path
+    )
+    with pytest.raises(GenGeoError, match="changed after"):
+        NeighbourTable.load(path)
+    path.write_bytes(b"PAR1 no")
+    with pytest.raises(GenGeoError, match="no neighbour table"):
+        NeighbourTable.load(path)
+
+
+def test_bad_positions():
+    for lat, lon in (([1, np.nan], [0, 0]), ([1, 91], [0, 0]), ([1, 2], [0])):
+        with pytest.raises(GenGeoError):
+            great_circle_neighbours("ab", lat, lon, 1)
+    with pytest.raises(GenGeoError, match="more than once"):
+        great_circle_neighbours("aa", [1, 2], [0, 0], 1)
+
+
+def test_rows_for_the_sampler(tmp_path):
+    data = toy_dataset()
+    table = training_neighbours(data, k=3, cache=tmp_path / "n.parquet")
+    tiles = data.gallery["tile_id"][:]
+    rows = table.rows_for(data.queries["positive"][:], tiles)
+    assert [tiles[row] for row in rows[5]] in (["t4", "t6", "t3"], ["t6", "t4", "t3"], ["t4", "t6", "t7"],
+                                               ["t6", "t4", "t7"])  # fmt: skip
+    again = training_neighbours(data, k=3, cache=tmp_path / "n.parquet")
+    assert again.fingerprint == table.fingerprint
+    with pytest.raises(GenGeoError, match="other places"):
+        training_neighbours(data, k=4, cache=tmp_path / "n.parquet")
+    with pytest.raises(GenGeoError, match="rebuild"):
+        table.rows_for(["nowhere"], tiles)
+
+
+def test_imports_no_tables():
+    code = "import sys, gengeo_hf.data.neighbours, gengeo_hf.data; assert 'datasets' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.slow
+def test_all_of_vigor_takes_seconds():
+    import time
+
+    ids, lat, lon = places(105_214, spread=0.1)
+    start = time.perf_counter()
+    great_circle_neighbours(ids, lat, lon, 128)
+    assert time.perf_counter() - start < 20

@@ -1,0 +1,300 @@
+"""Publishing, against a Hub on loopback. Its address is read at import, so the client runs in its own process."""
+
+import importlib.util
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gengeo_hf.card import model_card
+from gengeo_hf.errors import GenGeoError
+from gengeo_hf.hub import export_folder, retried, write_space
+from tests.hub_server import TOKEN, HubServer
+
+WITHOUT_PACKAGE = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "gengeo_hf":
+            raise ImportError("this process must not use the package")
+sys.meta_path.insert(0, Refuse())
+"""
+
+
+def run(code, hub=None, cwd=None, **environment):
+    """Run Python in a fresh process and give what it printed last, as JSON."""
+    settings = {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1", **environment}
+    settings |= {"HF_ENDPOINT": hub.address, "HF_TOKEN": TOKEN} if hub else {"HF_HUB_OFFLINE": "1"}
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=cwd, env=os.environ | settings
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+@pytest.fixture
+def hub():
+    server = HubServer()
+    yield server
+    server.close()
+
+
+def photo(seed=0, size=(90, 60)):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8))
+
+
+def describe(model, processor, image, view):
+    with torch.no_grad():
+        return model(**processor(image, view=view, return_tensors="pt")).pooler_output.numpy()
+
+
+def test_exported_folder_loads_without_the_package(tiny_checkpoint, tiny_model, tiny_processor, tmp_path):
+    folder = export_folder(tiny_checkpoint, tmp_path / "export")
+    photo().save(tmp_path / "photo.png")
+    found = run(
+        WITHOUT_PACKAGE
+        + f"""
+import base64, importlib.util, json
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel, pipeline
+folder, picture = {str(folder)!r}, {str(tmp_path / "photo.png")!r}
+model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
+image = Image.open(picture)
+aerial = model(**processor(image, view="aerial", return_tensors="pt")).pooler_output.tolist()
+pipe = pipeline("image-feature-extraction", model=folder, trust_remote_code=True)
+spec = importlib.util.spec_from_file_location("handler", folder + "/handler.py")
+handler = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(handler)
+endpoint = handler.EndpointHandler(folder)
+text = base64.b64encode(open(picture, "rb").read()).decode()
+answers = [
+    endpoint({{"inputs": image}})["descriptors"],
+    endpoint({{"inputs": [text, text], "parameters": {{"view": "aerial"}}}})["descriptors"],
+    endpoint({{"inputs": open(picture, "rb").read(), "parameters": {{"view": "aerial"}}}})["descriptors"],
+]
+errors = []
+for request in ({{"inputs": "no image"}}, {{"inputs": image, "view": "satellite"}}, {{}}):
+    try:
+        endpoint(request)
+    except ValueError as error:
+        errors.append(str(error))
+print(json.dumps([aerial, pipe(image), answers, errors, type(model).__module__]))
+""",
+        HF_HOME=str(tmp_path / "cache"),
+    )
+    aerial, piped, answers, errors, module = found
+    assert module.startswith("transformers_modules")
+    ground = describe(tiny_model, tiny_processor, photo(), "ground")
+    expected = describe(tiny_model, tiny_processor, photo(), "aerial")
+    assert np.allclose(aerial, expected, atol=1e-6) and np.allclose(piped, ground, atol=1e-6)
+    assert np.allclose(answers[0], ground, atol=1e-6)
+    assert np.allclose(answers[1], np.repeat(expected, 2, 0), atol=1e-6)
+    assert np.allclose(answers[2], expected, atol=1e-6)
+    assert len(errors) == 3 and "no image" in errors[0] and "satellite" in errors[1]
+
+
+def test_code_travels_only_with_an_export(tiny_checkpoint, tiny_model, tmp_path):
+    folder = export_folder(tiny_checkpoint, tmp_path / "export")
+    assert {"salad.py", "modeling_gengeo.py", "handler.py", "README.md"} <= {path.name for path in folder.iterdir()}
+    tiny_model.save_pretrained(tmp_path / "after")
+    assert not list((tmp_path / "after").glob("*.py"))
+    assert "auto_map" not in json.loads((tmp_path / "after" / "config.json").read_text())
+
+
+def test_push_and_pull_of_a_model(hub, tiny_checkpoint, tiny_model, tiny_processor, tmp_path):
+    hub.fail_commits = 1
+    photo().save(tmp_path / "photo.png")
+    found = run(
+        f"""
+import json
+from gengeo_hf.hub import push
+url = push({str(tiny_checkpoint)!r}, "someone/gengeo-tiny")
+from PIL import Image
+from transformers import AutoModel, AutoImageProcessor, pipeline
+from gengeo_hf.encoder import Encoder
+image = Image.open({str(tmp_path / "photo.png")!r})
+encoder = Encoder.from_pretrained("someone/gengeo-tiny", device="cpu")
+pipe = pipeline("image-feature-extraction", model="someone/gengeo-tiny", trust_remote_code=False)
+wrong = []
+for token in ("a-bad-token",):
+    try:
+        push({str(tiny_checkpoint)!r}, "someone/other", token=token)
+    except ValueError as error:
+        wrong.append(str(error))
+print(json.dumps([url, encoder.encode([image], "aerial").tolist(), pipe(image), wrong]))
+""",
+        hub,
+        HF_HOME=str(tmp_path / "cache"),
+    )
+    url, aerial, piped, wrong = found
+    repository = hub.repositories["model", "someone/gengeo-tiny"]
+    assert len(repository["commits"]) == 2 and repository["commits"][1] in url  # one commit, the failed one retried
+    assert sum("/commit/" in line for line in hub.log) == 2
+    assert {"README.md", "handler.py", "config.json", "model.safetensors", "salad.py"} <= set(repository["files"])
+    assert np.allclose(aerial, describe(tiny_model, tiny_processor, photo(), "aerial"), atol=1e-6)
+    assert np.allclose(piped, describe(tiny_model, tiny_processor, photo(), "ground"), atol=1e-6)
+    assert len(wrong) == 1 and "refused the token" in wrong[0] and "hf auth login" in wrong[0]
+    assert ("model", "someone/other") not in hub.repositories
+
+    pulled = run(
+        WITHOUT_PACKAGE
+        + f"""
+import json
+from PIL import Image
+from transformers import AutoModel, AutoImageProcessor
+model = AutoModel.from_pretrained("someone/gengeo-tiny", trust_remote_code=True).eval()
+processor = AutoImageProcessor.from_pretrained("someone/gengeo-tiny", trust_remote_code=True)
+image = Image.open({str(tmp_path / "photo.png")!r})
+print(json.dumps(model(**processor(image, view="aerial", return_tensors="pt")).pooler_output.tolist()))
+""",
+        hub,
+        HF_HOME=str(tmp_path / "other-cache"),
+    )
+    assert np.allclose(pulled, aerial, atol=1e-6)
+
+
+def pairs(count=3):
+    import datasets
+
+    from gengeo_hf.data.schema import GALLERY_FEATURES, QUERY_FEATURES, CrossViewDataset
+
+    def png(seed):
+        buffer = io.BytesIO()
+        photo(seed).save(buffer, "PNG")
+        return {"bytes": buffer.getvalue(), "path": None}
+
+    place = {"lat": 48.0, "lon": 11.0, "area": "a"}
+    unknown = dict.fromkeys(("heading", "fov"))
+    bounds = {"west": 10.9, "south": 47.9, "east": 11.1, "north": 48.1}
+    queries = [
+        {"query_id": f"q{i}", "ground": png(i), "positive": f"t{i}", "semi_positives": [], **unknown, **place}
+        for i in range(count)
+    ]
+    gallery = [{"tile_id": f"t{i}", "aerial": png(100 + i), **bounds, **place} for i in range(count)]
+    return CrossViewDataset(
+        "made-up/test",
+        datasets.Dataset.from_list(queries, features=QUERY_FEATURES),
+        datasets.Dataset.from_list(gallery, features=GALLERY_FEATURES),
+    )
+
+
+def test_push_and_pull_of_an_index_and_of_a_dataset(hub, tiny_checkpoint, tmp_path):
+    found = run(
+        f"""
+import json, numpy as np
+from pathlib import Path
+from tests.test_hub import pairs
+from gengeo_hf.encoder import Encoder
+from gengeo_hf.hub import pull_dataset, pull_index, push, push_dataset
+from gengeo_hf.places import GeoIndex
+data = pairs()
+GeoIndex.build(Encoder.from_pretrained({str(tiny_checkpoint)!r}, device="cpu"), data, "city.gengeo")
+push("city.gengeo", "someone/city")
+pull_index("someone/city", "pulled.gengeo")
+first, second = GeoIndex.load("city.gengeo"), GeoIndex.load("pulled.gengeo")
+same = bool(np.array_equal(first.descriptors, second.descriptors)) and first.tiles.equals(second.tiles)
+push_dataset(data, "someone/pairs", "test")
+again = pull_dataset("someone/pairs", "test", cache_dir="cache")
+tiles = [[np.array(image) for image in table["aerial"]] for table in (data.gallery, again.gallery)]
+pixels = all(np.array_equal(a, b) for a, b in zip(*tiles, strict=True))
+import datasets
+library = datasets.load_dataset("someone/pairs", "queries", split="test", cache_dir="cache2")
+errors = []
+for action in (lambda: pull_index("someone/pairs", "none"), lambda: pull_index("someone/absent", "none"),
+               lambda: pull_dataset("someone/pairs", "train", cache_dir="cache")):
+    try:
+        action()
+    except ValueError as error:
+        errors.append(str(error))
+leftovers = sorted(path.name for path in Path(".").iterdir())
+print(json.dumps([same, pixels, again.queries["positive"][:], library["query_id"][:], errors, leftovers]))
+""",
+        hub,
+        cwd=tmp_path,
+        HF_HOME=str(tmp_path / "hf"),
+        PYTHONPATH=str(Path.cwd()),
+    )
+    same, pixels, positives, library, errors, leftovers = found
+    assert same and pixels and positives == ["t0", "t1", "t2"] and library == ["q0", "q1", "q2"]
+    assert "holds no index" in errors[0] and "no someone/absent" in errors[1] and "split 'train'" in errors[2]
+    assert not any(name.startswith((".none", "none")) for name in leftovers)
+
+
+def test_card_states_what_files_state(tiny_model, tiny_processor):
+    options = {"name": "gengeo-x", "repository": "someone/gengeo-x"}
+    bare = model_card(tiny_model, tiny_processor, record={}, **options)
+    assert "No evaluation was given" in bare and "without a record" in bare and "%" not in bare.split("---", 2)[2]
+    assert "pipeline_tag: image-feature-extraction" in bare and "model-index" not in bare
+    record = {
+        "trained_on": "world/urban/train",
+        "synthetic": True,
+        "epochs": 7,
+        "validated_on": "world/urban/validation",
+    }
+    record |= {"results": {"recall@1": 0.5}, "settings": {"optimisation": {"learning_rate": 0.00123}}}
+    summary = {
+        "protocol": {"name": "cvusa"},
+        "dataset": {"name": "cvusa/test", "queries": 8884, "gallery": 8884, "complete": False},
+        "metrics": {"recall@1": 0.123},
+        "intervals": {"recall@1": [0.117, 0.131]},
+        "rules": {"ties": "pessimistic"},
+    }
+    full = model_card(tiny_model, tiny_processor, record=record, results=[summary], **options)
+    assert "| cvusa | cvusa/test (a part) | 8884 | 8884 | 12.3% (11.7% to 13.1%) |" in full
+    assert "0.00123" in full and "only a synthetic world" in full and "world/urban/validation" in full
+    assert "model-index" in full and "28 x 112 (ground)" in full
+    lines = full.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("| protocol"))
+    assert all(lines[start + i].count("|") == 6 for i in range(3))
+
+
+def test_result_of_another_model_is_refused(tiny_checkpoint, tmp_path):
+    summary = {"format": 1, "dataset": {"name": "cvusa/test"}, "model": {"fingerprint": "0" * 64}, "metrics": {}}
+    (tmp_path / "result.json").write_text(json.dumps(summary))
+    with pytest.raises(GenGeoError, match="made with another model"):
+        export_folder(tiny_checkpoint, tmp_path / "out", results=[tmp_path / "result.json"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_network_errors_are_retried_with_growing_pauses(monkeypatch):
+    pauses, calls = [], []
+    monkeypatch.setattr("time.sleep", pauses.append)
+
+    def fails():
+        calls.append(1)
+        raise ConnectionError("no route")
+
+    with pytest.raises(GenGeoError, match="in 5 attempts: no route"):
+        retried(fails, "someone/x")
+    assert len(calls) == 5 and pauses == [1, 2, 4, 8]
+
+
+def test_space_runs_on_published_folders(tiny_checkpoint, tiny_model, tiny_processor, tmp_path, monkeypatch):
+    space = write_space(tmp_path / "space", str(export_folder(tiny_checkpoint, tmp_path / "model")))
+    readme = (space / "README.md").read_text()
+    assert "sdk: gradio" in readme and "app_file: app.py" in readme
+    assert "gengeo" not in (space / "requirements.txt").read_text()
+    from unittest.mock import MagicMock
+
+    gradio = MagicMock()
+    gradio.Error = ValueError
+    monkeypatch.setitem(sys.modules, "gradio", gradio)
+    spec = importlib.util.spec_from_file_location("space_app", space / "app.py")
+    app = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(app)
+    for i in range(3):
+        photo(i).save(tmp_path / f"{i}.png")
+    ranked = app.rank_images(photo(9), [str(tmp_path / f"{i}.png") for i in range(3)])
+    ground = describe(tiny_model, tiny_processor, photo(9), "ground")[0]
+    scores = sorted(float(describe(tiny_model, tiny_processor, photo(i), "aerial")[0] @ ground) for i in range(3))
+    assert [float(text) for _, text in ranked] == pytest.approx(scores[::-1], abs=1e-3)
+    with pytest.raises(ValueError, match="Give a photo"):
+        app.rank_images(None, [])
