@@ -100,7 +100,9 @@ class Encoder:
     @property
     def dim(self) -> int:
         """Length of a descriptor."""
-        return int(self.model.config.descriptor_dim)
+        config = self.model.config
+        head = next(iter(self.model.heads.values()))
+        return int(config.truncate_dim or config.descriptor_dim or head.aggregator.width_out)  # type: ignore[arg-type]  # nn.Module attributes are untyped
 
     @property
     def fingerprint(self) -> str:

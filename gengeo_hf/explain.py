@@ -43,7 +43,8 @@ def kept_map(encoder: Encoder, image: Any, view: View) -> np.ndarray:
     config = encoder.model.config
     if config.aggregator != "salad" or not config.use_dustbin:
         raise GenGeoError(f"a {config.aggregator} head without dustbin keeps every patch: there is no map to draw")
-    pixels = encoder.processor([_opened(image)], view=view, return_tensors="pt")["pixel_values"]
+    inputs = encoder.processor([_opened(image)], view=view, return_tensors="pt")  # type: ignore[call-arg]  # valid_kwargs
+    pixels = inputs["pixel_values"]
     output = encoder.model(pixels.to(encoder.device), view=view, output_assignment=True)
     kept = 1 - output.assignment[0, -1]
     return kept.reshape(output.token_grid).float().cpu().numpy()

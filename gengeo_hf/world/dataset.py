@@ -103,7 +103,17 @@ def _jobs(home: Path, domain: str, split: str, num_pairs: int, seed: int, ground
         count = min(full, num_pairs - number * full)
         folder = home / f"region-{number:04d}-{count}"
         region = Region(domain, split, seed, number)
-        jobs.append(Job(region, count, tuple(ground_size), tuple(aerial_size), SAMPLES, folder, schemas))
+        jobs.append(
+            Job(
+                region,
+                count,
+                (ground_size[0], ground_size[1]),
+                (aerial_size[0], aerial_size[1]),
+                SAMPLES,
+                folder,
+                schemas,
+            )
+        )
     return jobs
 
 

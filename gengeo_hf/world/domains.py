@@ -71,7 +71,8 @@ DOMAINS = {
     "urban": Domain(
         name="urban", core=600.0, pairs_per_region=150, road_spacing=74.0, road_jitter=0.2, road_drop=0.17,
         half_widths=(3.6, 5.6), pavement=2.3, dirt_roads=0.0, relief=1.5, frontage=(13.0, 26.0), lot_depth=(15.0, 25.0),
-        lot_share=0.93, lots={"house": 5, "terrace": 3, "flats": 2, "shop": 2, "park": 0.8, "parking": 0.8, "waste": 0.6},
+        lot_share=0.93,
+        lots={"house": 5, "terrace": 3, "flats": 2, "shop": 2, "park": 0.8, "parking": 0.8, "waste": 0.6},
         storeys=(3, 5), street_trees=0.25, garden_trees=1.3, farmed=False, parked=0.3, water=0.5,
         roof_follows_facade=0.78, palette=URBAN_PALETTE,
     ),
@@ -85,7 +86,8 @@ DOMAINS = {
     "offcenter": Domain(
         name="offcenter", core=620.0, pairs_per_region=150, road_spacing=80.0, road_jitter=0.1, road_drop=0.12,
         half_widths=(4.4, 7.0), pavement=3.2, dirt_roads=0.0, relief=2.5, frontage=(15.0, 34.0), lot_depth=(18.0, 28.0),
-        lot_share=0.95, lots={"house": 2, "terrace": 4, "flats": 5, "shop": 3, "park": 0.9, "parking": 1.2, "waste": 0.2},
+        lot_share=0.95,
+        lots={"house": 2, "terrace": 4, "flats": 5, "shop": 3, "park": 0.9, "parking": 1.2, "waste": 0.2},
         storeys=(3, 8), street_trees=0.4, garden_trees=1.0, farmed=False, parked=0.45, water=0.15,
         roof_follows_facade=0.6, palette=OFFCENTER_PALETTE, off_centre=True,
     ),

@@ -77,7 +77,8 @@ class Filler:
         }  # fmt: skip
 
     def part(self, lot: Lot, along: float, deep: float, half_x: float, half_y: float, eaves: float, roof_kind: int,
-             style: int, colours: dict[str, np.ndarray], ridge_across: bool | None = None, storey: float = 3.0) -> None:  # fmt: skip
+             style: int, colours: dict[str, np.ndarray],
+             ridge_across: bool | None = None, storey: float = 3.0) -> None:  # fmt: skip
         """A part of a building centred at (along, deep) of a lot. A ridge runs along the longer side unless told."""
         x, y = lot.place(along, deep)
         cos, sin = lot.cos, lot.sin
@@ -148,7 +149,8 @@ class Filler:
             if self.random.random() < 0.85:
                 x, y = lot.place(a, b)
                 self.boxes.add(x=x, y=y, cos=lot.cos, sin=lot.sin, half_x=p, half_y=q, height=height,
-                               kind=HEDGE if hedge else FENCE, colour=colour, seed=int(self.random.integers(2**31)))  # fmt: skip
+                               kind=HEDGE if hedge else FENCE, colour=colour,
+                               seed=int(self.random.integers(2**31)))  # fmt: skip
 
     def _house(self, lot: Lot) -> None:
         colours = self.colours()
@@ -184,7 +186,8 @@ class Filler:
         for unit in range(units):
             storeys = max(2, base + int(self.random.integers(-1, 1)))
             style = SHOP if self.random.random() < 0.2 else HOUSE
-            self.part(lot, -lot.half_width + w * (2 * unit + 1), deep, w, d, storeys * 3.0 + 0.4, roof, style, self.colours(),
+            self.part(lot, -lot.half_width + w * (2 * unit + 1), deep, w, d, storeys * 3.0 + 0.4, roof, style,
+                      self.colours(),
                       ridge_across=False)  # fmt: skip
         self._ground(GARDEN if self.random.random() < 0.6 else PAVED)
         self._garden(lot, [(0.0, deep, lot.half_width, d)], self.domain.garden_trees)

@@ -59,7 +59,7 @@ class LotMap:
         self.blocked |= land.shore(x, y) < 2.0 - MARGIN
 
     def cells(self, lot: Lot, margin: float) -> tuple[tuple[slice, slice], np.ndarray] | None:
-        """The box of cells around a lot and which of them lie within `margin` metres of it; None if it leaves the map."""
+        """The box of cells around a lot and which lie within `margin` metres of it; None if it leaves the map."""
         reach_x = abs(lot.cos) * lot.half_width + abs(lot.sin) * lot.half_depth + margin
         reach_y = abs(lot.sin) * lot.half_width + abs(lot.cos) * lot.half_depth + margin
         low = [int((lot.x - reach_x + self.half_extent) / CELL), int((lot.y - reach_y + self.half_extent) / CELL)]

@@ -4,6 +4,7 @@ Before: a layout. After: `scene.py` hands the triangles to the ray caster.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -93,7 +94,7 @@ def _ground(layout: Layout) -> Mesh:
     return Mesh(vertices, faces, np.full(len(faces), GROUND, np.uint8), zero, zero.astype(np.uint8))
 
 
-def _local(*columns: np.ndarray | float) -> np.ndarray:
+def _local(*columns: Any) -> np.ndarray:
     """Stack broadcast columns into (n, 3)."""
     return np.stack(np.broadcast_arrays(*columns), -1)
 

@@ -48,7 +48,7 @@ def detail_textures() -> tuple[np.ndarray, np.ndarray]:
         layer = _tileable_layer(random.standard_normal((2**octave, 2**octave)).astype(np.float32))
         fine += layer * np.float32(0.86 ** (9 - octave))
         soft += layer * np.float32(0.55**octave)
-    return tuple(((a - a.mean()) / a.std()).astype(np.float32).ravel() for a in (fine, soft))  # type: ignore[return-value]
+    return tuple(((a - a.mean()) / a.std()).astype(np.float32).ravel() for a in (fine, soft))
 
 
 def _tileable_layer(lattice: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 Before: a region's scene, a camera place, a day for each view. After: pictures, class maps, depths.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,8 +30,8 @@ class Picture:
 
 
 def panorama_rays(size: tuple[int, int], shift: tuple[float, float] = (0.5, 0.5)) -> np.ndarray:
-    """Directions (h * w, 3) float32 of a panorama's pixels, row by row. North is the centre column; azimuth grows to the
-    right, so the left edge is south. `shift` is the place inside each pixel, down and right, 0..1.
+    """Directions (h * w, 3) float32 of a panorama's pixels, row by row. North is the centre column; azimuth grows to
+    the     right, so the left edge is south. `shift` is the place inside each pixel, down and right, 0..1.
     """
     height, width = size
     up = np.radians(TOP_DEGREES + (np.arange(height) + shift[0]) * ((BOTTOM_DEGREES - TOP_DEGREES) / height))
@@ -42,7 +43,7 @@ def panorama_rays(size: tuple[int, int], shift: tuple[float, float] = (0.5, 0.5)
 
 def tile_points(size: tuple[int, int], centre: tuple[float, float], sides: tuple[float, float],
                 shift: tuple[float, float] = (0.5, 0.5)) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Ground x and y (h * w,) in metres of a tile's pixels, row by row, north up. `sides` is (north-south, east-west)."""
+    """Ground x and y (h * w,) in metres of a tile's pixels, row by row, north up; `sides`: (north-south, east-west)."""
     height, width = size
     x = centre[0] + ((np.arange(width) + shift[1]) / width - 0.5) * sides[1]
     y = centre[1] - ((np.arange(height) + shift[0]) / height - 0.5) * sides[0]
@@ -73,9 +74,10 @@ class Renderer:
 
         return self._draw("ground", day, size, rays, samples, float(spread), 0.0, truth)
 
-    def tile(self, day: Day, x: float, y: float, size: tuple[int, int], sides: tuple[float, float] = (TILE_METRES, TILE_METRES),
+    def tile(self, day: Day, x: float, y: float, size: tuple[int, int],
+             sides: tuple[float, float] = (TILE_METRES, TILE_METRES),
              lean: tuple[float, float] = (0.0, 0.0), samples: int = 2, truth: bool = False) -> Picture:  # fmt: skip
-        """The view from above of a box around (x, y). `lean` is how far, east and north, a metre of height seems to move."""
+        """The view from above of a box around (x, y). `lean` is how far, east and north, a metre of height moves."""
         base = float(self.scene.layout.land.height(np.array(x), np.array(y)))
         down = np.array([-lean[0], -lean[1], -1.0])
         down = (down / np.linalg.norm(down)).astype(np.float32)
@@ -88,7 +90,10 @@ class Renderer:
 
         return self._draw("aerial", day, size, rays, samples, 0.0, sides[0] / size[0], truth)
 
-    def _draw(self, view, day, size, rays, samples, spread, width, truth) -> Picture:  # noqa: ANN001
+    def _draw(
+        self, view: str, day: Day, size: tuple[int, int], rays: Callable[..., tuple[np.ndarray, np.ndarray]],
+        samples: int, spread: float, width: float, truth: bool,
+    ) -> Picture:  # fmt: skip
         """Mean of the samples of each pixel, developed; and the truth at the centres of the pixels."""
         shifts = {1: [(0.5, 0.5)], 2: [(0.25, 0.3), (0.75, 0.7)], 4: [(0.2, 0.4), (0.4, 0.8), (0.6, 0.2), (0.8, 0.6)]}[
             samples

@@ -49,7 +49,7 @@ class Roads:
     half_extent: float
 
     def edge_distance(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Distance to the nearest road's edge (negative on the road), between raster nodes by bilinear interpolation."""
+        """Distance to the nearest road's edge (negative on it), between raster nodes by bilinear interpolation."""
         last = self.edge.shape[0] - 1.001
         u = np.clip((x + np.float32(self.half_extent)) * np.float32(1 / CELL), 0, last)
         v = np.clip((y + np.float32(self.half_extent)) * np.float32(1 / CELL), 0, last)
@@ -153,7 +153,7 @@ def _rasterise(
     start: np.ndarray, direction: np.ndarray, length: np.ndarray, half_width: np.ndarray, half_extent: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Edge distance and nearest segment at raster nodes: each segment updates the box around it."""
-    count = int(round(2 * half_extent / CELL)) + 1
+    count = round(2 * half_extent / CELL) + 1
     edge = np.full((count, count), FAR, np.float32)
     nearest = np.full((count, count), -1, np.int32)
     stop = start + direction * length[:, None]

@@ -5,6 +5,7 @@ Before: a layout. After: `render.py` casts rays, `materials.py` reads what they 
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -80,7 +81,7 @@ class RegionScene:
         return self.casters[view].run(np.ascontiguousarray(point), direction, query="OCCLUDED") >= 0
 
 
-def _caster(mesh: Mesh) -> object:
+def _caster(mesh: Mesh) -> Any:
     """An Embree scene of a mesh."""
     try:
         from embreex import rtcore_scene

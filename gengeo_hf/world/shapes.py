@@ -50,7 +50,8 @@ def conifer_variants() -> list[tuple[np.ndarray, np.ndarray]]:
     random, sides = np.random.default_rng(11), 10
     shapes = []
     for _ in range(CROWNS):
-        vertices, faces = [], []
+        vertices: list[tuple[float, float, float]] = []
+        faces: list[tuple[int, int, int]] = []
         for low, high, radius in ((-1.0, -0.1, 1.0), (-0.55, 0.35, 0.78), (-0.1, 0.72, 0.56), (0.3, 1.0, 0.34)):
             turn = np.arange(sides) * 2 * np.pi / sides + random.uniform(0, 1)
             wide = radius * np.where(np.arange(sides) % 2, 0.72, 1.0) * random.uniform(0.88, 1.12, sides)
