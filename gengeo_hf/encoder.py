@@ -101,8 +101,8 @@ class Encoder:
     def dim(self) -> int:
         """Length of a descriptor."""
         config = self.model.config
-        head = next(iter(self.model.heads.values()))
-        return int(config.truncate_dim or config.descriptor_dim or head.aggregator.width_out)  # type: ignore[arg-type]  # nn.Module attributes are untyped
+        head: Any = next(iter(self.model.heads.values()))
+        return int(config.truncate_dim or config.descriptor_dim or head.aggregator.width_out)
 
     @property
     def fingerprint(self) -> str:

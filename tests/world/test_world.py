@@ -1,0 +1,80 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gengeo_hf.errors import GenGeoError
+from gengeo_hf.evaluation import recall_at
+from gengeo_hf.world import build_world
+from gengeo_hf.world.baseline import histogram_ranks
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return build_world("urban", "test", 12, cache_dir=tmp_path_factory.mktemp("world"), workers=1).validate()
+
+
+def pictures(world):
+    return [np.asarray(image) for image in [*world.queries["ground"], *world.gallery["aerial"]]]
+
+
+def test_sizes_and_schema(small):
+    assert small.name == "world/urban/test"
+    assert small.queries[0]["ground"].size == (168, 42) and small.gallery[0]["aerial"].size == (70, 70)
+    assert set(small.queries["fov"][:]) == {360.0} and set(small.queries["heading"][:]) == {0.0}
+
+
+def test_the_same_seed_gives_the_same_pixels_and_another_seed_others(small, tmp_path):
+    again = build_world("urban", "test", 12, cache_dir=tmp_path / "a", workers=1)
+    other = build_world("urban", "test", 12, seed=1, cache_dir=tmp_path / "b", workers=1)
+    assert all(np.array_equal(a, b) for a, b in zip(pictures(small), pictures(again), strict=True))
+    assert not any(np.array_equal(a, b) for a, b in zip(pictures(small), pictures(other), strict=True))
+
+
+def test_tiles_are_65_metres_and_the_camera_stands_in_the_middle(small):
+    for query, tile in zip(small.queries.remove_columns("ground"), small.gallery.remove_columns("aerial"), strict=True):
+        metres = np.radians(1) * 6_371_008.8
+        assert (tile["north"] - tile["south"]) * metres == pytest.approx(65, rel=0.01)
+        width = (tile["east"] - tile["west"]) * metres * np.cos(np.radians(tile["lat"]))
+        assert width == pytest.approx(65, rel=0.01)
+        assert (query["lat"], query["lon"]) == pytest.approx((tile["lat"], tile["lon"]), abs=5e-5)  # a few metres
+
+
+def test_splits_lie_far_apart(small, tmp_path):
+    train = build_world("urban", "train", 4, cache_dir=tmp_path, workers=1)
+    gap = np.abs(np.array(train.queries["lat"][:])[:, None] - np.array(small.queries["lat"][:])[None])
+    gap_lon = np.abs(np.array(train.queries["lon"][:])[:, None] - np.array(small.queries["lon"][:])[None])
+    assert (np.hypot(gap, gap_lon) * 111_000).min() > 2000
+
+
+def test_off_centre_places_have_semi_positives(tmp_path):
+    world = build_world("offcenter", "test", 8, cache_dir=tmp_path, workers=1).validate()
+    assert len(world.gallery) > len(world.queries)
+    assert all(world.queries["semi_positives"][:])
+
+
+def test_bad_arguments_are_explained(tmp_path):
+    with pytest.raises(GenGeoError, match="urban"):
+        build_world("moon", "test", 4, cache_dir=tmp_path)
+    with pytest.raises(GenGeoError, match="validation"):
+        build_world("urban", "testing", 4, cache_dir=tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lower_half", [False, True])
+def test_colours_alone_do_not_find_places(lower_half, tmp_path_factory):
+    folder = tmp_path_factory.getbasetemp() / "histogram-world"
+    world = build_world("urban", "test", 500, cache_dir=folder)
+    assert recall_at(histogram_ranks(world, lower_half), 1) < 0.05
+
+
+def test_a_histogram_finds_a_tile_with_the_photo_s_own_colours(small):
+    """The baseline works where colours do tell: the tiles asked for themselves."""
+    from gengeo_hf.world.baseline import colour_histogram
+
+    histograms = np.stack([colour_histogram(image) for image in small.gallery["aerial"]])
+    assert (histograms @ histograms.T).argmax(axis=1).tolist() == list(range(len(histograms)))
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4), "red").save(buffer, "PNG")
+    assert colour_histogram(Image.open(buffer)).sum() == pytest.approx(1)
