@@ -291,7 +291,10 @@ def compare(
     second: Annotated[Path, typer.Argument(help="Another one, over the same queries.")],
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
 ) -> None:
-    """Tell a gain from noise: differences over the same queries, with 95 % intervals."""
+    """Tell a gain from noise: differences over the same queries, with 95 % intervals.
+
+    Example: gengeo compare results/before.json results/after.json
+    """
     from gengeo_hf.evaluation.compare import compare as paired
     from gengeo_hf.evaluation.compare import comparison_text
 

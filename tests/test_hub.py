@@ -31,7 +31,9 @@ sys.meta_path.insert(0, Refuse())
 def run(code, hub=None, cwd=None, **environment):
     """Run Python in a fresh process and give what it printed last, as JSON."""
     settings = {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1", **environment}
-    settings |= {"HF_ENDPOINT": hub.address, "HF_TOKEN": TOKEN} if hub else {"HF_HUB_OFFLINE": "1"}
+    settings |= (
+        {"HF_ENDPOINT": hub.address, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0"} if hub else {"HF_HUB_OFFLINE": "1"}
+    )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=cwd, env=os.environ | settings
     )
