@@ -6,10 +6,10 @@ Before: a `CrossViewDataset` and the present weights. After: `Pairs`, `Rules` an
 import numpy as np
 import torch
 from accelerate import Accelerator
-from gengeo_hf.data.loading import AerialImages, GroundImages
-from gengeo_hf.data.neighbours import great_circle_neighbours
 
 from gengeo_hf.data import CrossViewDataset
+from gengeo_hf.data.loading import AerialImages, GroundImages
+from gengeo_hf.data.neighbours import great_circle_neighbours
 from gengeo_hf.encoder import Encoder, View
 from gengeo_hf.errors import GenGeoError
 from gengeo_hf.learning import Pairs, Rules, similar_tiles

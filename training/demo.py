@@ -132,11 +132,10 @@ def describe(encoder: Any, world: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def evaluate(folder: Folder) -> dict[str, dict[str, float]]:
     """Recall in three worlds, and what a model with random weights and colour histograms reach in the first."""
-    from gengeo_hf.world.baseline import histogram_ranks
-
     from gengeo_hf.encoder import Encoder
     from gengeo_hf.evaluation import evaluate_descriptors
     from gengeo_hf.model import GenGeoConfig, GenGeoModel
+    from gengeo_hf.world.baseline import histogram_ranks
 
     path = folder.root / "results.json"
     if path.is_file():

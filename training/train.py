@@ -18,8 +18,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.utils import set_seed
-from gengeo_hf.data.augment import Augmentation
-from gengeo_hf.data.loading import AerialImages, GroundImages, PairSource
 from huggingface_hub.errors import StrictDataclassError
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -27,6 +25,8 @@ from tqdm.auto import tqdm
 import checkpoint
 from batches import batch_rules, describe, neighbour_table, training_pairs
 from gengeo_hf.data import CrossViewDataset, load_pairs
+from gengeo_hf.data.augment import Augmentation
+from gengeo_hf.data.loading import AerialImages, GroundImages, PairSource
 from gengeo_hf.encoder import TRAINING_RECORD, Encoder
 from gengeo_hf.errors import GenGeoError
 from gengeo_hf.evaluation import evaluate_descriptors
