@@ -78,7 +78,7 @@ class StoreIndex:
             others = [other.removeprefix(PREFIX) for other in self.engine.names() if other.startswith(PREFIX)]
             raise GenGeoError(
                 f"{self.address} has no tiles of this model ({fingerprint[:16]}), only {', '.join(others) or 'none'}; "
-                "fill it with gengeo export"
+                "fill it with gengeo to-store"
             )
         self._name = name
         return self

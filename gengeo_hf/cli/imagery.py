@@ -1,0 +1,154 @@
+"""Commands that make and keep an index: index, verify, remove, to-store."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gengeo_hf.cli.base import Device, IndexFolder, Model, app
+
+if TYPE_CHECKING:
+    from gengeo_hf.places.imagery import TilingOptions
+
+Imagery = Annotated[
+    Path,
+    typer.Argument(help="GeoTIFF/COG/VRT or a folder of them, CSV/Parquet table with tiles, map tiles z/x/y, MBTiles."),
+]
+Tile = Annotated[str, typer.Option(help="Rasters: side of a tile on the ground.")]
+Overlap = Annotated[str, typer.Option(help="Rasters: share of a tile that its neighbour repeats.")]
+TileSize = Annotated[
+    str | None, typer.Option(help="Tables: ground size of a tile; gives bounds and a true-to-scale map.")
+]
+ImageColumn = Annotated[
+    str | None, typer.Option(help="Tables: column of the tile's file, or of an id that it starts with.")
+]
+LatColumn = Annotated[str | None, typer.Option(help="Tables: column of the tile's centre, latitude in degrees.")]
+LonColumn = Annotated[str | None, typer.Option(help="Tables: column of the tile's centre, longitude in degrees.")]
+Zoom = Annotated[int | None, typer.Option(help="Map tiles: zoom level. Default: the deepest.")]
+Tms = Annotated[bool, typer.Option("--tms", help="Map tiles in a folder: rows counted from the south.")]
+
+
+@app.command()
+def index(
+    source: Imagery,
+    out: Annotated[Path, typer.Option(help="Index folder to write.")],
+    model: Model,
+    tile: Tile = "100m",
+    overlap: Overlap = "50%",
+    tile_size_m: TileSize = None,
+    image_column: ImageColumn = None,
+    lat_column: LatColumn = None,
+    lon_column: LonColumn = None,
+    zoom: Zoom = None,
+    tms: Tms = False,
+    thumbnails: Annotated[
+        int, typer.Option(help="Side of the small pictures for maps, in pixels; 0 keeps none.")
+    ] = 128,
+    device: Device = None,
+    batch_size: Annotated[int, typer.Option(help="Tiles in one forward pass.")] = 32,
+    readers: Annotated[int, typer.Option(help="Threads that read imagery.")] = 2,
+    add: Annotated[bool, typer.Option("--add", help="Add to an index instead of replacing it.")] = False,
+) -> None:
+    """Encode aerial imagery into an index.
+
+    **Example:** `gengeo index orthophoto.tif --out city.gengeo --model ./gengeo-cvusa --tile 100m --overlap 50%`
+
+    An interrupted run goes on when the command is given again; several processes with the same command share the work.
+    """
+    from gengeo_hf.encoder import Encoder
+    from gengeo_hf.places import GeoIndex, open_imagery
+    from gengeo_hf.places.build import build_index
+
+    columns = (image_column, lat_column, lon_column)
+    imagery = open_imagery(source, _tiling(tile, overlap, tile_size_m, columns, zoom, tms))  # before the slow model
+    encoder = Encoder.from_pretrained(model, device=device, batch_size=batch_size)
+    options: dict[str, Any] = {
+        "model_name": model,
+        "thumbnail_pixels": thumbnails,
+        "readers": readers,
+        "progress": True,
+    }
+    if add:
+        total = GeoIndex.load(out).add(encoder, imagery, **options)
+        typer.echo(f"{out} now holds {total:,} tiles")
+        return
+    report = build_index(encoder, imagery, out, **options)
+    typer.echo(str(report))
+    search = GeoIndex.load(out, verify=False).manifest["search"]
+    loss = ""
+    if "recall_at_1" in search:
+        loss = f"; against exact search on {search['samples']} noisy samples: "
+        loss += f"recall@1 {search['recall_at_1']:.3f}, recall@10 {search['recall_at_10']:.3f}"
+    typer.echo(f"search: {search['kind']} ({search['reason']}){loss}")
+    typer.echo(f"next: gengeo locate photo.jpg --index {out} --model {model} --map places.html")
+
+
+@app.command()
+def verify(index: IndexFolder) -> None:
+    """Check every byte and every vector of an index.
+
+    **Example:** `gengeo verify --index city.gengeo`
+    """
+    from gengeo_hf.places import GeoIndex
+
+    typer.echo(GeoIndex.load(index, verify=False).verify())
+
+
+@app.command()
+def remove(
+    index: IndexFolder,
+    tile_id: Annotated[list[str] | None, typer.Option(help="Tile to remove; may be given several times.")] = None,
+    area: Annotated[str | None, typer.Option(help="Remove all tiles of this area.")] = None,
+    bounds: Annotated[str | None, typer.Option(help="Remove tiles with their centre in west,south,east,north.")] = None,
+) -> None:
+    """Remove tiles from an index.
+
+    **Example:** `gengeo remove --index city.gengeo --bounds 24.90,60.16,24.95,60.18`
+    """
+    from gengeo_hf.errors import GenGeoError
+    from gengeo_hf.places import GeoIndex
+    from gengeo_hf.places.units import parse_bounds
+
+    if not (tile_id or area is not None or bounds):
+        raise GenGeoError("say what to remove: --tile-id, --area or --bounds")
+    opened = GeoIndex.load(index)
+    removed = opened.remove(tile_id or (), area, parse_bounds(bounds) if bounds else None)
+    typer.echo(f"removed {removed:,} tiles, {len(opened):,} left")
+
+
+@app.command("to-store")
+def to_store(
+    index: IndexFolder,
+    store: Annotated[str, typer.Option(help="milvus:./local.db, milvus:http://host:19530 or qdrant:http://host:6333.")],
+) -> None:
+    """Copy an index into a vector database; an interrupted export goes on where it stopped.
+
+    **Example:** `gengeo to-store --index city.gengeo --store milvus:http://localhost:19530`
+
+    Then give the same address to `gengeo locate --index`.
+    """
+    from gengeo_hf.places import GeoIndex
+    from gengeo_hf.places.stores import connect, export_index
+
+    report = export_index(GeoIndex.load(index), connect(store), progress=True)
+    agreement = f"top ten agree to {report['top10_agreement']:.1%} with the exact answer"
+    typer.echo(f"{store}: {report['count']:,} tiles for {report['tiles']:,} of the index; {agreement}")
+
+
+def _tiling(
+    tile: str,
+    overlap: str,
+    tile_size_m: str | None,
+    columns: tuple[str | None, str | None, str | None],
+    zoom: int | None,
+    tms: bool,
+) -> "TilingOptions":
+    """Options of the command line as the imagery room wants them."""
+    from gengeo_hf.places.imagery import TilingOptions
+    from gengeo_hf.places.units import parse_metres, parse_share
+
+    size = parse_metres(tile_size_m) if tile_size_m else None
+    return TilingOptions(
+        tile_m=parse_metres(tile), overlap=parse_share(overlap), zoom=zoom, tms=tms,
+        image_column=columns[0], lat_column=columns[1], lon_column=columns[2], tile_size_m=size,
+    )  # fmt: skip

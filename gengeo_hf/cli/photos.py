@@ -1,0 +1,110 @@
+"""Commands that take photos: locate, calibrate."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gengeo_hf.cli.base import Device, IndexFolder, Model, app
+
+
+@app.command()
+def locate(
+    photos: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.")],
+    index: Annotated[str, typer.Option("--index", help="Index folder, or the address of a store.")],
+    model: Model,
+    top: Annotated[int, typer.Option(min=1, help="How many places for each photo.")] = 5,
+    near: Annotated[str | None, typer.Option(help="Search only here: lat,lon,radius, e.g. 60.17,24.94,2km.")] = None,
+    near_exif: Annotated[
+        str | None,
+        typer.Option(help="Search only within this distance of a photo's own GPS position, where it has one."),
+    ] = None,
+    merge: Annotated[bool, typer.Option(help="Merge overlapping tiles into one place.")] = True,
+    calibration: Annotated[Path | None, typer.Option(help="File of `gengeo calibrate`: gives confidences.")] = None,
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="Below this confidence: don't know.")] = 0.0,
+    map_file: Annotated[Path | None, typer.Option("--map", help="Write a map that works offline (HTML).")] = None,
+    geojson: Annotated[Path | None, typer.Option(help="Write the places as GeoJSON.")] = None,
+    device: Device = None,
+) -> None:
+    """Find where photos were taken.
+
+    **Example:** `gengeo locate photo.jpg --index city.gengeo --model ./gengeo-cvusa --top 5 --map places.html`
+    """
+    from gengeo_hf.errors import GenGeoError
+    from gengeo_hf.files import write_text
+    from gengeo_hf.places import GeoLocalizer
+    from gengeo_hf.places.locate import find_photos, to_geojson
+    from gengeo_hf.places.maps import answers_map
+    from gengeo_hf.places.units import parse_metres, parse_near
+
+    prior = parse_near(near) if near else None
+    exif_radius = parse_metres(near_exif) if near_exif else None
+    files = find_photos(photos)
+    localizer = GeoLocalizer.from_pretrained(model, index, calibration, device=device)
+    answers = list(localizer.locate_many(files, top, prior, merge, exif_radius, threshold))
+    if answers and all(answer.error for answer in answers):
+        raise GenGeoError(answers[0].error if len(answers) == 1 else f"none of {len(answers)} photos could be read")
+    for answer in answers:
+        typer.echo("\n".join(_lines(answer)))
+    if localizer.caveat:
+        typer.echo(f"\ncaution: {localizer.caveat}", err=True)
+    if geojson:
+        write_text(geojson, to_geojson(answers, localizer.caveat))
+    if map_file:
+        write_text(map_file, answers_map(answers, localizer.index, localizer.caveat))
+        typer.echo(f"map: {map_file}")
+
+
+@app.command()
+def calibrate(
+    pairs: Annotated[Path, typer.Argument(help="CSV or Parquet: held-out photos with their true lat and lon.")],
+    index: IndexFolder,
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Calibration file to write (JSON).")],
+    within: Annotated[str, typer.Option(help="An answer is right when it is nearer than this to the truth.")] = "50m",
+    image_column: Annotated[str | None, typer.Option(help="Column of the photo's file.")] = None,
+    device: Device = None,
+) -> None:
+    """Learn how sure answers are, from photos whose place is known.
+
+    **Example:** `gengeo calibrate held_out.csv --index city.gengeo --model ./gengeo-cvusa --out calibration.json`
+    """
+    from gengeo_hf.places import GeoLocalizer
+    from gengeo_hf.places.confidence import Calibration
+    from gengeo_hf.places.imagery.table import TableTiles
+    from gengeo_hf.places.units import parse_metres
+
+    table = TableTiles(pairs, image_column, photos=True)
+    localizer = GeoLocalizer.from_pretrained(model, index, device=device)
+    answers = localizer.locate_many(table.paths, top=5)
+    truth = list(zip(table.table["lat"].to_pylist(), table.table["lon"].to_pylist(), strict=True))
+    found = Calibration.fit(
+        [a.places for a in answers], truth, localizer.encoder.fingerprint, len(localizer.index), parse_metres(within)
+    )
+    found.save(out)
+    typer.echo(f"{found.photos} photos, expected calibration error {found.expected_calibration_error:.3f} (two-fold)")
+    typer.echo("stated   right   photos")
+    for stated, right, count in found.reliability:
+        typer.echo(f"{stated:6.2f}  {right:6.2f}  {count:7d}")
+
+
+def _lines(answer: "object") -> list[str]:
+    """One answer as text for a terminal."""
+    from gengeo_hf.places import Answer
+
+    assert isinstance(answer, Answer)
+    lines = [f"{answer.photo}" + ("" if answer.known else ": don't know; best guesses")]
+    if answer.error:
+        return [*lines, f"  {answer.error}"]
+    if not answer.places:
+        lines.append("  no tile there: widen the radius")
+    for place in answer.places:
+        radius = f" ± {place.uncertainty_m:.0f} m" if place.uncertainty_m is not None else ""
+        sure = f", sure to {place.confidence:.0%}" if place.confidence is not None else ""
+        votes = f", {place.votes} tiles" if place.votes > 1 else ""
+        where = f"  {place.rank}. {place.lat:.6f}, {place.lon:.6f}{radius}"
+        lines.append(f"{where}  score {place.score:.3f}{sure}{votes}  {place.tile_id}")
+    if answer.truth is not None:
+        error = f", {answer.truth_error_m:,.0f} m from the best place" if answer.truth_error_m is not None else ""
+        lines.append(f"  EXIF position: {answer.truth.lat:.6f}, {answer.truth.lon:.6f}{error}")
+    return lines
