@@ -151,26 +151,20 @@ class _Handler(BaseHTTPRequestHandler):
         repository = self.hub.repositories.get((kind.rstrip("s"), name))
         if repository is None:
             return self.missing("RepoNotFound")
-        if "recursive=true" not in self.path.lower():
-            return self.level(repository, folder)
-        rows = [
-            {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-            for path, data in sorted(repository["files"].items())
-            if not folder or path.startswith(f"{folder}/")
-        ]
-        return self.answer(200, rows) if rows or not folder else self.missing("EntryNotFound")
-
-    def level(self, repository, folder):
-        """One folder, with its folders as rows of their own."""
+        # As on the Hub, folders are rows of their own, in a recursive listing too: clients keep what they saw of a folder.
         start, rows = f"{folder}/" if folder else "", {}
         for path, data in sorted(repository["files"].items()):
             if not path.startswith(start):
                 continue
-            name, _, deeper = path[len(start) :].partition("/")
             oid = hashlib.sha1(data).hexdigest()
-            kind = "directory" if deeper else "file"
-            rows[name] = {"type": kind, "path": start + name, "size": 0 if deeper else len(data), "oid": oid}
-        return self.answer(200, list(rows.values())) if rows else self.missing("EntryNotFound")
+            parts = path[len(start) :].split("/")
+            for depth in range(1, len(parts)):
+                inner = start + "/".join(parts[:depth])
+                rows[inner] = {"type": "directory", "path": inner, "size": 0, "oid": oid}
+            rows[path] = {"type": "file", "path": path, "size": len(data), "oid": oid}
+        if "recursive=true" not in self.path.lower():
+            rows = {path: row for path, row in rows.items() if "/" not in path[len(start) :]}
+        return self.answer(200, list(rows.values())) if rows or not folder else self.missing("EntryNotFound")
 
     def resolve(self, body, prefix, name, rev, path):
         repository = self.hub.repositories.get((KINDS[prefix or ""], name))

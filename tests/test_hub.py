@@ -188,7 +188,6 @@ def pairs(count=3):
     )
 
 
-@pytest.mark.xfail(reason="the loopback Hub's file listing is not yet what `datasets` asks for: it finds no data files")
 def test_push_and_pull_of_an_index_and_of_a_dataset(hub, tiny_checkpoint, tmp_path):
     found = run(
         f"""
