@@ -9,11 +9,12 @@ from gengeo_hf.cli import (  # each registers its commands; help lists them in t
     imagery,
     photos,
     results,
+    web,
     weights,
 )
 from gengeo_hf.cli.base import app
 
-__all__ = ["app", "imagery", "main", "photos", "results", "weights"]
+__all__ = ["app", "imagery", "main", "photos", "results", "web", "weights"]
 
 INTERRUPTED = 130  # what typer, like a shell, gives after Ctrl-C
 
