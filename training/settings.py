@@ -24,6 +24,7 @@ class Data:
     root: str | None = None  # folder of the images; the synthetic world needs none
     train: dict[str, Any] = field(default_factory=dict)  # options of the loader for the training split
     validation: dict[str, Any] = field(default_factory=dict)  # ... and for the split that picks the checkpoint
+    in_memory: bool = False  # decode every training pair once and keep its resized pixels: for small images
     workers: int = 2  # loader processes of each training process
     ground_size: list[int] = field(default_factory=lambda: [154, 770])  # height, width in pixels (GenGeo, section 4.2)
     aerial_size: list[int] = field(default_factory=lambda: [392, 392])

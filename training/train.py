@@ -19,7 +19,7 @@ import torch
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.utils import set_seed
 from huggingface_hub.errors import StrictDataclassError
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 import checkpoint
@@ -27,6 +27,7 @@ from batches import batch_rules, describe, neighbour_table, training_pairs
 from gengeo_hf.data import CrossViewDataset, load_pairs
 from gengeo_hf.data.augment import Augmentation
 from gengeo_hf.data.loading import AerialImages, GroundImages, PairSource
+from gengeo_hf.data.memory import PairsInMemory
 from gengeo_hf.encoder import TRAINING_RECORD, Encoder
 from gengeo_hf.errors import GenGeoError
 from gengeo_hf.evaluation import evaluate_descriptors
@@ -65,11 +66,14 @@ def main(settings: Settings) -> dict[str, Any]:
             "aerial": dict(zip(("height", "width"), settings.data.aerial_size, strict=True)),
         }
     )
-    source = PairSource(train, processor)
+    source: Dataset[dict[str, Any]] = PairSource(train, processor)
+    workers = settings.data.workers
+    if settings.data.in_memory:
+        source, workers = PairsInMemory(PairSource(train, processor)), 0  # nothing is left for a worker to do
     pairs = training_pairs(train)
     sampler = HardNegativeBatchSampler(pairs, batch_rules(settings), settings.seed)
     loader = accelerator.prepare_data_loader(
-        DataLoader(source, batch_sampler=sampler, collate_fn=source.collate, num_workers=settings.data.workers)
+        DataLoader(source, batch_sampler=sampler, collate_fn=PairSource.collate, num_workers=workers)
     )
     augment = Augmentation(**settings.augment.options) if settings.augment.options else None
 

@@ -20,8 +20,8 @@ from gengeo_hf.world.shards import TABLES, Job, check_shard, draw_shard
 if TYPE_CHECKING:
     from gengeo_hf.data.schema import CrossViewDataset
 
-WORLD_VERSION = 1  # raise it whenever a picture changes: old caches must not be taken for new ones
-SAMPLES = 2  # rays for each pixel
+WORLD_VERSION = 2  # raise it whenever a picture changes: old caches must not be taken for new ones
+SAMPLES = 2  # rays for each pixel on an edge
 _MINIMUM_SIDE = 8  # pixels
 
 

@@ -101,20 +101,20 @@ class LotMap:
 def make_lots(domain: Domain, roads: Roads, land: Land, random: np.random.Generator) -> LotMap:
     """Lots along both sides of every road, then lots in what is left inside the blocks."""
     lots = LotMap(domain, roads, land)
-    kinds, weights = list(domain.lots), np.array(list(domain.lots.values()), float)
-    weights /= weights.sum()
+    kinds, shares = list(domain.lots), np.cumsum(list(domain.lots.values()))
+    shares /= shares[-1]
     for road in range(len(roads.road_length)):
         for side in (1.0, -1.0):
-            _line(lots, road, side, kinds, weights, random)
+            _line(lots, road, side, kinds, shares.tolist(), random)
     if not domain.farmed:
         _courtyards(lots, kinds, random)
     return lots
 
 
 def _line(
-    lots: LotMap, road: int, side: float, kinds: list[str], weights: np.ndarray, random: np.random.Generator
+    lots: LotMap, road: int, side: float, kinds: list[str], shares: list[float], random: np.random.Generator
 ) -> None:
-    """Lots along one side of one road."""
+    """Lots along one side of one road. `shares`: running sum of the weights of `kinds`, up to 1."""
     domain, roads = lots.domain, lots.roads
     own = np.flatnonzero(roads.road == road)
     arcs, starts, directions = roads.arc[own].tolist(), roads.start[own].tolist(), roads.direction[own].tolist()
@@ -123,7 +123,7 @@ def _line(
     position = 6.0 + random.uniform(0, 3)
     while position < end - 8:
         width = random.uniform(*domain.frontage)
-        kind = kinds[random.choice(len(kinds), p=weights)]
+        kind = kinds[bisect.bisect_right(shares, random.random())]
         depth = random.uniform(*domain.lot_depth)
         if random.random() > domain.lot_share:
             position += width

@@ -18,6 +18,12 @@ TOP_DEGREES, BOTTOM_DEGREES = 35.0, -35.0  # vertical range of a panorama, as th
 EYE_METRES = 2.0  # height of the camera above the road
 _AERIAL_HEIGHT = 240.0  # metres above the ground from which aerial rays start
 _CHUNK = 1 << 17  # rays at a time: a large picture must not need gigabytes
+_CONTRAST = 0.12  # of sRGB, 0..1: neighbouring pixels that differ by more are drawn with all samples
+_SHIFTS = {  # places of the samples inside a pixel, down and right, 0..1
+    1: [(0.5, 0.5)],
+    2: [(0.25, 0.3), (0.75, 0.7)],
+    4: [(0.2, 0.4), (0.4, 0.8), (0.6, 0.2), (0.8, 0.6)],
+}
 
 
 @dataclass(frozen=True)
@@ -50,12 +56,24 @@ def tile_points(size: tuple[int, int], centre: tuple[float, float], sides: tuple
     return tuple(a.ravel().astype(np.float32) for a in np.meshgrid(x, y))  # type: ignore[return-value]
 
 
+def _rough(image: np.ndarray) -> np.ndarray:
+    """Whether each pixel of (h, w, 3) differs from a direct neighbour by more than `_CONTRAST`, (h * w,) bool."""
+    rough = np.zeros(image.shape[:2], bool)
+    for axis in (0, 1):
+        edge = (np.abs(np.diff(image, axis=axis)) > _CONTRAST).any(-1)
+        lead, trail = [slice(None)] * 2, [slice(None)] * 2
+        lead[axis], trail[axis] = slice(None, -1), slice(1, None)
+        rough[tuple(lead)] |= edge
+        rough[tuple(trail)] |= edge
+    return rough.ravel()
+
+
 class Renderer:
     """Draws pictures of one region.
 
     Args:
         scene: the region.
-        samples: rays for each pixel; 1, 2 or 4. More smooth the edges.
+        samples: rays for each pixel on an edge; 1, 2 or 4.
     """
 
     def __init__(self, scene: RegionScene) -> None:
@@ -94,17 +112,18 @@ class Renderer:
         self, view: str, day: Day, size: tuple[int, int], rays: Callable[..., tuple[np.ndarray, np.ndarray]],
         samples: int, spread: float, width: float, truth: bool,
     ) -> Picture:  # fmt: skip
-        """Mean of the samples of each pixel, developed; and the truth at the centres of the pixels."""
-        shifts = {1: [(0.5, 0.5)], 2: [(0.25, 0.3), (0.75, 0.7)], 4: [(0.2, 0.4), (0.4, 0.8), (0.6, 0.2), (0.8, 0.6)]}[
-            samples
-        ]
-        total = np.zeros((size[0] * size[1], 3), np.float32)
-        for shift in shifts:
+        """The picture, developed, and the truth at the centres of the pixels. Pixels that differ much from a neighbour
+        get all samples and their mean, the others one: patterns inside a surface fade by themselves (materials.py).
+        """
+        shifts = _SHIFTS[samples]
+        first = self._exposed(view, day, *rays(shifts[0]), spread, width)
+        rough = np.flatnonzero(_rough(first.reshape(*size, 3)))
+        total = first[rough]
+        for shift in shifts[1:]:
             origin, direction = rays(shift)
-            for start in range(0, len(direction), _CHUNK):
-                part = slice(start, start + _CHUNK)
-                total[part] += expose(day, self._radiance(view, day, origin[part], direction[part], spread, width))
-        image = develop(day, (total / len(shifts)).reshape(*size, 3))
+            total += self._exposed(view, day, origin[rough], direction[rough], spread, width)
+        first[rough] = total / np.float32(len(shifts))
+        image = develop(day, first.reshape(*size, 3))
         if not truth:
             return Picture(image)
         origin, direction = rays((0.5, 0.5))
@@ -113,6 +132,15 @@ class Renderer:
         kinds[hits.ray] = surface_of(self.scene.layout, self.tables, self.scene.layout.cars[view], day, hits).kind
         depth[hits.ray] = hits.distance
         return Picture(image, kinds.reshape(size), depth.reshape(size))
+
+    def _exposed(
+        self, view: str, day: Day, origin: np.ndarray, direction: np.ndarray, spread: float, width: float
+    ) -> np.ndarray:
+        """What the camera records (n, 3), 0..1, along each ray; a part at a time."""
+        parts = [slice(start, start + _CHUNK) for start in range(0, len(direction), _CHUNK)] or [slice(0)]
+        return np.concatenate(
+            [expose(day, self._radiance(view, day, origin[p], direction[p], spread, width)) for p in parts]
+        )
 
     def _radiance(
         self, view: str, day: Day, origin: np.ndarray, direction: np.ndarray, spread: float, width: float

@@ -29,7 +29,7 @@ class Job:
 
     Args:
         schemas: Arrow schemas of the two tables, with the metadata by which `datasets` knows its features.
-        samples: rays for each pixel.
+        samples: rays for each pixel on an edge.
     """
 
     region: Region

@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from gengeo_hf.data import AerialImages, GroundImages, PairSource, load_pairs
+from gengeo_hf.data.memory import PairsInMemory
 from gengeo_hf.errors import GenGeoError
 from tests.data.helpers import toy_dataset
 
@@ -84,3 +85,18 @@ def test_whole_tables():
 def test_unknown_names(tmp_path):
     with pytest.raises(GenGeoError, match="expected one of"):
         load_pairs("cvusaa", tmp_path)
+
+
+def test_pairs_in_memory_are_the_pairs_of_the_source(tiny_processor):
+    source = PairSource(toy_dataset(40), tiny_processor)
+    kept = PairsInMemory(source)
+    rows = [3, 39, 0, 33]
+    expected, found = source.__getitems__(rows), kept.__getitems__(rows)
+    assert len(kept) == 40 and expected.keys() == found.keys()
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+    assert torch.equal(kept[5]["aerial"], source[5]["aerial"])
+
+
+def test_a_broken_pair_is_not_kept_in_memory(tiny_processor):
+    with pytest.raises(GenGeoError, match="in_memory"):
+        PairsInMemory(PairSource(toy_dataset(broken=(4,)), tiny_processor))
