@@ -99,4 +99,4 @@ def test_pairs_in_memory_are_the_pairs_of_the_source(tiny_processor):
 
 def test_a_broken_pair_is_not_kept_in_memory(tiny_processor):
     with pytest.raises(GenGeoError, match="in_memory"):
-        PairsInMemory(PairSource(toy_dataset(broken=(4,)), tiny_processor))
+        PairsInMemory(PairSource(toy_dataset(64, broken=(4,)), tiny_processor))
