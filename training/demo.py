@@ -37,6 +37,7 @@ class Folder:
     """Where the demo keeps what it makes."""
 
     root: Path
+    places: int = 500  # unseen places of each domain
 
     @property
     def model(self) -> Path:
@@ -54,9 +55,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of everything that the demo writes")
     parser.add_argument("--photos", type=int, default=6, help="how many unseen panoramas are located")
+    parser.add_argument("--places", type=int, default=500, help="unseen places of each domain that are evaluated")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="laid over training/configs/world_urban.yaml")
     given = parser.parse_args()
-    folder, started = Folder(given.out), time.perf_counter()
+    folder, started = Folder(given.out, given.places), time.perf_counter()
     given.out.mkdir(parents=True, exist_ok=True)
 
     stage("1/5 The synthetic world", lambda: build_worlds(folder, given.overrides))
@@ -82,7 +84,7 @@ def build_worlds(folder: Folder, overrides: list[str]) -> None:
     data = load_settings(CONFIG, overrides).data
     sizes = {"ground_size": tuple(data.ground_size), "aerial_size": tuple(data.aerial_size)}
     wanted = [("urban", "train", data.train["num_pairs"]), ("urban", "validation", data.validation["num_pairs"])]
-    wanted += [(domain, "test", 500) for domain in DOMAINS]
+    wanted += [(domain, "test", folder.places) for domain in DOMAINS]
     for domain, split, pairs in wanted:
         world = build_world(domain, split, pairs, cache_dir=folder.root / "world", progress=True, **sizes)
         console.print(f"  {world.name}: {len(world.queries):,} photos, {len(world.gallery):,} tiles")
@@ -92,7 +94,7 @@ def train(folder: Folder, overrides: list[str]) -> None:
     """Train as anyone would: `accelerate launch training/train.py`."""
     command = [
         *(sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"),
-        *("--mixed_precision", "no", "--dynamo_backend", "no"),
+        *("--mixed_precision", "no", "--dynamo_backend", "no", "--quiet"),  # quiet: no stack of the launcher
         *(str(HERE / "train.py"), "--config", str(CONFIG)),
         *(f"output={folder.root / 'run'}", f"data.root={folder.root / 'world'}", *overrides),
     ]
@@ -118,8 +120,9 @@ def test_world(folder: Folder, domain: str) -> Any:
 
     sizes = GenGeoImageProcessor.from_pretrained(folder.model).view_sizes
     ground, aerial = ((sizes[view]["height"], sizes[view]["width"]) for view in ("ground", "aerial"))
+    cache = folder.root / "world"
     return build_world(
-        domain, "test", 500, ground_size=ground, aerial_size=aerial, cache_dir=folder.root / "world", progress=True
+        domain, "test", folder.places, ground_size=ground, aerial_size=aerial, cache_dir=cache, progress=True
     )
 
 
@@ -140,7 +143,7 @@ def evaluate(folder: Folder) -> dict[str, dict[str, float]]:
     path = folder.root / "results.json"
     if path.is_file():
         stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if stored["model"] == digest(folder.model):
+        if (stored["model"], stored.get("places")) == (digest(folder.model), folder.places):
             show_results(stored["results"])
             return dict(stored["results"])
     trained = Encoder.from_pretrained(folder.model)
@@ -157,7 +160,7 @@ def evaluate(folder: Folder) -> dict[str, dict[str, float]]:
             tiles = len(world.gallery)
             shares = {key: float(np.mean(ranks < k)) for key, k in zip(KS, (1, 5, 10, tiles // 100), strict=True)}
             results["colour histograms, urban"] = {**shares, "gallery_size": tiles}
-    write_json(path, {"model": digest(folder.model), "results": results})
+    write_json(path, {"model": digest(folder.model), "places": folder.places, "results": results})
     show_results(results)
     return results
 
@@ -182,17 +185,18 @@ def build_index(folder: Folder) -> None:
     from gengeo_hf.encoder import Encoder
     from gengeo_hf.places import GeoIndex
 
-    encoder = Encoder.from_pretrained(folder.model)
+    encoder, world = Encoder.from_pretrained(folder.model), test_world(folder, "urban")
     if folder.index.exists():
         try:
-            GeoIndex.load(folder.index).check_model(encoder)
-            console.print(f"  {folder.index} is up to date")
-            return
+            index = GeoIndex.load(folder.index)
+            index.check_model(encoder)
+            if len(index) == len(world.gallery):
+                console.print(f"  {folder.index} is up to date")
+                return
         except GenGeoError:
-            shutil.rmtree(folder.index)  # of an earlier training
-    index = GeoIndex.build(
-        encoder, test_world(folder, "urban"), folder.index, progress=True, model_name=folder.model.name
-    )
+            pass  # of an earlier training, or damaged
+        shutil.rmtree(folder.index)
+    index = GeoIndex.build(encoder, world, folder.index, progress=True, model_name=folder.model.name)
     console.print(f"  {len(index):,} tiles in {folder.index}")
 
 

@@ -1,0 +1,50 @@
+"""`make demo` as a user runs it, small: everything is there, and a second run redoes nothing that is finished."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DEMO = Path(__file__).parents[2] / "training" / "demo.py"
+SMALL = (
+    "data.train.num_pairs=48", "data.validation.num_pairs=8", "optimisation.epochs=2", "evaluate_every=1",
+    "sampling.batch_size=16", "sampling.neighbours=8", "sampling.pool=16",
+)  # fmt: skip
+
+
+def run(folder, *words):
+    command = [sys.executable, str(DEMO), "--out", str(folder), "--places", "12", "--photos", "2", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_the_demo_from_nothing_and_again(tmp_path):
+    folder = tmp_path / "demo"
+    first = run(folder, *SMALL)
+    assert first.returncode == 0, first.stderr[-2000:]
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "synthetic world" in page and "R@1" in page and page.count("data:image") >= 6
+    assert "http://" not in page.replace("http://www.w3.org", "") and "<script src=" not in page
+    places = json.loads((folder / "places.geojson").read_text(encoding="utf-8"))
+    assert places["type"] == "FeatureCollection" and len(places["features"]) >= 2
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))["results"]
+    assert len(results) == 5  # three domains, random weights, colour histograms
+    assert (folder / "gengeo-world-urban" / "model.safetensors").is_file() and "gengeo" in first.stdout
+
+    kept = ["gengeo-world-urban/model.safetensors", "world.gengeo/manifest.json", "results.json", "run/log.jsonl"]
+    before = {name: (folder / name).stat().st_mtime_ns for name in kept[:3]}
+    second = run(folder, *SMALL)
+    assert second.returncode == 0, second.stderr[-2000:]
+    assert before == {name: (folder / name).stat().st_mtime_ns for name in kept[:3]}
+    assert "up to date" in second.stdout and "epoch 1/2" not in second.stderr
+
+
+@pytest.mark.slow
+def test_other_settings_in_the_same_folder_are_one_line(tmp_path):
+    folder = tmp_path / "demo"
+    assert run(folder, *SMALL).returncode == 0
+    again = run(folder, *SMALL, "optimisation.learning_rate=0.01")
+    assert again.returncode == 1 and "Traceback" not in again.stderr
+    assert "error" in again.stderr
