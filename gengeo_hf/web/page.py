@@ -7,7 +7,7 @@ from elsewhere, and the photo does not leave the machine that runs it.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from gengeo_hf.places.maps import answers_map, map_frame
 from gengeo_hf.places.units import parse_metres, parse_near
 from gengeo_hf.web import words
 from gengeo_hf.web.answering import Desk, Question, read_photo
+from gengeo_hf.web.seeing import Seen, agreement, see
 
 MAP_HEIGHT = 520
 EXAMPLES = 6
@@ -34,6 +35,7 @@ AS_FILE, PANORAMA, ORDINARY = KINDS = ("as its file tells", "panorama", "ordinar
 NORTH = "north"
 HEADINGS: dict[str, float | str] = {NORTH: 0.0, "as its file tells": "exif", "unknown: try eight": "unknown"}
 KEEP_FILES_S = 3600  # uploads are deleted after an hour
+QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
 
 
 @dataclass
@@ -41,7 +43,13 @@ class Shown:
     """What the page shows for one photo, kept while its places are clicked."""
 
     places: list[Place]
+    photo: Seen
     pictures: dict[str, bytes] = field(default_factory=dict)  # JPEGs by tile id
+
+    @property
+    def with_picture(self) -> list[Place]:
+        """Places in the order of the row of tiles."""
+        return [place for place in self.places if place.tile_id in self.pictures]
 
 
 def build_page(desk: Desk, examples: Sequence[Path] = ()) -> gr.Blocks:
@@ -55,43 +63,26 @@ def build_page(desk: Desk, examples: Sequence[Path] = ()) -> gr.Blocks:
         gr.HTML(words.heading(desk))
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=300):
-                photo = gr.File(label="Drop a photo here, or click to choose one", elem_id="photo", height=120)
+                photo = gr.File(label="Drop a photo here, or click to choose one", elem_id="photo", height=130)
+                if examples:
+                    gr.Examples([[str(path)] for path in examples], photo, label="Or try one of these")
                 preview = gr.Image(label="Your photo", interactive=False, visible=False, elem_id="preview", buttons=[])
                 settings = _settings(desk)
                 button = gr.Button("Locate", variant="primary", elem_id="locate")
-                if examples:
-                    gr.Examples([[str(path)] for path in examples], photo, label="Or try one of these")
             with gr.Column(scale=5, min_width=320):
                 banner = gr.HTML(words.welcome(), elem_id="answer")
                 with gr.Column(visible=False) as results:
-                    ground_map = gr.HTML(elem_id="map")
-                    tiles = gr.Gallery(
-                        label="Best places: click one to see what the model compared", elem_id="tiles", columns=5,
-                        height="auto", allow_preview=False, object_fit="cover", buttons=[], interactive=False,
-                    )  # fmt: skip
-                    kept_title = gr.HTML(elem_id="kept")
-                    with gr.Row():
-                        kept_photo = gr.Image(label="Photo", interactive=False, buttons=[], elem_id="kept-photo")
-                        kept_tile = gr.Image(label="Tile", interactive=False, buttons=[], elem_id="kept-tile")
-        shown = gr.State()
-
-        def answer(path: str | None, *values: Any) -> list[Any]:
-            return _answer(desk, path, *values)
-
-        def choose(state: Shown | None, event: gr.SelectData) -> list[Any]:
-            return _tile_heatmap(desk, state, int(event.index))
-
-        outputs = [preview, banner, results, ground_map, tiles, kept_title, kept_photo, kept_tile, shown]
+                    result = _results()
+        shown = gr.State(time_to_live=KEEP_FILES_S)
         asked: dict[str, Any] = {
-            "fn": answer,
+            "fn": lambda path, *values: _answer(desk, path, *values),
             "inputs": [photo, *settings],
-            "outputs": outputs,
-            "show_progress": "minimal",
+            "outputs": [preview, banner, results, *result, shown],
         }
-        button.click(**asked, api_name="locate")
-        photo.upload(**asked, api_visibility="private")
-        photo.clear(**asked, api_visibility="private")
-        tiles.select(choose, shown, [kept_title, kept_tile], api_visibility="private", show_progress="minimal")
+        button.click(**asked, api_name="locate", show_progress="minimal")
+        photo.change(**asked, **QUIET)
+        tiles, seen = result[1], result[2:]
+        tiles.select(_chooser(desk), shown, seen, **QUIET)
     page.queue(max_size=64)
     return page
 
@@ -112,72 +103,90 @@ def show(
         GenGeoError: the port is taken, or the folder holds no photo.
     """
     photos = find_photos([examples])[:EXAMPLES] if examples is not None else []
-    launch(build_page(desk, photos), host, port, inbrowser=browser)
+    page = build_page(desk, photos)
+    address = launch(page, host, port, inbrowser=browser, prevent_thread_lock=True)
+    print(f"{address} shows the page; stop it with Ctrl-C", flush=True)
+    page.block_thread()
 
 
 def launch(page: gr.Blocks, host: str = "127.0.0.1", port: int = 0, **options: Any) -> str:
-    """Serve a page; the address, once it is served (only with `prevent_thread_lock=True`).
+    """Serve a page in threads of its own; its address.
 
     Args:
+        page: of `build_page`.
+        host: address to listen on.
+        port: 0 takes a free one.
         options: of `gr.Blocks.launch`.
+
+    Raises:
+        GenGeoError: the port is taken.
     """
     theme = gr.themes.Soft(
         primary_hue="blue", neutral_hue="slate", font=list(SYSTEM_FONTS), font_mono=["ui-monospace", "monospace"]
     )
     try:
-        return page.launch(
+        started = page.launch(
             server_name=host, server_port=port or _free_port(host), share=False, ssr_mode=False, show_error=True,
-            footer_links=["settings"], theme=theme, css=STYLE.read_text(encoding="utf-8"), max_file_size=MAX_FILE,
-            enable_monitoring=False, **options,
-        )[1]  # fmt: skip
+            quiet=True, footer_links=["settings"], theme=theme, css=STYLE.read_text(encoding="utf-8"),
+            max_file_size=MAX_FILE, enable_monitoring=False, **options,
+        )  # fmt: skip
     except OSError as error:
         raise GenGeoError(f"cannot listen on {host} port {port} ({error}); choose another --port") from error
+    return str(started[1]).rstrip("/")
 
 
 def _settings(desk: Desk) -> list[Any]:
-    """Fields that `_answer` takes after the photo, in its order."""
+    """Fields that `_question` takes, in its order."""
     calibrated = desk.localizer.calibration is not None
     with gr.Accordion("Settings", open=False, elem_id="settings"):
         top = gr.Slider(1, 10, 5, step=1, label="Places", info="How many to show")
         near = gr.Textbox(
-            label="Search only near", placeholder="60.1699, 24.9384", info="Latitude, longitude in degrees",
+            "", label="Search only near", placeholder="60.1699, 24.9384", info="Latitude, longitude in degrees",
             max_lines=1, elem_id="near",
         )  # fmt: skip
         radius = gr.Textbox("2km", label="Within", info="For example 500m or 2km", max_lines=1)
         gps = gr.Checkbox(label="Search only near the photo's own GPS position, where it has one")
-        kind = gr.Radio(
-            list(KINDS),
-            value=AS_FILE,
-            label="Kind of photo",
-            info="A panorama shows all directions; north in its middle",
-        )
+        kind = gr.Radio(list(KINDS), value=AS_FILE, label="Kind of photo", info="A panorama shows all directions")
         fov = gr.Slider(
             10, 180, 65, step=1, label="Field of view", info="Degrees from its left to its right edge", visible=False
         )
         heading = gr.Radio(
-            list(HEADINGS), value=NORTH, label="Middle of the panorama", info="The direction it looks to", visible=False
+            list(HEADINGS), value=NORTH, label="Middle of the panorama", info="Where it looks to", visible=False
         )
-        kind.change(
-            lambda chosen: [gr.update(visible=chosen == ORDINARY), gr.update(visible=chosen == PANORAMA)],
-            kind, [fov, heading], api_visibility="private", show_progress="hidden",
-        )  # fmt: skip
         threshold = gr.Slider(
             0, 1, 0, step=0.05, label="Don't know below", info="Confidence that an answer needs", visible=calibrated
         )
+        kind.change(
+            lambda chosen: [gr.update(visible=chosen == ORDINARY), gr.update(visible=chosen == PANORAMA)],
+            kind, [fov, heading], **QUIET,
+        )  # fmt: skip
     return [top, near, radius, gps, kind, fov, heading, threshold]
+
+
+def _results() -> list[Any]:
+    """Map, tiles, and what the model looked at: title, photo, tile, figure."""
+    ground_map = gr.HTML(elem_id="map")
+    tiles = gr.Gallery(
+        label="Best places: click one to see what the model compared", elem_id="tiles", columns=5, height="auto",
+        allow_preview=False, object_fit="cover", buttons=[], interactive=False,
+    )  # fmt: skip
+    title = gr.HTML(elem_id="kept")
+    with gr.Row():
+        photo = gr.Image(label="Photo", interactive=False, buttons=[], elem_id="kept-photo", min_width=240)
+        tile = gr.Image(label="Tile", interactive=False, buttons=[], elem_id="kept-tile", min_width=240)
+    with gr.Accordion("Which parts agree", open=False, elem_id="agree"):
+        figure = gr.Image(show_label=False, interactive=False, buttons=["fullscreen"], elem_id="agreement")
+    return [ground_map, tiles, title, photo, tile, figure]
 
 
 def _answer(desk: Desk, path: str | None, *settings: Any) -> list[Any]:
     """Everything that changes on the page when a photo is asked about: the outputs of `build_page`, in order."""
     if not path:
         return _only(words.welcome())
-    name = Path(path).name
+    name, preview = Path(path).name, None
     try:
         image = read_photo(Path(path), desk.max_pixels)
-    except GenGeoError as error:
-        return _only(words.failure(str(error).replace(path, name)))
-    preview = gr.update(value=_small(image), visible=True)
-    try:
+        preview = gr.update(value=_small(image), visible=True)
         question = _question(*settings)
         answer, index = desk.ask(Path(path), question, name)
         pictures = index.thumbnails([place.tile_id for place in answer.places])
@@ -186,68 +195,57 @@ def _answer(desk: Desk, path: str | None, *settings: Any) -> list[Any]:
     banner = words.answer(answer, question)
     if not answer.places:
         return _only(banner, preview)
-    # The map reads the photo again, by its path; the page calls it by its name.
-    whole_map = answers_map([replace(answer, photo=path)], index, desk.caveat)
+    whole_map = answers_map([replace(answer, photo=path)], index, desk.caveat)  # it reads the photo again
     banner += words.downloads(whole_map, to_geojson([answer], desk.caveat))
-    state = Shown(answer.places, pictures)
-    note, kept_photo = _heatmap(desk, image, "ground")
-    title, kept_tile = _tile_heatmap(desk, state, 0)
-    captions = [words.caption(place) for place in answer.places]
-    gallery = [
-        (read_photo(pictures[place.tile_id]), caption)
-        for place, caption in zip(answer.places, captions, strict=True)
-        if place.tile_id in pictures
-    ]
-    return [
-        preview, banner, gr.update(visible=True), map_frame(whole_map, MAP_HEIGHT),
-        gr.update(value=gallery, visible=bool(gallery), selected_index=None),
-        title if not note else words.kept("", note), gr.update(value=kept_photo, visible=kept_photo is not None),
-        kept_tile, state,
-    ]  # fmt: skip
+    state = Shown(answer.places, see(desk.encoder.encoder, _small(image), "ground"), pictures)
+    gallery = [(read_photo(pictures[place.tile_id]), words.caption(place)) for place in state.with_picture]
+    row = gr.update(value=gallery, visible=bool(gallery), selected_index=0 if gallery else None)
+    shown = gr.update(visible=True)
+    return [preview, banner, shown, map_frame(whole_map, MAP_HEIGHT), row, *_seen(desk, state, 0), state]
 
 
 def _only(banner: str, preview: Any = None) -> list[Any]:
     """The page with a message alone."""
     hidden = gr.update(visible=False)
-    return [preview or gr.update(value=None, visible=False), banner, hidden, "", None, "", None, None, None]
+    return [preview or gr.update(value=None, visible=False), banner, hidden, "", None, "", None, None, None, None]
 
 
 def _question(
     top: float, near: str, radius: str, gps: bool, kind: str, fov: float, heading: str, threshold: float
 ) -> Question:
     """The settings as the desk wants them."""
-    length = parse_metres(radius) if near.strip() or gps else 0.0
-    place = parse_near(f"{near},{length}m") if near.strip() else None
+    near = (near or "").strip()
+    length = parse_metres(radius or "") if near or gps else 0.0
+    place = parse_near(f"{near},{length}m") if near else None
     look = Look({AS_FILE: None, PANORAMA: 360.0, ORDINARY: float(fov)}[kind], HEADINGS[heading])
     return Question(int(top), place, length if gps else None, True, float(threshold), look)
 
 
-def _tile_heatmap(desk: Desk, state: Shown | None, number: int) -> list[Any]:
-    """Heading and heatmap for one of the places."""
-    if state is None or number >= len(state.places):
-        return ["", None]
-    shown = [place for place in state.places if place.tile_id in state.pictures] or state.places
-    place = shown[min(number, len(shown) - 1)]
-    if place.tile_id not in state.pictures:
-        return [words.kept(place.tile_id, "This index keeps no pictures of its tiles."), gr.update(visible=False)]
-    note, picture = _heatmap(desk, read_photo(state.pictures[place.tile_id]), "aerial")
+def _chooser(desk: Desk) -> Callable[[Shown | None, gr.SelectData], list[Any]]:
+    """What happens when a tile is clicked."""
+
+    def choose(state: Shown | None, event: gr.SelectData) -> list[Any]:
+        return [gr.skip()] * 4 if state is None else _seen(desk, state, int(event.index))
+
+    return choose
+
+
+def _seen(desk: Desk, state: Shown, number: int) -> list[Any]:
+    """Title, photo, tile and figure for the tile at a position of the row."""
+    if number >= len(state.with_picture):
+        tile = Seen(note="The index keeps no pictures of its tiles, so only the photo can be looked at.")
+        which = ""
+    else:
+        place = state.with_picture[number]
+        tile = see(desk.encoder.encoder, read_photo(state.pictures[place.tile_id]), "aerial")
+        which = f"place {place.rank}"
+    figure = agreement(state.photo, tile)
     return [
-        words.kept(f"place {place.rank}", note),
-        gr.update(value=picture, visible=picture is not None, label=f"Tile of place {place.rank}"),
+        words.kept(which, state.photo.note or tile.note),
+        gr.update(value=state.photo.picture, visible=state.photo.picture is not None),
+        gr.update(value=tile.picture, visible=tile.picture is not None, label=f"Tile of {which}"),
+        gr.update(value=figure),
     ]
-
-
-def _heatmap(desk: Desk, image: Image.Image, view: Any) -> tuple[str, Image.Image | None]:
-    """What the head kept of an image, laid over it; or why there is none."""
-    from gengeo_hf.explain import kept_map, overlay, stretch
-
-    encoder: Any = desk.encoder.encoder
-    if not hasattr(encoder, "model"):
-        return "This encoder has no head to look into.", None
-    try:
-        return "", overlay(_small(image), stretch(kept_map(encoder, image, view)))
-    except GenGeoError as error:
-        return f"No heatmap: {error}.", None
 
 
 def _small(image: Image.Image) -> Image.Image:

@@ -1,0 +1,53 @@
+"""Pictures that tell why: what the head kept of the photo and of a tile, and which parts of the two agree.
+
+Before: a photo and the picture of a tile. After: pictures for the page, or one sentence why there are none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gengeo_hf.errors import GenGeoError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from gengeo_hf.explain import Look
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One image as the head sees it.
+
+    Args:
+        picture: the image with its heatmap; None where there is none.
+        look: for `agreement`; None where there is none.
+        note: why there is none.
+    """
+
+    picture: Image.Image | None = None
+    look: Look | None = None
+    note: str = ""
+
+
+def see(encoder: Any, image: Image.Image, view: Any) -> Seen:
+    """Run the model once more and lay what it kept over the image."""
+    from gengeo_hf.explain import look, overlay, stretch
+    from gengeo_hf.explain.look import need_dustbin
+
+    try:
+        need_dustbin(encoder)
+        seen = look(encoder, image, view)
+    except GenGeoError as error:
+        return Seen(note=f"There is no heatmap: {error}.")
+    return Seen(overlay(seen.image, stretch(seen.on_grid(seen.kept))), seen)
+
+
+def agreement(photo: Seen, tile: Seen) -> Image.Image | None:
+    """Which patches of the photo speak for which patches of the tile; None where the model cannot be looked into."""
+    from gengeo_hf.explain import account, match_figure
+
+    if photo.look is None or tile.look is None:
+        return None
+    return match_figure(account(photo.look, tile.look))
