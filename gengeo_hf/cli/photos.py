@@ -1,11 +1,27 @@
 """Commands that take photos: locate, calibrate."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gengeo_hf.cli.base import Device, IndexFolder, Model, app
+
+if TYPE_CHECKING:
+    from gengeo_hf.places import Look
+
+
+Fov = Annotated[
+    float | None,
+    typer.Option(help="Horizontal field of view in degrees, 360 for a panorama. Default: what the file tells."),
+]
+Heading = Annotated[
+    str,
+    typer.Option(
+        help="Panoramas: where the centre column looks, degrees clockwise from north; exif takes the file's; unknown "
+        "tries eight directions."
+    ),
+]
 
 
 @app.command()
@@ -20,6 +36,13 @@ def locate(
         typer.Option(help="Search only within this distance of a photo's own GPS position, where it has one."),
     ] = None,
     merge: Annotated[bool, typer.Option(help="Merge overlapping tiles into one place.")] = True,
+    fov: Fov = None,
+    heading: Heading = "0",
+    sequence: Annotated[
+        bool, typer.Option("--sequence", help="The photos are frames of one drive: find the way that fits them all.")
+    ] = False,
+    top_speed: Annotated[float, typer.Option(help="Of the drive, km/h.")] = 72.0,
+    interval: Annotated[float, typer.Option(help="Seconds between frames, where EXIF does not tell the time.")] = 1.0,
     calibration: Annotated[Path | None, typer.Option(help="File of `gengeo calibrate`: gives confidences.")] = None,
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Below this confidence: don't know.")] = 0.0,
     map_file: Annotated[Path | None, typer.Option("--map", help="Write a map that works offline (HTML).")] = None,
@@ -29,19 +52,28 @@ def locate(
     """Find where photos were taken.
 
     **Example:** `gengeo locate photo.jpg --index city.gengeo --model ./gengeo-cvusa --top 5 --map places.html`
+
+    Frames of a drive: `gengeo locate drive/ --sequence --interval 2 --index city.gengeo --model ./gengeo-cvusa`
     """
     from gengeo_hf.errors import GenGeoError
     from gengeo_hf.files import write_text
-    from gengeo_hf.places import GeoLocalizer
+    from gengeo_hf.places import GeoLocalizer, Motion
     from gengeo_hf.places.locate import find_photos, to_geojson
     from gengeo_hf.places.maps import answers_map
     from gengeo_hf.places.units import parse_metres, parse_near
 
-    prior = parse_near(near) if near else None
-    exif_radius = parse_metres(near_exif) if near_exif else None
+    options: dict[str, Any] = {
+        "near": parse_near(near) if near else None,
+        "exif_radius_m": parse_metres(near_exif) if near_exif else None,
+        "merge": merge, "threshold": threshold, "look": _look(fov, heading),
+    }  # fmt: skip
+    motion = Motion(top_speed / 3.6, interval)
     files = find_photos(photos)
     localizer = GeoLocalizer.from_pretrained(model, index, calibration, device=device)
-    answers = list(localizer.locate_many(files, top, prior, merge, exif_radius, threshold))
+    if sequence:
+        answers = localizer.locate_drive(files, top, motion, **options)
+    else:
+        answers = list(localizer.locate_many(files, top, **options))
     if answers and all(answer.error for answer in answers):
         raise GenGeoError(answers[0].error if len(answers) == 1 else f"none of {len(answers)} photos could be read")
     for answer in answers:
@@ -49,9 +81,9 @@ def locate(
     if localizer.caveat:
         typer.echo(f"\ncaution: {localizer.caveat}", err=True)
     if geojson:
-        write_text(geojson, to_geojson(answers, localizer.caveat))
+        write_text(geojson, to_geojson(answers, localizer.caveat, drive=sequence))
     if map_file:
-        write_text(map_file, answers_map(answers, localizer.index, localizer.caveat))
+        write_text(map_file, answers_map(answers, localizer.index, localizer.caveat, drive=sequence))
         typer.echo(f"map: {map_file}")
 
 
@@ -63,6 +95,9 @@ def calibrate(
     out: Annotated[Path, typer.Option(help="Calibration file to write (JSON).")],
     within: Annotated[str, typer.Option(help="An answer is right when it is nearer than this to the truth.")] = "50m",
     image_column: Annotated[str | None, typer.Option(help="Column of the photo's file.")] = None,
+    fov: Fov = None,
+    heading: Heading = "0",
+    plot: Annotated[Path | None, typer.Option(help="Write the reliability plot (PNG, SVG or PDF).")] = None,
     device: Device = None,
 ) -> None:
     """Learn how sure answers are, from photos whose place is known.
@@ -70,22 +105,46 @@ def calibrate(
     **Example:** `gengeo calibrate held_out.csv --index city.gengeo --model ./gengeo-cvusa --out calibration.json`
     """
     from gengeo_hf.places import GeoLocalizer
-    from gengeo_hf.places.confidence import Calibration
+    from gengeo_hf.places.confidence import Calibration, reliability_plot
     from gengeo_hf.places.imagery.table import TableTiles
     from gengeo_hf.places.units import parse_metres
 
     table = TableTiles(pairs, image_column, photos=True)
     localizer = GeoLocalizer.from_pretrained(model, index, device=device)
-    answers = localizer.locate_many(table.paths, top=5)
+    answers = list(localizer.locate_many(table.paths, top=5, look=_look(fov, heading)))
     truth = list(zip(table.table["lat"].to_pylist(), table.table["lon"].to_pylist(), strict=True))
     found = Calibration.fit(
         [a.places for a in answers], truth, localizer.encoder.fingerprint, len(localizer.index), parse_metres(within)
     )
     found.save(out)
-    typer.echo(f"{found.photos} photos, expected calibration error {found.expected_calibration_error:.3f} (two-fold)")
+    broken = sum(bool(answer.error) for answer in answers)
+    left_out = f"; {broken} could not be read" if broken else ""
+    error = f"expected calibration error {found.expected_calibration_error:.3f} (two-fold)"
+    typer.echo(f"{found.photos} photos{left_out}, {error}")
     typer.echo("stated   right   photos")
     for stated, right, count in found.reliability:
         typer.echo(f"{stated:6.2f}  {right:6.2f}  {count:7d}")
+    typer.echo("--threshold   answered   right of these")
+    for least, answered, right_share in found.trade:
+        typer.echo(f"{least:11.1f}   {answered:8.0%}   {right_share:14.0%}")
+    if plot:
+        reliability_plot(found, plot)
+        typer.echo(f"plot: {plot}")
+
+
+def _look(fov: float | None, heading: str) -> "Look":
+    """The options about field of view and heading."""
+    from gengeo_hf.errors import GenGeoError
+    from gengeo_hf.places import Look
+
+    if heading in ("exif", "unknown"):
+        return Look(fov, heading)
+    try:
+        return Look(fov, float(heading))
+    except ValueError as error:
+        if isinstance(error, GenGeoError):
+            raise
+        raise GenGeoError(f"--heading takes degrees, exif or unknown, found {heading!r}") from None
 
 
 def _lines(answer: "object") -> list[str]:
@@ -96,6 +155,8 @@ def _lines(answer: "object") -> list[str]:
     lines = [f"{answer.photo}" + ("" if answer.known else ": don't know; best guesses")]
     if answer.error:
         return [*lines, f"  {answer.error}"]
+    if answer.note:
+        lines.append(f"  note: {answer.note}")
     if not answer.places:
         lines.append("  no tile there: widen the radius")
     for place in answer.places:
@@ -103,8 +164,10 @@ def _lines(answer: "object") -> list[str]:
         sure = f", sure to {place.confidence:.0%}" if place.confidence is not None else ""
         votes = f", {place.votes} tiles" if place.votes > 1 else ""
         where = f"  {place.rank}. {place.lat:.6f}, {place.lon:.6f}{radius}"
-        lines.append(f"{where}  score {place.score:.3f}{sure}{votes}  {place.tile_id}")
+        turned = f", looking {place.heading:.0f}°" if place.heading is not None else ""
+        lines.append(f"{where}  score {place.score:.3f}{sure}{votes}{turned}  {place.tile_id}")
     if answer.truth is not None:
         error = f", {answer.truth_error_m:,.0f} m from the best place" if answer.truth_error_m is not None else ""
+        error = ", which limited the search" if answer.truth_is_prior else error
         lines.append(f"  EXIF position: {answer.truth.lat:.6f}, {answer.truth.lon:.6f}{error}")
     return lines

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gengeo_hf.errors import GenGeoError
-from gengeo_hf.files import write_json
+from gengeo_hf.errors import GenGeoError, MissingExtraError
+from gengeo_hf.files import atomic_file, write_json
 
 if TYPE_CHECKING:
     from gengeo_hf.places.index import EncoderLike
@@ -38,6 +38,8 @@ class Calibration:
         expected_calibration_error: mean gap between chance and share of right answers over ten bins, measured on
             photos that the fit did not see (two-fold).
         reliability: (mean chance, share right, photos) of each bin of that measurement.
+        trade: (threshold, share of photos that are answered, share right of these), measured on the same photos; how
+            to choose the confidence below which "don't know" is the answer.
     """
 
     bias: float
@@ -49,6 +51,7 @@ class Calibration:
     photos: int
     expected_calibration_error: float
     reliability: tuple[tuple[float, float, int], ...] = ()
+    trade: tuple[tuple[float, float, float], ...] = ()
 
     @classmethod
     def fit(
@@ -89,7 +92,8 @@ class Calibration:
             )
         gap, bins = reliability(chances, right)
         bias, score, lead = _fit(features, right).tolist()
-        return cls(bias, score, lead, within_m, fingerprint, gallery, len(right), gap, bins)
+        trade = _trade(chances, right)
+        return cls(bias, score, lead, within_m, fingerprint, gallery, len(right), gap, bins, trade)
 
     def apply(self, places: Sequence["Place"]) -> list["Place"]:
         """The same places with a confidence each."""
@@ -120,7 +124,8 @@ class Calibration:
         """
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
-            values["reliability"] = tuple(map(tuple, values["reliability"]))
+            for table in ("reliability", "trade"):
+                values[table] = tuple(map(tuple, values.get(table, ())))
             return cls(**values)
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise GenGeoError(f"{path} is no calibration ({error}); make one with gengeo calibrate") from error
@@ -145,6 +150,57 @@ def reliability(
         if (place == b).any()
     )
     return sum(abs(stated - found) * count for stated, found, count in rows) / len(chances), rows
+
+
+def reliability_plot(calibration: Calibration, path: str | Path) -> None:
+    """Draw stated chance against share of right answers, with a 95 % interval (Wilson) and the photos of each bin.
+
+    Args:
+        calibration: of `Calibration.fit`.
+        path: PNG, SVG or PDF.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        GenGeoError: the ending is none that matplotlib draws.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "report", "draw a reliability plot") from error
+    stated, right, photos = (np.array(column, dtype=float) for column in zip(*calibration.reliability, strict=True))
+    low, high = _wilson(right, photos)
+    figure = Figure(figsize=(5, 5.6), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    upper.plot([0, 1], [0, 1], color="#999", linestyle=":", label="stated = right")
+    upper.errorbar(stated, right, (right - low, high - right), fmt="o-", color="#1f6feb", capsize=3, label="held out")
+    upper.set(ylabel=f"share right within {calibration.within_m:g} m", xlim=(0, 1), ylim=(-0.02, 1.02))
+    gap = calibration.expected_calibration_error
+    upper.set_title(f"{calibration.photos} held-out photos, expected calibration error {gap:.3f}", fontsize=10)
+    upper.legend(loc="upper left", frameon=False)
+    lower.bar(stated, photos, width=0.06, color="#1f6feb")
+    lower.set(xlabel="stated confidence of the best place", ylabel="photos")
+    try:
+        with atomic_file(path) as temporary:
+            figure.savefig(temporary, dpi=150)
+    except ValueError as problem:
+        raise GenGeoError(f"{path} cannot be drawn: {problem}") from problem
+
+
+def _wilson(share: np.ndarray, count: np.ndarray, z: float = 1.96) -> tuple[np.ndarray, np.ndarray]:
+    """95 % interval of a share (Wilson 1927): holds for few photos and near 0 and 1; never excludes the share."""
+    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return np.minimum(middle - half, share), np.maximum(middle + half, share)
+
+
+def _trade(chances: np.ndarray, right: np.ndarray) -> tuple[tuple[float, float, float], ...]:
+    """(threshold, share answered, share right of the answered) for thresholds at which something is answered."""
+    rows = []
+    for threshold in np.arange(0, 10) / 10:
+        answered = chances >= threshold
+        if answered.any():
+            rows.append((float(threshold), float(answered.mean()), float(right[answered].mean())))
+    return tuple(rows)
 
 
 def _features(places: Sequence["Place"]) -> list[tuple[float, float]]:

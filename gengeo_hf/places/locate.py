@@ -1,91 +1,46 @@
 """From photos to places.
 
 Before: an index, the model that made it, and photos. After: ranked places for maps.py, GeoJSON and people.
-
-Tiles overlap, so one place answers with several tiles. Hits whose tiles overlap are votes for the same place: they are
-merged into one position, weighted by score, with a radius that says how far the photo may stand from it.
 """
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gengeo_hf.errors import GenGeoError
-from gengeo_hf.places.geodesy import Bounds, great_circle_m, mean_position, size_of
+from gengeo_hf.places.answers import Answer, Place, merge_hits, place_of, to_geojson
+from gengeo_hf.places.drive import Motion, follow
 from gengeo_hf.places.index import EncoderLike, GeoIndex, Hit
+from gengeo_hf.places.photos import (
+    PHOTO_SUFFIXES,
+    Look,
+    Photo,
+    drive_times,
+    encode_pictures,
+    find_photos,
+    note_of,
+    opened,
+    panorama_size,
+    patch_of,
+    pictures,
+    read_photo,
+)
 
 if TYPE_CHECKING:
-    from gengeo_hf.data.images import PhotoPosition
     from gengeo_hf.places.confidence import Calibration
     from gengeo_hf.places.stores import StoreIndex
 
+__all__ = [
+    "PHOTO_SUFFIXES", "Answer", "GeoLocalizer", "Look", "Motion", "Place", "caveat_of", "find_photos", "merge_hits",
+    "open_index", "opened", "to_geojson",
+]  # fmt: skip
 VOTES_FOR_EACH = 8  # hits that are asked for, for each place wanted: enough for overlaps of 50 % and some strangers
-SHARPNESS = 20.0  # weight of a vote is exp(SHARPNESS * score): 0.05 less cosine weighs about a third
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".heic", ".heif")
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a photo may have been taken.
-
-    Args:
-        rank: 1 is the best.
-        lat, lon: degrees, WGS84: the score-weighted mean of the tiles that voted for the place.
-        score: cosine of the photo and the best of these tiles.
-        tile_id: that best tile.
-        bounds: its box, None where the index does not know it.
-        uncertainty_m: root-mean-square distance in metres of a photo that stands anywhere in the tiles that voted;
-            None where neither tile size nor a second vote tells.
-        votes: number of tiles merged into this place.
-        confidence: chance that the place is right, in [0, 1]; None without a calibration.
-        area, source: what the index knows about the best tile.
-    """
-
-    rank: int
-    lat: float
-    lon: float
-    score: float
-    tile_id: str
-    bounds: Bounds | None = None
-    uncertainty_m: float | None = None
-    votes: int = 1
-    confidence: float | None = None
-    area: str = ""
-    source: str = ""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What was found for one photo.
-
-    Args:
-        photo: its path or name.
-        places: best first; empty where the photo could not be read or nothing lies near the prior.
-        truth: position in the photo's EXIF data, shown beside the answer and never used for it unless asked.
-        error: why there is no answer.
-        known: False when the best place is less sure than the threshold: the honest answer is "don't know".
-    """
-
-    photo: str
-    places: list[Place] = field(default_factory=list)
-    truth: PhotoPosition | None = None
-    error: str = ""
-    known: bool = True
-
-    @property
-    def truth_error_m(self) -> float | None:
-        """Metres from the best place to the position in the photo's EXIF data."""
-        if not self.places or self.truth is None:
-            return None
-        best = self.places[0]
-        return float(great_circle_m(best.lat, best.lon, self.truth.lat, self.truth.lon))
+DRIVE_CANDIDATES = 20  # places of each frame that a drive may choose from
 
 
 class GeoLocalizer:
@@ -112,6 +67,7 @@ class GeoLocalizer:
         if calibration is not None:
             calibration.check_model(encoder)
         self.encoder, self.index, self.calibration = encoder, index, calibration
+        self._panorama, self._patch = panorama_size(encoder), patch_of(encoder)
 
     @classmethod
     def from_pretrained(
@@ -121,13 +77,16 @@ class GeoLocalizer:
 
         Args:
             index: a folder, or the address of a store such as `milvus:http://host:19530`.
-            options: passed to `Encoder.from_pretrained`, for example `device="cpu"`.
+            options: passed to `Encoder.from_pretrained`, for example `device="cpu"`. An index of shortened descriptors
+                (`truncate_dim`) shortens those of the photos by itself.
         """
         from gengeo_hf.encoder import Encoder
         from gengeo_hf.places.confidence import Calibration
 
         table = Calibration.load(calibration) if calibration is not None else None
         gallery = open_index(index)  # before the model: it is quick to say that it is not there
+        if isinstance(gallery, GeoIndex) and (width := gallery.manifest["model"].get("truncate_dim")):
+            options.setdefault("truncate_dim", int(width))
         return cls(Encoder.from_pretrained(model, **options), gallery, table)
 
     @property
@@ -136,20 +95,29 @@ class GeoLocalizer:
         return caveat_of(getattr(self.encoder, "training_record", {}))
 
     def locate(
-        self, photo: Any, top: int = 5, near: tuple[float, float, float] | None = None, merge: bool = True
+        self,
+        photo: Any,
+        top: int = 5,
+        near: tuple[float, float, float] | None = None,
+        merge: bool = True,
+        look: Look | None = None,
     ) -> list[Place]:
         """Places where a photo may have been taken, best first.
 
         Args:
-            photo: a path, bytes or a PIL image. A panorama must be north-aligned as the training data were.
+            photo: a path, bytes, an open file or a PIL image; a panorama, north-aligned, or an ordinary photo.
             top: how many places at most.
             near: only places within (lat, lon, radius in metres).
             merge: merge overlapping tiles into one place; False gives one place for each tile.
+            look: field of view and heading, where the file does not tell them; see `Look`.
 
         Raises:
             GenGeoError: the photo is missing or broken.
         """
-        return self._places(self.encoder.encode([opened(photo)], view="ground"), top, [near], merge)[0]
+        found = read_photo(photo)
+        if found.image is None:
+            raise GenGeoError(found.error)
+        return self._places([found], top, [near], merge, look or Look())[0]
 
     def locate_many(
         self,
@@ -160,12 +128,13 @@ class GeoLocalizer:
         exif_radius_m: float | None = None,
         threshold: float = 0.0,
         batch_size: int = 32,
+        look: Look | None = None,
     ) -> Iterator[Answer]:
         """Answer many photos, a batch at a time. A broken photo is an answer with an error, not the end.
 
         Args:
             photos: paths.
-            top, near, merge: as `locate`.
+            top, near, merge, look: as `locate`.
             exif_radius_m: search only within this distance of the position in a photo's EXIF data, where it has one.
             threshold: confidence below which an answer says "don't know"; needs a calibration.
 
@@ -174,35 +143,70 @@ class GeoLocalizer:
         """
         if threshold > 0 and self.calibration is None:
             raise GenGeoError("a threshold needs confidences: make a calibration with gengeo calibrate, and give it")
+        look = look or Look()
         for start in range(0, len(photos), batch_size):
-            batch = [_read_photo(photo) for photo in photos[start : start + batch_size]]
-            images = [image for image, _, _ in batch if image is not None]
+            names = photos[start : start + batch_size]
+            batch = [read_photo(name) for name in names]
+            asked = [photo for photo in batch if photo.image is not None]
+            own = [exif_radius_m is not None and photo.position is not None for photo in batch]
             priors = [
-                (gps.lat, gps.lon, exif_radius_m) if gps is not None and exif_radius_m is not None else near
-                for image, gps, _ in batch
-                if image is not None
+                (photo.position.lat, photo.position.lon, exif_radius_m) if mine and photo.position else near
+                for photo, mine in zip(batch, own, strict=True)
+                if photo.image is not None
             ]
-            found: Iterator[list[Place]] = iter(())
-            if images:
-                found = iter(self._places(self.encoder.encode(images, view="ground"), top, priors, merge))
-            for photo, (image, truth, error) in zip(photos[start : start + batch_size], batch, strict=True):
-                places = next(found) if image is not None else []
+            found = iter(self._places(asked, top, priors, merge, look))
+            for name, photo, mine in zip(names, batch, own, strict=True):
+                places = next(found) if photo.image is not None else []
                 known = not places or (places[0].confidence or 0.0) >= threshold
-                yield Answer(str(photo), places, truth, error, known)
+                note = note_of(photo, look, self._panorama)
+                yield Answer(str(name), places, photo.position, photo.error, known, mine, note, photo.time)
 
-    def _places(self, descriptors: np.ndarray, top: int, priors: Sequence[Any], merge: bool) -> list[list[Place]]:
+    def locate_drive(
+        self, photos: Sequence[str | Path], top: int = 5, motion: Motion | None = None, **options: Any
+    ) -> list[Answer]:
+        """Answer the frames of a drive together: see drive.py for the motion model.
+
+        Args:
+            photos: in the order of the drive; where all of them tell their time in EXIF, that is the order.
+            top: how many places at most, the one on the way first.
+            motion: top speed and interval.
+            options: as `locate_many`.
+
+        Returns:
+            One answer for each frame, in the order of the drive.
+        """
+        motion = motion or Motion()
+        answers = list(self.locate_many(photos, top=max(top, DRIVE_CANDIDATES), **options))
+        if all(answer.time is not None for answer in answers):
+            answers.sort(key=lambda answer: str(answer.time))
+        together = follow(answers, drive_times([answer.time for answer in answers], motion.interval_s), motion)
+        return [replace(answer, places=answer.places[:top]) for answer in together]
+
+    def _places(
+        self, photos: Sequence[Photo], top: int, priors: Sequence[Any], merge: bool, look: Look
+    ) -> list[list[Place]]:
         """Hits of each photo as places."""
+        views = [pictures(photo, look, self._panorama, self._patch) for photo in photos]
+        flat = [view for several in views for view in several]
+        if not flat:
+            return []
         asked = max(top * VOTES_FOR_EACH, 20) if merge else top + 1  # one more, for the margin of a confidence
-        if len(set(priors)) == 1:
-            all_hits = self.index.search(descriptors, asked, priors[0])
-        else:
-            each = zip(descriptors, priors, strict=True)
-            all_hits = [self.index.search(vector, asked, near)[0] for vector, near in each]
+        each = [prior for prior, several in zip(priors, views, strict=True) for _ in several]
+        found = iter(self._search(encode_pictures(self.encoder, flat), asked, each))
         results = []
-        for hits in all_hits:
-            places = merge_hits(hits) if merge else [_place([hit], rank) for rank, hit in enumerate(hits, 1)]
+        for several in views:
+            hits, headings = _best_of([(next(found), view.heading) for view in several], asked)
+            places = merge_hits(hits) if merge else [place_of([hit], rank) for rank, hit in enumerate(hits, 1)]
+            if len(several) > 1:
+                places = [replace(place, heading=headings[place.tile_id]) for place in places]
             results.append((self.calibration.apply(places) if self.calibration else places)[:top])
         return results
+
+    def _search(self, descriptors: np.ndarray, k: int, priors: Sequence[Any]) -> list[list[Hit]]:
+        """Hits of each descriptor, each within its own prior."""
+        if len(set(priors)) == 1:
+            return self.index.search(descriptors, k, priors[0])
+        return [self.index.search(vector, k, near)[0] for vector, near in zip(descriptors, priors, strict=True)]
 
 
 def open_index(where: str | Path) -> GeoIndex | StoreIndex:
@@ -210,21 +214,6 @@ def open_index(where: str | Path) -> GeoIndex | StoreIndex:
     from gengeo_hf.places.stores import connect, is_address
 
     return connect(str(where)) if is_address(str(where)) else GeoIndex.load(where)
-
-
-def merge_hits(hits: Sequence[Hit]) -> list[Place]:
-    """Merge votes of overlapping tiles, best first.
-
-    The best hit that is left takes every other hit whose tile overlaps its own; tiles of unknown size never merge.
-    """
-    left = list(hits)
-    places: list[Place] = []
-    while left:
-        best = left[0]
-        votes = [hit for hit in left if hit is best or _overlap(best, hit)]
-        left = [hit for hit in left if all(hit is not vote for vote in votes)]
-        places.append(_place(votes, len(places) + 1))
-    return places
 
 
 def caveat_of(record: dict[str, Any]) -> str:
@@ -242,83 +231,14 @@ def caveat_of(record: dict[str, Any]) -> str:
     return ""
 
 
-def find_photos(paths: Iterable[str | Path]) -> list[Path]:
-    """Photos that are named, and those in folders that are named, in name order.
-
-    Raises:
-        GenGeoError: a folder without photos. A missing file is left for the answer to say.
-    """
-    photos: list[Path] = []
-    for path in map(Path, paths):
-        if not path.is_dir():
-            photos.append(path)
-            continue
-        inside = sorted(child for child in path.rglob("*") if child.suffix.lower() in PHOTO_SUFFIXES)
-        if not inside:
-            raise GenGeoError(f"{path} holds no photo ({', '.join(PHOTO_SUFFIXES)})")
-        photos.extend(inside)
-    return photos
-
-
-def to_geojson(answers: Sequence[Answer], caveat: str = "") -> str:
-    """Answers as a GeoJSON FeatureCollection (RFC 7946): one point for each place and each EXIF position."""
-    features = []
-    for answer in answers:
-        for place in answer.places:
-            values = {key: value for key, value in vars(place).items() if key not in ("lat", "lon", "bounds")}
-            values |= {"bounds": list(place.bounds) if place.bounds else None, "known": answer.known}
-            features.append(_feature(place.lat, place.lon, {"photo": answer.photo, "kind": "place"} | values))
-        if answer.truth is not None:
-            properties = {"photo": answer.photo, "kind": "exif", "error_m": answer.truth_error_m}
-            features.append(_feature(answer.truth.lat, answer.truth.lon, properties))
-    errors = {answer.photo: answer.error for answer in answers if answer.error}
-    collection = {"type": "FeatureCollection", "features": features, "caveat": caveat, "errors": errors}
-    return json.dumps(collection, indent=1, allow_nan=False) + "\n"
-
-
-def opened(photo: Any) -> Any:
-    """A PIL image from a path, bytes, an open file or an image."""
-    from gengeo_hf.data.images import open_image
-
-    return photo if hasattr(photo, "getbands") else open_image(photo)
-
-
-def _feature(lat: float, lon: float, properties: dict[str, Any]) -> dict[str, Any]:
-    point = {"type": "Point", "coordinates": [round(lon, 7), round(lat, 7)]}
-    return {"type": "Feature", "geometry": point, "properties": properties}
-
-
-def _read_photo(photo: str | Path) -> tuple[Any, PhotoPosition | None, str]:
-    """Pixels, EXIF position and error of one photo."""
-    from gengeo_hf.data.images import photo_position
-
-    try:
-        image = opened(photo)
-        return image, photo_position(photo), ""
-    except GenGeoError as error:
-        return None, None, str(error)
-
-
-def _place(votes: Sequence[Hit], rank: int) -> Place:
-    """One place from its votes, the best of which comes first."""
-    best = votes[0]
-    lat, lon = (np.array([getattr(hit, name) for hit in votes]) for name in ("lat", "lon"))
-    weights = np.exp(SHARPNESS * (np.array([hit.score for hit in votes]) - best.score))
-    middle = mean_position(lat, lon, weights) if len(votes) > 1 else (best.lat, best.lon)
-    spread = float(np.average(great_circle_m(lat, lon, *middle) ** 2, weights=weights))
-    # A photo stands anywhere in its tile: the mean square distance from the middle of a w x h box is (w^2 + h^2) / 12.
-    within = sum(side**2 for side in size_of(best.bounds)) / 12 if best.bounds else 0.0
-    radius = math.sqrt(spread + within) or None
-    return Place(
-        rank, *middle, best.score, best.tile_id, best.bounds, radius, len(votes), area=best.area, source=best.source
-    )
-
-
-def _overlap(a: Hit, b: Hit) -> bool:
-    """True where two tiles share ground."""
-    if a.bounds is None or b.bounds is None:
-        return False
-    apart = (b.lon - a.lon + 180.0) % 360.0 - 180.0
-    width = sum((box.east - box.west) % 360.0 for box in (a.bounds, b.bounds)) / 2
-    height = ((a.bounds.north - a.bounds.south) + (b.bounds.north - b.bounds.south)) / 2
-    return abs(apart) < width * (1 - 1e-6) and abs(b.lat - a.lat) < height * (1 - 1e-6)
+def _best_of(several: Sequence[tuple[list[Hit], float]], k: int) -> tuple[list[Hit], dict[str, float]]:
+    """The k best tiles over the pictures of one photo, each with its best score, and the heading that gave it."""
+    if len(several) == 1:
+        return several[0][0], {}
+    best: dict[str, tuple[Hit, float]] = {}
+    for hits, heading in several:
+        for hit in hits:
+            if hit.tile_id not in best or hit.score > best[hit.tile_id][0].score:
+                best[hit.tile_id] = (hit, heading)
+    ranked = sorted(best.values(), key=lambda pair: (-pair[0].score, pair[0].tile_id))[:k]
+    return [hit for hit, _ in ranked], {hit.tile_id: heading for hit, heading in ranked}

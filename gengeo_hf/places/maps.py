@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from gengeo_hf.places.answers import Answer, drive_line
 from gengeo_hf.places.geodesy import Bounds
 from gengeo_hf.places.index import GeoIndex
-from gengeo_hf.places.locate import Answer
 
 if TYPE_CHECKING:
     from gengeo_hf.places.stores import StoreIndex
@@ -67,12 +67,14 @@ class MapPhoto:
         points: truth and found places.
         picture: JPEG or PNG.
         note: a line under its name, for example "12 m from the EXIF position".
+        known: False draws its places faint.
     """
 
     name: str
     points: Sequence[MapPoint] = field(default_factory=tuple)
     picture: bytes = b""
     note: str = ""
+    known: bool = True
 
 
 def map_page(
@@ -82,12 +84,14 @@ def map_page(
     caveat: str = "",
     tile_url: str = "",
     attribution: str = "",
+    line: Sequence[tuple[float, float]] = (),
 ) -> str:
     """A complete HTML page.
 
     Args:
         photos: each with its true and found places.
         overlays: own imagery, drawn under the markers.
+        line: (lat, lon) of a drive, drawn as a way.
         title: heading and window title.
         caveat: warning shown above the map.
         tile_url: online background such as `https://.../{z}/{x}/{y}.png`; empty (the default) makes no request at all.
@@ -100,6 +104,7 @@ def map_page(
     content = {
         "photos": [_photo(photo, origin[0]) for photo in photos],
         "overlays": [{"box": _box(o.bounds, origin[0]), "picture": data_uri(o.picture)} for o in overlays],
+        "line": [[lat, _unwrapped(lon, origin[0])] for lat, lon in line],
         "tileUrl": tile_url,
         "attribution": attribution,
     }
@@ -126,7 +131,11 @@ def map_frame(page: str, height: int = 560) -> str:
 
 
 def answers_map(
-    answers: Sequence[Answer], index: "GeoIndex | StoreIndex | None" = None, caveat: str = "", **options: Any
+    answers: Sequence[Answer],
+    index: "GeoIndex | StoreIndex | None" = None,
+    caveat: str = "",
+    drive: bool = False,
+    **options: Any,
 ) -> str:
     """The map of answers: photos in a list, places with tile thumbnails, and the index's own imagery as ground.
 
@@ -134,6 +143,7 @@ def answers_map(
         answers: of `GeoLocalizer.locate_many`.
         index: gives thumbnails; None draws none.
         caveat: see `map_page`.
+        drive: the answers are frames of one drive: draw its way.
         options: `title`, `tile_url`, `attribution` of `map_page`.
     """
     wanted = [place.tile_id for answer in answers for place in answer.places]
@@ -148,7 +158,7 @@ def answers_map(
     ground = list(overlays.values())
     if isinstance(index, GeoIndex) and len(overlays) < MAX_TILES:
         ground = [*_neighbours(answers, index, set(overlays), MAX_TILES - len(overlays)), *ground]
-    return map_page(photos, ground, caveat=caveat, **options)
+    return map_page(photos, ground, caveat=caveat, line=drive_line(answers) if drive else (), **options)
 
 
 def data_uri(picture: bytes) -> str:
@@ -176,18 +186,20 @@ def _answer(answer: Answer, pictures: dict[str, bytes]) -> MapPhoto:
         )
         for place in answer.places
     ]
-    note = answer.error or ("" if answer.known else "don't know: less sure than the threshold")
+    unsure = "" if answer.known or answer.error else "don't know"
+    note = "; ".join(filter(None, (answer.error, unsure, answer.note)))
     if answer.truth is not None:
         points.append(MapPoint(answer.truth.lat, answer.truth.lon, "truth", "position in the photo's EXIF data"))
         if answer.truth_error_m is not None:
-            note = f"{note} best place {answer.truth_error_m:,.0f} m from the EXIF position".strip()
-    return MapPhoto(Path(answer.photo).name, points, _photo_picture(answer), note)
+            error = f"best place {answer.truth_error_m:,.0f} m from the EXIF position"
+            note = "; ".join(filter(None, (note, error)))
+    return MapPhoto(Path(answer.photo).name, points, _photo_picture(answer), note, answer.known)
 
 
 def _photo_picture(answer: Answer) -> bytes:
     """A small JPEG of the photo itself."""
     from gengeo_hf.places.folder import thumbnail
-    from gengeo_hf.places.locate import opened
+    from gengeo_hf.places.photos import opened
 
     return b"" if answer.error else thumbnail(opened(answer.photo), PHOTO_PIXELS)
 
@@ -225,7 +237,8 @@ def _photo(photo: MapPhoto, origin: float) -> dict[str, Any]:
         }
         for point in photo.points
     ]
-    return {"name": photo.name, "note": photo.note, "picture": data_uri(photo.picture), "points": points}
+    picture = data_uri(photo.picture)
+    return {"name": photo.name, "note": photo.note, "known": photo.known, "picture": picture, "points": points}
 
 
 def _unwrapped(lon: float, origin: float) -> float:

@@ -20,6 +20,7 @@ EXACT_LIMIT = 200_000
 CANDIDATES = 32  # the scan proposes 32 times as many tiles as are asked for
 THREADS = faiss.omp_get_max_threads()
 BLOCK = 16_384  # rows that are converted to float32 at a time
+MIXED = 1024  # tiles whose mixtures stand for what differs between two views
 SAMPLE_COSINE = 0.65  # between a test query and its tile: as far apart as two views of a place are
 
 
@@ -131,8 +132,8 @@ def read_scan(file: str, shape: tuple[int, ...]) -> Any:
 def measure_and_write(descriptors: np.ndarray, file: Path, samples: int = 200) -> dict[str, Any]:
     """Build the scan, store it, and measure what it loses against exact search.
 
-    The sample queries are tiles with noise, at cosine 0.65 to their tile: as unlike the gallery as photos are. Real
-    photos may lose more or less.
+    The sample queries are tiles with noise, at cosine 0.65 to their tile (see `sample_queries`). Real photos may lose
+    more or less.
 
     Returns:
         What the manifest tells: `recall_at_1` and `recall_at_10` against exact search, and the number of samples.
@@ -153,12 +154,20 @@ def measure_and_write(descriptors: np.ndarray, file: Path, samples: int = 200) -
 
 
 def sample_queries(descriptors: np.ndarray, samples: int, cosine: float = SAMPLE_COSINE, seed: int = 0) -> np.ndarray:
-    """Noisy copies of some tiles: float32 (samples, dim), unit length, at the given cosine to their tile."""
+    """Other views of some tiles, made up: float32 (samples, dim), unit length, at the given cosine to their tile.
+
+    What is added varies as the gallery does (random mixtures of its tiles). Noise that is alike in all directions would
+    hardly touch the few directions in which tiles differ, and every approximate search would look perfect.
+    """
     generator = np.random.default_rng(seed)
     rows = np.sort(generator.choice(len(descriptors), min(samples, len(descriptors)), replace=False))
     tiles = descriptors[rows].astype(np.float32)
     tiles /= np.linalg.norm(tiles, axis=1, keepdims=True)
-    noise = generator.standard_normal(tiles.shape).astype(np.float32)
+    others = np.sort(generator.choice(len(descriptors), min(MIXED, len(descriptors)), replace=False))
+    spread = descriptors[others].astype(np.float32)
+    spread -= spread.mean(axis=0)
+    noise = generator.standard_normal((len(tiles), len(spread)), dtype=np.float32) @ spread
+    noise += 1e-3 * generator.standard_normal(tiles.shape, dtype=np.float32)  # a gallery of one tile has no spread
     noise -= (noise * tiles).sum(axis=1, keepdims=True) * tiles
     noise /= np.linalg.norm(noise, axis=1, keepdims=True)
     return cosine * tiles + np.sqrt(1 - cosine**2, dtype=np.float32) * noise

@@ -1,0 +1,315 @@
+"""From a photo to the pictures that the model is asked about: its field of view, its heading, its time.
+
+Before: files from phones, cameras and cars. After: locate.py encodes the pictures and searches with each of them.
+
+A model of panoramas (its ground size is at least twice as wide as high) has learned one scale: its width is 360
+degrees. An ordinary photo is brought to that scale: unrolled onto the same cylinder and as wide as its field of view,
+which is what training with a limited field of view shows (`limited_fov`). A panorama is taken as north-aligned, as in
+the benchmarks, unless its heading is given or unknown.
+"""
+
+import io
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from gengeo_hf.errors import GenGeoError
+
+if TYPE_CHECKING:
+    from gengeo_hf.data.images import PhotoPosition
+    from gengeo_hf.places.index import EncoderLike
+
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".heic", ".heif")
+FULL_FRAME_DIAGONAL_MM = math.hypot(36, 24)  # what "35 mm equivalent" is equivalent to (CIPA DC-008, FocalLengthIn35mm)
+TURNS = 8  # headings tried for a panorama whose heading is unknown: at most 22.5 degrees from the true one
+_XMP = {
+    "pose": rb"PoseHeadingDegrees[=>\"']+\s*([-0-9.]+)",
+    "full": rb"FullPanoWidthPixels[=>\"']+\s*([0-9]+)",
+    "part": rb"CroppedAreaImageWidthPixels[=>\"']+\s*([0-9]+)",
+}  # GPano, as attribute or as element: https://developers.google.com/streetview/spherical-metadata
+
+
+@dataclass(frozen=True)
+class Look:
+    """How photos look at the world, where the user knows better than their files.
+
+    Args:
+        fov: horizontal field of view in degrees; None takes it from the file (focal length in EXIF, GPano in XMP, a
+            panorama by its shape), and where that does not tell, photos go to the model whole.
+        heading: of a panorama's centre column, degrees clockwise from north; "exif" takes the file's; "unknown" tries
+            eight directions and keeps the best for each tile. An ordinary photo needs none.
+
+    Raises:
+        GenGeoError: a field of view outside 1..360 degrees, or an unknown word.
+    """
+
+    fov: float | None = None
+    heading: float | str = 0.0
+
+    def __post_init__(self) -> None:
+        if self.fov is not None and not 1 <= self.fov <= 360:
+            raise GenGeoError(f"a field of view lies in 1..360 degrees, found {self.fov:g}")
+        words = ("exif", "unknown")
+        if self.heading not in words and not (isinstance(self.heading, int | float) and math.isfinite(self.heading)):
+            raise GenGeoError(f"a heading is a number of degrees, exif or unknown, found {self.heading!r}")
+
+
+class Picture(NamedTuple):
+    """What is encoded.
+
+    Args:
+        image: RGB.
+        heading: degrees that its panorama was turned by.
+        own_size: encode it at its own size instead of the ground view's.
+    """
+
+    image: Image.Image
+    heading: float = 0.0
+    own_size: bool = False
+
+
+@dataclass
+class Photo:
+    """One photo, read.
+
+    Args:
+        image: upright RGB; None where it could not be read.
+        fov: horizontal degrees that its file tells; None where it does not.
+        heading: of its centre column, that its file tells.
+        position: of its EXIF data.
+        time: when it was taken, as its EXIF data say (local time of the camera).
+        error: why it could not be read.
+    """
+
+    image: Image.Image | None
+    fov: float | None = None
+    heading: float | None = None
+    position: "PhotoPosition | None" = None
+    time: datetime | None = None
+    error: str = ""
+
+
+def find_photos(paths: Iterable[str | Path]) -> list[Path]:
+    """Photos that are named, and those in folders that are named, in name order.
+
+    Raises:
+        GenGeoError: a folder without photos. A missing file is left for the answer to say.
+    """
+    photos: list[Path] = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            photos.append(path)
+            continue
+        inside = sorted(child for child in path.rglob("*") if child.suffix.lower() in PHOTO_SUFFIXES)
+        if not inside:
+            raise GenGeoError(f"{path} holds no photo ({', '.join(PHOTO_SUFFIXES)})")
+        photos.extend(inside)
+    return photos
+
+
+def opened(photo: Any) -> Image.Image:
+    """A PIL image from a path, bytes, an open file or an image."""
+    from gengeo_hf.data.images import open_image
+
+    return photo if isinstance(photo, Image.Image) else open_image(photo)
+
+
+def read_photo(photo: Any) -> Photo:
+    """Read a path, bytes, an open file or a PIL image; what is wrong with it is in `error`."""
+    from gengeo_hf.data.images import photo_position
+
+    try:
+        image = opened(photo)
+        position = photo_position(photo)
+    except GenGeoError as error:
+        return Photo(None, error=str(error))
+    with _header(photo) as header:
+        fov, heading, time = _told(header, image)
+    if heading is None and position is not None:
+        heading = position.heading
+    return Photo(image, fov, heading, position, time)
+
+
+def panorama_size(encoder: "EncoderLike") -> tuple[int, int] | None:
+    """(height, width) in pixels at which a model of panoramas sees them; None for any other model."""
+    sizes = getattr(getattr(encoder, "processor", None), "view_sizes", None) or {}
+    size = sizes.get("ground")
+    if size is None or size["width"] < 2 * size["height"] or not hasattr(encoder, "model"):
+        return None
+    return int(size["height"]), int(size["width"])
+
+
+def pictures(photo: Photo, look: Look, size: tuple[int, int] | None, patch: int = 1) -> list[Picture]:
+    """The pictures to encode for one photo.
+
+    Args:
+        photo: with an image.
+        look: what the user knows.
+        size: (height, width) of the model's panoramas; None, for a model of ordinary photos, leaves the photo as it is.
+        patch: widths of cut-outs are multiples of this.
+    """
+    assert photo.image is not None
+    fov = look.fov or photo.fov
+    if size is None or fov is None:
+        return [Picture(photo.image)]
+    if fov < 360:
+        return [Picture(unrolled(photo.image, fov, size, patch), own_size=True)]
+    if look.heading == "unknown":
+        return [Picture(_turned(photo.image, turn * 360 / TURNS), turn * 360 / TURNS) for turn in range(TURNS)]
+    heading = (photo.heading or 0.0) if look.heading == "exif" else float(look.heading)
+    return [Picture(_turned(photo.image, heading), heading)]
+
+
+def note_of(photo: Photo, look: Look, size: tuple[int, int] | None) -> str:
+    """What the user should know about how a photo was looked at; empty where nothing was guessed."""
+    fov = look.fov or photo.fov
+    if photo.image is None or size is None:
+        return ""
+    if fov is None:
+        return "field of view unknown, so the whole photo was taken for a panorama: give --fov"
+    if fov == 360 and look.heading == "exif" and photo.heading is None:
+        return "its file tells no heading: taken as north-aligned"
+    return ""
+
+
+def encode_pictures(encoder: "EncoderLike", asked: Sequence[Picture]) -> np.ndarray:
+    """Descriptors of ground pictures: float32 (pictures, dim).
+
+    Raises:
+        GenGeoError: a cut-out is too narrow for the model.
+    """
+    out = np.empty((len(asked), encoder.dim), np.float32)
+    whole = [number for number, picture in enumerate(asked) if not picture.own_size]
+    if whole:
+        out[whole] = encoder.encode([asked[number].image for number in whole], view="ground")
+    for width in sorted({picture.image.width for picture in asked if picture.own_size}):
+        rows = [n for n, picture in enumerate(asked) if picture.own_size and picture.image.width == width]
+        step = int(getattr(encoder, "batch_size", 32))
+        for part in (rows[start : start + step] for start in range(0, len(rows), step)):
+            out[part] = _encode_at_own_size(encoder, [asked[row].image for row in part])
+    return out
+
+
+def patch_of(encoder: "EncoderLike") -> int:
+    """Side of a patch of the model, in pixels."""
+    backbone = getattr(getattr(getattr(encoder, "model", None), "config", None), "backbone_config", None)
+    return int(getattr(backbone, "patch_size", 1))
+
+
+def drive_times(times: Sequence[datetime | None], interval_s: float) -> np.ndarray:
+    """Seconds since the first frame: where every frame has a time and none goes back, else `interval_s` apart."""
+    known = [time for time in times if time is not None]
+    if len(known) == len(times) and known:
+        seconds = np.array([(time - known[0]).total_seconds() for time in known])
+        if (np.diff(seconds) >= 0).all():
+            return seconds
+    return np.arange(len(times)) * interval_s
+
+
+def _header(photo: Any) -> Image.Image:
+    """The file with only its header read: pixels that were converted have lost their EXIF."""
+    if isinstance(photo, Image.Image):
+        return photo.copy()  # closing the copy leaves the caller's image open
+    if isinstance(photo, str | Path):
+        return Image.open(photo)
+    if not isinstance(photo, bytes):
+        photo.seek(0)
+        return Image.open(io.BytesIO(photo.read()))
+    return Image.open(io.BytesIO(photo))
+
+
+def _told(header: Image.Image, image: Image.Image) -> tuple[float | None, float | None, datetime | None]:
+    """Field of view, heading and time that a file tells."""
+    try:
+        exif = header.getexif().get_ifd(ExifTags.IFD.Exif)
+    except Exception:  # damaged EXIF raises whatever its parser meets; the pixels are fine
+        exif = {}
+    xmp = header.info.get("xmp") or b""
+    xmp = xmp.encode() if isinstance(xmp, str) else xmp
+    found = {key: re.search(pattern, xmp) for key, pattern in _XMP.items()}
+    pose = float(found["pose"][1]) if found["pose"] else None
+    fov = _field_of_view(exif.get(ExifTags.Base.FocalLengthIn35mmFilm), image.size)
+    if found["full"] and found["part"] and int(found["full"][1]):
+        fov = min(360.0, 360.0 * int(found["part"][1]) / int(found["full"][1]))
+    elif fov is None and abs(image.width - 2 * image.height) <= 0.01 * image.width:
+        fov = 360.0  # equirectangular: nothing else is exactly twice as wide as high
+    return fov, pose, _time(exif)
+
+
+def _field_of_view(focal_35mm: Any, size: tuple[int, int]) -> float | None:
+    """Horizontal degrees of a lens whose 35 mm equivalent is by the diagonal, on an image of (width, height)."""
+    try:
+        focal = float(focal_35mm)
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
+    if not (math.isfinite(focal) and focal > 0):
+        return None
+    width_mm = FULL_FRAME_DIAGONAL_MM * size[0] / math.hypot(*size)
+    return math.degrees(2 * math.atan(width_mm / 2 / focal))
+
+
+def _time(exif: Any) -> datetime | None:
+    """DateTimeOriginal with its fraction of a second."""
+    text = str(exif.get(ExifTags.Base.DateTimeOriginal, "")).strip("\0 ")
+    try:
+        time = datetime.strptime(text[:19], "%Y:%m:%d %H:%M:%S")
+    except ValueError:
+        return None
+    fraction = re.fullmatch(r"\d{1,9}", str(exif.get(ExifTags.Base.SubsecTimeOriginal, "")).strip("\0 "))
+    return time + timedelta(seconds=float(f"0.{fraction[0]}")) if fraction else time
+
+
+def _turned(panorama: Image.Image, heading: float) -> Image.Image:
+    """Roll a panorama whose centre looks at `heading` so that its centre looks north."""
+    shift = round(heading / 360 * panorama.width) % panorama.width
+    if shift == 0:
+        return panorama
+    return Image.fromarray(np.roll(np.asarray(panorama), shift, axis=1))
+
+
+def unrolled(photo: Image.Image, fov: float, size: tuple[int, int], patch: int = 1) -> Image.Image:
+    """An ordinary photo on the cylinder of the model's panoramas: the model's height, as wide as its field of view.
+
+    A pixel is as many degrees high as wide; what the photo does not show is the ImageNet mean. The camera is taken as
+    level. `fov` is rounded so that the width is a multiple of `patch`.
+    """
+    from scipy.ndimage import map_coordinates
+
+    from gengeo_hf.data.images import BACKGROUND
+
+    height, full = size
+    width = min(full // patch, max(1, round(full * fov / 360 / patch))) * patch
+    angle = math.radians(min(fov, 170.0))  # a plane cannot show 180 degrees
+    sharp = max(1, round(2 * math.tan(angle / 2) * width / angle))  # wide enough to keep the middle sharp
+    if sharp < photo.width:  # the interpolation below does not average
+        photo = photo.resize((sharp, max(1, round(photo.height * sharp / photo.width))))
+    focal = photo.width / 2 / math.tan(angle / 2)
+    azimuth = (np.arange(width) + 0.5 - width / 2) * angle / width
+    elevation = np.clip((height / 2 - np.arange(height) - 0.5) * angle / width, -1.5, 1.5)[:, None]
+    columns = np.broadcast_to(photo.width / 2 + focal * np.tan(azimuth) - 0.5, (height, width))
+    rows = photo.height / 2 - focal * np.tan(elevation) / np.cos(azimuth) - 0.5
+    shown = (rows >= -0.5) & (rows <= photo.height - 0.5)
+    pixels = np.asarray(photo, dtype=np.float32)
+    bands = [map_coordinates(pixels[..., band], (rows, columns), order=1, mode="nearest") for band in range(3)]
+    seen = np.where(shown[..., None], np.stack(bands, axis=-1), np.array(BACKGROUND, np.float32))
+    return Image.fromarray(np.clip(np.rint(seen), 0, 255).astype(np.uint8))
+
+
+def _encode_at_own_size(encoder: Any, images: Sequence[Image.Image]) -> np.ndarray:
+    """Descriptors of pictures of one size that is not the ground view's."""
+    import torch
+
+    pixels = encoder.processor(list(images), view="ground", do_resize=False, return_tensors="pt")["pixel_values"]
+    with torch.inference_mode():
+        try:
+            output = encoder.model(pixels.to(encoder.device), view="ground")
+        except ValueError as error:  # the model's own words about sizes that it cannot take
+            raise GenGeoError(f"the field of view is too narrow for this model: {error}") from error
+    return output.pooler_output.float().cpu().numpy()

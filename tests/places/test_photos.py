@@ -1,0 +1,149 @@
+"""Field of view, heading and time of photos, and the pictures that the model gets."""
+
+import math
+from datetime import datetime
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+
+from gengeo_hf.errors import GenGeoError
+from gengeo_hf.places import GeoIndex, GeoLocalizer, Look
+from gengeo_hf.places.photos import drive_times, note_of, panorama_size, pictures, read_photo, unrolled
+from tests.places.conftest import ListSource
+
+PANORAMA = (28, 112)  # of the small model: height, width
+
+
+def jpeg(path, size=(300, 200), focal=None, time=None, subsec=None, xmp=None):
+    image = Image.new("RGB", size, (90, 120, 60))
+    exif = Image.Exif()
+    inside = exif.get_ifd(ExifTags.IFD.Exif)
+    for tag, value in (("FocalLengthIn35mmFilm", focal), ("DateTimeOriginal", time), ("SubsecTimeOriginal", subsec)):
+        if value is not None:
+            inside[getattr(ExifTags.Base, tag)] = value
+    image.save(path, exif=exif, **({"xmp": xmp} if xmp else {}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("size", "focal", "degrees"),
+    [
+        ((300, 200), 18, 90.0),  # a full frame of 36 mm behind 18 mm
+        ((200, 300), 18, 67.38),  # upright, 24 mm
+        ((400, 300), 26, 67.3),  # the main camera of many phones: 34.6 mm wide on the diagonal of 43.3 mm
+    ],
+)
+def test_the_field_of_view_follows_from_the_focal_length(tmp_path, size, focal, degrees):
+    assert read_photo(jpeg(tmp_path / "a.jpg", size, focal)).fov == pytest.approx(degrees, abs=0.1)
+
+
+def test_a_real_cameras_field_of_view(shared_data):
+    assert read_photo(shared_data / "exif" / "DSCN0010.jpg").fov == pytest.approx(17.6, abs=0.1)  # 112 mm
+    panorama = next((shared_data / "panoramas").glob("06129dab*"))
+    assert read_photo(panorama).fov == 360.0
+    assert read_photo(shared_data / "helsinki" / "111050484379850.jpg").fov is None
+
+
+def test_a_street_view_panorama_says_what_it_shows(tmp_path):
+    words = b'<x GPano:FullPanoWidthPixels="8000" GPano:CroppedAreaImageWidthPixels="4000" PoseHeadingDegrees="24.9"/>'
+    photo = read_photo(jpeg(tmp_path / "a.jpg", (400, 100), xmp=words))
+    assert (photo.fov, photo.heading) == (180.0, 24.9)
+
+
+@pytest.mark.parametrize("focal", [0, None])
+def test_what_a_file_does_not_tell_is_unknown_and_said(tmp_path, focal):
+    photo = read_photo(jpeg(tmp_path / "a.jpg", focal=focal))
+    assert photo.fov is None and photo.time is None
+    assert "--fov" in note_of(photo, Look(), PANORAMA) and not note_of(photo, Look(fov=70), PANORAMA)
+    assert not note_of(photo, Look(), None)
+
+
+def test_wrong_looks_are_refused():
+    for wrong in ({"fov": 0}, {"fov": 400}, {"heading": "left"}, {"heading": math.nan}):
+        with pytest.raises(GenGeoError):
+            Look(**wrong)
+
+
+def test_a_photo_unrolls_to_the_directions_it_shows():
+    """A photo of a wall whose colour tells azimuth (red) and height (green), by the pinhole equations."""
+    fov, size = 80.0, (70, 360)  # one pixel a degree
+    width, height = 800, 600
+    focal = width / 2 / math.tan(math.radians(fov / 2))
+    x, y = np.meshgrid(np.arange(width) + 0.5 - width / 2, np.arange(height) + 0.5 - height / 2)
+    azimuth = np.degrees(np.arctan(x / focal))
+    elevation = np.degrees(np.arctan(-y / np.hypot(x, focal)))
+    wall = np.stack([azimuth + 128, elevation + 128, 0 * azimuth], axis=-1)
+    strip = np.asarray(unrolled(Image.fromarray(np.rint(wall).astype(np.uint8)), fov, size), dtype=float)
+    assert strip.shape == (70, 80, 3)
+    seen_azimuth = strip[35, :, 0] - 128
+    assert np.abs(seen_azimuth - (np.arange(80) - 39.5)).max() < 1.5
+    assert np.abs(strip[3:67, 40, 1] - 128 - (34.5 - np.arange(70))[3:67]).max() < 1.5
+    # The frame is 64 degrees high in its middle, and less towards its sides: 29 degrees up are beyond it at the edge.
+    assert strip[5, 0].tolist() == [124, 116, 104] and strip[5, 40, 2] == 0 and strip[2, 40, 2] == 104
+
+
+def test_the_width_is_whole_patches_and_never_more_than_a_panorama():
+    photo = Image.new("RGB", (640, 480))
+    assert unrolled(photo, 60, (154, 770), 14).size == (126, 154)
+    assert unrolled(photo, 359, (28, 112), 14).width == 112
+    assert unrolled(photo, 1, (28, 112), 14).width == 14
+
+
+def test_a_panorama_is_turned_to_north(tmp_path):
+    image = Image.fromarray(np.tile(np.arange(0, 240, 2, dtype=np.uint8)[None, :, None], (60, 1, 3)))
+    image.save(tmp_path / "p.png")
+    photo = read_photo(tmp_path / "p.png")
+    assert photo.fov == 360.0
+    (picture,) = pictures(photo, Look(heading=90), PANORAMA)
+    # The centre column looks east, so north is a quarter of the width to its left.
+    assert np.asarray(picture.image)[0, 60, 0] == np.asarray(image)[0, 60 - 30, 0]
+    turns = pictures(photo, Look(heading="unknown"), PANORAMA)
+    assert [turn.heading for turn in turns] == [45.0 * n for n in range(8)]
+    assert pictures(photo, Look(heading="exif"), PANORAMA)[0].image is photo.image
+    assert "no heading" in note_of(photo, Look(heading="exif"), PANORAMA)
+    assert len(pictures(photo, Look(heading="unknown"), None)) == 1  # a model of ordinary photos
+
+
+def test_times_of_a_drive(tmp_path):
+    first = read_photo(jpeg(tmp_path / "a.jpg", time="2024:07:09 03:27:33", subsec="5")).time
+    assert first == datetime(2024, 7, 9, 3, 27, 33, 500_000)
+    later = datetime(2024, 7, 9, 3, 27, 35)
+    assert drive_times([first, later], 9.0).tolist() == [0.0, 1.5]
+    assert drive_times([later, first], 9.0).tolist() == [0.0, 9.0]
+    assert drive_times([first, None], 2.0).tolist() == [0.0, 2.0]
+    assert read_photo(jpeg(tmp_path / "b.jpg", time="0000:00:00 00:00:00")).time is None
+
+
+def test_a_model_of_panoramas_sees_cut_outs_and_turns(tiny_model, tiny_processor, tmp_path):
+    from gengeo_hf.encoder import Encoder
+
+    encoder = Encoder(tiny_model, tiny_processor, device="cpu", batch_size=4)
+    assert panorama_size(encoder) == PANORAMA
+    index = GeoIndex.build(encoder, ListSource(count=6), tmp_path / "idx")
+    localizer = GeoLocalizer(encoder, index)
+    generator = np.random.default_rng(0)
+    Image.fromarray(generator.integers(0, 255, (90, 120, 3), np.uint8)).save(tmp_path / "photo.png")
+    whole, wide, again = (localizer.locate(tmp_path / "photo.png", look=look) for look in (None, Look(180), Look(180)))
+    assert [p.score for p in wide] == [p.score for p in again] != [p.score for p in whole]
+    panorama = np.asarray(Image.effect_noise((224, 112), 90).convert("RGB"))
+    names = []
+    for turn in (0, 56):  # the same place, looked at in two directions a quarter turn apart
+        names.append(tmp_path / f"{turn}.png")
+        Image.fromarray(np.roll(panorama, -turn, axis=1)).save(names[-1])
+    a, b = (localizer.locate(name, look=Look(heading="unknown"), merge=False) for name in names)
+    assert [p.tile_id for p in a] == [p.tile_id for p in b]
+    np.testing.assert_allclose([p.score for p in a], [p.score for p in b], atol=1e-4)
+    assert (b[0].heading - a[0].heading) % 360 == 90 and whole[0].heading is None
+    both = list(localizer.locate_many([tmp_path / "photo.png", names[0]], look=Look(heading="unknown")))
+    assert "--fov" in both[0].note and not both[1].note
+
+
+def test_a_field_of_view_too_narrow_for_the_model_is_one_line(tiny_model, tiny_processor, tmp_path):
+    from gengeo_hf.encoder import Encoder
+
+    encoder = Encoder(tiny_model, tiny_processor, device="cpu")
+    index = GeoIndex.build(encoder, ListSource(count=3), tmp_path / "idx")
+    Image.new("RGB", (90, 60)).save(tmp_path / "photo.png")
+    with pytest.raises(GenGeoError, match="too narrow"):
+        GeoLocalizer(encoder, index).locate(tmp_path / "photo.png", look=Look(fov=20))
