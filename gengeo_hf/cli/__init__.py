@@ -11,10 +11,11 @@ from gengeo_hf.cli import (  # each registers its commands; help lists them in t
     results,
     web,
     weights,
+    why,
 )
 from gengeo_hf.cli.base import app
 
-__all__ = ["app", "imagery", "main", "photos", "results", "web", "weights"]
+__all__ = ["app", "imagery", "main", "photos", "results", "web", "weights", "why"]
 
 INTERRUPTED = 130  # what typer, like a shell, gives after Ctrl-C
 

@@ -1,0 +1,55 @@
+"""Seeing why: what the head kept, which patches speak for which, why another tile won, what clusters stand for.
+
+Before: a checkpoint and a photo with its tile. After: arrays, and pictures with their reading below them. The command
+line has `gengeo explain` and `gengeo figure`.
+"""
+
+from gengeo_hf.explain.clusters import (
+    Patch,
+    cluster_histogram,
+    histogram_similarity,
+    parse_box,
+    similarity_elsewhere,
+    top_patches,
+)
+from gengeo_hf.explain.draw import SCALE_NOTE, overlay, stretch, stretch_signed
+from gengeo_hf.explain.figures import (
+    cluster_map_figure,
+    clusters_figure,
+    match_figure,
+    pairs_figure,
+    preference_figure,
+    regions_figure,
+    selection_figure,
+)
+from gengeo_hf.explain.links import Match, Preference, account, explain_match, explain_preference
+from gengeo_hf.explain.look import Look, kept_map, look, look_many
+
+__all__ = [
+    "SCALE_NOTE",
+    "Look",
+    "Match",
+    "Patch",
+    "Preference",
+    "account",
+    "cluster_histogram",
+    "cluster_map_figure",
+    "clusters_figure",
+    "explain_match",
+    "explain_preference",
+    "histogram_similarity",
+    "kept_map",
+    "look",
+    "look_many",
+    "match_figure",
+    "overlay",
+    "pairs_figure",
+    "parse_box",
+    "preference_figure",
+    "regions_figure",
+    "selection_figure",
+    "similarity_elsewhere",
+    "stretch",
+    "stretch_signed",
+    "top_patches",
+]

@@ -1,0 +1,191 @@
+"""What the clusters stand for: histograms of regions, and the patches that a cluster collects across a data set.
+
+Before: looks at images. After: arrays for the paper's Figure 7 and for sheets of clusters.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from gengeo_hf.encoder import Encoder, View
+from gengeo_hf.errors import GenGeoError
+from gengeo_hf.explain.look import Look, look_many
+
+Box = tuple[float, float, float, float]
+
+
+def parse_box(text: str) -> Box:
+    """Read `left,top,right,bottom` in shares of the image's width and height, for example `0.1,0.4,0.3,0.9`.
+
+    Raises:
+        GenGeoError: it is no box inside the image.
+    """
+    try:
+        left, top, right, bottom = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise GenGeoError(f"{text!r} is no box: expected left,top,right,bottom, for example 0.1,0.4,0.3,0.9") from error
+    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+        raise GenGeoError(
+            f"the box {text} must lie inside the image: shares from 0 to 1, left < right and top < bottom"
+        )
+    return left, top, right, bottom
+
+
+def patches_in(grid: tuple[int, int], box: Box) -> np.ndarray:
+    """Share of each patch that lies in a box: float32 (n,), row-major.
+
+    Args:
+        grid: rows and columns of patches.
+        box: left, top, right, bottom in shares of width and height.
+    """
+    left, top, right, bottom = box
+    down = _overlap(grid[0], top, bottom)
+    along = _overlap(grid[1], left, right)
+    return np.outer(down, along).ravel()
+
+
+def cluster_histogram(seen: Look, box: Box | None = None) -> np.ndarray:
+    """Mean assignment of a region's patches to the clusters, dustbin left out, scaled to sum 1 (GenGeo, Figure 7).
+
+    Args:
+        seen: the image.
+        box: the region; None takes the whole image. Patches on its edge count by the share that lies inside.
+
+    Returns:
+        float32 (m,).
+    """
+    inside = np.ones(len(seen.kept), np.float32) if box is None else patches_in(seen.grid, box)
+    histogram: np.ndarray = seen.plan @ inside
+    return histogram / max(float(histogram.sum()), 1e-12)
+
+
+def histogram_similarity(first: np.ndarray, second: np.ndarray) -> float:
+    """Cosine of two histograms, 0 to 1."""
+    return float(first @ second / max(float(np.linalg.norm(first) * np.linalg.norm(second)), 1e-12))
+
+
+def similarity_elsewhere(histogram: np.ndarray, seen: Look, box: Box) -> np.ndarray:
+    """Similarity of a histogram to every region of a box's size in an image: what a high number must be held against.
+
+    Args:
+        histogram: (m,), of a region of the other view.
+        seen: the image in which the box is moved, patch by patch.
+        box: gives the size.
+
+    Returns:
+        float64, one number for each place of the box.
+    """
+    rows, columns = seen.grid
+    height, width = max(1, round((box[3] - box[1]) * rows)), max(1, round((box[2] - box[0]) * columns))
+    maps = seen.plan.reshape(-1, rows, columns)
+    found = []
+    for row, column in itertools.product(range(rows - height + 1), range(columns - width + 1)):
+        region = maps[:, row : row + height, column : column + width].sum(axis=(1, 2))
+        found.append(histogram_similarity(histogram, region))
+    return np.array(found)
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A patch that a cluster collected.
+
+    Args:
+        share: of the patch that went to the cluster, 0 to 1.
+        number: of the image in the data set.
+        place: row and column on the patch grid.
+        picture: the patch in a thin frame, with half a patch around it; square, RGB.
+    """
+
+    share: float
+    number: int
+    place: tuple[int, int]
+    picture: Image.Image
+
+
+def top_patches(
+    encoder: Encoder, images: Iterable[Any], view: View, count: int = 8
+) -> tuple[list[list[Patch]], np.ndarray]:
+    """For each cluster, the patches of a data set that it takes most of; at most one from each image.
+
+    Args:
+        encoder: a model with a SALAD head.
+        images: paths or PIL images; they are streamed.
+        view: "ground" or "aerial".
+        count: patches for each cluster.
+
+    Returns:
+        For each cluster its patches, most first; and float64 (m, rows, columns), the mean of all images' plans. Where
+        such a map is concentrated, the cluster follows places in the image rather than what is seen there.
+
+    Raises:
+        GenGeoError: see `look`; or there are no images.
+    """
+    best: list[list[tuple[float, int, Patch]]] = []
+    plans: list[np.ndarray] = []  # running sum, one entry
+    number = 0
+    for seen in looks(encoder, images, view):
+        best = best or [[] for _ in seen.plan]
+        maps = seen.plan.reshape(-1, *seen.grid).astype(np.float64)
+        plans = [plans[0] + maps] if plans else [maps]
+        for cluster, heap in enumerate(best):
+            _offer(heap, seen, cluster, number, count)
+        number += 1
+    if not number:
+        raise GenGeoError("there are no images to look at")
+    chosen = [[patch for _, _, patch in sorted(heap, key=lambda item: -item[0])] for heap in best]
+    return chosen, plans[0] / number
+
+
+def looks(encoder: Encoder, images: Iterable[Any], view: View) -> Iterator[Look]:
+    """Looks at a stream of images, a batch in memory at a time."""
+    iterator = iter(images)
+    while batch := list(itertools.islice(iterator, encoder.batch_size)):
+        yield from look_many(encoder, batch, view)
+
+
+def _offer(heap: list[tuple[float, int, Patch]], seen: Look, cluster: int, number: int, count: int) -> None:
+    """Keep the patch of an image that a cluster takes most of, if it is among the best so far."""
+    index = int(seen.plan[cluster].argmax())
+    share = float(seen.plan[cluster, index])
+    if len(heap) == count and share <= heap[0][0]:
+        return
+    row, column = divmod(index, seen.grid[1])
+    patch = Patch(share, number, (row, column), cut_patch(seen, index))
+    (heapq.heappush if len(heap) < count else heapq.heapreplace)(heap, (share, -number, patch))
+
+
+def cut_patch(seen: Look, index: int, around: float = 0.5, side: int = 96) -> Image.Image:
+    """A patch in a thin white frame, with its surroundings; grey where the image has ended.
+
+    Args:
+        seen: the image.
+        index: of the patch, row-major.
+        around: patches on each side.
+        side: of the picture in pixels.
+    """
+    row, column = divmod(index, seen.grid[1])
+    tall, wide = seen.image.height / seen.grid[0], seen.image.width / seen.grid[1]
+    box = ((column - around) * wide, (row - around) * tall, (column + 1 + around) * wide, (row + 1 + around) * tall)
+    inside = (max(0.0, box[0]), max(0.0, box[1]), min(seen.image.width, box[2]), min(seen.image.height, box[3]))
+    scale = side / (box[2] - box[0]), side / (box[3] - box[1])
+    corners = [round((inside[i] - box[i % 2]) * scale[i % 2]) for i in range(4)]
+    part = seen.image.resize((corners[2] - corners[0], corners[3] - corners[1]), Image.Resampling.BICUBIC, box=inside)
+    picture = Image.new("RGB", (side, side), "#eef1f4")
+    picture.paste(part, (corners[0], corners[1]))
+    edge = side * around / (1 + 2 * around)
+    ImageDraw.Draw(picture).rectangle((edge, edge, side - 1 - edge, side - 1 - edge), outline="white", width=2)
+    return picture
+
+
+def _overlap(count: int, start: float, end: float) -> np.ndarray:
+    """Share of each of `count` equal cells of 0..1 that lies between start and end."""
+    edges = np.arange(count + 1) / count
+    inside = np.clip(np.minimum(edges[1:], end) - np.maximum(edges[:-1], start), 0, None)
+    return (inside * count).astype(np.float32)

@@ -1,0 +1,273 @@
+"""The pictures: what was kept, which patches speak for which, why another tile won, regions, clusters, pairs.
+
+Before: looks and accounts of `look`, `links`, `clusters`. After: one PIL picture each, with its reading below it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from gengeo_hf.encoder import Encoder
+from gengeo_hf.explain.clusters import (
+    Box,
+    Patch,
+    cluster_histogram,
+    histogram_similarity,
+    similarity_elsewhere,
+)
+from gengeo_hf.explain.draw import (
+    SCALE_NOTE,
+    SERIES,
+    Panel,
+    Row,
+    bars,
+    heat,
+    legend,
+    overlay,
+    sheet,
+    stretch,
+    stretch_signed,
+)
+from gengeo_hf.explain.links import Match, Preference
+from gengeo_hf.explain.look import Look, _opened, look, need_dustbin
+
+NORM_NOTE = (
+    "Feature norm: length of each patch's features after the last block and before the final LayerNorm, also scaled "
+    "for each image by itself."
+)
+RIGHT, WRONG = "#0a9b6c", "#d1495b"
+_SIDE = 190  # pixels: height of a panel
+
+
+def selection_figure(
+    encoder: Encoder, pairs: Sequence[tuple[Any, Any]], titles: Sequence[str] = (), side: int = _SIDE
+) -> Image.Image:
+    """Input, feature norm and what the head kept, for both views of each pair (GenGeo, Figures 4-6).
+
+    Args:
+        encoder: a model with a SALAD head and a dustbin.
+        pairs: (ground, aerial) images; give pairs of several domains to see whether the selection carries over.
+        titles: a line above each pair, for example its domain.
+        side: height of a panel in pixels.
+
+    Raises:
+        GenGeoError: the model has no dustbin, or an image cannot be read.
+    """
+    need_dustbin(encoder)
+    rows = []
+    for number, (ground, aerial) in enumerate(pairs):
+        seen = look(encoder, ground, "ground"), look(encoder, aerial, "aerial")
+        rows.append(Row([Panel(x.image, x.view) for x in seen], side, titles[number] if number < len(titles) else ""))
+        rows.append(Row([_map_panel(x, x.norms, "feature norm", "{:.1f} to {:.1f}") for x in seen], side))
+        rows.append(Row([_kept_panel(x) for x in seen], side))
+    return sheet(rows, "What the head kept", [f"Kept share: {SCALE_NOTE}", NORM_NOTE])
+
+
+def match_figure(match: Match, count: int = 5, side: int = 250) -> Image.Image:
+    """Which patches of a photo speak for which patches of a tile, as two heatmaps linked by lines.
+
+    Args:
+        match: from `explain_match`.
+        count: links that are drawn, at most; those that add less than a twentieth of the first are left out.
+        side: height of the photo in pixels; the tile is drawn larger.
+    """
+    ground, aerial = (
+        Panel(overlay(seen.image, stretch(seen.on_grid(evidence))), words, small=_adds(evidence, rest))
+        for seen, evidence, rest, words in (
+            (match.ground, match.ground_evidence, match.ground_rest, f"ground: adds to the score of {match.score:.3f}"),
+            (match.aerial, match.aerial_evidence, match.aerial_rest, "aerial: the same"),
+        )
+    )
+    lower = round(1.5 * side)
+    row, lines = Row([ground], side), []
+    found = match.strongest(count)
+    for number, (patch, other, added, cluster) in enumerate(link for link in found if link[2] > 0.05 * found[0][2]):
+        colour = SERIES[number % len(SERIES)]
+        ground.marks.append((*_centre(match.ground, patch), str(number + 1), colour))
+        aerial.marks.append((*_centre(match.aerial, other), str(number + 1), colour))
+        row.links.append(((0, number), (1, 1, number), colour))
+        lines.append((f"{number + 1}  adds {added:+.3f}, mostly through cluster {cluster}", colour))
+    width = round(match.ground.image.width * side / match.ground.image.height)
+    beside = max(290, (width - round(lower * match.aerial.image.width / match.aerial.image.height)) // 2 - 14)
+    below = Row([Panel(legend(lines, beside, lower)), aerial], lower)
+    chart = Row([_agreement(match, max(width, 560), 150)], 150)
+    notes = [
+        "An exact account: the score is the sum over all pairs of patches, plus what the global tokens add. Bright: "
+        "adds much. Lines: the pairs that add most, each with the cluster through which its two patches meet most.",
+    ]
+    return sheet([row, below, chart], "Which patches speak for which", notes)
+
+
+def preference_figure(
+    preference: Preference, names: tuple[str, str] = ("chosen tile", "true tile"), side: int = 250
+) -> Image.Image:
+    """Why one tile won over another: the photo's patches by whom they speak for, and both tiles.
+
+    Args:
+        preference: from `explain_preference`.
+        names: of the chosen and of the other tile.
+        side: height of the photo in pixels.
+    """
+    chosen, other = preference.chosen, preference.other
+    photo = chosen.ground
+    difference = preference.ground_difference
+    first = Panel(
+        overlay(photo.image, stretch_signed(photo.on_grid(difference)), signed=True),
+        f"photo: orange speaks for the {names[0]}, blue for the {names[1]}",
+        small=f"patches add {difference.sum():+.3f} to the gap of {preference.gap:+.3f}, "
+        f"the global token {preference.rest_difference:+.3f}",
+    )
+    tiles = []
+    for match, name, colour in ((chosen, names[0], WRONG), (other, names[1], RIGHT)):
+        heat = overlay(match.aerial.image, stretch(match.aerial.on_grid(match.aerial_evidence)))
+        tiles += [
+            Panel(match.aerial.image, name, frame=colour, small=f"score {match.score:.3f}"),
+            Panel(heat, "what speaks for it", small=_adds(match.aerial_evidence, match.aerial_rest)),
+        ]
+    gain = chosen.cluster_agreement - other.cluster_agreement
+    order = np.argsort(-np.abs(gain))[:4]
+    words = ", ".join(f"cluster {j} {gain[j]:+.2f}" for j in order)
+    notes = [
+        f"Clusters in which the photo agrees more with the {names[0]} (+) or with the {names[1]} (-), as a difference "
+        f"of cosines before the projection: {words}.",
+        "The difference is exact: patches and global token add up to the gap of the two scores.",
+    ]
+    return sheet(
+        [Row([first], side), Row(tiles, side)], f"Why the {names[0]} scores higher by {preference.gap:.3f}", notes
+    )
+
+
+def regions_figure(ground: Look, ground_box: Box, aerial: Look, aerial_box: Box, side: int = 250) -> Image.Image:
+    """Mean cluster assignment of a region in each view, and how alike they are (GenGeo, Figure 7).
+
+    Args:
+        ground, aerial: looks at the two images.
+        ground_box, aerial_box: left, top, right, bottom in shares of width and height.
+        side: height of the images in pixels.
+    """
+    first, second = cluster_histogram(ground, ground_box), cluster_histogram(aerial, aerial_box)
+    similarity = histogram_similarity(first, second)
+    elsewhere = similarity_elsewhere(first, aerial, aerial_box)
+    images = [
+        Panel(ground.image, "ground", boxes=[(*ground_box, SERIES[0])]),
+        Panel(aerial.image, "aerial", boxes=[(*aerial_box, SERIES[1])]),
+    ]
+    width = max(560, sum(round(p.picture.width * side / p.picture.height) for p in images) + 14)
+    chart = bars([first, second], ["region of the photo", "region of the tile"], width, 220)
+    beaten = float(np.mean(elsewhere < similarity))
+    notes = [
+        f"Cosine of the two histograms: {similarity:.3f}. Held against the same photo region and every box of that "
+        f"size in the tile: {beaten:.0%} of them are less alike (their mean is {elsewhere.mean():.3f}).",
+        "Share of the region's mass in each cluster; the dustbin is left out and the rest scaled to sum 1.",
+    ]
+    heading = Panel(chart, "mean assignment to the clusters")
+    return sheet([Row(images, side), Row([heading], 220)], "Two regions in the language of the clusters", notes)
+
+
+def clusters_figure(
+    ground: Sequence[Sequence[Patch]],
+    aerial: Sequence[Sequence[Patch]],
+    plans: tuple[np.ndarray, np.ndarray],
+    most: int = 16,
+    side: int = 62,
+) -> Image.Image:
+    """What each cluster collects across a data set: its top patches in both views, and where in the image they lie.
+
+    Args:
+        ground, aerial: patches of each cluster, from `top_patches`.
+        plans: the mean plan of each view, (m, rows, columns), from `top_patches`.
+        most: clusters that are shown, those with most mass in both views first.
+        side: height of a patch in pixels.
+    """
+    order = np.argsort(-sum(plan.mean(axis=(1, 2)) for plan in plans))[:most]
+    rows = []
+    for cluster in order:
+        panels = []
+        for patches, plan in zip((ground[cluster], aerial[cluster]), plans, strict=True):
+            panels.append(Panel(heat(stretch(plan[cluster]), 12)))
+            panels += [Panel(patch.picture) for patch in patches]
+        shares = [np.mean([patch.share for patch in patches]) for patches in (ground[cluster], aerial[cluster])]
+        title = (
+            f"cluster {cluster}: takes {shares[0]:.0%} of these ground patches, {shares[1]:.0%} of these aerial ones"
+        )
+        rows.append(Row(panels, side, title))
+    notes = [
+        "Ground on the left, aerial on the right. Coloured: where in the image the cluster takes its mass, mean over "
+        "all images. Then the patches that it takes most of, at most one an image, with half a patch around them.",
+        "A cluster that means the same from the street and from above shows the same things on both sides. A cluster "
+        "whose coloured map has one bright spot follows a place in the image rather than what is seen there.",
+    ]
+    return sheet(rows, "What the clusters collect", notes)
+
+
+def cluster_map_figure(seen: Look, most: int = 8, side: int = 150) -> Image.Image:
+    """One image, and where each of its largest clusters takes its mass from.
+
+    Args:
+        seen: a look at the image.
+        most: clusters that are shown, those with the largest single share first.
+        side: height of a panel in pixels.
+    """
+    order = np.argsort(-seen.plan.max(axis=1))[:most]
+    maps = [
+        Panel(
+            overlay(seen.image, stretch(seen.on_grid(seen.plan[j]))),
+            f"cluster {j}",
+            small=f"at most {seen.plan[j].max():.0%} of a patch",
+        )
+        for j in order
+    ]
+    wide = seen.image.width / seen.image.height
+    columns = max(1, round(1100 / (side * wide)))
+    rows = [Row([Panel(seen.image, f"{seen.view} image")], side)]
+    rows += [Row(maps[start : start + columns], side) for start in range(0, len(maps), columns)]
+    return sheet(rows, "Where each cluster looks", ["Each map is scaled by itself, from its least to its most patch."])
+
+
+def pairs_figure(pairs: Sequence[tuple[Any, Any]], titles: Sequence[str] = (), side: int = 150) -> Image.Image:
+    """Pairs of a data set side by side, ground and aerial (GenGeo, Figure 3).
+
+    Args:
+        pairs: (ground, aerial) images.
+        titles: a line above each pair.
+        side: height of the images in pixels.
+    """
+    opened = [(_opened(ground), _opened(aerial)) for ground, aerial in pairs]
+    rows = [
+        Row([Panel(ground), Panel(aerial)], side, titles[number] if number < len(titles) else "")
+        for number, (ground, aerial) in enumerate(opened)
+    ]
+    return sheet(rows, "Pairs: ground and aerial", [])
+
+
+def _map_panel(seen: Look, values: np.ndarray, name: str, words: str) -> Panel:
+    """A map of patches over the image, with its range in numbers."""
+    picture = overlay(seen.image, stretch(seen.on_grid(values)))
+    return Panel(picture, f"{name}, {words.format(float(values.min()), float(values.max()))}")
+
+
+def _kept_panel(seen: Look) -> Panel:
+    words = f"{{:.0%}} to {{:.0%}}, mean {seen.kept.mean():.0%}"
+    return _map_panel(seen, seen.kept, "kept", words)
+
+
+def _adds(evidence: np.ndarray, rest: float) -> str:
+    return (
+        f"patches {evidence.sum():+.3f} ({evidence.min():+.4f} to {evidence.max():+.4f} each), global token {rest:+.3f}"
+    )
+
+
+def _agreement(match: Match, width: int, height: int) -> Panel:
+    """Bars of the cosine in each cluster."""
+    chart = bars([np.clip(match.cluster_agreement, 0, None)], [], width, height, percent=False)
+    return Panel(chart, "cosine of the two views' vectors in each cluster, before the projection")
+
+
+def _centre(seen: Look, patch: int) -> tuple[float, float]:
+    """Centre of a patch in shares of width and height."""
+    row, column = divmod(patch, seen.grid[1])
+    return (column + 0.5) / seen.grid[1], (row + 0.5) / seen.grid[0]
