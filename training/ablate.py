@@ -1,15 +1,19 @@
-"""Train every row of a table at equal budget, with several seeds, and write the table.
+"""Train every row of a table at equal budget, with several seeds, and write the table as it grows.
 
-    python training/ablate.py table7 --seeds 3 --out runs/ablations
+    python training/ablate.py table7 --data world --seeds 2
+    python training/ablate.py all --data world --seeds 2 --out runs/ablations
+    python training/ablate.py table7 --data cvusa --root cvusa=/data/CVUSA --root cvact=/data/CVACT
 
-Each run is `training/train.py` with a few keys changed; a finished run is not repeated, a killed one goes on. The
-result is `<table>.md`, `.csv` and `.json`: mean and spread of R@1 in the training domain and in one never seen.
+Each run is `training/train.py` with a few keys changed, in a process of its own. A finished run is not repeated, a
+killed one goes on, and rows that are the same in two tables are trained once. After each run `<table>.md`, `.csv`,
+`.json` and `.png` are written anew: mean and spread of the recall in the training domain and in one never seen, beside
+the paper's numbers, with a word on whether the difference to the full model agrees with the paper's.
 """
 
 import argparse
-import csv
+import hashlib
 import json
-import statistics
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,54 +21,130 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from ablate_table import Row, write_table
 from gengeo_hf.errors import GenGeoError
-from gengeo_hf.files import atomic_file, write_json, write_text
+from gengeo_hf.files import write_json
 
 HERE = Path(__file__).resolve().parent
+RESULT = "ablation.json"
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Parse, run, write."""
+    given = parse(arguments)
+    plan = read_plan(given.rows or HERE / "ablations" / f"{given.data}.yaml")
+    for name, root in (item.split("=", 1) for item in given.root):
+        plan["roots"][name] = root
+    if given.table != "all" and given.table not in plan["tables"]:
+        raise GenGeoError(f"the plan has no table {given.table!r}; it has all, {', '.join(plan['tables'])}")
+    tables = list(plan["tables"]) if given.table == "all" else [given.table]
+    command = "python training/ablate.py " + " ".join(sys.argv[1:] if arguments is None else arguments)
+    for seed in range(given.seeds):  # seed by seed, so that a run that is stopped has whole tables of fewer seeds
+        for table in tables:
+            for row in plan["tables"][table]:
+                run_row(given.out, row, seed, plan, given.overrides)
+                collect(given, plan, table, command)
+    for table in tables:
+        print((given.out / f"{table}.md").read_text(encoding="utf-8"))
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", help="a table of the file of rows, for example table7")
-    parser.add_argument("--rows", type=Path, default=HERE / "ablations" / "world.yaml", help="file of rows")
+    parser.add_argument("table", help="a table of the plan, for example table7, or all")
+    parser.add_argument("--data", default="world", help="plan of training/ablations: world or cvusa")
+    parser.add_argument("--rows", type=Path, help="a plan of your own instead (see training/ablations/world.yaml)")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each row; the spread needs at least two")
     parser.add_argument("--out", type=Path, default=Path("runs/ablations"), help="folder of runs and tables")
+    parser.add_argument("--root", action="append", default=[], metavar="DATASET=FOLDER", help="where a data set lies")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="laid over every row")
-    given = parser.parse_args()
-    plan = OmegaConf.to_container(OmegaConf.load(given.rows))
-    if given.table not in plan["tables"]:
-        raise GenGeoError(f"{given.rows} has no {given.table!r}; it has {', '.join(plan['tables'])}")
-    results = {
-        row: [
-            run_row(given.out / given.table, row, changes, seed, plan, given.rows.parent, given.overrides)
-            for seed in range(given.seeds)
-        ]
-        for row, changes in plan["tables"][given.table].items()
-    }
-    write_table(given.out, given.table, results, list(plan["test"]), " ".join(sys.argv))
-    print((given.out / f"{given.table}.md").read_text(encoding="utf-8"))
+    given = parser.parse_args(arguments)
+    if given.seeds < 1:
+        raise GenGeoError(f"--seeds must be at least 1, found {given.seeds}")
+    for item in (*given.root, *given.overrides):
+        if "=" not in item:
+            raise GenGeoError(f"expected key=value, found {item!r}")
+    return given
+
+
+def read_plan(path: Path) -> dict[str, Any]:
+    """A file of tables, with the names of its rows filled in.
+
+    Raises:
+        GenGeoError: there is no such file, or it is not a plan.
+    """
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in (HERE / "ablations").glob("*.yaml")))
+        raise GenGeoError(f"there is no plan {path}; --data knows {known}")
+    plan: Any = OmegaConf.to_container(OmegaConf.load(path))
+    if not isinstance(plan, dict) or not {"base", "test", "tables"} <= plan.keys():
+        raise GenGeoError(f"{path} is no plan of ablations: it needs base, test and tables")
+    plan = {"budget": [], "roots": {}, "pretrain": {}, **plan, "home": path.parent}
+    for table, rows in plan["tables"].items():
+        plan["tables"][table] = [{"set": [], "paper": None, "pretrained": None, **row} for row in rows]
+    return plan
+
+
+def keys_of(row: dict[str, Any], seed: int, plan: dict[str, Any], overrides: list[str]) -> list[str]:
+    """What a run's settings differ in from the base: everything that its result depends on but the data's folder."""
+    return [*plan["budget"], *row["set"], *overrides, f"seed={seed}"]
+
+
+def folder_of(out: Path, row: dict[str, Any], keys: list[str]) -> Path:
+    """A readable name, and a hash of the keys: equal rows of two tables share a run, changed ones never do."""
+    mark = hashlib.sha256(json.dumps([row.get("config"), row["pretrained"], keys]).encode()).hexdigest()[:10]
+    return out / "runs" / f"{re.sub(r'[^a-z0-9]+', '-', row['name'].lower()).strip('-')}-{mark}"
 
 
 def run_row(
-    folder: Path, row: str, changes: list[str], seed: int, plan: dict[str, Any], home: Path, overrides: list[str]
-) -> dict[str, float]:
-    """Train and test one row with one seed, unless its result is there; gives R@1 on each test set."""
-    output = folder / f"{row.replace(' ', '-').replace('+', 'and')}-seed{seed}"
-    result = output / "ablation.json"
-    if not result.is_file():
-        keys = [*plan["budget"], *changes, *overrides, f"seed={seed}", f"output={output}"]
-        print(f"{row}, seed {seed}", flush=True)
-        command = [sys.executable, str(HERE / "train.py"), "--config", str(home / plan["base"]), *keys]
-        if subprocess.run(command, check=False).returncode:
-            raise GenGeoError(f"the run of {row!r} with seed {seed} failed; its output is above")
-        write_json(result, {"changes": keys, "recall@1": test(output / "model", plan["test"])})
-    recalls: dict[str, float] = json.loads(result.read_text(encoding="utf-8"))["recall@1"]
+    out: Path, row: dict[str, Any], seed: int, plan: dict[str, Any], overrides: list[str]
+) -> dict[str, dict[str, float]]:
+    """Train and test one row with one seed, unless its result is there; gives the recalls on each test set."""
+    keys = keys_of(row, seed, plan, overrides)
+    folder = folder_of(out, row, keys)
+    if not (folder / RESULT).is_file():
+        print(f"{row['name']}, seed {seed}: {folder}", flush=True)
+        start = [f"model.init={pretrained(out, row['pretrained'], seed, plan, overrides)}"] if row["pretrained"] else []
+        train(plan, row.get("config"), folder, [*keys, *start])
+        write_json(folder / RESULT, {"keys": keys, "recalls": test(folder / "model", plan)})
+    recalls: dict[str, dict[str, float]] = json.loads((folder / RESULT).read_text(encoding="utf-8"))["recalls"]
     return recalls
 
 
-def test(model: Path, sets: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """R@1 of a trained model on the test split of each dataset."""
+def pretrained(out: Path, name: str, seed: int, plan: dict[str, Any], overrides: list[str]) -> Path:
+    """A backbone without a head, trained on other data first: the small world's stand-in for DINOv2's weights."""
+    from gengeo_hf.model import GenGeoModel
+
+    row = {"name": f"pretrained {name}", "set": plan["pretrain"][name], "pretrained": None}
+    keys = keys_of(row, seed, plan, overrides)
+    folder = folder_of(out, row, keys)
+    backbone = folder / "backbone"
+    if not backbone.is_dir():
+        print(f"{row['name']}, seed {seed}: {folder}", flush=True)
+        train(plan, None, folder, keys)
+        GenGeoModel.from_pretrained(folder / "model").backbone.save_pretrained(backbone)
+    return backbone
+
+
+def train(plan: dict[str, Any], config: str | None, folder: Path, keys: list[str]) -> None:
+    """One run of train.py; a killed one goes on from its checkpoint."""
+    path = plan["home"] / (config or plan["base"])
+    root = [f"data.root={plan['roots'][name]}" for name in plan["roots"] if name in _data_names(path, keys)]
+    command = [sys.executable, str(HERE / "train.py"), "--config", str(path), *keys, *root, f"output={folder}"]
+    if subprocess.run(command, check=False).returncode:
+        raise GenGeoError(f"the run {folder} failed; its output is above. The same command goes on there")
+
+
+def _data_names(path: Path, keys: list[str]) -> tuple[str, str]:
+    """The data set of a run and its family: `--root world=...` is for all worlds."""
+    from settings import load_settings
+
+    name = load_settings(path, [*keys, "output=unused"]).data.name
+    return name, name.split("-")[0]
+
+
+def test(model: Path, plan: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Recalls of a trained model on the test split of each data set."""
     from gengeo_hf.data import load_pairs
     from gengeo_hf.data.loading import AerialImages, GroundImages
     from gengeo_hf.encoder import Encoder
@@ -72,42 +152,27 @@ def test(model: Path, sets: dict[str, dict[str, Any]]) -> dict[str, float]:
 
     encoder = Encoder.from_pretrained(model)
     out = {}
-    for name, options in sets.items():
-        data = load_pairs(name, split="test", **options)
+    for name, options in plan["test"].items():
+        root = plan["roots"].get(name, plan["roots"].get(name.split("-")[0]))
+        data = load_pairs(name, root, **{"split": "test", **options})
         ground = encoder.encode(GroundImages(data), "ground")
         aerial = encoder.encode(AerialImages(data), "aerial")
-        out[name] = float(evaluate_descriptors(ground, aerial, data.positive_rows())["recall@1"])
+        result = evaluate_descriptors(ground, aerial, data.positive_rows())
+        out[name] = {key: float(result[key]) for key in ("recall@1", "recall@5", "recall@10", "recall@1%")}
     return out
 
 
-def write_table(
-    folder: Path, table: str, results: dict[str, list[dict[str, float]]], sets: list[str], command: str
-) -> None:
-    """Mean and standard deviation over the seeds, as JSON, CSV and Markdown."""
+def collect(given: argparse.Namespace, plan: dict[str, Any], table: str, command: str) -> None:
+    """Write a table from the runs that are finished so far."""
     rows = []
-    for row, runs in results.items():
-        values = {name: [100 * run[name] for run in runs] for name in sets}
-        spread = {name: statistics.stdev(v) if len(v) > 1 else None for name, v in values.items()}
-        rows.append({"row": row, "mean": {n: statistics.mean(v) for n, v in values.items()}, "spread": spread})
-    seeds = len(next(iter(results.values())))
-    write_json(folder / f"{table}.json", {"command": command, "seeds": seeds, "rows": rows, "runs": results})
-    with atomic_file(folder / f"{table}.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["row", *(f"{name} {what}" for name in sets for what in ("mean R@1", "spread"))])
-        writer.writerows([r["row"], *(x for name in sets for x in (r["mean"][name], r["spread"][name]))] for r in rows)
-    lines = [
-        f"R@1 in percent on the synthetic world, mean ± standard deviation over {seeds} seeds. `{command}`",
-        "",
-        f"| row | {' | '.join(sets)} |",
-        f"| --- | {' | '.join('---:' for _ in sets)} |",
-    ]
-    for r in rows:
-        cells = [
-            f"{r['mean'][name]:.1f}" + (f" ± {r['spread'][name]:.1f}" if r["spread"][name] is not None else "")
-            for name in sets
-        ]
-        lines.append(f"| {r['row']} | {' | '.join(cells)} |")
-    write_text(folder / f"{table}.md", "\n".join(lines) + "\n")
+    for row in plan["tables"][table]:
+        runs = []
+        for seed in range(given.seeds):
+            path = folder_of(given.out, row, keys_of(row, seed, plan, given.overrides)) / RESULT
+            if path.is_file():
+                runs.append(json.loads(path.read_text(encoding="utf-8"))["recalls"])
+        rows.append(Row(row["name"], runs, row["paper"]))
+    write_table(given.out, table, rows, list(plan["test"]), command, given.seeds)
 
 
 if __name__ == "__main__":

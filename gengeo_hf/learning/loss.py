@@ -3,6 +3,8 @@
 Before: one descriptor for each ground photo and each tile of a batch. After: one number to minimise.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -19,6 +21,7 @@ def symmetric_info_nce(
     label_smoothing: float = 0.0,
     positives: Tensor | None = None,
     ignored: Tensor | None = None,
+    prefixes: Sequence[int] = (),
 ) -> Tensor:
     """Mean of the two cross-entropies: ground finds its tile, tile finds its ground photo (GenGeo, section 3.4).
 
@@ -33,28 +36,38 @@ def symmetric_info_nce(
             evenly over them. The diagonal is always positive. None means the diagonal alone.
         ignored: bool (batch, batch), true where a tile is neither right nor wrong for a photo (a semi-positive);
             such candidates leave the softmax. Positives are never ignored.
+        prefixes: widths of nested descriptors (Kusupati et al. 2022, equation 1 with equal weights): the loss is the
+            mean over the first `w` values, normalised again, for each width `w`, and the whole.
 
     Returns:
         The loss, 0-d float32.
 
     Raises:
-        ValueError: the descriptors are not two matrices of one shape, or a batch of one has nothing to contrast.
+        ValueError: the descriptors are not two matrices of one shape, a batch of one has nothing to contrast, or a
+            prefix is wider than the descriptors.
     """
     if ground.shape != aerial.shape or ground.ndim != 2:
         raise ValueError(f"expected two (batch, dim) matrices of one shape, found {ground.shape} and {aerial.shape}")
     if len(ground) < 2:
         raise ValueError("a batch of one pair has no negatives: InfoNCE needs at least two pairs")
+    if prefixes and not 1 <= min(prefixes) <= max(prefixes) <= ground.shape[1]:
+        raise ValueError(f"prefixes {list(prefixes)} must lie between 1 and the width {ground.shape[1]}")
     with torch.autocast(ground.device.type, enabled=False):
         scale = logit_scale.float().exp().clamp(max=MAX_SCALE)
-        logits = scale * ground.float() @ aerial.float().T
-        target = torch.eye(len(logits), device=logits.device)
+        target = torch.eye(len(ground), device=ground.device)
         if positives is not None:
             target = torch.maximum(target, positives.to(target))
-        if ignored is not None:
-            logits = logits.masked_fill(ignored & (target == 0), -torch.inf)
-        rows = _soft_cross_entropy(logits, target, label_smoothing)
-        columns = _soft_cross_entropy(logits.T, target.T, label_smoothing)
-        return (rows + columns) / 2
+        losses = []
+        for width in (*prefixes, None):  # None: the whole, which has length 1 already
+            queries, gallery = ground.float(), aerial.float()
+            if width is not None:
+                queries, gallery = (F.normalize(x[:, :width], dim=1) for x in (queries, gallery))
+            logits = scale * queries @ gallery.T
+            if ignored is not None:
+                logits = logits.masked_fill(ignored & (target == 0), -torch.inf)
+            losses.append(_soft_cross_entropy(logits, target, label_smoothing))
+            losses.append(_soft_cross_entropy(logits.T, target.T, label_smoothing))
+        return torch.stack(losses).mean()
 
 
 def _soft_cross_entropy(logits: Tensor, target: Tensor, label_smoothing: float) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Sampler
 
-from gengeo_hf.learning.plan import Pairs, Plan, Rules, plan_epoch
+from gengeo_hf.learning.plan import EARTH_RADIUS_M, Pairs, Plan, Rules, plan_epoch, unit_vectors
 
 
 class HardNegativeBatchSampler(Sampler[list[int]]):
@@ -36,7 +36,8 @@ class HardNegativeBatchSampler(Sampler[list[int]]):
 
     def __init__(self, pairs: Pairs, rules: Rules, seed: int = 0) -> None:
         self.pairs, self.rules, self.seed, self.epoch = pairs, rules, seed, 0
-        self.tables: list[np.ndarray] = []
+        self.tables: dict[str, np.ndarray] = {}
+        self.shares: list[float] | None = None
         self.skip = 0
         self._plan: Plan | None = None
 
@@ -49,9 +50,16 @@ class HardNegativeBatchSampler(Sampler[list[int]]):
         """Choose the epoch whose batches come next, from its first batch on."""
         self.epoch, self.skip, self._plan = epoch, 0, None
 
-    def set_tables(self, *tables: np.ndarray) -> None:
-        """Replace the neighbour tables, each int (queries, K) with gallery rows; none means random batches."""
-        self.tables, self._plan = list(tables), None
+    def set_tables(self, *tables: np.ndarray, shares: list[float] | None = None, **named: np.ndarray) -> None:
+        """Replace the neighbour tables; none means random batches.
+
+        Args:
+            tables: each int (queries, K) with gallery rows, hardest first, -1 where there is none.
+            shares: how much of an anchor's neighbours each table gives; None for equal shares.
+            named: tables with a name, which `report` then uses: `set_tables(geographic=..., visual=...)`.
+        """
+        self.tables = {f"table_{number}": table for number, table in enumerate(tables)} | named
+        self.shares, self._plan = shares, None
 
     def skip_batches(self, number: int) -> None:
         """Leave out the first batches of this epoch, after a resume in its middle."""
@@ -61,7 +69,7 @@ class HardNegativeBatchSampler(Sampler[list[int]]):
         """The whole epoch, worked out once."""
         if self._plan is None:
             generator = np.random.default_rng([self.seed, self.epoch])
-            self._plan = plan_epoch(self.pairs, self.tables, self.rules, generator)
+            self._plan = plan_epoch(self.pairs, list(self.tables.values()), self.rules, generator, self.shares)
         return self._plan
 
     def __len__(self) -> int:
@@ -71,53 +79,64 @@ class HardNegativeBatchSampler(Sampler[list[int]]):
         yield from self.plan().batches[self.skip :].tolist()
 
     def state_dict(self) -> dict[str, Any]:
-        """Seed, epoch and a hash of the tables: all that the batches depend on, in less than 200 bytes."""
+        """Seed, epoch, and a hash of tables and rules: all that the batches depend on, in less than 200 bytes."""
         return {"seed": self.seed, "epoch": self.epoch, "tables": self._tables_hash()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken; the tables must have been set before.
 
         Raises:
-            ValueError: the tables are others than then, so the batches would silently differ.
+            ValueError: the tables or the rules are others than then, so the batches would silently differ.
         """
         if state["tables"] != self._tables_hash():
-            raise ValueError("the neighbour tables differ from those that the sampler's state was saved with")
+            raise ValueError("the neighbour tables or the rules differ from those of the saved sampler")
         self.seed = int(state["seed"])
         self.set_epoch(int(state["epoch"]))
 
     def _tables_hash(self) -> str:
-        digest = hashlib.sha256()
-        for table in self.tables:
+        digest = hashlib.sha256(repr((self.rules, self.shares)).encode())
+        for table in self.tables.values():
             digest.update(np.ascontiguousarray(table, dtype=np.int32).tobytes())
         return digest.hexdigest()
 
     def report(
-        self, ground: np.ndarray | None = None, aerial: np.ndarray | None = None, first_batches: int = 50
+        self, ground: np.ndarray | None = None, aerial: np.ndarray | None = None, shown: int = 48
     ) -> dict[str, float]:
         """What the batches of this epoch contain, so that a run can show that its negatives are hard.
 
         Args:
             ground: descriptors of the queries (queries, dim), for the similarity of the hardest negatives.
             aerial: descriptors of the tiles (tiles, dim).
-            first_batches: how many batches, spread over the epoch, are looked at.
+            shown: how many batches, spread over the epoch, are looked at.
 
         Returns:
-            `batches`, `anchors_per_batch`, `dropped_pairs`; with descriptors `hardest_negative` (mean cosine of each
-            photo to the most similar wrong tile of its batch); with positions `nearest_negative_m` (median distance
-            from each photo to the nearest other photo of its batch, in metres).
+            `batches`, `anchors_per_batch`, `dropped_pairs`; for each table `share_<name>`, the share of the pairs that
+            came along from it. With positions `nearest_negative_m`, the median distance from a photo to the nearest
+            other of its batch, and `within_1km`, the mean number of others in that radius. With descriptors
+            `hardest_negative`, the mean cosine of a photo to the most similar wrong tile of its batch, and the same for
+            the first and the last quarter of the epoch: were they far apart, hardness would fade.
         """
         plan = self.plan()
-        batches = plan.batches
+        count = len(plan.batches)
         out = {
-            "batches": float(len(batches)),
-            "anchors_per_batch": plan.anchors / max(1, len(batches)),
+            "batches": float(count),
+            "anchors_per_batch": plan.anchors / max(1, count),
             "dropped_pairs": float(plan.dropped),
         }
-        shown = batches[np.linspace(0, len(batches) - 1, min(first_batches, len(batches))).astype(int)]
-        if ground is not None and aerial is not None:
-            out["hardest_negative"] = float(np.mean([_hardest(ground, aerial, self.pairs, rows) for rows in shown]))
+        out |= {f"share_{name}": taken / len(self.pairs) for name, taken in zip(self.tables, plan.taken, strict=True)}
+        if not count:
+            return out
+        batches = plan.batches[np.unique(np.linspace(0, count - 1, min(shown, count)).astype(int))]
         if self.pairs.lat_lon is not None:
-            out["nearest_negative_m"] = float(np.median([_nearest_m(self.pairs.lat_lon[rows]) for rows in shown]))
+            metres = [_metres_between(self.pairs.lat_lon[rows]) for rows in batches]
+            out["nearest_negative_m"] = float(np.median([between.min(axis=1) for between in metres]))
+            out["within_1km"] = float(np.mean([(between <= 1000).sum(axis=1) for between in metres]))
+        if ground is not None and aerial is not None:
+            hardest = [_hardest(ground, aerial, self.pairs, rows) for rows in batches]
+            quarter = max(1, len(hardest) // 4)
+            out["hardest_negative"] = float(np.mean(hardest))
+            out["hardest_negative_first_quarter"] = float(np.mean(hardest[:quarter]))
+            out["hardest_negative_last_quarter"] = float(np.mean(hardest[-quarter:]))
         return out
 
 
@@ -128,11 +147,10 @@ def _hardest(ground: np.ndarray, aerial: np.ndarray, pairs: Pairs, rows: np.ndar
     return float(scores.max(axis=1).mean())
 
 
-def _nearest_m(lat_lon: np.ndarray) -> float:
-    """Median over a batch of the great-circle distance to the nearest other member, in metres."""
-    from gengeo_hf.learning.plan import EARTH_RADIUS_M, _unit_vectors
-
-    xyz = _unit_vectors(lat_lon)
+def _metres_between(lat_lon: np.ndarray) -> np.ndarray:
+    """Great-circle distances among the members of a batch, metres (n, n), infinite to themselves."""
+    xyz = unit_vectors(lat_lon)
     chord = np.linalg.norm(xyz[:, None] - xyz[None], axis=2)
-    np.fill_diagonal(chord, 2.0)
-    return float(np.median(2 * EARTH_RADIUS_M * np.arcsin(chord.min(axis=1) / 2)))
+    metres: np.ndarray = 2 * EARTH_RADIUS_M * np.arcsin(np.minimum(chord / 2, 1.0))
+    np.fill_diagonal(metres, np.inf)
+    return metres

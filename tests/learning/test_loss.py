@@ -60,6 +60,24 @@ def test_scale_is_clamped_and_autocast_changes_nothing():
         assert symmetric_info_nce(ground, aerial, limit).item() == plain.item()
 
 
+def test_nested_widths_are_the_mean_of_losses_over_prefixes():
+    torch.manual_seed(5)
+    ground, aerial = (F.normalize(torch.randn(6, 8), dim=1).requires_grad_() for _ in range(2))
+    scale = torch.tensor(2.0)
+    alone = [
+        symmetric_info_nce(*(F.normalize(x[:, :width], dim=1) for x in (ground, aerial)), scale) for width in (2, 5)
+    ]
+    alone.append(symmetric_info_nce(ground, aerial, scale))
+    nested = symmetric_info_nce(ground, aerial, scale, prefixes=[2, 5])
+    torch.testing.assert_close(nested, torch.stack(alone).mean())
+    # The first values feel all three losses, the last ones only that of the whole.
+    gradient, whole = torch.autograd.grad(nested, ground)[0], torch.autograd.grad(alone[2], ground)[0]
+    torch.testing.assert_close(gradient[:, 5:], whole[:, 5:] / 3)
+    assert (gradient[:, :2] - whole[:, :2] / 3).abs().max() > 1e-3
+    with pytest.raises(ValueError, match="prefixes"):
+        symmetric_info_nce(ground, aerial, scale, prefixes=[9])
+
+
 def test_a_single_pair_or_unequal_views_are_refused():
     with pytest.raises(ValueError, match="at least two pairs"):
         symmetric_info_nce(unit(1, 4, 0), unit(1, 4, 1), torch.tensor(1.0))
