@@ -1,0 +1,63 @@
+"""How fast the synthetic world is drawn, and what the time goes into.
+
+    python benchmarks/draw_world.py --pairs 600
+
+Prints pairs per second with one process for each core, and, from one process, the CPU time of a pair's parts. Run it on
+an otherwise idle machine; absolute figures are those of the machine.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+
+from gengeo_hf.world import build_world
+from gengeo_hf.world.dataset import SAMPLES
+from gengeo_hf.world.places import Region
+from gengeo_hf.world.shards import encode
+
+GROUND, AERIAL = (42, 168), (70, 70)  # pixels
+
+
+def parts(domain: str, pairs: int) -> dict[str, float]:
+    """CPU milliseconds of a pair: laying out its region, drawing both views, encoding them."""
+    clock = time.process_time
+    region = Region(domain, "train", 1, 0)
+    started = clock()
+    places = region.places(150)
+    tiles = [place.tiles[0] for place in places]
+    laid_out = clock()
+    above = [region.draw_aerial(tile, AERIAL, SAMPLES).image for tile in tiles[:pairs]]
+    seen = clock()
+    street = [region.draw_ground(place, GROUND, SAMPLES).image for place in places[:pairs]]
+    drawn = clock()
+    for image in (*above, *street):
+        encode(image)
+    done = clock()
+    return {
+        "layout": 1000 * (laid_out - started) / len(places),
+        "aerial": 1000 * (seen - laid_out) / len(above),
+        "ground": 1000 * (drawn - seen) / len(street),
+        "encoding": 1000 * (done - drawn) / len(street),
+    }
+
+
+def main() -> None:
+    """Parse and measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--domain", default="urban")
+    parser.add_argument("--pairs", type=int, default=600, help="whole regions of 150 are the fair measure")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        build_world(given.domain, "train", given.pairs, seed=1, cache_dir=folder)
+        seconds = time.perf_counter() - started
+    print(f"{given.pairs / seconds:.1f} pairs/s on {os.cpu_count()} cores (start of the processes included)")
+    cost = parts(given.domain, 100)
+    print(
+        ", ".join(f"{name} {value:.1f} ms" for name, value in cost.items()), f"= {sum(cost.values()):.1f} ms CPU a pair"
+    )
+
+
+if __name__ == "__main__":
+    main()
