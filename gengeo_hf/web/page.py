@@ -188,6 +188,8 @@ def _answer(desk: Desk, path: str | None, *settings: Any) -> list[Any]:
         image = read_photo(Path(path), desk.max_pixels)
         preview = gr.update(value=_small(image), visible=True)
         question = _question(*settings)
+        if desk.outdated:  # the map must show the tiles of the index that answered
+            desk.reload()
         answer, index = desk.ask(Path(path), question, name)
         pictures = index.thumbnails([place.tile_id for place in answer.places])
     except GenGeoError as error:

@@ -1,0 +1,181 @@
+"""`gengeo serve` under load: many requests at the same moment, for several rounds, with and without micro-batches.
+
+    python benchmarks/service_load.py
+    python benchmarks/service_load.py --model ./my-model --index city.gengeo --photos photos/
+
+For each setting of `--batch` a service runs in a process of its own; rounds alternate between them, so that a busy
+machine troubles both alike. Each request sends one of a few photos and must get the tiles that a lone request for this
+photo got. Printed: requests answered and answered rightly, requests a second, latencies, and the service's resident
+memory after each round. Without `--model` a DINOv2 of ViT-Ti size with random weights is made: the cost of an answer is
+real, its places mean nothing.
+"""
+
+import argparse
+import asyncio
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+HEAD = "POST /locate?top=3 HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\nConnection: close\r\n\r\n"
+
+
+class Service:
+    """One `gengeo serve` process."""
+
+    def __init__(self, model: Path, index: Path, batch: int) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port = probe.getsockname()[1]
+        command = [sys.executable, "-m", "gengeo_hf.cli", "serve", "--index", index, "--model", model, "--port"]
+        options = [self.port, "--batch", batch, "--time-limit", 600, "--device", "cpu"]
+        self.batch, self.rss, self.walls, self.latencies, self.wrong = batch, [], [], [], 0
+        self.process = subprocess.Popen([str(word) for word in command + options])
+
+    def wait(self) -> None:
+        """Until it listens."""
+        while self.process.poll() is None:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.2)
+        raise SystemExit("the service ended before it listened")
+
+    async def ask(self, photo: bytes) -> tuple[int, list[str], float]:
+        """Status, tiles and seconds of one request, on a connection of its own."""
+        started = time.perf_counter()
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(HEAD.format(len(photo)).encode() + photo)
+        await writer.drain()
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        writer.close()
+        status = int(head.split()[1])
+        tiles = [place["tile_id"] for place in json.loads(body)["places"]] if status == 200 else []
+        return status, tiles, time.perf_counter() - started
+
+    async def round(self, photos: list[bytes], requests: int, truth: list[list[str]]) -> None:
+        """All requests at the same moment."""
+        started = time.perf_counter()
+        found = await asyncio.gather(
+            *(self.ask(photos[number % len(photos)]) for number in range(requests)), return_exceptions=True
+        )
+        self.walls.append(time.perf_counter() - started)
+        for number, result in enumerate(found):
+            if isinstance(result, BaseException) or result[:2] != (200, truth[number % len(truth)]):
+                self.wrong += 1
+                print(f"request {number}: {result!r}", file=sys.stderr)
+            else:
+                self.latencies.append(result[2])
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        self.rss.append(int(status.split("VmRSS:")[1].split()[0]) / 1024)
+
+
+def random_model(folder: Path) -> Path:
+    """A DINOv2 of ViT-Ti size with a SALAD head, random weights."""
+    import torch
+
+    from gengeo_hf.model import GenGeoConfig, GenGeoImageProcessor, GenGeoModel
+
+    torch.manual_seed(0)
+    backbone = {
+        "model_type": "dinov2", "hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3,
+        "image_size": 392, "patch_size": 14,
+    }  # fmt: skip
+    GenGeoModel(GenGeoConfig(backbone_config=backbone, trainable_blocks=None)).save_pretrained(folder)
+    sizes = {"ground": {"height": 112, "width": 448}, "aerial": {"height": 196, "width": 196}}
+    GenGeoImageProcessor(view_sizes=sizes).save_pretrained(folder)
+    return folder
+
+
+def random_index(model: Path, folder: Path, tiles: int) -> Path:
+    """An index of made-up descriptors of this model."""
+    from gengeo_hf.encoder import Encoder
+    from gengeo_hf.places.folder import write_index
+    from gengeo_hf.places.tiles import tile_table
+
+    encoder = Encoder.from_pretrained(model, device="cpu")
+    vectors = np.random.default_rng(0).standard_normal((tiles, encoder.dim)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    lat, lon = 60 + np.arange(tiles) * 1e-3, np.full(tiles, 25.0)
+    about = {"dim": encoder.dim, "model": {"name": str(model), "fingerprint": encoder.fingerprint}}
+    write_index(folder, tile_table([f"t{n}" for n in range(tiles)], lat, lon, [None] * tiles), [vectors], about)
+    return folder
+
+
+def made_up_photos(count: int, width: int) -> list[bytes]:
+    """JPEGs of smooth noise, twice as wide as high."""
+    from PIL import Image
+
+    photos = []
+    for seed in range(count):
+        small = np.random.default_rng(seed).integers(0, 255, (40, 80, 3), np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(small).resize((width, width // 2), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
+        photos.append(buffer.getvalue())
+    return photos
+
+
+def report(service: Service, requests: int) -> str:
+    """One line of the table."""
+    p50, p95, p99 = np.percentile(service.latencies, [50, 95, 99]) if service.latencies else [float("nan")] * 3
+    rounds = len(service.walls)
+    memory = " ".join(f"{value:.0f}" for value in service.rss)
+    return (
+        f"| {service.batch} | {rounds * requests - service.wrong} of {rounds * requests} | "
+        f"{requests / np.median(service.walls):.1f} | {p50:.2f} | {p95:.2f} | {p99:.2f} | {memory} |"
+    )
+
+
+def main() -> None:
+    """Parse, load, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--index", type=Path)
+    parser.add_argument("--photos", type=Path, help="folder of photos; default: made-up ones")
+    parser.add_argument("--width", type=int, default=1200, help="of made-up photos, pixels")
+    parser.add_argument("--tiles", type=int, default=5000, help="of the made-up index")
+    parser.add_argument("--requests", type=int, default=200, help="at the same moment")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
+    given = parser.parse_args()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    with tempfile.TemporaryDirectory() as name:
+        model = given.model or random_model(Path(name) / "model")
+        index = given.index or random_index(model, Path(name) / "load.gengeo", given.tiles)
+        photos = made_up_photos(8, given.width)
+        if given.photos:
+            photos = [path.read_bytes() for path in sorted(given.photos.glob("*.jp*g"))]
+        services = [Service(model, index, batch) for batch in given.batch]
+        try:
+            for service in services:
+                service.wait()
+            truth = [asyncio.run(services[0].ask(photo))[1] for photo in photos]
+            for _ in range(given.rounds):
+                for service in services:
+                    asyncio.run(service.round(photos, given.requests, truth))
+        finally:
+            for service in services:
+                service.process.terminate()
+                service.process.wait()
+    print(f"{given.requests} requests at the same moment, {given.rounds} rounds, {os.cpu_count()} cores")
+    print("| batch | answered rightly | requests/s (median round) | p50 s | p95 s | p99 s | RSS MB after each round |")
+    print("|---|---|---|---|---|---|---|")
+    for service in services:
+        print(report(service, given.requests))
+    if len(services) == 2:
+        ratio = np.median(np.array(services[0].walls) / np.array(services[1].walls))
+        print(
+            f"batch {services[1].batch} answers {ratio:.2f} times as fast as batch {services[0].batch} (paired rounds)"
+        )
+    if any(service.wrong for service in services):
+        raise SystemExit("requests were lost or answered wrongly")
+
+
+if __name__ == "__main__":
+    main()
