@@ -22,7 +22,14 @@ from gengeo_hf.explain.figures import (
     regions_figure,
     selection_figure,
 )
-from gengeo_hf.explain.links import Match, Preference, account, explain_match, explain_preference
+from gengeo_hf.explain.links import (
+    Match,
+    Preference,
+    account,
+    explain_match,
+    explain_preference,
+    link_direction_error,
+)
 from gengeo_hf.explain.look import Look, kept_map, look, look_many
 
 __all__ = [
@@ -39,6 +46,7 @@ __all__ = [
     "explain_preference",
     "histogram_similarity",
     "kept_map",
+    "link_direction_error",
     "look",
     "look_many",
     "match_figure",

@@ -99,6 +99,25 @@ def account(ground: Look, aerial: Look) -> Match:
     )  # fmt: skip
 
 
+def link_direction_error(match: Match) -> float:
+    """How far links point off, in degrees: 0 when patches are linked with what lies in their direction, 90 by chance.
+
+    The photo must be a panorama with north in its middle, and the tile centred on the camera. Positive links count by
+    what they add. A tile's central patch has no direction and is left out.
+
+    Returns:
+        Mean absolute angle between a ground patch's azimuth and an aerial patch's direction from the tile's centre.
+    """
+    columns = np.arange(len(match.ground.norms)) % match.ground.grid[1]
+    azimuth = ((columns + 0.5) / match.ground.grid[1] - 0.5) * 360
+    down, right = np.divmod(np.arange(len(match.aerial.norms)), match.aerial.grid[1])
+    north, east = (match.aerial.grid[0] - 1) / 2 - down, right - (match.aerial.grid[1] - 1) / 2
+    direction = np.degrees(np.arctan2(east, north))
+    apart = np.abs((azimuth[:, None] - direction + 180) % 360 - 180)
+    weight = np.clip(match.links, 0, None) * ((north != 0) | (east != 0))
+    return float((weight * apart).sum() / max(float(weight.sum()), 1e-12))
+
+
 @dataclass(frozen=True)
 class Preference:
     """Why one tile scores higher than another for the same photo.

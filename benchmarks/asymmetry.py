@@ -1,0 +1,138 @@
+"""What the head keeps of each class, from the street and from above: does the dustbin take sky and cars?
+
+The synthetic world knows the class of every pixel. For each view: the class's share of the area, of the kept mass,
+their ratio (1: indifferent) with a 95 % interval over images, and the kept mass over what the same places in the image
+keep on average (1: only the place counts, not what is seen there). Where cameras stand in the middle of their tiles,
+also how far linked patches point off each other's direction (chance: 90 degrees). A model of random weights is measured
+beside it.
+
+python benchmarks/asymmetry.py --model demo/gengeo-world-urban --places 150
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gengeo_hf.data.loading import AerialImages, GroundImages
+from gengeo_hf.encoder import Encoder
+from gengeo_hf.errors import GenGeoError
+from gengeo_hf.explain.classes import ClassPreference, asymmetry, class_preference, class_shares
+from gengeo_hf.explain.clusters import looks
+from gengeo_hf.explain.links import account, link_direction_error
+from gengeo_hf.explain.look import need_dustbin
+from gengeo_hf.files import write_json, write_text
+from gengeo_hf.model import GenGeoConfig, GenGeoModel
+from gengeo_hf.world import CLASS_NAMES, build_world
+from gengeo_hf.world.truth import aerial_classes, ground_classes
+
+RARE = 5e-4  # share of all pixels below which a class is not reported
+
+
+def true_shares(
+    world: Any, rows: list[int], grids: dict[str, tuple[int, int]], sizes: dict[str, tuple[int, int]]
+) -> Any:
+    """Share of each class in each patch, for each image of both views."""
+    draw = {"ground": (world.queries, "query_id", ground_classes), "aerial": (world.gallery, "tile_id", aerial_classes)}
+    return {
+        view: [class_shares(kinds(table[row][key], sizes[view]), grids[view], len(CLASS_NAMES)) for row in rows]
+        for view, (table, key, kinds) in draw.items()
+    }
+
+
+def measure(encoder: Encoder, world: Any, rows: list[int], shares: Any) -> dict[str, ClassPreference]:
+    """Preference of each view; row i of the gallery need not be the tile of row i of the queries."""
+    images = {"ground": GroundImages(world), "aerial": AerialImages(world)}
+    found = {}
+    for view in ("ground", "aerial"):
+        seen = looks(encoder, (images[view][row] for row in rows), view)  # type: ignore[arg-type]  # a Literal in a loop
+        found[view] = class_preference([x.kept for x in seen], shares[view])
+    return found
+
+
+def pointing(encoder: Encoder, world: Any, rows: list[int]) -> float:
+    """Mean error of the links' directions over true pairs, degrees."""
+    tiles = world.positive_rows()
+    ground, aerial = GroundImages(world), AerialImages(world)
+    photos = looks(encoder, (ground[row] for row in rows), "ground")
+    answers = looks(encoder, (aerial[int(tiles[row])] for row in rows), "aerial")
+    return float(np.mean([link_direction_error(account(*pair)) for pair in zip(photos, answers, strict=True)]))
+
+
+def described(name: str, found: dict[str, ClassPreference]) -> list[str]:
+    """One model's table in lines of text."""
+    lines = [name, " " * 9 + "".join(f"|{view:^39}" for view in found)]
+    lines.append(" " * 9 + "|   area   kept  ratio  (95 %)     beyond" * 2)
+    for number, label in enumerate(CLASS_NAMES):
+        cells = []
+        for view in found.values():
+            if view.area[number] < RARE:
+                cells.append(f"|{'-':>7}{'':32}")
+                continue
+            interval = f"{view.low[number]:.2f}-{view.high[number]:.2f}"
+            shares = f"|{view.area[number]:7.1%}{view.kept[number]:7.1%}{view.preference[number]:7.2f}"
+            cells.append(f"{shares}  {interval:<11}{view.beyond_place[number]:6.2f}")
+        lines.append(f"{label:<9}" + "".join(cells))
+    apart, areas = asymmetry(found["ground"], found["aerial"], [CLASS_NAMES.index("sky")])
+    lines.append(f"asymmetry of the views, sky left out: {apart:.2f} of the kept mass, {areas:.2f} of the mere areas")
+    shares = ", ".join(f"{value.place_share:.0%} ({view})" for view, value in found.items())
+    lines.append(f"variance of what is kept that the place in the image explains alone: {shares}")
+    return lines
+
+
+def plain(found: dict[str, ClassPreference]) -> dict[str, Any]:
+    """The same as values for JSON; None where a class is too rare."""
+    keys = ("area", "kept", "preference", "low", "high", "beyond_place")
+    classes = {
+        view: {
+            label: {key: round(float(getattr(value, key)[n]), 4) for key in keys} if value.area[n] >= RARE else None
+            for n, label in enumerate(CLASS_NAMES)
+        }
+        for view, value in found.items()
+    }
+    apart, areas = asymmetry(found["ground"], found["aerial"], [CLASS_NAMES.index("sky")])
+    places = {view: value.place_share for view, value in found.items()}
+    return {"classes": classes, "asymmetry": apart, "asymmetry_of_areas": areas, "place_share": places}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="demo/gengeo-world-urban", help="a checkpoint with a SALAD head and dustbin")
+    parser.add_argument("--domain", default="urban", help="urban, rural or offcenter")
+    parser.add_argument("--places", type=int, default=150)
+    parser.add_argument("--world", default=None, help="folder of drawn worlds, such as demo/world")
+    parser.add_argument("--table", default=None, help="write what is printed here, as Markdown")
+    parser.add_argument("--json", default=None, help="write the figures here too")
+    given = parser.parse_args()
+    encoder = Encoder.from_pretrained(given.model, device="cpu")
+    need_dustbin(encoder)
+    sizes = {view: (size["height"], size["width"]) for view, size in encoder.processor.view_sizes.items()}
+    patch = encoder.model.config.backbone_config.patch_size
+    grids = {view: (size[0] // patch, size[1] // patch) for view, size in sizes.items()}
+    world = build_world(given.domain, "test", given.places, ground_size=sizes["ground"], aerial_size=sizes["aerial"],
+                        cache_dir=given.world)  # fmt: skip
+    rows = list(range(given.places))
+    shares = true_shares(world, rows, grids, sizes)
+    blank = Encoder(GenGeoModel(GenGeoConfig.from_pretrained(given.model)), encoder.processor, "cpu")
+    results, lines = {}, [f"world/{given.domain}/test, {given.places} places, model {Path(given.model).name}"]
+    for name, model in (("trained", encoder), ("random weights", blank)):
+        found = measure(model, world, rows, shares)
+        results[name] = plain(found)
+        lines += ["", *described(name, found)]
+        if given.domain != "offcenter":
+            error = results[name]["link_direction_error"] = pointing(model, world, rows)
+            lines.append(f"links point off by {error:.0f} degrees on average (chance: 90)")
+    print("\n".join(lines))
+    if given.json:
+        write_json(given.json, {"model": given.model, "domain": given.domain, "places": given.places, **results})
+    if given.table:
+        write_text(given.table, "```text\n" + "\n".join(lines) + "\n```\n")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except GenGeoError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,67 @@
+"""`gengeo explain` and `gengeo figure` from outside."""
+
+import pytest
+from PIL import Image
+
+from gengeo_hf import cli
+from gengeo_hf.cli.why import figure
+from tests.test_cli import gengeo  # noqa: F401  # the fixture that runs a command
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for name, size in {"g.png": (112, 28), "a.png": (56, 56), "b.png": (60, 60)}.items():
+        Image.effect_noise(size, 60 + size[1]).convert("RGB").save(tmp_path / name)
+    return tmp_path
+
+
+def test_a_match_and_a_preference(gengeo, photos, tiny_checkpoint):  # noqa: F811
+    words = ("explain", photos / "g.png", photos / "a.png", "--model", tiny_checkpoint, "--device", "cpu")
+    code, out, err = gengeo(*words, "--out", photos / "why.png")
+    assert code == 0 and "patches add" in out, err
+    assert Image.open(photos / "why.png").width > 500
+    code, out, err = gengeo(*words, "--out", photos / "why.jpg", "--instead-of", photos / "b.png")
+    assert code == 0 and out.startswith("scores: "), err
+    assert Image.open(photos / "why.jpg").format == "JPEG"
+
+
+def test_the_papers_figures(gengeo, photos, tiny_checkpoint):  # noqa: F811
+    pair = f"{photos / 'g.png'}+{photos / 'a.png'}"
+    model = ("--model", tiny_checkpoint)
+    assert gengeo("figure", "selection", pair, pair, *model, "--out", photos / "s.png")[0] == 0
+    boxes = ("--ground-box", "0,0,0.5,1", "--aerial-box", "0,0,1,0.5")
+    code, out, _ = gengeo(
+        "figure", "regions", photos / "g.png", photos / "a.png", *model, *boxes, "--out", photos / "r.png"
+    )
+    assert code == 0 and "cosine" in out
+    assert gengeo("figure", "clusters", photos / "g.png", *model, "--out", photos / "c.png")[0] == 0
+    assert gengeo("figure", "pairs", pair, "--out", photos / "p.png")[0] == 0
+    assert all((photos / f"{name}.png").is_file() for name in "srcp")
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("explain", "none.jpg", "a.png", "--out", "o.png"), "none.jpg"),
+        (("explain", "g.png", "a.png", "--out", "o.txt"), ".png or .jpg"),
+        (
+            ("figure", "regions", "g.png", "a.png", "--ground-box", "1,2", "--aerial-box", "0,0,1,1", "--out", "o.png"),
+            "box",
+        ),
+        (("figure", "clusters", "g.png", "--view", "side", "--out", "o.png"), "side"),
+        (("figure", "selection", "world-mars", "--out", "o.png"), "world-mars"),
+    ],
+)
+def test_a_mistake_is_one_line(gengeo, photos, tiny_checkpoint, monkeypatch, words, reason):  # noqa: F811
+    monkeypatch.chdir(photos)
+    before = sorted(photos.iterdir())
+    code, _, err = gengeo(*words, "--model", tiny_checkpoint)
+    assert code == 2 and err.splitlines()[-1].startswith("error: ") and reason in err.splitlines()[-1]
+    assert sorted(photos.iterdir()) == before
+
+
+def test_every_figure_teaches_with_an_example(gengeo):  # noqa: F811
+    assert cli.why.figure is figure
+    for command in figure.registered_commands:
+        code, out, _ = gengeo("figure", command.name or command.callback.__name__, "--help")
+        assert code == 0 and "example" in out.lower()

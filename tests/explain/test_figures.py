@@ -1,0 +1,154 @@
+"""Clusters, classes and pictures: against slow formulas, and what a reader must find on a page."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gengeo_hf.encoder import Encoder
+from gengeo_hf.errors import GenGeoError
+from gengeo_hf.explain import (
+    cluster_histogram,
+    cluster_map_figure,
+    clusters_figure,
+    explain_match,
+    explain_preference,
+    histogram_similarity,
+    link_direction_error,
+    look,
+    match_figure,
+    overlay,
+    pairs_figure,
+    parse_box,
+    preference_figure,
+    regions_figure,
+    selection_figure,
+    similarity_elsewhere,
+    stretch,
+    stretch_signed,
+    top_patches,
+)
+from gengeo_hf.explain.classes import asymmetry, class_preference, class_shares
+from gengeo_hf.explain.clusters import patches_in
+from tests.explain.test_look import sharpen
+
+
+@pytest.fixture
+def encoder(tiny_model, tiny_processor):
+    sharpen(tiny_model)
+    return Encoder(tiny_model, tiny_processor, "cpu", batch_size=3)
+
+
+def noise(seed, size):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (*size, 3), np.uint8))
+
+
+GROUND, AERIAL = noise(0, (28, 112)), noise(1, (56, 56))
+
+
+def test_a_box_counts_patches_by_the_share_that_lies_inside():
+    inside = patches_in((2, 4), (0.125, 0.0, 0.75, 0.5)).reshape(2, 4)
+    np.testing.assert_allclose(inside, [[0.5, 1, 1, 0], [0, 0, 0, 0]], atol=1e-6)
+
+
+def test_a_histogram_is_the_mean_plan_of_the_region(encoder):
+    seen = look(encoder, AERIAL, "aerial")
+    plan = seen.plan.reshape(-1, 4, 4)[:, 1:3, 0:2].mean(axis=(1, 2))
+    np.testing.assert_allclose(cluster_histogram(seen, (0, 0.25, 0.5, 0.75)), plan / plan.sum(), rtol=1e-5)
+    assert cluster_histogram(seen).sum() == pytest.approx(1, abs=1e-5)
+    elsewhere = similarity_elsewhere(cluster_histogram(seen, (0, 0.25, 0.5, 0.75)), seen, (0, 0.25, 0.5, 0.75))
+    assert len(elsewhere) == 9 and elsewhere.max() == pytest.approx(1)
+    assert histogram_similarity(np.array([1.0, 0]), np.array([0, 1.0])) == 0
+
+
+@pytest.mark.parametrize("text", ["1,2,3", "0.5,0,0.2,1", "0,0,2,1", "a,b,c,d", "nan,0,1,1"])
+def test_a_wrong_box_is_one_line(text):
+    with pytest.raises(GenGeoError, match="box"):
+        parse_box(text)
+
+
+def test_top_patches_are_those_that_a_slow_search_finds(encoder):
+    images = [noise(seed, (28, 112)) for seed in range(8)]
+    chosen, plan = top_patches(encoder, iter(images), "ground", count=3)
+    plans = [look(encoder, image, "ground").plan for image in images]
+    np.testing.assert_allclose(plan, np.mean(plans, axis=0).reshape(-1, 2, 8), atol=1e-6)
+    for cluster, patches in enumerate(chosen):
+        slow = sorted(((p[cluster].max(), n) for n, p in enumerate(plans)), reverse=True)[:3]
+        assert [patch.number for patch in patches] == [n for _, n in slow]
+        row, column = patches[0].place
+        assert plans[slow[0][1]][cluster].reshape(2, 8)[row, column] == pytest.approx(slow[0][0], abs=1e-5)
+        assert patches[0].picture.size == (96, 96)
+    with pytest.raises(GenGeoError, match="no images"):
+        top_patches(encoder, [], "ground")
+
+
+def test_links_that_follow_the_compass_have_no_error(encoder):
+    match = explain_match(encoder, GROUND, AERIAL)
+    links = np.zeros_like(match.links)
+    links[4, 2] = 1.0  # just right of north (22.5 degrees), and the tile's upper row, just right of its middle (18.4)
+    assert link_direction_error(type(match)(**{**match.__dict__, "links": links})) == pytest.approx(4.07, abs=0.01)
+    links[4, 2], links[4, 14] = 0.0, 1.0  # the tile's lower row: behind
+    assert link_direction_error(type(match)(**{**match.__dict__, "links": links})) == pytest.approx(
+        180 - 40.93, abs=0.1
+    )
+
+
+def test_class_shares_against_counting():
+    kinds = np.random.default_rng(0).integers(0, 3, (6, 8))
+    shares = class_shares(kinds, (3, 2), 3)
+    assert shares[3, 1] == pytest.approx(np.mean(kinds[2:4, 4:8] == 1))
+    np.testing.assert_allclose(shares.sum(axis=1), 1)
+    with pytest.raises(GenGeoError, match="cannot be cut"):
+        class_shares(kinds, (4, 2), 3)
+
+
+def test_a_head_that_loves_one_class_is_told_from_one_that_loves_one_place():
+    make = np.random.default_rng(0)
+    shares = [np.eye(3)[make.integers(0, 3, 12)] for _ in range(200)]
+    by_class = class_preference([0.1 + 0.8 * s[:, 2] for s in shares], shares, resamples=50)
+    assert by_class.preference[2] > 2 and by_class.low[2] > 2 and by_class.beyond_place[2] > 2
+    assert by_class.preference[0] < 0.4 and by_class.place_share < 0.05
+    place = np.full(12, 0.1)
+    place[5] = 0.9
+    by_place = class_preference([place] * 200, shares, resamples=50)
+    np.testing.assert_allclose(by_place.beyond_place, 1, atol=1e-9)
+    assert by_place.place_share == pytest.approx(1)
+    assert by_place.low[2] < 1 < by_place.high[2] or abs(by_place.preference[2] - 1) < 0.3
+    kept, areas = asymmetry(by_class, by_place, left_out=[0])
+    assert kept > 0.25 and areas == pytest.approx(0)
+
+
+def test_scales():
+    values = np.array([[0.0, 1.0], [2.0, 3.0]])
+    assert stretch(values).min() == 0 and stretch(values).max() == 1
+    assert stretch(np.ones((2, 2))).max() == 0
+    signed = stretch_signed(np.array([[-1.0, 0.0], [0.5, 1.0]]))
+    assert signed[0, 1] == 0.5 and signed[0, 0] < 0.02 and signed[1, 1] > 0.98
+    assert stretch_signed(np.zeros((2, 2))).tolist() == [[0.5, 0.5], [0.5, 0.5]]
+
+
+def test_an_overlay_is_bright_where_the_map_is():
+    grey = Image.new("RGB", (112, 28), (90, 90, 90))
+    picture = np.asarray(overlay(grey, np.array([[0.0, 1.0]]), smooth=False)).astype(int)
+    assert picture.shape[1] >= 392 and picture.shape[1] == 4 * picture.shape[0]
+    left, right = picture[:, :180].mean(axis=(0, 1)), picture[:, -180:].mean(axis=(0, 1))
+    assert right[1] > left[1] + 80 and left[2] > left[1]
+
+
+def test_every_figure_is_drawn_at_a_readable_size(encoder):
+    match = explain_match(encoder, GROUND, AERIAL)
+    preference = explain_preference(encoder, GROUND, AERIAL, noise(5, (56, 56)))
+    patches = [top_patches(encoder, [GROUND, GROUND], "ground", 2), top_patches(encoder, [AERIAL], "aerial", 2)]
+    box = (0.0, 0.0, 0.5, 0.5)
+    figures = {
+        "selection": selection_figure(encoder, [(GROUND, AERIAL)] * 2, ["a", "b"], side=60),
+        "match": match_figure(match),
+        "no links": match_figure(match, count=0),
+        "preference": preference_figure(preference),
+        "regions": regions_figure(match.ground, box, match.aerial, box),
+        "clusters": clusters_figure(patches[0][0], patches[1][0], (patches[0][1], patches[1][1])),
+        "one image": cluster_map_figure(match.ground),
+        "pairs": pairs_figure([(GROUND, AERIAL)], ["a pair"]),
+    }
+    for name, picture in figures.items():
+        assert picture.mode == "RGB" and min(picture.size) > 150, name
+        assert len(picture.getcolors(1 << 24)) > 50, name

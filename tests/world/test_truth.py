@@ -1,0 +1,33 @@
+"""Class maps drawn from ids alone: they must belong to the stored pictures."""
+
+import io
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from gengeo_hf.errors import GenGeoError
+from gengeo_hf.world import CLASS_NAMES, build_world
+from gengeo_hf.world.truth import _parsed, aerial_classes, ground_classes
+
+
+@pytest.mark.parametrize("domain", ["urban", "offcenter"])
+def test_class_maps_belong_to_the_stored_pictures(domain, tmp_path):
+    world = build_world(domain, "test", 3, ground_size=(14, 56), aerial_size=(28, 28), cache_dir=tmp_path, workers=1)
+    query, tile = world.queries[2], world.gallery[1]
+    kinds = ground_classes(query["query_id"], (14, 56))
+    assert kinds.shape == (14, 56) and CLASS_NAMES[kinds[0, 0]] == "sky" and not (kinds[-1] == 0).any()
+    from_above = aerial_classes(tile["tile_id"], (28, 28))
+    assert from_above.shape == (28, 28) and not (from_above == 0).any() and len(np.unique(from_above)) > 1
+    # The region that an id names draws the very picture that is stored under that id.
+    region, numbers = _parsed(query["query_id"].removesuffix("-ground"))
+    again = region.draw_ground(region.places(numbers[0] + 1)[numbers[0]], (14, 56), 2).image
+    stored = world.queries.cast_column("ground", datasets.Image(decode=False))[2]["ground"]["bytes"]
+    np.testing.assert_array_equal(again, np.asarray(Image.open(io.BytesIO(stored)).convert("RGB")))
+
+
+@pytest.mark.parametrize("name", ["photo.jpg", "mars-test-0-0000-003-ground", "urban-test-0-0000"])
+def test_other_ids_are_refused(name):
+    with pytest.raises(GenGeoError, match="no id of the synthetic world"):
+        ground_classes(name, (14, 56))
