@@ -35,6 +35,10 @@ AS_FILE, PANORAMA, ORDINARY = KINDS = ("as its file tells", "panorama", "ordinar
 NORTH = "north"
 HEADINGS: dict[str, float | str] = {NORTH: 0.0, "as its file tells": "exif", "unknown: try eight": "unknown"}
 KEEP_FILES_S = 3600  # uploads are deleted after an hour
+ROW: dict[str, Any] = {  # of pictures that are clicked
+    "show_label": False, "allow_preview": False, "object_fit": "cover", "buttons": [], "interactive": False,
+    "height": "auto",
+}  # fmt: skip
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
 
 
@@ -63,9 +67,9 @@ def build_page(desk: Desk, examples: Sequence[Path] = ()) -> gr.Blocks:
         gr.HTML(words.heading(desk))
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=300):
-                photo = gr.File(label="Drop a photo here, or click to choose one", elem_id="photo", height=130)
+                photo = gr.File(label="Photo", elem_id="photo", height=130)
                 if examples:
-                    gr.Examples([[str(path)] for path in examples], photo, label="Or try one of these")
+                    _examples(examples, photo)
                 preview = gr.Image(label="Your photo", interactive=False, visible=False, elem_id="preview", buttons=[])
                 settings = _settings(desk)
                 button = gr.Button("Locate", variant="primary", elem_id="locate")
@@ -163,13 +167,25 @@ def _settings(desk: Desk) -> list[Any]:
     return [top, near, radius, gps, kind, fov, heading, threshold]
 
 
+def _examples(paths: Sequence[Path], photo: gr.File) -> None:
+    """Small pictures of photos; a click on one asks about it."""
+    gr.HTML(words.section("Or try one of these"))
+    small = [read_photo(path) for path in paths]
+    for image in small:
+        image.thumbnail((320, 320))
+    row = gr.Gallery(small, columns=3, elem_id="examples", **ROW)
+
+    def take(event: gr.SelectData) -> str:
+        return str(paths[int(event.index)])
+
+    row.select(take, None, photo, **QUIET)
+
+
 def _results() -> list[Any]:
     """Map, tiles, and what the model looked at: title, photo, tile, figure."""
     ground_map = gr.HTML(elem_id="map")
-    tiles = gr.Gallery(
-        label="Best places: click one to see what the model compared", elem_id="tiles", columns=5, height="auto",
-        allow_preview=False, object_fit="cover", buttons=[], interactive=False,
-    )  # fmt: skip
+    gr.HTML(words.section("Best places", "Click a tile to see what the model compared."))
+    tiles = gr.Gallery(columns=5, elem_id="tiles", **ROW)
     title = gr.HTML(elem_id="kept")
     with gr.Row():
         photo = gr.Image(label="Photo", interactive=False, buttons=[], elem_id="kept-photo", min_width=240)
@@ -197,13 +213,14 @@ def _answer(desk: Desk, path: str | None, *settings: Any) -> list[Any]:
     banner = words.answer(answer, question)
     if not answer.places:
         return _only(banner, preview)
-    whole_map = answers_map([replace(answer, photo=path)], index, desk.caveat)  # it reads the photo again
-    banner += words.downloads(whole_map, to_geojson([answer], desk.caveat))
+    found = [replace(answer, photo=path)]  # the map reads the photo again
+    banner += words.downloads(answers_map(found, index, desk.caveat), to_geojson([answer], desk.caveat))
+    frame = map_frame(answers_map(found, index), MAP_HEIGHT)  # the page has said the caveat
     state = Shown(answer.places, see(desk.encoder.encoder, _small(image), "ground"), pictures)
     gallery = [(read_photo(pictures[place.tile_id]), words.caption(place)) for place in state.with_picture]
     row = gr.update(value=gallery, visible=bool(gallery), selected_index=0 if gallery else None)
     shown = gr.update(visible=True)
-    return [preview, banner, shown, map_frame(whole_map, MAP_HEIGHT), row, *_seen(desk, state, 0), state]
+    return [preview, banner, shown, frame, row, *_seen(desk, state, 0), state]
 
 
 def _only(banner: str, preview: Any = None) -> list[Any]:

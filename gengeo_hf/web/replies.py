@@ -157,7 +157,7 @@ class LocateOptions(BaseModel):
     )
     merge: bool = Field(True, description="merge overlapping tiles into one place")
     threshold: float = Field(
-        0.0, ge=0, le=1, allow_inf_nan=False, description="confidence below which the answer is not `known`"
+        0.0, ge=0, le=1, allow_inf_nan=False, description="confidence below which known is false"
     )
     fov: float | None = Field(
         None,

@@ -84,7 +84,7 @@ def create_app(desk: Desk, limits: Limits | None = None) -> FastAPI:
     app = FastAPI(
         title="GenGeo: where was this photo taken?",
         version=__version__,
-        description=f"Model `{desk.model_name}`. {desk.caveat}",
+        description=f"Model {desk.model_name}. {desk.caveat}".strip(),
         docs_url=None,  # the stock pages load their scripts from a CDN
         redoc_url=None,
         lifespan=_lifespan(desk, line),
@@ -99,7 +99,7 @@ def create_app(desk: Desk, limits: Limits | None = None) -> FastAPI:
 
 
 async def locate(request: Request, options: Annotated[LocateOptions, Query()]) -> Response:
-    """Best first, as JSON, or as a GeoJSON FeatureCollection (RFC 7946) with `format=geojson`."""
+    """Best first, as JSON, or as a GeoJSON FeatureCollection (RFC 7946) with format=geojson."""
     desk: Desk = request.app.state.desk
     question = options.question()
     if question.threshold > 0 and desk.localizer.calibration is None:

@@ -28,6 +28,11 @@ def heading(desk: Desk) -> str:
     )
 
 
+def section(title: str, text: str = "") -> str:
+    """A heading inside the page."""
+    return f'<div class="gg-section"><h2>{html.escape(title)}</h2><p>{html.escape(text)}</p></div>'
+
+
 def welcome() -> str:
     """Before there is an answer."""
     return (
@@ -38,14 +43,14 @@ def welcome() -> str:
 
 def failure(message: str) -> str:
     """Why there is no answer."""
-    text = html.escape(_sentence(message))
+    text = html.escape(message)  # it may begin with the name of a file
     return f'<div class="gg-card gg-bad" role="alert"><h2>No answer</h2><p>{text}</p></div>'
 
 
 def answer(found: Answer, question: Question) -> str:
     """The best place, or that it is not known, and how sure that is."""
     if not found.places:
-        return failure("no tile lies in the circle that was asked for; widen it, or clear the field")
+        return failure("No tile lies in the circle that was asked for; widen it, or clear the field.")
     best = found.places[0]
     where = f'<span class="gg-where">{best.lat:.6f}, {best.lon:.6f}</span>'
     if best.uncertainty_m is not None:
@@ -80,8 +85,8 @@ def downloads(page: str, geojson: str) -> str:
 
 def caption(place: Place) -> str:
     """One line under a tile."""
-    sure = f" · sure to {place.confidence:.0%}" if place.confidence is not None else ""
-    return f"{place.rank}. {place.lat:.5f}, {place.lon:.5f} · {place.score:.3f}{sure}"
+    sure = f"{place.confidence:.0%}" if place.confidence is not None else f"{place.score:.3f}"
+    return f"{place.rank} · {sure}"
 
 
 def kept(which: str, note: str = "") -> str:
@@ -90,7 +95,7 @@ def kept(which: str, note: str = "") -> str:
         f"The photo beside the tile of {which}: yellow patches went into the descriptor most, violet ones least. "
         f"{SCALE_NOTE}"
     )
-    return f'<div class="gg-kept"><h2>What the model looked at</h2><p>{html.escape(text)}</p></div>'
+    return section("What the model looked at", text)
 
 
 def _sure(place: Place) -> str:
