@@ -125,8 +125,8 @@ async def describe(request: Request, options: Annotated[DescribeOptions, Query()
     )
 
 
-async def state(request: Request) -> HealthReply:
-    """Answers at once, also when the queue is full."""
+def state(request: Request) -> HealthReply:
+    """Answers at once, also when the queue is full."""  # in a thread of its own: it looks at the disk
     line: Line = request.app.state.line
     return health(request.app.state.desk, line.inside, line.limits.queue, request.app.state.answered, line.refused)
 
