@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 View = Literal["ground", "aerial"]
 TRAINING_RECORD = "gengeo_training.json"
+BACKENDS = ("torch", "onnx")
 
 
 class Encoder:
@@ -57,7 +58,13 @@ class Encoder:
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path, device: str | torch.device | None = None, batch_size: int = 32, **kwargs: Any
+        cls,
+        name: str | Path,
+        device: str | torch.device | None = None,
+        batch_size: int = 32,
+        backend: str = "torch",
+        truncate_dim: int | None = None,
+        **kwargs: Any,
     ) -> Encoder:
         """Load model, preprocessing and training record from a checkpoint folder or a Hub id.
 
@@ -65,11 +72,29 @@ class Encoder:
             name: a folder with config.json and model.safetensors, or `organisation/name` on the Hub.
             device: see the class.
             batch_size: see the class.
+            backend: "torch", or "onnx" for the files that `gengeo export --onnx` put beside the checkpoint.
+            truncate_dim: see `truncate`; None keeps the width that the checkpoint asks for.
             kwargs: passed to `GenGeoModel.from_pretrained`, for example `dtype` or `revision`.
 
         Raises:
             GenGeoError: nothing is there, or it is not a GenGeo checkpoint.
         """
+        if backend not in BACKENDS:
+            raise GenGeoError(f"unknown backend {backend!r}: expected {' or '.join(BACKENDS)}")
+        if backend == "onnx":
+            from gengeo_hf.onnx_encoder import OnnxEncoder
+
+            encoder: Encoder = OnnxEncoder.load(name, device, batch_size, **kwargs)
+        else:
+            encoder = cls._with_torch(name, device, batch_size, **kwargs)
+        if truncate_dim is not None:
+            encoder.truncate(truncate_dim)
+        return encoder
+
+    @classmethod
+    def _with_torch(
+        cls, name: str | Path, device: str | torch.device | None, batch_size: int, **kwargs: Any
+    ) -> Encoder:
         from transformers import AutoConfig
 
         from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
@@ -92,17 +117,49 @@ class Encoder:
         except Exception as error:  # a damaged file raises whatever its reader happens to meet
             raise GenGeoError(f"the checkpoint {name} cannot be read ({error}); fetch or save it again") from error
         encoder = cls(model, processor, device, batch_size)
-        record = Path(name) / TRAINING_RECORD
-        if record.is_file():
-            encoder.training_record = json.loads(record.read_text(encoding="utf-8"))
+        encoder.training_record = training_record(name, kwargs.get("revision"))
         return encoder
 
     @property
     def dim(self) -> int:
         """Length of a descriptor."""
-        config = self.model.config
+        return int(self.model.config.truncate_dim or self._whole_dim)
+
+    @property
+    def _whole_dim(self) -> int:
+        """Length of a descriptor that is not cut."""
         head: Any = next(iter(self.model.heads.values()))
-        return int(config.truncate_dim or config.descriptor_dim or head.aggregator.width_out)
+        return int(self.model.config.descriptor_dim or head.aggregator.width_out)
+
+    @property
+    def truncate_dim(self) -> int | None:
+        """The width that descriptors are cut to, None for whole ones."""
+        width: int | None = self.model.config.truncate_dim
+        return width
+
+    @property
+    def patch(self) -> int:
+        """Width in pixels of what becomes one token."""
+        from gengeo_hf.model.backbones import patch_sides
+
+        return patch_sides(self.model.config.backbone_config)[1]
+
+    def truncate(self, dim: int) -> None:
+        """Cut descriptors to their first `dim` values and normalise them again: smaller indexes, faster search.
+
+        A model whose loss trained the prefixes (`matryoshka_dims`) loses little by it.
+
+        Raises:
+            GenGeoError: the model's descriptors have fewer values.
+        """
+        if not 1 <= dim <= self._whole_dim:
+            raise GenGeoError(f"descriptors have {self._whole_dim} values: they cannot be cut to {dim}")
+        if dim == self.dim:
+            return
+        self.model.config.truncate_dim = dim
+        for head in self.model.heads.values():
+            head.truncate_dim = dim  # type: ignore[assignment]  # a plain attribute of GenGeoHead
+        self._fingerprint = None
 
     @property
     def fingerprint(self) -> str:
@@ -142,8 +199,24 @@ class Encoder:
         iterator = iter(images)
         while batch := [_as_image(image) for image in itertools.islice(iterator, self.batch_size)]:
             inputs = self.processor(batch, view=view, return_tensors="pt")  # type: ignore[call-arg]  # valid_kwargs
-            pixels = inputs["pixel_values"].to(self.device)
-            yield self.model(pixels, view=view).pooler_output.float().cpu().numpy()
+            yield self.describe(inputs["pixel_values"], view)
+
+    @torch.inference_mode()
+    def describe(self, pixels: torch.Tensor, view: View) -> np.ndarray:
+        """Unit descriptors, float32 (B, dim), of pixel values (B, 3, H, W) on any device."""
+        descriptors: np.ndarray = self.model(pixels.to(self.device), view=view).pooler_output.float().cpu().numpy()
+        return descriptors
+
+
+def training_record(name: str | Path, revision: str | None = None) -> dict[str, Any]:
+    """What training wrote beside a checkpoint, in a folder or on the Hub; empty where there is no such file."""
+    from transformers.utils import cached_file
+
+    path = cached_file(
+        str(name), TRAINING_RECORD, revision=revision,
+        _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
+    )  # fmt: skip
+    return {} if path is None else dict(json.loads(Path(path).read_text(encoding="utf-8")))
 
 
 def _as_image(image: Any) -> Any:

@@ -33,10 +33,17 @@ def _relevant(config: dict[str, Any]) -> dict[str, Any]:
     return {key: _relevant(value) if isinstance(value, dict) else value for key, value in kept.items()}
 
 
+def preprocessing(processor: "GenGeoImageProcessor") -> dict[str, Any]:
+    """What of an image processor's settings decides the descriptors."""
+    settings = processor.to_dict()
+    return {key: settings.get(key) for key in PREPROCESSING}
+
+
 def fingerprint(model: "GenGeoModel", processor: "GenGeoImageProcessor") -> str:
     """SHA-256, in hex, of what decides the descriptors.
 
-    The same on any device. Weights in another precision give another fingerprint.
+    The same on any device. Weights in another precision give another fingerprint. A model that cuts its descriptors
+    (`truncate_dim`) has that of the whole model with the width mixed in, see `truncated`.
 
     Args:
         model: a GenGeo model whose weights are in memory.
@@ -45,12 +52,16 @@ def fingerprint(model: "GenGeoModel", processor: "GenGeoImageProcessor") -> str:
     Raises:
         GenGeoError: weights are not in memory (the model is offloaded or was made on the meta device).
     """
+    return truncated(whole_fingerprint(model, processor), model.config.truncate_dim)
+
+
+def whole_fingerprint(model: "GenGeoModel", processor: "GenGeoImageProcessor") -> str:
+    """Like `fingerprint`, whatever the model cuts off its descriptors."""
     import torch
 
     digest = hashlib.sha256(b"gengeo-1\n")
-    settings = processor.to_dict()
-    preprocessing = {key: settings.get(key) for key in PREPROCESSING}
-    described = {"config": _relevant(model.config.to_dict()), "preprocessing": preprocessing}
+    config = _relevant(model.config.to_dict()) | {"truncate_dim": None}
+    described = {"config": config, "preprocessing": preprocessing(processor)}
     digest.update(json.dumps(described, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         if name.endswith(UNUSED_WEIGHTS):
@@ -61,3 +72,11 @@ def fingerprint(model: "GenGeoModel", processor: "GenGeoImageProcessor") -> str:
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def truncated(whole: str, width: int | None) -> str:
+    """The fingerprint of a model whose descriptors are cut to `width` values, from that of the whole model.
+
+    With it an ONNX file, which does not hold the weights in the form that is hashed, can be cut as well.
+    """
+    return whole if width is None else hashlib.sha256(f"{whole} first {width}".encode()).hexdigest()

@@ -17,4 +17,7 @@ app = typer.Typer(
 
 Model = Annotated[str, typer.Option("--model", help="Checkpoint folder or Hub id.")]
 Device = Annotated[str | None, typer.Option(help="For example cuda, cuda:1 or cpu. Default: a GPU if there is one.")]
+Backend = Annotated[
+    str, typer.Option("--backend", help="What computes: torch, or onnx for a folder of `gengeo export --onnx`.")
+]
 IndexFolder = Annotated[Path, typer.Option("--index", help="Index folder made by `gengeo index`.")]

@@ -1,18 +1,18 @@
-"""Commands that make and keep an index: index, verify, remove, to-store."""
+"""Commands that make and keep an index: index, info, verify, remove, to-store."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from gengeo_hf.cli.base import Device, IndexFolder, Model, app
-
-if TYPE_CHECKING:
-    from gengeo_hf.places.imagery import TilingOptions
+from gengeo_hf.cli.base import Backend, Device, IndexFolder, Model, app
 
 Imagery = Annotated[
-    Path,
-    typer.Argument(help="GeoTIFF/COG/VRT or a folder of them, CSV/Parquet table with tiles, map tiles z/x/y, MBTiles."),
+    str,
+    typer.Argument(
+        help="GeoTIFF/COG/VRT or a folder of them, CSV/Parquet table with tiles, map tiles z/x/y, MBTiles, a saved "
+        "dataset, hf:owner/name."
+    ),
 ]
 Tile = Annotated[str, typer.Option(help="Rasters: side of a tile on the ground.")]
 Overlap = Annotated[str, typer.Option(help="Rasters: share of a tile that its neighbour repeats.")]
@@ -35,6 +35,10 @@ def index(
     model: Model,
     tile: Tile = "100m",
     overlap: Overlap = "50%",
+    value_range: Annotated[
+        str | None,
+        typer.Option(help="Rasters: values that become black and white, low,high. Give the same when adding an area."),
+    ] = None,
     tile_size_m: TileSize = None,
     image_column: ImageColumn = None,
     lat_column: LatColumn = None,
@@ -45,6 +49,10 @@ def index(
         int, typer.Option(help="Side of the small pictures for maps, in pixels; 0 keeps none.")
     ] = 128,
     device: Device = None,
+    backend: Backend = "torch",
+    truncate_dim: Annotated[
+        int | None, typer.Option(min=1, help="Keep only so many values of each descriptor: a smaller index.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Tiles in one forward pass.")] = 32,
     readers: Annotated[int, typer.Option(help="Threads that read imagery.")] = 2,
     add: Annotated[bool, typer.Option("--add", help="Add to an index instead of replacing it.")] = False,
@@ -54,32 +62,41 @@ def index(
     **Example:** `gengeo index orthophoto.tif --out city.gengeo --model ./gengeo-cvusa --tile 100m --overlap 50%`
 
     An interrupted run goes on when the command is given again; several processes with the same command share the work.
+    SOURCE may be another index of the same model, to be added.
     """
     from gengeo_hf.encoder import Encoder
-    from gengeo_hf.places import GeoIndex, open_imagery
+    from gengeo_hf.errors import GenGeoError
+    from gengeo_hf.places import GeoIndex, TilingOptions, open_imagery
     from gengeo_hf.places.build import build_index
+    from gengeo_hf.places.units import parse_metres, parse_range, parse_share
 
-    columns = (image_column, lat_column, lon_column)
-    imagery = open_imagery(source, _tiling(tile, overlap, tile_size_m, columns, zoom, tms))  # before the slow model
-    encoder = Encoder.from_pretrained(model, device=device, batch_size=batch_size)
+    tiling = TilingOptions(
+        tile_m=parse_metres(tile), overlap=parse_share(overlap), zoom=zoom, tms=tms,
+        value_range=parse_range(value_range) if value_range else None, image_column=image_column,
+        lat_column=lat_column, lon_column=lon_column, tile_size_m=parse_metres(tile_size_m) if tile_size_m else None,
+    )  # fmt: skip
+    # All that is quick to refuse comes before the slow model.
+    another = (Path(source) / "manifest.json").is_file()
+    if another and not add:
+        raise GenGeoError(f"{source} is an index already; with --add it is added to --out")
+    imagery: Any = GeoIndex.load(source) if another else open_imagery(source, tiling)
+    present = GeoIndex.load(out) if add else None
+    if present is not None and truncate_dim is None:
+        truncate_dim = present.manifest["model"].get("truncate_dim")
+    encoder = Encoder.from_pretrained(model, device, batch_size, backend, truncate_dim)
     options: dict[str, Any] = {
         "model_name": model,
         "thumbnail_pixels": thumbnails,
         "readers": readers,
         "progress": True,
     }
-    if add:
-        total = GeoIndex.load(out).add(encoder, imagery, **options)
+    if present is not None:
+        total = present.add(encoder, imagery, **options)
         typer.echo(f"{out} now holds {total:,} tiles")
         return
     report = build_index(encoder, imagery, out, **options)
     typer.echo(str(report))
-    search = GeoIndex.load(out, verify=False).manifest["search"]
-    loss = ""
-    if "recall_at_1" in search:
-        loss = f"; against exact search on {search['samples']} noisy samples: "
-        loss += f"recall@1 {search['recall_at_1']:.3f}, recall@10 {search['recall_at_10']:.3f}"
-    typer.echo(f"search: {search['kind']} ({search['reason']}){loss}")
+    typer.echo(GeoIndex.load(out, verify=False).report())
     typer.echo(f"next: gengeo locate photo.jpg --index {out} --model {model} --map places.html")
 
 
@@ -92,6 +109,25 @@ def verify(index: IndexFolder) -> None:
     from gengeo_hf.places import GeoIndex
 
     typer.echo(GeoIndex.load(index, verify=False).verify())
+
+
+@app.command()
+def info(
+    index: IndexFolder,
+    geojson: Annotated[Path | None, typer.Option(help="Write the tiles' boxes for a GIS.")] = None,
+) -> None:
+    """Tell what an index holds and how it was made.
+
+    **Example:** `gengeo info --index city.gengeo --geojson coverage.geojson`
+    """
+    from gengeo_hf.files import write_text
+    from gengeo_hf.places import GeoIndex
+    from gengeo_hf.places.summary import footprints
+
+    opened = GeoIndex.load(index, verify=False)
+    typer.echo(opened.report())
+    if geojson:
+        write_text(geojson, footprints(opened))
 
 
 @app.command()
@@ -133,22 +169,3 @@ def to_store(
     report = export_index(GeoIndex.load(index), connect(store), progress=True)
     agreement = f"top ten agree to {report['top10_agreement']:.1%} with the exact answer"
     typer.echo(f"{store}: {report['count']:,} tiles for {report['tiles']:,} of the index; {agreement}")
-
-
-def _tiling(
-    tile: str,
-    overlap: str,
-    tile_size_m: str | None,
-    columns: tuple[str | None, str | None, str | None],
-    zoom: int | None,
-    tms: bool,
-) -> "TilingOptions":
-    """Options of the command line as the imagery room wants them."""
-    from gengeo_hf.places.imagery import TilingOptions
-    from gengeo_hf.places.units import parse_metres, parse_share
-
-    size = parse_metres(tile_size_m) if tile_size_m else None
-    return TilingOptions(
-        tile_m=parse_metres(tile), overlap=parse_share(overlap), zoom=zoom, tms=tms,
-        image_column=columns[0], lat_column=columns[1], lon_column=columns[2], tile_size_m=size,
-    )  # fmt: skip

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gengeo_hf.cli.base import Device, IndexFolder, Model, app
+from gengeo_hf.cli.base import Backend, Device, IndexFolder, Model, app
 
 if TYPE_CHECKING:
     from gengeo_hf.places import Look
@@ -48,6 +48,7 @@ def locate(
     map_file: Annotated[Path | None, typer.Option("--map", help="Write a map that works offline (HTML).")] = None,
     geojson: Annotated[Path | None, typer.Option(help="Write the places as GeoJSON.")] = None,
     device: Device = None,
+    backend: Backend = "torch",
 ) -> None:
     """Find where photos were taken.
 
@@ -69,7 +70,7 @@ def locate(
     }  # fmt: skip
     motion = Motion(top_speed / 3.6, interval)
     files = find_photos(photos)
-    localizer = GeoLocalizer.from_pretrained(model, index, calibration, device=device)
+    localizer = GeoLocalizer.from_pretrained(model, index, calibration, device=device, backend=backend)
     if sequence:
         answers = localizer.locate_drive(files, top, motion, **options)
     else:

@@ -22,6 +22,7 @@ from .configuration_gengeo import GenGeoConfig
 from .salad import GenGeoSalad
 
 VIEWS = ("ground", "aerial")
+MAX_SCALE = 100.0  # CLIP's bound on the InfoNCE scale
 
 
 @dataclass
@@ -205,7 +206,7 @@ class GenGeoModel(GenGeoPreTrainedModel):
         losses = []
         for width in (*(self.config.matryoshka_dims or ()), ground.shape[1]):
             queries, gallery = (functional.normalize(x[:, :width], dim=1) for x in (ground, aerial))
-            logits = self.logit_scale.float().exp() * (queries @ gallery.T)
+            logits = self.logit_scale.float().exp().clamp(max=MAX_SCALE) * (queries @ gallery.T)
             smoothing = self.config.label_smoothing
             losses += [functional.cross_entropy(x, targets, label_smoothing=smoothing) for x in (logits, logits.T)]
         return torch.stack(losses).mean()

@@ -141,7 +141,7 @@ def panorama_size(encoder: "EncoderLike") -> tuple[int, int] | None:
     """(height, width) in pixels at which a model of panoramas sees them; None for any other model."""
     sizes = getattr(getattr(encoder, "processor", None), "view_sizes", None) or {}
     size = sizes.get("ground")
-    if size is None or size["width"] < 2 * size["height"] or not hasattr(encoder, "model"):
+    if size is None or size["width"] < 2 * size["height"] or not hasattr(encoder, "describe"):
         return None
     return int(size["height"]), int(size["width"])
 
@@ -199,8 +199,7 @@ def encode_pictures(encoder: "EncoderLike", asked: Sequence[Picture]) -> np.ndar
 
 def patch_of(encoder: "EncoderLike") -> int:
     """Side of a patch of the model, in pixels."""
-    backbone = getattr(getattr(getattr(encoder, "model", None), "config", None), "backbone_config", None)
-    return int(getattr(backbone, "patch_size", 1))
+    return int(getattr(encoder, "patch", 1))
 
 
 def drive_times(times: Sequence[datetime | None], interval_s: float) -> np.ndarray:
@@ -304,12 +303,9 @@ def unrolled(photo: Image.Image, fov: float, size: tuple[int, int], patch: int =
 
 def _encode_at_own_size(encoder: Any, images: Sequence[Image.Image]) -> np.ndarray:
     """Descriptors of pictures of one size that is not the ground view's."""
-    import torch
-
     pixels = encoder.processor(list(images), view="ground", do_resize=False, return_tensors="pt")["pixel_values"]
-    with torch.inference_mode():
-        try:
-            output = encoder.model(pixels.to(encoder.device), view="ground")
-        except ValueError as error:  # the model's own words about sizes that it cannot take
-            raise GenGeoError(f"the field of view is too narrow for this model: {error}") from error
-    return output.pooler_output.float().cpu().numpy()
+    try:
+        described: np.ndarray = encoder.describe(pixels, "ground")
+    except ValueError as error:  # the model's own words about sizes that it cannot take
+        raise GenGeoError(f"the field of view is too narrow for this model: {error}") from error
+    return described
