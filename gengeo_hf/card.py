@@ -3,7 +3,6 @@
 Before: a checkpoint folder, its training record and evaluation results. After: the text of README.md.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 from gengeo_hf.errors import GenGeoError
 
 ASSETS = Path(__file__).parent / "assets" / "hub"
-TRAINING_RECORD = "gengeo_training.json"
 SHOWN = ("recall@1", "recall@5", "recall@10", "recall@1%", "hit_rate_code", "hit_rate_wording")
 AGGREGATORS = {"salad": "SALAD", "netvlad": "NetVLAD", "gem": "GeM pooling", "mean": "mean pooling", "cls": "CLS token"}
 # What of the training settings a reader wants first: the label, and where it lies.
@@ -24,12 +22,6 @@ RECIPE = (
     ("precision", ("settings", "optimisation", "mixed_precision")),
     ("seed", ("settings", "seed")),
 )
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """The training record of a checkpoint folder, empty where there is none."""
-    path = folder / TRAINING_RECORD
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def read_results(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
@@ -51,7 +43,7 @@ def model_card(
     repository: str,
     record: dict[str, Any],
     results: Sequence[dict[str, Any]] = (),
-    license: str = "apache-2.0",
+    license: str | None = None,
     examples: Sequence[str] = (),
 ) -> str:
     """Fill the card's template.
@@ -63,7 +55,7 @@ def model_card(
         repository: what users load, `organisation/name` or a folder.
         record: the training record, empty for none.
         results: evaluation summaries, see `gengeo_hf.evaluation.results.judge`.
-        license: identifier of the licence.
+        license: identifier of the weights' licence; None states none.
         examples: addresses of example images for the widget.
 
     Raises:
@@ -90,6 +82,7 @@ def model_card(
         results=rows,
         metrics=metrics,
         ties=", ".join(sorted({summary["rules"]["ties"] for summary in results})),
+        license=license,
     )
     return str(card)
 
@@ -99,7 +92,7 @@ def _card_data(
     name: str,
     record: dict[str, Any],
     results: Sequence[dict[str, Any]],
-    license: str,
+    license: str | None,
     examples: Sequence[str],
 ) -> Any:
     from huggingface_hub import EvalResult, ModelCardData

@@ -151,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
         repository = self.hub.repositories.get((kind.rstrip("s"), name))
         if repository is None:
             return self.missing("RepoNotFound")
-        # As on the Hub, folders are rows of their own, in a recursive listing too: clients keep what they saw of a folder.
+        # As on the Hub, folders are rows of their own in a recursive listing too: clients keep what they saw.
         start, rows = f"{folder}/" if folder else "", {}
         for path, data in sorted(repository["files"].items()):
             if not path.startswith(start):

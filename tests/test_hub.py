@@ -1,6 +1,5 @@
 """Publishing, against a Hub on loopback. Its address is read at import, so the client runs in its own process."""
 
-import importlib.util
 import io
 import json
 import os
@@ -13,9 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from gengeo_hf.card import model_card
+from gengeo_hf.card import ASSETS, model_card
 from gengeo_hf.errors import GenGeoError
-from gengeo_hf.hub import export_folder, retried, write_space
+from gengeo_hf.export import export_folder
+from gengeo_hf.hub import retried
 from tests.hub_server import TOKEN, HubServer
 
 WITHOUT_PACKAGE = """
@@ -63,7 +63,7 @@ def test_exported_folder_loads_without_the_package(tiny_checkpoint, tiny_model, 
     found = run(
         WITHOUT_PACKAGE
         + f"""
-import base64, importlib.util, json
+import base64, importlib.util, io, json
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, pipeline
 folder, picture = {str(folder)!r}, {str(tmp_path / "photo.png")!r}
@@ -82,6 +82,11 @@ answers = [
     endpoint({{"inputs": [text, text], "parameters": {{"view": "aerial"}}}})["descriptors"],
     endpoint({{"inputs": open(picture, "rb").read(), "parameters": {{"view": "aerial"}}}})["descriptors"],
 ]
+turned = io.BytesIO()
+exif = Image.Exif()
+exif[0x0112] = 6  # the camera was held upright
+image.transpose(Image.Transpose.ROTATE_90).save(turned, "PNG", exif=exif)
+answers.append(endpoint({{"inputs": turned.getvalue(), "parameters": {{"view": "aerial"}}}})["descriptors"])
 errors = []
 for request in ({{"inputs": "no image"}}, {{"inputs": image, "view": "satellite"}}, {{}}):
     try:
@@ -99,7 +104,7 @@ print(json.dumps([aerial, pipe(image), answers, errors, type(model).__module__])
     assert np.allclose(aerial, expected, atol=1e-6) and np.allclose(piped, ground, atol=1e-6)
     assert np.allclose(answers[0], ground, atol=1e-6)
     assert np.allclose(answers[1], np.repeat(expected, 2, 0), atol=1e-6)
-    assert np.allclose(answers[2], expected, atol=1e-6)
+    assert np.allclose(answers[2], expected, atol=1e-6) and np.allclose(answers[3], expected, atol=1e-6)
     assert len(errors) == 3 and "no image" in errors[0] and "satellite" in errors[1]
 
 
@@ -111,39 +116,78 @@ def test_code_travels_only_with_an_export(tiny_checkpoint, tiny_model, tmp_path)
     assert "auto_map" not in json.loads((tmp_path / "after" / "config.json").read_text())
 
 
+# In one process: words of the command line, then its exit code and what it printed.
+GENGEO = """
+import contextlib, io, sys
+def gengeo(*words):
+    from gengeo_hf import cli
+    sys.argv = ["gengeo", *words]
+    out, err = io.StringIO(), io.StringIO()
+    code = 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            cli.main()
+        except SystemExit as leave:
+            code = leave.code or 0
+    return code, out.getvalue(), err.getvalue()
+"""
+
+
 def test_push_and_pull_of_a_model(hub, tiny_checkpoint, tiny_model, tiny_processor, tmp_path):
     hub.fail_commits = 1
     photo().save(tmp_path / "photo.png")
+    record = {"trained_on": "world/urban/train", "synthetic": True}
+    (tiny_checkpoint / "gengeo_training.json").write_text(json.dumps(record))
     found = run(
-        f"""
+        GENGEO
+        + f"""
 import json
-from gengeo_hf.hub import push
-url = push({str(tiny_checkpoint)!r}, "someone/gengeo-tiny")
+from pathlib import Path
+checkpoint, picture = {str(tiny_checkpoint)!r}, {str(tmp_path / "photo.png")!r}
+pushed = gengeo("push", checkpoint, "someone/gengeo-tiny", "--example", picture, "--license", "apache-2.0")
 from PIL import Image
 from transformers import AutoModel, AutoImageProcessor, pipeline
 from gengeo_hf.encoder import Encoder
-image = Image.open({str(tmp_path / "photo.png")!r})
+image = Image.open(picture)
 encoder = Encoder.from_pretrained("someone/gengeo-tiny", device="cpu")
 pipe = pipeline("image-feature-extraction", model="someone/gengeo-tiny", trust_remote_code=False)
-wrong = []
-for token in ("a-bad-token",):
-    try:
-        push({str(tiny_checkpoint)!r}, "someone/other", token=token)
-    except ValueError as error:
-        wrong.append(str(error))
-print(json.dumps([url, encoder.encode([image], "aerial").tolist(), pipe(image), wrong]))
+fetched = gengeo("pull", "someone/gengeo-tiny", "fetched")
+again = Encoder.from_pretrained("fetched", device="cpu")
+import os
+import huggingface_hub.constants
+wrong = [gengeo("pull", "someone/absent", "none"), gengeo("push", "nothing", "someone/x"),
+         gengeo("push", checkpoint, "not a name"), gengeo("pull", "someone/gengeo-tiny", "none", "--kind", "index")]
+os.environ["HF_TOKEN"] = "a-bad-token"
+wrong.append(gengeo("push", checkpoint, "someone/other"))
+print(json.dumps([pushed, encoder.encode([image], "aerial").tolist(), pipe(image), fetched, wrong,
+    encoder.training_record, again.fingerprint == encoder.fingerprint, Path("none").exists()]))
 """,
         hub,
+        cwd=tmp_path,
         HF_HOME=str(tmp_path / "cache"),
     )
-    url, aerial, piped, wrong = found
+    pushed, aerial, piped, fetched, wrong, kept_record, same, leftover = found
     repository = hub.repositories["model", "someone/gengeo-tiny"]
-    assert len(repository["commits"]) == 2 and repository["commits"][1] in url  # one commit, the failed one retried
+    assert pushed[0] == 0 and len(repository["commits"]) == 2, pushed
+    assert repository["commits"][1] in pushed[1]  # one commit, the failed one retried
     assert sum("/commit/" in line for line in hub.log) == 2
     assert {"README.md", "handler.py", "config.json", "model.safetensors", "salad.py"} <= set(repository["files"])
+    card = repository["files"]["README.md"].decode()
+    assert f"{hub.address}/someone/gengeo-tiny/resolve/main/examples/0-photo.png" in card
+    assert "examples/0-photo.png" in repository["files"]
     assert np.allclose(aerial, describe(tiny_model, tiny_processor, photo(), "aerial"), atol=1e-6)
     assert np.allclose(piped, describe(tiny_model, tiny_processor, photo(), "ground"), atol=1e-6)
-    assert len(wrong) == 1 and "refused the token" in wrong[0] and "hf auth login" in wrong[0]
+    assert fetched[0] == 0 and "holds the model" in fetched[1] and same and kept_record == record
+    messages = (
+        "no someone/absent",
+        "nothing is no folder",
+        "not a name",
+        "no someone/gengeo-tiny",
+        "refused the token",
+    )
+    for (code, _, text), message in zip(wrong, messages, strict=True):
+        assert code == 2 and message in text and text.startswith("error: ") and text.count("\n") == 1, text
+    assert "hf auth login" in wrong[-1][2] and not leftover
     assert ("model", "someone/other") not in hub.repositories
 
     pulled = run(
@@ -190,44 +234,65 @@ def pairs(count=3):
 
 def test_push_and_pull_of_an_index_and_of_a_dataset(hub, tiny_checkpoint, tmp_path):
     found = run(
-        f"""
+        GENGEO
+        + f"""
 import json, numpy as np
 from pathlib import Path
 from tests.test_hub import pairs
 from gengeo_hf.encoder import Encoder
-from gengeo_hf.hub import pull_dataset, pull_index, push, push_dataset
+from gengeo_hf.data import load_pairs, parquet
+from gengeo_hf.hub import pull_dataset, push_dataset
 from gengeo_hf.places import GeoIndex
-data = pairs()
-GeoIndex.build(Encoder.from_pretrained({str(tiny_checkpoint)!r}, device="cpu"), data, "city.gengeo")
-push("city.gengeo", "someone/city")
-pull_index("someone/city", "pulled.gengeo")
+GeoIndex.build(Encoder.from_pretrained({str(tiny_checkpoint)!r}, device="cpu"), pairs(), "city.gengeo")
+commands = [gengeo("push", "city.gengeo", "someone/city"), gengeo("pull", "someone/city", "pulled.gengeo")]
 first, second = GeoIndex.load("city.gengeo"), GeoIndex.load("pulled.gengeo")
 same = bool(np.array_equal(first.descriptors, second.descriptors)) and first.tiles.equals(second.tiles)
-push_dataset(data, "someone/pairs", "test")
+parquet.ROWS_IN_FILE = 2
+push_dataset(pairs(5), "someone/pairs", "test")
+push_dataset(pairs(3), "someone/pairs", "test", license="cc-by-4.0")  # fewer files: none of the first may stay
+push_dataset(pairs(4), "someone/pairs", "train")
 again = pull_dataset("someone/pairs", "test", cache_dir="cache")
-tiles = [[np.array(image) for image in table["aerial"]] for table in (data.gallery, again.gallery)]
+tiles = [[np.array(image) for image in table["aerial"]] for table in (pairs().gallery, again.gallery)]
 pixels = all(np.array_equal(a, b) for a, b in zip(*tiles, strict=True))
 import datasets
 library = datasets.load_dataset("someone/pairs", "queries", split="test", cache_dir="cache2")
+commands.append(gengeo("pull", "someone/pairs", "pairs"))
+folder = load_pairs("parquet", root="pairs", split="train", cache_dir="cache3").queries["query_id"][:]
+commands += [gengeo("push", "parquet", "someone/copy", "--split", "train", "--root", "pairs"),
+    gengeo("push", "parquet", "someone/copy", "--split", "train", "--root", "pairs", "--onnx"),
+    gengeo("pull", "someone/pairs", "none", "--kind", "index"),
+    gengeo("pull", "someone/pairs", "none", "--kind", "map")]
 errors = []
-for action in (lambda: pull_index("someone/pairs", "none"), lambda: pull_index("someone/absent", "none"),
-               lambda: pull_dataset("someone/pairs", "train", cache_dir="cache")):
-    try:
-        action()
-    except ValueError as error:
-        errors.append(str(error))
+try:
+    pull_dataset("someone/pairs", "validation", cache_dir="cache")
+except ValueError as error:
+    errors.append(str(error))
+next(Path("pairs/gallery").glob("train-00001*")).unlink()
+try:
+    load_pairs("parquet", root="pairs", split="train")
+except ValueError as error:
+    errors.append(str(error))
 leftovers = sorted(path.name for path in Path(".").iterdir())
-print(json.dumps([same, pixels, again.queries["positive"][:], library["query_id"][:], errors, leftovers]))
+positives = again.queries["positive"][:]
+print(json.dumps([same, pixels, positives, library["query_id"][:], folder, commands, errors, leftovers]))
 """,
         hub,
         cwd=tmp_path,
         HF_HOME=str(tmp_path / "hf"),
         PYTHONPATH=str(Path.cwd()),
     )
-    same, pixels, positives, library, errors, leftovers = found
+    same, pixels, positives, library, folder, commands, errors, leftovers = found
     assert same and pixels and positives == ["t0", "t1", "t2"] and library == ["q0", "q1", "q2"]
-    assert "holds no index" in errors[0] and "no someone/absent" in errors[1] and "split 'train'" in errors[2]
+    assert folder == ["q0", "q1", "q2", "q3"]
+    assert [code for code, _, _ in commands] == [0, 0, 0, 0, 2, 2, 2], commands
+    assert "holds the index" in commands[1][1] and "holds the dataset" in commands[2][1]
+    assert "--onnx goes with a checkpoint" in commands[4][2] and "holds no index" in commands[5][2]
+    assert "unknown kind 'map'" in commands[6][2]
+    assert "split 'validation'" in errors[0] and "has 1 files of the gallery" in errors[1]
     assert not any(name.startswith((".none", "none")) for name in leftovers)
+    card = hub.repositories["dataset", "someone/pairs"]["files"]["README.md"].decode()
+    assert "config_name: gallery" in card
+    assert len(hub.repositories["dataset", "someone/copy"]["commits"]) == 2
 
 
 def test_card_states_what_files_state(tiny_model, tiny_processor):
@@ -258,6 +323,11 @@ def test_card_states_what_files_state(tiny_model, tiny_processor):
     assert all(lines[start + i].count("|") == 6 for i in range(3))
 
 
+def test_the_template_at_the_top_is_the_one_that_is_filled():
+    top = Path(__file__).parents[1] / "model_card.md"
+    assert top.read_text() == (ASSETS / "model_card.md").read_text()
+
+
 def test_result_of_another_model_is_refused(tiny_checkpoint, tmp_path):
     summary = {"format": 1, "dataset": {"name": "cvusa/test"}, "model": {"fingerprint": "0" * 64}, "metrics": {}}
     (tmp_path / "result.json").write_text(json.dumps(summary))
@@ -274,29 +344,21 @@ def test_network_errors_are_retried_with_growing_pauses(monkeypatch):
         calls.append(1)
         raise ConnectionError("no route")
 
-    with pytest.raises(GenGeoError, match="in 5 attempts: no route"):
+    with pytest.raises(GenGeoError, match="5 attempts: no route"):
         retried(fails, "someone/x")
     assert len(calls) == 5 and pauses == [1, 2, 4, 8]
 
 
-def test_space_runs_on_published_folders(tiny_checkpoint, tiny_model, tiny_processor, tmp_path, monkeypatch):
-    space = write_space(tmp_path / "space", str(export_folder(tiny_checkpoint, tmp_path / "model")))
-    readme = (space / "README.md").read_text()
-    assert "sdk: gradio" in readme and "app_file: app.py" in readme
-    assert "gengeo" not in (space / "requirements.txt").read_text()
-    from unittest.mock import MagicMock
+def test_the_switch_that_turns_the_hub_off_is_named_at_once(monkeypatch):
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    gradio = MagicMock()
-    gradio.Error = ValueError
-    monkeypatch.setitem(sys.modules, "gradio", gradio)
-    spec = importlib.util.spec_from_file_location("space_app", space / "app.py")
-    app = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(app)
-    for i in range(3):
-        photo(i).save(tmp_path / f"{i}.png")
-    ranked = app.rank_images(photo(9), [str(tmp_path / f"{i}.png") for i in range(3)])
-    ground = describe(tiny_model, tiny_processor, photo(9), "ground")[0]
-    scores = sorted(float(describe(tiny_model, tiny_processor, photo(i), "aerial")[0] @ ground) for i in range(3))
-    assert [float(text) for _, text in ranked] == pytest.approx(scores[::-1], abs=1e-3)
-    with pytest.raises(ValueError, match="Give a photo"):
-        app.rank_images(None, [])
+    def direct():
+        raise OfflineModeIsEnabled("off")
+
+    def wrapped():
+        raise LocalEntryNotFoundError("not in the cache") from OfflineModeIsEnabled("off")
+
+    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("nothing to wait for"))
+    for action in (direct, wrapped):
+        with pytest.raises(GenGeoError, match="HF_HUB_OFFLINE"):
+            retried(action, "someone/x")

@@ -9,7 +9,7 @@ import io
 from typing import Any
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from transformers import AutoImageProcessor, AutoModel
 
 
@@ -42,12 +42,12 @@ class EndpointHandler:
 
 
 def read_image(item: Any) -> Image.Image:
-    """An RGB image from a PIL image, bytes, or base64 text with or without a data: prefix."""
+    """An upright RGB image from a PIL image, bytes, or base64 text with or without a data: prefix."""
     if isinstance(item, Image.Image):
-        return item.convert("RGB")
+        return ImageOps.exif_transpose(item).convert("RGB")
     try:
         if isinstance(item, str):
             item = base64.b64decode(item.rpartition("base64,")[2], validate=True)
-        return Image.open(io.BytesIO(item)).convert("RGB")
+        return ImageOps.exif_transpose(Image.open(io.BytesIO(item))).convert("RGB")  # phones turn photos by EXIF
     except (TypeError, ValueError, OSError) as error:
         raise ValueError(f"an input is no image ({error}): send image bytes, or base64 of them in JSON") from error

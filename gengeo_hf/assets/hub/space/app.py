@@ -11,11 +11,12 @@ import gradio as gr
 import numpy as np
 import torch
 from huggingface_hub import snapshot_download
-from PIL import Image
+from PIL import Image, ImageOps
 from transformers import AutoImageProcessor, AutoModel
 
 SETTINGS = json.loads((Path(__file__).parent / "space.json").read_text(encoding="utf-8"))
 BEST = 5
+BLOCK = 100_000  # tiles that are compared at once
 model = AutoModel.from_pretrained(SETTINGS["model"], trust_remote_code=True).eval()
 processor = AutoImageProcessor.from_pretrained(SETTINGS["model"], trust_remote_code=True)
 
@@ -28,20 +29,34 @@ def describe(images: list[Image.Image], view: str) -> np.ndarray:
 
 
 def load_index(repository: str) -> tuple[np.ndarray, list[dict]]:
-    """Descriptors and tile rows of an index on the Hub."""
+    """Descriptors and tile rows of an index on the Hub (or in a folder), which this model must have made."""
     import pyarrow.parquet as pq
 
-    names = ["descriptors.npy", "tiles.parquet"]
-    folder = Path(snapshot_download(repository, repo_type="dataset", allow_patterns=names))
+    names = ["descriptors.npy", "tiles.parquet", "manifest.json"]
+    folder = fetched(repository, "dataset", names)
+    made_by = json.loads((folder / names[2]).read_text(encoding="utf-8"))["model"]["fingerprint"]
+    ours = fetched(SETTINGS["model"], "model", ["gengeo_export.json"]) / "gengeo_export.json"
+    if json.loads(ours.read_text(encoding="utf-8"))["fingerprint"] != made_by:
+        raise SystemExit(f"the index {repository} was made by another model than {SETTINGS['model']}")
     descriptors = np.load(folder / names[0], mmap_mode="r", allow_pickle=False)
-    return descriptors, pq.read_table(folder / names[1]).to_pylist()
+    return descriptors, pq.read_table(folder / names[1], columns=["tile_id", "lat", "lon"]).to_pylist()
+
+
+def fetched(repository: str, repo_type: str, names: list[str]) -> Path:
+    """A folder with these files of a repository."""
+    if Path(repository).is_dir():
+        return Path(repository)
+    return Path(snapshot_download(repository, repo_type=repo_type, allow_patterns=names))
 
 
 def rank_images(photo: Image.Image, tiles: list[str]) -> list[tuple[Image.Image, str]]:
     """The uploaded tiles, most similar first."""
     if photo is None or not tiles:
         raise gr.Error("Give a photo and at least one aerial image.")
-    images = [Image.open(tile).convert("RGB") for tile in tiles]
+    try:
+        images = [ImageOps.exif_transpose(Image.open(tile)).convert("RGB") for tile in tiles]
+    except OSError as error:
+        raise gr.Error(f"One of the files is no image: {error}") from error
     scores = describe([photo], "ground")[0] @ describe(images, "aerial").T
     return [(images[i], f"{scores[i]:.3f}") for i in np.argsort(-scores)]
 
@@ -51,7 +66,10 @@ def rank_index(photo: Image.Image) -> list[list[str]]:
     if photo is None:
         raise gr.Error("Give a photo.")
     descriptors, tiles = INDEX
-    scores = descriptors.astype(np.float32) @ describe([photo], "ground")[0]
+    query = describe([photo], "ground")[0]
+    # A block at a time: the stored numbers are half floats, and a whole gallery as floats may not fit.
+    starts = range(0, len(descriptors), BLOCK)
+    scores = np.concatenate([descriptors[start : start + BLOCK].astype(np.float32) @ query for start in starts])
     best = np.argsort(-scores)[:BEST]
     return [[tiles[i]["tile_id"], f"{tiles[i]['lat']:.6f}", f"{tiles[i]['lon']:.6f}", f"{scores[i]:.3f}"] for i in best]
 
