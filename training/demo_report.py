@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from gengeo_hf.data.loading import AerialImages, GroundImages
 from gengeo_hf.encoder import Encoder
-from gengeo_hf.explain import SCALE_NOTE, kept_map, overlay, stretch
+from gengeo_hf.explain import SCALE_NOTE, explain_match, kept_map, match_figure, overlay, stretch
 from gengeo_hf.places.locate import Answer
 from gengeo_hf.report import Figure, Page, Section, Table, write_page
 
@@ -62,6 +62,12 @@ def write_demo_report(
                 "What the head kept",
                 f"Bright patches reach the descriptor, dark ones went to the dustbin. {SCALE_NOTE}",
                 [kept(encoder, world, answer) for answer in answers[:4]],
+            ),
+            Section(
+                "Which patches speak for which",
+                "The score of a photo and its true tile, taken apart exactly: what each pair of patches adds. "
+                "`gengeo explain` draws this for any pair, and for a wrong answer what spoke for it.",
+                [agreement(encoder, world, answer) for answer in answers[:2]],
             ),
             Section(
                 "On the map",
@@ -156,6 +162,14 @@ def kept(encoder: Encoder, world: Any, answer: Answer, height: int = 150) -> Fig
         sheet.paste(heat, (x, height + 8))
         x += plain.width + 10
     return Figure(sheet, f"{Path(answer.photo).stem}: photo and true tile above, what the head kept below.")
+
+
+def agreement(encoder: Encoder, world: Any, answer: Answer) -> Figure:
+    """Panorama and true tile, linked where they agree."""
+    query_row = query_of(world, answer)
+    aerial = AerialImages(world)[int(world.positive_rows()[query_row])]
+    match = explain_match(encoder, GroundImages(world)[query_row], aerial)
+    return Figure(match_figure(match), f"{Path(answer.photo).stem}: the score is {match.score:.3f}.")
 
 
 def query_of(world: Any, answer: Answer) -> int:

@@ -67,7 +67,7 @@ def cluster_histogram(seen: Look, box: Box | None = None) -> np.ndarray:
 
 
 def histogram_similarity(first: np.ndarray, second: np.ndarray) -> float:
-    """Cosine of two histograms, 0 to 1."""
+    """Cosine of two histograms (m,): 0 to 1."""
     return float(first @ second / max(float(np.linalg.norm(first) * np.linalg.norm(second)), 1e-12))
 
 

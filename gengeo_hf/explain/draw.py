@@ -27,14 +27,14 @@ _GAP, _MARGIN, _HEAD, _NOTE = 14, 18, 24, 13
 
 
 def stretch(values: np.ndarray) -> np.ndarray:
-    """Scale one map from its 2nd to its 98th percentile to 0..1: one odd patch must not darken all others."""
+    """Scale one map (rows, columns) from its 2nd to its 98th percentile to 0..1: one odd patch must not darken all."""
     low, high = np.percentile(values, [2, 98])
     scaled: np.ndarray = np.clip((values - low) / max(high - low, 1e-9), 0, 1)
     return scaled
 
 
 def stretch_signed(values: np.ndarray) -> np.ndarray:
-    """Scale one map to 0..1 so that zero becomes 0.5 and the 98th percentile of the sizes an end of the scale."""
+    """Scale one map (rows, columns) to 0..1: zero becomes 0.5, the 98th percentile of the sizes an end of the scale."""
     limit = max(float(np.percentile(np.abs(values), 98)), 1e-9)
     scaled: np.ndarray = np.clip(0.5 + values / (2 * limit), 0, 1)
     return scaled

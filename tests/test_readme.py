@@ -1,0 +1,121 @@
+"""Every command in README.md and in docs/ exists, has the right options, and where it is cheap works."""
+
+import io
+import json
+import shutil
+import sys
+from contextlib import redirect_stdout
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gengeo_hf import cli
+from tests.conftest import TINY, TINY_SIZES
+from tests.written_commands import ROOT, blocks, mentions, pages, parse
+
+PAGES = [pytest.param(path, id=str(path.relative_to(ROOT))) for path in pages()]
+
+
+@pytest.fixture(scope="module")
+def stand_ins(tmp_path_factory):
+    """Files under the names that the pages use: a model, photos, tiles, a raster, an index."""
+    import torch
+
+    from gengeo_hf.model import GenGeoConfig, GenGeoImageProcessor, GenGeoModel
+
+    folder = tmp_path_factory.mktemp("stand-ins")
+    torch.manual_seed(0)
+    for name in ("my-model", "demo/gengeo-world-urban"):
+        GenGeoModel(GenGeoConfig(**TINY)).save_pretrained(folder / name)
+        GenGeoImageProcessor(view_sizes=TINY_SIZES).save_pretrained(folder / name)
+    for name in ("photos", "tiles"):
+        (folder / name).mkdir()
+    for name in ("photo.jpg", "ground.jpg", "photos/one.jpg", "photos/two.jpg"):
+        noise(len(name), (28, 112)).save(folder / name)
+    for name in ("aerial.jpg", "wrong.jpg", "tile.png", *(f"tiles/{n}.png" for n in range(9))):
+        noise(sum(map(ord, name)), (56, 56)).save(folder / name)
+    rows = [f"{n}.png,{60.17 + 0.001 * (n // 3):.4f},{24.94 + 0.002 * (n % 3):.4f}" for n in range(9)]
+    (folder / "tiles" / "tiles.csv").write_text("image,lat,lon\n" + "\n".join(rows) + "\n")
+    raster(folder / "orthophoto.tif")
+    shutil.copy(folder / "orthophoto.tif", folder / "ortho.tif")
+    for name, model in (("city.gengeo", "my-model"), ("demo/world.gengeo", "demo/gengeo-world-urban")):
+        run(["index", folder / "tiles", "--out", folder / name, "--model", folder / model, "--tile-size-m", "65m"])
+    return folder
+
+
+def noise(seed, size):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (*size, 3), np.uint8))
+
+
+def raster(path):
+    import rasterio
+    from rasterio.transform import from_origin
+
+    pixels = np.random.default_rng(0).integers(1, 255, (3, 200, 200), np.uint8)
+    options = {"driver": "GTiff", "count": 3, "height": 200, "width": 200, "dtype": "uint8", "crs": "EPSG:32635"}
+    with rasterio.open(path, "w", transform=from_origin(385_000, 6_675_000, 1, 1), **options) as file:
+        file.write(pixels)
+
+
+def run(words):
+    """A command of gengeo in this process; a mistake fails the test with its message."""
+    old, sys.argv = sys.argv, ["gengeo", *map(str, words)]
+    try:
+        with redirect_stdout(io.StringIO()):
+            cli.main()
+    except SystemExit as leave:
+        assert not leave.code, f"gengeo {' '.join(map(str, words))} left with {leave.code}"
+    finally:
+        sys.argv = old
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_is_understood(page, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    text = page.read_text(encoding="utf-8")
+    for block in blocks(text):
+        if block.language in ("sh", "bash", "console") and block.mark != "checked":
+            for words in block.commands:
+                parse(words)
+        elif block.language == "python" and block.mark != "checked":
+            compile(block.text, f"{page.name}:{block.line}", "exec")
+    for words in mentions(text):
+        parse(words, whole=False)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_is_not_marked_works(page, stand_ins, tmp_path, monkeypatch):
+    wanted = [
+        b for b in blocks(page.read_text(encoding="utf-8")) if not b.mark and b.language in ("sh", "bash", "python")
+    ]
+    if not any(b.language == "python" or ["gengeo"] in [w[:1] for w in b.commands] for b in wanted):
+        return
+    shutil.copytree(stand_ins, tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    for block in wanted:
+        if block.language == "python":
+            exec(compile(block.text, f"{page.name}:{block.line}", "exec"), {})
+            continue
+        for words in block.commands:
+            if words[0] == "gengeo":
+                run(words[1:])
+
+
+def test_the_check_notices_what_is_wrong(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = "--config training/configs/cvusa.yaml"
+    for wrong in ("gengeo lokate photo.jpg", "gengeo locate photo.jpg --index i", "make nonsense",
+                  "python training/nonsense.py", f"python training/train.py {config} a.b=1"):  # fmt: skip
+        with pytest.raises(Exception, match=r".+"):
+            parse(wrong.split())
+    with pytest.raises(AssertionError, match="--nowhere"):
+        parse(["gengeo", "locate", "--nowhere"], whole=False)
+    marked = "<!-- not executed: long -->\n```sh\ngengeo verify --index i\n```\n"
+    text = marked + "\n    make demo  # now\n\ntext `gengeo index`\n"
+    found = blocks(text)
+    assert [(b.mark, b.commands) for b in found] == [
+        ("executed", [["gengeo", "verify", "--index", "i"]]), ("", [["make", "demo"]]),
+    ]  # fmt: skip
+    assert mentions(text) == [["gengeo", "index"]]
+    assert json.dumps([b.line for b in found]) == "[2, 6]"
