@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +25,8 @@ from PIL import Image
 
 from gengeo_hf.errors import GenGeoError
 from gengeo_hf.files import atomic_file, write_json
-from gengeo_hf.places.folder import MANIFEST, exclusive, thumbnail, write_index
-from gengeo_hf.places.tiles import TILE_SCHEMA, TileSource
+from gengeo_hf.places.folder import LEFT_OUT_SCHEMA, MANIFEST, exclusive, thumbnail, write_index
+from gengeo_hf.places.tiles import TileSource
 
 if TYPE_CHECKING:
     from gengeo_hf.data import CrossViewDataset
@@ -46,7 +47,7 @@ class BuildReport:
         source: name of the imagery.
         tiles: tiles now in the index.
         no_data: tiles left out because the imagery is empty there.
-        broken: the first ten tiles that could not be read, with the reason.
+        broken: the first ten tiles that could not be read, with the reason; all are in the index's `left_out`.
         broken_count: how many there were.
         seconds: of this run; resumed shards cost nothing.
         tiles_per_second: encoded in this run.
@@ -236,7 +237,40 @@ def _assemble(
     """Put the shards together as an index."""
     report = BuildReport(source.name, seconds=seconds, tiles_per_second=encoded / max(seconds, 1e-9))
     files = sorted(partial.glob("shard-*.parquet"))
-    rows = []
+    rows, broken = _sorted_out(files, report)
+    if not rows:
+        shutil.rmtree(partial)
+        reason = f"first: {report.broken[0]}" if report.broken else "the imagery is empty"
+        raise GenGeoError(f"none of the {source.table.num_rows} tiles of {source.name} could be read; {reason}")
+    report.tiles = len(rows)
+    about = {
+        "model": {
+            "fingerprint": encoder.fingerprint,
+            "name": model_name,
+            "truncate_dim": getattr(encoder, "truncate_dim", None),  # photos are then cut alike
+        },
+        "preprocessing": _preprocessing(encoder),
+        "dim": int(encoder.dim),
+        "build": asdict(report),
+        "history": [happened("built", source=source.name, tiles=len(rows))],
+    }
+    bad = source.table.take(pa.array(list(broken), pa.int64()))
+    columns = [bad["tile_id"], bad["source"], pa.array(broken.values(), pa.string())]
+    left_out = pa.table(columns, schema=LEFT_OUT_SCHEMA)
+    jpegs = _stored_jpegs(files) if thumbnails else None
+    write_index(path, source.table.take(pa.array(rows)), _stored(files, encoder.dim), about, jpegs, left_out)
+    return report
+
+
+def happened(what: str, **details: Any) -> dict[str, Any]:
+    """One entry of an index's history."""
+    return {"when": datetime.now(UTC).isoformat(timespec="seconds"), "what": what} | details
+
+
+def _sorted_out(files: list[Path], report: BuildReport) -> tuple[list[int], dict[int, str]]:
+    """Rows that were encoded, and rows that could not be read with the reason; the report is filled in."""
+    rows: list[int] = []
+    broken: dict[int, str] = {}
     for file in files:
         part = pa.parquet.read_table(file, columns=["row", "state"])
         for row, state in zip(part["row"].to_pylist(), part["state"].to_pylist(), strict=True):
@@ -245,22 +279,9 @@ def _assemble(
             elif state == "no data":
                 report.no_data += 1
             else:
-                report.broken_count += 1
-                report.broken = [*report.broken, state][:10]
-    if not rows:
-        shutil.rmtree(partial)
-        reason = f"first: {report.broken[0]}" if report.broken else "the imagery is empty"
-        raise GenGeoError(f"none of the {source.table.num_rows} tiles of {source.name} could be read; {reason}")
-    report.tiles = len(rows)
-    about = {
-        "model": {"fingerprint": encoder.fingerprint, "name": model_name},
-        "preprocessing": _preprocessing(encoder),
-        "dim": int(encoder.dim),
-        "build": asdict(report),
-    }
-    tiles = source.table.take(pa.array(rows)) if rows else TILE_SCHEMA.empty_table()
-    write_index(path, tiles, _stored(files, encoder.dim), about, _stored_jpegs(files) if thumbnails else None)
-    return report
+                broken[row] = state
+    report.broken_count, report.broken = len(broken), list(broken.values())[:10]
+    return rows, broken
 
 
 def _stored(files: list[Path], dim: int) -> Iterator[np.ndarray]:

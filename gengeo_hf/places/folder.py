@@ -5,6 +5,7 @@ Before: build.py and index.py, which have rows to store. After: a folder that is
     descriptors.npy      float16 (tiles, dim), memory-mapped
     tiles.parquet        one row for each descriptor, in the same order (`TILE_SCHEMA`)
     thumbnails.parquet   small JPEGs for maps, same order; may be absent
+    left_out.parquet     tiles that could not be read, and why; may be absent
     search.faiss         a compressed search structure of large indexes; can be made again from descriptors.npy
     manifest.json        format, model, counts, checksums
 
@@ -16,6 +17,7 @@ import fcntl
 import hashlib
 import io
 import json
+import os
 import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -33,9 +35,10 @@ from gengeo_hf.places.tiles import TILE_SCHEMA
 
 FORMAT = "gengeo-index"
 FORMAT_VERSION = 1
-DESCRIPTORS, TILES, THUMBNAILS, SEARCH, MANIFEST = (
-    "descriptors.npy", "tiles.parquet", "thumbnails.parquet", "search.faiss", "manifest.json"
+DESCRIPTORS, TILES, THUMBNAILS, LEFT_OUT, SEARCH, MANIFEST = (
+    "descriptors.npy", "tiles.parquet", "thumbnails.parquet", "left_out.parquet", "search.faiss", "manifest.json"
 )  # fmt: skip
+LEFT_OUT_SCHEMA = pa.schema([("tile_id", pa.string()), ("source", pa.string()), ("reason", pa.string())])
 THUMBNAIL_SCHEMA = pa.schema([pa.field("tile_id", pa.string()), pa.field("jpeg", pa.binary())])
 THUMBNAILS_IN_GROUP = 64  # a map of five places must not decode a million thumbnails
 
@@ -46,6 +49,7 @@ def write_index(
     descriptors: Iterable[np.ndarray],
     about: dict[str, Any],
     thumbnails: Iterable[list[bytes]] | None = None,
+    left_out: pa.Table | None = None,
 ) -> None:
     """Write a whole index aside and put it in the place of `path`.
 
@@ -55,6 +59,7 @@ def write_index(
         descriptors: blocks of unit vectors (rows, dim), any float type, together as many rows as `tiles`.
         about: what else the manifest tells; `dim` and `model` are needed.
         thumbnails: blocks of JPEGs, in the same order; None stores none.
+        left_out: `LEFT_OUT_SCHEMA`, tiles that could not be read; None or an empty one stores none.
 
     Raises:
         GenGeoError: the number of rows differs, or the disk is full.
@@ -65,6 +70,8 @@ def write_index(
             pa.parquet.write_table(tiles.cast(TILE_SCHEMA), folder / TILES, compression="zstd")
             if thumbnails is not None:
                 _write_thumbnails(folder / THUMBNAILS, tiles["tile_id"].to_pylist(), thumbnails)
+            if left_out is not None and left_out.num_rows:
+                pa.parquet.write_table(left_out.cast(LEFT_OUT_SCHEMA), folder / LEFT_OUT, compression="zstd")
             search = _write_search(folder, tiles.num_rows)
             write_json(folder / MANIFEST, _manifest(folder, tiles.num_rows, about | {"search": search}))
     except OSError as error:
@@ -148,6 +155,11 @@ def open_tiles(path: Path, manifest: dict[str, Any]) -> pa.Table:
     return table
 
 
+def read_left_out(path: Path) -> pa.Table:
+    """Tiles that could not be read, and why: `LEFT_OUT_SCHEMA`."""
+    return pa.parquet.read_table(path / LEFT_OUT) if (path / LEFT_OUT).is_file() else LEFT_OUT_SCHEMA.empty_table()
+
+
 def read_thumbnails(path: Path, rows: Iterable[int]) -> dict[int, bytes]:
     """JPEGs of some rows; rows without one are left out."""
     if not (path / THUMBNAILS).is_file():
@@ -182,13 +194,17 @@ def exclusive(path: Path, wait: bool = True) -> Iterator[bool]:
         True when the lock is ours; False (only with `wait=False`) when another process holds it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+    while True:
+        with path.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield False
+                return
+            # Who held it before may have removed the file: a lock on a file without a name keeps nobody out.
+            if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+                yield True
+                return
 
 
 def sha256_of(path: Path) -> str:

@@ -21,6 +21,7 @@ from gengeo_hf.places.folder import (
     exclusive,
     open_descriptors,
     open_tiles,
+    read_left_out,
     read_manifest,
     read_thumbnails,
     write_index,
@@ -219,9 +220,16 @@ class GeoIndex:
 
     def thumbnails(self, tile_ids: Sequence[str]) -> dict[str, bytes]:
         """Small JPEGs of tiles, where the index keeps them."""
-        wanted = set(tile_ids)
-        rows = {row: tile for row, tile in enumerate(self.tiles["tile_id"].to_pylist()) if tile in wanted}
-        return {rows[row]: content for row, content in read_thumbnails(self.path, rows).items()}
+        import pyarrow.compute as pc
+
+        rows = np.flatnonzero(pc.is_in(self.tiles["tile_id"], pa.array(list(tile_ids), pa.string())).to_numpy())
+        names = dict(zip(rows.tolist(), self.tiles["tile_id"].take(pa.array(rows)).to_pylist(), strict=True))
+        return {names[row]: content for row, content in read_thumbnails(self.path, names).items()}
+
+    @property
+    def left_out(self) -> pa.Table:
+        """Tiles that could not be read: `tile_id`, `source`, `reason`."""
+        return read_left_out(self.path)
 
     def verify(self) -> str:
         """Check every byte against the manifest and every vector for its length; a line that says what was checked.
@@ -240,8 +248,16 @@ class GeoIndex:
                 )
         return f"{self.path}: {len(descriptors):,} tiles, {len(manifest['files'])} files, all as the manifest says"
 
-    def add(self, encoder: EncoderLike, imagery: "TileSource | CrossViewDataset", **options: Any) -> int:
+    def add(self, encoder: EncoderLike, imagery: "TileSource | CrossViewDataset | GeoIndex", **options: Any) -> int:
         """Add imagery; tiles whose id is there already are replaced. Searches that run keep the old state.
+
+        Processes that add to the same index wait for one another. To share the work on a large area, let them build an
+        index of it together, and add that one: nothing is encoded again.
+
+        Args:
+            encoder: the model of the index.
+            imagery: as `build`, or another index of the same model.
+            options: as `build`.
 
         Returns:
             The number of tiles now in the index.
@@ -254,14 +270,16 @@ class GeoIndex:
         from gengeo_hf.places.build import build_index
 
         self.check_model(encoder)
+        if isinstance(imagery, GeoIndex):
+            imagery.check_model(encoder)
+            return self._join(imagery.path, imagery._snapshot, str(imagery.path.name))
         aside = self.path.with_name(f".{self.path.name}.adding")
-        try:
-            build_index(encoder, imagery, aside, **options)
-            new = _Snapshot(aside, verify=False)
-            added = set(new.tiles["tile_id"].to_pylist())
-            return self._rewrite(lambda ids: [tile not in added for tile in ids], (aside, new))
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+        with exclusive(self.path.with_name(f".{self.path.name}.adding.lock")):
+            try:
+                report = build_index(encoder, imagery, aside, **options)
+                return self._join(aside, _Snapshot(aside, verify=False), report.source)
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
 
     def remove(self, tile_ids: Sequence[str] = (), area: str | None = None, bounds: Bounds | None = None) -> int:
         """Remove tiles by id, by area, or by where their centre lies.
@@ -280,10 +298,25 @@ class GeoIndex:
                 for tile, where, lat, lon in zip(ids, *columns, strict=True)
             ]
 
-        return before - self._rewrite(keep, None)
+        details = {"tiles": len(unwanted), "area": area, "bounds": list(bounds) if bounds else None}
+        return before - self._rewrite(keep, None, "removed", details)
 
-    def _rewrite(self, keep: Any, added: tuple[Path, _Snapshot] | None) -> int:
+    def report(self) -> str:
+        """What the index holds and how it was made, for people."""
+        from gengeo_hf.places.summary import summary
+
+        return summary(self)
+
+    def _join(self, path: Path, new: _Snapshot, name: str) -> int:
+        """Take over all rows of another index."""
+        added = set(new.tiles["tile_id"].to_pylist())
+        details = {"source": name, "tiles": len(added)}
+        return self._rewrite(lambda ids: [tile not in added for tile in ids], (path, new), "added", details)
+
+    def _rewrite(self, keep: Any, added: tuple[Path, _Snapshot] | None, what: str, details: dict[str, Any]) -> int:
         """Write kept and added rows as a new index, then use it. One writer at a time, across processes."""
+        from gengeo_hf.places.build import happened
+
         with exclusive(self.path.with_name(f".{self.path.name}.lock")):
             self._snapshot = _Snapshot(self.path, verify=False)  # another process may have written since
             parts = [(self.path, self._snapshot, keep(self._snapshot.tiles["tile_id"].to_pylist()))]
@@ -294,8 +327,10 @@ class GeoIndex:
             about: dict[str, Any] = {
                 key: self.manifest[key] for key in ("model", "preprocessing", "dim", "build") if key in self.manifest
             }
+            about["history"] = [*self.manifest.get("history", []), happened(what, **details)]
             has_thumbnails = any("thumbnails.parquet" in snapshot.manifest["files"] for _, snapshot, _ in kept)
-            write_index(self.path, tiles, _blocks(kept), about, _jpegs(kept) if has_thumbnails else None)
+            left_out = pa.concat_tables([read_left_out(path) for path, _, _ in kept])
+            write_index(self.path, tiles, _blocks(kept), about, _jpegs(kept) if has_thumbnails else None, left_out)
             self._snapshot = _Snapshot(self.path, verify=False)
         return len(self)
 

@@ -55,6 +55,21 @@ def parse_share(text: str) -> float:
     return share
 
 
+def parse_range(text: str) -> tuple[float, float]:
+    """Two values, the second one greater, from `low,high`.
+
+    Raises:
+        GenGeoError: not two numbers that rise.
+    """
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise GenGeoError(f"{text!r} is not a range: write low,high, for example 0,3000") from None
+    if not low < high:
+        raise GenGeoError(f"a range must rise, found {text!r}")
+    return low, high
+
+
 def parse_near(text: str) -> Near:
     """A location prior from `lat,lon,radius`, for example `60.17,24.94,2km`.
 

@@ -222,6 +222,72 @@ class TestRasters:
             assert gap.mean() < 2, tile
         assert b.table.num_rows > a.table.num_rows
 
+    def test_deep_files_of_a_mosaic_share_one_range(self, tmp_path):
+        """Two halves, one darker on the whole: stretched each by itself, the same ground would change at the seam."""
+        (tmp_path / "parts").mkdir()
+        ramp = np.linspace(1000, 9000, 800).astype(np.uint16)[None, None, :] * np.ones((3, 400, 1), np.uint16)
+        options = {"driver": "GTiff", "count": 3, "height": 400, "width": 400, "dtype": "uint16", "crs": "EPSG:32635"}
+        for number in range(2):
+            shape = Affine(1, 0, 400_000 + 400 * number, 0, -1, 6_675_000)
+            with rasterio.open(tmp_path / "parts" / f"{number}.tif", "w", transform=shape, **options) as file:
+                file.write(ramp[:, :, 400 * number : 400 * (number + 1)])
+        source = open_imagery(tmp_path / "parts", TilingOptions(tile_m=100, overlap=0))
+        east = np.argsort(source.table["lon"].to_numpy())
+        means = [np.asarray(source.read(int(row)), float).mean() for row in east]
+        columns = [np.max(part) for part in np.array_split(means, 8)]  # tiles at the edge are black in part
+        assert columns[0] < 40 and columns[-1] > 200 and np.all(np.diff(columns) > 10)
+        dark = open_imagery(tmp_path / "parts", TilingOptions(tile_m=100, overlap=0, value_range=(0, 65535)))
+        assert max(np.asarray(dark.read(row)).max() for row in range(0, dark.table.num_rows, 5)) < 40
+        with pytest.raises(GenGeoError, match="must rise"):
+            open_imagery(tmp_path / "parts", TilingOptions(value_range=(5, 5)))
+
+    def test_a_mosaic_of_many_files_takes_memory_for_its_tiles_only(self, tmp_path):
+        options = {"driver": "GTiff", "count": 3, "height": 100, "width": 100, "dtype": "uint8", "crs": "EPSG:32635"}
+        for number in range(36):
+            shape = Affine(1, 0, 400_000 + 100 * (number % 6), 0, -1, 6_675_000 - 100 * (number // 6))
+            with rasterio.open(tmp_path / f"{number:02d}.tif", "w", transform=shape, **options) as file:
+                file.write(np.full((3, 100, 100), 50 + 5 * number, np.uint8))
+        source = open_imagery(tmp_path, TilingOptions(tile_m=50, overlap=0))
+        assert source.table.num_rows >= 140
+        assert len(source._pieces.tile) < 4.5 * source.table.num_rows  # a tile lies on four files at most
+        lat, lon = source.table["lat"].to_numpy(), source.table["lon"].to_numpy()
+        x, y = transform("EPSG:4326", "EPSG:32635", lon.tolist(), lat.tolist())
+        for row in range(0, source.table.num_rows, 7):
+            inside = [(np.asarray(v) - w) % 100 for v, w in ((x[row], 400_000), (y[row], 6_675_000))]
+            if all(26 < value < 74 for value in inside):  # well inside one file
+                number = int((x[row] - 400_000) // 100) + 6 * int((6_675_000 - y[row]) // 100)
+                assert np.asarray(source.read(row)).mean() == pytest.approx(50 + 5 * number, abs=1)
+
+    def test_overviews_are_used_where_they_are_enough(self, tmp_path):
+        from rasterio.enums import Resampling
+
+        path = raster(tmp_path / "r.tif", np.full((3, 1024, 1024), 40, np.uint8), tiled=True)
+        with rasterio.open(path, "r+") as file:
+            file.build_overviews([2, 4, 8], Resampling.average)
+            file.write(np.full((3, 1024, 1024), 200, np.uint8))  # the overviews keep the old grey
+        assert np.asarray(open_imagery(path, TilingOptions(tile_m=800, pixels=100)).read(0)).max() == 40
+        assert np.asarray(open_imagery(path, TilingOptions(tile_m=50)).read(0)).max() == 200
+
+    @pytest.mark.parametrize("driver", ["VRT", "COG"])
+    def test_virtual_and_cloud_optimised_rasters(self, tmp_path, driver):
+        import rasterio.shutil
+
+        path = raster(tmp_path / "r.tif", compass())
+        other = tmp_path / ("r.vrt" if driver == "VRT" else "cog.tif")
+        rasterio.shutil.copy(path, other, driver=driver)
+        a, b = (open_imagery(p, TilingOptions(tile_m=100)) for p in (path, other))
+        assert a.table["tile_id"].to_pylist() == b.table["tile_id"].to_pylist()
+        np.testing.assert_allclose(np.asarray(a.read(3), float), np.asarray(b.read(3), float), atol=3)
+
+    def test_fractions_with_nan_where_there_is_no_data(self, tmp_path):
+        bands = compass().astype(np.float32) / 255
+        bands[:, :, :200] = np.nan
+        path = raster(tmp_path / "r.tif", bands, nodata=float("nan"))
+        source = open_imagery(path, TilingOptions(tile_m=100, overlap=0))
+        tiles = [source.read(row) for row in range(source.table.num_rows)]
+        kept = [np.asarray(tile) for tile in tiles if tile is not None]
+        assert 0.3 < len(kept) / len(tiles) < 0.7 and max(tile.max() for tile in kept) > 200
+
     def test_tiles_over_the_pole(self, tmp_path):
         path = raster(tmp_path / "r.tif", compass(300), "EPSG:3413", at=(90.0, 0.0))
         source = open_imagery(path, TilingOptions(tile_m=100))
@@ -300,7 +366,7 @@ class TestMapTiles:
             open_imagery(tmp_path / "v.mbtiles")
 
 
-def test_a_saved_dataset_is_a_source(tmp_path):
+def small_dataset():
     import datasets
 
     row = {"tile_id": "a", "aerial": Image.new("RGB", (8, 8), (9, 9, 9)), "lat": 1.0, "lon": 2.0}
@@ -308,6 +374,39 @@ def test_a_saved_dataset_is_a_source(tmp_path):
         {"tile_id": datasets.Value("string"), "aerial": datasets.Image(), "lat": datasets.Value("float64"),
          "lon": datasets.Value("float64")}
     )  # fmt: skip
-    datasets.Dataset.from_list([row], features=features).save_to_disk(str(tmp_path / "d"))
-    source = open_imagery(tmp_path / "d")
-    assert source.table["tile_id"].to_pylist() == ["a"] and source.read(0).getpixel((0, 0)) == (9, 9, 9)
+    return datasets.Dataset.from_list([row], features=features)
+
+
+def test_a_dataset_on_disk_is_a_source(tmp_path):
+    data = small_dataset()
+    data.save_to_disk(str(tmp_path / "d"))
+    (tmp_path / "p").mkdir()
+    data.to_parquet(tmp_path / "p" / "test-00000-of-00001.parquet")
+    for where in (tmp_path / "d", tmp_path / "p", tmp_path / "p" / "test-00000-of-00001.parquet"):
+        source = open_imagery(where)
+        assert source.table["tile_id"].to_pylist() == ["a"] and source.read(0).getpixel((0, 0)) == (9, 9, 9)
+
+
+def test_a_dataset_on_the_hub_is_a_source(monkeypatch):
+    import datasets
+
+    asked = []
+    monkeypatch.setattr(datasets, "get_dataset_config_names", lambda name: ["queries", "gallery"])
+    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda name, config: ["test"])
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda *words, split: asked.append((*words, split)) or small_dataset()
+    )
+    assert open_imagery("hf:me/city").name == "me/city/gallery" and open_imagery("hf:me/city/other").table.num_rows == 1
+    assert asked == [("me/city", "gallery", "test"), ("me/city", "other", "test")]
+    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda name, config: ["train", "test"])
+    with pytest.raises(GenGeoError, match="hf:me/city/gallery/SPLIT"):
+        open_imagery("hf:me/city")
+    with pytest.raises(GenGeoError, match="write hf:owner/name"):
+        open_imagery("hf:city")
+
+    def broken(name):
+        raise ConnectionError("nobody there\nand more")
+
+    monkeypatch.setattr(datasets, "get_dataset_config_names", broken)
+    with pytest.raises(GenGeoError, match=r"cannot be had: nobody there$"):
+        open_imagery("hf:me/city")

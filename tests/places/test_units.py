@@ -1,7 +1,7 @@
 import pytest
 
 from gengeo_hf.errors import GenGeoError
-from gengeo_hf.places.units import parse_bounds, parse_metres, parse_near, parse_share
+from gengeo_hf.places.units import parse_bounds, parse_metres, parse_near, parse_range, parse_share
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,10 @@ def test_boxes():
     for text in ("1,2,3", "1,2,3,x", "0,10,1,5", "0,0,400,1"):
         with pytest.raises(GenGeoError):
             parse_bounds(text)
+
+
+def test_ranges():
+    assert parse_range("0,3000") == (0, 3000)
+    for text in ("3000,0", "1", "a,b", "1,1", "1,2,3", "nan,1"):
+        with pytest.raises(GenGeoError):
+            parse_range(text)

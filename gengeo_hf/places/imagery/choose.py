@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gengeo_hf.errors import GenGeoError
+from gengeo_hf.places.imagery.dataset import HUB, holds_pictures, hub_tiles, parquet_tiles
 from gengeo_hf.places.imagery.raster import RasterTiles
 from gengeo_hf.places.imagery.table import TABLE_SUFFIXES, TableTiles
 from gengeo_hf.places.imagery.xyz import MbTiles, XyzTiles, xyz_zooms
@@ -23,6 +24,7 @@ class TilingOptions:
         tile_m: rasters: side of a tile in metres on the ground.
         overlap: rasters: share of a tile that its neighbour repeats.
         pixels: rasters: side of a tile in pixels, at most.
+        value_range: rasters: values that become black and white; None looks at the files.
         zoom: map tiles: the level; None takes the deepest.
         tms: map tiles in a folder: rows counted from the south.
         image_column, lat_column, lon_column: tables: columns to use; None recognises them.
@@ -32,6 +34,7 @@ class TilingOptions:
     tile_m: float = 100.0
     overlap: float = 0.5
     pixels: int = 392
+    value_range: tuple[float, float] | None = None
     zoom: int | None = None
     tms: bool = False
     image_column: str | None = None
@@ -43,25 +46,33 @@ class TilingOptions:
 def open_imagery(source: str | Path, options: TilingOptions | None = None) -> TileSource:
     """Open imagery of any kind that we read.
 
-    In this order: a file by its ending (CSV or Parquet table, MBTiles, raster); a folder that a dataset was saved to; a
-    folder with a table; a folder of map tiles `z/x/y`; a folder of rasters.
+    In this order: `hf:owner/name` (a dataset on the Hub); a file by its ending (CSV or Parquet table, MBTiles, raster);
+    a folder that a dataset was saved to; a folder with a table; a folder of map tiles `z/x/y`; a folder of rasters. A
+    Parquet table with the pictures inside, as `datasets` writes it, is a dataset.
 
     Raises:
         GenGeoError: nothing is there, or nothing of it is imagery that we know.
     """
     options = options or TilingOptions()
+    if str(source).startswith(HUB):
+        return hub_tiles(str(source).removeprefix(HUB))
     path = Path(source)
     if not path.exists():
         raise GenGeoError(f"there is nothing at {source}")
     suffix = path.suffix.lower()
     if path.is_file():
+        if suffix == ".parquet" and holds_pictures(path):
+            return parquet_tiles([path])
         if suffix in TABLE_SUFFIXES:
             return _table(path, options)
         if suffix == ".mbtiles":
             return MbTiles(path, options.zoom)
-        return RasterTiles([path], options.tile_m, options.overlap, options.pixels)
+        return RasterTiles([path], options.tile_m, options.overlap, options.pixels, options.value_range)
     if (path / "dataset_info.json").is_file() or (path / "gallery" / "dataset_info.json").is_file():
         return _saved_dataset(path)
+    shards = sorted(path.glob("*.parquet"))
+    if shards and all(holds_pictures(shard) for shard in shards):
+        return parquet_tiles(shards)
     if any(child.suffix.lower() in TABLE_SUFFIXES for child in path.iterdir()):
         return _table(path, options)
     if xyz_zooms(path):
@@ -72,7 +83,7 @@ def open_imagery(source: str | Path, options: TilingOptions | None = None) -> Ti
             f"{source} holds no imagery that we know: a table (CSV, Parquet) with image files, map tiles z/x/y, "
             f"or rasters ({', '.join(RASTER_SUFFIXES)})"
         )
-    return RasterTiles(rasters, options.tile_m, options.overlap, options.pixels)
+    return RasterTiles(rasters, options.tile_m, options.overlap, options.pixels, options.value_range)
 
 
 def _table(path: Path, options: TilingOptions) -> TableTiles:

@@ -1,11 +1,17 @@
 """Tiles that are already rows of a gallery: a `CrossViewDataset`, or any Hugging Face dataset with those columns.
 
+On disk (`save_to_disk`), as Parquet files with the pictures inside, or on the Hub.
+
 Before: data/ and world/. After: a `TileSource`.
 """
 
 import io
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+import pyarrow.parquet
 from PIL import Image
 
 from gengeo_hf.errors import GenGeoError
@@ -16,6 +22,9 @@ if TYPE_CHECKING:
     import datasets
 
     from gengeo_hf.data import CrossViewDataset
+
+
+HUB = "hf:"
 
 
 class DatasetTiles:
@@ -49,4 +58,53 @@ class DatasetTiles:
         from gengeo_hf.data.images import open_image
 
         cell = self._images[row]["aerial"]
+        if cell is None:
+            raise GenGeoError(f"tile {self.table['tile_id'][row].as_py()!r} of {self.name} has no picture")
         return open_image(io.BytesIO(cell["bytes"]) if cell.get("bytes") is not None else cell["path"])
+
+
+def holds_pictures(path: Path) -> bool:
+    """True for a Parquet file with an `aerial` column of pictures, and not of file names."""
+    try:
+        schema = pa.parquet.read_schema(path)
+    except (pa.ArrowInvalid, OSError):
+        return False  # the reader of tables says what is wrong with it
+    return "aerial" in schema.names and pa.types.is_struct(schema.field("aerial").type)
+
+
+def parquet_tiles(paths: Sequence[Path]) -> DatasetTiles:
+    """Tiles of Parquet files as `datasets` writes them."""
+    import datasets
+
+    name = paths[0].parent.name if len(paths) > 1 else paths[0].stem
+    return DatasetTiles(datasets.Dataset.from_parquet([str(path) for path in paths]), name)
+
+
+def hub_tiles(address: str) -> DatasetTiles:
+    """Tiles of a dataset on the Hub.
+
+    Args:
+        address: `owner/name`, `owner/name/config` or `owner/name/config/split`. Without a config `gallery` is taken
+            where there is one (`gengeo push` makes it), without a split the only one.
+
+    Raises:
+        GenGeoError: nothing is there, or what to take must be said.
+    """
+    import datasets
+
+    owner, name, config, split, *more = [*address.split("/"), "", "", ""]
+    if not (owner and name) or any(more):
+        raise GenGeoError(f"{HUB}{address} is no dataset: write {HUB}owner/name, with /config and /split if needed")
+    where = f"{owner}/{name}"
+    try:
+        configs = datasets.get_dataset_config_names(where)
+        config = config or ("gallery" if "gallery" in configs else configs[0])
+        splits = datasets.get_dataset_split_names(where, config)
+        if not split and len(splits) != 1:
+            raise GenGeoError(f"{where} has the splits {splits}: write {HUB}{where}/{config}/SPLIT")
+        found = datasets.load_dataset(where, config, split=split or splits[0])
+    except GenGeoError:
+        raise
+    except Exception as error:  # of the Hub, of the network, of the files: all mean that it cannot be had
+        raise GenGeoError(f"the dataset {where} cannot be had: {str(error).splitlines()[0]}") from error
+    return DatasetTiles(found, f"{where}/{config}")

@@ -13,6 +13,8 @@ from gengeo_hf.errors import GenGeoError
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
 
+LEVELS = 21  # quantiles kept of each file
+
 
 @dataclass(frozen=True)
 class Rendering:
@@ -24,6 +26,7 @@ class Rendering:
         palette: (256, 3) uint8 colours of a palette raster.
         alpha: band that masks the others, counted from 1.
         nodata: value of pixels without data.
+        levels: quantiles of the values of a file deeper than 8 bits, from 1 to 99 %; empty for 8 bits.
     """
 
     bands: tuple[int, ...]
@@ -32,6 +35,7 @@ class Rendering:
     palette: np.ndarray | None = None
     alpha: int | None = None
     nodata: float | None = None
+    levels: tuple[float, ...] = ()
 
     def to_rgb(self, bands: np.ndarray) -> np.ndarray:
         """Bands (n, height, width) of any number type to RGB (height, width, 3) uint8."""
@@ -66,8 +70,9 @@ def rendering_of(dataset: "DatasetReader") -> Rendering:
         raise GenGeoError(f"{dataset.name} has two bands; one (grey), three (RGB) or more (RGB and NIR) are expected")
     if alpha is not None and not _is_mask(dataset, alpha):
         alpha = None  # NAIP's near infrared is the fourth band, and GDAL calls every fourth band alpha
-    low, high = _value_range(dataset, bands)
-    return Rendering(bands, low, high, alpha=alpha, nodata=dataset.nodata)
+    levels = _levels(dataset, bands)
+    low, high = (levels[0], levels[-1]) if levels else (0.0, 255.0)
+    return Rendering(bands, low, high, alpha=alpha, nodata=dataset.nodata, levels=levels)
 
 
 def no_data_mask(dataset: "DatasetReader", rendering: Rendering, bands: np.ndarray, window: Any) -> np.ndarray:
@@ -103,13 +108,14 @@ def _is_mask(dataset: "DatasetReader", band: int) -> bool:
     return bool(np.isin(values, [0, 1, 255, top]).all())
 
 
-def _value_range(dataset: "DatasetReader", bands: tuple[int, ...]) -> tuple[float, float]:
-    """The values that become black and white: 0..255 for 8 bits, else the 1st and 99th percentile of the whole file."""
+def _levels(dataset: "DatasetReader", bands: tuple[int, ...]) -> tuple[float, ...]:
+    """Quantiles from the 1st to the 99th percentile of the whole file; none for 8 bits, which need no stretch."""
     if dataset.dtypes[bands[0] - 1] == "uint8":
-        return 0.0, 255.0
+        return ()
     values = _look(dataset, bands).astype(np.float64)
     values = values[np.isfinite(values) & (values != (dataset.nodata if dataset.nodata is not None else 0))]
     if not values.size:
-        return 0.0, 1.0
-    low, high = np.percentile(values, [1, 99])
-    return float(low), float(max(high, low + 1e-9))
+        return (0.0, 1.0)
+    levels = np.percentile(values, np.linspace(1, 99, LEVELS))
+    levels[-1] = max(levels[-1], levels[0] + 1e-9)
+    return tuple(map(float, levels))

@@ -12,9 +12,9 @@ import math
 import os
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -43,6 +43,19 @@ class _Sheet:
     rendering: Rendering
 
 
+class _Pieces(NamedTuple):
+    """Which file gives what of which tile, sorted by tile and then by file.
+
+    Only tiles on or near a file appear with it, so memory grows with the tiles and not with tiles x files.
+    """
+
+    tile: np.ndarray  # row of the tile, (pieces,)
+    sheet: np.ndarray  # number of the file, (pieces,)
+    maps: (
+        np.ndarray
+    )  # affine map from (east, north) metres round the tile's centre to the file's pixels, (pieces, 2, 3)
+
+
 class RasterTiles:
     """Square tiles of a ground size and overlap, from one raster or a mosaic of many.
 
@@ -51,6 +64,8 @@ class RasterTiles:
         tile_m: side of a tile in metres on the ground.
         overlap: share of a tile that its neighbour repeats, in [0, 1).
         pixels: side of a tile in pixels, at most; imagery that is coarser is not blown up beyond its own resolution.
+        value_range: values that become black and white; None takes 0..255 for 8 bits, and for deeper files the 1st and
+            99th percentile of all files together, so that a mosaic has no seams.
 
     Raises:
         GenGeoError: a file is missing, broken or has no CRS, or nothing of it is as large as half a tile.
@@ -58,30 +73,36 @@ class RasterTiles:
     """
 
     def __init__(
-        self, paths: Sequence[str | Path], tile_m: float = 100.0, overlap: float = 0.5, pixels: int = 392
+        self,
+        paths: Sequence[str | Path],
+        tile_m: float = 100.0,
+        overlap: float = 0.5,
+        pixels: int = 392,
+        value_range: tuple[float, float] | None = None,
     ) -> None:
         self.name = Path(paths[0]).name if len(paths) == 1 else f"{len(paths)} rasters"
         self._tile_m = tile_m
         self._open = threading.local()  # a GDAL handle must not be used by two threads at a time
-        self._sheets = [_open_sheet(Path(path)) for path in paths]
-        lat, lon = _grids(self._sheets, tile_m, tile_m * (1 - overlap))
-        self._maps = [_affine_maps(sheet, lat, lon) for sheet in self._sheets]
-        covered = np.stack([_coverage(s, m, tile_m) for s, m in zip(self._sheets, self._maps, strict=True)])
-        keep = np.minimum(covered.sum(axis=0), 1.0) >= MIN_VALID
+        self._sheets = _same_range([_open_sheet(Path(path)) for path in paths], value_range)
+        boxes = [_box(sheet) for sheet in self._sheets]
+        lat, lon = _grids(boxes, tile_m, tile_m * (1 - overlap))
+        keep, pieces = _cut(self._sheets, boxes, lat, lon, tile_m)
         if not keep.any():
             raise GenGeoError(
                 f"{self.name} is smaller than half a tile of {tile_m:g} m; ask for smaller tiles (--tile)"
             )
-        lat, lon, covered = lat[keep], lon[keep], covered[:, keep]
-        self._maps = [maps[keep] for maps in self._maps]
-        self._candidates = [np.flatnonzero(column > 0) for column in covered.T]
-        self._pixels = min(pixels, max(1, round(tile_m / self._resolution(covered > 0))))
+        lat, lon = lat[keep], lon[keep]
+        self._pieces = pieces
+        # Pieces of tile t are first[t] to first[t + 1], in the order of the files.
+        self._first = np.searchsorted(pieces.tile, np.arange(len(lat) + 1))
+        finest = float(np.abs(np.linalg.det(pieces.maps[:, :, :2])).max())  # raster pixels in a square metre
+        self._pixels = min(pixels, max(1, round(tile_m * math.sqrt(finest))))
         self.table: pa.Table = tile_table(
             [f"{a:.7f}_{b:.7f}_{tile_m:g}m" for a, b in zip(lat, lon, strict=True)],
             lat,
             lon,
             [bounds_around(a, b, tile_m, tile_m) for a, b in zip(lat, lon, strict=True)],
-            source=[Path(self._sheets[found[0]].path).name for found in self._candidates],
+            source=[Path(self._sheets[number].path).name for number in pieces.sheet[self._first[:-1]]],
         )
 
     def read(self, row: int) -> Image.Image | None:
@@ -89,8 +110,8 @@ class RasterTiles:
         size = self._pixels
         canvas = np.zeros((size, size, 3), dtype=np.uint8)
         empty = np.ones((size, size), dtype=bool)
-        for number in self._candidates[row]:
-            pixels, valid = self._read_sheet(int(number), row)
+        for piece in range(int(self._first[row]), int(self._first[row + 1])):
+            pixels, valid = self._read_sheet(int(self._pieces.sheet[piece]), self._pieces.maps[piece])
             if valid is None:  # the usual case, a tile well inside a file
                 if empty.all():
                     return Image.fromarray(pixels)
@@ -100,12 +121,6 @@ class RasterTiles:
             if not empty.any():
                 break
         return None if 1 - empty.mean() < MIN_VALID else Image.fromarray(canvas)
-
-    def _resolution(self, covered: np.ndarray) -> float:
-        """Finest ground size of a pixel among the sheets, in metres; far from its sheet a projection means nothing."""
-        pairs = zip(self._maps, covered, strict=True)
-        densities = [np.abs(np.linalg.det(maps[own][:, :, :2])) for maps, own in pairs if own.any()]
-        return float(1 / np.sqrt(max(density.max() for density in densities)))  # raster pixels in a square metre
 
     def _dataset(self, number: int) -> "DatasetReader":
         """This thread's own handle of one file; a few stay open, so that 10,000 files do not."""
@@ -118,12 +133,12 @@ class RasterTiles:
             handles[number] = rasterio.open(self._sheets[number].path)
         return handles[number]
 
-    def _read_sheet(self, number: int, row: int) -> tuple[np.ndarray, np.ndarray | None]:
+    def _read_sheet(self, number: int, to_pixel: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """RGB (size, size, 3) and validity (size, size) of a tile, from one file; None where every pixel is valid."""
         from rasterio.errors import RasterioError
 
         sheet, size = self._sheets[number], self._pixels
-        linear, centre = self._maps[number][row][:, :2], self._maps[number][row][:, 2]
+        linear, centre = to_pixel[:, :2], to_pixel[:, 2]
         step = self._tile_m / size
         # Tile pixel (column, row) -> local metres (east, north) -> raster pixel.
         to_raster = linear @ np.array([[step, 0.0], [0.0, -step]])
@@ -229,31 +244,76 @@ def _coverage(sheet: _Sheet, maps: np.ndarray, tile_m: float) -> np.ndarray:
     return inside.mean(axis=1)
 
 
-def _grids(sheets: Sequence[_Sheet], tile_m: float, stride_m: float) -> tuple[np.ndarray, np.ndarray]:
-    """Centres of candidate tiles: one grid over each group of sheets whose boxes touch."""
-    boxes = []
-    for sheet in sheets:
-        lat, lon = _outline(sheet)
-        lon = lon[0] + (lon - lon[0] + 180.0) % 360.0 - 180.0  # one piece, also across the date line
-        boxes.append(np.array([lat.min(), lat.max(), lon.min(), lon.max()]))
-    grids = []
-    while boxes:
-        box = boxes.pop()
-        while touching := [number for number, other in enumerate(boxes) if _touch(box, other)]:
-            for number in reversed(touching):
-                other = boxes.pop(number)
+def _same_range(sheets: list[_Sheet], value_range: tuple[float, float] | None) -> list[_Sheet]:
+    """The files with one range of values for all that are deeper than 8 bits, or for all where one is given."""
+    if value_range is not None:
+        low, high = value_range
+        if not low < high:
+            raise GenGeoError(f"the range of values must rise, found {low:g} to {high:g}")
+        return [replace(s, rendering=replace(s.rendering, low=low, high=high)) for s in sheets]
+    levels = np.concatenate([s.rendering.levels for s in sheets])
+    if not levels.size:
+        return sheets
+    low, high = (float(value) for value in np.percentile(levels, [1, 99]))  # every file counts the same
+    return [replace(s, rendering=replace(s.rendering, low=low, high=high)) if s.rendering.levels else s for s in sheets]
+
+
+def _cut(
+    sheets: Sequence[_Sheet], boxes: Sequence[np.ndarray], lat: np.ndarray, lon: np.ndarray, tile_m: float
+) -> tuple[np.ndarray, _Pieces]:
+    """Which candidate tiles are covered well enough, and what each file gives to them."""
+    covered, found = np.zeros(len(lat)), []
+    for number, (sheet, box) in enumerate(zip(sheets, boxes, strict=True)):
+        rows = _rows_in(box, lat, lon, tile_m)
+        maps = _affine_maps(sheet, lat[rows], lon[rows])
+        share = _coverage(sheet, maps, tile_m)
+        covered[rows] += share
+        found.append((rows[share > 0], np.full(int((share > 0).sum()), number, np.int32), maps[share > 0]))
+    keep = covered >= MIN_VALID
+    tile, sheet_of, maps = (np.concatenate([piece[part] for piece in found]) for part in range(3))
+    wanted = keep[tile]
+    tile, sheet_of, maps = (np.cumsum(keep) - 1)[tile[wanted]], sheet_of[wanted], maps[wanted]
+    order = np.argsort(tile, kind="stable")
+    return keep, _Pieces(tile[order], sheet_of[order], maps[order])
+
+
+def _rows_in(box: np.ndarray, lat: np.ndarray, lon: np.ndarray, margin_m: float) -> np.ndarray:
+    """Rows whose centre lies in a box (south, north, west, east) or within the margin round it."""
+    south, north, west, east = (float(side) for side in box)
+    per_lat, per_lon = (float(v) for v in metres_per_degree(max(abs(south), abs(north))))
+    high, wide = margin_m / per_lat, min(margin_m / max(per_lon, 1e-3), 180.0)
+    near = (lat >= south - high) & (lat <= north + high)
+    apart = np.abs((lon - (west + east) / 2 + 180.0) % 360.0 - 180.0)
+    return np.flatnonzero(near & (apart <= (east - west) / 2 + wide))
+
+
+def _box(sheet: _Sheet) -> np.ndarray:
+    """South, north, west, east of a file in degrees; in one piece across the date line, so beyond 180 perhaps."""
+    lat, lon = _outline(sheet)
+    lon = lon[0] + (lon - lon[0] + 180.0) % 360.0 - 180.0
+    return np.array([lat.min(), lat.max(), lon.min(), lon.max()])
+
+
+def _grids(boxes: Sequence[np.ndarray], tile_m: float, stride_m: float) -> tuple[np.ndarray, np.ndarray]:
+    """Centres of candidate tiles: one grid over each group of files whose boxes touch."""
+    left, grids = np.array(boxes), []
+    while len(left):
+        box, left = left[-1].copy(), left[:-1]
+        while (touching := _touch(box, left)).any():
+            for other in left[touching]:
                 other[2:] += 360.0 * round((box[2:].mean() - other[2:].mean()) / 360.0)
                 box = np.where([True, False, True, False], np.minimum(box, other), np.maximum(box, other))
+            left = left[~touching]
         grids.append(_grid(box, tile_m, stride_m))
     return np.concatenate([g[0] for g in grids]), np.concatenate([g[1] for g in grids])
 
 
-def _touch(a: np.ndarray, b: np.ndarray) -> bool:
-    """True where two boxes (south, north, west, east) share ground or an edge, also across the date line."""
-    apart = (b[2:].mean() - a[2:].mean() + 180.0) % 360.0 - 180.0
+def _touch(a: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Which boxes (south, north, west, east), shape (n, 4), share ground or an edge with `a`."""
+    apart = (others[:, 2:].mean(axis=1) - a[2:].mean() + 180.0) % 360.0 - 180.0
     slack = 1e-4  # degrees, some 10 m: edges of neighbours in a projection do not meet exactly
-    wide = (a[3] - a[2] + b[3] - b[2]) / 2
-    return bool(abs(apart) <= wide + slack and a[0] <= b[1] + slack and b[0] <= a[1] + slack)
+    wide = (a[3] - a[2] + others[:, 3] - others[:, 2]) / 2
+    return (np.abs(apart) <= wide + slack) & (a[0] <= others[:, 1] + slack) & (others[:, 0] <= a[1] + slack)
 
 
 def _grid(box: np.ndarray, tile_m: float, stride_m: float) -> tuple[np.ndarray, np.ndarray]:
