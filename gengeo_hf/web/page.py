@@ -35,6 +35,7 @@ AS_FILE, PANORAMA, ORDINARY = KINDS = ("as its file tells", "panorama", "ordinar
 NORTH = "north"
 HEADINGS: dict[str, float | str] = {NORTH: 0.0, "as its file tells": "exif", "unknown: try eight": "unknown"}
 KEEP_FILES_S = 3600  # uploads are deleted after an hour
+TO_THE_ANSWER = "() => document.getElementById('answer').scrollIntoView({block: 'nearest', behavior: 'smooth'})"
 ROW: dict[str, Any] = {  # of pictures that are clicked
     "show_label": False, "allow_preview": False, "object_fit": "cover", "buttons": [], "interactive": False,
     "height": "auto",
@@ -84,7 +85,7 @@ def build_page(desk: Desk, examples: Sequence[Path] = ()) -> gr.Blocks:
             "outputs": [preview, banner, results, *result, shown],
         }
         button.click(**asked, api_name="locate", show_progress="minimal")
-        photo.change(**asked, **QUIET)
+        photo.change(**asked, **QUIET).then(None, js=TO_THE_ANSWER, **QUIET)
         tiles, seen = result[1], result[2:]
         tiles.select(_chooser(desk), shown, seen, **QUIET)
     page.queue(max_size=64)

@@ -112,7 +112,12 @@ class LocateReply(BaseModel):
             exif = PositionReply(lat=truth.lat, lon=truth.lon, heading=truth.heading, distance_m=answer.truth_error_m)
         places = [PlaceReply.of(place) for place in answer.places]
         return cls(
-            known=answer.known, places=places, exif=exif, note=answer.note, caveat=caveat, index=IndexReply.of(index)
+            known=answer.known,
+            places=places,
+            exif=exif,
+            note=answer.note.replace("--fov", "fov"),
+            caveat=caveat,
+            index=IndexReply.of(index),
         )
 
 
@@ -156,9 +161,7 @@ class LocateOptions(BaseModel):
         max_length=50,
     )
     merge: bool = Field(True, description="merge overlapping tiles into one place")
-    threshold: float = Field(
-        0.0, ge=0, le=1, allow_inf_nan=False, description="confidence below which known is false"
-    )
+    threshold: float = Field(0.0, ge=0, le=1, allow_inf_nan=False, description="confidence below which known is false")
     fov: float | None = Field(
         None,
         ge=1,

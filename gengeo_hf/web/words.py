@@ -66,7 +66,7 @@ def answer(found: Answer, question: Question) -> str:
         far = f": {found.truth_error_m:,.0f} m from the best place" if found.truth_error_m is not None else ", as asked"
         facts.append(f"the photo's own GPS says {found.truth.lat:.6f}, {found.truth.lon:.6f}{far}")
     if found.note:
-        facts.append(found.note)
+        facts.append(found.note.replace("give --fov", "say what it is under Settings"))
     title = "Best place" if found.known else "Don't know"
     style = "gg-good" if found.known else "gg-unsure"
     guess = "" if found.known else f"Less sure than {question.threshold:.0%}. The best guess: "

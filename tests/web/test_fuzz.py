@@ -64,7 +64,7 @@ def damaged(draw):
 
 
 quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-long = settings(quick, max_examples=3000)
+long = settings(quick, max_examples=1500)
 
 
 def damaged_images(client, content, path):
@@ -122,6 +122,7 @@ def test_any_form(client, kind, body):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @long
 @given(content=damaged() | st.binary(max_size=200), path=PATHS)
 def test_damaged_images_for_long(client, content, path):
@@ -129,6 +130,7 @@ def test_damaged_images_for_long(client, content, path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @long
 @given(options=OPTIONS, path=PATHS)
 def test_any_options_for_long(client, options, path):
@@ -136,6 +138,7 @@ def test_any_options_for_long(client, options, path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @long
 @given(kind=TYPES, body=BODIES)
 def test_any_form_for_long(client, kind, body):
