@@ -12,9 +12,8 @@ import tempfile
 import time
 
 from gengeo_hf.world import build_world
-from gengeo_hf.world.dataset import SAMPLES
 from gengeo_hf.world.places import Region
-from gengeo_hf.world.shards import encode
+from gengeo_hf.world.shards import encode, samples_for
 
 GROUND, AERIAL = (42, 168), (70, 70)  # pixels
 
@@ -27,9 +26,9 @@ def parts(domain: str, pairs: int) -> dict[str, float]:
     places = region.places(150)
     tiles = [place.tiles[0] for place in places]
     laid_out = clock()
-    above = [region.draw_aerial(tile, AERIAL, SAMPLES).image for tile in tiles[:pairs]]
+    above = [region.draw_aerial(tile, AERIAL, samples_for(AERIAL)).image for tile in tiles[:pairs]]
     seen = clock()
-    street = [region.draw_ground(place, GROUND, SAMPLES).image for place in places[:pairs]]
+    street = [region.draw_ground(place, GROUND, samples_for(GROUND)).image for place in places[:pairs]]
     drawn = clock()
     for image in (*above, *street):
         encode(image)

@@ -20,8 +20,7 @@ from gengeo_hf.world.shards import TABLES, Job, check_shard, draw_shard
 if TYPE_CHECKING:
     from gengeo_hf.data.schema import CrossViewDataset
 
-WORLD_VERSION = 2  # raise it whenever a picture changes: old caches must not be taken for new ones
-SAMPLES = 2  # rays for each pixel on an edge
+WORLD_VERSION = 3  # raise it whenever a picture changes: old caches must not be taken for new ones
 _MINIMUM_SIDE = 8  # pixels
 
 
@@ -62,7 +61,7 @@ def build_world(
     """
     _check(domain, split, num_pairs, seed, ground_size, aerial_size, workers)
     parameters = {
-        "version": WORLD_VERSION, "samples": SAMPLES, "domain": domain, "split": split, "seed": seed,
+        "version": WORLD_VERSION, "domain": domain, "split": split, "seed": seed,
         "ground_size": list(ground_size), "aerial_size": list(aerial_size),
     }  # fmt: skip
     mark = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:12]
@@ -109,7 +108,6 @@ def _jobs(home: Path, domain: str, split: str, num_pairs: int, seed: int, ground
                 count,
                 (ground_size[0], ground_size[1]),
                 (aerial_size[0], aerial_size[1]),
-                SAMPLES,
                 folder,
                 schemas,
             )

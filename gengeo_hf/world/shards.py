@@ -20,7 +20,8 @@ from gengeo_hf.world.domains import TILE_METRES
 from gengeo_hf.world.places import Place, Region, Tile
 
 TABLES = ("queries", "gallery")
-_PNG_PIXELS = 50_000  # above this many pixels JPEG at quality 95: a noisy PNG would be five times as large
+_SMALL_PIXELS = 50_000  # up to here PNG; above, JPEG at quality 95: a noisy PNG is five times as large
+_EDGE_SAMPLES = 2  # rays of a pixel on an edge in larger pictures; in small ones the eye cannot tell 2 from 1
 
 
 @dataclass(frozen=True)
@@ -29,22 +30,25 @@ class Job:
 
     Args:
         schemas: Arrow schemas of the two tables, with the metadata by which `datasets` knows its features.
-        samples: rays for each pixel on an edge.
     """
 
     region: Region
     count: int
     ground_size: tuple[int, int]
     aerial_size: tuple[int, int]
-    samples: int
     folder: Path
     schemas: dict[str, pa.Schema]
+
+
+def samples_for(size: tuple[int, int]) -> int:
+    """Rays for each pixel on an edge of a picture of this (height, width)."""
+    return 1 if size[0] * size[1] <= _SMALL_PIXELS else _EDGE_SAMPLES
 
 
 def encode(image: Any) -> bytes:
     """A picture (h, w, 3) uint8 as PNG, or as JPEG where that would be large."""
     buffer, picture = io.BytesIO(), Image.fromarray(image)
-    if image.shape[0] * image.shape[1] <= _PNG_PIXELS:
+    if image.shape[0] * image.shape[1] <= _SMALL_PIXELS:
         picture.save(buffer, "PNG", compress_level=1)
     else:
         picture.save(buffer, "JPEG", quality=95, subsampling=0)
@@ -82,7 +86,7 @@ def draw_shard(job: Job, tell: Any = None) -> None:
 
 def _query_row(job: Job, place: Place) -> dict[str, Any]:
     lat, lon = job.region.scene.frame.to_degrees(place.x, place.y)
-    picture = job.region.draw_ground(place, job.ground_size, job.samples)
+    picture = job.region.draw_ground(place, job.ground_size, samples_for(job.ground_size))
     return {
         "query_id": f"{job.region.area}-{place.number:03d}-ground",
         "ground": {"bytes": encode(picture.image), "path": None},
@@ -96,7 +100,7 @@ def _gallery_row(job: Job, tile: Tile) -> dict[str, Any]:
     frame = job.region.scene.frame
     lat, lon = frame.to_degrees(tile.x, tile.y)
     west, south, east, north = frame.bounds(tile.x, tile.y, TILE_METRES / 2, TILE_METRES / 2)
-    picture = job.region.draw_aerial(tile, job.aerial_size, job.samples)
+    picture = job.region.draw_aerial(tile, job.aerial_size, samples_for(job.aerial_size))
     return {
         "tile_id": tile.name, "aerial": {"bytes": encode(picture.image), "path": None},
         "lat": float(lat), "lon": float(lon), "west": west, "south": south, "east": east, "north": north,

@@ -9,6 +9,7 @@ from PIL import Image
 
 from gengeo_hf.errors import GenGeoError
 from gengeo_hf.world import CLASS_NAMES, build_world
+from gengeo_hf.world.shards import samples_for
 from gengeo_hf.world.truth import _parsed, aerial_classes, ground_classes
 
 
@@ -22,7 +23,7 @@ def test_class_maps_belong_to_the_stored_pictures(domain, tmp_path):
     assert from_above.shape == (28, 28) and not (from_above == 0).any() and len(np.unique(from_above)) > 1
     # The region that an id names draws the very picture that is stored under that id.
     region, numbers = _parsed(query["query_id"].removesuffix("-ground"))
-    again = region.draw_ground(region.places(numbers[0] + 1)[numbers[0]], (14, 56), 2).image
+    again = region.draw_ground(region.places(numbers[0] + 1)[numbers[0]], (14, 56), samples_for((14, 56))).image
     stored = world.queries.cast_column("ground", datasets.Image(decode=False))[2]["ground"]["bytes"]
     np.testing.assert_array_equal(again, np.asarray(Image.open(io.BytesIO(stored)).convert("RGB")))
 
