@@ -108,11 +108,12 @@ def metrics_of_scan(
     """Count every metric from one pass.
 
     Returns:
-        num_queries, gallery_size, ties, one_percent_k; "recall@1", ..., "recall@1%". With semi-positives also
+        num_queries, gallery_size, ties, one_percent_k; "recall@1", ..., "recall@1%"; "average_precision" over the
+        positive and its semi-positives (without any it is the mean reciprocal rank). With semi-positives also
         "hit_rate_code" (no tile outside the semi-positives scores above the positive: the rule of the published
-        tables), "hit_rate_wording" (the best tile covers the query: the rule of the papers' text),
-        "recall_masked@k" (semi-positives taken out of the ranking) and "average_precision". With errors (metres)
-        "median_error_m", "mean_error_m", "within_5m" ... "within_100m" over the queries whose position is known.
+        tables), "hit_rate_wording" (the best tile covers the query: the rule of the papers' text) and
+        "recall_masked@k" (semi-positives taken out of the ranking). With errors (metres) "median_error_m",
+        "mean_error_m", "within_5m" ... "within_100m" over the queries whose position is known.
     """
     numbers: dict[str, float | int | str] = {
         "num_queries": len(result.relevant_rows),
@@ -142,8 +143,17 @@ def per_query_outcomes(
         outcomes["hit_rate_code"] = (masked < 1).astype(np.float64)
         outcomes["hit_rate_wording"] = (result.covering_ranks(ties) < 1).astype(np.float64)
         outcomes |= {f"recall_masked@{name}": (masked < k).astype(np.float64) for name, k in thresholds.items()}
-        outcomes["average_precision"] = average_precision(result.relevant_ranks(ties), result.gallery_size)
+    outcomes["average_precision"] = average_precision(result.relevant_ranks(ties), result.gallery_size)
     return outcomes
+
+
+def within_outcomes(errors: np.ndarray) -> dict[str, np.ndarray]:
+    """Whether each query was found within each of `ERROR_SHARES_M`: (queries,) arrays by metric name.
+
+    Args:
+        errors: (queries,) metres, all known.
+    """
+    return {f"within_{limit}m": (errors <= limit).astype(np.float64) for limit in ERROR_SHARES_M}
 
 
 def error_metrics(errors: np.ndarray) -> dict[str, float | int]:
@@ -156,4 +166,4 @@ def error_metrics(errors: np.ndarray) -> dict[str, float | int]:
         numbers["median_error_m"] = median
     if np.all(np.isfinite(known)):
         numbers["mean_error_m"] = float(known.mean())
-    return numbers | {f"within_{limit}m": float(np.mean(known <= limit)) for limit in ERROR_SHARES_M}
+    return numbers | {name: float(values.mean()) for name, values in within_outcomes(known).items()}

@@ -1,6 +1,6 @@
 """Recall when distance matters: a search around a believed position, and CVACT's rule of 5 metres.
 
-Before: descriptors with positions. After: recalls named by their radius.
+Before: descriptors with positions. After: what each query adds to recalls that are named by their radius.
 """
 
 from collections.abc import Sequence
@@ -8,14 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from gengeo_hf.evaluation.metrics import Rounding, one_percent_k, recall_at
+from gengeo_hf.evaluation.metrics import Rounding, one_percent_k
 from gengeo_hf.evaluation.positions import Prior, rows_within
 from gengeo_hf.evaluation.ranks import Descriptors, Ties, scan
 
 CVACT_RADIUS_M = 5.0
 
 
-def prior_recalls(
+def prior_outcomes(
     query_descriptors: Descriptors,
     gallery_descriptors: Descriptors,
     positive_rows: np.ndarray,
@@ -26,7 +26,7 @@ def prior_recalls(
     ks: Sequence[int] = (1, 5, 10),
     ties: Ties = "pessimistic",
     device: torch.device | str | None = None,
-) -> dict[str, float]:
+) -> dict[str, np.ndarray]:
     """Recall when only tiles within r metres of a believed position are searched.
 
     Args:
@@ -37,20 +37,21 @@ def prior_recalls(
         ks: the k of recall@k.
 
     Returns:
-        "recall@k|prior_<r>m" for each k and r. A true tile whose centre is outside the radius is a miss.
+        (queries,) hits of "recall@k|prior_<r>m" for each k and r; the metric is their mean. A true tile whose centre
+        is outside the radius is a miss.
     """
-    numbers = {}
+    outcomes = {}
     for radius in radii_m:
         prior = Prior(search_centres, gallery_positions, radius)
-        ranks = scan(query_descriptors, gallery_descriptors, positive_rows, prior=prior, device=device)
+        found = scan(query_descriptors, gallery_descriptors, positive_rows, prior=prior, device=device)
+        # A rank of gallery_size marks a true tile outside the radius: with k above it, it must stay a miss.
+        inside, ranks = np.isfinite(found.scores[:, 0]), found.positive_ranks(ties)
         for k in ks:
-            # A rank of gallery_size marks a true tile outside the radius: with k above it, it must stay a miss.
-            inside = np.isfinite(ranks.scores[:, 0])
-            numbers[f"recall@{k}|prior_{radius:g}m"] = float(np.mean(inside & (ranks.positive_ranks(ties) < k)))
-    return numbers
+            outcomes[f"recall@{k}|prior_{radius:g}m"] = (inside & (ranks < k)).astype(np.float64)
+    return outcomes
 
 
-def near_rule_recalls(
+def near_rule_outcomes(
     query_descriptors: Descriptors,
     gallery_descriptors: Descriptors,
     positive_rows: np.ndarray,
@@ -62,7 +63,7 @@ def near_rule_recalls(
     ties: Ties = "pessimistic",
     rounding: Rounding = "floor",
     device: torch.device | str | None = None,
-) -> dict[str, float]:
+) -> dict[str, np.ndarray]:
     """Recall where any tile within `radius_m` of the query counts as right, the true tile included.
 
     This is the rule of CVACT's original test script (OriCNN: 5 m). It is more lenient than the match by id that
@@ -75,10 +76,10 @@ def near_rule_recalls(
             `evaluate_descriptors`.
 
     Returns:
-        "recall_<r>m@k" for each k and for 1%.
+        (queries,) hits of "recall_<r>m@k" for each k and for 1%; the metric is their mean.
     """
     near = rows_within(query_positions, gallery_positions, radius_m, positive_rows)
     found = scan(query_descriptors, gallery_descriptors, positive_rows, semi_positive_rows=near, device=device)
     ranks = found.covering_ranks(ties)
     thresholds = {f"{k}": k for k in ks} | {"1%": one_percent_k(len(gallery_descriptors), rounding)}
-    return {f"recall_{radius_m:g}m@{name}": recall_at(ranks, k) for name, k in thresholds.items()}
+    return {f"recall_{radius_m:g}m@{name}": (ranks < k).astype(np.float64) for name, k in thresholds.items()}

@@ -18,14 +18,12 @@ import numpy as np
 import torch
 
 from gengeo_hf.errors import GenGeoError
-from gengeo_hf.evaluation.positions import Near, Prior
+from gengeo_hf.evaluation.blocks import Descriptors, QueryBlock, to_device
+from gengeo_hf.evaluation.positions import Prior
 
-Descriptors = np.ndarray | torch.Tensor
 Ties = Literal["pessimistic", "sample4geo", "mid"]
 TIES: tuple[Ties, ...] = ("pessimistic", "sample4geo", "mid")
 SCORE_TOLERANCE = 2e-6  # of |query| * |tile|; float32 sums over 1024 products differ by some 1e-7
-_MOST_RECHECKS = 65_536  # pairs of one block compared in float64; more means a collapsed model, and all are ties
-_RECHECK_ROWS = 4096  # pairs at a time: 3 * 4096 * 1024 float64 is 100 MB
 
 
 @dataclass(frozen=True)
@@ -153,7 +151,7 @@ def scan(
     with _full_float32():
         for start in range(0, len(queries), block[0]):
             rows = slice(start, min(start + block[0], len(queries)))
-            pass_ = _QueryBlock(
+            pass_ = QueryBlock(
                 queries, gallery, relevant[rows], tolerance[rows], rows, top, prior, torch.device(device)
             )
             for first in range(0, len(gallery), block[1]):
@@ -163,145 +161,13 @@ def scan(
     return Scan(relevant, scores, above, tied, top_rows, top_scores, len(gallery))
 
 
-class _QueryBlock:
-    """The running counts of some queries while the gallery passes by."""
-
-    def __init__(
-        self,
-        queries: Descriptors,
-        gallery: Descriptors,
-        relevant: np.ndarray,
-        tolerance: np.ndarray,
-        rows: slice,
-        top: int,
-        prior: Prior | None,
-        device: torch.device,
-    ) -> None:
-        self.gallery, self.relevant, self.device = gallery, relevant, device
-        self.raw_queries = queries[rows]
-        self.queries = _to_device(self.raw_queries, device)
-        self.near = None if prior is None else Near(prior, rows)
-        self.scores = self._exact_relevant_scores()
-        reference = np.where(np.isfinite(self.scores), self.scores, np.inf)  # nothing stands above what is not there
-        self.high = torch.from_numpy(reference + tolerance[:, None]).to(device, torch.float32)
-        self.low = torch.from_numpy(reference - tolerance[:, None]).to(device, torch.float32)
-        self.above = np.zeros(relevant.shape, dtype=np.int64)
-        self.tied = np.zeros(relevant.shape, dtype=np.int64)
-        self.top_scores = torch.full((len(relevant), top), -torch.inf, device=device)
-        self.top_rows = torch.full((len(relevant), top), -1, dtype=torch.int64, device=device)
-        self.buffer = torch.empty(0, device=device)
-
-    def _exact_relevant_scores(self) -> np.ndarray:
-        """Scores of the relevant tiles in float64, -inf where there is none or it is outside the prior."""
-        query, column = np.nonzero(self.relevant >= 0)
-        rows = self.relevant[query, column]
-        scores = np.full(self.relevant.shape, -np.inf)
-        scores[query, column] = _exact_scores(self.raw_queries, self.gallery, query, rows)
-        if self.near is not None:
-            far = ~self.near.pairs(query, rows)
-            scores[query[far], column[far]] = -np.inf
-        return scores
-
-    def compare(self, first: int, last: int) -> None:
-        """Multiply with gallery rows first..last and add to the counts."""
-        tiles = _to_device(self.gallery[first:last], self.device)
-        if self.buffer.shape != (len(self.queries), last - first):
-            self.buffer = torch.empty(len(self.queries), last - first, device=self.device)
-        scores = torch.mm(self.queries, tiles.T, out=self.buffer)
-        if self.near is not None:
-            scores.masked_fill_(torch.from_numpy(~self.near.block(first, last)).to(self.device), -torch.inf)
-        self._keep_best(scores, first)
-        query, which = np.nonzero((self.relevant >= first) & (self.relevant < last))
-        inside = torch.from_numpy(self.relevant[query, which] - first).to(self.device)
-        scores[torch.from_numpy(query).to(self.device), inside] = -torch.inf  # count only tiles outside the set
-        for column in range(self.relevant.shape[1]):
-            self._count(scores, column, first)
-
-    def _keep_best(self, scores: torch.Tensor, first: int) -> None:
-        """Merge this block's best tiles into the running best; only the queries that improve are touched."""
-        k = self.top_rows.shape[1]
-        better = (scores.amax(dim=1) > self.top_scores[:, -1]).nonzero()[:, 0]
-        if not len(better):
-            return
-        # The first block improves every query: no copy of it then.
-        part = scores if len(better) == len(scores) else scores[better]
-        values, columns = part.topk(min(k, part.shape[1]), dim=1)
-        values = torch.cat([self.top_scores[better], values], dim=1)
-        rows = torch.cat([self.top_rows[better], columns + first], dim=1)
-        values, order = values.topk(k, dim=1)
-        self.top_scores[better] = values
-        self.top_rows[better] = rows.gather(1, order).masked_fill(values == -torch.inf, -1)
-
-    def _count(self, scores: torch.Tensor, column: int, first: int) -> None:
-        """Count scores surely above the reference, and settle those too near to tell in float64."""
-        low, high = self.low[:, column, None], self.high[:, column, None]
-        present = np.nonzero(self.relevant[:, column] >= 0)[0]
-        if len(present) == len(scores):
-            above, at_least = _count_above(scores, high), _count_above(scores, low)
-        else:  # few queries have a last semi-positive: compare only theirs
-            above, at_least = np.zeros(len(scores), np.int64), np.zeros(len(scores), np.int64)
-            rows = torch.from_numpy(present).to(self.device)
-            part = scores[rows]
-            above[present], at_least[present] = _count_above(part, high[rows]), _count_above(part, low[rows])
-        near = at_least - above
-        self.above[:, column] += above
-        doubtful = np.nonzero(near)[0]
-        if not len(doubtful):
-            return
-        if near.sum() > _MOST_RECHECKS:
-            self.tied[:, column] += near
-            return
-        rows = torch.from_numpy(doubtful).to(self.device)
-        part = scores[rows]
-        pairs = ((part > low[rows]) & (part <= high[rows])).nonzero().cpu().numpy()
-        query, tile = doubtful[pairs[:, 0]], pairs[:, 1] + first
-        difference = _exact_scores(self.raw_queries, self.gallery, query, tile) - self.scores[query, column]
-        np.add.at(self.above[:, column], query[difference > 0], 1)
-        np.add.at(self.tied[:, column], query[difference == 0], 1)
-
-    def finish(self) -> tuple[np.ndarray, ...]:
-        """The counts as numpy arrays."""
-        return self.scores, self.above, self.tied, self.top_rows.cpu().numpy(), self.top_scores.cpu().numpy()
-
-
-def _count_above(scores: torch.Tensor, limit: torch.Tensor) -> np.ndarray:
-    """How many scores of each row are above the row's limit. numpy sums booleans 4-10 times faster than torch."""
-    if scores.device.type == "cpu":
-        return np.asarray((scores.numpy() > limit.numpy()).sum(axis=1))
-    return (scores > limit).sum(dim=1).cpu().numpy()
-
-
-def _exact_scores(queries: Descriptors, gallery: Descriptors, query: np.ndarray, tile: np.ndarray) -> np.ndarray:
-    """float64 dot products of single pairs; summed by numpy row by row, so that equal rows give equal sums anywhere."""
-    scores = np.empty(len(query))
-    for start in range(0, len(query), _RECHECK_ROWS):
-        part = slice(start, start + _RECHECK_ROWS)
-        scores[part] = (_pick(queries, query[part]) * _pick(gallery, tile[part])).sum(axis=1)
-    return scores
-
-
-def _pick(descriptors: Descriptors, rows: np.ndarray) -> np.ndarray:
-    """Rows as float64 numpy, rounded to float32 first as the blocks are."""
-    if isinstance(descriptors, torch.Tensor):
-        return descriptors[torch.from_numpy(rows).to(descriptors.device)].float().double().cpu().numpy()
-    return np.asarray(descriptors[rows], dtype=np.float32).astype(np.float64)
-
-
-def _to_device(part: Descriptors, device: torch.device) -> torch.Tensor:
-    """A block as float32 on the device."""
-    if isinstance(part, torch.Tensor):
-        return part.detach().to(device, torch.float32)
-    part = np.asarray(part, dtype=np.float32)
-    return torch.from_numpy(part if part.flags.writeable else part.copy()).to(device)
-
-
 def _norms(which: str, descriptors: Descriptors) -> np.ndarray:
     """Lengths of the descriptors; refuses NaN and infinity, whose rank would be a lie."""
     norms = np.empty(len(descriptors))
     for start in range(0, len(descriptors), 8192):
         part = descriptors[start : start + 8192]
         where = part.device if isinstance(part, torch.Tensor) else torch.device("cpu")
-        norms[start : start + 8192] = torch.linalg.vector_norm(_to_device(part, where), dim=1).cpu().numpy()
+        norms[start : start + 8192] = torch.linalg.vector_norm(to_device(part, where), dim=1).cpu().numpy()
     if bad := int((~np.isfinite(norms)).sum()):
         raise GenGeoError(
             f"{bad} of {len(norms)} {which} descriptors hold NaN or infinity, first in row "

@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 import torch
 
 from gengeo_hf.errors import GenGeoError
-from gengeo_hf.evaluation.intervals import bootstrap_means, breakdown, distance_groups
-from gengeo_hf.evaluation.metrics import metrics_of_scan, per_query_outcomes
-from gengeo_hf.evaluation.neighbourhood import near_rule_recalls, prior_recalls
+from gengeo_hf.evaluation.intervals import bootstrap_means, bootstrap_median, breakdown, distance_groups
+from gengeo_hf.evaluation.metrics import metrics_of_scan, per_query_outcomes, within_outcomes
+from gengeo_hf.evaluation.neighbourhood import near_rule_outcomes, prior_outcomes
 from gengeo_hf.evaluation.positions import errors_m
 from gengeo_hf.evaluation.protocols import Protocol
 from gengeo_hf.evaluation.ranks import TIES, Descriptors, Scan, Ties, scan
@@ -188,9 +188,13 @@ def judge(
     offsets = errors_m(truth.query_positions, truth.gallery_positions, truth.positive_rows)
     options: dict[str, Any] = {"ks": protocol.ks, "rounding": protocol.rounding}
     metrics: dict[str, Any] = metrics_of_scan(found, ties=ties, errors=errors, **options)
-    if truth.knows_positions:
-        metrics |= _by_distance(given, truth, protocol, ties, device)
     outcomes = per_query_outcomes(found, ties=ties, **options)
+    if truth.knows_positions:
+        outcomes |= within_outcomes(errors) | _by_distance(given, truth, protocol, ties, device)
+        metrics |= {name: float(values.mean()) for name, values in outcomes.items()}
+    intervals = bootstrap_means(outcomes, seed=seed)
+    if "median_error_m" in metrics:
+        intervals["median_error_m"] = bootstrap_median(errors[~np.isnan(errors)], seed=seed)
     summary = {
         "format": FORMAT,
         "protocol": protocol.as_dict(),
@@ -206,7 +210,7 @@ def judge(
         "rules": {"ties": ties, "rounding": protocol.rounding, "interval": "95 % bootstrap", "seed": seed},
         "metrics": metrics,
         "metrics_by_ties": {rule: metrics_of_scan(found, ties=rule, **options) for rule in TIES},
-        "intervals": {name: list(interval) for name, interval in bootstrap_means(outcomes, seed=seed).items()},
+        "intervals": {name: list(interval) for name, interval in intervals.items()},
         "areas": breakdown(outcomes, truth.areas) if len(set(truth.areas)) > 1 else {},
         "offsets": _by_offset(outcomes, offsets, protocol.offset_edges_m),
         "versions": versions(),
@@ -225,31 +229,24 @@ def _by_distance(
     protocol: Protocol,
     ties: Ties,
     device: torch.device | str | None,
-) -> dict[str, float]:
-    """The metrics of a protocol that search by distance."""
-    numbers: dict[str, float] = {}
+) -> dict[str, np.ndarray]:
+    """What each query adds to the metrics of a protocol that search by distance."""
+    common: dict[str, Any] = {"gallery_positions": truth.gallery_positions, "ks": protocol.ks, "ties": ties}
+    outcomes: dict[str, np.ndarray] = {}
     if protocol.near_rule_m is not None:
-        numbers |= near_rule_recalls(
+        outcomes |= near_rule_outcomes(
             *given,
             query_positions=truth.query_positions,
-            gallery_positions=truth.gallery_positions,
             radius_m=protocol.near_rule_m,
-            ks=protocol.ks,
-            ties=ties,
             rounding=protocol.rounding,
             device=device,
+            **common,
         )
     if protocol.prior_radii_m:
-        numbers |= prior_recalls(
-            *given,
-            search_centres=truth.query_positions,
-            gallery_positions=truth.gallery_positions,
-            radii_m=protocol.prior_radii_m,
-            ks=protocol.ks,
-            ties=ties,
-            device=device,
+        outcomes |= prior_outcomes(
+            *given, search_centres=truth.query_positions, radii_m=protocol.prior_radii_m, device=device, **common
         )
-    return numbers
+    return outcomes
 
 
 def _by_offset(

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gengeo_hf.errors import GenGeoError
-from gengeo_hf.evaluation import Prior, evaluate_descriptors, rank_of_positives, scan
+from gengeo_hf.evaluation import Prior, blocks, evaluate_descriptors, rank_of_positives, scan
 from gengeo_hf.places.geodesy import great_circle_m
 
 
@@ -96,6 +96,24 @@ def test_duplicates_are_ties_in_every_block_although_float32_sums_differ():
         assert rank_of_positives(query, gallery, np.array([510]), block=block)[0] == 36
         assert rank_of_positives(query, gallery, np.array([510]), ties="sample4geo", block=block)[0] == 0
         assert rank_of_positives(query, gallery, np.array([510]), ties="mid", block=block)[0] == 18
+
+
+@pytest.mark.parametrize("noise", [0.3, 30.0])  # right tiles among the best few, and anywhere
+def test_wide_blocks_equal_a_sort_whether_few_or_all_scores_are_compared(noise, monkeypatch):
+    generator = np.random.default_rng(8)
+    gallery = unit(generator, 5000)
+    gallery[4000:4100] = gallery[:100]  # duplicates: ties across blocks
+    rows = generator.integers(0, 5000, 50)
+    queries = gallery[rows] + noise * unit(generator, 50)
+    ways = []
+    for way in ("_count_few", "_count_all"):
+        plain = getattr(blocks.QueryBlock, way)
+        monkeypatch.setattr(blocks.QueryBlock, way, lambda *g, p=plain, w=way: (ways.append(w), p(*g))[1])
+    for block in ((50, 5000), (13, 4096), (50, 1111)):
+        for ties in ("pessimistic", "sample4geo"):
+            found = rank_of_positives(queries, gallery, rows, ties=ties, block=block)
+            np.testing.assert_array_equal(found, slow_ranks(queries, gallery, rows, ties=ties))
+    assert set(ways) == {"_count_few" if noise < 1 else "_count_all"}
 
 
 @pytest.mark.parametrize("jitter", [0.0, 1e-8])
