@@ -6,8 +6,8 @@
 For each setting of `--batch` a service runs in a process of its own; rounds alternate between them, so that a busy
 machine troubles both alike. Each request sends one of a few photos and must get the tiles that a lone request for this
 photo got. Printed: requests answered and answered rightly, requests a second, latencies, and the service's resident
-memory after each round. Without `--model` a DINOv2 of ViT-Ti size with random weights is made: the cost of an answer is
-real, its places mean nothing.
+memory after each round. Without `--model` a DINOv2 of `--hidden` width and `--layers` blocks with random weights is made
+(small by default, for it is the service that is measured): its places mean nothing, but must be the same each time.
 """
 
 import argparse
@@ -34,7 +34,7 @@ class Service:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
         command = [sys.executable, "-m", "gengeo_hf.cli", "serve", "--index", index, "--model", model, "--port"]
-        options = [self.port, "--batch", batch, "--time-limit", 600, "--device", "cpu"]
+        options = [self.port, "--batch", batch, "--time-limit", 3600, "--device", "cpu"]
         self.batch, self.rss, self.walls, self.latencies, self.wrong = batch, [], [], [], 0
         self.process = subprocess.Popen([str(word) for word in command + options])
 
@@ -76,19 +76,19 @@ class Service:
         self.rss.append(int(status.split("VmRSS:")[1].split()[0]) / 1024)
 
 
-def random_model(folder: Path) -> Path:
-    """A DINOv2 of ViT-Ti size with a SALAD head, random weights."""
+def random_model(folder: Path, hidden: int, layers: int) -> Path:
+    """A DINOv2 with a SALAD head, random weights."""
     import torch
 
     from gengeo_hf.model import GenGeoConfig, GenGeoImageProcessor, GenGeoModel
 
     torch.manual_seed(0)
     backbone = {
-        "model_type": "dinov2", "hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3,
-        "image_size": 392, "patch_size": 14,
+        "model_type": "dinov2", "hidden_size": hidden, "num_hidden_layers": layers,
+        "num_attention_heads": max(1, hidden // 64), "image_size": 392, "patch_size": 14,
     }  # fmt: skip
     GenGeoModel(GenGeoConfig(backbone_config=backbone, trainable_blocks=None)).save_pretrained(folder)
-    sizes = {"ground": {"height": 112, "width": 448}, "aerial": {"height": 196, "width": 196}}
+    sizes = {"ground": {"height": 112, "width": 224}, "aerial": {"height": 112, "width": 112}}
     GenGeoImageProcessor(view_sizes=sizes).save_pretrained(folder)
     return folder
 
@@ -138,7 +138,9 @@ def main() -> None:
     parser.add_argument("--model", type=Path)
     parser.add_argument("--index", type=Path)
     parser.add_argument("--photos", type=Path, help="folder of photos; default: made-up ones")
-    parser.add_argument("--width", type=int, default=1200, help="of made-up photos, pixels")
+    parser.add_argument("--width", type=int, default=800, help="of made-up photos, pixels")
+    parser.add_argument("--hidden", type=int, default=64, help="width of the made-up model; 384 is ViT-S")
+    parser.add_argument("--layers", type=int, default=4, help="blocks of the made-up model; 12 is ViT-S")
     parser.add_argument("--tiles", type=int, default=5000, help="of the made-up index")
     parser.add_argument("--requests", type=int, default=200, help="at the same moment")
     parser.add_argument("--rounds", type=int, default=5)
@@ -146,7 +148,7 @@ def main() -> None:
     given = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     with tempfile.TemporaryDirectory() as name:
-        model = given.model or random_model(Path(name) / "model")
+        model = given.model or random_model(Path(name) / "model", given.hidden, given.layers)
         index = given.index or random_index(model, Path(name) / "load.gengeo", given.tiles)
         photos = made_up_photos(8, given.width)
         if given.photos:
