@@ -6,8 +6,8 @@
 For each setting of `--batch` a service runs in a process of its own; rounds alternate between them, so that a busy
 machine troubles both alike. Each request sends one of a few photos and must get the tiles that a lone request for this
 photo got. Printed: requests answered and answered rightly, requests a second, latencies, and the service's resident
-memory after each round. Without `--model` a DINOv2 of `--hidden` width and `--layers` blocks with random weights is made
-(small by default, for it is the service that is measured): its places mean nothing, but must be the same each time.
+memory after each round. Without `--model` a DINOv2 of `--hidden` width and `--layers` blocks gets random weights (small
+by default, for it is the service that is measured): its places mean nothing, but must be the same each time.
 """
 
 import argparse
