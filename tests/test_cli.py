@@ -131,3 +131,81 @@ def test_real_photos_and_tiles(gengeo, shared_data, tiny_checkpoint, tmp_path):
     code, out, err = gengeo("locate", photo, "--index", tmp_path / "idx", "--model", tiny_checkpoint)
     assert code == 0 and out.count("score") == 5 and "caution" in err
     assert not [name for name in tmp_path.iterdir() if "partial" in name.name]
+
+
+@pytest.fixture
+def stub(monkeypatch):
+    """An encoder without weights stands for every checkpoint."""
+    from tests.places.conftest import StubEncoder
+
+    monkeypatch.setattr("gengeo_hf.encoder.Encoder.from_pretrained", lambda *_, **__: StubEncoder())
+
+
+def test_a_drive_is_located_and_the_options_say_what_they_take(gengeo, stub, tiles, tmp_path):
+    assert gengeo("index", tiles, "--out", tmp_path / "idx", "--model", "m", "--tile-size-m", "100m")[0] == 0
+    options = ("--index", tmp_path / "idx", "--model", "m")
+    outputs = ("--map", tmp_path / "m.html", "--geojson", tmp_path / "o.json")
+    code, out, err = gengeo("locate", tiles, *options, "--sequence", "--interval", "3600", "--top", 1, *outputs)
+    assert code == 0 and out.count("score") == 4, err
+    assert json.loads((tmp_path / "o.json").read_text())["features"][-1]["properties"] == {"kind": "drive"}
+    assert '"line": [[60.0, 25.0]' in (tmp_path / "m.html").read_text()
+    assert gengeo("locate", tiles / "1.png", *options, "--fov", "70", "--heading", "unknown")[0] == 0
+    for wrong, words in (
+        (("--fov", "0"), "1..360 degrees"), (("--heading", "left"), "degrees, exif or unknown"),
+        (("--top-speed", "0"), "positive"), (("--heading", "nan"), "heading"),
+    ):  # fmt: skip
+        code, _, err = gengeo("locate", tiles / "1.png", *options, *wrong)
+        assert code == 2 and words in err and err.count("\n") == 1
+
+
+def test_what_an_index_holds(gengeo, stub, tiles, tmp_path):
+    (tiles / "2.png").write_bytes((tiles / "2.png").read_bytes()[:200])
+    code, out, err = gengeo("index", tiles, "--out", tmp_path / "idx", "--model", "m", "--tile-size-m", "100m")
+    assert code == 0 and "1 tiles left out: unreadable" in out, err
+    code, out, _ = gengeo("info", "--index", tmp_path / "idx", "--geojson", tmp_path / "cover.json")
+    assert code == 0 and "3 of 64 dimensions" in out and "2.png is damaged" in out and "built" in out
+    assert len(json.loads((tmp_path / "cover.json").read_text())["features"]) == 3
+    code, _, err = gengeo("index", tmp_path / "idx", "--out", tmp_path / "other", "--model", "m")
+    assert code == 2 and "with --add" in err
+    gengeo("index", tiles, "--out", tmp_path / "other", "--model", "m")
+    code, out, err = gengeo("index", tmp_path / "idx", "--out", tmp_path / "other", "--model", "m", "--add")
+    assert code == 0 and "now holds 3 tiles" in out, err
+
+
+def test_confidences_are_learned_from_held_out_photos(gengeo, stub, tmp_path):
+    import numpy as np
+    from PIL import Image
+
+    from tests.places.conftest import ListSource, StubEncoder
+
+    source = ListSource(count=30)
+    from gengeo_hf.places import GeoIndex
+
+    GeoIndex.build(StubEncoder(), source, tmp_path / "idx")
+    lat, lon = source.table["lat"].to_pylist(), source.table["lon"].to_pylist()
+    rows = ["image,lat,lon"]
+    for number, image in enumerate(source.images):
+        pixels = np.asarray(image, dtype=float)
+        if number % 3 == 0:  # another place in the main
+            pixels = 0.4 * pixels + 0.6 * np.asarray(source.images[(number + 9) % 30], dtype=float)
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{number}.png")
+        rows.append(f"{number}.png,{lat[number]},{lon[number]}")
+    (tmp_path / "held_out.csv").write_text("\n".join(rows))
+    options = ("--index", tmp_path / "idx", "--model", "m")
+    outputs = ("--out", tmp_path / "c.json", "--plot", tmp_path / "c.png")
+    code, out, err = gengeo("calibrate", tmp_path / "held_out.csv", *options, *outputs)
+    assert code == 0 and "30 photos, expected calibration error" in out and "--threshold   answered" in out, err
+    assert (tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"
+    words = ("--calibration", tmp_path / "c.json", "--threshold", "0.6")
+    code, out, _ = gengeo("locate", tmp_path / "0.png", tmp_path / "1.png", *options, *words)
+    assert code == 0 and "0.png: don't know" in out and "1.png: don't know" not in out and "sure to" in out
+
+
+def test_shortened_descriptors_are_shortened_again_for_photos(gengeo, tiles, tiny_checkpoint, tmp_path):
+    options = ("--model", tiny_checkpoint, "--device", "cpu")
+    code, out, err = gengeo("index", tiles, "--out", tmp_path / "idx", *options, "--truncate-dim", "8")
+    assert code == 0 and "4 of 8 dimensions" in out, err
+    code, out, err = gengeo("locate", tiles / "2.png", "--index", tmp_path / "idx", *options)
+    assert code == 0 and "score" in out, err
+    code, _, err = gengeo("index", tiles, "--out", tmp_path / "no", *options, "--truncate-dim", "999")
+    assert code == 2 and "cut to 999" in err

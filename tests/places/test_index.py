@@ -1,3 +1,4 @@
+import itertools
 import json
 import threading
 
@@ -237,3 +238,161 @@ def test_a_datasets_gallery_is_indexed_by_its_ids(encoder, tmp_path):
     index = GeoIndex.build(encoder, gallery, tmp_path / "idx")
     hit = index.search(encoder.encode(images, "aerial"), k=1)[2][0]
     assert (hit.tile_id, hit.lat, hit.bounds, hit.area) == ("t2", 3.0, None, "a")
+
+
+def test_unreadable_tiles_are_named_in_the_index(encoder, tmp_path):
+    index = GeoIndex.build(encoder, ListSource(count=10_000, broken=[5000]), tmp_path / "idx", thumbnail_pixels=0)
+    assert len(index) == 9999
+    assert index.left_out.to_pylist() == [
+        {"tile_id": "noise-5000", "source": "noise", "reason": "tile 5000 is damaged"}
+    ]
+    index.add(encoder, ListSource(count=3, name="more", seed=1, broken=[1]))
+    index.remove(tile_ids=["noise-1"])
+    assert index.left_out["tile_id"].to_pylist() == ["noise-5000", "more-1"]
+    assert "9,999 tiles" not in index.report() and "noise-5000: tile 5000 is damaged" in index.report()
+    assert "all as the manifest says" in index.verify()
+
+
+def test_an_index_tells_what_it_holds_and_what_happened(encoder, tmp_path):
+    index = GeoIndex.build(encoder, ListSource(lat=-17, lon=179.9995, area="Fiji"), tmp_path / "idx", model_name="m")
+    index.add(encoder, ListSource(count=2, name="more", seed=1))
+    index.remove(area="nowhere")
+    report = index.report()
+    assert "14 of 64 dimensions" in report and "150 x 150 m each" in report and "Fiji (12)" in report
+    assert "exact search on float32" in report and "m, fingerprint" in report
+    assert [entry["what"] for entry in index.manifest["history"]] == ["built", "added", "removed"]
+    assert [GeoIndex.load(index.path).report()] == [report]
+    fiji = GeoIndex.build(encoder, ListSource(lat=-17, lon=179.9995), tmp_path / "fiji").report()
+    assert "west 179.9995" in fiji and "east -179.99" in fiji
+
+
+def test_boxes_of_tiles_for_a_gis(encoder, tmp_path):
+    from gengeo_hf.places.summary import footprints
+
+    index = GeoIndex.build(encoder, ListSource(lat=-17, lon=179.9995), tmp_path / "idx")
+    features = json.loads(footprints(index))["features"]
+    kinds = [feature["geometry"]["type"] for feature in features]
+    assert len(kinds) == 12 and kinds.count("MultiPolygon") in (1, 2)
+    ring = features[-1]["geometry"]["coordinates"][0]
+    assert ring[0] == ring[-1] and all(-180 <= lon <= 180 and lat < 0 for lon, lat in ring)
+    signed = sum(a[0] * b[1] - b[0] * a[1] for a, b in itertools.pairwise(ring))
+    assert signed > 0  # counter-clockwise, as RFC 7946 asks
+
+
+def test_two_indexes_become_one_without_encoding(index, encoder, tmp_path):
+    other = GeoIndex.build(encoder, ListSource(count=5, name="more", seed=1), tmp_path / "other")
+    before = encoder.encoded
+    assert index.add(encoder, other) == 17 and encoder.encoded == before
+    hit = index.search(encoder.encode(ListSource(count=5, seed=1).images, "aerial"), k=1)[2][0]
+    assert hit.tile_id == "more-2" and set(index.thumbnails(["more-2"])) == {"more-2"}
+    stranger = GeoIndex.build(StubEncoder("other"), ListSource(count=5), tmp_path / "stranger")
+    with pytest.raises(GenGeoError, match="made by another model"):
+        index.add(encoder, stranger)
+
+
+def test_adding_at_the_same_time_loses_nothing(index):
+    sources = [ListSource(count=5, name=f"more{n}", seed=n) for n in range(4)]
+    threads = [threading.Thread(target=lambda s=s: GeoIndex.load(index.path).add(StubEncoder(), s)) for s in sources]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(GeoIndex.load(index.path)) == 12 + 4 * 5
+
+
+PROGRAM = """
+import sys, time
+sys.path.insert(0, {root!r})
+from tests.places.conftest import ListSource, StubEncoder
+from gengeo_hf.places.build import build_index
+
+class Slow(StubEncoder):
+    def encode(self, images, view, progress=False):
+        time.sleep({pause})
+        return super().encode(images, view)
+
+encoder = Slow()
+{before}
+build_index(encoder, ListSource(count={count}), {out!r})
+print(encoder.encoded)
+"""
+
+
+def start(out, count, pause=0.0, before=""):
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    root = str(Path(__file__).resolve().parents[2])
+    program = PROGRAM.format(root=root, pause=pause, count=count, out=str(out), before=before)
+    return subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_build_goes_on_after_kill_minus_nine(tmp_path, encoder):
+    import time
+
+    process = start(tmp_path / "idx", 1000, pause=0.02)
+    shard = tmp_path / "idx.partial" / "shard-000000000.parquet"
+    for _ in range(3000):
+        if shard.is_file() or process.poll() is not None:
+            break
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    assert shard.is_file() and not (tmp_path / "idx").exists()
+    build_index(encoder, ListSource(count=1000), tmp_path / "idx")
+    assert encoder.encoded <= 1000 - 256
+    assert len(GeoIndex.load(tmp_path / "idx")) == 1000 and "all as" in GeoIndex.load(tmp_path / "idx").verify()
+    assert not (tmp_path / "idx.partial").exists()
+
+
+@pytest.mark.slow
+def test_three_processes_share_the_work(tmp_path):
+    processes = [start(tmp_path / "idx", 4000, pause=0.005) for _ in range(3)]
+    encoded = [int(process.communicate()[0]) for process in processes]
+    assert sum(encoded) == 4000 and len(GeoIndex.load(tmp_path / "idx")) == 4000
+
+
+def test_a_full_disk_is_one_line_and_the_work_goes_on_later(tmp_path, encoder):
+    """The system's own limit on the size of a file stands for a full disk: writes fail in the middle."""
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
+    process = start(tmp_path / "idx", 300, before=limit)
+    errors = process.communicate()[1]
+    last = errors.strip().splitlines()[-1]
+    assert process.returncode == 1 and "GenGeoError: the work could not be written to" in last
+    assert not (tmp_path / "idx").exists() and not list((tmp_path / "idx.partial").glob("*.parquet"))
+    build_index(encoder, ListSource(count=300), tmp_path / "idx")
+    assert len(GeoIndex.load(tmp_path / "idx")) == 300
+
+
+def test_a_full_disk_leaves_the_old_index(index, encoder, monkeypatch):
+    import errno
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("gengeo_hf.places.folder.pa.parquet.write_table", full)
+    with pytest.raises(GenGeoError, match="No space left on device"):
+        index.remove(tile_ids=["noise-1"])
+    monkeypatch.undo()
+    assert len(GeoIndex.load(index.path)) == 12 and "12 tiles" in index.verify()
+    assert not [path.name for path in index.path.parent.iterdir() if path.name.startswith(".idx-")]
+
+
+def test_a_lock_whose_file_was_removed_keeps_others_out(tmp_path):
+    from gengeo_hf.places.folder import exclusive
+
+    inside, waited = [], threading.Event()
+
+    def second():
+        with exclusive(tmp_path / "lock"):
+            inside.append("second")
+
+    with exclusive(tmp_path / "lock"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        waited.wait(0.2)
+        (tmp_path / "lock").unlink()
+    thread.join()
+    with exclusive(tmp_path / "lock", wait=False) as ours:
+        assert ours and inside == ["second"] and (tmp_path / "lock").is_file()

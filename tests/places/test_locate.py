@@ -5,7 +5,7 @@ import pytest
 
 from gengeo_hf.errors import GenGeoError
 from gengeo_hf.places import GeoIndex, GeoLocalizer, Hit
-from gengeo_hf.places.confidence import Calibration, reliability
+from gengeo_hf.places.confidence import Calibration, _wilson, reliability, reliability_plot
 from gengeo_hf.places.geodesy import bounds_around, great_circle_m, offset
 from gengeo_hf.places.locate import Answer, Place, caveat_of, find_photos, merge_hits, to_geojson
 from tests.places.conftest import ListSource, StubEncoder
@@ -69,11 +69,13 @@ def test_a_folder_is_answered_in_order_and_a_broken_photo_is_one_answer(index, e
         find_photos([index.path])
 
 
-@pytest.mark.parametrize(("size", "answered"), [((1, 1), False), ((8, 8), True), ((6000, 9), True)])
+@pytest.mark.parametrize(
+    ("size", "answered"), [((1, 1), False), ((8, 8), True), ((6000, 9), True), ((20_000, 20_000), False)]
+)
 def test_tiny_and_odd_photos_get_an_answer_or_a_reason(index, encoder, tmp_path, size, answered):
     from PIL import Image
 
-    Image.new("RGB", size).save(tmp_path / "odd.png")
+    Image.new("1", size).save(tmp_path / "odd.png")
     answer = next(GeoLocalizer(encoder, index).locate_many([tmp_path / "odd.png"], top=2, merge=False))
     assert len(answer.places) == (2 if answered else 0) and bool(answer.error) != answered
 
@@ -88,11 +90,21 @@ def test_exif_is_truth_and_a_prior_only_when_asked(shared_data, encoder, tmp_pat
     near = GeoIndex.build(encoder, ListSource(lat=answer.truth.lat, lon=answer.truth.lon), tmp_path / "near")
     answer = next(GeoLocalizer(encoder, near).locate_many([photo], exif_radius_m=250, merge=False, top=99))
     assert len(answer.places) == 3
+    assert answer.truth_is_prior and answer.truth_error_m is None  # never truth and prior in one evaluation
+    features = json.loads(to_geojson([answer]))["features"]
+    assert features[-1]["properties"]["prior"] and features[-1]["properties"]["error_m"] is None
 
 
 def test_another_models_index_is_refused(index):
     with pytest.raises(GenGeoError, match="made by another model"):
         GeoLocalizer(StubEncoder("other"), index)
+
+
+def test_a_drive_in_geojson_is_a_line_of_what_is_known():
+    answers = [Answer(f"{n}", [Place(1, 60.0 + n, 25.0, 0.9, "a")], known=n != 1) for n in range(3)]
+    line = json.loads(to_geojson(answers, drive=True))["features"][-1]
+    assert line["geometry"] == {"type": "LineString", "coordinates": [[25.0, 60.0], [25.0, 62.0]]}
+    assert len(json.loads(to_geojson(answers))["features"]) == 3
 
 
 def test_what_a_model_was_trained_on_is_said():
@@ -133,6 +145,37 @@ def test_confidences_are_the_chances(tmp_path, encoder):
         calibration.check_model(StubEncoder("other"))
     with pytest.raises(GenGeoError, match="no calibration"):
         Calibration.load(tmp_path / "none.json")
+
+
+def test_the_trade_of_answers_for_right_answers():
+    answers, truth, _ = scored()
+    trade = Calibration.fit(answers, truth, "f", 12, within_m=50).trade
+    assert trade[0][:2] == (0.0, 1.0) and [row[0] for row in trade] == sorted(row[0] for row in trade)
+    answered, right = [row[1] for row in trade], [row[2] for row in trade]
+    assert answered == sorted(answered, reverse=True) and right[-1] > right[0] + 0.2
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_the_reliability_is_drawn(tmp_path, ending):
+    pytest.importorskip("matplotlib")
+    answers, truth, _ = scored()
+    calibration = Calibration.fit(answers, truth, "f", 12, within_m=50)
+    reliability_plot(calibration, tmp_path / f"plot.{ending}")
+    if ending == "png":
+        from PIL import Image
+
+        with Image.open(tmp_path / "plot.png") as picture:
+            assert picture.size == (750, 840) and len(picture.convert("RGB").getcolors(1 << 20)) > 20
+    else:
+        assert "<svg" in (tmp_path / "plot.svg").read_text()
+    with pytest.raises(GenGeoError, match="cannot be drawn"):
+        reliability_plot(calibration, tmp_path / "plot.doc")
+    assert not (tmp_path / "plot.doc").exists()
+
+
+def test_an_interval_of_a_share_is_wilsons():
+    low, high = _wilson(np.array([0.0, 0.5, 1.0]), np.array([10.0, 10.0, 10.0]))
+    np.testing.assert_allclose([low, high], [[0, 0.2366, 0.7225], [0.2775, 0.7634, 1]], atol=1e-3)
 
 
 def test_too_little_to_calibrate_is_said():
