@@ -58,7 +58,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("runs/ablations"), help="folder of runs and tables")
     parser.add_argument("--root", action="append", default=[], metavar="DATASET=FOLDER", help="where a data set lies")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="laid over every row")
-    given = parser.parse_args(arguments)
+    given = parser.parse_intermixed_args(arguments)  # key=value may come after the options
     if given.seeds < 1:
         raise GenGeoError(f"--seeds must be at least 1, found {given.seeds}")
     for item in (*given.root, *given.overrides):

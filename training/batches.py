@@ -7,13 +7,15 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from descriptors import describe
 from gengeo_hf.data import CrossViewDataset
 from gengeo_hf.data.loading import AerialImages, GroundImages
 from gengeo_hf.data.neighbours import great_circle_neighbours
-from gengeo_hf.encoder import Encoder, View
-from gengeo_hf.errors import GenGeoError
-from gengeo_hf.learning import Pairs, Rules, similar_tiles
+from gengeo_hf.encoder import Encoder
+from gengeo_hf.learning import Pairs, Rules, similar_photos, similar_tiles
 from settings import Settings
+
+Mined = tuple[np.ndarray, np.ndarray, np.ndarray]  # photos, tiles, and the row of each photo's tile among them
 
 
 def training_pairs(train: CrossViewDataset) -> Pairs:
@@ -32,17 +34,16 @@ def batch_rules(settings: Settings) -> Rules:
     given = settings.sampling
     if given.protocol == "sample4geo":
         return Rules.sample4geo(given.batch_size, given.neighbours)
-    if given.protocol != "gengeo":
-        raise GenGeoError(f"sampling.protocol is {given.protocol!r}; it must be gengeo or sample4geo")
     return Rules(
         given.batch_size,
         given.neighbours,
         random_share=given.random_share,
+        ban_semi_positives=given.semi_positives == "banned",
         min_negative_distance_m=given.min_negative_distance_m,
     )
 
 
-def neighbour_table(
+def neighbour_tables(
     settings: Settings,
     epoch: int,
     train: CrossViewDataset,
@@ -50,25 +51,72 @@ def neighbour_table(
     tables: dict[str, np.ndarray],
     accelerator: Accelerator,
     encoder: Encoder,
-) -> tuple[np.ndarray | None, tuple[np.ndarray, ...]]:
-    """The table that this epoch's batches are grown from, and the descriptors if they were just made."""
-    given, mined = settings.sampling, ()
-    every = given.mining_every
-    due = every and epoch > given.gps_epochs and (epoch - given.gps_epochs - 1) % every == 0
-    if due:
-        ground = describe(GroundImages(train), "ground", accelerator, encoder)
-        aerial = describe(AerialImages(train), "aerial", accelerator, encoder)
-        mined = (ground, aerial)
-        candidates = np.unique(pairs.tile_of_query)  # a tile that is nobody's positive cannot be batched
-        own = np.searchsorted(candidates, pairs.tile_of_query)
-        found = similar_tiles(
-            ground, aerial[candidates], own, given.pool, max_similarity=given.max_similarity, device=accelerator.device
-        )
-        tables.clear()
-        tables["visual"] = np.where(found >= 0, candidates[found], -1).astype(np.int32)
-    elif not tables and epoch <= max(given.gps_epochs, 0 if every else epoch) and pairs.lat_lon is not None:
+) -> Mined | None:
+    """Bring `tables` up to date for an epoch; gives the descriptors if they were made, for the sampler's report."""
+    given = settings.sampling
+    first_phase = epoch <= given.gps_epochs or not given.mining_every
+    mined = None
+    if not first_phase and (epoch - given.gps_epochs - 1) % given.mining_every == 0:
+        mined = describe_training_pairs(settings, train, pairs, accelerator, encoder)
+        for name in set(tables) - {"geographic"}:
+            del tables[name]
+        tables |= visual_tables(settings, pairs, mined, accelerator)
+    on_map = given.first_phase == "geographic" if first_phase else given.geographic_share > 0
+    if not on_map:
+        tables.pop("geographic", None)
+    elif "geographic" not in tables and pairs.lat_lon is not None:
         tables["geographic"] = geographic_table(train, pairs, given.pool, given.legacy_degrees)
-    return next(iter(tables.values()), None), mined
+    if given.protocol == "sample4geo":
+        for name, table in tables.items():
+            tables[name] = last_photo_of_a_tile(pairs, table)
+    return mined
+
+
+def table_shares(settings: Settings, tables: dict[str, np.ndarray]) -> list[float]:
+    """How much of an anchor's neighbours each table gives, in their order."""
+    visual = sum(name != "geographic" for name in tables)
+    on_map = settings.sampling.geographic_share if visual else 1.0
+    return [on_map if name == "geographic" else (1 - on_map * ("geographic" in tables)) / visual for name in tables]
+
+
+def describe_training_pairs(
+    settings: Settings, train: CrossViewDataset, pairs: Pairs, accelerator: Accelerator, encoder: Encoder
+) -> Mined:
+    """Descriptors of all photos and of the tiles that answer one: others cannot be batched."""
+    tiles = np.unique(pairs.tile_of_query)
+    photos = np.arange(len(pairs))
+    workers = settings.data.workers
+    ground = describe(GroundImages(train, replace_broken=True), photos, "ground", accelerator, encoder, workers)
+    aerial = describe(AerialImages(train, replace_broken=True), tiles, "aerial", accelerator, encoder, workers)
+    return ground, aerial, np.searchsorted(tiles, pairs.tile_of_query)
+
+
+def visual_tables(settings: Settings, pairs: Pairs, mined: Mined, accelerator: Accelerator) -> dict[str, np.ndarray]:
+    """What the model confuses: for each photo gallery rows, int32 (queries, K). Each process searches for its part."""
+    given, (ground, aerial, own) = settings.sampling, mined
+    tiles = np.unique(pairs.tile_of_query)
+    options = {"max_similarity": given.max_similarity, "device": accelerator.device}
+    part = np.array_split(np.arange(len(pairs)), accelerator.num_processes)[accelerator.process_index]
+    found = {"visual": similar_tiles(ground[part], aerial, own[part], given.pool, **options)}
+    if given.mining_direction == "both":
+        found["visual_reverse"] = similar_photos(ground, aerial[own[part]], own, own[part], given.pool, **options)
+    out = {}
+    for name, rows in found.items():
+        every = _all_parts(rows, len(pairs), accelerator)
+        out[name] = np.where(every >= 0, tiles[every], -1).astype(np.int32)
+    return out
+
+
+def _all_parts(rows: np.ndarray, count: int, accelerator: Accelerator) -> np.ndarray:
+    """Concatenate what each process has, so that all go on with the very same table."""
+    if accelerator.num_processes == 1:
+        return rows
+    longest = -(-count // accelerator.num_processes)
+    padded = np.full((longest, rows.shape[1]), -1, dtype=np.int32)
+    padded[: len(rows)] = rows
+    every = accelerator.gather(torch.from_numpy(padded).to(accelerator.device)).cpu().numpy()
+    lengths = [len(part) for part in np.array_split(np.arange(count), accelerator.num_processes)]
+    return np.concatenate([every[i * longest : i * longest + length] for i, length in enumerate(lengths)])
 
 
 def geographic_table(train: CrossViewDataset, pairs: Pairs, pool: int, legacy_degrees: bool) -> np.ndarray:
@@ -82,19 +130,21 @@ def geographic_table(train: CrossViewDataset, pairs: Pairs, pool: int, legacy_de
         min(pool, len(candidates) - 1),
         legacy_degrees=legacy_degrees,
     )
-    of_tile = candidates[found.neighbours].astype(np.int32)
-    return of_tile[np.searchsorted(candidates, pairs.tile_of_query)]
+    rows = np.where(found.neighbours >= 0, candidates[found.neighbours], -1).astype(np.int32)
+    return rows[np.searchsorted(candidates, pairs.tile_of_query)]
 
 
-def describe(images: GroundImages | AerialImages, view: View, accelerator: Accelerator, encoder: Encoder) -> np.ndarray:
-    """Descriptors of a whole table, each process describing its part; every process gets all of them."""
-    encoder.model.eval()
-    parts = np.array_split(np.arange(len(images)), accelerator.num_processes)
-    longest = len(parts[0])
-    own = np.zeros((longest, encoder.dim), dtype=np.float32)
-    mine = parts[accelerator.process_index]
-    own[: len(mine)] = encoder.encode(
-        [images[int(row)] for row in mine] if accelerator.num_processes > 1 else images, view
-    )
-    every = accelerator.gather(torch.from_numpy(own).to(accelerator.device)).cpu().numpy()
-    return np.concatenate([every[i * longest : i * longest + len(part)] for i, part in enumerate(parts)])
+def last_photo_of_a_tile(pairs: Pairs, table: np.ndarray) -> np.ndarray:
+    """Sample4Geo keeps one list for each tile, and a later photo's overwrites an earlier one's."""
+    last = np.zeros(int(pairs.tile_of_query.max()) + 1, dtype=int)
+    last[pairs.tile_of_query] = np.arange(len(pairs))  # of equal indices the last value stays
+    return table[last[pairs.tile_of_query]]
+
+
+def covering(pairs: Pairs, rows: np.ndarray) -> np.ndarray:
+    """Which tiles of a batch cover whose place: bool (batch, batch), photo by tile; the diagonal is true."""
+    tiles = pairs.tile_of_query[rows]
+    mask: np.ndarray = tiles[:, None] == tiles[None]
+    if pairs.semi_positives is not None:
+        mask |= (np.asarray(pairs.semi_positives)[rows][:, :, None] == tiles).any(axis=1)
+    return mask

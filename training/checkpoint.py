@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from gengeo_hf.errors import GenGeoError
@@ -41,8 +42,12 @@ def save(
     progress: Progress,
     settings: dict[str, Any],
     tables: dict[str, tuple[np.ndarray, list[str], list[str]]],
+    average: dict[str, torch.Tensor] | None = None,
 ) -> None:
     """Write `checkpoint-<epoch>` on the main process and remove all but the last two.
+
+    A checkpoint that cannot be written (a full disk) is given up with a message, and the training goes on: the one
+    before stays.
 
     Args:
         folder: the run's folder.
@@ -52,24 +57,34 @@ def save(
         progress: what is finished.
         settings: a resumed run must have the same.
         tables: by name, neighbour rows (queries, K), query ids and tile ids; stored by id.
+        average: averaged weights by name, where the run keeps them.
     """
     states = _gather_random_states(accelerator)
     if accelerator.is_main_process:
-        with atomic_folder(folder / f"checkpoint-{progress.epoch:05d}") as target:
-            save_file({k: v.contiguous() for k, v in model.state_dict().items()}, target / "model.safetensors")
-            save_file(_optimizer_tensors(model, optimizer), target / "optimizer.safetensors")
-            save_file(states, target / "random.safetensors")
-            for name, (rows, queries, tiles) in tables.items():
-                _save_table(target / f"neighbours-{name}.parquet", rows, queries, tiles)
-            state = {
-                "progress": vars(progress),
-                "settings": settings,
-                "processes": accelerator.num_processes,
-                "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
-            }
-            (target / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
-        for old in sorted(folder.glob("checkpoint-*"))[:-KEPT]:
-            shutil.rmtree(old)
+        state = {
+            "progress": vars(progress),
+            "settings": settings,
+            "processes": accelerator.num_processes,
+            "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
+        }
+        try:
+            with atomic_folder(folder / f"checkpoint-{progress.epoch:05d}") as target:
+                save_file({k: v.contiguous() for k, v in model.state_dict().items()}, target / "model.safetensors")
+                save_file(_optimizer_tensors(model, optimizer), target / "optimizer.safetensors")
+                save_file(states, target / "random.safetensors")
+                if average is not None:
+                    save_file(average, target / "average.safetensors")
+                for name, (rows, queries, tiles) in tables.items():
+                    _save_table(target / f"neighbours-{name}.parquet", rows, queries, tiles)
+                (target / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
+            for old in sorted(folder.glob("checkpoint-*"))[:-KEPT]:
+                shutil.rmtree(old)
+        except (OSError, SafetensorError) as error:
+            whole = sorted(path.name for path in folder.glob("checkpoint-*"))
+            accelerator.print(
+                f"checkpoint-{progress.epoch:05d} could not be written ({error}); training goes on, and a restart "
+                f"would begin {'after ' + whole[-1] if whole else 'anew'}. Free some space on the disk of {folder}"
+            )
     accelerator.wait_for_everyone()
 
 
@@ -81,6 +96,7 @@ def resume(
     settings: dict[str, Any],
     query_ids: list[str],
     tile_ids: list[str],
+    average: dict[str, torch.Tensor] | None = None,
 ) -> tuple[Progress, dict[str, np.ndarray]]:
     """Go on from the newest readable checkpoint, or start at zero.
 
@@ -90,24 +106,37 @@ def resume(
     Raises:
         GenGeoError: the run's folder was made with other settings.
     """
+    if accelerator.is_main_process:
+        _sweep(folder)
+    accelerator.wait_for_everyone()
     for candidate in sorted(folder.glob("checkpoint-*"), reverse=True):
         try:
             state = json.loads((candidate / "state.json").read_text(encoding="utf-8"))
             weights = load_file(candidate / "model.safetensors")
             moments = load_file(candidate / "optimizer.safetensors")
             states = load_file(candidate / "random.safetensors")
+            averaged = load_file(candidate / "average.safetensors") if average is not None else {}
             tables = {
                 path.stem.removeprefix("neighbours-"): _load_table(path, query_ids, tile_ids)
-                for path in candidate.glob("neighbours-*.parquet")
+                for path in sorted(candidate.glob("neighbours-*.parquet"))
             }
         except GenGeoError:
             raise
         except Exception as error:  # truncated or damaged: each reader has its own errors
+            if average is not None and not (candidate / "average.safetensors").exists():
+                raise GenGeoError(f"{folder} holds a run without averaged weights; give another output=...") from error
             accelerator.print(f"{candidate.name} cannot be read ({error}); trying the one before")
             continue
         _refuse_other_settings(folder, state["settings"], settings)
+        if state["processes"] != accelerator.num_processes:
+            accelerator.print(
+                f"{candidate.name} was written by {state['processes']} processes and there are "
+                f"{accelerator.num_processes} now: dropout and augmentation will differ from the unbroken run"
+            )
         model.load_state_dict(weights)
         _restore_optimizer(model, optimizer, moments)
+        for name, value in averaged.items():
+            average[name].copy_(value)  # type: ignore[index]  # read only where there is one
         if accelerator.scaler is not None and state["scaler"]:
             accelerator.scaler.load_state_dict(state["scaler"])
         _restore_random_states(accelerator, states)
@@ -115,16 +144,37 @@ def resume(
     return Progress(), {}
 
 
+def _sweep(folder: Path) -> None:
+    """Remove what a killed process left half written: folders under hidden names that nothing will rename."""
+    for pattern in (".checkpoint-*", ".model-*"):
+        for left in folder.glob(pattern):
+            shutil.rmtree(left)
+
+
+# What a restart may change: where things lie and how often something is written.
+FREE = {"output", "evaluate_every", "save_every", "log_every", "tracker", "data.root", "data.workers", "data.in_memory"}
+
+
 def _refuse_other_settings(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """What the weights depend on must not change between two starts; where and how often to write may."""
-    free = {"output", "evaluate_every", "save_every", "log_every", "tracker"}
-    wanted = json.loads(json.dumps(wanted))
-    for key in sorted((found.keys() | wanted.keys()) - free):
+    """What the weights depend on must not change between two starts."""
+    found, wanted = flat(found), flat(json.loads(json.dumps(wanted)))
+    for key in sorted((found.keys() | wanted.keys()) - FREE):
         if found.get(key) != wanted.get(key):
             raise GenGeoError(
                 f"{folder} holds a run with {key}={found.get(key)}, not {wanted.get(key)}; "
                 "give another output=... or remove that folder"
             )
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as `group.key`, which trackers show as a table."""
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            out |= flat(value, f"{prefix}{key}.")
+        else:
+            out[prefix + key] = value if isinstance(value, int | float | str | bool) else str(value)
+    return out
 
 
 def _optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -8,10 +8,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 
 from gengeo_hf.encoder import TRAINING_RECORD
-from gengeo_hf.files import atomic_folder, write_json
+from gengeo_hf.files import atomic_folder, write_json, write_text
 from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
 from settings import Settings, as_dict
 
@@ -26,22 +28,42 @@ def export(
     validated_on: str,
     result: dict[str, Any],
     epoch: int,
-) -> None:
-    """Write the model in Hub format with a record of what it was trained on."""
+) -> bool:
+    """Write the model in Hub format with a record of what it was trained on; False where the disk is full."""
+    written = True
     if accelerator.is_main_process:
-        with atomic_folder(folder) as target:
-            model.save_pretrained(target)
-            processor.save_pretrained(target)
-            record = {
-                "trained_on": trained_on,
-                "synthetic": trained_on.startswith("world/"),
-                "validated_on": validated_on,
-                "epochs": epoch,
-                "results": {k: v for k, v in result.items() if isinstance(v, int | float | str)},
-                "settings": as_dict(settings),
-            }
-            write_json(target / TRAINING_RECORD, record)
-    accelerator.wait_for_everyone()
+        try:
+            _write(folder, model, processor, settings, trained_on, validated_on, result, epoch)
+        except (OSError, SafetensorError) as error:
+            written = False
+            accelerator.print(f"{folder} could not be written ({error}); free some space on its disk")
+    every = accelerator.gather(torch.tensor([float(written)], device=accelerator.device))
+    return bool(every.all())  # all processes must agree on whether there is a better model
+
+
+def _write(
+    folder: Path,
+    model: GenGeoModel,
+    processor: GenGeoImageProcessor,
+    settings: Settings,
+    trained_on: str,
+    validated_on: str,
+    result: dict[str, Any],
+    epoch: int,
+) -> None:
+    """The folder itself, whole or not at all."""
+    with atomic_folder(folder) as target:
+        model.save_pretrained(target)
+        processor.save_pretrained(target)
+        record = {
+            "trained_on": trained_on,
+            "synthetic": trained_on.startswith("world/"),
+            "validated_on": validated_on,
+            "epochs": epoch,
+            "results": {k: v for k, v in result.items() if isinstance(v, int | float | str)},
+            "settings": as_dict(settings),
+        }
+        write_json(target / TRAINING_RECORD, record)
 
 
 class Log:
@@ -53,7 +75,7 @@ class Log:
             path.parent.mkdir(parents=True, exist_ok=True)
             lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
             kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-            path.write_text("".join(line + "\n" for line in kept if step), encoding="utf-8")
+            write_text(path, "".join(line + "\n" for line in kept if step))
         self.step = step
 
     def write(self, values: dict[str, float], step: int | None = None) -> None:
@@ -61,16 +83,9 @@ class Log:
         self.step = self.step if step is None else step
         self.accelerator.log(values, step=self.step)
         if self.accelerator.is_main_process:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": self.step, "time": round(time.time(), 1), **values}) + "\n")
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as `group.key`, which trackers show as a table."""
-    out: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            out |= flat(value, f"{prefix}{key}.")
-        else:
-            out[prefix + key] = value if isinstance(value, int | float | str | bool) else str(value)
-    return out
+            line = json.dumps({"step": self.step, "time": round(time.time(), 1), **values})
+            try:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(line + "\n")
+            except OSError as error:  # a full disk must not end a run of days
+                self.accelerator.print(f"{self.path} could not be written ({error})")

@@ -52,11 +52,17 @@ class Sampling:
     batch_size: int = 256  # pairs over all processes (GenGeo, section 4.2)
     micro_batch: int | None = None  # pairs described at once on one process (GradCache); null: all of its share
     protocol: str = "gengeo"  # or sample4geo: the published rules, semi-positives in the batch as negatives
-    gps_epochs: int = 4  # first epochs with neighbours on the map
-    mining_every: int = 4  # epochs between two rounds of mining by similarity; 0: geographic to the end
+    first_phase: str = "geographic"  # what the first epochs hold: neighbours on the map, or random
+    gps_epochs: int = 4  # how many those are
+    mining_every: int = 4  # epochs between two rounds of mining by similarity; 0: the first phase to the end
+    mining_direction: str = "ground"  # tiles taken for a photo's; both: also photos taken for the tile's, half each
     neighbours: int = 64  # k, brought along by each anchor
     pool: int = 128  # K, columns of a neighbour table
-    random_share: float = 0.0  # of each batch
+    # The dial: random_share of a batch is random; of the rest, geographic_share are neighbours on the map and what
+    # remains looks alike (in the first phase all of it is geographic).
+    random_share: float = 0.0
+    geographic_share: float = 0.0
+    semi_positives: str = "banned"  # from the batch; or in it and ignored, positive or negative in the loss
     min_negative_distance_m: float = 0.0
     max_similarity: float | None = None  # tiles more alike than this cosine are not mined: the same place, likely
     legacy_degrees: bool = False  # the field's error in the geographic table, for comparison only
@@ -68,6 +74,8 @@ class Optimisation:
 
     epochs: int = 80  # GenGeo, section 4.2
     learning_rate: float = 1e-4  # GenGeo, section 4.2
+    learning_rate_batch: int | None = None  # the batch that it was chosen for; null: whatever batch_size is
+    batch_rule: str = "sqrt"  # how it follows another batch_size: sqrt (for Adam), linear, none
     weight_decay: float = 0.01
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     warmup: float = 0.0125  # share of all steps: one epoch of 80, as Sample4Geo
@@ -76,6 +84,8 @@ class Optimisation:
     label_smoothing: float = 0.1  # as Sample4Geo
     mixed_precision: str = "no"  # no, bf16, fp16
     gradient_checkpointing: bool = False
+    ema: float | None = None  # decay of an average of the weights, such as 0.999, which is then evaluated and saved
+    compile: str | None = None  # backend of torch.compile: inductor, or aot_eager to look for errors
 
 
 @dataclass
@@ -121,7 +131,29 @@ def load_settings(config: str | Path, overrides: list[str]) -> Settings:
     except Exception as error:  # the YAML parser's own errors
         raise GenGeoError(f"{path} is no readable YAML: {' '.join(str(error).split())}") from error
     assert isinstance(settings, Settings)
+    _check_choices(settings)
     return settings
+
+
+CHOICES = {
+    "sampling.protocol": ("gengeo", "sample4geo"),
+    "sampling.first_phase": ("geographic", "random"),
+    "sampling.mining_direction": ("ground", "both"),
+    "sampling.semi_positives": ("banned", "ignored", "positive", "negative"),
+    "optimisation.batch_rule": ("sqrt", "linear", "none"),
+    "optimisation.mixed_precision": ("no", "bf16", "fp16"),
+}
+
+
+def _check_choices(settings: Settings) -> None:
+    """Refuse a word that no code would ask for, and shares that are none."""
+    for key, allowed in CHOICES.items():
+        group, name = key.split(".")
+        if (found := getattr(getattr(settings, group), name)) not in allowed:
+            raise GenGeoError(f"{key} is {found!r}; it must be {', '.join(allowed[:-1])} or {allowed[-1]}")
+    for name in ("random_share", "geographic_share"):
+        if not 0 <= (share := getattr(settings.sampling, name)) <= 1:
+            raise GenGeoError(f"sampling.{name} is {share}; it must lie in 0..1")
 
 
 def _with_bases(path: Path) -> list[Any]:

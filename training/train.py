@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedType, set_seed
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
@@ -55,6 +55,11 @@ def main(settings: Settings) -> dict[str, Any]:
         raise GenGeoError(
             f"sampling.batch_size={sampling.batch_size} cannot be shared out evenly to {accelerator.num_processes} "
             "processes: InfoNCE needs equal parts"
+        )
+    if accelerator.distributed_type == DistributedType.FSDP:
+        raise GenGeoError(
+            "FSDP is not supported: with the last blocks trained, gradients and AdamW's moments of ViT-L and ViT-g are "
+            "small. Use plain data parallelism, sampling.micro_batch and optimisation.gradient_checkpointing"
         )
     if settings.tracker:
         accelerator.init_trackers(output.name, config=checkpoint.flat(as_dict(settings)))

@@ -2,7 +2,7 @@
 
 from gengeo_hf.learning.grad_cache import cached_backward
 from gengeo_hf.learning.loss import gather_rows, symmetric_info_nce
-from gengeo_hf.learning.mining import similar_tiles
+from gengeo_hf.learning.mining import similar_photos, similar_tiles
 from gengeo_hf.learning.plan import Pairs, Plan, Rules, plan_epoch
 from gengeo_hf.learning.sampler import HardNegativeBatchSampler
 
@@ -14,6 +14,7 @@ __all__ = [
     "cached_backward",
     "gather_rows",
     "plan_epoch",
+    "similar_photos",
     "similar_tiles",
     "symmetric_info_nce",
 ]

@@ -100,13 +100,18 @@ class HardNegativeBatchSampler(Sampler[list[int]]):
         return digest.hexdigest()
 
     def report(
-        self, ground: np.ndarray | None = None, aerial: np.ndarray | None = None, shown: int = 48
+        self,
+        ground: np.ndarray | None = None,
+        aerial: np.ndarray | None = None,
+        own: np.ndarray | None = None,
+        shown: int = 48,
     ) -> dict[str, float]:
         """What the batches of this epoch contain, so that a run can show that its negatives are hard.
 
         Args:
             ground: descriptors of the queries (queries, dim), for the similarity of the hardest negatives.
-            aerial: descriptors of the tiles (tiles, dim).
+            aerial: descriptors of tiles (tiles, dim).
+            own: the row of each query's true tile among them, int (queries,); None where they are the whole gallery.
             shown: how many batches, spread over the epoch, are looked at.
 
         Returns:
@@ -132,7 +137,8 @@ class HardNegativeBatchSampler(Sampler[list[int]]):
             out["nearest_negative_m"] = float(np.median([between.min(axis=1) for between in metres]))
             out["within_1km"] = float(np.mean([(between <= 1000).sum(axis=1) for between in metres]))
         if ground is not None and aerial is not None:
-            hardest = [_hardest(ground, aerial, self.pairs, rows) for rows in batches]
+            own = self.pairs.tile_of_query if own is None else own
+            hardest = [_hardest(ground[rows], aerial[own[rows]]) for rows in batches]
             quarter = max(1, len(hardest) // 4)
             out["hardest_negative"] = float(np.mean(hardest))
             out["hardest_negative_first_quarter"] = float(np.mean(hardest[:quarter]))
@@ -140,9 +146,9 @@ class HardNegativeBatchSampler(Sampler[list[int]]):
         return out
 
 
-def _hardest(ground: np.ndarray, aerial: np.ndarray, pairs: Pairs, rows: np.ndarray) -> float:
+def _hardest(ground: np.ndarray, aerial: np.ndarray) -> float:
     """Mean over the photos of a batch of the cosine to the most similar wrong tile in it."""
-    scores = ground[rows] @ aerial[pairs.tile_of_query[rows]].T
+    scores = ground @ aerial.T
     np.fill_diagonal(scores, -np.inf)
     return float(scores.max(axis=1).mean())
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gengeo_hf.learning import mining, similar_tiles
+from gengeo_hf.learning import mining, similar_photos, similar_tiles
 
 
 def descriptors(rows, dim, seed):
@@ -30,3 +30,14 @@ def test_too_similar_tiles_are_left_out():
 def test_one_tile_has_no_neighbours():
     with pytest.raises(ValueError, match="at least two tiles"):
         similar_tiles(np.ones((1, 2)), np.ones((1, 2)), np.array([0]), 4)
+
+
+@pytest.mark.parametrize("block", [7, 4096])
+def test_the_other_direction_equals_a_full_sort(monkeypatch, block):
+    monkeypatch.setattr(mining, "BLOCK", block)
+    ground, aerial = descriptors(50, 8, 0), descriptors(40, 8, 1)
+    tile_of_photo = np.random.default_rng(2).integers(0, 40, 50)
+    found = similar_photos(ground, aerial[[3, 9]], tile_of_photo, np.array([3, 9]), 6)
+    for row, tile in enumerate([3, 9]):
+        order = [photo for photo in np.argsort(-(ground @ aerial[tile])) if tile_of_photo[photo] != tile]
+        assert found[row].tolist() == tile_of_photo[order[:6]].tolist()

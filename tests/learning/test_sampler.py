@@ -180,3 +180,84 @@ def test_state_is_small_and_bad_input_is_explained():
         Rules(1)
     with pytest.raises(ValueError, match="position of every query"):
         plan(Pairs(np.arange(100)), table, Rules(10, min_negative_distance_m=5))
+
+
+def test_shares_of_two_tables():
+    pairs, near = line_world(4000)
+    far = (near + 2000) % 4000
+    sampler = HardNegativeBatchSampler(pairs, Rules(33, neighbours=32))
+    sampler.set_tables(shares=[0.25, 0.75], near=near, far=far)
+    away = np.abs(sampler.plan().batches[0] - sampler.plan().batches[0][0])
+    assert (away < 100).sum() == 1 + 8 and (away > 1900).sum() == 24
+    report = sampler.report()
+    assert report["share_far"] == pytest.approx(3 * report["share_near"], rel=0.1)
+    for wrong in ([1.0], [0.0, 0.0], [-1.0, 2.0]):
+        sampler.set_tables(near, far, shares=wrong)
+        with pytest.raises(ValueError, match="as many shares"):
+            sampler.plan()
+
+
+def test_the_last_batches_are_as_hard_as_the_first():
+    """Descriptors on a circle: hardness is the cosine to the nearest neighbour in the batch."""
+    n = 3000
+    angle = np.random.default_rng(0).permutation(n) * 2 * np.pi / n
+    descriptors = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    order = np.argsort(np.argsort(angle))
+    place_of = np.argsort(angle)
+    steps = np.arange(1, 33)
+    offsets = np.stack([steps, -steps], axis=1).ravel()
+    table = place_of[(order[:, None] + offsets) % n].astype(np.int32)
+
+    def fading(backfill):
+        sampler = HardNegativeBatchSampler(Pairs(np.arange(n)), Rules(60, neighbours=16, backfill=backfill))
+        sampler.set_tables(table)
+        report = sampler.report(descriptors, descriptors)
+        gaps = [np.arccos(report[f"hardest_negative_{part}_quarter"]) for part in ("first", "last")]
+        return gaps[1] / gaps[0], report["anchors_per_batch"]
+
+    (ours, anchors), (published, more_anchors) = fading(True), fading(False)
+    assert ours < published and anchors < more_anchors
+    assert anchors < 1.3 * 60 / 17, "almost every anchor brought all its neighbours"
+
+
+def test_a_row_that_is_used_up_is_continued_by_the_neighbours_rows():
+    # Four neighbours a row, and an anchor asks for eight: what is missing is two steps away.
+    pairs, table = line_world(2000)
+    made = plan(pairs, table[:, :4], Rules(9, neighbours=8))
+    away = np.sort(np.abs(made.batches[0] - made.batches[0][0]))
+    assert away[-1] <= 4 and made.anchors == pytest.approx(len(made.batches), rel=0.2)
+
+
+def test_published_rejects_go_to_the_end_and_end_the_epoch():
+    tiles = np.arange(60) // 2  # two photos a tile: one batch of all tiles, then the second photos
+    made = plan(Pairs(tiles), None, Rules.sample4geo(30, 0))
+    assert len(made.batches) == 2
+    alone = plan(Pairs(np.zeros(40, dtype=int)), None, Rules.sample4geo(2, 0))
+    assert alone.batches.shape == (0, 2) and alone.dropped == 40  # nothing fits the open batch: it stops
+    with pytest.raises(ValueError, match="for ever"):
+        Rules(2, requeue=True)
+
+
+def test_the_report_measures_what_it_says():
+    pairs, table = line_world(300)
+    sampler = HardNegativeBatchSampler(pairs, Rules(20, neighbours=10))
+    sampler.set_tables(visual=table)
+    random = np.random.default_rng(0)
+    ground, aerial = random.normal(size=(2, 300, 5))
+    report = sampler.report(ground, aerial, shown=1000)
+    batches = sampler.plan().batches
+    hardest, nearest, near = [], [], []
+    for rows in batches:
+        for photo in rows:
+            others = [other for other in rows if other != photo]
+            hardest.append(max(float(ground[photo] @ aerial[other]) for other in others))
+            nearest.append(min(10.0 * abs(int(photo) - int(other)) for other in others))
+            near.append(sum(10.0 * abs(int(photo) - int(other)) <= 1000 for other in others))
+    assert report["hardest_negative"] == pytest.approx(np.mean(hardest))
+    assert report["nearest_negative_m"] == pytest.approx(np.median(nearest), rel=1e-4)
+    assert report["within_1km"] == pytest.approx(np.mean(near), abs=0.05)
+    assert report["dropped_pairs"] == 300 - batches.size
+    assert report["share_visual"] + report["anchors_per_batch"] * len(batches) / 300 == pytest.approx(1)
+    shuffled = random.permutation(300)
+    same = sampler.report(ground, aerial[shuffled], own=np.argsort(shuffled), shown=1000)
+    assert same["hardest_negative"] == pytest.approx(report["hardest_negative"])

@@ -11,11 +11,13 @@ URBAN = next(path for path in CONFIGS if path.stem == "world_urban")
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_is_readable_and_its_model_exists(path):
-    from train import batch_rules, build_config
+    from batches import batch_rules
+    from build import build_augmentation, build_config
 
     settings = load_settings(path, ["data.root=somewhere"])
     assert build_config(settings).model_type == "gengeo"
     assert batch_rules(settings).batch_size == settings.sampling.batch_size
+    assert (build_augmentation(settings) is None) == (not settings.augment.options)
 
 
 def test_values_on_the_command_line_win():
@@ -32,6 +34,10 @@ def test_values_on_the_command_line_win():
         ("nonsense=1", "nonsense"),
         ("sampling.batch_size=many", "many"),
         ("sampling.batch_size", "expected key=value"),
+        ("sampling.protocol=own", "must be gengeo or sample4geo"),
+        ("sampling.semi_positives=no", "must be banned, ignored, positive or negative"),
+        ("optimisation.mixed_precision=fp8", "must be no, bf16 or fp16"),
+        ("sampling.random_share=1.5", "must lie in 0..1"),
     ],
 )
 def test_unknown_keys_and_wrong_types_are_one_line(override, words):
@@ -63,7 +69,7 @@ def test_missing_and_broken_files_are_explained(tmp_path):
 
 
 def test_unknown_model_field_is_refused():
-    from train import build_model
+    from build import build_model
 
     with pytest.raises(GenGeoError, match="num_cluster'"):
         build_model(load_settings(URBAN, ["model.config.num_cluster=4"]))

@@ -1,0 +1,136 @@
+"""A training step of the paper's model: full fine-tuning, the last four blocks, and GradCache, side by side.
+
+    python benchmarks/training_step.py --device cuda --batch 256 --micro 32 --precision bf16
+    OMP_NUM_THREADS=1 python benchmarks/training_step.py --small --batch 32 --micro 8      # on a laptop's CPU
+
+For each way it prints the time of a step beside that of the first, pairs per second, share of the device's peak, and
+the memory that the step takes: what autograd keeps for one micro-batch, and on a GPU the allocator's peak. The ways
+take turns in one process, so that neighbours on the machine slow all alike; times are medians. On a CPU they are CPU
+seconds of the process, so start it with one thread. A way that does not fit into the memory says so.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "training"))
+
+from build import build_processor
+from estimate import measure_cost, peak_flops
+from gengeo_hf.learning import cached_backward, symmetric_info_nce
+from gengeo_hf.model import GenGeoConfig, GenGeoModel
+from settings import Settings
+
+SMALL = {"model_type": "dinov2", "hidden_size": 96, "num_hidden_layers": 12, "num_attention_heads": 4, "mlp_ratio": 4}
+WAYS = {  # trained blocks, GradCache
+    "full fine-tuning": (None, False),
+    "last 4 blocks": (4, False),
+    "full fine-tuning, GradCache": (None, True),
+    "last 4 blocks, GradCache": (4, True),
+}
+
+
+class Way:
+    """One way to train, ready to take steps."""
+
+    def __init__(self, given: argparse.Namespace, blocks: int | None, cached: bool, accelerator: Accelerator) -> None:
+        backbone = {**SMALL, "image_size": 518, "patch_size": 14} if given.small else None
+        sizes = {"num_clusters": 16, "cluster_dim": 32, "token_dim": 32, "head_hidden_dim": 128, "descriptor_dim": 128}
+        config = GenGeoConfig(backbone_config=backbone, trainable_blocks=blocks, **(sizes if given.small else {}))
+        settings = Settings(output="unused")
+        if given.small:
+            settings.data.ground_size, settings.data.aerial_size = [84, 336], [140, 140]
+        torch.manual_seed(0)
+        self.model = GenGeoModel(config).to(accelerator.device)
+        self.cost = measure_cost(self.model, build_processor(settings), accelerator)
+        self.accelerator, self.cached, self.micro = accelerator, cached, given.micro
+        self.batch = {
+            "ground": torch.randn(given.batch, 3, *settings.data.ground_size, device=accelerator.device),
+            "aerial": torch.randn(given.batch, 3, *settings.data.aerial_size, device=accelerator.device),
+        }
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, lr=1e-4)
+
+    def describe(self, part: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        with self.accelerator.autocast():
+            return tuple(self.model(part[view], view=view).pooler_output for view in ("ground", "aerial"))
+
+    def loss(self, ground: torch.Tensor, aerial: torch.Tensor) -> torch.Tensor:
+        return symmetric_info_nce(ground, aerial, self.model.logit_scale, label_smoothing=0.1)
+
+    def step(self) -> None:
+        if self.cached:
+            count = len(self.batch["ground"])
+            parts = [{k: v[i : i + self.micro] for k, v in self.batch.items()} for i in range(0, count, self.micro)]
+            cached_backward(parts, self.describe, self.loss, device=self.accelerator.device)
+        else:
+            self.loss(*self.describe(self.batch)).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def seconds_of(way: Way, device: torch.device) -> float:
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = clock()
+    way.step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return clock() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="no", choices=["no", "bf16", "fp16"])
+    parser.add_argument("--batch", type=int, default=32, help="pairs")
+    parser.add_argument("--micro", type=int, default=8, help="pairs of a micro-batch of GradCache")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--small", action="store_true", help="12 blocks of width 96 and small images")
+    given = parser.parse_args()
+    accelerator = Accelerator(cpu=given.device == "cpu", mixed_precision=given.precision)
+    device = accelerator.device
+    peak, peak_name = peak_flops(device)
+    seconds: dict[str, list[float]] = {name: [] for name in WAYS}
+    ways, memory = {}, {}
+    for name, (blocks, cached) in WAYS.items():
+        ways[name] = Way(given, blocks, cached, accelerator)
+    for turn in range(given.rounds + 1):
+        for name in [name for name in ways if name in seconds]:
+            try:
+                if device.type == "cuda":
+                    torch.cuda.reset_peak_memory_stats(device)
+                taken = seconds_of(ways[name], device)
+                memory[name] = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+            except torch.cuda.OutOfMemoryError:
+                print(f"{name}: does not fit into the memory of {device}")
+                del seconds[name]
+                continue
+            if turn:  # the first round warms up
+                seconds[name].append(taken)
+    print(
+        f"batch {given.batch}, micro-batch {given.micro}, {given.precision}; "
+        f"peak {peak / 1e12:.2f} TFLOP/s ({peak_name})"
+    )
+    first = statistics.median(next(iter(seconds.values())))
+    for name, measured in seconds.items():
+        way, median = ways[name], statistics.median(measured)
+        kept = way.cost.activation_bytes * (given.micro if way.cached else given.batch) / 2**20
+        plain = seconds.get(name.removesuffix(", GradCache"))
+        cached = f", {median / statistics.median(plain):.2f} x the plain step" if way.cached and plain else ""
+        allocated = f", {memory[name] / 2**30:.1f} GiB allocated at most" if memory[name] else ""
+        print(
+            f"{name}: {median:.3f} s a step ({median / first:.2f} of the first{cached}), {given.batch / median:.1f} "
+            f"pairs/s, {way.cost.step_flops(way.cached) * given.batch / median / peak:.0%} of peak; activations kept: "
+            f"{kept:.0f} MiB{allocated}"
+        )
+
+
+if __name__ == "__main__":
+    main()

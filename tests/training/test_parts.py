@@ -1,0 +1,144 @@
+"""The parts of the loop, each against a formula or a slow count."""
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+
+from batches import covering, last_photo_of_a_tile, table_shares
+from build import Average, build_augmentation, build_processor
+from descriptors import describe
+from estimate import Meter, measure_cost, memory_bytes
+from gengeo_hf.encoder import Encoder
+from gengeo_hf.errors import GenGeoError
+from gengeo_hf.learning import Pairs
+from settings import Settings
+from step import learning_rate, rate_factor, semi_positive_masks
+from tests.training.made_up import made_up_pairs
+
+
+def some(**groups):
+    settings = Settings(output="unused")
+    for key, value in groups.items():
+        group, _, name = key.partition("__")
+        setattr(getattr(settings, group), name, value)
+    return settings
+
+
+@pytest.mark.parametrize(("rule", "factor"), [("sqrt", 0.5), ("linear", 0.25), ("none", 1.0)])
+def test_the_learning_rate_follows_the_batch(rule, factor):
+    settings = some(
+        sampling__batch_size=64,
+        optimisation__learning_rate_batch=256,
+        optimisation__batch_rule=rule,
+        optimisation__warmup=0.1,
+    )
+    assert rate_factor(settings) == factor
+    rates = [learning_rate(step, 100, settings) for step in range(101)]
+    assert max(rates) == rates[10] == pytest.approx(1e-4 * factor)
+    assert rates[0] == pytest.approx(1e-5 * factor) and rates[55] == pytest.approx(0.5e-4 * factor)
+    assert rates[100] == pytest.approx(0, abs=1e-12)
+    settings.optimisation.learning_rate_batch = None
+    assert rate_factor(settings) == 1
+
+
+def test_which_tiles_cover_whose_place():
+    random = np.random.default_rng(0)
+    tiles, semi = random.integers(0, 12, 30), random.integers(-1, 12, (30, 3))
+    rows = random.permutation(30)[:10]
+    mask = covering(Pairs(tiles, semi), rows)
+    for i, photo in enumerate(rows):
+        for j, other in enumerate(rows):
+            assert mask[i, j] == (tiles[other] == tiles[photo] or tiles[other] in semi[photo])
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("banned", "ignored"), ("ignored", "ignored"), ("positive", "positives"), ("negative", None)]
+)
+def test_what_the_loss_is_told_about_semi_positives(kind, name):
+    pairs = Pairs(np.arange(4), np.array([[1], [-1], [3], [-1]]))
+    settings = some(sampling__semi_positives=kind)
+    told = semi_positive_masks({"query_row": torch.arange(4)}, Accelerator(cpu=True), settings, pairs)
+    assert list(told) == ([name] if name else [])
+    if name:
+        expected = torch.eye(4, dtype=torch.bool)
+        expected[0, 1] = expected[2, 3] = True
+        assert torch.equal(told[name], expected)
+    assert not semi_positive_masks({"query_row": torch.tensor([1, 3])}, Accelerator(cpu=True), settings, pairs)
+
+
+def test_the_dial_between_map_and_looks():
+    names = dict.fromkeys(("geographic", "visual", "visual_reverse"))
+    settings = some(sampling__geographic_share=0.2)
+    assert table_shares(settings, {"geographic": None}) == [1.0]
+    assert table_shares(settings, {"visual": None}) == [1.0]
+    assert table_shares(settings, names) == pytest.approx([0.2, 0.4, 0.4])
+    assert table_shares(settings, {}) == []
+
+
+def test_published_lists_are_those_of_a_tiles_last_photo():
+    table = np.arange(8).reshape(4, 2)
+    assert last_photo_of_a_tile(Pairs(np.array([0, 1, 0, 1])), table).tolist() == [[4, 5], [6, 7], [4, 5], [6, 7]]
+
+
+def test_the_average_is_the_recursion_and_leaves_the_weights_alone():
+    model = torch.nn.Linear(3, 2)
+    model.bias.requires_grad_(False)
+    average = Average(model, 0.9)
+    expected = model.weight.detach().double().clone()
+    for step in range(1, 30):
+        with torch.no_grad():
+            model.weight.add_(torch.randn(2, 3))
+        average.update(step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * model.weight.detach().double()
+    assert list(average.values) == ["weight"]
+    trained = model.weight.detach().clone()
+    with average.in_place():
+        torch.testing.assert_close(model.weight.detach().double(), expected, atol=1e-5, rtol=0)
+    assert torch.equal(model.weight, trained)
+    with pytest.raises(GenGeoError, match="between 0 and 1"):
+        Average(model, 1.0)
+
+
+def test_unknown_augmentation_is_one_line():
+    settings = some(augment__options={"blur": 0.3})
+    with pytest.raises(GenGeoError, match="no 'blur'; it knows flip"):
+        build_augmentation(settings)
+
+
+def test_cost_counts_what_is_kept_and_leaves_no_trace(tiny_config):
+    from gengeo_hf.model import GenGeoModel
+
+    accelerator, settings = Accelerator(cpu=True), some(data__ground_size=[28, 112], data__aerial_size=[56, 56])
+    costs = {}
+    for blocks in (None, 1, 0):
+        tiny_config.trainable_blocks = blocks
+        model = GenGeoModel(tiny_config).eval()
+        chance = torch.get_rng_state()
+        costs[blocks] = measure_cost(model, build_processor(settings), accelerator)
+        assert torch.equal(torch.get_rng_state(), chance) and not model.training
+        assert all(parameter.grad is None for parameter in model.parameters())
+    # Frozen blocks keep nothing for a backward pass that never comes, and it costs less.
+    assert costs[None].activation_bytes > 1.2 * costs[1].activation_bytes > 1.2 * costs[0].activation_bytes
+    assert costs[None].backward_flops > costs[1].backward_flops > costs[0].backward_flops
+    assert costs[None].forward_flops == costs[0].forward_flops
+    assert costs[1].step_flops(True) - costs[1].step_flops(False) == costs[1].forward_flops
+    weights = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    expected = 4 * weights + 4 * 3 * trained + 8 * costs[0].activation_bytes
+    assert memory_bytes(model, costs[0], 8, False) == expected
+    meter = Meter(costs[0], accelerator, cached=False)
+    meter.pairs = 10
+    read = meter.read()
+    assert read["share_of_peak"] == pytest.approx(read["pairs_per_second"] * costs[0].step_flops(False) / meter.peak)
+
+
+@pytest.mark.parametrize("rows", [[3, 1, 2], list(range(16))])
+def test_describing_some_rows_equals_the_encoder(tiny_model, tiny_processor, rows):
+    from gengeo_hf.data.loading import AerialImages
+
+    images = AerialImages(made_up_pairs(16))
+    encoder = Encoder(tiny_model, tiny_processor, "cpu", batch_size=5)
+    found = describe(images, np.array(rows), "aerial", Accelerator(cpu=True), encoder)
+    np.testing.assert_allclose(found, encoder.encode([images[row] for row in rows], "aerial"), atol=1e-5)

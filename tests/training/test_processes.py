@@ -1,0 +1,70 @@
+"""Two CPU processes, started by the commands of training/README.md, train what one process trains."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import TINY
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PROGRAM = f"""
+import os, sys
+sys.path[:0] = [{str(REPOSITORY)!r}, {str(REPOSITORY / "training")!r}]
+import train
+from accelerate.state import PartialState
+from settings import parse
+from tests.training.made_up import load_made_up
+train.load_pairs = load_made_up
+train.main(parse())
+assert PartialState().num_processes == int(os.environ.get("WORLD_SIZE", 1)), "not the processes that were asked for"
+"""
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+LAUNCH = [
+    *("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
+    *("--mixed_precision", "no", "--dynamo_backend", "no"),
+]
+
+
+def losses(folder):
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+@pytest.mark.parametrize("micro_batch", ["null", "4"])
+@pytest.mark.parametrize("start", [TORCHRUN, LAUNCH], ids=["torchrun", "accelerate"])
+def test_two_processes_train_what_one_trains(tmp_path, start, micro_batch):
+    program, config = tmp_path / "program.py", tmp_path / "tiny.yaml"
+    program.write_text(PROGRAM)
+    config.write_text(
+        f"""
+data: {{name: made-up, workers: 0, ground_size: [28, 112], aerial_size: [56, 56]}}
+model: {{config: {json.dumps({**TINY, "head_dropout": 0.0})}}}
+sampling: {{batch_size: 16, neighbours: 8, pool: 16, gps_epochs: 1, mining_every: 1, mining_direction: both}}
+optimisation: {{epochs: 3, learning_rate: 0.003, warmup: 0.1}}
+log_every: 1
+"""
+    )
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    for name, launcher in (("one", []), ("two", start)):
+        more = ["--config", str(config), f"output={tmp_path / name}", f"sampling.micro_batch={micro_batch}"]
+        command = [sys.executable, *launcher, str(program), *more]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1100, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert len(one) == 9
+    assert two == pytest.approx(one, abs=1e-4)
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "training" / "launch").glob("*.yaml")), ids=lambda p: p.stem)
+def test_accelerate_reads_its_configs(path):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(path))
+    assert config.num_processes == yaml.safe_load(path.read_text())["num_processes"]

@@ -1,0 +1,107 @@
+"""From settings to the parts of a run: model, preprocessing, augmentation, averaged weights.
+
+Before: a `Settings` object. After: objects for the loop; what does not fit is one line.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+
+from gengeo_hf.data.augment import Augmentation
+from gengeo_hf.errors import GenGeoError
+from gengeo_hf.model import GenGeoConfig, GenGeoImageProcessor, GenGeoModel
+from settings import Settings
+
+
+def build_config(settings: Settings) -> GenGeoConfig:
+    """The model's configuration.
+
+    Raises:
+        GenGeoError: an unknown field of GenGeoConfig (a misspelt one would be stored and ignored), or a wrong value.
+    """
+    fields = settings.model.config
+    if unknown := sorted(set(fields) - set(GenGeoConfig.__dataclass_fields__)):
+        raise GenGeoError(f"model.config has no field {unknown[0]!r}; GenGeoConfig's docstring lists the fields")
+    try:
+        return GenGeoConfig(**fields)
+    except (ValueError, StrictDataclassError) as error:
+        raise GenGeoError(f"model.config: {' '.join(str(error).split())}") from error
+
+
+def build_model(settings: Settings) -> GenGeoModel:
+    """From random weights, from a backbone, or from a GenGeo checkpoint."""
+    config = build_config(settings)
+    if settings.model.init is None:
+        return GenGeoModel(config)
+    model: GenGeoModel = GenGeoModel.from_pretrained(settings.model.init, dtype=torch.float32, **settings.model.config)
+    return model
+
+
+def build_processor(settings: Settings) -> GenGeoImageProcessor:
+    """The preprocessing that is saved with the model."""
+    sizes = {"ground": settings.data.ground_size, "aerial": settings.data.aerial_size}
+    return GenGeoImageProcessor(
+        view_sizes={view: {"height": height, "width": width} for view, (height, width) in sizes.items()}
+    )
+
+
+def build_augmentation(settings: Settings) -> Augmentation | None:
+    """Chance in training, or None where `augment.options` is empty.
+
+    Raises:
+        GenGeoError: an unknown option.
+    """
+    options = settings.augment.options
+    if unknown := sorted(set(options) - set(Augmentation.__dataclass_fields__)):
+        known = ", ".join(Augmentation.__dataclass_fields__)
+        raise GenGeoError(f"augment.options has no {unknown[0]!r}; it knows {known}")
+    return Augmentation(**options) if options else None
+
+
+class Average:
+    """An exponential moving average of the trained parameters, which often generalises better than the last step.
+
+    Args:
+        model: its parameters that require gradients are averaged, in float32.
+        decay: share that stays at each step, below 1; early on less stays, (1 + step) / (10 + step), so that the random
+            start is soon forgotten.
+    """
+
+    def __init__(self, model: torch.nn.Module, decay: float) -> None:
+        if not 0 < decay < 1:
+            raise GenGeoError(f"optimisation.ema must lie between 0 and 1, found {decay}")
+        self.model, self.decay = model, decay
+        self.values = {
+            name: parameter.detach().float().clone()
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad
+        }
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Move towards the present weights after optimizer step number `step`."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        parameters = dict(self.model.named_parameters())
+        for name, value in self.values.items():
+            value.lerp_(parameters[name].float(), 1 - decay)
+
+    @contextlib.contextmanager
+    @torch.no_grad()
+    def in_place(self) -> Iterator[None]:
+        """Put the averaged weights into the model, and the trained ones back afterwards."""
+        parameters = dict(self.model.named_parameters())
+        trained = {name: parameters[name].detach().clone() for name in self.values}
+        for name, value in self.values.items():
+            parameters[name].copy_(value)
+        try:
+            yield
+        finally:
+            for name, value in trained.items():
+                parameters[name].copy_(value)
+
+
+def weights_in_use(average: Average | None) -> contextlib.AbstractContextManager[None]:
+    """The weights that are evaluated and saved: the averaged ones where there are any."""
+    return average.in_place() if average is not None else contextlib.nullcontext()

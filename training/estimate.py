@@ -1,0 +1,176 @@
+"""What a run will cost, from one step over two pairs: memory, time, floating-point operations.
+
+Before: a model on its device. After: a line at the start, and the share of the device's peak beside the loss.
+"""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch.utils.flop_counter import FlopCounterMode
+
+from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
+
+PROBE = 2  # pairs
+# Dense bfloat16 (2080 Ti, V100: float16) operations per second, from the makers' data sheets.
+PEAKS = {
+    "H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "A10G": 70e12, "V100": 125e12,
+    "RTX 4090": 165e12, "RTX 3090": 71e12, "RTX 2080 Ti": 54e12,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one pair of images.
+
+    Args:
+        forward_flops, backward_flops: operations, as PyTorch counts them (on a CPU without those inside attention).
+        activation_bytes: what the forward pass keeps for the backward pass.
+        seconds: of a forward and a backward pass, with a batch of two: an upper bound on a GPU.
+    """
+
+    forward_flops: float
+    backward_flops: float
+    activation_bytes: float
+    seconds: float
+
+    def step_flops(self, cached: bool) -> float:
+        """Operations of a training step for one pair; GradCache describes each twice."""
+        return self.forward_flops * (2 if cached else 1) + self.backward_flops
+
+
+def measure_cost(model: GenGeoModel, processor: GenGeoImageProcessor, accelerator: Accelerator) -> Cost:
+    """Run two made-up pairs forward and backward; gradients, mode and random states are as before afterwards."""
+    device, kept = accelerator.device, _Kept({p.untyped_storage().data_ptr() for p in model.parameters()})
+    training = model.training
+    model.train()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        pixels = {
+            view: torch.zeros(PROBE, 3, size["height"], size["width"], device=device)
+            for view, size in processor.view_sizes.items()
+        }
+        for _ in range(2):  # the first pass warms up and is not looked at
+            kept.total, kept.seen = 0.0, {}
+            forward, backward = FlopCounterMode(display=False), FlopCounterMode(display=False)
+            _finish(device)
+            started = time.perf_counter()
+            keep = torch.autograd.graph.saved_tensors_hooks(kept.count, lambda tensor: tensor)
+            with forward, keep, accelerator.autocast():
+                loss = torch.stack([model(pixels[view], view=view).pooler_output.float().sum() for view in pixels])
+            with backward:
+                loss.sum().backward()
+            _finish(device)
+            seconds = time.perf_counter() - started
+            model.zero_grad()
+    model.train(training)
+    flops = forward.get_total_flops(), backward.get_total_flops()
+    return Cost(flops[0] / PROBE, flops[1] / PROBE, kept.total / PROBE, seconds / PROBE)
+
+
+class _Kept:
+    """Adds up the bytes of tensors that autograd keeps, each storage once, parameters left out."""
+
+    def __init__(self, parameters: set[int]) -> None:
+        self.parameters = parameters
+        self.total, self.seen = 0.0, dict[int, torch.Tensor]()
+
+    def count(self, tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self.parameters and storage.data_ptr() not in self.seen:
+            self.seen[storage.data_ptr()] = tensor  # keeping it keeps its address from being given to another
+            self.total += storage.nbytes()
+        return tensor
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_flops(device: torch.device) -> tuple[float, str]:
+    """Operations per second that the device can do at most, and where that number is from."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        for card, peak in PEAKS.items():
+            if card in name:
+                return peak, f"{card} bf16, data sheet"
+    side, dtype = (4096, torch.bfloat16) if device.type == "cuda" else (1024, torch.float32)
+    square = torch.ones(side, side, device=device, dtype=dtype)
+    best = float("inf")
+    for _ in range(5):
+        _finish(device)
+        started = time.perf_counter()
+        square @ square
+        _finish(device)
+        best = min(best, time.perf_counter() - started)
+    return 2 * side**3 / best, f"product of two {side} x {side} matrices, measured"
+
+
+class Meter:
+    """How fast the loop runs, and which share of the device's peak that is.
+
+    Args:
+        cost: of a pair.
+        accelerator: for the device, the number of processes, and who writes.
+        cached: whether GradCache describes each pair twice.
+    """
+
+    def __init__(self, cost: Cost, accelerator: Accelerator, cached: bool) -> None:
+        self.flops, self.processes = cost.step_flops(cached), accelerator.num_processes
+        self.peak, self.peak_name = peak_flops(accelerator.device)
+        self.device, self.pairs, self.last = accelerator.device, 0, dict[str, float]()
+        self.start()
+
+    def start(self) -> None:
+        """Begin to count, after a pause that does not belong to training."""
+        _finish(self.device)
+        self.started, self.pairs = time.perf_counter(), 0
+
+    def read(self) -> dict[str, float]:
+        """Pairs of the global batch per second and share of peak since the last reading."""
+        _finish(self.device)
+        rate = self.pairs / (time.perf_counter() - self.started)
+        self.last = {"pairs_per_second": rate, "share_of_peak": rate * self.flops / self.processes / self.peak}
+        self.start()
+        return self.last
+
+    def words(self) -> str:
+        """The last reading, for people."""
+        last = self.last or self.read()
+        return f"{last['pairs_per_second']:.1f} pairs/s, {last['share_of_peak']:.0%} of peak ({self.peak_name})"
+
+
+def memory_bytes(model: torch.nn.Module, cost: Cost, pairs_at_once: int, averaged: bool) -> float:
+    """Weights, gradients, AdamW's two moments, the average, and the activations of the pairs described at once."""
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    trained = sum(p.numel() * 4 for p in model.parameters() if p.requires_grad)
+    return weights + trained * (3 + averaged) + cost.activation_bytes * pairs_at_once
+
+
+def describe_cost(
+    model: torch.nn.Module, cost: Cost, pairs: int, steps: int, pairs_at_once: int, processes: int, averaged: bool
+) -> str:
+    """One line for the start of a run.
+
+    Args:
+        model: for the size of its weights.
+        cost: of a pair.
+        pairs: of a global batch.
+        steps: still to do.
+        pairs_at_once: described at once on one process.
+        processes: that share the batch.
+        averaged: whether an average of the weights is kept.
+    """
+    cached = pairs_at_once * processes < pairs
+    seconds = steps * pairs / processes * cost.seconds * (4 / 3 if cached else 1)
+    return (
+        f"estimate: {memory_bytes(model, cost, pairs_at_once, averaged) / 2**30:.1f} GiB on each device "
+        f"({cost.activation_bytes / 2**20:.0f} MiB of activations a pair), "
+        f"{cost.step_flops(cached) * pairs / 1e12:.2f} TFLOP a step, at most {_duration(seconds)} for {steps:,} steps "
+        "without loading, mining and evaluation"
+    )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
