@@ -19,9 +19,9 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
 ]
-source_suffix = {".md": "markdown"}
+source_suffix = {".md": "markdown", ".rst": "restructuredtext"}  # .rst: what autosummary writes
 exclude_patterns = ["sensitivity_table.md", "asymmetry_table.md"]  # included by other pages
-myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 templates_path = ["_templates"]
 
@@ -37,6 +37,3 @@ napoleon_numpy_docstring = False
 html_theme = "furo"
 html_static_path: list[str] = []
 html_theme_options = {"sidebar_hide_name": False, "navigation_with_keys": True}
-# Mathematics are written as code in docstrings, so no script has to come from a content network.
-html_math_renderer = "mathjax"
-mathjax_path = ""

@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import shlex
 import shutil
 import sys
 from contextlib import redirect_stdout
@@ -100,6 +102,17 @@ def test_what_is_not_marked_works(page, stand_ins, tmp_path, monkeypatch):
         for words in block.commands:
             if words[0] == "gengeo":
                 run(words[1:])
+
+
+def test_every_example_in_the_help_is_understood(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    groups = [cli.app, *(group.typer_instance for group in cli.app.registered_groups)]
+    commands = [command for group in groups for command in group.registered_commands]
+    assert len(commands) > 20
+    for command in commands:
+        told = " ".join(command.callback.__doc__.split())
+        for example in re.findall(r"\*\*Example:\*\* `([^`]+)`", told):
+            parse(shlex.split(example))
 
 
 def test_the_check_notices_what_is_wrong(monkeypatch):

@@ -13,9 +13,12 @@ import argparse
 import re
 import runpy
 import shlex
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 MARK = re.compile(r"<!--\s*not (executed|checked): (.+?)\s*-->")
@@ -136,19 +139,31 @@ def parse_script(script: Path, words: list[str]) -> None:
         config = ROOT / words[words.index("--config") + 1]
         load_settings(config, [word for word in words if "=" in word and not word.startswith("-")])
         return
-    understood = argparse.ArgumentParser.parse_args
-
-    def stop(self, *arguments, **options):
-        understood(self, *arguments, **options)
-        raise Parsed
-
-    old, argparse.ArgumentParser.parse_args, sys.argv = sys.argv, stop, [str(script), *words]
+    words_before, sys.argv = sys.argv, [str(script), *words]
     sys.path.insert(0, str(script.parent))
     try:
-        runpy.run_path(str(script), run_name="__main__")
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("parse_args", "parse_intermixed_args"):
+                patch.setattr(argparse.ArgumentParser, name, stopping(getattr(argparse.ArgumentParser, name)))
+            patch.setattr(subprocess, "run", refused)  # a script that reads its words in another way must not go on
+            runpy.run_path(str(script), run_name="__main__")
     except Parsed:
         return
     except SystemExit as leave:
         assert leave.code in (0, None), f"{script.name} {' '.join(words)}: not understood"
     finally:
-        argparse.ArgumentParser.parse_args, sys.argv = understood, old
+        sys.argv = words_before
+
+
+def stopping(understand):
+    """A method that understands its words and then stops the script."""
+
+    def stop(self, *arguments, **options):
+        understand(self, *arguments, **options)
+        raise Parsed
+
+    return stop
+
+
+def refused(*_, **__):
+    raise AssertionError("a script began to work: its command line was to be read only")

@@ -65,3 +65,10 @@ def test_every_figure_teaches_with_an_example(gengeo):  # noqa: F811
     for command in figure.registered_commands:
         code, out, _ = gengeo("figure", command.name or command.callback.__name__, "--help")
         assert code == 0 and "example" in out.lower()
+
+
+def test_a_real_photo_and_its_tile(gengeo, shared_data, tiny_checkpoint, tmp_path):  # noqa: F811
+    name = shared_data / "helsinki" / "111050484379850"
+    out = tmp_path / "why.png"
+    code, _, err = gengeo("explain", f"{name}.jpg", f"{name}_sat.jpg", "--model", tiny_checkpoint, "--out", out)
+    assert code == 0 and Image.open(out).height > 500, err

@@ -11,6 +11,9 @@ from gengeo_hf.explain import account, explain_match, explain_preference, kept_m
 from gengeo_hf.model import GenGeoConfig, GenGeoModel
 from tests.conftest import TINY
 
+CONVNEXT = {"model_type": "convnext", "hidden_sizes": [16, 32], "depths": [1, 1], "num_stages": 2, "patch_size": 4}
+REGISTERS = {**TINY["backbone_config"], "model_type": "dinov2_with_registers", "num_register_tokens": 2}
+
 
 @pytest.fixture
 def images():
@@ -47,8 +50,9 @@ def variant(tiny_processor, **changes):
     [
         {}, {"use_dustbin": False}, {"share_aggregator": False}, {"descriptor_dim": None}, {"truncate_dim": 10},
         {"dustbin_mass": "learned"}, {"head_dropout": 0.0},
+        {"backbone_config": CONVNEXT}, {"backbone_config": REGISTERS},
     ],
-    ids=str,
+    ids=lambda changes: "-".join(changes) or "paper",
 )  # fmt: skip
 def test_the_pieces_add_up_to_the_score(tiny_processor, images, changes):
     encoder = variant(tiny_processor, **changes)
