@@ -49,6 +49,7 @@ def push(
     Raises:
         GenGeoError: the folder is neither, or the Hub refuses.
     """
+    _check_name(repository)
     folder = Path(folder)
     access: dict[str, Any] = {"private": private, "token": token}
     if (folder / MANIFEST).is_file():
@@ -92,6 +93,7 @@ def push_dataset(
     """
     from gengeo_hf.data.parquet import TABLES, write_pairs
 
+    _check_name(repository)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_pairs(data, folder, split)
@@ -101,6 +103,18 @@ def push_dataset(
             folder_files(folder), repository, "dataset", f"Add {data.name}",
             replaces=stale, private=private, token=token,
         )  # fmt: skip
+
+
+def _check_name(repository: str) -> None:
+    """Refuse what the Hub would refuse, before any work is done for it."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        raise GenGeoError(f"{repository!r} cannot be the name of a repository: {_first_line(error)}") from error
+    if repository.count("/") != 1:
+        raise GenGeoError(f"{repository!r} cannot be the name of a repository: expected organisation/name")
 
 
 def folder_files(folder: Path) -> dict[str, Path]:
@@ -142,7 +156,7 @@ def upload(
         stale = [name for name in present if name not in files and any(_fits(name, p) for p in replaces)]
         # Made anew for each attempt: an operation remembers what it has already sent.
         additions = [CommitOperationAdd(name, content) for name, content in files.items()]
-        operations = [*additions, *(CommitOperationDelete(name) for name in stale)]
+        operations: list[Any] = [*additions, *(CommitOperationDelete(name) for name in stale)]
         info = api.create_commit(repository, operations=operations, commit_message=message, repo_type=kind)
         return str(info.commit_url)
 
@@ -230,6 +244,7 @@ def pull(
     """
     if kind is not None and kind not in KINDS:
         raise GenGeoError(f"unknown kind {kind!r}: expected {', '.join(KINDS)}")
+    _check_name(repository)
     kind = kind or _kind_of(repository, revision, token)
     with atomic_folder(out) as folder:
         _download(repository, folder, "model" if kind == "model" else "dataset", revision, token)

@@ -52,8 +52,8 @@ def export_onnx(model: "GenGeoModel", processor: "GenGeoImageProcessor", folder:
     _require()
     from gengeo_hf.model.backbones import patch_sides
 
-    model = model.cpu().float().eval()  # type: ignore[call-arg]  # the library's annotation loses `self`
-    config = model.config
+    model = model.cpu().float().eval()
+    config: Any = model.config
     graphs = {name: _traced(model, name) for name in model.heads}
     graph_of = {view: f"{'shared' if config.share_aggregator else view}.onnx" for view in VIEWS}
     with atomic_folder(folder) as target:
@@ -165,11 +165,12 @@ def _free_positions(model: "GenGeoModel") -> Iterator[None]:
         yield  # no grid to resize: rotary positions, or none
         return
     offset = HUB_OFFSET if isinstance(embeddings, GenGeoDinov2Embeddings) else 0.0
-    smooth = model.config.backbone_config.model_type == "dinov2_with_registers"
+    backbone: Any = model.config.backbone_config
+    smooth = backbone.model_type == "dinov2_with_registers"
 
     def resize(self: Any, tokens: torch.Tensor, height: Any, width: Any) -> torch.Tensor:
-        patch = model.config.backbone_config.patch_size
-        return resized_positions(self.position_embeddings, height // patch, width // patch, offset, smooth)
+        rows, columns = height // backbone.patch_size, width // backbone.patch_size
+        return resized_positions(self.position_embeddings, rows, columns, offset, smooth)
 
     embeddings.interpolate_pos_encoding = types.MethodType(resize, embeddings)
     try:

@@ -96,6 +96,15 @@ def test_training_moves_every_trainable_weight_and_lowers_the_loss(pixels):
             assert torch.equal(parameter, before[name]) != parameter.requires_grad, name
 
 
+@pytest.mark.parametrize("kind", ["convnext salad", "dinov3", "registers", "netvlad"])
+def test_half_precision_weights_take_float32_images(kind):
+    model = build(kind)
+    pixels = torch.randn(2, 3, 64, 128) if kind in ("convnext salad", "dinov3") else torch.randn(2, 3, 28, 112)
+    expected = model(pixels).pooler_output
+    found = model.to(torch.bfloat16)(pixels).pooler_output
+    assert found.dtype == torch.float32 and (found * expected).sum(1).min() > 0.97
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_dtype_auto_loads_what_was_saved(tiny_model, tmp_path, pixels, dtype):
     expected = tiny_model(pixels).pooler_output
