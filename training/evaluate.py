@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from accelerate import Accelerator
 from omegaconf import OmegaConf
 
@@ -22,7 +21,7 @@ from gengeo_hf.data import load_pairs
 from gengeo_hf.data.loading import AerialImages, GroundImages
 from gengeo_hf.encoder import Encoder
 from gengeo_hf.errors import GenGeoError
-from gengeo_hf.evaluation.describe import describe_view
+from gengeo_hf.evaluation.describe import cut_headings, describe_view
 from gengeo_hf.evaluation.protocols import Protocol, find_protocol, protocol_names
 from gengeo_hf.evaluation.ranks import TIES
 from gengeo_hf.evaluation.results import Result, Truth, judge
@@ -33,7 +32,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Evaluate a GenGeo checkpoint by a published protocol.",
         epilog="protocols: " + ", ".join(protocol_names()) + ". Each also with a limited field of view: "
-        "<protocol>-fov<360|180|90|70>-<known|unknown>, where the heading of the photo is known or not. "
+        "<protocol>-fov<360|180|90|70>-<known|unknown>, where the heading of the photo is known or not, and as "
+        "<protocol>@validation, the part of the training data on which a checkpoint may be picked (`gengeo best`). "
         "What each one means is in gengeo_hf/evaluation/assets/protocols.yaml.",
     )
     parser.add_argument("--model", required=True, help="checkpoint folder or Hub id")
@@ -78,7 +78,8 @@ def main(given: argparse.Namespace) -> Result | None:
         "processes": accelerator.num_processes,
         "progress": accelerator.is_main_process,
     }
-    directions = headings(protocol, data.queries["fov"][:], len(truth.query_ids), given.seed)
+    check_cut(protocol, data.queries["fov"][:])
+    directions = cut_headings(protocol, len(truth.query_ids), given.seed)
     ground = describe_view(
         encoder, GroundImages(data), "ground", truth.query_ids, root, fov=protocol.fov, headings=directions, **share
     )
@@ -93,7 +94,12 @@ def main(given: argparse.Namespace) -> Result | None:
         truth,
         protocol,
         model=describe_model(encoder, given),
-        settings={"view_sizes": encoder.processor.view_sizes, "loader": options, "seed": given.seed},
+        settings={
+            "view_sizes": encoder.processor.view_sizes,
+            "loader": options,
+            "seed": given.seed,
+            "images": {"ground": ground.images, "aerial": aerial.images},
+        },
         ties=given.ties,
         seed=given.seed,
         device=encoder.device,
@@ -117,13 +123,10 @@ def view_sizes(encoder: Encoder, ground: str | None, aerial: str | None) -> dict
     return sizes
 
 
-def headings(protocol: Protocol, fields: list[float | None], count: int, seed: int) -> np.ndarray | None:
-    """Where each cut looks, in degrees; None is north or no cut at all."""
-    if not protocol.limited:
-        return None
-    if any(field is not None and field < 360 for field in fields):
+def check_cut(protocol: Protocol, fields: list[float | None]) -> None:
+    """Refuse to cut what is no panorama."""
+    if protocol.limited and any(field is not None and field < 360 for field in fields):
         raise GenGeoError(f"{protocol.name} cuts panoramas, but {protocol.dataset} holds photos with a field of view")
-    return np.random.default_rng(seed).uniform(0, 360, count) if protocol.heading == "unknown" else None
 
 
 def describe_model(encoder: Encoder, given: argparse.Namespace) -> dict[str, Any]:
@@ -144,17 +147,20 @@ def report(result: Result, path: Path) -> str:
     summary = result.summary
     data, model, metrics = (summary[key] for key in ("dataset", "model", "metrics"))
     lines = [f"{model['name']} on {data['name']}: {data['queries']:,} queries, {data['gallery']:,} tiles"]
+    width = max(map(len, summary["intervals"]))
     for name, (low, high) in summary["intervals"].items():
-        lines.append(f"  {name:18} {100 * metrics[name]:6.2f} %   ({100 * low:.2f} to {100 * high:.2f})")
-    if "median_error_m" in metrics:
-        lines.append(f"  {'median error':18} {metrics['median_error_m']:,.0f} m")
+        scale, unit = (1, "m") if name.endswith("_m") else (100, "%")
+        lines.append(
+            f"  {name:{width}} {scale * metrics[name]:10,.2f} {unit}   ({scale * low:,.2f} to {scale * high:,.2f})"
+        )
     if not data["complete"]:
         published = summary["protocol"]
         lines.append(
-            f"  not the published set of {published['queries']:,} queries and {published['gallery']:,} tiles: "
+            f"  not the whole set of {published['queries']:,} queries and {published['gallery']:,} tiles: "
             "do not compare with published numbers"
         )
-    if model["trained_on"] not in summary["protocol"]["trained_on"]:
+    expected = summary["protocol"]["trained_on"]
+    if expected and model["trained_on"] not in expected:
         lines.append(f"  the model was trained on {model['trained_on'] or 'unknown data'}, not as the protocol says")
     if note := summary["protocol"]["note"]:
         lines.append(f"  {note}")

@@ -1,4 +1,4 @@
-"""Commands that take result files of training/evaluate.py: table, compare."""
+"""Commands that take result files of training/evaluate.py: table, compare, best, pictures."""
 
 from pathlib import Path
 from typing import Annotated
@@ -39,3 +39,40 @@ def compare(
     from gengeo_hf.evaluation.compare import comparison_text
 
     typer.echo(comparison_text(paired(first, second, seed=seed), first.stem, second.stem))
+
+
+@app.command()
+def best(
+    results: Annotated[list[Path], typer.Argument(help="JSON files by one protocol, such as `cvusa@validation`.")],
+    metric: Annotated[str, typer.Option(help="Greater is better.")] = "recall@1",
+) -> None:
+    """Pick a checkpoint on the validation part; results of a split on which numbers are reported are refused.
+
+    **Example:** `gengeo best results/epoch-20.json results/epoch-24.json`
+    """
+    from gengeo_hf.evaluation.compare import choose_checkpoint
+
+    typer.echo(choose_checkpoint(results, metric))
+
+
+@app.command()
+def pictures(
+    results: Annotated[list[Path], typer.Argument(help="JSON files of training/evaluate.py.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    data: Annotated[Path | None, typer.Option(help="Folder of the images; the synthetic worlds need none.")] = None,
+    strips: Annotated[int, typer.Option(help="Photos shown of each group; 0 needs no images.")] = 5,
+    near: Annotated[str, typer.Option(help="A wrong answer is a near miss up to this distance.")] = "100m",
+) -> None:
+    """Draw results: strips of photo and best tiles, recall and error curves, a map of errors, failures in groups.
+
+    Curves show every result; map, strips and groups are of the first.
+
+    **Example:** `gengeo pictures results/cvusa.json --data CVUSA --out pictures`
+    """
+    from gengeo_hf.evaluation.album import images_of, make_album
+    from gengeo_hf.evaluation.results import Result
+    from gengeo_hf.places.units import parse_metres
+
+    images = images_of(Result.load(results[0]), data) if strips > 0 else None
+    for path in make_album(results, out, images, each=strips, near_m=parse_metres(near)):
+        typer.echo(path)

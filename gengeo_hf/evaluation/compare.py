@@ -52,14 +52,18 @@ def compare(first: str | Path, second: str | Path, *, seed: int = 0) -> list[Dif
         ("protocol", ("protocol", "name")),
         ("dataset", ("dataset", "fingerprint")),
         ("tie rule", ("rules", "ties")),
-        ("rounding of 1 %", ("rules", "rounding")),
+        ("rounding rule", ("rules", "rounding")),
+        ("image", ("settings", "images")),
     ):
-        found = [result.summary[keys[0]][keys[1]] for result in (a, b)]
+        found = [result.summary[keys[0]].get(keys[1]) for result in (a, b)]
         if found[0] != found[1]:
             raise GenGeoError(
                 f"the results have different {what}s ({str(found[0])[:24]} and {str(found[1])[:24]}); "
                 "evaluate both by one protocol on the same data"
             )
+    seeds = [result.summary["settings"].get("seed") for result in (a, b)]
+    if a.summary["protocol"]["heading"] == "unknown" and seeds[0] != seeds[1]:
+        raise GenGeoError(f"the cuts look in different directions (seeds {seeds[0]} and {seeds[1]}); use one seed")
     if a.queries["query_id"].to_pylist() != b.queries["query_id"].to_pylist():
         raise GenGeoError(f"{first} and {second} hold different queries; a table was changed after the evaluation")
     old, new = a.outcomes, b.outcomes
@@ -102,6 +106,32 @@ def select_best(summaries: Sequence[Mapping[str, Any]], metric: str = "recall@1"
             f"result {missing[0]} has no {metric!r}; it has {', '.join(summaries[missing[0]]['metrics'])}"
         )
     return max(range(len(summaries)), key=lambda number: summaries[number]["metrics"][metric])
+
+
+def choose_checkpoint(paths: Sequence[str | Path], metric: str = "recall@1") -> str:
+    """Which checkpoint to keep, by results of the validation part, and whether the choice can be told from chance.
+
+    Args:
+        paths: results of training/evaluate.py by one `<protocol>@validation`.
+        metric: greater is better.
+
+    Returns:
+        Text for a terminal: every result, the best first, with the paired interval of its distance to the best.
+
+    Raises:
+        GenGeoError: as `select_best` and `compare`.
+    """
+    results = [Result.load(path, with_queries=False) for path in paths]
+    best = select_best([result.summary for result in results], metric)
+    lines = []
+    for path, result in zip(paths, results, strict=True):
+        value, line = result.summary["metrics"][metric], ""
+        if path != paths[best]:
+            row = next((row for row in compare(path, paths[best]) if row.metric == metric), None)
+            line = "" if row is None else "clearly worse" if row.is_clear else "within the noise of the best"
+        lines.append((value, f"{result.summary['model']['name']:24} {100 * value:6.2f} %  {path}  {line}".rstrip()))
+    lines.sort(key=lambda line: -line[0])
+    return "\n".join([*(text for _, text in lines), f"best by {metric}: {paths[best]}"])
 
 
 def refuse_reported_split(split: str) -> None:

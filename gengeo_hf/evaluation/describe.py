@@ -2,9 +2,9 @@
 
 Before: an encoder and the images of a dataset. After: one float32 array for each view, kept for the next evaluation.
 
-This and `pictures.py` are the only modules of the room that see an image. Shards have a fixed number of rows and each
-is described by one process, so the descriptors do not depend on how many processes there are, and a run that was
-stopped goes on where it was.
+This, `pictures.py` and `album.py` are the only modules of the room that see an image. Shards have a fixed number of
+rows and each is described by one process, so the descriptors do not depend on how many processes there are, and a run
+that was stopped goes on where it was.
 """
 
 import hashlib
@@ -27,6 +27,7 @@ from gengeo_hf.files import atomic_file
 
 if TYPE_CHECKING:
     from gengeo_hf.encoder import Encoder, View
+    from gengeo_hf.evaluation.protocols import Protocol
 
 SHARD_ROWS = 1024
 _READERS = min(8, os.cpu_count() or 1)
@@ -39,7 +40,7 @@ class DescriptorStore:
 
     Args:
         root: folder for the descriptors of all models and datasets.
-        key: everything that the descriptors depend on; its hash names the folder.
+        key: everything that the descriptors depend on; its hash names the folder. "images" is kept as `images`.
         count: rows in all.
         dim: length of a descriptor.
         shard_rows: rows of one file.
@@ -48,6 +49,7 @@ class DescriptorStore:
     def __init__(
         self, root: str | Path, key: dict[str, Any], count: int, dim: int, shard_rows: int = SHARD_ROWS
     ) -> None:
+        self.images = key.get("images")
         self.key = json.dumps({**key, "count": count, "dim": dim, "shard_rows": shard_rows}, sort_keys=True)
         name = f"{key.get('view', 'table')}-{hashlib.sha256(self.key.encode()).hexdigest()[:24]}"
         self.folder, self.count, self.dim, self.shard_rows = Path(root) / name, count, dim, shard_rows
@@ -191,6 +193,19 @@ def encode_limited(encoder: "Encoder", panoramas: Iterable[Any], fov: int, headi
         cut = limited_fov(pixels, fov, looked_at, patch).to(encoder.device)
         blocks.append(encoder.model(cut, view="ground").pooler_output.float().cpu().numpy())
     return np.concatenate(blocks)
+
+
+def cut_headings(protocol: "Protocol", count: int, seed: int) -> np.ndarray | None:
+    """Where the cut of each query looks, (count,) degrees clockwise from north; None is north, or no cut at all.
+
+    Args:
+        protocol: with a limited field of view or without.
+        count: number of queries, in the order of the dataset's table.
+        seed: draws the directions of an unknown heading.
+    """
+    if not protocol.limited or protocol.heading == "known":
+        return None
+    return np.random.default_rng(seed).uniform(0, 360, count)
 
 
 def images_fingerprint(images: Sequence[Any], ids: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ from gengeo_hf.evaluation.metrics import Rounding
 from gengeo_hf.evaluation.ranks import Ties
 
 _FILE = Path(__file__).parent / "assets" / "protocols.yaml"
-_LIMITED = re.compile(r"^(?P<base>.+)-fov(?P<degrees>\d+)-(?P<heading>known|unknown)$")
+_NAME = re.compile(r"^(?P<base>.+?)(?P<validation>@validation)?(-fov(?P<degrees>\d+)-(?P<heading>known|unknown))?$")
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,11 @@ class Protocol:
         dataset: name for `gengeo_hf.data.load_pairs`.
         split: of the dataset, for example "test"; CVACT has "val" and "test".
         trained_on: names of datasets whose model the published column holds.
-        queries: size of the published query set.
+        queries: size of the published query set; None where nothing is published.
         gallery: size of the published gallery.
+        ground_size: height x width in pixels at which the paper evaluates, for example "154x770"; None where it does
+            not say.
+        aerial_size: the same of tiles.
         ks: the k of recall@k.
         rounding: of recall@1%, see `one_percent_k`.
         published_ties: tie rule of the published numbers.
@@ -46,8 +49,10 @@ class Protocol:
     dataset: str
     split: str
     trained_on: tuple[str, ...]
-    queries: int
-    gallery: int
+    queries: int | None
+    gallery: int | None
+    ground_size: str | None = None
+    aerial_size: str | None = None
     ks: tuple[int, ...] = (1, 5, 10)
     rounding: Rounding = "floor"
     published_ties: Ties = "sample4geo"
@@ -74,28 +79,32 @@ def protocol_names() -> list[str]:
 
 
 def find_protocol(name: str) -> Protocol:
-    """The protocol of a name, limited fields of view included: `cvusa`, `cvusa-fov90-unknown`.
+    """The protocol of a name: `cvusa`, `cvusa@validation`, `cvusa-fov90-unknown`, `cvusa@validation-fov90-known`.
 
     Raises:
         GenGeoError: there is none of that name.
     """
     contents = _contents()
-    match = _LIMITED.match(name)
-    base = match["base"] if match else name
-    if base not in contents["protocols"]:
+    match = _NAME.match(name)
+    if match is None or match["base"] not in contents["protocols"]:
         raise GenGeoError(
             f"unknown protocol {name!r}; known are {', '.join(contents['protocols'])}, "
-            "each also as <name>-fov<degrees>-<known|unknown>"
+            "each also as <name>@validation and as <name>-fov<degrees>-<known|unknown>"
         )
-    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in contents["protocols"][base].items()}
-    protocol = Protocol(name=base, **given)
-    if not match:
-        return protocol
-    degrees, allowed = int(match["degrees"]), contents["limited_view"]["degrees"]
-    if degrees not in allowed:
-        raise GenGeoError(f"the field of view must be one of {allowed} degrees, found {degrees}")
-    note = " ".join([protocol.note, contents["limited_view"][match["heading"]]]).strip()
-    return dataclasses.replace(protocol, name=name, fov=degrees, heading=match["heading"], note=note)
+    base = contents["protocols"][match["base"]]
+    given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in base.items()}
+    protocol = Protocol(name=name, **given)
+    notes = [protocol.note]
+    if match["validation"]:
+        protocol = dataclasses.replace(protocol, split="validation", queries=None, gallery=None)
+        notes = [contents["validation"]["note"]]
+    if match["degrees"]:
+        degrees, allowed = int(match["degrees"]), contents["limited_view"]["degrees"]
+        if degrees not in allowed:
+            raise GenGeoError(f"the field of view must be one of {allowed} degrees, found {degrees}")
+        protocol = dataclasses.replace(protocol, fov=degrees, heading=match["heading"])
+        notes.append(contents["limited_view"][match["heading"]])
+    return dataclasses.replace(protocol, note=" ".join(note for note in notes if note))
 
 
 @functools.cache

@@ -202,7 +202,8 @@ def judge(
             "name": truth.name,
             "queries": len(truth.query_ids),
             "gallery": len(truth.tile_ids),
-            "complete": (len(truth.query_ids), len(truth.tile_ids)) == (protocol.queries, protocol.gallery),
+            "complete": protocol.queries is None
+            or (len(truth.query_ids), len(truth.tile_ids)) == (protocol.queries, protocol.gallery),
             "fingerprint": truth.fingerprint,
         },
         "model": dict(model),

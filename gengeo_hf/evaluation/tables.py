@@ -153,6 +153,7 @@ def _differences(summary: Mapping[str, Any], group: str) -> list[str]:
             f"{where}: NOT COMPARABLE, the model was trained on {model['trained_on'] or 'unknown data'} instead of "
             f"{' or '.join(protocol['trained_on'])}."
         )
+    notes += _size_notes(summary)
     ours = summary["metrics_by_ties"]["pessimistic"]["recall@1"]
     theirs = summary["metrics_by_ties"][protocol["published_ties"]]["recall@1"]
     if ours != theirs:
@@ -161,6 +162,19 @@ def _differences(summary: Mapping[str, Any], group: str) -> list[str]:
             f"{100 * ours:.2f}."
         )
     return notes
+
+
+def _size_notes(summary: Mapping[str, Any]) -> list[str]:
+    """Input sizes that are not the paper's, or that the paper does not state."""
+    protocol, used = summary["protocol"], summary["settings"].get("view_sizes")
+    if used is None:
+        return []
+    ours = {view: f"{used[view]['height']}x{used[view]['width']}" for view in ("ground", "aerial")}
+    paper = {view: protocol[f"{view}_size"] for view in ("ground", "aerial")}
+    if ours == paper:
+        return []
+    theirs = " and ".join(size for size in paper.values() if size) or "sizes that it does not state"
+    return [f"{protocol['name']}: at {ours['ground']} and {ours['aerial']} pixels; the paper's are at {theirs}."]
 
 
 def _cells(values: Sequence[float | None]) -> list[str]:

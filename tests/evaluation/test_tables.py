@@ -160,7 +160,8 @@ def test_every_protocol_reads_and_its_limited_views_too():
     for name in protocol_names():
         plain, limited = find_protocol(name), find_protocol(f"{name}-fov70-unknown")
         assert not plain.limited and limited.limited and limited.fov == 70
-        assert plain.split in ("test", "val") and plain.trained_on
+        assert plain.split in ("test", "val") and (plain.trained_on or plain.queries is None)
+        assert find_protocol(f"{name}@validation-fov90-known").split == "validation"
     with pytest.raises(GenGeoError, match="known are cvusa"):
         find_protocol("cvusa-fov90")
     columns = {name for number in table_numbers() for name, _ in build_table(number).groups}

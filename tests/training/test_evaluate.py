@@ -115,7 +115,7 @@ def test_bad_orders_are_one_line(run, more, words):
 def test_a_photo_cannot_be_cut(tmp_path):
     protocol = script.find_protocol("cvusa-fov90-known")
     with pytest.raises(GenGeoError, match="field of view"):
-        script.headings(protocol, [None, 90.0], 2, 0)
+        script.check_cut(protocol, [None, 90.0])
 
 
 @pytest.mark.slow

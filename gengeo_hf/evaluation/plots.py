@@ -1,0 +1,176 @@
+"""Curves and maps of results.
+
+Before: columns of the table of queries of a `Result`. After: matplotlib figures; no window opens.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gengeo_hf.errors import MissingExtraError
+from gengeo_hf.evaluation.pictures import COLOURS, FAINT, GRID, INK, PAPER
+from gengeo_hf.places.geodesy import EARTH_RADIUS_M
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SERIES = ("#1f5f8b", "#e07a1f", "#0a9b6c", "#8e5ea2", "#d1495b", "#5b6770")
+_MOST_LINES = 300  # from lost queries to where they were put, in one panel: more would be a blot
+
+
+def recall_curve(ranks: Mapping[str, np.ndarray], *, gallery_sizes: Mapping[str, int], most: int = 100) -> "Figure":
+    """Recall@k over k on a logarithmic axis, with a 95 % band (Wilson), and chance as dashed lines.
+
+    Args:
+        ranks: (queries,) ranks from 0, by label.
+        gallery_sizes: number of tiles by label, for chance.
+        most: greatest k.
+    """
+    figure, axes = _figure(6.4, 4.2)
+    ks = np.unique(np.round(np.geomspace(1, max(2, most), 60)).astype(int))
+    for (label, values), colour in zip(ranks.items(), _colours(len(ranks)), strict=True):
+        share = np.array([np.mean(np.asarray(values) < k) for k in ks])
+        axes.fill_between(ks, *(100 * edge for edge in _wilson(share, len(values))), color=colour, alpha=0.15, lw=0)
+        axes.plot(ks, 100 * share, color=colour, lw=2, label=f"{label}: R@1 {100 * share[0]:.1f} %")
+    for number, size in enumerate(sorted(set(gallery_sizes.values()))):
+        label = "chance" if number == 0 else None
+        axes.plot(ks, np.minimum(100, 100 * ks / size), color=FAINT, lw=1.2, ls=(0, (4, 3)), label=label)
+    axes.set(xscale="log", xlim=(1, ks[-1]), ylim=(0, 101), xlabel="k (best tiles looked at)", ylabel="recall@k in %")
+    _plain_ticks(axes.xaxis, [k for k in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if k <= ks[-1]])
+    _legend(figure, axes)
+    return figure
+
+
+def error_curve(errors_m: Mapping[str, np.ndarray]) -> "Figure":
+    """Share of queries whose best tile lies within a distance, over the distance in metres.
+
+    Args:
+        errors_m: (queries,) metres by label; unknown ones (NaN) are left out.
+    """
+    figure, axes = _figure(6.4, 4.2)
+    known = {label: np.sort(values[~np.isnan(values)]) for label, values in errors_m.items()}
+    largest = max((values[np.isfinite(values)].max(initial=1.0) for values in known.values()), default=1.0)
+    limit = max(200.0, 1.05 * float(largest))
+    for (label, values), colour in zip(known.items(), _colours(len(known)), strict=True):
+        share = 100 * np.arange(1, len(values) + 1) / max(1, len(values))
+        below = float(np.mean(values <= 1.0) * 100) if len(values) else 0.0
+        place = np.r_[1.0, np.maximum(values, 1.0), limit]
+        median = f"median {np.median(values):,.0f} m" if len(values) else "no positions"
+        axes.step(place, np.r_[below, share, share[-1:]], where="post", color=colour, lw=2, label=f"{label}: {median}")
+    axes.set(
+        xscale="log", xlim=(1, limit), ylim=(0, 101), xlabel="from the true position to the centre of the best tile"
+    )
+    axes.set_ylabel("queries within that distance, in %")
+    names = {m: (f"{m / 1000:g} km" if m >= 1000 else f"{m:g} m") for m in (10.0**n for n in range(8)) if m <= limit}
+    _plain_ticks(axes.xaxis, list(names), list(names.values()))
+    _legend(figure, axes)
+    return figure
+
+
+def error_map(
+    lat: np.ndarray, lon: np.ndarray, found_lat: np.ndarray, found_lon: np.ndarray, error_m: np.ndarray,
+    *, areas: Sequence[str | None] = (), right_m: float = 50.0, panels: int = 4,
+) -> "Figure":  # fmt: skip
+    """Where queries are, which were found, and a thin line from a lost one to where it was put.
+
+    Args:
+        lat, lon, found_lat, found_lon: degrees of true and found positions, (queries,).
+        error_m: metres between the two.
+        areas: of each query; the largest areas get a panel each, because cities lie far apart.
+        right_m: up to this distance a query counts as found.
+        panels: at most so many.
+    """
+    known = np.isfinite(error_m)
+    names = np.array(["all queries" if not areas or area is None else area for area in (areas or lat)], dtype=object)
+    sizes = {str(name): int((known & (names == name)).sum()) for name in sorted(set(names))}
+    largest = sorted(sizes, key=lambda name: -sizes[name])[:panels]
+    columns = min(2, len(largest))
+    rows = -(-len(largest) // columns)
+    figure, grid = _figure(5.2 * columns, 4.9 * rows + 0.4, rows, columns)
+    for name, axes in zip(largest, np.atleast_1d(grid).flat, strict=False):
+        inside = known & (names == name)
+        _panel(axes, lat[inside], lon[inside], found_lat[inside], found_lon[inside], error_m[inside] <= right_m)
+        axes.set_title(f"{name}: {sizes[name]:,} queries", fontsize=10, color=INK, loc="left")
+    for axes in np.atleast_1d(grid).flat[len(largest) :]:
+        axes.set_visible(False)
+    handles, labels = np.atleast_1d(grid).flat[0].get_legend_handles_labels()
+    labels = [label.replace("found", f"found within {right_m:g} m", 1) for label in labels]
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, handletextpad=0.3)
+    return figure
+
+
+def _panel(
+    axes: Any, lat: np.ndarray, lon: np.ndarray, to_lat: np.ndarray, to_lon: np.ndarray, right: np.ndarray
+) -> None:
+    """One area, in metres or kilometres east and north of its middle."""
+    from matplotlib.collections import LineCollection
+
+    middle = (lat.min() + lat.max()) / 2, (lon.min() + lon.max()) / 2
+    metre = np.radians(1) * EARTH_RADIUS_M
+    reach = metre * max(np.ptp(lat), np.ptp(lon) * np.cos(np.radians(middle[0])), 1e-3) / 2
+    unit, word = (1000.0, "km") if reach > 2000 else (1.0, "m")
+
+    def local(at_lat: np.ndarray, at_lon: np.ndarray) -> np.ndarray:
+        east = (at_lon - middle[1]) * np.cos(np.radians(middle[0]))
+        return np.stack([east, at_lat - middle[0]], axis=1) * metre / unit
+
+    true, put, lost = local(lat, lon), local(to_lat, to_lon), ~right
+    side = 1.06 * reach / unit
+    near = lost & (np.abs(put) <= side).all(axis=1)
+    drawn = np.nonzero(near)[0][:_MOST_LINES]
+    size = float(np.clip(6000 / max(1, len(lat)), 2, 30))
+    axes.add_collection(LineCollection(list(np.stack([true[drawn], put[drawn]], axis=1)), colors=COLOURS["wrong"],
+                                       linewidths=0.7, alpha=0.4))  # fmt: skip
+    axes.scatter(*true[right].T, s=size, color=COLOURS["right"], lw=0, label="found")
+    axes.scatter(*true[lost].T, s=1.2 * size, color=COLOURS["wrong"], marker="X", lw=0, label="lost")
+    axes.scatter(*put[near].T, s=size, facecolors="none", edgecolors=COLOURS["wrong"], lw=0.9, label="where it was put")
+    axes.set(xlim=(-side, side), ylim=(-side, side), aspect="equal")
+    axes.set(xlabel=f"{word} east of the middle", ylabel=f"{word} north")
+    away = int((lost & ~near).sum())
+    told = f"{right.sum():,} found, {lost.sum():,} lost" + (f" ({away:,} put outside this map)" if away else "")
+    axes.text(0.02, 0.985, told, transform=axes.transAxes, va="top", fontsize=9, color=INK,
+              bbox={"facecolor": PAPER, "edgecolor": "none", "alpha": 0.8, "pad": 2})  # fmt: skip
+
+
+def _wilson(share: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The 95 % interval of a share (Wilson, 1927), which stays within 0 and 1."""
+    z = 1.96
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
+    return centre - half, centre + half
+
+
+def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple["Figure", Any]:
+    """Empty plots in the common style; no global state of matplotlib is touched."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "report", "draw curves and maps") from error
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained", facecolor=PAPER)
+    grid = figure.subplots(rows, columns)
+    for axes in np.atleast_1d(grid).flat:
+        axes.grid(color=GRID, lw=0.8)
+        axes.set_axisbelow(True)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+        for side in ("left", "bottom"):
+            axes.spines[side].set_color(FAINT)
+        axes.tick_params(colors=INK, labelsize=9)
+    return figure, grid
+
+
+def _legend(figure: "Figure", axes: Any) -> None:
+    """Above the plot, where it cannot hide a curve."""
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", frameon=False, fontsize=9)
+
+
+def _plain_ticks(axis: Any, places: Sequence[float], names: Sequence[str] | None = None) -> None:
+    """Only these ticks, written plainly, on a logarithmic axis."""
+    axis.set_ticks(places, labels=names or [f"{place:g}" for place in places])
+    axis.set_ticks([], minor=True)
+
+
+def _colours(count: int) -> list[str]:
+    """One colour for each series."""
+    return [SERIES[number % len(SERIES)] for number in range(count)]
