@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gengeo_hf.errors import GenGeoError
-from gengeo_hf.files import atomic_folder
+from gengeo_hf.files import atomic_folder, check_replaceable
 
 if TYPE_CHECKING:
     import torch
@@ -274,10 +274,11 @@ def convert(kind: str, source: str | Path, out: str | Path) -> Path:
         out: folder to write; it appears whole or not at all.
 
     Raises:
-        GenGeoError: the kind is unknown, or the file is not of this kind.
+        GenGeoError: the kind is unknown, the file is not of this kind, or `out` holds something else.
     """
     if kind not in CONVERTERS:
         raise GenGeoError(f"unknown kind {kind!r}: expected one of {', '.join(CONVERTERS)}")
+    check_replaceable(out, "config.json")
     model, processor = CONVERTERS[kind](read_tensors(source))
     with atomic_folder(out) as folder:
         model.save_pretrained(folder)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gengeo_hf.card import ASSETS, model_card, read_results
 from gengeo_hf.errors import GenGeoError
-from gengeo_hf.files import atomic_folder, write_json, write_text
+from gengeo_hf.files import atomic_folder, check_replaceable, write_json, write_text
 
 if TYPE_CHECKING:
     from gengeo_hf.encoder import Encoder
@@ -43,10 +43,14 @@ def export_folder(
         onnx: also write ONNX graphs of both views to `onnx/`.
 
     Raises:
-        GenGeoError: the checkpoint is no GenGeo, a result was made by another model, or an example is no image.
+        GenGeoError: the checkpoint is no GenGeo, a result was made by another model, an example is no image, or `out`
+            holds something else than an earlier export.
     """
     from gengeo_hf.encoder import TRAINING_RECORD, Encoder
 
+    check_replaceable(out, EXPORT_RECORD)
+    if Path(checkpoint).is_dir() and Path(out).resolve() == Path(checkpoint).resolve():
+        raise GenGeoError(f"{out} is the checkpoint itself: give another folder")
     summaries = read_results(results)
     _check_examples(examples)
     encoder = Encoder.from_pretrained(checkpoint, device="cpu")
@@ -150,9 +154,13 @@ def write_space(out: str | Path, model: str, index: str | None = None) -> Path:
         out: folder to write.
         model: Hub id of a published GenGeo.
         index: Hub id of a published index, or None to rank images that the visitor uploads.
+
+    Raises:
+        GenGeoError: `out` holds something else than an earlier Space.
     """
     from huggingface_hub import SpaceCard, SpaceCardData
 
+    check_replaceable(out, "space.json")
     with atomic_folder(out) as folder:
         for name in ("app.py", "requirements.txt"):
             shutil.copyfile(ASSETS / "space" / name, folder / name)

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from gengeo_hf.errors import GenGeoError
+
 
 def sync(path: Path) -> None:
     """Flush one file or folder entry to disk, so that a rename is never seen before its content."""
@@ -79,6 +81,21 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def check_replaceable(path: str | Path, marker: str) -> None:
+    """Make sure that a command which writes a folder whole does not take a user's own files away.
+
+    Args:
+        path: a folder that is about to be written by `atomic_folder`.
+        marker: name of a file or folder that every earlier result of the same command holds.
+
+    Raises:
+        GenGeoError: the path is a file, or a folder that holds something else.
+    """
+    path = Path(path)
+    if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / marker).exists()):
+        raise GenGeoError(f"{path} exists and holds something else: give the name of a new folder")
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from gengeo_hf.errors import GenGeoError
-from gengeo_hf.export import export_folder
-from gengeo_hf.files import atomic_folder, write_text
+from gengeo_hf.export import EXPORT_RECORD, export_folder
+from gengeo_hf.files import atomic_folder, check_replaceable, write_text
 
 if TYPE_CHECKING:
     from gengeo_hf.data import CrossViewDataset
@@ -26,6 +26,8 @@ Kind = Literal["model", "index", "dataset"]
 KINDS: tuple[Kind, ...] = ("model", "index", "dataset")
 ATTEMPTS = 5
 MANIFEST = "manifest.json"  # of an index
+# What shows that a folder holds an earlier pull of its kind, which a new one may replace.
+MARKERS: dict[Kind, str] = {"model": EXPORT_RECORD, "index": MANIFEST, "dataset": "queries"}
 # What an upload may leave behind from an earlier one; such files go in the same commit.
 MODEL_FILES = ("model*.safetensors*", "onnx/*", "results/*.json")
 INDEX_FILES = ("*.npy", "*.parquet", "*.faiss")
@@ -240,15 +242,16 @@ def pull(
         What it is. Datasets are then read by `load_pairs("parquet", root=out, split=...)`.
 
     Raises:
-        GenGeoError: the repository is missing, or what it holds is not sound.
+        GenGeoError: the repository is missing, what it holds is not sound, or `out` holds something else.
     """
     if kind is not None and kind not in KINDS:
         raise GenGeoError(f"unknown kind {kind!r}: expected {', '.join(KINDS)}")
     _check_name(repository)
     kind = kind or _kind_of(repository, revision, token)
+    check_replaceable(out, MARKERS[kind])
     with atomic_folder(out) as folder:
         _download(repository, folder, "model" if kind == "model" else "dataset", revision, token)
-        _check[kind](repository, folder)
+        _CHECKS[kind](repository, folder)
     return kind
 
 
@@ -296,7 +299,7 @@ def _check_dataset(repository: str, folder: Path) -> None:
             raise GenGeoError(f"{repository} holds no pairs: there are no Parquet files under {table}/")
 
 
-_check: dict[Kind, Callable[[str, Path], None]] = {
+_CHECKS: dict[Kind, Callable[[str, Path], None]] = {
     "model": _check_model,
     "index": _check_index,
     "dataset": _check_dataset,

@@ -14,7 +14,7 @@ from PIL import Image
 
 from gengeo_hf.card import ASSETS, model_card
 from gengeo_hf.errors import GenGeoError
-from gengeo_hf.export import export_folder
+from gengeo_hf.export import export_folder, write_space
 from gengeo_hf.hub import retried
 from tests.hub_server import TOKEN, HubServer
 
@@ -108,8 +108,20 @@ print(json.dumps([aerial, pipe(image), answers, errors, type(model).__module__])
     assert len(errors) == 3 and "no image" in errors[0] and "satellite" in errors[1]
 
 
+def test_an_export_never_takes_a_users_files_away(tiny_checkpoint, tmp_path):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "thesis.txt").write_text("years of work")
+    for out in (tmp_path / "own", tmp_path / "own" / "thesis.txt", tiny_checkpoint):
+        with pytest.raises(GenGeoError, match=r"holds something else|checkpoint itself"):
+            export_folder(tiny_checkpoint, out)
+    with pytest.raises(GenGeoError, match="holds something else"):
+        write_space(tmp_path / "own", "someone/gengeo")
+    assert (tmp_path / "own" / "thesis.txt").read_text() == "years of work"
+
+
 def test_code_travels_only_with_an_export(tiny_checkpoint, tiny_model, tmp_path):
-    folder = export_folder(tiny_checkpoint, tmp_path / "export")
+    folder = export_folder(export_folder(tiny_checkpoint, tmp_path / "export"), tmp_path / "twice")
+    folder = export_folder(folder, tmp_path / "export")  # an earlier export may be replaced
     assert {"salad.py", "modeling_gengeo.py", "handler.py", "README.md"} <= {path.name for path in folder.iterdir()}
     tiny_model.save_pretrained(tmp_path / "after")
     assert not list((tmp_path / "after").glob("*.py"))

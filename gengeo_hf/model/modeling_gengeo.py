@@ -154,9 +154,10 @@ class GenGeoModel(GenGeoPreTrainedModel):
     ) -> GenGeoModelOutput:
         head = self._head(view)
         grid = self._token_grid(pixel_values)
-        if self.config.backbone_config.model_type == "convnext":  # the transformers cast for themselves
-            pixel_values = pixel_values.to(self.backbone.embeddings.patch_embeddings.weight.dtype)
-        features = self.backbone(pixel_values, **kwargs)
+        backbone: Any = self.backbone
+        if backbone.config.model_type == "convnext":  # the transformers cast for themselves
+            pixel_values = pixel_values.to(backbone.embeddings.patch_embeddings.weight.dtype)
+        features = backbone(pixel_values, **kwargs)
         descriptor, unprojected, assignment = head(*read_tokens(self.backbone, features))
         extra = {}
         if output_assignment:
