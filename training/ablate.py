@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 
 from ablate_table import Row, write_table
 from gengeo_hf.errors import GenGeoError
-from gengeo_hf.files import write_json
+from gengeo_hf.files import write_json, write_text
 
 HERE = Path(__file__).resolve().parent
 RESULT = "ablation.json"
@@ -44,8 +44,14 @@ def main(arguments: list[str] | None = None) -> None:
             for row in plan["tables"][table]:
                 run_row(given.out, row, seed, plan, given.overrides)
                 collect(given, plan, table, command)
-    for table in tables:
-        print((given.out / f"{table}.md").read_text(encoding="utf-8"))
+    print(together(given.out, tables))
+
+
+def together(out: Path, tables: list[str]) -> str:
+    """All tables on one page, which is also written: `ablations.md`."""
+    page = "\n".join(f"## {table}\n\n{(out / f'{table}.md').read_text(encoding='utf-8')}" for table in tables)
+    write_text(out / "ablations.md", page)
+    return page
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -91,9 +97,11 @@ def keys_of(row: dict[str, Any], seed: int, plan: dict[str, Any], overrides: lis
 
 
 def folder_of(out: Path, row: dict[str, Any], keys: list[str]) -> Path:
-    """A readable name, and a hash of the keys: equal rows of two tables share a run, changed ones never do."""
+    """Named after what the row changes, with a hash of all keys: equal rows of two tables share a run."""
     mark = hashlib.sha256(json.dumps([row.get("config"), row["pretrained"], keys]).encode()).hexdigest()[:10]
-    return out / "runs" / f"{re.sub(r'[^a-z0-9]+', '-', row['name'].lower()).strip('-')}-{mark}"
+    config = [Path(row["config"]).stem] if row.get("config") else []
+    changed = [*config, *(key.rpartition(".")[2] for key in row["set"])] or ["full"]
+    return out / "runs" / f"{re.sub(r'[^a-z0-9]+', '-', '-'.join(changed).lower())[:60]}-{mark}"
 
 
 def run_row(

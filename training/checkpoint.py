@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from gengeo_hf.errors import GenGeoError
 from gengeo_hf.files import atomic_folder
+from settings import Settings, as_dict
 
 KEPT = 2  # the newest and the one before, should the newest be damaged
 
@@ -157,7 +158,8 @@ FREE = {"output", "evaluate_every", "save_every", "log_every", "tracker", "data.
 
 def _refuse_other_settings(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     """What the weights depend on must not change between two starts."""
-    found, wanted = flat(found), flat(json.loads(json.dumps(wanted)))
+    defaults = flat(as_dict(Settings(output="")))  # for a run of an earlier version, which lacks later keys
+    found, wanted = defaults | flat(found), flat(json.loads(json.dumps(wanted)))
     for key in sorted((found.keys() | wanted.keys()) - FREE):
         if found.get(key) != wanted.get(key):
             raise GenGeoError(

@@ -130,6 +130,49 @@ def test_two_processes_equal_one(tmp_path):
             torch.testing.assert_close(ours, expected, atol=1e-6, rtol=0)
 
 
+def dropout_worker(rank, address, results):
+    """Under two processes, with dropout and a loss scale: the cached step beside a plain one with the same chance."""
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    ground, aerial = images()
+    rows = slice(6 * rank, 6 * rank + 6)
+    parts, found = parts_of(ground[rows], aerial[rows], 2), []
+    for cache in (False, True, None):
+        model = Toy(dropout=0.5)
+        wrapped = DistributedDataParallel(model)
+        torch.manual_seed(7 + rank)
+
+        def loss_of(g, a, scale=model.scale):
+            return symmetric_info_nce(gather_rows(g), gather_rows(a), scale, label_smoothing=0.1)
+
+        if cache is None:  # the control: other units are dropped
+            torch.manual_seed(99 + rank)
+        if cache:
+            cached_backward(
+                parts,
+                lambda part, net=wrapped: (net(part[0]), net(part[1])),
+                loss_of,
+                backward=lambda loss: (loss * 1024).backward(),
+                no_sync=wrapped.no_sync,
+                loss_parameters=[model.scale],
+            )
+        else:
+            described = [(wrapped(g), wrapped(a)) for g, a in parts]
+            (loss_of(*(torch.cat(views) for views in zip(*described, strict=True))) * 1024).backward()
+        found.append([gradient / 1024 for gradient in gradients(model)])
+    torch.save(found, f"{results}-{rank}")
+    dist.destroy_process_group()
+
+
+def test_two_processes_with_dropout_and_a_loss_scale(tmp_path):
+    results = tmp_path / "gradients"
+    mp.spawn(dropout_worker, args=(f"file://{tmp_path}/rendezvous", results), nprocs=2)
+    for rank in range(2):
+        expected, cached, control = torch.load(f"{results}-{rank}", weights_only=True)
+        for one, other in zip(expected, cached, strict=True):
+            torch.testing.assert_close(other, one, atol=1e-5, rtol=0)
+        assert max((a - b).abs().max().item() for a, b in zip(expected, control, strict=True)) > 1e-3
+
+
 def test_no_parts_are_refused():
     with pytest.raises(ValueError, match="at least one micro-batch"):
         cached_backward([], lambda part: (), lambda: torch.zeros(()))
