@@ -19,7 +19,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -160,8 +160,15 @@ def read_left_out(path: Path) -> pa.Table:
     return pa.parquet.read_table(path / LEFT_OUT) if (path / LEFT_OUT).is_file() else LEFT_OUT_SCHEMA.empty_table()
 
 
-def read_thumbnails(path: Path, rows: Iterable[int]) -> dict[int, bytes]:
-    """JPEGs of some rows; rows without one are left out."""
+def read_thumbnails(path: Path, rows: Iterable[int], names: Mapping[int, str] | None = None) -> dict[int, bytes]:
+    """JPEGs of some rows; rows without one are left out.
+
+    Args:
+        path: the index's folder.
+        rows: of the tile table.
+        names: tile ids of these rows: a row that holds another tile now, because the folder was replaced since its
+            table was read, is left out; None does not look.
+    """
     if not (path / THUMBNAILS).is_file():
         return {}
     found: dict[int, bytes] = {}
@@ -170,9 +177,14 @@ def read_thumbnails(path: Path, rows: Iterable[int]) -> dict[int, bytes]:
         for row in rows:
             groups.setdefault(row // THUMBNAILS_IN_GROUP, []).append(row)
         for group, members in groups.items():
-            column = file.read_row_group(group, columns=["jpeg"])["jpeg"]
+            if group >= file.num_row_groups:
+                continue
+            table = file.read_row_group(group, columns=["tile_id", "jpeg"])
             for row in members:
-                if content := column[row % THUMBNAILS_IN_GROUP].as_py():
+                place = row % THUMBNAILS_IN_GROUP
+                if place >= table.num_rows or (names and table["tile_id"][place].as_py() != names[row]):
+                    continue
+                if content := table["jpeg"][place].as_py():
                     found[row] = content
     return found
 

@@ -224,7 +224,7 @@ class GeoIndex:
 
         rows = np.flatnonzero(pc.is_in(self.tiles["tile_id"], pa.array(list(tile_ids), pa.string())).to_numpy())
         names = dict(zip(rows.tolist(), self.tiles["tile_id"].take(pa.array(rows)).to_pylist(), strict=True))
-        return {names[row]: content for row, content in read_thumbnails(self.path, names).items()}
+        return {names[row]: content for row, content in read_thumbnails(self.path, names, names).items()}
 
     @property
     def left_out(self) -> pa.Table:

@@ -27,6 +27,7 @@ def test_a_missing_index_is_said_before_a_model_is_loaded(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # two starts of Python with torch, on a machine that may be crowded
 def test_serve_answers_takes_a_new_index_at_sighup_and_ends_at_sigterm(tiny_model, tiny_processor, tmp_path):
     httpx = pytest.importorskip("httpx")
     from gengeo_hf.encoder import Encoder
@@ -45,7 +46,7 @@ def test_serve_answers_takes_a_new_index_at_sighup_and_ends_at_sigterm(tiny_mode
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
 
     def health(wanted):
-        for _ in range(600):
+        for _ in range(3000):
             assert process.poll() is None, process.stderr.read()
             try:
                 if (found := httpx.get(f"http://127.0.0.1:{port}/health").json())["tiles"] == wanted:
@@ -53,7 +54,7 @@ def test_serve_answers_takes_a_new_index_at_sighup_and_ends_at_sigterm(tiny_mode
             except httpx.HTTPError:
                 pass
             time.sleep(0.2)
-        raise AssertionError("not within two minutes")
+        raise AssertionError("not within ten minutes")
 
     try:
         assert not health(4)["index_outdated"]
