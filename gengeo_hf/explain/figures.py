@@ -256,9 +256,7 @@ def _kept_panel(seen: Look) -> Panel:
 
 
 def _adds(evidence: np.ndarray, rest: float) -> str:
-    return (
-        f"patches {evidence.sum():+.3f} ({evidence.min():+.4f} to {evidence.max():+.4f} each), global token {rest:+.3f}"
-    )
+    return f"patches {evidence.sum():+.3f}, global token {rest:+.3f}"
 
 
 def _agreement(match: Match, width: int, height: int) -> Panel:

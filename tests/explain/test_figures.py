@@ -141,12 +141,12 @@ def test_every_figure_is_drawn_at_a_readable_size(encoder):
     box = (0.0, 0.0, 0.5, 0.5)
     figures = {
         "selection": selection_figure(encoder, [(GROUND, AERIAL)] * 2, ["a", "b"], side=60),
-        "match": match_figure(match),
-        "no links": match_figure(match, count=0),
-        "preference": preference_figure(preference),
-        "regions": regions_figure(match.ground, box, match.aerial, box),
+        "match": match_figure(match, side=120),
+        "no links": match_figure(match, count=0, side=120),
+        "preference": preference_figure(preference, side=120),
+        "regions": regions_figure(match.ground, box, match.aerial, box, side=120),
         "clusters": clusters_figure(patches[0][0], patches[1][0], (patches[0][1], patches[1][1])),
-        "one image": cluster_map_figure(match.ground),
+        "one image": cluster_map_figure(match.ground, side=60),
         "pairs": pairs_figure([(GROUND, AERIAL)], ["a pair"]),
     }
     for name, picture in figures.items():
