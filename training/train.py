@@ -30,6 +30,7 @@ from estimate import Meter, describe_cost, measure_cost
 from gengeo_hf.data import CrossViewDataset, load_pairs
 from gengeo_hf.data.loading import AerialImages, GroundImages, PairSource
 from gengeo_hf.data.memory import PairsInMemory
+from gengeo_hf.data.schema import check_apart
 from gengeo_hf.encoder import TRAINING_RECORD, Encoder
 from gengeo_hf.errors import GenGeoError
 from gengeo_hf.evaluation import evaluate_descriptors
@@ -68,6 +69,7 @@ def main(settings: Settings) -> dict[str, Any]:
     with accelerator.main_process_first():  # one process builds a cache, the others find it
         train = load_pairs(settings.data.name, settings.data.root, split="train", **settings.data.train)
         validation = load_pairs(settings.data.name, settings.data.root, split="validation", **settings.data.validation)
+    check_apart(train, validation)
     processor = build_processor(settings)
     source: Dataset[dict[str, Any]] = PairSource(train, processor)
     workers = settings.data.workers

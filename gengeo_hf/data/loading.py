@@ -82,7 +82,7 @@ class PairSource(Dataset[dict[str, Any]]):
         self.aerial = ImageColumn(dataset.gallery, "aerial")
         self.tile_rows = dataset.positive_rows()
         fov = np.array(dataset.queries["fov"][:], dtype=np.float64)
-        self.panorama = torch.from_numpy(~(fov < 360))  # null: every benchmark's photos are panoramas
+        self.panorama = torch.from_numpy(fov >= 360)  # null: a photo; what may be no panorama must not be rolled
         # Shared with the workers, so that the main process sees what they met and each file is reported once.
         self._broken = torch.zeros(len(self.ground), dtype=torch.bool).share_memory_()
 

@@ -164,10 +164,10 @@ def great_circle_neighbours(
     """
     ids, lat, lon = _checked(ids, lat, lon, k)
     kind = LEGACY_DEGREES if legacy_degrees else GREAT_CIRCLE
-    points = _on_sphere(np.radians(lat), np.radians(lon))
+    points = on_sphere(np.radians(lat), np.radians(lon))
     # The haversine formula is an identity in its angles, also beyond a quarter turn: degrees taken for radians are
     # the points that follow from the same numbers read as radians.
-    searched = _on_sphere(lat, lon) if legacy_degrees else points
+    searched = on_sphere(lat, lon) if legacy_degrees else points
     rows = _nearest(searched, points, k, min_distance_m)
     padded = np.where(rows < 0, 0, rows)
     chords = np.stack([np.linalg.norm(points[padded[:, j]] - points, axis=1) for j in range(k)], axis=1)
@@ -262,7 +262,7 @@ def _checked(ids: Sequence[str], lat: Any, lon: Any, k: int) -> tuple[tuple[str,
     return ids, lat, lon
 
 
-def _on_sphere(lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
+def on_sphere(lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
     """Unit vectors float64 (N, 3) of angles in radians."""
     return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
 

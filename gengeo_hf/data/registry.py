@@ -3,6 +3,7 @@
 Before: a name and a folder. After: a `CrossViewDataset`, checked.
 """
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,11 @@ def load_pairs(name: str, root: str | Path | None = None, split: str = "train", 
     Args:
         name: one of `dataset_names()`.
         root: the folder (or, for "table", the file) with the data; the synthetic worlds need none.
-        split: "train", "validation" or "test"; CVACT's own names are "train", "val" and "test".
-        options: passed to the loader, for example `num_pairs` of a world or `labels` of VIGOR.
+        split: "train", "validation" or "test". "validation" is a part of the published training set, cut out by area.
+            CVACT's published "val" is a split of its own; a user's table also has "all".
+        options: passed to the loader: see `load` in `gengeo_hf/data/benchmarks/cvusa.py`, `cvact.py`, `vigor.py`,
+            `university1652.py`, `load_table` and `load_folder` in `gengeo_hf/data/own.py`, and
+            `gengeo_hf.world.build_world`.
 
     Returns:
         The validated data set.
@@ -49,7 +53,20 @@ def dataset_names() -> list[str]:
 
 def _loaders() -> dict[str, Callable[..., CrossViewDataset]]:
     """Loader of each name: (root, split, options) -> data set."""
-    return {f"world-{domain}": _world(domain) for domain in WORLD_DOMAINS}
+    from gengeo_hf.data import own, parquet
+    from gengeo_hf.data.benchmarks import cvact, cvusa, university1652, vigor
+
+    files: dict[str, Callable[..., CrossViewDataset]] = {
+        "cvusa": cvusa.load,
+        "cvact": cvact.load,
+        "vigor-same": functools.partial(vigor.load, protocol="same"),
+        "vigor-cross": functools.partial(vigor.load, protocol="cross"),
+        "university1652": university1652.load,
+        "table": own.load_table,
+        "folder": own.load_folder,
+        "parquet": parquet.read_pairs,  # what `gengeo data export` wrote or `gengeo pull` fetched
+    }
+    return files | {f"world-{domain}": _world(domain) for domain in WORLD_DOMAINS}
 
 
 def _world(domain: str) -> Callable[..., CrossViewDataset]:

@@ -22,7 +22,7 @@ QUERY_FEATURES = datasets.Features(
         "lat": datasets.Value("float64"),  # degrees, WGS84
         "lon": datasets.Value("float64"),
         "heading": datasets.Value("float32"),  # degrees clockwise from north, of the image's centre column
-        "fov": datasets.Value("float32"),  # horizontal field of view in degrees; 360 is a panorama
+        "fov": datasets.Value("float32"),  # horizontal, degrees; 360: a panorama, null: unknown
         "area": datasets.Value("string"),  # city, region or split cell
     }
 )
@@ -87,6 +87,20 @@ class CrossViewDataset:
         """Row of each query's true tile in the gallery: int64, shape (queries,)."""
         row_of = {tile: row for row, tile in enumerate(self.gallery["tile_id"][:])}
         return np.array([row_of[tile] for tile in self.queries["positive"][:]], dtype=np.int64)
+
+
+def check_apart(train: CrossViewDataset, validation: CrossViewDataset) -> None:
+    """Refuse a validation split that repeats training photos: it would pick the weights that learned them by heart.
+
+    Raises:
+        GenGeoError: a query stands in both, as happens when the two are loaded with different shares or seeds.
+    """
+    both = set(train.queries["query_id"][:]).intersection(validation.queries["query_id"][:])
+    if both:
+        raise GenGeoError(
+            f"{len(both):,} photos, first {min(both)!r}, are both in {train.name} and in {validation.name}: give the "
+            "loader the same options for both (data.train and data.validation)"
+        )
 
 
 def _check_columns(which: str, table: datasets.Dataset, expected: datasets.Features) -> None:

@@ -1,0 +1,126 @@
+"""University-1652: drone pictures of buildings, and one satellite tile for each building.
+
+Before: the folders as they are distributed. After: the schema, with the drone's (or the street's) pictures as queries.
+
+    University-Release/train/{drone,street,satellite}/<building>/*.jpeg
+    University-Release/test/{query_drone,query_street,gallery_satellite}/<building>/*.jpeg
+
+The pictures carry no positions and no known field of view, so they are no panoramas and nothing is split by area.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from gengeo_hf.data.area_split import split_training
+from gengeo_hf.data.benchmarks.layout import compare_count, existing_folder, kept_pairs, unknown_split
+from gengeo_hf.data.benchmarks.report import Report
+from gengeo_hf.data.schema import CrossViewDataset
+from gengeo_hf.data.tables import gallery_table, query_table
+from gengeo_hf.errors import GenGeoError
+
+SPLITS = ("train", "validation", "test")
+VIEWS = ("drone", "street")
+# Counts of the data set's readme.
+PUBLISHED = {("train", "drone"): 37_854, ("test", "drone"): 37_855, ("train", "street"): 11_640,
+             ("test", "street"): 2_579}  # fmt: skip
+TILES = {"train": 701, "test": 951}
+IMAGES = (".jpg", ".jpeg", ".png", ".webp")
+
+
+def load(
+    root: str | Path,
+    split: str,
+    *,
+    view: str = "drone",
+    validation_share: float = 0.05,
+    validation_seed: int = 0,
+    missing: str = "error",
+) -> CrossViewDataset:
+    """Load a split of University-1652, drone (or street) to satellite.
+
+    Args:
+        root: the folder with `train` and `test`.
+        split: "train" and "validation" are parts of the published training set (whole buildings); "test" asks with the
+            pictures of 701 buildings in a gallery of 951 tiles.
+        view: "drone" or "street".
+        validation_share: of the buildings that are cut out; give the same to both parts. 0 trains on all.
+        validation_seed: of that choice.
+        missing: what to do with pictures of a building without a tile: "error" or "drop".
+
+    Raises:
+        GenGeoError: folders are missing, or a building has no tile or several.
+    """
+    if split not in SPLITS:
+        raise unknown_split("university1652", split, SPLITS)
+    if view not in VIEWS:
+        raise GenGeoError(f"view must be one of {', '.join(VIEWS)}, found {view!r}")
+    home, which = _home(root), "test" if split == "test" else "train"
+    pictures, tiles = _pictures(_folder(home, which, view)), _tiles(_folder(home, which, "satellite"))
+    compare_count(f"university1652/{which} ({view})", len(pictures), PUBLISHED[which, view])
+    buildings = [path.parent.name for path in pictures]
+    present = np.array([building in tiles for building in buildings])
+    rows = kept_pairs(f"university1652/{which}", [str(path) for path in pictures], present, missing)
+    if which == "train":
+        cut = split_training([buildings[row] for row in rows], None, None, validation_share, method="id", block_m=0,
+                             margin_m=0, seed=validation_seed)  # fmt: skip
+        rows = rows[cut.train if split == "train" else cut.validation]
+        kept = {buildings[row] for row in rows}
+        tiles = {building: path for building, path in tiles.items() if building in kept}
+    chosen = [pictures[row] for row in rows]
+    return CrossViewDataset(
+        f"university1652/{split}" + ("" if view == "drone" else f"[{view}]"),
+        query_table([f"{path.parent.name}/{path.stem}" for path in chosen], chosen, [p.parent.name for p in chosen]),
+        gallery_table(list(tiles), list(tiles.values())),
+    )
+
+
+def check(root: str | Path) -> Report:
+    """Look at a folder; see `gengeo data check`."""
+    home = _home(root)
+    report = Report("university1652", home)
+    for which, view in PUBLISHED:
+        folder = _folder(home, which, view)
+        found = len(_pictures(folder)) if folder.is_dir() else 0
+        report.count(f"{view} pictures in {folder.relative_to(home)}", found, PUBLISHED[which, view],
+                     "unpack the archive again")  # fmt: skip
+    for which, published in TILES.items():
+        folder = _folder(home, which, "satellite")
+        found = len(_tiles(folder)) if folder.is_dir() else 0
+        report.count(f"tiles in {folder.relative_to(home)}", found, published, "unpack the archive again")
+    return report
+
+
+def _home(root: str | Path) -> Path:
+    return existing_folder(
+        root, ("University-Release", "University-1652"), ("train/satellite", "test/gallery_satellite")
+    )
+
+
+def _folder(home: Path, which: str, view: str) -> Path:
+    if which == "train":
+        return home / "train" / view
+    return home / "test" / ("gallery_satellite" if view == "satellite" else f"query_{view}")
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """All pictures of all buildings, in the order of their names."""
+    if not folder.is_dir():
+        raise GenGeoError(f"there is no folder {folder}")
+    found = [
+        Path(inner) / name for inner, _, names in os.walk(folder) for name in names if name.lower().endswith(IMAGES)
+    ]
+    if not found:
+        raise GenGeoError(f"{folder} holds no pictures; expected {folder.name}/<building>/*.jpeg")
+    return sorted(found)
+
+
+def _tiles(folder: Path) -> dict[str, Path]:
+    """The tile of each building."""
+    tiles: dict[str, Path] = {}
+    for path in _pictures(folder):
+        if path.parent.name in tiles:
+            raise GenGeoError(f"the building {path.parent.name} has several tiles in {folder}; expected one")
+        tiles[path.parent.name] = path
+    return tiles

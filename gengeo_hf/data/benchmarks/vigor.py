@@ -1,0 +1,388 @@
+"""VIGOR: panoramas of four cities that stand anywhere in their tiles; most places lie in four tiles.
+
+Before: the folders as they are distributed or as Sample4Geo wants them, with original or corrected labels. After: the
+schema, with the one positive and the three semi-positive tiles of each panorama.
+
+    VIGOR/<City>/panorama/*.jpg, VIGOR/<City>/satellite/*.png     as distributed
+    VIGOR/ground/<City>/*.jpg, VIGOR/satellite/<City>/*.png       as Sample4Geo wants them
+    VIGOR/splits/<City>/*.txt, VIGOR/splits__corrected/<City>/*__corrected.txt
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import numpy as np
+
+from gengeo_hf.data.area_split import split_training
+from gengeo_hf.data.benchmarks.layout import (
+    compare_count,
+    existing_folder,
+    existing_name,
+    first_file,
+    kept_pairs,
+    logger,
+    names_in,
+    need_file,
+    read_lines,
+    unknown_split,
+)
+from gengeo_hf.data.benchmarks.report import Report
+from gengeo_hf.data.schema import CrossViewDataset
+from gengeo_hf.data.tables import PANORAMA, gallery_table, query_table
+from gengeo_hf.errors import GenGeoError
+
+SPLITS = ("train", "validation", "test")
+CITIES = ("Chicago", "NewYork", "SanFrancisco", "Seattle")
+PROTOCOL_CITIES = {
+    ("same", "train"): CITIES,
+    ("same", "test"): CITIES,
+    ("cross", "train"): ("NewYork", "Seattle"),
+    ("cross", "test"): ("Chicago", "SanFrancisco"),
+}
+# Queries and tiles of the gallery; the training gallery is what the labels name.
+PUBLISHED = {
+    ("same", "train"): 52_609,
+    ("same", "test"): 52_605,
+    ("cross", "train"): 51_520,
+    ("cross", "test"): 53_694,
+}
+TILES = {"Chicago": 22_308, "NewYork": 23_279, "SanFrancisco": 24_255, "Seattle": 20_776}
+PANORAMAS = {"Chicago": 25_479, "NewYork": 27_769, "SanFrancisco": 28_215, "Seattle": 23_751}
+LABELS = {
+    ("same", "train"): "same_area_balanced_train",
+    ("same", "test"): "same_area_balanced_test",
+    ("cross", "train"): "pano_label_balanced",
+    ("cross", "test"): "pano_label_balanced",
+}
+VERSIONS = {"original": "", "corrected": "__corrected"}
+SUFFIXES = (".jpg", ".png", ".jpeg")  # the lists say .png, the readme .jpg
+FIELDS = 13
+TILE_PIXELS, ZOOM = 640, 20
+BLOCK_M, MARGIN_M = 500.0, 100.0
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Rows of label files.
+
+    Args:
+        panoramas: file name of each panorama.
+        tiles: (N, 4) names: the positive, then three semi-positives.
+        cities: of each row.
+    """
+
+    panoramas: list[str]
+    tiles: list[list[str]]
+    cities: list[str]
+
+
+def load(
+    root: str | Path,
+    split: str,
+    *,
+    protocol: str,
+    labels: str = "auto",
+    cities: Sequence[str] | None = None,
+    validation_share: float = 0.05,
+    validation_by: str = "area",
+    validation_seed: int = 0,
+    missing: str = "error",
+) -> CrossViewDataset:
+    """Load a split of VIGOR.
+
+    Args:
+        root: the folder that holds the cities, or `ground` and `satellite`.
+        split: "train" and "validation" are parts of the published training set, "test" is the published test set with
+            all tiles of its cities as the gallery.
+        protocol: "same" (four cities, panoramas split) or "cross" (New York and Seattle train, Chicago and San
+            Francisco test). `vigor-same` and `vigor-cross` are the names for `load_pairs`.
+        labels: "original", "corrected" (SliceMatch's release), or "auto": what is there, original before corrected.
+            They differ in the offsets, which retrieval does not use; whether they ever name other tiles is not known.
+        cities: only these cities of the protocol; the name of the data set then says so.
+        validation_share: of the training set that is cut out; give the same to both parts. 0 trains on all.
+        validation_by: "area" or "id"; see `split_training`.
+        validation_seed: of that choice.
+        missing: "error" or "drop"; see `kept_pairs`.
+
+    Raises:
+        GenGeoError: a city, a list or images are missing, or a row of a list is malformed.
+    """
+    which = "test" if split == "test" else "train"
+    if split not in SPLITS:
+        raise unknown_split(f"vigor-{protocol}", split, SPLITS)
+    if (protocol, which) not in PUBLISHED:
+        raise GenGeoError(f"VIGOR's protocols are same and cross, found {protocol!r}")
+    home, chosen = _home(root), _cities(protocol, which, cities)
+    name = f"vigor-{protocol}/{split}" + ("" if cities is None else f"[{','.join(chosen)}]")
+    labelled = _read_cities(home, protocol, which, labels, chosen)
+    if cities is None:
+        compare_count(name, len(labelled.panoramas), PUBLISHED[protocol, which])
+    files = Files(home, chosen)
+    keys = zip(labelled.cities, labelled.panoramas, labelled.tiles, strict=True)
+    present = np.array([bool(files.ground(city, pano) and files.aerial(city, tiles[0])) for city, pano, tiles in keys])
+    rows = kept_pairs(name, labelled.panoramas, present, missing)
+    everything = [(city, tile) for city in chosen for tile in _tile_list(home, city)] if split != "train" else []
+    if split != "test":
+        ids = [labelled.tiles[row][0] for row in rows]
+        cut = split_training(
+            ids, *_positions(ids), validation_share, method=validation_by, block_m=BLOCK_M, margin_m=MARGIN_M,
+            seed=validation_seed,
+        )  # fmt: skip
+        rows = rows[cut.train if split == "train" else cut.validation]
+        inside = cut.covers(*_positions([tile for _, tile in everything]))
+        everything = [everything[row] for row in np.flatnonzero(inside)]
+    named = [(labelled.cities[row], tile) for row in rows for tile in labelled.tiles[row]]
+    tiles = _with_image(name, list(dict.fromkeys([*everything, *named])), files, missing)
+    return CrossViewDataset(name, _queries(labelled, rows, files), _gallery(tiles, files))
+
+
+class Files:
+    """Where the images of some cities lie, in either layout and with either suffix. Each folder is listed once.
+
+    Args:
+        home: the folder of VIGOR.
+        cities: that are asked for.
+    """
+
+    def __init__(self, home: Path, cities: Sequence[str]) -> None:
+        folders = {(city, view): _folder(home, city, view) for city in cities for view in ("ground", "aerial")}
+        self._names = {key: names_in(folder) for key, folder in folders.items()}
+        self._folders = {key: folder.as_posix() for key, folder in folders.items()}
+
+    def ground(self, city: str, name: str) -> str | None:
+        """Path of a panorama, None where it is missing."""
+        return self._path(city, "ground", name)
+
+    def aerial(self, city: str, name: str) -> str | None:
+        """Path of a tile, None where it is missing."""
+        return self._path(city, "aerial", name)
+
+    def _path(self, city: str, view: str, name: str) -> str | None:
+        found = existing_name(name, self._names[city, view], SUFFIXES)
+        return None if found is None else f"{self._folders[city, view]}/{found}"  # 20 times faster than a Path
+
+
+def read_labels(path: Path, city: str) -> Labels:
+    """Read a label file: 13 fields a row, separated by white space (names hold commas).
+
+    Raises:
+        GenGeoError: a row has another number of fields, or a name gives no position.
+    """
+    panoramas, tiles = [], []
+    for number, line in enumerate(read_lines(path), 1):
+        fields = line.split()
+        if len(fields) != FIELDS:
+            raise GenGeoError(f"{path}, line {number}: {len(fields)} fields, expected {FIELDS}: a panorama and four "
+                              f"tiles with two numbers each")  # fmt: skip
+        position_of_panorama(fields[0])
+        panoramas.append(fields[0])
+        tiles.append([fields[1], fields[4], fields[7], fields[10]])
+    if not panoramas:
+        raise GenGeoError(f"{path} is empty")
+    return Labels(panoramas, tiles, [city] * len(panoramas))
+
+
+def position_of_panorama(name: str) -> tuple[float, float]:
+    """Latitude and longitude in degrees from `<id>,<lat>,<lon>,.jpg`.
+
+    Raises:
+        GenGeoError: the name has another form.
+    """
+    try:
+        _, lat, lon, _ = name.split(",")
+        return float(lat), float(lon)
+    except ValueError:
+        raise GenGeoError(f"{name!r} is no panorama of VIGOR: expected <id>,<lat>,<lon>,.jpg") from None
+
+
+def position_of_tile(name: str) -> tuple[float, float]:
+    """Centre in degrees, latitude and longitude, from `satellite_<lat>_<lon>.png`.
+
+    Raises:
+        GenGeoError: the name has another form.
+    """
+    try:
+        _, lat, lon = name.rpartition(".")[0].split("_")
+        return float(lat), float(lon)
+    except ValueError:
+        raise GenGeoError(f"{name!r} is no tile of VIGOR: expected satellite_<lat>_<lon>.png") from None
+
+
+def tile_bounds(lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
+    """West, south, east, north in degrees, (N, 4), of tiles with their centre at (lat, lon).
+
+    A tile is 640 pixels of Web Mercator at zoom 20, whose world is 256 x 2^20 pixels wide: the offsets of the corrected
+    labels agree with it. (The original offsets assume 0.114 m a pixel in every city.)
+    """
+    half = TILE_PIXELS / 2 * 360.0 / (256 * 2**ZOOM)
+    high = half * np.cos(np.radians(lat))
+    return np.stack([lon - half, lat - high, lon + half, lat + high], axis=1)
+
+
+def check(root: str | Path) -> Report:
+    """Look at a folder; see `gengeo data check`."""
+    home = _home(root)
+    report = Report("vigor", home)
+    for city in CITIES:
+        for view, published, size in (("ground", PANORAMAS[city], (1024, 2048)), ("aerial", TILES[city], (640, 640))):
+            folder = _folder(home, city, view)
+            found = names_in(folder)
+            report.count(f"{city}, {view} images in {folder.relative_to(home)}", len(found), published,
+                         "unpack the city's archive again")  # fmt: skip
+            if found:
+                report.images(f"{city}, {view}", folder, size)
+        _check_lists(report, home, city)
+    _offer_links(report, home)
+    return report
+
+
+def _check_lists(report: Report, home: Path, city: str) -> None:
+    """Lists of one city against its images."""
+    tiles, pictures = names_in(_folder(home, city, "aerial")), names_in(_folder(home, city, "ground"))
+    path = first_file(home, _tile_list_places(city))
+    if path is None:
+        report.add(
+            f"{city}, list of tiles", "not found", _tile_list_places(city)[0], False, "the test gallery needs it"
+        )
+    else:
+        listed = read_lines(path)
+        gone = [tile for tile in listed if existing_name(tile, tiles, SUFFIXES) is None]
+        ok = len(listed) == TILES[city] and not gone
+        report.add(f"{city}, list of tiles", f"{len(listed):,} tiles, {len(gone):,} of them without an image",
+                   f"{TILES[city]:,} and none", ok)  # fmt: skip
+    for stem in dict.fromkeys(LABELS.values()):
+        found = [version for version in VERSIONS if first_file(home, _label_places(city, stem, version))]
+        if not found:
+            report.add(f"{city}, {stem}", "not found", _label_places(city, stem, "original")[0], False,
+                       "the lists come with VIGOR; corrected ones with SliceMatch")  # fmt: skip
+        for version in found:
+            labels = read_labels(need_file(home, _label_places(city, stem, version), stem), city)
+            gone = [
+                panorama for panorama, row in zip(labels.panoramas, labels.tiles, strict=True)
+                if existing_name(panorama, pictures, SUFFIXES) is None or existing_name(row[0], tiles, SUFFIXES) is None
+            ]  # fmt: skip
+            report.missing(
+                f"{city}, {stem} ({version})", gone, len(labels.panoramas), "unpack the city's archive again"
+            )
+
+
+def _offer_links(report: Report, home: Path) -> None:
+    """The layout of Sample4Geo for who has the distributed one, and the other way round."""
+    for city in CITIES:
+        homes = {
+            "ground": (home / city / "panorama", home / "ground" / city),
+            "aerial": (home / city / "satellite", home / "satellite" / city),
+        }
+        for distributed, rearranged in homes.values():
+            for link, target in ((rearranged, distributed), (distributed, rearranged)):
+                if target.is_dir() and not target.is_symlink() and not link.exists():
+                    report.links.append((link, target))
+
+
+def _home(root: str | Path) -> Path:
+    return existing_folder(root, ("VIGOR", "vigor"), (*CITIES, "ground", "splits", "splits__corrected"))
+
+
+def _cities(protocol: str, which: str, cities: Sequence[str] | None) -> list[str]:
+    """Cities of the protocol, or those asked for."""
+    allowed = PROTOCOL_CITIES[protocol, which]
+    chosen = list(allowed) if cities is None else [cities] if isinstance(cities, str) else list(cities)
+    if unknown := [city for city in chosen if city not in allowed]:
+        raise GenGeoError(
+            f"{unknown[0]!r} is no {which} city of VIGOR {protocol}; expected some of {', '.join(allowed)}"
+        )
+    return chosen
+
+
+def _folder(home: Path, city: str, view: str) -> Path:
+    """The folder of a city's images in either layout."""
+    distributed = home / city / ("panorama" if view == "ground" else "satellite")
+    rearranged = home / ("ground" if view == "ground" else "satellite") / city
+    return rearranged if rearranged.is_dir() and not distributed.is_dir() else distributed
+
+
+def _tile_list_places(city: str) -> list[str]:
+    return [f"{folder}/{city}/satellite_list.txt" for folder in ("splits", "splits__corrected", "splits_new")]
+
+
+def _tile_list(home: Path, city: str) -> list[str]:
+    return read_lines(need_file(home, _tile_list_places(city), f"the list of {city}'s tiles"))
+
+
+def _label_places(city: str, stem: str, version: str) -> list[str]:
+    mark = VERSIONS[version]
+    return [f"{folder}/{city}/{stem}{mark}.txt" for folder in (f"splits{mark}", "splits", "splits_new")]
+
+
+def _read_cities(home: Path, protocol: str, which: str, labels: str, cities: Sequence[str]) -> Labels:
+    """Label rows of all cities, one after the other."""
+    if labels not in ("auto", *VERSIONS):
+        raise GenGeoError(f"labels must be one of auto, {', '.join(VERSIONS)}, found {labels!r}")
+    versions = list(VERSIONS) if labels == "auto" else [labels]
+    joined = Labels([], [], [])
+    for city in cities:
+        places = [place for version in versions for place in _label_places(city, LABELS[protocol, which], version)]
+        part = read_labels(need_file(home, places, f"the {which} labels of {city}"), city)
+        joined.panoramas.extend(part.panoramas)
+        joined.tiles.extend(part.tiles)
+        joined.cities.extend(part.cities)
+    return joined
+
+
+def _with_image(name: str, tiles: list[tuple[str, str]], files: Files, missing: str) -> list[tuple[str, str]]:
+    """The tiles of a gallery, (city, name), whose image is there; see `kept_pairs`."""
+    there = [files.aerial(*tile) is not None for tile in tiles]
+    if all(there):
+        return tiles
+    said = f"{name}: {there.count(False):,} of {len(tiles):,} tiles have no image, first {tiles[there.index(False)][1]}"
+    if missing == "error":
+        raise GenGeoError(f"{said}; see `gengeo data check`, or set missing=drop to go on without them")
+    logger.warning("%s; they are left out of the gallery", said)
+    return [tile for tile, kept in zip(tiles, there, strict=True) if kept]
+
+
+def _positions(tiles: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Latitude and longitude in degrees of tiles, (N,) each."""
+    lat, lon = np.array([position_of_tile(tile) for tile in tiles], dtype=np.float64).reshape(-1, 2).T
+    return lat, lon
+
+
+def _queries(labels: Labels, rows: np.ndarray, files: Files) -> datasets.Dataset:
+    """The table of panoramas; semi-positives without an image are left out."""
+    names, cities = [labels.panoramas[row] for row in rows], [labels.cities[row] for row in rows]
+    positions = np.array([position_of_panorama(name) for name in names])
+    semi = [
+        [_tile_id(tile) for tile in labels.tiles[row][1:] if files.aerial(labels.cities[row], tile) is not None]
+        for row in rows
+    ]
+    return query_table(
+        [name.partition(",")[0] for name in names],
+        [str(files.ground(city, name)) for city, name in zip(cities, names, strict=True)],
+        [_tile_id(labels.tiles[row][0]) for row in rows],
+        semi_positives=semi,
+        lat=positions[:, 0],
+        lon=positions[:, 1],
+        heading=0.0,
+        fov=PANORAMA,
+        area=cities,
+    )
+
+
+def _gallery(tiles: list[tuple[str, str]], files: Files) -> datasets.Dataset:
+    """The table of tiles."""
+    lat, lon = _positions([tile for _, tile in tiles])
+    return gallery_table(
+        [_tile_id(tile) for _, tile in tiles],
+        [str(files.aerial(*tile)) for tile in tiles],
+        lat=lat,
+        lon=lon,
+        bounds=tile_bounds(lat, lon),
+        area=[city for city, _ in tiles],
+    )
+
+
+def _tile_id(name: str) -> str:
+    """A tile's name without its suffix, in which lists and archives differ."""
+    return name.rpartition(".")[0]

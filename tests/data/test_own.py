@@ -1,0 +1,128 @@
+"""Everyone's own pairs: tables as people write them, photos that are no panoramas, tiles with several photos."""
+
+import datasets
+import numpy as np
+import pytest
+
+from gengeo_hf.data import PairSource, load_pairs
+from gengeo_hf.data.own import load_hf_dataset
+from gengeo_hf.errors import GenGeoError
+from tests.data import folders
+
+
+def make_table(folder, count=30, header="ground,aerial,lat,lon,heading,fov,city", separator=","):
+    lines = [header.replace(",", separator)]
+    for number in range(count):
+        folders.picture(folder / f"g/{number:03d}.jpg", 30, 40, number)
+        folders.picture(folder / f"a/{number:03d}.png", 56, 56, number)
+        row = [f"g/{number:03d}.jpg", f"a/{number:03d}.png", 48 + number * 0.01, 9.0, number, 70, "Stuttgart"]
+        lines.append(separator.join(map(str, row)))
+    (folder / "pairs.csv").write_bytes(("\ufeff" + "\r\n".join(lines)).encode())
+    return folder / "pairs.csv"
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_csv(tmp_path, separator):
+    path = make_table(tmp_path, separator=separator)
+    data = load_pairs("table", path, "all")
+    row = data.queries[7]
+    assert (row["lat"], row["lon"], row["heading"], row["fov"], row["area"]) == (48.07, 9.0, 7.0, 70.0, "Stuttgart")
+    assert row["ground"].size == (40, 30) and data.gallery[7]["aerial"].size == (56, 56)
+    assert row["positive"] == "a/007.png" and row["query_id"] == "g/007.jpg"
+    assert data.name == "pairs/all" and load_pairs("table", tmp_path, "all").name == data.name
+    sizes = {}
+    for split in ("train", "validation", "test"):
+        part = load_pairs("table", path, split)
+        sizes[split] = set(part.queries["query_id"][:])
+        assert set(part.gallery["tile_id"][:]) == set(part.queries["positive"][:])
+    assert not sizes["train"] & sizes["test"] and not sizes["train"] & sizes["validation"]
+    assert len(sizes["train"]) >= 20 and 2 <= len(sizes["test"]) <= 5
+
+
+def test_other_names_patterns_and_a_split_column(tmp_path, tiny_processor):
+    make_table(tmp_path, 6)
+    rows = "".join(f"{n:03d},{48 + n},9,{'val' if n == 2 else 'train'}\n" for n in range(6))
+    (tmp_path / "mine.csv").write_text("id,Latitude,LNG,subset\n" + rows)
+    columns = {"ground": "g/{id}.jpg", "aerial": "a/{id}.png"}
+    train = load_pairs("table", tmp_path / "mine.csv", "train", columns=columns)
+    assert train.queries["query_id"][:] == [f"g/{n:03d}.jpg" for n in (0, 1, 3, 4, 5)]  # 000 kept its zeros
+    assert load_pairs("table", tmp_path / "mine.csv", "validation", columns=columns).queries["lat"][:] == [50.0]
+    batch = PairSource(train, tiny_processor).__getitems__([0, 1])
+    assert batch["panorama"].tolist() == [False, False]  # no field of view is known: nothing may be rolled
+    with pytest.raises(GenGeoError, match=r"no pairs of the split 'test'; it has train, validation"):
+        load_pairs("table", tmp_path / "mine.csv", "test", columns=columns)
+
+
+def test_several_photos_of_a_tile_extra_positives_and_lone_tiles(tmp_path):
+    make_table(tmp_path, 4)
+    (tmp_path / "more.csv").write_text(
+        "ground,aerial,lat,lon,extra_positives\n"
+        "g/000.jpg,a/000.png,10,20,a/001.png;a/003.png\n"
+        "g/001.jpg,a/000.png,12,20,\n"
+        "g/002.jpg,a/001.png,30,20,\n"
+        ",a/002.png,40,20,\n"
+    )
+    data = load_pairs("table", tmp_path / "more.csv", "all")
+    assert data.gallery["tile_id"][:] == ["a/000.png", "a/001.png", "a/002.png", "a/003.png"]
+    assert data.gallery["lat"][:] == [11.0, 30.0, 40.0, None]
+    assert data.queries["semi_positives"][:] == [["a/001.png", "a/003.png"], [], []]
+    assert len(data.queries) == 3
+
+
+def test_images_inside_a_dataset(tmp_path):
+    path = make_table(tmp_path, 12)
+    plain = load_pairs("table", path, "all")
+    rows = [{"ground": str(tmp_path / f"g/{n:03d}.jpg"), "aerial": str(tmp_path / f"a/{n:03d}.png"),
+             "lat": 48 + n * 0.01, "lon": 9.0} for n in range(12)]  # fmt: skip
+    images = datasets.Dataset.from_list(rows).cast_column("ground", datasets.Image())
+    images = images.cast_column("aerial", datasets.Image())
+    images.save_to_disk(tmp_path / "saved")
+    for data in (load_hf_dataset(images), load_pairs("table", tmp_path / "saved", "all")):
+        assert np.array_equal(np.asarray(data.queries[5]["ground"]), np.asarray(plain.queries[5]["ground"]))
+        assert np.array_equal(np.asarray(data.gallery[5]["aerial"]), np.asarray(plain.gallery[5]["aerial"]))
+    train = load_hf_dataset(images, "train", validation_share=0.2, test_share=0.2, block_m=100.0)
+    for row in train.queries:
+        number = round((row["lat"] - 48) * 100)
+        assert np.array_equal(np.asarray(row["ground"]), np.asarray(plain.queries[number]["ground"]))
+
+
+def test_mistakes_are_one_line(tmp_path):
+    path = make_table(tmp_path, 3)
+    text = path.read_text()
+    cases = {
+        "no column for 'aerial'": text.replace("aerial", "overview", 1),
+        "row 2: lat is 'north'": text.replace("48.01", "north"),
+        "1 of 3 pairs lack an image": text.replace("a/001.png", "a/nothing.png"),
+    }
+    for words, changed in cases.items():
+        path.write_text(changed)
+        with pytest.raises(GenGeoError, match=words) as caught:
+            load_pairs("table", path, "all")
+        assert "\n" not in str(caught.value)
+    path.write_text(cases["1 of 3 pairs lack an image"])
+    assert len(load_pairs("table", path, "all", missing="drop").queries) == 2
+    (tmp_path / "second.csv").write_text("a\n")
+    with pytest.raises(GenGeoError, match=r"pairs\.csv, second\.csv"):
+        load_pairs("table", tmp_path, "all")
+
+
+def test_two_folders(tmp_path, shared_data):
+    for number in range(20):
+        folders.picture(tmp_path / f"photos/{number}.jpg", 30, 40, number)
+        folders.picture(tmp_path / f"satellite/{number}.png", 56, 56, number)
+    folders.picture(tmp_path / "photos/without.jpg", 30, 40)
+    assert load_pairs("folder", tmp_path, "all").queries["query_id"][:] == sorted(map(str, range(20)))
+    assert len(load_pairs("folder", tmp_path, "train", fov=360).queries) == 16
+    folders.copy_real(shared_data / "exif/DSCN0010.jpg", tmp_path / "real/ground/DSCN0010.jpg")
+    folders.picture(tmp_path / "real/aerial/DSCN0010.png", 56, 56)
+    assert load_pairs("folder", tmp_path / "real", "all").gallery["lat"][0] == pytest.approx(43.467448)
+    with pytest.raises(GenGeoError, match="no folder 'ground'"):
+        load_pairs("folder", tmp_path / "real/ground", "all")
+
+
+def test_real_photos_and_tiles(shared_data):
+    data = load_pairs(
+        "table", shared_data / "helsinki", "all", columns={"ground": "{Grd_ID}.jpg", "aerial": "{Grd_ID}_sat.jpg"}
+    )
+    assert len(data.queries) == len(data.gallery) == 5
+    assert data.queries[0]["heading"] == pytest.approx(62.51) and data.queries[0]["ground"].width == 1024
