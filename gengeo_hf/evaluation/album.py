@@ -149,15 +149,17 @@ def _found_rows(result: Result) -> np.ndarray:
 
 def _strip(result: Result, row: int, images: Images) -> Image.Image:
     """One query with its best tiles."""
-    told = {name: result.queries[name][row].as_py() for name in ("query_id", "top_tiles", "top_scores", "rank")}
+    columns = ("query_id", "positive", "positive_score", "top_tiles", "top_scores", "rank", "error_m")
+    told = {name: result.queries[name][row].as_py() for name in columns}
     tiles = [tile for tile in told["top_tiles"] if tile]
     captions = [f"{score:.2f}" for score in told["top_scores"]]
-    error = result.queries["error_m"][row].as_py()
-    place = "" if np.isnan(error) else f", best tile {pictures.metres(error)} away"
+    place = "" if np.isnan(told["error_m"]) else f", best tile {pictures.metres(told['error_m'])} away"
     title = f"{told['query_id']}: true tile at rank {told['rank'] + 1:,.0f}{place}"
-    return pictures.strip(
-        images.photo(row), [images.tile(tile) for tile in tiles], marks_of(result.queries, row), captions, title=title
-    )
+    truth = None
+    if told["positive"] not in tiles:
+        truth = images.tile(told["positive"]), f"true tile: {told['positive_score']:.2f}"
+    best, marks = [images.tile(tile) for tile in tiles], marks_of(result.queries, row)
+    return pictures.strip(images.photo(row), best, marks, captions, title=title, true_tile=truth)
 
 
 def _sheet(result: Result, name: str, rows: np.ndarray, images: Images, each: int) -> Figure:

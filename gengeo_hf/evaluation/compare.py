@@ -75,11 +75,12 @@ def compare(first: str | Path, second: str | Path, *, seed: int = 0) -> list[Dif
 
 def comparison_text(differences: Sequence[Difference], first: str, second: str) -> str:
     """The comparison for a terminal, in percentage points."""
-    lines = [f"{'':18} {first[:16]:>16} {second[:16]:>16}   difference (95 %)"]
+    width = max(len(row.metric) for row in differences)
+    lines = [f"{'':{width}} {first[:16]:>16} {second[:16]:>16}   difference (95 %)"]
     for row in differences:
         verdict = ("better" if row.difference > 0 else "worse") if row.is_clear else "within the noise"
         lines.append(
-            f"{row.metric:18} {100 * row.first:16.2f} {100 * row.second:16.2f}   {100 * row.difference:+.2f} "
+            f"{row.metric:{width}} {100 * row.first:16.2f} {100 * row.second:16.2f}   {100 * row.difference:+.2f} "
             f"({100 * row.interval.low:+.2f} to {100 * row.interval.high:+.2f})  {verdict}"
         )
     return "\n".join(lines)

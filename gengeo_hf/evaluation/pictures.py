@@ -25,6 +25,7 @@ def strip(
     captions: Sequence[str] = (),
     *,
     title: str = "",
+    true_tile: tuple[Any, str] | None = None,
     tile_side: int = 190,
 ) -> Image.Image:
     """One query beside its best tiles, each framed and signed as right, semi-right or wrong.
@@ -35,6 +36,7 @@ def strip(
         marks: "right", "semi" or "wrong" for each tile; "" draws a plain frame.
         captions: a line below each tile, for example its score or distance.
         title: a line below the query.
+        true_tile: image and caption of the true tile where it is not among the best: it stands apart, after a line.
         tile_side: pixels of a tile in the picture.
 
     Returns:
@@ -48,29 +50,33 @@ def strip(
     if wrong := sorted(set(marks) - {*COLOURS, ""}):
         raise GenGeoError(f'unknown mark {wrong[0]!r}; expected one of {", ".join(COLOURS)} or ""')
     side, gap, scale = tile_side * _SCALE, _GAP * _SCALE, _SCALE
-    photo = _rgb(query_image)
-    widest = 2.6 * side  # a panorama of 5:1 would leave no room for the tiles: it is lowered instead
-    photo_scale = min(side / photo.height, widest / photo.width)
-    photo = photo.resize(
-        (round(photo.width * photo_scale), round(photo.height * photo_scale)), Image.Resampling.LANCZOS
-    )
-    texts = bool(title) or any(captions)
-    height = side + 2 * gap + (24 * scale if texts else 0)
-    width = gap + photo.width + 2 * gap + len(tile_images) * (side + gap)
+    photo = _fitted(_rgb(query_image), side)
+    names = [*captions, *[""] * (len(marks) - len(captions))]
+    places = [gap + photo.width + 2 * gap + number * (side + gap) for number in range(len(marks))]
+    shown = list(zip(tile_images, marks, names, places, strict=True))
+    width = gap + photo.width + 2 * gap + len(marks) * (side + gap)
+    if true_tile is not None:
+        shown.append((true_tile[0], "right", true_tile[1], width + gap))
+        width += side + 2 * gap
+    height = side + 2 * gap + (24 * scale if title or any(name for _, _, name, _ in shown) else 0)
     canvas = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(canvas)
     top = gap + (side - photo.height) // 2
     _paste_rounded(canvas, photo, (gap, top), 6 * scale)
-    if title:
-        _text(draw, title, (gap + photo.width / 2, max(top + photo.height, 0) + 6 * scale), photo.width, INK)
-    left = gap + photo.width + 2 * gap
-    for number, (tile, mark) in enumerate(zip(tile_images, marks, strict=True)):
+    _text(draw, title, (gap + photo.width / 2, top + photo.height + 6 * scale), photo.width, INK)
+    for tile, mark, name, left in shown:
         _framed_tile(canvas, draw, _rgb(tile), (left, gap), side, mark)
-        if number < len(captions) and captions[number]:
-            colour = COLOURS.get(mark, FAINT)
-            _text(draw, captions[number], (left + side / 2, gap + side + 6 * scale), side, colour)
-        left += side + gap
+        _text(draw, name, (left + side / 2, gap + side + 6 * scale), side, COLOURS.get(mark, FAINT))
+    if true_tile is not None:
+        draw.line([(shown[-1][3] - gap, gap), (shown[-1][3] - gap, gap + side)], fill=FAINT, width=scale)
     return canvas.resize((width // scale, height // scale), Image.Resampling.LANCZOS)
+
+
+def _fitted(photo: Image.Image, side: int) -> Image.Image:
+    """As high as a tile; a panorama of 5:1 would leave no room for the tiles, so it is lowered instead."""
+    share = min(side / photo.height, 2.6 * side / photo.width)
+    size = max(1, round(photo.width * share)), max(1, round(photo.height * share))
+    return photo.resize(size, Image.Resampling.LANCZOS)
 
 
 def stack(strips: Sequence[Image.Image], heading: str = "", explanation: str = "") -> Image.Image:

@@ -33,9 +33,9 @@ def recall_curve(ranks: Mapping[str, np.ndarray], *, gallery_sizes: Mapping[str,
         share = np.array([np.mean(np.asarray(values) < k) for k in ks])
         axes.fill_between(ks, *(100 * edge for edge in _wilson(share, len(values))), color=colour, alpha=0.15, lw=0)
         axes.plot(ks, 100 * share, color=colour, lw=2, label=f"{label}: R@1 {100 * share[0]:.1f} %")
-    for number, size in enumerate(sorted(set(gallery_sizes.values()))):
-        label = "chance" if number == 0 else None
-        axes.plot(ks, np.minimum(100, 100 * ks / size), color=FAINT, lw=1.2, ls=(0, (4, 3)), label=label)
+    for size in sorted(set(gallery_sizes.values())):
+        chance = np.minimum(100, 100 * ks / size)
+        axes.plot(ks, chance, color=FAINT, lw=1.2, ls=(0, (4, 3)), label=f"chance in {size:,} tiles")
     axes.set(xscale="log", xlim=(1, ks[-1]), ylim=(0, 101), xlabel="k (best tiles looked at)", ylabel="recall@k in %")
     _plain_ticks(axes.xaxis, [k for k in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if k <= ks[-1]])
     _legend(figure, axes)
@@ -90,8 +90,8 @@ def error_map(
     figure, grid = _figure(5.2 * columns, 4.9 * rows + 0.4, rows, columns)
     for name, axes in zip(largest, np.atleast_1d(grid).flat, strict=False):
         inside = known & (names == name)
-        _panel(axes, lat[inside], lon[inside], found_lat[inside], found_lon[inside], error_m[inside] <= right_m)
-        axes.set_title(f"{name}: {sizes[name]:,} queries", fontsize=10, color=INK, loc="left")
+        given = (values[inside] for values in (lat, lon, found_lat, found_lon, error_m <= right_m))
+        _panel(axes, name, *given)
     for axes in np.atleast_1d(grid).flat[len(largest) :]:
         axes.set_visible(False)
     handles, labels = np.atleast_1d(grid).flat[0].get_legend_handles_labels()
@@ -101,7 +101,7 @@ def error_map(
 
 
 def _panel(
-    axes: Any, lat: np.ndarray, lon: np.ndarray, to_lat: np.ndarray, to_lon: np.ndarray, right: np.ndarray
+    axes: Any, name: str, lat: np.ndarray, lon: np.ndarray, to_lat: np.ndarray, to_lon: np.ndarray, right: np.ndarray
 ) -> None:
     """One area, in metres or kilometres east and north of its middle."""
     from matplotlib.collections import LineCollection
@@ -128,9 +128,8 @@ def _panel(
     axes.set(xlim=(-side, side), ylim=(-side, side), aspect="equal")
     axes.set(xlabel=f"{word} east of the middle", ylabel=f"{word} north")
     away = int((lost & ~near).sum())
-    told = f"{right.sum():,} found, {lost.sum():,} lost" + (f" ({away:,} put outside this map)" if away else "")
-    axes.text(0.02, 0.985, told, transform=axes.transAxes, va="top", fontsize=9, color=INK,
-              bbox={"facecolor": PAPER, "edgecolor": "none", "alpha": 0.8, "pad": 2})  # fmt: skip
+    outside = f" ({away:,} put outside this map)" if away else ""
+    axes.set_title(f"{name}: {right.sum():,} found, {lost.sum():,} lost{outside}", fontsize=9.5, color=INK, loc="left")
 
 
 def _wilson(share: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -119,7 +119,8 @@ def test_a_photo_cannot_be_cut(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_same_numbers_as_one(tiny_checkpoint, tmp_path):
+@pytest.mark.parametrize("protocol", ["world-urban", "world-urban-fov180-unknown"])
+def test_two_processes_give_the_same_numbers_as_one(tiny_checkpoint, tmp_path, protocol):
     program = tmp_path / "program.py"
     program.write_text(
         textwrap.dedent(
@@ -147,7 +148,7 @@ def test_two_processes_give_the_same_numbers_as_one(tiny_checkpoint, tmp_path):
             "--model",
             str(tiny_checkpoint),
             "--protocol",
-            "world-urban",
+            protocol,
             "--out",
             str(out),
             "--cpu",
