@@ -27,7 +27,7 @@ from gengeo_hf.files import write_json, write_text
 
 HERE = Path(__file__).resolve().parent
 CONFIG = HERE / "configs" / "world_urban.yaml"
-SHORT = ["optimisation.epochs=20", "evaluate_every=4"]  # half of the config's length: a quarter of an hour is enough
+SHORT = ["optimisation.epochs=20", "optimisation.warmup=0.3", "evaluate_every=4"]  # a quarter of an hour is enough
 DOMAINS = ("urban", "rural", "offcenter")
 KS = ("recall@1", "recall@5", "recall@10", "recall@1%")
 console = Console()
