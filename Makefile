@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # One thread per pytest worker: two workers that each start two OpenMP threads wait on one another.
 TEST_ENV := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 
-.PHONY: help setup demo test test-slow lint format clean
+.PHONY: help setup demo test test-slow notebooks docs pictures lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -28,6 +28,15 @@ test: setup  ## Run the tests (under 6 minutes on 2 cores)
 
 test-slow: setup  ## Run the long tests too: training runs, resume after kill, the figures
 	$(TEST_ENV) $(BIN)/python -m pytest -m "not gpu and not network"
+
+notebooks: setup  ## Execute the notebooks on the synthetic world and write their outputs
+	$(BIN)/python notebooks/run.py
+
+docs: setup  ## Build the pages and the reference: docs/_build/index.html
+	$(BIN)/sphinx-build --quiet --fail-on-warning docs docs/_build
+
+pictures: setup  ## Draw the picture of README.md again
+	$(BIN)/gengeo figure pairs world-urban world-rural world-offcenter --count 1 --pool 4 --out docs/images/world.png
 
 lint: setup  ## Check style and types; changes nothing
 	$(BIN)/ruff check .
