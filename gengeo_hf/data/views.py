@@ -2,9 +2,15 @@
 
 Before: a batch of views. After: training with a limited field of view, or models that work on such transforms (SAFA
 and GeoDTR on polar tiles, P-BEV and AuxGeo on bird's eye views).
+
+All three keep the directions of the data: north is up in a tile and in a bird's eye view, and in the centre column of
+a panorama and of an unrolled tile.
 """
 
+import math
+
 import torch
+from torch.nn import functional
 
 from gengeo_hf.errors import GenGeoError
 
@@ -31,3 +37,134 @@ def limited_fov(panorama: torch.Tensor, fov: float, heading: torch.Tensor, multi
     shift = torch.round(heading.to(panorama.device).double() * full / 360).long()
     columns = (torch.arange(width, device=panorama.device) + (full - width) // 2 + shift[:, None]) % full
     return panorama.gather(-1, columns[:, None, None].expand(-1, *panorama.shape[1:3], -1))
+
+
+def polar_tile(aerial: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Unroll tiles about their centre: columns are azimuths, the bottom row is the centre, the top row the edge.
+
+    For target row i, column j: radius (S/2) (H-1-i)/H, angle theta = 2 pi j/W, source row S/2 + r cos(theta), source
+    column S/2 - r sin(theta); bilinear, zeros outside (Shi et al., SAFA, NeurIPS 2019, section 3.1). Column 0 is south,
+    W/4 west, W/2 north. It means something only where the photo stands in the tile's centre: not in VIGOR.
+
+    Args:
+        aerial: (B, C, S, S), any type.
+        size: (height, width) of the result in pixels; SAFA takes 112 x 616, GeoDTR 122 x 671.
+
+    Returns:
+        float32 (B, C, height, width) in the range of the input.
+
+    Raises:
+        GenGeoError: the tiles are not square.
+    """
+    side = aerial.shape[-1]
+    if aerial.shape[-2] != side:
+        raise GenGeoError(f"only square tiles can be unrolled, found {aerial.shape[-2]} x {side} pixels")
+    height, width = size
+    radius = side / 2 * (height - 1 - torch.arange(height, dtype=torch.float64)) / height
+    theta = 2 * math.pi * torch.arange(width, dtype=torch.float64) / width
+    rows = side / 2 + radius[:, None] * torch.cos(theta)
+    columns = side / 2 - radius[:, None] * torch.sin(theta)
+    return sampled(aerial, rows, columns)
+
+
+def ground_bev(
+    panorama: torch.Tensor, side: int, metres_per_pixel: float = 0.06, camera_height_m: float = 1.5
+) -> torch.Tensor:
+    """Lay panoramas on flat ground, as seen from above: P-BEV's view.
+
+    With c = S/2 - 0.5, pixel (i, j): distance rho = hypot(i - c, j - c), azimuth (atan2(i - c, j - c) - pi/2) mod 2 pi,
+    source column W az / (2 pi), source row H atan2(rho m, -h) / pi; bilinear, around the seam.
+
+    Args:
+        panorama: (B, C, H, W), any type, the whole sphere (W = 2 H); pad a cropped one with `padded_sphere`.
+        side: of the result in pixels.
+        metres_per_pixel: of the result; 0.06 at 512 pixels is what P-BEV takes for CVACT.
+        camera_height_m: of the camera above the ground.
+
+    Returns:
+        float32 (B, C, side, side); up is the centre of the panorama, the middle is below the camera.
+
+    Raises:
+        GenGeoError: a panorama that is not twice as wide as high, or a length that is not positive.
+    """
+    height, width = _sphere(panorama)
+    if metres_per_pixel <= 0 or camera_height_m <= 0:
+        raise GenGeoError("metres_per_pixel and camera_height_m must be positive")
+    offset = torch.arange(side, dtype=torch.float64) - (side / 2 - 0.5)
+    down, right = offset[:, None].expand(side, side), offset[None].expand(side, side)
+    azimuth = (torch.atan2(down, right) - math.pi / 2) % (2 * math.pi)
+    ground = torch.hypot(down, right) * metres_per_pixel
+    rows = height * torch.atan2(ground, torch.full_like(ground, -camera_height_m)) / math.pi
+    return sampled(panorama, rows, width * azimuth / (2 * math.pi), sphere=True)
+
+
+def downward_view(panorama: torch.Tensor, size: tuple[int, int], fov: float = 170.0) -> torch.Tensor:
+    """What a pinhole camera sees that looks straight down from the panorama's place: AuxGeo's view.
+
+    With f = (Wo/2) / tan(fov/2), pixel (u, v) looks along (x, y, z) = (Ho/2 - u, Wo/2 - v, -f); source row
+    H (1 - (atan2(z, hypot(x, y)) + pi/2) / pi), source column W (1 - (atan2(y, x) + pi) / (2 pi)).
+
+    Args:
+        panorama: (B, C, H, W), any type, the whole sphere (W = 2 H); pad a cropped one with `padded_sphere`.
+        size: (height, width) of the result in pixels.
+        fov: horizontal field of view in degrees.
+
+    Returns:
+        float32 (B, C, height, width); up is the centre of the panorama.
+
+    Raises:
+        GenGeoError: a panorama that is not twice as wide as high, or a field of view outside 0..180 degrees.
+    """
+    height, width = _sphere(panorama)
+    if not 0 < fov < 180:
+        raise GenGeoError(f"the field of view of a pinhole lies between 0 and 180 degrees, found {fov:g}")
+    focal = size[1] / 2 / math.tan(math.radians(fov) / 2)
+    x = (size[0] / 2 - torch.arange(size[0], dtype=torch.float64))[:, None].expand(size)
+    y = (size[1] / 2 - torch.arange(size[1], dtype=torch.float64))[None].expand(size)
+    rows = height * (1 - (torch.atan2(torch.full_like(x, -focal), torch.hypot(x, y)) + math.pi / 2) / math.pi)
+    columns = width * (1 - (torch.atan2(y, x) + math.pi) / (2 * math.pi))
+    return sampled(panorama, rows, columns, sphere=True)
+
+
+def padded_sphere(panorama: torch.Tensor) -> torch.Tensor:
+    """Vertically cropped panoramas (B, C, H, W), the horizon in the middle, with black above and below: (B, C, W/2, W).
+
+    CVUSA's 224 rows become 616.
+
+    Raises:
+        GenGeoError: a panorama is higher than half its width already, or the rows cannot be shared out evenly.
+    """
+    height, width = panorama.shape[-2:]
+    missing = width // 2 - height
+    if missing < 0 or missing % 2 or width % 2:
+        raise GenGeoError(f"{height} x {width} pixels cannot be padded evenly to {width / 2:g} x {width}")
+    return functional.pad(panorama, (0, 0, missing // 2, missing // 2))
+
+
+def sampled(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, sphere: bool = False) -> torch.Tensor:
+    """Bilinear values at (row, column) in pixel indices.
+
+    Args:
+        images: (B, C, H, W), any type.
+        rows, columns: (h, w), where each value of the result comes from.
+        sphere: columns wrap around and rows are held inside; without it, zeros lie outside.
+
+    Returns:
+        float32 (B, C, h, w).
+    """
+    pixels = images.float()
+    if sphere:
+        pixels = torch.cat([pixels, pixels[..., :1]], dim=-1)  # the first column once more: what follows the last
+        rows, columns = rows.clamp(0, images.shape[-2] - 1), columns % images.shape[-1]
+    height, width = pixels.shape[-2:]
+    grid = torch.stack([columns * 2 / (width - 1) - 1, rows * 2 / (height - 1) - 1], dim=-1).float().to(pixels.device)
+    grid = grid[None].expand(len(pixels), *grid.shape)
+    return functional.grid_sample(pixels, grid, padding_mode="zeros", align_corners=True)
+
+
+def _sphere(panorama: torch.Tensor) -> tuple[int, int]:
+    """Height and width of a panorama that covers the whole sphere."""
+    height, width = panorama.shape[-2:]
+    if width != 2 * height:
+        raise GenGeoError(f"{height} x {width} pixels are not a whole sphere (2:1); see `padded_sphere`")
+    return height, width

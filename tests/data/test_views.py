@@ -1,0 +1,104 @@
+"""View transforms against the papers' formulas, pixel by pixel, and against the world's true correspondence."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from gengeo_hf.data.views import downward_view, ground_bev, padded_sphere, polar_tile
+from gengeo_hf.errors import GenGeoError
+
+
+def bilinear(image, row, column, wrap):
+    """One value of an image (H, W), by hand."""
+    height, width = image.shape
+    if wrap:
+        row, column = min(max(row, 0), height - 1), column % width
+    top, left = math.floor(row), math.floor(column)
+    total = 0.0
+    for y, x in ((top, left), (top, left + 1), (top + 1, left), (top + 1, left + 1)):
+        weight = (1 - abs(row - y)) * (1 - abs(column - x))
+        if wrap:
+            x %= width
+        if weight > 0 and 0 <= y < height and 0 <= x < width:
+            total += weight * image[y, x]
+    return total
+
+
+def slowly(image, size, where, wrap):
+    return np.array([[bilinear(image, *where(i, j), wrap) for j in range(size[1])] for i in range(size[0])])
+
+
+def noise(height, width):
+    return torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(height))
+
+
+@pytest.mark.parametrize(("side", "size"), [(30, (11, 28)), (41, (16, 21))])
+def test_polar(side, size):
+    def where(i, j):
+        radius = side / 2 * (size[0] - 1 - i) / size[0]
+        theta = 2 * math.pi * j / size[1]
+        return side / 2 + radius * math.cos(theta), side / 2 - radius * math.sin(theta)
+
+    tiles = noise(side, side)
+    out = polar_tile(tiles, size)
+    assert out.shape == (2, 3, *size)
+    np.testing.assert_allclose(out[1, 2], slowly(tiles[1, 2].numpy(), size, where, False), atol=2e-5)
+
+
+def test_polar_directions():
+    tile = torch.zeros(1, 1, 41, 41)
+    tile[..., :6, 18:23] = 1.0  # something in the north
+    out = polar_tile(tile, (20, 40))[0, 0]
+    assert out.sum(0).argmax() == 20 and out.sum(1).argmax() < 6  # the centre column, near the top
+
+
+def test_ground_bev():
+    height, width, side, scale = 24, 48, 14, 0.3
+
+    def where(i, j):
+        c = side / 2 - 0.5
+        rho = math.sqrt((i - c) ** 2 + (j - c) ** 2)
+        az = (math.atan2(i - c, j - c) - math.pi / 2) % (2 * math.pi)
+        return height * math.atan2(rho * scale, -1.5) / math.pi, width * az / (2 * math.pi)
+
+    panorama = noise(height, width)
+    out = ground_bev(panorama, side, scale)
+    np.testing.assert_allclose(out[0, 1], slowly(panorama[0, 1].numpy(), (side, side), where, True), atol=2e-5)
+
+
+def test_downward_view():
+    height, width, size, fov = 24, 48, (12, 16), 150.0
+
+    def where(u, v):
+        f = size[1] / 2 / math.tan(math.radians(fov) / 2)
+        x, y, z = size[0] / 2 - u, size[1] / 2 - v, -f
+        row = height * (1 - (math.atan2(z, math.hypot(x, y)) + math.pi / 2) / math.pi)
+        return row, width * (1 - (math.atan2(y, x) + math.pi) / (2 * math.pi))
+
+    panorama = noise(height, width)
+    out = downward_view(panorama, size, fov)
+    np.testing.assert_allclose(out[1, 0], slowly(panorama[1, 0].numpy(), size, where, True), atol=2e-5)
+
+
+@pytest.mark.parametrize("view", [lambda p: ground_bev(p, 33, 0.2), lambda p: downward_view(p, (33, 33), 140.0)])
+def test_what_is_north_of_the_camera_is_up(view):
+    panorama = torch.zeros(1, 1, 60, 120)
+    panorama[..., 30:, 58:63] = 1.0  # below the horizon, in the centre column
+    out = view(panorama)[0, 0]
+    assert out[:12].sum() > 5 * out[12:].sum() - 25 and out[:12, 12:21].sum() > 0.9 * out[:12].sum()
+
+
+def test_padding_and_mistakes():
+    assert padded_sphere(torch.ones(1, 3, 224, 1232)).shape == (1, 3, 616, 1232)
+    assert padded_sphere(torch.ones(1, 1, 2, 8))[0, 0].sum(1).tolist() == [0, 8, 8, 0]
+    for call in (
+        lambda: padded_sphere(torch.ones(1, 3, 9, 12)),
+        lambda: ground_bev(torch.ones(1, 3, 224, 1232), 64),
+        lambda: ground_bev(torch.ones(1, 3, 8, 16), 64, 0.0),
+        lambda: downward_view(torch.ones(1, 3, 8, 16), (8, 8), 180.0),
+        lambda: polar_tile(torch.ones(1, 3, 8, 9), (8, 8)),
+    ):
+        with pytest.raises(GenGeoError):
+            call()
