@@ -35,6 +35,17 @@ class Split:
     block_m: float = 0.0
     blocks: frozenset[tuple[int, int]] = frozenset()
 
+    def part(self, split: str) -> np.ndarray:
+        """The pairs of "train" or "validation": bool (N,).
+
+        Raises:
+            GenGeoError: there are none.
+        """
+        chosen = self.train if split == "train" else self.validation
+        if not chosen.any():
+            raise GenGeoError(f"no pair belongs to {split}; validation_share and the validation margin leave none")
+        return chosen
+
     def covers(self, lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
         """Whether positions in degrees lie in the validation blocks: bool (M,)."""
         if not self.blocks:

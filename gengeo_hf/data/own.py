@@ -69,10 +69,14 @@ def load_table(
     rows = read_rows(Path(root), columns or {})
     name = f"{rows.name}/{split}"
     kept = kept_pairs(rows.name, rows.calls, rows.present, missing)
+    if split == "all":
+        return rows.dataset(name, kept.tolist())
     parts = _parts(rows, kept, validation_share, test_share, split_by, block_m, margin_m, seed)
-    wanted = [row for row, part in zip(kept, parts, strict=True) if split in ("all", part)]
+    wanted = [int(row) for row, part in zip(kept, parts, strict=True) if part == split]
     if not any(rows.has_photo[row] for row in wanted):
-        raise GenGeoError(f"{rows.name} has no pairs of the split {split!r}; it has {', '.join(sorted(set(parts)))}")
+        raise GenGeoError(
+            f"{rows.name} has no pairs of the split {split!r}; it has {', '.join(sorted(filter(None, set(parts))))}"
+        )
     return rows.dataset(name, wanted)
 
 

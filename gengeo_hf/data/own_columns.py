@@ -191,14 +191,14 @@ def rows_of(name: str, table: datasets.Dataset, folder: Path | None, columns: Ma
                for key in ("lat", "lon", "tile_lat", "tile_lon", "heading", "fov")}  # fmt: skip
     area = [str(value) if value not in (None, "") else None for value in values["area"] or [None] * count]
     tile_texts = [f"tile-{row}" for row in range(count)] if inside["aerial"] else [str(v) for v in values["aerial"]]
-    tile_ids = tile_texts if values["tile_id"] is None else [str(value) for value in values["tile_id"]]
+    tile_ids = _tile_ids(name, values["tile_id"], tile_texts, "tile_id" in columns)
     own_of = dict(zip(tile_texts, tile_ids, strict=True))
     extra = [[own_of.get(text, text) for text in _listed(value)] for value in values["extra_positives"] or [""] * count]
     shared: dict[str, Any] = {
         "tile_ids": tile_ids, "extra": extra, "numbers": numbers, "area": area, "split": values["split"],
     }  # fmt: skip
     if inside["ground"]:
-        ids = _query_ids(values["query_id"], [f"row-{row}" for row in range(count)])
+        ids = _query_ids(values["query_id"], [f"row-{row}" for row in range(count)], "query_id" in columns)
         whole = np.ones(count, dtype=bool)
         return Rows(name, table, str(found["ground"]), str(found["aerial"]), ids, extra_paths={}, present=whole,
                     has_photo=whole, **shared)  # fmt: skip
@@ -208,14 +208,35 @@ def rows_of(name: str, table: datasets.Dataset, folder: Path | None, columns: Ma
     extra_paths = {tile: base / tile for row in extra for tile in row if (base / tile).is_file()}
     present = np.array([(g is None or g.is_file()) and a.is_file() for g, a in zip(ground, aerial, strict=True)])
     has_photo = np.array([path is not None for path in ground])
-    ids = _query_ids(values["query_id"], photo_texts)
+    ids = _query_ids(values["query_id"], photo_texts, "query_id" in columns)
     return Rows(name, None, ground, aerial, ids, extra_paths=extra_paths, present=present, has_photo=has_photo,
                 **shared)  # fmt: skip
 
 
-def _query_ids(given: list[Any] | None, texts: list[str]) -> list[str]:
-    """The user's ids, or the paths; a photo that stands in two rows gets a number behind its path."""
-    if given is not None:
+def _tile_ids(name: str, given: list[Any] | None, texts: list[str], stated: bool) -> list[str]:
+    """The ids of a column where each stands for one image, else the paths.
+
+    Raises:
+        GenGeoError: the user named the column, and an id stands for two images.
+    """
+    if given is None:
+        return texts
+    ids = [str(value) for value in given]
+    image_of: dict[str, str] = {}
+    for tile, text in zip(ids, texts, strict=True):
+        if image_of.setdefault(tile, text) != text:
+            if stated:
+                raise GenGeoError(f"{name}: the tile_id {tile!r} stands for {image_of[tile]} and for {text}")
+            return texts  # a column that is called so, and means something else: a map sheet, for example
+    return ids
+
+
+def _query_ids(given: list[Any] | None, texts: list[str], stated: bool) -> list[str]:
+    """The user's ids, or the paths; a photo that stands in two rows gets a number behind its path.
+
+    Ids of a column that was only recognised must be unique to be taken; `validate` refuses repeated ones of the user.
+    """
+    if given is not None and (stated or len(set(given)) == len(given)):
         return [str(value) for value in given]
     seen: dict[str, int] = {}
     out = []

@@ -108,7 +108,7 @@ def load(
                 ids, lat, lon, validation_share, method=validation_by, block_m=BLOCK_M, margin_m=MARGIN_M,
                 seed=validation_seed,
             )  # fmt: skip
-            part = cut.train if split == "train" else cut.validation
+            part = cut.part(split)
             ids, lat, lon = [ids[row] for row in np.flatnonzero(part)], lat[part], lon[part]
     ground = [folder / GROUND / f"{name}{GROUND_END}" for name in ids]
     aerial = [folder / AERIAL / f"{name}{AERIAL_END}" for name in ids]

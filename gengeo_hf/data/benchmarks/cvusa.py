@@ -91,7 +91,7 @@ def load(
             margin_m=MARGIN_M,
             seed=validation_seed,
         )
-        rows = rows[cut.train if split == "train" else cut.validation]
+        rows = rows[cut.part(split)]
     ids = [stems[row] for row in rows]
     columns = [None] * 4 if chosen is None else list(chosen[rows].T)
     queries = query_table(

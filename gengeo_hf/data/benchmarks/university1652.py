@@ -65,7 +65,7 @@ def load(
     if which == "train":
         cut = split_training([buildings[row] for row in rows], None, None, validation_share, method="id", block_m=0,
                              margin_m=0, seed=validation_seed)  # fmt: skip
-        rows = rows[cut.train if split == "train" else cut.validation]
+        rows = rows[cut.part(split)]
         kept = {buildings[row] for row in rows}
         tiles = {building: path for building, path in tiles.items() if building in kept}
     chosen = [pictures[row] for row in rows]

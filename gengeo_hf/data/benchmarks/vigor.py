@@ -130,7 +130,7 @@ def load(
             ids, *_positions(ids), validation_share, method=validation_by, block_m=BLOCK_M, margin_m=MARGIN_M,
             seed=validation_seed,
         )  # fmt: skip
-        rows = rows[cut.train if split == "train" else cut.validation]
+        rows = rows[cut.part(split)]
         inside = cut.covers(*_positions([tile for _, tile in everything]))
         everything = [everything[row] for row in np.flatnonzero(inside)]
     named = [(labelled.cities[row], tile) for row in rows for tile in labelled.tiles[row]]
