@@ -1,0 +1,86 @@
+"""Options of the loop: each changes what it says and nothing else."""
+
+import json
+import math
+
+import pytest
+from accelerate.state import AcceleratorState
+
+import train
+from gengeo_hf.encoder import Encoder
+from settings import load_settings
+from tests.conftest import TINY
+from tests.training.made_up import load_made_up
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Train on made-up pairs and give the lines of the log."""
+    monkeypatch.setattr(train, "load_pairs", load_made_up)
+    config = tmp_path / "tiny.yaml"
+    config.write_text(
+        f"""
+data: {{name: made-up, workers: 0, in_memory: true, ground_size: [28, 112], aerial_size: [56, 56]}}
+model: {{config: {json.dumps({**TINY, "head_dropout": 0.3})}}}
+sampling: {{batch_size: 16, neighbours: 8, pool: 16, gps_epochs: 1, mining_every: 1}}
+optimisation: {{epochs: 2, learning_rate: 0.003, warmup: 0.1}}
+evaluate_every: 2
+log_every: 1
+"""
+    )
+
+    def run(name, *overrides):
+        AcceleratorState._reset_state(reset_partial_state=True)  # else the first run's precision is everyone's
+        train.main(load_settings(config, [f"output={tmp_path / name}", *overrides]))
+        return [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+
+    yield run
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def losses(lines):
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def test_gradient_checkpointing_trains_the_same(run):
+    plain = losses(run("plain"))
+    assert losses(run("kept", "optimisation.gradient_checkpointing=true")) == pytest.approx(plain, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_a_compiled_model_trains_the_same_and_saves_plain_weights(run, tmp_path):
+    still = "model.config.head_dropout=0.0"
+    plain = losses(run("plain", still))
+    assert losses(run("compiled", still, "optimisation.compile=aot_eager")) == pytest.approx(plain, abs=1e-3)
+    assert Encoder.from_pretrained(tmp_path / "compiled" / "model", device="cpu").dim == TINY["descriptor_dim"]
+
+
+def test_bfloat16_trains_and_the_loss_stays_float(run):
+    assert all(math.isfinite(loss) for loss in losses(run("half", "optimisation.mixed_precision=bf16")))
+
+
+def test_the_dial_is_in_the_log_and_the_speed_beside_the_loss(run, capsys):
+    lines = run(
+        "dial",
+        "sampling.random_share=0.25",
+        "sampling.geographic_share=0.5",
+        "sampling.mining_direction=both",
+        "sampling.first_phase=random",
+        "optimisation.learning_rate_batch=64",
+    )
+    first, second = ({k: v for k, v in line.items() if "batches/" in k} for line in lines if "batches/batches" in line)
+    assert not any("share" in key for key in first), "the first phase is random"
+    shares = {key: value for key, value in second.items() if "batches/share_" in key}
+    assert set(shares) == {f"batches/share_{name}" for name in ("geographic", "visual", "visual_reverse")}
+    assert shares["batches/share_geographic"] > max(shares["batches/share_visual"], 0)
+    assert -1 <= second["batches/hardest_negative"] <= 1 and second["batches/nearest_negative_m"] > 0
+    assert all(line["pairs_per_second"] > 0 and line["share_of_peak"] > 0 for line in lines if "loss" in line)
+    said = capsys.readouterr().out
+    assert "batch_size is 16 and the learning rate 0.003 is for 64: it becomes 0.0015 (sqrt rule" in said
+    assert "estimate: " in said and "TFLOP a step" in said
+
+
+def test_published_rules_and_a_tracker(run, tmp_path):
+    lines = run("published", "sampling.protocol=sample4geo", "sampling.legacy_degrees=true", "tracker=tensorboard")
+    assert len(losses(lines)) == 6
+    assert list((tmp_path / "published").rglob("events.out.tfevents*"))
