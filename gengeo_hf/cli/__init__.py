@@ -6,6 +6,7 @@ Before: a terminal. After: the rooms do the work. Heavy imports stand inside the
 import sys
 
 from gengeo_hf.cli import (  # each registers its commands; help lists them in this order
+    data,
     imagery,
     photos,
     results,
@@ -15,7 +16,7 @@ from gengeo_hf.cli import (  # each registers its commands; help lists them in t
 )
 from gengeo_hf.cli.base import app
 
-__all__ = ["app", "imagery", "main", "photos", "results", "web", "weights", "why"]
+__all__ = ["app", "data", "imagery", "main", "photos", "results", "web", "weights", "why"]
 
 INTERRUPTED = 130  # what typer, like a shell, gives after Ctrl-C
 

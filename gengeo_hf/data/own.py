@@ -183,9 +183,15 @@ def three_parts(
             continue
         side = block_m or (fitting_block_m(lat[left], lon[left], share) if method == "area" else 0.0)
         cut = split_training(
-            [ids[row] for row in left], lat[left], lon[left], share, method=method, block_m=side, margin_m=margin_m,
+            [ids[int(row)] for row in left],
+            lat[left],
+            lon[left],
+            share,
+            method=method,
+            block_m=side,
+            margin_m=margin_m,
             seed=2 * seed + number,
-        )  # fmt: skip
+        )
         parts[left[cut.validation]] = part
         parts[left[~cut.validation & ~cut.train]] = ""
         left = left[cut.train]

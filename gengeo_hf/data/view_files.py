@@ -1,0 +1,62 @@
+"""View transforms by name, applied to image files: what `gengeo data export --aerial-view polar:112x616` means.
+
+Before: an upright RGB image. After: the same place in another view, encoded again. Models of the polar or bird's-eye
+kind are trained on such exports, as their authors do it: offline, once.
+"""
+
+import functools
+import io
+import re
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from PIL import Image
+
+from gengeo_hf.data.images import open_image
+from gengeo_hf.data.views import downward_view, ground_bev, padded_sphere, polar_tile
+from gengeo_hf.errors import GenGeoError
+
+FORMS = {
+    "polar": r"(\d+)x(\d+)",  # height x width
+    "bev": r"(\d+)(?::([0-9.]+))?",  # side, metres per pixel
+    "downward": r"(\d+)x(\d+)(?::([0-9.]+))?",  # height x width, field of view in degrees
+}
+EXAMPLES = {"aerial": ("polar:112x616",), "ground": ("bev:512:0.06", "downward:512x512:170")}
+QUALITY = 95  # of the JPEG files that are written
+
+
+def view_transform(text: str, view: str) -> Callable[[bytes], bytes]:
+    """The transform of a name, from the bytes of an image file to those of a JPEG.
+
+    Args:
+        text: for tiles `polar:HxW`; for panoramas `bev:SIDE[:METRES_PER_PIXEL]` or `downward:HxW[:FOV]`. Panoramas that
+            are not twice as wide as high are padded with black to the whole sphere first, the horizon in the middle.
+        view: "ground" or "aerial".
+
+    Raises:
+        GenGeoError: an unknown name, or one of the other view.
+    """
+    kind, _, rest = text.partition(":")
+    match = re.fullmatch(FORMS.get(kind, "(?!)"), rest)
+    if match is None or not any(example.startswith(f"{kind}:") for example in EXAMPLES[view]):
+        raise GenGeoError(f"{text!r} is no {view} view: write it as {' or '.join(EXAMPLES[view])}")
+    if kind == "polar":
+        change = functools.partial(polar_tile, size=(int(match[1]), int(match[2])))
+    elif kind == "bev":
+        change = functools.partial(ground_bev, side=int(match[1]), metres_per_pixel=float(match[2] or 0.06))
+    else:
+        size = (int(match[1]), int(match[2]))
+        change = functools.partial(downward_view, size=size, fov=float(match[3] or 170.0))
+    return functools.partial(_encoded, change=change, sphere=view == "ground")
+
+
+def _encoded(content: bytes, change: Callable[[torch.Tensor], torch.Tensor], sphere: bool) -> bytes:
+    """Decode, change, encode."""
+    pixels = torch.from_numpy(np.array(open_image(content))).permute(2, 0, 1)[None]
+    if sphere and pixels.shape[-1] != 2 * pixels.shape[-2]:
+        pixels = padded_sphere(pixels)
+    changed = change(pixels)[0].round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(changed)).save(file, "JPEG", quality=QUALITY, subsampling=0)
+    return file.getvalue()

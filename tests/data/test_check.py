@@ -1,0 +1,113 @@
+"""`gengeo data check`: complete folders pass, what is missing is named, links are made and nothing else is."""
+
+import time
+
+import pytest
+
+from gengeo_hf.data.benchmarks import cvact, cvusa, university1652, vigor
+from gengeo_hf.data.check import check_data
+from gengeo_hf.errors import GenGeoError
+from tests.data import folders
+from tests.test_cli import gengeo  # noqa: F401  # a fixture
+
+
+def failures(report):
+    return [str(finding) for finding in report.findings if not finding.ok]
+
+
+@pytest.fixture
+def published(monkeypatch):
+    """The placeholders' counts in the place of the published ones."""
+    monkeypatch.setattr(cvusa, "PUBLISHED", {"train": 60, "test": 20})
+    monkeypatch.setattr(cvact, "PUBLISHED", {"train": 60, "val": 12, "test": 32})
+    monkeypatch.setattr(vigor, "TILES", dict.fromkeys(folders.CITIES, 48))
+    monkeypatch.setattr(vigor, "PANORAMAS", dict.fromkeys(folders.CITIES, 35))
+    monkeypatch.setattr(university1652, "TILES", {"train": 12, "test": 9})
+    monkeypatch.setattr(university1652, "PUBLISHED", {("train", "drone"): 24, ("test", "drone"): 12})
+
+
+def test_whole_folders_pass(tmp_path, published):
+    folders.make_cvusa(tmp_path / "cvusa", gps=44_516)
+    folders.make_vigor(tmp_path / "vigor")
+    folders.make_university(tmp_path / "university1652")
+    folders.make_cvact(tmp_path / "cvact")  # one training pair has no images, as in the published data
+    for name in ("cvusa", "cvact", "vigor", "university1652"):
+        report = check_data(name, tmp_path / name)
+        assert report.ok, failures(report)
+
+
+def test_cvusa_of_the_wrong_size_says_what_and_what_to_do(tmp_path, gengeo):  # noqa: F811
+    root = folders.make_cvusa(tmp_path / "CVUSA")
+    (root / "streetview/panos/0000006.jpg").unlink()
+    (root / "bingmap/19/0000001.jpg").write_bytes(b"")
+    (root / "split_locations/all.csv").rename(root / "all.csv")
+    code, out, err = gengeo("data", "check", "cvusa", tmp_path)
+    assert code == 1 and not err
+    for words in ("1 files of 0 bytes, first 0000001.jpg", "pairs of test: 20 (expected 8,884)", "0000006.jpg has not",
+                  "GPS lines: 200 (expected 44,516 or more)", "--fix would make 1 link", "differ in size"):  # fmt: skip
+        assert words in out, words
+    before = set(tmp_path.rglob("*"))
+    code, out, _ = gengeo("data", "check", "cvusa", tmp_path, "--fix")
+    made = set(tmp_path.rglob("*")) - before
+    assert made == {root / "split_locations/all.csv"} and (root / "split_locations/all.csv").is_symlink()
+    assert (root / "split_locations/all.csv").read_text() == (root / "all.csv").read_text()
+    code, out, _ = gengeo("data", "check", "cvusa", tmp_path, "--fix")
+    assert "linked" not in out and "GPS (all.csv): split_locations/all.csv" in out
+
+
+@pytest.mark.parametrize("layout", ["original", "sample4geo"])
+def test_vigor_is_linked_into_the_other_layout(tmp_path, published, layout):
+    root = folders.make_vigor(tmp_path, layout=layout)
+    before = {path: path.stat().st_ino for path in root.rglob("*") if path.is_file()}
+    report = check_data("vigor", root)
+    assert len(report.make_links()) == 8
+    assert (root / "ground/Seattle").samefile(root / "Seattle/panorama")
+    assert all(path.stat().st_ino == number for path, number in before.items())
+    assert not check_data("vigor-same", root).links and not report.make_links()
+    (root / "splits/Chicago/pano_label_balanced.txt").unlink()
+    assert any("Chicago, pano_label_balanced: not found" in line for line in failures(check_data("vigor", root)))
+
+
+def test_own_table(tmp_path, gengeo):  # noqa: F811
+    from tests.data.test_own import make_table
+
+    path = make_table(tmp_path)
+    code, out, _ = gengeo("data", "check", "table", path)
+    assert code == 0 and "everything is there" in out and "with a position" in out
+    (tmp_path / "g/000.jpg").write_bytes(b"nothing")
+    code, out, _ = gengeo("data", "check", "table", path)
+    assert code == 1 and "no image" in out
+    with pytest.raises(GenGeoError, match="cvact, cvusa"):
+        check_data("imagenet", tmp_path)
+    assert gengeo("data", "check", "cvusa", tmp_path)[0] == 2  # not that data set at all
+
+
+def test_every_data_command_teaches_with_an_example(gengeo):  # noqa: F811
+    for command in ("check", "show", "export"):
+        code, out, _ = gengeo("data", command, "--help")
+        assert code == 0 and "example" in out.lower()
+
+
+def test_a_sheet_of_pairs(tmp_path, gengeo):  # noqa: F811
+    from PIL import Image
+
+    root = folders.make_cvusa(tmp_path / "CVUSA", train=range(1, 4), test=range(5, 9))
+    out = tmp_path / "pairs.png"
+    code, text, err = gengeo("data", "show", "cvusa", root, "--split", "test", "--out", out, "--pairs", 3)
+    assert code == 0 and "3 of 4 pairs" in text, err
+    with Image.open(out) as sheet:
+        assert sheet.size[1] > 3 * 160
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_files_within_a_minute(tmp_path):
+    numbers = range(1, 50_001)
+    names = [f"{number:07d}.jpg" for number in numbers]
+    folders.linked(folders.picture(tmp_path / "g.jpg", 224, 1232), tmp_path / "streetview/panos", names)
+    folders.linked(folders.picture(tmp_path / "a.jpg", 750, 750), tmp_path / "bingmap/19", names)
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits/train-19zl.csv").write_text("\n".join(map(folders.cvusa_row, numbers)))
+    start = time.perf_counter()
+    report = check_data("cvusa", tmp_path)
+    assert time.perf_counter() - start < 60
+    assert any("50,000 of 50,000 pairs have both images" in str(finding) for finding in report.findings)
