@@ -1,4 +1,4 @@
-"""The notebooks: small, executed from top to bottom or not at all, free of traces of a machine; and, slowly, that every one of them runs."""
+"""The notebooks: small, executed as a whole or not at all, without traces of a machine; and, slowly, that they run."""
 
 import re
 import sys
