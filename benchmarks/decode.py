@@ -1,0 +1,115 @@
+"""How fast a JPEG becomes pixel values on one core: ours, the plain HF processor on a PIL image, and OpenCV.
+
+    OMP_NUM_THREADS=1 python benchmarks/decode.py [--images 60] [--rounds 5] [--photos FOLDER]
+
+All ways do the same: bytes of a JPEG, decoded, resized to the model's size, normalised, as a float32 array. They are
+run in turn in one process, so neighbours on the machine slow all alike: read the ratios. Beside the speed stands how
+far the resized pixels are from PIL's bicubic ones, in grey levels; with --photos also on real JPEGs, resized likewise.
+"""
+
+import argparse
+import io
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from transformers import BitImageProcessorPil
+
+from gengeo_hf.data.images import open_image
+from gengeo_hf.model import GenGeoImageProcessor
+
+CASES = {"ground": ((224, 1232), (154, 770)), "aerial": ((1200, 1200), (392, 392))}
+MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+
+
+def jpegs(size: tuple[int, int], count: int) -> list[bytes]:
+    """Pictures with detail at all scales, as photographs have it, at a common quality."""
+    random = np.random.default_rng(0)
+    files = []
+    for _ in range(count):
+        total = np.zeros((*size, 3))
+        for scale in (4, 16, 64):
+            small = random.normal(0, 1, (size[0] // scale + 1, size[1] // scale + 1, 3))
+            total += cv2.resize(small, size[::-1], interpolation=cv2.INTER_CUBIC)
+        pixels = np.clip(128 + 40 * total + random.normal(0, 4, total.shape), 0, 255).astype(np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "JPEG", quality=90)
+        files.append(file.getvalue())
+    return files
+
+
+def opencv(size: tuple[int, int], interpolation: int) -> Callable[[bytes], np.ndarray]:
+    def run(data: bytes) -> np.ndarray:
+        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        small = cv2.resize(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), size[::-1], interpolation=interpolation)
+        scaled = small.astype(np.float32) * (1 / 255 / STD) - MEAN / STD
+        return np.ascontiguousarray(scaled.transpose(2, 0, 1))
+
+    return run
+
+
+def ways(view: str, size: tuple[int, int]) -> dict[str, Callable[[bytes], object]]:
+    """What is compared, by name."""
+    shape = {"height": size[0], "width": size[1]}
+    ours = GenGeoImageProcessor()
+    plain = BitImageProcessorPil(size=shape, do_center_crop=False, image_mean=MEAN.tolist(), image_std=STD.tolist())
+    return {
+        "ours": lambda data: ours(open_image(data), view=view, size=shape, return_tensors="pt")["pixel_values"],
+        "HF processor": lambda data: plain(Image.open(io.BytesIO(data)), return_tensors="pt")["pixel_values"],
+        "OpenCV, area": opencv(size, cv2.INTER_AREA),
+        "OpenCV, bilinear": opencv(size, cv2.INTER_LINEAR),
+        "OpenCV, bicubic": opencv(size, cv2.INTER_CUBIC),
+    }
+
+
+def difference(view: str, size: tuple[int, int], files: list[bytes]) -> str:
+    """How far the resized pixels are from PIL's bicubic ones."""
+    ours, counts = GenGeoImageProcessor(), np.zeros(256, dtype=np.int64)
+    for data in files:
+        image = open_image(data)
+        options = {"view": view, "size": {"height": size[0], "width": size[1]}, "do_rescale": False}
+        found = ours(image, do_normalize=False, return_tensors="np", **options)["pixel_values"][0].astype(int)
+        expected = np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC)).transpose(2, 0, 1).astype(int)
+        counts += np.bincount(np.abs(found - expected).ravel(), minlength=256)
+    shares = counts / counts.sum()
+    return (
+        f"at most {np.flatnonzero(counts).max()} grey levels over {len(files)} images; {shares[1]:.2%} of the values "
+        f"differ by 1, {shares[2:].sum():.2e} by more"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--photos", type=Path, help="a folder of JPEG files")
+    given = parser.parse_args()
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    for view, (full, size) in CASES.items():
+        files = jpegs(full, given.images)
+        seconds: dict[str, list[float]] = {name: [] for name in ways(view, size)}
+        for _ in range(given.rounds):
+            for name, run in ways(view, size).items():
+                run(files[0])
+                start = time.process_time()
+                for data in files:
+                    run(data)
+                seconds[name].append((time.process_time() - start) / len(files))
+            print(f"{view}: {full[0]} x {full[1]} JPEG to {size[0]} x {size[1]}, CPU time of one core", flush=True)
+        for name, times in seconds.items():
+            ratio = statistics.median(a / b for a, b in zip(times, seconds["ours"], strict=True))
+            print(f"  {name:18} {1 / statistics.median(times):7.1f} images/s; ours is {ratio:5.2f} times as fast")
+        print(f"  ours against PIL's bicubic: {difference(view, size, files[:10])}")
+        if given.photos:
+            photos = [path.read_bytes() for path in sorted(given.photos.glob("*.jp*g"))]
+            print(f"  and on the photos of {given.photos.name}: {difference(view, size, photos)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Joint operations on the synthetic world, where the same ground is drawn from the street and from above.
+
+Unrolled about its centre, a tile shows around the compass what the panorama shows below the horizon. Which turn of the
+one fits the other best is measured over many pairs by circular correlation, without a look at how the views are made.
+"""
+
+import numpy as np
+import pytest
+import torch
+
+from gengeo_hf.data import PairSource
+from gengeo_hf.data.augment import Augmentation, quarter_turned, rolled
+from gengeo_hf.data.views import limited_fov, polar_tile
+
+COLUMNS = 168
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    pytest.importorskip("embreex", reason="the synthetic world is drawn with embreex")
+    from gengeo_hf.model import GenGeoImageProcessor
+    from gengeo_hf.world import build_world
+
+    sizes = {"ground": {"height": 42, "width": COLUMNS}, "aerial": {"height": 70, "width": 70}}
+    world = build_world("urban", "test", 48, cache_dir=tmp_path_factory.mktemp("world"), workers=1)
+    return PairSource(world, GenGeoImageProcessor(view_sizes=sizes)).__getitems__(list(range(48)))
+
+
+def profiles(images):
+    """Colour of each azimuth without its mean and scale: (B, 3, columns)."""
+    flat = images.float().mean(dim=2)
+    flat = flat - flat.mean(dim=-1, keepdim=True)
+    return flat / flat.flatten(1).norm(dim=1)[:, None, None].clamp_min(1e-6)
+
+
+def agreement(batch, mirrored=False):
+    """Mean correlation of the two views for each turn of the tile, in columns: (COLUMNS,)."""
+    ground = profiles(batch["ground"][..., 27:, :])  # the lower third: roads and lawns near the camera
+    unrolled = polar_tile(batch["aerial"], (35, COLUMNS))[..., 22:32, :]
+    aerial = profiles(unrolled.flip(-1) if mirrored else unrolled)
+    spectrum = torch.fft.rfft(ground) * torch.fft.rfft(aerial).conj()
+    return torch.fft.irfft(spectrum, n=COLUMNS).sum(1).mean(0).numpy()
+
+
+def off_north_degrees(batch):
+    best = int(agreement(batch).argmax())
+    return abs((best + COLUMNS // 2) % COLUMNS - COLUMNS // 2) * 360 / COLUMNS
+
+
+@pytest.mark.parametrize(("flip", "rotate"), [(False, False), (True, False), (False, True), (True, True)])
+def test_north_agrees_after_every_joint_operation(pairs, flip, rotate):
+    for seed in range(3):
+        after = Augmentation(flip=flip, rotate=rotate)(pairs, (seed,))
+        assert off_north_degrees(after) <= 10
+        assert agreement(after).max() > 1.5 * agreement(after, mirrored=True).max()
+        if flip or rotate:
+            assert not torch.equal(after["aerial"], pairs["aerial"])
+
+
+def test_one_view_alone_turned_or_mirrored_is_seen(pairs):
+    turns = np.ones(len(pairs["ground"]), dtype=int)
+    for changed in (
+        {**pairs, "aerial": quarter_turned(pairs["aerial"], turns)},
+        {**pairs, "ground": rolled(pairs["ground"], turns)},
+    ):
+        assert off_north_degrees(changed) == pytest.approx(90, abs=10)
+    mirrored = {**pairs, "aerial": pairs["aerial"].flip(-1)}
+    assert agreement(mirrored).max() < agreement(pairs).max() / 1.5
+    wrong_sense = {
+        **pairs,
+        "aerial": quarter_turned(pairs["aerial"], turns),
+        "ground": rolled(pairs["ground"], 3 * turns),
+    }
+    assert off_north_degrees(wrong_sense) == pytest.approx(180, abs=10)
+
+
+def test_a_cut_to_a_heading_shows_that_side(pairs):
+    for heading in (0.0, 90.0, 225.0):
+        directions = torch.full((len(pairs["ground"]),), heading)
+        cut = limited_fov(pairs["ground"], 90.0, directions)
+        width = cut.shape[-1]
+        canvas = torch.zeros_like(pairs["ground"])
+        middle = (COLUMNS - width) // 2
+        canvas[..., middle : middle + width] = cut
+        whole = {**pairs, "ground": torch.roll(canvas, round(heading * COLUMNS / 360), dims=-1)}
+        expected = torch.zeros_like(canvas)
+        columns = (torch.arange(width) + middle + round(heading * COLUMNS / 360)) % COLUMNS
+        expected[..., columns] = pairs["ground"][..., columns]
+        assert torch.equal(whole["ground"], expected)
