@@ -1,5 +1,6 @@
 """One contract, every store: Qdrant in memory, Milvus embedded, Milvus over a socket."""
 
+import contextlib
 import importlib.util
 import socket
 import subprocess
@@ -27,22 +28,31 @@ needs_milvus = pytest.mark.skipif(
 needs_qdrant = pytest.mark.skipif(not installed("qdrant_client"), reason="qdrant-client is not installed")
 
 
-@pytest.fixture(scope="session")
-def milvus_server(tmp_path_factory):
+@contextlib.contextmanager
+def running_server(folder):
+    """A Milvus server on a free port of this machine: its address and process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     program = Path(sys.executable).with_name("milvus-lite")
-    words = [program, "server", "--data-dir", tmp_path_factory.mktemp("milvus"), "--port", str(port)]
+    words = [program, "server", "--data-dir", folder, "--port", str(port)]
     server = subprocess.Popen(list(map(str, words)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    for _ in range(200):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.1)
-    yield f"milvus:http://127.0.0.1:{port}"
-    server.terminate()
-    server.wait(timeout=20)
+    try:
+        for _ in range(600):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        yield f"milvus:http://127.0.0.1:{port}", server
+    finally:
+        server.terminate()
+        server.wait(timeout=20)
+
+
+@pytest.fixture(scope="session")
+def milvus_server(tmp_path_factory):
+    with running_server(tmp_path_factory.mktemp("milvus")) as (address, _):
+        yield address
 
 
 @pytest.fixture(
@@ -123,6 +133,21 @@ def test_photos_are_located_in_a_store(store, gallery, encoder):
     localizer = GeoLocalizer(encoder, store)
     place = localizer.locate(ListSource(count=40).images[7], top=1)[0]
     assert place.tile_id == "noise-7" and place.votes > 1
+
+
+@pytest.mark.slow
+@needs_milvus
+def test_a_server_that_goes_away_is_one_line(tmp_path_factory, gallery, encoder):
+    with running_server(tmp_path_factory.mktemp("leaving")) as (address, server):
+        store = connect(address)
+        export_index(gallery, store)
+        store.search(encoder.encode(ListSource(count=1).images, "ground"), 3)
+        store.engine._engine.timeout = 2.0
+        server.kill()
+        server.wait(timeout=20)
+        with pytest.raises(GenGeoError, match=address) as caught:
+            store.search(encoder.encode(ListSource(count=1).images, "ground"), 3)
+    assert "\n" not in str(caught.value)
 
 
 @needs_milvus

@@ -25,6 +25,27 @@ BATCH = 256
 FIELDS = ("tile_id", "lat", "lon", "west", "south", "east", "north", "area", "source")
 
 
+class _Guarded:
+    """An engine whose own errors, of gRPC, HTTP or its client, become one line; whatever goes wrong is its address."""
+
+    def __init__(self, engine: "Engine", address: str) -> None:
+        self._engine, self._address = engine, address
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self._engine, name)
+
+        def guarded(*words: Any) -> Any:
+            try:
+                return call(*words)
+            except GenGeoError:
+                raise
+            except Exception as error:
+                first = (str(error).splitlines() or [type(error).__name__])[0]
+                raise GenGeoError(f"{self._address} did not {name.replace('names', 'answer')}: {first}") from error
+
+        return guarded
+
+
 class Engine(Protocol):
     """One vector database. Vectors have unit length; scores are cosines, best first."""
 
@@ -62,7 +83,8 @@ class StoreIndex:
     """
 
     def __init__(self, engine: Engine, address: str = "") -> None:
-        self.engine, self.address = engine, address
+        self.engine: Engine = _Guarded(engine, address or type(engine).__name__)
+        self.address = address
         self._name = ""
 
     def use(self, fingerprint: str, dim: int | None = None) -> "StoreIndex":

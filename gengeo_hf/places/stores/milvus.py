@@ -30,20 +30,24 @@ class MilvusEngine:
         GenGeoError: nobody answers.
     """
 
+    timeout = 120.0  # seconds; without one the client tries a server that has gone away 75 times
+
     def __init__(self, where: str) -> None:
         try:
             from pymilvus import MilvusClient
         except ImportError as error:
             raise MissingExtraError("pymilvus", "milvus", "use a Milvus store") from error
         try:
-            self._client = MilvusClient(where, timeout=10)
+            # The client's own pings, every 10 s, make servers with gRPC's default limits close an idle connection.
+            calm = {"grpc.keepalive_time_ms": 300_000, "grpc.keepalive_permit_without_calls": False}
+            self._client = MilvusClient(where, timeout=10, **({"grpc_options": calm} if "://" in where else {}))
         except Exception as error:  # its own exceptions, and those of gRPC
             raise GenGeoError(f"no Milvus at {where}: {str(error).splitlines()[0]}") from error
         self._loaded: set[str] = set()
 
     def names(self) -> list[str]:
         """Collections that are there."""
-        return list(self._client.list_collections())
+        return list(self._client.list_collections(timeout=self.timeout))
 
     def create(self, name: str, dim: int) -> None:
         """Make a collection with an exact index; a cluster's administrator may choose another."""
@@ -71,14 +75,14 @@ class MilvusEngine:
                     f"tile {row['tile_id'][:60]!r}: ids, areas and sources may have {TEXT} bytes in Milvus"
                 )
         data = [{**row, "vector": vector.tolist()} for row, vector in zip(rows, vectors, strict=True)]
-        self._client.upsert(name, data)
+        self._client.upsert(name, data, timeout=self.timeout)
 
     def search(self, name: str, queries: np.ndarray, k: int, near: Near | None) -> list[list[tuple[dict, float]]]:
         """Rows and scores, with a prior those of its box."""
         self._load(name)
         found = self._client.search(
             name, queries.tolist(), limit=k, output_fields=list(FIELDS), filter=_box(near) if near else "",
-            search_params={"metric_type": "IP"},
+            search_params={"metric_type": "IP"}, timeout=self.timeout,
         )  # fmt: skip
         return [
             [(dict(hit["entity"]) | {"tile_id": hit["tile_id"]}, float(hit["distance"])) for hit in hits]
@@ -88,16 +92,16 @@ class MilvusEngine:
     def count(self, name: str) -> int:
         """Rows in a collection."""
         self._load(name)
-        return int(self._client.query(name, output_fields=["count(*)"])[0]["count(*)"])
+        return int(self._client.query(name, output_fields=["count(*)"], timeout=self.timeout)[0]["count(*)"])
 
     def delete(self, name: str, tile_ids: Sequence[str]) -> None:
         """Remove rows."""
-        self._client.delete(name, ids=list(tile_ids))
+        self._client.delete(name, ids=list(tile_ids), timeout=self.timeout)
 
     def _load(self, name: str) -> None:
         """A collection that was made by another process must be loaded before it can be asked."""
         if name not in self._loaded:
-            self._client.load_collection(name)
+            self._client.load_collection(name, timeout=self.timeout)
             self._loaded.add(name)
 
 

@@ -33,8 +33,13 @@ class QdrantEngine:
             from qdrant_client import QdrantClient
         except ImportError as error:
             raise MissingExtraError("qdrant_client", "qdrant", "use a Qdrant store") from error
+        self._in_memory = where == ":memory:"
         try:
-            self._client = QdrantClient(where) if where == ":memory:" else QdrantClient(url=where, timeout=10)
+            self._client = (
+                QdrantClient(where)
+                if self._in_memory
+                else QdrantClient(url=where, timeout=10, check_compatibility=False)
+            )
             self._client.get_collections()
         except Exception as error:  # its own exceptions, and those of httpx
             raise GenGeoError(f"no Qdrant at {where}: {str(error).splitlines()[0]}") from error
@@ -51,7 +56,7 @@ class QdrantEngine:
             return
         vectors = models.VectorParams(size=dim, distance=models.Distance.DOT, datatype=models.Datatype.FLOAT16)
         self._client.create_collection(name, vectors_config=vectors)
-        if not hasattr(self._client._client, "collections"):  # the in-memory mode has no payload index, and warns
+        if not self._in_memory:  # which has no payload index, and warns
             self._client.create_payload_index(name, "place", models.PayloadSchemaType.GEO)
 
     def upsert(self, name: str, rows: Sequence[dict[str, Any]], vectors: np.ndarray) -> None:
@@ -76,11 +81,12 @@ class QdrantEngine:
             middle = models.GeoPoint(lat=near.lat, lon=near.lon)
             circle = models.GeoRadius(center=middle, radius=near.radius_m * 1.01)  # its Earth may be another sphere
             condition = models.Filter(must=[models.FieldCondition(key="place", geo_radius=circle)])
+        exact = None if self._in_memory else models.SearchParams(exact=near is not None)  # in memory always is
         answers = []
         for query in queries:
             found = self._client.query_points(
                 name, query=query.tolist(), limit=k, query_filter=condition, with_payload=True,
-                search_params=models.SearchParams(exact=near is not None),
+                search_params=exact,
             )  # fmt: skip
             answers.append([(dict(point.payload or {}), float(point.score)) for point in found.points])
         return answers
