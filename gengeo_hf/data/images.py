@@ -170,7 +170,7 @@ def _open_heif(source: Source, name: str) -> Image.Image:
 def _rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
     """The image in RGB; what is transparent shows the background."""
     if image.mode == "RGB" and "transparency" not in image.info:
-        return image.copy()  # the copy outlives the file
+        return image  # it is loaded: its pixels outlive the file
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
     if image.format == "TIFF" and image.mode in ("RGBA", "RGBX"):
