@@ -39,8 +39,9 @@ class Augmentation:
         jpeg_chance: share of the images that are compressed; done by PIL on the CPU, and slow beside the rest.
         jpeg_quality: least and greatest quality of that.
         fov: least and greatest horizontal field of view in degrees, cut from panoramas; one value per batch. None
-            keeps the whole panorama.
-        unknown_heading: look in a random direction instead of north: the views are no longer aligned.
+            keeps the whole panorama. Ordinary photos of the batch stay whole, squeezed to the same width.
+        unknown_heading: look in a random direction instead of north: the views are no longer aligned. The tiles of
+            ordinary photos take a random quarter turn instead.
         multiple_of: widths that the cut by `fov` may give, the patch size of the model.
 
     Example:
@@ -99,6 +100,8 @@ class Augmentation:
             ground, aerial = rolled(ground, turns), quarter_turned(aerial, turns)
         if self.fov is not None or self.unknown_heading:
             ground = self._looked(ground, panorama, chance)
+        if self.unknown_heading and not panorama.all():
+            aerial = quarter_turned(aerial, np.where(panorama, 0, chance.integers(0, 4, count)))
         return {**batch, "ground": ground, "aerial": aerial}
 
     def _changed(self, images: torch.Tensor, view: str, chance: np.random.Generator) -> torch.Tensor:
@@ -131,12 +134,16 @@ class Augmentation:
         return np.flatnonzero(chance.random(count) < share)
 
     def _looked(self, ground: torch.Tensor, panorama: np.ndarray, chance: np.random.Generator) -> torch.Tensor:
-        """Cut a field of view from every panorama, to the north or to a random side."""
-        if not panorama.all():
-            raise GenGeoError("fov and unknown_heading need panoramas; this batch holds photos with a field of view")
+        """Cut a field of view from every panorama, to the north or to a random side; photos get the same width."""
         fov = 360.0 if self.fov is None else float(chance.uniform(*self.fov))
         heading = chance.uniform(0, 360, len(ground)) if self.unknown_heading else np.zeros(len(ground))
-        return limited_fov(ground, fov, torch.from_numpy(heading), self.multiple_of)
+        cut = limited_fov(ground, fov, torch.from_numpy(heading), self.multiple_of)
+        if not panorama.all():
+            photos = torch.from_numpy(np.flatnonzero(~panorama)).to(ground.device)
+            size = (cut.shape[-2], cut.shape[-1])
+            squeezed = functional.interpolate(ground[photos].float(), size, mode="bilinear", antialias=True)
+            cut[photos] = (squeezed.round() if cut.dtype == torch.uint8 else squeezed).to(cut.dtype)
+        return cut
 
 
 def _flipped(images: torch.Tensor, mirrored: np.ndarray) -> torch.Tensor:

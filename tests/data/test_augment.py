@@ -117,8 +117,19 @@ def test_photos_that_are_no_panoramas_do_not_turn():
     after = Augmentation(flip=False)(batch, SEED)
     assert torch.equal(after["ground"][1::2], batch["ground"][1::2])
     assert torch.equal(after["aerial"][1::2], batch["aerial"][1::2])
-    with pytest.raises(GenGeoError, match="panoramas"):
-        Augmentation(fov=(70, 90))(batch, SEED)
+
+
+def test_photos_beside_panoramas_stay_whole_and_their_tiles_turn():
+    batch = {**scene(np.linspace(-170, 170, 16)), "panorama": torch.tensor([True, False] * 8)}
+    looked = Augmentation(flip=False, rotate=False, fov=(90, 90), multiple_of=1)(batch, SEED)
+    assert looked["ground"].shape[-1] == batch["ground"].shape[-1] // 4
+    pole = batch["ground"][1::2, 0, 0].argmax(dim=-1)  # still in the photo, at a quarter of its column
+    assert (looked["ground"][1::2, 0, 0].argmax(dim=-1) - pole / 4).abs().max() <= 1
+    assert torch.equal(looked["aerial"], batch["aerial"])
+    lost = Augmentation(flip=False, rotate=False, unknown_heading=True)(batch, SEED)
+    assert torch.equal(lost["ground"][1::2], batch["ground"][1::2])
+    assert torch.equal(lost["aerial"][::2], batch["aerial"][::2])
+    assert not torch.equal(lost["aerial"][1::2], batch["aerial"][1::2])
 
 
 def test_oblong_tiles_are_refused():
