@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from gengeo_hf.data.images import PhotoPosition, open_image, photo_position
     from gengeo_hf.data.loading import AerialImages, GroundImages, PairSource
     from gengeo_hf.data.neighbours import NeighbourTable, great_circle_neighbours, training_neighbours
+    from gengeo_hf.data.own import load_hf_dataset
     from gengeo_hf.data.registry import load_pairs
     from gengeo_hf.data.schema import GALLERY_FEATURES, QUERY_FEATURES, CrossViewDataset
 
@@ -25,6 +26,7 @@ _HOMES = {
     "PhotoPosition": "images",
     "QUERY_FEATURES": "schema",
     "great_circle_neighbours": "neighbours",
+    "load_hf_dataset": "own",
     "load_pairs": "registry",
     "open_image": "images",
     "photo_position": "images",
@@ -41,6 +43,7 @@ __all__ = [
     "PairSource",
     "PhotoPosition",
     "great_circle_neighbours",
+    "load_hf_dataset",
     "load_pairs",
     "open_image",
     "photo_position",

@@ -154,13 +154,12 @@ def _write_parquet(
             piece = part.select(range(start, min(start + 100, len(part))))
             sources = images.sources(range(start, start + len(piece)))
             cells = [{"bytes": _bytes(source, change), "path": None} for source in sources]
-            plain = piece.select_columns([name for name in TABLES[table] if name != column]).with_format("arrow")[:]
+            rest = piece.select_columns([name for name in schema.names if name != column]).with_format("arrow")[:]
+            columns = {name: rest[name] for name in rest.column_names}
             if change is not None:
-                turned = [name for name in ("heading", "fov") if name in plain.column_names]
-                blank = {name: pa.nulls(len(piece), schema.field(name).type) for name in turned}
-                plain = {name: blank.get(name, plain[name]) for name in plain.column_names}
-            columns = {**{name: plain[name] for name in plain.column_names},
-                       column: pa.array(cells, schema.field(column).type)}  # fmt: skip
+                lost = [name for name in ("heading", "fov") if name in columns]
+                columns |= {name: pa.nulls(len(piece), schema.field(name).type) for name in lost}
+            columns[column] = pa.array(cells, schema.field(column).type)
             writer.write_table(pa.table([columns[name] for name in schema.names], names=schema.names).cast(schema))
 
 

@@ -1,0 +1,110 @@
+"""Exports: the same bytes back, a stopped export goes on, and other data are never mixed in."""
+
+import datasets
+import numpy as np
+import pytest
+
+from gengeo_hf.data import export, load_pairs
+from gengeo_hf.data.export import export_pairs
+from gengeo_hf.errors import GenGeoError
+from tests.data import folders
+from tests.data.helpers import toy_dataset
+from tests.test_cli import gengeo  # noqa: F401  # a fixture
+
+
+@pytest.fixture
+def data(tmp_path):
+    root = folders.make_cvusa(tmp_path / "CVUSA", train=range(1, 3), test=range(10, 20))
+    return load_pairs("cvusa", root, "test")
+
+
+def test_parquet_comes_back_without_the_images_folder(data, tmp_path, gengeo):  # noqa: F811
+    out = tmp_path / "out"
+    code, text, err = gengeo("data", "export", "cvusa", tmp_path / "CVUSA", "--split", "test", "--out", out)
+    assert code == 0 and "2 files written, 0 were there already" in text, err
+    stored = (tmp_path / "CVUSA/streetview/panos/0000012.jpg").read_bytes()
+    pixels = np.asarray(data.gallery[2]["aerial"])
+    expected = data.queries.remove_columns("ground")[2]
+    (tmp_path / "CVUSA").rename(tmp_path / "gone")
+    back = load_pairs("parquet", out, "test")
+    assert back.queries.remove_columns("ground")[2] == expected
+    raw = back.queries.cast_column("ground", datasets.Image(decode=False))[2]["ground"]
+    assert raw["bytes"] == stored  # not encoded again
+    assert np.array_equal(np.asarray(back.gallery[2]["aerial"]), pixels)
+
+
+@pytest.mark.parametrize("form", ["parquet", "webdataset"])
+def test_a_stopped_export_goes_on(data, tmp_path, monkeypatch, form):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert export_pairs(data, whole, "test", form, rows_in_file=3) == (8, 0)
+    writer = "_write_parquet" if form == "parquet" else "_write_tar"
+    plain, calls = getattr(export, writer), []
+
+    def third_fails(part, table, path, change):
+        calls.append(path)
+        plain(part, table, path, change)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(export, writer, third_fails)
+    with pytest.raises(KeyboardInterrupt):
+        export_pairs(data, stopped, "test", form, rows_in_file=3)
+    monkeypatch.setattr(export, writer, plain)
+    assert export_pairs(data, stopped, "test", form, rows_in_file=3) == (6, 2)
+    for path in whole.rglob("*"):
+        assert path.is_dir() or path.read_bytes() == (stopped / path.relative_to(whole)).read_bytes()
+    assert len(list(stopped.rglob("*"))) == len(list(whole.rglob("*")))  # and nothing temporary is left
+
+
+def test_webdataset_reads_with_the_library(data, tmp_path):
+    export_pairs(data, tmp_path / "out", "test", "webdataset", rows_in_file=4)
+    files = sorted(map(str, (tmp_path / "out/queries").glob("*.tar")))
+    read = datasets.load_dataset("webdataset", data_files={"test": files}, split="test", cache_dir=tmp_path / "cache")
+    assert len(read) == 10 and {"ground.jpg", "json", "__key__"} <= set(read.column_names)
+    assert read[5]["json"]["query_id"] == data.queries[5]["query_id"]
+    assert read[5]["ground.jpg"].size == data.queries[5]["ground"].size
+
+
+def test_other_data_are_refused(data, tmp_path):
+    export_pairs(data, tmp_path / "out", "test")
+    with pytest.raises(GenGeoError, match="of other data or another format"):
+        export_pairs(toy_dataset(), tmp_path / "out", "test")
+    with pytest.raises(GenGeoError, match="of other data or another format"):
+        export_pairs(data, tmp_path / "out", "test", "webdataset")
+    export_pairs(toy_dataset(), tmp_path / "out", "train")  # another split may lie beside it
+    with pytest.raises(GenGeoError, match="letters"):
+        export_pairs(data, tmp_path / "out", "../test")
+    with pytest.raises(GenGeoError, match="parquet, webdataset"):
+        export_pairs(data, tmp_path / "out", "test", "zip")
+    (tmp_path / "CVUSA/bingmap/19/0000012.jpg").unlink()
+    with pytest.raises(GenGeoError, match="0000012"):
+        export_pairs(data, tmp_path / "new", "test")
+
+
+@pytest.mark.parametrize("form", ["parquet", "webdataset"])
+def test_views_are_exported_and_flat_ground_is_no_panorama(tmp_path, form):
+    import torch
+
+    from gengeo_hf.data.views import ground_bev, padded_sphere, polar_tile
+
+    toy = toy_dataset(3, ground=(28, 112), aerial=(56, 56))
+    views = {"ground_view": "bev:20:0.3", "aerial_view": "polar:16x44"}
+    export_pairs(toy, tmp_path / form, "test", form, **views)
+    with pytest.raises(GenGeoError, match="another format"):
+        export_pairs(toy, tmp_path / form, "test", form)
+    for wrong in ("polar:20x20", "bev", "bev:big", "fisheye:3"):
+        with pytest.raises(GenGeoError, match=r"bev:512:0\.06"):
+            export_pairs(toy, tmp_path / "no", "test", form, ground_view=wrong)
+    if form == "webdataset":
+        return
+    back = load_pairs("parquet", tmp_path / form, "test")
+    assert set(back.queries["fov"][:]) == set(back.queries["heading"][:]) == {None}
+
+    def pixels(image):
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+
+    for found, expected in (
+        (back.queries[1]["ground"], ground_bev(padded_sphere(pixels(toy.queries[1]["ground"])), 20, 0.3)),
+        (back.gallery[1]["aerial"], polar_tile(pixels(toy.gallery[1]["aerial"]), (16, 44))),
+    ):
+        assert (pixels(found).float() - expected).abs().mean() < 3  # JPEG
