@@ -101,7 +101,7 @@ def main() -> None:
                 for data in files:
                     run(data)
                 seconds[name].append((time.process_time() - start) / len(files))
-            print(f"{view}: {full[0]} x {full[1]} JPEG to {size[0]} x {size[1]}, CPU time of one core", flush=True)
+        print(f"{view}: {full[0]} x {full[1]} JPEG to {size[0]} x {size[1]}, CPU time of one core", flush=True)
         for name, times in seconds.items():
             ratio = statistics.median(a / b for a, b in zip(times, seconds["ours"], strict=True))
             print(f"  {name:18} {1 / statistics.median(times):7.1f} images/s; ours is {ratio:5.2f} times as fast")
