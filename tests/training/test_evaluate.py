@@ -173,3 +173,25 @@ def test_limited_views_keep_their_scale_and_direction(tiny_model, tiny_processor
     for image, wanted, found in zip(panoramas, columns, looked, strict=True):
         pixels = tiny_processor([image], view="ground", return_tensors="pt")["pixel_values"][..., wanted]
         np.testing.assert_allclose(found, tiny_model(pixels, view="ground").pooler_output[0].detach(), atol=1e-5)
+
+
+def test_cuts_are_the_same_however_the_shards_are_shared_out(tiny_model, tiny_processor, tmp_path):
+    from gengeo_hf.data.loading import GroundImages
+    from gengeo_hf.encoder import Encoder
+
+    encoder, pairs = Encoder(tiny_model, tiny_processor, "cpu", batch_size=4), made_up_pairs(20)
+    photos, ids = GroundImages(pairs), pairs.queries["query_id"][:]
+    protocol = script.find_protocol("world-urban-fov180-unknown")
+    given = {"fov": 180, "headings": describe.cut_headings(protocol, 20, seed=3), "shard_rows": 4}
+    alone = describe.describe_view(encoder, photos, "ground", ids, tmp_path / "one", **given)
+    for process in (1, 0):  # the second process may be first
+        shared = describe.describe_view(
+            encoder, photos, "ground", ids, tmp_path / "two", process=process, processes=2, **given
+        )
+        assert sum(shared.read(n) is not None for n in range(5)) == (2 if process else 5)
+    np.testing.assert_array_equal(alone.load(), shared.load())
+    other = describe.cut_headings(protocol, 20, seed=4)
+    assert (
+        describe.describe_view(encoder, photos, "ground", ids, tmp_path / "two", **(given | {"headings": other})).folder
+        != shared.folder
+    )
