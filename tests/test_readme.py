@@ -16,6 +16,10 @@ from gengeo_hf import cli
 from tests.conftest import TINY, TINY_SIZES
 from tests.written_commands import ROOT, blocks, mentions, pages, parse
 
+RUN = [  # the README always; the other pages take some seconds each
+    pytest.param(path, id=str(path.relative_to(ROOT)), marks=[] if path.parent == ROOT else pytest.mark.slow)
+    for path in pages()
+]
 PAGES = [pytest.param(path, id=str(path.relative_to(ROOT))) for path in pages()]
 
 
@@ -86,7 +90,7 @@ def test_every_command_is_understood(page, monkeypatch):
         parse(words, whole=False)
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", RUN)
 def test_what_is_not_marked_works(page, stand_ins, tmp_path, monkeypatch):
     wanted = [
         b for b in blocks(page.read_text(encoding="utf-8")) if not b.mark and b.language in ("sh", "bash", "python")

@@ -98,7 +98,7 @@ def parse(words: list[str], whole: bool = True) -> None:
         script = next((i for i, word in enumerate(words) if word.endswith(".py")), None)
         if script is not None:
             assert (ROOT / words[script]).is_file(), f"{words[script]} does not exist"
-            if whole or len(words) > script + 1:
+            if "--help" not in words and (whole or len(words) > script + 1):
                 parse_script(ROOT / words[script], words[script + 1 :])
 
 
@@ -132,7 +132,7 @@ class Parsed(BaseException):
 
 def parse_script(script: Path, words: list[str]) -> None:
     """Let a script of the project understand its words, and stop it there."""
-    if script.name == "train.py" and "--help" not in words:
+    if script.name == "train.py":
         sys.path.insert(0, str(script.parent))
         from settings import load_settings
 
