@@ -22,8 +22,8 @@ def pairs(tmp_path_factory):
     from gengeo_hf.world import build_world
 
     sizes = {"ground": {"height": 42, "width": COLUMNS}, "aerial": {"height": 70, "width": 70}}
-    world = build_world("urban", "test", 48, cache_dir=tmp_path_factory.mktemp("world"), workers=1)
-    return PairSource(world, GenGeoImageProcessor(view_sizes=sizes)).__getitems__(list(range(48)))
+    world = build_world("urban", "test", 24, cache_dir=tmp_path_factory.mktemp("world"), workers=1)
+    return PairSource(world, GenGeoImageProcessor(view_sizes=sizes)).__getitems__(list(range(24)))
 
 
 def profiles(images):

@@ -1,0 +1,55 @@
+"""The real scripts on folders of the benchmarks' shape: a step of training, then the protocol, both from files."""
+
+import json
+
+import pytest
+
+import train
+from settings import load_settings
+from tests.conftest import TINY, TINY_SIZES
+from tests.data import folders
+from tests.training.test_evaluate import REPOSITORY, script
+
+CONFIGS = REPOSITORY / "training" / "configs"
+MAKERS = {
+    "cvusa": folders.make_cvusa,
+    "cvact": lambda root: folders.make_cvact(root)[0],
+    "vigor_same": folders.make_vigor,
+    "vigor_cross": lambda root: folders.make_vigor(root, layout="sample4geo"),
+}
+PROTOCOLS = {"cvusa": "cvusa", "cvact": "cvact-val", "vigor_same": "vigor-same", "vigor_cross": "vigor-cross"}
+# A grid of 350 m is one or two blocks: no part of it can be set aside by area.
+BY_ID = "{validation_share: 0.2, validation_by: id}"
+
+
+def small(output, root, name):
+    model = json.dumps({**TINY, "head_dropout": 0.0})
+    sizes = {view: [size["height"], size["width"]] for view, size in TINY_SIZES.items()}
+    options = BY_ID if name.startswith("vigor") else "{validation_share: 0.2}"
+    return load_settings(
+        CONFIGS / f"{name}.yaml",
+        [
+            f"output={output}", f"data.root={root}", "data.workers=0", f"data.train={options}",
+            f"data.validation={options}", f"data.ground_size={sizes['ground']}", f"data.aerial_size={sizes['aerial']}",
+            "model.init=null", f"model.config={model}", "sampling.batch_size=16", "sampling.neighbours=4",
+            "sampling.pool=8", "optimisation.epochs=1", 'optimisation.mixed_precision="no"', "log_every=1",
+        ],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", ["cvusa", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cvact", "vigor_same", "vigor_cross"))]
+)
+def test_train_then_evaluate(tmp_path, name):
+    root = MAKERS[name](tmp_path / "data")
+    result = train.main(small(tmp_path / "run", root, name))
+    assert 0 <= result["recall@1"] <= 1
+    steps = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert sum("loss" in line for line in steps) >= 2
+    protocol = PROTOCOLS[name]
+    given = ["--model", str(tmp_path / "run/model"), "--protocol", protocol, "--data", str(root), "--cpu",
+             "--out", str(tmp_path / "result.json")]  # fmt: skip
+    summary = script.main(script.parse(given)).summary
+    assert summary["protocol"]["name"] == protocol and summary["dataset"]["complete"] is False
+    if name.startswith("vigor"):
+        assert "hit_rate_code" in summary["metrics"]
