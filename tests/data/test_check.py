@@ -107,7 +107,7 @@ def test_a_hundred_thousand_files_within_a_minute(tmp_path):
     folders.linked(folders.picture(tmp_path / "a.jpg", 750, 750), tmp_path / "bingmap/19", names)
     (tmp_path / "splits").mkdir()
     (tmp_path / "splits/train-19zl.csv").write_text("\n".join(map(folders.cvusa_row, numbers)))
-    start = time.perf_counter()
+    start = time.process_time()  # of the processor, which other programs on the machine do not change
     report = check_data("cvusa", tmp_path)
-    assert time.perf_counter() - start < 60
+    assert time.process_time() - start < 30
     assert any("50,000 of 50,000 pairs have both images" in str(finding) for finding in report.findings)
