@@ -14,7 +14,7 @@ import wrapt
 if TYPE_CHECKING:
     from gengeo_hf.encoder import Encoder
     from gengeo_hf.model import GenGeoConfig, GenGeoImageProcessor, GenGeoModel, GenGeoModelOutput
-    from gengeo_hf.places import GeoIndex
+    from gengeo_hf.places import GeoIndex, GeoLocalizer
 
 __version__ = "0.1.0"
 
@@ -25,8 +25,17 @@ _HOMES = {
     "GenGeoModel": "gengeo_hf.model",
     "GenGeoModelOutput": "gengeo_hf.model",
     "GeoIndex": "gengeo_hf.places",
+    "GeoLocalizer": "gengeo_hf.places",
 }
-__all__ = ["Encoder", "GenGeoConfig", "GenGeoImageProcessor", "GenGeoModel", "GenGeoModelOutput", "GeoIndex"]
+__all__ = [
+    "Encoder",
+    "GenGeoConfig",
+    "GenGeoImageProcessor",
+    "GenGeoModel",
+    "GenGeoModelOutput",
+    "GeoIndex",
+    "GeoLocalizer",
+]
 
 
 def __getattr__(name: str) -> Any:
