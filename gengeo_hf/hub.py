@@ -6,14 +6,14 @@ Before: folders on this machine. After: repositories on the Hub; or the other wa
 import json
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 from gengeo_hf.errors import GenGeoError
+from gengeo_hf.exchange import first_line, retried
 from gengeo_hf.export import EXPORT_RECORD, export_folder
 from gengeo_hf.files import atomic_folder, check_replaceable, write_text
 
@@ -21,10 +21,8 @@ if TYPE_CHECKING:
     from gengeo_hf.data import CrossViewDataset
     from gengeo_hf.places import GeoIndex
 
-T = TypeVar("T")
 Kind = Literal["model", "index", "dataset"]
 KINDS: tuple[Kind, ...] = ("model", "index", "dataset")
-ATTEMPTS = 5
 MANIFEST = "manifest.json"  # of an index
 # What shows that a folder holds an earlier pull of its kind, which a new one may replace.
 MARKERS: dict[Kind, str] = {"model": EXPORT_RECORD, "index": MANIFEST, "dataset": "queries"}
@@ -114,7 +112,7 @@ def _check_name(repository: str) -> None:
     try:
         validate_repo_id(repository)
     except HFValidationError as error:
-        raise GenGeoError(f"{repository!r} cannot be the name of a repository: {_first_line(error)}") from error
+        raise GenGeoError(f"{repository!r} cannot be the name of a repository: {first_line(error)}") from error
     if repository.count("/") != 1:
         raise GenGeoError(f"{repository!r} cannot be the name of a repository: expected organisation/name")
 
@@ -169,56 +167,6 @@ def upload(
 def _fits(name: str, pattern: str) -> bool:
     """Whether a path fits a pattern whose stars do not reach into folders."""
     return name.count("/") == pattern.count("/") and fnmatch(name, pattern)
-
-
-def retried(action: Callable[[], T], repository: str, pause: float = 1.0) -> T:
-    """Run an exchange with the Hub; try again after network errors, 429 and 5xx, waiting twice as long each time.
-
-    Raises:
-        GenGeoError: the Hub refuses the token or the name, is switched off here, or does not answer at last.
-    """
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        LocalTokenNotFoundError,
-        OfflineModeIsEnabled,
-    )
-    from huggingface_hub.utils import httpx
-
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return action()
-        except (LocalTokenNotFoundError, HFValidationError) as error:
-            raise GenGeoError(f"{repository}: {_first_line(error)}") from error
-        except HfHubHTTPError as error:
-            status = error.response.status_code if error.response is not None else 0
-            if status != 429 and status < 500:
-                raise GenGeoError(_refusal(repository, status, error)) from error
-            problem: Exception = error
-        # What snapshot_download makes of a network error when it has no older copy.
-        except (LocalEntryNotFoundError, httpx.TransportError, ConnectionError, TimeoutError) as error:
-            if isinstance(error, OfflineModeIsEnabled) or isinstance(error.__cause__, OfflineModeIsEnabled):
-                raise GenGeoError(f"{repository}: the Hub is switched off here (HF_HUB_OFFLINE)") from error
-            problem = error
-        if attempt < ATTEMPTS:
-            time.sleep(pause * 2 ** (attempt - 1))
-    raise GenGeoError(f"no exchange with the Hub about {repository} in {ATTEMPTS} attempts: {_first_line(problem)}")
-
-
-def _refusal(repository: str, status: int, error: Exception) -> str:
-    if status in (401, 403):
-        return (
-            f"the Hub refused the token for {repository} ({status}): log in with `hf auth login`, or set HF_TOKEN, "
-            "with a token that has the rights for it"
-        )
-    if status == 404:
-        return f"the Hub has no {repository}, or not that revision, that you can see: check the name and your token"
-    return f"the Hub refused {repository} ({status}): {_first_line(error)}"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def pull(

@@ -143,7 +143,7 @@ class OnnxEncoder(Encoder):
 
 def _fetched(name: str, revision: str | None) -> Path:
     """The files of a Hub repository that this encoder reads."""
-    from gengeo_hf.hub import retried
+    from gengeo_hf.exchange import retried
 
     def fetch() -> str:
         from huggingface_hub import snapshot_download

@@ -118,7 +118,7 @@ def load_settings(config: str | Path, overrides: list[str]) -> Settings:
     if wrong := [item for item in overrides if "=" not in item]:
         raise GenGeoError(f"expected key=value, found {wrong[0]!r}; for example sampling.batch_size=64")
     try:
-        layers = [*_with_bases(path), OmegaConf.from_dotlist(overrides)]
+        layers = [*_with_bases(path), OmegaConf.from_dotlist([_word(item) for item in overrides])]
         merged = OmegaConf.merge(OmegaConf.structured(Settings), *layers)
         if missing := sorted(OmegaConf.missing_keys(merged)):
             raise GenGeoError(f"{path.name} leaves {missing[0]} open: add {missing[0]}=... to the command")
@@ -154,6 +154,12 @@ def _check_choices(settings: Settings) -> None:
     for name in ("random_share", "geographic_share"):
         if not 0 <= (share := getattr(settings.sampling, name)) <= 1:
             raise GenGeoError(f"sampling.{name} is {share}; it must lie in 0..1")
+
+
+def _word(item: str) -> str:
+    """`key=no` means the word: YAML 1.1 would make it false, and `mixed_precision=no` could not be said."""
+    key, _, value = item.partition("=")
+    return f'{key}="{value}"' if value.lower() in ("no", "yes", "on", "off") else item
 
 
 def _with_bases(path: Path) -> list[Any]:

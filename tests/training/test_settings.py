@@ -25,6 +25,8 @@ def test_values_on_the_command_line_win():
     assert settings.sampling.batch_size == 32
     assert settings.optimisation.learning_rate == 1e-5
     assert settings.model.init == "x"
+    said = load_settings(URBAN, ["optimisation.mixed_precision=no", "data.in_memory=false"])
+    assert said.optimisation.mixed_precision == "no" and said.data.in_memory is False  # `no` is a word, not false
 
 
 @pytest.mark.parametrize(
