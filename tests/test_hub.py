@@ -14,8 +14,8 @@ from PIL import Image
 
 from gengeo_hf.card import ASSETS, model_card
 from gengeo_hf.errors import GenGeoError
-from gengeo_hf.export import export_folder, write_space
 from gengeo_hf.exchange import retried
+from gengeo_hf.export import export_folder, write_space
 from tests.hub_server import TOKEN, HubServer
 
 WITHOUT_PACKAGE = """
