@@ -38,7 +38,8 @@ def main(arguments: list[str] | None = None) -> None:
     if given.table != "all" and given.table not in plan["tables"]:
         raise GenGeoError(f"the plan has no table {given.table!r}; it has all, {', '.join(plan['tables'])}")
     tables = list(plan["tables"]) if given.table == "all" else [given.table]
-    command = "python training/ablate.py " + " ".join(sys.argv[1:] if arguments is None else arguments)
+    source = f"--rows {given.rows.name}" if given.rows else f"--data {given.data}"  # folders are left out
+    command = " ".join(["python training/ablate.py", given.table, source, f"--seeds {given.seeds}", *given.overrides])
     for seed in range(given.seeds):  # seed by seed, so that a run that is stopped has whole tables of fewer seeds
         for table in tables:
             for row in plan["tables"][table]:

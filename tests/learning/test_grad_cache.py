@@ -118,13 +118,24 @@ def worker(rank, address, results):
     dist.destroy_process_group()
 
 
-def test_two_processes_equal_one(tmp_path):
-    results = tmp_path / "gradients"
-    mp.spawn(worker, args=(f"file://{tmp_path}/rendezvous", results), nprocs=2)
+def both_workers(rank, folder):
+    worker(rank, f"file://{folder}/one", folder / "plain")
+    dropout_worker(rank, f"file://{folder}/other", folder / "dropout")
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """Started once: most of the time is PyTorch's import."""
+    folder = tmp_path_factory.mktemp("processes")
+    mp.spawn(both_workers, args=(folder,), nprocs=2)
+    return folder
+
+
+def test_two_processes_equal_one(two_processes):
     alone = Toy(dropout=0.0)
     expected_loss = plain(alone, parts_of(*images(), 12))
     for rank in range(2):
-        loss, found = torch.load(f"{results}-{rank}", weights_only=True)
+        loss, found = torch.load(f"{two_processes}/plain-{rank}", weights_only=True)
         assert loss == pytest.approx(expected_loss, abs=1e-6)
         for ours, expected in zip(found, gradients(alone), strict=True):
             torch.testing.assert_close(ours, expected, atol=1e-6, rtol=0)
@@ -163,11 +174,9 @@ def dropout_worker(rank, address, results):
     dist.destroy_process_group()
 
 
-def test_two_processes_with_dropout_and_a_loss_scale(tmp_path):
-    results = tmp_path / "gradients"
-    mp.spawn(dropout_worker, args=(f"file://{tmp_path}/rendezvous", results), nprocs=2)
+def test_two_processes_with_dropout_and_a_loss_scale(two_processes):
     for rank in range(2):
-        expected, cached, control = torch.load(f"{results}-{rank}", weights_only=True)
+        expected, cached, control = torch.load(f"{two_processes}/dropout-{rank}", weights_only=True)
         for one, other in zip(expected, cached, strict=True):
             torch.testing.assert_close(other, one, atol=1e-5, rtol=0)
         assert max((a - b).abs().max().item() for a, b in zip(expected, control, strict=True)) > 1e-3
