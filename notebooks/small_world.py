@@ -15,7 +15,7 @@ from IPython.display import Image, display
 ROOT = Path(__file__).resolve().parents[1]
 HOME = Path(os.environ.get("GENGEO_NOTEBOOKS", ROOT / "runs" / "notebooks"))  # what the notebooks write
 DEMO = ROOT / "demo"
-PAIRS, EPOCHS = 600, 12  # of the short training; `make demo` trains on 6,800
+PAIRS, EPOCHS = 1500, 15  # of the short training; `make demo` trains on 6,800
 
 
 def world_folder() -> Path:
