@@ -7,6 +7,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import threading
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,10 +119,18 @@ def _jobs(home: Path, domain: str, split: str, num_pairs: int, seed: int, ground
 _counter: Any = None  # set in worker processes: pairs drawn by all of them
 
 
-def _keep_counter(counter: Any) -> None:
-    """Runs once in each worker."""
+def _start_worker(counter: Any) -> None:
+    """Runs once in each worker: keep the counter, and end when the process that asked is gone (a kill tells nobody)."""
     global _counter
     _counter = counter
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _draw_in_worker(job: Job) -> None:
@@ -151,7 +160,7 @@ def _draw(jobs: list[Job], workers: int, progress: bool, name: str) -> None:
             return
         context = multiprocessing.get_context("spawn")  # a fork of a process with torch's threads can hang
         counter = context.Value("d", 0.0)
-        with ProcessPoolExecutor(min(workers, len(jobs)), context, _keep_counter, (counter,)) as pool:
+        with ProcessPoolExecutor(min(workers, len(jobs)), context, _start_worker, (counter,)) as pool:
             waiting = {pool.submit(_draw_in_worker, job) for job in jobs}
             try:
                 while waiting:

@@ -78,3 +78,29 @@ def test_a_histogram_finds_a_tile_with_the_photo_s_own_colours(small):
     buffer = io.BytesIO()
     Image.new("RGB", (4, 4), "red").save(buffer, "PNG")
     assert colour_histogram(Image.open(buffer)).sum() == pytest.approx(1)
+
+
+def test_a_killed_build_leaves_no_process_and_no_half_region_behind(tmp_path):
+    """Two regions are drawn by two workers; the process that asked is killed in the middle."""
+    import multiprocessing
+    import time
+
+    import psutil
+
+    options = {"ground_size": (42, 168), "aerial_size": (70, 70), "cache_dir": tmp_path, "workers": 2}
+    asked = multiprocessing.get_context("spawn").Process(
+        target=build_world, args=("urban", "test", 300), kwargs=options
+    )
+    asked.start()
+    workers = []
+    deadline = time.monotonic() + 60
+    while len(workers) < 2 and time.monotonic() < deadline:
+        workers = [p for p in psutil.Process(asked.pid).children() if "spawn_main" in " ".join(p.cmdline())]
+        time.sleep(0.1)
+    assert len(workers) == 2
+    time.sleep(2)
+    asked.kill()
+    asked.join()
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert not alive
+    assert not [folder for folder in tmp_path.glob("*/region-*-150") if not (folder / "shard.json").is_file()]
