@@ -19,7 +19,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from .aggregators import GenGeoGem, GenGeoHead, GenGeoNetVlad
 from .backbones import build_backbone, patch_sides, read_tokens, set_trainable, token_width
 from .configuration_gengeo import GenGeoConfig
-from .salad import GenGeoSalad
+from .salad import GenGeoSalad, float32_island
 
 VIEWS = ("ground", "aerial")
 MAX_SCALE = 100.0  # CLIP's bound on the InfoNCE scale
@@ -206,12 +206,13 @@ class GenGeoModel(GenGeoPreTrainedModel):
                 f"{len(ground)} ground and {len(aerial)} aerial images: the loss needs one true pair per row"
             )
         targets = torch.arange(len(ground), device=ground.device)
-        losses = []
-        for width in (*(self.config.matryoshka_dims or ()), ground.shape[1]):
-            queries, gallery = (functional.normalize(x[:, :width], dim=1) for x in (ground, aerial))
-            logits = self.logit_scale.float().exp().clamp(max=MAX_SCALE) * (queries @ gallery.T)
-            smoothing = self.config.label_smoothing
-            losses += [functional.cross_entropy(x, targets, label_smoothing=smoothing) for x in (logits, logits.T)]
+        smoothing, losses = self.config.label_smoothing, []
+        with float32_island(ground.device):  # autocast would round the cosines before they are multiplied by the scale
+            scale = self.logit_scale.float().exp().clamp(max=MAX_SCALE)
+            for width in (*(self.config.matryoshka_dims or ()), ground.shape[1]):
+                queries, gallery = (functional.normalize(x[:, :width], dim=1) for x in (ground, aerial))
+                logits = scale * (queries @ gallery.T)
+                losses += [functional.cross_entropy(x, targets, label_smoothing=smoothing) for x in (logits, logits.T)]
         return torch.stack(losses).mean()
 
 

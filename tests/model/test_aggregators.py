@@ -186,5 +186,10 @@ def test_loss_of_both_views_is_the_mean_over_prefix_widths(dims):
     parts = [slow_pair_loss(unit(ground[:, :d]), unit(aerial[:, :d]), 1 / 0.07, 0.1) for d in (*(dims or ()), 24)]
     assert output.loss.item() == pytest.approx(np.mean(parts), rel=1e-5)
     assert output[0] is output.loss
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # descriptors are rounded, their loss must not be once more
+        output = model(torch.randn(3, 3, 28, 112), aerial_pixel_values=torch.randn(3, 3, 56, 56))
+    ground, aerial = (x.detach().double().numpy() for x in (output.pooler_output, output.aerial_pooler_output))
+    parts = [slow_pair_loss(unit(ground[:, :d]), unit(aerial[:, :d]), 1 / 0.07, 0.1) for d in (*(dims or ()), 24)]
+    assert output.loss.item() == pytest.approx(np.mean(parts), rel=1e-5)
     with pytest.raises(ValueError, match="3 ground and 2 aerial"):
         model(torch.randn(3, 3, 28, 112), aerial_pixel_values=torch.randn(2, 3, 56, 56))
