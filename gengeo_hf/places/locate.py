@@ -20,6 +20,7 @@ from gengeo_hf.places.photos import (
     PHOTO_SUFFIXES,
     Look,
     Photo,
+    TooNarrowError,
     drive_times,
     encode_pictures,
     find_photos,
@@ -154,7 +155,7 @@ class GeoLocalizer:
                 for photo, mine in zip(batch, own, strict=True)
                 if photo.image is not None
             ]
-            found = iter(self._places(asked, top, priors, merge, look))
+            found = iter(self._places_each(asked, top, priors, merge, look))
             for name, photo, mine in zip(names, batch, own, strict=True):
                 places = next(found) if photo.image is not None else []
                 known = not places or (places[0].confidence or 0.0) >= threshold
@@ -181,6 +182,19 @@ class GeoLocalizer:
             answers.sort(key=lambda answer: str(answer.time))
         together = follow(answers, drive_times([answer.time for answer in answers], motion.interval_s), motion)
         return [replace(answer, places=answer.places[:top]) for answer in together]
+
+    def _places_each(
+        self, photos: Sequence[Photo], top: int, priors: Sequence[Any], merge: bool, look: Look
+    ) -> list[list[Place]]:
+        """As `_places`; a photo that is too narrow for the model gets none, and says so in its `error`."""
+        try:
+            return self._places(photos, top, priors, merge, look)
+        except TooNarrowError as error:
+            if len(photos) == 1:
+                photos[0].error = str(error)
+                return [[]]
+        pairs = zip(photos, priors, strict=True)
+        return [self._places_each([photo], top, [near], merge, look)[0] for photo, near in pairs]
 
     def _places(
         self, photos: Sequence[Photo], top: int, priors: Sequence[Any], merge: bool, look: Look

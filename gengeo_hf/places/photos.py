@@ -8,6 +8,7 @@ which is what training with a limited field of view shows (`limited_fov`). A pan
 the benchmarks, unless its heading is given or unknown.
 """
 
+import contextlib
 import io
 import math
 import re
@@ -34,6 +35,10 @@ _XMP = {
     "full": rb"FullPanoWidthPixels[=>\"']+\s*([0-9]+)",
     "part": rb"CroppedAreaImageWidthPixels[=>\"']+\s*([0-9]+)",
 }  # GPano, as attribute or as element: https://developers.google.com/streetview/spherical-metadata
+
+
+class TooNarrowError(GenGeoError):
+    """What a photo shows is too narrow for the model: a word about this photo, and not about the others with it."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +188,7 @@ def encode_pictures(encoder: "EncoderLike", asked: Sequence[Picture]) -> np.ndar
     """Descriptors of ground pictures: float32 (pictures, dim).
 
     Raises:
-        GenGeoError: a cut-out is too narrow for the model.
+        TooNarrowError: a cut-out is too narrow for the model.
     """
     out = np.empty((len(asked), encoder.dim), np.float32)
     whole = [number for number, picture in enumerate(asked) if not picture.own_size]
@@ -230,16 +235,26 @@ def _told(header: Image.Image, image: Image.Image) -> tuple[float | None, float 
         exif = header.getexif().get_ifd(ExifTags.IFD.Exif)
     except Exception:  # damaged EXIF raises whatever its parser meets; the pixels are fine
         exif = {}
-    xmp = header.info.get("xmp") or b""
-    xmp = xmp.encode() if isinstance(xmp, str) else xmp
-    found = {key: re.search(pattern, xmp) for key, pattern in _XMP.items()}
-    pose = float(found["pose"][1]) if found["pose"] else None
+    xmp = _xmp(header)
     fov = _field_of_view(exif.get(ExifTags.Base.FocalLengthIn35mmFilm), image.size)
-    if found["full"] and found["part"] and int(found["full"][1]):
-        fov = min(360.0, 360.0 * int(found["part"][1]) / int(found["full"][1]))
+    if (full := xmp.get("full")) and (part := xmp.get("part")):
+        fov = min(360.0, max(1.0, 360.0 * part / full))
     elif fov is None and abs(image.width - 2 * image.height) <= 0.01 * image.width:
         fov = 360.0  # equirectangular: nothing else is exactly twice as wide as high
-    return fov, pose, _time(exif)
+    return fov, xmp.get("pose"), _time(exif)
+
+
+def _xmp(header: Image.Image) -> dict[str, float]:
+    """The numbers of `_XMP` that a file tells; anyone can write anything there, so what is no number is not told."""
+    text = header.info.get("xmp") or b""
+    text = text.encode() if isinstance(text, str) else text
+    numbers: dict[str, float] = {}
+    for name, pattern in _XMP.items():
+        found = re.search(pattern, text) if isinstance(text, bytes) else None
+        with contextlib.suppress(ValueError):
+            if found and math.isfinite(number := float(found[1])):
+                numbers[name] = number
+    return numbers
 
 
 def _field_of_view(focal_35mm: Any, size: tuple[int, int]) -> float | None:
@@ -307,5 +322,5 @@ def _encode_at_own_size(encoder: Any, images: Sequence[Image.Image]) -> np.ndarr
     try:
         described: np.ndarray = encoder.describe(pixels, "ground")
     except ValueError as error:  # the model's own words about sizes that it cannot take
-        raise GenGeoError(f"the field of view is too narrow for this model: {error}") from error
+        raise TooNarrowError(f"the field of view is too narrow for this model: {error}") from error
     return described

@@ -51,6 +51,23 @@ def test_a_street_view_panorama_says_what_it_shows(tmp_path):
     assert (photo.fov, photo.heading) == (180.0, 24.9)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        b'GPano:PoseHeadingDegrees="-"',
+        b'GPano:PoseHeadingDegrees="1.2.3"',
+        b'GPano:PoseHeadingDegrees="' + b"9" * 400 + b'"',
+        b'GPano:FullPanoWidthPixels="800" GPano:CroppedAreaImageWidthPixels="0"',
+        b'GPano:FullPanoWidthPixels="0" GPano:CroppedAreaImageWidthPixels="800"',
+        b'GPano:FullPanoWidthPixels="1" GPano:CroppedAreaImageWidthPixels="' + b"9" * 5000 + b'"',
+    ],
+)
+def test_nonsense_about_a_panorama_is_not_told(tmp_path, words):
+    photo = read_photo(jpeg(tmp_path / "a.jpg", xmp=words))
+    assert photo.image is not None and (photo.fov, photo.heading) == (None, None)
+    assert len(pictures(photo, Look(heading="exif"), PANORAMA)) == 1
+
+
 @pytest.mark.parametrize("focal", [0, None])
 def test_what_a_file_does_not_tell_is_unknown_and_said(tmp_path, focal):
     photo = read_photo(jpeg(tmp_path / "a.jpg", focal=focal))
@@ -147,3 +164,10 @@ def test_a_field_of_view_too_narrow_for_the_model_is_one_line(tiny_model, tiny_p
     Image.new("RGB", (90, 60)).save(tmp_path / "photo.png")
     with pytest.raises(GenGeoError, match="too narrow"):
         GeoLocalizer(encoder, index).locate(tmp_path / "photo.png", look=Look(fov=20))
+    # Among others it is an answer with an error, and the others are answered.
+    jpeg(tmp_path / "tele.jpg", focal=400)
+    Image.new("RGB", (112, 28), (9, 90, 9)).save(tmp_path / "wide.png")
+    names = [tmp_path / name for name in ("wide.png", "tele.jpg", "wide.png")]
+    wide, tele, again = GeoLocalizer(encoder, index).locate_many(names)
+    assert "too narrow" in tele.error and not tele.places
+    assert wide.places and wide.places == again.places and not wide.error
