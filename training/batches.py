@@ -10,8 +10,9 @@ from accelerate import Accelerator
 from descriptors import describe
 from gengeo_hf.data import CrossViewDataset
 from gengeo_hf.data.loading import AerialImages, GroundImages
-from gengeo_hf.data.neighbours import great_circle_neighbours
+from gengeo_hf.data.neighbours import training_neighbours
 from gengeo_hf.encoder import Encoder
+from gengeo_hf.errors import GenGeoError
 from gengeo_hf.learning import Pairs, Rules, similar_photos, similar_tiles
 from settings import Settings
 
@@ -29,9 +30,22 @@ def training_pairs(train: CrossViewDataset) -> Pairs:
     return Pairs(train.positive_rows(), semi, None if np.isnan(positions).any() else positions)
 
 
-def batch_rules(settings: Settings) -> Rules:
-    """The layout of a batch."""
+def batch_rules(settings: Settings, pairs: Pairs | None = None) -> Rules:
+    """The layout of a batch.
+
+    Raises:
+        GenGeoError: the pairs, where they are given, cannot fill one batch or lack the positions that it asks for.
+    """
     given = settings.sampling
+    if pairs is not None:
+        tiles = len(np.unique(pairs.tile_of_query))
+        if tiles < given.batch_size:  # a batch holds no tile twice
+            raise GenGeoError(
+                f"{len(pairs):,} training pairs of {tiles:,} tiles cannot fill a batch of {given.batch_size} different "
+                "tiles: set a smaller sampling.batch_size or give more data"
+            )
+        if given.min_negative_distance_m and pairs.lat_lon is None:
+            raise GenGeoError("sampling.min_negative_distance_m needs the position of every training photo")
     if given.protocol == "sample4geo":
         return Rules.sample4geo(given.batch_size, given.neighbours)
     return Rules(
@@ -121,17 +135,9 @@ def _all_parts(rows: np.ndarray, count: int, accelerator: Accelerator) -> np.nda
 
 def geographic_table(train: CrossViewDataset, pairs: Pairs, pool: int, legacy_degrees: bool) -> np.ndarray:
     """Nearest training tiles of each query's tile, int32 (queries, K) of gallery rows."""
-    candidates = np.unique(pairs.tile_of_query)
-    gallery = train.gallery.select_columns(["tile_id", "lat", "lon"])[candidates]
-    found = great_circle_neighbours(
-        gallery["tile_id"],
-        gallery["lat"],
-        gallery["lon"],
-        min(pool, len(candidates) - 1),
-        legacy_degrees=legacy_degrees,
-    )
-    rows = np.where(found.neighbours >= 0, candidates[found.neighbours], -1).astype(np.int32)
-    return rows[np.searchsorted(candidates, pairs.tile_of_query)]
+    others = len(np.unique(pairs.tile_of_query)) - 1
+    found = training_neighbours(train, min(pool, others), legacy_degrees=legacy_degrees)
+    return found.rows_for(train.queries["positive"][:], train.gallery["tile_id"][:])
 
 
 def last_photo_of_a_tile(pairs: Pairs, table: np.ndarray) -> np.ndarray:

@@ -124,9 +124,12 @@ def view_sizes(encoder: Encoder, ground: str | None, aerial: str | None) -> dict
 
 
 def check_cut(protocol: Protocol, fields: list[float | None]) -> None:
-    """Refuse to cut what is no panorama."""
-    if protocol.limited and any(field is not None and field < 360 for field in fields):
-        raise GenGeoError(f"{protocol.name} cuts panoramas, but {protocol.dataset} holds photos with a field of view")
+    """Refuse to cut what is no panorama, or is not known to be one."""
+    if protocol.limited and any(field is None or field < 360 for field in fields):
+        raise GenGeoError(
+            f"{protocol.name} cuts panoramas, but {protocol.dataset} holds photos whose field of view is smaller or "
+            "unknown; a table says fov=360 of its panoramas"
+        )
 
 
 def describe_model(encoder: Encoder, given: argparse.Namespace) -> dict[str, Any]:

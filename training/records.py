@@ -66,6 +66,14 @@ def _write(
         write_json(target / TRAINING_RECORD, record)
 
 
+def _within(line: str, step: int) -> bool:
+    """Whether a line is whole and not of a later step: a kill or a full disk may have cut it anywhere."""
+    try:
+        return bool(json.loads(line)["step"] <= step)
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
 class Log:
     """`log.jsonl`, one JSON object a line, cut back to the resumed step; and the tracker if there is one."""
 
@@ -74,8 +82,7 @@ class Log:
         if accelerator.is_main_process:
             path.parent.mkdir(parents=True, exist_ok=True)
             lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-            write_text(path, "".join(line + "\n" for line in kept if step))
+            write_text(path, "".join(line + "\n" for line in lines if step and _within(line, step)))
         self.step = step
 
     def write(self, values: dict[str, float], step: int | None = None) -> None:

@@ -6,6 +6,7 @@ Defaults live here and nowhere else; a file of `configs/` states what makes its 
 
 import argparse
 import dataclasses
+import operator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -145,11 +146,31 @@ CHOICES = {
 }
 
 
+# The least value of numbers that something is divided by, or counted with.
+LEAST = {
+    "evaluate_every": 1,
+    "save_every": 1,
+    "log_every": 1,
+    "data.workers": 0,
+    "sampling.batch_size": 2,
+    "sampling.micro_batch": 1,
+    "sampling.mining_every": 0,
+    "sampling.neighbours": 0,
+    "sampling.pool": 1,
+    "sampling.min_negative_distance_m": 0,
+    "optimisation.epochs": 1,
+    "optimisation.learning_rate_batch": 1,
+}
+
+
 def _check_choices(settings: Settings) -> None:
-    """Refuse a word that no code would ask for, and shares that are none."""
+    """Refuse a word that no code would ask for, shares that are none, and numbers that a run would end at."""
+    for key, least in LEAST.items():
+        value = operator.attrgetter(key)(settings)
+        if value is not None and not value >= least:
+            raise GenGeoError(f"{key} is {value}; it must be at least {least}")
     for key, allowed in CHOICES.items():
-        group, name = key.split(".")
-        if (found := getattr(getattr(settings, group), name)) not in allowed:
+        if (found := operator.attrgetter(key)(settings)) not in allowed:
             raise GenGeoError(f"{key} is {found!r}; it must be {', '.join(allowed[:-1])} or {allowed[-1]}")
     for name in ("random_share", "geographic_share"):
         if not 0 <= (share := getattr(settings.sampling, name)) <= 1:

@@ -76,7 +76,7 @@ def main(settings: Settings) -> dict[str, Any]:
     if settings.data.in_memory:
         source, workers = PairsInMemory(PairSource(train, processor)), 0  # nothing is left for a worker to do
     pairs = training_pairs(train)
-    sampler = HardNegativeBatchSampler(pairs, batch_rules(settings), settings.seed)
+    sampler = HardNegativeBatchSampler(pairs, batch_rules(settings, pairs), settings.seed)
     loader = accelerator.prepare_data_loader(
         DataLoader(source, batch_sampler=sampler, collate_fn=PairSource.collate, num_workers=workers)
     )
@@ -132,6 +132,11 @@ def main(settings: Settings) -> dict[str, Any]:
         ordered = dict(sorted(tables.items()))
         sampler.set_tables(shares=table_shares(settings, ordered), **ordered)
         sampler.set_epoch(epoch)
+        if not len(sampler):
+            raise GenGeoError(
+                f"no batch of {sampling.batch_size} can be filled, since too many photos exclude one another: set a "
+                "smaller sampling.batch_size or sampling.min_negative_distance_m, or sampling.semi_positives=ignored"
+            )
         loader.set_epoch(epoch)
         log.write({"epoch": epoch, **{f"batches/{k}": v for k, v in sampler.report(*(mined or ())).items()}})
 

@@ -114,8 +114,11 @@ def test_bad_orders_are_one_line(run, more, words):
 
 def test_a_photo_cannot_be_cut(tmp_path):
     protocol = script.find_protocol("cvusa-fov90-known")
-    with pytest.raises(GenGeoError, match="field of view"):
-        script.check_cut(protocol, [None, 90.0])
+    script.check_cut(protocol, [360.0, 360.0])
+    script.check_cut(script.find_protocol("cvusa"), [None, 90.0])  # nothing is cut
+    for fields in ([360.0, 90.0], [360.0, None]):
+        with pytest.raises(GenGeoError, match="field of view"):
+            script.check_cut(protocol, fields)
 
 
 @pytest.mark.slow

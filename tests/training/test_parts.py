@@ -1,18 +1,22 @@
 """The parts of the loop, each against a formula or a slow count."""
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 
-from batches import covering, last_photo_of_a_tile, table_shares
+from batches import batch_rules, covering, geographic_table, last_photo_of_a_tile, table_shares, training_pairs
 from build import Average, build_augmentation, build_processor
 from descriptors import describe
 from estimate import Meter, measure_cost, memory_bytes
 from gengeo_hf.encoder import Encoder
 from gengeo_hf.errors import GenGeoError
 from gengeo_hf.learning import Pairs
-from settings import Settings
+from records import Log
+from settings import Sampling, Settings
 from step import learning_rate, rate_factor, semi_positive_masks
 from tests.training.made_up import made_up_pairs
 
@@ -79,6 +83,33 @@ def test_the_dial_between_map_and_looks():
 def test_published_lists_are_those_of_a_tiles_last_photo():
     table = np.arange(8).reshape(4, 2)
     assert last_photo_of_a_tile(Pairs(np.array([0, 1, 0, 1])), table).tolist() == [[4, 5], [6, 7], [4, 5], [6, 7]]
+
+
+def test_a_log_with_lines_that_a_full_disk_cut_goes_on(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text(
+        '{"step": 1, "loss": 3}\n{"step": 2, "lo{"step": 3, "loss": 2}\n{"step": 4, "loss": 1}\n{"step": 9}\n{"st'
+    )
+    log = Log(path, Accelerator(cpu=True), step=4)
+    log.write({"loss": 0.5}, step=5)
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 4, 5]
+
+
+def test_too_few_tiles_for_a_batch_are_one_line():
+    settings = Settings(sampling=Sampling(batch_size=4, min_negative_distance_m=10.0))
+    with pytest.raises(GenGeoError, match="5 training pairs of 3 tiles cannot fill a batch of 4"):
+        batch_rules(settings, Pairs(np.array([0, 0, 1, 2, 2])))
+    with pytest.raises(GenGeoError, match="needs the position"):
+        batch_rules(settings, Pairs(np.arange(4)))
+    assert batch_rules(settings, Pairs(np.arange(4), lat_lon=np.zeros((4, 2)))).batch_size == 4
+
+
+def test_neighbours_on_the_map_are_found_where_only_photos_have_a_position():
+    data = made_up_pairs(5)  # places 0..4 in a row, 0.001 degrees apart
+    gallery = data.gallery.map(lambda _: {"lat": None, "lon": None}, features=data.gallery.features)
+    data = dataclasses.replace(data, gallery=gallery)
+    table = geographic_table(data, training_pairs(data), 2, legacy_degrees=False)
+    assert [set(row) for row in table.tolist()] == [{1, 2}, {0, 2}, {1, 3}, {2, 4}, {2, 3}]
 
 
 def test_the_average_is_the_recursion_and_leaves_the_weights_alone():

@@ -40,6 +40,11 @@ def test_values_on_the_command_line_win():
         ("sampling.semi_positives=no", "must be banned, ignored, positive or negative"),
         ("optimisation.mixed_precision=fp8", "must be no, bf16 or fp16"),
         ("sampling.random_share=1.5", "must lie in 0..1"),
+        ("evaluate_every=0", "evaluate_every is 0; it must be at least 1"),
+        ("sampling.micro_batch=0", "must be at least 1"),
+        ("sampling.batch_size=1", "must be at least 2"),
+        ("sampling.neighbours=-1", "must be at least 0"),
+        ("optimisation.epochs=0", "must be at least 1"),
     ],
 )
 def test_unknown_keys_and_wrong_types_are_one_line(override, words):
