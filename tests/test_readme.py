@@ -25,7 +25,7 @@ PAGES = [pytest.param(path, id=str(path.relative_to(ROOT))) for path in pages()]
 
 @pytest.fixture(scope="module")
 def stand_ins(tmp_path_factory):
-    """Files under the names that the pages use: a model, photos, tiles, a raster, an index."""
+    """Files under the names that the pages use: a model, photos, tiles, a raster, an index, pairs, results."""
     import torch
 
     from gengeo_hf.model import GenGeoConfig, GenGeoImageProcessor, GenGeoModel
@@ -47,7 +47,40 @@ def stand_ins(tmp_path_factory):
     shutil.copy(folder / "orthophoto.tif", folder / "ortho.tif")
     for name, model in (("city.gengeo", "my-model"), ("demo/world.gengeo", "demo/gengeo-world-urban")):
         run(["index", folder / "tiles", "--out", folder / name, "--model", folder / model, "--tile-size-m", "65m"])
+    own_pairs(folder)
+    results(folder)
     return folder
+
+
+def own_pairs(folder):
+    """A user's table, `pairs.csv`, of the files of a user's folder, `pairs`: 40 places half a kilometre apart."""
+    rows = ["ground,aerial,lat,lon,fov"]
+    for view, size in (("ground", (28, 112)), ("aerial", (56, 56))):
+        (folder / "pairs" / view).mkdir(parents=True)
+        for n in range(40):
+            noise(n, size).save(folder / "pairs" / view / f"{n:02d}.jpg")
+    for n in range(40):
+        place = f"{60.17 + 0.0045 * (n // 8):.4f},{24.94 + 0.009 * (n % 8):.4f}"
+        rows.append(f"pairs/ground/{n:02d}.jpg,pairs/aerial/{n:02d}.jpg,{place},360")
+    (folder / "pairs.csv").write_text("\n".join(rows) + "\n")
+
+
+def results(folder):
+    """Results of evaluations of `pairs.csv`, of descriptors that are noise: two of the test part, two to pick from."""
+    from gengeo_hf.data import load_pairs
+    from gengeo_hf.evaluation.protocols import find_protocol
+    from gengeo_hf.evaluation.results import Truth, judge
+
+    names = {"before": "table", "after": "table", "epoch-20": "table@validation", "epoch-24": "table@validation"}
+    for seed, (name, protocol) in enumerate(names.items()):
+        rules = find_protocol(protocol)
+        truth = Truth.from_dataset(load_pairs("table", folder / "pairs.csv", rules.split))
+        chance = np.random.default_rng(seed)
+        ground, aerial = (
+            chance.normal(size=(len(ids), 8)).astype(np.float32) for ids in (truth.query_ids, truth.tile_ids)
+        )
+        model = {"name": name, "fingerprint": name, "trained_on": "table"}
+        judge(ground, aerial, truth, rules, model=model).save(folder / "results" / f"{name}.json")
 
 
 def noise(seed, size):
