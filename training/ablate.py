@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 
 from ablate_table import Row, write_table
 from gengeo_hf.errors import GenGeoError
-from gengeo_hf.files import write_json, write_text
+from gengeo_hf.files import atomic_folder, write_json, write_text
 
 HERE = Path(__file__).resolve().parent
 RESULT = "ablation.json"
@@ -116,7 +116,21 @@ def run_row(
         start = [f"model.init={pretrained(out, row['pretrained'], seed, plan, overrides)}"] if row["pretrained"] else []
         train(plan, row.get("config"), folder, [*keys, *start])
         write_json(folder / RESULT, {"keys": keys, "recalls": test(folder / "model", plan)})
+    return recalls_in(folder, plan)
+
+
+def recalls_in(folder: Path, plan: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """The recalls of a finished run.
+
+    Raises:
+        GenGeoError: they are of another plan, which wrote into the same folder.
+    """
     recalls: dict[str, dict[str, float]] = json.loads((folder / RESULT).read_text(encoding="utf-8"))["recalls"]
+    if recalls.keys() != plan["test"].keys():
+        raise GenGeoError(
+            f"{folder} was tested on {', '.join(recalls)}, and the plan says {', '.join(plan['test'])}: "
+            "give another --out"
+        )
     return recalls
 
 
@@ -131,7 +145,8 @@ def pretrained(out: Path, name: str, seed: int, plan: dict[str, Any], overrides:
     if not backbone.is_dir():
         print(f"{row['name']}, seed {seed}: {folder}", flush=True)
         train(plan, None, folder, keys)
-        GenGeoModel.from_pretrained(folder / "model").backbone.save_pretrained(backbone)
+        with atomic_folder(backbone) as target:  # a folder that is there is taken for whole
+            GenGeoModel.from_pretrained(folder / "model").backbone.save_pretrained(target)
     return backbone
 
 
@@ -177,9 +192,9 @@ def collect(given: argparse.Namespace, plan: dict[str, Any], table: str, command
     for row in plan["tables"][table]:
         runs = []
         for seed in range(given.seeds):
-            path = folder_of(given.out, row, keys_of(row, seed, plan, given.overrides)) / RESULT
-            if path.is_file():
-                runs.append(json.loads(path.read_text(encoding="utf-8"))["recalls"])
+            folder = folder_of(given.out, row, keys_of(row, seed, plan, given.overrides))
+            if (folder / RESULT).is_file():
+                runs.append(recalls_in(folder, plan))
         rows.append(Row(row["name"], runs, row["paper"]))
     write_table(given.out, table, rows, list(plan["test"]), command, given.seeds)
 

@@ -76,6 +76,15 @@ def test_a_finished_run_is_not_repeated_and_a_new_seed_is_added(ablation, tmp_pa
     assert [keys[-1] for keys in ablation("one", "--seeds", "2")] == ["seed=1"] * 2
 
 
+def test_results_of_another_plan_in_the_same_folder_are_refused(ablation, tmp_path):
+    ablation("one", "--seeds", "1")
+    table = (tmp_path / "out" / "one.md").read_bytes()
+    (tmp_path / "plan.yaml").write_text(PLAN.replace("{near: {}, far: {}}", "{elsewhere: {}}"))
+    with pytest.raises(GenGeoError, match="tested on near, far, and the plan says elsewhere: give another --out"):
+        ablation("one", "--seeds", "1")
+    assert (tmp_path / "out" / "one.md").read_bytes() == table
+
+
 def test_a_failed_run_leaves_the_finished_ones_in_the_table(ablation, tmp_path, monkeypatch):
     plain = ablate.train
 
