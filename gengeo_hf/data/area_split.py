@@ -141,7 +141,8 @@ def _chosen_blocks(blocks: np.ndarray, share: float, seed: int, block_m: float) 
     if not chosen or total == len(blocks):
         raise GenGeoError(
             f"{len(blocks):,} pairs lie in {len(unique)} blocks of {block_m:g} m: none can be set aside for "
-            "validation; choose a smaller validation_block_m, or validation_by=id"
+            "validation; split by id instead (validation_by=id, of a table split_by=id), or choose smaller blocks "
+            "(block_m of a table)"
         )
     return chosen
 

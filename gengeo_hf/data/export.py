@@ -9,7 +9,7 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import datasets
 from rich.progress import track
 
 from gengeo_hf.data.loading import ImageColumn
-from gengeo_hf.data.parquet import ROWS_IN_FILE, TABLES
+from gengeo_hf.data.parquet import ROWS_IN_FILE, TABLES, check_split_name, file_parts, image_bytes, write_rows
 from gengeo_hf.data.schema import CrossViewDataset
 from gengeo_hf.errors import GenGeoError
 from gengeo_hf.files import atomic_file, write_json
@@ -63,8 +63,7 @@ def export_pairs(
     """
     if form not in FORMATS:
         raise GenGeoError(f"the format must be one of {', '.join(FORMATS)}, found {form!r}")
-    if not re.fullmatch(r"\w+", split):
-        raise GenGeoError(f"the split is called {split!r}: use letters, digits and underscores only")
+    check_split_name(split)
     out = Path(out)
     views = {"queries": ground_view, "gallery": aerial_view}
     change = {table: _change(views[table], table) for table in TABLES}
@@ -73,13 +72,13 @@ def export_pairs(
     jobs = [
         (table, path, rows)
         for table in TABLES
-        for path, rows in _parts(out / table, f"{split}-", SUFFIX[form], len(getattr(data, table)), rows_in_file)
+        for path, rows in file_parts(out / table, f"{split}-", SUFFIX[form], len(getattr(data, table)), rows_in_file)
     ]
     missing = [job for job in jobs if not job[1].is_file()]
     for table, path, rows in track(missing, f"export {data.name}", disable=not progress):
         part = getattr(data, table).select(rows)
         with atomic_file(path) as temporary:
-            (_write_parquet if form == "parquet" else _write_tar)(part, table, temporary, change[table])
+            (write_rows if form == "parquet" else _write_tar)(part, table, temporary, change[table])
     return len(missing), len(jobs) - len(missing)
 
 
@@ -117,14 +116,6 @@ def _content(data: CrossViewDataset) -> str:
     return digest.hexdigest()
 
 
-def _parts(folder: Path, start: str, suffix: str, count: int, rows_in_file: int) -> Iterator[tuple[Path, range]]:
-    """File and rows of each part of a table."""
-    files = -(-count // rows_in_file)
-    for number in range(files):
-        rows = range(number * rows_in_file, min(count, (number + 1) * rows_in_file))
-        yield folder / f"{start}{number:05d}-of-{files:05d}{suffix}", rows
-
-
 def _change(view: str | None, table: str) -> Callable[[bytes], bytes] | None:
     """What happens to each image on its way."""
     if view is None:
@@ -139,30 +130,6 @@ def _flat(facts: dict[str, Any]) -> dict[str, Any]:
     return {**facts, **{name: None for name in ("heading", "fov") if name in facts}}
 
 
-def _write_parquet(
-    part: datasets.Dataset, table: str, path: Path, change: Callable[[bytes], bytes] | None = None
-) -> None:
-    """One file with the images inside, in pieces that fit into memory."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = TABLES[table].arrow_schema
-    column = "ground" if table == "queries" else "aerial"
-    images = ImageColumn(part, column)
-    with pq.ParquetWriter(path, schema, compression="none") as writer:  # the images are compressed already
-        for start in range(0, len(part), 100):
-            piece = part.select(range(start, min(start + 100, len(part))))
-            sources = images.sources(range(start, start + len(piece)))
-            cells = [{"bytes": _bytes(source, change), "path": None} for source in sources]
-            rest = piece.select_columns([name for name in schema.names if name != column]).with_format("arrow")[:]
-            columns = {name: rest[name] for name in rest.column_names}
-            if change is not None:
-                lost = [name for name in ("heading", "fov") if name in columns]
-                columns |= {name: pa.nulls(len(piece), schema.field(name).type) for name in lost}
-            columns[column] = pa.array(cells, schema.field(column).type)
-            writer.write_table(pa.table([columns[name] for name in schema.names], names=schema.names).cast(schema))
-
-
 def _write_tar(part: datasets.Dataset, table: str, path: Path, change: Callable[[bytes], bytes] | None = None) -> None:
     """One webdataset shard; times and owners are left out, so that equal data give equal bytes."""
     column, key = ("ground", "query_id") if table == "queries" else ("aerial", "tile_id")
@@ -170,7 +137,7 @@ def _write_tar(part: datasets.Dataset, table: str, path: Path, change: Callable[
     facts = part.remove_columns([column])
     with tarfile.open(path, "w") as tar:
         for row in range(len(part)):
-            content = _bytes(images.sources([row])[0], change)
+            content = image_bytes(images.sources([row])[0], change)
             fact = facts[row] if change is None else _flat(facts[row])
             # A dot would end the key, a slash would be a folder: all else of an id is kept.
             name = f"{row:06d}_" + re.sub(r"[^\w,+-]", "_", fact[key])
@@ -182,15 +149,6 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     entry = tarfile.TarInfo(name)
     entry.size = len(content)
     tar.addfile(entry, io.BytesIO(content))
-
-
-def _bytes(source: Any, change: Callable[[bytes], bytes] | None) -> bytes:
-    """The encoded image, from memory or from its file, in the view that was asked for."""
-    try:
-        content = source if isinstance(source, bytes) else Path(source).read_bytes()
-    except (OSError, TypeError) as error:
-        raise GenGeoError(f"the image {source} cannot be read: {error}") from error
-    return content if change is None else change(content)
 
 
 def _suffix(content: bytes) -> str:

@@ -5,7 +5,9 @@ Before: a `CrossViewDataset`. After: `queries/<split>-00000-of-00001.parquet` an
 """
 
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import datasets
 
@@ -20,19 +22,62 @@ def write_pairs(data: CrossViewDataset, folder: Path, split: str) -> None:
     """Write both tables of one split into an empty folder.
 
     Raises:
-        GenGeoError: the name of the split cannot be part of a file name that `datasets` recognises.
+        GenGeoError: the name of the split cannot be part of a file name that `datasets` recognises, or an image is
+            missing.
     """
+    check_split_name(split)
+    for table in TABLES:
+        rows_of = getattr(data, table)
+        (folder / table).mkdir(parents=True)
+        for path, rows in file_parts(folder / table, f"{split}-", ".parquet", len(rows_of), ROWS_IN_FILE):
+            write_rows(rows_of.select(rows), table, path)
+
+
+def check_split_name(split: str) -> None:
+    """Refuse what cannot be part of a file name that `datasets` recognises."""
     if not re.fullmatch(r"\w+", split):
         raise GenGeoError(f"the split is called {split!r}: use letters, digits and underscores only")
-    for name, table in (("queries", data.queries), ("gallery", data.gallery)):
-        (folder / name).mkdir(parents=True)
-        count = -(-len(table) // ROWS_IN_FILE)
-        for number in range(count):
-            rows = range(number * ROWS_IN_FILE, min(len(table), (number + 1) * ROWS_IN_FILE))
-            # Parquet files would otherwise hold paths of this machine.
-            embed = datasets.table.embed_table_storage
-            part = table.select(rows).with_format("arrow").map(embed, batched=True, batch_size=100)
-            part.with_format(None).to_parquet(folder / name / f"{split}-{number:05d}-of-{count:05d}.parquet")
+
+
+def file_parts(folder: Path, start: str, suffix: str, count: int, rows_in_file: int) -> Iterator[tuple[Path, range]]:
+    """File and rows of each part of a table."""
+    files = -(-count // rows_in_file)
+    for number in range(files):
+        rows = range(number * rows_in_file, min(count, (number + 1) * rows_in_file))
+        yield folder / f"{start}{number:05d}-of-{files:05d}{suffix}", rows
+
+
+def write_rows(part: datasets.Dataset, table: str, path: Path, change: Callable[[bytes], bytes] | None = None) -> None:
+    """One file with the images inside, in pieces that fit into memory."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from gengeo_hf.data.loading import ImageColumn  # brings torch, which reading does not need
+
+    schema = TABLES[table].arrow_schema
+    column = "ground" if table == "queries" else "aerial"
+    images = ImageColumn(part, column)
+    with pq.ParquetWriter(path, schema, compression="none") as writer:  # the images are compressed already
+        for start in range(0, len(part), 100):
+            piece = part.select(range(start, min(start + 100, len(part))))
+            sources = images.sources(range(start, start + len(piece)))
+            cells = [{"bytes": image_bytes(source, change), "path": None} for source in sources]
+            rest = piece.select_columns([name for name in schema.names if name != column]).with_format("arrow")[:]
+            columns = {name: rest[name] for name in rest.column_names}
+            if change is not None:
+                lost = [name for name in ("heading", "fov") if name in columns]
+                columns |= {name: pa.nulls(len(piece), schema.field(name).type) for name in lost}
+            columns[column] = pa.array(cells, schema.field(column).type)
+            writer.write_table(pa.table([columns[name] for name in schema.names], names=schema.names).cast(schema))
+
+
+def image_bytes(source: Any, change: Callable[[bytes], bytes] | None) -> bytes:
+    """The encoded image, from memory or from its file, in the view that was asked for."""
+    try:
+        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+    except (OSError, TypeError) as error:
+        raise GenGeoError(f"the image {source} cannot be read: {error}") from error
+    return content if change is None else change(content)
 
 
 def read_pairs(

@@ -18,9 +18,9 @@ from gengeo_hf.data.views import downward_view, ground_bev, padded_sphere, polar
 from gengeo_hf.errors import GenGeoError
 
 FORMS = {
-    "polar": r"(\d+)x(\d+)",  # height x width
-    "bev": r"(\d+)(?::([0-9.]+))?",  # side, metres per pixel
-    "downward": r"(\d+)x(\d+)(?::([0-9.]+))?",  # height x width, field of view in degrees
+    "polar": r"([1-9]\d*)x([1-9]\d*)",  # height x width
+    "bev": r"([1-9]\d*)(?::(\d*\.?\d+))?",  # side, metres per pixel
+    "downward": r"([1-9]\d*)x([1-9]\d*)(?::(\d*\.?\d+))?",  # height x width, field of view in degrees
 }
 EXAMPLES = {"aerial": ("polar:112x616",), "ground": ("bev:512:0.06", "downward:512x512:170")}
 QUALITY = 95  # of the JPEG files that are written

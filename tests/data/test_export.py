@@ -37,7 +37,7 @@ def test_parquet_comes_back_without_the_images_folder(data, tmp_path, gengeo):  
 def test_a_stopped_export_goes_on(data, tmp_path, monkeypatch, form):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert export_pairs(data, whole, "test", form, rows_in_file=3) == (8, 0)
-    writer = "_write_parquet" if form == "parquet" else "_write_tar"
+    writer = "write_rows" if form == "parquet" else "_write_tar"
     plain, calls = getattr(export, writer), []
 
     def third_fails(part, table, path, change):
@@ -92,7 +92,7 @@ def test_views_are_exported_and_flat_ground_is_no_panorama(tmp_path, form):
     export_pairs(toy, tmp_path / form, "test", form, **views)
     with pytest.raises(GenGeoError, match="another format"):
         export_pairs(toy, tmp_path / form, "test", form)
-    for wrong in ("polar:20x20", "bev", "bev:big", "fisheye:3"):
+    for wrong in ("polar:20x20", "bev", "bev:big", "bev:0", "bev:20:0.1.2", "fisheye:3"):
         with pytest.raises(GenGeoError, match=r"bev:512:0\.06"):
             export_pairs(toy, tmp_path / "no", "test", form, ground_view=wrong)
     if form == "webdataset":

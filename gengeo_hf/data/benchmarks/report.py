@@ -89,7 +89,8 @@ class Report:
         files.sort()
         step = max(1, len(files) // SAMPLES)
         other: list[str] = []
-        for name in files[::step][:SAMPLES]:
+        samples = files[::step][:SAMPLES]
+        for name in samples:
             try:
                 width, height = open_image(folder / name).size
             except GenGeoError as error:
@@ -98,7 +99,7 @@ class Report:
             if size is not None and (height, width) != size:
                 other.append(f"{name} is {height} x {width}")
         if other and size is not None:
-            self.add(what, f"{len(other)} of {SAMPLES} samples differ in size: {other[0]} pixels",
+            self.add(what, f"{len(other)} of {len(samples)} samples differ in size: {other[0]} pixels",
                      f"{size[0]} x {size[1]}", True, "resized copies can be used; say so beside results")  # fmt: skip
 
     def missing(self, what: str, gone: Sequence[str], total: int, advice: str, known: int = 0) -> None:
