@@ -9,7 +9,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL.Image import Resampling
+
 from gengeo_hf.errors import GenGeoError
+from gengeo_hf.exchange import first_line
 from gengeo_hf.files import atomic_folder, check_replaceable
 
 if TYPE_CHECKING:
@@ -67,8 +70,7 @@ def read_tensors(path: str | Path) -> "Tensors":
             else torch.load(path, map_location="cpu", weights_only=True)
         )
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise GenGeoError(f"{path} cannot be read as tensors alone: {reason}") from error
+        raise GenGeoError(f"{path} cannot be read as tensors alone: {first_line(error)}") from error
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -206,7 +208,8 @@ def _salad_model(backbone: "Tensors", head: "Tensors", linear: "Tensors", side: 
     if linear:
         fill(model.heads["shared"].projection, linear, [])
     size = {"height": side, "width": side}
-    return model, GenGeoImageProcessor(view_sizes={"ground": size, "aerial": size})
+    # They were evaluated on images that were resized bilinearly; the processor's default is bicubic.
+    return model, GenGeoImageProcessor(view_sizes={"ground": size, "aerial": size}, resample=Resampling.BILINEAR)
 
 
 def convert_dino_salad(tensors: "Tensors") -> tuple[Any, Any]:
@@ -254,7 +257,7 @@ def convert_sample4geo(tensors: "Tensors") -> tuple[Any, Any]:
     if "logit_scale" in tensors:
         model.logit_scale.data.copy_(tensors["logit_scale"].reshape(()))
     sizes = {"ground": {"height": 140, "width": 768}, "aerial": {"height": 384, "width": 384}}
-    return model, GenGeoImageProcessor(view_sizes=sizes)
+    return model, GenGeoImageProcessor(view_sizes=sizes, resample=Resampling.BILINEAR)  # as Sample4Geo resizes
 
 
 CONVERTERS: dict[str, Callable[["Tensors"], tuple[Any, Any]]] = {

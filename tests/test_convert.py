@@ -4,6 +4,7 @@ import pickle
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional as F
 from transformers import AutoModel
@@ -132,7 +133,9 @@ def test_dino_salad(lightning, tmp_path):
     convert("dino-salad", tmp_path / "dino_salad.ckpt", tmp_path / "out")
     model = GenGeoModel.from_pretrained(tmp_path / "out", attn_implementation="eager")
     assert holds(model, state) and model.config.position_interpolation == "hub"
-    assert GenGeoImageProcessor.from_pretrained(tmp_path / "out").view_sizes["aerial"] == {"height": 322, "width": 322}
+    processor = GenGeoImageProcessor.from_pretrained(tmp_path / "out")
+    assert processor.view_sizes["aerial"] == {"height": 322, "width": 322}
+    assert processor.resample == Image.Resampling.BILINEAR  # as SALAD is evaluated
     pixels = torch.randn(2, 3, 70, 70)
     tokens = hub_forward({k.removeprefix("backbone.model."): v for k, v in state.items()}, pixels)
     grid = tokens[:, 1:].transpose(1, 2).reshape(2, WIDTH, 5, 5)
