@@ -52,14 +52,14 @@ class Match:
         best = self.links.max(axis=1)
         chosen = []
         for patch in np.argsort(-best):
+            if len(chosen) >= count:
+                break
             row, column = divmod(int(patch), columns)
             if not free[row, column]:
                 continue
             other = int(self.links[patch].argmax())
             chosen.append((int(patch), other, float(best[patch]), self._carrier(int(patch), other)))
             free[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2] = False
-            if len(chosen) == count:
-                break
         return chosen
 
     def _carrier(self, ground: int, aerial: int) -> int:

@@ -123,6 +123,7 @@ def test_a_photo_speaks_for_the_tile_it_scores_higher(encoder, images):
 def test_the_strongest_links_lie_apart_and_are_the_largest(encoder, images):
     match = explain_match(encoder, images["ground"], images["aerial"])
     chosen = match.strongest(3)
+    assert match.strongest(0) == []
     assert chosen[0][2] == pytest.approx(match.links.max())
     places = [divmod(patch, 8) for patch, *_ in chosen]
     assert all(max(abs(a - c), abs(b - d)) > 1 for n, (a, b) in enumerate(places) for c, d in places[:n])
