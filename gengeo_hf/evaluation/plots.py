@@ -84,7 +84,8 @@ def error_map(
     known = np.isfinite(error_m)
     names = np.array(["all queries" if not areas or area is None else area for area in (areas or lat)], dtype=object)
     sizes = {str(name): int((known & (names == name)).sum()) for name in sorted(set(names))}
-    largest = sorted(sizes, key=lambda name: -sizes[name])[:panels]
+    # An area without any known position has nothing to draw.
+    largest = sorted((name for name in sizes if sizes[name]), key=lambda name: -sizes[name])[:panels]
     columns = min(2, len(largest))
     rows = -(-len(largest) // columns)
     figure, grid = _figure(5.2 * columns, 4.9 * rows + 0.4, rows, columns)

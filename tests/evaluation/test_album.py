@@ -97,6 +97,9 @@ def test_the_map_gives_each_of_the_largest_areas_a_panel_and_counts_what_left_it
     titles = [a.get_title(loc="left") for a in axes]
     assert titles == ["a: 4 found, 1 lost", "b: 2 found, 1 lost (1 put outside this map)"]
     assert len(plots.error_map(lat, lon, to_lat, lon, error, areas=[None] * 8).axes) == 1
+    error[5:] = np.nan  # nobody knows where the photos of the second city were taken
+    axes = plots.error_map(lat, lon, to_lat, lon, error, areas=["a"] * 5 + ["b"] * 3).axes
+    assert [a.get_title(loc="left") for a in axes] == titles[:1]
 
 
 @pytest.fixture
