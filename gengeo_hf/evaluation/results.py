@@ -131,7 +131,9 @@ class Result:
             summary = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise GenGeoError(f"{path} is no readable result ({error}); make one with training/evaluate.py") from error
-        if not isinstance(summary, dict) or summary.get("format") != FORMAT:
+        # Other JSON files of this package state a format as well.
+        sound = isinstance(summary, dict) and {"dataset", "model", "metrics"} <= summary.keys()
+        if not sound or summary.get("format") != FORMAT:
             raise GenGeoError(f"{path} is no evaluation result of format {FORMAT}; make one with training/evaluate.py")
         if not with_queries:
             return cls(summary, pa.table({}))
