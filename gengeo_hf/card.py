@@ -59,7 +59,7 @@ def model_card(
         examples: addresses of example images for the widget.
 
     Raises:
-        GenGeoError: a result was made with another model than this one.
+        GenGeoError: a result lacks what the table shows.
     """
     from huggingface_hub import ModelCard
 
