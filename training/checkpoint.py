@@ -146,7 +146,13 @@ def resume(
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what a killed process left half written: folders under hidden names that nothing will rename."""
+    """Remove what a killed process left half written: folders under hidden names that nothing will rename.
+
+    A model that was moved aside and not replaced yet goes back first: it holds the best weights of the run.
+    """
+    for aside in folder.glob(".model-old-*/model"):
+        if not (folder / "model").exists():
+            aside.replace(folder / "model")
     for pattern in (".checkpoint-*", ".model-*"):
         for left in folder.glob(pattern):
             shutil.rmtree(left)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+import checkpoint
 from batches import batch_rules, covering, geographic_table, last_photo_of_a_tile, table_shares, training_pairs
 from build import Average, build_augmentation, build_processor
 from descriptors import describe
@@ -93,6 +94,18 @@ def test_a_log_with_lines_that_a_full_disk_cut_goes_on(tmp_path):
     log = Log(path, Accelerator(cpu=True), step=4)
     log.write({"loss": 0.5}, step=5)
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 4, 5]
+
+
+def test_a_kill_between_two_renames_does_not_lose_the_best_model(tmp_path):
+    (tmp_path / ".model-old-x" / "model").mkdir(parents=True)  # what `atomic_folder` moves aside first
+    (tmp_path / ".model-old-x" / "model" / "weights").write_text("best")
+    (tmp_path / ".model-y").mkdir()
+    model = torch.nn.Linear(1, 1)
+    progress, _ = checkpoint.resume(
+        tmp_path, Accelerator(cpu=True), model, torch.optim.AdamW(model.parameters()), {}, [], []
+    )
+    assert progress.epoch == 0 and [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert (tmp_path / "model" / "weights").read_text() == "best"
 
 
 def test_too_few_tiles_for_a_batch_are_one_line():
