@@ -46,15 +46,15 @@ def index(
     zoom: Zoom = None,
     tms: Tms = False,
     thumbnails: Annotated[
-        int, typer.Option(help="Side of the small pictures for maps, in pixels; 0 keeps none.")
+        int, typer.Option(min=0, help="Side of the small pictures for maps, in pixels; 0 keeps none.")
     ] = 128,
     device: Device = None,
     backend: Backend = "torch",
     truncate_dim: Annotated[
         int | None, typer.Option(min=1, help="Keep only so many values of each descriptor: a smaller index.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Tiles in one forward pass.")] = 32,
-    readers: Annotated[int, typer.Option(help="Threads that read imagery.")] = 2,
+    batch_size: Annotated[int, typer.Option(min=1, help="Tiles in one forward pass.")] = 32,
+    readers: Annotated[int, typer.Option(min=1, help="Threads that read imagery.")] = 2,
     add: Annotated[bool, typer.Option("--add", help="Add to an index instead of replacing it.")] = False,
 ) -> None:
     """Encode aerial imagery into an index.
@@ -68,6 +68,7 @@ def index(
     from gengeo_hf.errors import GenGeoError
     from gengeo_hf.places import GeoIndex, TilingOptions, open_imagery
     from gengeo_hf.places.build import build_index
+    from gengeo_hf.places.folder import check_place
     from gengeo_hf.places.units import parse_metres, parse_range, parse_share
 
     tiling = TilingOptions(
@@ -81,6 +82,8 @@ def index(
         raise GenGeoError(f"{source} is an index already; with --add it is added to --out")
     imagery: Any = GeoIndex.load(source) if another else open_imagery(source, tiling)
     present = GeoIndex.load(out) if add else None
+    if present is None:
+        check_place(out)
     if present is not None and truncate_dim is None:
         truncate_dim = present.manifest["model"].get("truncate_dim")
     encoder = Encoder.from_pretrained(model, device, batch_size, backend, truncate_dim)

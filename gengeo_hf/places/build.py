@@ -25,7 +25,7 @@ from PIL import Image
 
 from gengeo_hf.errors import GenGeoError
 from gengeo_hf.files import atomic_file, write_json
-from gengeo_hf.places.folder import LEFT_OUT_SCHEMA, MANIFEST, exclusive, thumbnail, write_index
+from gengeo_hf.places.folder import LEFT_OUT_SCHEMA, check_place, exclusive, thumbnail, write_index
 from gengeo_hf.places.tiles import TileSource
 
 if TYPE_CHECKING:
@@ -96,8 +96,7 @@ def build_index(
             `<path>.partial`, and the next run goes on from there.
     """
     path = Path(path)
-    if path.exists() and not (path.is_dir() and ((path / MANIFEST).is_file() or not any(path.iterdir()))):
-        raise GenGeoError(f"{path} exists and is not an index: nothing of it was touched; choose another --out")
+    check_place(path)
     source = _as_source(imagery)
     partial = path.with_name(f"{path.name}.partial")
     try:
@@ -112,7 +111,9 @@ def build_index(
             shutil.rmtree(partial, ignore_errors=True)
             return BuildReport(source.name, tiles=_count(path))
         report = _assemble(path, partial, source, encoder, model_name, thumbnail_pixels > 0, seconds, encoded)
-        shutil.rmtree(partial)
+        # Another process may be putting lock files there; without the plan it knows that all is done, and cleans up.
+        (partial / PLAN).unlink()
+        shutil.rmtree(partial, ignore_errors=True)
     path.with_name(f".{path.name}.lock").unlink(missing_ok=True)
     return report
 

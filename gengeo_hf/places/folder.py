@@ -30,7 +30,7 @@ import pyarrow.parquet
 from PIL import Image
 
 from gengeo_hf.errors import GenGeoError
-from gengeo_hf.files import atomic_folder, write_json
+from gengeo_hf.files import atomic_folder, check_replaceable, write_json
 from gengeo_hf.places.tiles import TILE_SCHEMA
 
 FORMAT = "gengeo-index"
@@ -38,6 +38,7 @@ FORMAT_VERSION = 1
 DESCRIPTORS, TILES, THUMBNAILS, LEFT_OUT, SEARCH, MANIFEST = (
     "descriptors.npy", "tiles.parquet", "thumbnails.parquet", "left_out.parquet", "search.faiss", "manifest.json"
 )  # fmt: skip
+CARD = "README.md"  # what the Hub adds when an index is published
 LEFT_OUT_SCHEMA = pa.schema([("tile_id", pa.string()), ("source", pa.string()), ("reason", pa.string())])
 THUMBNAIL_SCHEMA = pa.schema([pa.field("tile_id", pa.string()), pa.field("jpeg", pa.binary())])
 THUMBNAILS_IN_GROUP = 64  # a map of five places must not decode a million thumbnails
@@ -76,6 +77,21 @@ def write_index(
             write_json(folder / MANIFEST, _manifest(folder, tiles.num_rows, about | {"search": search}))
     except OSError as error:
         raise GenGeoError(f"the index could not be written to {path}: {error.strerror or error}") from error
+
+
+def check_place(path: Path) -> None:
+    """Refuse a place that an index must not take, because a new index takes a folder whole.
+
+    Raises:
+        GenGeoError: a file, or a folder that holds anything but an index.
+    """
+    check_replaceable(path, MANIFEST)
+    ours = {DESCRIPTORS, TILES, THUMBNAILS, LEFT_OUT, SEARCH, MANIFEST, CARD, ".gitattributes"}
+    if path.is_dir() and (foreign := sorted({child.name for child in path.iterdir()} - ours)):
+        raise GenGeoError(
+            f"{path} is not an index alone: it also holds {foreign[0]}; nothing of it was touched, move that away or "
+            "choose another folder"
+        )
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

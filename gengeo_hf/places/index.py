@@ -18,6 +18,7 @@ from gengeo_hf.places.folder import (
     MANIFEST,
     SEARCH,
     check_files,
+    check_place,
     exclusive,
     open_descriptors,
     open_tiles,
@@ -270,6 +271,7 @@ class GeoIndex:
         from gengeo_hf.places.build import build_index
 
         self.check_model(encoder)
+        check_place(self.path)
         if isinstance(imagery, GeoIndex):
             imagery.check_model(encoder)
             return self._join(imagery.path, imagery._snapshot, str(imagery.path.name))
@@ -318,6 +320,7 @@ class GeoIndex:
         from gengeo_hf.places.build import happened
 
         with exclusive(self.path.with_name(f".{self.path.name}.lock")):
+            check_place(self.path)
             self._snapshot = _Snapshot(self.path, verify=False)  # another process may have written since
             parts = [(self.path, self._snapshot, keep(self._snapshot.tiles["tile_id"].to_pylist()))]
             if added is not None:

@@ -59,13 +59,14 @@ def tile_table(
     Args:
         ids: one unique id for each tile.
         lat, lon: centres in degrees.
-        bounds: a box for each tile, or None where it is unknown.
+        bounds: a box for each tile, or None where it is unknown, as it is where a side is NaN.
         area, source: one value for all tiles, or one for each.
 
     Raises:
         GenGeoError: see `check_tiles`.
     """
-    sides = [[None if box is None else box[side] for box in bounds] for side in range(4)]
+    known = [box if box is not None and np.isfinite(box).all() else None for box in bounds]
+    sides = [[None if box is None else box[side] for box in known] for side in range(4)]
     texts = [[value] * len(ids) if isinstance(value, str) else list(value) for value in (area, source)]
     columns = [list(ids), np.asarray(lat, dtype=float), np.asarray(lon, dtype=float), *sides, *texts]
     arrays = [pa.array(column, field.type) for column, field in zip(columns, TILE_SCHEMA, strict=True)]

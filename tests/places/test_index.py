@@ -1,5 +1,6 @@
 import itertools
 import json
+import os
 import threading
 
 import numpy as np
@@ -9,6 +10,7 @@ from gengeo_hf.errors import GenGeoError
 from gengeo_hf.places import GeoIndex
 from gengeo_hf.places.build import build_index
 from gengeo_hf.places.geodesy import Bounds, great_circle_m
+from gengeo_hf.places.tiles import row_bounds, tile_table
 from tests.places.conftest import ListSource, StubEncoder
 
 
@@ -169,9 +171,42 @@ def test_two_builders_share_the_work(tmp_path):
 def test_a_folder_that_is_no_index_is_not_overwritten(encoder, source, tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "mine.jpg").write_bytes(b"precious")
-    with pytest.raises(GenGeoError, match="is not an index"):
+    with pytest.raises(GenGeoError, match="holds something else"):
+        build_index(encoder, source, tmp_path / "photos")
+    (tmp_path / "photos" / "manifest.json").write_text("{}")  # as web applications and ONNX exports have one
+    with pytest.raises(GenGeoError, match=r"also holds mine\.jpg"):
         build_index(encoder, source, tmp_path / "photos")
     assert (tmp_path / "photos" / "mine.jpg").read_bytes() == b"precious"
+
+
+def test_a_file_that_was_put_into_an_index_is_not_taken_away(index, encoder, source):
+    (index.path / "calibration.json").write_text("{}")
+    for change in (
+        lambda: index.add(encoder, source),
+        lambda: index.remove(["noise-0"]),
+        lambda: build_index(encoder, source, index.path),
+    ):
+        with pytest.raises(GenGeoError, match=r"also holds calibration\.json"):
+            change()
+    assert (index.path / "calibration.json").is_file() and len(GeoIndex.load(index.path)) == 12
+
+
+def test_a_lock_file_that_appears_while_the_work_is_cleared_away_is_no_error(encoder, source, tmp_path, monkeypatch):
+    real = os.rmdir
+
+    def late(path, **options):  # another process that shares the work opens a shard's lock between listing and removal
+        if str(path).endswith(".partial"):
+            (tmp_path / "idx.partial" / "shard-000000000.lock").touch()
+        real(path, **options)
+
+    monkeypatch.setattr(os, "rmdir", late)
+    build_index(encoder, source, tmp_path / "idx")
+    assert len(GeoIndex.load(tmp_path / "idx")) == 12 and not (tmp_path / "idx.partial" / "plan.json").exists()
+
+
+def test_a_box_with_nan_is_unknown():
+    table = tile_table(["a", "b"], [60, 60], [25, 25], [Bounds(1, 2, float("nan"), 4), Bounds(1, 2, 3, 4)])
+    assert row_bounds(table, 0) is None and row_bounds(table, 1) == Bounds(1, 2, 3, 4)
 
 
 def test_adding_and_removing(index, encoder):

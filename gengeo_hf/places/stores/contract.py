@@ -22,7 +22,6 @@ from gengeo_hf.places.units import Near, check_near
 
 PREFIX = "gengeo_"
 BATCH = 256
-FIELDS = ("tile_id", "lat", "lon", "west", "south", "east", "north", "area", "source")
 
 
 class _Guarded:
@@ -58,7 +57,7 @@ class Engine(Protocol):
         ...
 
     def upsert(self, name: str, rows: Sequence[dict[str, Any]], vectors: np.ndarray) -> None:
-        """Write rows (`FIELDS`) and their vectors, float32 (rows, dim); a known tile_id is replaced."""
+        """Write rows (`TILE_SCHEMA`) and their vectors, float32 (rows, dim); a known tile_id is replaced."""
         ...
 
     def search(self, name: str, queries: np.ndarray, k: int, near: Near | None) -> list[list[tuple[dict, float]]]:

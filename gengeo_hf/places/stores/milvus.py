@@ -13,9 +13,10 @@ import numpy as np
 
 from gengeo_hf.errors import GenGeoError, MissingExtraError
 from gengeo_hf.places.geodesy import bounds_around
-from gengeo_hf.places.stores.contract import FIELDS
+from gengeo_hf.places.tiles import TILE_SCHEMA
 from gengeo_hf.places.units import Near
 
+FIELDS = tuple(TILE_SCHEMA.names)
 TEXT = 1024  # longest tile id, area or source, in bytes
 
 
