@@ -35,6 +35,9 @@ class Encoder:
         device: for example `cuda`, `cuda:1`, `cpu`; None takes a GPU when there is one.
         batch_size: images in one forward pass.
 
+    Raises:
+        GenGeoError: this machine has no such device, or batches would be empty.
+
     Example:
         >>> encoder = Encoder.from_pretrained("./gengeo-cvusa")
         >>> descriptors = encoder.encode(["photo.jpg"], view="ground")  # float32 (1, 1024)
@@ -47,7 +50,9 @@ class Encoder:
         device: str | torch.device | None = None,
         batch_size: int = 32,
     ) -> None:
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if batch_size < 1:
+            raise GenGeoError(f"at least one image must be encoded at a time, found batch_size={batch_size}")
+        self.device = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = model
         self.model.to(torch.device(self.device))  # type: ignore[arg-type]  # the library's annotation loses `self`
         self.model.eval()
@@ -216,7 +221,20 @@ def training_record(name: str | Path, revision: str | None = None) -> dict[str, 
         str(name), TRAINING_RECORD, revision=revision,
         _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
     )  # fmt: skip
-    return {} if path is None else dict(json.loads(Path(path).read_text(encoding="utf-8")))
+    try:
+        return {} if path is None else dict(json.loads(Path(path).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise GenGeoError(f"{path} is no training record ({error}); fetch or save the checkpoint again") from error
+
+
+def _usable(name: str | torch.device) -> torch.device:
+    """The device, after it has held a tensor: the word may be unknown, the card or its support missing."""
+    try:
+        torch.empty(0, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise GenGeoError(f"the device {name} cannot be used here: {reason}; give --device cpu, or none") from error
 
 
 def _as_image(image: Any) -> Any:

@@ -42,3 +42,14 @@ def test_an_index_of_shortened_descriptors_shortens_those_of_photos(tiny_checkpo
     assert len(localizer.locate(Image.new("RGB", (112, 28)), top=3)) >= 1
     with pytest.raises(GenGeoError, match="another model"):
         GeoLocalizer.from_pretrained(tiny_checkpoint, tmp_path / "short.gengeo", device="cpu", truncate_dim=4)
+
+
+def test_what_cannot_encode_is_refused_in_one_line(tiny_checkpoint, tiny_model, tiny_processor):
+    with pytest.raises(GenGeoError, match="batch_size=0"):  # it would give back memory that nobody wrote to
+        Encoder(tiny_model, tiny_processor, device="cpu", batch_size=0)
+    for word in ("gpu", "cuda:99"):
+        with pytest.raises(GenGeoError, match=f"device {word} cannot be used here"):
+            Encoder(tiny_model, tiny_processor, device=word)
+    (tiny_checkpoint / "gengeo_training.json").write_text('{"synthetic": tr')
+    with pytest.raises(GenGeoError, match="no training record"):
+        Encoder.from_pretrained(tiny_checkpoint, device="cpu")

@@ -110,12 +110,13 @@ def calibrate(
     from gengeo_hf.places.imagery.table import TableTiles
     from gengeo_hf.places.units import parse_metres
 
+    within_m = parse_metres(within)
     table = TableTiles(pairs, image_column, photos=True)
     localizer = GeoLocalizer.from_pretrained(model, index, device=device)
     answers = list(localizer.locate_many(table.paths, top=5, look=_look(fov, heading)))
     truth = list(zip(table.table["lat"].to_pylist(), table.table["lon"].to_pylist(), strict=True))
     found = Calibration.fit(
-        [a.places for a in answers], truth, localizer.encoder.fingerprint, len(localizer.index), parse_metres(within)
+        [a.places for a in answers], truth, localizer.encoder.fingerprint, len(localizer.index), within_m
     )
     found.save(out)
     broken = sum(bool(answer.error) for answer in answers)

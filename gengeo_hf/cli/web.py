@@ -34,10 +34,12 @@ def page(
     from gengeo_hf.web import require
 
     require("app", "show the page")
+    from gengeo_hf.places.photos import find_photos
     from gengeo_hf.web.answering import Desk
     from gengeo_hf.web.page import show
 
-    show(Desk.open(model, index, calibration, device), host, port, browser, examples)
+    photos = find_photos([examples]) if examples is not None else []  # before the slow model
+    show(Desk.open(model, index, calibration, device), host, port, browser, photos)
 
 
 @app.command()

@@ -18,7 +18,7 @@ import gradio as gr
 from PIL import Image
 
 from gengeo_hf.errors import GenGeoError
-from gengeo_hf.places.locate import Look, Place, find_photos, to_geojson
+from gengeo_hf.places.locate import Look, Place, to_geojson
 from gengeo_hf.places.maps import answers_map, map_frame
 from gengeo_hf.places.units import parse_metres, parse_near
 from gengeo_hf.web import words
@@ -93,7 +93,7 @@ def build_page(desk: Desk, examples: Sequence[Path] = ()) -> gr.Blocks:
 
 
 def show(
-    desk: Desk, host: str = "127.0.0.1", port: int = 7860, browser: bool = False, examples: Path | None = None
+    desk: Desk, host: str = "127.0.0.1", port: int = 7860, browser: bool = False, examples: Sequence[Path] = ()
 ) -> None:
     """Serve the page until the process is told to stop.
 
@@ -102,13 +102,12 @@ def show(
         host: address to listen on.
         port: 0 takes a free one.
         browser: open it.
-        examples: folder of photos to offer.
+        examples: photos to offer; the first six are shown.
 
     Raises:
-        GenGeoError: the port is taken, or the folder holds no photo.
+        GenGeoError: the port is taken, or an example is no photo.
     """
-    photos = find_photos([examples])[:EXAMPLES] if examples is not None else []
-    page = build_page(desk, photos)
+    page = build_page(desk, examples[:EXAMPLES])
     address = launch(page, host, port, inbrowser=browser, prevent_thread_lock=True)
     print(f"{address} shows the page; stop it with Ctrl-C", flush=True)
     page.block_thread()

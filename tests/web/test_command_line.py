@@ -26,6 +26,12 @@ def test_a_missing_index_is_said_before_a_model_is_loaded(tmp_path):
         serve(index=str(tmp_path / "nowhere"), model="nothing")
 
 
+def test_examples_without_a_photo_are_said_before_a_model_is_loaded(tmp_path):
+    pytest.importorskip("gradio")
+    with pytest.raises(GenGeoError, match="holds no photo"):
+        page(index=str(tmp_path / "nowhere"), model="nothing", examples=tmp_path)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # two starts of Python with torch, on a machine that may be crowded
 def test_serve_answers_takes_a_new_index_at_sighup_and_ends_at_sigterm(tiny_model, tiny_processor, tmp_path):
