@@ -50,7 +50,7 @@ class Match:
         rows, columns = self.ground.grid
         free = np.ones((rows, columns), bool)
         best = self.links.max(axis=1)
-        chosen = []
+        chosen: list[tuple[int, int, float, int]] = []
         for patch in np.argsort(-best):
             if len(chosen) >= count:
                 break
