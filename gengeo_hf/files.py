@@ -91,9 +91,11 @@ def check_replaceable(path: str | Path, marker: str) -> None:
         marker: name of a file or folder that every earlier result of the same command holds.
 
     Raises:
-        GenGeoError: the path is a file, or a folder that holds something else.
+        GenGeoError: the path is a file, a folder that holds something else, or one that the process is in.
     """
     path = Path(path)
+    if Path.cwd().is_relative_to(path.resolve()):  # such a folder cannot be moved aside, which shows only at the end
+        raise GenGeoError(f"{path} is the folder that you are in, or holds it: give the name of a new folder")
     if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / marker).exists()):
         raise GenGeoError(f"{path} exists and holds something else: give the name of a new folder")
 

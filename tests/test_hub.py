@@ -108,7 +108,7 @@ print(json.dumps([aerial, pipe(image), answers, errors, type(model).__module__])
     assert len(errors) == 3 and "no image" in errors[0] and "satellite" in errors[1]
 
 
-def test_an_export_never_takes_a_users_files_away(tiny_checkpoint, tmp_path):
+def test_an_export_never_takes_a_users_files_away(tiny_checkpoint, tmp_path, monkeypatch):
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "thesis.txt").write_text("years of work")
     for out in (tmp_path / "own", tmp_path / "own" / "thesis.txt", tiny_checkpoint):
@@ -117,6 +117,10 @@ def test_an_export_never_takes_a_users_files_away(tiny_checkpoint, tmp_path):
     with pytest.raises(GenGeoError, match="holds something else"):
         write_space(tmp_path / "own", "someone/gengeo")
     assert (tmp_path / "own" / "thesis.txt").read_text() == "years of work"
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(GenGeoError, match="the folder that you are in"):
+        export_folder(tiny_checkpoint, ".")
 
 
 def test_code_travels_only_with_an_export(tiny_checkpoint, tiny_model, tmp_path):
