@@ -27,7 +27,7 @@ MANIFEST = "manifest.json"  # of an index
 # What shows that a folder holds an earlier pull of its kind, which a new one may replace.
 MARKERS: dict[Kind, str] = {"model": EXPORT_RECORD, "index": MANIFEST, "dataset": "queries"}
 # What an upload may leave behind from an earlier one; such files go in the same commit.
-MODEL_FILES = ("model*.safetensors*", "onnx/*", "results/*.json")
+MODEL_FILES = ("model*.safetensors*", "onnx/*", "results/*.json", "examples/*", "gengeo_training.json")
 INDEX_FILES = ("*.npy", "*.parquet", "*.faiss")
 
 

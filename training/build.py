@@ -47,8 +47,12 @@ def build_processor(settings: Settings) -> GenGeoImageProcessor:
     )
 
 
-def build_augmentation(settings: Settings) -> Augmentation | None:
+def build_augmentation(settings: Settings, patch: int = 14) -> Augmentation | None:
     """Chance in training, or None where `augment.options` is empty.
+
+    Args:
+        settings: of the run.
+        patch: width in pixels of a token of the model; photos cut from panoramas are a multiple of it wide.
 
     Raises:
         GenGeoError: an unknown option.
@@ -57,7 +61,7 @@ def build_augmentation(settings: Settings) -> Augmentation | None:
     if unknown := sorted(set(options) - set(Augmentation.__dataclass_fields__)):
         known = ", ".join(Augmentation.__dataclass_fields__)
         raise GenGeoError(f"augment.options has no {unknown[0]!r}; it knows {known}")
-    return Augmentation(**options) if options else None
+    return Augmentation(**{"multiple_of": patch, **options}) if options else None
 
 
 class Average:

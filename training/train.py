@@ -80,7 +80,6 @@ def main(settings: Settings) -> dict[str, Any]:
     loader = accelerator.prepare_data_loader(
         DataLoader(source, batch_sampler=sampler, collate_fn=PairSource.collate, num_workers=workers)
     )
-    augment = build_augmentation(settings)
 
     # Model and optimizer. Frozen parameters keep no activations and have no optimizer state.
     model = build_model(settings).to(accelerator.device)
@@ -95,6 +94,7 @@ def main(settings: Settings) -> dict[str, Any]:
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     model = accelerator.unwrap_model(wrapped)
     encoder = Encoder(model, processor, accelerator.device)
+    augment = build_augmentation(settings, encoder.patch)
 
     # Resume: the newest whole checkpoint, or zero.
     query_ids, tile_ids = train.queries["query_id"][:], train.gallery["tile_id"][:]

@@ -183,14 +183,12 @@ def encode_limited(encoder: "Encoder", panoramas: Iterable[Any], fov: int, headi
     """
     from gengeo_hf.data.views import limited_fov
 
-    backbone: Any = encoder.model.config.backbone_config
-    patch = int(getattr(backbone, "patch_size", 1))
     remaining, blocks, start = iter(panoramas), [], 0
     while batch := list(itertools.islice(remaining, encoder.batch_size)):
         pixels = encoder.processor(batch, view="ground", return_tensors="pt")["pixel_values"]  # type: ignore[call-arg]
         looked_at = torch.from_numpy(np.asarray(headings[start : start + len(batch)], dtype=np.float64))
         start += len(batch)
-        cut = limited_fov(pixels, fov, looked_at, patch).to(encoder.device)
+        cut = limited_fov(pixels, fov, looked_at, encoder.patch).to(encoder.device)
         blocks.append(encoder.model(cut, view="ground").pooler_output.float().cpu().numpy())
     return np.concatenate(blocks)
 

@@ -136,9 +136,9 @@ def preference_figure(
         f"of cosines before the projection: {words}.",
         "The difference is exact: patches and global token add up to the gap of the two scores.",
     ]
-    return sheet(
-        [Row([first], side), Row(tiles, side)], f"Why the {names[0]} scores higher by {preference.gap:.3f}", notes
-    )
+    higher = "higher" if preference.gap >= 0 else "lower"
+    title = f"Why the {names[0]} scores {higher} by {abs(preference.gap):.3f}"
+    return sheet([Row([first], side), Row(tiles, side)], title, notes)
 
 
 def regions_figure(ground: Look, ground_box: Box, aerial: Look, aerial_box: Box, side: int = 250) -> Image.Image:

@@ -186,3 +186,11 @@ def test_describing_some_rows_equals_the_encoder(tiny_model, tiny_processor, row
     encoder = Encoder(tiny_model, tiny_processor, "cpu", batch_size=5)
     found = describe(images, np.array(rows), "aerial", Accelerator(cpu=True), encoder)
     np.testing.assert_allclose(found, encoder.encode([images[row] for row in rows], "aerial"), atol=1e-5)
+
+
+def test_photos_that_are_cut_from_panoramas_fit_the_models_patches():
+    settings = Settings(output="x")
+    settings.augment.options = {"fov": [90, 90]}
+    augment = build_augmentation(settings, patch=16)
+    batch = {"ground": torch.zeros(2, 3, 160, 768), "aerial": torch.zeros(2, 3, 64, 64)}
+    assert augment(batch, seed=(0, 0, 0))["ground"].shape[-1] % 16 == 0
