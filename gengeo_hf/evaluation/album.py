@@ -99,7 +99,8 @@ def make_album(
     figures = _plots(results)
     if images is not None:
         for name, rows in groups.items():
-            figures[f"strips-{name.replace(' ', '-')}.png"] = _sheet(first, name, rows, images, each)
+            if len(rows):  # a model may have found nothing at all
+                figures[f"strips-{name.replace(' ', '-')}.png"] = _sheet(first, name, rows, images, each)
     for file, figure in figures.items():
         with atomic_file(folder / file) as temporary:
             figure.picture.save(temporary, "PNG", optimize=True)
