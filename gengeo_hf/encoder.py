@@ -106,8 +106,10 @@ class Encoder:
 
         if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
             raise GenGeoError(f"{name} is a folder without config.json; give the folder of a GenGeo checkpoint")
+        # All three from one place: preprocessing of another revision would silently change descriptors.
+        where = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "subfolder") if key in kwargs}
         try:
-            config = AutoConfig.from_pretrained(name)
+            config = AutoConfig.from_pretrained(name, **where)
         except (OSError, ValueError, KeyError) as error:
             first_line = str(error).splitlines()[0]
             raise GenGeoError(f"no GenGeo checkpoint at {name}: {first_line}") from error
@@ -118,7 +120,7 @@ class Encoder:
             )
         try:
             model = GenGeoModel.from_pretrained(name, **kwargs)
-            processor = GenGeoImageProcessor.from_pretrained(name)
+            processor = GenGeoImageProcessor.from_pretrained(name, **where)
         except Exception as error:  # a damaged file raises whatever its reader happens to meet
             raise GenGeoError(f"the checkpoint {name} cannot be read ({error}); fetch or save it again") from error
         encoder = cls(model, processor, device, batch_size)

@@ -53,3 +53,20 @@ def test_what_cannot_encode_is_refused_in_one_line(tiny_checkpoint, tiny_model, 
     (tiny_checkpoint / "gengeo_training.json").write_text('{"synthetic": tr')
     with pytest.raises(GenGeoError, match="no training record"):
         Encoder.from_pretrained(tiny_checkpoint, device="cpu")
+
+
+def test_configuration_weights_and_preprocessing_come_from_one_revision(tiny_checkpoint, monkeypatch):
+    from transformers import AutoConfig
+
+    from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
+
+    asked = {}
+    for part in (AutoConfig, GenGeoModel, GenGeoImageProcessor):
+
+        def load(name, _load=part.from_pretrained, _part=part.__name__, **kwargs):
+            asked[_part] = (kwargs.pop("revision", None), kwargs.pop("token", None))
+            return _load(name, **kwargs)
+
+        monkeypatch.setattr(part, "from_pretrained", load)
+    Encoder.from_pretrained(tiny_checkpoint, revision="v1", token="mine")
+    assert asked == dict.fromkeys(("AutoConfig", "GenGeoModel", "GenGeoImageProcessor"), ("v1", "mine"))

@@ -16,6 +16,8 @@ from gengeo_hf.errors import GenGeoError, MissingExtraError
 
 BACKGROUND = (124, 116, 104)  # the ImageNet mean: what is see-through says nothing to the model
 MIN_SIDE = 8  # pixels; below, there is nothing to recognise
+# What photos and tiles come as. Not everything that Pillow knows: EPS, for one, would start Ghostscript on the file.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")
 HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
 Source = str | Path | bytes | BinaryIO
@@ -75,6 +77,17 @@ def open_image(source: Source, background: tuple[int, int, int] = BACKGROUND) ->
         ) from error
 
 
+def image_header(source: str | Path | bytes | BinaryIO) -> Image.Image:
+    """Pillow's image with only its header read, if it is of one of `FORMATS`.
+
+    Raises:
+        PIL.UnidentifiedImageError: it is of another format, or none.
+    """
+    Image.init()
+    known = [name for name in FORMATS if name in Image.OPEN]  # HEIF only once its opener is registered
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=known)
+
+
 def photo_position(source: Source | Image.Image) -> PhotoPosition | None:
     """Read where and in which direction a photo was taken from its EXIF.
 
@@ -125,7 +138,7 @@ def _opened(source: Source, name: str) -> Image.Image:
         if not Path(source).is_file():
             raise GenGeoError(f"there is no image {name}; check the path")
     try:
-        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        return image_header(source)
     except Image.DecompressionBombError as error:
         first = str(error).split(", could be")[0]
         raise GenGeoError(
@@ -135,7 +148,7 @@ def _opened(source: Source, name: str) -> Image.Image:
         head = _head(source)
         if head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS:
             return _open_heif(source, name)
-        found = "is empty" if not head else f"is no image (it starts with {head[:8]!r})"
+        found = "is empty" if not head else f"is no image of a known kind (it starts with {head[:8]!r})"
         raise GenGeoError(f"{name} {found}; expected a JPEG, PNG, WebP, TIFF or HEIC file") from error
     except Exception as error:
         raise GenGeoError(f"{name} cannot be opened ({error}); copy or download it again") from error
@@ -162,7 +175,7 @@ def _open_heif(source: Source, name: str) -> Image.Image:
     if not isinstance(source, str | Path | bytes):
         source.seek(0)
     try:
-        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        return image_header(source)
     except Exception as error:
         raise GenGeoError(f"{name} is a damaged HEIC photo ({error}); copy or download it again") from error
 

@@ -9,7 +9,6 @@ the benchmarks, unless its heading is given or unknown.
 """
 
 import contextlib
-import io
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -219,14 +218,16 @@ def drive_times(times: Sequence[datetime | None], interval_s: float) -> np.ndarr
 
 def _header(photo: Any) -> Image.Image:
     """The file with only its header read: pixels that were converted have lost their EXIF."""
+    from gengeo_hf.data.images import image_header
+
     if isinstance(photo, Image.Image):
         return photo.copy()  # closing the copy leaves the caller's image open
     if isinstance(photo, str | Path):
-        return Image.open(photo)
+        return image_header(photo)
     if not isinstance(photo, bytes):
         photo.seek(0)
-        return Image.open(io.BytesIO(photo.read()))
-    return Image.open(io.BytesIO(photo))
+        return image_header(photo.read())
+    return image_header(photo)
 
 
 def _told(header: Image.Image, image: Image.Image) -> tuple[float | None, float | None, datetime | None]:

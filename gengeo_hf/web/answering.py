@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from gengeo_hf.data.images import open_image
+from gengeo_hf.data.images import image_header, open_image
 from gengeo_hf.errors import GenGeoError
 from gengeo_hf.places.folder import read_manifest
 from gengeo_hf.places.index import GeoIndex
@@ -206,7 +206,7 @@ def check_size(source: bytes | Path, max_pixels: int = MAX_PIXELS) -> None:
         PhotoError: it has more pixels than `max_pixels`.
     """
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as header:
+        with image_header(source) as header:
             width, height = header.size
     except Exception:  # who decodes it says in words what is wrong, and knows more formats
         return

@@ -179,3 +179,15 @@ def test_positions_that_no_receiver_gives():
     image = Image.open(io.BytesIO(photo_with(**good)))
     image.getexif().get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitude] = (float("nan"), 0.0, 0.0)
     assert photo_position(image) is None
+
+
+def test_a_format_that_starts_a_program_is_not_opened(tmp_path, monkeypatch):
+    """Pillow hands EPS to Ghostscript, an interpreter: a stranger's upload must never get there."""
+    from PIL import EpsImagePlugin
+
+    path = tmp_path / "photo.jpg"
+    Image.new("RGB", (64, 64), "red").save(path, "EPS")
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was asked"))
+    for source in (path, path.read_bytes()):
+        with pytest.raises(GenGeoError, match="is no image"):
+            open_image(source)
