@@ -69,7 +69,7 @@ def main() -> None:
     stage("4/5 Index of the unseen gallery", lambda: build_index(folder))
     stage("5/5 Where are these photos?", lambda: locate_and_report(folder, given.photos, results))
     console.print(f"\n[bold green]Done[/] in {(time.perf_counter() - started) / 60:.1f} minutes.")
-    console.print(next_steps(folder), markup=False, highlight=False)
+    console.print(next_steps(folder), markup=False, highlight=False, soft_wrap=True)  # commands to copy
 
 
 def stage(title: str, work: Callable[[], Any]) -> Any:
