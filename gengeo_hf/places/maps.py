@@ -66,7 +66,7 @@ class MapPhoto:
         name: what it is called.
         points: truth and found places.
         picture: JPEG or PNG.
-        note: a line under its name, for example "12 m from the EXIF position".
+        note: a line under its name, for example "12 m from its known position".
         known: False draws its places faint.
     """
 
@@ -191,7 +191,7 @@ def _answer(answer: Answer, pictures: dict[str, bytes]) -> MapPhoto:
     if answer.truth is not None:
         points.append(MapPoint(answer.truth.lat, answer.truth.lon, "truth", "position in the photo's EXIF data"))
         if answer.truth_error_m is not None:
-            error = f"best place {answer.truth_error_m:,.0f} m from the EXIF position"
+            error = f"best place {answer.truth_error_m:,.0f} m from its known position"
             note = "; ".join(filter(None, (note, error)))
     return MapPhoto(Path(answer.photo).name, points, _photo_picture(answer), note, answer.known)
 
