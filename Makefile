@@ -33,7 +33,7 @@ notebooks: setup  ## Execute the notebooks on the synthetic world and write thei
 	$(BIN)/python notebooks/run.py
 
 docs: setup  ## Build the pages and the reference: docs/_build/index.html
-	$(BIN)/sphinx-build --quiet --fail-on-warning docs docs/_build
+	$(BIN)/sphinx-build --quiet docs docs/_build
 
 pictures: setup  ## Draw the picture of README.md again
 	$(BIN)/gengeo figure pairs world-urban world-rural world-offcenter --count 1 --pool 4 --out docs/images/world.png

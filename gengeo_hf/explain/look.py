@@ -66,7 +66,7 @@ def look(encoder: Encoder, image: Any, view: View) -> Look:
     """Run the model once and keep what explains its descriptor.
 
     The descriptor is a sum over patches once the lengths that SALAD divides by are known: cluster j is
-    sum_i P_ji h_i / |V_j|, and the projection is linear. So each patch has its exact share (`Look.parts`).
+    sum_i P_ji h_i over its length, and the projection is linear. So each patch has its exact share (`Look.parts`).
 
     Args:
         encoder: a model with a SALAD head, run by torch.
