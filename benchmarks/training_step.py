@@ -10,6 +10,7 @@ seconds of the process, so start it with one thread. A way that does not fit int
 """
 
 import argparse
+import math
 import statistics
 import sys
 import time
@@ -22,8 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "training"))
 
 from build import build_processor
 from estimate import measure_cost, peak_flops
-from gengeo_hf.learning import cached_backward, symmetric_info_nce
+from gengeo_hf.learning import FrozenPrefix, cached_backward, symmetric_info_nce
 from gengeo_hf.model import GenGeoConfig, GenGeoModel
+from gengeo_hf.model.backbones import frozen_stages
 from settings import Settings
 
 SMALL = {"model_type": "dinov2", "hidden_size": 96, "num_hidden_layers": 12, "num_attention_heads": 4, "mlp_ratio": 4}
@@ -47,7 +49,8 @@ class Way:
             settings.data.ground_size, settings.data.aerial_size = [84, 336], [140, 140]
         torch.manual_seed(0)
         self.model = GenGeoModel(config).to(accelerator.device)
-        self.cost = measure_cost(self.model, build_processor(settings), accelerator)
+        self.stages = frozen_stages(self.model.backbone)
+        self.cost = measure_cost(self.model, build_processor(settings), accelerator, self.stages)
         self.accelerator, self.cached, self.micro = accelerator, cached, given.micro
         self.batch = {
             "ground": torch.randn(given.batch, 3, *settings.data.ground_size, device=accelerator.device),
@@ -67,7 +70,8 @@ class Way:
         if self.cached:
             count = len(self.batch["ground"])
             parts = [{k: v[i : i + self.micro] for k, v in self.batch.items()} for i in range(0, count, self.micro)]
-            cached_backward(parts, self.describe, self.loss, device=self.accelerator.device)
+            prefix = FrozenPrefix(self.stages)
+            cached_backward(parts, self.describe, self.loss, device=self.accelerator.device, prefix=prefix)
         else:
             self.loss(*self.describe(self.batch)).backward()
         self.optimizer.step()
@@ -121,13 +125,15 @@ def main() -> None:
     first = statistics.median(next(iter(seconds.values())))
     for name, measured in seconds.items():
         way, median = ways[name], statistics.median(measured)
-        kept = way.cost.activation_bytes * (given.micro if way.cached else given.batch) / 2**20
+        parts = math.ceil(given.batch / given.micro) if way.cached else 1
+        again = way.cost.kept_bytes * (given.batch - given.micro) if way.cached else 0
+        kept = (way.cost.activation_bytes * (given.micro if way.cached else given.batch) + again) / 2**20
         plain = seconds.get(name.removesuffix(", GradCache"))
         cached = f", {median / statistics.median(plain):.2f} x the plain step" if way.cached and plain else ""
         allocated = f", {memory[name] / 2**30:.1f} GiB allocated at most" if memory[name] else ""
         print(
             f"{name}: {median:.3f} s a step ({median / first:.2f} of the first{cached}), {given.batch / median:.1f} "
-            f"pairs/s, {way.cost.step_flops(way.cached) * given.batch / median / peak:.0%} of peak; activations kept: "
+            f"pairs/s, {way.cost.step_flops(parts) * given.batch / median / peak:.0%} of peak; activations kept: "
             f"{kept:.0f} MiB{allocated}"
         )
 

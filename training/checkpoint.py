@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from gengeo_hf.errors import GenGeoError
-from gengeo_hf.files import atomic_folder
+from gengeo_hf.files import atomic_folder, sweep
 from settings import Settings, as_dict
 
 KEPT = 2  # the newest and the one before, should the newest be damaged
@@ -146,16 +146,10 @@ def resume(
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what a killed process left half written: folders under hidden names that nothing will rename.
-
-    A model that was moved aside and not replaced yet goes back first: it holds the best weights of the run.
-    """
-    for aside in folder.glob(".model-old-*/model"):
-        if not (folder / "model").exists():
-            aside.replace(folder / "model")
-    for pattern in (".checkpoint-*", ".model-*"):
-        for left in folder.glob(pattern):
-            shutil.rmtree(left)
+    """Remove what a killed process left half written: folders under hidden names that nothing will rename."""
+    sweep(folder / "model")  # one that was moved aside goes back: it holds the best weights of the run
+    for left in folder.glob(".checkpoint-*"):
+        shutil.rmtree(left)
 
 
 # What a restart may change: where things lie and how often something is written.

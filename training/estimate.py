@@ -3,13 +3,16 @@
 Before: a model on its device. After: a line at the start, and the share of the device's peak beside the loss.
 """
 
+import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
 from torch.utils.flop_counter import FlopCounterMode
 
+from gengeo_hf.learning import FrozenPrefix
 from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
 
 PROBE = 2  # pairs
@@ -27,21 +30,36 @@ class Cost:
     Args:
         forward_flops, backward_flops: operations, as PyTorch counts them (on a CPU without those inside attention).
         activation_bytes: what the forward pass keeps for the backward pass.
+        again_flops, kept_bytes: operations of GradCache's second description, and what it keeps from the first.
         seconds: of a forward and a backward pass, with a batch of two: an upper bound on a GPU.
     """
 
     forward_flops: float
     backward_flops: float
     activation_bytes: float
+    again_flops: float
+    kept_bytes: float
     seconds: float
 
-    def step_flops(self, cached: bool) -> float:
-        """Operations of a training step for one pair; GradCache describes each twice."""
-        return self.forward_flops * (2 if cached else 1) + self.backward_flops
+    def step_flops(self, parts: int = 1) -> float:
+        """Operations of a training step for one pair; of GradCache's `parts`, all but the last are described again."""
+        return self.forward_flops + self.again_flops * (parts - 1) / parts + self.backward_flops
 
 
-def measure_cost(model: GenGeoModel, processor: GenGeoImageProcessor, accelerator: Accelerator) -> Cost:
-    """Run two made-up pairs forward and backward; gradients, mode and random states are as before afterwards."""
+def measure_cost(
+    model: GenGeoModel,
+    processor: GenGeoImageProcessor,
+    accelerator: Accelerator,
+    stages: Sequence[torch.nn.Module] = (),
+) -> Cost:
+    """Run two made-up pairs forward and backward; gradients, mode and random states are as before afterwards.
+
+    Args:
+        model: in any mode.
+        processor: for the sizes of both views.
+        accelerator: for device and precision.
+        stages: of the backbone, whose outputs GradCache keeps.
+    """
     device, kept = accelerator.device, _Kept({p.untyped_storage().data_ptr() for p in model.parameters()})
     training = model.training
     model.train()
@@ -57,15 +75,27 @@ def measure_cost(model: GenGeoModel, processor: GenGeoImageProcessor, accelerato
             started = time.perf_counter()
             keep = torch.autograd.graph.saved_tensors_hooks(kept.count, lambda tensor: tensor)
             with forward, keep, accelerator.autocast():
-                loss = torch.stack([model(pixels[view], view=view).pooler_output.float().sum() for view in pixels])
+                loss = described_sum(model, pixels)
             with backward:
-                loss.sum().backward()
+                loss.backward()
             _finish(device)
             seconds = time.perf_counter() - started
             model.zero_grad()
+        prefix, again = FrozenPrefix(stages), FlopCounterMode(display=False)
+        with torch.no_grad(), accelerator.autocast():
+            with prefix.part(0):
+                described_sum(model, pixels)
+            kept_bytes = prefix.kept_bytes
+            with prefix.part(0), again:
+                described_sum(model, pixels)
     model.train(training)
-    flops = forward.get_total_flops(), backward.get_total_flops()
-    return Cost(flops[0] / PROBE, flops[1] / PROBE, kept.total / PROBE, seconds / PROBE)
+    flops = [counter.get_total_flops() / PROBE for counter in (forward, backward, again)]
+    return Cost(flops[0], flops[1], kept.total / PROBE, flops[2], kept_bytes / PROBE, seconds / PROBE)
+
+
+def described_sum(model: GenGeoModel, pixels: dict[str, torch.Tensor]) -> torch.Tensor:
+    """One number that depends on the descriptors of both views."""
+    return torch.stack([model(pixels[view], view=view).pooler_output.float().sum() for view in pixels]).sum()
 
 
 class _Kept:
@@ -116,11 +146,11 @@ class Meter:
     Args:
         cost: of a pair.
         accelerator: for the device, the number of processes, and who writes.
-        cached: whether GradCache describes each pair twice.
+        parts: of GradCache; 1 without it.
     """
 
-    def __init__(self, cost: Cost, accelerator: Accelerator, cached: bool) -> None:
-        self.flops, self.processes = cost.step_flops(cached), accelerator.num_processes
+    def __init__(self, cost: Cost, accelerator: Accelerator, parts: int) -> None:
+        self.flops, self.processes = cost.step_flops(parts), accelerator.num_processes
         self.peak, self.peak_name = peak_flops(accelerator.device)
         self.device, self.pairs, self.last = accelerator.device, 0, dict[str, float]()
         self.start()
@@ -144,33 +174,43 @@ class Meter:
         return f"{last['pairs_per_second']:.1f} pairs/s, {last['share_of_peak']:.0%} of peak ({self.peak_name})"
 
 
-def memory_bytes(model: torch.nn.Module, cost: Cost, pairs_at_once: int, averaged: bool) -> float:
-    """Weights, gradients, AdamW's two moments, the average, and the activations of the pairs described at once."""
+def memory_bytes(model: torch.nn.Module, cost: Cost, share: int, parts: int, averaged: bool) -> float:
+    """Weights, gradients, AdamW's two moments, the average, one part's activations, what GradCache keeps of the rest.
+
+    Args:
+        model: for the size of its weights.
+        cost: of a pair.
+        share: pairs of one process.
+        parts: that it describes them in.
+        averaged: whether an average of the weights is kept.
+    """
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     trained = sum(p.numel() * 4 for p in model.parameters() if p.requires_grad)
-    return weights + trained * (3 + averaged) + cost.activation_bytes * pairs_at_once
+    at_once = math.ceil(share / parts)
+    kept = cost.kept_bytes * (share - at_once)
+    return weights + trained * (3 + averaged) + cost.activation_bytes * at_once + kept
 
 
 def describe_cost(
-    model: torch.nn.Module, cost: Cost, pairs: int, steps: int, pairs_at_once: int, processes: int, averaged: bool
+    model: torch.nn.Module, cost: Cost, share: int, parts: int, processes: int, steps: int, averaged: bool
 ) -> str:
     """One line for the start of a run.
 
     Args:
         model: for the size of its weights.
         cost: of a pair.
-        pairs: of a global batch.
+        share: pairs of one process.
+        parts: that it describes them in.
+        processes: that share a batch.
         steps: still to do.
-        pairs_at_once: described at once on one process.
-        processes: that share the batch.
         averaged: whether an average of the weights is kept.
     """
-    cached = pairs_at_once * processes < pairs
-    seconds = steps * pairs / processes * cost.seconds * (4 / 3 if cached else 1)
+    flops = cost.step_flops(parts)
+    seconds = steps * share * cost.seconds * flops / cost.step_flops()
     return (
-        f"estimate: {memory_bytes(model, cost, pairs_at_once, averaged) / 2**30:.1f} GiB on each device "
+        f"estimate: {memory_bytes(model, cost, share, parts, averaged) / 2**30:.1f} GiB on each device "
         f"({cost.activation_bytes / 2**20:.0f} MiB of activations a pair), "
-        f"{cost.step_flops(cached) * pairs / 1e12:.2f} TFLOP a step, at most {_duration(seconds)} for {steps:,} steps "
+        f"{flops * share * processes / 1e12:.2f} TFLOP a step, at most {_duration(seconds)} for {steps:,} steps "
         "without loading, mining and evaluation"
     )
 

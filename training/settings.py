@@ -52,6 +52,7 @@ class Sampling:
 
     batch_size: int = 256  # pairs over all processes (GenGeo, section 4.2)
     micro_batch: int | None = None  # pairs described at once on one process (GradCache); null: all of its share
+    keep_frozen: bool = True  # with micro_batch: blocks that do not train run once, their outputs stay in memory
     protocol: str = "gengeo"  # or sample4geo: the published rules, semi-positives in the batch as negatives
     first_phase: str = "geographic"  # what the first epochs hold: neighbours on the map, or random
     gps_epochs: int = 4  # how many those are

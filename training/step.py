@@ -12,8 +12,9 @@ from accelerate import Accelerator
 
 from batches import covering
 from descriptors import normalise
-from gengeo_hf.learning import Pairs, cached_backward, gather_rows, symmetric_info_nce
+from gengeo_hf.learning import FrozenPrefix, Pairs, cached_backward, gather_rows, symmetric_info_nce
 from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
+from gengeo_hf.model.backbones import frozen_stages
 from settings import Settings
 
 
@@ -58,7 +59,14 @@ def backward_pass(
         no_sync=lambda: accelerator.no_sync(wrapped),
         loss_parameters=[model.logit_scale],
         device=accelerator.device,
+        prefix=FrozenPrefix(kept_stages(model, settings)),
     )
+
+
+def kept_stages(model: GenGeoModel, settings: Settings) -> list[torch.nn.Module]:
+    """The modules whose outputs GradCache keeps between its two descriptions of a part."""
+    wanted = settings.sampling.keep_frozen and settings.optimisation.compile is None
+    return frozen_stages(model.backbone) if wanted else []
 
 
 def semi_positive_masks(

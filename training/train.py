@@ -37,7 +37,7 @@ from gengeo_hf.evaluation import evaluate_descriptors
 from gengeo_hf.learning import HardNegativeBatchSampler
 from records import Log, export
 from settings import Settings, as_dict, parse
-from step import backward_pass, learning_rate, parameter_groups, rate_factor
+from step import backward_pass, kept_stages, learning_rate, parameter_groups, rate_factor
 
 
 def main(settings: Settings) -> dict[str, Any]:
@@ -86,8 +86,9 @@ def main(settings: Settings) -> dict[str, Any]:
     if plan.gradient_checkpointing:
         model.activation_checkpointing_enable()
     average = Average(model, plan.ema) if plan.ema is not None else None
-    cost = measure_cost(model, processor, accelerator)
-    meter = Meter(cost, accelerator, cached=(sampling.micro_batch or share) < share)
+    parts = math.ceil(share / (sampling.micro_batch or share))
+    cost = measure_cost(model, processor, accelerator, kept_stages(model, settings))
+    meter = Meter(cost, accelerator, parts)
     if plan.compile is not None:
         model.compile(backend=plan.compile)
     optimizer = torch.optim.AdamW(parameter_groups(model, plan.weight_decay), betas=tuple(plan.betas), lr=1.0)
@@ -103,7 +104,6 @@ def main(settings: Settings) -> dict[str, Any]:
         output, accelerator, model, optimizer, as_dict(settings), query_ids, tile_ids, averaged
     )
     total_steps = plan.epochs * (len(pairs) // sampling.batch_size)
-    at_once = min(sampling.micro_batch or share, share)
     log = Log(output / "log.jsonl", accelerator, progress.step)
     accelerator.print(
         f"{train.name}: {len(pairs):,} pairs, {len(train.gallery):,} tiles; "
@@ -114,10 +114,9 @@ def main(settings: Settings) -> dict[str, Any]:
     )
     accelerator.print(
         describe_cost(
-            model, cost, sampling.batch_size, total_steps - progress.step, at_once, accelerator.num_processes,
-            average is not None,
+            model, cost, share, parts, accelerator.num_processes, total_steps - progress.step, average is not None
         )
-    )  # fmt: skip
+    )
     if rate_factor(settings) != 1:
         accelerator.print(
             f"batch_size is {sampling.batch_size} and the learning rate {plan.learning_rate:g} is for "

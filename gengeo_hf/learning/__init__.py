@@ -1,12 +1,13 @@
 """What a batch contains and what is minimised: no images, no files."""
 
-from gengeo_hf.learning.grad_cache import cached_backward
+from gengeo_hf.learning.grad_cache import FrozenPrefix, cached_backward
 from gengeo_hf.learning.loss import gather_rows, symmetric_info_nce
 from gengeo_hf.learning.mining import similar_photos, similar_tiles
 from gengeo_hf.learning.plan import Pairs, Plan, Rules, plan_epoch
 from gengeo_hf.learning.sampler import HardNegativeBatchSampler
 
 __all__ = [
+    "FrozenPrefix",
     "HardNegativeBatchSampler",
     "Pairs",
     "Plan",

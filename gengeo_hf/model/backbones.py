@@ -89,10 +89,8 @@ def set_trainable(backbone: Any, blocks: int | None) -> None:
     for parameter in backbone.parameters():
         parameter.requires_grad_(train_all)
     if blocks:
-        dinov3 = backbone.config.model_type == "dinov3_vit"
-        layers = list(backbone.model.layer if dinov3 else backbone.encoder.layer)
-        norm = backbone.norm if dinov3 else backbone.layernorm
-        for module in (*layers[max(0, len(layers) - blocks) :], norm):
+        norm = backbone.norm if backbone.config.model_type == "dinov3_vit" else backbone.layernorm
+        for module in (*_blocks(backbone)[-blocks:], norm):
             module.requires_grad_(True)
     mask_token = getattr(getattr(backbone, "embeddings", None), "mask_token", None)
     if mask_token is not None:
@@ -100,4 +98,23 @@ def set_trainable(backbone: Any, blocks: int | None) -> None:
         mask_token.requires_grad_(False)
 
 
-__all__ = ["GenGeoDinov2Embeddings", "build_backbone", "patch_sides", "read_tokens", "set_trainable", "token_width"]
+def frozen_stages(backbone: Any) -> list[nn.Module]:
+    """The embeddings and the transformer blocks before the first one that trains, in the order in which they run.
+
+    Empty where the embeddings train, and for a ConvNeXt, whose stages are not a row of equals.
+    """
+    if backbone.config.model_type == "convnext":
+        return []
+    stages = [backbone.embeddings, *_blocks(backbone)]
+    first = next((i for i, stage in enumerate(stages) if any(p.requires_grad for p in stage.parameters())), len(stages))
+    return stages[:first]
+
+
+def _blocks(backbone: Any) -> list[nn.Module]:
+    return list(backbone.model.layer if backbone.config.model_type == "dinov3_vit" else backbone.encoder.layer)
+
+
+__all__ = [
+    "GenGeoDinov2Embeddings", "build_backbone", "frozen_stages", "patch_sides", "read_tokens", "set_trainable",
+    "token_width",
+]  # fmt: skip

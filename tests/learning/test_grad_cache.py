@@ -6,8 +6,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
-from gengeo_hf.learning import cached_backward, gather_rows, symmetric_info_nce
+from gengeo_hf.learning import FrozenPrefix, cached_backward, gather_rows, symmetric_info_nce
 from gengeo_hf.learning import grad_cache as module
+from gengeo_hf.model import GenGeoConfig, GenGeoModel
+from gengeo_hf.model.backbones import frozen_stages
 
 
 class Toy(torch.nn.Module):
@@ -184,3 +186,103 @@ def test_two_processes_with_dropout_and_a_loss_scale(two_processes):
 def test_no_parts_are_refused():
     with pytest.raises(ValueError, match="at least one micro-batch"):
         cached_backward([], lambda part: (), lambda: torch.zeros(()))
+
+
+BACKBONES = {
+    "dinov2": {"model_type": "dinov2", "mlp_ratio": 2, "hidden_dropout_prob": 0.3},
+    "dinov2_with_registers": {"model_type": "dinov2_with_registers", "mlp_ratio": 2, "hidden_dropout_prob": 0.3},
+    "dinov3_vit": {"model_type": "dinov3_vit", "intermediate_size": 64, "drop_path_rate": 0.3},
+}
+
+
+def partly_frozen(kind, blocks):
+    common = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 56, "patch_size": 14}
+    sizes = {"num_clusters": 4, "cluster_dim": 4, "token_dim": 4, "head_hidden_dim": 16, "descriptor_dim": 16}
+    torch.manual_seed(0)
+    config = GenGeoConfig(backbone_config={**common, **BACKBONES[kind]}, trainable_blocks=blocks, **sizes)
+    return GenGeoModel(config).train()
+
+
+def describe_with(model):
+    return lambda part: tuple(
+        model(image, view=view).pooler_output for view, image in zip(("ground", "aerial"), part, strict=True)
+    )
+
+
+def info_nce_of(model):
+    return lambda ground, aerial: symmetric_info_nce(ground, aerial, model.logit_scale, label_smoothing=0.1)
+
+
+def images_of_both_sizes(size):
+    generator = torch.Generator().manual_seed(1)
+    ground = torch.randn(7, 3, 42, 70, generator=generator)
+    return parts_of(ground, torch.randn(7, 3, 56, 56, generator=generator), size)
+
+
+def trained_gradients(model):
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("kind", BACKBONES)
+@pytest.mark.parametrize("blocks", [0, 1, 2, None])
+def test_blocks_that_do_not_train_run_once_for_the_same_gradient(kind, blocks):
+    one, other = partly_frozen(kind, blocks), partly_frozen(kind, blocks)
+    parts = images_of_both_sizes(3)  # 3 + 3 + 1 pairs
+    torch.manual_seed(7)
+    described = [describe_with(one)(part) for part in parts]
+    info_nce_of(one)(*(torch.cat(views) for views in zip(*described, strict=True))).backward()
+    runs = []
+    other.backbone.embeddings.register_forward_hook(lambda *_: runs.append(1))
+    stages = frozen_stages(other.backbone)
+    seen = []
+    for stage in stages[1:]:
+        stage.register_forward_pre_hook(lambda module, _: seen.append(vars(module).get("forward") is None))
+    torch.manual_seed(7)
+    prefix = FrozenPrefix(stages)
+    cached_backward(parts, describe_with(other), info_nce_of(other), prefix=prefix)
+    expected, found = trained_gradients(one), trained_gradients(other)
+    assert expected.keys() == found.keys()
+    for name in expected:
+        size = max(1.0, *expected[name].abs().flatten().tolist())  # the toy head's gradients reach some hundreds
+        torch.testing.assert_close(found[name] / size, expected[name] / size, atol=1e-5, rtol=0)
+    assert len(stages) == (0 if blocks is None else 4 - blocks)
+    # Of three parts with two views each, two parts are described twice, the second time with the stages stood in for.
+    assert len(runs) == 10 and seen.count(True) == 6 * len(stages[1:]) and seen.count(False) == 4 * len(stages[1:])
+    assert prefix.kept_bytes == 0 and not any("forward" in vars(stage) for stage in stages)
+
+
+class NoChance:
+    def __init__(self, device):
+        pass
+
+    def restore(self):
+        pass
+
+
+@pytest.mark.parametrize("kind", ["dinov2", "dinov3_vit"])  # the second draws its positions between two stages
+def test_without_the_chance_of_the_first_time_the_gradient_is_wrong(kind, monkeypatch):
+    """The control: what the frozen blocks drew the first time must count as drawn."""
+    one, other = partly_frozen(kind, 1), partly_frozen(kind, 1)
+    parts = images_of_both_sizes(3)
+    torch.manual_seed(7)
+    cached_backward(parts, describe_with(one), info_nce_of(one))
+    prefix = FrozenPrefix(frozen_stages(other.backbone))
+    stand_ins = prefix._stand_ins
+    monkeypatch.setattr(prefix, "_stand_ins", lambda outputs, ours: stand_ins(outputs, [NoChance(0) for _ in ours]))
+    torch.manual_seed(7)
+    cached_backward(parts, describe_with(other), info_nce_of(other), prefix=prefix)
+    expected, found = trained_gradients(one), trained_gradients(other)
+    assert max(((expected[name] - found[name]).abs().max()).item() for name in expected) > 1e-3
+
+
+def test_an_error_in_the_second_description_leaves_the_model_as_it_was():
+    model = partly_frozen("dinov2", 1)
+    prefix = FrozenPrefix(frozen_stages(model.backbone))
+    image = torch.zeros(1, 3, 56, 56)
+    with torch.no_grad(), prefix.part(0):
+        expected = model(image, view="aerial").pooler_output
+    with pytest.raises(RuntimeError, match="stop"), prefix.part(0):
+        raise RuntimeError("stop")
+    model.eval()
+    assert model(image, view="aerial").pooler_output.shape == expected.shape
+    assert not any("forward" in vars(stage) for stage in prefix.stages)
