@@ -243,7 +243,7 @@ def test_blocks_that_do_not_train_run_once_for_the_same_gradient(kind, blocks):
     expected, found = trained_gradients(one), trained_gradients(other)
     assert expected.keys() == found.keys()
     for name in expected:
-        size = max(1.0, *expected[name].abs().flatten().tolist())  # the toy head's gradients reach some hundreds
+        size = max([1.0, *expected[name].abs().flatten().tolist()])  # the toy head's gradients reach some hundreds
         torch.testing.assert_close(found[name] / size, expected[name] / size, atol=1e-5, rtol=0)
     assert len(stages) == (0 if blocks is None else 4 - blocks)
     # Of three parts with two views each, two parts are described twice, the second time with the stages stood in for.
