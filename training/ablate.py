@@ -24,6 +24,7 @@ from omegaconf import OmegaConf
 from ablate_table import Row, write_table
 from gengeo_hf.errors import GenGeoError
 from gengeo_hf.files import atomic_folder, write_json, write_text
+from settings import as_dict, load_settings
 
 HERE = Path(__file__).resolve().parent
 RESULT = "ablation.json"
@@ -97,12 +98,20 @@ def keys_of(row: dict[str, Any], seed: int, plan: dict[str, Any], overrides: lis
     return [*plan["budget"], *row["set"], *overrides, f"seed={seed}"]
 
 
-def folder_of(out: Path, row: dict[str, Any], keys: list[str]) -> Path:
-    """Named after what the row changes, with a hash of all keys: equal rows of two tables share a run."""
-    mark = hashlib.sha256(json.dumps([row.get("config"), row["pretrained"], keys]).encode()).hexdigest()[:10]
+def folder_of(out: Path, row: dict[str, Any], keys: list[str], plan: dict[str, Any]) -> Path:
+    """Named after what the row changes, with a hash of all its settings: equal rows of two tables share a run."""
+    settings = as_dict(load_settings(config_of(row, plan), [*keys, "output=unused"]))
+    settings["data"].pop("root")  # the same run wherever the data lie
+    mark = hashlib.sha256(json.dumps([row["pretrained"], settings], sort_keys=True).encode()).hexdigest()[:10]
     config = [Path(row["config"]).stem] if row.get("config") else []
     changed = [*config, *(key.rpartition(".")[2] for key in row["set"])] or ["full"]
     return out / "runs" / f"{re.sub(r'[^a-z0-9]+', '-', '-'.join(changed).lower())[:60]}-{mark}"
+
+
+def config_of(row: dict[str, Any], plan: dict[str, Any]) -> Path:
+    """The YAML file that a row changes: its own, or the plan's."""
+    path: Path = plan["home"] / (row.get("config") or plan["base"])
+    return path
 
 
 def run_row(
@@ -110,11 +119,11 @@ def run_row(
 ) -> dict[str, dict[str, float]]:
     """Train and test one row with one seed, unless its result is there; gives the recalls on each test set."""
     keys = keys_of(row, seed, plan, overrides)
-    folder = folder_of(out, row, keys)
+    folder = folder_of(out, row, keys, plan)
     if not (folder / RESULT).is_file():
         print(f"{row['name']}, seed {seed}: {folder}", flush=True)
         start = [f"model.init={pretrained(out, row['pretrained'], seed, plan, overrides)}"] if row["pretrained"] else []
-        train(plan, row.get("config"), folder, [*keys, *start])
+        train(plan, config_of(row, plan), folder, [*keys, *start])
         write_json(folder / RESULT, {"keys": keys, "recalls": test(folder / "model", plan)})
     return recalls_in(folder, plan)
 
@@ -140,29 +149,26 @@ def pretrained(out: Path, name: str, seed: int, plan: dict[str, Any], overrides:
 
     row = {"name": f"pretrained {name}", "set": plan["pretrain"][name], "pretrained": None}
     keys = keys_of(row, seed, plan, overrides)
-    folder = folder_of(out, row, keys)
+    folder = folder_of(out, row, keys, plan)
     backbone = folder / "backbone"
     if not backbone.is_dir():
         print(f"{row['name']}, seed {seed}: {folder}", flush=True)
-        train(plan, None, folder, keys)
+        train(plan, config_of(row, plan), folder, keys)
         with atomic_folder(backbone) as target:  # a folder that is there is taken for whole
             GenGeoModel.from_pretrained(folder / "model").backbone.save_pretrained(target)
     return backbone
 
 
-def train(plan: dict[str, Any], config: str | None, folder: Path, keys: list[str]) -> None:
+def train(plan: dict[str, Any], config: Path, folder: Path, keys: list[str]) -> None:
     """One run of train.py; a killed one goes on from its checkpoint."""
-    path = plan["home"] / (config or plan["base"])
-    root = [f"data.root={plan['roots'][name]}" for name in plan["roots"] if name in _data_names(path, keys)]
-    command = [sys.executable, str(HERE / "train.py"), "--config", str(path), *keys, *root, f"output={folder}"]
+    root = [f"data.root={plan['roots'][name]}" for name in plan["roots"] if name in _data_names(config, keys)]
+    command = [sys.executable, str(HERE / "train.py"), "--config", str(config), *keys, *root, f"output={folder}"]
     if subprocess.run(command, check=False).returncode:
         raise GenGeoError(f"the run {folder} failed; its output is above. The same command goes on there")
 
 
 def _data_names(path: Path, keys: list[str]) -> tuple[str, str]:
     """The data set of a run and its family: `--root world=...` is for all worlds."""
-    from settings import load_settings
-
     name = load_settings(path, [*keys, "output=unused"]).data.name
     return name, name.split("-")[0]
 
@@ -192,7 +198,7 @@ def collect(given: argparse.Namespace, plan: dict[str, Any], table: str, command
     for row in plan["tables"][table]:
         runs = []
         for seed in range(given.seeds):
-            folder = folder_of(given.out, row, keys_of(row, seed, plan, given.overrides))
+            folder = folder_of(given.out, row, keys_of(row, seed, plan, given.overrides), plan)
             if (folder / RESULT).is_file():
                 runs.append(recalls_in(folder, plan))
         rows.append(Row(row["name"], runs, row["paper"]))

@@ -11,7 +11,7 @@ from ablate_table import Row, compare
 from gengeo_hf.errors import GenGeoError
 
 PLAN = """
-base: world_small.yaml
+base: base.yaml
 budget: [optimisation.epochs=2]
 test: {near: {}, far: {}}
 pretrain: {other: [data.name=world-rural]}
@@ -30,6 +30,7 @@ def ablation(tmp_path, monkeypatch):
     """Run the command with training and testing replaced: a run's recall follows from its keys."""
     plan, runs = tmp_path / "plan.yaml", []
     plan.write_text(PLAN)
+    (tmp_path / "base.yaml").write_text("data: {name: world-urban}\noptimisation: {epochs: 30}")
 
     def train(plan, config, folder, keys):
         (folder / "model").mkdir(parents=True)
@@ -74,6 +75,13 @@ def test_a_finished_run_is_not_repeated_and_a_new_seed_is_added(ablation, tmp_pa
     assert "±" in (tmp_path / "out" / "one.md").read_text().splitlines()[0]  # only in the heading
     assert ablation("one", "--seeds", "1") == []
     assert [keys[-1] for keys in ablation("one", "--seeds", "2")] == ["seed=1"] * 2
+
+
+def test_a_changed_base_file_is_another_run(ablation, tmp_path):
+    assert len(ablation("one", "--seeds", "1")) == 2
+    (tmp_path / "base.yaml").write_text("data: {name: world-urban}\nsampling: {random_share: 0.5}")
+    assert len(ablation("one", "--seeds", "1")) == 2
+    assert ablation("one", "--seeds", "1", "--root", "world=elsewhere") == [], "the same run wherever the data lie"
 
 
 def test_results_of_another_plan_in_the_same_folder_are_refused(ablation, tmp_path):
