@@ -93,6 +93,31 @@ def test_a_mistake_is_one_line_and_code_2(gengeo, words, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ("locate", "a.jpg", "--index", "idx", "--model", "m", "--map"),
+        ("locate", "a.jpg", "--index", "idx", "--model", "m", "--geojson"),
+        ("calibrate", "a.csv", "--index", "idx", "--model", "m", "--out"),
+        ("calibrate", "a.csv", "--index", "idx", "--model", "m", "--out", "c.json", "--plot"),
+        ("info", "--index", "idx", "--geojson"),
+        ("data", "show", "table", "pairs.csv", "--out"),
+        ("data", "export", "table", "pairs.csv", "--out"),
+        ("pictures", "result.json", "--out"),
+        ("explain", "a.jpg", "b.jpg", "--model", "m", "--out"),
+        ("figure", "pairs", "world-urban", "--out"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(gengeo, words, tmp_path, monkeypatch):
+    """Nothing that the commands ask for is there, so whatever else they looked at first would be missed first."""
+    monkeypatch.chdir(tmp_path)
+    code, _, err = gengeo(*words, "/dev/null/out.png")
+    assert code == 2 and err.startswith("error: /dev/null/out.png") and "cannot be written" in err
+    assert err.count("\n") == 1
+    if words[0] in ("locate", "calibrate", "info"):
+        assert "is a folder" in gengeo(*words, ".")[2]
+
+
+@pytest.mark.parametrize(
     "words", [("locate",), ("nonsense",), ("locate", "a.jpg", "--top", "0", "--index", "i", "--model", "m")]
 )
 def test_a_wrong_command_is_code_2_and_says_where_help_is(gengeo, words):

@@ -1,5 +1,6 @@
 """What every command shares: the application that they register with, and the options that several of them take."""
 
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -21,3 +22,27 @@ Backend = Annotated[
     str, typer.Option("--backend", help="What computes: torch, or onnx for a folder of `gengeo export --onnx`.")
 ]
 IndexFolder = Annotated[Path, typer.Option("--index", help="Index folder made by `gengeo index`.")]
+
+
+def check_writable(*paths: str | Path | None) -> None:
+    """Make sure, before the work, that files can be written at its end.
+
+    Args:
+        paths: files that will be written; None is one that nobody asked for.
+
+    Raises:
+        GenGeoError: a path is a folder, or its folder cannot be made or written to.
+    """
+    from gengeo_hf.errors import GenGeoError
+
+    for path in filter(None, paths):
+        if Path(path).is_dir():
+            raise GenGeoError(f"{path} is a folder: give the name of a file in it")
+        there = Path(path).absolute().parent
+        while not there.exists():  # folders are made on the way
+            there = there.parent
+        try:
+            with tempfile.TemporaryFile(dir=there):  # asking for the rights tells nothing of a read-only disk
+                pass
+        except OSError as error:
+            raise GenGeoError(f"{path} cannot be written: {there}: {error.strerror or error}") from error

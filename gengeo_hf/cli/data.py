@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gengeo_hf.cli.base import app
+from gengeo_hf.cli.base import app, check_writable
 
 if TYPE_CHECKING:
     from gengeo_hf.data import CrossViewDataset
@@ -61,6 +61,7 @@ def show(
     """
     from gengeo_hf.data.sheet import write_sheet
 
+    check_writable(out)
     data = _load(name, folder, split, options)
     typer.echo(f"{write_sheet(data, out, pairs)}: {min(pairs, len(data.queries))} of {len(data.queries):,} pairs")
 
@@ -93,6 +94,7 @@ def export(
         raise GenGeoError("say where to: --out FOLDER or --push organisation/name")
     if push is not None and (ground_view or aerial_view):
         raise GenGeoError("--push sends the images as they are: export the view first, then `data export parquet`")
+    check_writable(out / "queries" / "train" if out else None)
     data = _load(name, folder, split, options)
     if out is not None:
         written, kept = export_pairs(

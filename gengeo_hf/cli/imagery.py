@@ -1,11 +1,14 @@
 """Commands that make and keep an index: index, info, verify, remove, to-store."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gengeo_hf.cli.base import Backend, Device, IndexFolder, Model, app
+from gengeo_hf.cli.base import Backend, Device, IndexFolder, Model, app, check_writable
+
+if TYPE_CHECKING:
+    from gengeo_hf.places import GeoIndex
 
 Imagery = Annotated[
     str,
@@ -65,10 +68,8 @@ def index(
     SOURCE may be another index of the same model, to be added.
     """
     from gengeo_hf.encoder import Encoder
-    from gengeo_hf.errors import GenGeoError
-    from gengeo_hf.places import GeoIndex, TilingOptions, open_imagery
+    from gengeo_hf.places import GeoIndex, TilingOptions
     from gengeo_hf.places.build import build_index
-    from gengeo_hf.places.folder import check_place
     from gengeo_hf.places.units import parse_metres, parse_range, parse_share
 
     tiling = TilingOptions(
@@ -77,22 +78,12 @@ def index(
         lat_column=lat_column, lon_column=lon_column, tile_size_m=parse_metres(tile_size_m) if tile_size_m else None,
     )  # fmt: skip
     # All that is quick to refuse comes before the slow model.
-    another = (Path(source) / "manifest.json").is_file()
-    if another and not add:
-        raise GenGeoError(f"{source} is an index already; with --add it is added to --out")
-    imagery: Any = GeoIndex.load(source) if another else open_imagery(source, tiling)
-    present = GeoIndex.load(out) if add else None
-    if present is None:
-        check_place(out)
+    imagery, present = _sources(source, tiling, out, add)
     if present is not None and truncate_dim is None:
         truncate_dim = present.manifest["model"].get("truncate_dim")
     encoder = Encoder.from_pretrained(model, device, batch_size, backend, truncate_dim)
-    options: dict[str, Any] = {
-        "model_name": model,
-        "thumbnail_pixels": thumbnails,
-        "readers": readers,
-        "progress": True,
-    }
+    options: dict[str, Any] = {"model_name": model, "thumbnail_pixels": thumbnails, "readers": readers}
+    options["progress"] = True
     if present is not None:
         total = present.add(encoder, imagery, **options)
         typer.echo(f"{out} now holds {total:,} tiles")
@@ -101,6 +92,23 @@ def index(
     typer.echo(str(report))
     typer.echo(GeoIndex.load(out, verify=False).report())
     typer.echo(f"next: gengeo locate photo.jpg --index {out} --model {model} --map places.html")
+
+
+def _sources(source: str, tiling: Any, out: Path, add: bool) -> "tuple[Any, GeoIndex | None]":
+    """The imagery, or another index, and the index that it is added to."""
+    from gengeo_hf.errors import GenGeoError
+    from gengeo_hf.places import GeoIndex, open_imagery
+    from gengeo_hf.places.folder import check_place
+
+    another = (Path(source) / "manifest.json").is_file()
+    if another and not add:
+        raise GenGeoError(f"{source} is an index already; with --add it is added to --out")
+    imagery: Any = GeoIndex.load(source) if another else open_imagery(source, tiling)
+    if add:
+        return imagery, GeoIndex.load(out)
+    check_place(out)
+    check_writable(out / "manifest.json")
+    return imagery, None
 
 
 @app.command()
@@ -127,6 +135,7 @@ def info(
     from gengeo_hf.places import GeoIndex
     from gengeo_hf.places.summary import footprints
 
+    check_writable(geojson)
     opened = GeoIndex.load(index, verify=False)
     typer.echo(opened.report())
     if geojson:

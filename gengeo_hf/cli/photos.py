@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gengeo_hf.cli.base import Backend, Device, IndexFolder, Model, app
+from gengeo_hf.cli.base import Backend, Device, IndexFolder, Model, app, check_writable
 
 if TYPE_CHECKING:
-    from gengeo_hf.places import Look
+    from gengeo_hf.places import Answer, GeoLocalizer, Look
 
 
 Fov = Annotated[
@@ -57,10 +57,8 @@ def locate(
     Frames of a drive: `gengeo locate drive/ --sequence --interval 2 --index city.gengeo --model ./gengeo-cvusa`
     """
     from gengeo_hf.errors import GenGeoError
-    from gengeo_hf.files import write_text
     from gengeo_hf.places import GeoLocalizer, Motion
-    from gengeo_hf.places.locate import find_photos, to_geojson
-    from gengeo_hf.places.maps import answers_map
+    from gengeo_hf.places.locate import find_photos
     from gengeo_hf.places.units import parse_metres, parse_near
 
     options: dict[str, Any] = {
@@ -68,6 +66,7 @@ def locate(
         "exif_radius_m": parse_metres(near_exif) if near_exif else None,
         "merge": merge, "threshold": threshold, "look": _look(fov, heading),
     }  # fmt: skip
+    check_writable(map_file, geojson)
     motion = Motion(top_speed / 3.6, interval)
     files = find_photos(photos)
     localizer = GeoLocalizer.from_pretrained(model, index, calibration, device=device, backend=backend)
@@ -81,11 +80,7 @@ def locate(
         typer.echo("\n".join(_lines(answer)))
     if localizer.caveat:
         typer.echo(f"\ncaution: {localizer.caveat}", err=True)
-    if geojson:
-        write_text(geojson, to_geojson(answers, localizer.caveat, drive=sequence))
-    if map_file:
-        write_text(map_file, answers_map(answers, localizer.index, localizer.caveat, drive=sequence))
-        typer.echo(f"map: {map_file}")
+    _write(answers, localizer, sequence, map_file, geojson)
 
 
 @app.command()
@@ -110,6 +105,7 @@ def calibrate(
     from gengeo_hf.places.imagery.table import TableTiles
     from gengeo_hf.places.units import parse_metres
 
+    check_writable(out, plot)
     within_m = parse_metres(within)
     table = TableTiles(pairs, image_column, photos=True)
     localizer = GeoLocalizer.from_pretrained(model, index, device=device)
@@ -134,6 +130,21 @@ def calibrate(
         typer.echo(f"plot: {plot}")
 
 
+def _write(
+    answers: "list[Answer]", localizer: "GeoLocalizer", drive: bool, map_file: Path | None, geojson: Path | None
+) -> None:
+    """The files that were asked for."""
+    from gengeo_hf.files import write_text
+    from gengeo_hf.places.locate import to_geojson
+    from gengeo_hf.places.maps import answers_map
+
+    if geojson:
+        write_text(geojson, to_geojson(answers, localizer.caveat, drive=drive))
+    if map_file:
+        write_text(map_file, answers_map(answers, localizer.index, localizer.caveat, drive=drive))
+        typer.echo(f"map: {map_file}")
+
+
 def _look(fov: float | None, heading: str) -> "Look":
     """The options about field of view and heading."""
     from gengeo_hf.errors import GenGeoError
@@ -149,11 +160,8 @@ def _look(fov: float | None, heading: str) -> "Look":
         raise GenGeoError(f"--heading takes degrees, exif or unknown, found {heading!r}") from None
 
 
-def _lines(answer: "object") -> list[str]:
+def _lines(answer: "Answer") -> list[str]:
     """One answer as text for a terminal."""
-    from gengeo_hf.places import Answer
-
-    assert isinstance(answer, Answer)
     lines = [f"{answer.photo}" + ("" if answer.known else ": don't know; best guesses")]
     if answer.error:
         return [*lines, f"  {answer.error}"]

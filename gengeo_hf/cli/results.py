@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gengeo_hf.cli.base import app
+from gengeo_hf.cli.base import app, check_writable
 
 
 @app.command()
@@ -73,6 +73,7 @@ def pictures(
     from gengeo_hf.evaluation.results import Result
     from gengeo_hf.places.units import parse_metres
 
+    check_writable(out / "index.html")
     images = images_of(Result.load(results[0]), data) if strips > 0 else None
     for path in make_album(results, out, images, each=strips, near_m=parse_metres(near)):
         typer.echo(path)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gengeo_hf.cli.base import Device, Model, app
+from gengeo_hf.cli.base import Device, Model, app, check_writable
 
 if TYPE_CHECKING:
     from gengeo_hf.data import CrossViewDataset
@@ -47,6 +47,7 @@ def explain(
     from gengeo_hf.encoder import Encoder
     from gengeo_hf.explain import explain_match, explain_preference, match_figure, preference_figure
 
+    _check_picture(out)
     for path in (ground, aerial, instead_of):
         _need_file(path)
     encoder = Encoder.from_pretrained(model, device=device)
@@ -77,6 +78,7 @@ def selection(
     """
     from gengeo_hf.explain import selection_figure
 
+    _check_picture(out)
     encoder = _encoder(model, device)
     pairs, titles = _pairs(sources, encoder, split, count, pool)
     _save(selection_figure(encoder, pairs, titles), out)
@@ -100,6 +102,7 @@ def regions(
     """
     from gengeo_hf.explain import cluster_histogram, histogram_similarity, look, parse_box, regions_figure
 
+    _check_picture(out)
     boxes = parse_box(ground_box), parse_box(aerial_box)
     _need_file(ground)
     _need_file(aerial)
@@ -129,6 +132,7 @@ def clusters(
     from gengeo_hf.errors import GenGeoError
     from gengeo_hf.explain import cluster_map_figure, clusters_figure, look, top_patches
 
+    _check_picture(out)
     encoder = _encoder(model, device)
     if Path(source).is_file():
         if view not in ("ground", "aerial"):
@@ -154,6 +158,7 @@ def pairs(
     """
     from gengeo_hf.explain import pairs_figure
 
+    _check_picture(out)
     encoder = _encoder(model, "cpu") if model else None
     chosen, titles = _pairs(sources, encoder, split, count, pool)
     _save(pairs_figure(chosen, titles), out)
@@ -174,13 +179,19 @@ def _need_file(path: Path | None) -> None:
         raise GenGeoError(f"there is no image at {path}")
 
 
-def _save(picture: Any, out: Path) -> None:
-    """Write a picture aside and rename it."""
+def _check_picture(out: Path) -> None:
+    """Before the work: the picture can be written at its end."""
     from gengeo_hf.errors import GenGeoError
-    from gengeo_hf.files import atomic_file
 
     if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise GenGeoError(f"{out}: the picture must end in .png or .jpg")
+    check_writable(out)
+
+
+def _save(picture: Any, out: Path) -> None:
+    """Write a picture aside and rename it."""
+    from gengeo_hf.files import atomic_file
+
     with atomic_file(out) as temporary:
         picture.save(temporary, quality=92)
 

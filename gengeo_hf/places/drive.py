@@ -52,16 +52,20 @@ class Motion:
                 raise GenGeoError(f"{name} of a drive must be a positive number, found {value}")
 
 
-def follow(answers: Sequence[Answer], seconds: Sequence[float] | np.ndarray, motion: Motion) -> list[Answer]:
+def follow(
+    answers: Sequence[Answer], seconds: Sequence[float] | np.ndarray, motion: Motion, threshold: float = 0.0
+) -> list[Answer]:
     """Put the place of the most probable way first in each answer.
 
     Args:
         answers: one for each frame, in the order of the drive; those without places are passed over.
         seconds: time of each frame, shape (frames,), not decreasing.
         motion: see the module.
+        threshold: confidence below which a frame is not `known`, see `GeoLocalizer.locate_many`.
 
     Returns:
-        The answers. A frame that was left out is not `known`; a frame whose best place changed says so in its note.
+        The answers. A frame that was left out is not `known`; a frame whose best place changed says so in its note, and
+        is known as far as the place that is first now is sure: what was said of the old one no longer counts.
     """
     frames = [number for number, answer in enumerate(answers) if answer.places]
     if not frames:
@@ -69,11 +73,11 @@ def follow(answers: Sequence[Answer], seconds: Sequence[float] | np.ndarray, mot
     chosen = _cheapest([answers[f].places for f in frames], np.asarray(seconds, dtype=float)[frames], motion)
     out = list(answers)
     for frame, pick in zip(frames, chosen, strict=True):
-        out[frame] = _with_first(answers[frame], pick)
+        out[frame] = _with_first(answers[frame], pick, threshold)
     return out
 
 
-def _with_first(answer: Answer, pick: int | None) -> Answer:
+def _with_first(answer: Answer, pick: int | None, threshold: float) -> Answer:
     """The answer with another place first."""
     if pick is None:
         note = "left out of the drive: none of its places is within reach of the frames around it"
@@ -82,7 +86,9 @@ def _with_first(answer: Answer, pick: int | None) -> Answer:
         return answer
     order = [pick, *(number for number in range(len(answer.places)) if number != pick)]
     places = [replace(answer.places[number], rank=rank) for rank, number in enumerate(order, 1)]
-    return replace(answer, places=places, note=_joined(answer.note, f"by itself place {pick + 1}; first in the drive"))
+    known = (places[0].confidence or 0.0) >= threshold
+    note = _joined(answer.note, f"by itself place {pick + 1}; first in the drive")
+    return replace(answer, places=places, known=known, note=note)
 
 
 def _joined(*notes: str) -> str:

@@ -180,7 +180,8 @@ class GeoLocalizer:
         answers = list(self.locate_many(photos, top=max(top, DRIVE_CANDIDATES), **options))
         if all(answer.time is not None for answer in answers):
             answers.sort(key=lambda answer: str(answer.time))
-        together = follow(answers, drive_times([answer.time for answer in answers], motion.interval_s), motion)
+        seconds = drive_times([answer.time for answer in answers], motion.interval_s)
+        together = follow(answers, seconds, motion, options.get("threshold", 0.0))
         return [replace(answer, places=answer.places[:top]) for answer in together]
 
     def _places_each(

@@ -44,6 +44,18 @@ def test_a_frame_without_a_place_on_the_way_is_left_out():
     assert [answer.known for answer in both_ends] == [False, *[True] * 5, False]
 
 
+@pytest.mark.parametrize("old, new, known", [(0.9, 0.2, False), (0.2, 0.9, True)])
+def test_a_frame_that_moved_is_as_sure_as_its_new_place(old, new, known):
+    answers = [frame(n, (15.0 * n, 0, 0.8)) for n in range(5)]
+    astray = frame(2, (5000, 0, 0.81), (30, 0, 0.78))
+    sure = [replace(p, confidence=c) for p, c in zip(astray.places, (old, new), strict=True)]
+    answers[2] = replace(astray, places=sure, known=old >= 0.5)
+    answers[3] = replace(answers[3], known=False)  # it did not move, and what was said of it stays
+    mended = follow(answers, np.arange(5.0), Motion(), threshold=0.5)
+    assert mended[2].places[0].tile_id == "30/0"
+    assert [answer.known for answer in mended] == [True, True, known, False, True]
+
+
 def test_a_jump_that_time_allows_is_kept():
     answers = [frame(0, (0, 0, 0.8), (2000, 0, 0.7)), frame(1, (2000, 0, 0.8), (0, 0, 0.7))]
     assert [a.places[0].tile_id for a in follow(answers, [0, 200.0], Motion(top_speed=20))] == ["0/0", "2000/0"]
