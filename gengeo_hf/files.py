@@ -4,6 +4,9 @@ Before: any room that stores something. After: the file or folder is either the 
 """
 
 import contextlib
+import ctypes
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -13,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from gengeo_hf.errors import GenGeoError
+
+NEW, OLD = "-gengeo-new-", "-gengeo-old-"  # in hidden names beside an output: being written, moved aside
 
 
 def sync(path: Path) -> None:
@@ -32,55 +37,161 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
         A path in the same folder, with the same suffix (some writers pick their format by it).
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    with _beside(path, folder=False) as temporary:
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner can read
+        temporary.chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner can read
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 @contextlib.contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Give an empty temporary folder beside `path`; on success it takes the place of `path`.
 
-    A folder cannot replace a full folder in one step. The old one is moved aside first and removed last: a process
-    that is killed between the two renames leaves it beside, under a hidden name, and never a mixture.
+    The old folder and the new one change places in one step where the system can do that (Linux, on most file
+    systems). Elsewhere the old one is moved aside first, and `put_back` helps after a kill between the two renames.
 
     Yields:
         A folder beside `path` to fill.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
-    try:
+    with _beside(path, folder=True) as temporary:
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)
+        temporary.chmod(0o777 & ~_umask())
         for child in temporary.rglob("*"):
             sync(child)
         sync(temporary)
-        if path.exists():
-            aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-old-"))
-            path.replace(aside / path.name)
-            temporary.replace(path)
-            shutil.rmtree(aside)
-        else:
-            temporary.replace(path)
+        _take_place(temporary, path)
         sync(path.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+@contextlib.contextmanager
+def _beside(path: Path, folder: bool) -> Iterator[Path]:
+    """An empty file or folder beside `path`, locked while it is in use: what a killed process left has no lock."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path)
+    while True:
+        if folder:
+            temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}{NEW}"))
+        else:
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}{NEW}", suffix=path.suffix)
+            os.close(handle)
+            temporary = Path(name)
+        with _locked(temporary, wait=True) as ours:
+            if not ours:  # another process swept it away before it had its lock
+                continue
+            try:
+                yield temporary
+            finally:
+                _remove(temporary)  # unless it has taken its place; after an exchange it is the old folder
+            return
+
+
+@contextlib.contextmanager
+def _locked(path: Path, wait: bool = False) -> Iterator[bool]:
+    """Hold a lock on a file or folder itself; False where another process does, or where there is nothing.
+
+    On file systems without locks whoever waits goes on without one, and nobody sweeps.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            free = True
+        except OSError:
+            free = wait
+        yield free and path.exists()
+    finally:
+        os.close(descriptor)
+
+
+def sweep(path: str | Path) -> None:
+    """Remove what killed processes left half written beside `path`, and put back what they had moved aside."""
+    path = Path(path)
+    put_back(path)
+    for left in _leftovers(path, NEW, OLD):
+        with _locked(left) as free:
+            if free:
+                _remove(left)
+
+
+def put_back(path: str | Path) -> bool:
+    """Give a folder its place again that a killed process moved aside and did not replace; True where that was so."""
+    path = Path(path)
+    for aside in [] if path.exists() else _leftovers(path, OLD):
+        with _locked(aside) as free:
+            if free and (aside / path.name).exists() and not path.exists():
+                (aside / path.name).replace(path)
+                return True
+    return False
+
+
+def _leftovers(path: Path, *marks: str) -> list[Path]:
+    starts = tuple(f".{path.name}{mark}" for mark in marks)
+    if not path.parent.is_dir():
+        return []
+    with os.scandir(path.parent) as entries:
+        return [Path(entry.path) for entry in entries if entry.name.startswith(starts)]
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or folder; one that has gone meanwhile is no error."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _take_place(temporary: Path, path: Path) -> None:
+    """Give a folder its name. Where another process writes the same, the last one wins; nothing is ever a mixture."""
+    with contextlib.ExitStack() as moved_aside:
+        while True:
+            try:
+                temporary.replace(path)
+                return
+            except OSError as error:  # something stands there
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                    raise
+            with contextlib.suppress(FileNotFoundError):  # or stood there
+                if _exchange(temporary, path):
+                    return
+                aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}{OLD}"))
+                moved_aside.callback(_let_go, aside, path)
+                moved_aside.enter_context(_locked(aside))
+                path.replace(aside / path.name)
+
+
+def _let_go(aside: Path, path: Path) -> None:
+    """Remove what was moved aside, unless nothing has taken its place."""
+    if (aside / path.name).exists() and not path.exists():
+        (aside / path.name).replace(path)
+    _remove(aside)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two paths change places in one step; False where system or file system cannot (renameat2(2))."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0:
+        return True
+    error = ctypes.get_errno()
+    if error in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+        return False
+    raise OSError(error, os.strerror(error), str(other))
 
 
 def check_replaceable(path: str | Path, marker: str) -> None:

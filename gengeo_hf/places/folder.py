@@ -30,7 +30,7 @@ import pyarrow.parquet
 from PIL import Image
 
 from gengeo_hf.errors import GenGeoError
-from gengeo_hf.files import atomic_folder, check_replaceable, write_json
+from gengeo_hf.files import atomic_folder, check_replaceable, put_back, write_json
 from gengeo_hf.places.tiles import TILE_SCHEMA
 
 FORMAT = "gengeo-index"
@@ -39,7 +39,7 @@ DESCRIPTORS, TILES, THUMBNAILS, LEFT_OUT, SEARCH, MANIFEST = (
     "descriptors.npy", "tiles.parquet", "thumbnails.parquet", "left_out.parquet", "search.faiss", "manifest.json"
 )  # fmt: skip
 CARD = "README.md"  # what the Hub adds when an index is published
-LEFT_OUT_SCHEMA = pa.schema([("tile_id", pa.string()), ("source", pa.string()), ("reason", pa.string())])
+LEFT_OUT_SCHEMA = pa.schema([field.with_nullable(True) for field in TILE_SCHEMA] + [("reason", pa.string())])
 THUMBNAIL_SCHEMA = pa.schema([pa.field("tile_id", pa.string()), pa.field("jpeg", pa.binary())])
 THUMBNAILS_IN_GROUP = 64  # a map of five places must not decode a million thumbnails
 
@@ -100,10 +100,11 @@ def read_manifest(path: Path) -> dict[str, Any]:
     Raises:
         GenGeoError: no index there, a broken manifest, another format or a newer version.
     """
-    for _ in range(20):  # while an index is replaced there are some milliseconds without a folder
+    for _ in range(20):  # where a file system cannot exchange folders there are some milliseconds without one
         if (path / MANIFEST).is_file():
             break
         time.sleep(0.005)
+        put_back(path)
     else:
         raise GenGeoError(
             f"there is no index at {path} (no {MANIFEST}); make one with: gengeo index IMAGERY --out {path}"
@@ -173,7 +174,11 @@ def open_tiles(path: Path, manifest: dict[str, Any]) -> pa.Table:
 
 def read_left_out(path: Path) -> pa.Table:
     """Tiles that could not be read, and why: `LEFT_OUT_SCHEMA`."""
-    return pa.parquet.read_table(path / LEFT_OUT) if (path / LEFT_OUT).is_file() else LEFT_OUT_SCHEMA.empty_table()
+    if not (path / LEFT_OUT).is_file():
+        return LEFT_OUT_SCHEMA.empty_table()
+    found = pa.parquet.read_table(path / LEFT_OUT)
+    columns = [found[name] if name in found.column_names else pa.nulls(len(found)) for name in LEFT_OUT_SCHEMA.names]
+    return pa.table(columns, names=LEFT_OUT_SCHEMA.names).cast(LEFT_OUT_SCHEMA)  # older indexes tell no position
 
 
 def read_thumbnails(path: Path, rows: Iterable[int], names: Mapping[int, str] | None = None) -> dict[int, bytes]:
