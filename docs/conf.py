@@ -1,11 +1,16 @@
 """Sphinx settings: pages in Markdown, the reference from docstrings.
 
-    python -m sphinx -b html docs build/docs
+    python -m sphinx -b html --fail-on-warning docs build/docs
 
-Nothing is fetched: the pages open without internet.
+Nothing is fetched: the pages open without internet. Every object is described once, in the module that defines it; a
+package lists what can be imported from it.
 """
 
+import importlib
 import importlib.metadata
+import pkgutil
+
+import gengeo_hf
 
 project = "gengeo_hf"
 author = "the gengeo_hf authors"
@@ -27,6 +32,21 @@ templates_path = ["_templates"]
 
 autosummary_generate = True
 autosummary_ignore_module_all = True
+
+
+def offered() -> dict[str, list[tuple[str, str]]]:
+    """For each package, the names that it takes in from its modules, each with where it is described."""
+    found = {}
+    for module in pkgutil.walk_packages(gengeo_hf.__path__, "gengeo_hf."):
+        if module.ispkg and not module.name.startswith(("gengeo_hf.cli", "gengeo_hf.web")):  # not in the reference
+            package = importlib.import_module(module.name)
+            names = {name: getattr(package, name) for name in getattr(package, "__all__", [])}
+            homes = {name: getattr(thing, "__module__", None) for name, thing in names.items()}
+            found[module.name] = [(n, f"{home}.{n}") for n, home in homes.items() if home and home != module.name]
+    return found
+
+
+autosummary_context = {"offered": offered()}
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"

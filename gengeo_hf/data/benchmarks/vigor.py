@@ -1,7 +1,7 @@
 """VIGOR: panoramas of four cities that stand anywhere in their tiles; most places lie in four tiles.
 
 Before: the folders as they are distributed or as Sample4Geo wants them, with original or corrected labels. After: the
-schema, with the one positive and the three semi-positive tiles of each panorama.
+schema, with the one positive and the three semi-positive tiles of each panorama::
 
     VIGOR/<City>/panorama/*.jpg, VIGOR/<City>/satellite/*.png     as distributed
     VIGOR/ground/<City>/*.jpg, VIGOR/satellite/<City>/*.png       as Sample4Geo wants them
