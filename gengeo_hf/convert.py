@@ -219,7 +219,11 @@ def convert_dino_salad(tensors: "Tensors") -> tuple[Any, Any]:
 
 
 def convert_megaloc(tensors: "Tensors") -> tuple[Any, Any]:
-    """MegaLoc: SALAD with a linear projection, images of 322 x 322."""
+    """MegaLoc: SALAD with a linear projection, images of 322 x 322.
+
+    Raises:
+        GenGeoError: a tensor is missing, or left over, or of another shape.
+    """
     head, linear = _under(tensors, "aggregator.agg."), _under(tensors, "aggregator.linear.")
     if not linear:
         raise GenGeoError("the checkpoint misses aggregator.linear.weight: is it of the named kind?")
@@ -227,7 +231,11 @@ def convert_megaloc(tensors: "Tensors") -> tuple[Any, Any]:
 
 
 def convert_sample4geo(tensors: "Tensors") -> tuple[Any, Any]:
-    """The ConvNeXt of Sample4Geo in timm's names (with or without `model.`), with its logit scale if it is there."""
+    """The ConvNeXt of Sample4Geo in timm's names (with or without `model.`), with its logit scale if it is there.
+
+    Raises:
+        GenGeoError: it is no ConvNeXt of timm, or a tensor is missing or left over.
+    """
     from gengeo_hf.model import GenGeoConfig, GenGeoImageProcessor, GenGeoModel
 
     backbone = _under(tensors, "model.") or {k: v for k, v in tensors.items() if k != "logit_scale"}

@@ -216,7 +216,11 @@ class Encoder:
 
 
 def training_record(name: str | Path, revision: str | None = None) -> dict[str, Any]:
-    """What training wrote beside a checkpoint, in a folder or on the Hub; empty where there is no such file."""
+    """What training wrote beside a checkpoint, in a folder or on the Hub; empty where there is no such file.
+
+    Raises:
+        GenGeoError: the file is there and is no such record.
+    """
     from transformers.utils import cached_file
 
     path = cached_file(

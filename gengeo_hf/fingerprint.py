@@ -56,7 +56,11 @@ def fingerprint(model: "GenGeoModel", processor: "GenGeoImageProcessor") -> str:
 
 
 def whole_fingerprint(model: "GenGeoModel", processor: "GenGeoImageProcessor") -> str:
-    """Like `fingerprint`, whatever the model cuts off its descriptors."""
+    """Like `fingerprint`, whatever the model cuts off its descriptors.
+
+    Raises:
+        GenGeoError: a tensor is not in memory, as after offloading.
+    """
     import torch
 
     digest = hashlib.sha256(b"gengeo-1\n")

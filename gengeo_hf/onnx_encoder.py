@@ -100,7 +100,11 @@ class OnnxEncoder(Encoder):
         return truncated(self.manifest["fingerprint"], self.truncate_dim)
 
     def truncate(self, dim: int) -> None:
-        """Cut descriptors to their first `dim` values, as `Encoder.truncate` does."""
+        """Cut descriptors to their first `dim` values, as `Encoder.truncate` does.
+
+        Raises:
+            GenGeoError: `dim` is not in 1..the width of the export.
+        """
         if not 1 <= dim <= int(self.manifest["dim"]):
             raise GenGeoError(f"descriptors have {self.manifest['dim']} values: they cannot be cut to {dim}")
         if dim != self.dim:

@@ -34,7 +34,11 @@ def write_pairs(data: CrossViewDataset, folder: Path, split: str) -> None:
 
 
 def check_split_name(split: str) -> None:
-    """Refuse what cannot be part of a file name that `datasets` recognises."""
+    """Refuse what cannot be part of a file name that `datasets` recognises.
+
+    Raises:
+        GenGeoError: a character is neither letter, digit nor underscore.
+    """
     if not re.fullmatch(r"\w+", split):
         raise GenGeoError(f"the split is called {split!r}: use letters, digits and underscores only")
 
@@ -72,7 +76,11 @@ def write_rows(part: datasets.Dataset, table: str, path: Path, change: Callable[
 
 
 def image_bytes(source: Any, change: Callable[[bytes], bytes] | None) -> bytes:
-    """The encoded image, from memory or from its file, in the view that was asked for."""
+    """The encoded image, from memory or from its file, in the view that was asked for.
+
+    Raises:
+        GenGeoError: the file cannot be read.
+    """
     try:
         content = source if isinstance(source, bytes) else Path(source).read_bytes()
     except (OSError, TypeError) as error:

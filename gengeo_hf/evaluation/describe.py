@@ -142,6 +142,9 @@ def describe_view(
 
     Returns:
         The store; `load` it when all processes are through.
+
+    Raises:
+        GenGeoError: an image cannot be read.
     """
     limited = fov < 360 or headings is not None
     key = {

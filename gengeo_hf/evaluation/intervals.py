@@ -79,6 +79,9 @@ def paired_difference(
 
     Returns:
         By metric: the difference, and its interval. An interval without 0 is a difference at that level.
+
+    Raises:
+        GenGeoError: the two sides have no metric in common.
     """
     common = {name: second[name] - first[name] for name in first if name in second}
     if not common:

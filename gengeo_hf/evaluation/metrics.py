@@ -20,7 +20,15 @@ ERROR_SHARES_M = (5, 10, 25, 50, 100)
 
 
 def recall_at(ranks: np.ndarray, k: int) -> float:
-    """Share of queries whose right tile is among the k best: rank < k, ranks from 0."""
+    """Share of queries whose right tile is among the k best: rank < k, ranks from 0.
+
+    Args:
+        ranks: integers (queries,), tiles before the right one.
+        k: at least 1.
+
+    Raises:
+        GenGeoError: there are no queries, or k is below 1.
+    """
     if k < 1:
         raise GenGeoError(f"k must be at least 1, found {k}")
     if not len(ranks):
@@ -35,6 +43,9 @@ def one_percent_k(gallery_size: int, rounding: Rounding = "floor") -> int:
         gallery_size: number of tiles.
         rounding: "floor" is floor(N / 100), as in Sample4Geo, TransGeo and the paper's tables (88 of 8,884);
             "floor+1" is the bound of the VIGOR and OriCNN scripts (89); "ceil" and "round" (half up) for others.
+
+    Raises:
+        GenGeoError: an unknown rounding.
     """
     exact, rest = divmod(gallery_size, 100)  # integers: 0.01 * N would round
     k = {"floor": exact, "ceil": exact + (rest > 0), "round": exact + (rest >= 50), "floor+1": exact + 1}

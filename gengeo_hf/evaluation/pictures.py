@@ -80,7 +80,16 @@ def _fitted(photo: Image.Image, side: int) -> Image.Image:
 
 
 def stack(strips: Sequence[Image.Image], heading: str = "", explanation: str = "") -> Image.Image:
-    """Several strips below one another under a heading."""
+    """Several strips below one another under a heading.
+
+    Args:
+        strips: pictures, from top to bottom.
+        heading: above them.
+        explanation: a smaller line under the heading.
+
+    Raises:
+        GenGeoError: there are no strips.
+    """
     if not strips:
         raise GenGeoError("there are no strips to stack")
     width, head = max(image.width for image in strips), 56 if heading else 0

@@ -37,6 +37,9 @@ def errors_m(query_positions: np.ndarray, gallery_positions: np.ndarray, top_row
 
     Returns:
         (queries,) metres; NaN where a position is unknown, infinity where no tile was searched.
+
+    Raises:
+        GenGeoError: positions are not (count, 2), or there are not as many as queries.
     """
     found = np.asarray(gallery_positions, dtype=np.float64)[top_rows]
     given = np.asarray(query_positions, dtype=np.float64)

@@ -69,7 +69,11 @@ def build_table(number: int, results: Sequence[str | Path] = ()) -> Table:
 
 
 def render(table: Table, style: Format = "md") -> str:
-    """The table as text."""
+    """The table as text.
+
+    Raises:
+        GenGeoError: an unknown format.
+    """
     writers = {"md": _markdown, "latex": _latex, "csv": _csv}
     if style not in writers:
         raise GenGeoError(f"the format must be one of {', '.join(writers)}; found {style!r}")

@@ -93,7 +93,11 @@ class GenGeoConfig(PreTrainedConfig):
         self.validate_architecture()
 
     def validate_architecture(self) -> None:
-        """Check what types alone cannot. Called by the base class at construction and before saving."""
+        """Check what types alone cannot. Called by the base class at construction and before saving.
+
+        Raises:
+            ValueError: an unknown backbone or head, a size below 1, or settings that do not go together.
+        """
         backbone: Any = self.backbone_config
         model_type = backbone.model_type
         if model_type not in BACKBONES:

@@ -59,7 +59,11 @@ class GenGeoImageProcessor(PilBackend):
         super().__init__(**kwargs)
 
     def preprocess(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
-        """Prepare one image or a list of images; see the class."""
+        """Prepare one image or a list of images; see the class.
+
+        Raises:
+            ValueError: an unknown view, or a crop or padding is asked for.
+        """
         if kwargs.get("do_center_crop") or kwargs.get("do_pad"):
             raise ValueError("GenGeoImageProcessor neither crops nor pads: it resizes the whole image")
         if kwargs.get("size") is None and self.size is None:

@@ -87,7 +87,11 @@ def parse_near(text: str) -> Near:
 
 
 def check_near(near: tuple[float, float, float]) -> Near:
-    """The prior as `Near`, refused where it is not a place on Earth with a positive radius in metres."""
+    """The prior as `Near`, refused where it is not a place on Earth with a positive radius in metres.
+
+    Raises:
+        GenGeoError: a position that is not on Earth, or a radius that is not positive.
+    """
     lat, lon, radius_m = near
     if not (abs(lat) <= 90 and abs(lon) <= 180):
         raise GenGeoError(f"{lat}, {lon} is not a place: latitude -90..90, longitude -180..180 degrees, in this order")

@@ -54,7 +54,11 @@ class DatasetTiles:
         self.table = tile_table(rows["tile_id"], rows["lat"], rows["lon"], bounds, area=area, source=self.name)
 
     def read(self, row: int) -> Image.Image:
-        """Decode one row's tile."""
+        """Decode one row's tile.
+
+        Raises:
+            GenGeoError: the row has no picture, or it cannot be decoded.
+        """
         from gengeo_hf.data.images import open_image
 
         cell = self._images[row]["aerial"]

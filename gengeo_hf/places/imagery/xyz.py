@@ -23,7 +23,15 @@ from gengeo_hf.places.tiles import tile_table
 
 
 def xyz_bounds(zoom: int, column: int, row: int) -> Bounds:
-    """The box of tile `zoom/column/row`, row 0 in the north (OGC 17-083r4, annex D.1; "slippy map")."""
+    """The box of tile `zoom/column/row`, row 0 in the north (OGC 17-083r4, annex D.1; "slippy map").
+
+    Args:
+        zoom: 0 is one tile for the world; each level halves the side.
+        column, row: counted from 180 degrees west and from 85.05 degrees north.
+
+    Returns:
+        Degrees: west, south, east, north.
+    """
 
     def corner(x: int, y: int) -> tuple[float, float]:
         return x / 2**zoom * 360.0 - 180.0, math.degrees(math.atan(math.sinh(math.pi * (1 - 2 * y / 2**zoom))))
@@ -118,7 +126,16 @@ def xyz_zooms(folder: Path) -> list[int]:
 
 
 def pick_zoom(levels: list[int], zoom: int | None, where: str) -> int:
-    """The level asked for, or the deepest one."""
+    """The level asked for, or the deepest one.
+
+    Args:
+        levels: zoom levels that are there.
+        zoom: the one asked for, None for the deepest.
+        where: name for messages.
+
+    Raises:
+        GenGeoError: there are no levels, or not this one.
+    """
     if not levels:
         raise GenGeoError(f"{where} holds no map tiles (z/x/y)")
     if zoom is not None and zoom not in levels:

@@ -69,7 +69,11 @@ class MilvusEngine:
         self._client.create_collection(name, schema=schema, index_params=indexes, consistency_level="Strong")
 
     def upsert(self, name: str, rows: Sequence[dict[str, Any]], vectors: np.ndarray) -> None:
-        """Write rows and vectors."""
+        """Write rows and vectors.
+
+        Raises:
+            GenGeoError: a text is longer than Milvus keeps.
+        """
         for row in rows:
             if any(len(str(row[field]).encode()) > TEXT for field in ("tile_id", "area", "source")):
                 raise GenGeoError(
