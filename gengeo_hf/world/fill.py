@@ -61,7 +61,11 @@ class Filler:
         return float(self.random.uniform(low, high))
 
     def colours(self) -> dict[str, np.ndarray]:
-        """Facade, roof, trim and shop front of one building; the roof often belongs to the facade's family."""
+        """Facade, roof, trim and shop front of one building; the roof often belongs to the facade's family.
+
+        Returns:
+            By name, linear light (3,) in 0..1.
+        """
         palette, random = self.domain.palette, self.random
         family = random.choice(len(palette.weights), p=palette.weights)
         facade = palette.facades[family] * random.uniform(0.85, 1.15, 3) * random.uniform(0.8, 1.15)
@@ -79,7 +83,18 @@ class Filler:
     def part(self, lot: Lot, along: float, deep: float, half_x: float, half_y: float, eaves: float, roof_kind: int,
              style: int, colours: dict[str, np.ndarray],
              ridge_across: bool | None = None, storey: float = 3.0) -> None:  # fmt: skip
-        """A part of a building centred at (along, deep) of a lot. A ridge runs along the longer side unless told."""
+        """A part of a building centred at (along, deep) of a lot. A ridge runs along the longer side unless told.
+
+        Args:
+            lot: on which it stands.
+            along, deep: metres in the lot's axes.
+            half_x, half_y: half sides in metres, in the lot's axes.
+            eaves: their height above the ground in metres.
+            roof_kind, style: see `tables`.
+            colours: from `colours`.
+            ridge_across: True lays the ridge along the y axis.
+            storey: height of one in metres.
+        """
         x, y = lot.place(along, deep)
         cos, sin = lot.cos, lot.sin
         if (half_y > half_x) if ridge_across is None else ridge_across:
@@ -105,7 +120,13 @@ class Filler:
             )  # fmt: skip
 
     def tree(self, x: float, y: float, scale: float = 1.0, kind: int | None = None) -> None:
-        """A tree or bush at a world position."""
+        """A tree or bush at a world position.
+
+        Args:
+            x, y: metres east and north of the region's centre.
+            scale: factor of the usual height of its kind.
+            kind: see `tables`; None draws one.
+        """
         random = self.random
         if kind is None:
             kind = int(random.choice([ROUND, ROUND, ROUND, CONIFER_TREE, POPLAR, BUSH]))

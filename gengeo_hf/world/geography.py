@@ -43,7 +43,12 @@ class LocalFrame:
         return x, y
 
     def bounds(self, x: float, y: float, half_width: float, half_height: float) -> tuple[float, float, float, float]:
-        """(west, south, east, north) in degrees of a box around (x, y); the half sides in metres."""
+        """(west, south, east, north) in degrees of a box around (x, y); the half sides in metres.
+
+        Args:
+            x, y: metres east and north of the frame's origin.
+            half_width, half_height: metres.
+        """
         south, west = self.to_degrees(x - half_width, y - half_height)
         north, east = self.to_degrees(x + half_width, y + half_height)
         return float(west), float(south), float(east), float(north)
@@ -51,6 +56,11 @@ class LocalFrame:
 
 def region_frame(domain_index: int, split: str, region: int) -> LocalFrame:
     """The frame at the centre of a region.
+
+    Args:
+        domain_index: place of the domain in `DOMAINS`; domains lie 4 degrees of longitude apart.
+        split: "train", "validation" or "test"; splits lie 6 degrees of latitude apart.
+        region: number within the split.
 
     Raises:
         GenGeoError: unknown split, or more regions than the split has room for.

@@ -33,7 +33,17 @@ class GroundTables:
 def ground_colour(
     layout: Layout, tables: GroundTables, day: Day, hits: Hits
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Colour (n, 3), class (n,) and mirror share (n,) of points on the ground."""
+    """Colour (n, 3), class (n,) and mirror share (n,) of points on the ground.
+
+    Args:
+        layout: of the region.
+        tables: `GroundTables` of the layout.
+        day: season and light.
+        hits: n points, all on the ground.
+
+    Returns:
+        float32 linear light, class numbers, and the share of the sky that is mirrored, 0 to 1.
+    """
     x, y = hits.point[:, 0], hits.point[:, 1]
     fade = np.clip(0.35 / (hits.footprint + 0.05), 0.12, 1.0)  # fine grain vanishes where a pixel covers much of it
     speck = grain(x, y, 0.07) * fade

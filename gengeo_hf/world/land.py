@@ -34,14 +34,28 @@ class Land:
     seed: int
 
     def height(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Height of the ground, metres."""
+        """Height of the ground, metres.
+
+        Args:
+            x, y: metres east and north of the region's centre, any shape.
+
+        Returns:
+            float64, of the shape of x.
+        """
         total = np.zeros(np.shape(x), np.float64)
         for kx, ky, phase, size in self.waves:
             total += size * np.sin(kx * np.asarray(x, np.float64) + ky * np.asarray(y, np.float64) + phase)
         return total
 
     def shore(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Metres to the shore: negative in water, 99 where the region has none."""
+        """Metres to the shore: negative in water, 99 where the region has none.
+
+        Args:
+            x, y: metres east and north of the region's centre, any shape.
+
+        Returns:
+            float32, of the shape of x.
+        """
         distance = np.full(np.shape(x), 99.0, np.float32)
         for cx, cy, radius, phase in self.ponds.astype(np.float32):
             dx, dy = x - cx, y - cy
@@ -56,7 +70,14 @@ class Land:
         return distance
 
     def parcel_coordinates(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Position in units of parcels; the whole parts number the parcel."""
+        """Position in units of parcels; the whole parts number the parcel.
+
+        Args:
+            x, y: metres, any shape.
+
+        Returns:
+            (u, v) for `parcels` and `border_distance`, of the shape of x.
+        """
         angle, width, height, phase, _ = self.parcel
         c, s = np.float32(np.cos(angle)), np.float32(np.sin(angle))
         along, across = x * c + y * s, y * c - x * s
@@ -72,7 +93,11 @@ class Land:
         return kind, hash_unit(seed + 1, column, row)
 
     def border_distance(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-        """Metres (nearly) to the nearest border of a parcel."""
+        """Metres (nearly) to the nearest border of a parcel.
+
+        Args:
+            u, v: parcel coordinates, any shape; the result has the same.
+        """
         fu, fv = u - np.floor(u), v - np.floor(v)
         return np.minimum(np.minimum(fu, 1 - fu) * self.parcel[1], np.minimum(fv, 1 - fv) * self.parcel[2])
 

@@ -56,6 +56,10 @@ def make_layout(domain: Domain, seed: tuple[int, ...]) -> Layout:
 
     A layout that has too few places for cameras (a lake, many missing roads) is drawn again.
 
+    Args:
+        domain: what stands there, and how densely.
+        seed: integers that name the region.
+
     Raises:
         RuntimeError: no layout of this domain holds its cameras: the domain's numbers contradict one another.
     """

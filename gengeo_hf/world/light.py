@@ -98,7 +98,15 @@ def sky(day: Day, direction: np.ndarray) -> np.ndarray:
 
 
 def expose(day: Day, radiance: np.ndarray) -> np.ndarray:
-    """Linear light (..., 3) to sRGB values in 0..1 with the day's exposure, white balance and contrast."""
+    """Linear light (..., 3) to sRGB values in 0..1 with the day's exposure, white balance and contrast.
+
+    Args:
+        day: gives exposure (`gain`) and contrast.
+        radiance: (..., 3) linear light.
+
+    Returns:
+        (..., 3), for the screen.
+    """
     value = np.maximum(radiance * day.gain, 0)
     value = (
         value * (1 + value * np.float32(0.09)) / (1 + value * np.float32(0.55))

@@ -37,7 +37,14 @@ class Lot:
     kind: str
 
     def place(self, along: np.ndarray | float, deep: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
-        """World (x, y) of a position in the lot's axes."""
+        """World (x, y) of a position in the lot's axes.
+
+        Args:
+            along, deep: metres from the centre along the road and away from it, any shape.
+
+        Returns:
+            Metres east and north of the region's centre, of that shape.
+        """
         along, deep = np.asarray(along, float), np.asarray(deep, float)
         return self.x + along * self.cos - deep * self.sin, self.y + along * self.sin + deep * self.cos
 
@@ -59,7 +66,11 @@ class LotMap:
         self.blocked |= land.shore(x, y) < 2.0 - MARGIN
 
     def cells(self, lot: Lot, margin: float) -> tuple[tuple[slice, slice], np.ndarray] | None:
-        """The box of cells around a lot and which lie within `margin` metres of it; None if it leaves the map."""
+        """The box of cells around a lot and which lie within `margin` metres of it; None if it leaves the map.
+
+        Returns:
+            Row and column slices of the map, and bool (rows, columns) of that box.
+        """
         reach_x = abs(lot.cos) * lot.half_width + abs(lot.sin) * lot.half_depth + margin
         reach_y = abs(lot.sin) * lot.half_width + abs(lot.cos) * lot.half_depth + margin
         low = [int((lot.x - reach_x + self.half_extent) / CELL), int((lot.y - reach_y + self.half_extent) / CELL)]
@@ -99,7 +110,13 @@ class LotMap:
 
 
 def make_lots(domain: Domain, roads: Roads, land: Land, random: np.random.Generator) -> LotMap:
-    """Lots along both sides of every road, then lots in what is left inside the blocks."""
+    """Lots along both sides of every road, then lots in what is left inside the blocks.
+
+    Args:
+        domain: kinds of lots and their shares.
+        roads, land: what lots keep away from.
+        random: draws kinds and sizes.
+    """
     lots = LotMap(domain, roads, land)
     kinds, shares = list(domain.lots), np.cumsum(list(domain.lots.values()))
     shares /= shares[-1]

@@ -36,7 +36,17 @@ class Surface:
 
 
 def surface_of(layout: Layout, tables: GroundTables, cars: np.ndarray, day: Day, hits: Hits) -> Surface:
-    """The look of every hit."""
+    """The look of every hit.
+
+    Args:
+        layout, tables: of the region.
+        cars: rows of `tables.CAR`, those of the view.
+        day: season and light.
+        hits: n points.
+
+    Returns:
+        Arrays of shape (n, ...), in the order of the hits.
+    """
     count = len(hits.ray)
     look = Surface(
         np.zeros((count, 3), np.float32), np.full(count, OTHER, np.uint8), np.zeros(count, np.float32),

@@ -53,7 +53,11 @@ def static_mesh(layout: Layout) -> Mesh:
 
 
 def car_mesh(cars: np.ndarray) -> Mesh:
-    """The cars of one view."""
+    """The cars of one view.
+
+    Args:
+        cars: rows of `tables.CAR`, shape (cars,).
+    """
     vertices, faces, side = car_shell()
     return _copies(
         cars, np.repeat((vertices * 1.0)[None], len(cars), 0) * cars["size"][:, None, None], faces, side, CAR

@@ -11,7 +11,11 @@ TEXTURE_SIZE = 512  # texels along one side of the detail texture; a power of tw
 
 
 def hash_integers(*keys: np.ndarray | int) -> np.ndarray:
-    """Mix integer arrays (broadcast together) into well-spread uint32 (the "lowbias32" finaliser after each key)."""
+    """Mix integer arrays (broadcast together) into well-spread uint32 (the "lowbias32" finaliser after each key).
+
+    Args:
+        keys: integers, or arrays of shapes that broadcast; the result has the common shape, at least (1,).
+    """
     mixed = np.atleast_1d(np.uint32(0x9E3779B9))
     for key in keys:
         mixed = mixed ^ np.atleast_1d(np.asarray(key)).astype(np.int64).astype(np.uint32)
@@ -22,12 +26,25 @@ def hash_integers(*keys: np.ndarray | int) -> np.ndarray:
 
 
 def hash_unit(*keys: np.ndarray | int) -> np.ndarray:
-    """Hash integer arrays to float32 in [0, 1)."""
+    """Hash integer arrays to float32 in [0, 1).
+
+    Args:
+        keys: as for `hash_integers`, and so is the shape.
+    """
     return (hash_integers(*keys) >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
 
 
 def smooth_noise(x: np.ndarray, y: np.ndarray, wavelength: float, seed: int) -> np.ndarray:
-    """Value noise in [0, 1] on a square lattice; `x`, `y` and `wavelength` in metres."""
+    """Value noise in [0, 1] on a square lattice; `x`, `y` and `wavelength` in metres.
+
+    Args:
+        x, y: metres, any shape.
+        wavelength: metres between nodes of the lattice.
+        seed: chooses the noise.
+
+    Returns:
+        float32, of the shape of x.
+    """
     u, v = np.asarray(x, np.float64) / wavelength, np.asarray(y, np.float64) / wavelength
     column, row = np.floor(u).astype(np.int64), np.floor(v).astype(np.int64)
     fx, fy = u - column, v - row
@@ -40,7 +57,11 @@ def smooth_noise(x: np.ndarray, y: np.ndarray, wavelength: float, seed: int) -> 
 
 @functools.lru_cache(maxsize=1)
 def detail_textures() -> tuple[np.ndarray, np.ndarray]:
-    """Two tileable textures, flat float32 of TEXTURE_SIZE**2: fine grain and soft blotches, mean 0, deviation 1."""
+    """Two tileable textures, flat float32 of TEXTURE_SIZE**2: fine grain and soft blotches, mean 0, deviation 1.
+
+    Returns:
+        Two arrays (TEXTURE_SIZE**2,), the same ones at every call.
+    """
     random = np.random.default_rng(20260818)
     fine = np.zeros((TEXTURE_SIZE, TEXTURE_SIZE), np.float32)
     soft = np.zeros_like(fine)
@@ -72,10 +93,26 @@ def _texel(x: np.ndarray, y: np.ndarray, metres: float) -> np.ndarray:
 
 
 def grain(x: np.ndarray, y: np.ndarray, metres: float) -> np.ndarray:
-    """Fine grain at a place: mean 0, deviation 1; `metres` is the width of a texel."""
+    """Fine grain at a place: mean 0, deviation 1; `metres` is the width of a texel.
+
+    Args:
+        x, y: metres, any shape.
+        metres: width of a texel; the texture repeats after 512 of them.
+
+    Returns:
+        float32, of the shape of x.
+    """
     return detail_textures()[0][_texel(x, y, metres)]
 
 
 def blotches(x: np.ndarray, y: np.ndarray, metres: float) -> np.ndarray:
-    """Soft blotches at a place: mean 0, deviation 1; `metres` is the width of a texel."""
+    """Soft blotches at a place: mean 0, deviation 1; `metres` is the width of a texel.
+
+    Args:
+        x, y: metres, any shape.
+        metres: as in `grain`.
+
+    Returns:
+        float32, of the shape of x.
+    """
     return detail_textures()[1][_texel(x, y, metres)]

@@ -69,7 +69,14 @@ class Region:
         return [self.seed, list(DOMAINS).index(self.domain), SPLITS.index(self.split), self.number]
 
     def places(self, count: int) -> list[Place]:
-        """The first `count` camera places."""
+        """The first `count` camera places.
+
+        Args:
+            count: at most `Domain.pairs_per_region`.
+
+        Returns:
+            Positions in metres east and north of the region's centre, each with the tiles that cover it.
+        """
         off_centre = DOMAINS[self.domain].off_centre
         found = []
         for number, (x, y) in enumerate(self.scene.layout.cameras[:count].tolist()):
@@ -107,15 +114,33 @@ class Region:
         return tuple(self._grid_tile(i, j) for i, j in ((column, row), (beside, row), (column, above), (beside, above)))
 
     def day(self, view: str, number: int) -> Day:
-        """The day on which a picture was taken."""
+        """The day on which a picture was taken.
+
+        Args:
+            view: "ground" or "aerial".
+            number: of the place or of the tile.
+        """
         return make_day(view, np.random.default_rng([*self._key(), number, 1 if view == "aerial" else 2]))
 
     def draw_ground(self, place: Place, size: tuple[int, int], samples: int, truth: bool = False) -> Picture:
-        """The panorama of a place; `size` (height, width) pixels."""
+        """The panorama of a place; `size` (height, width) pixels.
+
+        Args:
+            place: from `places`.
+            size: (height, width) pixels.
+            samples: rays for each pixel on an edge; 1, 2 or 4.
+            truth: give the class of each pixel too.
+        """
         return self.renderer.panorama(self.day("ground", place.number), place.x, place.y, size, samples, truth)
 
     def draw_aerial(self, tile: Tile, size: tuple[int, int], samples: int, truth: bool = False) -> Picture:
-        """A tile; `size` (height, width) pixels."""
+        """A tile; `size` (height, width) pixels.
+
+        Args:
+            tile: from `tiles`.
+            size: (height, width) pixels.
+            samples, truth: as in `draw_ground`.
+        """
         turn, far = (
             hash_unit(np.array(tile.number), self.number, 8)[0] * 6.2832,
             hash_unit(np.array(tile.number), self.number, 9)[0],

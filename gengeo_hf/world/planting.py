@@ -19,7 +19,16 @@ HEDGE_SPACING = 3.2
 
 
 def plant(domain: Domain, roads: Roads, land: Land, lots: LotMap, random: np.random.Generator) -> np.ndarray:
-    """All trees outside gardens, as rows of `TREE` (their `ground` still 0)."""
+    """All trees outside gardens, as rows of `TREE` (their `ground` still 0).
+
+    Args:
+        domain: kinds and densities.
+        roads, land, lots: what trees keep away from.
+        random: draws them.
+
+    Returns:
+        (trees,) structured array.
+    """
     groups = [_street(domain, roads, random)]
     if domain.farmed:
         groups += [_woods(domain, land, random), _hedgerows(domain, land, random)]

@@ -49,7 +49,14 @@ def panorama_rays(size: tuple[int, int], shift: tuple[float, float] = (0.5, 0.5)
 
 def tile_points(size: tuple[int, int], centre: tuple[float, float], sides: tuple[float, float],
                 shift: tuple[float, float] = (0.5, 0.5)) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Ground x and y (h * w,) in metres of a tile's pixels, row by row, north up; `sides`: (north-south, east-west)."""
+    """Ground x and y (h * w,) in metres of a tile's pixels, row by row, north up; `sides`: (north-south, east-west).
+
+    Args:
+        size: (height, width) pixels.
+        centre: metres east and north of the region's centre.
+        sides: metres.
+        shift: the place inside each pixel, down and right, 0..1.
+    """
     height, width = size
     x = centre[0] + ((np.arange(width) + shift[1]) / width - 0.5) * sides[1]
     y = centre[1] - ((np.arange(height) + shift[0]) / height - 0.5) * sides[0]
@@ -82,7 +89,15 @@ class Renderer:
     def panorama(
         self, day: Day, x: float, y: float, size: tuple[int, int], samples: int = 2, truth: bool = False
     ) -> Picture:
-        """The 360 degree view from (x, y), metres east and north of the region's centre."""
+        """The 360 degree view from (x, y), metres east and north of the region's centre.
+
+        Args:
+            day: season and light.
+            x, y: of the camera.
+            size: (height, width) pixels; north is in the middle column.
+            samples: rays for each pixel on an edge; 1, 2 or 4.
+            truth: give the class of each pixel too.
+        """
         eye = np.array([x, y, float(self.scene.layout.land.height(np.array(x), np.array(y))) + EYE_METRES], np.float32)
         spread = np.radians((TOP_DEGREES - BOTTOM_DEGREES) / size[0])
 
@@ -95,7 +110,16 @@ class Renderer:
     def tile(self, day: Day, x: float, y: float, size: tuple[int, int],
              sides: tuple[float, float] = (TILE_METRES, TILE_METRES),
              lean: tuple[float, float] = (0.0, 0.0), samples: int = 2, truth: bool = False) -> Picture:  # fmt: skip
-        """The view from above of a box around (x, y). `lean` is how far, east and north, a metre of height moves."""
+        """The view from above of a box around (x, y). `lean` is how far, east and north, a metre of height moves.
+
+        Args:
+            day: season and light.
+            x, y: of the centre, metres east and north of the region's centre.
+            size: (height, width) pixels, north up.
+            sides: metres from north to south and from west to east.
+            lean: metres for each metre of height.
+            samples, truth: as in `panorama`.
+        """
         base = float(self.scene.layout.land.height(np.array(x), np.array(y)))
         down = np.array([-lean[0], -lean[1], -1.0])
         down = (down / np.linalg.norm(down)).astype(np.float32)

@@ -49,7 +49,14 @@ class Roads:
     half_extent: float
 
     def edge_distance(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Distance to the nearest road's edge (negative on it), between raster nodes by bilinear interpolation."""
+        """Distance to the nearest road's edge (negative on it), between raster nodes by bilinear interpolation.
+
+        Args:
+            x, y: metres east and north of the region's centre, any shape.
+
+        Returns:
+            Metres, of the shape of x.
+        """
         last = self.edge.shape[0] - 1.001
         u = np.clip((x + np.float32(self.half_extent)) * np.float32(1 / CELL), 0, last)
         v = np.clip((y + np.float32(self.half_extent)) * np.float32(1 / CELL), 0, last)
@@ -62,21 +69,41 @@ class Roads:
         return low * (1 - fy) + (flat[index] * (1 - fx) + flat[index + 1] * fx) * fy
 
     def nearest_segment(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """The segment nearest to each point, -1 where none is in reach."""
+        """The segment nearest to each point, -1 where none is in reach.
+
+        Args:
+            x, y: metres east and north of the region's centre, any shape.
+
+        Returns:
+            int (rows of `start`), of the shape of x.
+        """
         last = self.edge.shape[0] - 1
         column = np.clip(np.rint((x + self.half_extent) / CELL), 0, last).astype(np.int32)
         row = np.clip(np.rint((y + self.half_extent) / CELL), 0, last).astype(np.int32)
         return self.nearest[row, column]
 
     def along_and_across(self, segment: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Metres along the road from its start, and metres to the left of its centre line (exact, no raster)."""
+        """Metres along the road from its start, and metres to the left of its centre line (exact, no raster).
+
+        Args:
+            segment: (n,) rows of `start`.
+            x, y: (n,) metres.
+        """
         start, direction = self.start[segment], self.direction[segment]
         dx, dy = x - start[:, 0], y - start[:, 1]
         along = dx * direction[:, 0] + dy * direction[:, 1]
         return along + self.arc[segment], dy * direction[:, 0] - dx * direction[:, 1]
 
     def to_junction(self, segment: np.ndarray, along: np.ndarray) -> np.ndarray:
-        """Metres along the road to the nearer junction; large where the road has none."""
+        """Metres along the road to the nearer junction; large where the road has none.
+
+        Args:
+            segment: (n,) rows of `start`.
+            along: (n,) metres, from `along_and_across`.
+
+        Returns:
+            (n,)
+        """
         road = self.road[segment]
         first = np.where(self.junctions[road, 0], along, 1e3)
         last = np.where(self.junctions[road, 1], self.road_length[road] - along, 1e3)

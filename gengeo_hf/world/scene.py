@@ -37,7 +37,11 @@ class Hits:
     footprint: np.ndarray
 
     def only(self, rows: np.ndarray) -> "Hits":
-        """The hits of some rows."""
+        """The hits of some rows.
+
+        Args:
+            rows: integers (k,) or bool (n,).
+        """
         return Hits(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
 
@@ -76,7 +80,16 @@ class RegionScene:
         )  # fmt: skip
 
     def shaded(self, view: str, point: np.ndarray, towards: np.ndarray) -> np.ndarray:
-        """Whether something stands between each point (n, 3) and a light in direction `towards` (3,)."""
+        """Whether something stands between each point (n, 3) and a light in direction `towards` (3,).
+
+        Args:
+            view: "ground" or "aerial": whose cars.
+            point: metres; where the light must arrive.
+            towards: of length 1.
+
+        Returns:
+            bool (n,)
+        """
         direction = np.ascontiguousarray(np.broadcast_to(towards.astype(np.float32), point.shape))
         return self.casters[view].run(np.ascontiguousarray(point), direction, query="OCCLUDED") >= 0
 

@@ -46,7 +46,11 @@ def crown_variants() -> list[tuple[np.ndarray, np.ndarray]]:
 
 @functools.lru_cache(maxsize=1)
 def conifer_variants() -> list[tuple[np.ndarray, np.ndarray]]:
-    """Tiers of jagged cones between z = -1 and z = 1, radius 1 at the lowest tier."""
+    """Tiers of jagged cones between z = -1 and z = 1, radius 1 at the lowest tier.
+
+    Returns:
+        For each variant vertices, float64 (v, 3), and faces, integers (f, 3).
+    """
     random, sides = np.random.default_rng(11), 10
     shapes = []
     for _ in range(CROWNS):
@@ -66,7 +70,14 @@ def conifer_variants() -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def prism(sides: int) -> tuple[np.ndarray, np.ndarray]:
-    """An upright prism of radius 1 from z = 0 to z = 1 with a lid."""
+    """An upright prism of radius 1 from z = 0 to z = 1 with a lid.
+
+    Args:
+        sides: of its base.
+
+    Returns:
+        Vertices, float64 (2 sides, 3), and faces, integers (f, 3).
+    """
     turn = np.arange(sides) * 2 * np.pi / sides
     ring = np.stack([np.cos(turn), np.sin(turn)], 1)
     vertices = np.concatenate([np.c_[ring, np.zeros(sides)], np.c_[ring, np.ones(sides)]])
@@ -79,7 +90,11 @@ def prism(sides: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def car_shell() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A car of 4.3 m along x: vertices in metres, faces, and side 0 (body) or 1 (cabin)."""
+    """A car of 4.3 m along x: vertices in metres, faces, and side 0 (body) or 1 (cabin).
+
+    Returns:
+        float64 (16, 3), integers (faces, 3), and integers (faces,).
+    """
     body = [
         (x, y, z)
         for z, k in ((0.2, 1.0), (0.85, 0.95))

@@ -55,5 +55,9 @@ class Table:
         )
 
     def array(self) -> np.ndarray:
-        """All rows."""
+        """All rows.
+
+        Returns:
+            (rows,) of the table's dtype.
+        """
         return np.array(self.rows, self.dtype)
