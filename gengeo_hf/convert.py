@@ -99,7 +99,14 @@ def rename(tensors: "Tensors", names: tuple[tuple[str, str], ...]) -> tuple["Ten
 
 
 def rename_dinov2(tensors: "Tensors") -> tuple["Tensors", list[str]]:
-    """Hub names to transformers names, with fused matrices taken apart."""
+    """Hub names to transformers names, with fused matrices taken apart.
+
+    Args:
+        tensors: of a hub state dict, by name.
+
+    Returns:
+        The renamed tensors, and the names that are unknown. A fused qkv (3 C, C) gives three (C, C).
+    """
     renamed, left = rename(tensors, DINOV2_NAMES)
     unknown = []
     for name in left:
@@ -176,7 +183,17 @@ def _under(tensors: "Tensors", *prefixes: str) -> "Tensors":
 
 
 def convert_dinov2(tensors: "Tensors") -> tuple[Any, None]:
-    """Any DINOv2 of torch hub (plain, with registers, giant) to the backbone of transformers."""
+    """Any DINOv2 of torch hub (plain, with registers, giant) to the backbone of transformers.
+
+    Args:
+        tensors: of the checkpoint, by name.
+
+    Returns:
+        The backbone, and None: it has no preprocessing of its own.
+
+    Raises:
+        GenGeoError: a tensor is missing, left over or of another shape.
+    """
     from transformers import AutoConfig, AutoModel
 
     settings = dinov2_settings(tensors)
@@ -213,7 +230,17 @@ def _salad_model(backbone: "Tensors", head: "Tensors", linear: "Tensors", side: 
 
 
 def convert_dino_salad(tensors: "Tensors") -> tuple[Any, Any]:
-    """DINOv2-SALAD (flat or Lightning): descriptors of token_dim + clusters x cluster_dim, images of 322 x 322."""
+    """DINOv2-SALAD (flat or Lightning): descriptors of token_dim + clusters x cluster_dim, images of 322 x 322.
+
+    Args:
+        tensors: of the checkpoint, by name.
+
+    Returns:
+        The model and its image processor.
+
+    Raises:
+        GenGeoError: a tensor is missing, left over or of another shape.
+    """
     head = _under(tensors, "aggregator.")
     return _salad_model(_under(tensors, "backbone.model.", "backbone."), head, {}, side=322)
 

@@ -117,6 +117,10 @@ def fitting_block_m(lat: np.ndarray, lon: np.ndarray, share: float) -> float:
 
     Enough: no block holds more than half of the part that is to be cut. For people's own data, whose extent may be a
     country or a village.
+
+    Args:
+        lat, lon: (N,) degrees.
+        share: of the part that is to be cut, 0 to 1.
     """
     sides = (20_000.0, 10_000.0, 5_000.0, 2_000.0, 1_000.0, 500.0, 200.0, 100.0, 50.0)
     for side in sides:

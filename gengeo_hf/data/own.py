@@ -135,6 +135,9 @@ def load_hf_dataset(table: datasets.Dataset, split: str = "all", **options: Any)
 
     Example:
         >>> pairs = load_hf_dataset(datasets.load_dataset("someone/pairs", split="train"))
+
+    Raises:
+        GenGeoError: an option that does not exist; else as `load_table`.
     """
     from gengeo_hf.data.own_columns import rows_of
 

@@ -160,7 +160,11 @@ class QueryBlock:
         return above, present[doubtful[pairs[:, 0]]], pairs[:, 1]
 
     def finish(self) -> tuple[np.ndarray, ...]:
-        """Scores of the relevant tiles, counts above and tied, rows and scores of the best tiles."""
+        """Scores of the relevant tiles, counts above and tied, rows and scores of the best tiles.
+
+        Returns:
+            (q, M) scores, above and tied; (q, k) rows and scores, for the q queries of the block.
+        """
         return self.scores, self.above, self.tied, self.top_rows.cpu().numpy(), self.top_scores.cpu().numpy()
 
 
@@ -198,7 +202,15 @@ def _pick(descriptors: Descriptors, rows: np.ndarray) -> np.ndarray:
 
 
 def to_device(part: Descriptors, device: torch.device) -> torch.Tensor:
-    """A block as float32 on the device."""
+    """A block as float32 on the device.
+
+    Args:
+        part: (rows, dim), an array or a tensor.
+        device: where it is wanted.
+
+    Returns:
+        float32 (rows, dim).
+    """
     if isinstance(part, torch.Tensor):
         return part.detach().to(device, torch.float32)
     part = np.asarray(part, dtype=np.float32)

@@ -74,7 +74,12 @@ def compare(first: str | Path, second: str | Path, *, seed: int = 0) -> list[Dif
 
 
 def comparison_text(differences: Sequence[Difference], first: str, second: str) -> str:
-    """The comparison for a terminal, in percentage points."""
+    """The comparison for a terminal, in percentage points.
+
+    Args:
+        differences: of `compare`.
+        first, second: names of the two sides.
+    """
     width = max(len(row.metric) for row in differences)
     lines = [f"{'':{width}} {first[:16]:>16} {second[:16]:>16}   difference (95 %)"]
     for row in differences:

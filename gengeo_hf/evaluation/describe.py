@@ -76,7 +76,12 @@ class DescriptorStore:
         return descriptors if same and descriptors.shape == (len(rows), self.dim) else None
 
     def write(self, number: int, descriptors: np.ndarray) -> None:
-        """Keep a shard; a reader sees all of it or nothing."""
+        """Keep a shard; a reader sees all of it or nothing.
+
+        Args:
+            number: of the shard.
+            descriptors: float32 (rows, dim).
+        """
         with atomic_file(self.path(number)) as temporary:
             save_file({"descriptors": np.ascontiguousarray(descriptors)}, temporary, metadata={"key": self.key})
 

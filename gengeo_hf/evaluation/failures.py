@@ -29,6 +29,9 @@ def group_failures(queries: pa.Table, *, near_m: float = NEAR_M, close_rank: int
         near_m: metres from the true position to the centre of the best tile that still are a near miss.
         close_rank: the true tile counts as almost found when its rank is below this.
 
+    Returns:
+        For each group int64 (queries of the group,).
+
     Raises:
         GenGeoError: the table is not one of a result.
     """
@@ -56,7 +59,12 @@ def group_failures(queries: pa.Table, *, near_m: float = NEAR_M, close_rank: int
 
 
 def marks_of(queries: pa.Table, row: int) -> list[str]:
-    """For each best tile of a query: "right", "semi" or "wrong", as `pictures.strip` takes it."""
+    """For each best tile of a query: "right", "semi" or "wrong", as `pictures.strip` takes it.
+
+    Args:
+        queries: `Result.queries`.
+        row: of the query.
+    """
     positive = queries["positive"][row].as_py()
     semi = set(queries["semi_positives"][row].as_py() or ())
     tiles = [tile for tile in queries["top_tiles"][row].as_py() if tile]

@@ -118,6 +118,12 @@ def metrics_of_scan(
 ) -> dict[str, float | int | str]:
     """Count every metric from one pass.
 
+    Args:
+        result: of `ranks.scan`.
+        ks: of recall@k.
+        ties, rounding: see `Ties` and `one_percent_k`.
+        errors: (queries,) metres from the true position to the best tile, or None.
+
     Returns:
         num_queries, gallery_size, ties, one_percent_k; "recall@1", ..., "recall@1%"; "average_precision" over the
         positive and its semi-positives (without any it is the mean reciprocal rank). With semi-positives also
@@ -145,6 +151,9 @@ def per_query_outcomes(
     """What each query adds to each mean: (queries,) arrays by metric name, of which the metric is the mean.
 
     Intervals and breakdowns resample or group these.
+
+    Args:
+        result, ks, ties, rounding: as in `metrics_of_scan`.
     """
     thresholds: Mapping[str, int] = {f"{k}": k for k in ks} | {"1%": one_percent_k(result.gallery_size, rounding)}
     ranks = result.positive_ranks(ties)
@@ -168,7 +177,11 @@ def within_outcomes(errors: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def error_metrics(errors: np.ndarray) -> dict[str, float | int]:
-    """Median, mean and shares of errors in metres; unknown positions (NaN) are left out and counted."""
+    """Median, mean and shares of errors in metres; unknown positions (NaN) are left out and counted.
+
+    Args:
+        errors: (queries,) metres.
+    """
     known = errors[~np.isnan(errors)]
     if not len(known):
         return {}

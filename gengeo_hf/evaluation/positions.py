@@ -59,11 +59,23 @@ class Near:
         self.limit = np.cos(prior.radius_m / EARTH_RADIUS_M)
 
     def block(self, first: int, last: int) -> np.ndarray:
-        """(queries, last - first) bool."""
+        """(queries, last - first) bool.
+
+        Args:
+            first, last: gallery rows.
+        """
         return np.asarray(self.queries @ self.tiles[first:last].T >= self.limit)
 
     def pairs(self, queries: np.ndarray, tiles: np.ndarray) -> np.ndarray:
-        """Bool for each pair of a query and a tile row."""
+        """Bool for each pair of a query and a tile row.
+
+        Args:
+            queries: (pairs,) rows of the block.
+            tiles: (pairs,) gallery rows.
+
+        Returns:
+            bool (pairs,)
+        """
         return np.asarray((self.queries[queries] * self.tiles[tiles]).sum(axis=1) >= self.limit)
 
 

@@ -57,7 +57,13 @@ def sinkhorn(scores: torch.Tensor, row_mass: torch.Tensor, iterations: int) -> t
 def token_mlp(
     width_in: int, hidden: int, width_out: int, dropout: float, last: type[nn.Linear] = nn.Linear
 ) -> nn.Sequential:
-    """The token-wise MLP of SALAD. Layers 0 and 3 carry the weights, as in the published checkpoints."""
+    """The token-wise MLP of SALAD. Layers 0 and 3 carry the weights, as in the published checkpoints.
+
+    Args:
+        width_in, hidden, width_out: C, q and the output's width.
+        dropout: share of hidden values that training drops; 0 leaves the layer out.
+        last: class of the last layer.
+    """
     return nn.Sequential(
         nn.Linear(width_in, hidden),
         nn.Dropout(dropout) if dropout > 0 else nn.Identity(),

@@ -31,7 +31,11 @@ class Bounds(NamedTuple):
         return self.west > self.east
 
     def contains(self, lat: float, lon: float) -> bool:
-        """True where the position lies in the box or on its edge."""
+        """True where the position lies in the box or on its edge.
+
+        Args:
+            lat, lon: degrees.
+        """
         if not self.south <= lat <= self.north:
             return False
         lon = float(wrap_longitude(lon))
@@ -73,6 +77,9 @@ def offset(lat: ArrayLike, lon: ArrayLike, east_m: ArrayLike, north_m: ArrayLike
 
     Meant for distances up to some kilometres. A step over a pole comes down on the other side.
 
+    Args:
+        lat, lon: degrees. `east_m`, `north_m`: metres. Shapes that broadcast.
+
     Returns:
         Latitudes and longitudes in degrees.
     """
@@ -91,6 +98,10 @@ def bounds_around(lat: float, lon: float, width_m: float, height_m: float) -> Bo
     """The box of a north-up tile of `width_m` x `height_m` metres whose centre is (lat, lon).
 
     A tile that touches a pole gets the whole circle of longitudes; one that passes 180 degrees gets west > east.
+
+    Args:
+        lat, lon: degrees.
+        width_m, height_m: sides from west to east and from south to north.
     """
     per_lat, per_lon = (float(v) for v in metres_per_degree(lat))
     south, north = lat - height_m / 2 / per_lat, lat + height_m / 2 / per_lat
@@ -108,7 +119,11 @@ def size_of(bounds: Bounds) -> tuple[float, float]:
 
 
 def centre_of(bounds: Bounds) -> tuple[float, float]:
-    """Latitude and longitude of the middle of a box."""
+    """Latitude and longitude of the middle of a box.
+
+    Returns:
+        Degrees.
+    """
     width = bounds.east - bounds.west + (360.0 if bounds.crosses_date_line else 0.0)
     return (bounds.south + bounds.north) / 2, float(wrap_longitude(bounds.west + width / 2))
 

@@ -25,7 +25,11 @@ SAMPLE_COSINE = 0.65  # between a test query and its tile: as far apart as two v
 
 
 def choose_kind(count: int) -> tuple[str, str]:
-    """The kind of search for a number of tiles, and the reason in words."""
+    """The kind of search for a number of tiles, and the reason in words.
+
+    Args:
+        count: tiles.
+    """
     if count <= FLAT_LIMIT:
         return "flat", f"{count:,} tiles: exact search on float32 is the fastest up to {FLAT_LIMIT:,}"
     if count <= EXACT_LIMIT:
@@ -86,7 +90,13 @@ class Searcher:
         return _ordered(scores, rows, k)
 
     def search_rows(self, queries: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Best tiles among some rows, exactly: shapes as `search`."""
+        """Best tiles among some rows, exactly: shapes as `search`.
+
+        Args:
+            queries: float32 (queries, dim), of length 1.
+            rows: (rows,) of the descriptors.
+            k: best tiles for each query.
+        """
         k = min(k, len(rows))
         best: list[tuple[np.ndarray, np.ndarray]] = []
         for start in range(0, len(rows), BLOCK):  # only k of each block are kept, so memory stays small
@@ -104,7 +114,11 @@ class Searcher:
 
 
 def build_scan(descriptors: np.ndarray) -> Any:
-    """The one-bit structure of "rabitq": 1/8 byte for each dimension of a tile."""
+    """The one-bit structure of "rabitq": 1/8 byte for each dimension of a tile.
+
+    Args:
+        descriptors: (tiles, dim).
+    """
     index = faiss.index_factory(descriptors.shape[1], "RR,RaBitQfs", faiss.METRIC_INNER_PRODUCT)
     step = max(1, len(descriptors) // 50_000)
     index.train(np.ascontiguousarray(descriptors[::step], dtype=np.float32))
@@ -135,6 +149,11 @@ def measure_and_write(descriptors: np.ndarray, file: Path, samples: int = 200) -
     The sample queries are tiles with noise, at cosine 0.65 to their tile (see `sample_queries`). Real photos may lose
     more or less.
 
+    Args:
+        descriptors: (tiles, dim).
+        file: where the structure goes.
+        samples: test queries.
+
     Returns:
         What the manifest tells: `recall_at_1` and `recall_at_10` against exact search, and the number of samples.
     """
@@ -158,6 +177,12 @@ def sample_queries(descriptors: np.ndarray, samples: int, cosine: float = SAMPLE
 
     What is added varies as the gallery does (random mixtures of its tiles). Noise that is alike in all directions would
     hardly touch the few directions in which tiles differ, and every approximate search would look perfect.
+
+    Args:
+        descriptors: (tiles, dim).
+        samples: at most as many as there are tiles.
+        cosine: 0 to 1.
+        seed: of what is drawn.
     """
     generator = np.random.default_rng(seed)
     rows = np.sort(generator.choice(len(descriptors), min(samples, len(descriptors)), replace=False))

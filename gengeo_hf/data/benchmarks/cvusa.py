@@ -151,6 +151,13 @@ def read_positions(home: Path) -> np.ndarray | None:
 def positions_of(stems: list[str], positions: np.ndarray | None) -> np.ndarray | None:
     """Rows of `read_positions` for ids: line N, counted from 1, belongs to image N.
 
+    Args:
+        stems: ids, numbers as text.
+        positions: from `read_positions`, (lines, 4) degrees, or None.
+
+    Returns:
+        float64 (ids, 4), or None without positions.
+
     Raises:
         GenGeoError: the file is too short.
     """

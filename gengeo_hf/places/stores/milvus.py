@@ -71,6 +71,9 @@ class MilvusEngine:
     def upsert(self, name: str, rows: Sequence[dict[str, Any]], vectors: np.ndarray) -> None:
         """Write rows and vectors.
 
+        Args:
+            name, rows, vectors: as `Engine.upsert`.
+
         Raises:
             GenGeoError: a text is longer than Milvus keeps.
         """
@@ -83,7 +86,11 @@ class MilvusEngine:
         self._client.upsert(name, data, timeout=self.timeout)
 
     def search(self, name: str, queries: np.ndarray, k: int, near: Near | None) -> list[list[tuple[dict, float]]]:
-        """Rows and scores, with a prior those of its box."""
+        """Rows and scores, with a prior those of its box.
+
+        Args:
+            name, queries, k, near: as `Engine.search`.
+        """
         self._load(name)
         found = self._client.search(
             name, queries.tolist(), limit=k, output_fields=list(FIELDS), filter=_box(near) if near else "",

@@ -60,7 +60,11 @@ class QdrantEngine:
             self._client.create_payload_index(name, "place", models.PayloadSchemaType.GEO)
 
     def upsert(self, name: str, rows: Sequence[dict[str, Any]], vectors: np.ndarray) -> None:
-        """Write rows and vectors."""
+        """Write rows and vectors.
+
+        Args:
+            name, rows, vectors: as `Engine.upsert`.
+        """
         from qdrant_client import models
 
         points = [
@@ -73,7 +77,11 @@ class QdrantEngine:
         self._client.upsert(name, points, wait=True)
 
     def search(self, name: str, queries: np.ndarray, k: int, near: Near | None) -> list[list[tuple[dict, float]]]:
-        """Rows and scores. Under a prior exactly: an approximate graph with a filter lost a fifth of the top ten."""
+        """Rows and scores. Under a prior exactly: an approximate graph with a filter lost a fifth of the top ten.
+
+        Args:
+            name, queries, k, near: as `Engine.search`.
+        """
         from qdrant_client import models
 
         condition = None
