@@ -35,10 +35,10 @@ def check_writable(*paths: str | Path | None) -> None:
     """
     from gengeo_hf.errors import GenGeoError
 
-    for path in filter(None, paths):
-        if Path(path).is_dir():
+    for path in (Path(path) for path in paths if path is not None):
+        if path.is_dir():
             raise GenGeoError(f"{path} is a folder: give the name of a file in it")
-        there = Path(path).absolute().parent
+        there = path.absolute().parent
         while not there.exists():  # folders are made on the way
             there = there.parent
         try:

@@ -139,7 +139,7 @@ def info(
     opened = GeoIndex.load(index, verify=False)
     typer.echo(opened.report())
     if geojson:
-        write_text(geojson, footprints(opened))
+        write_text(geojson, footprints(opened.tiles))
 
 
 @app.command()
@@ -148,6 +148,9 @@ def remove(
     tile_id: Annotated[list[str] | None, typer.Option(help="Tile to remove; may be given several times.")] = None,
     area: Annotated[str | None, typer.Option(help="Remove all tiles of this area.")] = None,
     bounds: Annotated[str | None, typer.Option(help="Remove tiles with their centre in west,south,east,north.")] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Remove all tiles of this file, as `gengeo info` names it.")
+    ] = None,
 ) -> None:
     """Remove tiles from an index.
 
@@ -157,10 +160,10 @@ def remove(
     from gengeo_hf.places import GeoIndex
     from gengeo_hf.places.units import parse_bounds
 
-    if not (tile_id or area is not None or bounds):
-        raise GenGeoError("say what to remove: --tile-id, --area or --bounds")
+    if not (tile_id or area is not None or bounds or source is not None):
+        raise GenGeoError("say what to remove: --tile-id, --area, --bounds or --source")
     opened = GeoIndex.load(index)
-    removed = opened.remove(tile_id or (), area, parse_bounds(bounds) if bounds else None)
+    removed = opened.remove(tile_id or (), area, parse_bounds(bounds) if bounds else None, source)
     typer.echo(f"removed {removed:,} tiles, {len(opened):,} left")
 
 

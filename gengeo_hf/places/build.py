@@ -26,11 +26,10 @@ from PIL import Image
 from gengeo_hf.errors import GenGeoError
 from gengeo_hf.files import atomic_file, write_json
 from gengeo_hf.places.folder import LEFT_OUT_SCHEMA, check_place, exclusive, thumbnail, write_index
-from gengeo_hf.places.tiles import TileSource
+from gengeo_hf.places.tiles import EncoderLike, TileSource
 
 if TYPE_CHECKING:
     from gengeo_hf.data import CrossViewDataset
-    from gengeo_hf.places.index import EncoderLike
 
 SHARD = 256
 PLAN = "plan.json"
@@ -71,7 +70,7 @@ class BuildReport:
 
 
 def build_index(
-    encoder: "EncoderLike",
+    encoder: EncoderLike,
     imagery: "TileSource | CrossViewDataset",
     path: str | Path,
     *,
@@ -127,7 +126,7 @@ def _as_source(imagery: Any) -> TileSource:
     return DatasetTiles(imagery)
 
 
-def _prepare(partial: Path, encoder: "EncoderLike", source: TileSource, thumbnail_pixels: int) -> None:
+def _prepare(partial: Path, encoder: EncoderLike, source: TileSource, thumbnail_pixels: int) -> None:
     """Make the work folder, and empty it if it belongs to other imagery or another model."""
     digest = hashlib.sha256(f"{encoder.fingerprint} {thumbnail_pixels} {SHARD}".encode())
     for column in source.table.columns:
@@ -144,7 +143,7 @@ def _prepare(partial: Path, encoder: "EncoderLike", source: TileSource, thumbnai
 
 
 def _encode_all(
-    encoder: "EncoderLike", source: TileSource, partial: Path, thumbnail_pixels: int, readers: int, progress: bool
+    encoder: EncoderLike, source: TileSource, partial: Path, thumbnail_pixels: int, readers: int, progress: bool
 ) -> int:
     """Make every shard that is not there yet; the number of tiles that this process encoded."""
     from tqdm.auto import tqdm
@@ -173,7 +172,7 @@ def _encode_all(
 
 
 def _encode_shard(
-    encoder: "EncoderLike", source: TileSource, rows: range, thumbnail_pixels: int, pool: ThreadPoolExecutor, bar: Any
+    encoder: EncoderLike, source: TileSource, rows: range, thumbnail_pixels: int, pool: ThreadPoolExecutor, bar: Any
 ) -> pa.Table:
     """Read and encode the tiles of one shard, in batches."""
     batch_size = int(getattr(encoder, "batch_size", 32))
@@ -229,7 +228,7 @@ def _assemble(
     path: Path,
     partial: Path,
     source: TileSource,
-    encoder: "EncoderLike",
+    encoder: EncoderLike,
     model_name: str,
     thumbnails: bool,
     seconds: float,
@@ -256,8 +255,7 @@ def _assemble(
         "history": [happened("built", source=source.name, tiles=len(rows))],
     }
     bad = source.table.take(pa.array(list(broken), pa.int64()))
-    columns = [bad["tile_id"], bad["source"], pa.array(broken.values(), pa.string())]
-    left_out = pa.table(columns, schema=LEFT_OUT_SCHEMA)
+    left_out = bad.append_column("reason", pa.array(broken.values(), pa.string())).cast(LEFT_OUT_SCHEMA)
     jpegs = _stored_jpegs(files) if thumbnails else None
     write_index(path, source.table.take(pa.array(rows)), _stored(files, encoder.dim), about, jpegs, left_out)
     return report

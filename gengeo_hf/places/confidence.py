@@ -18,8 +18,8 @@ from gengeo_hf.errors import GenGeoError, MissingExtraError
 from gengeo_hf.files import atomic_file, write_json
 
 if TYPE_CHECKING:
-    from gengeo_hf.places.index import EncoderLike
-    from gengeo_hf.places.locate import Place
+    from gengeo_hf.places.answers import Place
+    from gengeo_hf.places.tiles import EncoderLike
 
 MIN_PHOTOS = 20
 RIDGE = 1e-2  # keeps the weights finite when held-out photos are separated without an error
@@ -104,7 +104,11 @@ class Calibration:
         return [replace(place, confidence=float(chance)) for place, chance in zip(places, chances, strict=True)]
 
     def check_model(self, encoder: "EncoderLike") -> None:
-        """Refuse a calibration that was fitted on another model's scores."""
+        """Refuse a calibration that was fitted on another model's scores.
+
+        Raises:
+            GenGeoError: the fingerprints differ.
+        """
         if encoder.fingerprint != self.fingerprint:
             raise GenGeoError(
                 f"the calibration belongs to another model ({self.fingerprint[:12]}, this one is "

@@ -30,6 +30,7 @@ import pyarrow.parquet
 from PIL import Image
 
 from gengeo_hf.errors import GenGeoError
+from gengeo_hf.exchange import first_line
 from gengeo_hf.files import atomic_folder, check_replaceable, put_back, write_json
 from gengeo_hf.places.tiles import TILE_SCHEMA
 
@@ -41,6 +42,16 @@ DESCRIPTORS, TILES, THUMBNAILS, LEFT_OUT, SEARCH, MANIFEST = (
 CARD = "README.md"  # what the Hub adds when an index is published
 LEFT_OUT_SCHEMA = pa.schema([field.with_nullable(True) for field in TILE_SCHEMA] + [("reason", pa.string())])
 THUMBNAIL_SCHEMA = pa.schema([pa.field("tile_id", pa.string()), pa.field("jpeg", pa.binary())])
+_NUMBER = (float, int)
+_FIELDS: dict[str, tuple[type, ...]] = {  # of a manifest, that some reader relies on
+    "model": (dict,), "dim": (int,), "count": (int,), "files": (dict,), "model.fingerprint": (str,),
+    "model.name": (str,), "model.truncate_dim": (int,), "created": (str,), "preprocessing": (dict,),
+    "search": (dict,), "search.kind": (str,), "search.samples": (int,), "search.recall_at_1": _NUMBER,
+    "search.recall_at_10": _NUMBER, "history": (list,), "build": (dict,), "build.seconds": _NUMBER,
+    "build.tiles_per_second": _NUMBER, "build.no_data": (int,), "build.broken_count": (int,),
+}  # fmt: skip
+_OPTIONAL = {"model.name", "model.truncate_dim", "created", "preprocessing", "search", "history", "build"}
+MOST_DIMENSIONS = 1_000_000  # of a descriptor; DINOv2-SALAD has 8,448
 THUMBNAILS_IN_GROUP = 64  # a map of five places must not decode a million thumbnails
 
 
@@ -112,9 +123,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         found = manifest["format"], manifest["format_version"]
-        for key in ("model", "dim", "count", "files"):
-            manifest[key]
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise GenGeoError(f"{path / MANIFEST} is broken ({error!r}); make the index again") from error
     if found[0] != FORMAT:
         raise GenGeoError(f"{path} is no {FORMAT} but {found[0]!r}")
@@ -123,7 +132,32 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"the index {path} has format version {found[1]}, this package reads {FORMAT_VERSION}; "
             f"it was written by {manifest.get('created_by', 'unknown')}: index the imagery again or use that version"
         )
+    if (wrong := _wrong_field(manifest)) is not None:
+        raise GenGeoError(f"{path / MANIFEST} is broken ({wrong}); make the index again")
     return manifest
+
+
+def _wrong_field(manifest: dict[str, Any]) -> str | None:
+    """What of a manifest is missing or of another type than readers rely on; None where all is well."""
+    optional = {name for name in _FIELDS if name.partition(".")[0] in _OPTIONAL or name in _OPTIONAL}
+    for name, kinds in _FIELDS.items():
+        group, _, key = name.partition(".")
+        found = manifest.get(group)
+        if key:
+            found = found.get(key) if isinstance(found, dict) else None
+        if type(found) not in kinds and not (found is None and name in optional):  # True is no number
+            return f"{name} is {found!r:.60}, expected {kinds[0].__name__}"
+    if not (0 < manifest["dim"] <= MOST_DIMENSIONS and manifest["count"] >= 0):
+        return f"{manifest['count']} tiles of {manifest['dim']} dimensions"
+    for name, file in manifest["files"].items():
+        if not (isinstance(file, dict) and type(file.get("bytes")) is int and isinstance(file.get("sha256"), str)):
+            return f"files.{name:.60} needs bytes and sha256"
+    if missing := {DESCRIPTORS, TILES} - manifest["files"].keys():
+        return f"files lacks {min(missing)}"
+    history = manifest.get("history") or []
+    if not all(isinstance(entry, dict) and {"what", "when"} <= entry.keys() for entry in history):
+        return "history must tell what happened and when"
+    return None
 
 
 def check_files(path: Path, manifest: dict[str, Any], checksums: bool = True) -> None:
@@ -148,7 +182,11 @@ def check_files(path: Path, manifest: dict[str, Any], checksums: bool = True) ->
 
 
 def open_descriptors(path: Path, manifest: dict[str, Any]) -> np.ndarray:
-    """Map the descriptors into memory, read-only: float16 (tiles, dim)."""
+    """Map the descriptors into memory, read-only: float16 (tiles, dim).
+
+    Raises:
+        GenGeoError: the file cannot be read, or its type or shape is not the manifest's.
+    """
     shape = (int(manifest["count"]), int(manifest["dim"]))
     if shape[0] == 0:
         return np.empty(shape, np.float16)
@@ -162,23 +200,38 @@ def open_descriptors(path: Path, manifest: dict[str, Any]) -> np.ndarray:
 
 
 def open_tiles(path: Path, manifest: dict[str, Any]) -> pa.Table:
-    """Read the tile table and check its columns and length."""
-    try:
+    """Read the tile table and check its columns and length.
+
+    Raises:
+        GenGeoError: columns or length are not as the manifest says.
+    """
+    with _readable(path / TILES):
         table = pa.parquet.read_table(path / TILES)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise GenGeoError(f"{path / TILES} cannot be read: {error}") from error
-    if table.schema.names != TILE_SCHEMA.names or table.num_rows != manifest["count"]:
-        raise GenGeoError(f"{path / TILES} does not fit its manifest; make the index again")
-    return table
+        if table.schema.names != TILE_SCHEMA.names or table.num_rows != manifest["count"]:
+            raise GenGeoError(f"{path / TILES} does not fit its manifest; make the index again")
+        return table.cast(TILE_SCHEMA)
+
+
+@contextlib.contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """Whatever pyarrow says of a damaged file, in one line."""
+    try:
+        yield
+    except GenGeoError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        raise GenGeoError(f"{file} cannot be read: {first_line(error)}; copy the index again or make it again") from error
 
 
 def read_left_out(path: Path) -> pa.Table:
     """Tiles that could not be read, and why: `LEFT_OUT_SCHEMA`."""
     if not (path / LEFT_OUT).is_file():
         return LEFT_OUT_SCHEMA.empty_table()
-    found = pa.parquet.read_table(path / LEFT_OUT)
-    columns = [found[name] if name in found.column_names else pa.nulls(len(found)) for name in LEFT_OUT_SCHEMA.names]
-    return pa.table(columns, names=LEFT_OUT_SCHEMA.names).cast(LEFT_OUT_SCHEMA)  # older indexes tell no position
+    with _readable(path / LEFT_OUT):
+        found = pa.parquet.read_table(path / LEFT_OUT)
+        known = found.column_names
+        columns = [found[name] if name in known else pa.nulls(len(found)) for name in LEFT_OUT_SCHEMA.names]
+        return pa.table(columns, names=LEFT_OUT_SCHEMA.names).cast(LEFT_OUT_SCHEMA)  # older indexes tell no position
 
 
 def read_thumbnails(path: Path, rows: Iterable[int], names: Mapping[int, str] | None = None) -> dict[int, bytes]:
@@ -193,7 +246,7 @@ def read_thumbnails(path: Path, rows: Iterable[int], names: Mapping[int, str] | 
     if not (path / THUMBNAILS).is_file():
         return {}
     found: dict[int, bytes] = {}
-    with pa.parquet.ParquetFile(path / THUMBNAILS) as file:
+    with _readable(path / THUMBNAILS), pa.parquet.ParquetFile(path / THUMBNAILS) as file:
         groups: dict[int, list[int]] = {}
         for row in rows:
             groups.setdefault(row // THUMBNAILS_IN_GROUP, []).append(row)

@@ -4,16 +4,19 @@ Before: imagery as a `TileSource` and an encoder. After: locate.py, which turns 
 """
 
 import math
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from gengeo_hf.errors import GenGeoError
+from gengeo_hf.places.build import build_index, happened
 from gengeo_hf.places.folder import (
     MANIFEST,
     SEARCH,
@@ -29,29 +32,12 @@ from gengeo_hf.places.folder import (
 )
 from gengeo_hf.places.geodesy import EARTH_RADIUS_M, Bounds, to_unit_vectors
 from gengeo_hf.places.search import BLOCK, Searcher
-from gengeo_hf.places.tiles import TileSource, row_bounds
+from gengeo_hf.places.summary import summary
+from gengeo_hf.places.tiles import EncoderLike, TileSource, row_bounds
 from gengeo_hf.places.units import Near, check_near
 
 if TYPE_CHECKING:
     from gengeo_hf.data import CrossViewDataset
-
-
-class EncoderLike(Protocol):
-    """What the index needs of an encoder (`gengeo_hf.encoder.Encoder` is one)."""
-
-    @property
-    def dim(self) -> int:
-        """Length of a descriptor."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of weights and preprocessing."""
-        ...
-
-    def encode(self, images: Sequence[Any], view: Any) -> np.ndarray:
-        """Unit descriptors, float32 (images, dim)."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -140,8 +126,6 @@ class GeoIndex:
         Raises:
             GenGeoError: no tile could be read, or the folder holds something else than an index.
         """
-        from gengeo_hf.places.build import build_index
-
         build_index(encoder, imagery, path, **options)
         return cls.load(path)
 
@@ -221,15 +205,13 @@ class GeoIndex:
 
     def thumbnails(self, tile_ids: Sequence[str]) -> dict[str, bytes]:
         """Small JPEGs of tiles, where the index keeps them."""
-        import pyarrow.compute as pc
-
         rows = np.flatnonzero(pc.is_in(self.tiles["tile_id"], pa.array(list(tile_ids), pa.string())).to_numpy())
         names = dict(zip(rows.tolist(), self.tiles["tile_id"].take(pa.array(rows)).to_pylist(), strict=True))
         return {names[row]: content for row, content in read_thumbnails(self.path, names, names).items()}
 
     @property
     def left_out(self) -> pa.Table:
-        """Tiles that could not be read: `tile_id`, `source`, `reason`."""
+        """Tiles that could not be read: the columns of `tiles`, and `reason`."""
         return read_left_out(self.path)
 
     def verify(self) -> str:
@@ -266,10 +248,6 @@ class GeoIndex:
         Raises:
             GenGeoError: another model, or unreadable imagery; the index is then as before.
         """
-        import shutil
-
-        from gengeo_hf.places.build import build_index
-
         self.check_model(encoder)
         check_place(self.path)
         if isinstance(imagery, GeoIndex):
@@ -283,59 +261,78 @@ class GeoIndex:
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
 
-    def remove(self, tile_ids: Sequence[str] = (), area: str | None = None, bounds: Bounds | None = None) -> int:
-        """Remove tiles by id, by area, or by where their centre lies.
+    def remove(
+        self,
+        tile_ids: Sequence[str] = (),
+        area: str | None = None,
+        bounds: Bounds | None = None,
+        source: str | None = None,
+    ) -> int:
+        """Remove tiles by id, by area, by where their centre lies, or by the file that they came from.
+
+        What the index tells of unreadable tiles goes with them.
 
         Returns:
             The number of tiles that were removed.
         """
-        unwanted = set(tile_ids)
-        before = len(self)
+        unwanted, before = set(tile_ids), len(self)
 
-        def keep(ids: list[str]) -> list[bool]:
-            table = self._snapshot.tiles
-            columns = (table[name].to_pylist() for name in ("area", "lat", "lon"))
-            return [
-                not (tile in unwanted or (area is not None and where == area) or (bounds and bounds.contains(lat, lon)))
-                for tile, where, lat, lon in zip(ids, *columns, strict=True)
-            ]
+        def keep(table: pa.Table) -> np.ndarray:
+            columns = (table[name].to_pylist() for name in ("tile_id", "area", "source", "lat", "lon"))
+            return np.array([
+                not (tile in unwanted or (area is not None and place == area) or (source is not None and file == source)
+                     or (bounds is not None and lat is not None and bounds.contains(lat, lon)))
+                for tile, place, file, lat, lon in zip(*columns, strict=True)
+            ], dtype=bool)  # fmt: skip
 
-        details = {"tiles": len(unwanted), "area": area, "bounds": list(bounds) if bounds else None}
+        box = list(bounds) if bounds else None
+        details = {"tiles": len(unwanted), "area": area, "bounds": box, "source": source}
         return before - self._rewrite(keep, None, "removed", details)
 
     def report(self) -> str:
         """What the index holds and how it was made, for people."""
-        from gengeo_hf.places.summary import summary
-
-        return summary(self)
+        return summary(self.path, self.manifest, self.tiles, self.left_out)
 
     def _join(self, path: Path, new: _Snapshot, name: str) -> int:
         """Take over all rows of another index."""
-        added = set(new.tiles["tile_id"].to_pylist())
-        details = {"source": name, "tiles": len(added)}
-        return self._rewrite(lambda ids: [tile not in added for tile in ids], (path, new), "added", details)
+        details = {"source": name, "tiles": len(new.descriptors)}
+        return self._rewrite(lambda table: ~_is_in(table, new.tiles), (path, new), "added", details)
 
-    def _rewrite(self, keep: Any, added: tuple[Path, _Snapshot] | None, what: str, details: dict[str, Any]) -> int:
+    def _rewrite(
+        self,
+        keep: Callable[[pa.Table], np.ndarray],
+        added: tuple[Path, _Snapshot] | None,
+        what: str,
+        details: dict[str, Any],
+    ) -> int:
         """Write kept and added rows as a new index, then use it. One writer at a time, across processes."""
-        from gengeo_hf.places.build import happened
-
         with exclusive(self.path.with_name(f".{self.path.name}.lock")):
             check_place(self.path)
             self._snapshot = _Snapshot(self.path, verify=False)  # another process may have written since
-            parts = [(self.path, self._snapshot, keep(self._snapshot.tiles["tile_id"].to_pylist()))]
+            parts = [(self.path, self._snapshot, np.flatnonzero(keep(self._snapshot.tiles)))]
             if added is not None:
-                parts.append((*added, [True] * len(added[1].descriptors)))
-            kept = [(path, snapshot, np.flatnonzero(mask)) for path, snapshot, mask in parts]
-            tiles = pa.concat_tables([snapshot.tiles.take(rows) for _, snapshot, rows in kept])
+                parts.append((*added, np.arange(len(added[1].descriptors))))
+            tiles = pa.concat_tables([snapshot.tiles.take(rows) for _, snapshot, rows in parts])
             about: dict[str, Any] = {
                 key: self.manifest[key] for key in ("model", "preprocessing", "dim", "build") if key in self.manifest
             }
             about["history"] = [*self.manifest.get("history", []), happened(what, **details)]
-            has_thumbnails = any("thumbnails.parquet" in snapshot.manifest["files"] for _, snapshot, _ in kept)
-            left_out = pa.concat_tables([read_left_out(path) for path, _, _ in kept])
-            write_index(self.path, tiles, _blocks(kept), about, _jpegs(kept) if has_thumbnails else None, left_out)
+            has_thumbnails = any("thumbnails.parquet" in snapshot.manifest["files"] for _, snapshot, _ in parts)
+            left_out = read_left_out(self.path)
+            left_out = left_out.filter(pa.array(keep(left_out)))
+            if added is not None:  # of what is unreadable twice, the newer word counts
+                newer = read_left_out(added[0])
+                left_out = pa.concat_tables([left_out.filter(pa.array(~_is_in(left_out, newer))), newer])
+            left_out = left_out.filter(pa.array(~_is_in(left_out, tiles)))  # it could be read by now
+            write_index(self.path, tiles, _blocks(parts), about, _jpegs(parts) if has_thumbnails else None, left_out)
             self._snapshot = _Snapshot(self.path, verify=False)
         return len(self)
+
+
+def _is_in(table: pa.Table, other: pa.Table) -> np.ndarray:
+    """Whether each row's tile is also a row of the other table: bool (rows,)."""
+    found: np.ndarray = pc.is_in(table["tile_id"], other["tile_id"].combine_chunks()).to_numpy()
+    return found
 
 
 def _blocks(parts: Sequence[tuple[Path, _Snapshot, np.ndarray]]) -> Any:

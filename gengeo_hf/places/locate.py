@@ -14,8 +14,9 @@ import numpy as np
 
 from gengeo_hf.errors import GenGeoError
 from gengeo_hf.places.answers import Answer, Place, merge_hits, place_of, to_geojson
+from gengeo_hf.places.confidence import Calibration
 from gengeo_hf.places.drive import Motion, follow
-from gengeo_hf.places.index import EncoderLike, GeoIndex, Hit
+from gengeo_hf.places.index import GeoIndex, Hit
 from gengeo_hf.places.photos import (
     PHOTO_SUFFIXES,
     Look,
@@ -31,9 +32,9 @@ from gengeo_hf.places.photos import (
     pictures,
     read_photo,
 )
+from gengeo_hf.places.tiles import EncoderLike
 
 if TYPE_CHECKING:
-    from gengeo_hf.places.confidence import Calibration
     from gengeo_hf.places.stores import StoreIndex
 
 __all__ = [
@@ -82,7 +83,6 @@ class GeoLocalizer:
                 (`truncate_dim`) shortens those of the photos by itself.
         """
         from gengeo_hf.encoder import Encoder
-        from gengeo_hf.places.confidence import Calibration
 
         table = Calibration.load(calibration) if calibration is not None else None
         gallery = open_index(index)  # before the model: it is quick to say that it is not there
@@ -141,6 +141,9 @@ class GeoLocalizer:
 
         Yields:
             Answers in the order of the photos.
+
+        Raises:
+            GenGeoError: a threshold without a calibration.
         """
         if threshold > 0 and self.calibration is None:
             raise GenGeoError("a threshold needs confidences: make a calibration with gengeo calibrate, and give it")

@@ -24,7 +24,7 @@ from gengeo_hf.errors import GenGeoError
 
 if TYPE_CHECKING:
     from gengeo_hf.data.images import PhotoPosition
-    from gengeo_hf.places.index import EncoderLike
+    from gengeo_hf.places.tiles import EncoderLike
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".heic", ".heif")
 FULL_FRAME_DIAGONAL_MM = math.hypot(36, 24)  # what "35 mm equivalent" is equivalent to (CIPA DC-008, FocalLengthIn35mm)
@@ -207,7 +207,15 @@ def patch_of(encoder: "EncoderLike") -> int:
 
 
 def drive_times(times: Sequence[datetime | None], interval_s: float) -> np.ndarray:
-    """Seconds since the first frame: where every frame has a time and none goes back, else `interval_s` apart."""
+    """Seconds since the first frame: where every frame has a time and none goes back, else `interval_s` apart.
+
+    Args:
+        times: of each frame, None where its file tells none.
+        interval_s: seconds between frames.
+
+    Returns:
+        float64 (frames,)
+    """
     known = [time for time in times if time is not None]
     if len(known) == len(times) and known:
         seconds = np.array([(time - known[0]).total_seconds() for time in known])

@@ -1,40 +1,46 @@
 """What an index holds, in words: the report of a build, and what `gengeo info` prints.
 
-Before: a `GeoIndex`. After: lines for people, and the tiles' boxes for a GIS.
+Before: the parts of a `GeoIndex`. After: lines for people, and the tiles' boxes for a GIS.
 """
 
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from gengeo_hf.places.geodesy import mean_position, size_of
 from gengeo_hf.places.tiles import row_bounds
 
-if TYPE_CHECKING:
-    from gengeo_hf.places.index import GeoIndex
-
 MOST = 5  # areas, sources and unreadable tiles that are named
 
 
-def summary(index: "GeoIndex") -> str:
-    """Some fifteen lines: extent, tiles, model, search and its loss, left-out tiles, history."""
-    manifest, count = index.manifest, len(index)
+def summary(path: Path, manifest: dict[str, Any], tiles: pa.Table, left_out: pa.Table) -> str:
+    """Some fifteen lines: extent, tiles, model, search and its loss, left-out tiles, history.
+
+    Args:
+        path: folder of the index.
+        manifest: what its manifest.json says.
+        tiles: `TILE_SCHEMA`.
+        left_out: `LEFT_OUT_SCHEMA`, tiles that could not be read.
+    """
+    count = tiles.num_rows
     files = sum(file["bytes"] for file in manifest["files"].values())
     model = manifest["model"]
     lines = [
-        f"index        {index.path}, created {manifest.get('created', 'unknown')}",
+        f"index        {path}, created {manifest.get('created', 'unknown')}",
         f"tiles        {count:,} of {manifest['dim']} dimensions, {files / 2**20:,.1f} MB"
         + (f", {files / count / 1000:.1f} kB a tile" if count else ""),
         f"model        {model.get('name') or 'unnamed'}, fingerprint {model['fingerprint'][:16]}",
         f"search       {_search(manifest.get('search', {}))}",
     ]
     if count:
-        lines += _ground(index)
+        lines += _ground(tiles)
     for column, word in (("area", "areas"), ("source", "sources")):
-        lines += _most_frequent(index, column, word)
-    if (left_out := index.left_out).num_rows:
+        lines += _most_frequent(tiles, column, word)
+    if left_out.num_rows:
         lines.append(f"unreadable   {left_out.num_rows:,} tiles, all in left_out.parquet:")
         lines += [f"             {row['tile_id']}: {row['reason']}" for row in left_out.slice(0, MOST).to_pylist()]
     if build := manifest.get("build"):
@@ -48,11 +54,11 @@ def summary(index: "GeoIndex") -> str:
     return "\n".join(lines)
 
 
-def footprints(index: "GeoIndex") -> str:
-    """The tiles as GeoJSON (RFC 7946, WGS84): boxes, in two parts across the date line; points where none is known."""
+def footprints(tiles: pa.Table) -> str:
+    """Tiles as GeoJSON (RFC 7946, WGS84): boxes, in two parts across the date line; points where none is known."""
     features = []
-    for row, tile in enumerate(index.tiles.select(["tile_id", "lat", "lon", "area", "source"]).to_pylist()):
-        box = row_bounds(index.tiles, row)
+    for row, tile in enumerate(tiles.select(["tile_id", "lat", "lon", "area", "source"]).to_pylist()):
+        box = row_bounds(tiles, row)
         if box is None:
             geometry = {"type": "Point", "coordinates": [tile["lon"], tile["lat"]]}
         elif box.crosses_date_line:
@@ -82,14 +88,14 @@ def _search(search: dict) -> str:
     return words
 
 
-def _ground(index: "GeoIndex") -> list[str]:
+def _ground(tiles: pa.Table) -> list[str]:
     """Extent and tile size."""
-    lat, lon = index.tiles["lat"].to_numpy(), index.tiles["lon"].to_numpy()
+    lat, lon = tiles["lat"].to_numpy(), tiles["lon"].to_numpy()
     middle = mean_position(lat, lon)
     east = (lon - middle[1] + 180.0) % 360.0 - 180.0  # of the middle, so that the date line does not tear the extent
     west, far = ((middle[1] + value + 180.0) % 360.0 - 180.0 for value in (east.min(), east.max()))
     rows = np.unique(np.linspace(0, len(lat) - 1, 100).astype(int))
-    sizes = [size_of(box) for row in rows if (box := row_bounds(index.tiles, int(row)))]
+    sizes = [size_of(box) for row in rows if (box := row_bounds(tiles, int(row)))]
     size = "size unknown"
     if sizes:
         width, height = np.median(sizes, axis=0)
@@ -98,9 +104,9 @@ def _ground(index: "GeoIndex") -> list[str]:
     return [f"ground       {size}; centres {extent} (WGS84)"]
 
 
-def _most_frequent(index: "GeoIndex", column: str, word: str) -> list[str]:
+def _most_frequent(tiles: pa.Table, column: str, word: str) -> list[str]:
     """The most frequent values of a column."""
-    counts = [(c["counts"], c["values"]) for c in pc.value_counts(index.tiles[column]).to_pylist() if c["values"]]
+    counts = [(c["counts"], c["values"]) for c in pc.value_counts(tiles[column]).to_pylist() if c["values"]]
     if not counts:
         return []
     named = ", ".join(f"{value} ({number:,})" for number, value in sorted(counts, reverse=True)[:MOST])

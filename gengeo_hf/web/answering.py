@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from gengeo_hf.encoder import View
     from gengeo_hf.places.confidence import Calibration
-    from gengeo_hf.places.index import EncoderLike
+    from gengeo_hf.places.tiles import EncoderLike
     from gengeo_hf.places.units import Near
 
 MAX_PIXELS = 50_000_000  # 150 MB decoded; a 48-megapixel phone still fits

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from gengeo_hf.places.index import EncoderLike
+    from gengeo_hf.places.tiles import EncoderLike
 
 
 class _Job(NamedTuple):

@@ -4,6 +4,8 @@ import os
 import threading
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from gengeo_hf.errors import GenGeoError
@@ -278,14 +280,40 @@ def test_a_datasets_gallery_is_indexed_by_its_ids(encoder, tmp_path):
 def test_unreadable_tiles_are_named_in_the_index(encoder, tmp_path):
     index = GeoIndex.build(encoder, ListSource(count=10_000, broken=[5000]), tmp_path / "idx", thumbnail_pixels=0)
     assert len(index) == 9999
-    assert index.left_out.to_pylist() == [
-        {"tile_id": "noise-5000", "source": "noise", "reason": "tile 5000 is damaged"}
-    ]
+    (told,) = index.left_out.to_pylist()
+    assert (told["tile_id"], told["source"], told["reason"]) == ("noise-5000", "noise", "tile 5000 is damaged")
+    assert told["lat"] == pytest.approx(60.17, abs=0.01)
     index.add(encoder, ListSource(count=3, name="more", seed=1, broken=[1]))
     index.remove(tile_ids=["noise-1"])
     assert index.left_out["tile_id"].to_pylist() == ["noise-5000", "more-1"]
     assert "9,999 tiles" not in index.report() and "noise-5000: tile 5000 is damaged" in index.report()
     assert "all as the manifest says" in index.verify()
+
+
+def test_what_is_told_of_unreadable_tiles_goes_with_them_and_with_their_mending(encoder, tmp_path):
+    index = GeoIndex.build(encoder, ListSource(area="one", broken=[3, 5, 7]), tmp_path / "idx")
+    told = lambda: index.left_out["tile_id"].to_pylist()  # noqa: E731  # the same question five times
+    index.add(encoder, ListSource(count=4, name="more", seed=1, area="two", lat=10.0, broken=[1, 2]))
+    assert told() == ["noise-3", "noise-5", "noise-7", "more-1", "more-2"]
+    index.add(encoder, ListSource(area="one", broken=[5]))  # two were mended, the third is told once
+    assert len(index) == 11 + 2 and told() == ["more-1", "more-2", "noise-5"]
+    index.remove(bounds=Bounds(24.9401, 9.0, 24.9412, 11.0))  # where the first of two unreadable tiles would lie
+    assert told() == ["more-2", "noise-5"] and len(index) == 13
+    assert index.remove(tile_ids=["noise-5"]) == 0 and told() == ["more-2"]
+    assert index.remove(source="more") == 2 and told() == [] and not (index.path / "left_out.parquet").exists()
+    index.add(encoder, ListSource(count=4, name="more", seed=1, area="two", broken=[1]))
+    assert index.remove(area="two") == 3 and told() == []
+    assert index.remove(area="one") == 11 and len(index) == 0
+
+
+def test_an_older_list_of_unreadable_tiles_is_read(index, encoder):
+    from gengeo_hf.places.folder import read_left_out
+
+    old = pa.table({"tile_id": ["x"], "source": ["s"], "reason": ["damaged"]})
+    pa.parquet.write_table(old, index.path / "left_out.parquet")
+    assert read_left_out(index.path).to_pylist()[0]["reason"] == "damaged"
+    index.remove(bounds=Bounds(0.0, 0.0, 1.0, 1.0))
+    assert index.left_out["tile_id"].to_pylist() == ["x"]
 
 
 def test_an_index_tells_what_it_holds_and_what_happened(encoder, tmp_path):
@@ -305,7 +333,7 @@ def test_boxes_of_tiles_for_a_gis(encoder, tmp_path):
     from gengeo_hf.places.summary import footprints
 
     index = GeoIndex.build(encoder, ListSource(lat=-17, lon=179.9995), tmp_path / "idx")
-    features = json.loads(footprints(index))["features"]
+    features = json.loads(footprints(index.tiles))["features"]
     kinds = [feature["geometry"]["type"] for feature in features]
     assert len(kinds) == 12 and kinds.count("MultiPolygon") in (1, 2)
     ring = features[-1]["geometry"]["coordinates"][0]

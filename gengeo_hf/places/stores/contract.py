@@ -16,8 +16,9 @@ import numpy as np
 from gengeo_hf.errors import GenGeoError
 from gengeo_hf.files import write_json
 from gengeo_hf.places.geodesy import Bounds, great_circle_m
-from gengeo_hf.places.index import EncoderLike, GeoIndex, Hit
+from gengeo_hf.places.index import GeoIndex, Hit
 from gengeo_hf.places.search import sample_queries
+from gengeo_hf.places.tiles import EncoderLike
 from gengeo_hf.places.units import Near, check_near
 
 PREFIX = "gengeo_"
@@ -53,7 +54,12 @@ class Engine(Protocol):
         ...
 
     def create(self, name: str, dim: int) -> None:
-        """Make a collection; nothing happens where it exists."""
+        """Make a collection; nothing happens where it exists.
+
+        Args:
+            name: of the collection.
+            dim: length of its vectors.
+        """
         ...
 
     def upsert(self, name: str, rows: Sequence[dict[str, Any]], vectors: np.ndarray) -> None:
@@ -61,7 +67,14 @@ class Engine(Protocol):
         ...
 
     def search(self, name: str, queries: np.ndarray, k: int, near: Near | None) -> list[list[tuple[dict, float]]]:
-        """Rows and scores; with a prior at least the k best of its circle, perhaps some tiles round it as well."""
+        """Rows and scores; with a prior at least the k best of its circle, perhaps some tiles round it as well.
+
+        Args:
+            name: of the collection.
+            queries: float32 (queries, dim).
+            k: best tiles for each query.
+            near: circle that tiles must lie in, or None.
+        """
         ...
 
     def count(self, name: str) -> int:
@@ -114,7 +127,16 @@ class StoreIndex:
     def search(
         self, descriptors: np.ndarray, k: int = 5, near: tuple[float, float, float] | None = None
     ) -> list[list[Hit]]:
-        """Best tiles for each query, as `GeoIndex.search`."""
+        """Best tiles for each query, as `GeoIndex.search`.
+
+        Args:
+            descriptors: float32 (queries, dim).
+            k: best tiles for each query.
+            near: latitude, longitude in degrees, radius in metres; or None.
+
+        Raises:
+            GenGeoError: k is below 1, or the store does not answer.
+        """
         if k < 1:
             raise GenGeoError(f"at least one tile must be asked for, found k={k}")
         prior = check_near(near) if near is not None else None
