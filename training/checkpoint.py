@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from gengeo_hf.errors import GenGeoError
 from gengeo_hf.files import atomic_folder, sweep
 from settings import Settings, as_dict
+from shard import put, put_all, whole_tensors
 
 KEPT = 2  # the newest and the one before, should the newest be damaged
 
@@ -61,6 +62,10 @@ def save(
         average: averaged weights by name, where the run keeps them.
     """
     states = _gather_random_states(accelerator)
+    writes = accelerator.is_main_process
+    weights = whole_tensors(model.state_dict(), writes)
+    moments = whole_tensors(_optimizer_tensors(model, optimizer), writes)
+    averaged = whole_tensors(average or {}, writes)
     if accelerator.is_main_process:
         state = {
             "progress": vars(progress),
@@ -70,11 +75,11 @@ def save(
         }
         try:
             with atomic_folder(folder / f"checkpoint-{progress.epoch:05d}") as target:
-                save_file({k: v.contiguous() for k, v in model.state_dict().items()}, target / "model.safetensors")
-                save_file(_optimizer_tensors(model, optimizer), target / "optimizer.safetensors")
+                save_file(weights, target / "model.safetensors")
+                save_file(moments, target / "optimizer.safetensors")
                 save_file(states, target / "random.safetensors")
                 if average is not None:
-                    save_file(average, target / "average.safetensors")
+                    save_file(averaged, target / "average.safetensors")
                 for name, (rows, queries, tiles) in tables.items():
                     _save_table(target / f"neighbours-{name}.parquet", rows, queries, tiles)
                 (target / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
@@ -134,10 +139,12 @@ def resume(
                 f"{candidate.name} was written by {state['processes']} processes and there are "
                 f"{accelerator.num_processes} now: dropout and augmentation will differ from the unbroken run"
             )
-        model.load_state_dict(weights)
+        own = model.state_dict()
+        if own.keys() != weights.keys():
+            raise GenGeoError(f"{candidate} holds another model's weights; give another output=...")
+        put_all(own, weights, own)
         _restore_optimizer(model, optimizer, moments)
-        for name, value in averaged.items():
-            average[name].copy_(value)  # type: ignore[index]  # read only where there is one
+        put_all(average or {}, averaged, averaged)
         if accelerator.scaler is not None and state["scaler"]:
             accelerator.scaler.load_state_dict(state["scaler"])
         _restore_random_states(accelerator, states)
@@ -183,7 +190,7 @@ def _optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer)
     """AdamW's step count and moments, keyed `<parameter name>|<what>`."""
     inner = getattr(optimizer, "optimizer", optimizer)
     return {
-        f"{name}|{key}": value.detach().clone().contiguous()
+        f"{name}|{key}": value.detach().contiguous()
         for name, parameter in model.named_parameters()
         for key, value in inner.state.get(parameter, {}).items()
     }
@@ -197,7 +204,10 @@ def _restore_optimizer(
     for key, value in tensors.items():
         name, _, what = key.rpartition("|")
         parameter = parameters[name]
-        inner.state[parameter][what] = value if what == "step" else value.to(parameter.device)
+        if what == "step":
+            inner.state[parameter][what] = value
+        else:
+            put(inner.state[parameter].setdefault(what, torch.zeros_like(parameter)), value)
 
 
 def _gather_random_states(accelerator: Accelerator) -> dict[str, torch.Tensor]:

@@ -12,7 +12,16 @@ from PIL import Image, ImageDraw, ImageFont
 
 from gengeo_hf.data.loading import AerialImages, GroundImages
 from gengeo_hf.encoder import Encoder
-from gengeo_hf.explain import SCALE_NOTE, explain_match, kept_map, match_figure, overlay, stretch
+from gengeo_hf.explain import (
+    clusters_figure,
+    explain_match,
+    explain_preference,
+    match_figure,
+    preference_figure,
+    regions_figure,
+    selection_figure,
+    top_patches,
+)
 from gengeo_hf.places.locate import Answer
 from gengeo_hf.report import Figure, Page, Section, Table, write_page
 
@@ -60,14 +69,25 @@ def write_demo_report(
             ),
             Section(
                 "What the head kept",
-                f"Bright patches reach the descriptor, dark ones went to the dustbin. {SCALE_NOTE}",
-                [kept(encoder, world, answer) for answer in answers[:4]],
+                "Bright patches reach the descriptor, dark ones went to the dustbin.",
+                [kept(encoder, world, answers[:2])],
             ),
             Section(
                 "Which patches speak for which",
                 "The score of a photo and its true tile, taken apart exactly: what each pair of patches adds. "
-                "`gengeo explain` draws this for any pair, and for a wrong answer what spoke for it.",
-                [agreement(encoder, world, answer) for answer in answers[:2]],
+                "`gengeo explain` draws this for any pair.",
+                [figure for answer in answers[:2] for figure in agreement(encoder, world, answer)],
+            ),
+            Section(
+                "Why a tile wins that is not the true one",
+                "What the two tiles' scores owe to each part of the photo.",
+                [worst(encoder, world)],
+            ),
+            Section(
+                "What the clusters collect",
+                "A cluster that stands for a kind of thing shows that thing on both sides; one that stands for a "
+                "direction has one bright spot in its map.",
+                [collected(encoder, world)],
             ),
             Section(
                 "On the map",
@@ -145,31 +165,68 @@ def strip(world: Any, answer: Answer, height: int = 150) -> Figure:
     return Figure(sheet, f"{Path(answer.photo).stem}: {found}; the best guess is {answer.truth_error_m:.0f} m away.")
 
 
-def kept(encoder: Encoder, world: Any, answer: Answer, height: int = 150) -> Figure:
-    """Panorama and true tile, plain and under the map of what the head kept."""
-    query_row = query_of(world, answer)
-    ground = GroundImages(world)[query_row]
-    aerial = AerialImages(world)[int(world.positive_rows()[query_row])]
-    columns = []
-    for image, view in ((ground, "ground"), (aerial, "aerial")):
-        heat = overlay(image, stretch(kept_map(encoder, image, view)))  # type: ignore[arg-type]  # a Literal in a loop
-        columns.append((scaled(image, height), scaled(heat, height)))
-    width = sum(column[0].width for column in columns) + 10
-    sheet = Image.new("RGB", (width, 2 * height + 8), "white")
-    x = 0
-    for plain, heat in columns:
-        sheet.paste(plain, (x, 0))
-        sheet.paste(heat, (x, height + 8))
-        x += plain.width + 10
-    return Figure(sheet, f"{Path(answer.photo).stem}: photo and true tile above, what the head kept below.")
+def pair(world: Any, query_row: int) -> tuple[Image.Image, Image.Image]:
+    """A panorama and its true tile."""
+    return GroundImages(world)[query_row], AerialImages(world)[int(world.positive_rows()[query_row])]
 
 
-def agreement(encoder: Encoder, world: Any, answer: Answer) -> Figure:
-    """Panorama and true tile, linked where they agree."""
-    query_row = query_of(world, answer)
-    aerial = AerialImages(world)[int(world.positive_rows()[query_row])]
-    match = explain_match(encoder, GroundImages(world)[query_row], aerial)
-    return Figure(match_figure(match), f"{Path(answer.photo).stem}: the score is {match.score:.3f}.")
+def kept(encoder: Encoder, world: Any, answers: list[Answer]) -> Figure:
+    """Panorama and true tile, feature norms, and what the head kept."""
+    pairs = [pair(world, query_of(world, answer)) for answer in answers]
+    return Figure(
+        selection_figure(encoder, pairs, [Path(answer.photo).stem for answer in answers], side=130),
+        "Three rows for each photo and its true tile: the pictures, how strong the features of each patch are, and "
+        "which patches reach the descriptor (`gengeo figure selection`, the paper's Figures 4-6).",
+    )
+
+
+def agreement(encoder: Encoder, world: Any, answer: Answer) -> tuple[Figure, Figure]:
+    """Panorama and true tile, linked where they agree; and the strongest link's two regions in terms of clusters."""
+    match = explain_match(encoder, *pair(world, query_of(world, answer)))
+    links = Figure(match_figure(match), f"{Path(answer.photo).stem}: the score is {match.score:.3f}.")
+    patches = match.strongest(1)[0][:2]
+    boxes = [around(seen.grid, patch) for seen, patch in zip((match.ground, match.aerial), patches, strict=True)]
+    regions = Figure(
+        regions_figure(match.ground, boxes[0], match.aerial, boxes[1]),
+        "The patches around both ends of the first line, and to which clusters they go (`gengeo figure regions`, the "
+        "paper's Figure 7).",
+    )
+    return links, regions
+
+
+def around(grid: tuple[int, int], patch: int) -> tuple[float, float, float, float]:
+    """The box of a patch and its neighbours, in shares of width and height."""
+    row, column = divmod(patch, grid[1])
+    left, top = max(0, column - 1) / grid[1], max(0, row - 1) / grid[0]
+    return left, top, min(grid[1], column + 2) / grid[1], min(grid[0], row + 2) / grid[0]
+
+
+def worst(encoder: Encoder, world: Any) -> Figure:
+    """The photo that is furthest from its true tile, compared with the best other one: what spoke for either."""
+    photos, tiles, truth = GroundImages(world), AerialImages(world), world.positive_rows()
+    scores = encoder.encode(photos, "ground") @ encoder.encode(tiles, "aerial").T
+    rows = np.arange(len(scores))
+    true_scores = scores[rows, truth]
+    scores[rows, truth] = -np.inf
+    row = int((scores.max(axis=1) - true_scores).argmax())
+    preference = explain_preference(encoder, photos[row], tiles[int(scores[row].argmax())], tiles[int(truth[row])])
+    what = "The most mistaken of all answers" if preference.gap > 0 else "No answer was wrong; this is the narrowest"
+    return Figure(
+        preference_figure(preference, ("the best other tile", "the true tile")),
+        f"{what}: {world.queries[row]['query_id']} (`gengeo explain --instead-of`).",
+    )
+
+
+def collected(encoder: Encoder, world: Any, count: int = 100) -> Figure:
+    """What each cluster takes most of, in both views."""
+    (ground, ground_plan), (aerial, aerial_plan) = (
+        top_patches(encoder, images[:count], view, 6)  # type: ignore[arg-type]  # a Literal in a loop
+        for images, view in ((GroundImages(world), "ground"), (AerialImages(world), "aerial"))
+    )
+    return Figure(
+        clusters_figure(ground, aerial, (ground_plan, aerial_plan), most=8),
+        f"Over {min(count, len(world.queries))} photos and as many tiles (`gengeo figure clusters`).",
+    )
 
 
 def query_of(world: Any, answer: Answer) -> int:

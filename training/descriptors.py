@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from gengeo_hf.data.loading import resized
 from gengeo_hf.encoder import Encoder, View
 from gengeo_hf.model import GenGeoImageProcessor
+from shard import is_sharded
 
 
 class _Pixels(Dataset[torch.Tensor]):
@@ -35,7 +36,7 @@ def _as_it_is(batch: torch.Tensor) -> torch.Tensor:
     return batch
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: what a sharded model gathers here is used again in training
 def describe(
     images: Sequence[Any],
     rows: np.ndarray,
@@ -64,13 +65,15 @@ def describe(
     size, processes = encoder.batch_size, accelerator.num_processes
     batches = [rows[first : first + size].tolist() for first in range(0, len(rows), size)]
     mine = batches[accelerator.process_index :: processes]
-    pixels = _Pixels(images, encoder.processor, view)
-    loader = iter(DataLoader(pixels, batch_sampler=mine, collate_fn=_as_it_is, num_workers=workers))
+    table = _Pixels(images, encoder.processor, view)
+    loader = iter(DataLoader(table, batch_sampler=mine, collate_fn=_as_it_is, num_workers=workers))
     out = np.empty((len(rows), encoder.dim), dtype=np.float32)
     for first in range(0, len(batches), processes):
         block = torch.zeros(size, encoder.dim, device=accelerator.device)
-        if first + accelerator.process_index < len(batches):
-            batch = normalise(next(loader).to(accelerator.device), encoder.processor)
+        busy = first + accelerator.process_index < len(batches)
+        if busy or is_sharded(encoder.model):  # the pieces of a sharded model take part in every batch
+            pixels = next(loader) if busy else resized(encoder.processor, [images[0]], view)
+            batch = normalise(pixels.to(accelerator.device), encoder.processor)
             with accelerator.autocast():
                 descriptors = encoder.model(batch, view=view).pooler_output
             block[: len(descriptors)] = descriptors.float()

@@ -174,7 +174,7 @@ class Meter:
         return f"{last['pairs_per_second']:.1f} pairs/s, {last['share_of_peak']:.0%} of peak ({self.peak_name})"
 
 
-def memory_bytes(model: torch.nn.Module, cost: Cost, share: int, parts: int, averaged: bool) -> float:
+def memory_bytes(model: torch.nn.Module, cost: Cost, share: int, parts: int, averaged: bool, divided: int = 1) -> float:
     """Weights, gradients, AdamW's two moments, the average, one part's activations, what GradCache keeps of the rest.
 
     Args:
@@ -183,16 +183,25 @@ def memory_bytes(model: torch.nn.Module, cost: Cost, share: int, parts: int, ave
         share: pairs of one process.
         parts: that it describes them in.
         averaged: whether an average of the weights is kept.
+        divided: processes that share what the model itself needs.
     """
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     trained = sum(p.numel() * 4 for p in model.parameters() if p.requires_grad)
+    own = (weights + trained * (3 + averaged)) / divided
     at_once = math.ceil(share / parts)
     kept = cost.kept_bytes * (share - at_once)
-    return weights + trained * (3 + averaged) + cost.activation_bytes * at_once + kept
+    return own + cost.activation_bytes * at_once + kept
 
 
 def describe_cost(
-    model: torch.nn.Module, cost: Cost, share: int, parts: int, processes: int, steps: int, averaged: bool
+    model: torch.nn.Module,
+    cost: Cost,
+    share: int,
+    parts: int,
+    processes: int,
+    steps: int,
+    averaged: bool,
+    divided: bool = False,
 ) -> str:
     """One line for the start of a run.
 
@@ -204,11 +213,13 @@ def describe_cost(
         processes: that share a batch.
         steps: still to do.
         averaged: whether an average of the weights is kept.
+        divided: whether the processes share the model too.
     """
+    memory = memory_bytes(model, cost, share, parts, averaged, processes if divided else 1)
     flops = cost.step_flops(parts)
     seconds = steps * share * cost.seconds * flops / cost.step_flops()
     return (
-        f"estimate: {memory_bytes(model, cost, share, parts, averaged) / 2**30:.1f} GiB on each device "
+        f"estimate: {memory / 2**30:.1f} GiB on each device "
         f"({cost.activation_bytes / 2**20:.0f} MiB of activations a pair), "
         f"{flops * share * processes / 1e12:.2f} TFLOP a step, at most {_duration(seconds)} for {steps:,} steps "
         "without loading, mining and evaluation"

@@ -16,6 +16,7 @@ from gengeo_hf.encoder import TRAINING_RECORD
 from gengeo_hf.files import atomic_folder, write_json, write_text
 from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
 from settings import Settings, as_dict
+from shard import is_sharded, whole_tensors
 
 
 def export(
@@ -31,9 +32,11 @@ def export(
 ) -> bool:
     """Write the model in Hub format with a record of what it was trained on; False where the disk is full."""
     written = True
+    # transformers would write the pieces of a sharded model; a whole one it reads by itself
+    weights = whole_tensors(model.state_dict(), accelerator.is_main_process) if is_sharded(model) else None
     if accelerator.is_main_process:
         try:
-            _write(folder, model, processor, settings, trained_on, validated_on, result, epoch)
+            _write(folder, model, weights, processor, settings, trained_on, validated_on, result, epoch)
         except (OSError, SafetensorError) as error:
             written = False
             accelerator.print(f"{folder} could not be written ({error}); free some space on its disk")
@@ -44,6 +47,7 @@ def export(
 def _write(
     folder: Path,
     model: GenGeoModel,
+    weights: dict[str, torch.Tensor] | None,
     processor: GenGeoImageProcessor,
     settings: Settings,
     trained_on: str,
@@ -53,7 +57,7 @@ def _write(
 ) -> None:
     """The folder itself, whole or not at all."""
     with atomic_folder(folder) as target:
-        model.save_pretrained(target)
+        model.save_pretrained(target, state_dict=weights)
         processor.save_pretrained(target)
         record = {
             "trained_on": trained_on,

@@ -112,9 +112,13 @@ def rate_factor(settings: Settings) -> float:
 
 
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay for matrices; none for biases, norms, the dustbin and the temperature, which it would shrink."""
+    """Weight decay for matrices; none for biases, norms, the dustbin and the temperature, which it would shrink.
+
+    Parameters without dimensions have a group of their own, because they are not divided where the others are.
+    """
     trained = [p for p in model.parameters() if p.requires_grad]
     return [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in trained if p.ndim == 1], "weight_decay": 0.0},
+        {"params": [p for p in trained if p.ndim == 0], "weight_decay": 0.0},
     ]

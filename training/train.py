@@ -37,6 +37,7 @@ from gengeo_hf.evaluation import evaluate_descriptors
 from gengeo_hf.learning import HardNegativeBatchSampler
 from records import Log, export
 from settings import Settings, as_dict, parse
+from shard import check_shardable, clip_gradients, finish_gradients, shard
 from step import backward_pass, kept_stages, learning_rate, parameter_groups, rate_factor
 
 
@@ -59,9 +60,10 @@ def main(settings: Settings) -> dict[str, Any]:
         )
     if accelerator.distributed_type == DistributedType.FSDP:
         raise GenGeoError(
-            "FSDP is not supported: with the last blocks trained, gradients and AdamW's moments of ViT-L and ViT-g are "
-            "small. Use plain data parallelism, sampling.micro_batch and optimisation.gradient_checkpointing"
+            "Accelerate's FSDP configuration is not used: start as for several GPUs, optimisation.shard=true"
         )
+    if plan.shard:
+        check_shardable(settings, accelerator.num_processes)
     if settings.tracker:
         accelerator.init_trackers(output.name, config=checkpoint.flat(as_dict(settings)))
 
@@ -85,15 +87,20 @@ def main(settings: Settings) -> dict[str, Any]:
     model = build_model(settings).to(accelerator.device)
     if plan.gradient_checkpointing:
         model.activation_checkpointing_enable()
-    average = Average(model, plan.ema) if plan.ema is not None else None
     parts = math.ceil(share / (sampling.micro_batch or share))
     cost = measure_cost(model, processor, accelerator, kept_stages(model, settings))
     meter = Meter(cost, accelerator, parts)
     if plan.compile is not None:
         model.compile(backend=plan.compile)
+    wrapped: torch.nn.Module = model
+    if plan.shard:
+        shard(model, accelerator)
+    else:
+        wrapped = accelerator.prepare(model)
+        model = accelerator.unwrap_model(wrapped)
+    average = Average(model, plan.ema) if plan.ema is not None else None
     optimizer = torch.optim.AdamW(parameter_groups(model, plan.weight_decay), betas=tuple(plan.betas), lr=1.0)
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
-    model = accelerator.unwrap_model(wrapped)
+    optimizer = accelerator.prepare(optimizer)
     encoder = Encoder(model, processor, accelerator.device)
     augment = build_augmentation(settings, encoder.patch)
 
@@ -114,9 +121,10 @@ def main(settings: Settings) -> dict[str, Any]:
     )
     accelerator.print(
         describe_cost(
-            model, cost, share, parts, accelerator.num_processes, total_steps - progress.step, average is not None
+            model, cost, share, parts, accelerator.num_processes, total_steps - progress.step, average is not None,
+            plan.shard,
         )
-    )
+    )  # fmt: skip
     if rate_factor(settings) != 1:
         accelerator.print(
             f"batch_size is {sampling.batch_size} and the learning rate {plan.learning_rate:g} is for "
@@ -149,8 +157,9 @@ def main(settings: Settings) -> dict[str, Any]:
             if augment is not None:
                 batch = augment(batch, seed=(settings.seed, progress.step, accelerator.process_index))
             loss = backward_pass(batch, accelerator, wrapped, model, processor, settings, pairs)
+            finish_gradients(model, accelerator)
             if plan.clip_norm is not None:
-                accelerator.clip_grad_norm_(model.parameters(), plan.clip_norm)
+                clip_gradients(model, accelerator, plan.clip_norm)
             optimizer.step()
             optimizer.zero_grad()
             progress.step += 1

@@ -90,7 +90,7 @@ def set_trainable(backbone: Any, blocks: int | None) -> None:
         parameter.requires_grad_(train_all)
     if blocks:
         norm = backbone.norm if backbone.config.model_type == "dinov3_vit" else backbone.layernorm
-        for module in (*_blocks(backbone)[-blocks:], norm):
+        for module in (*transformer_blocks(backbone)[-blocks:], norm):
             module.requires_grad_(True)
     mask_token = getattr(getattr(backbone, "embeddings", None), "mask_token", None)
     if mask_token is not None:
@@ -105,16 +105,19 @@ def frozen_stages(backbone: Any) -> list[nn.Module]:
     """
     if backbone.config.model_type == "convnext":
         return []
-    stages = [backbone.embeddings, *_blocks(backbone)]
+    stages = [backbone.embeddings, *transformer_blocks(backbone)]
     first = next((i for i, stage in enumerate(stages) if any(p.requires_grad for p in stage.parameters())), len(stages))
     return stages[:first]
 
 
-def _blocks(backbone: Any) -> list[nn.Module]:
+def transformer_blocks(backbone: Any) -> list[nn.Module]:
+    """The blocks in the order in which they run; a ConvNeXt has none."""
+    if backbone.config.model_type == "convnext":
+        return []
     return list(backbone.model.layer if backbone.config.model_type == "dinov3_vit" else backbone.encoder.layer)
 
 
 __all__ = [
     "GenGeoDinov2Embeddings", "build_backbone", "frozen_stages", "patch_sides", "read_tokens", "set_trainable",
-    "token_width",
+    "token_width", "transformer_blocks",
 ]  # fmt: skip

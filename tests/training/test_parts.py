@@ -176,6 +176,8 @@ def test_cost_counts_what_is_kept_and_leaves_no_trace(tiny_config):
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     expected = 4 * weights + 4 * 3 * trained + 8 * costs[0].activation_bytes
     assert memory_bytes(model, costs[0], 8, 1, False) == expected
+    divided = memory_bytes(model, costs[0], 8, 1, False, divided=2)
+    assert expected - divided == (4 * weights + 4 * 3 * trained) / 2, "a half of all but the activations"
     meter = Meter(costs[0], accelerator, 1)
     meter.pairs = 10
     read = meter.read()
