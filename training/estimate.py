@@ -5,8 +5,9 @@ Before: a model on its device. After: a line at the start, and the share of the 
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -14,6 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gengeo_hf.learning import FrozenPrefix
 from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
+
+Batch = TypeVar("Batch")
 
 PROBE = 2  # pairs
 # Dense bfloat16 (2080 Ti, V100: float16) operations per second, from the makers' data sheets.
@@ -152,26 +155,46 @@ class Meter:
     def __init__(self, cost: Cost, accelerator: Accelerator, parts: int) -> None:
         self.flops, self.processes = cost.step_flops(parts), accelerator.num_processes
         self.peak, self.peak_name = peak_flops(accelerator.device)
-        self.device, self.pairs, self.last = accelerator.device, 0, dict[str, float]()
+        self.device, self.pairs, self.waited = accelerator.device, 0, 0.0
+        self.last: dict[str, float] = {}
         self.start()
 
     def start(self) -> None:
         """Begin to count, after a pause that does not belong to training."""
         _finish(self.device)
-        self.started, self.pairs = time.perf_counter(), 0
+        self.started, self.pairs, self.waited = time.perf_counter(), 0, 0.0
+
+    def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches, with a look at how long the loop waits for each: images that come too late are seen."""
+        iterator = iter(batches)
+        while True:
+            asked = time.perf_counter()
+            batch = next(iterator, None)
+            self.waited += time.perf_counter() - asked
+            if batch is None:
+                return
+            yield batch
 
     def read(self) -> dict[str, float]:
-        """Pairs of the global batch per second and share of peak since the last reading."""
+        """Since the last reading: pairs of the global batch per second, share of peak, share of the time that the loop
+        waited for images.
+        """
         _finish(self.device)
-        rate = self.pairs / (time.perf_counter() - self.started)
-        self.last = {"pairs_per_second": rate, "share_of_peak": rate * self.flops / self.processes / self.peak}
+        passed = time.perf_counter() - self.started
+        rate = self.pairs / passed
+        self.last = {
+            "pairs_per_second": rate,
+            "share_of_peak": rate * self.flops / self.processes / self.peak,
+            "share_waiting": self.waited / passed,
+        }
         self.start()
         return self.last
 
     def words(self) -> str:
         """The last reading, for people."""
         last = self.last or self.read()
-        return f"{last['pairs_per_second']:.1f} pairs/s, {last['share_of_peak']:.0%} of peak ({self.peak_name})"
+        late = f", {last['share_waiting']:.0%} of the time waiting for images" if last["share_waiting"] > 0.1 else ""
+        return f"{last['pairs_per_second']:.1f} pairs/s, {last['share_of_peak']:.0%} of peak ({self.peak_name}){late}"
 
 
 def memory_bytes(model: torch.nn.Module, cost: Cost, share: int, parts: int, averaged: bool, divided: int = 1) -> float:

@@ -149,7 +149,13 @@ def main(settings: Settings) -> dict[str, Any]:
 
         wrapped.train()
         meter.start()
-        bar = tqdm(loader, f"epoch {epoch}/{plan.epochs}", disable=not accelerator.is_main_process, leave=False)
+        bar = tqdm(
+            meter.watch(loader),
+            f"epoch {epoch}/{plan.epochs}",
+            disable=not accelerator.is_main_process,
+            total=len(sampler),
+            leave=False,
+        )
         for batch in bar:
             rate = learning_rate(progress.step, total_steps, settings)
             for group in optimizer.param_groups:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 
 import numpy as np
 import pytest
@@ -153,6 +154,12 @@ def test_unknown_augmentation_is_one_line():
         build_augmentation(settings)
 
 
+def slowly(items, seconds):
+    for item in items:
+        time.sleep(seconds)
+        yield item
+
+
 def test_cost_counts_what_is_kept_and_leaves_no_trace(tiny_config):
     from gengeo_hf.model import GenGeoModel
 
@@ -181,6 +188,10 @@ def test_cost_counts_what_is_kept_and_leaves_no_trace(tiny_config):
     meter = Meter(costs[0], accelerator, 1)
     meter.pairs = 10
     read = meter.read()
+    assert read["share_waiting"] == 0
+    assert list(meter.watch(slowly([1, 2], 0.05))) == [1, 2]
+    meter.pairs = 2
+    assert meter.read()["share_waiting"] > 0.9 and "of the time waiting for images" in meter.words()
     assert read["share_of_peak"] == pytest.approx(read["pairs_per_second"] * costs[0].step_flops() / meter.peak)
 
 
