@@ -4,6 +4,7 @@ Before: a running loop. After: a folder `checkpoint-<epoch>`, whole or absent, f
 `Accelerator.save_state` would pickle the optimizer and the random states; that is why this file exists.
 """
 
+import hashlib
 import json
 import shutil
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from gengeo_hf.files import atomic_folder, sweep
 from settings import Settings, as_dict
 from shard import put, put_all, whole_tensors
 
+Ids = tuple[list[str], list[str]]  # of a table's photos and tiles, in order
 KEPT = 2  # the newest and the one before, should the newest be damaged
 
 
@@ -43,7 +45,8 @@ def save(
     optimizer: torch.optim.Optimizer,
     progress: Progress,
     settings: dict[str, Any],
-    tables: dict[str, tuple[np.ndarray, list[str], list[str]]],
+    tables: dict[str, np.ndarray],
+    ids: Ids,
     average: dict[str, torch.Tensor] | None = None,
 ) -> None:
     """Write `checkpoint-<epoch>` on the main process and remove all but the last two.
@@ -58,7 +61,8 @@ def save(
         optimizer: its state is stored by the parameters' names.
         progress: what is finished.
         settings: a resumed run must have the same.
-        tables: by name, neighbour rows (queries, K), query ids and tile ids; stored by id.
+        tables: by name, neighbour rows (queries, K); stored by id.
+        ids: of the training data.
         average: averaged weights by name, where the run keeps them.
     """
     states = _gather_random_states(accelerator)
@@ -71,6 +75,7 @@ def save(
             "progress": vars(progress),
             "settings": settings,
             "processes": accelerator.num_processes,
+            "data": digest(ids),
             "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
         }
         try:
@@ -80,8 +85,8 @@ def save(
                 save_file(states, target / "random.safetensors")
                 if average is not None:
                     save_file(averaged, target / "average.safetensors")
-                for name, (rows, queries, tiles) in tables.items():
-                    _save_table(target / f"neighbours-{name}.parquet", rows, queries, tiles)
+                for name, rows in tables.items():
+                    _save_table(target / f"neighbours-{name}.parquet", rows, *ids)
                 (target / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
             for old in sorted(folder.glob("checkpoint-*"))[:-KEPT]:
                 shutil.rmtree(old)
@@ -100,8 +105,7 @@ def resume(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     settings: dict[str, Any],
-    query_ids: list[str],
-    tile_ids: list[str],
+    ids: Ids,
     average: dict[str, torch.Tensor] | None = None,
 ) -> tuple[Progress, dict[str, np.ndarray]]:
     """Go on from the newest readable checkpoint, or start at zero.
@@ -110,7 +114,7 @@ def resume(
         Progress and the neighbour tables in rows of the present tables.
 
     Raises:
-        GenGeoError: the run's folder was made with other settings.
+        GenGeoError: the run's folder was made with other settings or other data.
     """
     if accelerator.is_main_process:
         _sweep(folder)
@@ -123,7 +127,7 @@ def resume(
             states = load_file(candidate / "random.safetensors")
             averaged = load_file(candidate / "average.safetensors") if average is not None else {}
             tables = {
-                path.stem.removeprefix("neighbours-"): _load_table(path, query_ids, tile_ids)
+                path.stem.removeprefix("neighbours-"): _load_table(path, *ids)
                 for path in sorted(candidate.glob("neighbours-*.parquet"))
             }
         except GenGeoError:
@@ -134,6 +138,8 @@ def resume(
             accelerator.print(f"{candidate.name} cannot be read ({error}); trying the one before")
             continue
         _refuse_other_settings(folder, state["settings"], settings)
+        if state["data"] != digest(ids):
+            raise GenGeoError(f"{folder} holds a run on other training data; give another output=...")
         if state["processes"] != accelerator.num_processes:
             accelerator.print(
                 f"{candidate.name} was written by {state['processes']} processes and there are "
@@ -150,6 +156,11 @@ def resume(
         _restore_random_states(accelerator, states)
         return Progress(**state["progress"]), tables
     return Progress(), {}
+
+
+def digest(ids: Ids) -> str:
+    """Which data: a folder of another root may hold other photos, and a run that draws at random would not notice."""
+    return hashlib.sha256("\n".join([*ids[0], "", *sorted(ids[1])]).encode()).hexdigest()
 
 
 def _sweep(folder: Path) -> None:

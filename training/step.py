@@ -87,7 +87,7 @@ def semi_positive_masks(
     return {name: torch.from_numpy(np.ascontiguousarray(mask)).to(accelerator.device)}
 
 
-def learning_rate(step: int, total: int, settings: Settings) -> float:
+def learning_rate(step: float, total: int, settings: Settings) -> float:
     """Linear warm-up, then half a cosine down to the final rate (GenGeo, section 4.2: cosine annealing)."""
     plan = settings.optimisation
     highest = plan.learning_rate * rate_factor(settings)

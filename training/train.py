@@ -105,18 +105,17 @@ def main(settings: Settings) -> dict[str, Any]:
     augment = build_augmentation(settings, encoder.patch)
 
     # Resume: the newest whole checkpoint, or zero.
-    query_ids, tile_ids = train.queries["query_id"][:], train.gallery["tile_id"][:]
+    ids = train.queries["query_id"][:], train.gallery["tile_id"][:]
     averaged = average.values if average else None
-    progress, tables = checkpoint.resume(
-        output, accelerator, model, optimizer, as_dict(settings), query_ids, tile_ids, averaged
-    )
-    total_steps = plan.epochs * (len(pairs) // sampling.batch_size)
+    progress, tables = checkpoint.resume(output, accelerator, model, optimizer, as_dict(settings), ids, averaged)
+    steps = len(pairs) // sampling.batch_size  # of an epoch at most: the sampler may drop a batch that it cannot fill
+    total_steps = plan.epochs * steps
     log = Log(output / "log.jsonl", accelerator, progress.step)
     accelerator.print(
         f"{train.name}: {len(pairs):,} pairs, {len(train.gallery):,} tiles; "
         f"{sum(p.numel() for p in model.parameters() if p.requires_grad):,} of "
         f"{sum(p.numel() for p in model.parameters()):,} parameters are trained; "
-        f"{plan.epochs} epochs of {len(pairs) // sampling.batch_size} steps on {accelerator.num_processes} x "
+        f"{plan.epochs} epochs of {steps} steps on {accelerator.num_processes} x "
         f"{accelerator.device}" + (f"; going on after epoch {progress.epoch}" if progress.epoch else "")
     )
     accelerator.print(
@@ -156,8 +155,8 @@ def main(settings: Settings) -> dict[str, Any]:
             total=len(sampler),
             leave=False,
         )
-        for batch in bar:
-            rate = learning_rate(progress.step, total_steps, settings)
+        for done, batch in enumerate(bar):
+            rate = learning_rate((epoch - 1) * steps + done * steps / len(sampler), total_steps, settings)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             if augment is not None:
@@ -197,8 +196,7 @@ def main(settings: Settings) -> dict[str, Any]:
                 if result["recall@1"] > progress.best_recall and export(output / "model", accelerator, *parts):
                     progress.best_recall, progress.best_epoch = result["recall@1"], epoch
         if epoch % settings.save_every == 0 or epoch == plan.epochs:
-            named = {name: (rows, query_ids, tile_ids) for name, rows in tables.items()}
-            checkpoint.save(output, accelerator, model, optimizer, progress, as_dict(settings), named, averaged)
+            checkpoint.save(output, accelerator, model, optimizer, progress, as_dict(settings), tables, ids, averaged)
 
     accelerator.end_training()
     if not (output / "model" / TRAINING_RECORD).is_file():

@@ -105,7 +105,7 @@ def test_a_kill_between_two_renames_does_not_lose_the_best_model(tmp_path):
     (tmp_path / f".model{files.NEW}y").mkdir()
     model = torch.nn.Linear(1, 1)
     progress, _ = checkpoint.resume(
-        tmp_path, Accelerator(cpu=True), model, torch.optim.AdamW(model.parameters()), {}, [], []
+        tmp_path, Accelerator(cpu=True), model, torch.optim.AdamW(model.parameters()), {}, ([], [])
     )
     assert progress.epoch == 0 and [path.name for path in tmp_path.iterdir()] == ["model"]
     assert (tmp_path / "model" / "weights").read_text() == "best"

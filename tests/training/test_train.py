@@ -1,5 +1,6 @@
 """The loop itself, on a made-up dataset: it learns, it resumes bit by bit, and it says what is wrong."""
 
+import dataclasses
 import json
 import shutil
 
@@ -11,6 +12,7 @@ import checkpoint
 import train
 from gengeo_hf.encoder import TRAINING_RECORD, Encoder
 from gengeo_hf.errors import GenGeoError
+from gengeo_hf.learning import sampler as sampler_module
 from settings import load_settings
 from tests.conftest import TINY
 from tests.training.made_up import load_made_up
@@ -102,6 +104,41 @@ def test_other_settings_are_refused(settings, tmp_path):
     train.main(settings("optimisation.epochs=1"))
     with pytest.raises(GenGeoError, match="holds a run with sampling"):
         train.main(settings("optimisation.epochs=1", "sampling.batch_size=8"))
+
+
+def test_other_data_are_refused(settings, tmp_path, monkeypatch):
+    """Also where every batch is drawn at random, so that no neighbour table names the photos."""
+    random = [
+        "optimisation.epochs=1",
+        "sampling.neighbours=0",
+        "sampling.mining_every=0",
+        "sampling.first_phase=random",
+    ]
+    train.main(settings(*random))
+    load = train.load_pairs
+
+    def load_others(*arguments, **options):
+        data = load(*arguments, **options)
+        renamed = data.queries.map(lambda row: {"query_id": f"other-{row['query_id']}"})
+        return dataclasses.replace(data, queries=renamed)
+
+    monkeypatch.setattr(train, "load_pairs", load_others)
+    with pytest.raises(GenGeoError, match="holds a run on other training data"):
+        train.main(settings(*random))
+
+
+def test_the_learning_rate_ends_where_it_should_when_batches_are_dropped(settings, tmp_path, monkeypatch):
+    plan = sampler_module.plan_epoch
+
+    def plan_with_fewer(*arguments, **options):
+        planned = plan(*arguments, **options)
+        return dataclasses.replace(planned, batches=planned.batches[:-1])
+
+    monkeypatch.setattr(sampler_module, "plan_epoch", plan_with_fewer)
+    train.main(settings("log_every=1", "optimisation.epochs=4"))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    rates = [line["learning_rate"] for line in lines if "loss" in line]
+    assert len(rates) == 8 and rates[-1] < 0.1 * max(rates)  # the last of 12 steps would be far from it
 
 
 def test_micro_batches_give_the_same_training(settings, tmp_path):
