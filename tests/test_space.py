@@ -9,6 +9,7 @@ from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from gengeo_hf.encoder import Encoder
 from gengeo_hf.export import export_folder, write_space
@@ -18,6 +19,8 @@ from tests.test_hub import describe, pairs, photo
 
 def load_app(space, monkeypatch):
     """The Space's module, with a stand-in for gradio."""
+    Image.init()
+    monkeypatch.setattr(Image, "ID", [*Image.ID])  # the Space shortens Pillow's list of formats for its whole process
     gradio = MagicMock()
     gradio.Error = ValueError
     monkeypatch.setitem(sys.modules, "gradio", gradio)
@@ -42,8 +45,10 @@ def test_space_ranks_what_visitors_upload(tiny_checkpoint, tiny_model, tiny_proc
     with pytest.raises(ValueError, match="Give a photo"):
         app.rank_images(None, [])
     (tmp_path / "no-image.png").write_text("text")
-    with pytest.raises(ValueError, match="no image"):
-        app.rank_images(photo(9), [str(tmp_path / "no-image.png")])
+    photo(1).save(tmp_path / "postscript.eps")
+    for name in ("no-image.png", "postscript.eps"):  # EPS would start Ghostscript
+        with pytest.raises(ValueError, match="no image"):
+            app.rank_images(photo(9), [str(tmp_path / name)])
 
 
 def test_space_searches_an_index_of_its_own_model_only(tiny_checkpoint, tmp_path, monkeypatch):

@@ -108,11 +108,22 @@ class Result:
     queries: pa.Table
 
     def save(self, path: str | Path) -> Path:
-        """Write `path` (JSON) and, beside it, `<stem>.queries.parquet`; each is whole or absent."""
+        """Write `path` (JSON) and, beside it, `<stem>.queries.parquet`; each is whole or absent.
+
+        The JSON names the SHA-256 of the table and of itself: a kill between the two writes leaves a pair that `load`
+        refuses, never numbers of one evaluation with the queries of another.
+
+        Raises:
+            GenGeoError: the disk is full, or the folder cannot be written.
+        """
         path = Path(path)
-        with atomic_file(queries_path(path)) as temporary:
-            pq.write_table(self.queries, temporary)
-        write_json(path, self.summary)
+        try:
+            with atomic_file(queries_path(path)) as temporary:
+                pq.write_table(self.queries, temporary)
+                sums = {"queries": hashlib.sha256(temporary.read_bytes()).hexdigest()}
+            write_json(path, self.summary | {"sha256": sums | {"summary": _sum(self.summary)}})
+        except OSError as error:
+            raise GenGeoError(f"the result could not be written to {path}: {error.strerror or error}") from error
         return path
 
     @classmethod
@@ -129,17 +140,23 @@ class Result:
         path = Path(path)
         try:
             summary = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise GenGeoError(f"{path} is no readable result ({error}); make one with training/evaluate.py") from error
         # Other JSON files of this package state a format as well.
         sound = isinstance(summary, dict) and {"dataset", "model", "metrics"} <= summary.keys()
         if not sound or summary.get("format") != FORMAT:
             raise GenGeoError(f"{path} is no evaluation result of format {FORMAT}; make one with training/evaluate.py")
+        sums = summary.pop("sha256", {})  # results of earlier versions state none
+        if sums and (not isinstance(sums, dict) or sums.get("summary") != _sum(summary)):
+            raise GenGeoError(f"{path} was changed or damaged after it was written; evaluate again")
         if not with_queries:
             return cls(summary, pa.table({}))
         try:
-            return cls(summary, pq.read_table(queries_path(path)))
-        except (OSError, pa.ArrowInvalid) as error:
+            content = queries_path(path).read_bytes()
+            if sums and sums.get("queries") != hashlib.sha256(content).hexdigest():
+                raise ValueError("it is damaged, or of another evaluation than the JSON file; evaluate again")
+            return cls(summary, pq.read_table(pa.BufferReader(content)))
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise GenGeoError(f"{queries_path(path)} must lie beside {path.name} and be whole: {error}") from error
 
     @property
@@ -148,6 +165,11 @@ class Result:
         return {
             name: self.queries[name].to_numpy() for name in self.queries.column_names if name in self.summary["metrics"]
         }
+
+
+def _sum(summary: Mapping[str, Any]) -> str:
+    """SHA-256 of what a result says, whatever its layout in the file."""
+    return hashlib.sha256(json.dumps(summary, sort_keys=True).encode()).hexdigest()
 
 
 def queries_path(path: str | Path) -> Path:

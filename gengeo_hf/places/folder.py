@@ -220,7 +220,9 @@ def _readable(file: Path) -> Iterator[None]:
     except GenGeoError:
         raise
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-        raise GenGeoError(f"{file} cannot be read: {first_line(error)}; copy the index again or make it again") from error
+        raise GenGeoError(
+            f"{file} cannot be read: {first_line(error)}; copy the index again or make it again"
+        ) from error
 
 
 def read_left_out(path: Path) -> pa.Table:

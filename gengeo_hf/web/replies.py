@@ -87,7 +87,8 @@ class IndexReply(BaseModel):
     def of(cls, index: Any) -> IndexReply:
         """From an index folder or a store."""
         if not isinstance(index, GeoIndex):
-            return cls(name=str(index.address), version="", created="")
+            kind = str(index.address).partition(":")[0]  # where the database stands is nobody's business
+            return cls(name=kind, version="", created="")
         about = index.manifest
         version = about["files"]["descriptors.npy"]["sha256"][:12]
         return cls(name=index.path.name, version=version, created=str(about.get("created", "")))

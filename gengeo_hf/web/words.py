@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 def heading(desk: Desk) -> str:
     """Title, what the photo is compared with, and the caveat."""
     index = desk.localizer.index
-    name = html.escape(str(getattr(index, "address", "")) or index.path.name)  # type: ignore[union-attr]  # not a store
+    kind = str(getattr(index, "address", "")).partition(":")[0]  # of a store; strangers need not know where it stands
+    name = html.escape(kind or index.path.name)  # type: ignore[union-attr]  # not a store
     caveat = f'<p class="gg-caveat" role="note">{html.escape(_sentence(desk.caveat))}</p>' if desk.caveat else ""
     return (
         '<div class="gg-head"><h1>Where was this photo taken?</h1>'

@@ -8,10 +8,11 @@ points of each tile are projected, all tiles at once. Only the window under a ti
 tile needs (GDAL takes an overview where there is one), and turned so that true north is up.
 """
 
+import contextlib
 import math
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +22,7 @@ import pyarrow as pa
 from PIL import Image
 
 from gengeo_hf.errors import GenGeoError, MissingExtraError
+from gengeo_hf.exchange import first_line
 from gengeo_hf.places.geodesy import bounds_around, metres_per_degree, offset, wrap_longitude
 from gengeo_hf.places.imagery.pixels import Rendering, no_data_mask, rendering_of
 from gengeo_hf.places.tiles import tile_table
@@ -84,7 +86,10 @@ class RasterTiles:
         self._tile_m = tile_m
         self._open = threading.local()  # a GDAL handle must not be used by two threads at a time
         self._sheets = _same_range([_open_sheet(Path(path)) for path in paths], value_range)
-        boxes = [_box(sheet) for sheet in self._sheets]
+        boxes = []
+        for sheet in self._sheets:
+            with _about(sheet.path):
+                boxes.append(_box(sheet))
         lat, lon = _grids(boxes, tile_m, tile_m * (1 - overlap))
         keep, pieces = _cut(self._sheets, boxes, lat, lon, tile_m)
         if not keep.any():
@@ -135,8 +140,6 @@ class RasterTiles:
 
     def _read_sheet(self, number: int, to_pixel: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """RGB (size, size, 3) and validity (size, size) of a tile, from one file; None where every pixel is valid."""
-        from rasterio.errors import RasterioError
-
         sheet, size = self._sheets[number], self._pixels
         linear, centre = to_pixel[:, :2], to_pixel[:, 2]
         step = self._tile_m / size
@@ -153,9 +156,9 @@ class RasterTiles:
         shape = tuple(max(1, math.ceil(extent / shrink)) for extent in (high - low)[::-1])
         try:
             bands, mask = _read_window(self._dataset(number), sheet.rendering, low, high, shape)
-        except RasterioError as error:
+        except Exception as error:  # GDAL and its drivers meet damaged files in many ways; all mean the same here
             self._open.__dict__.get("handles", {}).pop(number, None)
-            raise GenGeoError(f"{sheet.path} cannot be read at {low.tolist()}: {error}") from error
+            raise GenGeoError(f"{sheet.path} cannot be read at {low.tolist()}: {first_line(error)}") from error
         scale = np.array([shape[1], shape[0]]) / (high - low)
         matrix, shift = scale[:, None] * to_raster, scale * (origin - low)
         coefficients = (matrix[0, 0], matrix[0, 1], shift[0], matrix[1, 0], matrix[1, 1], shift[1])
@@ -192,22 +195,29 @@ def _open_sheet(path: Path) -> _Sheet:
     os.environ.setdefault("GDAL_CACHEMAX", "256")  # MB; by default GDAL keeps blocks up to 5 % of the machine's memory
     try:
         import rasterio
-        from rasterio.errors import RasterioError
     except ImportError as error:
         raise MissingExtraError("rasterio", "geo", "read georeferenced rasters") from error
     if not path.exists() and "://" not in str(path):
         raise GenGeoError(f"there is no raster at {path}")
+    with _about(str(path)), rasterio.open(path) as dataset:
+        if dataset.crs is None:
+            raise GenGeoError(
+                f"{path} has no CRS, so its place on Earth is unknown; "
+                "if you know it, write it with: rio edit-info --crs EPSG:xxxx FILE"
+            )
+        to_pixel = ~dataset.transform
+        return _Sheet(str(path), dataset.crs, to_pixel, dataset.width, dataset.height, rendering_of(dataset))
+
+
+@contextlib.contextmanager
+def _about(path: str) -> Iterator[None]:
+    """Whatever GDAL, PROJ or their wrappers say of a file, in one line that names it."""
     try:
-        with rasterio.open(path) as dataset:
-            if dataset.crs is None:
-                raise GenGeoError(
-                    f"{path} has no CRS, so its place on Earth is unknown; "
-                    "if you know it, write it with: rio edit-info --crs EPSG:xxxx FILE"
-                )
-            to_pixel = ~dataset.transform
-            return _Sheet(str(path), dataset.crs, to_pixel, dataset.width, dataset.height, rendering_of(dataset))
-    except RasterioError as error:
-        raise GenGeoError(f"{path} cannot be read as a raster: {error}") from error
+        yield
+    except GenGeoError:
+        raise
+    except Exception as error:
+        raise GenGeoError(f"{path} cannot be read as a raster with a place on Earth: {first_line(error)}") from error
 
 
 def _project(sheet: _Sheet, lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
@@ -265,7 +275,8 @@ def _cut(
     covered, found = np.zeros(len(lat)), []
     for number, (sheet, box) in enumerate(zip(sheets, boxes, strict=True)):
         rows = _rows_in(box, lat, lon, tile_m)
-        maps = _affine_maps(sheet, lat[rows], lon[rows])
+        with _about(sheet.path):
+            maps = _affine_maps(sheet, lat[rows], lon[rows])
         share = _coverage(sheet, maps, tile_m)
         covered[rows] += share
         found.append((rows[share > 0], np.full(int((share > 0).sum()), number, np.int32), maps[share > 0]))
@@ -290,6 +301,8 @@ def _rows_in(box: np.ndarray, lat: np.ndarray, lon: np.ndarray, margin_m: float)
 def _box(sheet: _Sheet) -> np.ndarray:
     """South, north, west, east of a file in degrees; in one piece across the date line, so beyond 180 perhaps."""
     lat, lon = _outline(sheet)
+    if not (np.isfinite(lat).all() and np.isfinite(lon).all()):
+        raise GenGeoError(f"{sheet.path} lies where its CRS has no place on Earth; are its CRS and position right?")
     lon = lon[0] + (lon - lon[0] + 180.0) % 360.0 - 180.0
     return np.array([lat.min(), lat.max(), lon.min(), lon.max()])
 

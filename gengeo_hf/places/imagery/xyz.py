@@ -6,7 +6,6 @@ A tile of the Web Mercator grid is square in the projection; on the ground its s
 latitude (at 60 degrees half of that at the equator), so the size in metres is computed and not asked for.
 """
 
-import io
 import math
 import sqlite3
 import threading
@@ -20,6 +19,8 @@ from gengeo_hf.errors import GenGeoError
 from gengeo_hf.places.geodesy import Bounds
 from gengeo_hf.places.imagery.table import IMAGE_SUFFIXES
 from gengeo_hf.places.tiles import tile_table
+
+MOST_ZOOM = 30  # 4 cm a tile
 
 
 def xyz_bounds(zoom: int, column: int, row: int) -> Bounds:
@@ -59,9 +60,10 @@ class XyzTiles:
         level = pick_zoom(xyz_zooms(folder), zoom, str(folder))
         found = []
         for path in (folder / str(level)).glob("*/*"):
-            if path.suffix.lower() in IMAGE_SUFFIXES and path.stem.isdigit() and path.parent.name.isdigit():
-                row = int(path.stem)
-                found.append((int(path.parent.name), 2**level - 1 - row if tms else row, path))
+            if path.suffix.lower() in IMAGE_SUFFIXES and _digits(path.stem) and _digits(path.parent.name):
+                column, row = int(path.parent.name), int(path.stem)
+                if _on_grid(level, column, row):
+                    found.append((column, 2**level - 1 - row if tms else row, path))
         found.sort()
         self._paths = [path for _, _, path in found]
         self.table = _grid_table(level, [(x, y) for x, y, _ in found], str(folder))
@@ -90,27 +92,37 @@ class MbTiles:
         self._local = threading.local()  # an SQLite connection belongs to one thread
         try:
             kind = self._ask("SELECT value FROM metadata WHERE name = 'format'")
-            levels = [level for (level,) in self._ask("SELECT DISTINCT zoom_level FROM tiles")]
+            found = self._ask("SELECT DISTINCT zoom_level FROM tiles")
             if kind and kind[0][0] == "pbf":
                 raise GenGeoError(f"{path} holds vector tiles; aerial imagery is needed")
+            # A column of SQLite may hold anything: a level or a place that is no number names no tile.
+            levels = [level for (level,) in found if isinstance(level, int) and 0 <= level <= MOST_ZOOM]
             self._zoom = pick_zoom(levels, zoom, str(path))
             places = self._ask(
-                "SELECT tile_column, tile_row FROM tiles WHERE zoom_level = ? ORDER BY 1, 2", (self._zoom,)
+                "SELECT DISTINCT tile_column, tile_row FROM tiles WHERE zoom_level = ? ORDER BY 1, 2", (self._zoom,)
             )
-        except sqlite3.DatabaseError as error:
+        except sqlite3.Error as error:
             raise GenGeoError(f"{path} cannot be read as MBTiles: {error}") from error
-        self._places = places
-        self.table = _grid_table(self._zoom, [(x, 2**self._zoom - 1 - y) for x, y in places], self.name)
+        self._places = [place for place in places if _on_grid(self._zoom, *place)]
+        rows = [(x, 2**self._zoom - 1 - y) for x, y in self._places]
+        self.table = _grid_table(self._zoom, rows, self.name)
 
     def read(self, row: int) -> Image.Image | None:
         """Decode one tile."""
         from gengeo_hf.data.images import open_image
 
         where = (self._zoom, *self._places[row])
-        ((content,),) = self._ask(
-            "SELECT tile_data FROM tiles WHERE zoom_level = ? AND tile_column = ? AND tile_row = ?", where
-        )
-        return open_image(io.BytesIO(content))
+        name = f"tile {'/'.join(map(str, where))} of {self.name}"
+        try:
+            found = self._ask(
+                "SELECT tile_data FROM tiles WHERE zoom_level = ? AND tile_column = ? AND tile_row = ?", where
+            )
+        except sqlite3.Error as error:
+            raise GenGeoError(f"{name} cannot be read: {error}") from error
+        content = found[0][0] if found else None
+        if not isinstance(content, bytes):
+            raise GenGeoError(f"{name} has no picture")
+        return open_image(content)
 
     def _ask(self, question: str, values: tuple[int, ...] = ()) -> list[tuple]:
         if not hasattr(self._local, "connection"):
@@ -119,10 +131,20 @@ class MbTiles:
         return self._local.connection.execute(question, values).fetchall()
 
 
+def _on_grid(zoom: int, column: object, row: object) -> bool:
+    """Whether a zoom level has such a tile."""
+    return all(isinstance(place, int) and 0 <= place < 2**zoom for place in (column, row))
+
+
 def xyz_zooms(folder: Path) -> list[int]:
     """Zoom levels of a folder of map tiles: its subfolders that are named by a number and hold such folders."""
-    levels = [path for path in folder.iterdir() if path.is_dir() and path.name.isdigit() and int(path.name) <= 30]
-    return sorted(int(path.name) for path in levels if any(x.is_dir() and x.name.isdigit() for x in path.iterdir()))
+    levels = [path for path in folder.iterdir() if path.is_dir() and _digits(path.name) and int(path.name) <= MOST_ZOOM]
+    return sorted(int(path.name) for path in levels if any(x.is_dir() and _digits(x.name) for x in path.iterdir()))
+
+
+def _digits(name: str) -> bool:
+    """A number as tile servers write it: `str.isdigit` also knows superscripts, which are no numbers to `int`."""
+    return name.isascii() and name.isdigit() and len(name) < 12
 
 
 def pick_zoom(levels: list[int], zoom: int | None, where: str) -> int:

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from gengeo_hf.errors import GenGeoError, MissingExtraError
+from gengeo_hf.exchange import first_line
 from gengeo_hf.places.geodesy import bounds_around
+from gengeo_hf.places.stores.address import shown, without_secrets
 from gengeo_hf.places.tiles import TILE_SCHEMA
 from gengeo_hf.places.units import Near
 
@@ -43,7 +45,8 @@ class MilvusEngine:
             calm = {"grpc.keepalive_time_ms": 300_000, "grpc.keepalive_permit_without_calls": False}
             self._client = MilvusClient(where, timeout=10, **({"grpc_options": calm} if "://" in where else {}))
         except Exception as error:  # its own exceptions, and those of gRPC
-            raise GenGeoError(f"no Milvus at {where}: {str(error).splitlines()[0]}") from error
+            first = without_secrets(first_line(error), where)
+            raise GenGeoError(f"no Milvus at {shown('milvus:' + where)}: {first}") from error
         self._loaded: set[str] = set()
 
     def names(self) -> list[str]:

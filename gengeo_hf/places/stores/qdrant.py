@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from gengeo_hf.errors import GenGeoError, MissingExtraError
+from gengeo_hf.exchange import first_line
+from gengeo_hf.places.stores.address import shown, without_secrets
 from gengeo_hf.places.units import Near
 
 NAMESPACE = uuid.UUID("6f1bb6a5-6f0b-5d0c-9d0e-9a2f4f3c1e57")  # tile ids are text, Qdrant's are UUIDs
@@ -42,7 +44,8 @@ class QdrantEngine:
             )
             self._client.get_collections()
         except Exception as error:  # its own exceptions, and those of httpx
-            raise GenGeoError(f"no Qdrant at {where}: {str(error).splitlines()[0]}") from error
+            first = without_secrets(first_line(error), where)
+            raise GenGeoError(f"no Qdrant at {shown('qdrant:' + where)}: {first}") from error
 
     def names(self) -> list[str]:
         """Collections that are there."""

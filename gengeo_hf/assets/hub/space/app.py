@@ -15,6 +15,11 @@ from PIL import Image, ImageOps
 from transformers import AutoImageProcessor, AutoModel
 
 SETTINGS = json.loads((Path(__file__).parent / "space.json").read_text(encoding="utf-8"))
+# Not everything that Pillow knows: EPS, for one, would start Ghostscript on a stranger's file. For the whole process:
+# gradio opens images as well.
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
+Image.init()
+Image.ID[:] = [name for name in Image.ID if name in FORMATS]
 BEST = 5
 BLOCK = 100_000  # tiles that are compared at once
 model = AutoModel.from_pretrained(SETTINGS["model"], trust_remote_code=True).eval()
@@ -55,7 +60,7 @@ def rank_images(photo: Image.Image, tiles: list[str]) -> list[tuple[Image.Image,
         raise gr.Error("Give a photo and at least one aerial image.")
     try:
         images = [ImageOps.exif_transpose(Image.open(tile)).convert("RGB") for tile in tiles]
-    except OSError as error:
+    except Exception as error:  # decoders meet damaged files in many ways
         raise gr.Error(f"One of the files is no image: {error}") from error
     scores = describe([photo], "ground")[0] @ describe(images, "aerial").T
     return [(images[i], f"{scores[i]:.3f}") for i in np.argsort(-scores)]
