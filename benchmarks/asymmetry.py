@@ -10,7 +10,6 @@ python benchmarks/asymmetry.py --model demo/gengeo-world-urban --places 150
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy as np
 
 from gengeo_hf.data.loading import AerialImages, GroundImages
 from gengeo_hf.encoder import Encoder
-from gengeo_hf.errors import GenGeoError
+from gengeo_hf.errors import told_in_one_line
 from gengeo_hf.explain.classes import ClassPreference, asymmetry, class_preference, class_shares
 from gengeo_hf.explain.clusters import looks
 from gengeo_hf.explain.links import account, link_direction_error
@@ -132,7 +131,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line():
         main()
-    except GenGeoError as error:
-        sys.exit(f"error: {error}")

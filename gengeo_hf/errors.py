@@ -1,5 +1,9 @@
 """The errors that a user can mend: one line that says what was found, what was expected, what to do."""
 
+import contextlib
+import sys
+from collections.abc import Iterator
+
 
 class GenGeoError(ValueError):
     """Bad input or a broken precondition. The command line prints its message alone, without a traceback."""
@@ -16,3 +20,18 @@ class MissingExtraError(GenGeoError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f'{package} is needed to {purpose}: pip install "gengeo_hf[{extra}]"')
+
+
+@contextlib.contextmanager
+def told_in_one_line(stopped: str = "stopped") -> Iterator[None]:
+    """For a script's main part: an error that the user can mend, or Ctrl-C, ends it with one line and status 1.
+
+    Args:
+        stopped: what Ctrl-C leaves, for example "stopped; the same command goes on".
+    """
+    try:
+        yield
+    except GenGeoError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(stopped)

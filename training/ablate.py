@@ -22,7 +22,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from ablate_table import Row, write_table
-from gengeo_hf.errors import GenGeoError
+from gengeo_hf.errors import GenGeoError, told_in_one_line
 from gengeo_hf.files import atomic_folder, write_json, write_text
 from settings import as_dict, load_settings
 
@@ -206,9 +206,5 @@ def collect(given: argparse.Namespace, plan: dict[str, Any], table: str, command
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line("stopped; the same command goes on where it was"):
         main()
-    except GenGeoError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on where it was")

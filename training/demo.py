@@ -22,7 +22,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table as Lines
 
-from gengeo_hf.errors import GenGeoError
+from gengeo_hf.errors import GenGeoError, told_in_one_line
 from gengeo_hf.files import write_json, write_text
 
 HERE = Path(__file__).resolve().parent
@@ -268,9 +268,5 @@ Train longer, or change the model:
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line("stopped; the same command goes on where it was"):
         main()
-    except GenGeoError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on where it was")

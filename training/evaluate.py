@@ -10,7 +10,6 @@ which all must see. The numbers are the same for any number of processes. A run 
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from omegaconf import OmegaConf
 from gengeo_hf.data import load_pairs
 from gengeo_hf.data.loading import AerialImages, GroundImages
 from gengeo_hf.encoder import Encoder
-from gengeo_hf.errors import GenGeoError
+from gengeo_hf.errors import GenGeoError, told_in_one_line
 from gengeo_hf.evaluation.describe import cut_headings, describe_view
 from gengeo_hf.evaluation.protocols import Protocol, find_protocol, protocol_names
 from gengeo_hf.evaluation.ranks import TIES
@@ -171,9 +170,5 @@ def report(result: Result, path: Path) -> str:
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line("stopped; the same command goes on from the descriptors that are finished"):
         main(parse())
-    except GenGeoError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on from the descriptors that are finished")

@@ -24,19 +24,18 @@ def export(
     accelerator: Accelerator,
     model: GenGeoModel,
     processor: GenGeoImageProcessor,
-    settings: Settings,
-    trained_on: str,
-    validated_on: str,
-    result: dict[str, Any],
-    epoch: int,
+    record: dict[str, Any],
 ) -> bool:
-    """Write the model in Hub format with a record of what it was trained on; False where the disk is full."""
+    """Write the model in Hub format with its training record; False where the disk is full."""
     written = True
     # transformers would write the pieces of a sharded model; a whole one it reads by itself
     weights = whole_tensors(model.state_dict(), accelerator.is_main_process) if is_sharded(model) else None
     if accelerator.is_main_process:
         try:
-            _write(folder, model, weights, processor, settings, trained_on, validated_on, result, epoch)
+            with atomic_folder(folder) as target:
+                model.save_pretrained(target, state_dict=weights)
+                processor.save_pretrained(target)
+                write_json(target / TRAINING_RECORD, record)
         except (OSError, SafetensorError) as error:
             written = False
             accelerator.print(f"{folder} could not be written ({error}); free some space on its disk")
@@ -44,30 +43,18 @@ def export(
     return bool(every.all())  # all processes must agree on whether there is a better model
 
 
-def _write(
-    folder: Path,
-    model: GenGeoModel,
-    weights: dict[str, torch.Tensor] | None,
-    processor: GenGeoImageProcessor,
-    settings: Settings,
-    trained_on: str,
-    validated_on: str,
-    result: dict[str, Any],
-    epoch: int,
-) -> None:
-    """The folder itself, whole or not at all."""
-    with atomic_folder(folder) as target:
-        model.save_pretrained(target, state_dict=weights)
-        processor.save_pretrained(target)
-        record = {
-            "trained_on": trained_on,
-            "synthetic": trained_on.startswith("world/"),
-            "validated_on": validated_on,
-            "epochs": epoch,
-            "results": {k: v for k, v in result.items() if isinstance(v, int | float | str)},
-            "settings": as_dict(settings),
-        }
-        write_json(target / TRAINING_RECORD, record)
+def training_record(
+    settings: Settings, trained_on: str, validated_on: str, result: dict[str, Any], epoch: int
+) -> dict[str, Any]:
+    """What a model was trained on and what it reached, for the folder, the card and whoever asks later."""
+    return {
+        "trained_on": trained_on,
+        "synthetic": trained_on.startswith("world/"),
+        "validated_on": validated_on,
+        "epochs": epoch,
+        "results": {k: v for k, v in result.items() if isinstance(v, int | float | str)},
+        "settings": as_dict(settings),
+    }
 
 
 def _within(line: str, step: int) -> bool:

@@ -11,7 +11,6 @@ last two), and `model/`, the best weights on the validation split in Hub format,
 
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +31,10 @@ from gengeo_hf.data.loading import AerialImages, GroundImages, PairSource
 from gengeo_hf.data.memory import PairsInMemory
 from gengeo_hf.data.schema import check_apart
 from gengeo_hf.encoder import TRAINING_RECORD, Encoder
-from gengeo_hf.errors import GenGeoError
+from gengeo_hf.errors import GenGeoError, told_in_one_line
 from gengeo_hf.evaluation import evaluate_descriptors
 from gengeo_hf.learning import HardNegativeBatchSampler
-from records import Log, export
+from records import Log, export, training_record
 from settings import Settings, as_dict, parse
 from shard import check_shardable, clip_gradients, finish_gradients, shard
 from step import backward_pass, kept_stages, learning_rate, parameter_groups, rate_factor
@@ -192,8 +191,9 @@ def main(settings: Settings) -> dict[str, Any]:
                     f"epoch {epoch}: loss {loss.item():.3f}, {validation.name} R@1 {result['recall@1']:.1%}, "
                     f"R@5 {result['recall@5']:.1%} of {result['gallery_size']} tiles; {meter.words()}"
                 )
-                parts = (model, processor, settings, train.name, validation.name, result, epoch)
-                if result["recall@1"] > progress.best_recall and export(output / "model", accelerator, *parts):
+                record = training_record(settings, train.name, validation.name, result, epoch)
+                better = result["recall@1"] > progress.best_recall
+                if better and export(output / "model", accelerator, model, processor, record):
                     progress.best_recall, progress.best_epoch = result["recall@1"], epoch
         if epoch % settings.save_every == 0 or epoch == plan.epochs:
             checkpoint.save(output, accelerator, model, optimizer, progress, as_dict(settings), tables, ids, averaged)
@@ -218,9 +218,5 @@ def evaluate(data: CrossViewDataset, accelerator: Accelerator, encoder: Encoder,
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line("stopped; the same command goes on from the last checkpoint"):
         main(parse())
-    except GenGeoError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on from the last checkpoint")
