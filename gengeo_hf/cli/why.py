@@ -53,7 +53,9 @@ def explain(
     encoder = Encoder.from_pretrained(model, device=device)
     if instead_of is not None:
         preference = explain_preference(encoder, ground, aerial, instead_of)
-        names = (aerial.stem, instead_of.stem) if aerial.stem != instead_of.stem else ("first tile", "second tile")
+        names = (aerial.stem, instead_of.stem)
+        if aerial.stem == instead_of.stem:
+            names = ("the first tile", "the second tile")
         _save(preference_figure(preference, names), out)
         typer.echo(f"scores: {preference.chosen.score:.3f} and {preference.other.score:.3f}; wrote {out}")
         return

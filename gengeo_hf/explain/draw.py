@@ -17,8 +17,8 @@ from gengeo_hf.explain.look import _opened
 INK, FAINT, PAPER, GRID = "#1d2733", "#5b6776", "#ffffff", "#d9dee4"
 SERIES = ("#e07a1f", "#1f78b4", "#0a9b6c", "#c2409a", "#b8960c", "#6a51a3", "#d1495b", "#2b8c9e")
 SCALE_NOTE = (
-    "Scaled for each image by itself, from its least to its most kept patch: the dustbin's total share is fixed by "
-    "SALAD's marginals, so the brightness of two images must not be compared."
+    "Scaled for each image by itself, from the 2nd to the 98th percentile of its patches, and blended between them: "
+    "the dustbin's total share is fixed by SALAD's marginals, so the brightness of two images must not be compared."
 )
 _VIRIDIS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 _SIGNED = ((27, 95, 160), (146, 187, 219), (244, 244, 242), (240, 172, 113), (200, 84, 16))
@@ -119,13 +119,28 @@ class Row:
     links: list[tuple[tuple[int, int], tuple[int, int, int], str]] = field(default_factory=list)
 
 
-def sheet(rows: Sequence[Row], title: str = "", notes: Sequence[str] = ()) -> Image.Image:
+@dataclass(frozen=True)
+class Scale:
+    """What the colours of a sheet's maps mean.
+
+    Args:
+        least, most: words at the two ends.
+        signed: from blue over white to orange instead of from violet to yellow.
+    """
+
+    least: str = "least"
+    most: str = "most"
+    signed: bool = False
+
+
+def sheet(rows: Sequence[Row], title: str = "", notes: Sequence[str] = (), scale: Scale | None = None) -> Image.Image:
     """Lay rows of panels on a page, with a title above and notes below.
 
     Args:
         rows: from top to bottom.
         title: the heading of the page.
         notes: paragraphs below the pictures, wrapped to the page's width.
+        scale: the colours of the maps, drawn above the notes.
 
     Returns:
         An RGB picture on white.
@@ -137,7 +152,8 @@ def sheet(rows: Sequence[Row], title: str = "", notes: Sequence[str] = ()) -> Im
     for row in rows:
         tops.append(top)
         top += _row_height(row) + _GAP
-    height = top + 19 * len(lines) + _MARGIN
+    words = top + (26 if scale else 0)
+    height = words + 19 * len(lines) + _MARGIN
     canvas = Image.new("RGB", (width * _SCALE, height * _SCALE), PAPER)
     draw = ImageDraw.Draw(canvas)
     if title:
@@ -148,7 +164,9 @@ def sheet(rows: Sequence[Row], title: str = "", notes: Sequence[str] = ()) -> Im
         _draw_headings(draw, row, spots)
         _draw_marks(draw, row, spots)
     for number, line in enumerate(lines):
-        write(draw, line, (_MARGIN, top + 2 + 19 * number), _NOTE, FAINT)
+        write(draw, line, (_MARGIN, words + 2 + 19 * number), _NOTE, FAINT)
+    if scale:
+        _draw_scale(canvas, draw, scale, top + 3)
     return canvas.resize((width, height), Image.Resampling.LANCZOS)
 
 
@@ -180,7 +198,7 @@ def bars(
     """Grouped bars, one group for each entry of the series, all from zero.
 
     Args:
-        series: arrays of equal length.
+        series: arrays of equal length, (groups,) each.
         labels: of the series, for the legend; empty draws none.
         width, height: pixels.
         names: below the groups; default their numbers, every eighth where there are many.
@@ -214,10 +232,13 @@ def bars(
     return canvas.resize((width, height), Image.Resampling.LANCZOS)
 
 
-def scale_bar(width: int, signed: bool = False) -> Image.Image:
-    """The colours of a map from least to most, `width` x 10 pixels."""
-    ramp = np.tile(np.linspace(0, 1, width), (10, 1))
-    return Image.fromarray(_coloured(ramp, _SIGNED if signed else _VIRIDIS))
+def _draw_scale(canvas: Image.Image, draw: ImageDraw.ImageDraw, scale: Scale, top: int) -> None:
+    """The colours of the maps between the words for their two ends, 10 pixels high."""
+    x = _MARGIN + round(ImageFont.load_default(_NOTE).getlength(scale.least)) + 10
+    ramp = _coloured(np.tile(np.linspace(0, 1, 160 * _SCALE), (10 * _SCALE, 1)), _SIGNED if scale.signed else _VIRIDIS)
+    write(draw, scale.least, (_MARGIN, top + 5), _NOTE, FAINT, "lm")
+    canvas.paste(Image.fromarray(ramp), (x * _SCALE, top * _SCALE))
+    write(draw, scale.most, (x + 170, top + 5), _NOTE, FAINT, "lm")
 
 
 def _panel_width(panel: Panel, height: int) -> int:

@@ -24,6 +24,7 @@ from gengeo_hf.explain.draw import (
     SERIES,
     Panel,
     Row,
+    Scale,
     bars,
     heat,
     legend,
@@ -39,7 +40,9 @@ NORM_NOTE = (
     "Feature norm: length of each patch's features after the last block and before the final LayerNorm, also scaled "
     "for each image by itself."
 )
-RIGHT, WRONG = "#0a9b6c", "#d1495b"
+EVIDENCE_NOTE = (
+    "Each map is scaled by itself, from the 2nd to the 98th percentile of its patches, and blended between them."
+)
 _SIDE = 190  # pixels: height of a panel
 
 
@@ -64,7 +67,7 @@ def selection_figure(
         rows.append(Row([Panel(x.image, x.view) for x in seen], side, titles[number] if number < len(titles) else ""))
         rows.append(Row([_map_panel(x, x.norms, "feature norm", "{:.1f} to {:.1f}") for x in seen], side))
         rows.append(Row([_kept_panel(x) for x in seen], side))
-    return sheet(rows, "What the head kept", [f"Kept share: {SCALE_NOTE}", NORM_NOTE])
+    return sheet(rows, "What the head kept", [f"Kept share: {SCALE_NOTE}", NORM_NOTE], Scale())
 
 
 def match_figure(match: Match, count: int = 5, side: int = 250) -> Image.Image:
@@ -96,14 +99,16 @@ def match_figure(match: Match, count: int = 5, side: int = 250) -> Image.Image:
     below = Row([Panel(legend(lines, beside, lower)), aerial], lower)
     chart = Row([_agreement(match, max(width, 560), 150)], 150)
     notes = [
-        "An exact account: the score is the sum over all pairs of patches, plus what the global tokens add. Bright: "
-        "adds much. Lines: the pairs that add most, each with the cluster through which its two patches meet most.",
+        "An exact account: the score is the sum over all pairs of patches, plus what the global tokens add. Lines: the "
+        "pairs that add most, each with the cluster through which its two patches meet most.",
+        EVIDENCE_NOTE,
     ]
-    return sheet([row, below, chart], "Which patches speak for which", notes)
+    scale = Scale("adds least to the score", "adds most")
+    return sheet([row, below, chart], "Which patches speak for which", notes, scale)
 
 
 def preference_figure(
-    preference: Preference, names: tuple[str, str] = ("chosen tile", "true tile"), side: int = 250
+    preference: Preference, names: tuple[str, str] = ("the chosen tile", "the true tile"), side: int = 250
 ) -> Image.Image:
     """Why one tile won over another: the photo's patches by whom they speak for, and both tiles.
 
@@ -117,12 +122,12 @@ def preference_figure(
     difference = preference.ground_difference
     first = Panel(
         overlay(photo.image, stretch_signed(photo.on_grid(difference)), signed=True),
-        f"photo: orange speaks for the {names[0]}, blue for the {names[1]}",
+        f"photo: orange speaks for {names[0]}, blue for {names[1]}",
         small=f"patches add {difference.sum():+.3f} to the gap of {preference.gap:+.3f}, "
         f"the global token {preference.rest_difference:+.3f}",
     )
     tiles = []
-    for match, name, colour in ((chosen, names[0], WRONG), (other, names[1], RIGHT)):
+    for match, name, colour in ((chosen, names[0], SERIES[0]), (other, names[1], SERIES[1])):  # the map's two ends
         heat = overlay(match.aerial.image, stretch(match.aerial.on_grid(match.aerial_evidence)))
         tiles += [
             Panel(match.aerial.image, name, frame=colour, small=f"score {match.score:.3f}"),
@@ -132,13 +137,16 @@ def preference_figure(
     order = np.argsort(-np.abs(gain))[:4]
     words = ", ".join(f"cluster {j} {gain[j]:+.2f}" for j in order)
     notes = [
-        f"Clusters in which the photo agrees more with the {names[0]} (+) or with the {names[1]} (-), as a difference "
-        f"of cosines before the projection: {words}.",
-        "The difference is exact: patches and global token add up to the gap of the two scores.",
+        f"Clusters in which the photo agrees more with {names[0]} (+) or with {names[1]} (-), as a difference of "
+        f"cosines before the projection: {words}.",
+        "The difference is exact: patches and global token add up to the gap of the two scores. White patches of the "
+        "photo speak for both alike; the colours end at the 98th percentile of the differences' sizes. The tiles' maps "
+        "run from violet (adds least) to yellow (adds most), each scaled by itself.",
     ]
     higher = "higher" if preference.gap >= 0 else "lower"
-    title = f"Why the {names[0]} scores {higher} by {abs(preference.gap):.3f}"
-    return sheet([Row([first], side), Row(tiles, side)], title, notes)
+    title = f"Why {names[0]} scores {higher} by {abs(preference.gap):.3f}"
+    scale = Scale(f"speaks for {names[1]}", f"for {names[0]}", signed=True)
+    return sheet([Row([first], side), Row(tiles, side)], title, notes, scale)
 
 
 def regions_figure(ground: Look, ground_box: Box, aerial: Look, aerial_box: Box, side: int = 250) -> Image.Image:
@@ -188,7 +196,8 @@ def clusters_figure(
     for cluster in order:
         panels = []
         for patches, plan in zip((ground[cluster], aerial[cluster]), plans, strict=True):
-            panels.append(Panel(heat(stretch(plan[cluster]), 12)))
+            view = "" if rows else "aerial" if panels else "ground"  # once, above the first row
+            panels.append(Panel(heat(stretch(plan[cluster]), 12), view))
             panels += [Panel(patch.picture) for patch in patches]
         shares = [np.mean([patch.share for patch in patches]) for patches in (ground[cluster], aerial[cluster])]
         title = (
@@ -201,7 +210,7 @@ def clusters_figure(
         "A cluster that means the same from the street and from above shows the same things on both sides. A cluster "
         "whose coloured map has one bright spot follows a place in the image rather than what is seen there.",
     ]
-    return sheet(rows, "What the clusters collect", notes)
+    return sheet(rows, "What the clusters collect", notes, Scale("takes least", "takes most, for each map by itself"))
 
 
 def cluster_map_figure(seen: Look, most: int = 8, side: int = 150) -> Image.Image:
@@ -223,9 +232,10 @@ def cluster_map_figure(seen: Look, most: int = 8, side: int = 150) -> Image.Imag
     ]
     wide = seen.image.width / seen.image.height
     columns = max(1, round(1100 / (side * wide)))
+    columns = -(-len(maps) // -(-len(maps) // columns))  # as many in each row
     rows = [Row([Panel(seen.image, f"{seen.view} image")], side)]
     rows += [Row(maps[start : start + columns], side) for start in range(0, len(maps), columns)]
-    return sheet(rows, "Where each cluster looks", ["Each map is scaled by itself, from its least to its most patch."])
+    return sheet(rows, "Where each cluster looks", [EVIDENCE_NOTE], Scale("takes least", "takes most"))
 
 
 def pairs_figure(pairs: Sequence[tuple[Any, Any]], titles: Sequence[str] = (), side: int = 150) -> Image.Image:

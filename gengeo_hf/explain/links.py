@@ -152,8 +152,16 @@ def explain_preference(encoder: Encoder, ground: Any, chosen: Any, other: Any) -
         GenGeoError: see `look`; or the two tiles are the same picture.
     """
     photo = look(encoder, ground, "ground")
-    first, second = (account(photo, look(encoder, tile, "aerial")) for tile in (chosen, other))
-    if np.array_equal(first.aerial.descriptor, second.aerial.descriptor):
+    return contrast(*(account(photo, look(encoder, tile, "aerial")) for tile in (chosen, other)))
+
+
+def contrast(chosen: Match, other: Match) -> Preference:
+    """Like `explain_preference`, for two tiles whose scores with one photo are accounted for.
+
+    Raises:
+        GenGeoError: the two tiles give the same descriptor.
+    """
+    if np.array_equal(chosen.aerial.descriptor, other.aerial.descriptor):
         raise GenGeoError("the two tiles give the same descriptor: there is no difference to explain")
-    difference = first.ground_evidence - second.ground_evidence
-    return Preference(first, second, difference, first.ground_rest - second.ground_rest)
+    difference = chosen.ground_evidence - other.ground_evidence
+    return Preference(chosen, other, difference, chosen.ground_rest - other.ground_rest)

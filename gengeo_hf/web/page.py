@@ -23,7 +23,7 @@ from gengeo_hf.places.maps import answers_map, map_frame
 from gengeo_hf.places.units import parse_metres, parse_near
 from gengeo_hf.web import words
 from gengeo_hf.web.answering import Desk, Question, read_photo
-from gengeo_hf.web.seeing import Seen, agreement, see
+from gengeo_hf.web.seeing import Seen, agreement, clusters, contrast, see
 
 MAP_HEIGHT = 520
 EXAMPLES = 6
@@ -182,7 +182,7 @@ def _examples(paths: Sequence[Path], photo: gr.File) -> None:
 
 
 def _results() -> list[Any]:
-    """Map, tiles, and what the model looked at: title, photo, tile, figure."""
+    """Map, tiles, and what the model looked at: title, photo, tile, and the pictures of `_why`."""
     ground_map = gr.HTML(elem_id="map")
     gr.HTML(words.section("Best places", "Click a tile to see what the model compared."))
     tiles = gr.Gallery(columns=5, elem_id="tiles", **ROW)
@@ -192,7 +192,11 @@ def _results() -> list[Any]:
         tile = gr.Image(label="Tile", interactive=False, buttons=[], elem_id="kept-tile", min_width=240)
     with gr.Accordion("Which parts agree", open=False, elem_id="agree"):
         figure = gr.Image(show_label=False, interactive=False, buttons=["fullscreen"], elem_id="agreement")
-    return [ground_map, tiles, title, photo, tile, figure]
+    with gr.Accordion("Why the best place and not this one", open=False, elem_id="contrast") as other:
+        versus = gr.Image(show_label=False, interactive=False, buttons=["fullscreen"])
+    with gr.Accordion("Where each cluster looks", open=False, elem_id="clusters"):
+        maps = [gr.Image(show_label=False, interactive=False, buttons=["fullscreen"]) for _ in range(2)]
+    return [ground_map, tiles, title, photo, tile, figure, other, versus, *maps]
 
 
 def _answer(desk: Desk, path: str | None, *settings: Any) -> list[Any]:
@@ -226,7 +230,17 @@ def _answer(desk: Desk, path: str | None, *settings: Any) -> list[Any]:
 def _only(banner: str, preview: Any = None) -> list[Any]:
     """The page with a message alone."""
     hidden = gr.update(visible=False)
-    return [preview or gr.update(value=None, visible=False), banner, hidden, "", None, "", None, None, None, None]
+    return [
+        preview or gr.update(value=None, visible=False),
+        banner,
+        hidden,
+        "",
+        None,
+        "",
+        *[None] * 3,
+        hidden,
+        *[None] * 4,
+    ]
 
 
 def _question(
@@ -244,13 +258,13 @@ def _chooser(desk: Desk) -> Callable[[Shown | None, gr.SelectData], list[Any]]:
     """What happens when a tile is clicked."""
 
     def choose(state: Shown | None, event: gr.SelectData) -> list[Any]:
-        return [gr.skip()] * 4 if state is None else _seen(desk, state, int(event.index))
+        return [gr.skip()] * 8 if state is None else _seen(desk, state, int(event.index))
 
     return choose
 
 
 def _seen(desk: Desk, state: Shown, number: int) -> list[Any]:
-    """Title, photo, tile and figure for the tile at a position of the row."""
+    """Title, photo, tile and the pictures that tell why, for the tile at a position of the row."""
     if number >= len(state.with_picture):
         tile = Seen(note="The index keeps no pictures of its tiles, so only the photo can be looked at.")
         which = ""
@@ -258,13 +272,24 @@ def _seen(desk: Desk, state: Shown, number: int) -> list[Any]:
         place = state.with_picture[number]
         tile = see(desk.encoder.encoder, read_photo(state.pictures[place.tile_id]), "aerial")
         which = f"place {place.rank}"
-    figure = agreement(state.photo, tile)
     return [
         words.kept(which, state.photo.note or tile.note),
         gr.update(value=state.photo.picture, visible=state.photo.picture is not None),
         gr.update(value=tile.picture, visible=tile.picture is not None, label=f"Tile of {which}"),
-        gr.update(value=figure),
+        *_why(desk, state, number, tile),
     ]
+
+
+def _why(desk: Desk, state: Shown, number: int, tile: Seen) -> list[Any]:
+    """Which parts agree; whether and why the best place rather than this one; where the clusters look in both views."""
+    versus = None
+    if 0 < number < len(state.with_picture):
+        places = state.with_picture
+        best = see(desk.encoder.encoder, read_photo(state.pictures[places[0].tile_id]), "aerial")
+        names = (f"place {places[0].rank}", f"place {places[number].rank}")
+        versus = contrast(state.photo, best, tile, names)
+    shown = gr.update(visible=versus is not None)
+    return [agreement(state.photo, tile), shown, versus, clusters(state.photo), clusters(tile)]
 
 
 def _small(image: Image.Image) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Pictures that tell why: what the head kept of the photo and of a tile, and which parts of the two agree.
+"""Pictures that tell why: what the head kept, which parts of photo and tile agree, why another tile scored higher.
 
 Before: a photo and the picture of a tile. After: pictures for the page, or one sentence why there are none.
 """
@@ -51,3 +51,29 @@ def agreement(photo: Seen, tile: Seen) -> Image.Image | None:
     if photo.look is None or tile.look is None:
         return None
     return match_figure(account(photo.look, tile.look))
+
+
+def contrast(photo: Seen, best: Seen, tile: Seen, names: tuple[str, str]) -> Image.Image | None:
+    """Why the best tile scores higher than another one; None where there is nothing to compare.
+
+    Args:
+        photo: what was asked about.
+        best, tile: the two tiles.
+        names: what the picture calls them.
+    """
+    from gengeo_hf.explain import account, contrast, preference_figure
+
+    if photo.look is None or best.look is None or tile.look is None:
+        return None
+    try:
+        found = contrast(account(photo.look, best.look), account(photo.look, tile.look))
+    except GenGeoError:  # the same picture twice, as where two tiles show nothing but sea
+        return None
+    return preference_figure(found, names)
+
+
+def clusters(seen: Seen) -> Image.Image | None:
+    """Where each cluster looks in an image; None where the model cannot be looked into."""
+    from gengeo_hf.explain import cluster_map_figure
+
+    return None if seen.look is None else cluster_map_figure(seen.look)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
 from gengeo_hf.encoder import Encoder
 from gengeo_hf.errors import GenGeoError
@@ -29,6 +29,7 @@ from gengeo_hf.explain import (
 )
 from gengeo_hf.explain.classes import asymmetry, class_preference, class_shares
 from gengeo_hf.explain.clusters import patches_in
+from gengeo_hf.explain.draw import SERIES, Panel, Row, Scale, sheet
 from tests.explain.test_look import sharpen
 
 
@@ -132,6 +133,28 @@ def test_an_overlay_is_bright_where_the_map_is():
     assert picture.shape[1] >= 392 and picture.shape[1] == 4 * picture.shape[0]
     left, right = picture[:, :180].mean(axis=(0, 1)), picture[:, -180:].mean(axis=(0, 1))
     assert right[1] > left[1] + 80 and left[2] > left[1]
+
+
+def colours_of(picture):
+    return np.array([colour for _, colour in picture.getcolors(1 << 24)], int)
+
+
+def has(picture, colour):
+    """Whether a colour, or one that cannot be told from it, is in a picture."""
+    return np.abs(colours_of(picture) - ImageColor.getrgb(colour)).sum(axis=1).min() <= 6
+
+
+def test_a_sheet_shows_what_its_colours_mean():
+    plain, scaled, signed = (sheet([Row([Panel(AERIAL)], 60)], scale=s) for s in (None, Scale(), Scale(signed=True)))
+    assert scaled.height == signed.height > plain.height and scaled.width == plain.width
+    assert has(scaled, "#fde725") and has(scaled, "#440154"), "yellow and violet, the ends of a map"
+    assert has(signed, "#c85410") and has(signed, "#1b5fa0") and not has(plain, "#440154")
+
+
+def test_frames_of_two_tiles_have_the_colours_of_the_photos_map(encoder):
+    preference = explain_preference(encoder, GROUND, AERIAL, noise(5, (56, 56)))
+    picture = preference_figure(preference, ("one", "another"), side=120)
+    assert has(picture, SERIES[0]) and has(picture, SERIES[1])
 
 
 def test_every_figure_is_drawn_at_a_readable_size(encoder):

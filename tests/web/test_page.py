@@ -7,13 +7,14 @@ from PIL import Image
 
 pytest.importorskip("gradio", reason='the page needs pip install "gengeo_hf[app]"')
 
-from gengeo_hf.errors import GenGeoError  # after the skip
+from gengeo_hf.encoder import Encoder  # after the skip
+from gengeo_hf.errors import GenGeoError
 from gengeo_hf.places import GeoIndex
 from gengeo_hf.places.confidence import Calibration
 from gengeo_hf.places.locate import Answer, Place
 from gengeo_hf.web import words
 from gengeo_hf.web.answering import Desk, Question
-from gengeo_hf.web.page import AS_FILE, NORTH, ORDINARY, PANORAMA, _answer, _question
+from gengeo_hf.web.page import AS_FILE, NORTH, ORDINARY, PANORAMA, _answer, _question, _seen
 from tests.places.conftest import ListSource
 
 USUAL = (5, "", "2km", False, AS_FILE, 65, NORTH, 0.0)
@@ -42,6 +43,18 @@ def test_a_photo_gives_map_tiles_and_files(desk, street):
     assert "Best place" in banner and "60.1" in banner and "places.geojson" in banner
     assert frame.startswith("<iframe") and "street.png" in frame and str(Path(street).parent) not in frame
     assert "There is no heatmap" in title  # the stub has no head to look into
+
+
+def test_another_tile_is_held_against_the_best(tiny_model, tiny_processor, source, tmp_path):
+    encoder = Encoder(tiny_model, tiny_processor, "cpu")
+    desk = Desk(encoder, GeoIndex.build(encoder, source, tmp_path / "real.gengeo"))
+    Image.effect_noise((224, 112), 90).convert("RGB").save(tmp_path / "street.png")
+    *_, state = _answer(desk, str(tmp_path / "street.png"), *USUAL)
+    best, other = _seen(desk, state, 0), _seen(desk, state, 1)
+    desk.close()
+    assert not best[4]["visible"] and best[5] is None
+    assert other[4]["visible"] and other[5].width > 500 and other[5] != best[3]
+    assert best[6] == other[6] and best[7] != other[7], "clusters: the same photo, another tile"
 
 
 @pytest.mark.parametrize(
