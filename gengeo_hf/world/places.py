@@ -32,7 +32,7 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Place:
+class CameraPlace:
     """A camera place: its number in the region, metres, the tiles that cover it (the first is the true one)."""
 
     number: int
@@ -68,7 +68,7 @@ class Region:
     def _key(self) -> list[int]:
         return [self.seed, list(DOMAINS).index(self.domain), SPLITS.index(self.split), self.number]
 
-    def places(self, count: int) -> list[Place]:
+    def places(self, count: int) -> list[CameraPlace]:
         """The first `count` camera places.
 
         Args:
@@ -81,10 +81,10 @@ class Region:
         found = []
         for number, (x, y) in enumerate(self.scene.layout.cameras[:count].tolist()):
             tiles = self._grid_tiles(x, y) if off_centre else (self._own_tile(number, x, y),)
-            found.append(Place(number, x, y, tiles))
+            found.append(CameraPlace(number, x, y, tiles))
         return found
 
-    def tiles(self, places: list[Place]) -> list[Tile]:
+    def tiles(self, places: list[CameraPlace]) -> list[Tile]:
         """Every tile that covers one of the places, in order of name, and the off-centre domain's distractors."""
         wanted = {tile.name: tile for place in places for tile in place.tiles}
         if DOMAINS[self.domain].off_centre:
@@ -122,7 +122,7 @@ class Region:
         """
         return make_day(view, np.random.default_rng([*self._key(), number, 1 if view == "aerial" else 2]))
 
-    def draw_ground(self, place: Place, size: tuple[int, int], samples: int, truth: bool = False) -> Picture:
+    def draw_ground(self, place: CameraPlace, size: tuple[int, int], samples: int, truth: bool = False) -> Picture:
         """The panorama of a place; `size` (height, width) pixels.
 
         Args:

@@ -17,7 +17,7 @@ from PIL import Image
 from gengeo_hf.errors import GenGeoError
 from gengeo_hf.files import atomic_folder, write_json
 from gengeo_hf.world.domains import TILE_METRES
-from gengeo_hf.world.places import Place, Region, Tile
+from gengeo_hf.world.places import CameraPlace, Region, Tile
 
 TABLES = ("queries", "gallery")
 _SMALL_PIXELS = 50_000  # up to here PNG; above, JPEG at quality 95: a noisy PNG is five times as large
@@ -84,7 +84,7 @@ def draw_shard(job: Job, tell: Any = None) -> None:
         write_json(temporary / "shard.json", checks)
 
 
-def _query_row(job: Job, place: Place) -> dict[str, Any]:
+def _query_row(job: Job, place: CameraPlace) -> dict[str, Any]:
     lat, lon = job.region.scene.frame.to_degrees(place.x, place.y)
     picture = job.region.draw_ground(place, job.ground_size, samples_for(job.ground_size))
     return {
