@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from gengeo_hf.data.loading import AerialImages, GroundImages
 from gengeo_hf.encoder import Encoder
@@ -114,6 +115,7 @@ def main() -> None:
                         cache_dir=given.world)  # fmt: skip
     rows = list(range(given.places))
     shares = true_shares(world, rows, grids, sizes)
+    torch.manual_seed(0)  # the same random weights at every run
     blank = Encoder(GenGeoModel(GenGeoConfig.from_pretrained(given.model)), encoder.processor, "cpu")
     results, lines = {}, [f"world/{given.domain}/test, {given.places} places, model {Path(given.model).name}"]
     for name, model in (("trained", encoder), ("random weights", blank)):
