@@ -75,8 +75,7 @@ class Calibration:
         from gengeo_hf.places.geodesy import great_circle_m
 
         answered = [(found, place) for found, place in zip(places, truth, strict=True) if found]
-        if len(answered) < MIN_PHOTOS:
-            raise GenGeoError(f"at least {MIN_PHOTOS} held-out photos are needed, found {len(answered)}")
+        check_number(len(answered))
         features = np.array([_features(found)[0] for found, _ in answered])
         right = np.array([great_circle_m(f[0].lat, f[0].lon, *t) <= within_m for f, t in answered], dtype=float)
         if right.min() == right.max():
@@ -133,6 +132,16 @@ class Calibration:
             return cls(**values)
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise GenGeoError(f"{path} is no calibration ({error}); make one with gengeo calibrate") from error
+
+
+def check_number(photos: int) -> None:
+    """Refuse to learn from too few photos.
+
+    Raises:
+        GenGeoError: fewer than `MIN_PHOTOS`.
+    """
+    if photos < MIN_PHOTOS:
+        raise GenGeoError(f"at least {MIN_PHOTOS} held-out photos are needed, found {photos}")
 
 
 def reliability(
