@@ -30,13 +30,13 @@ HEAD = "POST /locate?top=3 HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\nConnecti
 class Service:
     """One `gengeo serve` process."""
 
-    def __init__(self, model: Path, index: Path, batch: int) -> None:
+    def __init__(self, model: Path, index: Path, batch: int, *more: object) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
         command = [sys.executable, "-m", "gengeo_hf.cli", "serve", "--index", index, "--model", model, "--port"]
         options = [self.port, "--batch", batch, "--time-limit", 3600, "--device", "cpu"]
         self.batch, self.rss, self.walls, self.latencies, self.wrong = batch, [], [], [], 0
-        self.process = subprocess.Popen([str(word) for word in command + options])
+        self.process = subprocess.Popen([str(word) for word in [*command, *options, *more]])
 
     def wait(self) -> None:
         """Until it listens."""

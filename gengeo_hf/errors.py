@@ -1,12 +1,21 @@
 """The errors that a user can mend: one line that says what was found, what was expected, what to do."""
 
 import contextlib
+import errno
 import sys
 from collections.abc import Iterator
 
 
 class GenGeoError(ValueError):
-    """Bad input or a broken precondition. The command line prints its message alone, without a traceback."""
+    """Bad input or a broken precondition. The command line prints its message alone, without a traceback.
+
+    Args:
+        message: what was found, what was expected, what to do. A file's name or a library's words in it may hold line
+            breaks, or the codes by which a terminal is told to do things: it becomes one line of printable characters.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__("".join(letter if letter.isprintable() else " " for letter in str(message)))
 
 
 class MissingExtraError(GenGeoError):
@@ -22,6 +31,17 @@ class MissingExtraError(GenGeoError):
         super().__init__(f'{package} is needed to {purpose}: pip install "gengeo_hf[{extra}]"')
 
 
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+def disk_problem(error: BaseException) -> str | None:
+    """What a full disk, a missing right or a read-only folder is called in one line; None for any other error."""
+    if isinstance(error, OSError) and error.errno in _DISK:
+        return str(GenGeoError(f"{error.filename or 'the output'} cannot be read or written: {error.strerror}"))
+    # How safetensors, which writes in Rust, says it.
+    return "the output cannot be written: No space left on device" if "(os error 28)" in str(error) else None
+
+
 @contextlib.contextmanager
 def told_in_one_line(stopped: str = "stopped") -> Iterator[None]:
     """For a script's main part: an error that the user can mend, or Ctrl-C, ends it with one line and status 1.
@@ -35,3 +55,7 @@ def told_in_one_line(stopped: str = "stopped") -> Iterator[None]:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(stopped)
+    except Exception as error:
+        if (problem := disk_problem(error)) is None:
+            raise
+        sys.exit(f"error: {problem}")

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 from gengeo_hf.errors import GenGeoError
@@ -255,9 +255,18 @@ _CHECKS: dict[Kind, Callable[[str, Path], None]] = {
 
 
 def _download(repository: str, folder: Path, repo_type: str, revision: str | None, token: str | None) -> None:
-    """Fetch all files of a repository into an empty folder."""
-    from huggingface_hub import snapshot_download
+    """Fetch all files of a repository into an empty folder.
 
+    Raises:
+        GenGeoError: a file's name points outside the folder.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    api = HfApi(token=token)
+    names = retried(lambda: api.list_repo_files(repository, repo_type=repo_type, revision=revision), repository)
+    for name in names:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
+            raise GenGeoError(f"{repository} holds {name!r}, a name outside the folder; nothing was fetched")
     retried(
         lambda: snapshot_download(repository, repo_type=repo_type, revision=revision, local_dir=folder, token=token),
         repository,

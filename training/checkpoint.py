@@ -87,6 +87,7 @@ def save(
                     save_file(averaged, target / "average.safetensors")
                 for name, rows in tables.items():
                     _save_table(target / f"neighbours-{name}.parquet", rows, *ids)
+                state["sha256"] = _sums(target, state)
                 (target / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
             for old in sorted(folder.glob("checkpoint-*"))[:-KEPT]:
                 shutil.rmtree(old)
@@ -122,6 +123,9 @@ def resume(
     for candidate in sorted(folder.glob("checkpoint-*"), reverse=True):
         try:
             state = json.loads((candidate / "state.json").read_text(encoding="utf-8"))
+            stated = state.pop("sha256", None)  # checkpoints of earlier versions state none
+            if stated is not None and stated != _sums(candidate, state):
+                raise ValueError("a file of it was changed after it was written")
             weights = load_file(candidate / "model.safetensors")
             moments = load_file(candidate / "optimizer.safetensors")
             states = load_file(candidate / "random.safetensors")
@@ -161,6 +165,16 @@ def resume(
 def digest(ids: Ids) -> str:
     """Which data: a folder of another root may hold other photos, and a run that draws at random would not notice."""
     return hashlib.sha256("\n".join([*ids[0], "", *sorted(ids[1])]).encode()).hexdigest()
+
+
+def _sums(folder: Path, state: dict[str, Any]) -> dict[str, str]:
+    """SHA-256 of every file and of the state: a flipped bit in the weights would be no error to their reader."""
+    sums = {"state": hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()}
+    for path in sorted(folder.iterdir()):
+        if path.name != "state.json":
+            with path.open("rb") as file:
+                sums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return sums
 
 
 def _sweep(folder: Path) -> None:

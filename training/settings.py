@@ -129,8 +129,8 @@ def load_settings(config: str | Path, overrides: list[str]) -> Settings:
     except GenGeoError:
         raise
     except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0]
-        raise GenGeoError(f"{path.name}: {error.full_key or ''}: {reason}; keys are listed by --help") from error
+        reason = f"{error.full_key or ''}: {(str(error).splitlines() or [''])[0]}"
+        raise GenGeoError(f"{path.name}: {' '.join(reason.split())}; keys are listed by --help") from error
     except Exception as error:  # the YAML parser's own errors
         raise GenGeoError(f"{path} is no readable YAML: {' '.join(str(error).split())}") from error
     assert isinstance(settings, Settings)

@@ -23,7 +23,7 @@ INTERRUPTED = 130  # what typer, like a shell, gives after Ctrl-C
 
 def main() -> None:
     """Run the command line; an error that the user can mend is one line and exit code 2."""
-    from gengeo_hf.errors import GenGeoError
+    from gengeo_hf.errors import GenGeoError, disk_problem
 
     try:
         code = app(standalone_mode=False)
@@ -33,6 +33,9 @@ def main() -> None:
     except KeyboardInterrupt:
         code = INTERRUPTED
     except Exception as error:
+        if (problem := disk_problem(error)) is not None:
+            print(f"error: {problem}", file=sys.stderr)
+            sys.exit(2)
         if not hasattr(error, "show"):  # typer's own errors about wrong words and options can show themselves
             raise
         error.show()

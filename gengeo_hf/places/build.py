@@ -151,6 +151,7 @@ def _encode_all(
     total = source.table.num_rows
     shards = [(partial / f"shard-{start:09d}.parquet", start) for start in range(0, total, SHARD)]
     encoded = 0
+    whole: set[Path] = set()
     with (
         tqdm(total=total, desc=f"index {source.name}", unit="tile", disable=not progress) as bar,
         ThreadPoolExecutor(readers) as pool,
@@ -162,13 +163,35 @@ def _encode_all(
                 if wait is False and file.is_file():
                     bar.update(len(rows))
                 with exclusive(file.with_suffix(".lock"), wait) as ours:
-                    if not ours or file.is_file() or not (partial / PLAN).is_file():
+                    if not ours or file in whole or not (partial / PLAN).is_file():
+                        continue
+                    whole.add(file)
+                    if file.is_file() and _is_whole(file):
                         continue
                     table = _encode_shard(encoder, source, rows, thumbnail_pixels, pool, bar)
                     with atomic_file(file) as temporary:
-                        pa.parquet.write_table(table, temporary)
+                        pa.parquet.write_table(table.replace_schema_metadata({"sum": _sum(table)}), temporary)
                     encoded += len(rows)
     return encoded
+
+
+def _sum(table: pa.Table) -> str:
+    """SHA-256 of what a shard holds."""
+    digest = hashlib.sha256()
+    for column in table.columns:
+        for value in column.to_pylist():
+            content = value if isinstance(value, bytes) else repr(value).encode()
+            digest.update(f"{len(content)} ".encode() + content)
+    return digest.hexdigest()
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a shard of an earlier run holds what was written; one that does not is made again."""
+    try:
+        table = pa.parquet.read_table(file)
+        return (table.schema.metadata or {}).get(b"sum", b"").decode() == _sum(table)
+    except Exception:  # a damaged file raises whatever its reader happens to meet
+        return False
 
 
 def _encode_shard(
@@ -248,6 +271,7 @@ def _assemble(
             "fingerprint": encoder.fingerprint,
             "name": model_name,
             "truncate_dim": getattr(encoder, "truncate_dim", None),  # photos are then cut alike
+            "computed_by": getattr(encoder, "computed_by", ""),  # for people: any backend may ask
         },
         "preprocessing": _preprocessing(encoder),
         "dim": int(encoder.dim),

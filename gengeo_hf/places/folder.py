@@ -50,7 +50,10 @@ _FIELDS: dict[str, tuple[type, ...]] = {  # of a manifest, that some reader reli
     "search.recall_at_10": _NUMBER, "history": (list,), "build": (dict,), "build.seconds": _NUMBER,
     "build.tiles_per_second": _NUMBER, "build.no_data": (int,), "build.broken_count": (int,),
 }  # fmt: skip
-_OPTIONAL = {"model.name", "model.truncate_dim", "created", "preprocessing", "search", "history", "build"}
+_OPTIONAL = {
+    "model.name", "model.truncate_dim", "created", "preprocessing", "search", "history", "build",
+    "search.samples", "search.recall_at_1", "search.recall_at_10",
+}  # fmt: skip
 MOST_DIMENSIONS = 1_000_000  # of a descriptor; DINOv2-SALAD has 8,448
 THUMBNAILS_IN_GROUP = 64  # a map of five places must not decode a million thumbnails
 
@@ -139,13 +142,14 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 def _wrong_field(manifest: dict[str, Any]) -> str | None:
     """What of a manifest is missing or of another type than readers rely on; None where all is well."""
-    optional = {name for name in _FIELDS if name.partition(".")[0] in _OPTIONAL or name in _OPTIONAL}
     for name, kinds in _FIELDS.items():
         group, _, key = name.partition(".")
         found = manifest.get(group)
+        if group not in manifest and group in _OPTIONAL:
+            continue
         if key:
             found = found.get(key) if isinstance(found, dict) else None
-        if type(found) not in kinds and not (found is None and name in optional):  # True is no number
+        if type(found) not in kinds and not (key and found is None and name in _OPTIONAL):  # True is no number
             return f"{name} is {found!r:.60}, expected {kinds[0].__name__}"
     if not (0 < manifest["dim"] <= MOST_DIMENSIONS and manifest["count"] >= 0):
         return f"{manifest['count']} tiles of {manifest['dim']} dimensions"
@@ -154,7 +158,7 @@ def _wrong_field(manifest: dict[str, Any]) -> str | None:
             return f"files.{name:.60} needs bytes and sha256"
     if missing := {DESCRIPTORS, TILES} - manifest["files"].keys():
         return f"files lacks {min(missing)}"
-    history = manifest.get("history") or []
+    history = manifest.get("history", [])
     if not all(isinstance(entry, dict) and {"what", "when"} <= entry.keys() for entry in history):
         return "history must tell what happened and when"
     return None
@@ -192,7 +196,9 @@ def open_descriptors(path: Path, manifest: dict[str, Any]) -> np.ndarray:
         return np.empty(shape, np.float16)
     try:
         found = np.load(path / DESCRIPTORS, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError) as error:
+        if not isinstance(found, np.ndarray):
+            raise ValueError("it is an archive")
+    except (ValueError, OSError, EOFError) as error:
         raise GenGeoError(f"{path / DESCRIPTORS} cannot be read: {error}") from error
     if found.shape != shape or found.dtype != np.float16:
         raise GenGeoError(f"{path / DESCRIPTORS} holds {found.dtype} {found.shape}, the manifest says float16 {shape}")
@@ -280,10 +286,17 @@ def exclusive(path: Path, wait: bool = True) -> Iterator[bool]:
 
     Yields:
         True when the lock is ours; False (only with `wait=False`) when another process holds it.
+
+    Raises:
+        GenGeoError: the folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        with path.open("a") as file:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("a")
+        except OSError as error:
+            raise GenGeoError(f"{path.parent} cannot be written: {error.strerror}") from error
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:

@@ -88,12 +88,18 @@ def test_a_resumed_run_ends_with_the_same_bits(settings, tmp_path, monkeypatch, 
     assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(settings, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [("optimizer.safetensors", -1000), ("model.safetensors", 20_000), ("neighbours-geographic.parquet", 40)],
+)
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(settings, tmp_path, capsys, name, place):
     train.main(settings())
-    expected = weights(tmp_path / "run")
+    expected = {key: value.clone() for key, value in weights(tmp_path / "run").items()}  # not the file, mapped
     newest = sorted((tmp_path / "run").glob("checkpoint-*"))[-1]
-    file = newest / "optimizer.safetensors"
-    file.write_bytes(file.read_bytes()[:1000])
+    file = newest / name
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content if place > 0 else content[:place])  # one bit, or the end cut off
     train.main(settings())
     assert f"{newest.name} cannot be read" in capsys.readouterr().out
     for name, value in weights(tmp_path / "run").items():

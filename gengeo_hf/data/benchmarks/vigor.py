@@ -192,9 +192,16 @@ def position_of_panorama(name: str) -> tuple[float, float]:
     """
     try:
         _, lat, lon, _ = name.split(",")
-        return float(lat), float(lon)
+        return _on_earth(float(lat), float(lon))
     except ValueError:
         raise GenGeoError(f"{name!r} is no panorama of VIGOR: expected <id>,<lat>,<lon>,.jpg") from None
+
+
+def _on_earth(lat: float, lon: float) -> tuple[float, float]:
+    """The position, if it is one: a name may hold any number, and NaN."""
+    if not (abs(lat) <= 90 and abs(lon) <= 180):
+        raise ValueError(f"{lat}, {lon} is not on Earth")
+    return lat, lon
 
 
 def position_of_tile(name: str) -> tuple[float, float]:
@@ -205,7 +212,7 @@ def position_of_tile(name: str) -> tuple[float, float]:
     """
     try:
         _, lat, lon = name.rpartition(".")[0].split("_")
-        return float(lat), float(lon)
+        return _on_earth(float(lat), float(lon))
     except ValueError:
         raise GenGeoError(f"{name!r} is no tile of VIGOR: expected satellite_<lat>_<lon>.png") from None
 

@@ -16,11 +16,13 @@ import pyarrow as pa
 from PIL import Image
 
 from gengeo_hf.errors import GenGeoError
+from gengeo_hf.exchange import first_line
 from gengeo_hf.places.geodesy import Bounds
 from gengeo_hf.places.imagery.table import IMAGE_SUFFIXES
 from gengeo_hf.places.tiles import tile_table
 
 MOST_ZOOM = 30  # 4 cm a tile
+UNREADABLE = (sqlite3.Error, UnicodeError)  # the second where a damaged file makes SQLite speak no UTF-8
 
 
 def xyz_bounds(zoom: int, column: int, row: int) -> Bounds:
@@ -101,14 +103,18 @@ class MbTiles:
             places = self._ask(
                 "SELECT DISTINCT tile_column, tile_row FROM tiles WHERE zoom_level = ? ORDER BY 1, 2", (self._zoom,)
             )
-        except sqlite3.Error as error:
-            raise GenGeoError(f"{path} cannot be read as MBTiles: {error}") from error
+        except UNREADABLE as error:
+            raise GenGeoError(f"{path} cannot be read as MBTiles: {first_line(error)}") from error
         self._places = [place for place in places if _on_grid(self._zoom, *place)]
         rows = [(x, 2**self._zoom - 1 - y) for x, y in self._places]
         self.table = _grid_table(self._zoom, rows, self.name)
 
     def read(self, row: int) -> Image.Image | None:
-        """Decode one tile."""
+        """Decode one tile.
+
+        Raises:
+            GenGeoError: the file cannot be read, or the picture in it is none.
+        """
         from gengeo_hf.data.images import open_image
 
         where = (self._zoom, *self._places[row])
@@ -117,8 +123,8 @@ class MbTiles:
             found = self._ask(
                 "SELECT tile_data FROM tiles WHERE zoom_level = ? AND tile_column = ? AND tile_row = ?", where
             )
-        except sqlite3.Error as error:
-            raise GenGeoError(f"{name} cannot be read: {error}") from error
+        except UNREADABLE as error:
+            raise GenGeoError(f"{name} cannot be read: {first_line(error)}") from error
         content = found[0][0] if found else None
         if not isinstance(content, bytes):
             raise GenGeoError(f"{name} has no picture")

@@ -1,0 +1,385 @@
+"""Nothing that is read can run code or leave its folder; secrets are never told; strangers are kept at arm's length."""
+
+import ast
+import hashlib
+import inspect
+import io
+import json
+import pickle
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gengeo_hf.errors import GenGeoError
+from gengeo_hf.places import GeoIndex
+from tests.hub_server import HubServer
+from tests.places.conftest import ListSource, StubEncoder
+from tests.test_hub import run
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Evil:
+    """Whoever unpickles it makes a file."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return open, (str(self.marker), "w")
+
+
+@pytest.fixture
+def marker(tmp_path):
+    return tmp_path / "code-was-run"
+
+
+@pytest.fixture(params=["plain", "torch", "numpy"])
+def poison(request, marker):
+    """A malicious file in each of the forms in which pickles come."""
+    if request.param == "plain":
+        return pickle.dumps(Evil(marker))
+    file = io.BytesIO()
+    if request.param == "torch":
+        torch.save({"state_dict": Evil(marker)}, file)
+    else:
+        np.save(file, np.array([Evil(marker)], dtype=object), allow_pickle=True)
+    return file.getvalue()
+
+
+def test_the_poison_works(poison, marker):
+    """Otherwise the tests below would prove nothing."""
+    file = io.BytesIO(poison)
+    if poison.startswith(b"\x93NUMPY"):
+        np.load(file, allow_pickle=True)
+    elif zipfile.is_zipfile(io.BytesIO(poison)):
+        torch.load(file, weights_only=False)
+    else:
+        pickle.loads(poison)
+    assert marker.exists()
+
+
+def refused(read, marker):
+    """The reader says no in its own words, or reads nothing of it; no code runs."""
+    try:
+        read()
+    except GenGeoError as error:
+        assert len(str(error).splitlines()) == 1
+    assert not marker.exists(), "code of a file was run"
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.ckpt", "w.pt", "w.bin", "w.safetensors"])
+def test_weights_of_others(tmp_path, poison, marker, name):
+    from gengeo_hf.convert import CONVERTERS, convert
+
+    (tmp_path / name).write_bytes(poison)
+    for kind in CONVERTERS:
+        with pytest.raises(GenGeoError, match="cannot be read"):
+            convert(kind, tmp_path / name, tmp_path / "out")
+    assert not marker.exists()
+
+
+def test_every_file_of_an_index(tmp_path, poison, marker):
+    """Also where its manifest vouches for it."""
+    index = GeoIndex.build(StubEncoder(), ListSource(broken=[1]), tmp_path / "idx")
+    (index.path / "search.faiss").write_bytes(b"")
+    manifest = json.loads((index.path / "manifest.json").read_text())
+    manifest["search"] = {"kind": "rabitq"}
+    for file in sorted(index.path.iterdir()):
+        content = file.read_bytes()
+        file.write_bytes(poison)
+        if file.name != "manifest.json":
+            sums = {"bytes": len(poison), "sha256": hashlib.sha256(poison).hexdigest()}
+            changed = manifest | {"files": manifest["files"] | {file.name: sums}}
+            (index.path / "manifest.json").write_text(json.dumps(changed))
+
+        def read():
+            opened = GeoIndex.load(index.path)
+            opened.thumbnails(["noise-0"])
+            assert not opened.left_out.num_rows, "it was read"
+
+        with pytest.raises(GenGeoError):
+            read()
+        file.write_bytes(content)
+    assert not marker.exists()
+
+
+def test_every_file_of_a_checkpoint(tiny_checkpoint, poison, marker):
+    from gengeo_hf.encoder import Encoder
+
+    names = [file.name for file in tiny_checkpoint.iterdir()]
+    for name in [*names, "pytorch_model.bin", "gengeo_training.json"]:
+        file = tiny_checkpoint / name
+        content = file.read_bytes() if file.exists() else None
+        file.write_bytes(poison)
+        if name == "pytorch_model.bin":
+            (tiny_checkpoint / "model.safetensors").rename(tiny_checkpoint / "aside")
+        refused(lambda: Encoder.from_pretrained(tiny_checkpoint, device="cpu"), marker)
+        if name == "pytorch_model.bin":
+            (tiny_checkpoint / "aside").rename(tiny_checkpoint / "model.safetensors")
+        if content is None:
+            file.unlink()
+        else:
+            file.write_bytes(content)
+
+
+def test_code_that_a_checkpoint_brings_along_is_not_run(tiny_checkpoint, marker):
+    """`auto_map` is for people who load it with plain transformers and say `trust_remote_code=True`."""
+    from gengeo_hf.encoder import Encoder
+
+    code = f"open({str(marker)!r}, 'w')\n"
+    for name in ("configuration_gengeo", "modeling_gengeo", "image_processing_gengeo"):
+        (tiny_checkpoint / f"{name}.py").write_text(code)
+    for name, changes in (("config.json", {}), ("config.json", {"model_type": "evil"})):
+        content = json.loads((tiny_checkpoint / name).read_text())
+        where = {"AutoConfig": "configuration_gengeo.Evil", "AutoModel": "modeling_gengeo.Evil"}
+        (tiny_checkpoint / name).write_text(json.dumps(content | {"auto_map": where} | changes))
+        refused(lambda: Encoder.from_pretrained(tiny_checkpoint, device="cpu"), marker)
+
+
+def test_results_calibrations_and_tables(tmp_path, poison, marker):
+    from gengeo_hf.data.neighbours import NeighbourTable
+    from gengeo_hf.data.own import load_table
+    from gengeo_hf.data.parquet import read_pairs
+    from gengeo_hf.evaluation.results import FORMAT, Result
+    from gengeo_hf.places.confidence import Calibration
+    from gengeo_hf.places.imagery import open_imagery
+
+    for name in ("r.json", "c.json", "n.parquet", "t.csv", "t.parquet", "m.mbtiles", "i.tif", "p.png"):
+        (tmp_path / name).write_bytes(poison)
+    sound = {"format": FORMAT, "dataset": {}, "model": {}, "metrics": {}}
+    (tmp_path / "s.json").write_text(json.dumps(sound))
+    (tmp_path / "s.queries.parquet").write_bytes(poison)
+    for table in ("queries", "gallery"):
+        (tmp_path / "pairs" / table).mkdir(parents=True)
+        (tmp_path / "pairs" / table / "test-00000-of-00001.parquet").write_bytes(poison)
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    for name in ("dataset_info.json", "state.json", "data-00000-of-00001.arrow"):
+        (saved / name).write_bytes(poison)
+    reads = [
+        lambda: Result.load(tmp_path / "r.json"), lambda: Result.load(tmp_path / "s.json"),
+        lambda: Calibration.load(tmp_path / "c.json"), lambda: NeighbourTable.load(tmp_path / "n.parquet"),
+        lambda: read_pairs(tmp_path / "pairs", "test", cache_dir=tmp_path / "cache"),
+        lambda: load_table(tmp_path / "t.csv", "all"), lambda: load_table(tmp_path / "t.parquet", "all"),
+        lambda: open_imagery(saved),
+    ]  # fmt: skip
+    reads += [lambda name=name: open_imagery(tmp_path / name) for name in ("t.csv", "t.parquet", "m.mbtiles", "i.tif")]
+    for read in reads:
+        with pytest.raises(GenGeoError):
+            read()
+    assert not marker.exists()
+
+
+def test_training_state(tmp_path, poison, marker, monkeypatch):
+    from accelerate import Accelerator
+
+    monkeypatch.syspath_prepend(ROOT / "training")
+    import checkpoint
+
+    accelerator, model = Accelerator(cpu=True), torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    ids = (["q"], ["t"])
+    tables = {"geographic": np.zeros((1, 1), np.int32)}
+    checkpoint.save(tmp_path, accelerator, model, optimizer, checkpoint.Progress(epoch=1), {}, tables, ids)
+    (folder,) = tmp_path.glob("checkpoint-*")
+    assert {file.suffix for file in folder.iterdir()} == {".safetensors", ".json", ".parquet"}
+    state = json.loads((folder / "state.json").read_text())
+    state.pop("sha256")  # whoever plants a pickle can plant its sum as well
+    (folder / "state.json").write_text(json.dumps(state))
+    for file in sorted(folder.iterdir()):
+        content = file.read_bytes()
+        file.write_bytes(poison)
+        progress, _ = checkpoint.resume(tmp_path, accelerator, model, optimizer, {}, ids)
+        assert progress.epoch == 0 and not marker.exists()
+        file.write_bytes(content)
+
+
+BANNED = {"eval", "exec", "system", "popen", "loads_pickle", "unsafe_load", "full_load", "save_state", "load_state"}
+
+
+def calls(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            owner = ast.unparse(node.func.value) if isinstance(node.func, ast.Attribute) else ""
+            yield owner, name, {word.arg: ast.unparse(word.value) for word in node.keywords}, node.lineno
+
+
+@pytest.mark.parametrize("room", ["gengeo_hf", "training"])
+def test_no_call_that_could_run_code_of_a_file(room):
+    for path in (ROOT / room).rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert not {"import pickle", "import joblib", "import dill", "import marshal"} & set(
+            map(str.strip, text.splitlines())
+        )
+        for owner, name, words, line in calls(path):
+            where = f"{path.relative_to(ROOT)}:{line}"
+            assert not (name in BANNED and owner in ("", "os", "yaml", "accelerator")), where
+            assert words.get("shell") != "True", where
+            if (owner, name) == ("torch", "load"):
+                assert words.get("weights_only") == "True", where
+            if (owner, name) == ("np", "load"):
+                assert words.get("allow_pickle") == "False", where
+            if (
+                "trust_remote_code" in words
+            ):  # the Space and the endpoint load the code of the repository they come from
+                assert words["trust_remote_code"] == "False" or "assets/hub" in path.as_posix(), where
+
+
+def test_names_of_a_manifest_stay_inside(tmp_path):
+    index = GeoIndex.build(StubEncoder(), ListSource(), tmp_path / "idx")
+    (tmp_path / "secret.npy").write_bytes((index.path / "descriptors.npy").read_bytes())
+    manifest = json.loads((index.path / "manifest.json").read_text())
+    for name in ("../secret.npy", str(tmp_path / "secret.npy"), "..", "a/b", ""):
+        changed = manifest | {"files": manifest["files"] | {name: manifest["files"]["descriptors.npy"]}}
+        (index.path / "manifest.json").write_text(json.dumps(changed))
+        with pytest.raises(GenGeoError, match="lacks"):
+            GeoIndex.load(index.path)
+
+
+def test_files_of_a_repository_stay_inside(tmp_path):
+    """A Hub that lies about the names of its files."""
+    hub = HubServer()
+    try:
+        outside = tmp_path / "work" / "in" / "out"
+        outside.parent.mkdir(parents=True)
+        names = ["../escaped.txt", "../../escaped.txt", f"{tmp_path}/escaped.txt", "a/../../escaped.txt"]
+        for number, name in enumerate(names):
+            files = {"config.json": b'{"model_type": "gengeo"}', name: b"x"}
+            hub.repositories["model", f"someone/evil{number}"] = {"files": files, "commits": ["0" * 40]}
+        code = f"""
+import json
+from gengeo_hf.errors import GenGeoError
+from gengeo_hf.hub import pull
+said = []
+for number in range({len(names)}):
+    try:
+        pull(f"someone/evil{{number}}", {str(outside)!r} + str(number))
+        said.append("")
+    except GenGeoError as error:
+        said.append(str(error))
+print(json.dumps(said))
+"""
+        said = run(code, hub, HF_HOME=str(tmp_path / "hf"))
+    finally:
+        hub.close()
+    assert not list(tmp_path.rglob("escaped.txt"))
+    assert all("outside" in line for line in said), said
+
+
+def test_pictures_of_published_pairs_are_inside_the_files(tmp_path):
+    """A table of a stranger must not name files of this machine."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from gengeo_hf.places.imagery import open_imagery
+
+    (tmp_path / "pulled").mkdir()
+    Image.new("RGB", (16, 16)).save(tmp_path / "private.png")
+    cells = pa.array([{"bytes": None, "path": str(tmp_path / "private.png")}])
+    table = pa.table({"tile_id": ["t"], "aerial": cells, "lat": [60.0], "lon": [24.0]})
+    pq.write_table(table, tmp_path / "pulled" / "tiles.parquet")
+    with pytest.raises(GenGeoError, match="names a file outside"):
+        open_imagery(tmp_path / "pulled" / "tiles.parquet").read(0)
+
+
+def test_a_token_is_neither_printed_nor_written(tmp_path):
+    index = GeoIndex.build(StubEncoder(), ListSource(), tmp_path / "idx")
+    hub, secret = HubServer(), "hf_aVerySecretToken1234567890"
+    try:
+        settings = {"HF_ENDPOINT": hub.address, "HF_TOKEN": secret, "HF_HOME": str(tmp_path / "hf"), "PATH": "/bin"}
+        settings |= {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+        words = [sys.executable, "-m", "gengeo_hf.cli", "push", str(index.path), "someone/private"]
+        done = subprocess.run(words, cwd=ROOT, env=settings, capture_output=True, text=True, check=False)
+    finally:
+        hub.close()
+    assert done.returncode == 2 and "refused the token" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert secret not in done.stdout + done.stderr
+    for file in tmp_path.rglob("*"):
+        assert not file.is_file() or secret.encode() not in file.read_bytes(), file
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("qdrant:http://me:geheim@127.0.0.1:1/x?api_key=geheim#geheim", "qdrant:http://***@127.0.0.1:1/x"),
+        ("milvus:https://geheim@host:19530", "milvus:https://***@host:19530"),
+        ("milvus:http://host:19530", "milvus:http://host:19530"),
+        ("milvus:./local.db", "milvus:./local.db"),
+        ("qdrant::memory:", "qdrant::memory:"),
+    ],
+)
+def test_passwords_in_addresses_of_stores_are_not_shown(address, shown):
+    from gengeo_hf.places.stores import address as addresses
+    from gengeo_hf.places.stores.contract import StoreIndex
+
+    class Broken:
+        def names(self):
+            raise RuntimeError(f"no route to {address.partition(':')[2]}, key geheim")
+
+    assert addresses.shown(address) == shown
+    store = StoreIndex(Broken(), address)
+    assert store.address == shown
+    if "geheim" in address:
+        with pytest.raises(GenGeoError) as caught:
+            store.use("0" * 64)
+        assert "geheim@" not in str(caught.value) and "api_key" not in str(caught.value)
+
+
+def test_a_service_does_not_tell_where_its_store_stands():
+    pytest.importorskip("pydantic")
+    from gengeo_hf.places.stores.contract import StoreIndex
+    from gengeo_hf.web.replies import IndexReply
+
+    reply = IndexReply.of(StoreIndex(object(), "qdrant:http://me:geheim@10.0.0.7:6333"))
+    assert reply.name == "qdrant"
+
+
+def test_nobody_else_is_let_in_unless_asked():
+    from gengeo_hf.cli import web
+
+    for command in (web.page, web.serve):
+        assert inspect.signature(command).parameters["host"].default == "127.0.0.1"
+
+
+def test_postscript_is_not_opened_by_the_endpoint(tmp_path):
+    """EPS would start Ghostscript on a stranger's file."""
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(file, "EPS")
+    handler = ROOT / "gengeo_hf" / "assets" / "hub" / "handler.py"
+    code = f"""
+import importlib.util, json
+from PIL import Image
+spec = importlib.util.spec_from_file_location("handler", {str(handler)!r})
+handler = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(handler)
+said = []
+for open_it in (handler.read_image, lambda content: Image.open(__import__("io").BytesIO(content))):
+    try:
+        open_it({file.getvalue()!r})
+        said.append("opened")
+    except Exception as error:
+        said.append(str(error))
+print(json.dumps(said))
+"""
+    said = run(code)
+    assert "no image" in said[0] and "cannot identify" in said[1]
+
+
+def test_text_of_a_strangers_index_is_no_markup_on_a_map(tmp_path):
+    from gengeo_hf.places.locate import GeoLocalizer
+    from gengeo_hf.places.maps import answers_map
+
+    source = ListSource(area="</script><script>alert(1)</script>", name="<img src=x onerror=alert(2)>")
+    index = GeoIndex.build(StubEncoder(), source, tmp_path / "idx")
+    source.images[3].save(tmp_path / "photo.png")
+    answer = next(iter(GeoLocalizer(StubEncoder(), index).locate_many([tmp_path / "photo.png"])))
+    page = answers_map([answer], index, "")
+    assert "<script>alert(1)" not in page and "<img src=x" not in page

@@ -1,0 +1,30 @@
+"""Each of our own parsers under coverage-guided fuzzing; `fuzz_parsers.py` can be run by hand for longer."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.torture.conftest import ROUNDS
+
+pytest.importorskip("atheris", reason="coverage-guided fuzzing needs atheris, which has wheels for Linux and macOS")
+ROOT = Path(__file__).resolve().parents[2]
+SECONDS = 15
+NAMES = re.findall(r'^    "([a-z ]+)": \(', (ROOT / "tests/torture/fuzz_parsers.py").read_text(encoding="utf-8"), re.M)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600 * ROUNDS)
+@pytest.mark.parametrize("target", NAMES)
+def test_parser(target, tmp_path, counts):
+    words = [sys.executable, "-m", "tests.torture.fuzz_parsers", target, "--seconds", str(SECONDS * ROUNDS)]
+    settings = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([*words, "--out", str(tmp_path)], cwd=ROOT, env=settings, capture_output=True, text=True, check=False)  # fmt: skip  # noqa: E501
+    runs = re.search(r"stat::number_of_executed_units:\s*(\d+)", done.stderr)
+    broken = done.returncode != 0
+    counts(f"fuzzed parser: {target}", int(runs[1]) if runs else 0, unclear=int(broken))
+    assert not broken, done.stderr[-3000:]
+    assert runs and int(runs[1]) > 100, done.stderr[-2000:]

@@ -1,0 +1,82 @@
+"""SIGKILL at random moments of every job that writes: nothing acknowledged is lost, and the job ends as undisturbed.
+
+Training has its own twenty kills in tests/training/test_kill.py.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.hub_server import TOKEN, HubServer
+from tests.torture import making
+from tests.torture.conftest import ROUNDS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def kill(job, folder, kills, counts, **environment):
+    words = [sys.executable, "-m", "tests.torture.kill_loop", job, str(folder), str(kills * ROUNDS), "0"]
+    settings = os.environ | {"OMP_NUM_THREADS": "1"} | environment
+    done = subprocess.run(
+        words, env=settings, cwd=ROOT, capture_output=True, text=True, timeout=580 * ROUNDS, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    counts(
+        f"SIGKILL: {job}", found["kills"], found["lost"], found["wrong"], runs=found["runs"], left_behind=found["left"]
+    )
+    assert found["lost"] == found["wrong"] == found["left"] == 0, (found, done.stderr[-2000:])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("kills")
+    making.model(made / "model")
+    for name, first in (("a", 0), ("b", 100)):
+        making.map_tiles(made / name, 20, 30, first)
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600 * ROUNDS)
+def test_building_the_world(tmp_path, counts):
+    pytest.importorskip("embreex", reason="the world is drawn with embreex")
+    kill("world", tmp_path, 8, counts)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600 * ROUNDS)
+def test_indexing(folder, counts):
+    kill("index", folder, 12, counts)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600 * ROUNDS)
+def test_adding_to_an_index(folder, counts):
+    from gengeo_hf.encoder import Encoder
+    from gengeo_hf.places import GeoIndex, open_imagery
+
+    encoder = Encoder.from_pretrained(folder / "model", device="cpu")
+    GeoIndex.build(encoder, open_imagery(folder / "a"), folder / "start.gengeo")
+    kill("add", folder, 12, counts)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600 * ROUNDS)
+def test_pushing(tmp_path, counts):
+    from gengeo_hf.places import GeoIndex
+    from tests.places.conftest import ListSource, StubEncoder
+
+    for name, count in (("old", 300), ("new", 900)):
+        GeoIndex.build(StubEncoder(), ListSource(count, seed=count), tmp_path / f"{name}.gengeo")
+    hub = HubServer()
+    try:
+        settings = {"HF_ENDPOINT": hub.address, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1",
+                    "HF_HOME": str(tmp_path / "hf")}  # fmt: skip
+        kill("push", tmp_path, 15, counts, **settings)
+    finally:
+        hub.close()
