@@ -174,8 +174,13 @@ class _Handler(BaseHTTPRequestHandler):
         headers = [("X-Repo-Commit", repository["commits"][-1])]
         if data is None:
             return self.answer(404, {"error": "no"}, [("X-Error-Code", "EntryNotFound"), *headers])
-        headers += [("ETag", f'"{hashlib.sha1(data).hexdigest()}"'), ("Content-Length", str(len(data)))]
-        return self.answer(200, data, headers)
+        headers += [("ETag", f'"{hashlib.sha1(data).hexdigest()}"'), ("Accept-Ranges", "bytes")]
+        part = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
+        if part is None:
+            return self.answer(200, data, [*headers, ("Content-Length", str(len(data)))])
+        first, last = int(part[1]), min(int(part[2] or len(data)), len(data) - 1)  # as `datasets` looks at a footer
+        headers += [("Content-Range", f"bytes {first}-{last}/{len(data)}")]
+        return self.answer(206, data[first : last + 1], [*headers, ("Content-Length", str(last + 1 - first))])
 
 
 ID = r"(?P<name>[^/]+/[^/]+)"

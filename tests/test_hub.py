@@ -311,6 +311,49 @@ print(json.dumps([same, pixels, positives, library["query_id"][:], folder, comma
     assert len(hub.repositories["dataset", "someone/copy"]["commits"]) == 2
 
 
+def test_imagery_is_a_dataset_on_the_hub(hub, tiny_checkpoint, tmp_path):
+    """Index the gallery of published pairs, and a stranger's data set of tiles, whose ids are numbers."""
+    found = run(
+        GENGEO
+        + f"""
+import json, datasets
+from huggingface_hub import HfApi
+from tests.test_hub import pairs
+from gengeo_hf.hub import push_dataset
+from gengeo_hf.places import GeoIndex
+push_dataset(pairs(3), "someone/pairs", "test")
+push_dataset(pairs(4), "someone/pairs", "train")
+tiles = pairs(2).gallery.select_columns(["aerial", "lat"]).add_column("tile_id", [20, 10]).add_column("lon", [5.0, 6.0])
+def publish(table, name):
+    table.to_parquet("tiles.parquet")
+    HfApi().create_repo(name, repo_type="dataset")
+    HfApi().upload_file(path_or_fileobj="tiles.parquet", path_in_repo="data/train-00000-of-00001.parquet", repo_id=name,
+                        repo_type="dataset")
+publish(tiles, "someone/tiles")
+publish(tiles.remove_columns("lon"), "someone/nowhere")
+def index(source, out):
+    code, said, error = gengeo("index", source, "--out", out, "--model", {str(tiny_checkpoint)!r}, "--device", "cpu")
+    table = GeoIndex.load(out).tiles.to_pylist() if code == 0 else None
+    return code, error, table
+print(json.dumps([index("hf:someone/pairs/gallery/test", "a"), index("hf:someone/tiles", "b"),
+    index("hf:someone/pairs", "c"), index("hf:someone/nowhere", "d"), index("hf:someone/none", "e")]))
+""",
+        hub,
+        cwd=tmp_path,
+        HF_HOME=str(tmp_path / "hf"),
+        PYTHONPATH=str(Path.cwd()),
+    )
+    (code, error, gallery), (code2, error2, tiles), *refused = found
+    assert code == 0 and [row["tile_id"] for row in gallery] == ["t0", "t1", "t2"], error
+    assert gallery[0]["west"] == 10.9 and gallery[0]["area"] == "a" and gallery[0]["source"] == "someone/pairs/gallery"
+    assert code2 == 0 and [(row["tile_id"], row["lon"], row["west"]) for row in tiles] == [
+        ("20", 5.0, None), ("10", 6.0, None),
+    ], error2  # fmt: skip
+    for (code, error, _), words in zip(refused, ("/gallery/SPLIT", "['lon']", "someone/none"), strict=True):
+        last = error.splitlines()[-1]
+        assert code == 2 and last.startswith("error: ") and words in last, error
+
+
 def test_card_states_what_files_state(tiny_model, tiny_processor):
     options = {"name": "gengeo-x", "repository": "someone/gengeo-x"}
     bare = model_card(tiny_model, tiny_processor, record={}, **options)

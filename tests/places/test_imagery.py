@@ -387,6 +387,18 @@ def test_a_dataset_on_disk_is_a_source(tmp_path):
         assert source.table["tile_id"].to_pylist() == ["a"] and source.read(0).getpixel((0, 0)) == (9, 9, 9)
 
 
+def test_ids_of_a_dataset_may_be_numbers_and_its_columns_are_checked():
+    from gengeo_hf.places.imagery.dataset import DatasetTiles
+
+    data = small_dataset().remove_columns("tile_id")
+    numbered = DatasetTiles(data.add_column("tile_id", [1234567890123]).add_column("area", [7]))
+    assert numbered.table.select(["tile_id", "area"]).to_pylist() == [{"tile_id": "1234567890123", "area": "7"}]
+    for column, value, words in (("tile_id", None, "row 1 .* no tile_id"), ("lat", "north", "must hold degrees")):
+        wrong = small_dataset().remove_columns(column).add_column(column, [value])
+        with pytest.raises(GenGeoError, match=words):
+            DatasetTiles(wrong)
+
+
 def test_a_dataset_on_the_hub_is_a_source(monkeypatch):
     import datasets
 

@@ -162,6 +162,25 @@ def test_another_process_finds_what_an_export_left(gallery, encoder, tmp_path):
     assert place.tile_id == "noise-7"
 
 
+@needs_milvus
+def test_a_store_of_shortened_descriptors_shortens_those_of_photos(tiny_checkpoint, tmp_path):
+    from gengeo_hf.encoder import Encoder
+
+    address, source = f"milvus:{tmp_path / 'short.db'}", ListSource(count=4)
+    for width in (6, 8):
+        short = Encoder.from_pretrained(tiny_checkpoint, "cpu", truncate_dim=width)
+        index = GeoIndex.build(short, source, tmp_path / f"idx{width}")
+        export_index(index, connect(address))
+    found = GeoLocalizer.from_pretrained(tiny_checkpoint, address, device="cpu")
+    assert found.encoder.dim == 8 and len(found.index) == 4  # the widest that is there
+    mine = GeoLocalizer.from_pretrained(tiny_checkpoint, tmp_path / "idx8", device="cpu")
+    photo = source.images[2]
+    assert [p.tile_id for p in found.locate(photo, merge=False)] == [p.tile_id for p in mine.locate(photo, merge=False)]
+    assert GeoLocalizer.from_pretrained(tiny_checkpoint, address, device="cpu", truncate_dim=6).encoder.dim == 6
+    export_index(GeoIndex.build(Encoder.from_pretrained(tiny_checkpoint), source, tmp_path / "whole"), connect(address))
+    assert GeoLocalizer.from_pretrained(tiny_checkpoint, address, device="cpu").encoder.dim == 24
+
+
 def test_addresses():
     assert is_address("milvus:./a.db") and is_address("qdrant:http://h:1") and not is_address("city.gengeo")
     for wrong in ("milvus:", "other:x", "folder"):

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 from PIL import Image
@@ -33,25 +34,30 @@ class DatasetTiles:
     Args:
         data: a `CrossViewDataset`, or a `datasets.Dataset` with at least `tile_id`, `aerial`, `lat` and `lon`.
         name: what the report calls it; None takes the dataset's own name.
+        home: of a stranger's table: a picture that is a file, and not in the table, must lie in this folder.
 
     Raises:
         GenGeoError: a column is missing.
     """
 
-    def __init__(self, data: "CrossViewDataset | datasets.Dataset", name: str | None = None) -> None:
+    def __init__(
+        self, data: "CrossViewDataset | datasets.Dataset", name: str | None = None, home: Path | None = None
+    ) -> None:
         import datasets
 
         gallery: datasets.Dataset = getattr(data, "gallery", data)
         if missing := {"tile_id", "aerial", "lat", "lon"} - set(gallery.column_names):
             raise GenGeoError(f"a gallery needs the columns {sorted(missing)} too; it has {gallery.column_names}")
-        self.name = name or getattr(data, "name", None) or "dataset"
+        self.name, self._home = name or getattr(data, "name", None) or "dataset", home
         self._images = gallery.select_columns(["aerial"]).cast_column("aerial", datasets.Image(decode=False))
         rows = gallery.select_columns([c for c in gallery.column_names if c != "aerial"]).to_dict()
         unknown: list[float | None] = [None] * len(gallery)
         sides = zip(*(rows.get(side, unknown) for side in ("west", "south", "east", "north")), strict=True)
         bounds = [None if None in box else Bounds(*box) for box in sides]
-        area = [value or "" for value in rows.get("area", unknown)]
-        self.table = tile_table(rows["tile_id"], rows["lat"], rows["lon"], bounds, area=area, source=self.name)
+        area = ["" if value is None else str(value) for value in rows.get("area", unknown)]
+        ids = self._ids(rows["tile_id"])
+        lat, lon = (self._numbers(column, rows[column]) for column in ("lat", "lon"))
+        self.table = tile_table(ids, lat, lon, bounds, area=area, source=self.name)
 
     def read(self, row: int) -> Image.Image:
         """Decode one row's tile.
@@ -64,7 +70,23 @@ class DatasetTiles:
         cell = self._images[row]["aerial"]
         if cell is None:
             raise GenGeoError(f"tile {self.table['tile_id'][row].as_py()!r} of {self.name} has no picture")
-        return open_image(io.BytesIO(cell["bytes"]) if cell.get("bytes") is not None else cell["path"])
+        if cell.get("bytes") is not None:
+            return open_image(io.BytesIO(cell["bytes"]))
+        if self._home is not None and not Path(str(cell["path"])).resolve().is_relative_to(self._home.resolve()):
+            raise GenGeoError(f"{self.name} names a file outside {self._home} as a picture; it was not opened")
+        return open_image(cell["path"])
+
+    def _ids(self, values: list) -> list[str]:
+        """Ids as text: a column of numbers is one of names as well."""
+        if None in values:
+            raise GenGeoError(f"row {values.index(None) + 1} of {self.name} has no tile_id")
+        return [str(value) for value in values]
+
+    def _numbers(self, column: str, values: list) -> np.ndarray:
+        try:
+            return np.array(values, dtype=np.float64)  # null becomes NaN and is refused by its table
+        except (TypeError, ValueError) as error:
+            raise GenGeoError(f"{self.name}: column {column!r} must hold degrees ({error})") from None
 
 
 def holds_pictures(path: Path) -> bool:
@@ -81,7 +103,7 @@ def parquet_tiles(paths: Sequence[Path]) -> DatasetTiles:
     import datasets
 
     name = paths[0].parent.name if len(paths) > 1 else paths[0].stem
-    return DatasetTiles(datasets.Dataset.from_parquet([str(path) for path in paths]), name)
+    return DatasetTiles(datasets.Dataset.from_parquet([str(path) for path in paths]), name, paths[0].parent)
 
 
 def hub_tiles(address: str) -> DatasetTiles:
@@ -111,4 +133,4 @@ def hub_tiles(address: str) -> DatasetTiles:
         raise
     except Exception as error:  # of the Hub, of the network, of the files: all mean that it cannot be had
         raise GenGeoError(f"the dataset {where} cannot be had: {str(error).splitlines()[0]}") from error
-    return DatasetTiles(found, f"{where}/{config}")
+    return DatasetTiles(found, f"{where}/{config}", Path(datasets.config.HF_CACHE_HOME).expanduser())

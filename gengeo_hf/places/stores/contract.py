@@ -15,9 +15,11 @@ import numpy as np
 
 from gengeo_hf.errors import GenGeoError
 from gengeo_hf.files import write_json
+from gengeo_hf.fingerprint import truncated
 from gengeo_hf.places.geodesy import Bounds, great_circle_m
 from gengeo_hf.places.index import GeoIndex, Hit
 from gengeo_hf.places.search import sample_queries
+from gengeo_hf.places.stores.address import shown, without_secrets
 from gengeo_hf.places.tiles import EncoderLike
 from gengeo_hf.places.units import Near, check_near
 
@@ -26,10 +28,10 @@ BATCH = 256
 
 
 class _Guarded:
-    """An engine whose own errors, of gRPC, HTTP or its client, become one line; whatever goes wrong is its address."""
+    """An engine whose own errors, of gRPC, HTTP or its client, become one line that names its address."""
 
     def __init__(self, engine: "Engine", address: str) -> None:
-        self._engine, self._address = engine, address
+        self._engine, self._address, self._where = engine, shown(address), address.partition(":")[2]
 
     def __getattr__(self, name: str) -> Any:
         call = getattr(self._engine, name)
@@ -40,7 +42,7 @@ class _Guarded:
             except GenGeoError:
                 raise
             except Exception as error:
-                first = (str(error).splitlines() or [type(error).__name__])[0]
+                first = without_secrets((str(error).splitlines() or [type(error).__name__])[0], self._where)
                 raise GenGeoError(f"{self._address} did not {name.replace('names', 'answer')}: {first}") from error
 
         return guarded
@@ -96,7 +98,7 @@ class StoreIndex:
 
     def __init__(self, engine: Engine, address: str = "") -> None:
         self.engine: Engine = _Guarded(engine, address or type(engine).__name__)
-        self.address = address
+        self.address = shown(address)  # messages, files and answers to strangers say it
         self._name = ""
 
     def use(self, fingerprint: str, dim: int | None = None) -> "StoreIndex":
@@ -116,6 +118,19 @@ class StoreIndex:
             )
         self._name = name
         return self
+
+    def width_for(self, fingerprint: str, dim: int) -> int | None:
+        """The width to which a model must cut its descriptors, because only such ones are here; None for whole ones.
+
+        Args:
+            fingerprint: of the whole model.
+            dim: length of its descriptors.
+        """
+        names = set(self.engine.names())
+        if PREFIX + fingerprint[:16] in names:
+            return None
+        widths = (width for width in range(1, dim) if PREFIX + truncated(fingerprint, width)[:16] in names)
+        return max(widths, default=None)
 
     def check_model(self, encoder: EncoderLike) -> None:
         """Choose the collection of this encoder, or refuse it."""
@@ -188,7 +203,9 @@ def connect(address: str) -> StoreIndex:
         from gengeo_hf.places.stores.qdrant import QdrantEngine
 
         return StoreIndex(QdrantEngine(where), address)
-    raise GenGeoError(f"{address!r} is no store: milvus:./local.db, milvus:http://host:19530, qdrant:http://host:6333")
+    raise GenGeoError(
+        f"{shown(address)!r} is no store: milvus:./local.db, milvus:http://host:19530, qdrant:http://host:6333"
+    )
 
 
 def export_index(index: GeoIndex, store: StoreIndex, progress: bool = False, samples: int = 20) -> dict[str, Any]:
