@@ -9,57 +9,82 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from gengeo_hf.backends.contract import Backend, View
+from gengeo_hf.backends.exported import ExportedGraphs, find_export
+from gengeo_hf.backends.loaded import LoadedModel
+from gengeo_hf.backends.trial import Choice, check_words, choose
+from gengeo_hf.backends.with_onnx import OnnxBackend
+from gengeo_hf.backends.with_torch import TorchBackend
 from gengeo_hf.data.images import open_image
 from gengeo_hf.errors import GenGeoError
-from gengeo_hf.fingerprint import fingerprint
+from gengeo_hf.exchange import first_line
 
 if TYPE_CHECKING:
     from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
 
-View = Literal["ground", "aerial"]
 TRAINING_RECORD = "gengeo_training.json"
-BACKENDS = ("torch", "onnx")
 
 
 class Encoder:
-    """A GenGeo model with its image processor.
+    """A GenGeo model with its image processor, and the backend that computes.
 
     Args:
-        model: it is put into evaluation mode on `device`.
+        model: it is put into evaluation mode on `device`; or the graphs of an ONNX export, which have no model.
         processor: the preprocessing that the model was trained with.
         device: for example `cuda`, `cuda:1`, `cpu`; None takes a GPU when there is one.
         batch_size: images in one forward pass.
+        backend: "torch", "openvino", or "auto" for the faster one; "onnx" for exported graphs.
+        dtype: "float32" or "bfloat16" to multiply in, "auto" for the faster one that agrees with float32; None leaves
+            the precision of the weights.
+        images: how many images are going to be described, where that is known: few are not worth a trial.
 
     Raises:
-        GenGeoError: this machine has no such device, or batches would be empty.
+        GenGeoError: this machine has no such device or backend, or batches would be empty.
 
     Example:
         >>> encoder = Encoder.from_pretrained("./gengeo-cvusa")
         >>> descriptors = encoder.encode(["photo.jpg"], view="ground")  # float32 (1, 1024)
     """
 
+    model: GenGeoModel  # not there for exported graphs: what needs token maps (`gengeo_hf.explain`) asks for it
+
     def __init__(
         self,
-        model: GenGeoModel,
+        model: GenGeoModel | ExportedGraphs,
         processor: GenGeoImageProcessor,
         device: str | torch.device | None = None,
         batch_size: int = 32,
+        backend: str = "torch",
+        dtype: str | None = None,
+        images: int | None = None,
     ) -> None:
         if batch_size < 1:
             raise GenGeoError(f"at least one image must be encoded at a time, found batch_size={batch_size}")
-        self.device = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        check_words(backend, dtype or "auto")
+        self.processor, self.batch_size = processor, batch_size
+        self.training_record: dict[str, Any] = {}
+        self.source: LoadedModel | ExportedGraphs
+        if isinstance(model, ExportedGraphs):
+            if dtype == "bfloat16":
+                raise GenGeoError("--backend onnx computes in float32: leave --dtype out, or take another backend")
+            graphs = OnnxBackend(model, device)
+            self.source, self.device, self.choice = model, graphs.device, Choice(graphs)
+            return
+        on_cpu = backend == "openvino" and device is None  # it has no other place
+        self.device = _usable(device or ("cuda" if torch.cuda.is_available() and not on_cpu else "cpu"))
         self.model = model
         self.model.to(torch.device(self.device))  # type: ignore[arg-type]  # the library's annotation loses `self`
         self.model.eval()
-        self.processor = processor
-        self.batch_size = batch_size
-        self.training_record: dict[str, Any] = {}
-        self._fingerprint: str | None = None
+        self.source = LoadedModel(model, processor)
+        plain = backend == "torch" and dtype is None
+        self.choice = (
+            Choice(TorchBackend(model)) if plain else choose(model, processor, backend, dtype or "auto", images)
+        )
 
     @classmethod
     def from_pretrained(
@@ -69,6 +94,8 @@ class Encoder:
         batch_size: int = 32,
         backend: str = "torch",
         truncate_dim: int | None = None,
+        dtype: str | torch.dtype | None = None,
+        images: int | None = None,
         **kwargs: Any,
     ) -> Encoder:
         """Load model, preprocessing and training record from a checkpoint folder or a Hub id.
@@ -77,79 +104,52 @@ class Encoder:
             name: a folder with config.json and model.safetensors, or `organisation/name` on the Hub.
             device: see the class.
             batch_size: see the class.
-            backend: "torch", or "onnx" for the files that `gengeo export --onnx` put beside the checkpoint.
+            backend: "torch" or "openvino" for the weights, "onnx" for the files that `gengeo export --onnx` put
+                beside them; "auto" takes the faster of the first two.
             truncate_dim: see `truncate`; None keeps the width that the checkpoint asks for.
-            kwargs: passed to `GenGeoModel.from_pretrained`, for example `dtype` or `revision`.
+            dtype, images: see the class. A `torch.dtype` is the precision that the weights are loaded in, which gives
+                another fingerprint.
+            kwargs: passed to `GenGeoModel.from_pretrained`, for example `revision`.
 
         Raises:
-            GenGeoError: nothing is there, or it is not a GenGeo checkpoint.
+            GenGeoError: nothing is there, it is not a GenGeo checkpoint, or the backend cannot be had.
         """
-        if backend not in BACKENDS:
-            raise GenGeoError(f"unknown backend {backend!r}: expected {' or '.join(BACKENDS)}")
-        if backend == "onnx":
-            from gengeo_hf.onnx_encoder import OnnxEncoder
-
-            encoder: Encoder = OnnxEncoder.load(name, device, batch_size, **kwargs)
-        else:
-            encoder = cls._with_torch(name, device, batch_size, **kwargs)
+        if isinstance(dtype, torch.dtype):
+            kwargs["dtype"], dtype = dtype, None
+        check_words(backend, dtype or "auto")
+        found: tuple[GenGeoModel | ExportedGraphs, GenGeoImageProcessor, dict[str, Any]]
+        found = _exported(name, **kwargs) if backend == "onnx" else _loaded(name, **kwargs)
+        model, processor, record = found
+        encoder = cls(model, processor, device, batch_size, backend, dtype, images)
+        encoder.training_record = record
         if truncate_dim is not None:
             encoder.truncate(truncate_dim)
         return encoder
 
-    @classmethod
-    def _with_torch(
-        cls, name: str | Path, device: str | torch.device | None, batch_size: int, **kwargs: Any
-    ) -> Encoder:
-        from transformers import AutoConfig
+    @property
+    def backend(self) -> Backend:
+        """What computes."""
+        return self.choice.backend
 
-        from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
-
-        if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
-            raise GenGeoError(f"{name} is a folder without config.json; give the folder of a GenGeo checkpoint")
-        # All three from one place: preprocessing of another revision would silently change descriptors.
-        where = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "subfolder") if key in kwargs}
-        try:
-            config = AutoConfig.from_pretrained(name, **where)
-        except (OSError, ValueError, KeyError) as error:
-            first_line = str(error).splitlines()[0]
-            raise GenGeoError(f"no GenGeo checkpoint at {name}: {first_line}") from error
-        if config.model_type != "gengeo":
-            raise GenGeoError(
-                f"{name} holds a {config.model_type!r} model, not a GenGeo checkpoint; "
-                "a bare DINOv2 gives no place descriptor before it is trained (see training/train.py)"
-            )
-        try:
-            model = GenGeoModel.from_pretrained(name, **kwargs)
-            processor = GenGeoImageProcessor.from_pretrained(name, **where)
-        except Exception as error:  # a damaged file raises whatever its reader happens to meet
-            raise GenGeoError(f"the checkpoint {name} cannot be read ({error}); fetch or save it again") from error
-        encoder = cls(model, processor, device, batch_size)
-        encoder.training_record = training_record(name, kwargs.get("revision"))
-        return encoder
+    @property
+    def computed_by(self) -> str:
+        """The backend and its precision in words, for manifests: "torch float32"."""
+        return f"{self.backend.name} {self.backend.dtype}"
 
     @property
     def dim(self) -> int:
         """Length of a descriptor."""
-        return int(self.model.config.truncate_dim or self._whole_dim)
-
-    @property
-    def _whole_dim(self) -> int:
-        """Length of a descriptor that is not cut."""
-        head: Any = next(iter(self.model.heads.values()))
-        return int(self.model.config.descriptor_dim or head.aggregator.width_out)
+        return self.source.truncate_dim or self.source.whole_dim
 
     @property
     def truncate_dim(self) -> int | None:
         """The width that descriptors are cut to, None for whole ones."""
-        width: int | None = self.model.config.truncate_dim
-        return width
+        return self.source.truncate_dim
 
     @property
     def patch(self) -> int:
         """Width in pixels of what becomes one token."""
-        from gengeo_hf.model.backbones import patch_sides
-
-        return patch_sides(self.model.config.backbone_config)[1]
+        return self.source.patch
 
     def truncate(self, dim: int) -> None:
         """Cut descriptors to their first `dim` values and normalise them again: smaller indexes, faster search.
@@ -159,21 +159,19 @@ class Encoder:
         Raises:
             GenGeoError: the model's descriptors have fewer values.
         """
-        if not 1 <= dim <= self._whole_dim:
-            raise GenGeoError(f"descriptors have {self._whole_dim} values: they cannot be cut to {dim}")
-        if dim == self.dim:
-            return
-        self.model.config.truncate_dim = dim
-        for head in self.model.heads.values():
-            head.truncate_dim = dim  # type: ignore[assignment]  # a plain attribute of GenGeoHead
-        self._fingerprint = None
+        whole = self.source.whole_dim
+        if not 1 <= dim <= whole:
+            raise GenGeoError(f"descriptors have {whole} values: they cannot be cut to {dim}")
+        if dim != self.dim:
+            self.source.truncate(dim)
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the weights and the preprocessing: descriptors of two fingerprints must never be compared."""
-        if self._fingerprint is None:
-            self._fingerprint = fingerprint(self.model, self.processor)
-        return self._fingerprint
+        """Hash of the weights and the preprocessing: descriptors of two fingerprints must never be compared.
+
+        Backends do not count: their descriptors agree, see `gengeo_hf.backends.contract.LOWEST_COSINE`.
+        """
+        return self.source.fingerprint()
 
     def encode(self, images: Sequence[Any], view: View, progress: bool = False) -> np.ndarray:
         """Descriptors of images, in their order.
@@ -208,11 +206,54 @@ class Encoder:
             inputs = self.processor(batch, view=view, return_tensors="pt")  # type: ignore[call-arg]  # valid_kwargs
             yield self.describe(inputs["pixel_values"], view)
 
-    @torch.inference_mode()
     def describe(self, pixels: torch.Tensor, view: View) -> np.ndarray:
-        """Unit descriptors, float32 (B, dim), of pixel values (B, 3, H, W) on any device."""
-        descriptors: np.ndarray = self.model(pixels.to(self.device), view=view).pooler_output.float().cpu().numpy()
-        return descriptors
+        """Unit descriptors, float32 (B, dim), of pixel values (B, 3, H, W) on any device.
+
+        Raises:
+            ValueError: the model cannot take images of this size.
+        """
+        found = self.backend.describe(pixels, view)
+        if found.shape[1] > self.dim:  # torch cuts by itself; graphs have the width that they were made with
+            found = found[:, : self.dim]
+            found = found / np.linalg.norm(found, axis=1, keepdims=True)
+        return found
+
+
+def _loaded(name: str | Path, **kwargs: Any) -> tuple[GenGeoModel, GenGeoImageProcessor, dict[str, Any]]:
+    """Model, preprocessing and training record of a checkpoint folder or Hub id."""
+    from transformers import AutoConfig
+
+    from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
+
+    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+        raise GenGeoError(f"{name} is a folder without config.json; give the folder of a GenGeo checkpoint")
+    # All three from one place: preprocessing of another revision would silently change descriptors.
+    where = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "subfolder") if key in kwargs}
+    try:
+        # Nobody is asked whether code of a stranger may run: it may not.
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False, **where)
+    except Exception as error:  # a damaged file raises whatever its reader happens to meet
+        raise GenGeoError(f"no GenGeo checkpoint at {name}: {first_line(error)}") from error
+    if config.model_type != "gengeo":
+        raise GenGeoError(
+            f"{name} holds a {config.model_type!r} model, not a GenGeo checkpoint; "
+            "a bare DINOv2 gives no place descriptor before it is trained (see training/train.py)"
+        )
+    try:
+        model = GenGeoModel.from_pretrained(name, **kwargs)
+        processor = GenGeoImageProcessor.from_pretrained(name, **where)
+    except Exception as error:  # a damaged file raises whatever its reader happens to meet
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise GenGeoError(f"the checkpoint {name} cannot be read ({why:.300}); fetch or save it again") from error
+    return model, processor, training_record(name, kwargs.get("revision"))
+
+
+def _exported(
+    name: str | Path, revision: str | None = None, token: Any = None
+) -> tuple[ExportedGraphs, GenGeoImageProcessor, dict[str, Any]]:
+    """The same of an ONNX export, without the weights."""
+    graphs, processor, home = find_export(name, revision, token)
+    return graphs, processor, training_record(home)
 
 
 def training_record(name: str | Path, revision: str | None = None) -> dict[str, Any]:

@@ -89,15 +89,14 @@ def export_folder(
 
 def _add_onnx(encoder: "Encoder", checkpoint: str | Path, folder: Path, make: bool) -> None:
     """Take the checkpoint's ONNX export along, or make one. Last: it turns the weights into float32."""
-    from gengeo_hf.onnx_export import FOLDER, MANIFEST, export_onnx
+    from gengeo_hf.backends.exported import FOLDER, MANIFEST, ExportedGraphs
+    from gengeo_hf.onnx_export import export_onnx
 
     present = Path(checkpoint) / FOLDER
     if make:
         export_onnx(encoder.model, encoder.processor, folder / FOLDER)
     elif (present / MANIFEST).is_file():
-        from gengeo_hf.onnx_encoder import OnnxEncoder
-
-        if OnnxEncoder(present, encoder.processor).fingerprint != encoder.fingerprint:
+        if ExportedGraphs(present, encoder.processor).fingerprint() != encoder.fingerprint:
             raise GenGeoError(f"{present} was exported from other weights: export again with --onnx, or delete it")
         shutil.copytree(present, folder / FOLDER)
 

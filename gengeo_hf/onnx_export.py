@@ -1,13 +1,12 @@
 """A checkpoint as an ONNX graph, for machines that describe images without torch's kernels.
 
 Before: a GenGeo model and its image processor. After: a folder with one graph for each head (one where both views
-share it) that takes any batch size and any image size, the weights, and what `gengeo_hf.onnx_encoder` must know.
+share it) that takes any batch size and any image size, the weights, and what `gengeo_hf.backends` must know.
 """
 
 import contextlib
 import hashlib
 import logging
-import types
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from gengeo_hf.backends.exported import FORMAT, INPUT, MANIFEST, OUTPUT, described
+from gengeo_hf.backends.traceable import Descriptor, free_positions
 from gengeo_hf.errors import GenGeoError
 from gengeo_hf.files import atomic_folder, write_json
 from gengeo_hf.fingerprint import preprocessing, whole_fingerprint
@@ -23,12 +24,8 @@ from gengeo_hf.fingerprint import preprocessing, whole_fingerprint
 if TYPE_CHECKING:
     from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
 
-FORMAT = 1
-FOLDER = "onnx"  # inside a checkpoint folder
-MANIFEST = "gengeo_onnx.json"
 WEIGHTS = "weights.bin"
 VIEWS = ("ground", "aerial")
-INPUT, OUTPUT = "pixel_values", "descriptor"
 SMALL = 1024  # bytes; what is smaller stays inside the graph
 LOWEST_COSINE = 0.9999  # between a descriptor of the graph and that of torch
 BATCHES = (1, 3)  # neither is the batch size that the graph is traced with
@@ -82,12 +79,6 @@ def export_onnx(model: "GenGeoModel", processor: "GenGeoImageProcessor", folder:
     return lowest
 
 
-def described(path: Path) -> dict[str, Any]:
-    """Size and hash of a file, as the manifest states them."""
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
 def _require() -> None:
     try:
         import onnx_ir  # noqa: F401  # comes with onnxscript
@@ -95,20 +86,6 @@ def _require() -> None:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise GenGeoError(f"ONNX needs {error.name}: pip install 'gengeo_hf[onnx]'") from error
-
-
-class _Descriptor(torch.nn.Module):
-    """Pixel values in, descriptors out; without the model's checks, which the encoder makes before it runs a graph."""
-
-    def __init__(self, model: "GenGeoModel", head: str) -> None:
-        super().__init__()
-        self.backbone, self.head = model.backbone, model.heads[head]
-
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        from gengeo_hf.model.backbones import read_tokens
-
-        descriptor: torch.Tensor = self.head(*read_tokens(self.backbone, self.backbone(pixel_values)))[0]
-        return descriptor
 
 
 def _traced(model: "GenGeoModel", head: str) -> Any:
@@ -122,9 +99,9 @@ def _traced(model: "GenGeoModel", head: str) -> Any:
         2: high * torch.export.Dim("rows", min=2, max=512),
         3: wide * torch.export.Dim("columns", min=2, max=512),
     }
-    with _quiet(), _free_positions(model):
+    with _quiet(), free_positions(model):
         program = torch.onnx.export(
-            _Descriptor(model, head).eval(),
+            Descriptor(model, head).eval(),
             (torch.randn(batch, 3, rows * high, columns * wide),),
             dynamo=True,
             dynamic_shapes={INPUT: free},
@@ -150,71 +127,6 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         registration.setLevel(before)
-
-
-@contextlib.contextmanager
-def _free_positions(model: "GenGeoModel") -> Iterator[None]:
-    """Inside, the position grid is resized by matrices that follow the image size.
-
-    The exporter would otherwise write the scale of the image that it traced into the graph.
-    """
-    from gengeo_hf.model.backbones import HUB_OFFSET, GenGeoDinov2Embeddings
-
-    embeddings: Any = getattr(model.backbone, "embeddings", None)
-    if not hasattr(embeddings, "interpolate_pos_encoding"):
-        yield  # no grid to resize: rotary positions, or none
-        return
-    offset = HUB_OFFSET if isinstance(embeddings, GenGeoDinov2Embeddings) else 0.0
-    backbone: Any = model.config.backbone_config
-    smooth = backbone.model_type == "dinov2_with_registers"
-
-    def resize(self: Any, tokens: torch.Tensor, height: Any, width: Any) -> torch.Tensor:
-        rows, columns = height // backbone.patch_size, width // backbone.patch_size
-        return resized_positions(self.position_embeddings, rows, columns, offset, smooth)
-
-    embeddings.interpolate_pos_encoding = types.MethodType(resize, embeddings)
-    try:
-        yield
-    finally:
-        del embeddings.interpolate_pos_encoding  # the class's own shows again
-
-
-def resized_positions(positions: torch.Tensor, rows: Any, columns: Any, offset: float, smooth: bool) -> torch.Tensor:
-    """DINOv2's position embeddings (1, 1 + side^2, C) for a grid of rows x columns, (1, 1 + rows columns, C).
-
-    The same numbers as bicubic `torch.nn.functional.interpolate` by the scale (new + offset) / side, with antialiasing
-    where `smooth`, from operations on tensors alone. A grid of the native size is passed on.
-    """
-    side, width = round((positions.shape[1] - 1) ** 0.5), positions.shape[2]
-    down, across = (torch.arange(count, dtype=torch.float32) for count in (rows, columns))
-    native = (down[-1] == side - 1) & (across[-1] == side - 1)
-    grid = positions[0, 1:].reshape(side, side * width)
-    grid = (_axis_weights(down, side, offset, smooth, native) @ grid).reshape(-1, side, width)
-    grid = (_axis_weights(across, side, offset, smooth, native) @ grid).reshape(1, -1, width)
-    return torch.cat((positions[:, :1], grid), dim=1)
-
-
-def _axis_weights(target: torch.Tensor, side: int, offset: float, smooth: bool, native: torch.Tensor) -> torch.Tensor:
-    """Bicubic weights (new, side) of one axis for the positions `target` = 0 .. new - 1."""
-    source = torch.arange(side, dtype=torch.float32)
-    scale = side / (target[-1] + 1 + offset)
-    centre = (target + 0.5) * scale - 0.5
-    if smooth:
-        weights = _cubic((source - centre[:, None]) / scale.clamp(min=1), -0.5)
-        weights = weights / weights.sum(dim=1, keepdim=True)
-    else:
-        taps = centre.floor()[:, None] + torch.arange(-1.0, 3.0)
-        hits = taps.clamp(0, side - 1)[:, :, None] == source  # beyond the border its last value is repeated
-        weights = (_cubic(centre[:, None] - taps, -0.75)[:, :, None] * hits).sum(dim=1)
-    return torch.where(native, (target[:, None] == source).float(), weights)
-
-
-def _cubic(distance: torch.Tensor, a: float) -> torch.Tensor:
-    """Keys' cubic convolution kernel (1981, equation 4)."""
-    d = distance.abs()
-    near = ((a + 2) * d - (a + 3)) * d * d + 1
-    far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
-    return torch.where(d <= 1, near, torch.where(d < 2, far, torch.zeros_like(d)))
 
 
 def _save(graphs: dict[str, Any], folder: Path) -> None:

@@ -1,5 +1,6 @@
 """What several rooms' tests share: a model small enough for any test, and the real sample files."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,21 @@ def tiny_checkpoint(tiny_model, tiny_processor, tmp_path) -> Path:
     tiny_model.save_pretrained(folder)
     tiny_processor.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def gengeo(monkeypatch, capfd):
+    """Run a command in this process; gives exit code, stdout and stderr."""
+    from gengeo_hf import cli
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["gengeo", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as leave:
+            code = leave.code or 0
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run

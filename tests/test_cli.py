@@ -10,23 +10,6 @@ from gengeo_hf import cli
 
 
 @pytest.fixture
-def gengeo(monkeypatch, capfd):
-    """Run a command in this process; gives exit code, stdout and stderr."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["gengeo", *map(str, words)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as leave:
-            code = leave.code or 0
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return run
-
-
-@pytest.fixture
 def tiles(tmp_path):
     from PIL import Image
 
@@ -217,6 +200,9 @@ def test_confidences_are_learned_from_held_out_photos(gengeo, stub, tmp_path):
         rows.append(f"{number}.png,{lat[number]},{lon[number]}")
     (tmp_path / "held_out.csv").write_text("\n".join(rows))
     options = ("--index", tmp_path / "idx", "--model", "m")
+    (tmp_path / "few.csv").write_text("\n".join(rows[:20]))
+    code, _, err = gengeo("calibrate", tmp_path / "few.csv", "--index", "no", "--model", "m", "--out", "c.json")
+    assert code == 2 and "at least 20 held-out photos are needed, found 19" in err
     outputs = ("--out", tmp_path / "c.json", "--plot", tmp_path / "c.png")
     code, out, err = gengeo("calibrate", tmp_path / "held_out.csv", *options, *outputs)
     assert code == 0 and "30 photos, expected calibration error" in out and "--threshold   answered" in out, err

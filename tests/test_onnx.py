@@ -7,19 +7,22 @@ import pytest
 import torch
 from PIL import Image
 
+from gengeo_hf.backends.exported import ExportedGraphs, described
+from gengeo_hf.backends.traceable import resized_positions
 from gengeo_hf.encoder import Encoder
 from gengeo_hf.errors import GenGeoError
 from gengeo_hf.fingerprint import fingerprint, preprocessing, truncated
 from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
 from gengeo_hf.model.backbones import patch_sides
 from tests.conftest import TINY_SIZES
+from tests.hub_server import HubServer
 from tests.model.test_aggregators import build
+from tests.test_hub import run as run_apart
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from gengeo_hf.onnx_encoder import OnnxEncoder  # noqa: E402  # after the check that its package is there
-from gengeo_hf.onnx_export import described, export_onnx, resized_positions  # noqa: E402
+from gengeo_hf.onnx_export import export_onnx  # noqa: E402  # after the check that its package is there
 
 
 def photos(count, side=60):
@@ -78,7 +81,7 @@ def stand_in(tiny_checkpoint, tiny_model, tiny_processor):
 
 def test_the_encoder_runs_the_graph_and_cuts_its_descriptors(stand_in, tiny_processor):
     encoder = Encoder.from_pretrained(stand_in, backend="onnx", batch_size=2)
-    assert isinstance(encoder, OnnxEncoder) and encoder.dim == 3 and encoder.patch == 14
+    assert encoder.computed_by == "onnx float32" and encoder.dim == 3 and encoder.patch == 14
     pixels = tiny_processor(photos(5), view="aerial", return_tensors="np")["pixel_values"].mean((2, 3))
     expected = pixels / np.linalg.norm(pixels, axis=1, keepdims=True)
     assert np.allclose(encoder.encode(photos(5), "aerial"), expected, atol=1e-5)
@@ -121,6 +124,52 @@ def test_files_of_an_export_that_are_wrong_are_named(stand_in, tiny_model):
         Encoder.from_pretrained(stand_in, backend="jax")
 
 
+def test_an_export_on_the_hub_is_used_without_its_weights(stand_in, tmp_path):
+    names = ("config.json", "preprocessor_config.json", "model.safetensors")
+    files = {name: (stand_in / name).read_bytes() for name in names}
+    files |= {f"onnx/{path.name}": path.read_bytes() for path in (stand_in / "onnx").iterdir()}
+    photos(1)[0].save(tmp_path / "photo.png")
+    server = HubServer()
+    try:
+        server.repositories["model", "someone/graphs"] = {"files": files, "commits": ["1" * 40]}
+        server.repositories["model", "someone/plain"] = {"files": {"config.json": b"{}"}, "commits": ["2" * 40]}
+        found = run_apart(
+            f"""
+import json
+from gengeo_hf.encoder import Encoder
+from gengeo_hf.errors import GenGeoError
+encoder = Encoder.from_pretrained("someone/graphs", backend="onnx")
+try:
+    Encoder.from_pretrained("someone/plain", backend="onnx")
+except GenGeoError as error:
+    print(json.dumps([encoder.encode([{str(tmp_path / "photo.png")!r}], "ground").tolist(), str(error)]))
+""",
+            server,
+            HF_HOME=str(tmp_path / "cache"),
+        )
+    finally:
+        server.close()
+    here = Encoder.from_pretrained(stand_in, backend="onnx").encode(photos(1), "ground")
+    assert np.allclose(found[0], here, atol=1e-6) and "someone/plain holds no ONNX export" in found[1]
+    assert not any("safetensors" in line for line in server.log)
+
+
+def test_what_onnx_cannot_do_is_said_before_the_work(stand_in, monkeypatch):
+    def opened(**options):
+        return Encoder.from_pretrained(stand_in, backend="onnx", **options)
+
+    with pytest.raises(GenGeoError, match="batch_size=0"):
+        opened(batch_size=0)
+    for word, message in (("gpu", "device gpu cannot be used"), ("meta", "give --device cpu or cuda")):
+        with pytest.raises(GenGeoError, match=message):
+            opened(device=word)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(GenGeoError, match="no CUDAExecutionProvider"):
+        opened(device="cuda:1")
+    with pytest.raises(GenGeoError, match="computes in float32"):
+        opened(dtype="bfloat16")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", ["salad", "not shared", "learned dustbin", "registers", "netvlad", "dinov3", "convnext salad"]
@@ -132,7 +181,7 @@ def test_graphs_agree_with_torch_at_other_sizes(kind, tmp_path):
     processor = GenGeoImageProcessor(view_sizes={v: {"height": h, "width": w} for v, (h, w) in sizes.items()})
     lowest = export_onnx(model, processor, tmp_path / "onnx")
     assert lowest >= 0.9999
-    encoder = OnnxEncoder(tmp_path / "onnx", processor)
+    encoder = Encoder(ExportedGraphs(tmp_path / "onnx", processor), processor, backend="onnx")
     assert encoder.fingerprint == fingerprint(model, processor)
     assert len(list((tmp_path / "onnx").glob("*.onnx"))) == (2 if kind == "not shared" else 1)
     for view, other in (("ground", (3, 5)), ("aerial", (7, 2))):
@@ -144,20 +193,11 @@ def test_graphs_agree_with_torch_at_other_sizes(kind, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_index_of_torch_is_searched_with_onnx(tiny_checkpoint, tmp_path, monkeypatch, capfd):
-    import sys
-
-    from gengeo_hf import cli
+def test_an_index_of_torch_is_searched_with_onnx(tiny_checkpoint, tmp_path, gengeo):
     from gengeo_hf.export import export_folder
 
-    def gengeo(*words):
-        monkeypatch.setattr(sys, "argv", ["gengeo", *map(str, words)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as leave:
-            code = leave.code or 0
-        out, err = capfd.readouterr()
+    def run(*words):
+        code, out, err = gengeo(*words)
         assert code == 0, err
         return out
 
@@ -169,13 +209,13 @@ def test_an_index_of_torch_is_searched_with_onnx(tiny_checkpoint, tmp_path, monk
         rows.append(f"{number}.png,60.{number},25.0")
     (tiles / "tiles.csv").write_text("\n".join(rows) + "\n")
     ready = tmp_path / "ready"
-    assert "lowest cosine to torch 0.99" in gengeo("export", tiny_checkpoint, ready, "--onnx")
+    assert "lowest cosine to torch 0.99" in run("export", tiny_checkpoint, ready, "--onnx")
     assert str(tmp_path).encode() not in (ready / "onnx" / "shared.onnx").read_bytes()
     assert b"site-packages" not in (ready / "onnx" / "shared.onnx").read_bytes()
-    gengeo("index", tiles, "--out", tmp_path / "a", "--model", tiny_checkpoint, "--truncate-dim", 8)
-    gengeo("index", tiles, "--out", tmp_path / "b", "--model", ready, "--backend", "onnx", "--truncate-dim", 8)
+    run("index", tiles, "--out", tmp_path / "a", "--model", tiny_checkpoint, "--truncate-dim", 8)
+    run("index", tiles, "--out", tmp_path / "b", "--model", ready, "--backend", "onnx", "--truncate-dim", 8)
     answers = [
-        gengeo("locate", tiles / "2.png", "--index", tmp_path / index, "--model", model, "--backend", backend)
+        run("locate", tiles / "2.png", "--index", tmp_path / index, "--model", model, "--backend", backend)
         for index, model, backend in (("a", tiny_checkpoint, "torch"), ("a", ready, "onnx"), ("b", ready, "torch"))
     ]
     assert answers[0].count("score") == 4 and answers[0] == answers[1] == answers[2]

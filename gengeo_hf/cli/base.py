@@ -2,7 +2,7 @@
 
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,7 +19,18 @@ app = typer.Typer(
 Model = Annotated[str, typer.Option("--model", help="Checkpoint folder or Hub id.")]
 Device = Annotated[str | None, typer.Option(help="For example cuda, cuda:1 or cpu. Default: a GPU if there is one.")]
 Backend = Annotated[
-    str, typer.Option("--backend", help="What computes: torch, or onnx for a folder of `gengeo export --onnx`.")
+    str,
+    typer.Option(
+        "--backend",
+        help="What computes: torch, openvino, onnx (a folder of `gengeo export --onnx`); auto: the faster of torch and "
+        "openvino on a CPU.",
+    ),
+]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        "--dtype", help="Multiply in float32 or bfloat16; auto: the faster one on a CPU, if descriptors agree."
+    ),
 ]
 IndexFolder = Annotated[Path, typer.Option("--index", help="Index folder made by `gengeo index`.")]
 
@@ -46,3 +57,9 @@ def check_writable(*paths: str | Path | None) -> None:
                 pass
         except OSError as error:
             raise GenGeoError(f"{path} cannot be written: {there}: {error.strerror or error}") from error
+
+
+def tell_choice(encoder: Any) -> None:
+    """Say on stderr which backend computes and why, where there was a choice."""
+    if (choice := getattr(encoder, "choice", None)) and choice.reason:  # an encoder of another make has none
+        typer.echo(choice.reason, err=True)

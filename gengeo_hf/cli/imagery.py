@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gengeo_hf.cli.base import Backend, Device, IndexFolder, Model, app, check_writable
+from gengeo_hf.cli.base import Backend, Device, Dtype, IndexFolder, Model, app, check_writable, tell_choice
 
 if TYPE_CHECKING:
     from gengeo_hf.places import GeoIndex
@@ -52,7 +52,8 @@ def index(
         int, typer.Option(min=0, help="Side of the small pictures for maps, in pixels; 0 keeps none.")
     ] = 128,
     device: Device = None,
-    backend: Backend = "torch",
+    backend: Backend = "auto",
+    dtype: Dtype = "auto",
     truncate_dim: Annotated[
         int | None, typer.Option(min=1, help="Keep only so many values of each descriptor: a smaller index.")
     ] = None,
@@ -81,7 +82,9 @@ def index(
     imagery, present = _sources(source, tiling, out, add)
     if present is not None and truncate_dim is None:
         truncate_dim = present.manifest["model"].get("truncate_dim")
-    encoder = Encoder.from_pretrained(model, device, batch_size, backend, truncate_dim)
+    images = imagery.table.num_rows if hasattr(imagery, "table") else None
+    encoder = Encoder.from_pretrained(model, device, batch_size, backend, truncate_dim, dtype, images)
+    tell_choice(encoder)
     options: dict[str, Any] = {"model_name": model, "thumbnail_pixels": thumbnails, "readers": readers}
     options["progress"] = True
     if present is not None:

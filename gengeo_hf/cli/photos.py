@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gengeo_hf.cli.base import Backend, Device, IndexFolder, Model, app, check_writable
+from gengeo_hf.cli.base import Backend, Device, Dtype, IndexFolder, Model, app, check_writable, tell_choice
 
 if TYPE_CHECKING:
     from gengeo_hf.places import Answer, GeoLocalizer, Look
@@ -48,7 +48,8 @@ def locate(
     map_file: Annotated[Path | None, typer.Option("--map", help="Write a map that works offline (HTML).")] = None,
     geojson: Annotated[Path | None, typer.Option(help="Write the places as GeoJSON.")] = None,
     device: Device = None,
-    backend: Backend = "torch",
+    backend: Backend = "auto",
+    dtype: Dtype = "auto",
 ) -> None:
     """Find where photos were taken.
 
@@ -69,7 +70,9 @@ def locate(
     check_writable(map_file, geojson)
     motion = Motion(top_speed / 3.6, interval)
     files = find_photos(photos)
-    localizer = GeoLocalizer.from_pretrained(model, index, calibration, device=device, backend=backend)
+    speed: dict[str, Any] = {"device": device, "backend": backend, "dtype": dtype, "images": len(files)}
+    localizer = GeoLocalizer.from_pretrained(model, index, calibration, **speed)
+    tell_choice(localizer.encoder)
     if sequence:
         answers = localizer.locate_drive(files, top, motion, **options)
     else:
@@ -101,13 +104,14 @@ def calibrate(
     **Example:** `gengeo calibrate held_out.csv --index city.gengeo --model ./gengeo-cvusa --out calibration.json`
     """
     from gengeo_hf.places import GeoLocalizer
-    from gengeo_hf.places.confidence import Calibration, reliability_plot
+    from gengeo_hf.places.confidence import Calibration, check_number, reliability_plot
     from gengeo_hf.places.imagery.table import TableTiles
     from gengeo_hf.places.units import parse_metres
 
     check_writable(out, plot)
     within_m = parse_metres(within)
     table = TableTiles(pairs, image_column, photos=True)
+    check_number(len(table.paths))
     localizer = GeoLocalizer.from_pretrained(model, index, device=device)
     answers = list(localizer.locate_many(table.paths, top=5, look=_look(fov, heading)))
     truth = list(zip(table.table["lat"].to_pylist(), table.table["lon"].to_pylist(), strict=True))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gengeo_hf.cli.base import Device, Model, app
+from gengeo_hf.cli.base import Backend, Device, Dtype, Model, app, tell_choice
 
 Index = Annotated[str, typer.Option("--index", help="Index folder, or the address of a store.")]
 CalibrationFile = Annotated[
@@ -26,6 +26,8 @@ def page(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
     browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = False,
     device: Device = None,
+    backend: Backend = "auto",
+    dtype: Dtype = "auto",
 ) -> None:
     """Show a page: drop a photo, see the places on a map. It works without internet, nothing leaves this machine.
 
@@ -39,7 +41,9 @@ def page(
     from gengeo_hf.web.page import show
 
     photos = find_photos([examples]) if examples is not None else []  # before the slow model
-    show(Desk.open(model, index, calibration, device), host, port, browser, photos)
+    desk = Desk.open(model, index, calibration, device, backend, dtype)
+    tell_choice(desk.encoder)
+    show(desk, host, port, browser, photos)
 
 
 @app.command()
@@ -57,6 +61,8 @@ def serve(
     max_megabytes: Annotated[float, typer.Option(min=0.01, help="Largest upload.")] = 20,
     max_megapixels: Annotated[float, typer.Option(min=0.01, help="Largest photo.")] = 50,
     device: Device = None,
+    backend: Backend = "auto",
+    dtype: Dtype = "auto",
 ) -> None:
     """Answer photos over HTTP: /locate, /describe, /health, and what they take on /docs.
 
@@ -76,7 +82,8 @@ def serve(
 
     limits = Limits(queue, batch, time_limit, int(max_megabytes * 1e6))
     options = {"batch_size": batch, "max_pixels": int(max_megapixels * 1e6)}
-    desk = Desk.open(model, index, calibration, device, **options)
+    desk = Desk.open(model, index, calibration, device, backend, dtype, **options)
+    tell_choice(desk.encoder)
     if desk.caveat:
         typer.echo(f"caution: {desk.caveat}", err=True)
 

@@ -138,7 +138,7 @@ def _agreement(out: Path) -> str:
     """How near the ONNX graphs came to torch."""
     import json
 
-    from gengeo_hf.onnx_export import FOLDER, MANIFEST
+    from gengeo_hf.backends.exported import FOLDER, MANIFEST
 
     stated = json.loads((out / FOLDER / MANIFEST).read_text(encoding="utf-8"))
     return f"lowest cosine to torch {stated['lowest_cosine_to_torch']:.7f}"

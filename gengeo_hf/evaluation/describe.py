@@ -158,7 +158,7 @@ def describe_view(
         "images": images_fingerprint(images, ids),
         "fov": fov,
         "headings": None if headings is None else hashlib.sha256(headings.tobytes()).hexdigest(),
-        "dtype": str(next(encoder.model.parameters()).dtype),
+        "computed_by": encoder.computed_by,
     }
     store = DescriptorStore(root, key, len(ids), encoder.dim, shard_rows)
 
@@ -196,8 +196,7 @@ def encode_limited(encoder: "Encoder", panoramas: Iterable[Any], fov: int, headi
         pixels = encoder.processor(batch, view="ground", return_tensors="pt")["pixel_values"]  # type: ignore[call-arg]
         looked_at = torch.from_numpy(np.asarray(headings[start : start + len(batch)], dtype=np.float64))
         start += len(batch)
-        cut = limited_fov(pixels, fov, looked_at, encoder.patch).to(encoder.device)
-        blocks.append(encoder.model(cut, view="ground").pooler_output.float().cpu().numpy())
+        blocks.append(encoder.describe(limited_fov(pixels, fov, looked_at, encoder.patch), "ground"))
     return np.concatenate(blocks)
 
 

@@ -95,14 +95,17 @@ class Desk:
         index: str | Path,
         calibration: str | Path | None = None,
         device: str | None = None,
+        backend: str = "auto",
+        dtype: str = "auto",
         **options: Any,
     ) -> Desk:
         """Load a checkpoint folder or Hub id, an index folder or store address, and a calibration file.
 
         Args:
+            device, backend, dtype: see `gengeo_hf.encoder.Encoder`.
             options: of the class: `batch_size`, `max_pixels`.
         """
-        made = GeoLocalizer.from_pretrained(model, index, calibration, device=device)
+        made = GeoLocalizer.from_pretrained(model, index, calibration, device=device, backend=backend, dtype=dtype)
         return cls(made.encoder, made.index, made.calibration, str(model), **options)
 
     @property

@@ -1,0 +1,97 @@
+"""The model in a form that a tracer can follow to any image size: for ONNX and for OpenVINO.
+
+Before: a GenGeo model. After: a module from pixel values to descriptors whose graph keeps no size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import types
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from gengeo_hf.model import GenGeoModel
+
+
+class Descriptor(torch.nn.Module):
+    """Pixel values in, descriptors out; without the model's checks, which the encoder makes before it runs a graph."""
+
+    def __init__(self, model: GenGeoModel, head: str) -> None:
+        super().__init__()
+        self.backbone, self.head = model.backbone, model.heads[head]
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Descriptors (B, dim) of pixel values (B, 3, H, W)."""
+        from gengeo_hf.model.backbones import read_tokens
+
+        descriptor: torch.Tensor = self.head(*read_tokens(self.backbone, self.backbone(pixel_values)))[0]
+        return descriptor
+
+
+@contextlib.contextmanager
+def free_positions(model: GenGeoModel) -> Iterator[None]:
+    """Inside, the position grid is resized by matrices that follow the image size.
+
+    The exporter would otherwise write the scale of the image that it traced into the graph.
+    """
+    from gengeo_hf.model.backbones import HUB_OFFSET, GenGeoDinov2Embeddings
+
+    embeddings: Any = getattr(model.backbone, "embeddings", None)
+    if not hasattr(embeddings, "interpolate_pos_encoding"):
+        yield  # no grid to resize: rotary positions, or none
+        return
+    offset = HUB_OFFSET if isinstance(embeddings, GenGeoDinov2Embeddings) else 0.0
+    backbone: Any = model.config.backbone_config
+    smooth = backbone.model_type == "dinov2_with_registers"
+
+    def resize(self: Any, tokens: torch.Tensor, height: Any, width: Any) -> torch.Tensor:
+        rows, columns = height // backbone.patch_size, width // backbone.patch_size
+        return resized_positions(self.position_embeddings, rows, columns, offset, smooth)
+
+    embeddings.interpolate_pos_encoding = types.MethodType(resize, embeddings)
+    try:
+        yield
+    finally:
+        del embeddings.interpolate_pos_encoding  # the class's own shows again
+
+
+def resized_positions(positions: torch.Tensor, rows: Any, columns: Any, offset: float, smooth: bool) -> torch.Tensor:
+    """DINOv2's position embeddings (1, 1 + side^2, C) for a grid of rows x columns, (1, 1 + rows columns, C).
+
+    The same numbers as bicubic `torch.nn.functional.interpolate` by the scale (new + offset) / side, with antialiasing
+    where `smooth`, from operations on tensors alone. A grid of the native size is passed on.
+    """
+    side, width = math.isqrt(int(positions.shape[1]) - 1), int(positions.shape[2])
+    down, across = (torch.arange(count, dtype=torch.float32) for count in (rows, columns))
+    native = (down[-1] == side - 1) & (across[-1] == side - 1)
+    grid = positions[0, 1:].reshape(side, side * width)
+    grid = (_axis_weights(down, side, offset, smooth, native) @ grid).reshape(-1, side, width)
+    grid = (_axis_weights(across, side, offset, smooth, native) @ grid).reshape(1, -1, width)
+    return torch.cat((positions[:, :1], grid), dim=1)
+
+
+def _axis_weights(target: torch.Tensor, side: int, offset: float, smooth: bool, native: torch.Tensor) -> torch.Tensor:
+    """Bicubic weights (new, side) of one axis for the positions `target` = 0 .. new - 1."""
+    source = torch.arange(side, dtype=torch.float32)
+    scale = side / (target[-1] + 1 + offset)
+    centre = (target + 0.5) * scale - 0.5
+    if smooth:
+        weights = _cubic((source - centre[:, None]) / scale.clamp(min=1), -0.5)
+        weights = weights / weights.sum(dim=1, keepdim=True)
+    else:
+        taps = centre.floor()[:, None] + torch.arange(-1.0, 3.0)
+        hits = taps.clamp(0, side - 1)[:, :, None] == source  # beyond the border its last value is repeated
+        weights = (_cubic(centre[:, None] - taps, -0.75)[:, :, None] * hits).sum(dim=1)
+    return torch.where(native, (target[:, None] == source).float(), weights)
+
+
+def _cubic(distance: torch.Tensor, a: float) -> torch.Tensor:
+    """Keys' cubic convolution kernel (1981, equation 4)."""
+    d = distance.abs()
+    near = ((a + 2) * d - (a + 3)) * d * d + 1
+    far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+    return torch.where(d <= 1, near, torch.where(d < 2, far, torch.zeros_like(d)))
