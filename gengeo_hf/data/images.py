@@ -42,7 +42,9 @@ class PhotoPosition:
     heading_is_magnetic: bool = False
 
 
-def open_image(source: Source, background: tuple[int, int, int] = BACKGROUND) -> Image.Image:
+def open_image(
+    source: Source, background: tuple[int, int, int] = BACKGROUND, enough: tuple[int, int] | None = None
+) -> Image.Image:
     """Decode an image completely: RGB, upright, 8 bits per channel.
 
     EXIF orientation is applied. Transparency is laid over `background`. 16-bit grey is scaled from the least number
@@ -52,6 +54,9 @@ def open_image(source: Source, background: tuple[int, int, int] = BACKGROUND) ->
     Args:
         source: a path, the file's bytes, or a file object opened in binary mode.
         background: grey levels of red, green, blue behind what is transparent.
+        enough: (height, width) in pixels that the upright image will be made smaller to. A JPEG with at least four
+            times as many each way comes back at 1/2, 1/4 or 1/8 of its size, never below twice what is enough: the
+            decoder leaves the finest part of the cosine transform out, which takes half the time. None decodes all.
 
     Returns:
         An image of mode RGB.
@@ -67,6 +72,8 @@ def open_image(source: Source, background: tuple[int, int, int] = BACKGROUND) ->
             if min(image.size) < MIN_SIDE:
                 width, height = image.size
                 raise GenGeoError(f"{name} has {width} x {height} pixels; expected at least {MIN_SIDE} on each side")
+            if enough is not None:
+                _reduce(image, enough)
             image.load()
             return _upright(_rgb(image, background), image)
     except GenGeoError:
@@ -100,12 +107,17 @@ def photo_position(source: Source | Image.Image) -> PhotoPosition | None:
     Raises:
         GenGeoError: the file is missing or no image.
     """
-    if isinstance(source, Image.Image):
-        exif = source.getexif()
-    else:
-        with _opened(source, _name(source)) as image:
-            exif = image.getexif()
-    tags = exif.get_ifd(ExifTags.IFD.GPSInfo)
+    try:
+        if isinstance(source, Image.Image):
+            tags = source.getexif().get_ifd(ExifTags.IFD.GPSInfo)
+        else:
+            with _opened(source, _name(source)) as image:
+                tags = image.getexif().get_ifd(ExifTags.IFD.GPSInfo)
+    except GenGeoError:
+        raise
+    except Exception as error:  # a PNG is decoded to its end for its EXIF
+        name = "the image" if isinstance(source, Image.Image) else _name(source)
+        raise GenGeoError(f"{name} is damaged or cut off ({str(error) or type(error).__name__})") from error
     lat = _degrees(tags.get(ExifTags.GPS.GPSLatitude), tags.get(ExifTags.GPS.GPSLatitudeRef), "N", "S")
     lon = _degrees(tags.get(ExifTags.GPS.GPSLongitude), tags.get(ExifTags.GPS.GPSLongitudeRef), "E", "W")
     if lat is None or lon is None or abs(lat) > 90 or abs(lon) > 180 or (lat == 0 and lon == 0):
@@ -178,6 +190,15 @@ def _open_heif(source: Source, name: str) -> Image.Image:
         return image_header(source)
     except Exception as error:
         raise GenGeoError(f"{name} is a damaged HEIC photo ({error}); copy or download it again") from error
+
+
+def _reduce(image: Image.Image, enough: tuple[int, int]) -> None:
+    """Let a JPEG be decoded smaller, to not less than twice what is enough; other files know no such way."""
+    height, width = enough
+    if image.getexif().get(ExifTags.Base.Orientation, 1) in range(5, 9):  # it lies on its side
+        height, width = width, height
+    if image.format in ("JPEG", "MPO"):
+        image.draft(None, (2 * width, 2 * height))
 
 
 def _rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:

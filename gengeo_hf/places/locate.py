@@ -14,6 +14,7 @@ import numpy as np
 
 from gengeo_hf.errors import GenGeoError
 from gengeo_hf.places.answers import Answer, Place, merge_hits, place_of, to_geojson
+from gengeo_hf.places.canvas import canvas_of
 from gengeo_hf.places.confidence import Calibration
 from gengeo_hf.places.drive import Motion, follow
 from gengeo_hf.places.index import GeoIndex, Hit
@@ -27,10 +28,10 @@ from gengeo_hf.places.photos import (
     find_photos,
     note_of,
     opened,
-    panorama_size,
     patch_of,
     pictures,
     read_photo,
+    size_of_photos,
 )
 from gengeo_hf.places.tiles import EncoderLike
 
@@ -69,7 +70,7 @@ class GeoLocalizer:
         if calibration is not None:
             calibration.check_model(encoder)
         self.encoder, self.index, self.calibration = encoder, index, calibration
-        self._panorama, self._patch = panorama_size(encoder), patch_of(encoder)
+        self._canvas, self._patch, self._enough = canvas_of(encoder), patch_of(encoder), size_of_photos(encoder)
 
     @classmethod
     def from_pretrained(
@@ -79,8 +80,9 @@ class GeoLocalizer:
 
         Args:
             index: a folder, or the address of a store such as `milvus:http://host:19530`.
-            options: passed to `Encoder.from_pretrained`, for example `device="cpu"`. An index of shortened descriptors
-                (`truncate_dim`) shortens those of the photos by itself.
+            options: passed to `Encoder.from_pretrained`, for example `device="cpu"`; `backend` and `dtype` are "auto"
+                unless given, which on a CPU takes what is fastest and agrees with float32. An index or a store of
+                shortened descriptors (`truncate_dim`) shortens those of the photos by itself.
         """
         from gengeo_hf.encoder import Encoder
 
@@ -88,7 +90,12 @@ class GeoLocalizer:
         gallery = open_index(index)  # before the model: it is quick to say that it is not there
         if isinstance(gallery, GeoIndex) and (width := gallery.manifest["model"].get("truncate_dim")):
             options.setdefault("truncate_dim", int(width))
-        return cls(Encoder.from_pretrained(model, **options), gallery, table)
+        encoder = Encoder.from_pretrained(model, **({"backend": "auto", "dtype": "auto"} | options))
+        if not isinstance(gallery, GeoIndex) and options.get("truncate_dim") is None:
+            width = gallery.width_for(encoder.fingerprint, encoder.dim)
+            if width is not None:
+                encoder.truncate(width)
+        return cls(encoder, gallery, table)
 
     @property
     def caveat(self) -> str:
@@ -115,7 +122,7 @@ class GeoLocalizer:
         Raises:
             GenGeoError: the photo is missing or broken.
         """
-        found = read_photo(photo)
+        found = read_photo(photo, self._enough)
         if found.image is None:
             raise GenGeoError(found.error)
         return self._places([found], top, [near], merge, look or Look())[0]
@@ -150,7 +157,7 @@ class GeoLocalizer:
         look = look or Look()
         for start in range(0, len(photos), batch_size):
             names = photos[start : start + batch_size]
-            batch = [read_photo(name) for name in names]
+            batch = [read_photo(name, self._enough) for name in names]
             asked = [photo for photo in batch if photo.image is not None]
             own = [exif_radius_m is not None and photo.position is not None for photo in batch]
             priors = [
@@ -162,7 +169,7 @@ class GeoLocalizer:
             for name, photo, mine in zip(names, batch, own, strict=True):
                 places = next(found) if photo.image is not None else []
                 known = not places or (places[0].confidence or 0.0) >= threshold
-                note = note_of(photo, look, self._panorama)
+                note = note_of(photo, look, self._canvas)
                 yield Answer(str(name), places, photo.position, photo.error, known, mine, note, photo.time)
 
     def locate_drive(
@@ -204,7 +211,7 @@ class GeoLocalizer:
         self, photos: Sequence[Photo], top: int, priors: Sequence[Any], merge: bool, look: Look
     ) -> list[list[Place]]:
         """Hits of each photo as places."""
-        views = [pictures(photo, look, self._panorama, self._patch) for photo in photos]
+        views = [pictures(photo, look, self._canvas, self._patch) for photo in photos]
         flat = [view for several in views for view in several]
         if not flat:
             return []

@@ -2,10 +2,9 @@
 
 Before: files from phones, cameras and cars. After: locate.py encodes the pictures and searches with each of them.
 
-A model of panoramas (its ground size is at least twice as wide as high) has learned one scale: its width is 360
-degrees. An ordinary photo is brought to that scale: unrolled onto the same cylinder and as wide as its field of view,
-which is what training with a limited field of view shows (`limited_fov`). A panorama is taken as north-aligned, as in
-the benchmarks, unless its heading is given or unknown.
+A model of panoramas has learned one scale (canvas.py). An ordinary photo is brought to it: unrolled as the model's
+panoramas are, and as wide as its field of view, which is what training with a limited field of view shows
+(`limited_fov`). A panorama is taken as north-aligned, as in the benchmarks, unless its heading is given or unknown.
 """
 
 import contextlib
@@ -21,6 +20,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from gengeo_hf.errors import GenGeoError
+from gengeo_hf.places.canvas import WIDEST_PLANE, Canvas, fitted, turned, unrolled
 
 if TYPE_CHECKING:
     from gengeo_hf.data.images import PhotoPosition
@@ -90,6 +90,7 @@ class Photo:
         position: of its EXIF data.
         time: when it was taken, as its EXIF data say (local time of the camera).
         error: why it could not be read.
+        flat: the picture of an ordinary lens; False for a part of an equirectangular panorama, as its file says.
     """
 
     image: Image.Image | None
@@ -98,6 +99,7 @@ class Photo:
     position: "PhotoPosition | None" = None
     time: datetime | None = None
     error: str = ""
+    flat: bool = True
 
 
 def find_photos(paths: Iterable[str | Path]) -> list[Path]:
@@ -118,63 +120,61 @@ def find_photos(paths: Iterable[str | Path]) -> list[Path]:
     return photos
 
 
-def opened(photo: Any) -> Image.Image:
-    """A PIL image from a path, bytes, an open file or an image."""
+def opened(photo: Any, enough: tuple[int, int] | None = None) -> Image.Image:
+    """A PIL image from a path, bytes, an open file or an image; see `open_image`."""
     from gengeo_hf.data.images import open_image
 
-    return photo if isinstance(photo, Image.Image) else open_image(photo)
+    return photo if isinstance(photo, Image.Image) else open_image(photo, enough=enough)
 
 
-def read_photo(photo: Any) -> Photo:
-    """Read a path, bytes, an open file or a PIL image; what is wrong with it is in `error`."""
+def read_photo(photo: Any, enough: tuple[int, int] | None = None) -> Photo:
+    """Read a path, bytes, an open file or a PIL image; what is wrong with it is in `error`.
+
+    Args:
+        photo: what is read.
+        enough: (height, width) in pixels that the model looks at, see `open_image`.
+    """
     from gengeo_hf.data.images import photo_position
 
     try:
-        image = opened(photo)
+        image = opened(photo, enough)
         position = photo_position(photo)
     except GenGeoError as error:
         return Photo(None, error=str(error))
     with _header(photo) as header:
-        fov, heading, time = _told(header, image)
+        fov, heading, time, flat = _told(header, image)
     if heading is None and position is not None:
         heading = position.heading
-    return Photo(image, fov, heading, position, time)
+    return Photo(image, fov, heading, position, time, flat=flat)
 
 
-def panorama_size(encoder: "EncoderLike") -> tuple[int, int] | None:
-    """(height, width) in pixels at which a model of panoramas sees them; None for any other model."""
-    sizes = getattr(getattr(encoder, "processor", None), "view_sizes", None) or {}
-    size = sizes.get("ground")
-    if size is None or size["width"] < 2 * size["height"] or not hasattr(encoder, "describe"):
-        return None
-    return int(size["height"]), int(size["width"])
-
-
-def pictures(photo: Photo, look: Look, size: tuple[int, int] | None, patch: int = 1) -> list[Picture]:
+def pictures(photo: Photo, look: Look, canvas: Canvas | None, patch: int = 1) -> list[Picture]:
     """The pictures to encode for one photo.
 
     Args:
         photo: with an image.
         look: what the user knows.
-        size: (height, width) of the model's panoramas; None, for a model of ordinary photos, leaves the photo as it is.
+        canvas: of the model's panoramas; None, for a model of ordinary photos, leaves the photo as it is.
         patch: widths of cut-outs are multiples of this.
     """
     assert photo.image is not None
     fov = look.fov or photo.fov
-    if size is None or fov is None:
+    if canvas is None or fov is None:
         return [Picture(photo.image)]
     if fov < 360:
-        return [Picture(unrolled(photo.image, fov, size, patch), own_size=True)]
+        flat = photo.flat and fov <= WIDEST_PLANE
+        return [Picture(unrolled(photo.image, fov, canvas, patch, flat), own_size=True)]
+    panorama = fitted(photo.image, canvas)
     if look.heading == "unknown":
-        return [Picture(_turned(photo.image, turn * 360 / TURNS), turn * 360 / TURNS) for turn in range(TURNS)]
+        return [Picture(turned(panorama, turn * 360 / TURNS), turn * 360 / TURNS) for turn in range(TURNS)]
     heading = (photo.heading or 0.0) if look.heading == "exif" else float(look.heading)
-    return [Picture(_turned(photo.image, heading), heading)]
+    return [Picture(turned(panorama, heading), heading)]
 
 
-def note_of(photo: Photo, look: Look, size: tuple[int, int] | None) -> str:
+def note_of(photo: Photo, look: Look, canvas: Canvas | None) -> str:
     """What the user should know about how a photo was looked at; empty where nothing was guessed."""
     fov = look.fov or photo.fov
-    if photo.image is None or size is None:
+    if photo.image is None or canvas is None:
         return ""
     if fov is None:
         return "field of view unknown, so the whole photo was taken for a panorama: give --fov"
@@ -199,6 +199,13 @@ def encode_pictures(encoder: "EncoderLike", asked: Sequence[Picture]) -> np.ndar
         for part in (rows[start : start + step] for start in range(0, len(rows), step)):
             out[part] = _encode_at_own_size(encoder, [asked[row].image for row in part])
     return out
+
+
+def size_of_photos(encoder: "EncoderLike") -> tuple[int, int] | None:
+    """(height, width) in pixels at which a model sees photos; None where it does not tell."""
+    sizes = getattr(getattr(encoder, "processor", None), "view_sizes", None) or {}
+    size = sizes.get("ground")
+    return None if size is None else (int(size["height"]), int(size["width"]))
 
 
 def patch_of(encoder: "EncoderLike") -> int:
@@ -238,19 +245,20 @@ def _header(photo: Any) -> Image.Image:
     return image_header(photo)
 
 
-def _told(header: Image.Image, image: Image.Image) -> tuple[float | None, float | None, datetime | None]:
-    """Field of view, heading and time that a file tells."""
+def _told(header: Image.Image, image: Image.Image) -> tuple[float | None, float | None, datetime | None, bool]:
+    """Field of view, heading and time that a file tells, and whether it is the picture of an ordinary lens."""
     try:
         exif = header.getexif().get_ifd(ExifTags.IFD.Exif)
     except Exception:  # damaged EXIF raises whatever its parser meets; the pixels are fine
         exif = {}
     xmp = _xmp(header)
     fov = _field_of_view(exif.get(ExifTags.Base.FocalLengthIn35mmFilm), image.size)
+    flat = not (xmp.get("full") and xmp.get("part"))
     if (full := xmp.get("full")) and (part := xmp.get("part")):
         fov = min(360.0, max(1.0, 360.0 * part / full))
     elif fov is None and abs(image.width - 2 * image.height) <= 0.01 * image.width:
         fov = 360.0  # equirectangular: nothing else is exactly twice as wide as high
-    return fov, xmp.get("pose"), _time(exif)
+    return fov, xmp.get("pose"), _time(exif), flat
 
 
 def _xmp(header: Image.Image) -> dict[str, float]:
@@ -287,42 +295,6 @@ def _time(exif: Any) -> datetime | None:
         return None
     fraction = re.fullmatch(r"\d{1,9}", str(exif.get(ExifTags.Base.SubsecTimeOriginal, "")).strip("\0 "))
     return time + timedelta(seconds=float(f"0.{fraction[0]}")) if fraction else time
-
-
-def _turned(panorama: Image.Image, heading: float) -> Image.Image:
-    """Roll a panorama whose centre looks at `heading` so that its centre looks north."""
-    shift = round(heading / 360 * panorama.width) % panorama.width
-    if shift == 0:
-        return panorama
-    return Image.fromarray(np.roll(np.asarray(panorama), shift, axis=1))
-
-
-def unrolled(photo: Image.Image, fov: float, size: tuple[int, int], patch: int = 1) -> Image.Image:
-    """An ordinary photo on the cylinder of the model's panoramas: the model's height, as wide as its field of view.
-
-    A pixel is as many degrees high as wide; what the photo does not show is the ImageNet mean. The camera is taken as
-    level. `fov` is rounded so that the width is a multiple of `patch`.
-    """
-    from scipy.ndimage import map_coordinates
-
-    from gengeo_hf.data.images import BACKGROUND
-
-    height, full = size
-    width = min(full // patch, max(1, round(full * fov / 360 / patch))) * patch
-    angle = math.radians(min(fov, 170.0))  # a plane cannot show 180 degrees
-    sharp = max(1, round(2 * math.tan(angle / 2) * width / angle))  # wide enough to keep the middle sharp
-    if sharp < photo.width:  # the interpolation below does not average
-        photo = photo.resize((sharp, max(1, round(photo.height * sharp / photo.width))))
-    focal = photo.width / 2 / math.tan(angle / 2)
-    azimuth = (np.arange(width) + 0.5 - width / 2) * angle / width
-    elevation = np.clip((height / 2 - np.arange(height) - 0.5) * angle / width, -1.5, 1.5)[:, None]
-    columns = np.broadcast_to(photo.width / 2 + focal * np.tan(azimuth) - 0.5, (height, width))
-    rows = photo.height / 2 - focal * np.tan(elevation) / np.cos(azimuth) - 0.5
-    shown = (rows >= -0.5) & (rows <= photo.height - 0.5)
-    pixels = np.asarray(photo, dtype=np.float32)
-    bands = [map_coordinates(pixels[..., band], (rows, columns), order=1, mode="nearest") for band in range(3)]
-    seen = np.where(shown[..., None], np.stack(bands, axis=-1), np.array(BACKGROUND, np.float32))
-    return Image.fromarray(np.clip(np.rint(seen), 0, 255).astype(np.uint8))
 
 
 def _encode_at_own_size(encoder: Any, images: Sequence[Image.Image]) -> np.ndarray:

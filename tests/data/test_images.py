@@ -191,3 +191,28 @@ def test_a_format_that_starts_a_program_is_not_opened(tmp_path, monkeypatch):
     for source in (path, path.read_bytes()):
         with pytest.raises(GenGeoError, match="is no image"):
             open_image(source)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "enough", "shown"),
+    [
+        (1, (100, 200), (600, 800)),  # an eighth would be 200 x 150: less than twice as wide as asked
+        (1, (70, 90), (300, 400)),
+        (6, (200, 100), (800, 600)),  # it lies on its side: what is asked is upright
+        (1, (400, 500), (1200, 1600)),
+        (1, None, (1200, 1600)),
+    ],
+)
+def test_a_large_jpeg_is_decoded_no_larger_than_is_needed(orientation, enough, shown):
+    y, x = np.mgrid[:1200, :1600]
+    waves = [128 + 100 * np.sin(x / 60 + y / 90), 128 + 100 * np.cos(x / 40), 128 + 100 * np.sin(y / 50)]
+    picture = Image.fromarray(np.stack(waves, axis=-1).astype(np.uint8))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    data = saved(picture, "JPEG", quality=95, exif=exif)
+    image = open_image(data, enough=enough)
+    assert image.size == shown[::-1] and image.mode == "RGB"
+    small = (200, 100) if orientation == 1 else (100, 200)
+    whole = np.asarray(open_image(data).resize(small, Image.Resampling.BICUBIC), dtype=int)
+    assert np.abs(np.asarray(image.resize(small, Image.Resampling.BICUBIC)) - whole).max() <= 3
+    assert open_image(saved(picture, "PNG"), enough=enough).size == picture.size  # which knows no such way

@@ -9,10 +9,11 @@ from PIL import ExifTags, Image
 
 from gengeo_hf.errors import GenGeoError
 from gengeo_hf.places import GeoIndex, GeoLocalizer, Look
-from gengeo_hf.places.photos import drive_times, note_of, panorama_size, pictures, read_photo, unrolled
+from gengeo_hf.places.canvas import RISE, Canvas, canvas_of, fitted, unrolled
+from gengeo_hf.places.photos import drive_times, note_of, pictures, read_photo
 from tests.places.conftest import ListSource
 
-PANORAMA = (28, 112)  # of the small model: height, width
+PANORAMA = Canvas(28, 112)  # of the small model
 
 
 def jpeg(path, size=(300, 200), focal=None, time=None, subsec=None, xmp=None):
@@ -48,7 +49,7 @@ def test_a_real_cameras_field_of_view(shared_data):
 def test_a_street_view_panorama_says_what_it_shows(tmp_path):
     words = b'<x GPano:FullPanoWidthPixels="8000" GPano:CroppedAreaImageWidthPixels="4000" PoseHeadingDegrees="24.9"/>'
     photo = read_photo(jpeg(tmp_path / "a.jpg", (400, 100), xmp=words))
-    assert (photo.fov, photo.heading) == (180.0, 24.9)
+    assert (photo.fov, photo.heading, photo.flat) == (180.0, 24.9, False)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_wrong_looks_are_refused():
 
 def test_a_photo_unrolls_to_the_directions_it_shows():
     """A photo of a wall whose colour tells azimuth (red) and height (green), by the pinhole equations."""
-    fov, size = 80.0, (70, 360)  # one pixel a degree
+    fov, size = 80.0, Canvas(70, 360)  # one pixel a degree
     width, height = 800, 600
     focal = width / 2 / math.tan(math.radians(fov / 2))
     x, y = np.meshgrid(np.arange(width) + 0.5 - width / 2, np.arange(height) + 0.5 - height / 2)
@@ -102,9 +103,78 @@ def test_a_photo_unrolls_to_the_directions_it_shows():
 
 def test_the_width_is_whole_patches_and_never_more_than_a_panorama():
     photo = Image.new("RGB", (640, 480))
-    assert unrolled(photo, 60, (154, 770), 14).size == (126, 154)
-    assert unrolled(photo, 359, (28, 112), 14).width == 112
-    assert unrolled(photo, 1, (28, 112), 14).width == 14
+    assert unrolled(photo, 60, Canvas(154, 770), 14).size == (126, 154)
+    assert unrolled(photo, 359, PANORAMA, 14).width == 112
+    assert unrolled(photo, 1, PANORAMA, 14).width == 14
+    # The scale stays that of the model: 28 columns are 90 degrees, of which the photo shows the 75 in the middle.
+    shown = (np.asarray(unrolled(photo, 75, PANORAMA, 14))[14] == 0).all(axis=-1)
+    assert shown.tolist() == [False] * 2 + [True] * 24 + [False] * 2
+
+
+def smooth_panorama(width=1440):
+    """A whole sphere, equirectangular, of few waves, and what its directions (radians) look like."""
+
+    def colours(azimuth, elevation):
+        waves = [np.sin(3 * azimuth + 2 * elevation), np.cos(2 * azimuth - 5 * elevation), np.sin(7 * elevation)]
+        return 128 + 100 * np.stack(waves, axis=-1)
+
+    azimuth = (np.arange(width) + 0.5 - width / 2) * 2 * np.pi / width
+    elevation = (width / 4 - np.arange(width // 2) - 0.5) * 2 * np.pi / width
+    grid = np.meshgrid(azimuth, elevation)
+    return Image.fromarray(np.rint(colours(*grid)).astype(np.uint8)), colours
+
+
+@pytest.mark.parametrize("rise", [180.0, RISE["cvusa"], 70.0])
+def test_a_photo_looks_as_it_would_in_the_models_panoramas(rise):
+    """A pinhole photo of a sphere, against the same part of the sphere as the model was shown it in training."""
+    sphere, colours = smooth_panorama()
+    canvas, fov = Canvas(56, 280, rise), 90.0
+    x, y = np.meshgrid((np.arange(900) + 0.5 - 450) / 450, (np.arange(700) + 0.5 - 350) / 450)
+    photo = Image.fromarray(np.rint(colours(np.arctan(x), np.arctan(-y / np.hypot(x, 1)))).astype(np.uint8))
+    rows = round(720 * rise / 180)
+    cropped = sphere.crop((0, (720 - rows) // 2, 1440, (720 - rows) // 2 + rows))  # as a data set distributes it
+    learned = np.asarray(cropped.resize((280, 56)), dtype=float)[:, 105:175]
+    seen = np.asarray(unrolled(photo, fov, canvas, 14), dtype=float)
+    shown = (seen != [124, 116, 104]).any(axis=-1)
+    assert seen.shape == learned.shape and shown.mean() > min(0.95, 60 / rise)
+    inner = shown[1:-1, 1:-1] & shown[:-2, 1:-1] & shown[2:, 1:-1]
+    assert np.abs(seen - learned)[1:-1, 1:-1][inner].max() < 8
+    part = sphere.crop((540, 260, 900, 460))  # of an equirectangular panorama: 90 x 50 degrees
+    again = np.asarray(unrolled(part, fov, canvas, 14, flat=False), dtype=float)
+    shown = (again != [124, 116, 104]).any(axis=-1)
+    inner = shown[1:-1, 1:-1] & shown[:-2, 1:-1] & shown[2:, 1:-1]
+    assert np.abs(again - learned)[1:-1, 1:-1][inner].max() < 8 and inner.mean() > 0.9 * min(1, 50 / rise) - 0.05
+
+
+def test_a_whole_panorama_gets_the_rows_that_the_model_knows():
+    sphere, _ = smooth_panorama()
+    cut = fitted(sphere, Canvas(154, 770, RISE["cvusa"]))
+    assert cut.size == (1440, 262) and cut.getpixel((9, 0)) == sphere.getpixel((9, 229))
+    crop = sphere.crop((0, 229, 1440, 491))
+    assert fitted(crop, Canvas(154, 770, RISE["cvusa"])) is crop  # 5.5:1 is CVUSA's own
+    filled = fitted(crop, Canvas(154, 770, 180.0))
+    assert filled.size == sphere.size and filled.getpixel((9, 229)) == sphere.getpixel((9, 229))
+    assert filled.getpixel((9, 0)) == (124, 116, 104)
+    for canvas in (Canvas(154, 770), Canvas(294, 588, 180.0), Canvas(70, 140, 70.0)):
+        assert fitted(sphere, canvas) is sphere  # nothing is known, it fits, it has the shape of the model's own
+
+
+def test_the_canvas_follows_from_what_a_model_was_trained_on(tiny_model, tiny_processor):
+    from gengeo_hf.data.benchmarks import cvusa
+    from gengeo_hf.encoder import Encoder
+    from gengeo_hf.world.render import panorama_rays
+
+    encoder = Encoder(tiny_model, tiny_processor, device="cpu")
+    for trained_on, name in (("cvusa/train", "cvusa"), ("vigor-cross/train[Seattle]", "vigor"), ("own/train", None)):
+        encoder.training_record = {"trained_on": trained_on}
+        assert canvas_of(encoder) == Canvas(28, 112, RISE.get(name))
+    encoder.training_record = {"trained_on": "world/urban/train"}
+    canvas = canvas_of(encoder)
+    rays = panorama_rays((canvas.height, canvas.width), (0.5, 0.5)).reshape(canvas.height, canvas.width, 3)
+    elevation = np.arcsin(rays[:, 0, 2] / np.linalg.norm(rays[:, 0], axis=-1))
+    np.testing.assert_allclose(-np.diff(elevation), canvas.pixel[0], rtol=1e-3)
+    np.testing.assert_allclose(elevation[0], (canvas.height - 1) / 2 * canvas.pixel[0], rtol=1e-3)
+    assert RISE["cvusa"] == pytest.approx(360 * 224 / 1232) and "224 x 1232" in cvusa.__doc__
 
 
 def test_a_panorama_is_turned_to_north(tmp_path):
@@ -136,7 +206,7 @@ def test_a_model_of_panoramas_sees_cut_outs_and_turns(tiny_model, tiny_processor
     from gengeo_hf.encoder import Encoder
 
     encoder = Encoder(tiny_model, tiny_processor, device="cpu", batch_size=4)
-    assert panorama_size(encoder) == PANORAMA
+    assert canvas_of(encoder) == PANORAMA
     index = GeoIndex.build(encoder, ListSource(count=6), tmp_path / "idx")
     localizer = GeoLocalizer(encoder, index)
     generator = np.random.default_rng(0)
