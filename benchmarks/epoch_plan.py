@@ -10,6 +10,9 @@ prints the distance to the nearest negative of a batch in the first and in the l
 import argparse
 import json
 import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -32,35 +35,48 @@ def quarters(sampler: HardNegativeBatchSampler) -> tuple[float, float]:
     return float(np.median(metres[:quarter])), float(np.median(metres[-quarter:]))
 
 
+RULES = {
+    "our rules": Rules,
+    "our rules without back-fill": partial(Rules, backfill=False),
+    "published rules": Rules.sample4geo,
+}
+TABLE_GOAL, PLAN_GOAL = 20, 3  # CPU seconds, at 105,214 pairs
+
+
+def measure(pairs: int, batch_size: int = 256, pool: int = 128, names: Sequence[str] = tuple(RULES)) -> dict[str, Any]:
+    """CPU seconds of the table of neighbours and of each plan, with what the plan is like."""
+    lat_lon = towns(pairs, np.random.default_rng(0))
+    ids = [f"place-{number}" for number in range(pairs)]
+    started = time.process_time()
+    table = great_circle_neighbours(ids, lat_lon[:, 0], lat_lon[:, 1], pool)
+    found: dict[str, Any] = {"table_cpu_s": time.process_time() - started, "plans": {}}
+    for name in names:
+        sampler = HardNegativeBatchSampler(Pairs(np.arange(pairs), None, lat_lon), RULES[name](batch_size))
+        sampler.set_tables(geographic=table.neighbours)
+        started = time.process_time()
+        plan = sampler.plan()
+        seconds = time.process_time() - started
+        first, last = quarters(sampler)
+        found["plans"][name] = {
+            "cpu_s": seconds, "anchors": plan.anchors / len(plan.batches), "dropped": plan.dropped, "first_m": first,
+            "last_m": last, "state_bytes": len(json.dumps(sampler.state_dict())),
+        }  # fmt: skip
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=105_214)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--pool", type=int, default=128, help="K, columns of the neighbour table")
     given = parser.parse_args()
-    lat_lon = towns(given.pairs, np.random.default_rng(0))
-
-    started = time.process_time()
-    ids = [f"place-{number}" for number in range(given.pairs)]
-    table = great_circle_neighbours(ids, lat_lon[:, 0], lat_lon[:, 1], given.pool)
-    print(f"GPS table, {given.pairs:,} places, K = {given.pool}: {time.process_time() - started:.1f} CPU-s (goal: 20)")
-
-    pairs = Pairs(np.arange(given.pairs), None, lat_lon)
-    for name, rules in (
-        ("our rules", Rules(given.batch_size)),
-        ("our rules without back-fill", Rules(given.batch_size, backfill=False)),
-        ("published rules", Rules.sample4geo(given.batch_size)),
-    ):
-        sampler = HardNegativeBatchSampler(pairs, rules)
-        sampler.set_tables(geographic=table.neighbours)
-        started = time.process_time()
-        plan = sampler.plan()
-        seconds = time.process_time() - started
-        first, last = quarters(sampler)
+    found = measure(given.pairs, given.batch_size, given.pool)
+    print(f"GPS table, {given.pairs:,} places, K = {given.pool}: {found['table_cpu_s']:.1f} CPU-s (goal: {TABLE_GOAL})")
+    for name, plan in found["plans"].items():
         print(
-            f"{name}: epoch plan {seconds:.1f} CPU-s (goal: 3), {plan.anchors / len(plan.batches):.1f} anchors "
-            f"a batch, {plan.dropped} of {given.pairs:,} pairs dropped; nearest negative {first:,.0f} m away in "
-            f"the first quarter, {last:,.0f} m in the last; state {len(json.dumps(sampler.state_dict()))} bytes"
+            f"{name}: epoch plan {plan['cpu_s']:.1f} CPU-s (goal: {PLAN_GOAL}), {plan['anchors']:.1f} anchors "
+            f"a batch, {plan['dropped']} of {given.pairs:,} pairs dropped; nearest negative {plan['first_m']:,.0f} m "
+            f"away in the first quarter, {plan['last_m']:,.0f} m in the last; state {plan['state_bytes']} bytes"
         )
 
 

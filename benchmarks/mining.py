@@ -15,9 +15,36 @@ import numpy as np
 
 from gengeo_hf.learning import similar_tiles
 
+MEMORY_GOAL = 500  # MB beyond the descriptors
+
 
 def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def measure(
+    pairs: int, dim: int = 1024, pool: int = 128, part: int | None = None, device: str = "cpu"
+) -> dict[str, float]:
+    """Clock and CPU seconds of `part` photos against all tiles, and MB beyond the descriptors."""
+    generator = np.random.default_rng(0)
+    ground, aerial = (np.empty((pairs, dim), np.float32) for _ in range(2))
+    for table in (ground, aerial):
+        for first in range(0, pairs, 4096):  # in blocks, or making them would set the peak
+            block = generator.standard_normal(table[first : first + 4096].shape, dtype=np.float32)
+            table[first : first + 4096] = block / np.linalg.norm(block, axis=1, keepdims=True)
+    own = np.arange(pairs)
+    similar_tiles(ground[:64], aerial[:4096], own[:64], pool, device=device)  # loads the libraries
+    before, wall, cpu = peak_mb(), time.perf_counter(), time.process_time()
+    asking = part or pairs
+    found = similar_tiles(ground[:asking], aerial, own[:asking], pool, device=device)
+    return {
+        "clock_s": time.perf_counter() - wall,
+        "cpu_s": time.process_time() - cpu,
+        "descriptors_mb": 2 * ground.nbytes / 2**20,
+        "before_mb": before,
+        "added_mb": peak_mb() - before,
+        "table_mb": found.nbytes / 2**20,
+    }
 
 
 def main() -> None:
@@ -28,28 +55,17 @@ def main() -> None:
     parser.add_argument("--part", type=int, help="photos that ask; all without it")
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
-    generator = np.random.default_rng(0)
-    ground, aerial = (np.empty((given.pairs, given.dim), np.float32) for _ in range(2))
-    for table in (ground, aerial):
-        for first in range(0, given.pairs, 4096):  # in blocks, or making them would set the peak
-            block = generator.standard_normal(table[first : first + 4096].shape, dtype=np.float32)
-            table[first : first + 4096] = block / np.linalg.norm(block, axis=1, keepdims=True)
-    own = np.arange(given.pairs)
-    similar_tiles(ground[:64], aerial[:4096], own[:64], given.pool, device=given.device)  # loads the libraries
-    before, started = peak_mb(), (time.perf_counter(), time.process_time())
+    found = measure(given.pairs, given.dim, given.pool, given.part, given.device)
     part = given.part or given.pairs
-    found = similar_tiles(ground[:part], aerial, own[:part], given.pool, device=given.device)
-    wall, cpu = time.perf_counter() - started[0], time.process_time() - started[1]
-    descriptors = 2 * ground.nbytes / 2**20
     print(
-        f"{given.pairs:,} x {given.dim} descriptors of both views: {descriptors:,.0f} MB; mining added "
-        f"{peak_mb() - before:,.0f} MB to the peak of {before:,.0f} MB (goal: at most 500), the table holds "
-        f"{found.nbytes / 2**20:.0f} MB of them"
+        f"{given.pairs:,} x {given.dim} descriptors of both views: {found['descriptors_mb']:,.0f} MB; mining added "
+        f"{found['added_mb']:,.0f} MB to the peak of {found['before_mb']:,.0f} MB (goal: at most {MEMORY_GOAL}), the "
+        f"table holds {found['table_mb']:.0f} MB of them"
     )
     whole = given.pairs / part
     print(
-        f"{part:,} photos against all tiles on {given.device}: {wall:.1f} s, {cpu:.1f} CPU-s"
-        + (f"; all would take {whole * cpu:,.0f} CPU-s by the number of products" if whole > 1 else "")
+        f"{part:,} photos against all tiles on {given.device}: {found['clock_s']:.1f} s, {found['cpu_s']:.1f} CPU-s"
+        + (f"; all would take {whole * found['cpu_s']:,.0f} CPU-s by the number of products" if whole > 1 else "")
     )
 
 

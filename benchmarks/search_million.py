@@ -9,15 +9,17 @@ FAISS, 4 GB of memory. Start it with OMP_NUM_THREADS=1 for the time of one core.
 """
 
 import argparse
-import json
 import resource
 import tempfile
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
 
+from gengeo_hf.files import write_json
 from gengeo_hf.places.search import THREADS, Searcher, sample_queries
 
 SITES_SIBLINGS = 8
@@ -78,66 +80,72 @@ def usearch_rows(vectors: np.ndarray, dim: int, threads: int):  # noqa: ANN201
     return search, index.serialized_length / len(vectors)
 
 
+def kinds(vectors: np.ndarray) -> dict[str, Callable[[], tuple[Any, float] | None]]:
+    """How each kind is built: gives its search and its bytes a tile, or None where its package is missing."""
+    dim = vectors.shape[1]
+
+    def exact() -> tuple[Any, float]:
+        return Searcher("fp16", vectors).search, 2 * dim
+
+    def flat() -> tuple[Any, float]:
+        index = faiss.IndexFlatIP(dim)
+        for start in range(0, len(vectors), 16_384):
+            index.add(vectors[start : start + 16_384].astype(np.float32))
+        return index.search, 4 * dim
+
+    def scan() -> tuple[Any, float]:
+        searcher = Searcher("rabitq", vectors)
+        return searcher.search, 2 * dim + len(faiss.serialize_index(searcher._index)) / len(vectors)
+
+    def hnsw() -> tuple[Any, float] | None:
+        return usearch_rows(vectors, dim, THREADS)
+
+    return {"fp16 (exact)": exact, "faiss flat": flat, "rabitq": scan, "usearch": hnsw}
+
+
+def measure(
+    tiles: int, dim: int, queries: int = 512, singles: int = 50, skip: Sequence[str] = ()
+) -> Iterator[dict[str, Any]]:
+    """A row for each kind as it is finished; the first is exact and sets the recall of the others."""
+    with tempfile.TemporaryDirectory() as folder:
+        vectors = descriptors(tiles, dim, Path(folder) / "descriptors.npy")
+        asked, exact = sample_queries(vectors, queries), None
+        for name, build in kinds(vectors).items():
+            if name in skip:
+                continue
+            started = time.process_time()
+            made = build()
+            if made is None:
+                continue
+            seconds = time.process_time() - started
+            one, batch, found = timed(made[0], asked, 10, singles)
+            exact = found if exact is None else exact
+            both = zip(exact.tolist(), found.tolist(), strict=True)
+            yield {
+                "kind": name, "build_cpu_s": seconds, "bytes_a_tile": made[1], "cpu_ms_one": one,
+                "cpu_ms_batch_64": batch, "recall_at_1": float((exact[:, 0] == found[:, 0]).mean()),
+                "recall_at_10": float(np.mean([len(set(a) & set(b)) / 10 for a, b in both])),
+            }  # fmt: skip
+            del made  # the next kind needs the memory
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tiles", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=1024)
     parser.add_argument("--queries", type=int, default=512)
     parser.add_argument("--singles", type=int, default=50, help="queries that are asked one by one")
-    parser.add_argument("--skip", nargs="*", default=[], help="kinds to leave out, e.g. exact usearch")
+    parser.add_argument("--skip", nargs="*", default=[], help='kinds to leave out, e.g. "faiss flat" usearch')
     parser.add_argument("--out", type=Path, help="also write the figures as JSON")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        vectors = descriptors(arguments.tiles, arguments.dim, Path(folder) / "descriptors.npy")
-        queries = sample_queries(vectors, arguments.queries)
-        exact, rows = None, []
-
-        def measure(name: str, build, size: float) -> None:  # noqa: ANN001
-            nonlocal exact
-            if name in arguments.skip:
-                return
-            started = time.process_time()
-            search = build()
-            if search is None:
-                return
-            if isinstance(search, tuple):
-                search, size = search
-            seconds = time.process_time() - started
-            one, batch, found = timed(search, queries, 10, arguments.singles)
-            exact = found if exact is None else exact
-            top1 = float((exact[:, 0] == found[:, 0]).mean())
-            top10 = float(
-                np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact.tolist(), found.tolist(), strict=True)])
-            )
-            row = {"kind": name, "build_cpu_s": seconds, "bytes_a_tile": size, "cpu_ms_one": one,
-                   "cpu_ms_batch_64": batch, "recall_at_1": top1, "recall_at_10": top10}  # fmt: skip
-            rows.append(row)
-            print(
-                {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}, flush=True
-            )
-
-        dim = arguments.dim
-        flat = faiss.IndexFlatIP(dim)
-        measure("fp16 (exact)", lambda: Searcher("fp16", vectors).search, 2 * dim)
-
-        def fill():  # noqa: ANN202
-            for start in range(0, len(vectors), 16_384):
-                flat.add(vectors[start : start + 16_384].astype(np.float32))
-            return flat.search
-
-        measure("faiss flat", fill, 4 * dim)
-        flat.reset()
-
-        def scan():  # noqa: ANN202
-            searcher = Searcher("rabitq", vectors)
-            return searcher.search, 2 * dim + len(faiss.serialize_index(searcher._index)) / len(vectors)
-
-        measure("rabitq", scan, 0)
-        measure("usearch", lambda: usearch_rows(vectors, dim, THREADS), 0)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(f"{arguments.tiles:,} x {dim}, {THREADS} threads, peak memory {peak:.1f} GB")
-        if arguments.out:
-            arguments.out.write_text(json.dumps({"tiles": arguments.tiles, "dim": dim, "rows": rows}, indent=1))
+    given = parser.parse_args()
+    rows = []
+    for row in measure(given.tiles, given.dim, given.queries, given.singles, given.skip):
+        rows.append(row)
+        print({key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}, flush=True)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"{given.tiles:,} x {given.dim}, {THREADS} threads, peak memory {peak:.1f} GB")
+    if given.out:
+        write_json(given.out, {"tiles": given.tiles, "dim": given.dim, "rows": rows})
 
 
 if __name__ == "__main__":

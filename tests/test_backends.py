@@ -103,7 +103,7 @@ def test_bfloat16_multiplies_rounded_and_gives_unit_vectors(tiny_model):
         trial.choose(tiny_model.bfloat16(), None, "torch", "float32")
 
 
-@pytest.mark.parametrize("kind", ["salad", "not shared"])
+@pytest.mark.parametrize("kind", ["salad", pytest.param("not shared", marks=pytest.mark.slow)])
 def test_openvino_gives_the_descriptors_of_torch_at_any_size(kind):
     pytest.importorskip("openvino")
     model = build(kind)

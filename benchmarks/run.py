@@ -1,0 +1,110 @@
+"""The whole, measured: one table of ratios against what a user would otherwise take, all in one run.
+
+    make bench                                             # under 20 minutes on two quiet cores
+    python benchmarks/run.py --quick                       # every section at small sizes, to see that it works
+    python benchmarks/run.py --only extraction startup     # some sections; the others are kept from the last run
+
+Writes benchmarks/results/bench.json and bench.md: figures with their goals, met or missed, and facts about the machine.
+Ways that are compared take turns in one process; what is told are medians, and ratios are of CPU time where neighbours
+on the machine could stretch the clock. Each section measures at three sizes where that means something and tells the
+exponent of growth: 1 is linear. Sections of a GPU run where there is one.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from measuring import Figure, machine
+from sections import GPU_SECTIONS, SECTIONS, Sizes
+
+from gengeo_hf.files import write_json, write_text
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def as_markdown(found: dict[str, Any]) -> str:
+    """The report for people."""
+    facts = found["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
+    lines = [
+        "# Measured",
+        "",
+        f"`python benchmarks/run.py{' --quick' if found['quick'] else ''}`, {found['date']}, {found['minutes']:.0f} "
+        f"minutes, on {facts['cpu']} ({facts['architecture']}; {', '.join(facts['flags']) or 'no flags of interest'}), "
+        f"{facts['cores']} cores, {facts['threads']} threads, {facts['memory_gb']} GB, load {facts['load']} at the "
+        f"start, GPU: {facts['gpu'] or 'none'}; {facts['system']}, Python {facts['python']}, {versions}.",
+        "",
+        "Ratios are of CPU time of ways that took turns; read the ratios, for times are those of this machine.",
+        *(["", "**Small sizes (`--quick`): these figures show that the command works, and nothing else.**"]
+          if found["quick"] else []),
+    ]  # fmt: skip
+    for section, rows in found["sections"].items():
+        lines += [
+            "",
+            f"## {section}",
+            "",
+            "| what | figure | clock s | CPU s | goal | |",
+            "| --- | --- | --- | --- | --- | --- |",
+        ]
+        lines += [_row(row) for row in rows]
+    return "\n".join([*lines, ""])
+
+
+def _row(row: dict[str, Any]) -> str:
+    verdict = {True: "met", False: "**missed**", None: ""}[row["met"]]
+    clock, cpu = (f"{row[key]:.3g}" if row[key] is not None else "" for key in ("clock_s", "cpu_s"))
+    note = f"; {row['note']}" if row["note"] and verdict else row["note"]
+    return f"| {row['what']} | {row['value']:.4g} {row['unit']} | {clock} | {cpu} | {row['goal']} | {verdict}{note} |"
+
+
+def run_section(name: str, section: Callable[[Sizes], list[Figure]], sizes: Sizes) -> list[Figure]:
+    """Figures of a section, printed as they come; a section that fails says so and the others go on."""
+    started = time.perf_counter()
+    try:
+        rows = section(sizes)
+    except Exception as error:  # one broken section must not cost the figures of the others
+        rows = [Figure(name, "failed", 0.0, "", note=f"{type(error).__name__}: {str(error).splitlines()[0][:200]}")]
+    for row in rows:
+        print(_row(row.plain()), flush=True)
+    print(f"{name}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    everything = {**SECTIONS, **GPU_SECTIONS}
+    parser.add_argument("--only", nargs="+", choices=[*everything], help="sections to run; the others are kept")
+    parser.add_argument("--quick", action="store_true", help="small sizes, few rounds")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for bench.json and bench.md")
+    given = parser.parse_args()
+    facts, started = machine(), time.perf_counter()
+    asked = given.only or [*SECTIONS, *(GPU_SECTIONS if facts["gpu"] else [])]
+    if not facts["gpu"] and not given.only:
+        print("no GPU here: its sections are left out", file=sys.stderr)
+    sizes = Sizes.quick() if given.quick else Sizes()
+    stored, kept = given.out / "bench.json", {}
+    if given.only and stored.is_file():
+        old = json.loads(stored.read_text(encoding="utf-8"))
+        if old["machine"]["cpu"] == facts["cpu"] and old["quick"] == given.quick:  # else they say nothing together
+            kept = old["sections"]
+    for name in asked:
+        kept[name] = [row.plain() for row in run_section(name, everything[name], sizes)]
+    found = {
+        "date": time.strftime("%Y-%m-%d"), "quick": given.quick, "minutes": (time.perf_counter() - started) / 60,
+        "machine": facts, "sections": {name: kept[name] for name in everything if name in kept},
+    }  # fmt: skip
+    write_json(stored, found)
+    write_text(given.out / "bench.md", as_markdown(found))
+    missed = [row["what"] for rows in found["sections"].values() for row in rows if row["met"] is False]
+    failed = [name for name, rows in found["sections"].items() if any(row["what"] == "failed" for row in rows)]
+    print(f"{len(missed)} goals missed" + (f": {'; '.join(missed)}" if missed else ""))
+    if failed:
+        sys.exit(f"sections that failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()

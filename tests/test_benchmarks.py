@@ -1,0 +1,51 @@
+"""The report of benchmarks: every section runs at small sizes, and figures are judged by their goals."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def measuring(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import measuring
+
+    return measuring
+
+
+def test_growth_goals_and_turns(measuring):
+    assert measuring.exponent([10, 100, 1000], [0.02, 2, 200]) == pytest.approx(2)
+    assert measuring.Figure("s", "w", 1.31, "x", goal="<= 1.3").met is False
+    assert measuring.Figure("s", "w", 2.4, "x", goal=">= 2.3").met is True
+    assert measuring.Figure("s", "w", 2.4, "x").met is None
+    calls = []
+    turns = measuring.in_turns(
+        {"first": lambda: calls.append("a"), "second": lambda: calls.append("b") or sum(range(3_000_000))}, rounds=2
+    )
+    assert calls == ["a", "b", "a", "b", "a"]  # what loses by far has one turn after the warm-up
+    assert len(turns.cpu["second"]) == 1 and len(turns.cpu["first"]) == 2
+    assert turns.times_as_fast("first", "second") > 3
+
+
+@pytest.mark.slow
+def test_every_section_runs_and_is_written(tmp_path):
+    command = [sys.executable, str(BENCHMARKS / "run.py"), "--quick", "--out", str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-3000:]
+    found = json.loads((tmp_path / "bench.json").read_text())
+    sections = {"start", "extraction", "answer", "head", "sampler", "mining", "ranks", "search", "world"}
+    assert sections <= set(found["sections"])
+    for name in sections - {"start", "answer", "head"}:
+        assert any(row["unit"] == "exponent" for row in found["sections"][name]), name
+    cosines = [row["value"] for row in found["sections"]["extraction"] if row["unit"] == "lowest cosine to it"]
+    assert len(cosines) >= 2 and min(cosines) > 0.9
+    text = (tmp_path / "bench.md").read_text()
+    assert "**Small sizes" in text and "| gengeo --help |" in text and str(Path.home()) not in text
+    only = [*command, "--only", "sampler"]
+    again = subprocess.run(only, capture_output=True, text=True)
+    assert again.returncode == 0 and sections <= set(json.loads((tmp_path / "bench.json").read_text())["sections"])
