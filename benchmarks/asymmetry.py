@@ -78,7 +78,7 @@ def described(name: str, found: dict[str, ClassPreference]) -> list[str]:
     apart, areas = asymmetry(found["ground"], found["aerial"], [CLASS_NAMES.index("sky")])
     lines.append(f"asymmetry of the views, sky left out: {apart:.2f} of the kept mass, {areas:.2f} of the mere areas")
     shares = ", ".join(f"{value.place_share:.0%} ({view})" for view, value in found.items())
-    lines.append(f"variance of what is kept that the place in the image explains alone: {shares}")
+    lines.append(f"variance of what is kept, explained by the place alone: {shares}")
     return lines
 
 

@@ -14,6 +14,7 @@ import gengeo_hf
 
 project = "gengeo_hf"
 author = "the gengeo_hf authors"
+copyright = f"{author}, Apache-2.0"
 release = importlib.metadata.version("gengeo_hf")
 html_title = f"{project} {release}"
 
@@ -24,6 +25,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
 ]
+default_role = "literal"  # docstrings put code between single backticks
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}  # .rst: what autosummary writes
 exclude_patterns = ["sensitivity_table.md", "asymmetry_table.md"]  # included by other pages
 myst_enable_extensions = ["colon_fence"]

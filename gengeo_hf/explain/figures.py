@@ -192,9 +192,9 @@ def clusters_figure(
         side: height of a patch in pixels.
     """
     order = np.argsort(-sum(plan.mean(axis=(1, 2)) for plan in plans))[:most]
-    rows = []
+    rows: list[Row] = []
     for cluster in order:
-        panels = []
+        panels: list[Panel] = []
         for patches, plan in zip((ground[cluster], aerial[cluster]), plans, strict=True):
             view = "" if rows else "aerial" if panels else "ground"  # once, above the first row
             panels.append(Panel(heat(stretch(plan[cluster]), 12), view))
