@@ -2,10 +2,11 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+OLDEST := .venv-oldest
 # One thread per pytest worker: two workers that each start two OpenMP threads wait on one another.
 TEST_ENV := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 
-.PHONY: help setup demo test test-slow notebooks docs pictures lint format clean
+.PHONY: help setup demo test test-slow test-oldest bench notebooks docs pictures lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -28,6 +29,16 @@ test: setup  ## Run the tests (under 6 minutes on 2 cores)
 
 test-slow: setup  ## Run the long tests too: training runs, resume after kill, the figures
 	$(TEST_ENV) $(BIN)/python -m pytest -m "not gpu and not network"
+
+test-oldest: pyproject.toml  ## Run the tests with the lower bounds of pyproject.toml, in an environment of their own
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python .ci/lower_bounds.py > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python -m pip install --quiet -c $(OLDEST)/constraints.txt torch
+	$(OLDEST)/bin/python -m pip install --quiet -c $(OLDEST)/constraints.txt -e '.[dev]'
+	$(TEST_ENV) $(OLDEST)/bin/python -m pytest -n 2
+
+bench: setup  ## Measure everything beside its alternatives: benchmarks/results/bench.md (20 minutes on 2 quiet cores)
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/run.py
 
 notebooks: setup  ## Execute the notebooks on the synthetic world and write their outputs
 	$(BIN)/python notebooks/run.py

