@@ -57,7 +57,7 @@ def build_world(
         The dataset `world/<domain>/<split>`.
 
     Raises:
-        GenGeoError: unknown domain or split, a size or number out of range, a damaged cache.
+        GenGeoError: unknown domain or split, a size or number out of range, a damaged cache, a full disk.
         MissingExtraError: embreex is not installed and something must be drawn.
     """
     _check(domain, split, num_pairs, seed, ground_size, aerial_size, workers)
@@ -71,7 +71,10 @@ def build_world(
     jobs = _jobs(home, domain, split, num_pairs, seed, ground_size, aerial_size)
     missing = [job for job in jobs if not job.folder.exists()]
     if missing:
-        _draw(missing, workers if workers is not None else os.cpu_count() or 1, progress, f"world/{domain}/{split}")
+        try:
+            _draw(missing, workers if workers is not None else os.cpu_count() or 1, progress, f"world/{domain}/{split}")
+        except OSError as error:
+            raise GenGeoError(f"the world could not be stored in {home}: {error.strerror or error}") from error
     return _load(f"world/{domain}/{split}", jobs)
 
 

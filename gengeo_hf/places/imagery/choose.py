@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gengeo_hf.errors import GenGeoError
+from gengeo_hf.exchange import first_line
 from gengeo_hf.places.imagery.dataset import HUB, holds_pictures, hub_tiles, parquet_tiles
 from gengeo_hf.places.imagery.raster import RasterTiles
 from gengeo_hf.places.imagery.table import TABLE_SUFFIXES, TableTiles
@@ -97,4 +98,8 @@ def _saved_dataset(path: Path) -> TileSource:
     from gengeo_hf.places.imagery.dataset import DatasetTiles
 
     folder = path if (path / "dataset_info.json").is_file() else path / "gallery"
-    return DatasetTiles(datasets.load_from_disk(str(folder)), name=path.name)
+    try:
+        found = datasets.load_from_disk(str(folder))
+    except Exception as error:  # a damaged file raises whatever its reader happens to meet
+        raise GenGeoError(f"{folder} is no saved dataset that can be read: {first_line(error)}") from error
+    return DatasetTiles(found, name=path.name)

@@ -16,6 +16,7 @@ import pyarrow.parquet
 from PIL import Image
 
 from gengeo_hf.errors import GenGeoError
+from gengeo_hf.exchange import first_line
 from gengeo_hf.places.geodesy import Bounds
 from gengeo_hf.places.tiles import tile_table
 
@@ -103,7 +104,11 @@ def parquet_tiles(paths: Sequence[Path]) -> DatasetTiles:
     import datasets
 
     name = paths[0].parent.name if len(paths) > 1 else paths[0].stem
-    return DatasetTiles(datasets.Dataset.from_parquet([str(path) for path in paths]), name, paths[0].parent)
+    try:
+        found = datasets.Dataset.from_parquet([str(path) for path in paths])
+    except Exception as error:  # a damaged file raises whatever its reader happens to meet
+        raise GenGeoError(f"{name} cannot be read as a table with pictures: {first_line(error)}") from error
+    return DatasetTiles(found, name, paths[0].parent)
 
 
 def hub_tiles(address: str) -> DatasetTiles:
