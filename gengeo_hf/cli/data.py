@@ -14,7 +14,10 @@ data_app = typer.Typer(no_args_is_help=True, help="Check, show and export pairs 
 app.add_typer(data_app, name="data")
 
 Name = Annotated[
-    str, typer.Argument(help="cvusa, cvact, vigor-same, vigor-cross, university1652, table, folder, parquet, world-*.")
+    str,
+    typer.Argument(
+        help="cvusa, cvact, vigor-same, vigor-cross, university1652, table, folder, parquet, webdataset, world-*."
+    ),
 ]
 Folder = Annotated[Path, typer.Argument(help="The data set's folder (or a table's file).")]
 Options = Annotated[
@@ -27,15 +30,18 @@ Split = Annotated[str, typer.Option(help="Split of the data set.")]
 def check(
     name: Name,
     folder: Folder,
+    options: Options = None,
     fix: Annotated[bool, typer.Option("--fix", help="Make the links that are offered; nothing is moved.")] = False,
 ) -> None:
     """Say what a folder holds, what it should hold, and what to do. Exit code 1 where something is missing.
 
     **Example:** `gengeo data check cvusa /data/CVUSA`
+
+    Options of the loader as for `show`: `gengeo data check table pairs.csv columns.heading=gyro missing=drop`
     """
     from gengeo_hf.data.check import check_data
 
-    report = check_data(name, folder)
+    report = check_data(name, folder, **_given(options))
     typer.echo(str(report))
     if fix:
         for link in report.make_links():
@@ -85,7 +91,7 @@ def export(
 
     **Example:** `gengeo data export table pairs.csv --split train --out exported`
 
-    Parquet is read again by `data.name=parquet data.root=exported`.
+    Parquet is read again by `data.name=parquet data.root=exported`, webdataset by `data.name=webdataset`.
     """
     from gengeo_hf.data.export import export_pairs
     from gengeo_hf.errors import GenGeoError
@@ -109,12 +115,18 @@ def export(
 
 def _load(name: str, folder: Path, split: str, options: list[str] | None) -> "CrossViewDataset":
     """The data set, with options as training's configuration files write them."""
+    from gengeo_hf.data import load_pairs
+
+    return load_pairs(name, folder, split, **_given(options))
+
+
+def _given(options: list[str] | None) -> dict[str, Any]:
+    """KEY=VALUE words as a dictionary."""
     from omegaconf import OmegaConf
 
-    from gengeo_hf.data import load_pairs
     from gengeo_hf.errors import GenGeoError
 
     if wrong := [word for word in options or () if "=" not in word]:
         raise GenGeoError(f"expected KEY=VALUE, found {wrong[0]!r}")
     given: Any = OmegaConf.to_container(OmegaConf.from_dotlist(options or []))
-    return load_pairs(name, folder, split, **given)
+    return given

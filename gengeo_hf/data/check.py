@@ -5,12 +5,15 @@ Before: a name and a folder. After: a `Report`.
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from gengeo_hf.data.benchmarks.report import Report
 from gengeo_hf.errors import GenGeoError
 
+OWN = ("table", "folder")  # of a user, with no published counts
 
-def check_data(name: str, root: str | Path) -> Report:
+
+def check_data(name: str, root: str | Path, **options: Any) -> Report:
     """Check one data set.
 
     Benchmarks are compared with their published counts; a user's own table or folder is loaded in all its parts, and
@@ -19,14 +22,21 @@ def check_data(name: str, root: str | Path) -> Report:
     Args:
         name: "cvusa", "cvact", "vigor" (also "vigor-same", "vigor-cross"), "university1652", "table" or "folder".
         root: its folder (or, for "table", its file).
+        options: of the loader, as for `load_pairs`; a benchmark is then loaded with them in all its parts as well.
 
     Raises:
-        GenGeoError: an unknown name, or nothing in the folder looks like the data set.
+        GenGeoError: an unknown name or option, or nothing in the folder looks like the data set.
     """
     checks = _checks()
-    if name not in checks:
-        raise GenGeoError(f"nothing is known to check for {name!r}; expected one of {', '.join(sorted(checks))}")
-    return checks[name](root)
+    if name not in (*checks, *OWN):
+        known = ", ".join(sorted((*checks, *OWN)))
+        raise GenGeoError(f"nothing is known to check for {name!r}; expected one of {known}")
+    if name in OWN:
+        return _parts(Report(name, Path(root)), name, root, options)
+    report = checks[name](root)
+    if options and name == "vigor":
+        raise GenGeoError("with options say which protocol: vigor-same or vigor-cross")
+    return _parts(report, name, root, options) if options else report
 
 
 def _checks() -> dict[str, Callable[[str | Path], Report]]:
@@ -39,24 +49,23 @@ def _checks() -> dict[str, Callable[[str | Path], Report]]:
         "vigor-same": vigor.check,
         "vigor-cross": vigor.check,
         "university1652": university1652.check,
-        "table": lambda root: _own("table", root),
-        "folder": lambda root: _own("folder", root),
     }
 
 
-def _own(name: str, root: str | Path) -> Report:
-    """A user's own data: every part, and some images of each view."""
+def _parts(report: Report, name: str, root: str | Path, options: dict[str, Any]) -> Report:
+    """Load every part, and decode some images of each view."""
     import numpy as np
 
     from gengeo_hf.data.loading import AerialImages, GroundImages
     from gengeo_hf.data.registry import load_pairs
 
-    report = Report(name, Path(root))
     if not Path(root).exists():
         raise GenGeoError(f"there is no {root}")
+    if name == "table":
+        _column_split(report, root, options)
     for split in ("train", "validation", "test"):
         try:
-            data = load_pairs(name, root, split)
+            data = load_pairs(name, root, split, **options)
         except GenGeoError as error:
             report.add(split, str(error), "pairs", False)
             continue
@@ -71,3 +80,16 @@ def _own(name: str, root: str | Path) -> Report:
                 except GenGeoError as error:
                     report.add(split, str(error), "a whole image", False, "fetch or export it again")
     return report
+
+
+def _column_split(report: Report, root: str | Path, options: dict[str, Any]) -> None:
+    """Say how many rows of a table name no part in their column `split`."""
+    from gengeo_hf.data.own import in_no_part
+    from gengeo_hf.data.own_columns import read_rows
+
+    try:
+        lost = in_no_part(read_rows(Path(root), options.get("columns") or {}))
+    except GenGeoError:  # whoever loads the parts says so
+        return
+    for word, count in lost.items():
+        report.add(f"column split, {word!r}" if word else "column split, empty", f"{count:,} rows belong to no part")

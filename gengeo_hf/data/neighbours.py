@@ -114,8 +114,9 @@ class NeighbourTable:
                 note["kind"],
                 note["fingerprint"],
             )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise GenGeoError(f"{path} is no neighbour table of ours ({error}); rebuild it") from error
+        except Exception as error:  # a damaged table raises whatever its reader happens to meet
+            why = (str(error).splitlines() or [type(error).__name__])[0]
+            raise GenGeoError(f"{path} is no neighbour table of ours ({why}); rebuild it") from error
         if loaded._content_hash() != note["content"]:
             raise GenGeoError(f"{path} was changed after it was written (its content hash differs); rebuild it")
         if fingerprint is not None and fingerprint != loaded.fingerprint:
@@ -233,14 +234,12 @@ def _true_tiles(dataset: Any) -> tuple[list[str], np.ndarray, np.ndarray]:
     tiles = dataset.gallery["tile_id"][:]
     rows = dataset.positive_rows()
     used = np.unique(rows)
-    positions = []
-    for column in ("lat", "lon"):
-        of_tile = np.array(dataset.gallery[column][:], dtype=np.float64)
-        of_query = np.array(dataset.queries[column][:], dtype=np.float64)
-        with np.errstate(invalid="ignore"):
-            mean = np.bincount(rows, of_query, len(tiles)) / np.bincount(rows, minlength=len(tiles))
-        positions.append(np.where(np.isnan(of_tile), mean, of_tile)[used])
-    return [tiles[row] for row in used], positions[0], positions[1]
+    of_tile = [np.array(dataset.gallery[column][:], dtype=np.float64) for column in ("lat", "lon")]
+    of_query = [np.array(dataset.queries[column][:], dtype=np.float64) for column in ("lat", "lon")]
+    unknown = np.isnan(of_tile[0]) | np.isnan(of_tile[1])
+    means = mean_positions(rows, *of_query, len(tiles))
+    lat, lon = (np.where(unknown, mean, own)[used] for mean, own in zip(means, of_tile, strict=True))
+    return [tiles[row] for row in used], lat, lon
 
 
 def _checked(ids: Sequence[str], lat: Any, lon: Any, k: int) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
@@ -265,6 +264,31 @@ def _checked(ids: Sequence[str], lat: Any, lon: Any, k: int) -> tuple[tuple[str,
 def on_sphere(lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
     """Unit vectors float64 (N, 3) of angles in radians."""
     return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
+
+
+def mean_positions(group: np.ndarray, lat: np.ndarray, lon: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The middle of each group of positions on the sphere, right across the date line and at the poles.
+
+    Args:
+        group: int (N,), from 0 to `count` - 1: to which group each position belongs.
+        lat, lon: degrees, (N,); positions with NaN are left out.
+        count: how many groups there are.
+
+    Returns:
+        Latitudes and longitudes in degrees, (count,), NaN where a group has no position. A group of one keeps its
+        position to the last bit.
+    """
+    known = ~(np.isnan(lat) | np.isnan(lon))
+    group, lat, lon = group[known], lat[known], lon[known]
+    points = on_sphere(np.radians(lat), np.radians(lon))
+    x, y, z = (np.bincount(group, points[:, axis], count) for axis in range(3))
+    members = np.bincount(group, minlength=count)
+    middle = np.degrees(np.arctan2(z, np.hypot(x, y))), np.degrees(np.arctan2(y, x))
+    for out, own in zip(middle, (lat, lon), strict=True):
+        out[members == 0] = np.nan
+        alone = members[group] == 1
+        out[group[alone]] = own[alone]
+    return middle
 
 
 def _arc_m(chord: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ are recognised, and `columns={...}` overrules. Photos without `fov` are taken fo
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,48 +16,68 @@ import datasets
 import numpy as np
 
 from gengeo_hf.data.area_split import fitting_block_m, split_training
-from gengeo_hf.data.benchmarks.layout import kept_pairs, names_in, unknown_split
+from gengeo_hf.data.benchmarks.layout import kept_pairs, logger, names_in, unknown_split
 from gengeo_hf.data.images import photo_position
-from gengeo_hf.data.own_columns import Rows, read_rows
+from gengeo_hf.data.own_columns import Rows, read_rows, rows_of
 from gengeo_hf.data.schema import CrossViewDataset
 from gengeo_hf.data.tables import gallery_table, query_table
 from gengeo_hf.errors import GenGeoError
 
-SPLITS = ("train", "validation", "test", "all")
+PARTS = ("train", "validation", "test")
+SPLITS = (*PARTS, "all")
 SPLIT_WORDS = {"val": "validation", "valid": "validation", "dev": "validation", "eval": "test", "training": "train"}
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".heic")
 GROUND_FOLDERS = ("ground", "photos", "query", "street", "streetview")
 AERIAL_FOLDERS = ("aerial", "tiles", "satellite", "gallery", "sat")
 
 
+@dataclass(frozen=True)
+class Cut:
+    """How parts are cut out of pairs without a column `split`; give training and evaluation the same.
+
+    Args:
+        validation_share, test_share: of all pairs (of all tiles, where they are drawn by id), 0 to 0.5. The test part
+            is cut first, the validation part from what it leaves; training gets the rest without the margins.
+        split_by: "area", "id", or "auto": by area where the place of every tile is known.
+        block_m: side in metres of the blocks of land; None takes the largest round one that leaves enough blocks.
+        margin_m: training pairs nearer than this to a pair of another part are left out.
+        seed: of the choice of blocks.
+
+    Raises:
+        GenGeoError: a share outside 0 to 0.5, or both together leave less for training than for validation.
+    """
+
+    validation_share: float = 0.1
+    test_share: float = 0.1
+    split_by: str = "auto"
+    block_m: float | None = None
+    margin_m: float = 100.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        validation, test = self.validation_share, self.test_share
+        if not (0 <= test <= 0.5 and 0 <= validation <= (1 - test) / 2):
+            raise GenGeoError(
+                f"test_share must lie in 0..0.5 and validation_share in 0..(1 - test_share) / 2, found {test:g} and "
+                f"{validation:g}"
+            )
+
+
 def load_table(
-    root: str | Path,
-    split: str,
-    *,
-    columns: Mapping[str, str] | None = None,
-    validation_share: float = 0.1,
-    test_share: float = 0.1,
-    split_by: str = "auto",
-    block_m: float | None = None,
-    margin_m: float = 100.0,
-    seed: int = 0,
-    missing: str = "error",
+    root: str | Path, split: str, *, columns: Mapping[str, str] | None = None, missing: str = "error", **cut: Any
 ) -> CrossViewDataset:
     """Load pairs from a table.
 
     Args:
         root: a CSV, Parquet or JSON-lines file; a folder that `Dataset.save_to_disk` wrote; or a folder that holds
             exactly one such file. Paths in it are relative to its folder.
-        split: "train", "validation", "test" or "all". A column `split` decides; without one, test and validation
-            parts are cut out, whole blocks of land each.
+        split: "train", "validation", "test" or "all". A column `split` decides, and rows in which it is empty belong to
+            no part; without one, test and validation parts are cut out, whole blocks of land each. All photos of a tile
+            fall into one part.
         columns: names of the table's columns by the names above, where they are not recognised. A name with braces
             is a pattern over the columns: `{"ground": "{id}.jpg", "aerial": "{id}_sat.jpg"}`.
-        validation_share, test_share: of the pairs; for a table without a column `split`.
-        split_by: "area", "id", or "auto": by area where every pair has a position.
-        block_m: side in metres of the blocks; None takes the largest round one that leaves enough blocks.
-        margin_m: training pairs nearer than this to a pair of another part are left out.
-        seed: of the choice of blocks.
         missing: "error" or "drop"; see `kept_pairs`.
+        cut: fields of `Cut`, for a table without a column `split`.
 
     Example:
         >>> data = load_pairs("table", "pairs.csv", split="train", columns={"heading": "compass"})
@@ -66,29 +87,10 @@ def load_table(
     """
     if split not in SPLITS:
         raise unknown_split("table", split, SPLITS)
-    rows = read_rows(Path(root), columns or {})
-    name = f"{rows.name}/{split}"
-    kept = kept_pairs(rows.name, rows.calls, rows.present, missing)
-    if split == "all":
-        return rows.dataset(name, kept.tolist())
-    parts = _parts(rows, kept, validation_share, test_share, split_by, block_m, margin_m, seed)
-    wanted = [int(row) for row, part in zip(kept, parts, strict=True) if part == split]
-    if not any(rows.has_photo[row] for row in wanted):
-        raise GenGeoError(
-            f"{rows.name} has no pairs of the split {split!r}; it has {', '.join(sorted(filter(None, set(parts))))}"
-        )
-    return rows.dataset(name, wanted)
+    return _part(read_rows(Path(root), columns or {}), split, missing, cut)
 
 
-def load_folder(
-    root: str | Path,
-    split: str,
-    *,
-    fov: float | None = None,
-    validation_share: float = 0.1,
-    test_share: float = 0.1,
-    seed: int = 0,
-) -> CrossViewDataset:
+def load_folder(root: str | Path, split: str, *, fov: float | None = None, **cut: Any) -> CrossViewDataset:
     """Load pairs from two folders, `ground` and `aerial`, whose files have the same names up to the suffix.
 
     Positions and headings come from the photos' EXIF. With folders `train`, `validation`, `test` that hold the two,
@@ -98,15 +100,14 @@ def load_folder(
         root: the folder.
         split: "train", "validation", "test" or "all".
         fov: horizontal field of view of all photos in degrees; 360 for panoramas.
-        validation_share, test_share: of the pairs.
-        seed: of that choice.
+        cut: fields of `Cut`.
 
     Raises:
         GenGeoError: a folder is missing, or no name is in both.
     """
     if split not in SPLITS:
         raise unknown_split("folder", split, SPLITS)
-    root = Path(root)
+    root, how = Path(root), _cut(cut)
     ready = (root / split).is_dir()
     home = root / split if ready else root
     ground, aerial = (_files(home, names) for names in (GROUND_FOLDERS, AERIAL_FOLDERS))
@@ -118,8 +119,7 @@ def load_folder(
                          for key in ("lat", "lon", "heading"))  # fmt: skip
     chosen = np.arange(len(stems))
     if not ready and split != "all":
-        parts = three_parts(stems, lat, lon, validation_share, test_share, seed=seed)
-        chosen = np.flatnonzero(parts == split)
+        chosen = np.flatnonzero(three_parts(stems, lat, lon, how) == split)
     ids = [stems[row] for row in chosen]
     return CrossViewDataset(
         f"{root.name}/{split}",
@@ -130,98 +130,101 @@ def load_folder(
     )
 
 
-def load_hf_dataset(table: datasets.Dataset, split: str = "all", **options: Any) -> CrossViewDataset:
-    """Pairs from an HF dataset in memory or from `datasets.load_dataset`; options as in `load_table`.
+def load_hf_dataset(
+    table: datasets.Dataset, split: str = "all", *, columns: Mapping[str, str] | None = None, missing: str = "error",
+    **cut: Any,
+) -> CrossViewDataset:  # fmt: skip
+    """Pairs from an HF dataset in memory or from `datasets.load_dataset`; arguments as in `load_table`.
 
     Example:
         >>> pairs = load_hf_dataset(datasets.load_dataset("someone/pairs", split="train"))
-
-    Raises:
-        GenGeoError: an option that does not exist; else as `load_table`.
     """
-    from gengeo_hf.data.own_columns import rows_of
-
-    columns = options.pop("columns", None) or {}
-    rows = rows_of("dataset", table, None, columns)
-    kept = kept_pairs(rows.name, rows.calls, rows.present, options.pop("missing", "error"))
-    if split == "all":
-        return rows.dataset("dataset/all", list(kept)).validate()
-    defaults: dict[str, Any] = {"validation_share": 0.1, "test_share": 0.1, "split_by": "auto", "block_m": None,
-                                "margin_m": 100.0, "seed": 0}  # fmt: skip
-    if unknown := sorted(set(options) - set(defaults)):
-        raise GenGeoError(f"unknown option {unknown[0]!r}; expected some of {', '.join(defaults)}")
-    parts = _parts(rows, kept, **{**defaults, **options})
-    return rows.dataset(f"dataset/{split}", [row for row, p in zip(kept, parts, strict=True) if p == split]).validate()
+    if split not in SPLITS:
+        raise unknown_split("dataset", split, SPLITS)
+    return _part(rows_of("dataset", table, None, columns or {}), split, missing, cut).validate()
 
 
-def three_parts(
-    ids: Sequence[str],
-    lat: np.ndarray,
-    lon: np.ndarray,
-    validation_share: float,
-    test_share: float,
-    *,
-    split_by: str = "auto",
-    block_m: float | None = None,
-    margin_m: float = 100.0,
-    seed: int = 0,
-) -> np.ndarray:
+def three_parts(ids: Sequence[str], lat: np.ndarray, lon: np.ndarray, cut: Cut) -> np.ndarray:
     """The part of each pair: "train", "validation", "test", or "" for what lies too near to a border.
 
     Args:
-        ids: N names; equal ones stay together.
+        ids: N names; equal ones stay together, by area only if they stand at one place.
         lat, lon: degrees, (N,), NaN where unknown.
-        validation_share, test_share: of the pairs.
-        split_by, block_m, margin_m, seed: see `load_table`.
+        cut: shares and method.
 
     Raises:
         GenGeoError: see `split_training`.
     """
     known = not (np.isnan(lat).any() or np.isnan(lon).any())
-    method = ("area" if known else "id") if split_by == "auto" else split_by
+    method = ("area" if known else "id") if cut.split_by == "auto" else cut.split_by
     parts = np.full(len(ids), "train", dtype="U10")
     left = np.arange(len(ids))
-    for number, (part, share) in enumerate((("test", test_share), ("validation", validation_share))):
+
+    def size(rows: np.ndarray) -> int:
+        """What shares count: pairs by area, names by id."""
+        return len({ids[int(row)] for row in rows}) if method == "id" else len(rows)
+
+    for number, (part, share) in enumerate((("test", cut.test_share), ("validation", cut.validation_share))):
         if share == 0:
             continue
-        side = block_m or (fitting_block_m(lat[left], lon[left], share) if method == "area" else 0.0)
-        cut = split_training(
-            [ids[int(row)] for row in left],
-            lat[left],
-            lon[left],
-            share,
-            method=method,
-            block_m=side,
-            margin_m=margin_m,
-            seed=2 * seed + number,
-        )
-        parts[left[cut.validation]] = part
-        parts[left[~cut.validation & ~cut.train]] = ""
-        left = left[cut.train]
+        # Of all pairs, though some have left; margins may have taken so many that half of the rest is all there is.
+        share = min(0.5, share * size(np.arange(len(ids))) / max(1, size(left)))
+        side = cut.block_m or (fitting_block_m(lat[left], lon[left], share) if method == "area" else 0.0)
+        found = split_training(
+            [ids[int(row)] for row in left], lat[left], lon[left], share,
+            method=method, block_m=side, margin_m=cut.margin_m, seed=2 * cut.seed + number,
+        )  # fmt: skip
+        parts[left[found.validation]] = part
+        parts[left[~found.validation & ~found.train]] = ""
+        left = left[found.train]
     return parts
 
 
-def _parts(
-    rows: Rows,
-    kept: np.ndarray,
-    validation_share: float,
-    test_share: float,
-    split_by: str,
-    block_m: float | None,
-    margin_m: float,
-    seed: int,
-) -> list[str]:
+def in_no_part(rows: Rows) -> dict[str, int]:
+    """How many rows of a table with a column `split` belong to no part, by the word that stands there."""
+    words = [] if rows.split is None else [_word(value) for value in rows.split]
+    return {word: words.count(word) for word in sorted(set(words) - set(PARTS))}
+
+
+def _part(rows: Rows, split: str, missing: str, options: dict[str, Any]) -> CrossViewDataset:
+    """One part of a table."""
+    cut, name = _cut(options), f"{rows.name}/{split}"
+    kept = kept_pairs(rows.name, rows.calls, rows.present, missing)
+    if split == "all":
+        return rows.dataset(name, kept.tolist())
+    if lost := in_no_part(rows):
+        said = ", ".join(f"{count:,} of {word!r}" if word else f"{count:,} empty" for word, count in lost.items())
+        logger.warning("%s: cells of the column split that name no part (%s); their rows are left out", rows.name, said)
+    parts = _parts(rows, kept, cut)
+    wanted = [int(row) for row, part in zip(kept, parts, strict=True) if part == split]
+    if not any(rows.has_photo[row] for row in wanted):
+        there = ", ".join(sorted(set(parts) & set(PARTS))) or "none"
+        raise GenGeoError(f"{rows.name} has no pairs of the split {split!r}; it has {there}")
+    return rows.dataset(name, wanted)
+
+
+def _cut(options: dict[str, Any]) -> Cut:
+    """Options that people give by name."""
+    known = [field.name for field in fields(Cut)]
+    if unknown := sorted(set(options) - set(known)):
+        raise GenGeoError(f"unknown option {unknown[0]!r}; parts are cut by {', '.join(known)}")
+    return Cut(**options)
+
+
+def _parts(rows: Rows, kept: np.ndarray, cut: Cut) -> list[str]:
     """The part of each kept row: its own word, or one that is cut. Tiles without a photo belong to the test gallery."""
     if rows.split is not None:
-        words = [str(rows.split[row] or "").strip().lower() for row in kept]
-        return [SPLIT_WORDS.get(word, word) for word in words]
-    photos = np.array([row for row in kept if rows.has_photo[row]])
-    of_photo = three_parts(
-        [rows.tile_ids[int(row)] for row in photos], rows.lat[photos], rows.lon[photos], validation_share, test_share,
-        split_by=split_by, block_m=block_m, margin_m=margin_m, seed=seed,
-    )  # fmt: skip
+        return [_word(rows.split[row]) for row in kept]
+    photos = np.array([row for row in kept if rows.has_photo[row]], dtype=np.int64)
+    of_photo = three_parts([rows.tile_ids[int(row)] for row in photos], *rows.places(photos), cut)
     part_of = dict(zip(photos.tolist(), of_photo.tolist(), strict=True))
     return [part_of.get(int(row), "test") for row in kept]
+
+
+def _word(cell: Any) -> str:
+    """What a cell of the column `split` means."""
+    word = str("" if cell is None else cell).strip().lower()
+    return SPLIT_WORDS.get(word, word)
 
 
 def _files(home: Path, names: Sequence[str]) -> dict[str, Path]:

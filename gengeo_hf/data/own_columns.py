@@ -12,6 +12,7 @@ from typing import Any
 import datasets
 import numpy as np
 
+from gengeo_hf.data.neighbours import mean_positions
 from gengeo_hf.data.schema import CrossViewDataset
 from gengeo_hf.data.tables import gallery_table, query_table
 from gengeo_hf.errors import GenGeoError
@@ -120,12 +121,24 @@ class Rows:
         """Positions of tiles: their own, or the mean of their photos'."""
         number = {tile: place for place, tile in enumerate(tiles)}
         place = np.array([number[self.tile_ids[row]] for row in rows])
-        out = []
-        for own, photo in (("tile_lat", "lat"), ("tile_lon", "lon")):
-            values = np.where(np.isnan(self.numbers[own]), self.numbers[photo], self.numbers[own])[rows]
-            with np.errstate(invalid="ignore"):
-                out.append(np.bincount(place, values, len(tiles)) / np.bincount(place, minlength=len(tiles)))
-        return out[0], out[1]
+        own = np.isfinite(self.numbers["tile_lat"]) & np.isfinite(self.numbers["tile_lon"])
+        lat, lon = (np.where(own, self.numbers[f"tile_{key}"], self.numbers[key])[rows] for key in ("lat", "lon"))
+        return mean_positions(place, lat, lon, len(tiles))
+
+    def places(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where parts are cut, for some rows: latitude and longitude of the middle of all photos of the row's tile.
+
+        Photos of one tile stand at one place, so that they fall into one part.
+
+        Args:
+            rows: (k,) of the table.
+
+        Returns:
+            Degrees, (k,) each.
+        """
+        _, place = np.unique([self.tile_ids[row] for row in rows], return_inverse=True)
+        lat, lon = mean_positions(place, self.lat[rows], self.lon[rows], int(place.max(initial=-1)) + 1)
+        return lat[place], lon[place]
 
 
 def read_rows(root: Path, columns: Mapping[str, str]) -> Rows:

@@ -51,6 +51,24 @@ def file_parts(folder: Path, start: str, suffix: str, count: int, rows_in_file: 
         yield folder / f"{start}{number:05d}-of-{files:05d}{suffix}", rows
 
 
+def whole_set(folder: Path, kind: str, split: str, suffix: str, name: str | None = None) -> list[Path]:
+    """All files of one table of a split, in their order.
+
+    Raises:
+        GenGeoError: there is none, or their names speak of more.
+    """
+    files = sorted((folder / kind).glob(f"{split}-*-of-*{suffix}"))
+    counts = {file.stem.rpartition("-")[2].lstrip("0") for file in files}
+    if not files:
+        raise GenGeoError(f"{name or folder} has no {kind} of the split {split!r}")
+    if counts != {str(len(files))}:
+        raise GenGeoError(
+            f"{name or folder} has {len(files)} files of the {kind} of {split!r}, and their names speak of "
+            f"{', '.join(sorted(counts))}: fetch it again"
+        )
+    return files
+
+
 def write_rows(part: datasets.Dataset, table: str, path: Path, change: Callable[[bytes], bytes] | None = None) -> None:
     """One file with the images inside, in pieces that fit into memory."""
     import pyarrow as pa
@@ -104,15 +122,7 @@ def read_pairs(
     """
     tables = []
     for kind, features in TABLES.items():
-        files = sorted((Path(folder) / kind).glob(f"{split}-*-of-*.parquet"))
-        counts = {int(file.stem.rpartition("-")[2]) for file in files}
-        if not files:
-            raise GenGeoError(f"{name or folder} has no {kind} of the split {split!r}")
-        if counts != {len(files)}:
-            raise GenGeoError(
-                f"{name or folder} has {len(files)} files of the {kind} of {split!r}, and their names speak of "
-                f"{', '.join(map(str, sorted(counts)))}: fetch it again"
-            )
+        files = whole_set(Path(folder), kind, split, ".parquet", name)
         try:
             table = datasets.Dataset.from_parquet(
                 [str(file) for file in files], features=features, cache_dir=str(cache_dir) if cache_dir else None
@@ -120,5 +130,9 @@ def read_pairs(
         except Exception as error:  # whatever pyarrow and datasets say of a damaged file
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise GenGeoError(f"the {kind} of {name or folder} cannot be read: {reason}") from error
+        column = "ground" if kind == "queries" else "aerial"
+        # Published pairs hold their pictures; a path would let a stranger name files of this machine.
+        if any(cell.field("bytes").null_count > cell.null_count for cell in table.data.column(column).chunks):
+            raise GenGeoError(f"the {kind} of {name or folder} name files instead of holding the pictures")
         tables.append(table)
     return CrossViewDataset(f"{name or Path(folder).name}/{split}", *tables).validate()

@@ -53,7 +53,7 @@ def dataset_names() -> list[str]:
 
 def _loaders() -> dict[str, Callable[..., CrossViewDataset]]:
     """Loader of each name: (root, split, options) -> data set."""
-    from gengeo_hf.data import own, parquet
+    from gengeo_hf.data import own, parquet, webdataset
     from gengeo_hf.data.benchmarks import cvact, cvusa, university1652, vigor
 
     files: dict[str, Callable[..., CrossViewDataset]] = {
@@ -65,6 +65,7 @@ def _loaders() -> dict[str, Callable[..., CrossViewDataset]]:
         "table": own.load_table,
         "folder": own.load_folder,
         "parquet": parquet.read_pairs,  # what `gengeo data export` wrote or `gengeo pull` fetched
+        "webdataset": webdataset.read_shards,
     }
     return files | {f"world-{domain}": _world(domain) for domain in WORLD_DOMAINS}
 

@@ -8,7 +8,6 @@ from gengeo_hf.data.benchmarks import cvact, cvusa, university1652, vigor
 from gengeo_hf.data.check import check_data
 from gengeo_hf.errors import GenGeoError
 from tests.data import folders
-from tests.test_cli import gengeo  # noqa: F401  # a fixture
 
 
 def failures(report):
@@ -36,7 +35,7 @@ def test_whole_folders_pass(tmp_path, published):
         assert report.ok, failures(report)
 
 
-def test_cvusa_of_the_wrong_size_says_what_and_what_to_do(tmp_path, gengeo):  # noqa: F811
+def test_cvusa_of_the_wrong_size_says_what_and_what_to_do(tmp_path, gengeo):
     root = folders.make_cvusa(tmp_path / "CVUSA")
     (root / "streetview/panos/0000006.jpg").unlink()
     (root / "bingmap/19/0000001.jpg").write_bytes(b"")
@@ -68,7 +67,7 @@ def test_vigor_is_linked_into_the_other_layout(tmp_path, published, layout):
     assert any("Chicago, pano_label_balanced: not found" in line for line in failures(check_data("vigor", root)))
 
 
-def test_own_table(tmp_path, gengeo):  # noqa: F811
+def test_own_table(tmp_path, gengeo):
     from tests.data.test_own import make_table
 
     path = make_table(tmp_path)
@@ -82,13 +81,30 @@ def test_own_table(tmp_path, gengeo):  # noqa: F811
     assert gengeo("data", "check", "cvusa", tmp_path)[0] == 2  # not that data set at all
 
 
-def test_every_data_command_teaches_with_an_example(gengeo):  # noqa: F811
+def test_a_check_takes_the_loaders_options(tmp_path, gengeo, published):
+    from tests.data.test_own import make_table
+
+    text = make_table(tmp_path / "own").read_text()
+    path = tmp_path / "own/pairs.csv"
+    path.write_text(text.replace("aerial,lat", "overview,lat").replace("city", "split").replace("Stuttgart", "train"))
+    assert gengeo("data", "check", "table", path)[0] == 1
+    path.write_text(path.read_text().replace("train", "", 1))
+    code, out, _ = gengeo("data", "check", "table", path, "columns.aerial=overview")
+    assert code == 1 and "29 photos" in out and "1 rows belong to no part" in out  # it has no test part
+    folder = folders.make_cvusa(tmp_path / "cvusa", gps=44_516)
+    code, out, err = gengeo("data", "check", "cvusa", folder, "validation_by=id")
+    assert code == 0 and "validation" in out, out + err
+    code, out, _ = gengeo("data", "check", "cvusa", folder, "validation_by=moon")
+    assert code == 1 and "validation_by must be" in out
+
+
+def test_every_data_command_teaches_with_an_example(gengeo):
     for command in ("check", "show", "export"):
         code, out, _ = gengeo("data", command, "--help")
         assert code == 0 and "example" in out.lower()
 
 
-def test_a_sheet_of_pairs(tmp_path, gengeo):  # noqa: F811
+def test_a_sheet_of_pairs(tmp_path, gengeo):
     from PIL import Image
 
     root = folders.make_cvusa(tmp_path / "CVUSA", train=range(1, 4), test=range(5, 9))

@@ -9,7 +9,6 @@ from gengeo_hf.data.export import export_pairs
 from gengeo_hf.errors import GenGeoError
 from tests.data import folders
 from tests.data.helpers import toy_dataset
-from tests.test_cli import gengeo  # noqa: F401  # a fixture
 
 
 @pytest.fixture
@@ -18,7 +17,7 @@ def data(tmp_path):
     return load_pairs("cvusa", root, "test")
 
 
-def test_parquet_comes_back_without_the_images_folder(data, tmp_path, gengeo):  # noqa: F811
+def test_parquet_comes_back_without_the_images_folder(data, tmp_path, gengeo):
     out = tmp_path / "out"
     code, text, err = gengeo("data", "export", "cvusa", tmp_path / "CVUSA", "--split", "test", "--out", out)
     assert code == 0 and "2 files written, 0 were there already" in text, err
@@ -63,6 +62,26 @@ def test_webdataset_reads_with_the_library(data, tmp_path):
     assert len(read) == 10 and {"ground.jpg", "json", "__key__"} <= set(read.column_names)
     assert read[5]["json"]["query_id"] == data.queries[5]["query_id"]
     assert read[5]["ground.jpg"].size == data.queries[5]["ground"].size
+
+
+def test_webdataset_comes_back(data, tmp_path):
+    from gengeo_hf.data import load_pairs
+
+    export_pairs(data, tmp_path / "out", "test", "webdataset", rows_in_file=4)
+    again = load_pairs("webdataset", tmp_path / "out", "test", cache_dir=tmp_path / "cache")
+    for mine, theirs, column in ((data.queries, again.queries, "ground"), (data.gallery, again.gallery, "aerial")):
+        facts = [table.remove_columns([column]).to_list() for table in (mine, theirs)]
+        assert facts[0] == facts[1] and mine.features == theirs.features
+        assert all(np.array_equal(a, b) for a, b in zip(mine[column], theirs[column], strict=True))
+    shard = sorted((tmp_path / "out/gallery").glob("*.tar"))[1]
+    content = shard.read_bytes()
+    shard.write_bytes(content[: len(content) // 2])
+    with pytest.raises(GenGeoError, match=r"the gallery of .* cannot be read: .+") as caught:
+        load_pairs("webdataset", tmp_path / "out", "test", cache_dir=tmp_path / "cache")
+    assert "\n" not in str(caught.value)
+    shard.unlink()
+    with pytest.raises(GenGeoError, match="their names speak of"):
+        load_pairs("webdataset", tmp_path / "out", "test", cache_dir=tmp_path / "cache")
 
 
 def test_other_data_are_refused(data, tmp_path):

@@ -1,5 +1,6 @@
 """Neighbours against the full distance matrix, and tables that must not be mixed up."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -14,7 +15,9 @@ from sklearn.metrics.pairwise import haversine_distances
 from gengeo_hf.data.neighbours import (
     EARTH_RADIUS_M,
     NeighbourTable,
+    _true_tiles,
     great_circle_neighbours,
+    mean_positions,
     neighbours_fingerprint,
     training_neighbours,
 )
@@ -74,6 +77,35 @@ def test_few_duplicate_and_near_places(count, k, min_distance, seed):
 def test_date_line_and_pole():
     table = great_circle_neighbours("abcd", [0, 0, 89.9, 89.9], [179.99, -179.99, 0, 180], 1)
     assert table.neighbours[:, 0].tolist() == [1, 0, 3, 2]
+
+
+@settings(max_examples=50, deadline=None)
+@given(lat=st.floats(-89.9, 89.9), lon=st.floats(-180, 180), seed=st.integers(0, 2**16))
+def test_the_middle_of_a_tiles_photos_is_near_all_of_them(lat, lon, seed):
+    """Wherever the tile lies, also on the date line and beside a pole; turning the Earth turns the middle with it."""
+    chance = np.random.default_rng(seed)
+    lats = np.clip(lat + chance.uniform(-1e-3, 1e-3, 6), -90, 90)
+    lons = (lon + chance.uniform(-1e-3, 1e-3, 6) + 180) % 360 - 180
+    group = np.array([0, 2, 0, 2, 0, 1])
+    a, b = mean_positions(group, lats, lons, 4)
+    assert (a[1], b[1]) == (lats[5], lons[5]) and np.isnan([a[3], b[3]]).all()
+    for place in (0, 2):
+        members = np.radians(np.stack([lats, lons], axis=1)[group == place])
+        metres = haversine_distances(np.radians([[a[place], b[place]]]), members)[0] * EARTH_RADIUS_M
+        assert metres.max() < 320  # the diagonal of the box that the photos stand in
+    turned = mean_positions(group, lats, (lons + 90 + 180) % 360 - 180, 4)
+    assert np.abs(turned[0] - a)[:3].max() < 1e-9
+    assert np.abs((turned[1] - b - 90 + 180)[:3] % 360 - 180).max() < 1e-6
+
+
+def test_true_tiles_without_a_position_lie_where_their_photos_lie():
+    data = toy_dataset()
+    one = data.queries[0]["positive"]
+    queries = data.queries.map(lambda row, n: row | {"positive": one, "lat": -17.0, "lon": (179.999, -179.997)[n % 2]},
+                               with_indices=True).select(range(2))  # fmt: skip
+    gallery = data.gallery.map(lambda row: row | {"lat": None, "lon": None})
+    ids, lat, lon = _true_tiles(dataclasses.replace(data, queries=queries, gallery=gallery))
+    assert ids == [one] and lat[0] == pytest.approx(-17) and lon[0] == pytest.approx(-179.999)
 
 
 def test_round_trip_by_id(tmp_path):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from gengeo_hf.data import PairSource, load_pairs
-from gengeo_hf.data.own import load_hf_dataset
+from gengeo_hf.data.own import Cut, load_hf_dataset, three_parts
 from gengeo_hf.errors import GenGeoError
 from tests.data import folders
 
@@ -64,9 +64,59 @@ def test_several_photos_of_a_tile_extra_positives_and_lone_tiles(tmp_path):
     )
     data = load_pairs("table", tmp_path / "more.csv", "all")
     assert data.gallery["tile_id"][:] == ["a/000.png", "a/001.png", "a/002.png", "a/003.png"]
-    assert data.gallery["lat"][:] == [11.0, 30.0, 40.0, None]
+    assert data.gallery["lat"][:] == [pytest.approx(11.0), 30.0, 40.0, None]
     assert data.queries["semi_positives"][:] == [["a/001.png", "a/003.png"], [], []]
     assert len(data.queries) == 3
+
+
+def test_a_tile_across_the_date_line_lies_where_its_photos_lie(tmp_path):
+    make_table(tmp_path, 3)
+    (tmp_path / "fiji.csv").write_text(
+        "ground,aerial,lat,lon\n"
+        "g/000.jpg,a/000.png,-17,179.999\n"
+        "g/001.jpg,a/000.png,-17,-179.997\n"
+        "g/002.jpg,a/000.png,,\n"
+    )
+    gallery = load_pairs("table", tmp_path / "fiji.csv", "all").gallery
+    assert gallery["lon"][0] == pytest.approx(-179.999) and gallery["lat"][0] == pytest.approx(-17)
+
+
+@pytest.mark.parametrize("split_by", ["area", "id"])
+def test_photos_of_one_tile_fall_into_one_part(tmp_path, split_by):
+    """Two photos of each tile, 60 m apart, in blocks of 100 m: many a border runs between them."""
+    make_table(tmp_path, 20)
+    rows = [f"g/{n % 20:03d}.jpg,a/{n // 2:03d}.png,{48 + 0.00054 * n},9" for n in range(40)]
+    (tmp_path / "twice.csv").write_text("\n".join(["ground,aerial,lat,lon", *rows]))
+    for seed in range(5):
+        options = {"split_by": split_by, "block_m": 100.0, "margin_m": 0.0, "seed": seed, "test_share": 0.2}
+        parts = {split: load_pairs("table", tmp_path / "twice.csv", split, **options) for split in
+                 ("train", "validation", "test")}  # fmt: skip
+        tiles = {split: set(part.gallery["tile_id"][:]) for split, part in parts.items()}
+        assert sum(map(len, tiles.values())) == 20 == len(set.union(*tiles.values()))
+        assert sum(len(part.queries) for part in parts.values()) == 40
+
+
+@pytest.mark.parametrize(("split_by", "slack"), [("id", 1), ("area", 12)])
+def test_shares_are_of_all_pairs(split_by, slack):
+    generator = np.random.default_rng(0)
+    lat, lon = generator.uniform(48, 48.05, 1000), generator.uniform(9, 9.05, 1000)
+    cut = Cut(validation_share=0.3, test_share=0.3, split_by=split_by, block_m=200.0, margin_m=0.0)
+    parts = three_parts([str(n) for n in range(1000)], lat, lon, cut)
+    for part, share in (("test", 300), ("validation", 300), ("train", 400)):
+        assert abs((parts == part).sum() - share) <= 2 * slack
+    for wrong in ({"test_share": 0.6}, {"validation_share": -0.1}, {"test_share": 0.5, "validation_share": 0.3}):
+        with pytest.raises(GenGeoError, match="test_share must lie"):
+            Cut(**wrong)
+
+
+def test_cells_that_name_no_part_are_counted(tmp_path, caplog):
+    make_table(tmp_path, 6)
+    words = ["train", "", "test", "", "later", "Dev"]
+    rows = [f"g/{n:03d}.jpg,a/{n:03d}.png,{word}" for n, word in enumerate(words)]
+    (tmp_path / "gaps.csv").write_text("\n".join(["ground,aerial,split", *rows]))
+    assert len(load_pairs("table", tmp_path / "gaps.csv", "train").queries) == 1
+    assert "(2 empty, 1 of 'later')" in caplog.text
+    assert load_pairs("table", tmp_path / "gaps.csv", "validation").queries["positive"][:] == ["a/005.png"]
 
 
 def test_images_inside_a_dataset(tmp_path):
@@ -80,6 +130,12 @@ def test_images_inside_a_dataset(tmp_path):
     for data in (load_hf_dataset(images), load_pairs("table", tmp_path / "saved", "all")):
         assert np.array_equal(np.asarray(data.queries[5]["ground"]), np.asarray(plain.queries[5]["ground"]))
         assert np.array_equal(np.asarray(data.gallery[5]["aerial"]), np.asarray(plain.gallery[5]["aerial"]))
+    with pytest.raises(GenGeoError, match="unknown option 'blocks'"):
+        load_hf_dataset(images, "train", blocks=3)
+    with pytest.raises(GenGeoError, match="no split 'dev'"):
+        load_hf_dataset(images, "dev")
+    same = load_pairs("table", tmp_path / "saved", "test", block_m=100.0)  # one way for both
+    assert load_hf_dataset(images, "test", block_m=100.0).queries["query_id"][:] == same.queries["query_id"][:]
     train = load_hf_dataset(images, "train", validation_share=0.2, test_share=0.2, block_m=100.0)
     for row in train.queries:
         number = round((row["lat"] - 48) * 100)

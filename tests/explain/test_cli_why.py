@@ -5,7 +5,6 @@ from PIL import Image
 
 from gengeo_hf import cli
 from gengeo_hf.cli.why import figure
-from tests.test_cli import gengeo  # noqa: F401  # the fixture that runs a command
 
 
 @pytest.fixture
@@ -15,7 +14,7 @@ def photos(tmp_path):
     return tmp_path
 
 
-def test_a_match_and_a_preference(gengeo, photos, tiny_checkpoint):  # noqa: F811
+def test_a_match_and_a_preference(gengeo, photos, tiny_checkpoint):
     words = ("explain", photos / "g.png", photos / "a.png", "--model", tiny_checkpoint, "--device", "cpu")
     code, out, err = gengeo(*words, "--out", photos / "why.png")
     assert code == 0 and "patches add" in out, err
@@ -25,7 +24,7 @@ def test_a_match_and_a_preference(gengeo, photos, tiny_checkpoint):  # noqa: F81
     assert Image.open(photos / "why.jpg").format == "JPEG"
 
 
-def test_the_papers_figures(gengeo, photos, tiny_checkpoint):  # noqa: F811
+def test_the_papers_figures(gengeo, photos, tiny_checkpoint):
     pair = f"{photos / 'g.png'}+{photos / 'a.png'}"
     model = ("--model", tiny_checkpoint)
     assert gengeo("figure", "selection", pair, pair, *model, "--out", photos / "s.png")[0] == 0
@@ -52,7 +51,7 @@ def test_the_papers_figures(gengeo, photos, tiny_checkpoint):  # noqa: F811
         (("figure", "selection", "world-mars", "--out", "o.png"), "world-mars"),
     ],
 )
-def test_a_mistake_is_one_line(gengeo, photos, tiny_checkpoint, monkeypatch, words, reason):  # noqa: F811
+def test_a_mistake_is_one_line(gengeo, photos, tiny_checkpoint, monkeypatch, words, reason):
     monkeypatch.chdir(photos)
     before = sorted(photos.iterdir())
     code, _, err = gengeo(*words, "--model", tiny_checkpoint)
@@ -60,14 +59,14 @@ def test_a_mistake_is_one_line(gengeo, photos, tiny_checkpoint, monkeypatch, wor
     assert sorted(photos.iterdir()) == before
 
 
-def test_every_figure_teaches_with_an_example(gengeo):  # noqa: F811
+def test_every_figure_teaches_with_an_example(gengeo):
     assert cli.why.figure is figure
     for command in figure.registered_commands:
         code, out, _ = gengeo("figure", command.name or command.callback.__name__, "--help")
         assert code == 0 and "example" in out.lower()
 
 
-def test_a_real_photo_and_its_tile(gengeo, shared_data, tiny_checkpoint, tmp_path):  # noqa: F811
+def test_a_real_photo_and_its_tile(gengeo, shared_data, tiny_checkpoint, tmp_path):
     name = shared_data / "helsinki" / "111050484379850"
     out = tmp_path / "why.png"
     code, _, err = gengeo("explain", f"{name}.jpg", f"{name}_sat.jpg", "--model", tiny_checkpoint, "--out", out)

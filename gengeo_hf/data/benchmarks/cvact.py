@@ -85,31 +85,15 @@ def load(
     home = _home(root)
     index = read_index(home)
     folder = home / ("ANU_data_test" if split == "test" else "ANU_data_small")
-    if split == "test":
-        ids = sorted(_ids_with_both(folder))
-        if not ids:
-            raise GenGeoError(f"{folder} holds no pair of images; the test split needs {GROUND} and {AERIAL} there")
-        compare_count("cvact/test", len(ids), PUBLISHED["test"])
-        lat, lon = _positions(ids, index)
-    else:
-        if index is None:
-            raise _no_mat(home)
-        which = "val" if split == "val" else "train"
-        listed = [index.ids[row] for row in index.rows[which]]
-        compare_count(f"cvact/{which}", len(listed), PUBLISHED[which])
-        both = _ids_with_both(folder)
-        present = np.array([name in both for name in listed])
-        known = int(WITHOUT_IMAGES in listed and WITHOUT_IMAGES not in both)
-        rows = kept_pairs(f"cvact/{which}", listed, present, missing, known)
-        ids = [listed[row] for row in rows]
-        lat, lon = _positions(ids, index)
-        if which == "train":
-            cut = split_training(
-                ids, lat, lon, validation_share, method=validation_by, block_m=BLOCK_M, margin_m=MARGIN_M,
-                seed=validation_seed,
-            )  # fmt: skip
-            part = cut.part(split)
-            ids, lat, lon = [ids[row] for row in np.flatnonzero(part)], lat[part], lon[part]
+    ids = _test_ids(folder) if split == "test" else _listed_ids(home, folder, index, split, missing)
+    lat, lon = _positions(ids, index)
+    if split in ("train", "validation"):
+        cut = split_training(
+            ids, lat, lon, validation_share, method=validation_by, block_m=BLOCK_M, margin_m=MARGIN_M,
+            seed=validation_seed,
+        )  # fmt: skip
+        part = cut.part(split)
+        ids, lat, lon = [ids[row] for row in np.flatnonzero(part)], lat[part], lon[part]
     ground = [folder / GROUND / f"{name}{GROUND_END}" for name in ids]
     aerial = [folder / AERIAL / f"{name}{AERIAL_END}" for name in ids]
     return CrossViewDataset(
@@ -117,6 +101,28 @@ def load(
         query_table(ids, ground, ids, lat=lat, lon=lon, heading=0.0, fov=PANORAMA),
         gallery_table(ids, aerial, lat=lat, lon=lon),
     )
+
+
+def _test_ids(folder: Path) -> list[str]:
+    """The large test set: what lies in its folder."""
+    ids = sorted(_ids_with_both(folder))
+    if not ids:
+        raise GenGeoError(f"{folder} holds no pair of images; the test split needs {GROUND} and {AERIAL} there")
+    compare_count("cvact/test", len(ids), PUBLISHED["test"])
+    return ids
+
+
+def _listed_ids(home: Path, folder: Path, index: Index | None, split: str, missing: str) -> list[str]:
+    """The ids that ACT_data.mat lists for a split, as far as they have both images."""
+    if index is None:
+        raise _no_mat(home)
+    which = "val" if split == "val" else "train"
+    listed = [index.ids[row] for row in index.rows[which]]
+    compare_count(f"cvact/{which}", len(listed), PUBLISHED[which])
+    both = _ids_with_both(folder)
+    present = np.array([name in both for name in listed])
+    known = int(WITHOUT_IMAGES in listed and WITHOUT_IMAGES not in both)
+    return [listed[row] for row in kept_pairs(f"cvact/{which}", listed, present, missing, known)]
 
 
 def read_index(home: Path) -> Index | None:
