@@ -163,13 +163,14 @@ def test_languages_and_decimal_commas(tmp_path, counts):
     (tmp_path / "tiles.csv").write_text("\n".join(lines), encoding="utf-8")
     making.picture(draw).save(tmp_path / "Straße İI.png")
     making.geotiff(tmp_path / "r.tif")
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM, encoding="utf-8")
     known = subprocess.run(["locale", "-a"], capture_output=True, text=True, check=False).stdout.split()
     wanted = ["C", "POSIX", *(name for name in known if name.lower().startswith(("tr_tr", "de_de", "fr_fr", "c.utf")))]
     seen = {}
     for number, name in enumerate(dict.fromkeys(wanted)):
-        plain = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-        words = [sys.executable, "-c", PROGRAM, str(tmp_path), f"ö{number}.gengeo", str(tmp_path / "said.json")]
-        settings = os.environ | {"LC_ALL": name, "LANG": name} | plain
+        words = [sys.executable, str(program), str(tmp_path), f"ö{number}.gengeo", str(tmp_path / "said.json")]
+        settings = os.environ | {"LC_ALL": name, "LANG": name, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(words, cwd=ROOT, env=settings, capture_output=True, check=False)
         assert done.returncode == 0, (name, done.stderr[-2000:])
         seen[name] = json.loads((tmp_path / "said.json").read_text(encoding="utf-8"))
