@@ -75,7 +75,7 @@ def write_demo_report(
             Section(
                 "Which patches speak for which",
                 "The score of a photo and its true tile, taken apart exactly: what each pair of patches adds. "
-                "`gengeo explain` draws this for any pair.",
+                "gengeo explain draws this for any pair.",
                 [figure for answer in answers[:2] for figure in agreement(encoder, world, answer)],
             ),
             Section(
@@ -97,7 +97,7 @@ def write_demo_report(
             ),
         ],
         next_commands=next_commands.strip(),
-        footer=f"Made by `make demo` on {machine}.",
+        footer=f"Made by make demo on {machine}.",
     )
     write_page(page, folder / "report.html")
 
@@ -176,7 +176,7 @@ def kept(encoder: Encoder, world: Any, answers: list[Answer]) -> Figure:
     return Figure(
         selection_figure(encoder, pairs, [Path(answer.photo).stem for answer in answers], side=130),
         "Three rows for each photo and its true tile: the pictures, how strong the features of each patch are, and "
-        "which patches reach the descriptor (`gengeo figure selection`, the paper's Figures 4-6).",
+        "which patches reach the descriptor (gengeo figure selection, the paper's Figures 4-6).",
     )
 
 
@@ -188,7 +188,7 @@ def agreement(encoder: Encoder, world: Any, answer: Answer) -> tuple[Figure, Fig
     boxes = [around(seen.grid, patch) for seen, patch in zip((match.ground, match.aerial), patches, strict=True)]
     regions = Figure(
         regions_figure(match.ground, boxes[0], match.aerial, boxes[1]),
-        "The patches around both ends of the first line, and to which clusters they go (`gengeo figure regions`, the "
+        "The patches around both ends of the first line, and to which clusters they go (gengeo figure regions, the "
         "paper's Figure 7).",
     )
     return links, regions
@@ -213,7 +213,7 @@ def worst(encoder: Encoder, world: Any) -> Figure:
     what = "The most mistaken of all answers" if preference.gap > 0 else "No answer was wrong; this is the narrowest"
     return Figure(
         preference_figure(preference, ("the best other tile", "the true tile")),
-        f"{what}: {world.queries[row]['query_id']} (`gengeo explain --instead-of`).",
+        f"{what}: {world.queries[row]['query_id']} (gengeo explain --instead-of).",
     )
 
 
@@ -225,7 +225,7 @@ def collected(encoder: Encoder, world: Any, count: int = 100) -> Figure:
     )
     return Figure(
         clusters_figure(ground, aerial, (ground_plan, aerial_plan), most=8),
-        f"Over {min(count, len(world.queries))} photos and as many tiles (`gengeo figure clusters`).",
+        f"Over {min(count, len(world.queries))} photos and as many tiles (gengeo figure clusters).",
     )
 
 
