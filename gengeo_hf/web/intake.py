@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from starlette.types import Message, Receive
 
 FIELD = "image"
+FORGOTTEN = 16  # times the largest upload, received and thrown away
 SEND = "send the photo as the request's body, or as the form field image (curl -F image=@photo.jpg)"
 
 
@@ -74,11 +75,17 @@ async def photo_of(request: Request, ticket: Ticket, limit: int) -> bytes:
 
 
 async def drain(request: Request, limit: int, seconds: float = 2.0) -> None:
-    """Receive and forget what is still coming: a client that is cut off while it sends never sees why."""
+    """Receive and forget what is still coming: a client that is cut off while it sends never sees why.
+
+    Args:
+        request: whose answer is known already.
+        limit: largest upload; many times as much is received, so that a photo that is too large hears of it.
+        seconds: after which the client is cut off all the same.
+    """
     received = 0
     try:
         async with asyncio.timeout(seconds):
-            while received <= limit:
+            while received <= FORGOTTEN * limit:
                 message = await request.receive()
                 received += len(message.get("body", b""))
                 if message["type"] != "http.request" or not message.get("more_body"):
