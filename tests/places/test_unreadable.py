@@ -47,7 +47,8 @@ def test_an_mbtiles_file_that_breaks_while_it_is_read_costs_its_tiles(tmp_path):
     ("crs", "metres"),
     [
         ('LOCAL_CS["a hall",LOCAL_DATUM["floor",0],UNIT["metre",1],AXIS["x",EAST],AXIS["y",NORTH]]', 1.0),
-        ("EPSG:32635", 1e9),  # far beyond the projection
+        ("EPSG:32635", 1e6),  # far beyond the projection
+        ("EPSG:3857", 1e200),  # where PROJ never comes back from
     ],
 )
 def test_a_raster_without_a_place_on_earth_is_named_in_one_line(tmp_path, crs, metres):

@@ -30,6 +30,7 @@ from gengeo_hf.places.tiles import tile_table
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
 
+FARTHEST = 1e10  # of a raster's edge from the origin of its CRS, in the CRS's units; the Earth is 4e7 m around
 MIN_VALID = 0.5  # share of a tile's pixels that must hold data
 
 
@@ -356,6 +357,8 @@ def _outline(sheet: _Sheet) -> tuple[np.ndarray, np.ndarray]:
     columns = np.concatenate([share, share, flat, flat + 1]) * sheet.width
     rows = np.concatenate([flat, flat + 1, share, share]) * sheet.height
     x, y = ~sheet.to_pixel @ (columns, rows)
+    if not (np.abs(x) < FARTHEST).all() or not (np.abs(y) < FARTHEST).all():  # PROJ may never come back from there
+        raise GenGeoError(f"{sheet.path} lies {np.abs([x, y]).max():g} units from its CRS's origin; is it damaged?")
     lon, lat = (
         np.asarray(v) for v in transform(sheet.crs, "EPSG:4326", np.asarray(x).tolist(), np.asarray(y).tolist())
     )
