@@ -91,7 +91,8 @@ def test_the_trial_of_a_large_model_says_what_it_found(tiny_checkpoint, large, m
     monkeypatch.setattr(trial, "LOWEST_COSINE", 0.9)
     found = opened(backend="auto", dtype="auto", images=100)
     assert found.backend.dtype == "bfloat16" and "torch bfloat16, " in found.reason
-    assert opened(dtype="bfloat16").reason == "CPU: torch bfloat16, as asked"
+    for backend in ("torch", "auto"):
+        assert opened(backend=backend, dtype="bfloat16", images=1).reason == "CPU: torch bfloat16, as asked"
     assert opened(dtype="float32").backend.dtype == "float32"
 
 

@@ -81,13 +81,14 @@ def choose(
     if backend == "openvino":  # asked for: the flags of the CPU say the precision
         asked = dtype if dtype != "auto" else "bfloat16" if has_bfloat16() else "float32"
         found: Backend = OpenVinoBackend(model, asked)
-        return Choice(found, f"{device}: openvino {found.dtype}, as asked")
+        lacking = "" if found.dtype == asked else f"; {asked} was asked for, which this CPU has no instructions for"
+        return Choice(found, f"{device}: openvino {found.dtype}" + (lacking or ", as asked"))
     if device != "CPU" or model.dtype != torch.float32 or multiplications(model, processor) < SMALL:
         return Choice(TorchBackend(model, "bfloat16" if dtype == "bfloat16" else None))
     plain = TorchBackend(model)
+    if dtype == "bfloat16":
+        return Choice(TorchBackend(model, dtype), f"{device}: torch bfloat16, as asked")
     ways = _candidates(model, backend, dtype)
-    if dtype == "bfloat16" and backend == "torch":
-        return Choice(ways["torch bfloat16"](), f"{device}: torch bfloat16, as asked")
     if not ways:
         return Choice(plain, _nothing_else(backend, dtype))
     if images is not None and images < FEW:
@@ -153,12 +154,12 @@ def settle(plain: Backend, ways: dict[str, Callable[[], Backend]], pixels: torch
 
 def _candidates(model: GenGeoModel, backend: str, dtype: str) -> dict[str, Callable[[], Backend]]:
     """What may be faster than torch in float32, by name; nothing is built yet."""
-    fast = has_bfloat16()
+    half = dtype == "auto" and has_bfloat16()
     ways: dict[str, Callable[[], Backend]] = {}
-    if dtype == "bfloat16" or (dtype == "auto" and fast):
+    if half:
         ways["torch bfloat16"] = partial(TorchBackend, model, "bfloat16")
     if backend == "auto" and installed():
-        other = dtype if dtype != "auto" else "bfloat16" if fast else "float32"
+        other = "bfloat16" if half else "float32"
         ways[f"openvino {other}"] = partial(OpenVinoBackend, model, other)
     return ways
 
