@@ -22,7 +22,8 @@ from gengeo_hf.places.imagery.table import IMAGE_SUFFIXES
 from gengeo_hf.places.tiles import tile_table
 
 MOST_ZOOM = 30  # 4 cm a tile
-UNREADABLE = (sqlite3.Error, UnicodeError)  # the second where a damaged file makes SQLite speak no UTF-8
+# What SQLite raises of a damaged file, which may also make it speak no UTF-8, or ask for more memory than there is.
+UNREADABLE = (sqlite3.Error, UnicodeError, MemoryError)
 
 
 def xyz_bounds(zoom: int, column: int, row: int) -> Bounds:
