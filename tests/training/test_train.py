@@ -90,7 +90,7 @@ def test_a_resumed_run_ends_with_the_same_bits(settings, tmp_path, monkeypatch, 
 
 @pytest.mark.parametrize(
     ("name", "place"),
-    [("optimizer.safetensors", -1000), ("model.safetensors", 20_000), ("neighbours-geographic.parquet", 40)],
+    [("optimizer.safetensors", -1000), ("model.safetensors", 20_000), ("neighbours-visual.parquet", 40)],
 )
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(settings, tmp_path, capsys, name, place):
     train.main(settings())
