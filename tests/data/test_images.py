@@ -196,9 +196,10 @@ def test_a_format_that_starts_a_program_is_not_opened(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("orientation", "enough", "shown"),
     [
-        (1, (100, 200), (600, 800)),  # an eighth would be 200 x 150: less than twice as wide as asked
-        (1, (70, 90), (300, 400)),
-        (6, (200, 100), (800, 600)),  # it lies on its side: what is asked is upright
+        (1, (100, 200), (300, 400)),  # an eighth would be 200 pixels wide: less than twice what is asked
+        (1, (70, 90), (150, 200)),
+        (1, (150, 210), (600, 800)),
+        (6, (200, 100), (400, 300)),  # it lies on its side: what is asked is upright
         (1, (400, 500), (1200, 1600)),
         (1, None, (1200, 1600)),
     ],
@@ -212,7 +213,7 @@ def test_a_large_jpeg_is_decoded_no_larger_than_is_needed(orientation, enough, s
     data = saved(picture, "JPEG", quality=95, exif=exif)
     image = open_image(data, enough=enough)
     assert image.size == shown[::-1] and image.mode == "RGB"
-    small = (200, 100) if orientation == 1 else (100, 200)
+    small = (200, 100) if enough is None else enough[::-1]
     whole = np.asarray(open_image(data).resize(small, Image.Resampling.BICUBIC), dtype=int)
     assert np.abs(np.asarray(image.resize(small, Image.Resampling.BICUBIC)) - whole).max() <= 3
     assert open_image(saved(picture, "PNG"), enough=enough).size == picture.size  # which knows no such way
