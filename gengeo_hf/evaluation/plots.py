@@ -107,6 +107,7 @@ def _panel(
     """One area, in metres or kilometres east and north of its middle."""
     from matplotlib.collections import LineCollection
 
+    lon, to_lon = (lon[0] + (values - lon[0] + 180) % 360 - 180 for values in (lon, to_lon))  # whole at the date line
     middle = (lat.min() + lat.max()) / 2, (lon.min() + lon.max()) / 2
     metre = np.radians(1) * EARTH_RADIUS_M
     reach = metre * max(np.ptp(lat), np.ptp(lon) * np.cos(np.radians(middle[0])), 1e-3) / 2

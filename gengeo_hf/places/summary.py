@@ -110,6 +110,8 @@ def _most_frequent(tiles: pa.Table, column: str, word: str) -> list[str]:
     counts = [(c["counts"], c["values"]) for c in pc.value_counts(tiles[column]).to_pylist() if c["values"]]
     if not counts:
         return []
+    if len(counts) > 1 and max(counts)[0] == 1:  # a table: every tile is a file
+        return [f"{word:<12} {len(counts):,} of one tile each, first {min(value for _, value in counts)}"]
     named = ", ".join(f"{value} ({number:,})" for number, value in sorted(counts, reverse=True)[:MOST])
     more = f" and {len(counts) - MOST:,} more" if len(counts) > MOST else ""
     return [f"{word:<12} {named}{more}"]

@@ -135,3 +135,19 @@ def test_an_album_shows_every_group_and_says_how_many(paths, tmp_path):
     assert {f.name for f in plain} == {"index.html", "recall.png", "errors.png", "map.png"}
     with pytest.raises(GenGeoError, match="no result"):
         album.make_album([], tmp_path / "none")
+
+
+def test_a_map_of_errors_is_the_same_across_the_date_line():
+    generator = np.random.default_rng(0)
+    lat, east = -17 + generator.uniform(0, 0.02, 12), generator.uniform(-0.01, 0.01, 12)
+    error = np.where(np.arange(12) % 3, 10.0, 400.0)
+
+    def drawn(middle):
+        lon, to_lon = ((middle + east + shift + 180) % 360 - 180 for shift in (0, 0.004))
+        panel = plots.error_map(lat, lon, lat, to_lon, error).axes[0]
+        return panel.get_xlim(), [np.asarray(dots.get_offsets()) for dots in panel.collections[1:]]
+
+    (here, dots), (there, others) = drawn(20.0), drawn(180.0)
+    np.testing.assert_allclose(there, here, rtol=1e-6)
+    for mine, theirs in zip(dots, others, strict=True):
+        np.testing.assert_allclose(theirs, mine, atol=1e-3)
