@@ -103,6 +103,7 @@ async def locate(request: Request, options: Annotated[LocateOptions, Query()]) -
     desk: Desk = request.app.state.desk
     question = options.question()
     if question.threshold > 0 and desk.localizer.calibration is None:
+        await drain(request, request.app.state.line.limits.photo_bytes)
         return _problem(422, "bad_parameter", "threshold: this service has no calibration, so it knows no confidence")
     answer, index = await _work(request, lambda photo: desk.ask(photo, question))
     accepted = request.headers.get("accept", "")
@@ -240,7 +241,7 @@ def _add_error_replies(app: FastAPI, limits: Limits) -> None:
 
     def on(kind: type[Exception] | int, reply: Callable[[Any], Response]) -> None:
         async def handler(request: Request, error: Exception) -> Response:
-            if isinstance(error, BusyError | TooLargeError):
+            if isinstance(error, BusyError | TooLargeError | RequestValidationError | HTTPException):  # body unread
                 await drain(request, limits.photo_bytes)
             return reply(error)
 

@@ -110,16 +110,18 @@ def test_writing_a_checkpoint(disk, counts, capsys, monkeypatch):
 
     monkeypatch.syspath_prepend(ROOT / "training")
     import checkpoint
+    from settings import Settings, as_dict
 
+    settings = as_dict(Settings(output="unused"))
     accelerator, model = Accelerator(cpu=True), torch.nn.Linear(200, 200)
     optimizer = torch.optim.AdamW(model.parameters())
     tables, ids = {"geographic": np.zeros((1, 1), np.int32)}, (["q"], ["t"])
     for epoch in range(1, 7):
         progress = checkpoint.Progress(epoch=epoch)
-        checkpoint.save(disk.path, accelerator, model, optimizer, progress, {}, tables, ids)
+        checkpoint.save(disk.path, accelerator, model, optimizer, progress, settings, tables, ids)
     told = capsys.readouterr().out
     assert "could not be written" in told and "a restart would begin after" in told
-    progress, _ = checkpoint.resume(disk.path, accelerator, model, optimizer, {}, ids)
+    progress, _ = checkpoint.resume(disk.path, accelerator, model, optimizer, settings, ids)
     assert progress.epoch == max(int(path.name[-5:]) for path in disk.path.glob("checkpoint-*"))
     assert not [path for path in disk.path.iterdir() if path.name.startswith(".")]
     counts("full disk: checkpoint", told.count("could not be written"))

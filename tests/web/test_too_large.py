@@ -1,7 +1,9 @@
-"""An upload beyond the limit hears of it, over a real connection: one that is reset would leave its sender guessing."""
+"""Whose request is refused before it is read hears why: a connection that is reset would leave its sender guessing."""
 
 import http.client
 import json
+import socket
+import time
 from urllib.parse import urlsplit
 
 import pytest
@@ -23,3 +25,21 @@ def test_the_sender_of_a_large_upload_is_told(desk, times):
             reply = connection.getresponse()
             assert reply.status == 413 and json.loads(reply.read())["error"]["code"] == "too_large"
             connection.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/locate?near=1,2", 422), ("/nowhere", 404), ("/locate?threshold=1", 422)]
+)
+def test_a_refusal_waits_for_the_end_of_what_is_sent(desk, path, status):
+    body = bytes(5_000_000)
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
+    with running(create_app(desk)) as address:
+        where = urlsplit(address)
+        with socket.create_connection((where.hostname, where.port), timeout=60) as connection:
+            connection.sendall(head + body[:1000])
+            time.sleep(0.3)  # long enough for a hasty refusal
+            connection.sendall(body[1000:])
+            reply = b""
+            while part := connection.recv(65_536):
+                reply += part
+    assert reply.startswith(f"HTTP/1.1 {status}".encode())
