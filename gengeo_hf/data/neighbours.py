@@ -237,7 +237,7 @@ def _true_tiles(dataset: Any) -> tuple[list[str], np.ndarray, np.ndarray]:
     of_tile = [np.array(dataset.gallery[column][:], dtype=np.float64) for column in ("lat", "lon")]
     of_query = [np.array(dataset.queries[column][:], dtype=np.float64) for column in ("lat", "lon")]
     unknown = np.isnan(of_tile[0]) | np.isnan(of_tile[1])
-    means = mean_positions(rows, *of_query, len(tiles))
+    means = mean_positions(rows, of_query[0], of_query[1], len(tiles))
     lat, lon = (np.where(unknown, mean, own)[used] for mean, own in zip(means, of_tile, strict=True))
     return [tiles[row] for row in used], lat, lon
 
