@@ -6,11 +6,11 @@ OLDEST := .venv-oldest
 # One thread per pytest worker: two workers that each start two OpenMP threads wait on one another.
 TEST_ENV := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 
-.PHONY: help setup demo test test-slow test-oldest bench notebooks docs pictures lint format clean
+.PHONY: help setup demo test test-slow test-oldest torture bench notebooks notebooks-check docs pictures lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 # The stamp is newer than what it was made from, so setup runs again only when the requirements change.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -30,6 +30,9 @@ test: setup  ## Run the tests (under 6 minutes on 2 cores)
 test-slow: setup  ## Run the long tests too: training runs, resume after kill, the figures
 	$(TEST_ENV) $(BIN)/python -m pytest -m "not gpu and not network"
 
+torture: setup  ## Kill, fill, damage and fuzz whatever writes or reads (a quarter of an hour; TORTURE_ROUNDS=4: an hour)
+	$(TEST_ENV) $(BIN)/python -m pytest tests/torture -m slow -n 0
+
 test-oldest: pyproject.toml  ## Run the tests with the lower bounds of pyproject.toml, in an environment of their own
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python .ci/lower_bounds.py > $(OLDEST)/constraints.txt
@@ -43,8 +46,12 @@ bench: setup  ## Measure everything beside its alternatives: benchmarks/results/
 notebooks: setup  ## Execute the notebooks on the synthetic world and write their outputs
 	$(BIN)/python notebooks/run.py
 
+notebooks-check: setup  ## Execute the notebooks from nothing, two at a time; changes nothing
+	$(BIN)/python notebooks/run.py --check
+
 docs: setup  ## Build the pages and the reference: docs/_build/index.html
-	$(BIN)/sphinx-build --quiet docs docs/_build
+	rm -rf docs/generated
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build
 
 pictures: setup  ## Draw the picture of README.md again
 	$(BIN)/gengeo figure pairs world-urban world-rural world-offcenter --count 1 --pool 4 --out docs/images/world.png
