@@ -28,7 +28,7 @@ with atheris.instrument_imports(include=["gengeo_hf", "settings"], enable_loader
 from tests.places.conftest import ListSource, StubEncoder
 from tests.torture.intake_worker import saved
 
-FOLDER = Path(tempfile.mkdtemp(prefix="gengeo-fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+FOLDER = Path(tempfile.mkdtemp(prefix="gengeo-fuzz-"))  # libFuzzer ends the process before anything could remove it
 
 
 def text_of(content):

@@ -21,7 +21,7 @@ NAMES = re.findall(r'^    "([a-z ]+)": \(', (ROOT / "tests/torture/fuzz_parsers.
 @pytest.mark.parametrize("target", NAMES)
 def test_parser(target, tmp_path, counts):
     words = [sys.executable, "-m", "tests.torture.fuzz_parsers", target, "--seconds", str(SECONDS * ROUNDS)]
-    settings = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    settings = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TMPDIR": str(tmp_path)}
     done = subprocess.run([*words, "--out", str(tmp_path)], cwd=ROOT, env=settings, capture_output=True, text=True, check=False)  # fmt: skip  # noqa: E501
     runs = re.search(r"stat::number_of_executed_units:\s*(\d+)", done.stderr)
     broken = done.returncode != 0
