@@ -188,7 +188,7 @@ def main():
     import torch
 
     import gengeo_hf.encoder  # shared by all forks
-    import gengeo_hf.hub  # noqa: F401
+    import gengeo_hf.hub  # noqa: F401  (shared by all forks)
 
     torch.set_num_threads(1)
     job, draw = JOBS[name](folder), random.Random(seed)

@@ -22,7 +22,8 @@ NAMES = re.findall(r'^    "([a-z ]+)": \(', (ROOT / "tests/torture/fuzz_parsers.
 def test_parser(target, tmp_path, counts):
     words = [sys.executable, "-m", "tests.torture.fuzz_parsers", target, "--seconds", str(SECONDS * ROUNDS)]
     settings = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TMPDIR": str(tmp_path)}
-    done = subprocess.run([*words, "--out", str(tmp_path)], cwd=ROOT, env=settings, capture_output=True, text=True, check=False)  # fmt: skip  # noqa: E501
+    words += ["--out", str(tmp_path)]
+    done = subprocess.run(words, cwd=ROOT, env=settings, capture_output=True, text=True, check=False)
     runs = re.search(r"stat::number_of_executed_units:\s*(\d+)", done.stderr)
     broken = done.returncode != 0
     counts(f"fuzzed parser: {target}", int(runs[1]) if runs else 0, unclear=int(broken))

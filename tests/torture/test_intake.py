@@ -23,9 +23,9 @@ class Worker:
 
     def start(self):
         words = [sys.executable, "-m", "tests.torture.intake_worker", self.kind]
-        quiet = subprocess.DEVNULL  # decoders' own warnings
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(words, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=quiet, env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip  # noqa: E501
+        settings = os.environ | {"OMP_NUM_THREADS": "1"}
+        streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}  # decoders warn
+        self.process = subprocess.Popen(words, cwd=ROOT, env=settings, **streams)
         assert self.process.stdout.readline() == b"ready\n"
 
     def ask(self, seed):
