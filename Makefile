@@ -28,10 +28,10 @@ test: setup  ## Run the tests (under 6 minutes on 2 cores)
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2
 
 test-slow: setup  ## Run the long tests too: training runs, resume after kill, the figures
-	$(TEST_ENV) $(BIN)/python -m pytest -m "not gpu and not network"
+	$(TEST_ENV) $(BIN)/python -m pytest -m "not gpu and not network" --ignore tests/torture
 
 torture: setup  ## Kill, fill, damage and fuzz whatever writes or reads (a quarter of an hour; TORTURE_ROUNDS=4: an hour)
-	$(TEST_ENV) $(BIN)/python -m pytest tests/torture -m slow -n 0
+	$(TEST_ENV) $(BIN)/python -m pytest tests/torture tests/training/test_kill.py -m slow -n 0
 
 test-oldest: pyproject.toml  ## Run the tests with the lower bounds of pyproject.toml, in an environment of their own
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
