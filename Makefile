@@ -66,4 +66,4 @@ format: setup  ## Mend style
 	$(BIN)/ruff format .
 
 clean:  ## Remove the environment and what the demo wrote
-	rm -rf $(VENV) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache

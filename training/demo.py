@@ -97,6 +97,7 @@ def train(folder: Folder, overrides: list[str]) -> None:
     command = [
         *(sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"),
         *("--mixed_precision", "no", "--dynamo_backend", "no", "--quiet"),  # quiet: no stack of the launcher
+        *("--num_cpu_threads_per_process", str(min(4, os.cpu_count() or 1))),  # one, if nobody asks
         *(str(HERE / "train.py"), "--config", str(CONFIG)),
         *(f"output={folder.root / 'run'}", f"data.root={folder.root / 'world'}", *overrides),
     ]
