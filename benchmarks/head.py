@@ -13,13 +13,13 @@ own: peak resident memory on the CPU, the allocator's peak on a GPU.
 import argparse
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
 import time
 
 import torch
+from measuring import peak_mb
 
 from gengeo_hf.model import GenGeoConfig, GenGeoModel
 from gengeo_hf.model.salad import GenGeoSalad
@@ -84,9 +84,9 @@ def peak(kind: str, size: tuple[int, int], batch: int, device: str) -> int:
         before = torch.cuda.memory_allocated()
         head(tokens, summary)[0].sum().backward()
         return torch.cuda.max_memory_allocated() - before
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_mb()
     head(tokens, summary)[0].sum().backward()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    return round((peak_mb() - before) * 2**20)
 
 
 def peak_in_own_process(kind: str, view: str, batch: int, device: str) -> int:

@@ -1,22 +1,45 @@
 """What every benchmark shares: ways that take turns, growth with size, facts about the machine, figures with goals."""
 
+import multiprocessing
 import os
 import platform
+import resource
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 PACKAGES = (
     "torch", "transformers", "numpy", "faiss-cpu", "onnxruntime", "openvino", "pillow", "scipy", "usearch", "embreex",
 )  # fmt: skip
+Found = TypeVar("Found")
+
 LOST = 3  # times slower than the first way
 FLAGS = ("avx2", "avx512_f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
+
+
+def peak_mb() -> float:
+    """The most that this process has held in memory so far.
+
+    Linux counts it for each program anew; `ru_maxrss` would begin with what the parent held when it started this one.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # where it counts KB, not on macOS
+
+
+def in_own_process(function: Callable[..., Found], *values: Any, **named: Any) -> Found:
+    """Call a module's function in a fresh process, whose peak of memory nothing else has set."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *values, **named).result()
 
 
 @dataclass(frozen=True)

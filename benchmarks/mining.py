@@ -8,18 +8,14 @@ products: arithmetic, not a measurement. The memory does not depend on it, but f
 """
 
 import argparse
-import resource
 import time
 
 import numpy as np
+from measuring import peak_mb
 
 from gengeo_hf.learning import similar_tiles
 
 MEMORY_GOAL = 500  # MB beyond the descriptors
-
-
-def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def measure(

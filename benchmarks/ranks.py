@@ -10,21 +10,17 @@ extrapolates to the test set of CVACT (92,802 x 92,802) by the number of product
 """
 
 import argparse
-import resource
 import time
 from typing import Any
 
 import numpy as np
 import torch
+from measuring import peak_mb
 
 from gengeo_hf.evaluation import scan
 
 CVACT_TEST = 92_802
 BLOCK = (2048, 8192)  # the default of `scan`
-
-
-def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def finish(device: torch.device) -> None:

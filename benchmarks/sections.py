@@ -14,7 +14,7 @@ import numpy as np
 import ranks
 import search_million
 import startup
-from measuring import Figure, growth, in_turns
+from measuring import Figure, growth, in_own_process, in_turns
 
 from gengeo_hf.encoder import Encoder
 
@@ -128,7 +128,7 @@ def sampler(sizes: Sizes) -> list[Figure]:
 
 def mined(sizes: Sizes, device: str = "cpu") -> list[Figure]:
     """Neighbours by descriptor."""
-    found = [mining.measure(pairs, sizes.dim, pool=64, device=device) for pairs in sizes.mined]
+    found = [in_own_process(mining.measure, pairs, sizes.dim, pool=64, device=device) for pairs in sizes.mined]
     last, shown = found[-1], f"{sizes.mined[-1]:,} x {sizes.dim}"
     goal = f"<= {mining.MEMORY_GOAL}"
     return [
