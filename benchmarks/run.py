@@ -10,18 +10,22 @@ on the machine could stretch the clock. Each section measures at three sizes whe
 exponent of growth: 1 is linear. Sections of a GPU run where there is one.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from measuring import Figure, machine
-from sections import GPU_SECTIONS, SECTIONS, Sizes
 
 from gengeo_hf.files import write_json, write_text
+
+if TYPE_CHECKING:
+    from sections import Sizes
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -75,6 +79,9 @@ def run_section(name: str, section: Callable[[Sizes], list[Figure]], sizes: Size
 
 
 def main() -> None:
+    # Not above: processes that a section starts import this file anew, and torch would count as their work.
+    from sections import GPU_SECTIONS, SECTIONS, Sizes
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     everything = {**SECTIONS, **GPU_SECTIONS}
     parser.add_argument("--only", nargs="+", choices=[*everything], help="sections to run; the others are kept")
