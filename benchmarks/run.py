@@ -32,13 +32,13 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 def as_markdown(found: dict[str, Any]) -> str:
     """The report for people."""
-    facts = found["machine"]
+    facts, minutes = found["machine"], sum(found["seconds"].values()) / 60
     versions = ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
     lines = [
         "# Measured",
         "",
-        f"`python benchmarks/run.py{' --quick' if found['quick'] else ''}`, {found['date']}, {found['minutes']:.0f} "
-        f"minutes, on {facts['cpu']} ({facts['architecture']}; {', '.join(facts['flags']) or 'no flags of interest'}), "
+        f"`python benchmarks/run.py{' --quick' if found['quick'] else ''}`, {found['date']}, {minutes:.0f} "
+        f"minutes in all, on {facts['cpu']} ({facts['architecture']}; {', '.join(facts['flags']) or 'no flags of interest'}), "
         f"{facts['cores']} cores, {facts['threads']} threads, {facts['memory_gb']} GB, load {facts['load']} at the "
         f"start, GPU: {facts['gpu'] or 'none'}; {facts['system']}, Python {facts['python']}, {versions}.",
         "",
@@ -65,8 +65,8 @@ def _row(row: dict[str, Any]) -> str:
     return f"| {row['what']} | {row['value']:.4g} {row['unit']} | {clock} | {cpu} | {row['goal']} | {verdict}{note} |"
 
 
-def run_section(name: str, section: Callable[[Sizes], list[Figure]], sizes: Sizes) -> list[Figure]:
-    """Figures of a section, printed as they come; a section that fails says so and the others go on."""
+def run_section(name: str, section: Callable[[Sizes], list[Figure]], sizes: Sizes) -> tuple[list[Figure], float]:
+    """Figures of a section, printed as they come, and its clock seconds; a section that fails says so and the others go on."""
     started = time.perf_counter()
     try:
         rows = section(sizes)
@@ -74,8 +74,9 @@ def run_section(name: str, section: Callable[[Sizes], list[Figure]], sizes: Size
         rows = [Figure(name, "failed", 0.0, "", note=f"{type(error).__name__}: {str(error).splitlines()[0][:200]}")]
     for row in rows:
         print(_row(row.plain()), flush=True)
-    print(f"{name}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
-    return rows
+    seconds = time.perf_counter() - started
+    print(f"{name}: {seconds:.0f} s", file=sys.stderr, flush=True)
+    return rows, seconds
 
 
 def main() -> None:
@@ -88,20 +89,21 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes, few rounds")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for bench.json and bench.md")
     given = parser.parse_args()
-    facts, started = machine(), time.perf_counter()
+    facts = machine()
     asked = given.only or [*SECTIONS, *(GPU_SECTIONS if facts["gpu"] else [])]
     if not facts["gpu"] and not given.only:
         print("no GPU here: its sections are left out", file=sys.stderr)
     sizes = Sizes.quick() if given.quick else Sizes()
-    stored, kept = given.out / "bench.json", {}
+    stored, kept, seconds = given.out / "bench.json", {}, {}
     if given.only and stored.is_file():
         old = json.loads(stored.read_text(encoding="utf-8"))
         if old["machine"]["cpu"] == facts["cpu"] and old["quick"] == given.quick:  # else they say nothing together
-            kept = old["sections"]
+            kept, seconds = old["sections"], old["seconds"]
     for name in asked:
-        kept[name] = [row.plain() for row in run_section(name, everything[name], sizes)]
+        rows, seconds[name] = run_section(name, everything[name], sizes)
+        kept[name] = [row.plain() for row in rows]
     found = {
-        "date": time.strftime("%Y-%m-%d"), "quick": given.quick, "minutes": (time.perf_counter() - started) / 60,
+        "date": time.strftime("%Y-%m-%d"), "quick": given.quick, "seconds": seconds,
         "machine": facts, "sections": {name: kept[name] for name in everything if name in kept},
     }  # fmt: skip
     write_json(stored, found)
