@@ -38,7 +38,7 @@ def as_markdown(found: dict[str, Any]) -> str:
         "# Measured",
         "",
         f"`python benchmarks/run.py{' --quick' if found['quick'] else ''}`, {found['date']}, {minutes:.0f} "
-        f"minutes in all, on {facts['cpu']} ({facts['architecture']}; {', '.join(facts['flags']) or 'no special flags'}), "
+        f"minutes in all, on {facts['cpu']} ({facts['architecture']}; {', '.join(facts['flags']) or 'none told'}), "
         f"{facts['cores']} cores, {facts['threads']} threads, {facts['memory_gb']} GB, load {facts['load']} at the "
         f"start, GPU: {facts['gpu'] or 'none'}; {facts['system']}, Python {facts['python']}, {versions}.",
         "",
@@ -66,7 +66,7 @@ def _row(row: dict[str, Any]) -> str:
 
 
 def run_section(name: str, section: Callable[[Sizes], list[Figure]], sizes: Sizes) -> tuple[list[Figure], float]:
-    """Figures of a section, printed as they come, and its clock seconds; one that fails says so, and the others go on."""
+    """Figures of a section, printed as they come, and its clock seconds; one that fails says so."""
     started = time.perf_counter()
     try:
         rows = section(sizes)
