@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -40,7 +41,9 @@ def main(arguments: list[str] | None = None) -> None:
         raise GenGeoError(f"the plan has no table {given.table!r}; it has all, {', '.join(plan['tables'])}")
     tables = list(plan["tables"]) if given.table == "all" else [given.table]
     source = f"--rows {given.rows.name}" if given.rows else f"--data {given.data}"  # folders are left out
-    command = " ".join(["python training/ablate.py", given.table, source, f"--seeds {given.seeds}", *given.overrides])
+    command = " ".join(
+        ["python training/ablate.py", given.table, source, f"--seeds {given.seeds}", *map(shlex.quote, given.overrides)]
+    )
     for seed in range(given.seeds):  # seed by seed, so that a run that is stopped has whole tables of fewer seeds
         for table in tables:
             for row in plan["tables"][table]:

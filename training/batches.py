@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from descriptors import describe
 from gengeo_hf.data import CrossViewDataset
 from gengeo_hf.data.loading import AerialImages, GroundImages
-from gengeo_hf.data.neighbours import training_neighbours
+from gengeo_hf.data.neighbours import training_neighbours, true_tiles
 from gengeo_hf.encoder import Encoder
 from gengeo_hf.errors import GenGeoError
 from gengeo_hf.learning import Pairs, Rules, similar_photos, similar_tiles
@@ -66,7 +66,10 @@ def neighbour_tables(
     accelerator: Accelerator,
     encoder: Encoder,
 ) -> Mined | None:
-    """Bring `tables` up to date for an epoch; gives the descriptors if they were made, for the sampler's report."""
+    """Bring `tables` up to date for an epoch; gives the descriptors if they were made, for the sampler's report.
+
+    Where tiles lack a position there are no neighbours on the map, and a line says so: photos meet at random.
+    """
     given = settings.sampling
     first_phase = epoch <= given.gps_epochs or not given.mining_every
     mined = None
@@ -78,8 +81,15 @@ def neighbour_tables(
     on_map = given.first_phase == "geographic" if first_phase else given.geographic_share > 0
     if not on_map:
         tables.pop("geographic", None)
-    elif "geographic" not in tables and pairs.lat_lon is not None:
-        tables["geographic"] = geographic_table(train, pairs, given.pool, given.legacy_degrees)
+    elif "geographic" not in tables:
+        lost = int(np.isnan(true_tiles(train)[1:]).any(axis=0).sum())
+        if not lost:
+            tables["geographic"] = geographic_table(train, pairs, given.pool, given.legacy_degrees)
+        else:
+            accelerator.print(
+                f"epoch {epoch}: no neighbours on the map, since {lost:,} training tiles have no position (nor have "
+                "their photos); sampling.first_phase=random says the same without this line"
+            )
     if given.protocol == "sample4geo":
         for name, table in tables.items():
             tables[name] = last_photo_of_a_tile(pairs, table)

@@ -120,46 +120,58 @@ def resume(
     if accelerator.is_main_process:
         _sweep(folder)
     accelerator.wait_for_everyone()
-    for candidate in sorted(folder.glob("checkpoint-*"), reverse=True):
+    candidates = sorted(folder.glob("checkpoint-*"), reverse=True)
+    for candidate in candidates:
         try:
-            state = json.loads((candidate / "state.json").read_text(encoding="utf-8"))
-            stated = state.pop("sha256", None)  # checkpoints of earlier versions state none
-            if stated is not None and stated != _sums(candidate, state):
-                raise ValueError("a file of it was changed after it was written")
-            weights = load_file(candidate / "model.safetensors")
-            moments = load_file(candidate / "optimizer.safetensors")
-            states = load_file(candidate / "random.safetensors")
-            averaged = load_file(candidate / "average.safetensors") if average is not None else {}
-            tables = {
-                path.stem.removeprefix("neighbours-"): _load_table(path, *ids)
-                for path in sorted(candidate.glob("neighbours-*.parquet"))
-            }
+            state, tensors, tables = _read(candidate, settings, ids, average is not None)
         except GenGeoError:
             raise
         except Exception as error:  # truncated or damaged: each reader has its own errors
-            if average is not None and not (candidate / "average.safetensors").exists():
-                raise GenGeoError(f"{folder} holds a run without averaged weights; give another output=...") from error
-            accelerator.print(f"{candidate.name} cannot be read ({error}); trying the one before")
+            then = "the run begins anew" if candidate == candidates[-1] else "trying the one before"
+            accelerator.print(f"{candidate.name} cannot be read ({error}); {then}")
             continue
-        _refuse_other_settings(folder, state["settings"], settings)
-        if state["data"] != digest(ids):
-            raise GenGeoError(f"{folder} holds a run on other training data; give another output=...")
         if state["processes"] != accelerator.num_processes:
             accelerator.print(
                 f"{candidate.name} was written by {state['processes']} processes and there are "
                 f"{accelerator.num_processes} now: dropout and augmentation will differ from the unbroken run"
             )
-        own = model.state_dict()
+        own, weights = model.state_dict(), tensors["model"]
         if own.keys() != weights.keys():
             raise GenGeoError(f"{candidate} holds another model's weights; give another output=...")
         put_all(own, weights, own)
-        _restore_optimizer(model, optimizer, moments)
-        put_all(average or {}, averaged, averaged)
+        _restore_optimizer(model, optimizer, tensors["optimizer"])
+        if average is not None:
+            put_all(average, tensors["average"], average)
         if accelerator.scaler is not None and state["scaler"]:
             accelerator.scaler.load_state_dict(state["scaler"])
-        _restore_random_states(accelerator, states)
+        _restore_random_states(accelerator, tensors["random"])
         return Progress(**state["progress"]), tables
     return Progress(), {}
+
+
+def _read(
+    candidate: Path, settings: dict[str, Any], ids: Ids, averaged: bool
+) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]], dict[str, np.ndarray]]:
+    """State, tensors by the name of their file, and neighbour tables in rows of the present tables.
+
+    Raises:
+        GenGeoError: it is of a run with other settings or data; taken for a damaged one, it would be overwritten.
+        Exception: it is damaged; each reader has its own errors.
+    """
+    state = json.loads((candidate / "state.json").read_text(encoding="utf-8"))
+    stated = state.pop("sha256", None)  # checkpoints of earlier versions state none
+    if stated is not None and stated != _sums(candidate, state):
+        raise ValueError("a file of it was changed after it was written")
+    _refuse_other_settings(candidate.parent, state["settings"], settings)
+    if state["data"] != digest(ids):
+        raise GenGeoError(f"{candidate.parent} holds a run on other training data; give another output=...")
+    names = ["model", "optimizer", "random", *(["average"] if averaged else [])]
+    tensors = {name: load_file(candidate / f"{name}.safetensors") for name in names}
+    tables = {
+        path.stem.removeprefix("neighbours-"): _load_table(path, *ids)
+        for path in sorted(candidate.glob("neighbours-*.parquet"))
+    }
+    return state, tensors, tables
 
 
 def digest(ids: Ids) -> str:
@@ -265,10 +277,8 @@ def _save_table(path: Path, rows: np.ndarray, query_ids: list[str], tile_ids: li
 
 
 def _load_table(path: Path, query_ids: list[str], tile_ids: list[str]) -> np.ndarray:
-    """Ids back to rows; refuses a table of other data."""
+    """Ids back to rows, int32 (queries, K)."""
     table = pq.read_table(path)
-    if table["query_id"].to_pylist() != query_ids:
-        raise GenGeoError(f"{path.parent.name} was written for other training data; give another output=...")
     row_of = {tile: row for row, tile in enumerate(tile_ids)}
     lists = table["tile_ids"].combine_chunks()
     values = lists.flatten().to_pylist()

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table as Lines
 
 from gengeo_hf.errors import GenGeoError, told_in_one_line
-from gengeo_hf.files import write_json, write_text
+from gengeo_hf.files import atomic_folder, write_json, write_text
 
 HERE = Path(__file__).resolve().parent
 CONFIG = HERE / "configs" / "world_urban.yaml"
@@ -105,8 +105,8 @@ def train(folder: Folder, overrides: list[str]) -> None:
         raise GenGeoError("training stopped (see above); the same command goes on from the last checkpoint")
     best = folder.root / "run" / "model"
     if not folder.model.exists() or digest(best) != digest(folder.model):
-        shutil.rmtree(folder.model, ignore_errors=True)
-        shutil.copytree(best, folder.model)
+        with atomic_folder(folder.model) as target:
+            shutil.copytree(best, target, dirs_exist_ok=True)
 
 
 def digest(model: Path) -> str:

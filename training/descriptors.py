@@ -13,26 +13,29 @@ from torch.utils.data import DataLoader, Dataset
 
 from gengeo_hf.data.loading import resized
 from gengeo_hf.encoder import Encoder, View
+from gengeo_hf.errors import GenGeoError
 from gengeo_hf.model import GenGeoImageProcessor
 from shard import is_sharded
 
 
-class _Pixels(Dataset[torch.Tensor]):
-    """Resized images of one view, uint8, for a loader's worker processes."""
+class _Pixels(Dataset[torch.Tensor | GenGeoError]):
+    """Resized images of one view, uint8, for a loader's worker processes.
+
+    An error that the user can mend is handed over, not raised: PyTorch would put a worker's traceback into its message.
+    """
 
     def __init__(self, images: Sequence[Any], processor: Any, view: View) -> None:
         self.images, self.processor, self.view = images, processor, view
 
-    def __getitem__(self, row: int) -> torch.Tensor:
-        """One image, (3, H, W)."""
-        return self.__getitems__([row])[0]
-
-    def __getitems__(self, rows: list[int]) -> torch.Tensor:
+    def __getitems__(self, rows: list[int]) -> torch.Tensor | GenGeoError:
         """A batch, (B, 3, H, W)."""
-        return resized(self.processor, [self.images[row] for row in rows], self.view)
+        try:
+            return resized(self.processor, [self.images[row] for row in rows], self.view)
+        except GenGeoError as error:
+            return GenGeoError(error)
 
 
-def _as_it_is(batch: torch.Tensor) -> torch.Tensor:
+def _as_it_is(batch: torch.Tensor | GenGeoError) -> torch.Tensor | GenGeoError:
     return batch
 
 
@@ -60,6 +63,9 @@ def describe(
 
     Returns:
         Unit descriptors, float32 (rows, dim), the same on every process.
+
+    Raises:
+        GenGeoError: an image is missing or broken, and `images` has no stand-in for it.
     """
     encoder.model.eval()
     size, processes = encoder.batch_size, accelerator.num_processes
@@ -73,6 +79,8 @@ def describe(
         busy = first + accelerator.process_index < len(batches)
         if busy or is_sharded(encoder.model):  # the pieces of a sharded model take part in every batch
             pixels = next(loader) if busy else resized(encoder.processor, [images[0]], view)
+            if isinstance(pixels, GenGeoError):
+                raise pixels
             batch = normalise(pixels.to(accelerator.device), encoder.processor)
             with accelerator.autocast():
                 descriptors = encoder.model(batch, view=view).pooler_output

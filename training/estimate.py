@@ -4,6 +4,7 @@ Before: a model on its device. After: a line at the start, and the share of the 
 """
 
 import math
+import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,8 +22,8 @@ Batch = TypeVar("Batch")
 PROBE = 2  # pairs
 # Dense bfloat16 (2080 Ti, V100: float16) operations per second, from the makers' data sheets.
 PEAKS = {
-    "H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "A10G": 70e12, "V100": 125e12,
-    "RTX 4090": 165e12, "RTX 3090": 71e12, "RTX 2080 Ti": 54e12,
+    "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "A10G": 70e12,
+    "V100": 125e12, "RTX 4090": 165e12, "RTX 3090": 71e12, "RTX 2080 Ti": 54e12,
 }  # fmt: skip
 
 
@@ -121,13 +122,17 @@ def _finish(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def card_of(device_name: str) -> str | None:
+    """The card of `PEAKS` that a device is: an L40 is no L4."""
+    return next((card for card in PEAKS if re.search(rf"\b{card}\b", device_name)), None)
+
+
 def peak_flops(device: torch.device) -> tuple[float, str]:
     """Operations per second that the device can do at most, and where that number is from."""
     if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-        for card, peak in PEAKS.items():
-            if card in name:
-                return peak, f"{card} bf16, data sheet"
+        card = card_of(torch.cuda.get_device_name(device))
+        if card is not None:
+            return PEAKS[card], f"{card} bf16, data sheet"
     on_cpu = device.type == "cpu"
     side, dtype = (1024, torch.float32) if on_cpu else (4096, torch.bfloat16)
     # On a CPU by processor time: neighbours on the machine would make a peak that the loop then exceeds.

@@ -1,4 +1,4 @@
-"""What a run writes beside its checkpoints: the log and the model in Hub format.
+"""What a run says and writes beside its checkpoints: its first lines, the log, the model in Hub format.
 
 Before: numbers and weights of a running loop. After: `log.jsonl`, `model/`.
 """
@@ -12,11 +12,13 @@ import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
+from gengeo_hf.data import CrossViewDataset
 from gengeo_hf.encoder import TRAINING_RECORD
 from gengeo_hf.files import atomic_folder, write_json, write_text
 from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
 from settings import Settings, as_dict
 from shard import is_sharded, whole_tensors
+from step import rate_factor
 
 
 def export(
@@ -41,6 +43,35 @@ def export(
             accelerator.print(f"{folder} could not be written ({error}); free some space on its disk")
     every = accelerator.gather(torch.tensor([float(written)], device=accelerator.device))
     return bool(every.all())  # all processes must agree on whether there is a better model
+
+
+def describe_run(
+    settings: Settings, train: CrossViewDataset, model: GenGeoModel, accelerator: Accelerator, steps: int, epoch: int
+) -> str:
+    """Lines for the start of a run.
+
+    Args:
+        settings: of the run.
+        train: the training pairs.
+        model: unwrapped.
+        accelerator: for the processes.
+        steps: of an epoch.
+        epoch: the last one that is finished, 0 for none.
+    """
+    plan, factor = settings.optimisation, rate_factor(settings)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    lines = [
+        f"{train.name}: {len(train.queries):,} pairs, {len(train.gallery):,} tiles; {trained:,} of "
+        f"{sum(p.numel() for p in model.parameters()):,} parameters are trained; {plan.epochs} epochs of {steps} steps "
+        f"on {accelerator.num_processes} x {accelerator.device}" + (f"; going on after epoch {epoch}" if epoch else "")
+    ]
+    if factor != 1:
+        lines.append(
+            f"batch_size is {settings.sampling.batch_size} and the learning rate {plan.learning_rate:g} is for "
+            f"{plan.learning_rate_batch}: it becomes {plan.learning_rate * factor:.3g} "
+            f"({plan.batch_rule} rule; optimisation.batch_rule=none keeps it)"
+        )
+    return "\n".join(lines)
 
 
 def training_record(

@@ -1,6 +1,6 @@
 """What a run is made of: one YAML file, checked against the dataclasses below, `key=value` on top.
 
-Before: `--config training/configs/x.yaml sampler.batch_size=64`. After: a `Settings` object, saved beside the weights.
+Before: `--config training/configs/x.yaml sampling.batch_size=64`. After: a `Settings` object, saved beside the weights.
 Defaults live here and nowhere else; a file of `configs/` states what makes its run what it is, with the reason.
 """
 
@@ -134,7 +134,7 @@ def load_settings(config: str | Path, overrides: list[str]) -> Settings:
     except Exception as error:  # the YAML parser's own errors
         raise GenGeoError(f"{path} is no readable YAML: {' '.join(str(error).split())}") from error
     assert isinstance(settings, Settings)
-    _check_choices(settings)
+    _check_values(settings)
     return settings
 
 
@@ -150,6 +150,7 @@ CHOICES = {
 
 # The least value of numbers that something is divided by, or counted with.
 LEAST = {
+    "seed": 0,
     "evaluate_every": 1,
     "save_every": 1,
     "log_every": 1,
@@ -165,7 +166,15 @@ LEAST = {
 }
 
 
-def _check_choices(settings: Settings) -> None:
+SHARES = ("sampling.random_share", "sampling.geographic_share", "optimisation.warmup", "optimisation.label_smoothing")
+TWO_NUMBERS = {
+    "data.ground_size": "height and width",
+    "data.aerial_size": "height and width",
+    "optimisation.betas": "two decay rates",
+}
+
+
+def _check_values(settings: Settings) -> None:
     """Refuse a word that no code would ask for, shares that are none, and numbers that a run would end at."""
     for key, least in LEAST.items():
         value = operator.attrgetter(key)(settings)
@@ -174,9 +183,12 @@ def _check_choices(settings: Settings) -> None:
     for key, allowed in CHOICES.items():
         if (found := operator.attrgetter(key)(settings)) not in allowed:
             raise GenGeoError(f"{key} is {found!r}; it must be {', '.join(allowed[:-1])} or {allowed[-1]}")
-    for name in ("random_share", "geographic_share"):
-        if not 0 <= (share := getattr(settings.sampling, name)) <= 1:
-            raise GenGeoError(f"sampling.{name} is {share}; it must lie in 0..1")
+    for key in SHARES:
+        if not 0 <= (share := operator.attrgetter(key)(settings)) <= 1:
+            raise GenGeoError(f"{key} is {share}; it must lie in 0..1")
+    for key, what in TWO_NUMBERS.items():
+        if len(found := operator.attrgetter(key)(settings)) != 2:
+            raise GenGeoError(f"{key} is {found}; it must be {what}")
 
 
 def _word(item: str) -> str:

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 
 from batches import covering
 from descriptors import normalise
+from gengeo_hf.errors import GenGeoError
 from gengeo_hf.learning import FrozenPrefix, Pairs, cached_backward, gather_rows, symmetric_info_nce
 from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
 from gengeo_hf.model.backbones import frozen_stages
@@ -63,6 +64,21 @@ def backward_pass(
     )
 
 
+def finite(loss: torch.Tensor, step: int, settings: Settings) -> float:
+    """The loss as a number.
+
+    Raises:
+        GenGeoError: it is infinite or NaN, as all later ones would be.
+    """
+    value = loss.item()
+    if not math.isfinite(value):
+        raise GenGeoError(
+            f"the loss is {value} at step {step}: lower optimisation.learning_rate "
+            f"(now {settings.optimisation.learning_rate}) or use mixed_precision=bf16 instead of fp16"
+        )
+    return value
+
+
 def kept_stages(model: GenGeoModel, settings: Settings) -> list[torch.nn.Module]:
     """The modules whose outputs GradCache keeps between its two descriptions of a part."""
     wanted = settings.sampling.keep_frozen and settings.optimisation.compile is None
@@ -92,8 +108,8 @@ def learning_rate(step: float, total: int, settings: Settings) -> float:
     plan = settings.optimisation
     highest = plan.learning_rate * rate_factor(settings)
     warmup = max(1, round(plan.warmup * total))
-    if step < warmup:
-        return highest * (step + 1) / warmup
+    if step < warmup:  # a step may lie between two whole ones, where an epoch has fewer batches than it could
+        return highest * min(1.0, (step + 1) / warmup)
     share = min(1.0, (step - warmup) / max(1, total - warmup))
     return plan.final_learning_rate + (highest - plan.final_learning_rate) * (1 + math.cos(math.pi * share)) / 2
 

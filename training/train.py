@@ -34,10 +34,10 @@ from gengeo_hf.encoder import TRAINING_RECORD, Encoder
 from gengeo_hf.errors import GenGeoError, told_in_one_line
 from gengeo_hf.evaluation import evaluate_descriptors
 from gengeo_hf.learning import HardNegativeBatchSampler
-from records import Log, export, training_record
+from records import Log, describe_run, export, training_record
 from settings import Settings, as_dict, parse
 from shard import check_shardable, clip_gradients, finish_gradients, shard
-from step import backward_pass, kept_stages, learning_rate, parameter_groups, rate_factor
+from step import backward_pass, finite, kept_stages, learning_rate, parameter_groups
 
 
 def main(settings: Settings) -> dict[str, Any]:
@@ -51,18 +51,7 @@ def main(settings: Settings) -> dict[str, Any]:
         project_dir=output,
     )
     set_seed(settings.seed, device_specific=True)  # dropout differs between processes; all else is seeded by step
-    share = sampling.batch_size // accelerator.num_processes
-    if sampling.batch_size % accelerator.num_processes:
-        raise GenGeoError(
-            f"sampling.batch_size={sampling.batch_size} cannot be shared out evenly to {accelerator.num_processes} "
-            "processes: InfoNCE needs equal parts"
-        )
-    if accelerator.distributed_type == DistributedType.FSDP:
-        raise GenGeoError(
-            "Accelerate's FSDP configuration is not used: start as for several GPUs, optimisation.shard=true"
-        )
-    if plan.shard:
-        check_shardable(settings, accelerator.num_processes)
+    share = pairs_of_a_process(settings, accelerator)
     if settings.tracker:
         accelerator.init_trackers(output.name, config=checkpoint.flat(as_dict(settings)))
 
@@ -72,14 +61,17 @@ def main(settings: Settings) -> dict[str, Any]:
         validation = load_pairs(settings.data.name, settings.data.root, split="validation", **settings.data.validation)
     check_apart(train, validation)
     processor = build_processor(settings)
-    source: Dataset[dict[str, Any]] = PairSource(train, processor)
-    workers = settings.data.workers
-    if settings.data.in_memory:
-        source, workers = PairsInMemory(PairSource(train, processor)), 0  # nothing is left for a worker to do
+    decoded, in_memory = PairSource(train, processor), settings.data.in_memory
+    source: Dataset[dict[str, Any]] = PairsInMemory(decoded) if in_memory else decoded
     pairs = training_pairs(train)
     sampler = HardNegativeBatchSampler(pairs, batch_rules(settings, pairs), settings.seed)
     loader = accelerator.prepare_data_loader(
-        DataLoader(source, batch_sampler=sampler, collate_fn=PairSource.collate, num_workers=workers)
+        DataLoader(
+            source,
+            batch_sampler=sampler,
+            collate_fn=PairSource.collate,
+            num_workers=0 if in_memory else settings.data.workers,  # nothing is left for them to do
+        )
     )
 
     # Model and optimizer. Frozen parameters keep no activations and have no optimizer state.
@@ -110,25 +102,13 @@ def main(settings: Settings) -> dict[str, Any]:
     steps = len(pairs) // sampling.batch_size  # of an epoch at most: the sampler may drop a batch that it cannot fill
     total_steps = plan.epochs * steps
     log = Log(output / "log.jsonl", accelerator, progress.step)
-    accelerator.print(
-        f"{train.name}: {len(pairs):,} pairs, {len(train.gallery):,} tiles; "
-        f"{sum(p.numel() for p in model.parameters() if p.requires_grad):,} of "
-        f"{sum(p.numel() for p in model.parameters()):,} parameters are trained; "
-        f"{plan.epochs} epochs of {steps} steps on {accelerator.num_processes} x "
-        f"{accelerator.device}" + (f"; going on after epoch {progress.epoch}" if progress.epoch else "")
-    )
+    accelerator.print(describe_run(settings, train, model, accelerator, steps, progress.epoch))
     accelerator.print(
         describe_cost(
             model, cost, share, parts, accelerator.num_processes, total_steps - progress.step, average is not None,
             plan.shard,
         )
     )  # fmt: skip
-    if rate_factor(settings) != 1:
-        accelerator.print(
-            f"batch_size is {sampling.batch_size} and the learning rate {plan.learning_rate:g} is for "
-            f"{plan.learning_rate_batch}: it becomes {plan.learning_rate * rate_factor(settings):.3g} "
-            f"({plan.batch_rule} rule; optimisation.batch_rule=none keeps it)"
-        )
 
     for epoch in range(progress.epoch + 1, plan.epochs + 1):
         # Mine: neighbours on the map at first, what the model itself confuses later.
@@ -171,15 +151,11 @@ def main(settings: Settings) -> dict[str, Any]:
             if average is not None:
                 average.update(progress.step)
             if progress.step % settings.log_every == 0:
-                value = loss.item()
-                if not math.isfinite(value):
-                    raise GenGeoError(
-                        f"the loss is {value} at step {progress.step}: lower optimisation.learning_rate "
-                        f"(now {plan.learning_rate}) or use mixed_precision=bf16 instead of fp16"
-                    )
+                value = finite(loss, progress.step, settings)
                 bar.set_postfix(loss=f"{value:.3f}")
                 scale = model.logit_scale.exp().item()
                 log.write({"loss": value, "learning_rate": rate, "scale": scale, **meter.read()}, progress.step)
+        value = finite(loss, progress.step, settings)  # before it is evaluated and saved
         progress.epoch = epoch
 
         # Evaluate on the validation split, which picks the weights: never on the test split.
@@ -188,7 +164,7 @@ def main(settings: Settings) -> dict[str, Any]:
                 result = evaluate(validation, accelerator, encoder, settings.data.workers)
                 log.write({f"validation/{k}": v for k, v in result.items() if isinstance(v, float)}, progress.step)
                 accelerator.print(
-                    f"epoch {epoch}: loss {loss.item():.3f}, {validation.name} R@1 {result['recall@1']:.1%}, "
+                    f"epoch {epoch}: loss {value:.3f}, {validation.name} R@1 {result['recall@1']:.1%}, "
                     f"R@5 {result['recall@5']:.1%} of {result['gallery_size']} tiles; {meter.words()}"
                 )
                 record = training_record(settings, train.name, validation.name, result, epoch)
@@ -207,6 +183,26 @@ def main(settings: Settings) -> dict[str, Any]:
         f"weights in {output / 'model'}"
     )
     return dict(record["results"])
+
+
+def pairs_of_a_process(settings: Settings, accelerator: Accelerator) -> int:
+    """Each process's part of a batch.
+
+    Raises:
+        GenGeoError: the parts would not be equal, or the processes are not those that the settings ask for.
+    """
+    batch, processes = settings.sampling.batch_size, accelerator.num_processes
+    if batch % processes:
+        raise GenGeoError(
+            f"sampling.batch_size={batch} cannot be shared out to {processes} processes: InfoNCE needs equal parts"
+        )
+    if accelerator.distributed_type == DistributedType.FSDP:
+        raise GenGeoError(
+            "Accelerate's FSDP configuration is not used: start as for several GPUs, optimisation.shard=true"
+        )
+    if settings.optimisation.shard:
+        check_shardable(settings, processes)
+    return batch // processes
 
 
 def evaluate(data: CrossViewDataset, accelerator: Accelerator, encoder: Encoder, workers: int) -> dict[str, Any]:

@@ -88,8 +88,9 @@ def split_training(
         return _by_id(ids, share, seed)
     if lat is None or lon is None or np.isnan(lat).any() or np.isnan(lon).any():
         raise GenGeoError(
-            "a validation part can only be cut by area where every pair has a position: supply the positions, or set "
-            "validation_by=id (single pairs are drawn, and neighbours of them stay in training)"
+            "a part can only be cut by area where every pair has a position: supply the positions, or set "
+            "validation_by=id, of a table or folder split_by=id (single pairs are drawn, and their neighbours stay in "
+            "training)"
         )
     blocks = blocks_of(lat, lon, block_m)
     chosen = _chosen_blocks(blocks, share, seed, block_m)
@@ -144,9 +145,8 @@ def _chosen_blocks(blocks: np.ndarray, share: float, seed: int, block_m: float) 
             total += int(sizes[index])
     if not chosen or total == len(blocks):
         raise GenGeoError(
-            f"{len(blocks):,} pairs lie in {len(unique)} blocks of {block_m:g} m: none can be set aside for "
-            "validation; split by id instead (validation_by=id, of a table split_by=id), or choose smaller blocks "
-            "(block_m of a table)"
+            f"{len(blocks):,} pairs lie in {len(unique)} blocks of {block_m:g} m: none can be set aside; split by id "
+            "instead (validation_by=id, of a table or folder split_by=id), or choose smaller blocks (there, block_m)"
         )
     return chosen
 
@@ -156,7 +156,7 @@ def _by_id(ids: Sequence[str], share: float, seed: int) -> Split:
     hashes = {name: _hash(seed, name) for name in set(ids)}
     wanted = round(share * len(hashes))
     if not 0 < wanted < len(hashes):
-        raise GenGeoError(f"{len(hashes)} places are too few to set {share:.0%} of them aside for validation")
+        raise GenGeoError(f"{len(hashes)} places are too few to set {share:.0%} of them aside")
     chosen = set(sorted(hashes, key=hashes.__getitem__)[:wanted])
     validation = np.array([name in chosen for name in ids])
     return Split(~validation, validation)

@@ -34,7 +34,8 @@ class PairsInMemory(Dataset[dict[str, Any]]):
                 f"{source.dataset.name} cannot be kept in memory: the pair of row {source.broken[0]} is broken; "
                 "mend it, or leave data.in_memory off, then such pairs are replaced"
             )
-        self.columns = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+        # Column by column, so that both the pieces and the whole of all of them never lie in memory together.
+        self.columns = {key: torch.cat([part.pop(key) for part in parts]) for key in list(parts[0])}
 
     def __len__(self) -> int:
         return len(self.columns["query_row"])

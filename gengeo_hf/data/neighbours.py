@@ -140,20 +140,18 @@ def great_circle_neighbours(
     lon: Any,
     k: int,
     *,
-    min_distance_m: float = 0.0,
     legacy_degrees: bool = False,
 ) -> NeighbourTable:
     """The k nearest other places of each place by great-circle distance, exact.
 
     Places become points on the unit sphere, where the straight distance has the order of the great-circle distance;
-    a KD-tree searches them without an N x N array. Equal distances are in the order of the rows.
+    a KD-tree searches them without an N x N array. Of those found, equal distances are in the order of the rows.
 
     Args:
         ids: N different names.
         lat: degrees, shape (N,).
         lon: degrees, shape (N,).
         k: how many neighbours.
-        min_distance_m: leave out what lies nearer than this (too near to count as another place).
         legacy_degrees: repeat a widespread error for baselines: the haversine formula fed with degrees where it
             expects radians, so that places 6.2832 degrees apart count as one. The distances given are the true ones.
 
@@ -169,26 +167,18 @@ def great_circle_neighbours(
     # The haversine formula is an identity in its angles, also beyond a quarter turn: degrees taken for radians are
     # the points that follow from the same numbers read as radians.
     searched = on_sphere(lat, lon) if legacy_degrees else points
-    rows = _nearest(searched, points, k, min_distance_m)
+    rows = _nearest(searched, k)
     padded = np.where(rows < 0, 0, rows)
     chords = np.stack([np.linalg.norm(points[padded[:, j]] - points, axis=1) for j in range(k)], axis=1)
     metres = np.where(rows < 0, np.inf, _arc_m(chords)).astype(np.float32)
-    mark = neighbours_fingerprint(ids, lat, lon, k, min_distance_m=min_distance_m, legacy_degrees=legacy_degrees)
+    mark = neighbours_fingerprint(ids, lat, lon, k, legacy_degrees=legacy_degrees)
     return NeighbourTable(ids, rows, metres, kind, mark)
 
 
-def neighbours_fingerprint(
-    ids: Sequence[str],
-    lat: Any,
-    lon: Any,
-    k: int,
-    *,
-    min_distance_m: float = 0.0,
-    legacy_degrees: bool = False,
-) -> str:
+def neighbours_fingerprint(ids: Sequence[str], lat: Any, lon: Any, k: int, *, legacy_degrees: bool = False) -> str:
     """The fingerprint that a table of these places and settings has, without searching it."""
     kind = LEGACY_DEGREES if legacy_degrees else GREAT_CIRCLE
-    digest = hashlib.sha256("\0".join((*ids, kind, str(k), repr(float(min_distance_m)))).encode())
+    digest = hashlib.sha256("\0".join((*ids, kind, str(k))).encode())
     for values in (lat, lon):
         digest.update(np.ascontiguousarray(values, dtype="<f8").tobytes())
     return digest.hexdigest()
@@ -198,7 +188,6 @@ def training_neighbours(
     dataset: Any,
     k: int = 128,
     *,
-    min_distance_m: float = 0.0,
     legacy_degrees: bool = False,
     cache: str | Path | None = None,
 ) -> NeighbourTable:
@@ -209,7 +198,6 @@ def training_neighbours(
     Args:
         dataset: a `CrossViewDataset`.
         k: how many neighbours.
-        min_distance_m: see `great_circle_neighbours`.
         legacy_degrees: see `great_circle_neighbours`.
         cache: a Parquet file to read when it is there, and to write when it is not.
 
@@ -219,18 +207,25 @@ def training_neighbours(
     Raises:
         GenGeoError: a tile has no position, or the cache was made from other places.
     """
-    ids, lat, lon = _true_tiles(dataset)
+    ids, lat, lon = true_tiles(dataset)
     if cache is not None and Path(cache).is_file():
-        mark = neighbours_fingerprint(ids, lat, lon, k, min_distance_m=min_distance_m, legacy_degrees=legacy_degrees)
-        return NeighbourTable.load(cache, mark)
-    table = great_circle_neighbours(ids, lat, lon, k, min_distance_m=min_distance_m, legacy_degrees=legacy_degrees)
+        return NeighbourTable.load(cache, neighbours_fingerprint(ids, lat, lon, k, legacy_degrees=legacy_degrees))
+    table = great_circle_neighbours(ids, lat, lon, k, legacy_degrees=legacy_degrees)
     if cache is not None:
         table.save(cache)
     return table
 
 
-def _true_tiles(dataset: Any) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Ids and positions of the tiles that are some query's true tile."""
+def true_tiles(dataset: Any) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """The tiles that are some query's true tile, in the gallery's order.
+
+    Args:
+        dataset: a `CrossViewDataset`.
+
+    Returns:
+        Ids, latitudes and longitudes in degrees, (N,) each: a tile's own position or, where it has none, the mean
+        position of its queries; NaN where neither is known.
+    """
     tiles = dataset.gallery["tile_id"][:]
     rows = dataset.positive_rows()
     used = np.unique(rows)
@@ -296,36 +291,21 @@ def _arc_m(chord: np.ndarray) -> np.ndarray:
     return 2 * EARTH_RADIUS_M * np.arcsin(np.clip(chord / 2, 0.0, 1.0))
 
 
-def _nearest(searched: np.ndarray, true_points: np.ndarray, k: int, min_distance_m: float) -> np.ndarray:
-    """int32 (N, k): the rows nearest to each row, itself and what is too near left out, -1 for none.
-
-    Rows that lose places to the minimum distance are searched again with twice as many, until they are full.
-    """
+def _nearest(points: np.ndarray, k: int) -> np.ndarray:
+    """int32 (N, k): the rows nearest to each row without itself, -1 for none."""
     from scipy.spatial import cKDTree
 
-    count = len(searched)
-    tree = cKDTree(searched)
+    count = len(points)
+    wanted = min(k + 1, count)
+    tree = cKDTree(points)
     out = np.full((count, k), -1, dtype=np.int32)
-    open_rows, wanted = np.arange(count), min(k + 1, count)
-    while len(open_rows):
-        still_open = []
-        for rows in np.array_split(open_rows, max(1, len(open_rows) * wanted // 2**20)):  # a bounded piece of memory
-            distance, found = tree.query(searched[rows], k=wanted, workers=-1)
-            distance, found = distance.reshape(len(rows), wanted), found.reshape(len(rows), wanted)
-            order = np.lexsort((found, distance), axis=1)
-            found = np.take_along_axis(found, order, axis=1)
-            keep = found != rows[:, None]
-            if min_distance_m > 0:
-                chord = np.linalg.norm(true_points[found] - true_points[rows][:, None], axis=2)
-                keep &= _arc_m(chord) >= min_distance_m
-            first = np.argsort(~keep, axis=1, kind="stable")[:, :k]  # what is kept comes first, in its order
-            kept = np.take_along_axis(keep, first, axis=1)
-            out[rows, : first.shape[1]] = np.where(kept, np.take_along_axis(found, first, axis=1), -1)
-            still_open.append(rows[keep.sum(axis=1) < k])
-        open_rows = np.concatenate(still_open)
-        if wanted == count:
-            break
-        wanted = min(2 * wanted, count)
+    for rows in np.array_split(np.arange(count), max(1, count * wanted // 2**20)):  # a bounded piece of memory
+        distance, found = tree.query(points[rows], k=wanted, workers=-1)
+        distance, found = distance.reshape(len(rows), wanted), found.reshape(len(rows), wanted)
+        found = np.take_along_axis(found, np.lexsort((found, distance), axis=1), axis=1)
+        # Itself goes last. Where more than k places share one spot it may not be among them.
+        others = np.take_along_axis(found, np.argsort(found == rows[:, None], axis=1, kind="stable"), axis=1)
+        out[rows, : wanted - 1] = others[:, : wanted - 1]
     return out
 
 

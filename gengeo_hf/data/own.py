@@ -25,6 +25,7 @@ from gengeo_hf.errors import GenGeoError
 
 PARTS = ("train", "validation", "test")
 SPLITS = (*PARTS, "all")
+NOTHING_LEFT = "the cut left none: change its share, set a smaller margin_m, or split_by=id"
 SPLIT_WORDS = {"val": "validation", "valid": "validation", "dev": "validation", "eval": "test", "training": "train"}
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".heic")
 GROUND_FOLDERS = ("ground", "photos", "query", "street", "streetview")
@@ -94,7 +95,8 @@ def load_folder(root: str | Path, split: str, *, fov: float | None = None, **cut
     """Load pairs from two folders, `ground` and `aerial`, whose files have the same names up to the suffix.
 
     Positions and headings come from the photos' EXIF. With folders `train`, `validation`, `test` that hold the two,
-    these are the splits; without them, parts are cut out, by area where every photo has a position.
+    these are the splits, and ids are `<split>/<name>`, since each may count from 1; without them, parts are cut out, by
+    area where every photo has a position.
 
     Args:
         root: the folder.
@@ -108,25 +110,28 @@ def load_folder(root: str | Path, split: str, *, fov: float | None = None, **cut
     if split not in SPLITS:
         raise unknown_split("folder", split, SPLITS)
     root, how = Path(root), _cut(cut)
-    ready = (root / split).is_dir()
-    home = root / split if ready else root
-    ground, aerial = (_files(home, names) for names in (GROUND_FOLDERS, AERIAL_FOLDERS))
-    stems = sorted(set(ground) & set(aerial))
-    if not stems:
-        raise GenGeoError(f"{home}: of {len(ground):,} photos and {len(aerial):,} tiles, no two have the same name")
-    found = [photo_position(ground[stem]) for stem in stems]
+    ready = [part for part in PARTS if any((root / part / name).is_dir() for name in GROUND_FOLDERS)]
+    if not ready:
+        pairs = _pairs_in(root)
+    elif split in (*ready, "all"):
+        wanted = ready if split == "all" else [split]
+        pairs = {f"{part}/{name}": pair for part in wanted for name, pair in _pairs_in(root / part).items()}
+    else:
+        raise GenGeoError(f"{root} has no folder {split!r}; it has {', '.join(ready)}")
+    names, found = list(pairs), [photo_position(photo) for photo, _ in pairs.values()]
     lat, lon, heading = (np.array([np.nan if p is None or getattr(p, key) is None else getattr(p, key) for p in found])
                          for key in ("lat", "lon", "heading"))  # fmt: skip
-    chosen = np.arange(len(stems))
+    chosen = np.arange(len(names))
     if not ready and split != "all":
-        chosen = np.flatnonzero(three_parts(stems, lat, lon, how) == split)
-    ids = [stems[row] for row in chosen]
+        chosen = np.flatnonzero(three_parts(names, lat, lon, how) == split)
+        if not len(chosen):
+            raise GenGeoError(f"{root} has no pairs of the split {split!r}; {NOTHING_LEFT}")
+    ids = [names[row] for row in chosen]
+    ground, aerial = ([pairs[name][view] for name in ids] for view in (0, 1))
     return CrossViewDataset(
         f"{root.name}/{split}",
-        query_table(
-            ids, [ground[x] for x in ids], ids, lat=lat[chosen], lon=lon[chosen], heading=heading[chosen], fov=fov
-        ),
-        gallery_table(ids, [aerial[x] for x in ids], lat=lat[chosen], lon=lon[chosen]),
+        query_table(ids, ground, ids, lat=lat[chosen], lon=lon[chosen], heading=heading[chosen], fov=fov),
+        gallery_table(ids, aerial, lat=lat[chosen], lon=lon[chosen]),
     )
 
 
@@ -153,7 +158,7 @@ def three_parts(ids: Sequence[str], lat: np.ndarray, lon: np.ndarray, cut: Cut) 
         cut: shares and method.
 
     Raises:
-        GenGeoError: see `split_training`.
+        GenGeoError: see `split_training`; or the margin around the test part takes all that is left.
     """
     known = not (np.isnan(lat).any() or np.isnan(lon).any())
     method = ("area" if known else "id") if cut.split_by == "auto" else cut.split_by
@@ -167,6 +172,11 @@ def three_parts(ids: Sequence[str], lat: np.ndarray, lon: np.ndarray, cut: Cut) 
     for number, (part, share) in enumerate((("test", cut.test_share), ("validation", cut.validation_share))):
         if share == 0:
             continue
+        if not len(left):
+            raise GenGeoError(
+                f"all {len(ids):,} pairs lie within margin_m={cut.margin_m:g} m of the test part, and none is left for "
+                f"{part}: set a smaller margin_m or split_by=id"
+            )
         # Of all pairs, though some have left; margins may have taken so many that half of the rest is all there is.
         share = min(0.5, share * size(np.arange(len(ids))) / max(1, size(left)))
         side = cut.block_m or (fitting_block_m(lat[left], lon[left], share) if method == "area" else 0.0)
@@ -190,6 +200,8 @@ def _part(rows: Rows, split: str, missing: str, options: dict[str, Any]) -> Cros
     """One part of a table."""
     cut, name = _cut(options), f"{rows.name}/{split}"
     kept = kept_pairs(rows.name, rows.calls, rows.present, missing)
+    if not rows.has_photo[kept].any():
+        raise GenGeoError(f"{rows.name} has no row with a photo: there is nothing to ask for")
     if split == "all":
         return rows.dataset(name, kept.tolist())
     if lost := in_no_part(rows):
@@ -199,7 +211,13 @@ def _part(rows: Rows, split: str, missing: str, options: dict[str, Any]) -> Cros
     wanted = [int(row) for row, part in zip(kept, parts, strict=True) if part == split]
     if not any(rows.has_photo[row] for row in wanted):
         there = ", ".join(sorted(set(parts) & set(PARTS))) or "none"
-        raise GenGeoError(f"{rows.name} has no pairs of the split {split!r}; it has {there}")
+        said = f"{rows.name} has no pairs of the split {split!r}; it has {there}"
+        if rows.split is None:
+            raise GenGeoError(f"{said}; {NOTHING_LEFT}")
+        if there == "none":  # a column that is called so, and means something else
+            word = next(iter(in_no_part(rows)))
+            said += f": its column for split says {word!r}; write {', '.join(PARTS)} there, or rename it: parts are cut"
+        raise GenGeoError(said)
     return rows.dataset(name, wanted)
 
 
@@ -225,6 +243,15 @@ def _word(cell: Any) -> str:
     """What a cell of the column `split` means."""
     word = str("" if cell is None else cell).strip().lower()
     return SPLIT_WORDS.get(word, word)
+
+
+def _pairs_in(home: Path) -> dict[str, tuple[Path, Path]]:
+    """Photo and tile of each name that both folders have, in the order of the names."""
+    ground, aerial = (_files(home, names) for names in (GROUND_FOLDERS, AERIAL_FOLDERS))
+    names = sorted(set(ground) & set(aerial))
+    if not names:
+        raise GenGeoError(f"{home}: of {len(ground):,} photos and {len(aerial):,} tiles, no two have the same name")
+    return {name: (ground[name], aerial[name]) for name in names}
 
 
 def _files(home: Path, names: Sequence[str]) -> dict[str, Path]:

@@ -49,7 +49,8 @@ class Rows:
         query_ids, tile_ids: of each row.
         extra: ids of further tiles of each row.
         extra_paths: path of each further tile that is no row's own.
-        lat, lon, tile_lat, tile_lon, heading, fov: (N,), NaN where unknown.
+        numbers: `lat`, `lon` (of the photo), `tile_lat`, `tile_lon`, `heading`, `fov`: degrees, float64 (N,) each, NaN
+            where unknown.
         area, split: of each row; split is None without such a column.
         present: whether the images of each row are there.
         has_photo: whether the row has a photo; one without is a tile of the gallery only.
@@ -70,30 +71,23 @@ class Rows:
     has_photo: np.ndarray
 
     @property
-    def lat(self) -> np.ndarray:
-        """Latitude of each photo in degrees, (N,)."""
-        return self.numbers["lat"]
-
-    @property
-    def lon(self) -> np.ndarray:
-        """Longitude of each photo in degrees, (N,)."""
-        return self.numbers["lon"]
-
-    @property
     def calls(self) -> list[str]:
         """How messages call each row."""
         return [f"{query} with {tile}" for query, tile in zip(self.query_ids, self.tile_ids, strict=True)]
 
     def dataset(self, name: str, rows: list[int]) -> CrossViewDataset:
-        """Some rows as a data set. Several photos may share a tile; it lies where they lie in the mean."""
+        """Some rows as a data set, its gallery with every tile that one of their photos names.
+
+        Several photos may share a tile; it lies where they lie in the mean.
+        """
         photos = [int(row) for row in rows if self.has_photo[row]]
+        named = dict.fromkeys(tile for row in photos for tile in self.extra[row])
+        others = named.keys() - {self.tile_ids[row] for row in rows}  # tiles of rows of another part, or of no row
+        rows = [*rows, *(row for row, tile in enumerate(self.tile_ids) if tile in others and self.present[row])]
         first_row: dict[str, int] = {}
         for row in rows:
             first_row.setdefault(self.tile_ids[row], int(row))
-        further = {
-            tile: self.extra_paths[tile]
-            for row in photos for tile in self.extra[row] if tile not in first_row and tile in self.extra_paths
-        }  # fmt: skip
+        further = {tile: self.extra_paths[tile] for tile in named if tile not in first_row and tile in self.extra_paths}
         known = first_row.keys() | further.keys()
         queries = query_table(
             [self.query_ids[row] for row in photos],
@@ -128,7 +122,8 @@ class Rows:
     def places(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Where parts are cut, for some rows: latitude and longitude of the middle of all photos of the row's tile.
 
-        Photos of one tile stand at one place, so that they fall into one part.
+        Photos of one tile stand at one place, so that they fall into one part. One whose own position is unknown stands
+        where its tile lies.
 
         Args:
             rows: (k,) of the table.
@@ -137,7 +132,9 @@ class Rows:
             Degrees, (k,) each.
         """
         _, place = np.unique([self.tile_ids[row] for row in rows], return_inverse=True)
-        lat, lon = mean_positions(place, self.lat[rows], self.lon[rows], int(place.max(initial=-1)) + 1)
+        unknown = np.isnan(self.numbers["lat"]) | np.isnan(self.numbers["lon"])
+        at = {key: np.where(unknown, self.numbers[f"tile_{key}"], self.numbers[key])[rows] for key in ("lat", "lon")}
+        lat, lon = mean_positions(place, at["lat"], at["lon"], int(place.max(initial=-1)) + 1)
         return lat[place], lon[place]
 
 
@@ -153,12 +150,13 @@ def read_rows(root: Path, columns: Mapping[str, str]) -> Rows:
         except (OSError, ValueError) as error:
             raise GenGeoError(f"{root} is no saved dataset that can be read: {error}") from error
     path = _table_file(root)
+    suffix = path.suffix.lower()
     try:
-        if path.suffix == ".parquet":
+        if suffix == ".parquet":
             return rows_of(path.stem, datasets.Dataset.from_parquet(str(path)), path.parent, columns)
         import pandas as pd
 
-        if path.suffix == ".jsonl":
+        if suffix == ".jsonl":
             frame = pd.read_json(path, lines=True, dtype=False)
         else:
             with path.open(encoding="utf-8-sig") as file:
@@ -248,8 +246,10 @@ def _query_ids(given: list[Any] | None, texts: list[str], stated: bool) -> list[
     """The user's ids, or the paths; a photo that stands in two rows gets a number behind its path.
 
     Ids of a column that was only recognised must be unique to be taken; `validate` refuses repeated ones of the user.
+    Rows without a photo, whose text is empty, need none.
     """
-    if given is not None and (stated or len(set(given)) == len(given)):
+    of_photos = [value for value, text in zip(given or (), texts, strict=given is not None) if text]
+    if given is not None and (stated or len(set(of_photos)) == len(of_photos)):
         return [str(value) for value in given]
     seen: dict[str, int] = {}
     out = []

@@ -97,13 +97,19 @@ def image_bytes(source: Any, change: Callable[[bytes], bytes] | None) -> bytes:
     """The encoded image, from memory or from its file, in the view that was asked for.
 
     Raises:
-        GenGeoError: the file cannot be read.
+        GenGeoError: the file cannot be read, or not be shown in that view.
     """
     try:
         content = source if isinstance(source, bytes) else Path(source).read_bytes()
     except (OSError, TypeError) as error:
         raise GenGeoError(f"the image {source} cannot be read: {error}") from error
-    return content if change is None else change(content)
+    if change is None:
+        return content
+    try:
+        return change(content)
+    except GenGeoError as error:  # it speaks of so many bytes
+        name = "an image inside the table" if isinstance(source, bytes) else source
+        raise GenGeoError(f"{name}: {error}") from error
 
 
 def read_pairs(

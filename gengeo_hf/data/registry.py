@@ -4,6 +4,7 @@ Before: a name and a folder. After: a `CrossViewDataset`, checked.
 """
 
 import functools
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ def load_pairs(name: str, root: str | Path | None = None, split: str = "train", 
         name: one of `dataset_names()`.
         root: the folder (or, for "table", the file) with the data; the synthetic worlds need none.
         split: "train", "validation" or "test". "validation" is a part of the published training set, cut out by area.
-            CVACT's published "val" is a split of its own; a user's table also has "all".
+            CVACT's published "val" is a split of its own; a user's table or folder also has "all".
         options: passed to the loader: see `load` in `gengeo_hf/data/benchmarks/cvusa.py`, `cvact.py`, `vigor.py`,
             `university1652.py`, `load_table` and `load_folder` in `gengeo_hf/data/own.py`, and
             `gengeo_hf.world.build_world`.
@@ -37,13 +38,7 @@ def load_pairs(name: str, root: str | Path | None = None, split: str = "train", 
         raise GenGeoError(f"unknown data set {name!r}; expected one of {', '.join(sorted(loaders))}")
     if root is None and not name.startswith("world-"):
         raise GenGeoError(f"{name} needs its folder: root=... (the synthetic worlds are the only data without one)")
-    try:
-        loaded = loaders[name](root, split, **options)
-    except TypeError as error:
-        if "argument" not in str(error):
-            raise
-        raise GenGeoError(f"{name}: {str(error).split('() ')[-1]}; see help(gengeo_hf.data.load_pairs)") from error
-    return loaded.validate()
+    return _call(name, loaders[name], root, split, **options).validate()
 
 
 def dataset_names() -> list[str]:
@@ -70,6 +65,15 @@ def _loaders() -> dict[str, Callable[..., CrossViewDataset]]:
     return files | {f"world-{domain}": _world(domain) for domain in WORLD_DOMAINS}
 
 
+def _call(name: str, loader: Callable[..., CrossViewDataset], /, *given: Any, **options: Any) -> CrossViewDataset:
+    """Call a loader. An option that it does not know is the user's mistake, any other `TypeError` is ours."""
+    try:
+        inspect.signature(loader).bind(*given, **options)
+    except TypeError as error:
+        raise GenGeoError(f"{name}: {error}; see help(gengeo_hf.data.load_pairs)") from error
+    return loader(*given, **options)
+
+
 def _world(domain: str) -> Callable[..., CrossViewDataset]:
     """Loader of one synthetic domain."""
 
@@ -78,6 +82,6 @@ def _world(domain: str) -> Callable[..., CrossViewDataset]:
 
         if root is not None:
             options.setdefault("cache_dir", root)
-        return build_world(domain, split, num_pairs, **options)
+        return _call(f"world-{domain}", build_world, domain, split, num_pairs, **options)
 
     return load

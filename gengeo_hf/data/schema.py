@@ -59,8 +59,9 @@ class CrossViewDataset:
         """Check the schema and every id, and return the dataset itself.
 
         Raises:
-            GenGeoError: a column is missing or has another type, a table is empty, an id occurs twice, a query
-                names a tile that the gallery lacks, or a position is outside -90..90, -180..180 degrees.
+            GenGeoError: a column is missing or has another type, a table is empty, an id is missing or occurs twice, a
+                query names a tile that the gallery lacks, a position is outside -90..90, -180..180 degrees, or a field
+                of view is none.
         """
         _check_columns("queries", self.queries, QUERY_FEATURES)
         _check_columns("gallery", self.gallery, GALLERY_FEATURES)
@@ -68,7 +69,7 @@ class CrossViewDataset:
         _unique("queries", "query_id", self.queries["query_id"][:])
         named = set(self.queries["positive"][:])
         named.update(tile for row in self.queries["semi_positives"][:] for tile in row or ())
-        if unknown := sorted(named - tiles):
+        if unknown := sorted(named - tiles, key=str):  # one may be null
             raise GenGeoError(
                 f"{self.name}: {len(unknown)} tiles are named by queries but are not in the gallery, "
                 f"first {unknown[0]!r}; every positive and semi-positive must be a tile_id of the gallery"
@@ -81,6 +82,12 @@ class CrossViewDataset:
                         f"{self.name}: {column} must lie in -{limit:.0f}..{limit:.0f} degrees, "
                         f"found {values[np.abs(values) > limit][0]:g}; are the columns swapped or in metres?"
                     )
+        fov = np.array(self.queries["fov"][:], dtype=np.float64)
+        if np.any(wrong := (fov <= 0) | (fov > 360)):
+            raise GenGeoError(
+                f"{self.name}: fov must lie above 0 and up to 360 degrees, found {fov[wrong][0]:g}; leave it empty "
+                "where it is unknown"
+            )
         return self
 
     def positive_rows(self) -> np.ndarray:
@@ -115,10 +122,12 @@ def _check_columns(which: str, table: datasets.Dataset, expected: datasets.Featu
             raise GenGeoError(f"the {which} column {column!r} must be {feature}, found {found}")
 
 
-def _unique(which: str, column: str, ids: list[str]) -> set[str]:
+def _unique(which: str, column: str, ids: list[str | None]) -> set[str]:
     """The set of ids, each of which must occur once."""
     seen: set[str] = set()
-    for value in ids:
+    for row, value in enumerate(ids):
+        if value is None:
+            raise GenGeoError(f"row {row} of the {which} table has no {column}; every row needs one")
         if value in seen:
             raise GenGeoError(f"the {which} table holds the {column} {value!r} twice; ids must be unique")
         seen.add(value)

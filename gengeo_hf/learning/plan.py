@@ -158,11 +158,13 @@ def plan_epoch(
         raise ValueError(
             f"{len(pairs)} pairs do not fill one batch of {rules.batch_size}: use a smaller batch or more data"
         )
+    last = len(pairs.queries_of_tile) - 1
+    known = np.zeros(last + 2, dtype=bool)  # tiles that can be batched, and in the last place -1
+    known[pairs.tile_of_query], known[-1] = True, True
     for table in tables:
         if table.ndim != 2 or len(table) != len(pairs):
             raise ValueError(f"a neighbour table of shape {table.shape} does not fit {len(pairs)} queries")
-        if table.size and (table.min() < -1 or table.max() >= len(pairs.queries_of_tile)):
-            # A tile that is nobody's positive cannot be batched: tables are made from the training tiles.
+        if table.size and (table.min() < -1 or table.max() > last or not known[table].all()):
             raise ValueError("a neighbour table names tiles that are no training query's true tile")
     return _Planner(pairs, tables, rules, generator, _quotas(rules.neighbours, len(tables), shares)).run()
 

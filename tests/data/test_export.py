@@ -65,8 +65,6 @@ def test_webdataset_reads_with_the_library(data, tmp_path):
 
 
 def test_webdataset_comes_back(data, tmp_path):
-    from gengeo_hf.data import load_pairs
-
     export_pairs(data, tmp_path / "out", "test", "webdataset", rows_in_file=4)
     again = load_pairs("webdataset", tmp_path / "out", "test", cache_dir=tmp_path / "cache")
     for mine, theirs, column in ((data.queries, again.queries, "ground"), (data.gallery, again.gallery, "aerial")):
@@ -95,6 +93,9 @@ def test_other_data_are_refused(data, tmp_path):
         export_pairs(data, tmp_path / "out", "../test")
     with pytest.raises(GenGeoError, match="parquet, webdataset"):
         export_pairs(data, tmp_path / "out", "test", "zip")
+    (tmp_path / "CVUSA/bingmap/19/0000012.jpg").write_bytes(b"nothing")
+    with pytest.raises(GenGeoError, match=r"0000012\.jpg: the image of 7 bytes is no image"):
+        export_pairs(data, tmp_path / "polar", "test", aerial_view="polar:16x44")
     (tmp_path / "CVUSA/bingmap/19/0000012.jpg").unlink()
     with pytest.raises(GenGeoError, match="0000012"):
         export_pairs(data, tmp_path / "new", "test")
@@ -114,9 +115,7 @@ def test_views_are_exported_and_flat_ground_is_no_panorama(tmp_path, form):
     for wrong in ("polar:20x20", "bev", "bev:big", "bev:0", "bev:20:0.1.2", "fisheye:3"):
         with pytest.raises(GenGeoError, match=r"bev:512:0\.06"):
             export_pairs(toy, tmp_path / "no", "test", form, ground_view=wrong)
-    if form == "webdataset":
-        return
-    back = load_pairs("parquet", tmp_path / form, "test")
+    back = load_pairs(form, tmp_path / form, "test", cache_dir=tmp_path / "cache")
     assert set(back.queries["fov"][:]) == set(back.queries["heading"][:]) == {None}
 
     def pixels(image):

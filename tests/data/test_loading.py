@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from gengeo_hf.data import AerialImages, GroundImages, PairSource, load_pairs
+from gengeo_hf.data.benchmarks import cvusa
 from gengeo_hf.data.memory import PairsInMemory
 from gengeo_hf.errors import GenGeoError
 from tests.data.helpers import toy_dataset
@@ -85,6 +86,14 @@ def test_whole_tables():
 def test_unknown_names(tmp_path):
     with pytest.raises(GenGeoError, match="expected one of"):
         load_pairs("cvusaa", tmp_path)
+
+
+def test_an_unknown_option_is_the_users_mistake_and_any_other_type_error_is_ours(tmp_path, monkeypatch):
+    with pytest.raises(GenGeoError, match="world-urban: got an unexpected keyword argument 'pairs'"):
+        load_pairs("world-urban", pairs=3)
+    monkeypatch.setattr(cvusa, "load", lambda root, split: int(None))  # int() argument must be a string ...
+    with pytest.raises(TypeError, match="argument must be"):
+        load_pairs("cvusa", tmp_path)
 
 
 def test_pairs_in_memory_are_the_pairs_of_the_source(tiny_processor):

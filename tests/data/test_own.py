@@ -6,6 +6,7 @@ import pytest
 
 from gengeo_hf.data import PairSource, load_pairs
 from gengeo_hf.data.own import Cut, load_hf_dataset, three_parts
+from gengeo_hf.data.schema import check_apart
 from gengeo_hf.errors import GenGeoError
 from tests.data import folders
 
@@ -69,6 +70,31 @@ def test_several_photos_of_a_tile_extra_positives_and_lone_tiles(tmp_path):
     assert len(data.queries) == 3
 
 
+@pytest.mark.parametrize("named", ["a/001.png", "north"])
+def test_a_tile_of_another_part_that_a_photo_shows_too_is_in_its_gallery(tmp_path, named):
+    """Named by its path or by its id, with its position."""
+    make_table(tmp_path, 3)
+    (tmp_path / "two.csv").write_text(
+        "ground,aerial,tile_id,lat,lon,split,extra_positives,query_id\n"
+        f"g/000.jpg,a/000.png,south,10,20,test,{named},one\n"
+        "g/001.jpg,a/001.png,north,12,20,train,,two\n"
+        "g/002.jpg,a/001.png,north,14,20,train,,three\n"
+        ",a/002.png,east,15,20,test,,\n"
+        ",a/002.png,east,15,20,test,,\n"
+    )
+    test = load_pairs("table", tmp_path / "two.csv", "test")
+    assert test.queries["query_id"][:] == ["one"]  # rows without a photo need no id of one
+    assert test.queries["semi_positives"][:] == [["north"]]
+    assert test.gallery["tile_id"][:] == ["south", "east", "north"]
+    assert test.gallery["lat"][2] == pytest.approx(13) and test.gallery[2]["aerial"].size == (56, 56)
+
+
+def test_a_suffix_in_capitals(tmp_path):
+    path = make_table(tmp_path, 3)
+    datasets.Dataset.from_csv(str(path), cache_dir=str(tmp_path / "cache")).to_parquet(tmp_path / "pairs.PARQUET")
+    assert load_pairs("table", tmp_path / "pairs.PARQUET", "all").queries["lat"][1] == pytest.approx(48.01)
+
+
 def test_a_tile_across_the_date_line_lies_where_its_photos_lie(tmp_path):
     make_table(tmp_path, 3)
     (tmp_path / "fiji.csv").write_text(
@@ -107,6 +133,42 @@ def test_shares_are_of_all_pairs(split_by, slack):
     for wrong in ({"test_share": 0.6}, {"validation_share": -0.1}, {"test_share": 0.5, "validation_share": 0.3}):
         with pytest.raises(GenGeoError, match="test_share must lie"):
             Cut(**wrong)
+
+
+def test_a_margin_that_takes_all_is_said(tmp_path):
+    """30 pairs within a kilometre, and a margin of five."""
+    lat, lon = 48 + 0.0003 * np.arange(30), np.full(30, 9.0)
+    with pytest.raises(GenGeoError, match=r"all 30 pairs lie within margin_m=5000 m .* none is left for validation"):
+        three_parts([str(n) for n in range(30)], lat, lon, Cut(margin_m=5000))
+    make_table(tmp_path, 30)
+    (tmp_path / "near.csv").write_text(
+        "\n".join(["ground,aerial,lat,lon", *(f"g/{n:03d}.jpg,a/{n:03d}.png,{lat[n]},9" for n in range(30))])
+    )
+    with pytest.raises(GenGeoError, match=r"no pairs of the split 'train'; it has test; .*smaller margin_m"):
+        load_pairs("table", tmp_path / "near.csv", "train", margin_m=5000, validation_share=0)
+
+
+def test_parts_are_cut_by_area_where_only_tiles_have_a_position(tmp_path):
+    path = make_table(tmp_path)
+    text = path.read_text()
+    parts = {}
+    for name in ("lat,lon", "tile_lat,tile_lon"):
+        path.write_text(text.replace("lat,lon", name))
+        parts[name] = [load_pairs("table", path, split).queries["query_id"][:] for split in ("train", "test")]
+    assert parts["lat,lon"] == parts["tile_lat,tile_lon"]
+    assert parts["lat,lon"] != [load_pairs("table", path, split, split_by="id").queries["query_id"][:] for split in
+                                ("train", "test")]  # fmt: skip
+
+
+def test_a_column_that_is_called_like_a_split_and_is_none(tmp_path):
+    make_table(tmp_path, 4)
+    rows = [f"g/{n:03d}.jpg,a/{n:03d}.png,{n % 2}" for n in range(4)]
+    (tmp_path / "folds.csv").write_text("\n".join(["ground,aerial,fold", *rows]))
+    with pytest.raises(GenGeoError, match="it has none: its column for split says '0'; write train, validation, test"):
+        load_pairs("table", tmp_path / "folds.csv", "train")
+    (tmp_path / "tiles.csv").write_text("ground,aerial\n,a/000.png\n,a/001.png\n")
+    with pytest.raises(GenGeoError, match="no row with a photo"):
+        load_pairs("table", tmp_path / "tiles.csv", "train")
 
 
 def test_cells_that_name_no_part_are_counted(tmp_path, caplog):
@@ -174,6 +236,19 @@ def test_two_folders(tmp_path, shared_data):
     assert load_pairs("folder", tmp_path / "real", "all").gallery["lat"][0] == pytest.approx(43.467448)
     with pytest.raises(GenGeoError, match="no folder 'ground'"):
         load_pairs("folder", tmp_path / "real/ground", "all")
+
+
+def test_folders_that_are_parts_may_count_from_one_each(tmp_path):
+    for part in ("train", "test"):
+        for number in range(3):
+            folders.picture(tmp_path / part / f"ground/{number}.jpg", 30, 40, number)
+            folders.picture(tmp_path / part / f"aerial/{number}.png", 56, 56, number)
+    train, test, everything = (load_pairs("folder", tmp_path, split) for split in ("train", "test", "all"))
+    assert train.queries["query_id"][:] == ["train/0", "train/1", "train/2"]
+    check_apart(train, test)
+    assert len(everything.queries) == 6 and everything.name == f"{tmp_path.name}/all"
+    with pytest.raises(GenGeoError, match="has no folder 'validation'; it has train, test"):
+        load_pairs("folder", tmp_path, "validation")
 
 
 def test_real_photos_and_tiles(shared_data):

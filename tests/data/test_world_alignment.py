@@ -10,7 +10,7 @@ import torch
 
 from gengeo_hf.data import PairSource
 from gengeo_hf.data.augment import Augmentation, quarter_turned, rolled
-from gengeo_hf.data.views import limited_fov, polar_tile
+from gengeo_hf.data.views import polar_tile
 
 COLUMNS = 168
 
@@ -72,18 +72,3 @@ def test_one_view_alone_turned_or_mirrored_is_seen(pairs):
         "ground": rolled(pairs["ground"], 3 * turns),
     }
     assert off_north_degrees(wrong_sense) == pytest.approx(180, abs=10)
-
-
-def test_a_cut_to_a_heading_shows_that_side(pairs):
-    for heading in (0.0, 90.0, 225.0):
-        directions = torch.full((len(pairs["ground"]),), heading)
-        cut = limited_fov(pairs["ground"], 90.0, directions)
-        width = cut.shape[-1]
-        canvas = torch.zeros_like(pairs["ground"])
-        middle = (COLUMNS - width) // 2
-        canvas[..., middle : middle + width] = cut
-        whole = {**pairs, "ground": torch.roll(canvas, round(heading * COLUMNS / 360), dims=-1)}
-        expected = torch.zeros_like(canvas)
-        columns = (torch.arange(width) + middle + round(heading * COLUMNS / 360)) % COLUMNS
-        expected[..., columns] = pairs["ground"][..., columns]
-        assert torch.equal(whole["ground"], expected)

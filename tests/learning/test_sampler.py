@@ -176,6 +176,8 @@ def test_state_is_small_and_bad_input_is_explained():
         plan(pairs, table[:50], Rules(10))
     with pytest.raises(ValueError, match="no training query's true tile"):
         plan(pairs, table + 90, Rules(10))
+    with pytest.raises(ValueError, match="no training query's true tile"):
+        plan(Pairs(np.arange(100) * 2), table, Rules(10))  # every other tile is nobody's
     with pytest.raises(ValueError, match="at least 2"):
         Rules(1)
     with pytest.raises(ValueError, match="position of every query"):

@@ -56,12 +56,13 @@ def ablation(tmp_path, monkeypatch):
 
 
 def test_all_rows_are_trained_once_and_the_table_is_their_mean(ablation, tmp_path):
-    runs = ablation("all", "--seeds", "2", "optimisation.learning_rate=1e-3")
+    runs = ablation("all", "--seeds", "2", "optimisation.learning_rate=1e-3", "data.train={num_pairs: 9}")
     assert len(runs) == 6, "two of the three rows with two seeds are the same in both tables"
     assert all(keys[0] == "optimisation.epochs=2" and "optimisation.learning_rate=1e-3" in keys for keys in runs)
     assert ["seed=0" in keys for keys in runs] == [True] * 3 + [False] * 3
     assert f"model.init={tmp_path / 'out' / 'other'}" in runs[2]
     text = (tmp_path / "out" / "one.md").read_text()
+    assert "--seeds 2 optimisation.learning_rate=1e-3 'data.train={num_pairs: 9}'`" in text  # to be copied to a shell
     assert "| full | 50.5 ± 0.7 | 98.00 |  | 50.5 ± 0.7 | 71.00 |  | 2 |" in text
     assert "| smaller | 20.5 ± 0.7 | 97.00 | agrees | 20.5 ± 0.7 | 67.00 | agrees | 2 |" in text
     rows = list(csv.reader((tmp_path / "out" / "one.csv").open()))

@@ -19,6 +19,28 @@ def run(folder, *words):
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+def test_a_kill_while_the_model_is_copied_leaves_no_half_of_it(tmp_path, monkeypatch):
+    import demo
+
+    folder, best = demo.Folder(tmp_path), tmp_path / "run" / "model"
+    best.mkdir(parents=True)
+    (best / "config.json").write_text("{}")
+    (best / "model.safetensors").write_bytes(b"weights")
+    monkeypatch.setattr(demo.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0))
+
+    def stopped(source, target, **_):
+        (Path(target) / "config.json").write_text("{}")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(demo.shutil, "copytree", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            demo.train(folder, [])
+    assert not folder.model.exists()
+    demo.train(folder, [])
+    assert (folder.model / "model.safetensors").read_bytes() == b"weights"
+
+
 @pytest.mark.slow
 def test_the_demo_from_nothing_and_again(tmp_path):
     folder = tmp_path / "demo"

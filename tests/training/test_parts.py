@@ -10,10 +10,18 @@ import torch
 from accelerate import Accelerator
 
 import checkpoint
-from batches import batch_rules, covering, geographic_table, last_photo_of_a_tile, table_shares, training_pairs
+from batches import (
+    batch_rules,
+    covering,
+    geographic_table,
+    last_photo_of_a_tile,
+    neighbour_tables,
+    table_shares,
+    training_pairs,
+)
 from build import Average, build_augmentation, build_processor
 from descriptors import describe
-from estimate import Meter, measure_cost, memory_bytes
+from estimate import Meter, card_of, measure_cost, memory_bytes
 from gengeo_hf import files
 from gengeo_hf.encoder import Encoder
 from gengeo_hf.errors import GenGeoError
@@ -45,6 +53,8 @@ def test_the_learning_rate_follows_the_batch(rule, factor):
     assert max(rates) == rates[10] == pytest.approx(1e-4 * factor)
     assert rates[0] == pytest.approx(1e-5 * factor) and rates[55] == pytest.approx(0.5e-4 * factor)
     assert rates[100] == pytest.approx(0, abs=1e-12)
+    # An epoch with fewer batches than it could have advances by more than one step at a time.
+    assert max(learning_rate(1.9 * step, 100, settings) for step in range(53)) <= max(rates)
     settings.optimisation.learning_rate_batch = None
     assert rate_factor(settings) == 1
 
@@ -128,6 +138,19 @@ def test_neighbours_on_the_map_are_found_where_only_photos_have_a_position():
     assert [set(row) for row in table.tolist()] == [{1, 2}, {0, 2}, {1, 3}, {2, 4}, {2, 3}]
 
 
+@pytest.mark.parametrize("lost", [True, False])
+def test_the_first_epochs_use_the_map_where_tiles_have_a_position_and_say_where_not(lost, capsys):
+    data = made_up_pairs(6)
+    nowhere = {"lat": None, "lon": None}
+    queries = data.queries.map(lambda _: nowhere, features=data.queries.features)
+    gallery = data.gallery.map(lambda _, row: nowhere if row in (1, 4) and lost else {}, with_indices=True)
+    data = dataclasses.replace(data, queries=queries, gallery=gallery.cast(data.gallery.features))
+    tables = {}
+    neighbour_tables(some(sampling__pool=2), 1, data, training_pairs(data), tables, Accelerator(cpu=True), None)
+    assert list(tables) == ([] if lost else ["geographic"])
+    assert ("2 training tiles have no position" in capsys.readouterr().out) == lost
+
+
 def test_the_average_is_the_recursion_and_leaves_the_weights_alone():
     model = torch.nn.Linear(3, 2)
     model.bias.requires_grad_(False)
@@ -203,6 +226,30 @@ def test_describing_some_rows_equals_the_encoder(tiny_model, tiny_processor, row
     encoder = Encoder(tiny_model, tiny_processor, "cpu", batch_size=5)
     found = describe(images, np.array(rows), "aerial", Accelerator(cpu=True), encoder)
     np.testing.assert_allclose(found, encoder.encode([images[row] for row in rows], "aerial"), atol=1e-5)
+
+
+def test_a_broken_image_in_a_worker_is_one_line(tiny_model, tiny_processor):
+    from gengeo_hf.data.loading import GroundImages
+
+    data = made_up_pairs(3)
+    rows = data.queries.to_list()
+    rows[1]["ground"] = {"bytes": b"nothing", "path": None}
+    data = dataclasses.replace(data, queries=type(data.queries).from_list(rows, features=data.queries.features))
+    encoder = Encoder(tiny_model, tiny_processor, "cpu", batch_size=2)
+    with pytest.raises(GenGeoError, match=r"^ground image of row 1: the image of 7 bytes is no image"):
+        describe(GroundImages(data), np.arange(3), "ground", Accelerator(cpu=True), encoder, workers=1)
+
+
+@pytest.mark.parametrize(
+    ("device", "card"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100"), ("NVIDIA H100 PCIe", "H100 PCIe"), ("NVIDIA A100-SXM4-40GB", "A100"),
+        ("NVIDIA L40S", "L40S"), ("NVIDIA L40", None), ("NVIDIA L4", "L4"),
+        ("NVIDIA GeForce RTX 2080 Ti", "RTX 2080 Ti"),
+    ],
+)  # fmt: skip
+def test_a_card_is_not_taken_for_another_of_a_similar_name(device, card):
+    assert card_of(device) == card
 
 
 def test_photos_that_are_cut_from_panoramas_fit_the_models_patches():

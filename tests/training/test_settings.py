@@ -45,6 +45,9 @@ def test_values_on_the_command_line_win():
         ("sampling.batch_size=1", "must be at least 2"),
         ("sampling.neighbours=-1", "must be at least 0"),
         ("optimisation.epochs=0", "must be at least 1"),
+        ("seed=-1", "seed is -1; it must be at least 0"),
+        ("optimisation.warmup=2", r"optimisation\.warmup is 2.0; it must lie in 0..1"),
+        ("data.ground_size=[154]", r"data\.ground_size is \[154\]; it must be height and width"),
     ],
 )
 def test_unknown_keys_and_wrong_types_are_one_line(override, words):

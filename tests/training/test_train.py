@@ -112,6 +112,23 @@ def test_other_settings_are_refused(settings, tmp_path):
         train.main(settings("optimisation.epochs=1", "sampling.batch_size=8"))
 
 
+def test_other_tiles_are_refused_and_not_taken_for_a_damaged_checkpoint(settings, tmp_path, monkeypatch):
+    """The same photos with new imagery: the stored neighbour tables name tiles that are no more."""
+    train.main(settings("optimisation.epochs=1"))
+    load = train.load_pairs
+
+    def load_others(*arguments, **options):
+        data = load(*arguments, **options)
+        queries = data.queries.map(lambda row: {"positive": f"new-{row['positive']}"})
+        return dataclasses.replace(
+            data, queries=queries, gallery=data.gallery.map(lambda row: {"tile_id": f"new-{row['tile_id']}"})
+        )
+
+    monkeypatch.setattr(train, "load_pairs", load_others)
+    with pytest.raises(GenGeoError, match="holds a run on other training data"):
+        train.main(settings("optimisation.epochs=1"))
+
+
 def test_other_data_are_refused(settings, tmp_path, monkeypatch):
     """Also where every batch is drawn at random, so that no neighbour table names the photos."""
     random = [
@@ -154,9 +171,12 @@ def test_micro_batches_give_the_same_training(settings, tmp_path):
     assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "plain"), abs=1e-4)
 
 
-def test_a_diverging_run_stops_with_advice(settings):
+@pytest.mark.parametrize("log_every", [1, 1000])
+def test_a_diverging_run_stops_with_advice_and_its_weights_are_not_saved(settings, tmp_path, log_every):
+    """Also one that is over before it writes a line."""
     with pytest.raises(GenGeoError, match=r"lower optimisation\.learning_rate"):
-        train.main(settings("log_every=1", "optimisation.learning_rate=1e30", "optimisation.clip_norm=null"))
+        train.main(settings(f"log_every={log_every}", "optimisation.learning_rate=1e30", "optimisation.clip_norm=null"))
+    assert not (tmp_path / "run" / "model").exists() and not list((tmp_path / "run").glob("checkpoint-*"))
 
 
 def test_checkpoints_left_half_written_are_not_taken(settings, tmp_path):
