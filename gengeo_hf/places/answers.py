@@ -6,6 +6,7 @@ Tiles overlap, so one place answers with several tiles. Hits whose tiles overlap
 merged into one position, weighted by score, with a radius that says how far the photo may stand from it.
 """
 
+import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -99,10 +100,15 @@ def merge_hits(hits: Sequence[Hit]) -> list[Place]:
     places: list[Place] = []
     while left:
         best = left[0]
-        votes = [hit for hit in left if hit is best or _overlap(best, hit)]
+        votes = [hit for hit in left if hit is best or share_ground(best, hit)]
         left = [hit for hit in left if all(hit is not vote for vote in votes)]
         places.append(place_of(votes, len(places) + 1))
     return places
+
+
+def share_ground(one: "Hit | Place", other: "Hit | Place") -> bool:
+    """True where the tiles of two hits, or the best tiles of two places, overlap; never where a box is unknown."""
+    return one.bounds is not None and other.bounds is not None and one.bounds.overlaps(other.bounds)
 
 
 def place_of(votes: Sequence[Hit], rank: int) -> Place:
@@ -126,7 +132,7 @@ def to_geojson(answers: Sequence[Answer], caveat: str = "", drive: bool = False)
     Args:
         answers: of `GeoLocalizer`.
         caveat: goes into the collection.
-        drive: add the line through the best places of the known answers.
+        drive: add the line through the best places of the known answers, in parts where it crosses the date line.
     """
     features = []
     for answer in answers:
@@ -141,7 +147,9 @@ def to_geojson(answers: Sequence[Answer], caveat: str = "", drive: bool = False)
             features.append(_feature(answer.truth.lat, answer.truth.lon, common | properties))
     line = drive_line(answers)
     if drive and len(line) > 1:
-        path = {"type": "LineString", "coordinates": [[round(lon, 7), round(lat, 7)] for lat, lon in line]}
+        parts = [[[round(lon, 7), round(lat, 7)] for lat, lon in part] for part in _cut_at_date_line(line)]
+        kind, coordinates = ("LineString", parts[0]) if len(parts) == 1 else ("MultiLineString", parts)
+        path = {"type": kind, "coordinates": coordinates}
         features.append({"type": "Feature", "geometry": path, "properties": {"kind": "drive"}})
     errors = {answer.photo: answer.error for answer in answers if answer.error}
     collection = {"type": "FeatureCollection", "features": features, "caveat": caveat, "errors": errors}
@@ -153,16 +161,20 @@ def drive_line(answers: Sequence[Answer]) -> list[tuple[float, float]]:
     return [(a.places[0].lat, a.places[0].lon) for a in answers if a.known and a.places]
 
 
+def _cut_at_date_line(line: Sequence[tuple[float, float]]) -> list[list[tuple[float, float]]]:
+    """(lat, lon) of a line in parts none of which crosses 180 degrees (RFC 7946, section 3.1.9)."""
+    parts = [[line[0]]]
+    for (lat, lon), (next_lat, next_lon) in itertools.pairwise(line):
+        if abs(next_lon - lon) > 180.0:
+            edge = math.copysign(180.0, lon)
+            there = next_lon + 2 * edge  # the same place, counted on beyond the edge
+            middle = lat + (next_lat - lat) * ((edge - lon) / (there - lon) if there != lon else 0.0)
+            parts[-1].append((middle, edge))
+            parts.append([(middle, -edge)])
+        parts[-1].append((next_lat, next_lon))
+    return parts
+
+
 def _feature(lat: float, lon: float, properties: dict[str, Any]) -> dict[str, Any]:
     point = {"type": "Point", "coordinates": [round(lon, 7), round(lat, 7)]}
     return {"type": "Feature", "geometry": point, "properties": properties}
-
-
-def _overlap(a: Hit, b: Hit) -> bool:
-    """True where two tiles share ground."""
-    if a.bounds is None or b.bounds is None:
-        return False
-    apart = (b.lon - a.lon + 180.0) % 360.0 - 180.0
-    width = sum((box.east - box.west) % 360.0 for box in (a.bounds, b.bounds)) / 2
-    height = ((a.bounds.north - a.bounds.south) + (b.bounds.north - b.bounds.south)) / 2
-    return abs(apart) < width * (1 - 1e-6) and abs(b.lat - a.lat) < height * (1 - 1e-6)

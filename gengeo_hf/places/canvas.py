@@ -44,14 +44,20 @@ class Canvas(NamedTuple):
         return (wide if self.rise is None else math.radians(self.rise) / self.height), wide
 
 
-def canvas_of(encoder: "EncoderLike") -> Canvas | None:
-    """The canvas of a model of panoramas (its ground size is at least twice as wide as high); None for any other."""
+def ground_size(encoder: "EncoderLike") -> tuple[int, int] | None:
+    """(height, width) in pixels at which a model sees photos; None where it does not tell."""
     sizes = getattr(getattr(encoder, "processor", None), "view_sizes", None) or {}
     size = sizes.get("ground")
-    if size is None or size["width"] < 2 * size["height"] or not hasattr(encoder, "describe"):
+    return None if size is None else (int(size["height"]), int(size["width"]))
+
+
+def canvas_of(encoder: "EncoderLike") -> Canvas | None:
+    """The canvas of a model of panoramas (its ground size is at least twice as wide as high); None for any other."""
+    size = ground_size(encoder)
+    if size is None or size[1] < 2 * size[0] or not hasattr(encoder, "describe"):
         return None
     trained_on = str(getattr(encoder, "training_record", {}).get("trained_on") or "")
-    return Canvas(int(size["height"]), int(size["width"]), RISE.get(re.split(r"\W", trained_on)[0]))
+    return Canvas(*size, RISE.get(re.split(r"\W", trained_on)[0]))
 
 
 def fitted(panorama: Image.Image, canvas: Canvas) -> Image.Image:

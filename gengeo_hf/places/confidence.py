@@ -3,19 +3,22 @@
 Before: answers of a model on held-out pairs, with their distances to the truth. After: `Place.confidence`.
 
 A cosine is no chance: how much it means depends on the model and on how many tiles compete. Two numbers of each place,
-its score and its lead over the best other place, go into a logistic regression that is fitted on held-out photos.
+its score and its lead over the best place elsewhere, go into a logistic regression that is fitted on held-out photos.
 """
 
+import hashlib
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gengeo_hf.errors import GenGeoError, MissingExtraError
 from gengeo_hf.files import atomic_file, write_json
+from gengeo_hf.places.answers import share_ground
 
 if TYPE_CHECKING:
     from gengeo_hf.places.answers import Place
@@ -62,11 +65,13 @@ class Calibration:
         gallery: int,
         within_m: float,
     ) -> "Calibration":
-        """Fit on the best two places of held-out photos.
+        """Fit on the best place of each held-out photo, and on its lead.
 
         Args:
             places: what was found for each photo, best first.
             truth: latitude and longitude of each photo.
+            fingerprint: of the model.
+            gallery: number of tiles that competed.
             within_m: how near is right, in metres.
 
         Raises:
@@ -95,7 +100,11 @@ class Calibration:
         return cls(bias, score, lead, within_m, fingerprint, gallery, len(right), gap, bins, trade)
 
     def apply(self, places: Sequence["Place"]) -> list["Place"]:
-        """The same places with a confidence each."""
+        """The same places with a confidence each.
+
+        Args:
+            places: of one photo, best first.
+        """
         if not places:
             return []
         weights = np.array([self.bias, self.score_weight, self.lead_weight])
@@ -115,23 +124,53 @@ class Calibration:
             )
 
     def save(self, path: str | Path) -> None:
-        """Write as JSON."""
-        write_json(path, asdict(self))
+        """Write as JSON, with the SHA-256 of what it says."""
+        values = asdict(self)
+        write_json(path, values | {"sha256": _sum(values)})
 
     @classmethod
     def load(cls, path: str | Path) -> "Calibration":
         """Read what `save` wrote.
 
+        A file of an earlier version states no SHA-256: it is taken when every value is of the right kind.
+
         Raises:
-            GenGeoError: missing or not a calibration.
+            GenGeoError: missing, not a calibration, or not as it was written.
         """
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
+            stated = values.pop("sha256", None)
             for table in ("reliability", "trade"):
                 values[table] = tuple(map(tuple, values.get(table, ())))
-            return cls(**values)
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            found = cls(**values)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise GenGeoError(f"{path} is no calibration ({error}); make one with gengeo calibrate") from error
+        if stated is not None and stated != _sum(values):
+            raise GenGeoError(
+                f"{path} is damaged or was changed (its SHA-256 is not the one that it states): its confidences cannot "
+                "be believed; copy it again or make it again with gengeo calibrate"
+            )
+        if (wrong := found._wrong_value()) is not None:
+            raise GenGeoError(f"{path} is no calibration ({wrong}); make one with gengeo calibrate")
+        return found
+
+    def _wrong_value(self) -> str | None:
+        """Which value is of another kind than it must be; None where all are right."""
+        for name, value in vars(self).items():
+            numbers = [number for row in value for number in row] if name in ("reliability", "trade") else [value]
+            if not (isinstance(value, str) if name == "fingerprint" else all(map(_is_number, numbers))):
+                return f"{name} is {value!r:.60}"
+        return None
+
+
+def _is_number(value: object) -> bool:
+    """True for a finite int or float; True and False are none, and JSON knows integers beyond every float."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _sum(values: Mapping[str, Any]) -> str:
+    """SHA-256 of what a calibration says, whatever its layout in the file."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def check_number(photos: int) -> None:
@@ -217,12 +256,15 @@ def _trade(chances: np.ndarray, right: np.ndarray) -> tuple[tuple[float, float, 
 
 
 def _features(places: Sequence["Place"]) -> list[tuple[float, float]]:
-    """Score of each place and its lead over the best other place (0 where it stands alone)."""
-    scores = [place.score for place in places]
+    """Score of each place and its lead over the best place elsewhere (0 where there is none).
+
+    A tile that overlaps its own speaks for the same ground and is no rival: so places that were not merged get the
+    chances of merged ones.
+    """
     rows = []
-    for number, score in enumerate(scores):
-        others = scores[:number] + scores[number + 1 :]
-        rows.append((score, score - max(others) if others else 0.0))
+    for place in places:
+        rival = next((other for other in places if other is not place and not share_ground(place, other)), None)
+        rows.append((place.score, place.score - rival.score if rival is not None else 0.0))
     return rows
 
 

@@ -52,6 +52,31 @@ class Motion:
                 raise GenGeoError(f"{name} of a drive must be a positive number, found {value}")
 
 
+def in_order(answers: Sequence[Answer], interval_s: float) -> tuple[list[Answer], np.ndarray]:
+    """The frames in the order of the drive, and the time of each.
+
+    Where every frame that could be read tells its time, these times count, and a broken one stays with the frame that
+    was given before it. Else the given order counts, `interval_s` apart.
+
+    Args:
+        answers: one for each frame.
+        interval_s: seconds between frames.
+
+    Returns:
+        The answers, and float64 (frames,) seconds since the first frame.
+    """
+    told = [answer.time for answer in answers if answer.time is not None]
+    if not told or any(answer.time is None and not answer.error for answer in answers):
+        return list(answers), np.arange(len(answers)) * interval_s
+    time, timed = told[0], []
+    for answer in answers:
+        time = answer.time or time
+        timed.append((time, answer))
+    timed.sort(key=lambda pair: pair[0])
+    seconds = [(time - timed[0][0]).total_seconds() for time, _ in timed]
+    return [answer for _, answer in timed], np.array(seconds)
+
+
 def follow(
     answers: Sequence[Answer], seconds: Sequence[float] | np.ndarray, motion: Motion, threshold: float = 0.0
 ) -> list[Answer]:

@@ -30,6 +30,11 @@ class Bounds(NamedTuple):
         """True where the box runs over 180 degrees."""
         return self.west > self.east
 
+    @property
+    def width(self) -> float:
+        """Degrees of longitude from west to east, up to 360."""
+        return self.east - self.west + (360.0 if self.crosses_date_line else 0.0)
+
     def contains(self, lat: float, lon: float) -> bool:
         """True where the position lies in the box or on its edge.
 
@@ -40,6 +45,19 @@ class Bounds(NamedTuple):
             return False
         lon = float(wrap_longitude(lon))
         return (lon >= self.west or lon <= self.east) if self.crosses_date_line else self.west <= lon <= self.east
+
+    def overlaps(self, other: "Bounds") -> bool:
+        """True where two boxes share ground; an edge in common is none (to a millionth of their size).
+
+        Args:
+            other: the other box.
+        """
+        east = other.west + other.width / 2 - self.west - self.width / 2  # from the middle of one to that of the other
+        north = (other.south + other.north - self.south - self.north) / 2
+        width = (self.width + other.width) / 2
+        height = (self.north - self.south + other.north - other.south) / 2
+        apart = abs((east + 180.0) % 360.0 - 180.0)
+        return apart < width * (1 - 1e-6) and abs(north) < height * (1 - 1e-6)
 
 
 def wrap_longitude(lon: ArrayLike) -> FloatArray:
@@ -114,18 +132,7 @@ def bounds_around(lat: float, lon: float, width_m: float, height_m: float) -> Bo
 def size_of(bounds: Bounds) -> tuple[float, float]:
     """Width and height of a box in metres, measured along its middle parallel and meridian."""
     per_lat, per_lon = (float(v) for v in metres_per_degree((bounds.south + bounds.north) / 2))
-    width = bounds.east - bounds.west + (360.0 if bounds.crosses_date_line else 0.0)
-    return width * per_lon, (bounds.north - bounds.south) * per_lat
-
-
-def centre_of(bounds: Bounds) -> tuple[float, float]:
-    """Latitude and longitude of the middle of a box.
-
-    Returns:
-        Degrees.
-    """
-    width = bounds.east - bounds.west + (360.0 if bounds.crosses_date_line else 0.0)
-    return (bounds.south + bounds.north) / 2, float(wrap_longitude(bounds.west + width / 2))
+    return bounds.width * per_lon, (bounds.north - bounds.south) * per_lat
 
 
 def to_unit_vectors(lat: ArrayLike, lon: ArrayLike) -> FloatArray:

@@ -14,16 +14,15 @@ import numpy as np
 
 from gengeo_hf.errors import GenGeoError
 from gengeo_hf.places.answers import Answer, Place, merge_hits, place_of, to_geojson
-from gengeo_hf.places.canvas import canvas_of
+from gengeo_hf.places.canvas import canvas_of, ground_size
 from gengeo_hf.places.confidence import Calibration
-from gengeo_hf.places.drive import Motion, follow
+from gengeo_hf.places.drive import Motion, follow, in_order
 from gengeo_hf.places.index import GeoIndex, Hit
 from gengeo_hf.places.photos import (
     PHOTO_SUFFIXES,
     Look,
     Photo,
     TooNarrowError,
-    drive_times,
     encode_pictures,
     find_photos,
     note_of,
@@ -31,7 +30,6 @@ from gengeo_hf.places.photos import (
     patch_of,
     pictures,
     read_photo,
-    size_of_photos,
 )
 from gengeo_hf.places.tiles import EncoderLike
 
@@ -43,6 +41,9 @@ __all__ = [
     "open_index", "opened", "to_geojson",
 ]  # fmt: skip
 VOTES_FOR_EACH = 8  # hits that are asked for, for each place wanted: enough for overlaps of 50 % and some strangers
+# Places for which hits are asked at the least: a confidence, which needs the best place elsewhere, must not change with
+# how many places the user wants to see.
+LEAST_PLACES = 5
 DRIVE_CANDIDATES = 20  # places of each frame that a drive may choose from
 
 
@@ -70,7 +71,7 @@ class GeoLocalizer:
         if calibration is not None:
             calibration.check_model(encoder)
         self.encoder, self.index, self.calibration = encoder, index, calibration
-        self._canvas, self._patch, self._enough = canvas_of(encoder), patch_of(encoder), size_of_photos(encoder)
+        self._canvas, self._patch, self._enough = canvas_of(encoder), patch_of(encoder), ground_size(encoder)
 
     @classmethod
     def from_pretrained(
@@ -178,7 +179,7 @@ class GeoLocalizer:
         """Answer the frames of a drive together: see drive.py for the motion model.
 
         Args:
-            photos: in the order of the drive; where all of them tell their time in EXIF, that is the order.
+            photos: in the order of the drive; where all that can be read tell their time in EXIF, that is the order.
             top: how many places at most, the one on the way first.
             motion: top speed and interval.
             options: as `locate_many`.
@@ -187,11 +188,8 @@ class GeoLocalizer:
             One answer for each frame, in the order of the drive.
         """
         motion = motion or Motion()
-        answers = list(self.locate_many(photos, top=max(top, DRIVE_CANDIDATES), **options))
-        if all(answer.time is not None for answer in answers):
-            answers.sort(key=lambda answer: str(answer.time))
-        seconds = drive_times([answer.time for answer in answers], motion.interval_s)
-        together = follow(answers, seconds, motion, options.get("threshold", 0.0))
+        found = list(self.locate_many(photos, top=max(top, DRIVE_CANDIDATES), **options))
+        together = follow(*in_order(found, motion.interval_s), motion, options.get("threshold", 0.0))
         return [replace(answer, places=answer.places[:top]) for answer in together]
 
     def _places_each(
@@ -215,7 +213,7 @@ class GeoLocalizer:
         flat = [view for several in views for view in several]
         if not flat:
             return []
-        asked = max(top * VOTES_FOR_EACH, 20) if merge else top + 1  # one more, for the margin of a confidence
+        asked = max(top, LEAST_PLACES) * VOTES_FOR_EACH if merge or self.calibration else top
         each = [prior for prior, several in zip(priors, views, strict=True) for _ in several]
         found = iter(self._search(encode_pictures(self.encoder, flat), asked, each))
         results = []

@@ -201,7 +201,7 @@ def _photo_picture(answer: Answer) -> bytes:
     from gengeo_hf.places.folder import thumbnail
     from gengeo_hf.places.photos import opened
 
-    return b"" if answer.error else thumbnail(opened(answer.photo), PHOTO_PIXELS)
+    return b"" if answer.error else thumbnail(opened(answer.photo, (PHOTO_PIXELS, PHOTO_PIXELS)), PHOTO_PIXELS)
 
 
 def _neighbours(answers: Sequence[Answer], index: GeoIndex, drawn: set[str], limit: int) -> list[MapOverlay]:
@@ -216,7 +216,9 @@ def _neighbours(answers: Sequence[Answer], index: GeoIndex, drawn: set[str], lim
         return []
     tiles = index.tiles
     lat, lon = tiles["lat"].to_numpy(), tiles["lon"].to_numpy()
-    distance = np.min([great_circle_m(lat, lon, place.lat, place.lon) for place in best[:50]], axis=0)
+    distance = np.full(len(lat), np.inf)
+    for place in best[:50]:
+        np.minimum(distance, great_circle_m(lat, lon, place.lat, place.lon), out=distance)
     rows = [int(row) for row in np.argsort(distance, kind="stable")[:limit]]
     boxes = {tiles["tile_id"][row].as_py(): row_bounds(tiles, row) for row in rows}
     wanted = [tile for tile, box in boxes.items() if box is not None and tile not in drawn]
@@ -249,8 +251,7 @@ def _unwrapped(lon: float, origin: float) -> float:
 def _box(bounds: Bounds, origin: float) -> list[list[float]]:
     """South-west and north-east corner, unwrapped."""
     west = _unwrapped(bounds.west, origin)
-    width = (bounds.east - bounds.west) % 360.0 or 360.0
-    return [[bounds.south, west], [bounds.north, west + width]]
+    return [[bounds.south, west], [bounds.north, west + bounds.width]]
 
 
 @cache

@@ -102,6 +102,23 @@ class Photo:
     flat: bool = True
 
 
+def look_of(fov: float | None, heading: str) -> Look:
+    """A `Look` from what people write.
+
+    Args:
+        fov: see `Look`.
+        heading: a number of degrees, `exif` or `unknown`.
+
+    Raises:
+        GenGeoError: see `Look`.
+    """
+    try:
+        degrees = float(heading)
+    except ValueError:
+        return Look(fov, heading)
+    return Look(fov, degrees)
+
+
 def find_photos(paths: Iterable[str | Path]) -> list[Path]:
     """Photos that are named, and those in folders that are named, in name order.
 
@@ -201,34 +218,9 @@ def encode_pictures(encoder: "EncoderLike", asked: Sequence[Picture]) -> np.ndar
     return out
 
 
-def size_of_photos(encoder: "EncoderLike") -> tuple[int, int] | None:
-    """(height, width) in pixels at which a model sees photos; None where it does not tell."""
-    sizes = getattr(getattr(encoder, "processor", None), "view_sizes", None) or {}
-    size = sizes.get("ground")
-    return None if size is None else (int(size["height"]), int(size["width"]))
-
-
 def patch_of(encoder: "EncoderLike") -> int:
     """Side of a patch of the model, in pixels."""
     return int(getattr(encoder, "patch", 1))
-
-
-def drive_times(times: Sequence[datetime | None], interval_s: float) -> np.ndarray:
-    """Seconds since the first frame: where every frame has a time and none goes back, else `interval_s` apart.
-
-    Args:
-        times: of each frame, None where its file tells none.
-        interval_s: seconds between frames.
-
-    Returns:
-        float64 (frames,)
-    """
-    known = [time for time in times if time is not None]
-    if len(known) == len(times) and known:
-        seconds = np.array([(time - known[0]).total_seconds() for time in known])
-        if (np.diff(seconds) >= 0).all():
-            return seconds
-    return np.arange(len(times)) * interval_s
 
 
 def _header(photo: Any) -> Image.Image:
@@ -253,8 +245,9 @@ def _told(header: Image.Image, image: Image.Image) -> tuple[float | None, float 
         exif = {}
     xmp = _xmp(header)
     fov = _field_of_view(exif.get(ExifTags.Base.FocalLengthIn35mmFilm), image.size)
-    flat = not (xmp.get("full") and xmp.get("part"))
-    if (full := xmp.get("full")) and (part := xmp.get("part")):
+    full, part = xmp.get("full"), xmp.get("part")
+    flat = not (full and part)
+    if full and part:
         fov = min(360.0, max(1.0, 360.0 * part / full))
     elif fov is None and abs(image.width - 2 * image.height) <= 0.01 * image.width:
         fov = 360.0  # equirectangular: nothing else is exactly twice as wide as high

@@ -177,20 +177,6 @@ class Desk:
         self.encoder.close()
 
 
-def look_of(fov: float | None, heading: str) -> Look:
-    """A `Look` from what people write: the heading is a number of degrees, `exif` or `unknown`.
-
-    Raises:
-        GenGeoError: anything else.
-    """
-    try:
-        return Look(fov, float(heading))
-    except GenGeoError:
-        raise
-    except ValueError:
-        return Look(fov, heading)
-
-
 class Upload(io.BytesIO):
     """The bytes of a photo as an open file that knows its name."""
 

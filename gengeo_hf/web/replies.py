@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from gengeo_hf.places.index import GeoIndex
 from gengeo_hf.places.locate import Answer, Place
+from gengeo_hf.places.photos import look_of
 from gengeo_hf.places.units import parse_metres, parse_near
-from gengeo_hf.web.answering import Desk, Question, look_of
+from gengeo_hf.web.answering import Desk, Question
 
 MAX_TOP = 100
 ErrorCode = Literal[

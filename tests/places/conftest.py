@@ -64,3 +64,10 @@ def index(encoder, source, tmp_path):
     from gengeo_hf.places import GeoIndex
 
     return GeoIndex.build(encoder, source, tmp_path / "idx")
+
+
+@pytest.fixture
+def photo(source, tmp_path):
+    """The photo whose place is tile noise-4."""
+    source.images[4].save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"

@@ -11,7 +11,7 @@ from PIL import Image
 from gengeo_hf.errors import GenGeoError
 from gengeo_hf.places import GeoIndex, GeoLocalizer, Motion
 from gengeo_hf.places.answers import SHARPNESS, Answer, Place, drive_line
-from gengeo_hf.places.drive import _step_cost, follow
+from gengeo_hf.places.drive import _step_cost, follow, in_order
 from gengeo_hf.places.geodesy import great_circle_m, offset
 from tests.places.conftest import ListSource
 
@@ -104,6 +104,19 @@ def test_a_long_drive_takes_little_time():
     assert all(answer.known for answer in mended)
 
 
+def test_times_tell_the_order_and_a_broken_frame_stays_where_it_was():
+    start = datetime(2024, 7, 9, 3, 27, 33, 500_000)
+    timed = {second: replace(frame(second), time=start + timedelta(seconds=second)) for second in (0, 8, 16)}
+    broken = Answer("broken.jpg", error="cut off")
+    answers, seconds = in_order([timed[16], timed[0], broken, timed[8]], 1.0)
+    assert answers == [timed[0], broken, timed[8], timed[16]] and seconds.tolist() == [0, 0, 8, 16]
+    answers, seconds = in_order([broken, timed[8], timed[0]], 1.0)
+    assert answers == [timed[0], broken, timed[8]] and seconds.tolist() == [0, 8, 8]
+    for given in ([timed[8], frame(3), timed[0]], [broken, broken], []):  # a frame that tells no time, or none at all
+        answers, seconds = in_order(given, 2.0)
+        assert answers == given and seconds.tolist() == [2.0 * n for n in range(len(given))]
+
+
 def test_wrong_motions_are_refused():
     for wrong in ({"top_speed": 0}, {"interval_s": -1}, {"left_out": float("nan")}):
         with pytest.raises(GenGeoError):
@@ -143,3 +156,8 @@ def test_a_folder_of_frames_is_located_as_a_drive(drive, encoder, tmp_path):
     lat, lon = street.table["lat"].to_numpy(), street.table["lon"].to_numpy()
     gaps = [great_circle_m(*at, lat[n], lon[n]) for n, at in enumerate(drive_line(answers))]
     assert max(gaps) < 1
+    # A file that cannot be read takes nothing of that away: with a second between frames, few would be within reach.
+    (folder / "95z.png").write_bytes(b"cut off")
+    mended = localizer.locate_drive(sorted(folder.iterdir()), top=2, merge=False)
+    assert [a.places[0].tile_id for a in mended if a.places] == [f"noise-{n}" for n in range(12)]
+    assert all(a.known for a in mended) and sum(bool(a.error) for a in mended) == 1

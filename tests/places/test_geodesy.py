@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 from gengeo_hf.places.geodesy import (
     Bounds,
     bounds_around,
-    centre_of,
     great_circle_m,
     mean_position,
     metres_per_degree,
@@ -50,7 +49,6 @@ def test_bounds_have_the_size_in_metres_that_was_asked_for(lat, lon, width, heig
     west, east = WGS84.inv(lon, lat, box.west, lat)[2], WGS84.inv(lon, lat, box.east, lat)[2]
     assert west + east == pytest.approx(width, rel=2e-3)  # a geodesic cuts the corner that a parallel takes near a pole
     assert size_of(box) == pytest.approx((width, height), rel=1e-3)
-    assert great_circle_m(*centre_of(box), lat, lon) < 0.01
 
 
 def test_bounds_across_the_date_line_have_west_greater_than_east():
@@ -64,6 +62,31 @@ def test_bounds_across_the_date_line_have_west_greater_than_east():
 def test_a_tile_on_a_pole_holds_every_longitude_and_stays_on_earth(lat):
     box = bounds_around(lat, 33.0, 500, 500)
     assert (box.west, box.east) == (-180.0, 180.0) and -90 <= box.south < box.north <= 90
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.floats(-85, 85), longitudes, st.floats(-300, 300), st.floats(-300, 300), st.floats(20, 200))
+@example(-17.0, 179.9999, 90.0, 0.0, 100.0)
+@example(0.0, 0.0, 100.0, 0.0, 100.0)
+def test_boxes_overlap_where_both_hold_a_point(lat, lon, east, north, side):
+    there = tuple(map(float, offset(lat, lon, east, north)))
+    box, other = bounds_around(lat, lon, side, side), bounds_around(*there, side, side)
+    spots = [
+        offset(lat, lon, side * x, side * y) for x in np.linspace(-0.49, 0.49, 9) for y in np.linspace(-0.49, 0.49, 9)
+    ]
+    if any(box.contains(*map(float, spot)) and other.contains(*map(float, spot)) for spot in spots):
+        assert box.overlaps(other) and other.overlaps(box)
+    if max(abs(east), abs(north)) > 1.02 * side:
+        assert not box.overlaps(other) and not other.overlaps(box)
+
+
+def test_boxes_on_a_pole_overlap_whatever_their_longitude_and_neighbours_do_not():
+    pole = bounds_around(89.9995, 33.0, 500, 500)
+    assert pole.overlaps(bounds_around(89.999, -120.0, 500, 500)) and not pole.overlaps(
+        bounds_around(89.9, 33, 500, 500)
+    )
+    assert not Bounds(0, 0, 1, 1).overlaps(Bounds(1, 0, 2, 1)) and not Bounds(0, 0, 1, 1).overlaps(Bounds(0, 1, 1, 2))
+    assert Bounds(-180, -90, 180, 90).overlaps(Bounds(179, 0, -179, 1))
 
 
 @settings(max_examples=150, deadline=None)

@@ -5,7 +5,6 @@ import pytest
 
 from gengeo_hf.errors import GenGeoError
 from gengeo_hf.places import GeoIndex, GeoLocalizer, Hit
-from gengeo_hf.places.confidence import Calibration, _wilson, reliability, reliability_plot
 from gengeo_hf.places.geodesy import bounds_around, great_circle_m, offset
 from gengeo_hf.places.locate import Answer, Place, caveat_of, find_photos, merge_hits, to_geojson
 from tests.places.conftest import ListSource, StubEncoder
@@ -14,12 +13,6 @@ from tests.places.conftest import ListSource, StubEncoder
 def hit(name, score, east=0.0, size=100.0, lat=60.0, lon=25.0):
     at = tuple(float(v) for v in offset(lat, lon, east, 0.0))
     return Hit(name, score, *at, bounds_around(*at, size, size) if size else None, "", "")
-
-
-@pytest.fixture
-def photo(source, tmp_path):
-    source.images[4].save(tmp_path / "photo.png")
-    return tmp_path / "photo.png"
 
 
 def test_a_photo_comes_back_to_its_place(index, encoder, source, photo):
@@ -43,6 +36,8 @@ def test_overlapping_tiles_are_one_place_near_the_stronger_vote():
 def test_votes_merge_over_the_date_line_and_unknown_boxes_do_not():
     places = merge_hits([hit("a", 0.9, lat=-17, lon=179.9999), hit("b", 0.9, 60, lat=-17, lon=179.9999)])
     assert len(places) == 1 and abs(places[0].lon) > 179.99
+    polar = merge_hits([hit("a", 0.9, lat=89.9999), hit("b", 0.8, lat=89.9999, lon=-120.0)])
+    assert len(polar) == 1 and polar[0].votes == 2
     alone = merge_hits([hit("a", 0.9, size=None), hit("b", 0.8, size=None)])
     assert len(alone) == 2 and alone[0].uncertainty_m is None
 
@@ -107,6 +102,18 @@ def test_a_drive_in_geojson_is_a_line_of_what_is_known():
     assert len(json.loads(to_geojson(answers))["features"]) == 3
 
 
+def test_a_drive_over_the_date_line_is_a_line_in_parts():
+    answers = [
+        Answer(f"{n}", [Place(1, -17.0 + n, lon, 0.9, "a")]) for n, lon in enumerate((179.0, 179.5, -179.5, 180.0))
+    ]
+    line = json.loads(to_geojson(answers, drive=True))["features"][-1]["geometry"]
+    assert line["type"] == "MultiLineString"
+    assert line["coordinates"] == [
+        [[179.0, -17.0], [179.5, -16.0], [180.0, -15.5]], [[-180.0, -15.5], [-179.5, -15.0], [-180.0, -14.0]],
+        [[180.0, -14.0], [180.0, -14.0]],
+    ]  # fmt: skip
+
+
 def test_what_a_model_was_trained_on_is_said():
     assert "unknown training data" in caveat_of({})
     assert "mean nothing" in caveat_of({"trained_on": "world/urban", "synthetic": True})
@@ -121,97 +128,13 @@ def test_geojson_is_valid_and_in_lon_lat_order():
     assert feature["properties"]["rank"] == 1 and data["errors"] == {"q.jpg": "broken"} and data["caveat"] == "careful"
 
 
-def scored(count=600, seed=0):
-    """Answers whose chance to be right is known: it grows with the lead of the first place."""
-    generator = np.random.default_rng(seed)
-    lead = generator.uniform(0, 0.3, count)
-    chance = 1 / (1 + np.exp(-(20 * lead - 3)))
-    right = generator.random(count) < chance
-    answers = [[Place(1, 60.0, 25.0, 0.5 + gap, "a"), Place(2, 61.0, 25.0, 0.5, "b")] for gap in lead]
-    truth = [(60.0, 25.0) if good else (62.0, 25.0) for good in right]
-    return answers, truth, chance
-
-
-def test_confidences_are_the_chances(tmp_path, encoder):
-    answers, truth, chance = scored()
-    calibration = Calibration.fit(answers, truth, encoder.fingerprint, 12, within_m=50)
-    assert calibration.expected_calibration_error < 0.08
-    stated = [calibration.apply(places)[0].confidence for places in answers]
-    assert np.abs(np.array(stated) - chance).mean() < 0.05
-    assert calibration.apply(answers[0])[1].confidence < stated[0]
-    calibration.save(tmp_path / "c.json")
-    assert Calibration.load(tmp_path / "c.json") == calibration
-    with pytest.raises(GenGeoError, match="another model"):
-        calibration.check_model(StubEncoder("other"))
-    with pytest.raises(GenGeoError, match="no calibration"):
-        Calibration.load(tmp_path / "none.json")
-
-
-def test_the_trade_of_answers_for_right_answers():
-    answers, truth, _ = scored()
-    trade = Calibration.fit(answers, truth, "f", 12, within_m=50).trade
-    assert trade[0][:2] == (0.0, 1.0) and [row[0] for row in trade] == sorted(row[0] for row in trade)
-    answered, right = [row[1] for row in trade], [row[2] for row in trade]
-    assert answered == sorted(answered, reverse=True) and right[-1] > right[0] + 0.2
-
-
-@pytest.mark.parametrize("ending", ["png", "svg"])
-def test_the_reliability_is_drawn(tmp_path, ending):
-    pytest.importorskip("matplotlib")
-    answers, truth, _ = scored()
-    calibration = Calibration.fit(answers, truth, "f", 12, within_m=50)
-    reliability_plot(calibration, tmp_path / f"plot.{ending}")
-    if ending == "png":
-        from PIL import Image
-
-        with Image.open(tmp_path / "plot.png") as picture:
-            assert picture.size == (750, 840) and len(picture.convert("RGB").getcolors(1 << 20)) > 20
-    else:
-        assert "<svg" in (tmp_path / "plot.svg").read_text()
-    with pytest.raises(GenGeoError, match="cannot be drawn"):
-        reliability_plot(calibration, tmp_path / "plot.doc")
-    assert not (tmp_path / "plot.doc").exists()
-
-
-def test_an_interval_of_a_share_is_wilsons():
-    low, high = _wilson(np.array([0.0, 0.5, 1.0]), np.array([10.0, 10.0, 10.0]))
-    np.testing.assert_allclose([low, high], [[0, 0.2366, 0.7225], [0.2775, 0.7634, 1]], atol=1e-3)
-
-
-def test_too_little_to_calibrate_is_said():
-    answers, truth, _ = scored(19)
-    with pytest.raises(GenGeoError, match="at least 20"):
-        Calibration.fit(answers, truth, "f", 5, 50)
-    with pytest.raises(GenGeoError, match="all 30 answers are right"):
-        Calibration.fit(answers[:15] * 2, [(60.0, 25.0)] * 30, "f", 5, 50)
-
-
-def test_reliability_of_perfect_and_of_boasting_chances():
-    assert reliability(np.array([0.0, 1.0]), np.array([0.0, 1.0]))[0] == 0
-    assert reliability(np.full(10, 0.9), np.zeros(10))[0] == pytest.approx(0.9)
-
-
-def test_below_the_threshold_it_does_not_know(index, encoder, photo):
-    with pytest.raises(GenGeoError, match="needs confidences"):
-        next(GeoLocalizer(encoder, index).locate_many([photo], threshold=0.5))
-    sure = Calibration(-9.0, 10.0, 0.0, 50, encoder.fingerprint, 12, 20, 0.0)
-    known = [next(GeoLocalizer(encoder, index, sure).locate_many([photo], threshold=t)).known for t in (0.5, 0.99)]
-    assert known == [True, False]
-
-
 def test_the_same_place_is_found_in_imagery_of_another_year(shared_data, tmp_path):
     """NAIP 2018 against 2020: aerial to aerial, with thumbnails instead of a model; chance is 1 in 18."""
-    from gengeo_hf.places import TilingOptions, open_imagery
+    from gengeo_hf.places.imagery.raster import RasterTiles
 
     chips = shared_data / "naip_chips"
-    options = TilingOptions(tile_m=50, overlap=0)
-    years = {}
-    for year in ("2018", "2020"):
-        from gengeo_hf.places.imagery.raster import RasterTiles
-
-        years[year] = RasterTiles(sorted(chips.glob(f"*_{year}_*.tif")), options.tile_m, options.overlap)
+    years = {year: RasterTiles(sorted(chips.glob(f"*_{year}_*.tif")), 50, 0) for year in ("2018", "2020")}
     index = GeoIndex.build(StubEncoder(), years["2018"], tmp_path / "idx")
-    assert open_imagery(sorted(chips.glob("*_2018_0.tif"))[0], options).table.num_rows < len(index)
     found = []
     for row, (lat, lon) in enumerate(zip(*(years["2020"].table[c].to_pylist() for c in ("lat", "lon")), strict=True)):
         best = GeoLocalizer(StubEncoder(), index).locate(years["2020"].read(row), top=1, merge=False)[0]

@@ -10,7 +10,7 @@ from PIL import ExifTags, Image
 from gengeo_hf.errors import GenGeoError
 from gengeo_hf.places import GeoIndex, GeoLocalizer, Look
 from gengeo_hf.places.canvas import RISE, Canvas, canvas_of, fitted, unrolled
-from gengeo_hf.places.photos import drive_times, note_of, pictures, read_photo
+from gengeo_hf.places.photos import note_of, pictures, read_photo
 from tests.places.conftest import ListSource
 
 PANORAMA = Canvas(28, 112)  # of the small model
@@ -192,13 +192,9 @@ def test_a_panorama_is_turned_to_north(tmp_path):
     assert len(pictures(photo, Look(heading="unknown"), None)) == 1  # a model of ordinary photos
 
 
-def test_times_of_a_drive(tmp_path):
+def test_the_time_of_a_photo(tmp_path):
     first = read_photo(jpeg(tmp_path / "a.jpg", time="2024:07:09 03:27:33", subsec="5")).time
     assert first == datetime(2024, 7, 9, 3, 27, 33, 500_000)
-    later = datetime(2024, 7, 9, 3, 27, 35)
-    assert drive_times([first, later], 9.0).tolist() == [0.0, 1.5]
-    assert drive_times([later, first], 9.0).tolist() == [0.0, 9.0]
-    assert drive_times([first, None], 2.0).tolist() == [0.0, 2.0]
     assert read_photo(jpeg(tmp_path / "b.jpg", time="0000:00:00 00:00:00")).time is None
 
 
