@@ -166,7 +166,11 @@ def remove(
     if not (tile_id or area is not None or bounds or source is not None):
         raise GenGeoError("say what to remove: --tile-id, --area, --bounds or --source")
     opened = GeoIndex.load(index)
+    unreadable = opened.left_out.num_rows
     removed = opened.remove(tile_id or (), area, parse_bounds(bounds) if bounds else None, source)
+    if not removed and opened.left_out.num_rows == unreadable:
+        typer.echo(f"no tile matches: nothing was removed, {index} is as it was; gengeo info tells what it holds")
+        return
     typer.echo(f"removed {removed:,} tiles, {len(opened):,} left")
 
 

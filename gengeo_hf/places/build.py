@@ -25,14 +25,21 @@ from PIL import Image
 
 from gengeo_hf.errors import GenGeoError
 from gengeo_hf.files import atomic_file, write_json
-from gengeo_hf.places.folder import LEFT_OUT_SCHEMA, check_place, exclusive, thumbnail, write_index
+from gengeo_hf.places.folder import (
+    LEFT_OUT_SCHEMA,
+    check_place,
+    exclusive,
+    read_manifest,
+    thumbnail,
+    write_index,
+)
 from gengeo_hf.places.tiles import EncoderLike, TileSource
 
 if TYPE_CHECKING:
     from gengeo_hf.data import CrossViewDataset
 
 SHARD = 256
-PLAN = "plan.json"
+PLAN, PLAN_LOCK = "plan.json", "plan.lock"
 SHARD_SCHEMA = pa.schema(
     [("row", pa.int64()), ("state", pa.string()), ("descriptor", pa.binary()), ("jpeg", pa.binary())]
 )
@@ -91,28 +98,27 @@ def build_index(
         progress: show a bar with tiles per second.
 
     Raises:
-        GenGeoError: `path` holds something else, no tile could be read, or the disk is full. Finished shards stay in
-            `<path>.partial`, and the next run goes on from there.
+        GenGeoError: `path` holds something else, no tile could be read, the disk is full, or a process that builds an
+            index of other imagery or another model took the place. Finished shards stay in `<path>.partial`, and the
+            next run goes on from there.
     """
     path = Path(path)
     check_place(path)
     source = _as_source(imagery)
     partial = path.with_name(f"{path.name}.partial")
     try:
-        _prepare(partial, encoder, source, thumbnail_pixels)
+        work = _Work.begin(partial, encoder, source, thumbnail_pixels)
         started = time.monotonic()
-        encoded = _encode_all(encoder, source, partial, thumbnail_pixels, readers, progress)
+        encoded = _encode_all(encoder, source, work, thumbnail_pixels, readers, progress)
         seconds = time.monotonic() - started
     except OSError as error:
         raise GenGeoError(f"the work could not be written to {partial}: {error.strerror or error}") from error
     with exclusive(path.with_name(f".{path.name}.lock")):
-        if not (partial / PLAN).is_file():  # another process that shared the work has put it together
-            shutil.rmtree(partial, ignore_errors=True)
-            return BuildReport(source.name, tiles=_count(path))
-        report = _assemble(path, partial, source, encoder, model_name, thumbnail_pixels > 0, seconds, encoded)
-        # Another process may be putting lock files there; without the plan it knows that all is done, and cleans up.
-        (partial / PLAN).unlink()
-        shutil.rmtree(partial, ignore_errors=True)
+        if not work.goes_on():  # another process that shared the work has put it together
+            work.end()
+            return BuildReport(source.name, tiles=int(read_manifest(path)["count"]))
+        report = _assemble(path, work, source, encoder, model_name, thumbnail_pixels > 0, seconds, encoded)
+        work.end()
     path.with_name(f".{path.name}.lock").unlink(missing_ok=True)
     return report
 
@@ -126,30 +132,78 @@ def _as_source(imagery: Any) -> TileSource:
     return DatasetTiles(imagery)
 
 
-def _prepare(partial: Path, encoder: EncoderLike, source: TileSource, thumbnail_pixels: int) -> None:
-    """Make the work folder, and empty it if it belongs to other imagery or another model."""
-    digest = hashlib.sha256(f"{encoder.fingerprint} {thumbnail_pixels} {SHARD}".encode())
-    for column in source.table.columns:
-        digest.update("\n".join(map(str, column.to_pylist())).encode())
-    plan = {"key": digest.hexdigest()}
-    file = partial / PLAN
-    partial.mkdir(parents=True, exist_ok=True)
-    with exclusive(partial / "plan.lock"):
-        if file.is_file() and json.loads(file.read_text()) == plan:
-            return
-        for old in partial.glob("shard-*"):
-            old.unlink()
-        write_json(file, plan)
+@dataclass(frozen=True)
+class _Work:
+    """The work folder of a build, and what it belongs to.
+
+    Args:
+        folder: holds the plan, shards and locks.
+        key: hash of the model, the tiles and how they are cut: what its `plan.json` says while it is worked on.
+    """
+
+    folder: Path
+    key: str
+
+    @classmethod
+    def begin(cls, folder: Path, encoder: EncoderLike, source: TileSource, thumbnail_pixels: int) -> "_Work":
+        """Make the folder, and empty it if it belongs to other imagery or another model."""
+        rendering = getattr(source, "rendering", "")
+        digest = hashlib.sha256(f"{encoder.fingerprint} {thumbnail_pixels} {SHARD} {rendering}".strip().encode())
+        for column in source.table.columns:
+            digest.update("\n".join(map(str, column.to_pylist())).encode())
+        work = cls(folder, digest.hexdigest())
+        folder.mkdir(parents=True, exist_ok=True)
+        with exclusive(folder / PLAN_LOCK):
+            if work._found() != work.key:
+                for old in folder.glob("shard-*"):
+                    old.unlink()
+                write_json(folder / PLAN, {"key": work.key})
+        return work
+
+    def goes_on(self) -> bool:
+        """False once another process that shares the work has put its shards together.
+
+        Raises:
+            GenGeoError: the folder belongs to other imagery or another model by now.
+        """
+        found = self._found()
+        if found not in (None, self.key):
+            raise GenGeoError(
+                f"another process has begun an index of other imagery or another model in {self.folder}; let it "
+                "finish, or give another name to this index"
+            )
+        return found is not None
+
+    def keep(self, file: Path, table: pa.Table) -> None:
+        """Write a shard, unless the folder has changed hands meanwhile: encoding takes long enough for that."""
+        with exclusive(self.folder / PLAN_LOCK):
+            if self.goes_on():
+                with atomic_file(file) as temporary:
+                    pa.parquet.write_table(table.replace_schema_metadata({"sum": _sum(table)}), temporary)
+
+    def end(self) -> None:
+        """Remove the folder, the plan first: whoever shares the work knows by its absence that all is done."""
+        (self.folder / PLAN).unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)  # another process may be putting lock files there
+
+    def _found(self) -> str | None:
+        """The key in the folder's plan; None where there is no plan, "" where it is damaged."""
+        try:
+            return str(json.loads((self.folder / PLAN).read_text(encoding="utf-8"))["key"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError, KeyError):
+            return ""
 
 
 def _encode_all(
-    encoder: EncoderLike, source: TileSource, partial: Path, thumbnail_pixels: int, readers: int, progress: bool
+    encoder: EncoderLike, source: TileSource, work: _Work, thumbnail_pixels: int, readers: int, progress: bool
 ) -> int:
     """Make every shard that is not there yet; the number of tiles that this process encoded."""
     from tqdm.auto import tqdm
 
     total = source.table.num_rows
-    shards = [(partial / f"shard-{start:09d}.parquet", start) for start in range(0, total, SHARD)]
+    shards = [(work.folder / f"shard-{start:09d}.parquet", start) for start in range(0, total, SHARD)]
     encoded = 0
     whole: set[Path] = set()
     with (
@@ -163,14 +217,12 @@ def _encode_all(
                 if wait is False and file.is_file():
                     bar.update(len(rows))
                 with exclusive(file.with_suffix(".lock"), wait) as ours:
-                    if not ours or file in whole or not (partial / PLAN).is_file():
+                    if not ours or file in whole or not work.goes_on():
                         continue
                     whole.add(file)
                     if file.is_file() and _is_whole(file):
                         continue
-                    table = _encode_shard(encoder, source, rows, thumbnail_pixels, pool, bar)
-                    with atomic_file(file) as temporary:
-                        pa.parquet.write_table(table.replace_schema_metadata({"sum": _sum(table)}), temporary)
+                    work.keep(file, _encode_shard(encoder, source, rows, thumbnail_pixels, pool, bar))
                     encoded += len(rows)
     return encoded
 
@@ -249,7 +301,7 @@ def _read_ahead(
 
 def _assemble(
     path: Path,
-    partial: Path,
+    work: _Work,
     source: TileSource,
     encoder: EncoderLike,
     model_name: str,
@@ -259,10 +311,10 @@ def _assemble(
 ) -> BuildReport:
     """Put the shards together as an index."""
     report = BuildReport(source.name, seconds=seconds, tiles_per_second=encoded / max(seconds, 1e-9))
-    files = sorted(partial.glob("shard-*.parquet"))
+    files = sorted(work.folder.glob("shard-*.parquet"))
     rows, broken = _sorted_out(files, report)
     if not rows:
-        shutil.rmtree(partial)
+        work.end()
         reason = f"first: {report.broken[0]}" if report.broken else "the imagery is empty"
         raise GenGeoError(f"none of the {source.table.num_rows} tiles of {source.name} could be read; {reason}")
     report.tiles = len(rows)
@@ -325,9 +377,3 @@ def _preprocessing(encoder: Any) -> dict[str, Any]:
     """The image processor's own words, for people; the fingerprint is what is compared."""
     processor = getattr(encoder, "processor", None)
     return json.loads(json.dumps(processor.to_dict(), default=str)) if processor is not None else {}
-
-
-def _count(path: Path) -> int:
-    from gengeo_hf.places.folder import read_manifest
-
-    return int(read_manifest(path)["count"])

@@ -6,7 +6,7 @@ Before: imagery as a `TileSource` and an encoder. After: locate.py, which turns 
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from gengeo_hf.places.build import build_index, happened
 from gengeo_hf.places.folder import (
     MANIFEST,
     SEARCH,
+    THUMBNAILS,
     check_files,
     check_place,
     exclusive,
@@ -191,7 +192,9 @@ class GeoIndex:
             GenGeoError: another dimension, or values that are not finite.
         """
         snapshot = self._snapshot
-        queries = _queries(descriptors, int(snapshot.manifest["dim"]))
+        queries, dim = finite_queries(descriptors), int(snapshot.manifest["dim"])
+        if queries.ndim != 2 or queries.shape[1] != dim:
+            raise GenGeoError(f"the index holds descriptors of {dim} dimensions, the query has shape {queries.shape}")
         if k < 1:
             raise GenGeoError(f"at least one tile must be asked for, found k={k}")
         if near is None:
@@ -205,8 +208,9 @@ class GeoIndex:
 
     def thumbnails(self, tile_ids: Sequence[str]) -> dict[str, bytes]:
         """Small JPEGs of tiles, where the index keeps them."""
-        rows = np.flatnonzero(pc.is_in(self.tiles["tile_id"], pa.array(list(tile_ids), pa.string())).to_numpy())
-        names = dict(zip(rows.tolist(), self.tiles["tile_id"].take(pa.array(rows)).to_pylist(), strict=True))
+        ids = self.tiles["tile_id"]  # of one moment: the index may be replaced meanwhile
+        rows = np.flatnonzero(pc.is_in(ids, pa.array(list(tile_ids), pa.string())).to_numpy())
+        names = dict(zip(rows.tolist(), ids.take(pa.array(rows)).to_pylist(), strict=True))
         return {names[row]: content for row, content in read_thumbnails(self.path, names, names).items()}
 
     @property
@@ -270,12 +274,15 @@ class GeoIndex:
     ) -> int:
         """Remove tiles by id, by area, by where their centre lies, or by the file that they came from.
 
-        What the index tells of unreadable tiles goes with them.
+        What the index tells of unreadable tiles goes with them. Where nothing matches, no file is touched.
 
         Returns:
             The number of tiles that were removed.
+
+        Raises:
+            GenGeoError: the index is damaged, or cannot be written; it is then as before.
         """
-        unwanted, before = set(tile_ids), len(self)
+        unwanted = set(tile_ids)
 
         def keep(table: pa.Table) -> np.ndarray:
             columns = (table[name].to_pylist() for name in ("tile_id", "area", "source", "lat", "lon"))
@@ -285,9 +292,8 @@ class GeoIndex:
                 for tile, place, file, lat, lon in zip(*columns, strict=True)
             ], dtype=bool)  # fmt: skip
 
-        box = list(bounds) if bounds else None
-        details = {"tiles": len(unwanted), "area": area, "bounds": box, "source": source}
-        return before - self._rewrite(keep, None, "removed", details)
+        details = {"area": area, "bounds": list(bounds) if bounds else None, "source": source}
+        return self._rewrite(keep, None, "removed", details)
 
     def report(self) -> str:
         """What the index holds and how it was made, for people."""
@@ -296,7 +302,8 @@ class GeoIndex:
     def _join(self, path: Path, new: _Snapshot, name: str) -> int:
         """Take over all rows of another index."""
         details = {"source": name, "tiles": len(new.descriptors)}
-        return self._rewrite(lambda table: ~_is_in(table, new.tiles), (path, new), "added", details)
+        self._rewrite(lambda table: ~_is_in(table, new.tiles), (path, new), "added", details)
+        return len(self)
 
     def _rewrite(
         self,
@@ -305,28 +312,36 @@ class GeoIndex:
         what: str,
         details: dict[str, Any],
     ) -> int:
-        """Write kept and added rows as a new index, then use it. One writer at a time, across processes."""
+        """Write kept and added rows as a new index, then use it; the number of rows that were not kept.
+
+        One writer at a time, across processes. Where all is kept and nothing is added, nothing is written.
+        """
         with exclusive(self.path.with_name(f".{self.path.name}.lock")):
             check_place(self.path)
-            self._snapshot = _Snapshot(self.path, verify=False)  # another process may have written since
-            parts = [(self.path, self._snapshot, np.flatnonzero(keep(self._snapshot.tiles)))]
+            # Another process may have written since; and damage must not get the checksums of a new manifest.
+            self._snapshot = _Snapshot(self.path, verify=True)
+            kept = keep(self._snapshot.tiles)
+            dropped = int((~kept).sum())
+            told = read_left_out(self.path)
+            left_out = told.filter(pa.array(keep(told)))
+            parts = [(self.path, self._snapshot, np.flatnonzero(kept))]
             if added is not None:
                 parts.append((*added, np.arange(len(added[1].descriptors))))
+            elif not dropped and len(left_out) == len(told):
+                return 0
             tiles = pa.concat_tables([snapshot.tiles.take(rows) for _, snapshot, rows in parts])
             about: dict[str, Any] = {
                 key: self.manifest[key] for key in ("model", "preprocessing", "dim", "build") if key in self.manifest
             }
-            about["history"] = [*self.manifest.get("history", []), happened(what, **details)]
-            has_thumbnails = any("thumbnails.parquet" in snapshot.manifest["files"] for _, snapshot, _ in parts)
-            left_out = read_left_out(self.path)
-            left_out = left_out.filter(pa.array(keep(left_out)))
+            about["history"] = [*self.manifest.get("history", []), happened(what, **({"tiles": dropped} | details))]
+            has_thumbnails = any(THUMBNAILS in snapshot.manifest["files"] for _, snapshot, _ in parts)
             if added is not None:  # of what is unreadable twice, the newer word counts
                 newer = read_left_out(added[0])
                 left_out = pa.concat_tables([left_out.filter(pa.array(~_is_in(left_out, newer))), newer])
             left_out = left_out.filter(pa.array(~_is_in(left_out, tiles)))  # it could be read by now
             write_index(self.path, tiles, _blocks(parts), about, _jpegs(parts) if has_thumbnails else None, left_out)
             self._snapshot = _Snapshot(self.path, verify=False)
-        return len(self)
+        return dropped
 
 
 def _is_in(table: pa.Table, other: pa.Table) -> np.ndarray:
@@ -335,27 +350,33 @@ def _is_in(table: pa.Table, other: pa.Table) -> np.ndarray:
     return found
 
 
-def _blocks(parts: Sequence[tuple[Path, _Snapshot, np.ndarray]]) -> Any:
+def _blocks(parts: Sequence[tuple[Path, _Snapshot, np.ndarray]]) -> Iterator[np.ndarray]:
     """Descriptors of some rows of some indexes, a block at a time."""
     for _, snapshot, rows in parts:
         for start in range(0, len(rows), BLOCK):
             yield snapshot.descriptors[rows[start : start + BLOCK]]
 
 
-def _jpegs(parts: Sequence[tuple[Path, _Snapshot, np.ndarray]]) -> Any:
-    """Thumbnails of the same rows; an empty one where there is none."""
-    for path, _, rows in parts:
+def _jpegs(parts: Sequence[tuple[Path, _Snapshot, np.ndarray]]) -> Iterator[list[bytes]]:
+    """Thumbnails of the same rows; an empty one where there is none, or by now that of another tile."""
+    for path, snapshot, rows in parts:
         for start in range(0, len(rows), 1024):
-            part = rows[start : start + 1024].tolist()
-            found = read_thumbnails(path, part)
-            yield [found.get(row, b"") for row in part]
+            part = rows[start : start + 1024]
+            names = dict(zip(part.tolist(), snapshot.tiles["tile_id"].take(part).to_pylist(), strict=True))
+            found = read_thumbnails(path, names, names)
+            yield [found.get(row, b"") for row in names]
 
 
-def _queries(descriptors: np.ndarray, dim: int) -> np.ndarray:
-    """Queries as FAISS wants them, checked."""
+def finite_queries(descriptors: np.ndarray) -> np.ndarray:
+    """Queries as searches want them: contiguous float32 (queries, dim).
+
+    Args:
+        descriptors: (queries, dim) or (dim,).
+
+    Raises:
+        GenGeoError: values are not finite.
+    """
     queries = np.ascontiguousarray(np.atleast_2d(descriptors), dtype=np.float32)
-    if queries.ndim != 2 or queries.shape[1] != dim:
-        raise GenGeoError(f"the index holds descriptors of {dim} dimensions, the query has shape {queries.shape}")
     if not np.isfinite(queries).all():
         raise GenGeoError("a query descriptor holds NaN or infinity: the model's weights or its input are broken")
     return queries

@@ -157,8 +157,7 @@ def measure_and_write(descriptors: np.ndarray, file: Path, samples: int = 200) -
     Returns:
         What the manifest tells: `recall_at_1` and `recall_at_10` against exact search, and the number of samples.
     """
-    searcher = Searcher.__new__(Searcher)
-    searcher.kind, searcher._descriptors, searcher._index = "rabitq", descriptors, build_scan(descriptors)
+    searcher = Searcher("rabitq", descriptors)
     queries = sample_queries(descriptors, samples)
     _, exact = searcher.search_rows(queries, np.arange(len(descriptors)), 10)
     _, found = searcher.search(queries, 10)

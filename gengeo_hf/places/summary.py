@@ -31,7 +31,7 @@ def summary(path: Path, manifest: dict[str, Any], tiles: pa.Table, left_out: pa.
     model = manifest["model"]
     lines = [
         f"index        {path}, created {manifest.get('created', 'unknown')}",
-        f"tiles        {count:,} of {manifest['dim']} dimensions, {files / 2**20:,.1f} MB"
+        f"tiles        {count:,} of {manifest['dim']} dimensions, {files / 1e6:,.1f} MB"
         + (f", {files / count / 1000:.1f} kB a tile" if count else ""),
         f"model        {model.get('name') or 'unnamed'}, fingerprint {model['fingerprint'][:16]}"
         + (f", computed by {model['computed_by']}" if model.get("computed_by") else ""),

@@ -32,7 +32,9 @@ TILE_SCHEMA = pa.schema(
 class TileSource(Protocol):
     """Imagery that can be cut into tiles.
 
-    `table` is known before any pixel is read, so that a build can be divided, resumed and counted.
+    `table` is known before any pixel is read, so that a build can be divided, resumed and counted. A source whose
+    pixels depend on options that its table does not tell has these in a text `rendering`: a build that was interrupted
+    under others does not go on.
     """
 
     name: str

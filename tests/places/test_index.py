@@ -1,10 +1,10 @@
 import itertools
 import json
-import os
 import threading
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet
 import pytest
 
@@ -111,76 +111,6 @@ def test_a_manifest_cannot_point_outside_the_folder(index):
         GeoIndex.load(index.path)
 
 
-def test_broken_and_empty_tiles_are_left_out_and_counted(encoder, tmp_path):
-    report = build_index(encoder, ListSource(broken=[3], empty=[5, 6]), tmp_path / "idx")
-    assert (report.tiles, report.no_data, report.broken_count) == (9, 2, 1) and "tile 3 is damaged" in str(report)
-    ids = GeoIndex.load(tmp_path / "idx").tiles["tile_id"].to_pylist()
-    assert "noise-3" not in ids and "noise-4" in ids
-    assert encoder.encoded == 9
-
-
-def test_imagery_without_one_readable_tile_is_an_error_that_leaves_nothing(encoder, tmp_path):
-    with pytest.raises(GenGeoError, match="none of the 12 tiles"):
-        build_index(encoder, ListSource(broken=range(12)), tmp_path / "idx")
-    assert not [path for path in tmp_path.iterdir() if not path.name.endswith(".lock")]
-
-
-def test_an_interrupted_build_goes_on_where_it_stopped(tmp_path, encoder):
-    source = ListSource(count=600)
-
-    class Dies(StubEncoder):
-        def encode(self, images, view, progress=False):
-            if self.encoded > 300:
-                raise KeyboardInterrupt
-            return super().encode(images, view)
-
-    with pytest.raises(KeyboardInterrupt):
-        build_index(Dies(), source, tmp_path / "idx")
-    assert not (tmp_path / "idx").exists() and (tmp_path / "idx.partial").is_dir()
-    build_index(encoder, source, tmp_path / "idx")
-    assert encoder.encoded == 600 - 256  # one shard was finished
-    assert not (tmp_path / "idx.partial").exists()
-    whole = GeoIndex.build(StubEncoder(), source, tmp_path / "whole")
-    assert np.array_equal(whole.descriptors, GeoIndex.load(tmp_path / "idx").descriptors)
-
-
-def test_work_of_another_model_is_not_taken_over(tmp_path, encoder):
-    class Dies(StubEncoder):
-        def encode(self, images, view, progress=False):
-            if self.encoded >= 256:
-                raise KeyboardInterrupt
-            return super().encode(images, view)
-
-    source = ListSource(count=300)
-    with pytest.raises(KeyboardInterrupt):
-        build_index(Dies("other"), source, tmp_path / "idx")
-    build_index(encoder, source, tmp_path / "idx")
-    assert encoder.encoded == 300
-
-
-def test_two_builders_share_the_work(tmp_path):
-    source = ListSource(count=1100)
-    builders = [StubEncoder(), StubEncoder()]
-    threads = [threading.Thread(target=build_index, args=(b, source, tmp_path / "idx")) for b in builders]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sum(builder.encoded for builder in builders) == 1100
-    assert len(GeoIndex.load(tmp_path / "idx")) == 1100
-
-
-def test_a_folder_that_is_no_index_is_not_overwritten(encoder, source, tmp_path):
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "mine.jpg").write_bytes(b"precious")
-    with pytest.raises(GenGeoError, match="holds something else"):
-        build_index(encoder, source, tmp_path / "photos")
-    (tmp_path / "photos" / "manifest.json").write_text("{}")  # as web applications and ONNX exports have one
-    with pytest.raises(GenGeoError, match=r"also holds mine\.jpg"):
-        build_index(encoder, source, tmp_path / "photos")
-    assert (tmp_path / "photos" / "mine.jpg").read_bytes() == b"precious"
-
-
 def test_a_file_that_was_put_into_an_index_is_not_taken_away(index, encoder, source):
     (index.path / "calibration.json").write_text("{}")
     for change in (
@@ -191,19 +121,6 @@ def test_a_file_that_was_put_into_an_index_is_not_taken_away(index, encoder, sou
         with pytest.raises(GenGeoError, match=r"also holds calibration\.json"):
             change()
     assert (index.path / "calibration.json").is_file() and len(GeoIndex.load(index.path)) == 12
-
-
-def test_a_lock_file_that_appears_while_the_work_is_cleared_away_is_no_error(encoder, source, tmp_path, monkeypatch):
-    real = os.rmdir
-
-    def late(path, **options):  # another process that shares the work opens a shard's lock between listing and removal
-        if str(path).endswith(".partial"):
-            (tmp_path / "idx.partial" / "shard-000000000.lock").touch()
-        real(path, **options)
-
-    monkeypatch.setattr(os, "rmdir", late)
-    build_index(encoder, source, tmp_path / "idx")
-    assert len(GeoIndex.load(tmp_path / "idx")) == 12 and not (tmp_path / "idx.partial" / "plan.json").exists()
 
 
 def test_a_box_with_nan_is_unknown():
@@ -224,6 +141,34 @@ def test_adding_and_removing(index, encoder):
     assert index.remove(bounds=Bounds(-180, -90, 180, 90)) == 11
     assert len(index) == 0 and index.search(unit(2)) == [[], []] and index.search(unit(1), near=(60, 25, 1e6)) == [[]]
     assert "0 tiles" in index.verify()
+
+
+def test_a_removal_that_matches_nothing_touches_nothing_and_says_so(index, gengeo):
+    before = {file.name: (file.stat().st_ino, file.stat().st_mtime_ns) for file in index.path.iterdir()}
+    manifest = index.manifest
+    assert index.remove(tile_ids=["no such tile"], area="nowhere", source="none", bounds=Bounds(0, 0, 1, 1)) == 0
+    assert {file.name: (file.stat().st_ino, file.stat().st_mtime_ns) for file in index.path.iterdir()} == before
+    assert index.manifest == manifest and len(index) == 12
+    code, out, _ = gengeo("remove", "--index", index.path, "--area", "nowhere")
+    assert code == 0 and out.startswith("no tile matches: nothing was removed")
+    assert "removed 1 tiles, 11 left" in gengeo("remove", "--index", index.path, "--tile-id", "noise-3")[1]
+
+
+def test_what_was_removed_is_counted_whatever_another_process_wrote_meanwhile(index, encoder):
+    GeoIndex.load(index.path).add(encoder, ListSource(count=5, name="more", seed=1))
+    assert index.remove(tile_ids=["noise-0", "more-1"]) == 2 and len(index) == 15
+
+
+def test_damage_does_not_get_the_checksums_of_a_new_manifest(index, encoder):
+    file = index.path / "descriptors.npy"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    for change in (lambda: index.remove(["noise-0"]), lambda: index.add(encoder, ListSource(2, "more"))):
+        with pytest.raises(GenGeoError, match=r"descriptors\.npy is damaged"):
+            change()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert "12 tiles" in index.verify()
 
 
 def test_searches_run_while_the_index_is_replaced(index, encoder):
@@ -248,6 +193,20 @@ def test_searches_run_while_the_index_is_replaced(index, encoder):
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_thumbnails_are_asked_of_one_state_of_the_index(index, monkeypatch):
+    real = pc.is_in
+
+    def replaced_meanwhile(*words):
+        found = real(*words)
+        monkeypatch.setattr(pc, "is_in", real)
+        index.remove(tile_ids=[f"noise-{n}" for n in range(11)])
+        return found
+
+    monkeypatch.setattr(pc, "is_in", replaced_meanwhile)
+    assert index.thumbnails(["noise-11"]) == {}  # it stands in another row by now
+    assert set(index.thumbnails(["noise-11"])) == {"noise-11"}
 
 
 def test_verify_finds_vectors_that_are_not_unit_length(tmp_path, source):
@@ -312,18 +271,19 @@ def test_an_older_list_of_unreadable_tiles_is_read(index, encoder):
     old = pa.table({"tile_id": ["x"], "source": ["s"], "reason": ["damaged"]})
     pa.parquet.write_table(old, index.path / "left_out.parquet")
     assert read_left_out(index.path).to_pylist()[0]["reason"] == "damaged"
-    index.remove(bounds=Bounds(0.0, 0.0, 1.0, 1.0))
+    index.remove(tile_ids=["noise-0"])
     assert index.left_out["tile_id"].to_pylist() == ["x"]
 
 
 def test_an_index_tells_what_it_holds_and_what_happened(encoder, tmp_path):
     index = GeoIndex.build(encoder, ListSource(lat=-17, lon=179.9995, area="Fiji"), tmp_path / "idx", model_name="m")
     index.add(encoder, ListSource(count=2, name="more", seed=1))
-    index.remove(area="nowhere")
+    assert index.remove(tile_ids=["more-1", "never-there"]) == 1
     report = index.report()
-    assert "14 of 64 dimensions" in report and "150 x 150 m each" in report and "Fiji (12)" in report
+    assert "13 of 64 dimensions" in report and "150 x 150 m each" in report and "Fiji (12)" in report
     assert "exact search on float32" in report and "m, fingerprint" in report
     assert [entry["what"] for entry in index.manifest["history"]] == ["built", "added", "removed"]
+    assert index.manifest["history"][-1]["tiles"] == 1
     assert [GeoIndex.load(index.path).report()] == [report]
     fiji = GeoIndex.build(encoder, ListSource(lat=-17, lon=179.9995), tmp_path / "fiji").report()
     assert "west 179.9995" in fiji and "east -179.99" in fiji
@@ -361,71 +321,6 @@ def test_adding_at_the_same_time_loses_nothing(index):
     for thread in threads:
         thread.join()
     assert len(GeoIndex.load(index.path)) == 12 + 4 * 5
-
-
-PROGRAM = """
-import sys, time
-sys.path.insert(0, {root!r})
-from tests.places.conftest import ListSource, StubEncoder
-from gengeo_hf.places.build import build_index
-
-class Slow(StubEncoder):
-    def encode(self, images, view, progress=False):
-        time.sleep({pause})
-        return super().encode(images, view)
-
-encoder = Slow()
-{before}
-build_index(encoder, ListSource(count={count}), {out!r})
-print(encoder.encoded)
-"""
-
-
-def start(out, count, pause=0.0, before=""):
-    import subprocess
-    import sys
-    from pathlib import Path
-
-    root = str(Path(__file__).resolve().parents[2])
-    program = PROGRAM.format(root=root, pause=pause, count=count, out=str(out), before=before)
-    return subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def test_a_build_goes_on_after_kill_minus_nine(tmp_path, encoder):
-    import time
-
-    process = start(tmp_path / "idx", 1000, pause=0.02)
-    shard = tmp_path / "idx.partial" / "shard-000000000.parquet"
-    for _ in range(3000):
-        if shard.is_file() or process.poll() is not None:
-            break
-        time.sleep(0.02)
-    process.kill()
-    process.communicate()
-    assert shard.is_file() and not (tmp_path / "idx").exists()
-    build_index(encoder, ListSource(count=1000), tmp_path / "idx")
-    assert encoder.encoded <= 1000 - 256
-    assert len(GeoIndex.load(tmp_path / "idx")) == 1000 and "all as" in GeoIndex.load(tmp_path / "idx").verify()
-    assert not (tmp_path / "idx.partial").exists()
-
-
-@pytest.mark.slow
-def test_three_processes_share_the_work(tmp_path):
-    processes = [start(tmp_path / "idx", 4000, pause=0.005) for _ in range(3)]
-    encoded = [int(process.communicate()[0]) for process in processes]
-    assert sum(encoded) == 4000 and len(GeoIndex.load(tmp_path / "idx")) == 4000
-
-
-def test_a_full_disk_is_one_line_and_the_work_goes_on_later(tmp_path, encoder):
-    """The system's own limit on the size of a file stands for a full disk: writes fail in the middle."""
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
-    process = start(tmp_path / "idx", 300, before=limit)
-    errors = process.communicate()[1]
-    last = errors.strip().splitlines()[-1]
-    assert process.returncode == 1 and "GenGeoError: the work could not be written to" in last
-    assert not (tmp_path / "idx").exists() and not list((tmp_path / "idx.partial").glob("*.parquet"))
-    build_index(encoder, ListSource(count=300), tmp_path / "idx")
-    assert len(GeoIndex.load(tmp_path / "idx")) == 300
 
 
 def test_a_full_disk_leaves_the_old_index(index, encoder, monkeypatch):

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
     from gengeo_hf.data import CrossViewDataset
 
-
-HUB = "hf:"
+HUB = "hf:"  # what the address of a dataset on the Hub begins with
 
 
 class DatasetTiles:
@@ -52,9 +51,9 @@ class DatasetTiles:
         self.name, self._home = name or getattr(data, "name", None) or "dataset", home
         self._images = gallery.select_columns(["aerial"]).cast_column("aerial", datasets.Image(decode=False))
         rows = gallery.select_columns([c for c in gallery.column_names if c != "aerial"]).to_dict()
-        unknown: list[float | None] = [None] * len(gallery)
-        sides = zip(*(rows.get(side, unknown) for side in ("west", "south", "east", "north")), strict=True)
-        bounds = [None if None in box else Bounds(*box) for box in sides]
+        unknown = [None] * len(gallery)
+        sides = [self._numbers(side, rows.get(side, unknown)).tolist() for side in ("west", "south", "east", "north")]
+        bounds = [Bounds(*box) for box in zip(*sides, strict=True)]
         area = ["" if value is None else str(value) for value in rows.get("area", unknown)]
         ids = self._ids(rows["tile_id"])
         lat, lon = (self._numbers(column, rows[column]) for column in ("lat", "lon"))
@@ -85,7 +84,7 @@ class DatasetTiles:
 
     def _numbers(self, column: str, values: list) -> np.ndarray:
         try:
-            return np.array(values, dtype=np.float64)  # null becomes NaN and is refused by its table
+            return np.array(values, dtype=np.float64)  # null becomes NaN: an unknown side, or no centre
         except (TypeError, ValueError) as error:
             raise GenGeoError(f"{self.name}: column {column!r} must hold degrees ({error})") from None
 
@@ -137,5 +136,5 @@ def hub_tiles(address: str) -> DatasetTiles:
     except GenGeoError:
         raise
     except Exception as error:  # of the Hub, of the network, of the files: all mean that it cannot be had
-        raise GenGeoError(f"the dataset {where} cannot be had: {str(error).splitlines()[0]}") from error
+        raise GenGeoError(f"the dataset {where} cannot be had: {first_line(error)}") from error
     return DatasetTiles(found, f"{where}/{config}", Path(datasets.config.HF_CACHE_HOME).expanduser())

@@ -50,13 +50,16 @@ class _Pieces(NamedTuple):
     """Which file gives what of which tile, sorted by tile and then by file.
 
     Only tiles on or near a file appear with it, so memory grows with the tiles and not with tiles x files.
+
+    Args:
+        tile: row of the tile, (pieces,).
+        sheet: number of the file, (pieces,).
+        maps: affine maps from (east, north) metres round the tile's centre to the file's pixels, (pieces, 2, 3).
     """
 
-    tile: np.ndarray  # row of the tile, (pieces,)
-    sheet: np.ndarray  # number of the file, (pieces,)
-    maps: (
-        np.ndarray
-    )  # affine map from (east, north) metres round the tile's centre to the file's pixels, (pieces, 2, 3)
+    tile: np.ndarray
+    sheet: np.ndarray
+    maps: np.ndarray
 
 
 class RasterTiles:
@@ -103,6 +106,8 @@ class RasterTiles:
         self._first = np.searchsorted(pieces.tile, np.arange(len(lat) + 1))
         finest = float(np.abs(np.linalg.det(pieces.maps[:, :, :2])).max())  # raster pixels in a square metre
         self._pixels = min(pixels, max(1, round(tile_m * math.sqrt(finest))))
+        ranges = sorted({(sheet.rendering.low, sheet.rendering.high) for sheet in self._sheets})
+        self.rendering = f"{self._pixels} pixels, values {ranges}"
         self.table: pa.Table = tile_table(
             [f"{a:.7f}_{b:.7f}_{tile_m:g}m" for a, b in zip(lat, lon, strict=True)],
             lat,
@@ -112,7 +117,11 @@ class RasterTiles:
         )
 
     def read(self, row: int) -> Image.Image | None:
-        """Pixels of one tile; None where less than half of it holds data."""
+        """Pixels of one tile; None where less than half of it holds data.
+
+        Raises:
+            GenGeoError: a file cannot be read there.
+        """
         size = self._pixels
         canvas = np.zeros((size, size, 3), dtype=np.uint8)
         empty = np.ones((size, size), dtype=bool)
@@ -165,11 +174,8 @@ class RasterTiles:
         coefficients = (matrix[0, 0], matrix[0, 1], shift[0], matrix[1, 0], matrix[1, 1], shift[1])
         affine, smooth, sharp = Image.Transform.AFFINE, Image.Resampling.BILINEAR, Image.Resampling.NEAREST
         pixels = Image.fromarray(bands).transform((size, size), affine, coefficients, resample=smooth)
-        if (
-            mask.all()
-            and (corners.min(axis=1) >= 0).all()
-            and (corners.max(axis=1) <= [sheet.width, sheet.height]).all()
-        ):
+        inside = (corners.min(axis=1) >= 0).all() and (corners.max(axis=1) <= [sheet.width, sheet.height]).all()
+        if inside and mask.all():
             return np.asarray(pixels), None
         valid = Image.fromarray(mask).transform((size, size), affine, coefficients, resample=sharp)
         return np.asarray(pixels), np.asarray(valid) > 0
@@ -198,7 +204,7 @@ def _open_sheet(path: Path) -> _Sheet:
         import rasterio
     except ImportError as error:
         raise MissingExtraError("rasterio", "geo", "read georeferenced rasters") from error
-    if not path.exists() and "://" not in str(path):
+    if not path.exists():
         raise GenGeoError(f"there is no raster at {path}")
     with _about(str(path)), rasterio.open(path) as dataset:
         if dataset.crs is None:

@@ -19,6 +19,7 @@ import pyarrow.parquet
 from PIL import Image
 
 from gengeo_hf.errors import GenGeoError
+from gengeo_hf.exchange import first_line
 from gengeo_hf.places.geodesy import Bounds, bounds_around
 from gengeo_hf.places.tiles import tile_table
 from gengeo_hf.places.units import parse_metres
@@ -28,18 +29,8 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 # In order of preference. "aerial" first: a table of pairs also has a column of photos.
 IMAGE_NAMES = ("aerial", "aerialimage", "satellite", "satimage", "tile", "tilepath", "tileimage", "image", "imagepath",
                "file", "filename", "filepath", "path")  # fmt: skip
-PHOTO_NAMES = (
-    "ground",
-    "groundimage",
-    "photo",
-    "photopath",
-    "image",
-    "imagepath",
-    "file",
-    "filename",
-    "filepath",
-    "path",
-)
+PHOTO_NAMES = ("ground", "groundimage", "photo", "photopath", "image", "imagepath", "file", "filename", "filepath",
+               "path")  # fmt: skip
 ID_NAMES = ("tileid", "id", "grdid", "imageid", "uuid", "name", "key")
 LAT_NAMES = ("lat", "latitude", "satlat", "tilelat", "centrelat", "centerlat", "y")
 LON_NAMES = ("lon", "lng", "long", "longitude", "satlon", "satlng", "tilelon", "centrelon", "centerlon", "x")
@@ -86,7 +77,11 @@ class TableTiles:
         self.table = tile_table(ids, lat, lon, self._bounds(lat, lon, tile_size_m), source=[str(p) for p in self.paths])
 
     def read(self, row: int) -> Image.Image:
-        """Open one tile's file."""
+        """Open one tile's file.
+
+        Raises:
+            GenGeoError: it is missing, or no picture that can be read.
+        """
         from gengeo_hf.data.images import open_image
 
         return open_image(self.paths[row])
@@ -144,6 +139,8 @@ class _Columns:
         self._plain = {re.sub(r"[^a-z0-9]", "", name.lower()): name for name in reversed(table.column_names)}
 
     def values(self, column: str) -> list[Any]:
+        if self._table.column_names.count(column) > 1:
+            raise GenGeoError(f"{self.file} has two columns {column!r}: which one is meant? Give them different names")
         return self._table[column].to_pylist()
 
     def find(self, option: str, asked: str | None, names: Sequence[str]) -> str | None:
@@ -194,8 +191,8 @@ def read_table(path: Path) -> pa.Table:
             names = pa.csv.open_csv(path).schema.names
             as_text = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True)
             table = pa.csv.read_csv(path, convert_options=as_text)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise GenGeoError(f"{path} cannot be read as a table: {str(error).splitlines()[0]}") from error
+    except (pa.ArrowException, OSError) as error:
+        raise GenGeoError(f"{path} cannot be read as a table: {first_line(error)}") from error
     if not table.num_rows:
         raise GenGeoError(f"{path} lists no tile")
     return table

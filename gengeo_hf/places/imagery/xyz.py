@@ -71,8 +71,12 @@ class XyzTiles:
         self._paths = [path for _, _, path in found]
         self.table = _grid_table(level, [(x, y) for x, y, _ in found], str(folder))
 
-    def read(self, row: int) -> Image.Image | None:
-        """Open one tile's file."""
+    def read(self, row: int) -> Image.Image:
+        """Open one tile's file.
+
+        Raises:
+            GenGeoError: it is missing, or no picture that can be read.
+        """
         from gengeo_hf.data.images import open_image
 
         return open_image(self._paths[row])
@@ -110,7 +114,7 @@ class MbTiles:
         rows = [(x, 2**self._zoom - 1 - y) for x, y in self._places]
         self.table = _grid_table(self._zoom, rows, self.name)
 
-    def read(self, row: int) -> Image.Image | None:
+    def read(self, row: int) -> Image.Image:
         """Decode one tile.
 
         Raises:
