@@ -14,10 +14,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from gengeo_hf.errors import GenGeoError
+from gengeo_hf.exchange import first_line
 from gengeo_hf.files import write_json
 from gengeo_hf.fingerprint import truncated
+from gengeo_hf.places.folder import DESCRIPTORS, TILES
 from gengeo_hf.places.geodesy import Bounds, great_circle_m
-from gengeo_hf.places.index import GeoIndex, Hit
+from gengeo_hf.places.index import GeoIndex, Hit, finite_queries
 from gengeo_hf.places.search import sample_queries
 from gengeo_hf.places.stores.address import shown, without_secrets
 from gengeo_hf.places.tiles import EncoderLike
@@ -42,7 +44,7 @@ class _Guarded:
             except GenGeoError:
                 raise
             except Exception as error:
-                first = without_secrets((str(error).splitlines() or [type(error).__name__])[0], self._where)
+                first = without_secrets(first_line(error), self._where)
                 raise GenGeoError(f"{self._address} did not {name.replace('names', 'answer')}: {first}") from error
 
         return guarded
@@ -150,13 +152,12 @@ class StoreIndex:
             near: latitude, longitude in degrees, radius in metres; or None.
 
         Raises:
-            GenGeoError: k is below 1, or the store does not answer.
+            GenGeoError: k is below 1, values are not finite, or the store does not answer.
         """
         if k < 1:
             raise GenGeoError(f"at least one tile must be asked for, found k={k}")
         prior = check_near(near) if near is not None else None
-        queries = np.ascontiguousarray(np.atleast_2d(descriptors), dtype=np.float32)
-        return [self._one(query, k, prior) for query in queries]
+        return [self._one(query, k, prior) for query in finite_queries(descriptors)]
 
     def _one(self, query: np.ndarray, k: int, near: Near | None) -> list[Hit]:
         """Ask for more until k tiles lie within the great-circle radius, or there are no more."""
@@ -230,14 +231,14 @@ def export_index(index: GeoIndex, store: StoreIndex, progress: bool = False, sam
     model = index.manifest["model"]["fingerprint"]
     store.use(model, int(index.manifest["dim"]))
     # The state belongs to this content of the index, this store and what the store still holds.
-    content = index.manifest["files"]["descriptors.npy"]["sha256"]
+    key = [store.address, *(index.manifest["files"][name]["sha256"] for name in (DESCRIPTORS, TILES))]
     state = index.path.with_name(f".{index.path.name}.export.json")
-    done = _read_state(state, [store.address, content]) if len(store) else 0
+    done = _read_state(state, key) if len(store) else 0
     with tqdm(total=len(index), initial=done, desc="export", unit="tile", disable=not progress) as bar:
         for start in range(done, len(index), BATCH):
             rows = index.tiles.slice(start, BATCH).to_pylist()
             store.engine.upsert(store._name, rows, index.descriptors[start : start + BATCH].astype(np.float32))
-            write_json(state, {"key": [store.address, content], "done": start + len(rows)})
+            write_json(state, {"key": key, "done": start + len(rows)})
             bar.update(len(rows))
     state.unlink(missing_ok=True)
     count = len(store)
