@@ -64,13 +64,13 @@ def model_card(
     from huggingface_hub import ModelCard
 
     config = model.config
-    rows, metrics = _table(results)
+    rows, metrics = _table(results)  # first: it says what a result lacks
     card = ModelCard.from_template(
         _card_data(config, name, record, results, license, examples),
         template_str=(ASSETS / "model_card.md").read_text(encoding="utf-8"),
         name=name,
         repository=repository,
-        dim=config.truncate_dim or config.descriptor_dim or model.heads[next(iter(model.heads))].aggregator.width_out,
+        dim=config.truncate_dim or next(iter(model.heads.values())).width_out,
         backbone=config.backbone_config.model_type,
         aggregator=AGGREGATORS[config.aggregator] + ("" if config.share_aggregator else ", one head per view"),
         two_heads=not config.share_aggregator,
@@ -81,7 +81,7 @@ def model_card(
         validation=[(key, _number(value)) for key, value in (record.get("results") or {}).items()],
         results=rows,
         metrics=metrics,
-        ties=", ".join(sorted({summary["rules"]["ties"] for summary in results})),
+        ties=", ".join(sorted({row["ties"] for row in rows})),
         license=license,
     )
     return str(card)
@@ -97,7 +97,6 @@ def _card_data(
 ) -> Any:
     from huggingface_hub import EvalResult, ModelCardData
 
-    started_from = _look_up(record, ("settings", "model", "init"))
     entries = [
         EvalResult(
             task_type="image-feature-extraction",
@@ -116,14 +115,18 @@ def _card_data(
         license=license,
         library_name="transformers",
         pipeline_tag="image-feature-extraction",
-        # Only a Hub id can be linked; a folder of the person who trained says nothing to others.
-        base_model=started_from if started_from and str(started_from).count("/") == 1 and started_from[0].isalnum()
-        and not Path(started_from).exists() else None,
+        base_model=_hub_id(_look_up(record, ("settings", "model", "init"))),
         tags=["geo-localization", "cross-view", "gengeo", f"descriptor-{config.aggregator}"],
         model_name=name if entries else None,
         eval_results=entries or None,
         widget=[{"src": source, "example_title": Path(source).stem} for source in examples] or None,
-    )  # fmt: skip
+    )
+
+
+def _hub_id(name: Any) -> str | None:
+    """The name of a model where it can be linked; a folder of the person who trained says nothing to others."""
+    text = str(name or "")
+    return text if text.count("/") == 1 and text[0].isalnum() and not Path(text).exists() else None
 
 
 def _recipe(record: dict[str, Any]) -> list[tuple[str, str]]:
@@ -152,7 +155,7 @@ def _table(results: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], lis
         try:
             data = summary["dataset"]
             row = {"protocol": summary["protocol"]["name"], "dataset": data["name"], "complete": data["complete"]}
-            row |= {"queries": data["queries"], "gallery": data["gallery"]}
+            row |= {"queries": data["queries"], "gallery": data["gallery"], "ties": summary["rules"]["ties"]}
         except (KeyError, TypeError) as error:
             raise GenGeoError(f"an evaluation result lacks {error}: make it with training/evaluate.py") from error
         rows.append(row | {"cells": [_cell(summary, name) for name in metrics]})

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL import ExifTags, Image, ImageOps
 
 from gengeo_hf.backends.contract import Backend, View
 from gengeo_hf.backends.exported import ExportedGraphs, find_export
@@ -75,10 +76,12 @@ class Encoder:
             graphs = OnnxBackend(model, device)
             self.source, self.device, self.choice = model, graphs.device, Choice(graphs)
             return
+        if backend == "onnx":
+            raise GenGeoError("backend onnx runs exported graphs, found a model in memory: use Encoder.from_pretrained")
         on_cpu = backend == "openvino" and device is None  # it has no other place
         self.device = _usable(device or ("cuda" if torch.cuda.is_available() and not on_cpu else "cpu"))
         self.model = model
-        self.model.to(torch.device(self.device))  # type: ignore[arg-type]  # the library's annotation loses `self`
+        self.model.to(self.device)  # type: ignore[arg-type]  # the library's annotation loses `self`
         self.model.eval()
         self.source = LoadedModel(model, processor)
         plain = backend == "torch" and dtype is None
@@ -109,7 +112,8 @@ class Encoder:
             truncate_dim: see `truncate`; None keeps the width that the checkpoint asks for.
             dtype, images: see the class. A `torch.dtype` is the precision that the weights are loaded in, which gives
                 another fingerprint.
-            kwargs: passed to `GenGeoModel.from_pretrained`, for example `revision`.
+            kwargs: passed to `GenGeoModel.from_pretrained`, for example `revision`; exported graphs know `revision`,
+                `token` and `cache_dir`.
 
         Raises:
             GenGeoError: nothing is there, it is not a GenGeo checkpoint, or the backend cannot be had.
@@ -202,7 +206,7 @@ class Encoder:
             Unit descriptors, float32 (at most batch_size, dim).
         """
         iterator = iter(images)
-        while batch := [_as_image(image) for image in itertools.islice(iterator, self.batch_size)]:
+        while batch := [as_image(image) for image in itertools.islice(iterator, self.batch_size)]:
             inputs = self.processor(batch, view=view, return_tensors="pt")  # type: ignore[call-arg]  # valid_kwargs
             yield self.describe(inputs["pixel_values"], view)
 
@@ -245,19 +249,22 @@ def _loaded(name: str | Path, **kwargs: Any) -> tuple[GenGeoModel, GenGeoImagePr
     except Exception as error:  # a damaged file raises whatever its reader happens to meet
         why = " ".join(str(error).split()) or type(error).__name__
         raise GenGeoError(f"the checkpoint {name} cannot be read ({why:.300}); fetch or save it again") from error
-    return model, processor, training_record(name, kwargs.get("revision"))
+    return model, processor, training_record(name, **where)
 
 
-def _exported(
-    name: str | Path, revision: str | None = None, token: Any = None
-) -> tuple[ExportedGraphs, GenGeoImageProcessor, dict[str, Any]]:
+def _exported(name: str | Path, **where: Any) -> tuple[ExportedGraphs, GenGeoImageProcessor, dict[str, Any]]:
     """The same of an ONNX export, without the weights."""
-    graphs, processor, home = find_export(name, revision, token)
+    graphs, processor, home = find_export(name, **where)
     return graphs, processor, training_record(home)
 
 
-def training_record(name: str | Path, revision: str | None = None) -> dict[str, Any]:
+def training_record(name: str | Path, revision: str | None = None, **where: Any) -> dict[str, Any]:
     """What training wrote beside a checkpoint, in a folder or on the Hub; empty where there is no such file.
+
+    Args:
+        name: the folder or Hub id.
+        revision: branch, tag or commit on the Hub.
+        where: `token`, `cache_dir`, `subfolder`, the same as for the weights.
 
     Raises:
         GenGeoError: the file is there and is no such record.
@@ -265,7 +272,7 @@ def training_record(name: str | Path, revision: str | None = None) -> dict[str, 
     from transformers.utils import cached_file
 
     path = cached_file(
-        str(name), TRAINING_RECORD, revision=revision,
+        str(name), TRAINING_RECORD, revision=revision, **where,
         _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
     )  # fmt: skip
     try:
@@ -280,15 +287,23 @@ def _usable(name: str | torch.device) -> torch.device:
         torch.empty(0, device=name)
         return torch.device(name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise GenGeoError(f"the device {name} cannot be used here: {reason}; give --device cpu, or none") from error
 
 
-def _as_image(image: Any) -> Any:
-    """Open what is a path or bytes; pass on what is decoded already."""
+def as_image(image: Any) -> Any:
+    """Open what is a path or bytes, turn a PIL image upright, pass on what is an array.
+
+    Raises:
+        GenGeoError: an image is missing or broken.
+    """
     if isinstance(image, dict):  # a row of `datasets.Image(decode=False)`
         image = image["bytes"] if image.get("bytes") is not None else image["path"]
-    return open_image(image) if isinstance(image, str | Path | bytes) else image
+    if isinstance(image, str | Path | bytes):
+        return open_image(image)
+    if isinstance(image, Image.Image) and image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        return ImageOps.exif_transpose(image)  # a photo from `Image.open` must have the descriptor of its file
+    return image
 
 
 def _with_bar(images: Sequence[Any], view: View) -> Iterable[Any]:

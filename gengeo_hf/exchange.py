@@ -49,16 +49,22 @@ def retried(action: Callable[[], T], repository: str, pause: float = 1.0) -> T:
 
 
 def _refusal(repository: str, status: int, error: Exception) -> str:
+    """What a refusal means, and what to do."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    # To whoever gives no token the Hub answers 401 for a name that it does not have.
+    unknown = isinstance(error, RepositoryNotFoundError) and not isinstance(error, GatedRepoError)
+    if unknown or status == 404:
+        return f"the Hub has no {repository}, or not that revision, that you can see: check the name and your token"
     if status in (401, 403):
         return (
             f"the Hub refused the token for {repository} ({status}): log in with `hf auth login`, or set HF_TOKEN, "
             "with a token that has the rights for it"
         )
-    if status == 404:
-        return f"the Hub has no {repository}, or not that revision, that you can see: check the name and your token"
-    return f"the Hub refused {repository} ({status}): {first_line(error)}"
+    reason = getattr(error, "server_message", None) or first_line(error)
+    return f"the Hub refused {repository} ({status}): {reason:.300}"
 
 
 def first_line(error: Exception) -> str:
     """What an error says first; its name where it says nothing."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

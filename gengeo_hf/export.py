@@ -34,7 +34,7 @@ def export_folder(
     """Write a folder that loads without this package (`trust_remote_code=True`), with card and endpoint handler.
 
     Args:
-        checkpoint: folder or Hub id of a GenGeo model. An ONNX export that lies in it comes along.
+        checkpoint: folder or Hub id of a GenGeo model. An ONNX export in such a folder comes along.
         out: folder to write; it appears whole or not at all.
         results: JSON files of training/evaluate.py, shown in the card and copied to `results/`.
         examples: images for the card's widget, copied to `examples/`.
@@ -64,11 +64,7 @@ def export_folder(
         write_json(folder / EXPORT_RECORD, {"fingerprint": encoder.fingerprint, "dim": encoder.dim})
         for number, (path, summary) in enumerate(zip(results, summaries, strict=True)):
             write_json(folder / "results" / f"{number}-{Path(path).stem}.json", summary)
-        names = []
-        for number, path in enumerate(examples):
-            (folder / "examples").mkdir(exist_ok=True)
-            names.append(f"{number}-{Path(path).name}")
-            shutil.copyfile(path, folder / "examples" / names[-1])
+        names = _copy_examples(examples, folder / "examples")
         shutil.copyfile(ASSETS / "handler.py", folder / "handler.py")
         write_text(folder / "requirements.txt", REQUIREMENTS)
         card = model_card(
@@ -90,13 +86,17 @@ def export_folder(
 def _add_onnx(encoder: "Encoder", checkpoint: str | Path, folder: Path, make: bool) -> None:
     """Take the checkpoint's ONNX export along, or make one. Last: it turns the weights into float32."""
     from gengeo_hf.backends.exported import FOLDER, MANIFEST, ExportedGraphs
-    from gengeo_hf.onnx_export import export_onnx
+    from gengeo_hf.fingerprint import fingerprint
 
     present = Path(checkpoint) / FOLDER
     if make:
+        from gengeo_hf.onnx_export import export_onnx
+
         export_onnx(encoder.model, encoder.processor, folder / FOLDER)
     elif (present / MANIFEST).is_file():
-        if ExportedGraphs(present, encoder.processor).fingerprint() != encoder.fingerprint:
+        # Graphs hold float32 values, whatever the weights are.
+        ours = fingerprint(encoder.model.float(), encoder.processor)
+        if ExportedGraphs(present, encoder.processor).fingerprint() != ours:
             raise GenGeoError(f"{present} was exported from other weights: export again with --onnx, or delete it")
         shutil.copytree(present, folder / FOLDER)
 
@@ -109,10 +109,20 @@ def _address(repository: str, path: str) -> str:
 
 
 def _check_examples(examples: Sequence[str | Path]) -> None:
+    """Refuse what is no image, before anything is loaded."""
     from gengeo_hf.data.images import open_image
 
     for path in examples:
         open_image(path)
+
+
+def _copy_examples(examples: Sequence[str | Path], folder: Path) -> list[str]:
+    """Copy the images into a folder; gives their names there, which a number keeps apart."""
+    names = [f"{number}-{Path(path).name}" for number, path in enumerate(examples)]
+    for path, name in zip(examples, names, strict=True):
+        folder.mkdir(exist_ok=True)
+        shutil.copyfile(path, folder / name)
+    return names
 
 
 @contextlib.contextmanager
@@ -141,7 +151,7 @@ def _check_results(summaries: Sequence[dict[str, Any]], processor: Any, fingerpr
         same_sizes = summary.get("settings", {}).get("view_sizes", processor.view_sizes) == processor.view_sizes
         if stated and same_sizes and stated != fingerprint:
             raise GenGeoError(
-                f"the result on {summary['dataset']['name']} was made with another model ({stated[:12]}, "
+                f"the result on {summary['dataset'].get('name')} was made with another model ({stated[:12]}, "
                 f"this one is {fingerprint[:12]}): evaluate this checkpoint, or leave the result out"
             )
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from gengeo_hf.backends.exported import FORMAT, INPUT, MANIFEST, OUTPUT, described
+from gengeo_hf.backends.exported import FORMAT, INPUT, MANIFEST, OUTPUT, VIEWS, described
 from gengeo_hf.backends.traceable import Descriptor, free_positions
 from gengeo_hf.errors import GenGeoError
 from gengeo_hf.files import atomic_folder, write_json
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
 
 WEIGHTS = "weights.bin"
-VIEWS = ("ground", "aerial")
 SMALL = 1024  # bytes; what is smaller stays inside the graph
 LOWEST_COSINE = 0.9999  # between a descriptor of the graph and that of torch
 BATCHES = (1, 3)  # neither is the batch size that the graph is traced with
@@ -66,7 +65,7 @@ def export_onnx(model: "GenGeoModel", processor: "GenGeoImageProcessor", folder:
             "format": FORMAT,
             "fingerprint": whole_fingerprint(model, processor),
             "truncate_dim": config.truncate_dim,
-            "dim": config.truncate_dim or config.descriptor_dim or head.aggregator.width_out,
+            "dim": config.truncate_dim or head.width_out,
             "patch": patch_sides(config.backbone_config),
             "whole_patches": config.backbone_config.model_type != "convnext",
             "fewest_tokens": config.num_clusters + 1 if config.aggregator == "salad" and config.use_dustbin else 1,

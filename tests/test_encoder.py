@@ -27,6 +27,7 @@ def test_shortened_descriptors_are_those_of_the_model_told_to_shorten(tiny_check
     assert stored.dim == 8 and stored.fingerprint == short.fingerprint
     stored.truncate(24)
     assert stored.dim == 24 and np.allclose(stored.encode(images, "aerial"), whole.encode(images, "aerial"), atol=1e-6)
+    assert stored.fingerprint == before and stored.truncate_dim is None  # whole ones, however they came to be whole
     with pytest.raises(GenGeoError, match="have 24 values: they cannot be cut to 25"):
         whole.truncate(25)
     whole.truncate(24)
@@ -44,9 +45,22 @@ def test_an_index_of_shortened_descriptors_shortens_those_of_photos(tiny_checkpo
         GeoLocalizer.from_pretrained(tiny_checkpoint, tmp_path / "short.gengeo", device="cpu", truncate_dim=4)
 
 
+def test_a_photo_from_pil_has_the_descriptor_of_its_file(tiny_checkpoint, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright
+    photo().save(tmp_path / "photo.png", exif=exif)
+    encoder = Encoder.from_pretrained(tiny_checkpoint, device="cpu")
+    file, opened, lying = encoder.encode(
+        [tmp_path / "photo.png", Image.open(tmp_path / "photo.png"), np.array(photo())], "aerial"
+    )
+    assert np.allclose(opened, file, atol=1e-6) and not np.allclose(lying, file, atol=1e-3)
+
+
 def test_what_cannot_encode_is_refused_in_one_line(tiny_checkpoint, tiny_model, tiny_processor):
     with pytest.raises(GenGeoError, match="batch_size=0"):  # it would give back memory that nobody wrote to
         Encoder(tiny_model, tiny_processor, device="cpu", batch_size=0)
+    with pytest.raises(GenGeoError, match="runs exported graphs"):  # it would compute with torch
+        Encoder(tiny_model, tiny_processor, backend="onnx")
     for word in ("gpu", "cuda:99"):
         with pytest.raises(GenGeoError, match=f"device {word} cannot be used here"):
             Encoder(tiny_model, tiny_processor, device=word)
@@ -55,18 +69,24 @@ def test_what_cannot_encode_is_refused_in_one_line(tiny_checkpoint, tiny_model, 
         Encoder.from_pretrained(tiny_checkpoint, device="cpu")
 
 
-def test_configuration_weights_and_preprocessing_come_from_one_revision(tiny_checkpoint, monkeypatch):
-    from transformers import AutoConfig
+def test_all_parts_of_a_checkpoint_come_from_one_place_with_one_token(tiny_checkpoint, monkeypatch):
+    from transformers import AutoConfig, utils
 
     from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
 
-    asked = {}
+    asked, where = {}, {"revision": "v1", "token": "mine", "cache_dir": "here"}
     for part in (AutoConfig, GenGeoModel, GenGeoImageProcessor):
 
         def load(name, _load=part.from_pretrained, _part=part.__name__, **kwargs):
-            asked[_part] = (kwargs.pop("revision", None), kwargs.pop("token", None))
+            asked[_part] = tuple(kwargs.pop(word, None) for word in where)
             return _load(name, **kwargs)
 
         monkeypatch.setattr(part, "from_pretrained", load)
-    Encoder.from_pretrained(tiny_checkpoint, revision="v1", token="mine")
-    assert asked == dict.fromkeys(("AutoConfig", "GenGeoModel", "GenGeoImageProcessor"), ("v1", "mine"))
+
+    def cached_file(_name, file, **kwargs):
+        asked[file] = tuple(kwargs.get(word) for word in where)
+
+    monkeypatch.setattr(utils, "cached_file", cached_file)
+    Encoder.from_pretrained(tiny_checkpoint, **where)
+    parts = ("AutoConfig", "GenGeoModel", "GenGeoImageProcessor", "gengeo_training.json")
+    assert asked == dict.fromkeys(parts, tuple(where.values()))

@@ -113,6 +113,14 @@ def test_files_of_an_export_that_are_wrong_are_named(stand_in, tiny_model):
     manifest.write_text("{}")
     with pytest.raises(GenGeoError, match="cannot be read"):
         Encoder.from_pretrained(stand_in, backend="onnx")
+    sound = json.loads(stated)
+    for wrong in (
+        {"dim": "3"}, {"patch": [14]}, {"patch": [14, 0]}, {"graphs": {"ground": "shared.onnx"}}, {"files": []},
+        {"truncate_dim": 2.5},
+    ):  # fmt: skip
+        manifest.write_text(json.dumps(sound | wrong))
+        with pytest.raises(GenGeoError, match=f"is damaged: {next(iter(wrong))} is"):
+            Encoder.from_pretrained(stand_in, backend="onnx")
     manifest.write_text(stated)
     GenGeoImageProcessor(view_sizes=TINY_SIZES, image_mean=[0, 0, 0]).save_pretrained(stand_in)
     with pytest.raises(GenGeoError, match="other preprocessing"):
@@ -122,6 +130,21 @@ def test_files_of_an_export_that_are_wrong_are_named(stand_in, tiny_model):
         Encoder.from_pretrained(stand_in, backend="onnx")
     with pytest.raises(GenGeoError, match="unknown backend 'jax'"):
         Encoder.from_pretrained(stand_in, backend="jax")
+
+
+def test_graphs_of_half_precision_weights_come_along_when_they_are_exported_again(stand_in, tmp_path):
+    from gengeo_hf.export import export_folder
+
+    model, processor = GenGeoModel.from_pretrained(stand_in), GenGeoImageProcessor.from_pretrained(stand_in)
+    model.bfloat16().save_pretrained(stand_in)
+    manifest = stand_in / "onnx" / "gengeo_onnx.json"
+    with pytest.raises(GenGeoError, match="exported from other weights"):  # bfloat16 has rounded them
+        export_folder(stand_in, tmp_path / "again")
+    rounded = {"fingerprint": fingerprint(model.float(), processor)}  # what export_onnx states
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | rounded))
+    again = export_folder(stand_in, tmp_path / "again")
+    assert (again / "onnx" / "shared.onnx").is_file()
+    assert Encoder.from_pretrained(again, device="cpu").model.dtype == torch.bfloat16
 
 
 def test_an_export_on_the_hub_is_used_without_its_weights(stand_in, tmp_path):

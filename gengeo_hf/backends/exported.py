@@ -8,19 +8,21 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from gengeo_hf.backends.contract import View
 from gengeo_hf.errors import GenGeoError
 from gengeo_hf.fingerprint import preprocessing, truncated
 
 FORMAT = 1
 FOLDER = "onnx"  # inside a checkpoint folder
 MANIFEST = "gengeo_onnx.json"
+VIEWS = get_args(View)
 INPUT, OUTPUT = "pixel_values", "descriptor"
-FIELDS = (
-    "format", "fingerprint", "truncate_dim", "dim", "patch", "whole_patches", "fewest_tokens", "preprocessing",
-    "graphs", "files",
-)  # fmt: skip
+FIELDS: dict[str, Any] = {  # of a manifest, and their types
+    "fingerprint": str, "truncate_dim": int | None, "dim": int, "patch": list, "whole_patches": bool,
+    "fewest_tokens": int, "preprocessing": dict, "graphs": dict, "files": dict,
+}  # fmt: skip
 
 
 class ExportedGraphs:
@@ -113,8 +115,14 @@ def described(path: Path) -> dict[str, Any]:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def find_export(name: str | Path, revision: str | None = None, token: Any = None) -> tuple[ExportedGraphs, Any, Path]:
+def find_export(
+    name: str | Path, revision: str | None = None, token: Any = None, cache_dir: str | Path | None = None
+) -> tuple[ExportedGraphs, Any, Path]:
     """Open the ONNX export of a checkpoint folder or Hub id.
+
+    Args:
+        name: the folder or Hub id.
+        revision, token, cache_dir: of the Hub, as huggingface_hub takes them.
 
     Returns:
         The export, the checkpoint's image processor, and the folder that both were read from.
@@ -124,7 +132,8 @@ def find_export(name: str | Path, revision: str | None = None, token: Any = None
     """
     from gengeo_hf.model import GenGeoImageProcessor
 
-    home = Path(name) if Path(name).is_dir() else _fetched(str(name), revision, token)
+    where = {"revision": revision, "token": token, "cache_dir": cache_dir}
+    home = Path(name) if Path(name).is_dir() else _fetched(str(name), where)
     if not (home / FOLDER / MANIFEST).is_file():
         raise GenGeoError(f"{name} holds no ONNX export: make one with gengeo export {name} OUT --onnx, use OUT")
     try:
@@ -134,7 +143,7 @@ def find_export(name: str | Path, revision: str | None = None, token: Any = None
     return ExportedGraphs(home / FOLDER, processor), processor, home
 
 
-def _fetched(name: str, revision: str | None, token: Any) -> Path:
+def _fetched(name: str, where: dict[str, Any]) -> Path:
     """The files of a Hub repository that an encoder without torch reads."""
     from gengeo_hf.exchange import retried
 
@@ -142,7 +151,7 @@ def _fetched(name: str, revision: str | None, token: Any) -> Path:
         from huggingface_hub import snapshot_download
 
         patterns = ["*.json", f"{FOLDER}/*"]
-        return snapshot_download(name, revision=revision, token=token, allow_patterns=patterns)
+        return snapshot_download(name, allow_patterns=patterns, **where)
 
     return Path(retried(fetch, name))
 
@@ -150,9 +159,23 @@ def _fetched(name: str, revision: str | None, token: Any) -> Path:
 def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        stated = [manifest[key] for key in FIELDS]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        found = manifest["format"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise GenGeoError(f"{folder / MANIFEST} cannot be read ({error!r}): export the model again") from error
-    if stated[0] != FORMAT:
-        raise GenGeoError(f"{folder} has format {stated[0]!r}, this package reads {FORMAT}: export the model again")
+    if found != FORMAT:
+        raise GenGeoError(f"{folder} has format {found!r}, this package reads {FORMAT}: export the model again")
+    if (wrong := _wrong_field(manifest)) is not None:
+        raise GenGeoError(
+            f"{folder / MANIFEST} is damaged: {wrong} is {manifest.get(wrong)!r:.60}; export the model again"
+        )
     return manifest
+
+
+def _wrong_field(manifest: dict[str, Any]) -> str | None:
+    """What of a manifest is missing or of another type than readers rely on; None where all is well."""
+    for name, kind in FIELDS.items():
+        if name not in manifest or not isinstance(manifest[name], kind):
+            return name
+    if len(manifest["patch"]) != 2 or not all(type(side) is int and side > 0 for side in manifest["patch"]):
+        return "patch"
+    return None if all(isinstance(manifest["graphs"].get(view), str) for view in VIEWS) else "graphs"

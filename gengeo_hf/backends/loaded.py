@@ -24,7 +24,7 @@ class LoadedModel:
     def whole_dim(self) -> int:
         """Length of a descriptor that is not cut."""
         head: Any = next(iter(self.model.heads.values()))
-        return int(self.model.config.descriptor_dim or head.aggregator.width_out)
+        return int(head.width_out)
 
     @property
     def truncate_dim(self) -> int | None:
@@ -46,8 +46,9 @@ class LoadedModel:
         return self._fingerprint
 
     def truncate(self, dim: int) -> None:
-        """Cut descriptors to their first `dim` values, also those of the model itself."""
-        self.model.config.truncate_dim = dim
+        """Cut descriptors to their first `dim` values, also those of the model itself; all of them are whole ones."""
+        width = dim if dim < self.whole_dim else None  # so that the fingerprint is that of the whole model
+        self.model.config.truncate_dim = width
         for head in self.model.heads.values():
-            head.truncate_dim = dim  # type: ignore[assignment]  # a plain attribute of GenGeoHead
+            head.truncate_dim = width  # type: ignore[assignment]  # a plain attribute of GenGeoHead
         self._fingerprint = None

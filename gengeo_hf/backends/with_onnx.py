@@ -10,6 +10,7 @@ import torch
 
 from gengeo_hf.backends.exported import INPUT, OUTPUT, ExportedGraphs
 from gengeo_hf.errors import GenGeoError
+from gengeo_hf.exchange import first_line
 
 if TYPE_CHECKING:
     from gengeo_hf.backends.contract import View
@@ -55,7 +56,7 @@ def _device(word: str | torch.device) -> torch.device:
     try:
         device = torch.device(word)
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise GenGeoError(f"the device {word} cannot be used here: {reason}; give --device cpu, or none") from error
     if device.type not in ("cpu", "cuda"):
         raise GenGeoError(f"the device {word} cannot be used with --backend onnx: give --device cpu or cuda")

@@ -5,16 +5,19 @@ Before: a GenGeo model on the CPU. After: descriptors, for any batch size and im
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import threading
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from gengeo_hf.errors import GenGeoError
+from gengeo_hf.exchange import first_line
 
 if TYPE_CHECKING:
     from gengeo_hf.backends.contract import View
@@ -90,18 +93,17 @@ def _converted(model: GenGeoModel, head: str) -> Any:
             warnings.simplefilter("ignore")  # the tracer's, about checks of sizes that are the same for all images
             return openvino.convert_model(Descriptor(model, head).eval(), example_input=pixels)
     except Exception as error:  # whatever a converter meets in an architecture that it does not know
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise GenGeoError(f"OpenVINO cannot convert this model ({reason}): use --backend torch") from error
+        raise GenGeoError(f"OpenVINO cannot convert this model ({first_line(error)}): use --backend torch") from error
     finally:
         part.truncate_dim = width
 
 
-class _without_advice:  # reads as a verb in a with statement
+@contextlib.contextmanager
+def _without_advice() -> Iterator[None]:
     """Inside, nothing below an error is logged: the library's advice about losses is not about this."""
-
-    def __enter__(self) -> None:
-        self._before = logging.root.manager.disable
-        logging.disable(logging.WARNING)
-
-    def __exit__(self, *_: object) -> None:
-        logging.disable(self._before)
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -1,6 +1,6 @@
 """Drawing on patch grids: heatmaps over pictures, marks, bars, and sheets that put panels with words on a page.
 
-Before: arrays and images. After: PIL pictures. Needs nothing but Pillow, so the web page can use it too.
+Before: arrays and images. After: PIL pictures. Nothing but Pillow draws, so the web page needs no matplotlib.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from gengeo_hf.explain.look import _opened
+from gengeo_hf.explain.look import as_picture
 
 INK, FAINT, PAPER, GRID = "#1d2733", "#5b6776", "#ffffff", "#d9dee4"
 SERIES = ("#e07a1f", "#1f78b4", "#0a9b6c", "#c2409a", "#b8960c", "#6a51a3", "#d1495b", "#2b8c9e")
@@ -57,7 +57,7 @@ def overlay(
     Returns:
         A picture of the image's shape, at least 392 pixels high or wide so that patches can be told apart.
     """
-    picture = _opened(image)
+    picture = as_picture(image)
     factor = max(1, -(-392 // max(picture.size)))
     size = (picture.width * factor, picture.height * factor)
     grey = picture.resize(size, Image.Resampling.BICUBIC).convert("L").convert("RGB")

@@ -34,7 +34,7 @@ from gengeo_hf.explain.draw import (
     stretch_signed,
 )
 from gengeo_hf.explain.links import Match, Preference
-from gengeo_hf.explain.look import Look, _opened, look, need_dustbin
+from gengeo_hf.explain.look import Look, as_picture, look, need_dustbin
 
 NORM_NOTE = (
     "Feature norm: length of each patch's features after the last block and before the final LayerNorm, also scaled "
@@ -128,10 +128,10 @@ def preference_figure(
     )
     tiles = []
     for match, name, colour in ((chosen, names[0], SERIES[0]), (other, names[1], SERIES[1])):  # the map's two ends
-        heat = overlay(match.aerial.image, stretch(match.aerial.on_grid(match.aerial_evidence)))
+        evidence = overlay(match.aerial.image, stretch(match.aerial.on_grid(match.aerial_evidence)))
         tiles += [
             Panel(match.aerial.image, name, frame=colour, small=f"score {match.score:.3f}"),
-            Panel(heat, "what speaks for it", small=_adds(match.aerial_evidence, match.aerial_rest)),
+            Panel(evidence, "what speaks for it", small=_adds(match.aerial_evidence, match.aerial_rest)),
         ]
     gain = chosen.cluster_agreement - other.cluster_agreement
     order = np.argsort(-np.abs(gain))[:4]
@@ -246,7 +246,7 @@ def pairs_figure(pairs: Sequence[tuple[Any, Any]], titles: Sequence[str] = (), s
         titles: a line above each pair.
         side: height of the images in pixels.
     """
-    opened = [(_opened(ground), _opened(aerial)) for ground, aerial in pairs]
+    opened = [(as_picture(ground), as_picture(aerial)) for ground, aerial in pairs]
     rows = [
         Row([Panel(ground), Panel(aerial)], side, titles[number] if number < len(titles) else "")
         for number, (ground, aerial) in enumerate(opened)

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from gengeo_hf.data.images import open_image
-from gengeo_hf.encoder import Encoder, View
+from gengeo_hf.encoder import Encoder, View, as_image
 from gengeo_hf.errors import GenGeoError
 
 
@@ -83,7 +83,7 @@ def look(encoder: Encoder, image: Any, view: View) -> Look:
 def look_many(encoder: Encoder, images: list[Any], view: View) -> list[Look]:
     """Like `look`, for a batch of images in one forward pass."""
     model, head = _salad(encoder, view)
-    opened = [_opened(image) for image in images]
+    opened = [as_picture(image) for image in images]
     inputs = encoder.processor(opened, view=view, return_tensors="pt")  # type: ignore[call-arg]  # valid_kwargs
     pixels = inputs["pixel_values"].to(encoder.device)
     output = model(pixels, view=view, output_assignment=True, output_hidden_states=True)
@@ -204,12 +204,16 @@ def _features_before_norm(model: Any, output: Any) -> torch.Tensor:
     return last[:, 1 + getattr(model.backbone.config, "num_register_tokens", 0) :]
 
 
+def as_picture(image: Any) -> Image.Image:
+    """A path, bytes or PIL image as an upright RGB picture.
+
+    Raises:
+        GenGeoError: it is missing or broken.
+    """
+    picture: Image.Image = as_image(image).convert("RGB") if isinstance(image, Image.Image) else open_image(image)
+    return picture
+
+
 def _array(tensor: torch.Tensor) -> np.ndarray:
     array: np.ndarray = tensor.cpu().numpy()
     return array
-
-
-def _opened(image: Any) -> Image.Image:
-    """A path, bytes or PIL image as an RGB picture."""
-    opened: Image.Image = image.convert("RGB") if isinstance(image, Image.Image) else open_image(image)
-    return opened

@@ -117,6 +117,9 @@ class GenGeoHead(nn.Module):
     Args:
         config: see `GenGeoConfig`.
         width: width C of the backbone's tokens.
+
+    Raises:
+        ValueError: descriptors are to be cut to more values than they have.
     """
 
     def __init__(self, config: GenGeoConfig, width: int) -> None:
@@ -124,6 +127,13 @@ class GenGeoHead(nn.Module):
         self.truncate_dim = config.truncate_dim
         aggregator: Any = AGGREGATORS[config.aggregator](config, width)
         self.aggregator = aggregator
+        self.width_out: int = config.descriptor_dim or aggregator.width_out
+        # Only here is the width of an aggregator without projection known.
+        if max([config.truncate_dim or 1, *(config.matryoshka_dims or ())]) > self.width_out:
+            raise ValueError(
+                f"truncate_dim {config.truncate_dim} and matryoshka_dims {config.matryoshka_dims} must not be above "
+                f"{self.width_out}, the values that {config.aggregator} gives without a projection"
+            )
         # The bias starts at zero: at PyTorch's default it is as long as the signal and pulls all descriptors together.
         self.projection = Float32Linear(aggregator.width_out, config.descriptor_dim) if config.descriptor_dim else None
 

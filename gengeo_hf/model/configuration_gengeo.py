@@ -154,8 +154,10 @@ class GenGeoConfig(PreTrainedConfig):
                 f"{pretrained_model_name_or_path} holds a model of type {model_type!r}, not a GenGeo: give a GenGeo "
                 f"checkpoint, or a backbone to start from ({', '.join(BACKBONES)})"
             )
-        start = {"backbone_config": config}
-        return start if model_type in TRANSFORMER_BACKBONES else {**start, "trainable_blocks": None}, kwargs
+        start: dict[str, Any] = {"backbone_config": config}
+        if model_type not in TRANSFORMER_BACKBONES:
+            start["trainable_blocks"] = None
+        return start, kwargs
 
 
 def _unknown_backbone(model_type: str) -> str:

@@ -209,7 +209,8 @@ class GenGeoModel(GenGeoPreTrainedModel):
         smoothing, losses = self.config.label_smoothing, []
         with float32_island(ground.device):  # autocast would round the cosines before they are multiplied by the scale
             scale = self.logit_scale.float().exp().clamp(max=MAX_SCALE)
-            for width in (*(self.config.matryoshka_dims or ()), ground.shape[1]):
+            nested = [width for width in self.config.matryoshka_dims or () if width <= ground.shape[1]]
+            for width in (*nested, ground.shape[1]):
                 queries, gallery = (functional.normalize(x[:, :width], dim=1) for x in (ground, aerial))
                 logits = scale * (queries @ gallery.T)
                 losses += [functional.cross_entropy(x, targets, label_smoothing=smoothing) for x in (logits, logits.T)]

@@ -97,6 +97,16 @@ def test_norms_are_those_before_the_final_layernorm(encoder, images):
     assert seen.on_grid(seen.norms).shape == (2, 8)
 
 
+def test_a_photo_that_lies_on_its_side_is_turned_as_the_encoder_turns_it(encoder, images, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    images["aerial"].save(tmp_path / "photo.png", exif=exif)
+    for photo in (tmp_path / "photo.png", Image.open(tmp_path / "photo.png")):
+        seen = look(encoder, photo, "aerial")
+        np.testing.assert_allclose(seen.descriptor, encoder.encode([photo], "aerial")[0], atol=1e-6)
+        assert seen.image.tobytes() == images["aerial"].transpose(Image.Transpose.ROTATE_270).tobytes()
+
+
 def test_a_batch_sees_what_single_images_see(encoder, images):
     other = images["ground"].transpose(Image.Transpose.ROTATE_180)
     together = look_many(encoder, [images["ground"], other], "ground")

@@ -166,6 +166,17 @@ def test_truncation_is_a_renormalised_prefix(tiny_model, tiny_checkpoint):
     assert torch.allclose(short, torch.nn.functional.normalize(prefix, dim=1), atol=1e-6)
     with pytest.raises(ValueError, match="truncate_dim 25"):
         GenGeoConfig(**TINY, truncate_dim=25)
+    for words in ({"truncate_dim": 41}, {"matryoshka_dims": [8, 41]}):  # 8 + 4 x 8 values without a projection
+        with pytest.raises(ValueError, match="must not be above 40"):
+            build("unprojected", **words)
+
+
+def test_widths_beyond_a_shortened_descriptor_are_not_trained():
+    model = build("salad", matryoshka_dims=[4, 12], truncate_dim=8)
+    output = model(torch.randn(3, 3, 28, 112), aerial_pixel_values=torch.randn(3, 3, 56, 56))
+    ground, aerial = (x.detach().double().numpy() for x in (output.pooler_output, output.aerial_pooler_output))
+    parts = [slow_pair_loss(unit(ground[:, :d]), unit(aerial[:, :d]), 1 / 0.07, 0.1) for d in (4, 8)]
+    assert output.loss.item() == pytest.approx(np.mean(parts), rel=1e-5)
 
 
 def slow_pair_loss(ground, aerial, scale, smoothing):

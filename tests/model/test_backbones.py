@@ -72,7 +72,7 @@ SIZES = {
 }
 
 
-@pytest.mark.parametrize("name", ["small", "base", "giant", "convnext"])
+@pytest.mark.parametrize("name", SIZES)
 def test_published_backbone_sizes(name):
     settings, expected = SIZES[name]
     blocks = None if name == "convnext" else 4
