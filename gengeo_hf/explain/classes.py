@@ -6,6 +6,7 @@ how much of that is mere habit of place.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,7 +46,7 @@ class ClassPreference:
         area: share of all pixels.
         kept: share of all kept mass.
         preference: kept / area: 1 is indifference, 0 means that the dustbin takes all of it.
-        low, high: 95 % interval of `preference`, from resampling images.
+        low, high: 95 % interval of `preference`, from resampling images; of the resamples in which the class occurs.
         beyond_place: kept mass over what the same places in the image keep on average. 1 means that a class is kept
             only as far as it lies where the head always looks.
         place_share: how much of the variance of what is kept, over patches and images, the place in the image explains
@@ -82,9 +83,10 @@ def class_preference(kept: Sequence[np.ndarray], shares: Sequence[np.ndarray], r
     total = by_image.sum(axis=0)
     draws = np.random.default_rng(0).integers(0, len(mass), (resamples, len(mass)))
     spread = np.stack([_preference(by_image[rows], area_by_image[rows]) for rows in draws])
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN slice")  # a class that no image shows
         beyond = np.where(expected > 0, total / expected, np.nan)
-        low, high = np.percentile(spread, [2.5, 97.5], axis=0)
+        low, high = np.nanpercentile(spread, [2.5, 97.5], axis=0)
     variance = float(mass.var())
     return ClassPreference(
         area=area_by_image.mean(axis=0),

@@ -19,6 +19,8 @@ from gengeo_hf.errors import GenGeoError
 from gengeo_hf.explain.look import Look, look_many
 
 Box = tuple[float, float, float, float]
+AROUND = 0.5  # patches that the picture of a patch shows on each side of it
+PICTURE_SIDE = 96  # pixels of such a picture
 
 
 def parse_box(text: str) -> Box:
@@ -128,19 +130,17 @@ def top_patches(
         GenGeoError: see `look`; or there are no images.
     """
     best: list[list[tuple[float, int, Patch]]] = []
-    plans: list[np.ndarray] = []  # running sum, one entry
-    number = 0
-    for seen in looks(encoder, images, view):
+    total, seen_images = np.zeros(()), 0
+    for number, seen in enumerate(looks(encoder, images, view)):
         best = best or [[] for _ in seen.plan]
-        maps = seen.plan.reshape(-1, *seen.grid).astype(np.float64)
-        plans = [plans[0] + maps] if plans else [maps]
         for cluster, heap in enumerate(best):
             _offer(heap, seen, cluster, number, count)
-        number += 1
-    if not number:
+        total = total + seen.plan.reshape(-1, *seen.grid).astype(np.float64)
+        seen_images = number + 1
+    if not seen_images:
         raise GenGeoError("there are no images to look at")
     chosen = [[patch for _, _, patch in sorted(heap, key=lambda item: -item[0])] for heap in best]
-    return chosen, plans[0] / number
+    return chosen, total / seen_images
 
 
 def looks(encoder: Encoder, images: Iterable[Any], view: View) -> Iterator[Look]:
@@ -157,20 +157,13 @@ def _offer(heap: list[tuple[float, int, Patch]], seen: Look, cluster: int, numbe
     if len(heap) == count and share <= heap[0][0]:
         return
     row, column = divmod(index, seen.grid[1])
-    patch = Patch(share, number, (row, column), cut_patch(seen, index))
+    patch = Patch(share, number, (row, column), _cut_patch(seen, row, column))
     (heapq.heappush if len(heap) < count else heapq.heapreplace)(heap, (share, -number, patch))
 
 
-def cut_patch(seen: Look, index: int, around: float = 0.5, side: int = 96) -> Image.Image:
-    """A patch in a thin white frame, with its surroundings; grey where the image has ended.
-
-    Args:
-        seen: the image.
-        index: of the patch, row-major.
-        around: patches on each side.
-        side: of the picture in pixels.
-    """
-    row, column = divmod(index, seen.grid[1])
+def _cut_patch(seen: Look, row: int, column: int) -> Image.Image:
+    """A patch in a thin white frame, with half a patch around it; grey where the image has ended."""
+    around, side = AROUND, PICTURE_SIDE
     tall, wide = seen.image.height / seen.grid[0], seen.image.width / seen.grid[1]
     box = ((column - around) * wide, (row - around) * tall, (column + 1 + around) * wide, (row + 1 + around) * tall)
     inside = (max(0.0, box[0]), max(0.0, box[1]), min(seen.image.width, box[2]), min(seen.image.height, box[3]))

@@ -5,6 +5,7 @@ Before: looks at two images. After: an exact account of their score, patch by pa
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,7 +107,8 @@ def link_direction_error(match: Match) -> float:
     what they add. A tile's central patch has no direction and is left out.
 
     Returns:
-        Mean absolute angle between a ground patch's azimuth and an aerial patch's direction from the tile's centre.
+        Mean absolute angle between a ground patch's azimuth and an aerial patch's direction from the tile's centre; NaN
+        where no link is positive.
     """
     columns = np.arange(len(match.ground.norms)) % match.ground.grid[1]
     azimuth = ((columns + 0.5) / match.ground.grid[1] - 0.5) * 360
@@ -115,7 +117,7 @@ def link_direction_error(match: Match) -> float:
     direction = np.degrees(np.arctan2(east, north))
     apart = np.abs((azimuth[:, None] - direction + 180) % 360 - 180)
     weight = np.clip(match.links, 0, None) * ((north != 0) | (east != 0))
-    return float((weight * apart).sum() / max(float(weight.sum()), 1e-12))
+    return float(np.average(apart, weights=weight)) if weight.any() else math.nan
 
 
 @dataclass(frozen=True)

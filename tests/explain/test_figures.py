@@ -91,6 +91,7 @@ def test_links_that_follow_the_compass_have_no_error(encoder):
     assert link_direction_error(type(match)(**{**match.__dict__, "links": links})) == pytest.approx(
         180 - 40.93, abs=0.1
     )
+    assert np.isnan(link_direction_error(type(match)(**{**match.__dict__, "links": -links})))
 
 
 def test_class_shares_against_counting():
@@ -116,6 +117,16 @@ def test_a_head_that_loves_one_class_is_told_from_one_that_loves_one_place():
     assert by_place.low[2] < 1 < by_place.high[2] or abs(by_place.preference[2] - 1) < 0.3
     kept, areas = asymmetry(by_class, by_place, left_out=[0])
     assert kept > 0.25 and areas == pytest.approx(0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_class_that_few_images_show_has_an_interval_and_one_that_none_shows_has_not():
+    kinds = [np.zeros(12, int) for _ in range(9)]
+    kinds[0][:6] = 1  # resampling leaves this image out one time in three
+    shares = [np.eye(3)[row] for row in kinds]
+    found = class_preference([0.2 + 0.1 * (row == 1) for row in kinds], shares, resamples=50)
+    assert found.low[1] <= found.preference[1] <= found.high[1]
+    assert np.isnan([found.low[2], found.preference[2], found.high[2]]).all()
 
 
 def test_scales():
