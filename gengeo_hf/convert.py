@@ -125,19 +125,23 @@ def dinov2_settings(tensors: "Tensors") -> dict[str, Any]:
     """The backbone config that fits the shapes of a DINOv2 hub state dict.
 
     Raises:
-        GenGeoError: a tensor that every DINOv2 has is missing.
+        GenGeoError: a tensor that every DINOv2 has is missing, or has another number of axes.
     """
-    needed = ("pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "norm.weight")
-    if missing := [name for name in needed if name not in tensors]:
-        raise GenGeoError(f"this is no DINOv2 state dict: {missing[0]} is missing")
-    width, channels, patch, _ = tensors["patch_embed.proj.weight"].shape
     gated = "blocks.0.mlp.w12.weight" in tensors
+    mlp = "blocks.0.mlp.w12.weight" if gated else "blocks.0.mlp.fc1.weight"
+    sides = {"pos_embed": 3, "patch_embed.proj.weight": 4, "blocks.0.attn.qkv.weight": 2, mlp: 2, "norm.weight": 1}
+    for name, count in sides.items():
+        if name not in tensors:
+            raise GenGeoError(f"this is no DINOv2 state dict: {name} is missing")
+        if tensors[name].ndim != count:
+            raise GenGeoError(f"this is no DINOv2 state dict: {name} has {tensors[name].ndim} axes, expected {count}")
+    width, channels, patch, _ = tensors["patch_embed.proj.weight"].shape
     settings: dict[str, Any] = {
         "model_type": "dinov2",
         "hidden_size": width,
         "num_hidden_layers": 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("blocks.")),
         "num_attention_heads": max(1, width // HEAD_WIDTH),
-        "mlp_ratio": 4 if gated else tensors["blocks.0.mlp.fc1.weight"].shape[0] // width,
+        "mlp_ratio": 4 if gated else tensors[mlp].shape[0] // width,
         "use_swiglu_ffn": gated,
         "patch_size": patch,
         "image_size": patch * round((tensors["pos_embed"].shape[1] - 1) ** 0.5),
@@ -161,7 +165,7 @@ def fill(module: Any, tensors: "Tensors", unknown: list[str], optional: tuple[st
         GenGeoError: a name is unknown or missing, or a shape is wrong; the first of each is named.
     """
     expected = module.state_dict()
-    missing = [name for name in expected if name not in tensors and not name.endswith(optional or ("\0",))]
+    missing = [name for name in expected if name not in tensors and not name.endswith(optional)]
     extra = unknown + [name for name in tensors if name not in expected]
     for what, names in (("misses", missing), ("has the unknown", extra)):
         if names:
@@ -252,7 +256,7 @@ def convert_megaloc(tensors: "Tensors") -> tuple[Any, Any]:
         GenGeoError: a tensor is missing, or left over, or of another shape.
     """
     head, linear = _under(tensors, "aggregator.agg."), _under(tensors, "aggregator.linear.")
-    if not linear:
+    if "weight" not in linear:
         raise GenGeoError("the checkpoint misses aggregator.linear.weight: is it of the named kind?")
     return _salad_model(_under(tensors, "backbone.model.", "backbone."), head, linear, side=322)
 

@@ -256,6 +256,8 @@ def test_files_that_are_something_else(tmp_path, capsys):
     torch.save(hub_dinov2() | {"blocks.0.extra": random(3)}, tmp_path / "extra.pth")
     torch.save({k: v for k, v in hub_dinov2().items() if "blocks.1.ls1" not in k}, tmp_path / "missing.pth")
     torch.save(hub_dinov2() | {"norm.bias": random(3)}, tmp_path / "shape.pth")
+    torch.save({k: v for k, v in hub_dinov2().items() if ".mlp." not in k}, tmp_path / "no-mlp.pth")
+    torch.save(hub_dinov2() | {"patch_embed.proj.weight": random(3, 4)}, tmp_path / "flat.pth")
     for name, message in {
         "absent.pth": "is no file",
         "code.pth": "cannot be read as tensors alone",
@@ -263,6 +265,8 @@ def test_files_that_are_something_else(tmp_path, capsys):
         "empty.ckpt": "holds no tensors",
         "extra.pth": "has the unknown blocks.0.extra",
         "missing.pth": "misses encoder.layer.1.layer_scale1",
+        "no-mlp.pth": "blocks.0.mlp.fc1.weight is missing",
+        "flat.pth": "patch_embed.proj.weight has 2 axes, expected 4",
         "shape.pth": r"layernorm.bias has the shape \(3,\), expected \(64,\)",
     }.items():
         with pytest.raises(GenGeoError, match=message) as error:
@@ -271,6 +275,9 @@ def test_files_that_are_something_else(tmp_path, capsys):
     for kind in ("dino-salad", "megaloc", "sample4geo"):
         with pytest.raises(GenGeoError, match=r"missing|misses|unknown"):
             convert(kind, tmp_path / "shape.pth", tmp_path / "out")
+    torch.save(hub_dinov2() | {"aggregator.linear.bias": random(3)}, tmp_path / "half.pth")
+    with pytest.raises(GenGeoError, match=r"misses aggregator\.linear\.weight"):
+        convert("megaloc", tmp_path / "half.pth", tmp_path / "out")
     assert not (tmp_path / "out").exists() and "ran" not in capsys.readouterr().out
     with pytest.raises(GenGeoError, match="unknown kind"):
         convert("resnet", tmp_path / "shape.pth", tmp_path / "out")
