@@ -84,7 +84,7 @@ def load_table(
         >>> data = load_pairs("table", "pairs.csv", split="train", columns={"heading": "compass"})
 
     Raises:
-        GenGeoError: no table, a missing column, an image that is not there, a number that is none.
+        GenGeoError: no table, a missing column, a missing image, a number that is none, or a part without pairs.
     """
     if split not in SPLITS:
         raise unknown_split("table", split, SPLITS)
@@ -105,7 +105,7 @@ def load_folder(root: str | Path, split: str, *, fov: float | None = None, **cut
         cut: fields of `Cut`.
 
     Raises:
-        GenGeoError: a folder is missing, or no name is in both.
+        GenGeoError: a folder is missing, no name is in both, or the part has no pairs.
     """
     if split not in SPLITS:
         raise unknown_split("folder", split, SPLITS)
