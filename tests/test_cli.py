@@ -101,7 +101,13 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(gengeo, words
 
 
 @pytest.mark.parametrize(
-    "words", [("locate",), ("nonsense",), ("locate", "a.jpg", "--top", "0", "--index", "i", "--model", "m")]
+    "words",
+    [
+        ("locate",),
+        ("nonsense",),
+        ("locate", "a.jpg", "--top", "0", "--index", "i", "--model", "m"),
+        ("compare", "a.json", "b.json", "--seed", "-1"),
+    ],
 )
 def test_a_wrong_command_is_code_2_and_says_where_help_is(gengeo, words):
     code, _, err = gengeo(*words)

@@ -148,7 +148,9 @@ def test_every_example_in_the_help_is_understood(monkeypatch):
     assert len(commands) > 20
     for command in commands:
         told = " ".join(command.callback.__doc__.split())
-        for example in re.findall(r"\*\*Example:\*\* `([^`]+)`", told):
+        examples = re.findall(r"\*\*Example:\*\* `([^`]+)`", told)
+        assert examples, f"{command.callback.__name__} has no example"
+        for example in examples:
             parse(shlex.split(example))
 
 

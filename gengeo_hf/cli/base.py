@@ -33,6 +33,10 @@ Dtype = Annotated[
     ),
 ]
 IndexFolder = Annotated[Path, typer.Option("--index", help="Index folder made by `gengeo index`.")]
+IndexOrStore = Annotated[str, typer.Option("--index", help="Index folder, or the address of a store.")]
+CalibrationFile = Annotated[
+    Path | None, typer.Option("--calibration", help="File of `gengeo calibrate`: gives confidences.")
+]
 
 
 def check_writable(*paths: str | Path | None) -> None:

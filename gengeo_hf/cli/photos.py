@@ -5,11 +5,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gengeo_hf.cli.base import Backend, Device, Dtype, IndexFolder, Model, app, check_writable, tell_choice
+from gengeo_hf.cli.base import (
+    Backend,
+    CalibrationFile,
+    Device,
+    Dtype,
+    IndexFolder,
+    IndexOrStore,
+    Model,
+    app,
+    check_writable,
+    tell_choice,
+)
 
 if TYPE_CHECKING:
     from gengeo_hf.places import Answer, GeoLocalizer, Look
-
 
 Fov = Annotated[
     float | None,
@@ -27,7 +37,7 @@ Heading = Annotated[
 @app.command()
 def locate(
     photos: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.")],
-    index: Annotated[str, typer.Option("--index", help="Index folder, or the address of a store.")],
+    index: IndexOrStore,
     model: Model,
     top: Annotated[int, typer.Option(min=1, help="How many places for each photo.")] = 5,
     near: Annotated[str | None, typer.Option(help="Search only here: lat,lon,radius, e.g. 60.17,24.94,2km.")] = None,
@@ -43,7 +53,7 @@ def locate(
     ] = False,
     top_speed: Annotated[float, typer.Option(help="Of the drive, km/h.")] = 72.0,
     interval: Annotated[float, typer.Option(help="Seconds between frames, where EXIF does not tell the time.")] = 1.0,
-    calibration: Annotated[Path | None, typer.Option(help="File of `gengeo calibrate`: gives confidences.")] = None,
+    calibration: CalibrationFile = None,
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Below this confidence: don't know.")] = 0.0,
     map_file: Annotated[Path | None, typer.Option("--map", help="Write a map that works offline (HTML).")] = None,
     geojson: Annotated[Path | None, typer.Option(help="Write the places as GeoJSON.")] = None,
@@ -113,6 +123,7 @@ def calibrate(
     table = TableTiles(pairs, image_column, photos=True)
     check_number(len(table.paths))
     localizer = GeoLocalizer.from_pretrained(model, index, device=device)
+    tell_choice(localizer.encoder)
     answers = list(localizer.locate_many(table.paths, top=5, look=_look(fov, heading)))
     truth = list(zip(table.table["lat"].to_pylist(), table.table["lon"].to_pylist(), strict=True))
     found = Calibration.fit(

@@ -29,11 +29,11 @@ def table(
 def compare(
     first: Annotated[Path, typer.Argument(help="JSON file of training/evaluate.py.")],
     second: Annotated[Path, typer.Argument(help="Another one, over the same queries.")],
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
 ) -> None:
     """Tell a gain from noise: differences over the same queries, with 95 % intervals.
 
-    Example: gengeo compare results/before.json results/after.json
+    **Example:** `gengeo compare results/before.json results/after.json`
     """
     from gengeo_hf.evaluation.compare import compare as paired
     from gengeo_hf.evaluation.compare import comparison_text
@@ -44,7 +44,9 @@ def compare(
 @app.command()
 def best(
     results: Annotated[list[Path], typer.Argument(help="JSON files by one protocol, such as `cvusa@validation`.")],
-    metric: Annotated[str, typer.Option(help="Greater is better.")] = "recall@1",
+    metric: Annotated[
+        str, typer.Option(help="A share of the queries, such as recall@5 or within_25m; greater is better.")
+    ] = "recall@1",
 ) -> None:
     """Pick a checkpoint on the validation part; results of a split on which numbers are reported are refused.
 
@@ -60,7 +62,7 @@ def pictures(
     results: Annotated[list[Path], typer.Argument(help="JSON files of training/evaluate.py.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     data: Annotated[Path | None, typer.Option(help="Folder of the images; the synthetic worlds need none.")] = None,
-    strips: Annotated[int, typer.Option(help="Photos shown of each group; 0 needs no images.")] = 5,
+    strips: Annotated[int, typer.Option(min=0, help="Photos shown of each group; 0 needs no images.")] = 5,
     near: Annotated[str, typer.Option(help="A wrong answer is a near miss up to this distance.")] = "100m",
 ) -> None:
     """Draw results: strips of photo and best tiles, recall and error curves, a map of errors, failures in groups.

@@ -5,18 +5,14 @@ from typing import Annotated
 
 import typer
 
-from gengeo_hf.cli.base import Backend, Device, Dtype, Model, app, tell_choice
+from gengeo_hf.cli.base import Backend, CalibrationFile, Device, Dtype, IndexOrStore, Model, app, tell_choice
 
-Index = Annotated[str, typer.Option("--index", help="Index folder, or the address of a store.")]
-CalibrationFile = Annotated[
-    Path | None, typer.Option("--calibration", help="File of `gengeo calibrate`: gives confidences.")
-]
 Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")]
 
 
 @app.command("app")
 def page(
-    index: Index,
+    index: IndexOrStore,
     model: Model,
     calibration: CalibrationFile = None,
     examples: Annotated[
@@ -48,7 +44,7 @@ def page(
 
 @app.command()
 def serve(
-    index: Index,
+    index: IndexOrStore,
     model: Model,
     calibration: CalibrationFile = None,
     host: Host = "127.0.0.1",

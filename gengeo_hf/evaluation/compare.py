@@ -96,10 +96,11 @@ def select_best(summaries: Sequence[Mapping[str, Any]], metric: str = "recall@1"
 
     Args:
         summaries: `Result.summary` of each checkpoint.
-        metric: greater is better.
+        metric: a share of the queries, such as recall@1 or within_25m: greater is better.
 
     Raises:
-        GenGeoError: a result is of a set on which numbers are reported, or they are not of one set.
+        GenGeoError: a result is of a set on which numbers are reported, they are not of one set, or the metric is no
+            share: metres are better when they are less.
     """
     if not summaries:
         raise GenGeoError("there is no result to choose from")
@@ -107,10 +108,13 @@ def select_best(summaries: Sequence[Mapping[str, Any]], metric: str = "recall@1"
         refuse_reported_split(summary["protocol"]["split"])
     if len(sets := {summary["dataset"]["fingerprint"] for summary in summaries}) > 1:
         raise GenGeoError(f"the results are of {len(sets)} different sets; evaluate every checkpoint on the same one")
-    if missing := [n for n, summary in enumerate(summaries) if metric not in summary["metrics"]]:
-        raise GenGeoError(
-            f"result {missing[0]} has no {metric!r}; it has {', '.join(summaries[missing[0]]['metrics'])}"
-        )
+    for number, summary in enumerate(summaries):
+        shares = [name for name in summary["intervals"] if not name.endswith("_m")]
+        if metric not in shares:
+            raise GenGeoError(
+                f"{metric!r} cannot pick: expected a share of which more is better; result {number} has "
+                f"{', '.join(shares)}"
+            )
     return max(range(len(summaries)), key=lambda number: summaries[number]["metrics"][metric])
 
 
@@ -119,7 +123,7 @@ def choose_checkpoint(paths: Sequence[str | Path], metric: str = "recall@1") -> 
 
     Args:
         paths: results of training/evaluate.py by one `<protocol>@validation`.
-        metric: greater is better.
+        metric: as in `select_best`.
 
     Returns:
         Text for a terminal: every result, the best first, with the paired interval of its distance to the best.

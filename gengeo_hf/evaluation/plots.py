@@ -46,18 +46,20 @@ def error_curve(errors_m: Mapping[str, np.ndarray]) -> "Figure":
     """Share of queries whose best tile lies within a distance, over the distance in metres.
 
     Args:
-        errors_m: (queries,) metres by label; unknown ones (NaN) are left out.
+        errors_m: (queries,) metres by label; unknown ones (NaN) are left out, infinite ones are never reached.
     """
     figure, axes = _figure(6.4, 4.2)
     known = {label: np.sort(values[~np.isnan(values)]) for label, values in errors_m.items()}
     largest = max((values[np.isfinite(values)].max(initial=1.0) for values in known.values()), default=1.0)
     limit = max(200.0, 1.05 * float(largest))
     for (label, values), colour in zip(known.items(), _colours(len(known)), strict=True):
-        share = 100 * np.arange(1, len(values) + 1) / max(1, len(values))
+        reached = values[np.isfinite(values)]
+        share = 100 * np.arange(1, len(reached) + 1) / max(1, len(values))
         below = float(np.mean(values <= 1.0) * 100) if len(values) else 0.0
-        place = np.r_[1.0, np.maximum(values, 1.0), limit]
+        place = np.r_[1.0, np.maximum(reached, 1.0), limit]
+        height = np.r_[below, share, share[-1] if len(share) else below]
         median = f"median {np.median(values):,.0f} m" if len(values) else "no positions"
-        axes.step(place, np.r_[below, share, share[-1:]], where="post", color=colour, lw=2, label=f"{label}: {median}")
+        axes.step(place, height, where="post", color=colour, lw=2, label=f"{label}: {median}")
     axes.set(
         xscale="log", xlim=(1, limit), ylim=(0, 101), xlabel="from the true position to the centre of the best tile"
     )

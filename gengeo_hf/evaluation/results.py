@@ -222,14 +222,7 @@ def judge(
     summary = {
         "format": FORMAT,
         "protocol": protocol.as_dict(),
-        "dataset": {
-            "name": truth.name,
-            "queries": len(truth.query_ids),
-            "gallery": len(truth.tile_ids),
-            "complete": protocol.queries is None
-            or (len(truth.query_ids), len(truth.tile_ids)) == (protocol.queries, protocol.gallery),
-            "fingerprint": truth.fingerprint,
-        },
+        "dataset": _dataset(truth, protocol),
         "model": dict(model),
         "settings": dict(settings or {}),
         "rules": {"ties": ties, "rounding": protocol.rounding, "interval": "95 % bootstrap", "seed": seed},
@@ -241,6 +234,18 @@ def judge(
         "versions": versions(),
     }
     return Result(summary, _query_table(truth, found, errors, offsets, outcomes, ties))
+
+
+def _dataset(truth: Truth, protocol: Protocol) -> dict[str, Any]:
+    """What a result says of its data; without a published size every set is complete."""
+    sizes = len(truth.query_ids), len(truth.tile_ids)
+    return {
+        "name": truth.name,
+        "queries": sizes[0],
+        "gallery": sizes[1],
+        "complete": protocol.queries is None or sizes == (protocol.queries, protocol.gallery),
+        "fingerprint": truth.fingerprint,
+    }
 
 
 def versions() -> dict[str, str]:

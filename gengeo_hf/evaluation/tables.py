@@ -18,6 +18,10 @@ from gengeo_hf.evaluation.results import Result
 
 Format = Literal["md", "latex", "csv"]
 _FILE = Path(__file__).parent / "assets" / "published.yaml"
+_LATEX = str.maketrans(
+    {letter: "\\" + letter for letter in "%&_#${}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+)
 _SHORT = {"recall@1": "R@1", "recall@5": "R@5", "recall@10": "R@10", "recall@1%": "R@1%", "hit_rate_code": "Hit"}
 
 
@@ -101,41 +105,37 @@ def _our_rows(
     cells: dict[str, dict[str, dict[str, Any]]] = {}
     sources: dict[tuple[str, str], str] = {}
     notes: list[str] = []
-    marks: dict[str, list[int]] = {}
+    marks: dict[str, set[int]] = {}  # numbers of the notes on a row, from 1
     for path, summary in summaries.items():
-        protocol, model = summary["protocol"]["name"], summary["model"]
-        group = next((name for name, _ in groups if protocol in accepts.get(name, [name])), None)
+        # The name makes the row, as in the paper: a column may hold another checkpoint than the next, trained on its
+        # own dataset or given another input size.
+        protocol, name = summary["protocol"]["name"], summary["model"]["name"]
+        group = next((column for column, _ in groups if protocol in accepts.get(column, [column])), None)
         if group is None:
             notes.append(f"Left out: {Path(path).name} was evaluated by the protocol {protocol}, which is not here.")
             continue
-        # The name makes the row, as in the paper: a column may hold another checkpoint than the next, trained on its
-        # own dataset or given another input size.
-        key = model["name"]
-        if (key, group) in sources:
+        if (name, group) in sources:
             raise GenGeoError(
-                f"{sources[key, group]} and {path} are both {model['name']} on {protocol}; give one of them, or name "
+                f"{sources[name, group]} and {path} are both {name} on {protocol}; give one of them, or name "
                 "the models apart with --name"
             )
-        sources[key, group] = path
-        cells.setdefault(key, {})[group] = summary
+        sources[name, group] = path
+        cells.setdefault(name, {})[group] = summary
         for note in _differences(summary, group):
             if note not in notes:
                 notes.append(note)
-            marks.setdefault(key, []).append(notes.index(note))
-    offset = 1
-    numbered = [f"[{number + offset}] {note}" for number, note in enumerate(notes)]
+            marks.setdefault(name, set()).add(1 + notes.index(note))
     rows = []
-    for key, found in cells.items():
-        label = f"{key} (ours)" + "".join(f"[{n + offset}]" for n in sorted(set(marks.get(key, []))))
-        values: list[float | None] = []
-        for name, metrics in groups:
-            values += [_percent(found[name], metric) if name in found else None for metric in metrics]
-        rows.append((label, values))
-    return rows, numbered
+    for name, found in cells.items():
+        label = f"{name} (ours)" + "".join(f"[{number}]" for number in sorted(marks.get(name, ())))
+        rows.append((label, [_percent(found.get(column), metric) for column, metrics in groups for metric in metrics]))
+    return rows, [f"[{number}] {note}" for number, note in enumerate(notes, 1)]
 
 
-def _percent(summary: Mapping[str, Any], metric: str) -> float | None:
-    """Our number by the tie rule of the published column."""
+def _percent(summary: Mapping[str, Any] | None, metric: str) -> float | None:
+    """Our number by the tie rule of the published column; None where there is none."""
+    if summary is None:
+        return None
     by_rule = summary["metrics_by_ties"][summary["protocol"]["published_ties"]]
     return 100 * by_rule[metric] if metric in by_rule else None
 
@@ -189,35 +189,34 @@ def _cells(values: Sequence[float | None]) -> list[str]:
 def _markdown(table: Table) -> str:
     heads = [f"{name} {_SHORT.get(metric, metric)}" for name, metrics in table.groups for metric in metrics]
     lines = [f"**{table.title}**", "", "| method | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(heads)]
-    lines += [f"| {label} | " + " | ".join(_cells(values)) + " |" for label, values in table.rows]
+    for label, values in table.rows:
+        name = label.replace("|", "\\|")
+        lines.append(f"| {name} | " + " | ".join(_cells(values)) + " |")
     return "\n".join([*lines, "", *(f"- {note}" for note in table.notes)]) + "\n"
 
 
 def _latex(table: Table) -> str:
-    def plain(text: str) -> str:
-        return "".join({c: "\\" + c for c in "%&_#$"}.get(c, c) for c in text)
-
     width = sum(len(metrics) for _, metrics in table.groups)
-    spans = [f"\\multicolumn{{{len(metrics)}}}{{c}}{{{plain(name)}}}" for name, metrics in table.groups]
+    spans = [f"\\multicolumn{{{len(metrics)}}}{{c}}{{{name.translate(_LATEX)}}}" for name, metrics in table.groups]
     rules, first = [], 2
     for _, metrics in table.groups:
         rules.append(f"\\cmidrule(lr){{{first}-{first + len(metrics) - 1}}}")
         first += len(metrics)
-    heads = [plain(_SHORT.get(metric, metric)) for _, metrics in table.groups for metric in metrics]
+    heads = [_SHORT.get(metric, metric).translate(_LATEX) for _, metrics in table.groups for metric in metrics]
     lines = [
         "% needs \\usepackage{booktabs}",
         "\\begin{table}",
-        f"\\caption{{{plain(table.title)}}}",
+        f"\\caption{{{table.title.translate(_LATEX)}}}",
         f"\\begin{{tabular}}{{l{'r' * width}}}",
         "\\toprule",
         " & ".join(["", *spans]) + " \\\\",
         " ".join(rules),
         " & ".join(["method", *heads]) + " \\\\",
         "\\midrule",
-        *(" & ".join([plain(label), *_cells(values)]) + " \\\\" for label, values in table.rows),
+        *(" & ".join([label.translate(_LATEX), *_cells(values)]) + " \\\\" for label, values in table.rows),
         "\\bottomrule",
         "\\end{tabular}",
-        *(f"\\par\\footnotesize {plain(note)}" for note in table.notes),
+        *(f"\\par\\footnotesize {note.translate(_LATEX)}" for note in table.notes),
         "\\end{table}",
     ]
     return "\n".join(lines) + "\n"

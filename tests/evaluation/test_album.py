@@ -85,6 +85,9 @@ def test_curves_draw_the_numbers_that_they_claim():
     place, share = plots.error_curve({"mine": errors}).axes[0].lines[0].get_data()
     for limit in (5, 100, 4000):
         assert share[place <= limit][-1] == pytest.approx(25 * np.sum(errors <= limit))
+    lost, unknown = np.array([3.0, np.inf]), np.array([np.nan])
+    lines = plots.error_curve({"half of them put nowhere": lost, "no positions": unknown}).axes[0].lines
+    assert [line.get_ydata()[-1] for line in lines] == [50, 0]
     assert [pictures.metres(m) for m in (34.6, 4230, 250_000, np.inf)] == ["35 m", "4.2 km", "250 km", "nowhere"]
 
 

@@ -105,6 +105,14 @@ def test_what_is_not_comparable_is_marked_or_left_out(tmp_path):
     assert "ours is the protocol cvusa-to-vigor-same" in render(build_table(5, [vigor]))
 
 
+def test_a_model_s_name_does_not_break_the_table(tmp_path):
+    table = build_table(2, [result(tmp_path, name=r"a|b_50%~{x}^\y")[1]])
+    row = render(table, "md").splitlines()[9]
+    assert len(row.replace(r"\|", "").split("|")) == 15 and r"a\|b_50%" in row
+    assert r"a|b\_50\%\textasciitilde{}\{x\}\textasciicircum{}\textbackslash{}y (ours) & " in render(table, "latex")
+    assert list(csv.reader(io.StringIO(render(table, "csv"))))[6][0] == r"a|b_50%~{x}^\y (ours)"
+
+
 def test_a_collapsed_model_is_not_flattered_without_a_word(tmp_path):
     same = np.ones((120, 4), np.float32)
     rules = replace(find_protocol("cvusa"), queries=90, gallery=120)
@@ -150,7 +158,10 @@ def test_a_checkpoint_is_never_picked_where_numbers_are_reported(tmp_path):
         select_best(summaries)
     for summary in summaries:
         summary["protocol"]["split"] = "validation"
-    assert select_best(summaries) == 1
+    assert select_best(summaries) == select_best(summaries, "within_25m") == 1
+    for unfit in ("median_error_m", "num_queries", "recall@3"):  # less is better, says nothing, is not there
+        with pytest.raises(GenGeoError, match=f"'{unfit}' cannot pick.*recall@1, "):
+            select_best(summaries, unfit)
     with pytest.raises(GenGeoError, match="'val'"):
         refuse_reported_split("val")
     with pytest.raises(GenGeoError, match="no result"):
