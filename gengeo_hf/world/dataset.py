@@ -3,12 +3,15 @@
 Before: a domain, a split, a number of pairs. After: training, evaluation, indexing, exactly as CVUSA would.
 """
 
+import contextlib
 import hashlib
 import json
 import multiprocessing
 import os
 import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +22,8 @@ from gengeo_hf.world.places import Region
 from gengeo_hf.world.shards import TABLES, Job, check_shard, draw_shard
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from gengeo_hf.data.schema import CrossViewDataset
 
 WORLD_VERSION = 3  # raise it whenever a picture changes: old caches must not be taken for new ones
@@ -50,14 +55,16 @@ def build_world(
         seed: another seed is another world.
         ground_size, aerial_size: (height, width) in pixels. A panorama covers 360 by 70 degrees, a tile 65 m.
         cache_dir: where worlds are kept; default `~/.cache/gengeo_hf/world`.
-        workers: processes that draw; None takes one for each core, 1 draws in this process.
+        workers: processes that draw; None takes one for each core, 1 draws in this process. More than one import the
+            main script again: it must build the world under `if __name__ == "__main__":`.
         progress: show a progress bar.
 
     Returns:
         The dataset `world/<domain>/<split>`.
 
     Raises:
-        GenGeoError: unknown domain or split, a size or number out of range, a damaged cache, a full disk.
+        GenGeoError: unknown domain or split, a size or number out of range, a damaged cache, a full disk, a worker
+            that ended before its work.
         MissingExtraError: embreex is not installed and something must be drawn.
     """
     _check(domain, split, num_pairs, seed, ground_size, aerial_size, workers)
@@ -68,14 +75,20 @@ def build_world(
     mark = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:12]
     base = Path(cache_dir) if cache_dir is not None else Path.home() / ".cache" / "gengeo_hf" / "world"
     home = base / f"{domain}-{split}-seed{seed}-v{WORLD_VERSION}-{mark}"
-    jobs = _jobs(home, domain, split, num_pairs, seed, ground_size, aerial_size)
+    name, jobs = f"world/{domain}/{split}", _jobs(home, domain, split, num_pairs, seed, ground_size, aerial_size)
     missing = [job for job in jobs if not job.folder.exists()]
     if missing:
         try:
-            _draw(missing, workers if workers is not None else os.cpu_count() or 1, progress, f"world/{domain}/{split}")
+            with _bar(progress, f"drawing {name}", sum(job.count for job in missing)) as tell:
+                _draw(missing, min(workers or os.cpu_count() or 1, len(missing)), tell)
         except OSError as error:
             raise GenGeoError(f"the world could not be stored in {home}: {error.strerror or error}") from error
-    return _load(f"world/{domain}/{split}", jobs)
+        except BrokenProcessPool as error:
+            raise GenGeoError(
+                f"a process that drew {name} has ended before its work; call build_world under "
+                "`if __name__ == '__main__':`, and if memory is short give workers=1"
+            ) from error
+    return _load(name, jobs)
 
 
 def _check(domain: str, split: str, num_pairs: int, seed: int, ground_size: tuple[int, int],
@@ -98,25 +111,33 @@ def _check(domain: str, split: str, num_pairs: int, seed: int, ground_size: tupl
 def _jobs(home: Path, domain: str, split: str, num_pairs: int, seed: int, ground_size: tuple[int, int],
           aerial_size: tuple[int, int]) -> list[Job]:  # fmt: skip
     """The regions of a world; all are full but the last."""
-    from gengeo_hf.data.schema import GALLERY_FEATURES, QUERY_FEATURES  # not at the top: workers need no `datasets`
-
-    schemas = {"queries": QUERY_FEATURES.arrow_schema, "gallery": GALLERY_FEATURES.arrow_schema}
     full, jobs = DOMAINS[domain].pairs_per_region, []
     for number in range(-(-num_pairs // full)):
         count = min(full, num_pairs - number * full)
         folder = home / f"region-{number:04d}-{count}"
         region = Region(domain, split, seed, number)
-        jobs.append(
-            Job(
-                region,
-                count,
-                (ground_size[0], ground_size[1]),
-                (aerial_size[0], aerial_size[1]),
-                folder,
-                schemas,
-            )
-        )
+        jobs.append(Job(region, count, ground_size, aerial_size, folder))
     return jobs
+
+
+@contextlib.contextmanager
+def _bar(shown: bool, what: str, total: int) -> Iterator[Callable[[float], None]]:
+    """Gives a function that is told how many more pairs, or what share of one, have been drawn."""
+    if not shown:
+        yield lambda _: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("pairs"))
+    with Progress(*columns, TimeRemainingColumn()) as bar:
+        task, drawn = bar.add_task(what, total=total), 0.0
+
+        def tell(share: float) -> None:
+            nonlocal drawn
+            drawn += share
+            bar.update(task, completed=round(drawn))
+
+        yield tell
 
 
 _counter: Any = None  # set in worker processes: pairs drawn by all of them
@@ -136,44 +157,46 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _draw_in_worker(job: Job) -> None:
+def _draw_in_worker(job: Job, schemas: "dict[str, pa.Schema]") -> None:
     def tell(share: float) -> None:
         with _counter.get_lock():
             _counter.value += share
 
-    draw_shard(job, tell)
+    draw_shard(job, schemas, tell)
 
 
-def _draw(jobs: list[Job], workers: int, progress: bool, name: str) -> None:
+def _draw(jobs: list[Job], workers: int, tell: Callable[[float], None]) -> None:
     """Draw regions, in this process or in several."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    if workers == 1:
+        schemas = _schemas()
+        for job in jobs:
+            draw_shard(job, schemas, tell)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork of a process with torch's threads can hang
+    counter, told = context.Value("d", 0.0), 0.0
+    with ProcessPoolExecutor(workers, context, _start_worker, (counter,)) as pool:
+        try:
+            for _ in range(workers):
+                pool.submit(os.getpid)  # starts a worker: all of them import at the same time as this process
+            schemas = _schemas()
+            waiting = {pool.submit(_draw_in_worker, job, schemas) for job in jobs}
+            while waiting:
+                done, waiting = wait(waiting, timeout=0.3, return_when=FIRST_COMPLETED)
+                drawn = counter.value
+                tell(drawn - told)
+                told = drawn
+                for future in done:
+                    future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("pairs"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, disable=not progress) as bar:
-        task = bar.add_task(f"drawing {name}", total=sum(job.count for job in jobs))
-        if min(workers, len(jobs)) == 1:
-            for job in jobs:
-                draw_shard(job, lambda share: bar.advance(task, share))
-            return
-        context = multiprocessing.get_context("spawn")  # a fork of a process with torch's threads can hang
-        counter = context.Value("d", 0.0)
-        with ProcessPoolExecutor(min(workers, len(jobs)), context, _start_worker, (counter,)) as pool:
-            waiting = {pool.submit(_draw_in_worker, job) for job in jobs}
-            try:
-                while waiting:
-                    done, waiting = wait(waiting, timeout=0.3, return_when=FIRST_COMPLETED)
-                    bar.update(task, completed=round(counter.value))
-                    for future in done:
-                        future.result()
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+
+def _schemas() -> "dict[str, pa.Schema]":
+    """Arrow schemas of the two tables, with the metadata by which `datasets` knows its features."""
+    from gengeo_hf.data.schema import GALLERY_FEATURES, QUERY_FEATURES  # not at the top: workers need no `datasets`
+
+    return {"queries": QUERY_FEATURES.arrow_schema, "gallery": GALLERY_FEATURES.arrow_schema}
 
 
 def _load(name: str, jobs: list[Job]) -> "CrossViewDataset":

@@ -136,15 +136,9 @@ class Filler:
         bank = CONIFER if kind == CONIFER_TREE else FOLIAGE
         colour = bank[random.integers(len(bank))] * random.uniform(0.8, 1.25) * random.uniform(0.92, 1.08, 3)
         self.trees.add(
-            x=x,
-            y=y,
-            height=height,
-            radius=radius,
-            clear=clear,
-            kind=kind,
-            colour=colour,
+            x=x, y=y, height=height, radius=radius, clear=clear, kind=kind, colour=colour,
             seed=int(random.integers(2**31)),
-        )
+        )  # fmt: skip
 
     def _garden(self, lot: Lot, used: list[tuple[float, float, float, float]], mean: float) -> None:
         """Trees and bushes where no building stands; hedges or fences along the sides and the back."""

@@ -128,12 +128,8 @@ def _lots(layout: Layout, tables: GroundTables, day: Day, hits: Hits, speck: np.
     new[on_drive] = (_GRAVEL * rough)[on_drive] * np.where(drive[on_drive, 3:4] < 0.5, 0.72, 1.05)
     parks = (cover == PARK) & (np.abs(a - b * 0.35 * np.sin(drive[:, 3] * 9)) < 1.1)
     new[parks] = (_GRAVEL * rough)[parks]
-    bays = (
-        (cover == PARKING) & (np.abs((a + lot[:, 4] - 0.7) % 2.6) < 0.13) & (np.abs((b + lot[:, 5] - 3.2) % 11.0) < 2.5)
-    )
-    bays |= (
-        (cover == PARKING) & (np.abs((a + lot[:, 4] - 0.7) % 2.6) < 0.13) & (np.abs((b + lot[:, 5] - 3.2) % 11.0) > 8.5)
-    )
+    deep = (b + lot[:, 5] - 3.2) % 11.0
+    bays = (cover == PARKING) & ((a + lot[:, 4] - 0.7) % 2.6 < 0.13) & ((deep < 2.5) | (deep > 8.5))
     new[bays] = _PAINT * 0.85
     colour[some] = new
     hard = (cover != GARDEN) & (cover != PARK) & (cover != DIRT)

@@ -29,11 +29,13 @@ class Layout:
     """Everything in a region. See `tables.py` for the columns.
 
     Args:
+        domain, roads, land: what it was made of.
         lots, lot_owner: the lots, and the raster of which lot covers a cell (see `lots.LotMap`).
+        lot_cover: (lots,) what covers each, see `lots`.
+        lot_drive: (lots, 4) of its drive: x in the lot's axes, half width and depth in metres; 0..1, the lot's tone.
         parts: parts of buildings. trees, boxes (hedges, fences, roof machines), lamps.
         cars: for each view its own cars: the two pictures were taken on different days.
         cameras: (n, 2) places of the cameras in the order in which a world uses them.
-        spacing_seed: seed of whatever later needs one for this region.
     """
 
     domain: Domain

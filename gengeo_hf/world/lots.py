@@ -60,10 +60,9 @@ class LotMap:
         self.lots: list[Lot] = []
         self.verge = max(domain.pavement, 1.2) + 0.3
         axis = ((np.arange(self.count) + 0.5) * CELL - self.half_extent).astype(np.float32)
-        x, y = np.meshgrid(axis, axis)
         # Cells that no lot may come near: the margin that a lot is tested with is taken off again.
-        self.blocked = roads.edge_distance(x, y) < self.verge - MARGIN
-        self.blocked |= land.shore(x, y) < 2.0 - MARGIN
+        self.blocked = roads.edge_distance(axis[None], axis[:, None]) < self.verge - MARGIN
+        self.blocked |= land.shore(*np.meshgrid(axis, axis)) < 2.0 - MARGIN
 
     def cells(self, lot: Lot, margin: float) -> tuple[tuple[slice, slice], np.ndarray] | None:
         """The box of cells around a lot and which lie within `margin` metres of it; None if it leaves the map.

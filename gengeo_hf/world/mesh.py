@@ -59,9 +59,7 @@ def car_mesh(cars: np.ndarray) -> Mesh:
         cars: rows of `tables.CAR`, shape (cars,).
     """
     vertices, faces, side = car_shell()
-    return _copies(
-        cars, np.repeat((vertices * 1.0)[None], len(cars), 0) * cars["size"][:, None, None], faces, side, CAR
-    )
+    return _copies(cars, vertices * cars["size"][:, None, None], faces, side, CAR)
 
 
 def _copies(table: np.ndarray, local: np.ndarray, faces: np.ndarray, side: np.ndarray, kind: int,

@@ -36,8 +36,13 @@ class Picture:
 
 
 def panorama_rays(size: tuple[int, int], shift: tuple[float, float] = (0.5, 0.5)) -> np.ndarray:
-    """Directions (h * w, 3) float32 of a panorama's pixels, row by row. North is the centre column; azimuth grows to
-    the     right, so the left edge is south. `shift` is the place inside each pixel, down and right, 0..1.
+    """Directions (h * w, 3) float32 of a panorama's pixels, row by row.
+
+    North is the centre column; azimuth grows to the right, so the left edge is south.
+
+    Args:
+        size: (height, width) pixels.
+        shift: the place inside each pixel, down and right, 0..1.
     """
     height, width = size
     up = np.radians(TOP_DEGREES + (np.arange(height) + shift[0]) * ((BOTTOM_DEGREES - TOP_DEGREES) / height))
@@ -80,7 +85,6 @@ class Renderer:
 
     Args:
         scene: the region.
-        samples: rays for each pixel on an edge; 1, 2 or 4.
     """
 
     def __init__(self, scene: RegionScene) -> None:
@@ -141,12 +145,13 @@ class Renderer:
         """
         shifts = _SHIFTS[samples]
         first = self._exposed(view, day, *rays(shifts[0]), spread, width)
-        rough = np.flatnonzero(_rough(first.reshape(*size, 3)))
-        total = first[rough]
-        for shift in shifts[1:]:
-            origin, direction = rays(shift)
-            total += self._exposed(view, day, origin[rough], direction[rough], spread, width)
-        first[rough] = total / np.float32(len(shifts))
+        if len(shifts) > 1:
+            rough = np.flatnonzero(_rough(first.reshape(*size, 3)))
+            total = first[rough]
+            for shift in shifts[1:]:
+                origin, direction = rays(shift)
+                total += self._exposed(view, day, origin[rough], direction[rough], spread, width)
+            first[rough] = total / np.float32(len(shifts))
         image = develop(day, first.reshape(*size, 3))
         if not truth:
             return Picture(image)

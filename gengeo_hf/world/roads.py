@@ -52,10 +52,10 @@ class Roads:
         """Distance to the nearest road's edge (negative on it), between raster nodes by bilinear interpolation.
 
         Args:
-            x, y: metres east and north of the region's centre, any shape.
+            x, y: metres east and north of the region's centre, of shapes that broadcast.
 
         Returns:
-            Metres, of the shape of x.
+            Metres, of the common shape.
         """
         last = self.edge.shape[0] - 1.001
         u = np.clip((x + np.float32(self.half_extent)) * np.float32(1 / CELL), 0, last)
@@ -194,6 +194,6 @@ def _rasterise(
         along = np.clip(dx * direction[index, 0] + dy * direction[index, 1], 0, length[index])
         distance = np.hypot(dx - along * direction[index, 0], dy - along * direction[index, 1]) - half_width[index]
         closer = distance < edge[rows, columns]
-        edge[rows, columns][closer] = distance[closer]
-        nearest[rows, columns][closer] = index
+        np.copyto(edge[rows, columns], distance, casting="same_kind", where=closer)
+        np.copyto(nearest[rows, columns], index, casting="same_kind", where=closer)
     return edge, nearest

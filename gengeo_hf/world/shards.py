@@ -7,6 +7,7 @@ no torch, no datasets.
 import io
 import json
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,18 +27,13 @@ _EDGE_SAMPLES = 2  # rays of a pixel on an edge in larger pictures; in small one
 
 @dataclass(frozen=True)
 class Job:
-    """One region to draw: its first `count` places, into `folder`.
-
-    Args:
-        schemas: Arrow schemas of the two tables, with the metadata by which `datasets` knows its features.
-    """
+    """One region to draw: its first `count` places, into `folder`; sizes are (height, width) in pixels."""
 
     region: Region
     count: int
     ground_size: tuple[int, int]
     aerial_size: tuple[int, int]
     folder: Path
-    schemas: dict[str, pa.Schema]
 
 
 def samples_for(size: tuple[int, int]) -> int:
@@ -55,11 +51,12 @@ def encode(image: Any) -> bytes:
     return buffer.getvalue()
 
 
-def draw_shard(job: Job, tell: Any = None) -> None:
+def draw_shard(job: Job, schemas: dict[str, pa.Schema], tell: Callable[[float], None]) -> None:
     """Draw a region's pictures and write its folder in one step.
 
     Args:
         job: what to draw.
+        schemas: Arrow schemas of `TABLES`.
         tell: called with the share of a pair that has been drawn, for progress bars.
     """
     places = job.region.places(job.count)
@@ -67,19 +64,17 @@ def draw_shard(job: Job, tell: Any = None) -> None:
     gallery = []
     for tile in tiles:
         gallery.append(_gallery_row(job, tile))
-        if tell:
-            tell(0.5 * len(places) / len(tiles))
+        tell(0.5 * len(places) / len(tiles))
     queries = []
     for place in places:
         queries.append(_query_row(job, place))
-        if tell:
-            tell(0.5)
+        tell(0.5)
     with atomic_folder(job.folder) as temporary:
         checks = {}
         for name, rows in zip(TABLES, (queries, gallery), strict=True):
             path = temporary / f"{name}.arrow"
-            with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, job.schemas[name]) as writer:
-                writer.write_table(pa.Table.from_pylist(rows, schema=job.schemas[name]))
+            with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schemas[name]) as writer:
+                writer.write_table(pa.Table.from_pylist(rows, schema=schemas[name]))
             checks[name] = {"rows": len(rows), "crc32": zlib.crc32(path.read_bytes())}
         write_json(temporary / "shard.json", checks)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from gengeo_hf.errors import GenGeoError
 from gengeo_hf.world.domains import DOMAINS
-from gengeo_hf.world.places import Region, Tile
+from gengeo_hf.world.places import CameraPlace, Region, Tile
 
 
 def ground_classes(query_id: str, size: tuple[int, int]) -> np.ndarray:
@@ -23,8 +23,7 @@ def ground_classes(query_id: str, size: tuple[int, int]) -> np.ndarray:
         GenGeoError: it is no id of a synthetic world.
     """
     region, numbers = _parsed(query_id.removesuffix("-ground"))
-    place = region.places(numbers[0] + 1)[numbers[0]]
-    kinds = region.draw_ground(place, size, 1, truth=True).kinds
+    kinds = region.draw_ground(_place(region, numbers), size, 1, truth=True).kinds
     assert kinds is not None  # truth=True gives it
     return kinds
 
@@ -40,9 +39,7 @@ def aerial_classes(tile_id: str, size: tuple[int, int]) -> np.ndarray:
         GenGeoError: it is no id of a synthetic world.
     """
     region, numbers = _parsed(tile_id)
-    tile = _grid_tile(region, tile_id) if DOMAINS[region.domain].off_centre else None
-    if tile is None:
-        tile = region.places(numbers[0] + 1)[numbers[0]].tiles[0]
+    tile = _grid_tile(region, tile_id) if DOMAINS[region.domain].off_centre else _place(region, numbers).tiles[0]
     kinds = region.draw_aerial(tile, size, 1, truth=True).kinds
     assert kinds is not None
     return kinds
@@ -55,6 +52,15 @@ def _parsed(name: str) -> tuple[Region, list[int]]:
         raise GenGeoError(f"{name!r} is no id of the synthetic world, such as urban-test-0-0000-003-ground")
     numbers = [int(part) for part in found[5].split("-")[1:]]
     return Region(found[1], found[2], int(found[3]), int(found[4])), numbers
+
+
+def _place(region: Region, numbers: list[int]) -> CameraPlace:
+    """The camera place of a number."""
+    most = DOMAINS[region.domain].pairs_per_region
+    if len(numbers) != 1 or numbers[0] >= most:
+        named = "-".join(f"{number:03d}" for number in numbers)
+        raise GenGeoError(f"region {region.area} has the places 000 to {most - 1:03d}, found {named}")
+    return region.places(numbers[0] + 1)[numbers[0]]
 
 
 def _grid_tile(region: Region, tile_id: str) -> Tile:

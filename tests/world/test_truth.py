@@ -28,6 +28,16 @@ def test_class_maps_belong_to_the_stored_pictures(domain, tmp_path):
     np.testing.assert_array_equal(again, np.asarray(Image.open(io.BytesIO(stored)).convert("RGB")))
 
 
+@pytest.mark.parametrize(
+    "name", ["urban-test-0-0000-150-ground", "urban-test-0-0000-003-004", "offcenter-test-0-0000-500-500-ground"]
+)
+def test_places_that_a_region_does_not_have_are_refused(name):
+    with pytest.raises(GenGeoError, match="has the places 000 to 149, found"):
+        ground_classes(name, (14, 56))
+    with pytest.raises(GenGeoError, match=r"has the places|is no id|is no tile"):
+        aerial_classes(name, (14, 56))
+
+
 @pytest.mark.parametrize("name", ["photo.jpg", "mars-test-0-0000-003-ground", "urban-test-0-0000"])
 def test_other_ids_are_refused(name):
     with pytest.raises(GenGeoError, match="no id of the synthetic world"):

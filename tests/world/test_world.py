@@ -1,4 +1,7 @@
 import io
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -54,11 +57,49 @@ def test_off_centre_places_have_semi_positives(tmp_path):
     assert all(world.queries["semi_positives"][:])
 
 
-def test_bad_arguments_are_explained(tmp_path):
-    with pytest.raises(GenGeoError, match="urban"):
-        build_world("moon", "test", 4, cache_dir=tmp_path)
-    with pytest.raises(GenGeoError, match="validation"):
-        build_world("urban", "testing", 4, cache_dir=tmp_path)
+def test_the_first_places_of_a_larger_world_are_those_of_a_smaller_one(small, tmp_path):
+    first = build_world("urban", "test", 3, cache_dir=tmp_path, workers=1)
+    for table in ("queries", "gallery"):
+        assert getattr(first, table)[:] == getattr(small, table)[:3]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"domain": "moon"}, "'moon'; the world has urban, rural, offcenter"),
+        ({"split": "testing"}, "'testing'; the world has train, validation, test"),
+        ({"num_pairs": 0}, "1..240000, found 0"),
+        ({"seed": -1}, "0 or more, found -1"),
+        ({"workers": 0}, "1 or more, found 0"),
+        ({"aerial_size": (70,)}, "aerial_size must be"),
+        ({"ground_size": (42, 7)}, "ground_size must be"),
+    ],
+)
+def test_bad_arguments_are_explained(given, words, tmp_path):
+    with pytest.raises(GenGeoError, match=re.escape(words)):
+        build_world(**{"domain": "urban", "split": "test", "num_pairs": 4, "cache_dir": tmp_path} | given)
+
+
+TWO_REGIONS = {"num_pairs": 151, "ground_size": (8, 32), "aerial_size": (8, 8)}
+
+
+def test_workers_write_the_bytes_of_one_process(tmp_path):
+    for workers in (1, 2):
+        build_world("urban", "test", **TWO_REGIONS, cache_dir=tmp_path / str(workers), workers=workers)
+    one, two = (
+        {path.relative_to(tmp_path / workers): path.read_bytes() for path in (tmp_path / workers).rglob("*.*")}
+        for workers in "12"
+    )
+    assert len(one) == 6 and one == two
+
+
+def test_a_script_that_its_workers_cannot_import_is_told_why(tmp_path):
+    script = tmp_path / "script.py"
+    options = f"cache_dir={str(tmp_path)!r}, workers=2, **{TWO_REGIONS}"
+    script.write_text(f"from gengeo_hf.world import build_world\nbuild_world('urban', 'test', {options})\n")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "GenGeoError: a process that drew world/urban/test has ended" in done.stderr, done.stderr
 
 
 @pytest.mark.slow
