@@ -1,5 +1,9 @@
 """What computes descriptors: OpenVINO and bfloat16 beside torch in float32, and the choice between them."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -102,6 +106,42 @@ def test_bfloat16_multiplies_rounded_and_gives_unit_vectors(tiny_model):
     assert found.dtype == np.float32 and 0.99 < cosine(found, plain.describe(pixels(), "ground")) < 1 - 1e-7
     with pytest.raises(GenGeoError, match=r"weights are torch.bfloat16 values.*leave --dtype out"):
         trial.choose(tiny_model.bfloat16(), None, "torch", "float32")
+
+
+@pytest.mark.parametrize("kind", ["salad", "registers", "dinov3", "convnext salad"])
+def test_weights_rounded_once_give_the_bits_of_autocast(kind):
+    model = build(kind)
+    high, wide = patch_sides(model.config.backbone_config)
+    images = pixels(2, 4 * high, 4 * wide)
+    before = model(images, view="ground").pooler_output
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        expected = torch.nn.functional.normalize(model(images, view="ground").pooler_output.float(), dim=1)
+    assert np.array_equal(TorchBackend(model, "bfloat16").describe(images, "ground"), expected.numpy())
+    assert torch.equal(model(images, view="ground").pooler_output, before)  # the model keeps its whole weights
+
+
+@pytest.mark.parametrize("environment", [{}, {"MALLOC_TRIM_THRESHOLD_": "131072"}], ids=["ours", "the user's"])
+def test_freed_memory_is_kept_unless_the_user_decides(environment):
+    """In a process of its own: page faults of a second pass over blocks that lie below glibc's bound."""
+    code = (
+        "import resource, torch; from gengeo_hf.backends.memory import keep_freed_memory\n"
+        "asked = keep_freed_memory()\n"
+        "def faults():\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    blocks = [torch.zeros(20 * 2**18) for _ in range(8)]\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "faults(); faults(); print(asked, faults())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, check=True
+    )
+    asked, faults = done.stdout.split()
+    if asked == "True":
+        assert not environment and int(faults) < 10_000  # of 40,960 pages of 4 KB
+    elif not environment:
+        pytest.skip("an allocator without these thresholds")
+    else:
+        assert int(faults) > 10_000
 
 
 @pytest.mark.parametrize("kind", ["salad", pytest.param("not shared", marks=pytest.mark.slow)])

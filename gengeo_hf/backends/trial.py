@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from gengeo_hf.backends.contract import BACKENDS, DTYPES, LOWEST_COSINE, Backend
+from gengeo_hf.backends.memory import keep_freed_memory
 from gengeo_hf.backends.with_openvino import OpenVinoBackend, installed
 from gengeo_hf.backends.with_torch import TorchBackend
 from gengeo_hf.errors import GenGeoError
@@ -85,6 +86,7 @@ def choose(
         return Choice(found, f"{device}: openvino {found.dtype}" + (lacking or ", as asked"))
     if device != "CPU" or model.dtype != torch.float32 or multiplications(model, processor) < SMALL:
         return Choice(TorchBackend(model, "bfloat16" if dtype == "bfloat16" else None))
+    keep_freed_memory()
     plain = TorchBackend(model)
     if dtype == "bfloat16":
         return Choice(TorchBackend(model, dtype), f"{device}: torch bfloat16, as asked")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,13 +19,15 @@ class TorchBackend:
 
     Args:
         model: on its device, in evaluation mode.
-        dtype: "bfloat16" multiplies in bfloat16 whatever the weights are (autocast); None leaves them as they are.
+        dtype: "bfloat16" multiplies in bfloat16 whatever the weights are (autocast, from a copy of the backbone's
+            weights that was rounded once; the model stays as it is); None leaves them as they are.
     """
 
     name = "torch"
 
     def __init__(self, model: GenGeoModel, dtype: str | None = None) -> None:
-        self._model, self._autocast = model, dtype == "bfloat16" and model.dtype == torch.float32
+        self._autocast = dtype == "bfloat16" and model.dtype == torch.float32
+        self._model = _rounded(model) if self._autocast else model
         self.dtype = "bfloat16" if self._autocast else str(model.dtype).removeprefix("torch.")
 
     @torch.inference_mode()
@@ -38,3 +41,17 @@ class TorchBackend:
             found = torch.nn.functional.normalize(found, dim=1)
         descriptors: np.ndarray = found.cpu().numpy()
         return descriptors
+
+
+def _rounded(model: GenGeoModel) -> GenGeoModel:
+    """The model with the linear layers of its backbone in bfloat16: what autocast would make of them in every pass.
+
+    The head is shared with the model: its layers that stay in float32 need their whole weights.
+    """
+    rounded = copy.copy(model)
+    rounded._modules = dict(model._modules)  # the copy's own, so that the backbone of `model` stays in its place
+    rounded.backbone = copy.deepcopy(model.backbone)
+    for layer in rounded.backbone.modules():
+        if isinstance(layer, torch.nn.Linear):
+            layer.to(torch.bfloat16)
+    return rounded
