@@ -1,4 +1,4 @@
-"""One encoder for many threads: images that wait at the same moment are encoded in one forward pass.
+"""One encoder for many threads: what waits at the same moment goes through the model in one forward pass.
 
 Before: requests, each in a thread of its own. After: the encoder, which sees one caller and full batches.
 """
@@ -14,12 +14,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
+    import torch
+
     from gengeo_hf.places.tiles import EncoderLike
 
 
 class _Job(NamedTuple):
-    images: Sequence[Any]
-    view: Any
+    """What waits.
+
+    Args:
+        kind: jobs of one kind may be joined: the encoder's method, the view, and the shape of what `describe` is given.
+        content: images, or pixel values (images, 3, H, W).
+        done: gets the descriptors.
+    """
+
+    kind: tuple[str, Any, tuple[int, ...]]
+    content: Any
     done: Future[np.ndarray]
 
 
@@ -30,7 +40,7 @@ class BatchingEncoder:
     lone request is as fast as without, and a crowd shares the cost of each pass.
 
     Args:
-        encoder: the model; only one thread of ours ever calls it.
+        encoder: the model; for descriptors only one thread of ours ever calls it.
         batch_size: images that are encoded together at most; 1 encodes each request by itself.
     """
 
@@ -41,7 +51,7 @@ class BatchingEncoder:
         self._thread.start()
 
     def __getattr__(self, name: str) -> Any:
-        """All but `encode` is the encoder's own: `dim`, `fingerprint`, `training_record`, `processor`, ..."""
+        """All else is the encoder's own: `training_record`, `processor`, ..."""
         return getattr(self.encoder, name)
 
     @property
@@ -60,9 +70,22 @@ class BatchingEncoder:
         Raises:
             RuntimeError: the encoder is closed.
         """
+        return self._ask(("encode", view, ()), list(images))
+
+    def describe(self, pixels: torch.Tensor, view: Any) -> np.ndarray:
+        """Unit descriptors, float32 (images, dim), of pixel values (images, 3, H, W): of cut-outs of one size.
+
+        Raises:
+            RuntimeError: the encoder is closed.
+            ValueError: the model cannot take images of this size.
+        """
+        return self._ask(("describe", view, tuple(pixels.shape[1:])), pixels)
+
+    def _ask(self, kind: tuple[str, Any, tuple[int, ...]], content: Any) -> np.ndarray:
+        """Put a job into the queue and wait for its descriptors."""
         if not self._thread.is_alive():
             raise RuntimeError("the encoder is closed")
-        job = _Job(images, view, Future())
+        job = _Job(kind, content, Future())
         self._waiting.put(job)
         return job.done.result()
 
@@ -86,7 +109,7 @@ class BatchingEncoder:
 
     def _more(self, first: _Job) -> tuple[list[_Job], _Job | None, bool]:
         """Jobs for one batch, the one that did not fit, and whether `close` was met."""
-        jobs, size = [first], len(first.images)
+        jobs, size = [first], len(first.content)
         while size < self.batch_size:
             try:
                 job = self._waiting.get_nowait()
@@ -94,16 +117,17 @@ class BatchingEncoder:
                 break
             if job is None:
                 return jobs, None, True
-            if job.view != first.view or size + len(job.images) > self.batch_size:
+            if job.kind != first.kind or size + len(job.content) > self.batch_size:
                 return jobs, job, False
             jobs.append(job)
-            size += len(job.images)
+            size += len(job.content)
         return jobs, None, False
 
     def _encode(self, jobs: list[_Job]) -> None:
-        """Answer jobs of one view together; when that fails, one by one, so that only the culprit fails."""
+        """Answer jobs of one kind together; when that fails, one by one, so that only the culprit fails."""
+        method, view, _ = jobs[0].kind
         try:
-            found = self.encoder.encode([image for job in jobs for image in job.images], jobs[0].view)
+            found = getattr(self.encoder, method)(_joined([job.content for job in jobs]), view)
         except Exception as error:
             if len(jobs) == 1:
                 jobs[0].done.set_exception(error)
@@ -113,5 +137,16 @@ class BatchingEncoder:
             return
         row = 0
         for job in jobs:
-            job.done.set_result(found[row : row + len(job.images)])
-            row += len(job.images)
+            job.done.set_result(found[row : row + len(job.content)])
+            row += len(job.content)
+
+
+def _joined(contents: list[Any]) -> Any:
+    """Lists of images as one list, or pixel values of one shape as one tensor."""
+    if len(contents) == 1:
+        return contents[0]
+    if isinstance(contents[0], list):
+        return [image for images in contents for image in images]
+    import torch
+
+    return torch.cat(contents)

@@ -61,12 +61,13 @@ def contrast(photo: Seen, best: Seen, tile: Seen, names: tuple[str, str]) -> Ima
         best, tile: the two tiles.
         names: what the picture calls them.
     """
-    from gengeo_hf.explain import account, contrast, preference_figure
+    from gengeo_hf.explain import account, preference_figure
+    from gengeo_hf.explain import contrast as compared
 
     if photo.look is None or best.look is None or tile.look is None:
         return None
     try:
-        found = contrast(account(photo.look, best.look), account(photo.look, tile.look))
+        found = compared(account(photo.look, best.look), account(photo.look, tile.look))
     except GenGeoError:  # the same picture twice, as where two tiles show nothing but sea
         return None
     return preference_figure(found, names)

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("gengeo.serve")
 GEOJSON = "application/geo+json"
+BACKLOG = 2048  # connections that may come at the same moment; the system's own limit may be lower
 BINARY = {"type": "string", "format": "binary"}
 PHOTO_BODY = {
     "requestBody": {
@@ -167,18 +168,17 @@ def serve(
 
     import uvicorn
 
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    six = ":" in host
     try:
-        listening.bind((host, port))
-        listening.listen(2048)  # as many as may come at the same moment; the system's own limit may be lower
+        listening = socket.create_server(
+            (host, port), family=socket.AF_INET6 if six else socket.AF_INET, backlog=BACKLOG, dualstack_ipv6=six
+        )
     except (OSError, OverflowError) as error:
         raise GenGeoError(f"cannot listen on {host} port {port} ({error}); choose another --port") from error
-    config = uvicorn.Config(create_app(desk, limits), backlog=2048, log_level="warning", timeout_graceful_shutdown=30)
+    app = create_app(desk, limits)
+    config = uvicorn.Config(app, backlog=BACKLOG, log_level="warning", timeout_graceful_shutdown=30)
     with listening:
-        name = f"[{host}]" if family == socket.AF_INET6 else host
-        on_start(f"http://{name}:{listening.getsockname()[1]}")
+        on_start(f"http://{f'[{host}]' if six else host}:{listening.getsockname()[1]}")
         uvicorn.Server(config).run(sockets=[listening])
 
 

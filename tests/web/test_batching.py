@@ -1,7 +1,9 @@
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from gengeo_hf.web.batching import BatchingEncoder
@@ -90,3 +92,27 @@ def test_it_is_the_encoder_in_everything_else_and_can_be_closed(held):
     batching.close()
     with pytest.raises(RuntimeError, match="closed"):
         batching.encode([noise(0)], "ground")
+
+
+def test_cut_outs_of_many_threads_are_described_by_one_of_ours_in_batches_of_one_size(held):
+    """Photos whose file tells their field of view are given as pixel values, each as wide as its view."""
+
+    def describe(pixels, view):
+        held.go.wait(10)
+        callers.add(threading.current_thread().name)
+        batches.append(tuple(pixels.shape))
+        return pixels.flatten(1)[:, :4].numpy()
+
+    held.describe, callers, batches = describe, set(), []
+    batching = BatchingEncoder(held, 4)
+    pixels = [torch.rand(1, 3, 2, 2 + n // 4) for n in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        found = [pool.submit(batching.describe, one, "ground") for one in pixels]
+        threading.Event().wait(0.2)  # until all have queued up
+        held.go.set()
+        for one, future in zip(pixels, found, strict=True):
+            np.testing.assert_array_equal(future.result(10), one.flatten(1)[:, :4].numpy())
+    batching.close()
+    assert callers == {"gengeo-encoder"} and len(batches) < 8 and max(shape[0] for shape in batches) <= 4
+    with pytest.raises(RuntimeError, match="closed"):
+        batching.describe(pixels[0], "ground")

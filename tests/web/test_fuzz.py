@@ -43,7 +43,7 @@ def client(tmp_path_factory):
             yield client
 
 
-def check(client, reply, path="/locate"):
+def check(reply):
     """A documented status, and for errors the one form."""
     assert reply.status_code in ALLOWED, (reply.status_code, reply.text)
     if reply.status_code != 200:
@@ -68,16 +68,16 @@ long = settings(quick, max_examples=1500)
 
 
 def damaged_images(client, content, path):
-    check(client, client.post(path, content=content))
-    check(client, client.post(path, files={"image": ("x.jpg", content)}))
+    check(client.post(path, content=content))
+    check(client.post(path, files={"image": ("x.jpg", content)}))
 
 
 def any_options(client, options, path):
-    check(client, client.post(path, params=options, content=SEEDS[0]))
+    check(client.post(path, params=options, content=SEEDS[0]))
 
 
 def any_form(client, kind, body):
-    check(client, client.post("/locate", content=body, headers={"Content-Type": kind}))
+    check(client.post("/locate", content=body, headers={"Content-Type": kind}))
 
 
 PATHS = st.sampled_from(["/locate", "/describe"])
