@@ -75,12 +75,12 @@ def describe_run(
 
 
 def training_record(
-    settings: Settings, trained_on: str, validated_on: str, result: dict[str, Any], epoch: int
+    settings: Settings, train: CrossViewDataset, validated_on: str, result: dict[str, Any], epoch: int
 ) -> dict[str, Any]:
     """What a model was trained on and what it reached, for the folder, the card and whoever asks later."""
     return {
-        "trained_on": trained_on,
-        "synthetic": trained_on.startswith("world/"),
+        "trained_on": train.name,
+        "synthetic": train.synthetic,
         "validated_on": validated_on,
         "epochs": epoch,
         "results": {k: v for k, v in result.items() if isinstance(v, int | float | str)},

@@ -167,7 +167,7 @@ def main(settings: Settings) -> dict[str, Any]:
                     f"epoch {epoch}: loss {value:.3f}, {validation.name} R@1 {result['recall@1']:.1%}, "
                     f"R@5 {result['recall@5']:.1%} of {result['gallery_size']} tiles; {meter.words()}"
                 )
-                record = training_record(settings, train.name, validation.name, result, epoch)
+                record = training_record(settings, train, validation.name, result, epoch)
                 better = result["recall@1"] > progress.best_recall
                 if better and export(output / "model", accelerator, model, processor, record):
                     progress.best_recall, progress.best_epoch = result["recall@1"], epoch

@@ -6,6 +6,7 @@ Before: a loader (CVUSA, an own folder, the synthetic world). After: training, e
 never by position, so tables can be filtered, shuffled and joined without a silent error.
 """
 
+import re
 from dataclasses import dataclass
 
 import datasets
@@ -39,6 +40,8 @@ GALLERY_FEATURES = datasets.Features(
         "area": datasets.Value("string"),
     }
 )
+
+WORLD_AREA = re.compile(r"[a-z]+-[a-z]+-\d+-\d{4}")  # a region of the synthetic world: urban-train-0-0012
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,11 @@ class CrossViewDataset:
                 "where it is unknown"
             )
         return self
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether all tiles are drawn ones of the synthetic world, also after an export and under another name."""
+        return all(WORLD_AREA.fullmatch(area or "") for area in set(self.gallery["area"][:]))
 
     def positive_rows(self) -> np.ndarray:
         """Row of each query's true tile in the gallery: int64, shape (queries,)."""

@@ -126,3 +126,12 @@ def test_views_are_exported_and_flat_ground_is_no_panorama(tmp_path, form):
         (back.gallery[1]["aerial"], polar_tile(pixels(toy.gallery[1]["aerial"]), (16, 44))),
     ):
         assert (pixels(found).float() - expected).abs().mean() < 3  # JPEG
+
+
+@pytest.mark.parametrize("form", ["parquet", "webdataset"])
+def test_what_was_drawn_is_called_synthetic_under_any_name(data, tmp_path, form):
+    world = load_pairs("world-urban", tmp_path / "worlds", "train", num_pairs=2)
+    export_pairs(world, tmp_path / "city", "train", form)
+    again = load_pairs(form, tmp_path / "city", "train")
+    assert again.name == "city/train" and again.synthetic and world.synthetic
+    assert not data.synthetic and not toy_dataset().synthetic
