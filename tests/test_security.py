@@ -145,14 +145,13 @@ def test_code_that_a_checkpoint_brings_along_is_not_run(tiny_checkpoint, marker)
 
 
 def test_results_calibrations_and_tables(tmp_path, poison, marker):
-    from gengeo_hf.data.neighbours import NeighbourTable
     from gengeo_hf.data.own import load_table
     from gengeo_hf.data.parquet import read_pairs
     from gengeo_hf.evaluation.results import FORMAT, Result
     from gengeo_hf.places.confidence import Calibration
     from gengeo_hf.places.imagery import open_imagery
 
-    for name in ("r.json", "c.json", "n.parquet", "t.csv", "t.parquet", "m.mbtiles", "i.tif", "p.png"):
+    for name in ("r.json", "c.json", "t.csv", "t.parquet", "m.mbtiles", "i.tif", "p.png"):
         (tmp_path / name).write_bytes(poison)
     sound = {"format": FORMAT, "dataset": {}, "model": {}, "metrics": {}}
     (tmp_path / "s.json").write_text(json.dumps(sound))
@@ -166,7 +165,7 @@ def test_results_calibrations_and_tables(tmp_path, poison, marker):
         (saved / name).write_bytes(poison)
     reads = [
         lambda: Result.load(tmp_path / "r.json"), lambda: Result.load(tmp_path / "s.json"),
-        lambda: Calibration.load(tmp_path / "c.json"), lambda: NeighbourTable.load(tmp_path / "n.parquet"),
+        lambda: Calibration.load(tmp_path / "c.json"),
         lambda: read_pairs(tmp_path / "pairs", "test", cache_dir=tmp_path / "cache"),
         lambda: load_table(tmp_path / "t.csv", "all"), lambda: load_table(tmp_path / "t.parquet", "all"),
         lambda: open_imagery(saved),
@@ -183,12 +182,14 @@ def test_training_state(tmp_path, poison, marker, monkeypatch):
 
     monkeypatch.syspath_prepend(ROOT / "training")
     import checkpoint
+    from settings import Settings, as_dict
 
+    settings = as_dict(Settings(output=""))
     accelerator, model = Accelerator(cpu=True), torch.nn.Linear(2, 2)
     optimizer = torch.optim.AdamW(model.parameters())
     ids = (["q"], ["t"])
     tables = {"geographic": np.zeros((1, 1), np.int32)}
-    checkpoint.save(tmp_path, accelerator, model, optimizer, checkpoint.Progress(epoch=1), {}, tables, ids)
+    checkpoint.save(tmp_path, accelerator, model, optimizer, checkpoint.Progress(epoch=1), settings, tables, ids)
     (folder,) = tmp_path.glob("checkpoint-*")
     assert {file.suffix for file in folder.iterdir()} == {".safetensors", ".json", ".parquet"}
     state = json.loads((folder / "state.json").read_text())
@@ -197,7 +198,7 @@ def test_training_state(tmp_path, poison, marker, monkeypatch):
     for file in sorted(folder.iterdir()):
         content = file.read_bytes()
         file.write_bytes(poison)
-        progress, _ = checkpoint.resume(tmp_path, accelerator, model, optimizer, {}, ids)
+        progress, _ = checkpoint.resume(tmp_path, accelerator, model, optimizer, settings, ids)
         assert progress.epoch == 0 and not marker.exists()
         file.write_bytes(content)
 

@@ -1,24 +1,18 @@
-"""Which places lie nearest to each place: exact on the sphere, in metres, stored by id.
+"""Which places lie nearest to each place: exact on the sphere, in metres, named by id.
 
 Before: ids and positions of the training tiles. After: the batch sampler, which puts neighbours into one batch.
 This file imports no `datasets`, and neither does what it needs.
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gengeo_hf.errors import GenGeoError
-from gengeo_hf.files import atomic_file
 
 EARTH_RADIUS_M = 6_371_008.8  # mean radius (IUGG)
-GREAT_CIRCLE = "great_circle"
-LEGACY_DEGREES = "great_circle_legacy_degrees"
 
 
 @dataclass(frozen=True)
@@ -29,15 +23,11 @@ class NeighbourTable:
         ids: of the places, shape (N,).
         neighbours: int32 (N, k), rows of `ids`; -1 where there are no more.
         distances_m: float32 (N, k), great-circle metres; infinite where there are no more.
-        kind: how they were found, for results to name: "great_circle", or "great_circle_legacy_degrees".
-        fingerprint: hash of ids, positions and settings: of all that the neighbours follow from.
     """
 
     ids: tuple[str, ...]
     neighbours: np.ndarray
     distances_m: np.ndarray
-    kind: str
-    fingerprint: str
 
     def rows_for(self, places: Sequence[str], gallery_ids: Sequence[str]) -> np.ndarray:
         """The neighbours in the numbering of a gallery: what the batch sampler takes.
@@ -65,82 +55,9 @@ class NeighbourTable:
         to_gallery = np.array([gallery_row[tile] for tile in self.ids] + [-1], dtype=np.int32)
         return to_gallery[self.neighbours[[row_of[place] for place in places]]]
 
-    def save(self, path: str | Path) -> None:
-        """Write Parquet with the columns id, neighbours (ids) and distances_m, and the fingerprint as metadata."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        count, k = self.neighbours.shape
-        offsets = pa.array(np.arange(count + 1, dtype=np.int32) * k)
-        flat = pa.array(self.neighbours.ravel(), mask=self.neighbours.ravel() < 0)
-        named = pa.DictionaryArray.from_arrays(flat, pa.array(self.ids, pa.string()))
-        table = pa.table(
-            {
-                "id": pa.array(self.ids, pa.string()),
-                "neighbours": pa.ListArray.from_arrays(offsets, named),
-                "distances_m": pa.ListArray.from_arrays(offsets, pa.array(self.distances_m.ravel())),
-            }
-        )
-        note = {"kind": self.kind, "fingerprint": self.fingerprint, "content": self._content_hash()}
-        table = table.replace_schema_metadata({"gengeo_neighbours": json.dumps(note)})
-        with atomic_file(path) as temporary:
-            # The default dictionary page holds 1 MiB; a larger one keeps 100,000 names from being spelt out 128 times.
-            pq.write_table(table, temporary, compression="zstd", dictionary_pagesize_limit=2**28)
-
-    @classmethod
-    def load(cls, path: str | Path, fingerprint: str | None = None) -> "NeighbourTable":
-        """Read what `save` wrote.
-
-        Args:
-            path: the Parquet file.
-            fingerprint: the one that the table must have, from `neighbours_fingerprint` of the data at hand.
-
-        Raises:
-            GenGeoError: no such file, another kind of file, a changed content, or another fingerprint.
-        """
-        import pyarrow.parquet as pq
-
-        if not Path(path).is_file():
-            raise GenGeoError(f"there is no neighbour table {path}")
-        try:
-            table = pq.read_table(path)
-            note = json.loads((table.schema.metadata or {})[b"gengeo_neighbours"])
-            ids = tuple(table["id"].to_pylist())
-            k = len(table["neighbours"][0]) if ids else 0
-            loaded = cls(
-                ids,
-                _rows(table["neighbours"].combine_chunks(), ids).reshape(len(ids), k),
-                _flat(table["distances_m"].combine_chunks()).reshape(len(ids), k),
-                note["kind"],
-                note["fingerprint"],
-            )
-        except Exception as error:  # a damaged table raises whatever its reader happens to meet
-            why = (str(error).splitlines() or [type(error).__name__])[0]
-            raise GenGeoError(f"{path} is no neighbour table of ours ({why}); rebuild it") from error
-        if loaded._content_hash() != note["content"]:
-            raise GenGeoError(f"{path} was changed after it was written (its content hash differs); rebuild it")
-        if fingerprint is not None and fingerprint != loaded.fingerprint:
-            raise GenGeoError(
-                f"{path} was made from other places or settings (fingerprint {loaded.fingerprint[:12]}, expected "
-                f"{fingerprint[:12]}); delete it, and it is built anew"
-            )
-        return loaded
-
-    def _content_hash(self) -> str:
-        """Hash of all that is stored, against edited or damaged files."""
-        digest = hashlib.sha256("\0".join((*self.ids, self.kind, self.fingerprint)).encode())
-        digest.update(np.ascontiguousarray(self.neighbours, dtype="<i4").tobytes())
-        digest.update(np.ascontiguousarray(self.distances_m, dtype="<f4").tobytes())
-        return digest.hexdigest()
-
 
 def great_circle_neighbours(
-    ids: Sequence[str],
-    lat: Any,
-    lon: Any,
-    k: int,
-    *,
-    legacy_degrees: bool = False,
+    ids: Sequence[str], lat: Any, lon: Any, k: int, *, legacy_degrees: bool = False
 ) -> NeighbourTable:
     """The k nearest other places of each place by great-circle distance, exact.
 
@@ -162,7 +79,6 @@ def great_circle_neighbours(
         GenGeoError: an id occurs twice, a position is missing or out of range, or k is less than 1.
     """
     ids, lat, lon = _checked(ids, lat, lon, k)
-    kind = LEGACY_DEGREES if legacy_degrees else GREAT_CIRCLE
     points = on_sphere(np.radians(lat), np.radians(lon))
     # The haversine formula is an identity in its angles, also beyond a quarter turn: degrees taken for radians are
     # the points that follow from the same numbers read as radians.
@@ -171,26 +87,10 @@ def great_circle_neighbours(
     padded = np.where(rows < 0, 0, rows)
     chords = np.stack([np.linalg.norm(points[padded[:, j]] - points, axis=1) for j in range(k)], axis=1)
     metres = np.where(rows < 0, np.inf, _arc_m(chords)).astype(np.float32)
-    mark = neighbours_fingerprint(ids, lat, lon, k, legacy_degrees=legacy_degrees)
-    return NeighbourTable(ids, rows, metres, kind, mark)
+    return NeighbourTable(ids, rows, metres)
 
 
-def neighbours_fingerprint(ids: Sequence[str], lat: Any, lon: Any, k: int, *, legacy_degrees: bool = False) -> str:
-    """The fingerprint that a table of these places and settings has, without searching it."""
-    kind = LEGACY_DEGREES if legacy_degrees else GREAT_CIRCLE
-    digest = hashlib.sha256("\0".join((*ids, kind, str(k))).encode())
-    for values in (lat, lon):
-        digest.update(np.ascontiguousarray(values, dtype="<f8").tobytes())
-    return digest.hexdigest()
-
-
-def training_neighbours(
-    dataset: Any,
-    k: int = 128,
-    *,
-    legacy_degrees: bool = False,
-    cache: str | Path | None = None,
-) -> NeighbourTable:
+def training_neighbours(dataset: Any, k: int = 128, *, legacy_degrees: bool = False) -> NeighbourTable:
     """Neighbours among the tiles that are the true tile of some query.
 
     A tile's own position counts; where it has none, the mean position of its queries.
@@ -199,21 +99,14 @@ def training_neighbours(
         dataset: a `CrossViewDataset`.
         k: how many neighbours.
         legacy_degrees: see `great_circle_neighbours`.
-        cache: a Parquet file to read when it is there, and to write when it is not.
 
     Returns:
         The table over the true tiles, in the gallery's order.
 
     Raises:
-        GenGeoError: a tile has no position, or the cache was made from other places.
+        GenGeoError: a tile has no position.
     """
-    ids, lat, lon = true_tiles(dataset)
-    if cache is not None and Path(cache).is_file():
-        return NeighbourTable.load(cache, neighbours_fingerprint(ids, lat, lon, k, legacy_degrees=legacy_degrees))
-    table = great_circle_neighbours(ids, lat, lon, k, legacy_degrees=legacy_degrees)
-    if cache is not None:
-        table.save(cache)
-    return table
+    return great_circle_neighbours(*true_tiles(dataset), k, legacy_degrees=legacy_degrees)
 
 
 def true_tiles(dataset: Any) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -243,7 +136,7 @@ def _checked(ids: Sequence[str], lat: Any, lon: Any, k: int) -> tuple[tuple[str,
     if lat.shape != (len(ids),) or lon.shape != (len(ids),):
         raise GenGeoError(f"{len(ids)} ids, but positions of shape {lat.shape} and {lon.shape}; they must be as many")
     if len(set(ids)) != len(ids):
-        raise GenGeoError(f"{len(ids) - len(set(ids))} ids occur more than once; neighbours are stored by id")
+        raise GenGeoError(f"{len(ids) - len(set(ids))} ids occur more than once; neighbours are named by id")
     if k < 1:
         raise GenGeoError(f"k must be at least 1, found {k}")
     bad = ~(np.abs(lat) <= 90) | ~(np.abs(lon) <= 360)
@@ -307,16 +200,3 @@ def _nearest(points: np.ndarray, k: int) -> np.ndarray:
         others = np.take_along_axis(found, np.argsort(found == rows[:, None], axis=1, kind="stable"), axis=1)
         out[rows, : wanted - 1] = others[:, : wanted - 1]
     return out
-
-
-def _rows(column: Any, ids: tuple[str, ...]) -> np.ndarray:
-    """Rows of `ids` for a list column of names; -1 for null."""
-    row_of = {name: row for row, name in enumerate(ids)}
-    names = column.flatten()
-    row_of_code = np.array([row_of[name] for name in names.dictionary.to_pylist()] + [-1], dtype=np.int32)
-    return row_of_code[names.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
-
-
-def _flat(column: Any) -> np.ndarray:
-    """All values of a list column, one after the other."""
-    return np.asarray(column.flatten().to_numpy(zero_copy_only=False), dtype=np.float32)

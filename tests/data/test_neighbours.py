@@ -1,12 +1,10 @@
-"""Neighbours against the full distance matrix, and tables that must not be mixed up."""
+"""Neighbours against the full distance matrix."""
 
 import dataclasses
 import subprocess
 import sys
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,10 +12,8 @@ from sklearn.metrics.pairwise import haversine_distances
 
 from gengeo_hf.data.neighbours import (
     EARTH_RADIUS_M,
-    NeighbourTable,
     great_circle_neighbours,
     mean_positions,
-    neighbours_fingerprint,
     training_neighbours,
     true_tiles,
 )
@@ -46,7 +42,6 @@ def test_against_the_full_matrix(spread, legacy):
     np.testing.assert_allclose(
         np.take_along_axis(true_m, table.neighbours, axis=1), table.distances_m, rtol=1e-5, atol=0.5
     )
-    assert table.kind == ("great_circle_legacy_degrees" if legacy else "great_circle")
 
 
 def test_legacy_error_is_an_error():
@@ -107,47 +102,6 @@ def test_true_tiles_without_a_position_lie_where_their_photos_lie():
     assert ids == [one] and lat[0] == pytest.approx(-17) and lon[0] == pytest.approx(-179.999)
 
 
-def test_round_trip_by_id(tmp_path):
-    ids, lat, lon = places(50)
-    table = great_circle_neighbours(ids, lat, lon, 60)
-    table.save(tmp_path / "n.parquet")
-    same = NeighbourTable.load(tmp_path / "n.parquet", neighbours_fingerprint(ids, lat, lon, 60))
-    np.testing.assert_array_equal(same.neighbours, table.neighbours)
-    np.testing.assert_array_equal(same.distances_m, table.distances_m)
-    assert same.ids == table.ids
-    row = pq.read_table(tmp_path / "n.parquet").to_pylist()[3]
-    assert row["id"] == "p3"
-    assert row["neighbours"][:3] == [ids[j] for j in table.neighbours[3, :3]]
-
-
-def test_another_table_is_refused(tmp_path):
-    ids, lat, lon = places(20)
-    path = tmp_path / "n.parquet"
-    great_circle_neighbours(ids, lat, lon, 5).save(path)
-    moved = lat.copy()
-    moved[7] += 1e-9
-    for changed in (
-        neighbours_fingerprint(ids, moved, lon, 5),
-        neighbours_fingerprint(ids[::-1], lat, lon, 5),
-        neighbours_fingerprint(ids, lat, lon, 6),
-        neighbours_fingerprint(ids, lat, lon, 5, legacy_degrees=True),
-    ):
-        with pytest.raises(GenGeoError, match="other places or settings"):
-            NeighbourTable.load(path, changed)
-    table = pq.read_table(path)
-    distances = table["distances_m"].to_pylist()
-    distances[0][0] += 1
-    column = table.schema.get_field_index("distances_m")
-    pq.write_table(
-        table.set_column(column, table.field(column), pa.chunked_array([distances], table.field(column).type)), path
-    )
-    with pytest.raises(GenGeoError, match="changed after"):
-        NeighbourTable.load(path)
-    path.write_bytes(b"PAR1 no")
-    with pytest.raises(GenGeoError, match="no neighbour table"):
-        NeighbourTable.load(path)
-
-
 def test_bad_positions():
     for lat, lon in (([1, np.nan], [0, 0]), ([1, 91], [0, 0]), ([1, 2], [0])):
         with pytest.raises(GenGeoError):
@@ -156,17 +110,13 @@ def test_bad_positions():
         great_circle_neighbours("aa", [1, 2], [0, 0], 1)
 
 
-def test_rows_for_the_sampler(tmp_path):
+def test_rows_for_the_sampler():
     data = toy_dataset()
-    table = training_neighbours(data, k=3, cache=tmp_path / "n.parquet")
+    table = training_neighbours(data, k=3)
     tiles = data.gallery["tile_id"][:]
     rows = table.rows_for(data.queries["positive"][:], tiles)
     assert [tiles[row] for row in rows[5]] in (["t4", "t6", "t3"], ["t6", "t4", "t3"], ["t4", "t6", "t7"],
                                                ["t6", "t4", "t7"])  # fmt: skip
-    again = training_neighbours(data, k=3, cache=tmp_path / "n.parquet")
-    assert again.fingerprint == table.fingerprint
-    with pytest.raises(GenGeoError, match="other places"):
-        training_neighbours(data, k=4, cache=tmp_path / "n.parquet")
     with pytest.raises(GenGeoError, match="rebuild"):
         table.rows_for(["nowhere"], tiles)
 

@@ -98,20 +98,12 @@ def test_stored_worlds(tmp_path, counts):
     check("world", [path for path in tmp_path.rglob("*") if path.is_file()], read, counts, 150)
 
 
-def test_tables_of_neighbours(tmp_path, counts):
-    from gengeo_hf.data.neighbours import NeighbourTable, great_circle_neighbours
+def test_calibrations(tmp_path, counts):
+    from gengeo_hf.places.confidence import Calibration
 
-    draw = np.random.default_rng(0)
-    table = great_circle_neighbours(
-        [f"t{n}" for n in range(200)], draw.uniform(60, 61, 200), draw.uniform(24, 25, 200), 8
-    )
-    table.save(tmp_path / "near.parquet")
-
-    def read():
-        found = NeighbourTable.load(tmp_path / "near.parquet", table.fingerprint)
-        return found.ids, found.neighbours.tobytes(), found.distances_m.tobytes()
-
-    check("neighbour table", [tmp_path / "near.parquet"], read, counts, 300)
+    path = tmp_path / "calibration.json"
+    Calibration(-3.0, 5.0, 2.0, 25.0, "f" * 64, 1000, 200, 0.03, ((0.1, 0.2, 10),), ((0.5, 0.4, 0.9),)).save(path)
+    check("calibration", [path], lambda: Calibration.load(path), counts, 400)
 
 
 def test_work_that_a_build_left(tmp_path, counts, monkeypatch):
