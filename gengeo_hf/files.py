@@ -9,15 +9,18 @@ import errno
 import fcntl
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gengeo_hf.errors import GenGeoError
 
 NEW, OLD = "-gengeo-new-", "-gengeo-old-"  # in hidden names beside an output: being written, moved aside
+_TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)  # why a folder cannot be renamed to a name that is in use
 
 
 def sync(path: Path) -> None:
@@ -39,7 +42,6 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     with _beside(path, folder=False) as temporary:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner can read
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
@@ -58,18 +60,11 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     with _beside(path, folder=True) as temporary:
         yield temporary
-        temporary.chmod(0o777 & ~_umask())
         for child in temporary.rglob("*"):
             sync(child)
         sync(temporary)
         _take_place(temporary, path)
         sync(path.parent)
-
-
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
 
 
 @contextlib.contextmanager
@@ -78,12 +73,10 @@ def _beside(path: Path, folder: bool) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path)
     while True:
-        if folder:
-            temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}{NEW}"))
-        else:
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}{NEW}", suffix=path.suffix)
-            os.close(handle)
-            temporary = Path(name)
+        # Not by `tempfile`: what it makes is for its owner alone, and the umask that says who else may read can only be
+        # learned by changing it, under the feet of other threads.
+        temporary = path.parent / f".{path.name}{NEW}{secrets.token_hex(4)}{'' if folder else path.suffix}"
+        temporary.mkdir() if folder else temporary.touch(exist_ok=False)
         with _locked(temporary, wait=True) as ours:
             if not ours:  # another process swept it away before it had its lock
                 continue
@@ -131,8 +124,7 @@ def put_back(path: str | Path) -> bool:
     path = Path(path)
     for aside in [] if path.exists() else _leftovers(path, OLD):
         with _locked(aside) as free:
-            if free and (aside / path.name).exists() and not path.exists():
-                (aside / path.name).replace(path)
+            if free and _give_back(aside, path):
                 return True
     return False
 
@@ -161,22 +153,35 @@ def _take_place(temporary: Path, path: Path) -> None:
                 temporary.replace(path)
                 return
             except OSError as error:  # something stands there
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                if error.errno not in _TAKEN:
                     raise
             with contextlib.suppress(FileNotFoundError):  # or stood there
                 if _exchange(temporary, path):
                     return
                 aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}{OLD}"))
-                moved_aside.callback(_let_go, aside, path)
                 moved_aside.enter_context(_locked(aside))
+                moved_aside.push(partial(_let_go, aside, path))
                 path.replace(aside / path.name)
 
 
-def _let_go(aside: Path, path: Path) -> None:
-    """Remove what was moved aside, unless nothing has taken its place."""
-    if (aside / path.name).exists() and not path.exists():
-        (aside / path.name).replace(path)
+def _let_go(aside: Path, path: Path, failure: type[BaseException] | None, *_: object) -> None:
+    """Remove what was moved aside; after a failure it gets its place back first."""
+    if failure is not None:  # else what is missing there was moved aside by another writer, who has a newer one
+        _give_back(aside, path)
     _remove(aside)
+
+
+def _give_back(aside: Path, path: Path) -> bool:
+    """Move what was set aside to its place; False where there is nothing, or something has taken the place."""
+    if path.exists() or not (aside / path.name).exists():
+        return False
+    try:
+        (aside / path.name).replace(path)
+    except OSError as error:
+        if error.errno not in (*_TAKEN, errno.ENOENT):  # another process was faster than the look above
+            raise
+        return False
+    return True
 
 
 def _exchange(one: Path, other: Path) -> bool:

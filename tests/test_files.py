@@ -1,5 +1,7 @@
 """Outputs are whole or as before, whoever is killed and however many write; what the killed leave does not pile up."""
 
+import os
+import stat
 import subprocess
 import sys
 import textwrap
@@ -48,6 +50,20 @@ def test_what_a_killed_process_leaves_goes_with_the_next_write(tmp_path):
     assert contents(tmp_path / "out") == {"a": "old", "b": "old"} and len(hidden(tmp_path)) == 1
     fill(tmp_path / "out", "new")
     assert contents(tmp_path / "out") == {"a": "new", "b": "new"} and not hidden(tmp_path)
+
+
+def test_who_may_read_an_output_is_for_the_umask_to_say(tmp_path, monkeypatch):
+    before = os.umask(0o027)
+    # The umask is the process's: whoever changes it, even to look, changes it for files of other threads.
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "umask", lambda _: pytest.fail("the umask was touched"))
+            fill(tmp_path / "out", "new")
+            files.write_text(tmp_path / "out.json", "{}")
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("out", "out/a", "out.json")]
+    assert modes == [0o750, 0o640, 0o640]
 
 
 def test_what_is_still_written_stays(tmp_path):
@@ -126,6 +142,31 @@ def test_a_rename_that_fails_gives_the_old_its_place_back(tmp_path, monkeypatch)
     with pytest.raises(OSError, match="Input/output"):
         fill(tmp_path / "out", "new")
     assert contents(tmp_path / "out") == {"a": "old", "b": "old"} and not hidden(tmp_path)
+
+
+def test_a_writer_that_is_done_does_not_bring_the_old_output_back(tmp_path, monkeypatch):
+    """Where folders cannot change places, the next writer may have moved the new one aside already."""
+    fill(tmp_path / "out", "old")
+    monkeypatch.setattr(files, "_exchange", lambda *_: False)
+    replace = Path.replace
+
+    def with_a_next_writer(self, target):
+        replace(self, target)
+        if files.NEW in self.name:
+            replace(target, tmp_path / "aside")
+
+    monkeypatch.setattr(Path, "replace", with_a_next_writer)
+    fill(tmp_path / "out", "new")
+    assert contents(tmp_path / "aside")["a"] == "new" and not (tmp_path / "out").exists() and not hidden(tmp_path)
+
+
+def test_what_was_moved_aside_does_not_push_a_newer_one_away(tmp_path, monkeypatch):
+    """A writer takes the place between the look and the rename."""
+    fill(tmp_path / "out", "new")
+    fill(tmp_path / f".out{files.OLD}x" / "out", "old")
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda self: self != tmp_path / "out" and exists(self))
+    assert not put_back(tmp_path / "out") and contents(tmp_path / "out")["a"] == "new"
 
 
 def test_a_folder_replaces_a_file_and_a_failure_leaves_the_old(tmp_path):
