@@ -1,4 +1,8 @@
-"""Publishing, against a Hub on loopback. Its address is read at import, so the client runs in its own process."""
+"""Publishing, against a Hub on loopback. Its address is read at import, so clients run in processes of their own.
+
+The tests share one Hub and one client, for importing the libraries takes longer than what is tested: each test uses
+names of repositories that no other does.
+"""
 
 import io
 import json
@@ -16,8 +20,10 @@ from gengeo_hf.card import ASSETS, model_card
 from gengeo_hf.errors import GenGeoError
 from gengeo_hf.exchange import retried
 from gengeo_hf.export import export_folder, write_space
+from gengeo_hf.hub import folder_files
 from tests.hub_server import TOKEN, HubServer
 
+ROOT = Path(__file__).resolve().parents[1]
 WITHOUT_PACKAGE = """
 import sys
 class Refuse:
@@ -28,24 +34,65 @@ sys.meta_path.insert(0, Refuse())
 """
 
 
-def run(code, hub=None, cwd=None, **environment):
+def surroundings(hub, **environment):
+    """The environment of a process that talks to this Hub alone."""
+    settings = {"HF_ENDPOINT": hub.address, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+    return os.environ | settings | {"HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1", **environment}
+
+
+def run(code, hub, **environment):
     """Run Python in a fresh process and give what it printed last, as JSON."""
-    settings = {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1", **environment}
-    settings |= (
-        {"HF_ENDPOINT": hub.address, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0"} if hub else {"HF_HUB_OFFLINE": "1"}
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=cwd, env=os.environ | settings
-    )
+    settings = surroundings(hub, **environment)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=settings)
     assert result.returncode == 0, result.stderr[-3000:]
     return json.loads(result.stdout.splitlines()[-1])
 
 
-@pytest.fixture
+# One order a line. Answers have a pipe of their own: whatever else a library writes does not get between them.
+CLIENT = """
+import contextlib, io, json, os, sys, traceback
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
+token = os.environ["HF_TOKEN"]
+for line in sys.stdin:
+    order = json.loads(line)
+    os.chdir(order["cwd"])
+    os.environ["HF_TOKEN"] = token
+    said, failure = io.StringIO(), ""
+    with contextlib.redirect_stdout(said):
+        try:
+            exec(order["code"], {"__name__": "__main__"})
+        except BaseException:
+            failure = traceback.format_exc()
+    print(json.dumps([said.getvalue(), failure]), file=answers, flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
 def hub():
     server = HubServer()
     yield server
     server.close()
+
+
+@pytest.fixture(scope="module")
+def client(hub, tmp_path_factory):
+    """Run Python in a folder, in a process that stays, and give what it printed last, as JSON."""
+    settings = surroundings(hub, HF_HOME=str(tmp_path_factory.mktemp("hf")), PYTHONPATH=str(ROOT))
+    with subprocess.Popen(
+        [sys.executable, "-c", CLIENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=settings
+    ) as process:
+
+        def order(code, cwd):
+            print(json.dumps({"code": code, "cwd": str(cwd)}), file=process.stdin, flush=True)
+            answer = process.stdout.readline()
+            assert answer, f"the client ended with status {process.wait()}"
+            said, failure = json.loads(answer)
+            assert not failure, failure[-3000:]
+            return json.loads(said.splitlines()[-1])
+
+        yield order
+        process.kill()  # it holds nothing; to take leave of its libraries takes seconds
 
 
 def photo(seed=0, size=(90, 60)):
@@ -57,8 +104,12 @@ def describe(model, processor, image, view):
         return model(**processor(image, view=view, return_tensors="pt")).pooler_output.numpy()
 
 
-def test_exported_folder_loads_without_the_package(tiny_checkpoint, tiny_model, tiny_processor, tmp_path):
+def test_an_export_loads_without_the_package_from_hub_and_folder(
+    hub, tiny_checkpoint, tiny_model, tiny_processor, tmp_path
+):
     folder = export_folder(tiny_checkpoint, tmp_path / "export")
+    files = {name: path.read_bytes() for name, path in folder_files(folder).items()}
+    hub.repositories["model", "someone/exported"] = {"files": files, "commits": ["1" * 40]}
     photo().save(tmp_path / "photo.png")
     found = run(
         WITHOUT_PACKAGE
@@ -67,8 +118,8 @@ import base64, importlib.util, io, json
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, pipeline
 folder, picture = {str(folder)!r}, {str(tmp_path / "photo.png")!r}
-model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
-processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
+model = AutoModel.from_pretrained("someone/exported", trust_remote_code=True).eval()
+processor = AutoImageProcessor.from_pretrained("someone/exported", trust_remote_code=True)
 image = Image.open(picture)
 aerial = model(**processor(image, view="aerial", return_tensors="pt")).pooler_output.tolist()
 pipe = pipeline("image-feature-extraction", model=folder, trust_remote_code=True)
@@ -95,6 +146,7 @@ for request in ({{"inputs": "no image"}}, {{"inputs": image, "view": "satellite"
         errors.append(str(error))
 print(json.dumps([aerial, pipe(image), answers, errors, type(model).__module__]))
 """,
+        hub,
         HF_HOME=str(tmp_path / "cache"),
     )
     aerial, piped, answers, errors, module = found
@@ -149,12 +201,12 @@ def gengeo(*words):
 """
 
 
-def test_push_and_pull_of_a_model(hub, tiny_checkpoint, tiny_model, tiny_processor, tmp_path):
+def test_push_and_pull_of_a_model(hub, client, tiny_checkpoint, tiny_model, tiny_processor, tmp_path):
     hub.fail_commits = 1
     photo().save(tmp_path / "photo.png")
     record = {"trained_on": "world/urban/train", "synthetic": True}
     (tiny_checkpoint / "gengeo_training.json").write_text(json.dumps(record))
-    found = run(
+    found = client(
         GENGEO
         + f"""
 import json
@@ -178,16 +230,15 @@ wrong.append(gengeo("push", checkpoint, "someone/other"))
 print(json.dumps([pushed, encoder.encode([image], "aerial").tolist(), pipe(image), fetched, wrong,
     encoder.training_record, again.fingerprint == encoder.fingerprint, Path("none").exists()]))
 """,
-        hub,
-        cwd=tmp_path,
-        HF_HOME=str(tmp_path / "cache"),
+        tmp_path,
     )
     pushed, aerial, piped, fetched, wrong, kept_record, same, leftover = found
     repository = hub.repositories["model", "someone/gengeo-tiny"]
     assert pushed[0] == 0 and len(repository["commits"]) == 2, pushed
     assert repository["commits"][1] in pushed[1]  # one commit, the failed one retried
-    assert sum("/commit/" in line for line in hub.log) == 2
-    assert {"README.md", "handler.py", "config.json", "model.safetensors", "salad.py"} <= set(repository["files"])
+    assert sum("gengeo-tiny/commit/" in line for line in hub.log) == 2
+    assert {"README.md", "handler.py", "config.json", "model.safetensors"} <= set(repository["files"])
+    assert repository["files"]["salad.py"] == (ROOT / "gengeo_hf" / "model" / "salad.py").read_bytes()
     card = repository["files"]["README.md"].decode()
     assert f"{hub.address}/someone/gengeo-tiny/resolve/main/examples/0-photo.png" in card
     assert "examples/0-photo.png" in repository["files"]
@@ -205,22 +256,6 @@ print(json.dumps([pushed, encoder.encode([image], "aerial").tolist(), pipe(image
         assert code == 2 and message in text and text.splitlines()[-1].startswith("error: "), text
     assert "hf auth login" in wrong[-1][2] and not leftover
     assert ("model", "someone/other") not in hub.repositories
-
-    pulled = run(
-        WITHOUT_PACKAGE
-        + f"""
-import json
-from PIL import Image
-from transformers import AutoModel, AutoImageProcessor
-model = AutoModel.from_pretrained("someone/gengeo-tiny", trust_remote_code=True).eval()
-processor = AutoImageProcessor.from_pretrained("someone/gengeo-tiny", trust_remote_code=True)
-image = Image.open({str(tmp_path / "photo.png")!r})
-print(json.dumps(model(**processor(image, view="aerial", return_tensors="pt")).pooler_output.tolist()))
-""",
-        hub,
-        HF_HOME=str(tmp_path / "other-cache"),
-    )
-    assert np.allclose(pulled, aerial, atol=1e-6)
 
 
 def pairs(count=3):
@@ -248,8 +283,8 @@ def pairs(count=3):
     )
 
 
-def test_push_and_pull_of_an_index_and_of_a_dataset(hub, tiny_checkpoint, tmp_path):
-    found = run(
+def test_push_and_pull_of_an_index_and_of_a_dataset(hub, client, tiny_checkpoint, tmp_path):
+    found = client(
         GENGEO
         + f"""
 import json, numpy as np
@@ -263,10 +298,11 @@ GeoIndex.build(Encoder.from_pretrained({str(tiny_checkpoint)!r}, device="cpu"), 
 commands = [gengeo("push", "city.gengeo", "someone/city"), gengeo("pull", "someone/city", "pulled.gengeo")]
 first, second = GeoIndex.load("city.gengeo"), GeoIndex.load("pulled.gengeo")
 same = bool(np.array_equal(first.descriptors, second.descriptors)) and first.tiles.equals(second.tiles)
-parquet.ROWS_IN_FILE = 2
+whole, parquet.ROWS_IN_FILE = parquet.ROWS_IN_FILE, 2
 push_dataset(pairs(5), "someone/pairs", "test")
 push_dataset(pairs(3), "someone/pairs", "test", license="cc-by-4.0")  # fewer files: none of the first may stay
 push_dataset(pairs(4), "someone/pairs", "train")
+parquet.ROWS_IN_FILE = whole
 again = pull_dataset("someone/pairs", "test", cache_dir="cache")
 tiles = [[np.array(image) for image in table["aerial"]] for table in (pairs().gallery, again.gallery)]
 pixels = all(np.array_equal(a, b) for a, b in zip(*tiles, strict=True))
@@ -292,10 +328,7 @@ leftovers = sorted(path.name for path in Path(".").iterdir())
 positives = again.queries["positive"][:]
 print(json.dumps([same, pixels, positives, library["query_id"][:], folder, commands, errors, leftovers]))
 """,
-        hub,
-        cwd=tmp_path,
-        HF_HOME=str(tmp_path / "hf"),
-        PYTHONPATH=str(Path.cwd()),
+        tmp_path,
     )
     same, pixels, positives, library, folder, commands, errors, leftovers = found
     assert same and pixels and positives == ["t0", "t1", "t2"] and library == ["q0", "q1", "q2"]
@@ -311,9 +344,9 @@ print(json.dumps([same, pixels, positives, library["query_id"][:], folder, comma
     assert len(hub.repositories["dataset", "someone/copy"]["commits"]) == 2
 
 
-def test_imagery_is_a_dataset_on_the_hub(hub, tiny_checkpoint, tmp_path):
+def test_imagery_is_a_dataset_on_the_hub(client, tiny_checkpoint, tmp_path):
     """Index the gallery of published pairs, and a stranger's data set of tiles, whose ids are numbers."""
-    found = run(
+    found = client(
         GENGEO
         + f"""
 import json, datasets
@@ -321,8 +354,8 @@ from huggingface_hub import HfApi
 from tests.test_hub import pairs
 from gengeo_hf.hub import push_dataset
 from gengeo_hf.places import GeoIndex
-push_dataset(pairs(3), "someone/pairs", "test")
-push_dataset(pairs(4), "someone/pairs", "train")
+push_dataset(pairs(3), "someone/town", "test")
+push_dataset(pairs(4), "someone/town", "train")
 tiles = pairs(2).gallery.select_columns(["aerial", "lat"]).add_column("tile_id", [20, 10]).add_column("lon", [5.0, 6.0])
 def publish(table, name):
     table.to_parquet("tiles.parquet")
@@ -335,17 +368,14 @@ def index(source, out):
     code, said, error = gengeo("index", source, "--out", out, "--model", {str(tiny_checkpoint)!r}, "--device", "cpu")
     table = GeoIndex.load(out).tiles.to_pylist() if code == 0 else None
     return code, error, table
-print(json.dumps([index("hf:someone/pairs/gallery/test", "a"), index("hf:someone/tiles", "b"),
-    index("hf:someone/pairs", "c"), index("hf:someone/nowhere", "d"), index("hf:someone/none", "e")]))
+print(json.dumps([index("hf:someone/town/gallery/test", "a"), index("hf:someone/tiles", "b"),
+    index("hf:someone/town", "c"), index("hf:someone/nowhere", "d"), index("hf:someone/none", "e")]))
 """,
-        hub,
-        cwd=tmp_path,
-        HF_HOME=str(tmp_path / "hf"),
-        PYTHONPATH=str(Path.cwd()),
+        tmp_path,
     )
     (code, error, gallery), (code2, error2, tiles), *refused = found
     assert code == 0 and [row["tile_id"] for row in gallery] == ["t0", "t1", "t2"], error
-    assert gallery[0]["west"] == 10.9 and gallery[0]["area"] == "a" and gallery[0]["source"] == "someone/pairs/gallery"
+    assert gallery[0]["west"] == 10.9 and gallery[0]["area"] == "a" and gallery[0]["source"] == "someone/town/gallery"
     assert code2 == 0 and [(row["tile_id"], row["lon"], row["west"]) for row in tiles] == [
         ("20", 5.0, None), ("10", 6.0, None),
     ], error2  # fmt: skip
@@ -365,7 +395,8 @@ def test_card_states_what_files_state(tiny_model, tiny_processor):
         "epochs": 7,
         "validated_on": "world/urban/validation",
     }
-    record |= {"results": {"recall@1": 0.5}, "settings": {"optimisation": {"learning_rate": 0.00123}}}
+    settings = {"optimisation": {"learning_rate": 0.00123}, "model": {"init": "facebook/dinov2-base"}}
+    record |= {"results": {"recall@1": 0.5}, "settings": settings}
     summary = {
         "protocol": {"name": "cvusa"},
         "dataset": {"name": "cvusa/test", "queries": 8884, "gallery": 8884, "complete": False},
@@ -376,15 +407,20 @@ def test_card_states_what_files_state(tiny_model, tiny_processor):
     full = model_card(tiny_model, tiny_processor, record=record, results=[summary], **options)
     assert "| cvusa | cvusa/test (a part) | 8884 | 8884 | 12.3% (11.7% to 13.1%) |" in full
     assert "0.00123" in full and "only a synthetic world" in full and "world/urban/validation" in full
-    assert "model-index" in full and "28 x 112 (ground)" in full
+    assert "model-index" in full and "28 x 112 (ground)" in full and "base_model: facebook/dinov2-base" in full
+    record["settings"]["model"]["init"] = "./my-dinov2"
+    assert "base_model" not in model_card(tiny_model, tiny_processor, record=record, **options)
     lines = full.splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("| protocol"))
     assert all(lines[start + i].count("|") == 6 for i in range(3))
+    for lacking in ("protocol", "dataset", "rules"):
+        part = {key: value for key, value in summary.items() if key != lacking}
+        with pytest.raises(GenGeoError, match=f"lacks '{lacking}'"):
+            model_card(tiny_model, tiny_processor, record={}, results=[part], **options)
 
 
 def test_the_template_at_the_top_is_the_one_that_is_filled():
-    top = Path(__file__).parents[1] / "model_card.md"
-    assert top.read_text() == (ASSETS / "model_card.md").read_text()
+    assert (ROOT / "model_card.md").read_text() == (ASSETS / "model_card.md").read_text()
 
 
 def test_result_of_another_model_is_refused(tiny_checkpoint, tmp_path):
@@ -406,6 +442,32 @@ def test_network_errors_are_retried_with_growing_pauses(monkeypatch):
     with pytest.raises(GenGeoError, match="5 attempts: no route"):
         retried(fails, "someone/x")
     assert len(calls) == 5 and pauses == [1, 2, 4, 8]
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "message"),
+    [
+        ("RepositoryNotFoundError", 401, "has no someone/x"),  # the real Hub's answer to a mistyped name
+        ("GatedRepoError", 403, "refused the token for someone/x"),
+        ("HfHubHTTPError", 401, "refused the token for someone/x"),
+        ("RevisionNotFoundError", 404, "has no someone/x, or not that revision"),
+        ("BadRequestError", 400, r"refused someone/x \(400\): the license is unknown"),
+    ],
+)
+def test_a_refusal_says_what_to_do(monkeypatch, kind, status, message):
+    from huggingface_hub import errors
+    from huggingface_hub.utils import httpx
+
+    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("asking again does not help"))
+    response = httpx.Response(status, request=httpx.Request("GET", "https://hub.test"))
+    said = "the license is unknown" if status == 400 else None
+    error = getattr(errors, kind)("Client Error:\n\nmore", response=response, server_message=said)
+
+    def refused():
+        raise error
+
+    with pytest.raises(GenGeoError, match=message):
+        retried(refused, "someone/x")
 
 
 def test_the_switch_that_turns_the_hub_off_is_named_at_once(monkeypatch):
