@@ -16,7 +16,6 @@ import io
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -111,7 +110,8 @@ class Ways:
             self.folder, device="cpu", backend="torch" if backend == "torch.compile" else backend, dtype=dtype
         )
         if backend == "torch.compile":
-            compiled: Any = TorchBackend(torch.compile(encoder.model, dynamic=False), dtype)
+            compiled = TorchBackend(encoder.model, dtype)
+            compiled._model = torch.compile(compiled._model, dynamic=False)
             encoder.choice = Choice(compiled)
             size = encoder.processor.view_sizes["aerial"]
             encoder.describe(torch.zeros(1, 3, size["height"], size["width"]), "aerial")  # a compiler may be missing

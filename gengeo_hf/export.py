@@ -37,7 +37,7 @@ def export_folder(
         checkpoint: folder or Hub id of a GenGeo model. An ONNX export in such a folder comes along.
         out: folder to write; it appears whole or not at all.
         results: JSON files of training/evaluate.py, shown in the card and copied to `results/`.
-        examples: images for the card's widget, copied to `examples/`.
+        examples: images for the card's widget, written to `examples/` without their EXIF (positions!).
         license: identifier of the weights' licence, for example "apache-2.0"; None states none.
         repository: what the card tells users to load; default: the name of the folder.
         onnx: also write ONNX graphs of both views to `onnx/`.
@@ -64,7 +64,7 @@ def export_folder(
         write_json(folder / EXPORT_RECORD, {"fingerprint": encoder.fingerprint, "dim": encoder.dim})
         for number, (path, summary) in enumerate(zip(results, summaries, strict=True)):
             write_json(folder / "results" / f"{number}-{Path(path).stem}.json", summary)
-        names = _copy_examples(examples, folder / "examples")
+        names = _write_examples(examples, folder / "examples")
         shutil.copyfile(ASSETS / "handler.py", folder / "handler.py")
         write_text(folder / "requirements.txt", REQUIREMENTS)
         card = model_card(
@@ -116,12 +116,17 @@ def _check_examples(examples: Sequence[str | Path]) -> None:
         open_image(path)
 
 
-def _copy_examples(examples: Sequence[str | Path], folder: Path) -> list[str]:
-    """Copy the images into a folder; gives their names there, which a number keeps apart."""
-    names = [f"{number}-{Path(path).name}" for number, path in enumerate(examples)]
+def _write_examples(examples: Sequence[str | Path], folder: Path) -> list[str]:
+    """Write the images into a folder; gives their names there, which a number keeps apart.
+
+    Anew, as JPEG: what a camera wrote beside the pixels, where it stood among it, is not published.
+    """
+    from gengeo_hf.data.images import open_image
+
+    names = [f"{number}-{Path(path).stem}.jpg" for number, path in enumerate(examples)]
     for path, name in zip(examples, names, strict=True):
         folder.mkdir(exist_ok=True)
-        shutil.copyfile(path, folder / name)
+        open_image(path).save(folder / name, quality=95)
     return names
 
 

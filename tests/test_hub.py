@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from gengeo_hf.card import ASSETS, model_card
 from gengeo_hf.errors import GenGeoError
@@ -115,7 +115,7 @@ def test_an_export_loads_without_the_package_from_hub_and_folder(
         WITHOUT_PACKAGE
         + f"""
 import base64, importlib.util, io, json
-from PIL import Image
+from PIL import ExifTags, Image
 from transformers import AutoImageProcessor, AutoModel, pipeline
 folder, picture = {str(folder)!r}, {str(tmp_path / "photo.png")!r}
 model = AutoModel.from_pretrained("someone/exported", trust_remote_code=True).eval()
@@ -158,6 +158,16 @@ print(json.dumps([aerial, pipe(image), answers, errors, type(model).__module__])
     assert np.allclose(answers[1], np.repeat(expected, 2, 0), atol=1e-6)
     assert np.allclose(answers[2], expected, atol=1e-6) and np.allclose(answers[3], expected, atol=1e-6)
     assert len(errors) == 3 and "no image" in errors[0] and "satellite" in errors[1]
+
+
+def test_examples_are_published_without_what_the_camera_told(tiny_checkpoint, tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitude] = (60.0, 10.0, 0.0)
+    Image.new("RGB", (60, 40), "red").save(tmp_path / "here.jpg", exif=exif)
+    export_folder(tiny_checkpoint, tmp_path / "out", examples=[tmp_path / "here.jpg"])
+    with Image.open(tmp_path / "out" / "examples" / "0-here.jpg") as written:
+        assert not written.getexif() and written.size == (40, 60)
 
 
 def test_an_export_never_takes_a_users_files_away(tiny_checkpoint, tmp_path, monkeypatch):
@@ -213,7 +223,7 @@ import json
 from pathlib import Path
 checkpoint, picture = {str(tiny_checkpoint)!r}, {str(tmp_path / "photo.png")!r}
 pushed = gengeo("push", checkpoint, "someone/gengeo-tiny", "--example", picture, "--license", "apache-2.0")
-from PIL import Image
+from PIL import ExifTags, Image
 from transformers import AutoModel, AutoImageProcessor, pipeline
 from gengeo_hf.encoder import Encoder
 image = Image.open(picture)
@@ -240,8 +250,8 @@ print(json.dumps([pushed, encoder.encode([image], "aerial").tolist(), pipe(image
     assert {"README.md", "handler.py", "config.json", "model.safetensors"} <= set(repository["files"])
     assert repository["files"]["salad.py"] == (ROOT / "gengeo_hf" / "model" / "salad.py").read_bytes()
     card = repository["files"]["README.md"].decode()
-    assert f"{hub.address}/someone/gengeo-tiny/resolve/main/examples/0-photo.png" in card
-    assert "examples/0-photo.png" in repository["files"]
+    assert f"{hub.address}/someone/gengeo-tiny/resolve/main/examples/0-photo.jpg" in card
+    assert "examples/0-photo.jpg" in repository["files"]
     assert np.allclose(aerial, describe(tiny_model, tiny_processor, photo(), "aerial"), atol=1e-6)
     assert np.allclose(piped, describe(tiny_model, tiny_processor, photo(), "ground"), atol=1e-6)
     assert fetched[0] == 0 and "holds the model" in fetched[1] and same and kept_record == record

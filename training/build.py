@@ -6,11 +6,15 @@ Before: a `Settings` object. After: objects for the loop; what does not fit is o
 import contextlib
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
+from descriptors import normalise
+from gengeo_hf.data import PairSource
 from gengeo_hf.data.augment import Augmentation
 from gengeo_hf.errors import GenGeoError
+from gengeo_hf.initialise import start_netvlad
 from gengeo_hf.model import GenGeoConfig, GenGeoImageProcessor, GenGeoModel
 from settings import Settings
 
@@ -37,6 +41,44 @@ def build_model(settings: Settings) -> GenGeoModel:
         return GenGeoModel(config)
     model: GenGeoModel = GenGeoModel.from_pretrained(settings.model.init, dtype=torch.float32, **settings.model.config)
     return model
+
+
+START_PAIRS, AT_ONCE = 250, 25  # whose images tell a NetVLAD where to begin, and how many are seen together
+
+
+def start_head(model: GenGeoModel, settings: Settings, pairs: PairSource, processor: GenGeoImageProcessor) -> bool:
+    """Begin a NetVLAD head at clusters of the tokens of training images; random centroids learn poorly.
+
+    All processes do the same, since images and seed are the same.
+
+    Args:
+        model: on its device, changed in place.
+        settings: of the run.
+        pairs: of the training set.
+        processor: for the range of the pixels.
+
+    Returns:
+        False for a model that needs no such start: another head, or a NetVLAD that `model.init` has trained.
+
+    Raises:
+        GenGeoError: there are too few training images for the clusters.
+    """
+    init = settings.model.init
+    if model.config.aggregator != "netvlad" or (init and GenGeoConfig.from_pretrained(init).aggregator == "netvlad"):
+        return False
+    rows = np.unique(np.linspace(0, len(pairs) - 1, START_PAIRS).astype(int))
+
+    def images(*views: str) -> Iterator[torch.Tensor]:
+        for some in np.array_split(rows, -(-len(rows) // AT_ONCE)):
+            batch = pairs.__getitems__(some.tolist())
+            yield from (normalise(batch[view], processor) for view in views)
+
+    if model.config.share_aggregator:
+        start_netvlad(model, images("ground", "aerial"), seed=settings.seed)
+    else:
+        for view in ("ground", "aerial"):
+            start_netvlad(model, images(view), view=view, seed=settings.seed)
+    return True
 
 
 def build_processor(settings: Settings) -> GenGeoImageProcessor:

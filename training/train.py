@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 import checkpoint
 from batches import batch_rules, neighbour_tables, table_shares, training_pairs
-from build import Average, build_augmentation, build_model, build_processor, weights_in_use
+from build import Average, build_augmentation, build_model, build_processor, start_head, weights_in_use
 from descriptors import describe
 from estimate import Meter, describe_cost, measure_cost
 from gengeo_hf.data import CrossViewDataset, load_pairs
@@ -76,6 +76,7 @@ def main(settings: Settings) -> dict[str, Any]:
 
     # Model and optimizer. Frozen parameters keep no activations and have no optimizer state.
     model = build_model(settings).to(accelerator.device)
+    start_head(model, settings, decoded, processor)
     if plan.gradient_checkpointing:
         model.activation_checkpointing_enable()
     parts = math.ceil(share / (sampling.micro_batch or share))

@@ -10,7 +10,9 @@ from gengeo_hf.cli.base import app
 Results = Annotated[
     list[Path] | None, typer.Option("--result", help="JSON file of training/evaluate.py for the card; repeatable.")
 ]
-Examples = Annotated[list[Path] | None, typer.Option("--example", help="Image for the card's widget; repeatable.")]
+Examples = Annotated[
+    list[Path] | None, typer.Option("--example", help="Image for the card's widget, without its EXIF; repeatable.")
+]
 License = Annotated[
     str | None, typer.Option(help="Licence of what is published, for example apache-2.0. Default: none is stated.")
 ]

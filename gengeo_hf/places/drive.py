@@ -129,8 +129,8 @@ def _cheapest(candidates: Sequence[Sequence[Place]], seconds: np.ndarray, motion
     tails, heads, costs = [], [], []
 
     def edges(tail: np.ndarray, head: np.ndarray, cost: np.ndarray, frames: int) -> None:
-        tails.append(np.repeat(tail, len(head)))
-        heads.append(np.tile(head, len(tail)))
+        tails.append(np.repeat(tail, len(head)).astype(np.int32))  # what SciPy 1.14 takes for a graph
+        heads.append(np.tile(head, len(tail)).astype(np.int32))
         costs.append((cost + (frames - 1) * motion.left_out + frames * STEP_COST).ravel())
 
     nodes = [np.arange(first[f], first[f + 1]) for f in range(len(counts))]

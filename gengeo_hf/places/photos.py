@@ -138,10 +138,11 @@ def find_photos(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def opened(photo: Any, enough: tuple[int, int] | None = None) -> Image.Image:
-    """A PIL image from a path, bytes, an open file or an image; see `open_image`."""
+    """An upright PIL image from a path, bytes, an open file or an image; see `open_image`."""
     from gengeo_hf.data.images import open_image
+    from gengeo_hf.encoder import as_image
 
-    return photo if isinstance(photo, Image.Image) else open_image(photo, enough=enough)
+    return as_image(photo) if isinstance(photo, Image.Image) else open_image(photo, enough=enough)
 
 
 def read_photo(photo: Any, enough: tuple[int, int] | None = None) -> Photo:

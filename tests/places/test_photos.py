@@ -46,6 +46,16 @@ def test_a_real_cameras_field_of_view(shared_data):
     assert read_photo(shared_data / "helsinki" / "111050484379850.jpg").fov is None
 
 
+def test_a_sideways_image_in_memory_is_read_as_its_file_is(tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.effect_noise((100, 200), 80).convert("RGB").save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as image:
+        found, expected = read_photo(image), read_photo(tmp_path / "a.png")
+    assert np.array_equal(np.asarray(found.image), np.asarray(expected.image))
+    assert found.image.size == (200, 100) and found.fov == expected.fov == 360.0
+
+
 def test_a_street_view_panorama_says_what_it_shows(tmp_path):
     words = b'<x GPano:FullPanoWidthPixels="8000" GPano:CroppedAreaImageWidthPixels="4000" PoseHeadingDegrees="24.9"/>'
     photo = read_photo(jpeg(tmp_path / "a.jpg", (400, 100), xmp=words))

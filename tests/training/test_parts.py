@@ -19,16 +19,18 @@ from batches import (
     table_shares,
     training_pairs,
 )
-from build import Average, build_augmentation, build_processor
+from build import Average, build_augmentation, build_model, build_processor, start_head
 from descriptors import describe
 from estimate import Meter, card_of, measure_cost, memory_bytes
 from gengeo_hf import files
+from gengeo_hf.data import PairSource
 from gengeo_hf.encoder import Encoder
 from gengeo_hf.errors import GenGeoError
 from gengeo_hf.learning import Pairs
 from records import Log
 from settings import Sampling, Settings
 from step import learning_rate, rate_factor, semi_positive_masks
+from tests.conftest import TINY
 from tests.training.made_up import made_up_pairs
 
 
@@ -258,3 +260,27 @@ def test_photos_that_are_cut_from_panoramas_fit_the_models_patches():
     augment = build_augmentation(settings, patch=16)
     batch = {"ground": torch.zeros(2, 3, 160, 768), "aerial": torch.zeros(2, 3, 64, 64)}
     assert augment(batch, seed=(0, 0, 0))["ground"].shape[-1] % 16 == 0
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_new_netvlad_begins_at_the_training_images_and_a_trained_one_stays(shared, tmp_path):
+    settings = some(data__ground_size=[28, 112], data__aerial_size=[56, 56])
+    settings.model.config = {**TINY, "aggregator": "netvlad", "share_aggregator": shared}
+    processor = build_processor(settings)
+    pairs = PairSource(made_up_pairs(30), processor)
+    torch.manual_seed(0)
+    model = build_model(settings)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert start_head(model, settings, pairs, processor)
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    heads = ["shared"] if shared else ["ground", "aerial"]
+    assert {name.split(".")[1] for name in changed if "centroids" in name} == set(heads)
+    assert all(name.startswith("heads.") for name in changed)
+    model.save_pretrained(tmp_path)
+    settings.model.init = str(tmp_path)
+    trained = build_model(settings)
+    assert not start_head(trained, settings, pairs, processor)
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in trained.state_dict().items())
+    settings.model.config = {**TINY}
+    settings.model.init = None
+    assert not start_head(build_model(settings), settings, pairs, processor)
