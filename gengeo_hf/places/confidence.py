@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from gengeo_hf.places.tiles import EncoderLike
 
 MIN_PHOTOS = 20
+FAR = 2  # times as many tiles, or as few, from where on confidences are called off
 RIDGE = 1e-2  # keeps the weights finite when held-out photos are separated without an error
 
 
@@ -122,6 +123,20 @@ class Calibration:
                 f"the calibration belongs to another model ({self.fingerprint[:12]}, this one is "
                 f"{encoder.fingerprint[:12]}); make one for it with gengeo calibrate"
             )
+
+    def caveat(self, gallery: int) -> str:
+        """A warning where confidences were fitted among far fewer or far more tiles; empty otherwise.
+
+        Args:
+            gallery: number of tiles that compete.
+        """
+        if max(gallery, self.gallery) <= FAR * min(gallery, self.gallery):
+            return ""
+        high = "high" if gallery > self.gallery else "low"
+        return (
+            f"confidences were fitted among {self.gallery:,} tiles and {gallery:,} compete, so they are too {high}: "
+            "run gengeo calibrate with this index"
+        )
 
     def save(self, path: str | Path) -> None:
         """Write as JSON, with the SHA-256 of what it says."""

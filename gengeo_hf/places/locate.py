@@ -71,6 +71,7 @@ class GeoLocalizer:
         if calibration is not None:
             calibration.check_model(encoder)
         self.encoder, self.index, self.calibration = encoder, index, calibration
+        self._off = calibration.caveat(len(index)) if calibration is not None else ""
         self._canvas, self._patch, self._enough = canvas_of(encoder), patch_of(encoder), ground_size(encoder)
 
     @classmethod
@@ -100,8 +101,8 @@ class GeoLocalizer:
 
     @property
     def caveat(self) -> str:
-        """A warning about what the model was trained on; empty where there is nothing to warn of."""
-        return caveat_of(getattr(self.encoder, "training_record", {}))
+        """Warnings about what the model was trained on and about confidences; empty where there is nothing to say."""
+        return "; ".join(filter(None, (caveat_of(getattr(self.encoder, "training_record", {})), self._off)))
 
     def locate(
         self,

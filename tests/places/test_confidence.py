@@ -94,6 +94,17 @@ def test_below_the_threshold_it_does_not_know(index, encoder, photo):
     assert known == [True, False]
 
 
+@pytest.mark.parametrize(
+    ("gallery", "words"),
+    [(5, "among 5 tiles and 12 compete, so they are too high"), (6, ""), (24, ""), (1000, "so they are too low")],
+)
+def test_confidences_of_another_size_of_gallery_are_called_off(index, encoder, gallery, words):
+    assert len(index) == 12
+    calibration = Calibration(-9.0, 10.0, 0.0, 50, encoder.fingerprint, gallery, 20, 0.0)
+    plain, found = (GeoLocalizer(encoder, index, given).caveat for given in (None, calibration))
+    assert words in found if words else found == plain
+
+
 def crowded(near=30, far=10):
     """Tiles every 3 m that all overlap and look alike, and others kilometres away that do not."""
     source = ListSource(near + far)
