@@ -131,6 +131,6 @@ def test_all_of_vigor_takes_seconds():
     import time
 
     ids, lat, lon = places(105_214, spread=0.1)
-    start = time.perf_counter()
+    start = time.process_time()  # other work on the machine stretches the clock
     great_circle_neighbours(ids, lat, lon, 128)
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
