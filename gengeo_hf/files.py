@@ -7,12 +7,13 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,11 @@ from gengeo_hf.errors import GenGeoError
 
 NEW, OLD = "-gengeo-new-", "-gengeo-old-"  # in hidden names beside an output: being written, moved aside
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)  # why a folder cannot be renamed to a name that is in use
+
+
+def sum_of(values: Mapping[str, Any]) -> str:
+    """SHA-256 of what a JSON file says, whatever its layout."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def sync(path: Path) -> None:

@@ -25,7 +25,7 @@ from gengeo_hf.evaluation.neighbourhood import near_rule_outcomes, prior_outcome
 from gengeo_hf.evaluation.positions import errors_m
 from gengeo_hf.evaluation.protocols import Protocol
 from gengeo_hf.evaluation.ranks import TIES, Descriptors, Scan, Ties, scan
-from gengeo_hf.files import atomic_file, write_json
+from gengeo_hf.files import atomic_file, sum_of, write_json
 
 if TYPE_CHECKING:
     from gengeo_hf.data import CrossViewDataset
@@ -121,7 +121,7 @@ class Result:
             with atomic_file(queries_path(path)) as temporary:
                 pq.write_table(self.queries, temporary)
                 sums = {"queries": hashlib.sha256(temporary.read_bytes()).hexdigest()}
-            write_json(path, self.summary | {"sha256": sums | {"summary": _sum(self.summary)}})
+            write_json(path, self.summary | {"sha256": sums | {"summary": sum_of(self.summary)}})
         except OSError as error:
             raise GenGeoError(f"the result could not be written to {path}: {error.strerror or error}") from error
         return path
@@ -147,7 +147,7 @@ class Result:
         if not sound or summary.get("format") != FORMAT:
             raise GenGeoError(f"{path} is no evaluation result of format {FORMAT}; make one with training/evaluate.py")
         sums = summary.pop("sha256", {})  # results of earlier versions state none
-        if sums and (not isinstance(sums, dict) or sums.get("summary") != _sum(summary)):
+        if sums and (not isinstance(sums, dict) or sums.get("summary") != sum_of(summary)):
             raise GenGeoError(f"{path} was changed or damaged after it was written; evaluate again")
         if not with_queries:
             return cls(summary, pa.table({}))
@@ -165,11 +165,6 @@ class Result:
         return {
             name: self.queries[name].to_numpy() for name in self.queries.column_names if name in self.summary["metrics"]
         }
-
-
-def _sum(summary: Mapping[str, Any]) -> str:
-    """SHA-256 of what a result says, whatever its layout in the file."""
-    return hashlib.sha256(json.dumps(summary, sort_keys=True).encode()).hexdigest()
 
 
 def queries_path(path: str | Path) -> Path:

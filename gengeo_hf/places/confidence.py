@@ -6,18 +6,17 @@ A cosine is no chance: how much it means depends on the model and on how many ti
 its score and its lead over the best place elsewhere, go into a logistic regression that is fitted on held-out photos.
 """
 
-import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gengeo_hf.errors import GenGeoError, MissingExtraError
-from gengeo_hf.files import atomic_file, write_json
+from gengeo_hf.files import atomic_file, sum_of, write_json
 from gengeo_hf.places.answers import share_ground
 
 if TYPE_CHECKING:
@@ -141,7 +140,7 @@ class Calibration:
     def save(self, path: str | Path) -> None:
         """Write as JSON, with the SHA-256 of what it says."""
         values = asdict(self)
-        write_json(path, values | {"sha256": _sum(values)})
+        write_json(path, values | {"sha256": sum_of(values)})
 
     @classmethod
     def load(cls, path: str | Path) -> "Calibration":
@@ -160,7 +159,7 @@ class Calibration:
             found = cls(**values)
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise GenGeoError(f"{path} is no calibration ({error}); make one with gengeo calibrate") from error
-        if stated is not None and stated != _sum(values):
+        if stated is not None and stated != sum_of(values):
             raise GenGeoError(
                 f"{path} is damaged or was changed (its SHA-256 is not the one that it states): its confidences cannot "
                 "be believed; copy it again or make it again with gengeo calibrate"
@@ -181,11 +180,6 @@ class Calibration:
 def _is_number(value: object) -> bool:
     """True for a finite int or float; True and False are none, and JSON knows integers beyond every float."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-
-
-def _sum(values: Mapping[str, Any]) -> str:
-    """SHA-256 of what a calibration says, whatever its layout in the file."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def check_number(photos: int) -> None:

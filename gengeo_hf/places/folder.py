@@ -50,10 +50,17 @@ _FIELDS: dict[str, tuple[type, ...]] = {  # of a manifest, that some reader reli
     "search.recall_at_10": _NUMBER, "history": (list,), "build": (dict,), "build.seconds": _NUMBER,
     "build.tiles_per_second": _NUMBER, "build.no_data": (int,), "build.broken_count": (int,),
 }  # fmt: skip
+_MEASURED = {"samples", "recall_at_1", "recall_at_10"}  # of a search that is not exact: all of them or none
 _OPTIONAL = {
-    "model.name", "model.truncate_dim", "created", "preprocessing", "search", "history", "build",
-    "search.samples", "search.recall_at_1", "search.recall_at_10",
-}  # fmt: skip
+    "model.name",
+    "model.truncate_dim",
+    "created",
+    "preprocessing",
+    "search",
+    "history",
+    "build",
+    *(f"search.{name}" for name in _MEASURED),
+}
 MOST_DIMENSIONS = 1_000_000  # of a descriptor; DINOv2-SALAD has 8,448
 THUMBNAILS_IN_GROUP = 64  # a map of five places must not decode a million thumbnails
 
@@ -151,6 +158,8 @@ def _wrong_field(manifest: dict[str, Any]) -> str | None:
             found = found.get(key) if isinstance(found, dict) else None
         if type(found) not in kinds and not (key and found is None and name in _OPTIONAL):  # True is no number
             return f"{name} is {found!r:.60}, expected {kinds[0].__name__}"
+    if 0 < len(_MEASURED & manifest.get("search", {}).keys()) < len(_MEASURED):
+        return f"search must tell {', '.join(sorted(_MEASURED))} together"
     if not (0 < manifest["dim"] <= MOST_DIMENSIONS and manifest["count"] >= 0):
         return f"{manifest['count']} tiles of {manifest['dim']} dimensions"
     for name, file in manifest["files"].items():

@@ -64,6 +64,7 @@ def test_a_raster_without_a_place_on_earth_is_named_in_one_line(tmp_path, crs, m
     [
         {"count": "12"}, {"count": True}, {"dim": 0}, {"dim": 2**70}, {"files": []}, {"files": {"a": 1}}, {"files": {}},
         {"model": "m"}, {"model": {}}, {"model": {"fingerprint": 1}}, {"search": None}, {"search": {"kind": 3}},
+        {"search": {"kind": "rabitq", "samples": 8, "recall_at_1": 1.0}},
         {"history": ["x"]}, {"build": {}}, {"created": 7}, {"model": {"fingerprint": "a", "truncate_dim": "8"}},
     ],
 )  # fmt: skip
