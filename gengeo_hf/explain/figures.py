@@ -257,7 +257,7 @@ def pairs_figure(pairs: Sequence[tuple[Any, Any]], titles: Sequence[str] = (), s
 def _map_panel(seen: Look, values: np.ndarray, name: str, words: str) -> Panel:
     """A map of patches over the image, with its range in numbers."""
     picture = overlay(seen.image, stretch(seen.on_grid(values)))
-    return Panel(picture, f"{name}, {words.format(float(values.min()), float(values.max()))}")
+    return Panel(picture, name, small=words.format(float(values.min()), float(values.max())))
 
 
 def _kept_panel(seen: Look) -> Panel:
