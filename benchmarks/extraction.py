@@ -22,8 +22,8 @@ import torch
 from measuring import LOST, Figure, Turns, growth, in_own_process, in_turns
 from PIL import Image
 
-from gengeo_hf.backends import memory
 from gengeo_hf.backends.exported import FOLDER, MANIFEST
+from gengeo_hf.backends.memory import keep_freed_memory
 from gengeo_hf.backends.trial import Choice, has_bfloat16
 from gengeo_hf.backends.with_openvino import installed
 from gengeo_hf.backends.with_torch import TorchBackend
@@ -189,10 +189,10 @@ def memory_figures(folder: Path, batches: list[int], rounds: int) -> list[Figure
 
 def _seconds_of_passes(folder: Path, kept: bool, dtype: str, batch: int, rounds: int) -> list[float]:
     """CPU seconds of forward passes of a process that keeps freed memory, or gives it back."""
-    asked, memory.keep_freed_memory = memory.keep_freed_memory, lambda: False  # none of the parts may ask by itself
     if kept:
-        asked()
-    backend = TorchBackend(Encoder.from_pretrained(folder, device="cpu").model, dtype)
+        keep_freed_memory()
+    model = Encoder.from_pretrained(folder, device="cpu").model  # without a choice of backends, which asks by itself
+    backend = TorchBackend(model, dtype)
     pixels = torch.randn(batch, 3, 392, 392)
     turns = in_turns({dtype: lambda: backend.describe(pixels, "aerial")}, rounds)
     return turns.cpu[dtype]

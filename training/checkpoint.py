@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from gengeo_hf.errors import GenGeoError
-from gengeo_hf.files import atomic_folder, sweep
+from gengeo_hf.files import atomic_folder, sum_of, sweep
 from settings import Settings, as_dict
 from shard import put, put_all, whole_tensors
 
@@ -181,7 +181,7 @@ def digest(ids: Ids) -> str:
 
 def _sums(folder: Path, state: dict[str, Any]) -> dict[str, str]:
     """SHA-256 of every file and of the state: a flipped bit in the weights would be no error to their reader."""
-    sums = {"state": hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()}
+    sums = {"state": sum_of(state)}
     for path in sorted(folder.iterdir()):
         if path.name != "state.json":
             with path.open("rb") as file:

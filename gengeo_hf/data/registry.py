@@ -9,10 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gengeo_hf.data.schema import CrossViewDataset
+from gengeo_hf.data.schema import WORLD_DOMAINS, CrossViewDataset
 from gengeo_hf.errors import GenGeoError
-
-WORLD_DOMAINS = ("urban", "rural", "offcenter")
 
 
 def load_pairs(name: str, root: str | Path | None = None, split: str = "train", **options: Any) -> CrossViewDataset:

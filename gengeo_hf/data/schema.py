@@ -41,7 +41,9 @@ GALLERY_FEATURES = datasets.Features(
     }
 )
 
-WORLD_AREA = re.compile(r"[a-z]+-[a-z]+-\d+-\d{4}")  # a region of the synthetic world: urban-train-0-0012
+WORLD_DOMAINS = ("urban", "rural", "offcenter")
+# A region of the synthetic world, such as urban-train-0-0012; a town of a user's may be called san-jose-12-2021.
+WORLD_AREA = re.compile(rf"({'|'.join(WORLD_DOMAINS)})-(train|validation|test)-\d+-\d{{4}}")
 
 
 @dataclass(frozen=True)

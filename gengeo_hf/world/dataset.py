@@ -4,8 +4,6 @@ Before: a domain, a split, a number of pairs. After: training, evaluation, index
 """
 
 import contextlib
-import hashlib
-import json
 import multiprocessing
 import os
 import threading
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gengeo_hf.errors import GenGeoError
+from gengeo_hf.files import sum_of
 from gengeo_hf.world.domains import DOMAINS, domain_named
 from gengeo_hf.world.geography import MAX_REGIONS, SPLITS
 from gengeo_hf.world.places import Region
@@ -72,7 +71,7 @@ def build_world(
         "version": WORLD_VERSION, "domain": domain, "split": split, "seed": seed,
         "ground_size": list(ground_size), "aerial_size": list(aerial_size),
     }  # fmt: skip
-    mark = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:12]
+    mark = sum_of(parameters)[:12]
     base = Path(cache_dir) if cache_dir is not None else Path.home() / ".cache" / "gengeo_hf" / "world"
     home = base / f"{domain}-{split}-seed{seed}-v{WORLD_VERSION}-{mark}"
     name, jobs = f"world/{domain}/{split}", _jobs(home, domain, split, num_pairs, seed, ground_size, aerial_size)
