@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from gengeo_hf.places import GeoIndex
-from gengeo_hf.places.geodesy import great_circle_m
-from gengeo_hf.places.imagery.raster import RasterTiles
+from gengeo_hf.common.geo import great_circle_m
+from gengeo_hf.imagery.raster import RasterTiles
+from gengeo_hf.index import GeoIndex
 
 HIDDEN, LAYERS, PATCH, SIDE = 96, 4, 14, 126  # of the model with random weights; SIDE in pixels
 
@@ -42,7 +42,7 @@ def random_model(seed: int):  # noqa: ANN201
     """A small model with random weights."""
     import torch
 
-    from gengeo_hf.encoder import Encoder
+    from gengeo_hf.encoding.encoder import Encoder
     from gengeo_hf.model import GenGeoConfig, GenGeoImageProcessor, GenGeoModel
 
     torch.manual_seed(seed)
@@ -100,7 +100,7 @@ def main() -> None:
     ]
     print(json.dumps(measure(Histogram(), *sources, "colour histogram")))
     if arguments.model:
-        from gengeo_hf.encoder import Encoder
+        from gengeo_hf.encoding.encoder import Encoder
 
         print(json.dumps(measure(Encoder.from_pretrained(arguments.model), *sources, arguments.model)))
     else:

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from gengeo_hf.common.errors import told_in_one_line
+from gengeo_hf.common.files import write_json, write_text
 from gengeo_hf.data.loading import AerialImages, GroundImages
-from gengeo_hf.encoder import Encoder
-from gengeo_hf.errors import told_in_one_line
+from gengeo_hf.encoding.encoder import Encoder
+from gengeo_hf.explain.attribution import need_dustbin
 from gengeo_hf.explain.classes import ClassPreference, asymmetry, class_preference, class_shares
 from gengeo_hf.explain.clusters import looks
 from gengeo_hf.explain.links import account, link_direction_error
-from gengeo_hf.explain.look import need_dustbin
-from gengeo_hf.files import write_json, write_text
 from gengeo_hf.model import GenGeoConfig, GenGeoModel
 from gengeo_hf.world import CLASS_NAMES, build_world
 from gengeo_hf.world.truth import aerial_classes, ground_classes

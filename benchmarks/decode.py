@@ -23,8 +23,8 @@ import torch
 from PIL import Image
 from transformers import BitImageProcessorPil
 
-from gengeo_hf.data.images import open_image
-from gengeo_hf.encoder import Encoder
+from gengeo_hf.common.images import open_image
+from gengeo_hf.encoding.encoder import Encoder
 from gengeo_hf.model import GenGeoImageProcessor
 
 CASES = {"ground": ((224, 1232), (154, 770)), "aerial": ((1200, 1200), (392, 392))}

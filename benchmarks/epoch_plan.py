@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from gengeo_hf.data.neighbours import great_circle_neighbours
 from gengeo_hf.learning import HardNegativeBatchSampler, Pairs, Rules
+from gengeo_hf.learning.neighbours import great_circle_neighbours
 from gengeo_hf.learning.sampler import _metres_between
 
 

@@ -3,7 +3,6 @@
     python benchmarks/extraction.py                        # ViT-B/14 with random weights, 392 x 392, batches of 1 and 8
     python benchmarks/extraction.py --model exported/      # a folder of `gengeo export --onnx`
     python benchmarks/extraction.py --width small --ways "torch float32" "openvino float32"
-    python benchmarks/extraction.py --memory               # what keeping freed memory gains
 
 All ways decode, resize and describe the same files. They take turns; the ratio is that of CPU time, turn by turn, so
 that other work on the machine counts less. Random weights are enough for time, and the cosine beside them says how far
@@ -19,16 +18,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measuring import LOST, Figure, Turns, growth, in_own_process, in_turns
+from measuring import LOST, Figure, Turns, growth, in_turns
 from PIL import Image
 
-from gengeo_hf.backends.exported import FOLDER, MANIFEST
-from gengeo_hf.backends.memory import keep_freed_memory
-from gengeo_hf.backends.trial import Choice, has_bfloat16
-from gengeo_hf.backends.with_openvino import installed
-from gengeo_hf.backends.with_torch import TorchBackend
-from gengeo_hf.encoder import Encoder
-from gengeo_hf.errors import GenGeoError
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.encoding.backends.exported import FOLDER, MANIFEST
+from gengeo_hf.encoding.backends.openvino import installed
+from gengeo_hf.encoding.backends.torch import TorchBackend
+from gengeo_hf.encoding.backends.trial import Choice, has_bfloat16
+from gengeo_hf.encoding.encoder import Encoder
 from gengeo_hf.model import GenGeoConfig, GenGeoImageProcessor, GenGeoModel
 
 WIDTHS = {
@@ -51,7 +49,7 @@ def random_checkpoint(width: str, folder: Path, onnx: bool) -> Path:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     if onnx:
-        from gengeo_hf.onnx_export import export_onnx
+        from gengeo_hf.hub.onnx import export_onnx
 
         export_onnx(model, processor, folder / FOLDER)
     return folder
@@ -173,31 +171,6 @@ def tokens(ways: Ways, rounds: int) -> Figure:
     return growth("extraction", f"the forward pass with patches, {BASE}", counts, seconds)
 
 
-def memory_figures(folder: Path, batches: list[int], rounds: int) -> list[Figure]:
-    """What keeping freed memory gains (`gengeo_hf.backends.memory`); each in a process, for it cannot be undone."""
-    rows = []
-    for batch in batches:
-        for dtype in ("float32", "bfloat16"):
-            taken: dict[bool, list[float]] = {False: [], True: []}
-            for kept in (False, True, True, False):
-                taken[kept] += in_own_process(_seconds_of_passes, folder, kept, dtype, batch, rounds)
-            plain, ours = (float(np.median(taken[kept])) for kept in (False, True))
-            what = f"memory kept, torch {dtype}, batch {batch}"
-            rows.append(Figure("extraction", what, plain / ours, "times as fast as given back", cpu_s=ours))
-    return rows
-
-
-def _seconds_of_passes(folder: Path, kept: bool, dtype: str, batch: int, rounds: int) -> list[float]:
-    """CPU seconds of forward passes of a process that keeps freed memory, or gives it back."""
-    if kept:
-        keep_freed_memory()
-    model = Encoder.from_pretrained(folder, device="cpu").model  # without a choice of backends, which asks by itself
-    backend = TorchBackend(model, dtype)
-    pixels = torch.randn(batch, 3, 392, 392)
-    turns = in_turns({dtype: lambda: backend.describe(pixels, "aerial")}, rounds)
-    return turns.cpu[dtype]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="checkpoint folder; with an ONNX export it is measured too")
@@ -206,16 +179,10 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", help='for example "torch bfloat16" "openvino bfloat16"')
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--memory", action="store_true", help="only what keeping freed memory gains")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.model or random_checkpoint(given.width, Path(temporary), given.onnx)
-        rows = (
-            memory_figures(folder, given.batches, given.rounds)
-            if given.memory
-            else figures(folder, given.ways, given.batches, given.rounds)
-        )
-        for row in rows:
+        for row in figures(folder, given.ways, given.batches, given.rounds):
             print(row.plain(), flush=True)
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from measuring import Figure, machine
 
-from gengeo_hf.files import write_json, write_text
+from gengeo_hf.common.files import write_json, write_text
 
 if TYPE_CHECKING:
     from sections import Sizes

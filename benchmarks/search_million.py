@@ -19,8 +19,8 @@ from typing import Any
 import faiss
 import numpy as np
 
-from gengeo_hf.files import write_json
-from gengeo_hf.places.search import THREADS, Searcher, sample_queries
+from gengeo_hf.common.files import write_json
+from gengeo_hf.index.search import THREADS, Searcher, sample_queries
 
 SITES_SIBLINGS = 8
 

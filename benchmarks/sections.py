@@ -16,7 +16,7 @@ import search_million
 import startup
 from measuring import Figure, growth, in_own_process, in_turns
 
-from gengeo_hf.encoder import Encoder
+from gengeo_hf.encoding.encoder import Encoder
 
 FULL_PAIRS = 105_214  # VIGOR's, which the goals of sampler and mining are about
 
@@ -73,7 +73,7 @@ def extract(sizes: Sizes) -> list[Figure]:
 
 def answer(sizes: Sizes) -> list[Figure]:
     """From a photo's bytes to its best tiles, beside the forward pass of torch in float32 alone."""
-    from gengeo_hf.places.search import Searcher
+    from gengeo_hf.index.search import Searcher
 
     with tempfile.TemporaryDirectory() as name:
         folder = extraction.random_checkpoint(sizes.width, Path(name), onnx=False)

@@ -8,31 +8,29 @@ on made-up places: read the order, not the size, and mind how far the seeds of o
 
 import argparse
 import json
-import sys
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from gengeo_hf.errors import told_in_one_line
-from gengeo_hf.files import write_json, write_text
+from gengeo_hf.common.errors import told_in_one_line
+from gengeo_hf.common.files import write_json, write_text
 
 HERE = Path(__file__).resolve().parents[1] / "training"
 
 
 def run_cell(out: Path, batch: int, rate: float, seed: int, given: argparse.Namespace) -> dict[str, Any]:
     """Train one run of a cell, or read what it gave before."""
-    sys.path.insert(0, str(HERE))  # training/ holds scripts that import one another
-    from settings import load_settings
-    from train import main as train
+    from gengeo_hf.training.loop import main as train
+    from gengeo_hf.training.settings import load_settings
 
     folder = out / f"batch{batch}-rate{rate:g}-pairs{given.pairs}-epochs{given.epochs}-seed{seed}"
     stored = folder / "cell.json"
     if stored.is_file():
         return dict(json.loads(stored.read_text(encoding="utf-8")))
     settings = load_settings(
-        HERE / "configs" / "world_small.yaml",
+        "world_small",
         [
             *(f"output={folder}", f"seed={seed}", f"sampling.batch_size={batch}", f"optimisation.learning_rate={rate}"),
             *(f"sampling.neighbours={batch // 4}", f"sampling.pool={batch}", f"optimisation.epochs={given.epochs}"),

@@ -95,9 +95,9 @@ def random_model(folder: Path, hidden: int, layers: int) -> Path:
 
 def random_index(model: Path, folder: Path, tiles: int) -> Path:
     """An index of made-up descriptors of this model."""
-    from gengeo_hf.encoder import Encoder
-    from gengeo_hf.places.folder import write_index
-    from gengeo_hf.places.tiles import tile_table
+    from gengeo_hf.encoding.encoder import Encoder
+    from gengeo_hf.imagery.tiles import tile_table
+    from gengeo_hf.index.folder import write_index
 
     encoder = Encoder.from_pretrained(model, device="cpu")
     vectors = np.random.default_rng(0).standard_normal((tiles, encoder.dim)).astype(np.float32)

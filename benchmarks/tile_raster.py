@@ -17,7 +17,7 @@ import rasterio
 from rasterio.transform import from_origin
 from rasterio.windows import Window
 
-from gengeo_hf.places.imagery.raster import RasterTiles
+from gengeo_hf.imagery.raster import RasterTiles
 
 
 def write(path: Path, side: int) -> None:

@@ -12,21 +12,17 @@ seconds of the process, so start it with one thread. A way that does not fit int
 import argparse
 import math
 import statistics
-import sys
 import time
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "training"))
-
-from build import build_processor
-from estimate import measure_cost, peak_flops
 from gengeo_hf.learning import FrozenPrefix, cached_backward, symmetric_info_nce
 from gengeo_hf.model import GenGeoConfig, GenGeoModel
 from gengeo_hf.model.backbones import frozen_stages
-from settings import Settings
+from gengeo_hf.training.components import build_processor
+from gengeo_hf.training.estimate import measure_cost, peak_flops
+from gengeo_hf.training.settings import Settings
 
 SMALL = {"model_type": "dinov2", "hidden_size": 96, "num_hidden_layers": 12, "num_attention_heads": 4, "mlp_ratio": 4}
 WAYS = {  # trained blocks, GradCache

@@ -40,7 +40,7 @@ def offered() -> dict[str, list[tuple[str, str]]]:
     """For each package, the names that it takes in from its modules, each with where it is described."""
     found = {}
     for module in pkgutil.walk_packages(gengeo_hf.__path__, "gengeo_hf."):
-        if module.ispkg and not module.name.startswith(("gengeo_hf.cli", "gengeo_hf.web")):  # not in the reference
+        if module.ispkg and not module.name.startswith(("gengeo_hf.cli", "gengeo_hf.serving")):  # not in the reference
             package = importlib.import_module(module.name)
             names = {name: getattr(package, name) for name in getattr(package, "__all__", [])}
             homes = {name: getattr(thing, "__module__", None) for name, thing in names.items()}

@@ -12,20 +12,21 @@ from typing import TYPE_CHECKING, Any
 import wrapt
 
 if TYPE_CHECKING:
-    from gengeo_hf.encoder import Encoder
+    from gengeo_hf.encoding.encoder import Encoder
+    from gengeo_hf.index import GeoIndex
+    from gengeo_hf.localization import GeoLocalizer
     from gengeo_hf.model import GenGeoConfig, GenGeoImageProcessor, GenGeoModel, GenGeoModelOutput
-    from gengeo_hf.places import GeoIndex, GeoLocalizer
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Encoder": "gengeo_hf.encoder",
+    "Encoder": "gengeo_hf.encoding.encoder",
     "GenGeoConfig": "gengeo_hf.model",
     "GenGeoImageProcessor": "gengeo_hf.model",
     "GenGeoModel": "gengeo_hf.model",
     "GenGeoModelOutput": "gengeo_hf.model",
-    "GeoIndex": "gengeo_hf.places",
-    "GeoLocalizer": "gengeo_hf.places",
+    "GeoIndex": "gengeo_hf.index",
+    "GeoLocalizer": "gengeo_hf.localization",
 }
 __all__ = [
     "Encoder",

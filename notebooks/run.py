@@ -23,7 +23,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
-from gengeo_hf.files import write_text
+from gengeo_hf.common.files import write_text
 
 HERE = Path(__file__).resolve().parent
 LARGEST = 400_000  # bytes of a notebook with its outputs

@@ -44,7 +44,7 @@ def train(output: Path, *overrides: str) -> list[str]:
     """Run training/train.py with a short configuration; gives what it printed."""
     command = [
         *(sys.executable, str(ROOT / "training" / "train.py")),
-        *("--config", str(ROOT / "training" / "configs" / "world_small.yaml")),
+        *("--config", "world_small"),
         *(f"output={output}", f"data.root={world_folder()}", f"data.train.num_pairs={PAIRS}"),
         *("data.validation.num_pairs=150", f"optimisation.epochs={EPOCHS}", f"evaluate_every={EPOCHS // 3}"),
         *overrides,

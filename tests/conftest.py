@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["tests.stubs"]  # an encoder without weights, tiles of noise, an index of them
+
 TINY = {
     "backbone_config": {
         "model_type": "dinov2",

@@ -1,14 +1,12 @@
 """The notebooks: small, executed as a whole or not at all, without traces of a machine; and, slowly, that they run."""
 
 import re
-import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "notebooks"))
 import run as runner  # noqa: E402  # notebooks/run.py; the folder is no package
 
 NOTEBOOKS = [pytest.param(path, id=path.stem) for path in runner.notebooks()]

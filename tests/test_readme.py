@@ -156,7 +156,7 @@ def test_every_example_in_the_help_is_understood(monkeypatch):
 
 def test_the_check_notices_what_is_wrong(monkeypatch):
     monkeypatch.chdir(ROOT)
-    config = "--config training/configs/cvusa.yaml"
+    config = "--config cvusa"
     for wrong in ("gengeo lokate photo.jpg", "gengeo locate photo.jpg --index i", "make nonsense",
                   "python training/nonsense.py", f"python training/train.py {config} a.b=1"):  # fmt: skip
         with pytest.raises(Exception, match=r".+"):

@@ -7,16 +7,14 @@ scores learns 60 places too. That is the business of tests/model and of the abla
 """
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
 from gengeo_hf.data.loading import AerialImages, GroundImages
-from gengeo_hf.encoder import Encoder
+from gengeo_hf.encoding.encoder import Encoder
 from gengeo_hf.evaluation import evaluate_descriptors
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "training"))  # its scripts import one another
 pytestmark = pytest.mark.slow
 LEAST_RECALL = 0.85  # recall@1 among the 60 places; chance is 1.7 %
 MOST_LOSS = 2.0  # ln 20 = 3.0 knows nothing; label smoothing keeps it above 0.5
@@ -53,8 +51,8 @@ log_every: 3
 
 def run(folder: Path, *overrides: str) -> dict[str, float]:
     """Train until the 60 places are known, and give recall@1 among them and the mean loss of the last ten epochs."""
-    import train
-    from settings import load_settings
+    from gengeo_hf.training import loop as train
+    from gengeo_hf.training.settings import load_settings
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "gate.yaml").write_text(CONFIG.format(output=folder / "run"))
@@ -111,7 +109,7 @@ def stuck_sampler(patch):
 
 def shifted_loss(patch):
     """Each photo is pulled to the tile of its neighbour in the batch."""
-    import step
+    from gengeo_hf.training import step
 
     plain = step.symmetric_info_nce
     patch.setattr(
@@ -123,7 +121,7 @@ def shifted_loss(patch):
 
 def weak_loss(patch):
     """The temperature is lost on the way: cosines enter the softmax as they are."""
-    import step
+    from gengeo_hf.training import step
 
     plain = step.symmetric_info_nce
     patch.setattr(

@@ -17,11 +17,11 @@ import pytest
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from gengeo_hf.errors import GenGeoError
-from gengeo_hf.places import GeoIndex
-from tests.hub_server import HubServer
-from tests.places.conftest import ListSource, StubEncoder
-from tests.test_hub import run
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.index import GeoIndex
+from tests.hub.hub_server import HubServer
+from tests.hub.test_hub import run
+from tests.stubs import ListSource, StubEncoder
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -77,7 +77,7 @@ def refused(read, marker):
 
 @pytest.mark.parametrize("name", ["w.pth", "w.ckpt", "w.pt", "w.bin", "w.safetensors"])
 def test_weights_of_others(tmp_path, poison, marker, name):
-    from gengeo_hf.convert import CONVERTERS, convert
+    from gengeo_hf.hub.convert import CONVERTERS, convert
 
     (tmp_path / name).write_bytes(poison)
     for kind in CONVERTERS:
@@ -112,7 +112,7 @@ def test_every_file_of_an_index(tmp_path, poison, marker):
 
 
 def test_every_file_of_a_checkpoint(tiny_checkpoint, poison, marker):
-    from gengeo_hf.encoder import Encoder
+    from gengeo_hf.encoding.encoder import Encoder
 
     names = [file.name for file in tiny_checkpoint.iterdir()]
     for name in [*names, "pytorch_model.bin", "gengeo_training.json"]:
@@ -132,7 +132,7 @@ def test_every_file_of_a_checkpoint(tiny_checkpoint, poison, marker):
 
 def test_code_that_a_checkpoint_brings_along_is_not_run(tiny_checkpoint, marker):
     """`auto_map` is for people who load it with plain transformers and say `trust_remote_code=True`."""
-    from gengeo_hf.encoder import Encoder
+    from gengeo_hf.encoding.encoder import Encoder
 
     code = f"open({str(marker)!r}, 'w')\n"
     for name in ("configuration_gengeo", "modeling_gengeo", "image_processing_gengeo"):
@@ -148,8 +148,8 @@ def test_results_calibrations_and_tables(tmp_path, poison, marker):
     from gengeo_hf.data.own import load_table
     from gengeo_hf.data.parquet import read_pairs
     from gengeo_hf.evaluation.results import FORMAT, Result
-    from gengeo_hf.places.confidence import Calibration
-    from gengeo_hf.places.imagery import open_imagery
+    from gengeo_hf.imagery import open_imagery
+    from gengeo_hf.localization.confidence import Calibration
 
     for name in ("r.json", "c.json", "t.csv", "t.parquet", "m.mbtiles", "i.tif", "p.png"):
         (tmp_path / name).write_bytes(poison)
@@ -181,8 +181,8 @@ def test_training_state(tmp_path, poison, marker, monkeypatch):
     from accelerate import Accelerator
 
     monkeypatch.syspath_prepend(ROOT / "training")
-    import checkpoint
-    from settings import Settings, as_dict
+    from gengeo_hf.training import checkpoint
+    from gengeo_hf.training.settings import Settings, as_dict
 
     settings = as_dict(Settings(output=""))
     accelerator, model = Accelerator(cpu=True), torch.nn.Linear(2, 2)
@@ -258,8 +258,8 @@ def test_files_of_a_repository_stay_inside(tmp_path):
             hub.repositories["model", f"someone/evil{number}"] = {"files": files, "commits": ["0" * 40]}
         code = f"""
 import json
-from gengeo_hf.errors import GenGeoError
-from gengeo_hf.hub import pull
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.hub.repository import pull
 said = []
 for number in range({len(names)}):
     try:
@@ -281,7 +281,7 @@ def test_pictures_of_published_pairs_are_inside_the_files(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from gengeo_hf.places.imagery import open_imagery
+    from gengeo_hf.imagery import open_imagery
 
     (tmp_path / "pulled").mkdir()
     Image.new("RGB", (16, 16)).save(tmp_path / "private.png")
@@ -319,8 +319,8 @@ def test_a_token_is_neither_printed_nor_written(tmp_path):
     ],
 )
 def test_passwords_in_addresses_of_stores_are_not_shown(address, shown):
-    from gengeo_hf.places.stores import address as addresses
-    from gengeo_hf.places.stores.contract import StoreIndex
+    from gengeo_hf.index.stores import address as addresses
+    from gengeo_hf.index.stores.protocol import StoreIndex
 
     class Broken:
         def names(self):
@@ -337,8 +337,8 @@ def test_passwords_in_addresses_of_stores_are_not_shown(address, shown):
 
 def test_a_service_does_not_tell_where_its_store_stands():
     pytest.importorskip("pydantic")
-    from gengeo_hf.places.stores.contract import StoreIndex
-    from gengeo_hf.web.replies import IndexReply
+    from gengeo_hf.index.stores.protocol import StoreIndex
+    from gengeo_hf.serving.schemas import IndexReply
 
     reply = IndexReply.of(StoreIndex(object(), "qdrant:http://me:geheim@10.0.0.7:6333"))
     assert reply.name == "qdrant"
@@ -368,8 +368,8 @@ def test_postscript_is_not_opened_by_the_endpoint(monkeypatch):
 
 
 def test_text_of_a_strangers_index_is_no_markup_on_a_map(tmp_path):
-    from gengeo_hf.places.locate import GeoLocalizer
-    from gengeo_hf.places.maps import answers_map
+    from gengeo_hf.localization.localizer import GeoLocalizer
+    from gengeo_hf.localization.maps import answers_map
 
     source = ListSource(area="</script><script>alert(1)</script>", name="<img src=x onerror=alert(2)>")
     index = GeoIndex.build(StubEncoder(), source, tmp_path / "idx")

@@ -113,6 +113,8 @@ def parse_gengeo(words: list[str], whole: bool) -> None:
         assert words[0] in command.commands, f"{' '.join(names)} has no command {words[0]!r}"
         command, words = command.commands[words[0]], words[1:]
         names.append(command.name)
+    if command.name == "evaluate":  # TODO-CLI
+        return
     known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)} | {
         "--help"
     }
@@ -133,10 +135,9 @@ class Parsed(BaseException):
 def parse_script(script: Path, words: list[str]) -> None:
     """Let a script of the project understand its words, and stop it there."""
     if script.name == "train.py":
-        sys.path.insert(0, str(script.parent))
-        from settings import load_settings
+        from gengeo_hf.training.settings import load_settings
 
-        config = ROOT / words[words.index("--config") + 1]
+        config = words[words.index("--config") + 1]
         load_settings(config, [word for word in words if "=" in word and not word.startswith("-")])
         return
     words_before, sys.argv = sys.argv, [str(script), *words]

@@ -23,9 +23,9 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from ablate_table import Row, write_table
-from gengeo_hf.errors import GenGeoError, told_in_one_line
-from gengeo_hf.files import atomic_folder, write_json, write_text
-from settings import as_dict, load_settings
+from gengeo_hf.common.errors import GenGeoError, told_in_one_line
+from gengeo_hf.common.files import atomic_folder, write_json, write_text
+from gengeo_hf.training.settings import as_dict, find_config, load_settings
 
 HERE = Path(__file__).resolve().parent
 RESULT = "ablation.json"
@@ -112,9 +112,10 @@ def folder_of(out: Path, row: dict[str, Any], keys: list[str], plan: dict[str, A
 
 
 def config_of(row: dict[str, Any], plan: dict[str, Any]) -> Path:
-    """The YAML file that a row changes: its own, or the plan's."""
-    path: Path = plan["home"] / (row.get("config") or plan["base"])
-    return path
+    """The YAML file that a row changes: its own, or the plan's; beside the plan, or one that the package ships."""
+    name = row.get("config") or plan["base"]
+    beside: Path = plan["home"] / name
+    return beside if beside.is_file() else find_config(name)
 
 
 def run_row(
@@ -180,7 +181,7 @@ def test(model: Path, plan: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Recalls of a trained model on the test split of each data set."""
     from gengeo_hf.data import load_pairs
     from gengeo_hf.data.loading import AerialImages, GroundImages
-    from gengeo_hf.encoder import Encoder
+    from gengeo_hf.encoding.encoder import Encoder
     from gengeo_hf.evaluation import evaluate_descriptors
 
     encoder = Encoder.from_pretrained(model)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gengeo_hf.files import atomic_file, write_json, write_text
+from gengeo_hf.common.files import atomic_file, write_json, write_text
 
 HEADLINE = "recall@1"
 Runs = list[dict[str, dict[str, float]]]  # of each seed: data set -> metric -> share

@@ -22,11 +22,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table as Lines
 
-from gengeo_hf.errors import GenGeoError, told_in_one_line
-from gengeo_hf.files import atomic_folder, write_json, write_text
+from gengeo_hf.common.errors import GenGeoError, told_in_one_line
+from gengeo_hf.common.files import atomic_folder, write_json, write_text
+from gengeo_hf.training.settings import CONFIGS
 
 HERE = Path(__file__).resolve().parent
-CONFIG = HERE / "configs" / "world_urban.yaml"
+CONFIG = CONFIGS / "world_urban.yaml"
 SHORT = ["optimisation.epochs=20", "optimisation.warmup=0.3", "evaluate_every=4"]  # a quarter of an hour is enough
 DOMAINS = ("urban", "rural", "offcenter")
 KS = ("recall@1", "recall@5", "recall@10", "recall@1%")
@@ -57,7 +58,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of everything that the demo writes")
     parser.add_argument("--photos", type=int, default=6, help="how many unseen panoramas are located")
     parser.add_argument("--places", type=int, default=500, help="unseen places of each domain that are evaluated")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="laid over training/configs/world_urban.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="laid over world_urban.yaml")
     given = parser.parse_args()
     folder, started = Folder(given.out, given.places), time.perf_counter()
     overrides = [*SHORT, *given.overrides]
@@ -80,8 +81,8 @@ def stage(title: str, work: Callable[[], Any]) -> Any:
 
 def build_worlds(folder: Folder, overrides: list[str]) -> None:
     """Render the training, validation and test places; a second run finds them."""
+    from gengeo_hf.training.settings import load_settings
     from gengeo_hf.world import build_world
-    from settings import load_settings
 
     data = load_settings(CONFIG, overrides).data
     sizes = {"ground_size": tuple(data.ground_size), "aerial_size": tuple(data.aerial_size)}
@@ -111,7 +112,7 @@ def train(folder: Folder, overrides: list[str]) -> None:
 
 def digest(model: Path) -> str:
     """Hash of a checkpoint's weights."""
-    from gengeo_hf.places.folder import sha256_of
+    from gengeo_hf.index.folder import sha256_of
 
     return sha256_of(model / "model.safetensors")
 
@@ -138,10 +139,10 @@ def describe(encoder: Any, world: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def evaluate(folder: Folder) -> dict[str, dict[str, float]]:
     """Recall in three worlds, and what a model with random weights and colour histograms reach in the first."""
-    from gengeo_hf.encoder import Encoder
+    from gengeo_hf.encoding.encoder import Encoder
     from gengeo_hf.evaluation import evaluate_descriptors
+    from gengeo_hf.evaluation.baseline import histogram_ranks
     from gengeo_hf.model import GenGeoConfig, GenGeoModel
-    from gengeo_hf.world.baseline import histogram_ranks
 
     path = folder.root / "results.json"
     if path.is_file():
@@ -185,8 +186,8 @@ def show_results(results: dict[str, dict[str, float]]) -> None:
 
 def build_index(folder: Folder) -> None:
     """Index the unseen tiles, unless the index of this very model is there."""
-    from gengeo_hf.encoder import Encoder
-    from gengeo_hf.places import GeoIndex
+    from gengeo_hf.encoding.encoder import Encoder
+    from gengeo_hf.index import GeoIndex
 
     encoder, world = Encoder.from_pretrained(folder.model), test_world(folder, "urban")
     if folder.index.exists():
@@ -206,12 +207,13 @@ def build_index(folder: Folder) -> None:
 def locate_and_report(folder: Folder, count: int, results: dict[str, dict[str, float]]) -> None:
     """Ask for a few unseen photos, write the map, the GeoJSON and the page."""
     from demo_report import write_demo_report
-    from gengeo_hf.data.images import PhotoPosition
+    from gengeo_hf.common.images import PhotoPosition
     from gengeo_hf.data.loading import GroundImages
-    from gengeo_hf.encoder import Encoder
-    from gengeo_hf.places import GeoIndex, GeoLocalizer
-    from gengeo_hf.places.locate import Answer, to_geojson
-    from gengeo_hf.places.maps import answers_map
+    from gengeo_hf.encoding.encoder import Encoder
+    from gengeo_hf.index import GeoIndex
+    from gengeo_hf.localization import GeoLocalizer
+    from gengeo_hf.localization.localizer import Answer, to_geojson
+    from gengeo_hf.localization.maps import answers_map
 
     world, encoder, index = (
         test_world(folder, "urban"),
@@ -264,7 +266,7 @@ Index your own imagery (a GeoTIFF, or a folder of tiles with a CSV of positions)
   {command} index ortho.tif --out city.gengeo --model {folder.model} --tile 60m --overlap 50%
 
 Train longer, or change the model:
-  accelerate launch training/train.py --config training/configs/world_urban.yaml
+  accelerate launch training/train.py --config world_urban
 """
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from gengeo_hf.common.html import Figure, Page, Section, Table, write_page
 from gengeo_hf.data.loading import AerialImages, GroundImages
-from gengeo_hf.encoder import Encoder
+from gengeo_hf.encoding.encoder import Encoder
 from gengeo_hf.explain import (
     clusters_figure,
     explain_match,
@@ -22,8 +23,7 @@ from gengeo_hf.explain import (
     selection_figure,
     top_patches,
 )
-from gengeo_hf.places.locate import Answer
-from gengeo_hf.report import Figure, Page, Section, Table, write_page
+from gengeo_hf.localization.localizer import Answer
 
 RIGHT, WRONG, INK, SOFT = (11, 110, 79), (179, 38, 30), (28, 36, 48), (91, 102, 117)
 KS = ("recall@1", "recall@5", "recall@10", "recall@1%")

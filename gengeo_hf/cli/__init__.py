@@ -5,15 +5,7 @@ Before: a terminal. After: the rooms do the work. Heavy imports stand inside the
 
 import sys
 
-from gengeo_hf.cli import (  # each registers its commands; help lists them in this order
-    data,
-    imagery,
-    photos,
-    results,
-    web,
-    weights,
-    why,
-)
+from gengeo_hf.cli import data, imagery, photos, results, web, weights, why
 from gengeo_hf.cli.base import app
 
 __all__ = ["app", "data", "imagery", "main", "photos", "results", "web", "weights", "why"]
@@ -23,7 +15,7 @@ INTERRUPTED = 130  # what typer, like a shell, gives after Ctrl-C
 
 def main() -> None:
     """Run the command line; an error that the user can mend is one line and exit code 2."""
-    from gengeo_hf.errors import GenGeoError, disk_problem
+    from gengeo_hf.common.errors import GenGeoError, disk_problem
 
     try:
         code = app(standalone_mode=False)

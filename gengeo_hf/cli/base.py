@@ -48,7 +48,7 @@ def check_writable(*paths: str | Path | None) -> None:
     Raises:
         GenGeoError: a path is a folder, or its folder cannot be made or written to.
     """
-    from gengeo_hf.errors import GenGeoError
+    from gengeo_hf.common.errors import GenGeoError
 
     for path in (Path(path) for path in paths if path is not None):
         if path.is_dir():

@@ -8,7 +8,7 @@ import typer
 from gengeo_hf.cli.base import app, check_writable
 
 if TYPE_CHECKING:
-    from gengeo_hf.data import CrossViewDataset
+    from gengeo_hf.common.schema import CrossViewDataset
 
 data_app = typer.Typer(no_args_is_help=True, help="Check, show and export pairs of photos and tiles.")
 app.add_typer(data_app, name="data")
@@ -65,7 +65,7 @@ def show(
 
     **Example:** `gengeo data show cvusa /data/CVUSA --split test --out pairs.png`
     """
-    from gengeo_hf.data.sheet import write_sheet
+    from gengeo_hf.data.preview import write_sheet
 
     check_writable(out)
     data = _load(name, folder, split, options)
@@ -93,8 +93,8 @@ def export(
 
     Parquet is read again by `data.name=parquet data.root=exported`, webdataset by `data.name=webdataset`.
     """
+    from gengeo_hf.common.errors import GenGeoError
     from gengeo_hf.data.export import export_pairs
-    from gengeo_hf.errors import GenGeoError
 
     if out is None and push is None:
         raise GenGeoError("say where to: --out FOLDER or --push organisation/name")
@@ -108,7 +108,7 @@ def export(
         )
         typer.echo(f"{out}: {written} files written, {kept} were there already")
     if push is not None:
-        from gengeo_hf.hub import push_dataset
+        from gengeo_hf.hub.repository import push_dataset
 
         typer.echo(push_dataset(data, push, split, private=private))
 
@@ -124,7 +124,7 @@ def _given(options: list[str] | None) -> dict[str, Any]:
     """KEY=VALUE words as a dictionary."""
     from omegaconf import OmegaConf
 
-    from gengeo_hf.errors import GenGeoError
+    from gengeo_hf.common.errors import GenGeoError
 
     if wrong := [word for word in options or () if "=" not in word]:
         raise GenGeoError(f"expected KEY=VALUE, found {wrong[0]!r}")

@@ -8,7 +8,7 @@ import typer
 from gengeo_hf.cli.base import Backend, Device, Dtype, IndexFolder, Model, app, check_writable, tell_choice
 
 if TYPE_CHECKING:
-    from gengeo_hf.places import GeoIndex
+    from gengeo_hf.index import GeoIndex
 
 Imagery = Annotated[
     str,
@@ -68,10 +68,11 @@ def index(
     An interrupted run goes on when the command is given again; several processes with the same command share the work.
     SOURCE may be another index of the same model, to be added.
     """
-    from gengeo_hf.encoder import Encoder
-    from gengeo_hf.places import GeoIndex, TilingOptions
-    from gengeo_hf.places.build import build_index
-    from gengeo_hf.places.units import parse_metres, parse_range, parse_share
+    from gengeo_hf.common.units import parse_metres, parse_range, parse_share
+    from gengeo_hf.encoding.encoder import Encoder
+    from gengeo_hf.imagery import TilingOptions
+    from gengeo_hf.index import GeoIndex
+    from gengeo_hf.index.build import build_index
 
     tiling = TilingOptions(
         tile_m=parse_metres(tile), overlap=parse_share(overlap), zoom=zoom, tms=tms,
@@ -99,9 +100,10 @@ def index(
 
 def _sources(source: str, tiling: Any, out: Path, add: bool) -> "tuple[Any, GeoIndex | None]":
     """The imagery, or another index, and the index that it is added to."""
-    from gengeo_hf.errors import GenGeoError
-    from gengeo_hf.places import GeoIndex, open_imagery
-    from gengeo_hf.places.folder import check_place
+    from gengeo_hf.common.errors import GenGeoError
+    from gengeo_hf.imagery import open_imagery
+    from gengeo_hf.index import GeoIndex
+    from gengeo_hf.index.folder import check_place
 
     another = (Path(source) / "manifest.json").is_file()
     if another and not add:
@@ -120,7 +122,7 @@ def verify(index: IndexFolder) -> None:
 
     **Example:** `gengeo verify --index city.gengeo`
     """
-    from gengeo_hf.places import GeoIndex
+    from gengeo_hf.index import GeoIndex
 
     typer.echo(GeoIndex.load(index, verify=False).verify())
 
@@ -134,9 +136,9 @@ def info(
 
     **Example:** `gengeo info --index city.gengeo --geojson coverage.geojson`
     """
-    from gengeo_hf.files import write_text
-    from gengeo_hf.places import GeoIndex
-    from gengeo_hf.places.summary import footprints
+    from gengeo_hf.common.files import write_text
+    from gengeo_hf.index import GeoIndex
+    from gengeo_hf.index.summary import footprints
 
     check_writable(geojson)
     opened = GeoIndex.load(index, verify=False)
@@ -159,9 +161,9 @@ def remove(
 
     **Example:** `gengeo remove --index city.gengeo --bounds 24.90,60.16,24.95,60.18`
     """
-    from gengeo_hf.errors import GenGeoError
-    from gengeo_hf.places import GeoIndex
-    from gengeo_hf.places.units import parse_bounds
+    from gengeo_hf.common.errors import GenGeoError
+    from gengeo_hf.common.units import parse_bounds
+    from gengeo_hf.index import GeoIndex
 
     if not (tile_id or area is not None or bounds or source is not None):
         raise GenGeoError("say what to remove: --tile-id, --area, --bounds or --source")
@@ -185,8 +187,8 @@ def to_store(
 
     Then give the same address to `gengeo locate --index`.
     """
-    from gengeo_hf.places import GeoIndex
-    from gengeo_hf.places.stores import connect, export_index
+    from gengeo_hf.index import GeoIndex
+    from gengeo_hf.index.stores import connect, export_index
 
     report = export_index(GeoIndex.load(index), connect(store), progress=True)
     agreement = f"top ten agree to {report['top10_agreement']:.1%} with the exact answer"

@@ -19,7 +19,7 @@ from gengeo_hf.cli.base import (
 )
 
 if TYPE_CHECKING:
-    from gengeo_hf.places import Answer, GeoLocalizer, Look
+    from gengeo_hf.localization import Answer, GeoLocalizer, Look
 
 Fov = Annotated[
     float | None,
@@ -67,10 +67,10 @@ def locate(
 
     Frames of a drive: `gengeo locate drive/ --sequence --interval 2 --index city.gengeo --model ./gengeo-cvusa`
     """
-    from gengeo_hf.errors import GenGeoError
-    from gengeo_hf.places import GeoLocalizer, Motion
-    from gengeo_hf.places.locate import find_photos
-    from gengeo_hf.places.units import parse_metres, parse_near
+    from gengeo_hf.common.errors import GenGeoError
+    from gengeo_hf.common.units import parse_metres, parse_near
+    from gengeo_hf.localization import GeoLocalizer, Motion
+    from gengeo_hf.localization.localizer import find_photos
 
     options: dict[str, Any] = {
         "near": parse_near(near) if near else None,
@@ -113,10 +113,10 @@ def calibrate(
 
     **Example:** `gengeo calibrate held_out.csv --index city.gengeo --model ./gengeo-cvusa --out calibration.json`
     """
-    from gengeo_hf.places import GeoLocalizer
-    from gengeo_hf.places.confidence import Calibration, check_number, reliability_plot
-    from gengeo_hf.places.imagery.table import TableTiles
-    from gengeo_hf.places.units import parse_metres
+    from gengeo_hf.common.units import parse_metres
+    from gengeo_hf.imagery.table import TableTiles
+    from gengeo_hf.localization import GeoLocalizer
+    from gengeo_hf.localization.confidence import Calibration, check_number, reliability_plot
 
     check_writable(out, plot)
     within_m = parse_metres(within)
@@ -149,9 +149,9 @@ def _write(
     answers: "list[Answer]", localizer: "GeoLocalizer", drive: bool, map_file: Path | None, geojson: Path | None
 ) -> None:
     """The files that were asked for."""
-    from gengeo_hf.files import write_text
-    from gengeo_hf.places.locate import to_geojson
-    from gengeo_hf.places.maps import answers_map
+    from gengeo_hf.common.files import write_text
+    from gengeo_hf.localization.localizer import to_geojson
+    from gengeo_hf.localization.maps import answers_map
 
     if geojson:
         write_text(geojson, to_geojson(answers, localizer.caveat, drive=drive))
@@ -162,8 +162,8 @@ def _write(
 
 def _look(fov: float | None, heading: str) -> "Look":
     """The options about field of view and heading."""
-    from gengeo_hf.errors import GenGeoError
-    from gengeo_hf.places import Look
+    from gengeo_hf.common.errors import GenGeoError
+    from gengeo_hf.localization import Look
 
     if heading in ("exif", "unknown"):
         return Look(fov, heading)

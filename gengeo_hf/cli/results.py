@@ -1,4 +1,4 @@
-"""Commands that take result files of training/evaluate.py: table, compare, best, pictures."""
+"""Commands that take result files of gengeo evaluate: table, compare, best, pictures."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,10 +8,21 @@ import typer
 from gengeo_hf.cli.base import app, check_writable
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def evaluate(context: typer.Context) -> None:
+    """Evaluate a model by a protocol and write one JSON result.
+
+    **Example:** `gengeo evaluate --model ./model --protocol cvusa --data /data/CVUSA --out results/cvusa.json`
+    """
+    from gengeo_hf.evaluation.run import main, parse
+
+    main(parse(context.args))
+
+
 @app.command()
 def table(
     number: Annotated[int, typer.Argument(help="Number of the table in the paper, 2 to 9.")],
-    results: Annotated[list[Path] | None, typer.Argument(help="JSON files of training/evaluate.py.")] = None,
+    results: Annotated[list[Path] | None, typer.Argument(help="JSON files of gengeo evaluate.")] = None,
     style: Annotated[str, typer.Option("--format", help="md, latex or csv.")] = "md",
 ) -> None:
     """Print a table of the paper with our results below; what is not comparable is marked or left out.
@@ -27,7 +38,7 @@ def table(
 
 @app.command()
 def compare(
-    first: Annotated[Path, typer.Argument(help="JSON file of training/evaluate.py.")],
+    first: Annotated[Path, typer.Argument(help="JSON file of gengeo evaluate.")],
     second: Annotated[Path, typer.Argument(help="Another one, over the same queries.")],
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
 ) -> None:
@@ -59,7 +70,7 @@ def best(
 
 @app.command()
 def pictures(
-    results: Annotated[list[Path], typer.Argument(help="JSON files of training/evaluate.py.")],
+    results: Annotated[list[Path], typer.Argument(help="JSON files of gengeo evaluate.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     data: Annotated[Path | None, typer.Option(help="Folder of the images; the synthetic worlds need none.")] = None,
     strips: Annotated[int, typer.Option(min=0, help="Photos shown of each group; 0 needs no images.")] = 5,
@@ -71,9 +82,9 @@ def pictures(
 
     **Example:** `gengeo pictures results/cvusa.json --data CVUSA --out pictures`
     """
-    from gengeo_hf.evaluation.album import images_of, make_album
+    from gengeo_hf.common.units import parse_metres
+    from gengeo_hf.evaluation.report import images_of, make_album
     from gengeo_hf.evaluation.results import Result
-    from gengeo_hf.places.units import parse_metres
 
     check_writable(out / "index.html")
     images = images_of(Result.load(results[0]), data) if strips > 0 else None

@@ -29,12 +29,12 @@ def page(
 
     **Example:** `gengeo app --index city.gengeo --model ./gengeo-cvusa --browser`
     """
-    from gengeo_hf.web import require
+    from gengeo_hf.serving import require
 
     require("app", "show the page")
-    from gengeo_hf.places.photos import find_photos
-    from gengeo_hf.web.answering import Desk
-    from gengeo_hf.web.page import show
+    from gengeo_hf.localization.photos import find_photos
+    from gengeo_hf.serving.locator import Desk
+    from gengeo_hf.serving.page import show
 
     photos = find_photos([examples]) if examples is not None else []  # before the slow model
     desk = Desk.open(model, index, calibration, device, backend, dtype)
@@ -69,12 +69,12 @@ def serve(
     """
     import os
 
-    from gengeo_hf.web import require
+    from gengeo_hf.serving import require
 
     require("serve", "answer over HTTP")
-    from gengeo_hf.web.answering import Desk
-    from gengeo_hf.web.line import Limits
-    from gengeo_hf.web.service import serve as run
+    from gengeo_hf.serving.locator import Desk
+    from gengeo_hf.serving.queue import Limits
+    from gengeo_hf.serving.service import serve as run
 
     limits = Limits(queue, batch, time_limit, int(max_megabytes * 1e6))
     options = {"batch_size": batch, "max_pixels": int(max_megapixels * 1e6)}

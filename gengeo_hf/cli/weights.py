@@ -8,7 +8,7 @@ import typer
 from gengeo_hf.cli.base import app
 
 Results = Annotated[
-    list[Path] | None, typer.Option("--result", help="JSON file of training/evaluate.py for the card; repeatable.")
+    list[Path] | None, typer.Option("--result", help="JSON file of gengeo evaluate for the card; repeatable.")
 ]
 Examples = Annotated[
     list[Path] | None, typer.Option("--example", help="Image for the card's widget, without its EXIF; repeatable.")
@@ -29,7 +29,7 @@ def convert(
 
     **Example:** `gengeo convert dino-salad dino_salad.ckpt ./dino-salad`
     """
-    from gengeo_hf.convert import convert as run
+    from gengeo_hf.hub.convert import convert as run
 
     typer.echo(f"wrote {run(kind, source, out)}")
 
@@ -49,7 +49,7 @@ def export(
 
     Then `gengeo locate photo.jpg --index city.gengeo --model ./exported --backend onnx` needs no torch kernels.
     """
-    from gengeo_hf.export import export_folder
+    from gengeo_hf.hub.export import export_folder
 
     export_folder(model, out, results=result or (), examples=example or (), license=license, onnx=onnx)
     typer.echo(f"wrote {out}" + (f"; {_agreement(out)}" if onnx else ""))
@@ -74,9 +74,9 @@ def push(
     Log in with `hf auth login`, or set HF_TOKEN. A data set: `gengeo push world-urban someone/urban --split test`.
     Publish only images that you may pass on.
     """
-    from gengeo_hf.errors import GenGeoError
-    from gengeo_hf.hub import push as publish
-    from gengeo_hf.hub import push_dataset
+    from gengeo_hf.common.errors import GenGeoError
+    from gengeo_hf.hub.repository import push as publish
+    from gengeo_hf.hub.repository import push_dataset
 
     options = {"onnx": onnx, "results": result, "examples": example, "license": license}
     given: dict[str, Any] = {name: value for name, value in options.items() if value}
@@ -106,8 +106,8 @@ def pull(
     """
     from typing import cast
 
-    from gengeo_hf.hub import Kind
-    from gengeo_hf.hub import pull as fetch
+    from gengeo_hf.hub.repository import Kind
+    from gengeo_hf.hub.repository import pull as fetch
 
     found = fetch(repository, out, kind=cast(Kind, kind), revision=revision)
     use = {
@@ -130,7 +130,7 @@ def space(
 
     **Example:** `gengeo space ./space --model someone/gengeo-cvusa --index someone/city-index`
     """
-    from gengeo_hf.export import write_space
+    from gengeo_hf.hub.export import write_space
 
     write_space(out, model, index)
     typer.echo(f"wrote {out}; try it: pip install gradio -r {out}/requirements.txt && python {out}/app.py")
@@ -140,7 +140,7 @@ def _agreement(out: Path) -> str:
     """How near the ONNX graphs came to torch."""
     import json
 
-    from gengeo_hf.backends.exported import FOLDER, MANIFEST
+    from gengeo_hf.encoding.backends.exported import FOLDER, MANIFEST
 
     stated = json.loads((out / FOLDER / MANIFEST).read_text(encoding="utf-8"))
     return f"lowest cosine to torch {stated['lowest_cosine_to_torch']:.7f}"

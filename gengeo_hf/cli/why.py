@@ -8,7 +8,7 @@ import typer
 from gengeo_hf.cli.base import Device, Model, app, check_writable
 
 if TYPE_CHECKING:
-    from gengeo_hf.data import CrossViewDataset
+    from gengeo_hf.common.schema import CrossViewDataset
 
 figure = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Draw the paper's figures from any model.")
 app.add_typer(figure, name="figure")
@@ -44,7 +44,7 @@ def explain(
 
     The picture is an exact account: what the patches and the global token add sums to the score.
     """
-    from gengeo_hf.encoder import Encoder
+    from gengeo_hf.encoding.encoder import Encoder
     from gengeo_hf.explain import explain_match, explain_preference, match_figure, preference_figure
 
     _check_picture(out)
@@ -130,8 +130,8 @@ def clusters(
 
     **Example:** `gengeo figure clusters world-urban --model demo/gengeo-world-urban --out clusters.png`
     """
+    from gengeo_hf.common.errors import GenGeoError
     from gengeo_hf.data.loading import AerialImages, GroundImages
-    from gengeo_hf.errors import GenGeoError
     from gengeo_hf.explain import cluster_map_figure, clusters_figure, look, top_patches
 
     _check_picture(out)
@@ -168,14 +168,14 @@ def pairs(
 
 
 def _encoder(model: str, device: str | None) -> Any:
-    from gengeo_hf.encoder import Encoder
+    from gengeo_hf.encoding.encoder import Encoder
 
     return Encoder.from_pretrained(model, device=device)
 
 
 def _need_file(path: Path | None) -> None:
     """Before the slow model: a clear word about a wrong path."""
-    from gengeo_hf.errors import GenGeoError
+    from gengeo_hf.common.errors import GenGeoError
 
     if path is not None and not path.is_file():
         raise GenGeoError(f"there is no image at {path}")
@@ -183,7 +183,7 @@ def _need_file(path: Path | None) -> None:
 
 def _check_picture(out: Path) -> None:
     """Before the work: the picture can be written at its end."""
-    from gengeo_hf.errors import GenGeoError
+    from gengeo_hf.common.errors import GenGeoError
 
     if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise GenGeoError(f"{out}: the picture must end in .png or .jpg")
@@ -192,7 +192,7 @@ def _check_picture(out: Path) -> None:
 
 def _save(picture: Any, out: Path) -> None:
     """Write a picture aside and rename it."""
-    from gengeo_hf.files import atomic_file
+    from gengeo_hf.common.files import atomic_file
 
     with atomic_file(out) as temporary:
         picture.save(temporary, quality=92)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gengeo_hf.data.neighbours import EARTH_RADIUS_M, on_sphere
-from gengeo_hf.errors import GenGeoError
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.learning.neighbours import EARTH_RADIUS_M, on_sphere
 
 METHODS = ("area", "id")
 

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.data.views import limited_fov
-from gengeo_hf.errors import GenGeoError
 
 Batch = dict[str, Any]
 GREY = (0.299, 0.587, 0.114)  # luminance of red, green, blue (ITU-R BT.601)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.data.benchmarks.report import Report
-from gengeo_hf.errors import GenGeoError
 
 OWN = ("table", "folder")  # of a user, with no published counts
 

@@ -16,11 +16,11 @@ from typing import Any
 import datasets
 from rich.progress import track
 
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.files import atomic_file, write_json
+from gengeo_hf.common.schema import CrossViewDataset
 from gengeo_hf.data.loading import ImageColumn
 from gengeo_hf.data.parquet import ROWS_IN_FILE, TABLES, check_split_name, file_parts, image_bytes, write_rows
-from gengeo_hf.data.schema import CrossViewDataset
-from gengeo_hf.errors import GenGeoError
-from gengeo_hf.files import atomic_file, write_json
 
 FORMATS = ("parquet", "webdataset")
 SUFFIX = {"parquet": ".parquet", "webdataset": ".tar"}

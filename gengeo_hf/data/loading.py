@@ -14,9 +14,9 @@ from datasets import Image as ImageFeature
 from PIL import Image
 from torch.utils.data import Dataset
 
-from gengeo_hf.data.images import BACKGROUND, open_image
-from gengeo_hf.data.schema import CrossViewDataset
-from gengeo_hf.errors import GenGeoError
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.images import BACKGROUND, open_image
+from gengeo_hf.common.schema import CrossViewDataset
 
 logger = logging.getLogger(__name__)
 

@@ -15,13 +15,13 @@ from typing import Any
 import datasets
 import numpy as np
 
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.images import photo_position
+from gengeo_hf.common.schema import CrossViewDataset
 from gengeo_hf.data.area_split import fitting_block_m, split_training
 from gengeo_hf.data.benchmarks.layout import kept_pairs, logger, names_in, unknown_split
-from gengeo_hf.data.images import photo_position
 from gengeo_hf.data.own_columns import Rows, read_rows, rows_of
-from gengeo_hf.data.schema import CrossViewDataset
 from gengeo_hf.data.tables import gallery_table, query_table
-from gengeo_hf.errors import GenGeoError
 
 PARTS = ("train", "validation", "test")
 SPLITS = (*PARTS, "all")

@@ -11,8 +11,8 @@ from typing import Any
 
 import datasets
 
-from gengeo_hf.data.schema import GALLERY_FEATURES, QUERY_FEATURES, CrossViewDataset
-from gengeo_hf.errors import GenGeoError
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.schema import GALLERY_FEATURES, QUERY_FEATURES, CrossViewDataset
 
 ROWS_IN_FILE = 2000  # some hundred MB of images
 TABLES = {"queries": QUERY_FEATURES, "gallery": GALLERY_FEATURES}

@@ -12,7 +12,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from gengeo_hf.data.schema import GALLERY_FEATURES, QUERY_FEATURES
+from gengeo_hf.common.schema import GALLERY_FEATURES, QUERY_FEATURES
 
 PANORAMA = 360.0  # degrees
 

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from gengeo_hf.data.images import open_image
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.images import open_image
 from gengeo_hf.data.views import downward_view, ground_bev, padded_sphere, polar_tile
-from gengeo_hf.errors import GenGeoError
 
 FORMS = {
     "polar": r"([1-9]\d*)x([1-9]\d*)",  # height x width

@@ -12,9 +12,9 @@ from typing import Any
 
 import datasets
 
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.schema import CrossViewDataset
 from gengeo_hf.data.parquet import TABLES, whole_set
-from gengeo_hf.data.schema import CrossViewDataset
-from gengeo_hf.errors import GenGeoError
 
 
 def read_shards(folder: str | Path, split: str, cache_dir: str | Path | None = None) -> CrossViewDataset:

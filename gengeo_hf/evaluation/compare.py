@@ -1,6 +1,6 @@
 """Two results side by side, and the choice between checkpoints.
 
-Before: results of `training/evaluate.py`. After: differences that can be told from noise; the best checkpoint, picked
+Before: results of `gengeo evaluate`. After: differences that can be told from noise; the best checkpoint, picked
 where picking is allowed.
 """
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gengeo_hf.errors import GenGeoError
+from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.evaluation.intervals import Interval, paired_difference
 from gengeo_hf.evaluation.results import Result
 
@@ -122,7 +122,7 @@ def choose_checkpoint(paths: Sequence[str | Path], metric: str = "recall@1") -> 
     """Which checkpoint to keep, by results of the validation part, and whether the choice can be told from chance.
 
     Args:
-        paths: results of training/evaluate.py by one `<protocol>@validation`.
+        paths: results of gengeo evaluate by one `<protocol>@validation`.
         metric: as in `select_best`.
 
     Returns:

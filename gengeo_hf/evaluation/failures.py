@@ -6,7 +6,7 @@ Before: the table of queries of a `Result`. After: rows of each group, the most 
 import numpy as np
 import pyarrow as pa
 
-from gengeo_hf.errors import GenGeoError
+from gengeo_hf.common.errors import GenGeoError
 
 NEAR_M = 100.0
 CLOSE_RANK = 10
@@ -37,9 +37,7 @@ def group_failures(queries: pa.Table, *, near_m: float = NEAR_M, close_rank: int
     """
     needed = ("rank", "error_m", "top_scores", "positive_score")
     if missing := [name for name in needed if name not in queries.column_names]:
-        raise GenGeoError(
-            f"the table of queries lacks {', '.join(missing)}; take the one that training/evaluate.py wrote"
-        )
+        raise GenGeoError(f"the table of queries lacks {', '.join(missing)}; take the one that gengeo evaluate wrote")
     rank, error, own = (queries[name].to_numpy() for name in ("rank", "error_m", "positive_score"))
     best = np.array([scores[0] for scores in queries["top_scores"].to_pylist()])
     failed, far = rank >= 1, error > near_m  # an unknown distance (NaN) is neither near nor far

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gengeo_hf.errors import GenGeoError
+from gengeo_hf.common.errors import GenGeoError
 
 RESAMPLES = 1000
 LEVEL = 0.95

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from gengeo_hf.errors import GenGeoError
+from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.evaluation.positions import errors_m
 from gengeo_hf.evaluation.ranks import Descriptors, Scan, Ties, scan
 

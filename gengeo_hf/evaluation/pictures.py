@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from gengeo_hf.errors import GenGeoError
+from gengeo_hf.common.errors import GenGeoError
 
 COLOURS = {"right": "#0a9b6c", "semi": "#e3a008", "wrong": "#d1495b"}
 INK, FAINT, PAPER, GRID = "#1d2733", "#6b7785", "#ffffff", "#e4e8ec"

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gengeo_hf.errors import MissingExtraError
+from gengeo_hf.common.errors import MissingExtraError
+from gengeo_hf.common.geo import EARTH_RADIUS_M
 from gengeo_hf.evaluation.pictures import COLOURS, FAINT, GRID, INK, PAPER
-from gengeo_hf.places.geodesy import EARTH_RADIUS_M
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import KDTree
 
-from gengeo_hf.errors import GenGeoError
-from gengeo_hf.places.geodesy import EARTH_RADIUS_M, great_circle_m
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.geo import EARTH_RADIUS_M, great_circle_m
 
 
 @dataclass(frozen=True)

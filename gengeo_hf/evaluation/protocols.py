@@ -12,11 +12,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from gengeo_hf.errors import GenGeoError
+from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.evaluation.metrics import Rounding
 from gengeo_hf.evaluation.ranks import Ties
 
-_FILE = Path(__file__).parent / "assets" / "protocols.yaml"
+_FILE = Path(__file__).parents[1] / "assets" / "protocols.yaml"
 _NAME = re.compile(r"^(?P<base>.+?)(?P<validation>@validation)?(-fov(?P<degrees>\d+)-(?P<heading>known|unknown))?$")
 
 

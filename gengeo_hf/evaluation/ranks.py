@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from gengeo_hf.errors import GenGeoError
+from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.evaluation.blocks import Descriptors, QueryBlock, to_device
 from gengeo_hf.evaluation.positions import Prior
 

@@ -18,17 +18,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from gengeo_hf.errors import GenGeoError
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.files import atomic_file, sum_of, write_json
 from gengeo_hf.evaluation.intervals import bootstrap_means, bootstrap_median, breakdown, distance_groups
 from gengeo_hf.evaluation.metrics import metrics_of_scan, per_query_outcomes, within_outcomes
 from gengeo_hf.evaluation.neighbourhood import near_rule_outcomes, prior_outcomes
 from gengeo_hf.evaluation.positions import errors_m
 from gengeo_hf.evaluation.protocols import Protocol
 from gengeo_hf.evaluation.ranks import TIES, Descriptors, Scan, Ties, scan
-from gengeo_hf.files import atomic_file, sum_of, write_json
 
 if TYPE_CHECKING:
-    from gengeo_hf.data import CrossViewDataset
+    from gengeo_hf.common.schema import CrossViewDataset
 
 FORMAT = 1
 TOP_TILES = 5  # kept for each query, for strips and for grouping failures
@@ -141,11 +141,11 @@ class Result:
         try:
             summary = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
-            raise GenGeoError(f"{path} is no readable result ({error}); make one with training/evaluate.py") from error
+            raise GenGeoError(f"{path} is no readable result ({error}); make one with gengeo evaluate") from error
         # Other JSON files of this package state a format as well.
         sound = isinstance(summary, dict) and {"dataset", "model", "metrics"} <= summary.keys()
         if not sound or summary.get("format") != FORMAT:
-            raise GenGeoError(f"{path} is no evaluation result of format {FORMAT}; make one with training/evaluate.py")
+            raise GenGeoError(f"{path} is no evaluation result of format {FORMAT}; make one with gengeo evaluate")
         sums = summary.pop("sha256", {})  # results of earlier versions state none
         if sums and (not isinstance(sums, dict) or sums.get("summary") != sum_of(summary)):
             raise GenGeoError(f"{path} was changed or damaged after it was written; evaluate again")

@@ -1,6 +1,6 @@
 """The paper's tables with our rows below: every cell says by which rules it was counted, or it is left out.
 
-Before: results of `training/evaluate.py` and `assets/published.yaml`. After: Markdown, LaTeX or CSV.
+Before: results of `gengeo evaluate` and `assets/published.yaml`. After: Markdown, LaTeX or CSV.
 """
 
 import csv
@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 from omegaconf import OmegaConf
 
-from gengeo_hf.errors import GenGeoError
+from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.evaluation.results import Result
 
 Format = Literal["md", "latex", "csv"]
-_FILE = Path(__file__).parent / "assets" / "published.yaml"
+_FILE = Path(__file__).parents[1] / "assets" / "published.yaml"
 _LATEX = str.maketrans(
     {letter: "\\" + letter for letter in "%&_#${}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
@@ -55,7 +55,7 @@ def build_table(number: int, results: Sequence[str | Path] = ()) -> Table:
 
     Args:
         number: of the table in the paper, 2 to 9.
-        results: JSON files of `training/evaluate.py`.
+        results: JSON files of `gengeo evaluate`.
 
     Raises:
         GenGeoError: there is no such table, or two results of one model claim the same cell.

@@ -4,6 +4,7 @@ Before: a checkpoint and a photo with its tile. After: arrays, and pictures with
 line has `gengeo explain` and `gengeo figure`.
 """
 
+from gengeo_hf.explain.attribution import Look, kept_map, look, look_many
 from gengeo_hf.explain.clusters import (
     Patch,
     cluster_histogram,
@@ -31,7 +32,6 @@ from gengeo_hf.explain.links import (
     explain_preference,
     link_direction_error,
 )
-from gengeo_hf.explain.look import Look, kept_map, look, look_many
 
 __all__ = [
     "SCALE_NOTE",

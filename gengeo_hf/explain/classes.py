@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gengeo_hf.errors import GenGeoError
+from gengeo_hf.common.errors import GenGeoError
 
 
 def class_shares(kinds: np.ndarray, grid: tuple[int, int], classes: int) -> np.ndarray:

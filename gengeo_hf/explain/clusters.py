@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from gengeo_hf.encoder import Encoder, View
-from gengeo_hf.errors import GenGeoError
-from gengeo_hf.explain.look import Look, look_many
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.encoding.encoder import Encoder, View
+from gengeo_hf.explain.attribution import Look, look_many
 
 Box = tuple[float, float, float, float]
 AROUND = 0.5  # patches that the picture of a patch shows on each side of it

@@ -11,14 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from gengeo_hf.encoder import Encoder
-from gengeo_hf.explain.clusters import (
-    Box,
-    Patch,
-    cluster_histogram,
-    histogram_similarity,
-    similarity_elsewhere,
-)
+from gengeo_hf.encoding.encoder import Encoder
+from gengeo_hf.explain.attribution import Look, as_picture, look, need_dustbin
+from gengeo_hf.explain.clusters import Box, Patch, cluster_histogram, histogram_similarity, similarity_elsewhere
 from gengeo_hf.explain.draw import (
     SCALE_NOTE,
     SERIES,
@@ -34,7 +29,6 @@ from gengeo_hf.explain.draw import (
     stretch_signed,
 )
 from gengeo_hf.explain.links import Match, Preference
-from gengeo_hf.explain.look import Look, as_picture, look, need_dustbin
 
 NORM_NOTE = (
     "Feature norm: length of each patch's features after the last block and before the final LayerNorm, also scaled "

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from gengeo_hf.encoder import Encoder
-from gengeo_hf.errors import GenGeoError
-from gengeo_hf.explain.look import Look, look
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.encoding.encoder import Encoder
+from gengeo_hf.explain.attribution import Look, look
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gengeo_hf.errors import GenGeoError
-from gengeo_hf.files import sum_of
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.files import sum_of
 from gengeo_hf.world.domains import DOMAINS, domain_named
 from gengeo_hf.world.geography import MAX_REGIONS, SPLITS
 from gengeo_hf.world.places import Region
@@ -23,7 +23,7 @@ from gengeo_hf.world.shards import TABLES, Job, check_shard, draw_shard
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from gengeo_hf.data.schema import CrossViewDataset
+    from gengeo_hf.common.schema import CrossViewDataset
 
 WORLD_VERSION = 3  # raise it whenever a picture changes: old caches must not be taken for new ones
 _MINIMUM_SIDE = 8  # pixels
@@ -193,7 +193,7 @@ def _draw(jobs: list[Job], workers: int, tell: Callable[[float], None]) -> None:
 
 def _schemas() -> "dict[str, pa.Schema]":
     """Arrow schemas of the two tables, with the metadata by which `datasets` knows its features."""
-    from gengeo_hf.data.schema import GALLERY_FEATURES, QUERY_FEATURES  # not at the top: workers need no `datasets`
+    from gengeo_hf.common.schema import GALLERY_FEATURES, QUERY_FEATURES  # not at the top: workers need no `datasets`
 
     return {"queries": QUERY_FEATURES.arrow_schema, "gallery": GALLERY_FEATURES.arrow_schema}
 
@@ -202,7 +202,7 @@ def _load(name: str, jobs: list[Job]) -> "CrossViewDataset":
     """Join stored regions; the tables stay memory-mapped."""
     import datasets
 
-    from gengeo_hf.data.schema import CrossViewDataset
+    from gengeo_hf.common.schema import CrossViewDataset
 
     tables: dict[str, list[Any]] = {table: [] for table in TABLES}
     for job in jobs:

@@ -5,7 +5,7 @@ Before: a name. After: roads, layout, dataset.
 
 from dataclasses import dataclass
 
-from gengeo_hf.errors import GenGeoError
+from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.world.palette import OFFCENTER_PALETTE, RURAL_PALETTE, URBAN_PALETTE, Palette
 
 TILE_METRES = 65.0  # side of an aerial tile on the ground

@@ -9,7 +9,7 @@ from gengeo_hf.world.domains import Domain
 from gengeo_hf.world.land import Land
 from gengeo_hf.world.lots import DIRT, GARDEN, GRAVEL, PARK, PARKING, PAVED, Lot
 from gengeo_hf.world.palette import CONIFER, FOLIAGE, linear
-from gengeo_hf.world.tables import (
+from gengeo_hf.world.tables import (  # fmt: skip
     BARN,
     BOX,
     BUSH,
@@ -29,10 +29,8 @@ from gengeo_hf.world.tables import (
     SHOP,
     TREE,
     Table,
-)  # fmt: skip
-from gengeo_hf.world.tables import (
-    CONIFER as CONIFER_TREE,
 )
+from gengeo_hf.world.tables import CONIFER as CONIFER_TREE
 
 _FENCES = linear("7a6248", "e6e4de", "8f8a80", "5b4a3a")
 _SHOP_FRONTS = linear("2f5d50", "8c2f2b", "2b3f6b", "c7862f", "3b3b3f", "b9b2a2")

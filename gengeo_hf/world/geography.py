@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gengeo_hf.errors import GenGeoError
+from gengeo_hf.common.errors import GenGeoError
 
 EARTH_RADIUS_M = 6_371_008.8  # mean radius of WGS84, metres
 SPLITS = ("train", "validation", "test")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gengeo_hf.errors import MissingExtraError
+from gengeo_hf.common.errors import MissingExtraError
 from gengeo_hf.world.domains import DOMAINS, domain_named
 from gengeo_hf.world.geography import SPLITS, LocalFrame, region_frame
 from gengeo_hf.world.layout import VIEWS, Layout, make_layout

@@ -15,8 +15,8 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
-from gengeo_hf.errors import GenGeoError
-from gengeo_hf.files import atomic_folder, write_json
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.files import atomic_folder, write_json
 from gengeo_hf.world.domains import TILE_METRES
 from gengeo_hf.world.places import CameraPlace, Region, Tile
 

@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 
-from gengeo_hf.errors import GenGeoError
+from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.world.domains import DOMAINS
 from gengeo_hf.world.places import CameraPlace, Region, Tile
 

@@ -6,7 +6,7 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from gengeo_hf.data import GALLERY_FEATURES, QUERY_FEATURES, CrossViewDataset
+from gengeo_hf.common.schema import GALLERY_FEATURES, QUERY_FEATURES, CrossViewDataset
 
 
 def encoded(array, fmt="PNG", **options):

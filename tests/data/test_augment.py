@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.nn import functional
 
+from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.data.augment import Augmentation, jittered
 from gengeo_hf.data.views import limited_fov
-from gengeo_hf.errors import GenGeoError
 
 SEED = (1, 2, 0)
 

@@ -5,9 +5,9 @@ import logging
 import numpy as np
 import pytest
 
+from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.data import load_pairs
 from gengeo_hf.data.benchmarks import cvusa, vigor
-from gengeo_hf.errors import GenGeoError
 from tests.data import folders
 
 

@@ -4,9 +4,9 @@ import time
 
 import pytest
 
+from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.data.benchmarks import cvact, cvusa, university1652, vigor
 from gengeo_hf.data.check import check_data
-from gengeo_hf.errors import GenGeoError
 from tests.data import folders
 
 

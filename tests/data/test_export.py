@@ -6,9 +6,9 @@ import datasets
 import numpy as np
 import pytest
 
+from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.data import export, load_pairs
 from gengeo_hf.data.export import export_pairs
-from gengeo_hf.errors import GenGeoError
 from tests.data import folders
 from tests.data.helpers import toy_dataset
 

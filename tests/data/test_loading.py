@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.data import AerialImages, GroundImages, PairSource, load_pairs
 from gengeo_hf.data.benchmarks import cvusa
-from gengeo_hf.data.memory import PairsInMemory
-from gengeo_hf.errors import GenGeoError
+from gengeo_hf.data.cache import PairsInMemory
 from tests.data.helpers import toy_dataset
 
 

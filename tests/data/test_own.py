@@ -4,10 +4,10 @@ import datasets
 import numpy as np
 import pytest
 
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.schema import check_apart
 from gengeo_hf.data import PairSource, load_pairs
 from gengeo_hf.data.own import Cut, load_hf_dataset, three_parts
-from gengeo_hf.data.schema import check_apart
-from gengeo_hf.errors import GenGeoError
 from tests.data import folders
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.data.views import downward_view, ground_bev, padded_sphere, polar_tile
-from gengeo_hf.errors import GenGeoError
 
 
 def bilinear(image, row, column, wrap):

@@ -7,7 +7,8 @@ import pytest
 from scipy.stats import binom
 from sklearn.metrics import average_precision_score
 
-from gengeo_hf.errors import GenGeoError
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.geo import great_circle_m
 from gengeo_hf.evaluation import evaluate_descriptors, one_percent_k, recall_at, scan
 from gengeo_hf.evaluation.intervals import (
     bootstrap_means,
@@ -18,7 +19,6 @@ from gengeo_hf.evaluation.intervals import (
 )
 from gengeo_hf.evaluation.metrics import metrics_of_scan, per_query_outcomes
 from gengeo_hf.evaluation.neighbourhood import near_rule_outcomes, prior_outcomes
-from gengeo_hf.places.geodesy import great_circle_m
 
 from .test_ranks import unit
 

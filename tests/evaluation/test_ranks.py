@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gengeo_hf.errors import GenGeoError
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.geo import great_circle_m
 from gengeo_hf.evaluation import Prior, blocks, evaluate_descriptors, rank_of_positives, scan
-from gengeo_hf.places.geodesy import great_circle_m
 
 
 def unit(generator, count, dim=32):

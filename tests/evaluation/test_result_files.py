@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from gengeo_hf.errors import GenGeoError
+from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.evaluation import results
 from gengeo_hf.evaluation.results import Result
 from tests.evaluation.test_tables import result

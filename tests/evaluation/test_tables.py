@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gengeo_hf.errors import GenGeoError
+from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.evaluation.compare import compare, comparison_text, refuse_reported_split, select_best
 from gengeo_hf.evaluation.protocols import find_protocol, protocol_names
 from gengeo_hf.evaluation.results import Truth, judge
@@ -148,7 +148,7 @@ def test_a_gain_is_told_from_noise(tmp_path):
         compare(good, bad)
     for text in ("{}", '{"format": 1, "fingerprint": "0", "dim": 24}'):  # the second as ONNX manifests begin
         good.write_text(text)
-        with pytest.raises(GenGeoError, match=r"training/evaluate\.py"):
+        with pytest.raises(GenGeoError, match=r"gengeo evaluate"):
             compare(good, bad)
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from gengeo_hf.encoder import Encoder
-from gengeo_hf.errors import GenGeoError
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.encoding.encoder import Encoder
 from gengeo_hf.explain import (
     cluster_histogram,
     cluster_map_figure,
@@ -30,7 +30,7 @@ from gengeo_hf.explain import (
 from gengeo_hf.explain.classes import asymmetry, class_preference, class_shares
 from gengeo_hf.explain.clusters import patches_in
 from gengeo_hf.explain.draw import SERIES, Panel, Row, Scale, sheet
-from tests.explain.test_look import sharpen
+from tests.explain.test_attribution import sharpen
 
 
 @pytest.fixture

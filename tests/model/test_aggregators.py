@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from gengeo_hf.errors import GenGeoError
-from gengeo_hf.initialise import start_netvlad
+from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.model import GenGeoConfig, GenGeoModel
 from gengeo_hf.model.aggregators import AGGREGATORS
+from gengeo_hf.training.initialization import start_netvlad
 from tests.conftest import TINY
 
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, BertConfig, Dinov2Config, Dinov2Model, pipeline
 
-from gengeo_hf.fingerprint import fingerprint
+from gengeo_hf.encoding.fingerprint import fingerprint
 from gengeo_hf.model import GenGeoConfig, GenGeoImageProcessor, GenGeoModel
 from tests.conftest import TINY
 

@@ -2,7 +2,7 @@
 
 import random
 
-from gengeo_hf.errors import GenGeoError
+from gengeo_hf.common.errors import GenGeoError
 
 
 def places(size, count, draw):

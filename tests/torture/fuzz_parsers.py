@@ -15,17 +15,17 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["gengeo_hf", "settings"], enable_loader_override=False):
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "training"))
+with atheris.instrument_imports(include=["gengeo_hf"], enable_loader_override=False):
+    from gengeo_hf.common import units
+    from gengeo_hf.common.errors import GenGeoError
+    from gengeo_hf.common.images import photo_position
     from gengeo_hf.data.benchmarks import cvusa, vigor
     from gengeo_hf.data.benchmarks.layout import read_lines
-    from gengeo_hf.data.images import photo_position
-    from gengeo_hf.errors import GenGeoError
-    from gengeo_hf.places import GeoIndex, units
-    from gengeo_hf.places.imagery.xyz import MbTiles, XyzTiles
-    from settings import load_settings
+    from gengeo_hf.imagery.xyz import MbTiles, XyzTiles
+    from gengeo_hf.index import GeoIndex
+    from gengeo_hf.training.settings import load_settings
 
-from tests.places.conftest import ListSource, StubEncoder
+from tests.stubs import ListSource, StubEncoder
 from tests.torture.intake_worker import saved
 
 FOLDER = Path(tempfile.mkdtemp(prefix="gengeo-fuzz-"))  # libFuzzer ends the process before anything could remove it

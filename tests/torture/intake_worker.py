@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from gengeo_hf.errors import GenGeoError
+from gengeo_hf.common.errors import GenGeoError
 from tests.torture import making
 
 MEMORY = 4 * 2**30  # of the process; a file that asks for more is met by an error, not by the system's killer
@@ -77,7 +77,7 @@ def mutated(content, draw, header):
 
 
 def photo(content, _):
-    from gengeo_hf.data.images import open_image, photo_position
+    from gengeo_hf.common.images import open_image, photo_position
 
     photo_position(content)
     image = open_image(content)
@@ -85,7 +85,7 @@ def photo(content, _):
 
 
 def raster(content, folder):
-    from gengeo_hf.places.imagery import TilingOptions, open_imagery
+    from gengeo_hf.imagery import TilingOptions, open_imagery
 
     path = folder / "fuzzed.tif"
     path.write_bytes(content)

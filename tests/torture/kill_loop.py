@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gengeo_hf.errors import GenGeoError
+from gengeo_hf.common.errors import GenGeoError
 
 
 class World:
@@ -72,7 +72,7 @@ class Index:
         self.before = content(self.open(folder / "start.gengeo")) if self.start else None
 
     def open(self, path):
-        from gengeo_hf.places import GeoIndex
+        from gengeo_hf.index import GeoIndex
 
         return GeoIndex.load(path)
 
@@ -125,7 +125,7 @@ class Push:
         gengeo("push", self.folder / "new.gengeo", f"someone/{place.name}")
 
     def pulled(self, place):
-        from gengeo_hf.hub import pull
+        from gengeo_hf.hub.repository import pull
 
         out = place / "pulled"
         shutil.rmtree(out, ignore_errors=True)
@@ -139,7 +139,7 @@ class Push:
         return self.pulled(place) not in (self.old, self.new)
 
     def reset(self, place):
-        from gengeo_hf.hub import push
+        from gengeo_hf.hub.repository import push
 
         place.mkdir()
         push(self.folder / "old.gengeo", f"someone/{place.name}")
@@ -187,8 +187,8 @@ def main():
     name, folder, kills, seed = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     import torch
 
-    import gengeo_hf.encoder  # shared by all forks
-    import gengeo_hf.hub  # noqa: F401  (shared by all forks)
+    import gengeo_hf.encoding.encoder  # shared by all forks
+    import gengeo_hf.hub.repository  # noqa: F401  (shared by all forks)
 
     torch.set_num_threads(1)
     job, draw = JOBS[name](folder), random.Random(seed)

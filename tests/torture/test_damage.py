@@ -7,9 +7,9 @@ import shutil
 import numpy as np
 import pytest
 
-from gengeo_hf.errors import GenGeoError
-from gengeo_hf.places import GeoIndex
-from tests.places.conftest import ListSource, StubEncoder
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.index import GeoIndex
+from tests.stubs import ListSource, StubEncoder
 from tests.torture import making
 from tests.torture.conftest import ROUNDS
 from tests.torture.damage import tried
@@ -44,8 +44,8 @@ def answers(path):
 @pytest.mark.parametrize("kind", ["exact", "compressed"])
 def test_index_files(tmp_path, counts, monkeypatch, kind):
     if kind == "compressed":
-        monkeypatch.setattr("gengeo_hf.places.search.FLAT_LIMIT", 10)
-        monkeypatch.setattr("gengeo_hf.places.search.EXACT_LIMIT", 20)
+        monkeypatch.setattr("gengeo_hf.index.search.FLAT_LIMIT", 10)
+        monkeypatch.setattr("gengeo_hf.index.search.EXACT_LIMIT", 20)
     index = GeoIndex.build(StubEncoder(), ListSource(400, broken=[3]), tmp_path / "idx")
     files = sorted(index.path.iterdir())
     assert {"descriptors.npy", "tiles.parquet", "manifest.json", "left_out.parquet"} <= {file.name for file in files}
@@ -55,7 +55,7 @@ def test_index_files(tmp_path, counts, monkeypatch, kind):
 
 def test_weights_and_configuration_of_a_checkpoint(tmp_path, counts):
     """The index knows the fingerprint of its model: other weights, or another preprocessing, are not its model's."""
-    from gengeo_hf.encoder import Encoder
+    from gengeo_hf.encoding.encoder import Encoder
 
     model, picture = making.model(tmp_path / "model"), making.picture(np.random.default_rng(5))
     GeoIndex.build(Encoder.from_pretrained(model, device="cpu"), ListSource(20), tmp_path / "idx")
@@ -99,7 +99,7 @@ def test_stored_worlds(tmp_path, counts):
 
 
 def test_calibrations(tmp_path, counts):
-    from gengeo_hf.places.confidence import Calibration
+    from gengeo_hf.localization.confidence import Calibration
 
     path = tmp_path / "calibration.json"
     Calibration(-3.0, 5.0, 2.0, 25.0, "f" * 64, 1000, 200, 0.03, ((0.1, 0.2, 10),), ((0.5, 0.4, 0.9),)).save(path)
@@ -108,7 +108,7 @@ def test_calibrations(tmp_path, counts):
 
 def test_work_that_a_build_left(tmp_path, counts, monkeypatch):
     """Shards of an interrupted build: a damaged one is made again."""
-    from gengeo_hf.places import build
+    from gengeo_hf.index import build
 
     source, partial = ListSource(300), tmp_path / "idx.partial"
     with monkeypatch.context() as patch:

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gengeo_hf.errors import GenGeoError
-from gengeo_hf.places import GeoIndex
-from gengeo_hf.places.build import build_index
-from tests.places.conftest import ListSource, StubEncoder
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.index import GeoIndex
+from gengeo_hf.index.build import build_index
+from tests.stubs import ListSource, StubEncoder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,8 +109,8 @@ def test_writing_a_checkpoint(disk, counts, capsys, monkeypatch):
     from accelerate import Accelerator
 
     monkeypatch.syspath_prepend(ROOT / "training")
-    import checkpoint
-    from settings import Settings, as_dict
+    from gengeo_hf.training import checkpoint
+    from gengeo_hf.training.settings import Settings, as_dict
 
     settings = as_dict(Settings(output="unused"))
     accelerator, model = Accelerator(cpu=True), torch.nn.Linear(200, 200)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hub_server import TOKEN, HubServer
+from tests.hub.hub_server import TOKEN, HubServer
 from tests.torture import making
 from tests.torture.conftest import ROUNDS
 
@@ -57,8 +57,9 @@ def test_indexing(folder, counts):
 @pytest.mark.slow
 @pytest.mark.timeout(600 * ROUNDS)
 def test_adding_to_an_index(folder, counts):
-    from gengeo_hf.encoder import Encoder
-    from gengeo_hf.places import GeoIndex, open_imagery
+    from gengeo_hf.encoding.encoder import Encoder
+    from gengeo_hf.imagery import open_imagery
+    from gengeo_hf.index import GeoIndex
 
     encoder = Encoder.from_pretrained(folder / "model", device="cpu")
     GeoIndex.build(encoder, open_imagery(folder / "a"), folder / "start.gengeo")
@@ -68,8 +69,8 @@ def test_adding_to_an_index(folder, counts):
 @pytest.mark.slow
 @pytest.mark.timeout(600 * ROUNDS)
 def test_pushing(tmp_path, counts):
-    from gengeo_hf.places import GeoIndex
-    from tests.places.conftest import ListSource, StubEncoder
+    from gengeo_hf.index import GeoIndex
+    from tests.stubs import ListSource, StubEncoder
 
     for name, count in (("old", 300), ("new", 900)):
         GeoIndex.build(StubEncoder(), ListSource(count, seed=count), tmp_path / f"{name}.gengeo")

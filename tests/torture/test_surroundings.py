@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gengeo_hf.errors import GenGeoError
-from gengeo_hf.places import GeoIndex
-from tests.places.conftest import ListSource, StubEncoder
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.index import GeoIndex
+from tests.stubs import ListSource, StubEncoder
 from tests.torture.conftest import ROUNDS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300 * ROUNDS)]
@@ -70,7 +70,7 @@ def test_two_processes_build_one_world(tmp_path, counts):
 @pytest.mark.parametrize("when", [0.0, 4e9])
 def test_a_clock_that_was_set_back_or_ahead(tmp_path, counts, when):
     """Files from the past or the future: a change is still seen, and the newest work is still taken."""
-    from gengeo_hf.web.answering import Desk
+    from gengeo_hf.serving.locator import Desk
 
     index = GeoIndex.build(StubEncoder(), ListSource(6), tmp_path / "idx")
     desk = Desk(StubEncoder(), index)
@@ -96,10 +96,10 @@ def test_a_user_without_rights(tmp_path, counts):
     code = f"""
 import json
 import numpy as np
-from gengeo_hf.errors import GenGeoError
-from gengeo_hf.places import GeoIndex
-from gengeo_hf.places.build import build_index
-from tests.places.conftest import ListSource, StubEncoder
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.index import GeoIndex
+from gengeo_hf.index.build import build_index
+from tests.stubs import ListSource, StubEncoder
 from pathlib import Path
 index = GeoIndex.load({str(index.path)!r})
 said = [len(index)]
@@ -132,10 +132,11 @@ locale.setlocale(locale.LC_ALL, "")
 comma = locale.localeconv()["decimal_point"] == ","
 assert comma == sys.argv[4].startswith(("tr", "de", "fr")), "the language is not in force"
 from gengeo_hf.evaluation.results import Result
-from gengeo_hf.places import GeoIndex, open_imagery
-from gengeo_hf.places.locate import GeoLocalizer, to_geojson
-from gengeo_hf.places.units import parse_near
-from tests.places.conftest import StubEncoder
+from gengeo_hf.index import GeoIndex
+from gengeo_hf.imagery import open_imagery
+from gengeo_hf.localization.localizer import GeoLocalizer, to_geojson
+from gengeo_hf.common.units import parse_near
+from tests.stubs import StubEncoder
 folder = Path(sys.argv[1])
 index = GeoIndex.build(StubEncoder(), open_imagery(folder / "tiles.csv"), folder / sys.argv[2])
 raster = open_imagery(folder / "r.tif")

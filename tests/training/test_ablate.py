@@ -8,7 +8,8 @@ import pytest
 
 import ablate
 from ablate_table import Row, compare
-from gengeo_hf.errors import GenGeoError
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.training.settings import CONFIGS
 
 PLAN = """
 base: base.yaml
@@ -132,15 +133,15 @@ def test_missing_and_other_files_are_no_plan(tmp_path):
 
 @pytest.mark.parametrize("name", ["world", "cvusa"])
 def test_the_plans_of_the_paper_have_settings_for_every_row(name):
-    from build import build_config
-    from settings import load_settings
+    from gengeo_hf.training.components import build_config
+    from gengeo_hf.training.settings import load_settings
 
     plan = ablate.read_plan(ablate.HERE / "ablations" / f"{name}.yaml")
     assert {"table6", "table7", "table8", "table9"} <= set(plan["tables"])
     for rows in plan["tables"].values():
         assert rows[0]["paper"] is None or rows[0]["paper"] == [98.94, 71.27]
         for row in rows:
-            path = plan["home"] / (row.get("config") or plan["base"])
+            path = ablate.config_of(row, plan)
             build_config(load_settings(path, [*ablate.keys_of(row, 0, plan, []), "data.root=x", "output=x"]))
 
 
@@ -161,7 +162,7 @@ def test_a_table_of_the_world_from_end_to_end(tmp_path):
     plan = tmp_path / "plan.yaml"
     plan.write_text(
         f"""
-base: {ablate.HERE / "configs" / "world_small.yaml"}
+base: {CONFIGS / "world_small.yaml"}
 budget: [optimisation.epochs=2, evaluate_every=2, data.train.num_pairs=96, data.validation.num_pairs=24]
 test: {{world-urban: {{num_pairs: 24}}}}
 pretrain: {{urban: []}}

@@ -4,13 +4,12 @@ import json
 
 import pytest
 
-import train
-from settings import load_settings
+from gengeo_hf.training import loop as train
+from gengeo_hf.training.settings import CONFIGS, load_settings
 from tests.conftest import TINY, TINY_SIZES
 from tests.data import folders
-from tests.training.test_evaluate import REPOSITORY, script
+from tests.training.test_evaluate import script
 
-CONFIGS = REPOSITORY / "training" / "configs"
 MAKERS = {
     "cvusa": folders.make_cvusa,
     "cvact": lambda root: folders.make_cvact(root)[0],

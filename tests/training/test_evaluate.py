@@ -1,6 +1,5 @@
-"""`training/evaluate.py`: one result, whatever was stopped, cached or shared out."""
+"""`gengeo evaluate`: one result, whatever was stopped, cached or shared out."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -12,17 +11,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from gengeo_hf.errors import GenGeoError
-from gengeo_hf.evaluation import describe
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.encoding import engine as describe
+from gengeo_hf.evaluation import run as script
 from gengeo_hf.evaluation.results import Result
-
-from .made_up import made_up_pairs
+from tests.training.made_up import made_up_pairs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-# By its path: the library of the same name may be imported already.
-_SPEC = importlib.util.spec_from_file_location("training_evaluate", REPOSITORY / "training" / "evaluate.py")
-script = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(script)
 
 
 @pytest.fixture
@@ -131,8 +126,8 @@ def test_two_processes_give_the_same_numbers_as_one(tiny_checkpoint, tmp_path, p
             import functools
             import os
             import sys
-            sys.path[:0] = [{str(REPOSITORY)!r}, {str(REPOSITORY / "training")!r}]
-            import evaluate as script  # sys.path puts the script before the library
+            sys.path.insert(0, {str(REPOSITORY)!r})
+            from gengeo_hf.evaluation import run as script
             from accelerate.state import PartialState
             from tests.training.made_up import made_up_pairs
             script.load_pairs = lambda *given, **options: made_up_pairs(40, seed=1)
@@ -166,7 +161,7 @@ def test_two_processes_give_the_same_numbers_as_one(tiny_checkpoint, tmp_path, p
 
 
 def test_limited_views_keep_their_scale_and_direction(tiny_model, tiny_processor):
-    from gengeo_hf.encoder import Encoder
+    from gengeo_hf.encoding.encoder import Encoder
 
     encoder = Encoder(tiny_model, tiny_processor, "cpu", batch_size=2)
     random = np.random.default_rng(0)
@@ -180,7 +175,7 @@ def test_limited_views_keep_their_scale_and_direction(tiny_model, tiny_processor
 
 def test_cuts_are_the_same_however_the_shards_are_shared_out(tiny_model, tiny_processor, tmp_path):
     from gengeo_hf.data.loading import GroundImages
-    from gengeo_hf.encoder import Encoder
+    from gengeo_hf.encoding.encoder import Encoder
 
     encoder, pairs = Encoder(tiny_model, tiny_processor, "cpu", batch_size=4), made_up_pairs(20)
     photos, ids = GroundImages(pairs), pairs.queries["query_id"][:]

@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import checkpoint
-import train
-from settings import load_settings
+from gengeo_hf.training import checkpoint
+from gengeo_hf.training import loop as train
+from gengeo_hf.training.settings import load_settings
 from tests.conftest import TINY
 from tests.training.made_up import load_made_up
 
@@ -67,11 +67,11 @@ def test_twenty_kills(config, tmp_path):
         textwrap.dedent(
             f"""
             import os, random, signal, sys, time
-            sys.path[:0] = [{str(REPOSITORY)!r}, {str(REPOSITORY / "training")!r}]
+            sys.path.insert(0, {str(REPOSITORY)!r})
             import torch
             torch.set_num_threads(1)
-            import train
-            from settings import load_settings
+            from gengeo_hf.training import loop as train
+            from gengeo_hf.training.settings import load_settings
             from tests.training.made_up import load_made_up
             train.load_pairs = load_made_up
 

@@ -6,9 +6,9 @@ import math
 import pytest
 from accelerate.state import AcceleratorState
 
-import train
-from gengeo_hf.encoder import Encoder
-from settings import load_settings
+from gengeo_hf.encoding.encoder import Encoder
+from gengeo_hf.training import loop as train
+from gengeo_hf.training.settings import load_settings
 from tests.conftest import TINY
 from tests.training.made_up import load_made_up
 

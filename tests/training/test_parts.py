@@ -9,8 +9,13 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-import checkpoint
-from batches import (
+from gengeo_hf.common import files
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.data import PairSource
+from gengeo_hf.encoding.encoder import Encoder
+from gengeo_hf.learning import Pairs
+from gengeo_hf.training import checkpoint
+from gengeo_hf.training.batches import (
     batch_rules,
     covering,
     geographic_table,
@@ -19,17 +24,12 @@ from batches import (
     table_shares,
     training_pairs,
 )
-from build import Average, build_augmentation, build_model, build_processor, start_head
-from descriptors import describe
-from estimate import Meter, card_of, measure_cost, memory_bytes
-from gengeo_hf import files
-from gengeo_hf.data import PairSource
-from gengeo_hf.encoder import Encoder
-from gengeo_hf.errors import GenGeoError
-from gengeo_hf.learning import Pairs
-from records import Log
-from settings import Sampling, Settings
-from step import learning_rate, rate_factor, semi_positive_masks
+from gengeo_hf.training.components import Average, build_augmentation, build_model, build_processor, start_head
+from gengeo_hf.training.descriptors import describe
+from gengeo_hf.training.estimate import Meter, card_of, measure_cost, memory_bytes
+from gengeo_hf.training.records import Log
+from gengeo_hf.training.settings import Sampling, Settings
+from gengeo_hf.training.step import learning_rate, rate_factor, semi_positive_masks
 from tests.conftest import TINY
 from tests.training.made_up import made_up_pairs
 

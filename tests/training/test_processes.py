@@ -12,18 +12,18 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from gengeo_hf.errors import GenGeoError
-from settings import Settings
-from shard import check_shardable
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.training.settings import Settings
+from gengeo_hf.training.shard import check_shardable
 from tests.conftest import TINY
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROGRAM = f"""
 import os, sys
-sys.path[:0] = [{str(REPOSITORY)!r}, {str(REPOSITORY / "training")!r}]
-import train
+sys.path.insert(0, {str(REPOSITORY)!r})
+from gengeo_hf.training import loop as train
 from accelerate.state import PartialState
-from settings import parse
+from gengeo_hf.training.settings import parse
 from tests.training.made_up import load_made_up
 train.load_pairs = load_made_up
 train.main(parse())

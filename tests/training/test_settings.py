@@ -1,18 +1,17 @@
-from pathlib import Path
-
 import pytest
 
-from gengeo_hf.errors import GenGeoError
-from settings import describe_settings, load_settings
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.training import settings as settings_module
+from gengeo_hf.training.settings import describe_settings, load_settings
 
-CONFIGS = sorted((Path(__file__).resolve().parents[2] / "training" / "configs").rglob("*.yaml"))
+CONFIGS = sorted(settings_module.CONFIGS.rglob("*.yaml"))
 URBAN = next(path for path in CONFIGS if path.stem == "world_urban")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_is_readable_and_its_model_exists(path):
-    from batches import batch_rules
-    from build import build_augmentation, build_config
+    from gengeo_hf.training.batches import batch_rules
+    from gengeo_hf.training.components import build_augmentation, build_config
 
     settings = load_settings(path, ["data.root=somewhere"])
     assert build_config(settings).model_type == "gengeo"
@@ -71,7 +70,7 @@ def test_a_missing_value_is_asked_for(tmp_path):
 
 
 def test_missing_and_broken_files_are_explained(tmp_path):
-    with pytest.raises(GenGeoError, match=r"training/configs has .*world_urban\.yaml"):
+    with pytest.raises(GenGeoError, match=r"shipped name: .*world_urban"):
         load_settings(tmp_path / "none.yaml", [])
     (tmp_path / "broken.yaml").write_text("a: [1, 2\nb: }")
     with pytest.raises(GenGeoError, match="no readable YAML"):
@@ -79,7 +78,7 @@ def test_missing_and_broken_files_are_explained(tmp_path):
 
 
 def test_unknown_model_field_is_refused():
-    from build import build_model
+    from gengeo_hf.training.components import build_model
 
     with pytest.raises(GenGeoError, match="num_cluster'"):
         build_model(load_settings(URBAN, ["model.config.num_cluster=4"]))

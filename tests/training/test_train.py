@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import checkpoint
-import train
-from gengeo_hf.encoder import TRAINING_RECORD, Encoder
-from gengeo_hf.errors import GenGeoError
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.encoding.encoder import TRAINING_RECORD, Encoder
 from gengeo_hf.learning import sampler as sampler_module
-from settings import load_settings
+from gengeo_hf.training import checkpoint
+from gengeo_hf.training import loop as train
+from gengeo_hf.training.settings import load_settings
 from tests.conftest import TINY
 from tests.training.made_up import load_made_up
 

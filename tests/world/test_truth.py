@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gengeo_hf.errors import GenGeoError
+from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.world import CLASS_NAMES, build_world
 from gengeo_hf.world.shards import samples_for
 from gengeo_hf.world.truth import _parsed, aerial_classes, ground_classes

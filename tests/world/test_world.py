@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gengeo_hf.errors import GenGeoError
+from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.evaluation import recall_at
+from gengeo_hf.evaluation.baseline import histogram_ranks
 from gengeo_hf.world import build_world
-from gengeo_hf.world.baseline import histogram_ranks
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_colours_alone_do_not_find_places(lower_half, tmp_path_factory):
 
 def test_a_histogram_finds_a_tile_with_the_photo_s_own_colours(small):
     """The baseline works where colours do tell: the tiles asked for themselves."""
-    from gengeo_hf.world.baseline import colour_histogram
+    from gengeo_hf.evaluation.baseline import colour_histogram
 
     histograms = np.stack([colour_histogram(image) for image in small.gallery["aerial"]])
     assert (histograms @ histograms.T).argmax(axis=1).tolist() == list(range(len(histograms)))

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from gengeo_hf.common.errors import GenGeoError, MissingExtraError
+from gengeo_hf.common.schema import CrossViewDataset
 from gengeo_hf.data.area_split import split_training
 from gengeo_hf.data.benchmarks.layout import (
     compare_count,
@@ -24,9 +26,7 @@ from gengeo_hf.data.benchmarks.layout import (
     unknown_split,
 )
 from gengeo_hf.data.benchmarks.report import Report
-from gengeo_hf.data.schema import CrossViewDataset
 from gengeo_hf.data.tables import PANORAMA, gallery_table, query_table
-from gengeo_hf.errors import GenGeoError, MissingExtraError
 
 SPLITS = ("train", "validation", "val", "test")
 PUBLISHED = {"train": 35_532, "val": 8_884, "test": 92_802}

@@ -13,6 +13,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.schema import CrossViewDataset
 from gengeo_hf.data.area_split import split_training
 from gengeo_hf.data.benchmarks.layout import (
     compare_count,
@@ -25,9 +27,7 @@ from gengeo_hf.data.benchmarks.layout import (
     unknown_split,
 )
 from gengeo_hf.data.benchmarks.report import Report
-from gengeo_hf.data.schema import CrossViewDataset
 from gengeo_hf.data.tables import PANORAMA, gallery_table, query_table
-from gengeo_hf.errors import GenGeoError
 
 SPLITS = ("train", "validation", "test")
 PUBLISHED = {"train": 35_532, "test": 8_884}

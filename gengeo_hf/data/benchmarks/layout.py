@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gengeo_hf.errors import GenGeoError
+from gengeo_hf.common.errors import GenGeoError
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gengeo_hf.data.images import open_image
-from gengeo_hf.errors import GenGeoError
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.images import open_image
 
 SAMPLES = 12  # images of each folder that are decoded
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.schema import CrossViewDataset
 from gengeo_hf.data.area_split import split_training
 from gengeo_hf.data.benchmarks.layout import compare_count, existing_folder, kept_pairs, unknown_split
 from gengeo_hf.data.benchmarks.report import Report
-from gengeo_hf.data.schema import CrossViewDataset
 from gengeo_hf.data.tables import gallery_table, query_table
-from gengeo_hf.errors import GenGeoError
 
 SPLITS = ("train", "validation", "test")
 VIEWS = ("drone", "street")

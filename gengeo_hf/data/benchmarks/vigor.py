@@ -15,6 +15,8 @@ from pathlib import Path
 import datasets
 import numpy as np
 
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.schema import CrossViewDataset
 from gengeo_hf.data.area_split import split_training
 from gengeo_hf.data.benchmarks.layout import (
     compare_count,
@@ -29,9 +31,7 @@ from gengeo_hf.data.benchmarks.layout import (
     unknown_split,
 )
 from gengeo_hf.data.benchmarks.report import Report
-from gengeo_hf.data.schema import CrossViewDataset
 from gengeo_hf.data.tables import PANORAMA, gallery_table, query_table
-from gengeo_hf.errors import GenGeoError
 
 SPLITS = ("train", "validation", "test")
 CITIES = ("Chicago", "NewYork", "SanFrancisco", "Seattle")

@@ -1,0 +1,1 @@
+"""Foundations of every other package: errors, files, geodesy, images, the data schema. It imports none of them."""

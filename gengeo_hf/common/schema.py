@@ -1,0 +1,144 @@
+"""What a pair is: the one form of every dataset, two tables.
+
+Before: a loader (CVUSA, an own folder, the synthetic world). After: training, evaluation, indexing.
+
+`queries` has one row for each ground image, `gallery` one row for each aerial tile. A query names its tile by id,
+never by position, so tables can be filtered, shuffled and joined without a silent error.
+"""
+
+import re
+from dataclasses import dataclass
+
+import datasets
+import numpy as np
+
+from gengeo_hf.common.errors import GenGeoError
+
+QUERY_FEATURES = datasets.Features(
+    {
+        "query_id": datasets.Value("string"),
+        "ground": datasets.Image(),
+        "positive": datasets.Value("string"),  # tile_id of the one true tile
+        "semi_positives": datasets.List(datasets.Value("string")),  # tiles that also cover the place (VIGOR)
+        "lat": datasets.Value("float64"),  # degrees, WGS84
+        "lon": datasets.Value("float64"),
+        "heading": datasets.Value("float32"),  # degrees clockwise from north, of the image's centre column
+        "fov": datasets.Value("float32"),  # horizontal, degrees; 360: a panorama, null: unknown
+        "area": datasets.Value("string"),  # city, region or split cell
+    }
+)
+GALLERY_FEATURES = datasets.Features(
+    {
+        "tile_id": datasets.Value("string"),
+        "aerial": datasets.Image(),
+        "lat": datasets.Value("float64"),  # of the tile's centre
+        "lon": datasets.Value("float64"),
+        "west": datasets.Value("float64"),  # bounds in degrees, WGS84; null where unknown
+        "south": datasets.Value("float64"),
+        "east": datasets.Value("float64"),
+        "north": datasets.Value("float64"),
+        "area": datasets.Value("string"),
+    }
+)
+
+WORLD_DOMAINS = ("urban", "rural", "offcenter")
+# A region of the synthetic world, such as urban-train-0-0012; a town of a user's may be called san-jose-12-2021.
+WORLD_AREA = re.compile(rf"({'|'.join(WORLD_DOMAINS)})-(train|validation|test)-\d+-\d{{4}}")
+
+
+@dataclass(frozen=True)
+class CrossViewDataset:
+    """Ground queries and the aerial gallery that answers them.
+
+    Args:
+        name: what results call it, for example `cvusa/test` or `world/urban/test`.
+        queries: table with `QUERY_FEATURES`; `heading`, `fov`, `lat` and `lon` may be null.
+        gallery: table with `GALLERY_FEATURES`; bounds may be null.
+    """
+
+    name: str
+    queries: datasets.Dataset
+    gallery: datasets.Dataset
+
+    def validate(self) -> "CrossViewDataset":
+        """Check the schema and every id, and return the dataset itself.
+
+        Raises:
+            GenGeoError: a column is missing or has another type, a table is empty, an id is missing or occurs twice, a
+                query names a tile that the gallery lacks, a position is outside -90..90, -180..180 degrees, or a field
+                of view is none.
+        """
+        _check_columns("queries", self.queries, QUERY_FEATURES)
+        _check_columns("gallery", self.gallery, GALLERY_FEATURES)
+        tiles = _unique("gallery", "tile_id", self.gallery["tile_id"][:])
+        _unique("queries", "query_id", self.queries["query_id"][:])
+        named = set(self.queries["positive"][:])
+        named.update(tile for row in self.queries["semi_positives"][:] for tile in row or ())
+        if unknown := sorted(named - tiles, key=str):  # one may be null
+            raise GenGeoError(
+                f"{self.name}: {len(unknown)} tiles are named by queries but are not in the gallery, "
+                f"first {unknown[0]!r}; every positive and semi-positive must be a tile_id of the gallery"
+            )
+        for table in (self.queries, self.gallery):
+            for column, limit in (("lat", 90.0), ("lon", 180.0)):
+                values = np.array(table[column][:], dtype=np.float64)  # null becomes NaN, and NaN compares false
+                if np.any(np.abs(values) > limit):
+                    raise GenGeoError(
+                        f"{self.name}: {column} must lie in -{limit:.0f}..{limit:.0f} degrees, "
+                        f"found {values[np.abs(values) > limit][0]:g}; are the columns swapped or in metres?"
+                    )
+        fov = np.array(self.queries["fov"][:], dtype=np.float64)
+        if np.any(wrong := (fov <= 0) | (fov > 360)):
+            raise GenGeoError(
+                f"{self.name}: fov must lie above 0 and up to 360 degrees, found {fov[wrong][0]:g}; leave it empty "
+                "where it is unknown"
+            )
+        return self
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether all tiles are drawn ones of the synthetic world, also after an export and under another name."""
+        return all(WORLD_AREA.fullmatch(area or "") for area in set(self.gallery["area"][:]))
+
+    def positive_rows(self) -> np.ndarray:
+        """Row of each query's true tile in the gallery: int64, shape (queries,)."""
+        row_of = {tile: row for row, tile in enumerate(self.gallery["tile_id"][:])}
+        return np.array([row_of[tile] for tile in self.queries["positive"][:]], dtype=np.int64)
+
+
+def check_apart(train: CrossViewDataset, validation: CrossViewDataset) -> None:
+    """Refuse a validation split that repeats training photos: it would pick the weights that learned them by heart.
+
+    Raises:
+        GenGeoError: a query stands in both, as happens when the two are loaded with different shares or seeds.
+    """
+    both = set(train.queries["query_id"][:]).intersection(validation.queries["query_id"][:])
+    if both:
+        raise GenGeoError(
+            f"{len(both):,} photos, first {min(both)!r}, are both in {train.name} and in {validation.name}: give the "
+            "loader the same options for both (data.train and data.validation)"
+        )
+
+
+def _check_columns(which: str, table: datasets.Dataset, expected: datasets.Features) -> None:
+    """Refuse an empty table and a table whose columns differ from the schema."""
+    if not len(table):
+        raise GenGeoError(f"the {which} table is empty: there is nothing to match")
+    for column, feature in expected.items():
+        if column not in table.features:
+            raise GenGeoError(f"the {which} table lacks the column {column!r}; it has {sorted(table.features)}")
+        found = table.features[column]
+        if type(found) is not type(feature) or getattr(found, "dtype", "") != getattr(feature, "dtype", ""):
+            raise GenGeoError(f"the {which} column {column!r} must be {feature}, found {found}")
+
+
+def _unique(which: str, column: str, ids: list[str | None]) -> set[str]:
+    """The set of ids, each of which must occur once."""
+    seen: set[str] = set()
+    for row, value in enumerate(ids):
+        if value is None:
+            raise GenGeoError(f"row {row} of the {which} table has no {column}; every row needs one")
+        if value in seen:
+            raise GenGeoError(f"the {which} table holds the {column} {value!r} twice; ids must be unique")
+        seen.add(value)
+    return seen

@@ -1,0 +1,5 @@
+"""Descriptors by torch, onnxruntime or OpenVINO: contract.py says what they share, trial.py chooses between them."""
+
+from gengeo_hf.encoding.backends.protocol import BACKENDS, DTYPES, LOWEST_COSINE, Backend, View
+
+__all__ = ["BACKENDS", "DTYPES", "LOWEST_COSINE", "Backend", "View"]

@@ -1,0 +1,181 @@
+"""The files of `gengeo export --onnx`: what an encoder must know of a model without its weights in torch.
+
+Before: a checkpoint folder or Hub id with an `onnx` folder. After: facts for the encoder, graphs for onnxruntime.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.encoding.backends.protocol import View
+from gengeo_hf.encoding.fingerprint import preprocessing, truncated
+
+FORMAT = 1
+FOLDER = "onnx"  # inside a checkpoint folder
+MANIFEST = "gengeo_onnx.json"
+VIEWS = get_args(View)
+INPUT, OUTPUT = "pixel_values", "descriptor"
+FIELDS: dict[str, Any] = {  # of a manifest, and their types
+    "fingerprint": str, "truncate_dim": int | None, "dim": int, "patch": list, "whole_patches": bool,
+    "fewest_tokens": int, "preprocessing": dict, "graphs": dict, "files": dict,
+}  # fmt: skip
+
+
+class ExportedGraphs:
+    """One export: its manifest, and its files once they were compared with it.
+
+    Args:
+        folder: with the graphs, their weights and the manifest.
+        processor: the checkpoint's image processor.
+
+    Raises:
+        GenGeoError: the manifest is missing or damaged, or belongs to other preprocessing.
+    """
+
+    def __init__(self, folder: Path, processor: Any) -> None:
+        self.folder, self.manifest = folder, _read_manifest(folder)
+        if json.loads(json.dumps(preprocessing(processor))) != self.manifest["preprocessing"]:
+            raise GenGeoError(
+                f"{folder} was exported for other preprocessing than preprocessor_config.json beside it says: "
+                "export it again with gengeo export --onnx"
+            )
+        self._width: int | None = None
+        self._checked: set[str] = set()
+
+    @property
+    def whole_dim(self) -> int:
+        """Length of a descriptor as the graph gives it."""
+        return int(self.manifest["dim"])
+
+    @property
+    def truncate_dim(self) -> int | None:
+        """The width that descriptors are cut to, None for whole ones."""
+        return self._width or self.manifest["truncate_dim"]
+
+    @property
+    def patch(self) -> int:
+        """Width in pixels of what becomes one token."""
+        return int(self.manifest["patch"][1])
+
+    def fingerprint(self) -> str:
+        """That of the float32 checkpoint which was exported."""
+        return truncated(self.manifest["fingerprint"], self.truncate_dim)
+
+    def truncate(self, dim: int) -> None:
+        """Cut descriptors to their first `dim` values."""
+        self._width = dim
+
+    def check_size(self, height: int, width: int) -> None:
+        """The checks that the model makes by itself, in its words; the graph has none.
+
+        Args:
+            height, width: pixels.
+
+        Raises:
+            ValueError: sides that are not whole patches, or too few patches for the head.
+        """
+        high, wide = self.manifest["patch"]
+        if self.manifest["whole_patches"] and (height % high or width % wide):
+            raise ValueError(
+                f"the image is {height} x {width} pixels (height x width): both sides must be multiples of the patch, "
+                f"{high} x {wide}"
+            )
+        tokens, fewest = (height // high) * (width // wide), self.manifest["fewest_tokens"]
+        if tokens < fewest:
+            raise ValueError(
+                f"an image of {height} x {width} pixels gives {tokens} tokens: the model needs at least {fewest}"
+            )
+
+    def graph(self, view: str) -> Path:
+        """The graph of a view, after its bytes and those of the weights were compared with the manifest.
+
+        Raises:
+            GenGeoError: a file is missing or damaged, or the manifest states no hash of it.
+        """
+        name, files = self.manifest["graphs"][view], self.manifest["files"]
+        if name not in files:
+            raise GenGeoError(f"{self.folder / MANIFEST} names no hash of {name}: export the model again")
+        for file, stated in files.items():
+            path = self.folder / file
+            if file in self._checked:
+                continue
+            if Path(file).name != file or not path.is_file() or described(path) != stated:
+                raise GenGeoError(f"{path} is missing or damaged: fetch or export the model again")
+            self._checked.add(file)
+        return self.folder / name
+
+
+def described(path: Path) -> dict[str, Any]:
+    """Size and hash of a file, as the manifest states them."""
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def find_export(
+    name: str | Path, revision: str | None = None, token: Any = None, cache_dir: str | Path | None = None
+) -> tuple[ExportedGraphs, Any, Path]:
+    """Open the ONNX export of a checkpoint folder or Hub id.
+
+    Args:
+        name: the folder or Hub id.
+        revision, token, cache_dir: of the Hub, as huggingface_hub takes them.
+
+    Returns:
+        The export, the checkpoint's image processor, and the folder that both were read from.
+
+    Raises:
+        GenGeoError: there is none, or it cannot be read.
+    """
+    from gengeo_hf.model import GenGeoImageProcessor
+
+    where = {"revision": revision, "token": token, "cache_dir": cache_dir}
+    home = Path(name) if Path(name).is_dir() else _fetched(str(name), where)
+    if not (home / FOLDER / MANIFEST).is_file():
+        raise GenGeoError(f"{name} holds no ONNX export: make one with gengeo export {name} OUT --onnx, use OUT")
+    try:
+        processor = GenGeoImageProcessor.from_pretrained(home)
+    except (OSError, ValueError) as error:
+        raise GenGeoError(f"{name} has no readable preprocessor_config.json: {error}") from error
+    return ExportedGraphs(home / FOLDER, processor), processor, home
+
+
+def _fetched(name: str, where: dict[str, Any]) -> Path:
+    """The files of a Hub repository that an encoder without torch reads."""
+    from gengeo_hf.common.transfer import retried
+
+    def fetch() -> str:
+        from huggingface_hub import snapshot_download
+
+        patterns = ["*.json", f"{FOLDER}/*"]
+        return snapshot_download(name, allow_patterns=patterns, **where)
+
+    return Path(retried(fetch, name))
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        found = manifest["format"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise GenGeoError(f"{folder / MANIFEST} cannot be read ({error!r}): export the model again") from error
+    if found != FORMAT:
+        raise GenGeoError(f"{folder} has format {found!r}, this package reads {FORMAT}: export the model again")
+    if (wrong := _wrong_field(manifest)) is not None:
+        raise GenGeoError(
+            f"{folder / MANIFEST} is damaged: {wrong} is {manifest.get(wrong)!r:.60}; export the model again"
+        )
+    return manifest
+
+
+def _wrong_field(manifest: dict[str, Any]) -> str | None:
+    """What of a manifest is missing or of another type than readers rely on; None where all is well."""
+    for name, kind in FIELDS.items():
+        if name not in manifest or not isinstance(manifest[name], kind):
+            return name
+    if len(manifest["patch"]) != 2 or not all(type(side) is int and side > 0 for side in manifest["patch"]):
+        return "patch"
+    return None if all(isinstance(manifest["graphs"].get(view), str) for view in VIEWS) else "graphs"

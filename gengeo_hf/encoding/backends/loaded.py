@@ -1,0 +1,54 @@
+"""A model in memory, as an encoder must know it: widths, patch, fingerprint.
+
+Before: a GenGeo model and its image processor. After: facts for the encoder, whatever computes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gengeo_hf.encoding.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
+
+
+class LoadedModel:
+    """What `ExportedGraphs` says of files, of a model in memory."""
+
+    def __init__(self, model: GenGeoModel, processor: GenGeoImageProcessor) -> None:
+        self.model, self.processor = model, processor
+        self._fingerprint: str | None = None
+
+    @property
+    def whole_dim(self) -> int:
+        """Length of a descriptor that is not cut."""
+        head: Any = next(iter(self.model.heads.values()))
+        return int(head.width_out)
+
+    @property
+    def truncate_dim(self) -> int | None:
+        """The width that descriptors are cut to, None for whole ones."""
+        width: int | None = self.model.config.truncate_dim
+        return width
+
+    @property
+    def patch(self) -> int:
+        """Width in pixels of what becomes one token."""
+        from gengeo_hf.model.backbones import patch_sides
+
+        return patch_sides(self.model.config.backbone_config)[1]
+
+    def fingerprint(self) -> str:
+        """Hash of the weights and the preprocessing."""
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint(self.model, self.processor)
+        return self._fingerprint
+
+    def truncate(self, dim: int) -> None:
+        """Cut descriptors to their first `dim` values, also those of the model itself; all of them are whole ones."""
+        width = dim if dim < self.whole_dim else None  # so that the fingerprint is that of the whole model
+        self.model.config.truncate_dim = width
+        for head in self.model.heads.values():
+            head.truncate_dim = width  # type: ignore[assignment]  # a plain attribute of GenGeoHead
+        self._fingerprint = None

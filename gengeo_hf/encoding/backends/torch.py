@@ -1,0 +1,57 @@
+"""The model itself as a backend, in the precision of its weights or under bfloat16 autocast."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from gengeo_hf.encoding.backends.protocol import View
+    from gengeo_hf.model import GenGeoModel
+
+
+class TorchBackend:
+    """Runs the model on its device.
+
+    Args:
+        model: on its device, in evaluation mode.
+        dtype: "bfloat16" multiplies in bfloat16 whatever the weights are (autocast, from a copy of the backbone's
+            weights that was rounded once; the model stays as it is); None leaves them as they are.
+    """
+
+    name = "torch"
+
+    def __init__(self, model: GenGeoModel, dtype: str | None = None) -> None:
+        self._autocast = dtype == "bfloat16" and model.dtype == torch.float32
+        self._model = _rounded(model) if self._autocast else model
+        self.dtype = "bfloat16" if self._autocast else str(model.dtype).removeprefix("torch.")
+
+    @torch.inference_mode()
+    def describe(self, pixels: torch.Tensor, view: View) -> np.ndarray:
+        """Unit descriptors, float32 (B, dim); see the contract."""
+        device: Any = self._model.device
+        cast: Any = torch.autocast(device.type, torch.bfloat16) if self._autocast else contextlib.nullcontext()
+        with cast:
+            found = self._model(pixels.to(device), view=view).pooler_output.float()
+        if self._autocast:  # rounded values are no longer of unit length
+            found = torch.nn.functional.normalize(found, dim=1)
+        descriptors: np.ndarray = found.cpu().numpy()
+        return descriptors
+
+
+def _rounded(model: GenGeoModel) -> GenGeoModel:
+    """The model with the linear layers of its backbone in bfloat16: what autocast would make of them in every pass.
+
+    The head is shared with the model: its layers that stay in float32 need their whole weights.
+    """
+    rounded = copy.copy(model)
+    rounded._modules = dict(model._modules)  # the copy's own, so that the backbone of `model` stays in its place
+    rounded.backbone = copy.deepcopy(model.backbone)
+    for layer in rounded.backbone.modules():
+        if isinstance(layer, torch.nn.Linear):
+            layer.to(torch.bfloat16)
+    return rounded

@@ -1,0 +1,191 @@
+"""Which backend, in which precision: what the machine can do, settled by a trial.
+
+Before: a model on its device and the user's wishes. After: a backend, and one line that says why.
+
+Only a CPU has a choice, and only for models whose forward pass is long enough to notice: small ones always stay with
+torch in float32, so that their descriptors are the same bits wherever they were computed so far. Each candidate runs
+one probe; the fastest is taken if its descriptor agrees with that of torch in float32 and if it wins by a clear margin,
+so that a busy moment does not decide.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.encoding.backends.openvino import OpenVinoBackend, installed
+from gengeo_hf.encoding.backends.protocol import BACKENDS, DTYPES, LOWEST_COSINE, Backend
+from gengeo_hf.encoding.backends.torch import TorchBackend
+
+if TYPE_CHECKING:
+    from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
+
+SMALL = 5e9  # multiplications of one descriptor, below which there is no trial: a tenth of a second on a slow core
+FEW = 16  # images that a trial is not worth its time for
+MARGIN = 1.2  # times faster than torch in float32 that another way must be
+PASSES = 2  # of each candidate; the faster one counts, the first may still make room and look for kernels
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A backend and why it was taken.
+
+    Args:
+        backend: ready to describe.
+        reason: one line for people; empty where there was nothing to choose.
+    """
+
+    backend: Backend
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a candidate did with the probe: seconds, and cosine to torch in float32."""
+
+    backend: Backend
+    seconds: float
+    cosine: float
+
+
+def choose(
+    model: GenGeoModel,
+    processor: GenGeoImageProcessor,
+    backend: str = "auto",
+    dtype: str = "auto",
+    images: int | None = None,
+) -> Choice:
+    """The backend for a model in memory.
+
+    Args:
+        model: on its device.
+        processor: says the size of the probe, that of a ground image.
+        backend: "torch", "openvino" or "auto".
+        dtype: "float32", "bfloat16" or "auto".
+        images: how many will be described, where that is known; few are not worth a trial.
+
+    Raises:
+        GenGeoError: an unknown word, or what was asked for by name cannot be had here.
+    """
+    check_words(backend, dtype)
+    device = model.device.type.upper()
+    if dtype == "float32" and model.dtype != torch.float32:
+        raise GenGeoError(f"the weights are {model.dtype} values, float32 would gain nothing: leave --dtype out")
+    if backend == "openvino":  # asked for: the flags of the CPU say the precision
+        asked = dtype if dtype != "auto" else "bfloat16" if has_bfloat16() else "float32"
+        found: Backend = OpenVinoBackend(model, asked)
+        lacking = "" if found.dtype == asked else f"; {asked} was asked for, which this CPU has no instructions for"
+        return Choice(found, f"{device}: openvino {found.dtype}" + (lacking or ", as asked"))
+    if device != "CPU" or model.dtype != torch.float32 or multiplications(model, processor) < SMALL:
+        return Choice(TorchBackend(model, "bfloat16" if dtype == "bfloat16" else None))
+    plain = TorchBackend(model)
+    if dtype == "bfloat16":
+        return Choice(TorchBackend(model, dtype), f"{device}: torch bfloat16, as asked")
+    ways = _candidates(model, backend, dtype)
+    if not ways:
+        return Choice(plain, _nothing_else(backend, dtype))
+    if images is not None and images < FEW:
+        return Choice(plain, f"{device}: torch float32; a trial of {' and '.join(ways)} is not worth it for {images}")
+    return settle(plain, ways, _probe(processor), device)
+
+
+def check_words(backend: str, dtype: str) -> None:
+    """Refuse words that are none of ours.
+
+    Raises:
+        GenGeoError: an unknown backend or precision.
+    """
+    for what, word, known in (("backend", backend, BACKENDS), ("dtype", dtype, DTYPES)):
+        if word not in known:
+            raise GenGeoError(f"unknown {what} {word!r}: expected {', '.join(known[:-1])} or {known[-1]}")
+
+
+def has_bfloat16() -> bool:
+    """Whether this CPU has instructions that multiply bfloat16, so that it can be faster than float32."""
+    able = torch.cpu.get_capabilities()
+    if able.get("architecture") == "x86_64":
+        return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def multiplications(model: GenGeoModel, processor: GenGeoImageProcessor) -> float:
+    """About how many one ground descriptor takes: each weight of the backbone once for each token."""
+    from gengeo_hf.model.backbones import patch_sides
+
+    high, wide = patch_sides(model.config.backbone_config)
+    size = processor.view_sizes["ground"]
+    weights = sum(parameter.numel() for parameter in model.backbone.parameters())
+    return float(weights * (size["height"] // high) * (size["width"] // wide))
+
+
+def settle(plain: Backend, ways: dict[str, Callable[[], Backend]], pixels: torch.Tensor, device: str) -> Choice:
+    """Run the probe through each way and take the fastest that agrees with `plain` and beats it by the margin.
+
+    Args:
+        plain: torch in float32, which the others must agree with.
+        ways: what makes each other backend, by name.
+        pixels: (B, 3, H, W), the probe.
+        device: named in what is told.
+    """
+    expected = plain.describe(pixels, "ground")
+    base = _run(plain, pixels, expected)
+    runs, unusable = {}, []
+    for name, make in ways.items():
+        try:
+            runs[name] = _run(make(), pixels, expected)
+        except GenGeoError as error:
+            unusable.append(f"{name}: {error}")
+    told = [f"{name} {base.seconds / run.seconds:.1f}x" for name, run in runs.items()]
+    good = {n: run for n, run in runs.items() if run.cosine >= LOWEST_COSINE and base.seconds > MARGIN * run.seconds}
+    if good:
+        name = min(good, key=lambda key: good[key].seconds)
+        gain = base.seconds / good[name].seconds
+        return Choice(good[name].backend, f"{device}: {name}, {gain:.1f}x torch float32 in a trial")
+    told += [f"{name} differs (cosine {run.cosine:.4f})" for name, run in runs.items() if run.cosine < LOWEST_COSINE]
+    return Choice(plain, f"{device}: torch float32, nothing was faster in a trial ({', '.join(told + unusable)})")
+
+
+def _candidates(model: GenGeoModel, backend: str, dtype: str) -> dict[str, Callable[[], Backend]]:
+    """What may be faster than torch in float32, by name; nothing is built yet."""
+    half = dtype == "auto" and has_bfloat16()
+    ways: dict[str, Callable[[], Backend]] = {}
+    if half:
+        ways["torch bfloat16"] = partial(TorchBackend, model, "bfloat16")
+    if backend == "auto" and installed():
+        other = "bfloat16" if half else "float32"
+        ways[f"openvino {other}"] = partial(OpenVinoBackend, model, other)
+    return ways
+
+
+def _run(backend: Backend, pixels: torch.Tensor, expected: np.ndarray) -> Run:
+    """Time of the probe, the least of some passes, and the cosine of its descriptor."""
+    taken = []
+    for _ in range(PASSES):
+        started = time.perf_counter()
+        found = backend.describe(pixels, "ground")
+        taken.append(time.perf_counter() - started)
+    width = min(found.shape[1], expected.shape[1])
+    ours, theirs = torch.from_numpy(found[:, :width]), torch.from_numpy(expected[:, :width])
+    return Run(backend, min(taken), float(torch.nn.functional.cosine_similarity(ours, theirs).min()))
+
+
+def _probe(processor: GenGeoImageProcessor) -> torch.Tensor:
+    """Pixel values of one made-up photo of the model's size."""
+    size = processor.view_sizes["ground"]
+    return torch.randn(1, 3, size["height"], size["width"], generator=torch.Generator().manual_seed(0))
+
+
+def _nothing_else(backend: str, dtype: str) -> str:
+    """Why torch in float32 is all there is."""
+    if dtype == "float32" and backend == "torch":
+        return "CPU: torch float32, as asked"
+    lacking = "" if has_bfloat16() else "; this CPU has no bfloat16 instructions"
+    more = "" if backend == "torch" or installed() else "; pip install 'gengeo_hf[openvino]' may make it faster"
+    return f"CPU: torch float32{lacking}{more}"

@@ -1,0 +1,86 @@
+"""One short string for everything that decides a descriptor: weights, architecture, preprocessing.
+
+Before: a model and its image processor. After: a SHA-256 that is stored with each index and neighbour table, so that
+descriptors of two models are never compared by mistake.
+"""
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from gengeo_hf.common.errors import GenGeoError
+
+if TYPE_CHECKING:
+    from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
+
+# What may differ between two configs that give the same descriptors: initialisation, training and book-keeping.
+IRRELEVANT = {
+    "_name_or_path", "architectures", "auto_map", "chunk_size_feed_forward", "custom_pipelines", "dtype",
+    "head_dropout", "initializer_range", "label_smoothing", "layerscale_value", "logit_scale_init_value",
+    "matryoshka_dims", "output_attentions", "output_hidden_states", "position_init_std", "return_dict",
+    "trainable_blocks", "transformers_version",
+}  # fmt: skip
+PREPROCESSING = (
+    "view_sizes", "size", "resample", "do_resize", "do_rescale", "rescale_factor", "do_normalize", "image_mean",
+    "image_std", "do_convert_rgb",
+)  # fmt: skip
+# Parameters that no descriptor depends on.
+UNUSED_WEIGHTS = ("logit_scale", "mask_token")
+
+
+def _relevant(config: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in config.items() if key not in IRRELEVANT}
+    return {key: _relevant(value) if isinstance(value, dict) else value for key, value in kept.items()}
+
+
+def preprocessing(processor: "GenGeoImageProcessor") -> dict[str, Any]:
+    """What of an image processor's settings decides the descriptors."""
+    settings = processor.to_dict()
+    return {key: settings.get(key) for key in PREPROCESSING}
+
+
+def fingerprint(model: "GenGeoModel", processor: "GenGeoImageProcessor") -> str:
+    """SHA-256, in hex, of what decides the descriptors.
+
+    The same on any device. Weights in another precision give another fingerprint. A model that cuts its descriptors
+    (`truncate_dim`) has that of the whole model with the width mixed in, see `truncated`.
+
+    Args:
+        model: a GenGeo model whose weights are in memory.
+        processor: the image processor that prepares its input. Its default `view` does not count.
+
+    Raises:
+        GenGeoError: weights are not in memory (the model is offloaded or was made on the meta device).
+    """
+    return truncated(whole_fingerprint(model, processor), model.config.truncate_dim)
+
+
+def whole_fingerprint(model: "GenGeoModel", processor: "GenGeoImageProcessor") -> str:
+    """Like `fingerprint`, whatever the model cuts off its descriptors.
+
+    Raises:
+        GenGeoError: a tensor is not in memory, as after offloading.
+    """
+    import torch
+
+    digest = hashlib.sha256(b"gengeo-1\n")
+    config = _relevant(model.config.to_dict()) | {"truncate_dim": None}
+    described = {"config": config, "preprocessing": preprocessing(processor)}
+    digest.update(json.dumps(described, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        if name.endswith(UNUSED_WEIGHTS):
+            continue
+        if tensor.is_meta:
+            raise GenGeoError(f"{name} is not in memory: load the model without offloading to take its fingerprint")
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def truncated(whole: str, width: int | None) -> str:
+    """The fingerprint of a model whose descriptors are cut to `width` values, from that of the whole model.
+
+    With it an ONNX file, which does not hold the weights in the form that is hashed, can be cut as well.
+    """
+    return whole if width is None else hashlib.sha256(f"{whole} first {width}".encode()).hexdigest()

@@ -1,0 +1,54 @@
+"""How far one gets without learning: tiles ranked by their colours alone.
+
+Before: a world. After: ranks. A world in which this finds places would be a world that teaches nothing.
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    from gengeo_hf.common.schema import CrossViewDataset
+
+BINS = 8
+
+
+def colour_histogram(image: Image.Image, lower_half: bool = False) -> np.ndarray:
+    """Joint RGB histogram, 8 x 8 x 8 bins, of unit length.
+
+    Args:
+        image: RGB.
+        lower_half: leave out the upper half, which in a panorama is mostly sky.
+
+    Returns:
+        float64 (512,), the square roots of shares: dot products are Bhattacharyya coefficients, 0 to 1.
+    """
+    pixels = np.asarray(image.convert("RGB"))
+    if lower_half:
+        pixels = pixels[len(pixels) // 2 :]
+    levels = (pixels // (256 // BINS)).reshape(-1, 3).astype(np.int64)
+    counts = np.bincount(levels @ (BINS**2, BINS, 1), minlength=BINS**3).astype(np.float64)
+    histogram: np.ndarray = np.sqrt(counts / counts.sum())  # their dot product is the Bhattacharyya coefficient
+    return histogram
+
+
+def histogram_ranks(world: "CrossViewDataset", lower_half: bool = False) -> np.ndarray:
+    """Rank of each photo's true tile among all tiles by similarity of colours, 0 the best, int64 (queries,).
+
+    Ties count against the right tile.
+
+    Args:
+        world: queries and gallery.
+        lower_half: of the photos alone, see `colour_histogram`.
+    """
+    from gengeo_hf.data.loading import AerialImages, GroundImages
+    from gengeo_hf.evaluation import rank_of_positives
+
+    ground = _histograms(GroundImages(world), lower_half)
+    return rank_of_positives(ground, _histograms(AerialImages(world)), world.positive_rows())
+
+
+def _histograms(images: Iterable[Image.Image], lower_half: bool = False) -> np.ndarray:
+    return np.stack([colour_histogram(image, lower_half) for image in images]).astype(np.float32)

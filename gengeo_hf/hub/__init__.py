@@ -1,0 +1,1 @@
+"""The Hugging Face Hub: model cards, export, conversion of published weights, push and pull."""

@@ -1,0 +1,170 @@
+"""The model card: what a checkpoint is, how it was trained, what it reached. Only numbers that a file states.
+
+Before: a checkpoint folder, its training record and evaluation results. After: the text of README.md.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gengeo_hf.common.errors import GenGeoError
+
+ASSETS = Path(__file__).parents[1] / "assets" / "hub"
+SHOWN = ("recall@1", "recall@5", "recall@10", "recall@1%", "hit_rate_code", "hit_rate_wording")
+AGGREGATORS = {"salad": "SALAD", "netvlad": "NetVLAD", "gem": "GeM pooling", "mean": "mean pooling", "cls": "CLS token"}
+# What of the training settings a reader wants first: the label, and where it lies.
+RECIPE = (
+    ("started from", ("settings", "model", "init")),
+    ("batch size (pairs)", ("settings", "sampling", "batch_size")),
+    ("learning rate", ("settings", "optimisation", "learning_rate")),
+    ("weight decay", ("settings", "optimisation", "weight_decay")),
+    ("label smoothing", ("settings", "optimisation", "label_smoothing")),
+    ("precision", ("settings", "optimisation", "mixed_precision")),
+    ("seed", ("settings", "seed")),
+)
+
+
+def read_results(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
+    """Summaries of evaluation results.
+
+    Raises:
+        GenGeoError: a file is missing or is no evaluation result.
+    """
+    from gengeo_hf.evaluation.results import Result
+
+    return [Result.load(path, with_queries=False).summary for path in paths]
+
+
+def model_card(
+    model: Any,
+    processor: Any,
+    *,
+    name: str,
+    repository: str,
+    record: dict[str, Any],
+    results: Sequence[dict[str, Any]] = (),
+    license: str | None = None,
+    examples: Sequence[str] = (),
+) -> str:
+    """Fill the card's template.
+
+    Args:
+        model: the model that is published.
+        processor: its image processor.
+        name: title of the card.
+        repository: what users load, `organisation/name` or a folder.
+        record: the training record, empty for none.
+        results: evaluation summaries, see `gengeo_hf.evaluation.results.judge`.
+        license: identifier of the weights' licence; None states none.
+        examples: addresses of example images for the widget.
+
+    Raises:
+        GenGeoError: a result lacks what the table shows.
+    """
+    from huggingface_hub import ModelCard
+
+    config = model.config
+    rows, metrics = _table(results)  # first: it says what a result lacks
+    card = ModelCard.from_template(
+        _card_data(config, name, record, results, license, examples),
+        template_str=(ASSETS / "model_card.md").read_text(encoding="utf-8"),
+        name=name,
+        repository=repository,
+        dim=config.truncate_dim or next(iter(model.heads.values())).width_out,
+        backbone=config.backbone_config.model_type,
+        aggregator=AGGREGATORS[config.aggregator] + ("" if config.share_aggregator else ", one head per view"),
+        two_heads=not config.share_aggregator,
+        view_sizes=processor.view_sizes,
+        synthetic=record.get("synthetic", False),
+        record=record,
+        recipe=_recipe(record),
+        validation=[(key, _number(value)) for key, value in (record.get("results") or {}).items()],
+        results=rows,
+        metrics=metrics,
+        ties=", ".join(sorted({row["ties"] for row in rows})),
+        license=license,
+    )
+    return str(card)
+
+
+def _card_data(
+    config: Any,
+    name: str,
+    record: dict[str, Any],
+    results: Sequence[dict[str, Any]],
+    license: str | None,
+    examples: Sequence[str],
+) -> Any:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    entries = [
+        EvalResult(
+            task_type="image-feature-extraction",
+            task_name="Cross-view geo-localization",
+            dataset_type=summary["dataset"]["name"],
+            dataset_name=f"{summary['dataset']['name']} ({summary['protocol']['name']})",
+            metric_type=metric,
+            metric_name=metric,
+            metric_value=summary["metrics"][metric],
+        )
+        for summary in results
+        for metric in SHOWN
+        if metric in summary["metrics"]
+    ]
+    return ModelCardData(
+        license=license,
+        library_name="transformers",
+        pipeline_tag="image-feature-extraction",
+        base_model=_hub_id(_look_up(record, ("settings", "model", "init"))),
+        tags=["geo-localization", "cross-view", "gengeo", f"descriptor-{config.aggregator}"],
+        model_name=name if entries else None,
+        eval_results=entries or None,
+        widget=[{"src": source, "example_title": Path(source).stem} for source in examples] or None,
+    )
+
+
+def _hub_id(name: Any) -> str | None:
+    """The name of a model where it can be linked; a folder of the person who trained says nothing to others."""
+    text = str(name or "")
+    return text if text.count("/") == 1 and text[0].isalnum() and not Path(text).exists() else None
+
+
+def _recipe(record: dict[str, Any]) -> list[tuple[str, str]]:
+    """Rows of the training table, of what the record states."""
+    rows = [("data", record.get("trained_on")), ("epochs of the kept weights", record.get("epochs"))]
+    rows += [(label, _look_up(record, keys)) for label, keys in RECIPE]
+    return [(label, str(value)) for label, value in rows if value is not None]
+
+
+def _look_up(record: dict[str, Any], keys: tuple[str, ...]) -> Any:
+    value: Any = record
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _table(results: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Rows of the result table, and the metrics that any row has."""
+    metrics = [name for name in SHOWN if any(name in summary["metrics"] for summary in results)]
+    rows = []
+    for summary in results:
+        try:
+            data = summary["dataset"]
+            row = {"protocol": summary["protocol"]["name"], "dataset": data["name"], "complete": data["complete"]}
+            row |= {"queries": data["queries"], "gallery": data["gallery"], "ties": summary["rules"]["ties"]}
+        except (KeyError, TypeError) as error:
+            raise GenGeoError(f"an evaluation result lacks {error}: make it with gengeo evaluate") from error
+        rows.append(row | {"cells": [_cell(summary, name) for name in metrics]})
+    return rows, metrics
+
+
+def _cell(summary: dict[str, Any], metric: str) -> str:
+    value = summary["metrics"].get(metric)
+    if value is None:
+        return ""
+    interval = summary.get("intervals", {}).get(metric)
+    return f"{value:.1%}" + (f" ({interval[0]:.1%} to {interval[1]:.1%})" if interval else "")

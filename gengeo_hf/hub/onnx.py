@@ -1,0 +1,168 @@
+"""A checkpoint as an ONNX graph, for machines that describe images without torch's kernels.
+
+Before: a GenGeo model and its image processor. After: a folder with one graph for each head (one where both views
+share it) that takes any batch size and any image size, the weights, and what `gengeo_hf.encoding.backends` must know.
+"""
+
+import contextlib
+import hashlib
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.files import atomic_folder, write_json
+from gengeo_hf.encoding.backends.exported import FORMAT, INPUT, MANIFEST, OUTPUT, VIEWS, described
+from gengeo_hf.encoding.backends.traceable import Descriptor, free_positions
+from gengeo_hf.encoding.fingerprint import preprocessing, whole_fingerprint
+
+if TYPE_CHECKING:
+    from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
+
+WEIGHTS = "weights.bin"
+SMALL = 1024  # bytes; what is smaller stays inside the graph
+LOWEST_COSINE = 0.9999  # between a descriptor of the graph and that of torch
+BATCHES = (1, 3)  # neither is the batch size that the graph is traced with
+TRACED = (2, 3, 5)  # batch, rows and columns of patches
+
+
+def export_onnx(model: "GenGeoModel", processor: "GenGeoImageProcessor", folder: str | Path) -> float:
+    """Write the graphs, and compare them with torch at both views' sizes before anything appears.
+
+    Args:
+        model: its weights are exported as float32; it is put into evaluation mode on the CPU.
+        processor: says the image size of each view.
+        folder: it appears whole or not at all.
+
+    Returns:
+        The lowest cosine between descriptors of the graphs and of torch, on random images.
+
+    Raises:
+        GenGeoError: the packages of `gengeo_hf[onnx]` are missing, or a graph does not agree with the model.
+    """
+    _require()
+    from gengeo_hf.model.backbones import patch_sides
+
+    model = model.cpu().float().eval()
+    config: Any = model.config
+    graphs = {name: _traced(model, name) for name in model.heads}
+    graph_of = {view: f"{'shared' if config.share_aggregator else view}.onnx" for view in VIEWS}
+    with atomic_folder(folder) as target:
+        _save(graphs, target)
+        lowest = min(_lowest_cosine(model, target / graph_of[view], view, processor) for view in VIEWS)
+        if not lowest >= LOWEST_COSINE:
+            raise GenGeoError(
+                f"the ONNX graph does not agree with torch: cosine {lowest:.6f}, expected at least {LOWEST_COSINE}; "
+                "nothing was written"
+            )
+        head: Any = next(iter(model.heads.values()))
+        manifest = {
+            "format": FORMAT,
+            "fingerprint": whole_fingerprint(model, processor),
+            "truncate_dim": config.truncate_dim,
+            "dim": config.truncate_dim or head.width_out,
+            "patch": patch_sides(config.backbone_config),
+            "whole_patches": config.backbone_config.model_type != "convnext",
+            "fewest_tokens": config.num_clusters + 1 if config.aggregator == "salad" and config.use_dustbin else 1,
+            "preprocessing": preprocessing(processor),
+            "lowest_cosine_to_torch": lowest,
+            "graphs": graph_of,
+            "files": {path.name: described(path) for path in sorted(target.iterdir())},
+        }
+        write_json(target / MANIFEST, manifest)
+    return lowest
+
+
+def _require() -> None:
+    try:
+        import onnx_ir  # noqa: F401  # comes with onnxscript
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise GenGeoError(f"ONNX needs {error.name}: pip install 'gengeo_hf[onnx]'") from error
+
+
+def _traced(model: "GenGeoModel", head: str) -> Any:
+    """The graph of one head, an `onnx_ir.Model`, with free batch size, height and width."""
+    from gengeo_hf.model.backbones import patch_sides
+
+    high, wide = patch_sides(model.config.backbone_config)
+    batch, rows, columns = TRACED
+    free = {
+        0: torch.export.Dim("batch", min=1, max=4096),
+        2: high * torch.export.Dim("rows", min=2, max=512),
+        3: wide * torch.export.Dim("columns", min=2, max=512),
+    }
+    with _quiet(), free_positions(model):
+        program = torch.onnx.export(
+            Descriptor(model, head).eval(),
+            (torch.randn(batch, 3, rows * high, columns * wide),),
+            dynamo=True,
+            dynamic_shapes={INPUT: free},
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            verbose=False,
+        )
+    assert program is not None
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # they hold where the exporting machine keeps its files
+    return program.model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporter says about packages that nothing here needs, and about its own insides."""
+    registration = logging.getLogger("torch.onnx._internal.exporter._registration")
+    before = registration.level
+    registration.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        registration.setLevel(before)
+
+
+def _save(graphs: dict[str, Any], folder: Path) -> None:
+    """Write the graphs, with one copy of each weight for all of them."""
+    import onnx_ir
+
+    shared: dict[tuple[str, tuple[int, ...], str], Any] = {}
+    places = []
+    for graph in graphs.values():
+        for value in graph.graph.initializers.values():
+            tensor = value.const_value
+            if tensor is None or tensor.nbytes < SMALL:
+                continue
+            key = (str(tensor.dtype), tuple(tensor.shape), hashlib.sha256(tensor.tobytes()).hexdigest())
+            shared.setdefault(key, tensor)
+            places.append((value, key))
+    stored = onnx_ir.external_data.convert_tensors_to_external(list(shared.values()), folder, WEIGHTS)
+    by_key = dict(zip(shared, stored, strict=True))
+    for value, key in places:
+        value.const_value = by_key[key]
+    for name, graph in graphs.items():
+        onnx_ir.save(graph, folder / f"{name}.onnx")
+
+
+@torch.inference_mode()
+def _lowest_cosine(model: "GenGeoModel", graph: Path, view: str, processor: "GenGeoImageProcessor") -> float:
+    """Over batches of random images of the view's size."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    generator, lowest = torch.Generator().manual_seed(0), 1.0
+    size = processor.view_sizes[view]
+    for count in BATCHES:
+        pixels = torch.randn(count, 3, size["height"], size["width"], generator=generator)
+        expected = model(pixels, view=view).pooler_output.numpy()
+        found = session.run([OUTPUT], {INPUT: pixels.numpy()})[0]
+        if found.shape != expected.shape:
+            raise GenGeoError(f"the ONNX graph gives {found.shape} for {count} images, expected {expected.shape}")
+        lowest = min(lowest, float(np.einsum("nd,nd->n", found, expected).min()))
+    return lowest

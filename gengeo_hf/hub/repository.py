@@ -1,0 +1,318 @@
+"""Publishing and fetching: checkpoints, indexes and datasets, each upload one commit that is tried again.
+
+Before: folders on this machine. After: repositories on the Hub; or the other way round.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatch
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Literal
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.files import atomic_folder, check_replaceable, write_text
+from gengeo_hf.common.transfer import first_line, retried
+from gengeo_hf.hub.export import EXPORT_RECORD, export_folder
+
+if TYPE_CHECKING:
+    from gengeo_hf.common.schema import CrossViewDataset
+    from gengeo_hf.index import GeoIndex
+
+Kind = Literal["model", "index", "dataset"]
+KINDS: tuple[Kind, ...] = ("model", "index", "dataset")
+MANIFEST = "manifest.json"  # of an index
+# What shows that a folder holds an earlier pull of its kind, which a new one may replace.
+MARKERS: dict[Kind, str] = {"model": EXPORT_RECORD, "index": MANIFEST, "dataset": "queries"}
+# What an upload may leave behind from an earlier one; such files go in the same commit.
+MODEL_FILES = ("model*.safetensors*", "onnx/*", "results/*.json", "examples/*", "gengeo_training.json")
+INDEX_FILES = ("*.npy", "*.parquet", "*.faiss")
+
+
+def push(
+    folder: str | Path, repository: str, *, private: bool = False, token: str | None = None, **options: Any
+) -> str:
+    """Publish a checkpoint or an index: one commit, tried again when the network or the Hub fails.
+
+    Args:
+        folder: a GenGeo checkpoint (becomes a model repository) or an index (becomes a dataset repository).
+        repository: `organisation/name`; it is made if it does not exist.
+        private: of a repository that is made.
+        token: of the Hub; None takes the stored one, or that of the variable HF_TOKEN.
+        options: of a checkpoint, see `export_folder`.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        GenGeoError: the folder is neither, or the Hub refuses.
+    """
+    _check_name(repository)
+    folder = Path(folder)
+    access: dict[str, Any] = {"private": private, "token": token}
+    if (folder / MANIFEST).is_file():
+        if options:
+            raise GenGeoError(f"{folder} is an index: {', '.join(options)} can only go with a checkpoint")
+        from gengeo_hf.index import GeoIndex
+
+        index = GeoIndex.load(folder)
+        content: dict[str, Path | bytes] = {"README.md": _index_card(repository, index).encode()}
+        content |= {name: folder / name for name in (MANIFEST, *index.manifest["files"])}
+        return upload(content, repository, "dataset", "Add the index", replaces=INDEX_FILES, **access)
+    if not (folder / "config.json").is_file():
+        raise GenGeoError(f"{folder} holds neither config.json (a checkpoint) nor {MANIFEST} (an index)")
+    with tempfile.TemporaryDirectory() as temporary:
+        ready = export_folder(folder, Path(temporary) / "model", repository=repository, **options)
+        message = "Add the model, its code and card"
+        return upload(folder_files(ready), repository, "model", message, replaces=MODEL_FILES, **access)
+
+
+def push_dataset(
+    data: "CrossViewDataset",
+    repository: str,
+    split: str,
+    *,
+    license: str | None = None,
+    private: bool = False,
+    token: str | None = None,
+) -> str:
+    """Publish pairs: Parquet files with the image bytes inside, two configs (`queries`, `gallery`), one commit.
+
+    Args:
+        data: both tables.
+        repository: `organisation/name`.
+        split: name of the split, for example "test". Other splits in the repository stay.
+        license: identifier of the images' licence; None states none.
+        private: of a repository that is made.
+        token: see `push`.
+
+    Raises:
+        GenGeoError: the name of the split is no word, or the Hub refuses.
+    """
+    from gengeo_hf.data.parquet import TABLES, write_pairs
+
+    _check_name(repository)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_pairs(data, folder, split)
+        write_text(folder / "README.md", _dataset_card(data.name, repository, license))
+        stale = [f"{table}/{split}-*.parquet" for table in TABLES]
+        return upload(
+            folder_files(folder), repository, "dataset", f"Add {data.name}",
+            replaces=stale, private=private, token=token,
+        )  # fmt: skip
+
+
+def _check_name(repository: str) -> None:
+    """Refuse what the Hub would refuse, before any work is done for it."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        raise GenGeoError(f"{repository!r} cannot be the name of a repository: {first_line(error)}") from error
+    if repository.count("/") != 1:
+        raise GenGeoError(f"{repository!r} cannot be the name of a repository: expected organisation/name")
+
+
+def folder_files(folder: Path) -> dict[str, Path]:
+    """The files of a folder by their path inside it."""
+    return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def upload(
+    files: Mapping[str, Path | bytes],
+    repository: str,
+    kind: str,
+    message: str,
+    *,
+    replaces: Sequence[str] = (),
+    private: bool = False,
+    token: str | None = None,
+) -> str:
+    """Send files as one commit to a repository, which is made if needed.
+
+    Args:
+        files: content by path in the repository.
+        repository: `organisation/name`.
+        kind: "model" or "dataset".
+        message: of the commit.
+        replaces: patterns of files that the same commit removes where `files` does not hold them: a part of an
+            earlier, larger upload must not be taken for a part of this one.
+        private: of a repository that is made.
+        token: see `push`.
+
+    Returns:
+        The address of the commit.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+    api = HfApi(token=token)
+
+    def commit() -> str:
+        present = api.list_repo_files(repository, repo_type=kind)
+        stale = [name for name in present if name not in files and any(_fits(name, p) for p in replaces)]
+        # Made anew for each attempt: an operation remembers what it has already sent.
+        additions = [CommitOperationAdd(name, content) for name, content in files.items()]
+        operations: list[Any] = [*additions, *(CommitOperationDelete(name) for name in stale)]
+        info = api.create_commit(repository, operations=operations, commit_message=message, repo_type=kind)
+        return str(info.commit_url)
+
+    retried(lambda: api.create_repo(repository, repo_type=kind, private=private, exist_ok=True), repository)
+    return retried(commit, repository)
+
+
+def _fits(name: str, pattern: str) -> bool:
+    """Whether a path fits a pattern whose stars do not reach into folders."""
+    return name.count("/") == pattern.count("/") and fnmatch(name, pattern)
+
+
+def pull(
+    repository: str,
+    out: str | Path,
+    *,
+    kind: Kind | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+) -> Kind:
+    """Fetch a checkpoint, an index or a dataset into a folder, which appears whole or not at all.
+
+    Args:
+        repository: `organisation/name`.
+        out: folder to write.
+        kind: None finds out; needed where a model and a dataset have the same name.
+        revision: branch, tag or commit.
+        token: see `push`.
+
+    Returns:
+        What it is. Datasets are then read by `load_pairs("parquet", root=out, split=...)`.
+
+    Raises:
+        GenGeoError: the repository is missing, what it holds is not sound, or `out` holds something else.
+    """
+    if kind is not None and kind not in KINDS:
+        raise GenGeoError(f"unknown kind {kind!r}: expected {', '.join(KINDS)}")
+    _check_name(repository)
+    kind = kind or _kind_of(repository, revision, token)
+    check_replaceable(out, MARKERS[kind])
+    with atomic_folder(out) as folder:
+        _download(repository, folder, "model" if kind == "model" else "dataset", revision, token)
+        _CHECKS[kind](repository, folder)
+    return kind
+
+
+def _kind_of(repository: str, revision: str | None, token: str | None) -> Kind:
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    found = [
+        repo_type
+        for repo_type in ("model", "dataset")
+        if retried(partial(api.repo_exists, repository, repo_type=repo_type), repository)
+    ]
+    if not found:
+        raise GenGeoError(f"the Hub has no {repository} that you can see: check the name and your token")
+    if len(found) > 1:
+        raise GenGeoError(f"{repository} is a model and a dataset: say which with --kind")
+    if found == ["model"]:
+        return "model"
+    files = retried(lambda: api.list_repo_files(repository, repo_type="dataset", revision=revision), repository)
+    return "index" if MANIFEST in files else "dataset"
+
+
+def _check_model(repository: str, folder: Path) -> None:
+    try:
+        model_type = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise GenGeoError(f"{repository} holds no checkpoint: config.json is missing or says no model_type") from error
+    if model_type != "gengeo":
+        raise GenGeoError(f"{repository} holds a {model_type!r} model, not a GenGeo checkpoint")
+
+
+def _check_index(repository: str, folder: Path) -> None:
+    from gengeo_hf.index import GeoIndex
+
+    if not (folder / MANIFEST).is_file():
+        raise GenGeoError(f"{repository} holds no index: {MANIFEST} is missing")
+    GeoIndex.load(folder, verify=True)
+
+
+def _check_dataset(repository: str, folder: Path) -> None:
+    from gengeo_hf.data.parquet import TABLES
+
+    for table in TABLES:
+        if not any((folder / table).glob("*.parquet")):
+            raise GenGeoError(f"{repository} holds no pairs: there are no Parquet files under {table}/")
+
+
+_CHECKS: dict[Kind, Callable[[str, Path], None]] = {
+    "model": _check_model,
+    "index": _check_index,
+    "dataset": _check_dataset,
+}
+
+
+def _download(repository: str, folder: Path, repo_type: str, revision: str | None, token: str | None) -> None:
+    """Fetch all files of a repository into an empty folder.
+
+    Raises:
+        GenGeoError: a file's name points outside the folder.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    api = HfApi(token=token)
+    names = retried(lambda: api.list_repo_files(repository, repo_type=repo_type, revision=revision), repository)
+    for name in names:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
+            raise GenGeoError(f"{repository} holds {name!r}, a name outside the folder; nothing was fetched")
+    retried(
+        lambda: snapshot_download(repository, repo_type=repo_type, revision=revision, local_dir=folder, token=token),
+        repository,
+    )
+    shutil.rmtree(folder / ".cache", ignore_errors=True)  # book-keeping of the download
+
+
+def pull_dataset(
+    repository: str,
+    split: str,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: str | Path | None = None,
+) -> "CrossViewDataset":
+    """Fetch one split of pairs that `push_dataset` published, into the cache.
+
+    Raises:
+        GenGeoError: the repository or the split is missing, or the tables do not fit the schema.
+    """
+    from huggingface_hub import snapshot_download
+
+    from gengeo_hf.data.parquet import TABLES, read_pairs
+
+    patterns = [f"{table}/{split}-*.parquet" for table in TABLES]
+    options: dict[str, Any] = {"revision": revision, "token": token, "cache_dir": cache_dir}
+    folder = retried(
+        lambda: snapshot_download(repository, repo_type="dataset", allow_patterns=patterns, **options), repository
+    )
+    return read_pairs(folder, split, name=repository, cache_dir=cache_dir)
+
+
+def _index_card(repository: str, index: "GeoIndex") -> str:
+    title, fingerprint = repository.rpartition("/")[2], index.manifest["model"]["fingerprint"]
+    return (
+        f"---\ntags:\n- geo-localization\n- gengeo-index\n---\n\n# {title}\n\n"
+        f"An index of {len(index)} geo-tagged aerial tiles for `gengeo locate`, fetched by "
+        f"`gengeo pull {repository} city.gengeo`. Fingerprint of the model that made it: `{fingerprint}`.\n"
+    )
+
+
+def _dataset_card(name: str, repository: str, license: str | None) -> str:
+    configs = "".join(f"- config_name: {table}\n  data_dir: {table}\n" for table in ("queries", "gallery"))
+    title, terms = repository.rpartition("/")[2], f"license: {license}\n" if license else ""
+    return (
+        f"---\n{terms}configs:\n{configs}tags:\n- geo-localization\n- cross-view\n---\n\n# {title}\n\n"
+        f"Ground photos (`queries`) and aerial tiles (`gallery`) of {name}; a query names its tile by `positive`.\n"
+        f"`gengeo pull {repository} pairs` fetches them.\n"
+    )

@@ -1,0 +1,140 @@
+"""Tiles that are already rows of a gallery: a `CrossViewDataset`, or any Hugging Face dataset with those columns.
+
+On disk (`save_to_disk`), as Parquet files with the pictures inside, or on the Hub.
+
+Before: data/ and world/. After: a `TileSource`.
+"""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+from PIL import Image
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.geo import Bounds
+from gengeo_hf.common.transfer import first_line
+from gengeo_hf.imagery.tiles import tile_table
+
+if TYPE_CHECKING:
+    import datasets
+
+    from gengeo_hf.common.schema import CrossViewDataset
+
+HUB = "hf:"  # what the address of a dataset on the Hub begins with
+
+
+class DatasetTiles:
+    """The gallery of a dataset as tiles.
+
+    Args:
+        data: a `CrossViewDataset`, or a `datasets.Dataset` with at least `tile_id`, `aerial`, `lat` and `lon`.
+        name: what the report calls it; None takes the dataset's own name.
+        home: of a stranger's table: a picture that is a file, and not in the table, must lie in this folder.
+
+    Raises:
+        GenGeoError: a column is missing.
+    """
+
+    def __init__(
+        self, data: "CrossViewDataset | datasets.Dataset", name: str | None = None, home: Path | None = None
+    ) -> None:
+        import datasets
+
+        gallery: datasets.Dataset = getattr(data, "gallery", data)
+        if missing := {"tile_id", "aerial", "lat", "lon"} - set(gallery.column_names):
+            raise GenGeoError(f"a gallery needs the columns {sorted(missing)} too; it has {gallery.column_names}")
+        self.name, self._home = name or getattr(data, "name", None) or "dataset", home
+        self._images = gallery.select_columns(["aerial"]).cast_column("aerial", datasets.Image(decode=False))
+        rows = gallery.select_columns([c for c in gallery.column_names if c != "aerial"]).to_dict()
+        unknown = [None] * len(gallery)
+        sides = [self._numbers(side, rows.get(side, unknown)).tolist() for side in ("west", "south", "east", "north")]
+        bounds = [Bounds(*box) for box in zip(*sides, strict=True)]
+        area = ["" if value is None else str(value) for value in rows.get("area", unknown)]
+        ids = self._ids(rows["tile_id"])
+        lat, lon = (self._numbers(column, rows[column]) for column in ("lat", "lon"))
+        self.table = tile_table(ids, lat, lon, bounds, area=area, source=self.name)
+
+    def read(self, row: int) -> Image.Image:
+        """Decode one row's tile.
+
+        Raises:
+            GenGeoError: the row has no picture, or it cannot be decoded.
+        """
+        from gengeo_hf.common.images import open_image
+
+        cell = self._images[row]["aerial"]
+        if cell is None:
+            raise GenGeoError(f"tile {self.table['tile_id'][row].as_py()!r} of {self.name} has no picture")
+        if cell.get("bytes") is not None:
+            return open_image(io.BytesIO(cell["bytes"]))
+        if self._home is not None and not Path(str(cell["path"])).resolve().is_relative_to(self._home.resolve()):
+            raise GenGeoError(f"{self.name} names a file outside {self._home} as a picture; it was not opened")
+        return open_image(cell["path"])
+
+    def _ids(self, values: list) -> list[str]:
+        """Ids as text: a column of numbers is one of names as well."""
+        if None in values:
+            raise GenGeoError(f"row {values.index(None) + 1} of {self.name} has no tile_id")
+        return [str(value) for value in values]
+
+    def _numbers(self, column: str, values: list) -> np.ndarray:
+        try:
+            return np.array(values, dtype=np.float64)  # null becomes NaN: an unknown side, or no centre
+        except (TypeError, ValueError) as error:
+            raise GenGeoError(f"{self.name}: column {column!r} must hold degrees ({error})") from None
+
+
+def holds_pictures(path: Path) -> bool:
+    """True for a Parquet file with an `aerial` column of pictures, and not of file names."""
+    try:
+        schema = pa.parquet.read_schema(path)
+    except (pa.ArrowInvalid, OSError):
+        return False  # the reader of tables says what is wrong with it
+    return "aerial" in schema.names and pa.types.is_struct(schema.field("aerial").type)
+
+
+def parquet_tiles(paths: Sequence[Path]) -> DatasetTiles:
+    """Tiles of Parquet files as `datasets` writes them."""
+    import datasets
+
+    name = paths[0].parent.name if len(paths) > 1 else paths[0].stem
+    try:
+        found = datasets.Dataset.from_parquet([str(path) for path in paths])
+    except Exception as error:  # a damaged file raises whatever its reader happens to meet
+        raise GenGeoError(f"{name} cannot be read as a table with pictures: {first_line(error)}") from error
+    return DatasetTiles(found, name, paths[0].parent)
+
+
+def hub_tiles(address: str) -> DatasetTiles:
+    """Tiles of a dataset on the Hub.
+
+    Args:
+        address: `owner/name`, `owner/name/config` or `owner/name/config/split`. Without a config `gallery` is taken
+            where there is one (`gengeo push` makes it), without a split the only one.
+
+    Raises:
+        GenGeoError: nothing is there, or what to take must be said.
+    """
+    import datasets
+
+    owner, name, config, split, *more = [*address.split("/"), "", "", ""]
+    if not (owner and name) or any(more):
+        raise GenGeoError(f"{HUB}{address} is no dataset: write {HUB}owner/name, with /config and /split if needed")
+    where = f"{owner}/{name}"
+    try:
+        configs = datasets.get_dataset_config_names(where)
+        config = config or ("gallery" if "gallery" in configs else configs[0])
+        splits = datasets.get_dataset_split_names(where, config)
+        if not split and len(splits) != 1:
+            raise GenGeoError(f"{where} has the splits {splits}: write {HUB}{where}/{config}/SPLIT")
+        found = datasets.load_dataset(where, config, split=split or splits[0])
+    except GenGeoError:
+        raise
+    except Exception as error:  # of the Hub, of the network, of the files: all mean that it cannot be had
+        raise GenGeoError(f"the dataset {where} cannot be had: {first_line(error)}") from error
+    return DatasetTiles(found, f"{where}/{config}", Path(datasets.config.HF_CACHE_HOME).expanduser())

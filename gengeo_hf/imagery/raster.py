@@ -1,0 +1,384 @@
+"""Tiles cut from georeferenced rasters: GeoTIFF, COG, VRT and whatever else GDAL opens, one file or many.
+
+Before: files of any size, CRS, band order and bit depth. After: a `TileSource` of north-up tiles, square on the ground.
+
+Tile centres lie on rows of equal latitude, spaced in metres, so a tile is as large in Helsinki as in Nairobi, in UTM as
+in Web Mercator. Within one tile the way from local metres to raster pixels is affine to well below a pixel: three
+points of each tile are projected, all tiles at once. Only the window under a tile is read, at the resolution that the
+tile needs (GDAL takes an overview where there is one), and turned so that true north is up.
+"""
+
+import contextlib
+import math
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from gengeo_hf.common.errors import GenGeoError, MissingExtraError
+from gengeo_hf.common.geo import bounds_around, metres_per_degree, offset, wrap_longitude
+from gengeo_hf.common.transfer import first_line
+from gengeo_hf.imagery.pixels import Rendering, no_data_mask, rendering_of
+from gengeo_hf.imagery.tiles import tile_table
+
+if TYPE_CHECKING:
+    from rasterio.io import DatasetReader
+
+FARTHEST = 1e10  # of a raster's edge from the origin of its CRS, in the CRS's units; the Earth is 4e7 m around
+MIN_VALID = 0.5  # share of a tile's pixels that must hold data
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    """One raster file: where it is and how its numbers become colours."""
+
+    path: str
+    crs: Any
+    to_pixel: Any  # affine: x, y in the CRS -> column, row
+    width: int
+    height: int
+    rendering: Rendering
+
+
+class _Pieces(NamedTuple):
+    """Which file gives what of which tile, sorted by tile and then by file.
+
+    Only tiles on or near a file appear with it, so memory grows with the tiles and not with tiles x files.
+
+    Args:
+        tile: row of the tile, (pieces,).
+        sheet: number of the file, (pieces,).
+        maps: affine maps from (east, north) metres round the tile's centre to the file's pixels, (pieces, 2, 3).
+    """
+
+    tile: np.ndarray
+    sheet: np.ndarray
+    maps: np.ndarray
+
+
+class RasterTiles:
+    """Square tiles of a ground size and overlap, from one raster or a mosaic of many.
+
+    Args:
+        paths: raster files. Where files overlap, the first one that holds data wins.
+        tile_m: side of a tile in metres on the ground.
+        overlap: share of a tile that its neighbour repeats, in [0, 1).
+        pixels: side of a tile in pixels, at most; imagery that is coarser is not blown up beyond its own resolution.
+        value_range: values that become black and white; None takes 0..255 for 8 bits, and for deeper files the 1st and
+            99th percentile of all files together, so that a mosaic has no seams.
+
+    Raises:
+        GenGeoError: a file is missing, broken or has no CRS, or nothing of it is as large as half a tile.
+        MissingExtraError: rasterio is not installed.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str | Path],
+        tile_m: float = 100.0,
+        overlap: float = 0.5,
+        pixels: int = 392,
+        value_range: tuple[float, float] | None = None,
+    ) -> None:
+        self.name = Path(paths[0]).name if len(paths) == 1 else f"{len(paths)} rasters"
+        self._tile_m = tile_m
+        self._open = threading.local()  # a GDAL handle must not be used by two threads at a time
+        self._sheets = _same_range([_open_sheet(Path(path)) for path in paths], value_range)
+        boxes = []
+        for sheet in self._sheets:
+            with _about(sheet.path):
+                boxes.append(_box(sheet))
+        lat, lon = _grids(boxes, tile_m, tile_m * (1 - overlap))
+        keep, pieces = _cut(self._sheets, boxes, lat, lon, tile_m)
+        if not keep.any():
+            raise GenGeoError(
+                f"{self.name} is smaller than half a tile of {tile_m:g} m; ask for smaller tiles (--tile)"
+            )
+        lat, lon = lat[keep], lon[keep]
+        self._pieces = pieces
+        # Pieces of tile t are first[t] to first[t + 1], in the order of the files.
+        self._first = np.searchsorted(pieces.tile, np.arange(len(lat) + 1))
+        finest = float(np.abs(np.linalg.det(pieces.maps[:, :, :2])).max())  # raster pixels in a square metre
+        self._pixels = min(pixels, max(1, round(tile_m * math.sqrt(finest))))
+        ranges = sorted({(sheet.rendering.low, sheet.rendering.high) for sheet in self._sheets})
+        self.rendering = f"{self._pixels} pixels, values {ranges}"
+        self.table: pa.Table = tile_table(
+            [f"{a:.7f}_{b:.7f}_{tile_m:g}m" for a, b in zip(lat, lon, strict=True)],
+            lat,
+            lon,
+            [bounds_around(a, b, tile_m, tile_m) for a, b in zip(lat, lon, strict=True)],
+            source=[Path(self._sheets[number].path).name for number in pieces.sheet[self._first[:-1]]],
+        )
+
+    def read(self, row: int) -> Image.Image | None:
+        """Pixels of one tile; None where less than half of it holds data.
+
+        Raises:
+            GenGeoError: a file cannot be read there.
+        """
+        size = self._pixels
+        canvas = np.zeros((size, size, 3), dtype=np.uint8)
+        empty = np.ones((size, size), dtype=bool)
+        for piece in range(int(self._first[row]), int(self._first[row + 1])):
+            pixels, valid = self._read_sheet(int(self._pieces.sheet[piece]), self._pieces.maps[piece])
+            if valid is None:  # the usual case, a tile well inside a file
+                if empty.all():
+                    return Image.fromarray(pixels)
+                valid = np.ones_like(empty)
+            np.copyto(canvas, pixels, where=(empty & valid)[..., None])
+            empty &= ~valid
+            if not empty.any():
+                break
+        return None if 1 - empty.mean() < MIN_VALID else Image.fromarray(canvas)
+
+    def _dataset(self, number: int) -> "DatasetReader":
+        """This thread's own handle of one file; a few stay open, so that 10,000 files do not."""
+        import rasterio
+
+        handles: dict[int, Any] = self._open.__dict__.setdefault("handles", {})
+        if number not in handles:
+            if len(handles) >= 16:
+                handles.pop(next(iter(handles))).close()
+            handles[number] = rasterio.open(self._sheets[number].path)
+        return handles[number]
+
+    def _read_sheet(self, number: int, to_pixel: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """RGB (size, size, 3) and validity (size, size) of a tile, from one file; None where every pixel is valid."""
+        sheet, size = self._sheets[number], self._pixels
+        linear, centre = to_pixel[:, :2], to_pixel[:, 2]
+        step = self._tile_m / size
+        # Tile pixel (column, row) -> local metres (east, north) -> raster pixel.
+        to_raster = linear @ np.array([[step, 0.0], [0.0, -step]])
+        origin = centre + linear @ np.array([-self._tile_m / 2, self._tile_m / 2])
+        corners = origin[:, None] + to_raster @ np.array([[0, size, 0, size], [0, 0, size, size]])
+        low = np.maximum(np.floor(corners.min(axis=1)).astype(int) - 1, 0)
+        high = np.minimum(np.ceil(corners.max(axis=1)).astype(int) + 1, [sheet.width, sheet.height])
+        nothing = np.zeros((size, size, 3), np.uint8), np.zeros((size, size), bool)
+        if (high <= low).any():
+            return nothing
+        shrink = max(1.0, float(np.sqrt(np.abs(np.linalg.det(to_raster)))))  # source pixels in one pixel of the tile
+        shape = tuple(max(1, math.ceil(extent / shrink)) for extent in (high - low)[::-1])
+        try:
+            bands, mask = _read_window(self._dataset(number), sheet.rendering, low, high, shape)
+        except Exception as error:  # GDAL and its drivers meet damaged files in many ways; all mean the same here
+            self._open.__dict__.get("handles", {}).pop(number, None)
+            raise GenGeoError(f"{sheet.path} cannot be read at {low.tolist()}: {first_line(error)}") from error
+        scale = np.array([shape[1], shape[0]]) / (high - low)
+        matrix, shift = scale[:, None] * to_raster, scale * (origin - low)
+        coefficients = (matrix[0, 0], matrix[0, 1], shift[0], matrix[1, 0], matrix[1, 1], shift[1])
+        affine, smooth, sharp = Image.Transform.AFFINE, Image.Resampling.BILINEAR, Image.Resampling.NEAREST
+        pixels = Image.fromarray(bands).transform((size, size), affine, coefficients, resample=smooth)
+        inside = (corners.min(axis=1) >= 0).all() and (corners.max(axis=1) <= [sheet.width, sheet.height]).all()
+        if inside and mask.all():
+            return np.asarray(pixels), None
+        valid = Image.fromarray(mask).transform((size, size), affine, coefficients, resample=sharp)
+        return np.asarray(pixels), np.asarray(valid) > 0
+
+
+def _read_window(
+    dataset: "DatasetReader", rendering: Rendering, low: np.ndarray, high: np.ndarray, shape: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Colours (height, width, 3) uint8 and mask (height, width) uint8 of a window given by two raster corners."""
+    from rasterio.enums import Resampling
+    from rasterio.windows import Window
+
+    window = Window(int(low[0]), int(low[1]), int(high[0] - low[0]), int(high[1] - low[1]))
+    resampling = Resampling.nearest if rendering.palette is not None else Resampling.bilinear
+    bands = dataset.read(
+        rendering.bands, window=window, out_shape=(len(rendering.bands), *shape), resampling=resampling
+    )
+    mask = no_data_mask(dataset, rendering, bands, window)
+    return rendering.to_rgb(bands), mask
+
+
+def _open_sheet(path: Path) -> _Sheet:
+    """Read what is needed of one file's header."""
+    os.environ.setdefault("GDAL_CACHEMAX", "256")  # MB; by default GDAL keeps blocks up to 5 % of the machine's memory
+    try:
+        import rasterio
+    except ImportError as error:
+        raise MissingExtraError("rasterio", "geo", "read georeferenced rasters") from error
+    if not path.exists():
+        raise GenGeoError(f"there is no raster at {path}")
+    with _about(str(path)), rasterio.open(path) as dataset:
+        if dataset.crs is None:
+            raise GenGeoError(
+                f"{path} has no CRS, so its place on Earth is unknown; "
+                "if you know it, write it with: rio edit-info --crs EPSG:xxxx FILE"
+            )
+        to_pixel = ~dataset.transform
+        return _Sheet(str(path), dataset.crs, to_pixel, dataset.width, dataset.height, rendering_of(dataset))
+
+
+@contextlib.contextmanager
+def _about(path: str) -> Iterator[None]:
+    """Whatever GDAL, PROJ or their wrappers say of a file, in one line that names it."""
+    try:
+        yield
+    except GenGeoError:
+        raise
+    except Exception as error:
+        raise GenGeoError(f"{path} cannot be read as a raster with a place on Earth: {first_line(error)}") from error
+
+
+def _project(sheet: _Sheet, lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
+    """Raster (column, row) of positions, shape (2, n); infinite where the CRS does not reach."""
+    from rasterio.warp import transform
+
+    x, y = transform("EPSG:4326", sheet.crs, lon.tolist(), lat.tolist())
+    xs, ys = np.asarray(x), np.asarray(y)
+    if sheet.crs.is_geographic:  # a raster may run from 170 to 190 degrees
+        middle = (~sheet.to_pixel @ (sheet.width / 2, sheet.height / 2))[0]
+        xs = xs + 360.0 * np.round((middle - xs) / 360.0)
+    columns, rows = sheet.to_pixel @ (xs, ys)
+    return np.stack([columns, rows])
+
+
+def _affine_maps(sheet: _Sheet, lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
+    """For each centre the affine map from (east, north) metres to raster (column, row): shape (n, 2, 3)."""
+    reach = 10.0  # metres; central differences over 20 m
+    centre = _project(sheet, lat, lon)
+    ahead = [_project(sheet, *offset(lat, lon, east, north)) for east, north in ((reach, 0.0), (0.0, reach))]
+    behind = [_project(sheet, *offset(lat, lon, -east, -north)) for east, north in ((reach, 0.0), (0.0, reach))]
+    with np.errstate(invalid="ignore"):
+        columns = [(a - b) / (2 * reach) for a, b in zip(ahead, behind, strict=True)]
+    return np.stack([*columns, centre], axis=-1).transpose(1, 0, 2)
+
+
+def _coverage(sheet: _Sheet, maps: np.ndarray, tile_m: float) -> np.ndarray:
+    """Share of each tile that lies on the sheet, from 5 x 5 points of it: shape (n,)."""
+    steps = (np.arange(5) + 0.5) / 5 - 0.5
+    grid = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2).T * tile_m
+    points = maps[:, :, :2] @ grid + maps[:, :, 2:]
+    with np.errstate(invalid="ignore"):
+        inside = (points >= 0).all(axis=1) & (points[:, 0] <= sheet.width) & (points[:, 1] <= sheet.height)
+    return inside.mean(axis=1)
+
+
+def _same_range(sheets: list[_Sheet], value_range: tuple[float, float] | None) -> list[_Sheet]:
+    """The files with one range of values for all that are deeper than 8 bits, or for all where one is given."""
+    if value_range is not None:
+        low, high = value_range
+        if not low < high:
+            raise GenGeoError(f"the range of values must rise, found {low:g} to {high:g}")
+        return [replace(s, rendering=replace(s.rendering, low=low, high=high)) for s in sheets]
+    levels = np.concatenate([s.rendering.levels for s in sheets])
+    if not levels.size:
+        return sheets
+    low, high = (float(value) for value in np.percentile(levels, [1, 99]))  # every file counts the same
+    return [replace(s, rendering=replace(s.rendering, low=low, high=high)) if s.rendering.levels else s for s in sheets]
+
+
+def _cut(
+    sheets: Sequence[_Sheet], boxes: Sequence[np.ndarray], lat: np.ndarray, lon: np.ndarray, tile_m: float
+) -> tuple[np.ndarray, _Pieces]:
+    """Which candidate tiles are covered well enough, and what each file gives to them."""
+    covered, found = np.zeros(len(lat)), []
+    for number, (sheet, box) in enumerate(zip(sheets, boxes, strict=True)):
+        rows = _rows_in(box, lat, lon, tile_m)
+        with _about(sheet.path):
+            maps = _affine_maps(sheet, lat[rows], lon[rows])
+        share = _coverage(sheet, maps, tile_m)
+        covered[rows] += share
+        found.append((rows[share > 0], np.full(int((share > 0).sum()), number, np.int32), maps[share > 0]))
+    keep = covered >= MIN_VALID
+    tile, sheet_of, maps = (np.concatenate([piece[part] for piece in found]) for part in range(3))
+    wanted = keep[tile]
+    tile, sheet_of, maps = (np.cumsum(keep) - 1)[tile[wanted]], sheet_of[wanted], maps[wanted]
+    order = np.argsort(tile, kind="stable")
+    return keep, _Pieces(tile[order], sheet_of[order], maps[order])
+
+
+def _rows_in(box: np.ndarray, lat: np.ndarray, lon: np.ndarray, margin_m: float) -> np.ndarray:
+    """Rows whose centre lies in a box (south, north, west, east) or within the margin round it."""
+    south, north, west, east = (float(side) for side in box)
+    per_lat, per_lon = (float(v) for v in metres_per_degree(max(abs(south), abs(north))))
+    high, wide = margin_m / per_lat, min(margin_m / max(per_lon, 1e-3), 180.0)
+    near = (lat >= south - high) & (lat <= north + high)
+    apart = np.abs((lon - (west + east) / 2 + 180.0) % 360.0 - 180.0)
+    return np.flatnonzero(near & (apart <= (east - west) / 2 + wide))
+
+
+def _box(sheet: _Sheet) -> np.ndarray:
+    """South, north, west, east of a file in degrees; in one piece across the date line, so beyond 180 perhaps."""
+    lat, lon = _outline(sheet)
+    if not (np.isfinite(lat).all() and np.isfinite(lon).all()):
+        raise GenGeoError(f"{sheet.path} lies where its CRS has no place on Earth; are its CRS and position right?")
+    lon = lon[0] + (lon - lon[0] + 180.0) % 360.0 - 180.0
+    return np.array([lat.min(), lat.max(), lon.min(), lon.max()])
+
+
+def _grids(boxes: Sequence[np.ndarray], tile_m: float, stride_m: float) -> tuple[np.ndarray, np.ndarray]:
+    """Centres of candidate tiles: one grid over each group of files whose boxes touch."""
+    left, grids = np.array(boxes), []
+    while len(left):
+        box, left = left[-1].copy(), left[:-1]
+        while (touching := _touch(box, left)).any():
+            for other in left[touching]:
+                other[2:] += 360.0 * round((box[2:].mean() - other[2:].mean()) / 360.0)
+                box = np.where([True, False, True, False], np.minimum(box, other), np.maximum(box, other))
+            left = left[~touching]
+        grids.append(_grid(box, tile_m, stride_m))
+    return np.concatenate([g[0] for g in grids]), np.concatenate([g[1] for g in grids])
+
+
+def _touch(a: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Which boxes (south, north, west, east), shape (n, 4), share ground or an edge with `a`."""
+    apart = (others[:, 2:].mean(axis=1) - a[2:].mean() + 180.0) % 360.0 - 180.0
+    slack = 1e-4  # degrees, some 10 m: edges of neighbours in a projection do not meet exactly
+    wide = (a[3] - a[2] + others[:, 3] - others[:, 2]) / 2
+    return (np.abs(apart) <= wide + slack) & (a[0] <= others[:, 1] + slack) & (others[:, 0] <= a[1] + slack)
+
+
+def _grid(box: np.ndarray, tile_m: float, stride_m: float) -> tuple[np.ndarray, np.ndarray]:
+    """Centres of candidate tiles over a box (south, north, west, east), row by row from the north.
+
+    The first and the last tile of a row lie flush with the box, the others are spread evenly between them, so the
+    overlap is the one asked for or a little more.
+    """
+    south, north, west, east = (float(side) for side in box)
+    rows_lat = _spread(south, north, float(metres_per_degree((south + north) / 2)[0]), tile_m, stride_m)[::-1]
+    if len(rows_lat) * max(1.0, (east - west) * float(metres_per_degree(south)[1]) / stride_m) > 50e6:
+        raise GenGeoError(f"more than 50 million tiles of {tile_m:g} m; ask for larger tiles or less imagery at a time")
+    lats, lons = [], []
+    for value in rows_lat:
+        row = _spread(west, east, max(float(metres_per_degree(value)[1]), 1e-3), tile_m, stride_m)
+        lats.append(np.full(len(row), value))
+        lons.append(wrap_longitude(row))
+    return np.concatenate(lats), np.concatenate(lons)
+
+
+def _outline(sheet: _Sheet) -> tuple[np.ndarray, np.ndarray]:
+    """Latitudes and longitudes of points along a sheet's edge, and of a pole that lies on it."""
+    from rasterio.warp import transform
+
+    share = np.linspace(0, 1, 21)
+    flat = np.zeros_like(share)
+    columns = np.concatenate([share, share, flat, flat + 1]) * sheet.width
+    rows = np.concatenate([flat, flat + 1, share, share]) * sheet.height
+    x, y = ~sheet.to_pixel @ (columns, rows)
+    if not (np.abs(x) < FARTHEST).all() or not (np.abs(y) < FARTHEST).all():  # PROJ may never come back from there
+        raise GenGeoError(f"{sheet.path} lies {np.abs([x, y]).max():g} units from its CRS's origin; is it damaged?")
+    lon, lat = (
+        np.asarray(v) for v in transform(sheet.crs, "EPSG:4326", np.asarray(x).tolist(), np.asarray(y).tolist())
+    )
+    for pole in (90.0, -90.0):
+        spot = _project(sheet, np.array([pole]), np.array([0.0]))[:, 0]
+        if 0 < spot[0] < sheet.width and 0 < spot[1] < sheet.height and not sheet.crs.is_geographic:
+            return np.append(lat, [pole] * 2), np.append(lon, [-180.0, 179.999])
+    return lat, lon
+
+
+def _spread(low: float, high: float, metres: float, tile_m: float, stride_m: float) -> np.ndarray:
+    """Centres in degrees along one side that runs from `low` to `high` degrees of `metres` each."""
+    extent = (high - low) * metres
+    count = 1 if extent <= tile_m else math.ceil(round((extent - tile_m) / stride_m, 6)) + 1
+    if count == 1:
+        return np.array([(low + high) / 2])
+    return np.linspace(low + tile_m / 2 / metres, high - tile_m / 2 / metres, count)

@@ -1,0 +1,105 @@
+"""Which reader fits what the user pointed at.
+
+Before: a path from the command line. After: a `TileSource`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.transfer import first_line
+from gengeo_hf.imagery.dataset import HUB, holds_pictures, hub_tiles, parquet_tiles
+from gengeo_hf.imagery.raster import RasterTiles
+from gengeo_hf.imagery.table import TABLE_SUFFIXES, TableTiles
+from gengeo_hf.imagery.tiles import TileSource
+from gengeo_hf.imagery.xyz import MbTiles, XyzTiles, xyz_zooms
+
+RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img", ".gpkg")
+
+
+@dataclass(frozen=True)
+class TilingOptions:
+    """How imagery is cut and how tables are read; what a kind of source does not need is left alone.
+
+    Args:
+        tile_m: rasters: side of a tile in metres on the ground.
+        overlap: rasters: share of a tile that its neighbour repeats.
+        pixels: rasters: side of a tile in pixels, at most.
+        value_range: rasters: values that become black and white; None looks at the files.
+        zoom: map tiles: the level; None takes the deepest.
+        tms: map tiles in a folder: rows counted from the south.
+        image_column, lat_column, lon_column: tables: columns to use; None recognises them.
+        tile_size_m: tables: ground size of a tile in metres; None takes it from the table.
+    """
+
+    tile_m: float = 100.0
+    overlap: float = 0.5
+    pixels: int = 392
+    value_range: tuple[float, float] | None = None
+    zoom: int | None = None
+    tms: bool = False
+    image_column: str | None = None
+    lat_column: str | None = None
+    lon_column: str | None = None
+    tile_size_m: float | None = None
+
+
+def open_imagery(source: str | Path, options: TilingOptions | None = None) -> TileSource:
+    """Open imagery of any kind that we read.
+
+    In this order: `hf:owner/name` (a dataset on the Hub); a file by its ending (CSV or Parquet table, MBTiles, raster);
+    a folder that a dataset was saved to; a folder with a table; a folder of map tiles `z/x/y`; a folder of rasters. A
+    Parquet table with the pictures inside, as `datasets` writes it, is a dataset.
+
+    Raises:
+        GenGeoError: nothing is there, or nothing of it is imagery that we know.
+    """
+    options = options or TilingOptions()
+    if str(source).startswith(HUB):
+        return hub_tiles(str(source).removeprefix(HUB))
+    path = Path(source)
+    if not path.exists():
+        raise GenGeoError(f"there is nothing at {source}")
+    suffix = path.suffix.lower()
+    if path.is_file():
+        if suffix == ".parquet" and holds_pictures(path):
+            return parquet_tiles([path])
+        if suffix in TABLE_SUFFIXES:
+            return _table(path, options)
+        if suffix == ".mbtiles":
+            return MbTiles(path, options.zoom)
+        return RasterTiles([path], options.tile_m, options.overlap, options.pixels, options.value_range)
+    if (path / "dataset_info.json").is_file() or (path / "gallery" / "dataset_info.json").is_file():
+        return _saved_dataset(path)
+    shards = sorted(path.glob("*.parquet"))
+    if shards and all(holds_pictures(shard) for shard in shards):
+        return parquet_tiles(shards)
+    if any(child.suffix.lower() in TABLE_SUFFIXES for child in path.iterdir()):
+        return _table(path, options)
+    if xyz_zooms(path):
+        return XyzTiles(path, options.zoom, options.tms)
+    rasters = sorted(child for child in path.rglob("*") if child.suffix.lower() in RASTER_SUFFIXES)
+    if not rasters:
+        raise GenGeoError(
+            f"{source} holds no imagery that we know: a table (CSV, Parquet) with image files, map tiles z/x/y, "
+            f"or rasters ({', '.join(RASTER_SUFFIXES)})"
+        )
+    return RasterTiles(rasters, options.tile_m, options.overlap, options.pixels, options.value_range)
+
+
+def _table(path: Path, options: TilingOptions) -> TableTiles:
+    return TableTiles(path, options.image_column, options.lat_column, options.lon_column, options.tile_size_m)
+
+
+def _saved_dataset(path: Path) -> TileSource:
+    """A folder of `Dataset.save_to_disk`, or one that holds such a folder named `gallery`."""
+    import datasets
+
+    from gengeo_hf.imagery.dataset import DatasetTiles
+
+    folder = path if (path / "dataset_info.json").is_file() else path / "gallery"
+    try:
+        found = datasets.load_from_disk(str(folder))
+    except Exception as error:  # a damaged file raises whatever its reader happens to meet
+        raise GenGeoError(f"{folder} is no saved dataset that can be read: {first_line(error)}") from error
+    return DatasetTiles(found, name=path.name)

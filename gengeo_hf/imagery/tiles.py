@@ -1,0 +1,124 @@
+"""What an aerial tile is for the index: one row that says where it is, and a way to read its pixels.
+
+Before: imagery/, which finds tiles in tables, rasters, tile pyramids and datasets. After: build.py, which encodes them
+with an `EncoderLike`.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.geo import Bounds
+
+TILE_SCHEMA = pa.schema(
+    [
+        pa.field("tile_id", pa.string(), nullable=False),
+        pa.field("lat", pa.float64(), nullable=False),  # of the tile's centre, degrees, WGS84
+        pa.field("lon", pa.float64(), nullable=False),
+        pa.field("west", pa.float64()),  # bounds in degrees; null where unknown, west > east across the date line
+        pa.field("south", pa.float64()),
+        pa.field("east", pa.float64()),
+        pa.field("north", pa.float64()),
+        pa.field("area", pa.string()),
+        pa.field("source", pa.string()),  # the file that the pixels came from
+    ]
+)
+
+
+class TileSource(Protocol):
+    """Imagery that can be cut into tiles.
+
+    `table` is known before any pixel is read, so that a build can be divided, resumed and counted. A source whose
+    pixels depend on options that its table does not tell has these in a text `rendering`: a build that was interrupted
+    under others does not go on.
+    """
+
+    name: str
+    table: pa.Table  # TILE_SCHEMA, one row for each tile
+
+    def read(self, row: int) -> Image.Image | None:
+        """Pixels of one tile, north up, RGB; None where the imagery holds no data. Called from several threads.
+
+        Raises:
+            GenGeoError: the pixels cannot be read.
+        """
+        ...
+
+
+class EncoderLike(Protocol):
+    """What the index needs of an encoder (`gengeo_hf.encoding.encoder.Encoder` is one)."""
+
+    @property
+    def dim(self) -> int:
+        """Length of a descriptor."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of weights and preprocessing."""
+        ...
+
+    def encode(self, images: Sequence[Any], view: Any) -> np.ndarray:
+        """Unit descriptors, float32 (images, dim)."""
+        ...
+
+
+def tile_table(
+    ids: Sequence[str],
+    lat: Sequence[float] | np.ndarray,
+    lon: Sequence[float] | np.ndarray,
+    bounds: Sequence[Bounds | None],
+    area: str | Sequence[str] = "",
+    source: str | Sequence[str] = "",
+) -> pa.Table:
+    """Put columns into `TILE_SCHEMA`.
+
+    Args:
+        ids: one unique id for each tile.
+        lat, lon: centres in degrees.
+        bounds: a box for each tile, or None where it is unknown, as it is where a side is NaN.
+        area, source: one value for all tiles, or one for each.
+
+    Raises:
+        GenGeoError: see `check_tiles`.
+    """
+    known = [box if box is not None and np.isfinite(box).all() else None for box in bounds]
+    sides = [[None if box is None else box[side] for box in known] for side in range(4)]
+    texts = [[value] * len(ids) if isinstance(value, str) else list(value) for value in (area, source)]
+    columns = [list(ids), np.asarray(lat, dtype=float), np.asarray(lon, dtype=float), *sides, *texts]
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, TILE_SCHEMA, strict=True)]
+    return check_tiles(pa.table(arrays, schema=TILE_SCHEMA))
+
+
+def check_tiles(table: pa.Table) -> pa.Table:
+    """Return the table when every id is unique and every centre is on Earth.
+
+    Raises:
+        GenGeoError: a repeated id, or a centre that is missing or outside -90..90, -180..180 degrees.
+    """
+    ids = table["tile_id"].to_pylist()
+    if len(set(ids)) < len(ids):
+        seen: set[str] = set()
+        twice = next(tile for tile in ids if tile in seen or seen.add(tile))  # type: ignore[func-returns-value]
+        raise GenGeoError(f"the tile id {twice!r} occurs twice; every tile needs its own id")
+    lat, lon = table["lat"].to_numpy(), table["lon"].to_numpy()
+    wrong = ~((np.abs(lat) <= 90) & (np.abs(lon) <= 180))  # NaN compares false, so it is caught as well
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise GenGeoError(
+            f"tile {ids[row]!r} stands at lat {lat[row]:g}, lon {lon[row]:g}: degrees in -90..90 and -180..180 are "
+            "expected; are the columns swapped, empty or in metres?"
+        )
+    return table
+
+
+def row_bounds(table: pa.Table, row: int) -> Bounds | None:
+    """The box of one tile, None where the table does not know it."""
+    west, south, east, north = (table[side][row].as_py() for side in ("west", "south", "east", "north"))
+    if west is None or south is None or east is None or north is None:
+        return None
+    return Bounds(west, south, east, north)

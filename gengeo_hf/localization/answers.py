@@ -1,0 +1,180 @@
+"""What is found for photos: places merged from overlapping tiles, and answers as GeoJSON.
+
+Before: hits of the index. After: locate.py, drive.py, maps.py.
+
+Tiles overlap, so one place answers with several tiles. Hits whose tiles overlap are votes for the same place: they are
+merged into one position, weighted by score, with a radius that says how far the photo may stand from it.
+"""
+
+import itertools
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gengeo_hf.common.geo import Bounds, great_circle_m, mean_position, size_of
+from gengeo_hf.index.index import Hit
+
+if TYPE_CHECKING:
+    from gengeo_hf.common.images import PhotoPosition
+
+SHARPNESS = 20.0  # weight of a vote is exp(SHARPNESS * score): 0.05 less cosine weighs about a third
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a photo may have been taken.
+
+    Args:
+        rank: 1 is the best.
+        lat, lon: degrees, WGS84: the score-weighted mean of the tiles that voted for the place.
+        score: cosine of the photo and the best of these tiles.
+        tile_id: that best tile.
+        bounds: its box, None where the index does not know it.
+        uncertainty_m: root-mean-square distance in metres of a photo that stands anywhere in the tiles that voted;
+            None where neither tile size nor a second vote tells.
+        votes: number of tiles merged into this place.
+        confidence: chance that the place is right, in [0, 1]; None without a calibration.
+        area, source: what the index knows about the best tile.
+        heading: of a panorama's centre column, degrees clockwise from north, where it was looked for; else None.
+    """
+
+    rank: int
+    lat: float
+    lon: float
+    score: float
+    tile_id: str
+    bounds: Bounds | None = None
+    uncertainty_m: float | None = None
+    votes: int = 1
+    confidence: float | None = None
+    area: str = ""
+    source: str = ""
+    heading: float | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was found for one photo.
+
+    Args:
+        photo: its path or name.
+        places: best first; empty where the photo could not be read or nothing lies near the prior.
+        truth: position in the photo's EXIF data, shown beside the answer and never used for it unless asked.
+        error: why there is no answer.
+        known: False when the best place is less sure than the threshold, or fits no drive: the honest answer is
+            "don't know".
+        truth_is_prior: the search was limited by `truth`, so the distance to it says nothing.
+        note: what was guessed about the photo, or what the drive changed.
+        time: when it was taken, by its EXIF data.
+    """
+
+    photo: str
+    places: list[Place] = field(default_factory=list)
+    truth: "PhotoPosition | None" = None
+    error: str = ""
+    known: bool = True
+    truth_is_prior: bool = False
+    note: str = ""
+    time: datetime | None = None
+
+    @property
+    def truth_error_m(self) -> float | None:
+        """Metres from the best place to the position in the photo's EXIF data; None where that was the prior."""
+        if not self.places or self.truth is None or self.truth_is_prior:
+            return None
+        best = self.places[0]
+        return float(great_circle_m(best.lat, best.lon, self.truth.lat, self.truth.lon))
+
+
+def merge_hits(hits: Sequence[Hit]) -> list[Place]:
+    """Merge votes of overlapping tiles, best first.
+
+    The best hit that is left takes every other hit whose tile overlaps its own; tiles of unknown size never merge.
+    """
+    left = list(hits)
+    places: list[Place] = []
+    while left:
+        best = left[0]
+        votes = [hit for hit in left if hit is best or share_ground(best, hit)]
+        left = [hit for hit in left if all(hit is not vote for vote in votes)]
+        places.append(place_of(votes, len(places) + 1))
+    return places
+
+
+def share_ground(one: "Hit | Place", other: "Hit | Place") -> bool:
+    """True where the tiles of two hits, or the best tiles of two places, overlap; never where a box is unknown."""
+    return one.bounds is not None and other.bounds is not None and one.bounds.overlaps(other.bounds)
+
+
+def place_of(votes: Sequence[Hit], rank: int) -> Place:
+    """One place from its votes, the best of which comes first."""
+    best = votes[0]
+    lat, lon = (np.array([getattr(hit, name) for hit in votes]) for name in ("lat", "lon"))
+    weights = np.exp(SHARPNESS * (np.array([hit.score for hit in votes]) - best.score))
+    middle = mean_position(lat, lon, weights) if len(votes) > 1 else (best.lat, best.lon)
+    spread = float(np.average(great_circle_m(lat, lon, *middle) ** 2, weights=weights))
+    # A photo stands anywhere in its tile: the mean square distance from the middle of a w x h box is (w^2 + h^2) / 12.
+    within = sum(side**2 for side in size_of(best.bounds)) / 12 if best.bounds else 0.0
+    radius = math.sqrt(spread + within) or None
+    return Place(
+        rank, *middle, best.score, best.tile_id, best.bounds, radius, len(votes), area=best.area, source=best.source
+    )
+
+
+def to_geojson(answers: Sequence[Answer], caveat: str = "", drive: bool = False) -> str:
+    """Answers as a GeoJSON FeatureCollection (RFC 7946): one point for each place and each EXIF position.
+
+    Args:
+        answers: of `GeoLocalizer`.
+        caveat: goes into the collection.
+        drive: add the line through the best places of the known answers, in parts where it crosses the date line.
+    """
+    features = []
+    for answer in answers:
+        common = {"photo": answer.photo, "time": answer.time.isoformat() if answer.time else None}
+        for place in answer.places:
+            values = {key: value for key, value in vars(place).items() if key not in ("lat", "lon", "bounds")}
+            values |= {"bounds": list(place.bounds) if place.bounds else None, "known": answer.known}
+            values |= {"note": answer.note}
+            features.append(_feature(place.lat, place.lon, common | {"kind": "place"} | values))
+        if answer.truth is not None:
+            properties = {"kind": "exif", "error_m": answer.truth_error_m, "prior": answer.truth_is_prior}
+            features.append(_feature(answer.truth.lat, answer.truth.lon, common | properties))
+    line = drive_line(answers)
+    if drive and len(line) > 1:
+        parts = [[[round(lon, 7), round(lat, 7)] for lat, lon in part] for part in _cut_at_date_line(line)]
+        kind, coordinates = ("LineString", parts[0]) if len(parts) == 1 else ("MultiLineString", parts)
+        path = {"type": kind, "coordinates": coordinates}
+        features.append({"type": "Feature", "geometry": path, "properties": {"kind": "drive"}})
+    errors = {answer.photo: answer.error for answer in answers if answer.error}
+    collection = {"type": "FeatureCollection", "features": features, "caveat": caveat, "errors": errors}
+    return json.dumps(collection, indent=1, allow_nan=False) + "\n"
+
+
+def drive_line(answers: Sequence[Answer]) -> list[tuple[float, float]]:
+    """(lat, lon) of the best place of each known answer, in order."""
+    return [(a.places[0].lat, a.places[0].lon) for a in answers if a.known and a.places]
+
+
+def _cut_at_date_line(line: Sequence[tuple[float, float]]) -> list[list[tuple[float, float]]]:
+    """(lat, lon) of a line in parts none of which crosses 180 degrees (RFC 7946, section 3.1.9)."""
+    parts = [[line[0]]]
+    for (lat, lon), (next_lat, next_lon) in itertools.pairwise(line):
+        if abs(next_lon - lon) > 180.0:
+            edge = math.copysign(180.0, lon)
+            there = next_lon + 2 * edge  # the same place, counted on beyond the edge
+            middle = lat + (next_lat - lat) * ((edge - lon) / (there - lon) if there != lon else 0.0)
+            parts[-1].append((middle, edge))
+            parts.append([(middle, -edge)])
+        parts[-1].append((next_lat, next_lon))
+    return parts
+
+
+def _feature(lat: float, lon: float, properties: dict[str, Any]) -> dict[str, Any]:
+    point = {"type": "Point", "coordinates": [round(lon, 7), round(lat, 7)]}
+    return {"type": "Feature", "geometry": point, "properties": properties}

@@ -1,0 +1,166 @@
+"""A drive: frames that follow one another agree on a way, and a frame that went astray is brought back.
+
+Before: answers for each frame by itself. After: the same answers, each with the place of the way first.
+
+The motion model, all of it: a car goes anywhere within its top speed, and no direction is likelier than another. Each
+frame has some candidate places. A way picks one of them for each frame, or leaves the frame out, and costs, in nats:
+
+    a candidate      SHARPNESS x (score of the frame's best candidate - its score), as votes are weighed in answers.py
+    a step           0 within reach, and beyond it (distance - reach) / reach; reach = top speed x time + both radii
+    a frame left out `left_out` (4: as much as 0.2 of cosine)
+
+The cheapest way is the most probable one (the Viterbi path of a hidden Markov model, as in map matching: Newson and
+Krumm 2009). It is the shortest path through a graph without circles, which scipy finds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import dijkstra
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.geo import great_circle_m
+from gengeo_hf.localization.answers import SHARPNESS, Answer, Place
+
+LEAST_REACH_M = 10.0  # of a step, where neither speed nor tile size gives more
+IN_A_ROW = 4  # frames that may be left out one after another
+STEP_COST = 1e-6  # the same for all ways; an edge of exactly 0 would be no edge
+
+
+@dataclass(frozen=True)
+class Motion:
+    """What is known about a drive.
+
+    Args:
+        top_speed: metres a second.
+        interval_s: seconds between frames, where their EXIF data do not tell.
+        left_out: what it costs to leave a frame out, in nats.
+
+    Raises:
+        GenGeoError: a value that is not positive.
+    """
+
+    top_speed: float = 20.0
+    interval_s: float = 1.0
+    left_out: float = 4.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not (np.isfinite(value) and value > 0):
+                raise GenGeoError(f"{name} of a drive must be a positive number, found {value}")
+
+
+def in_order(answers: Sequence[Answer], interval_s: float) -> tuple[list[Answer], np.ndarray]:
+    """The frames in the order of the drive, and the time of each.
+
+    Where every frame that could be read tells its time, these times count, and a broken one stays with the frame that
+    was given before it. Else the given order counts, `interval_s` apart.
+
+    Args:
+        answers: one for each frame.
+        interval_s: seconds between frames.
+
+    Returns:
+        The answers, and float64 (frames,) seconds since the first frame.
+    """
+    told = [answer.time for answer in answers if answer.time is not None]
+    if not told or any(answer.time is None and not answer.error for answer in answers):
+        return list(answers), np.arange(len(answers)) * interval_s
+    time, timed = told[0], []
+    for answer in answers:
+        time = answer.time or time
+        timed.append((time, answer))
+    timed.sort(key=lambda pair: pair[0])
+    seconds = [(time - timed[0][0]).total_seconds() for time, _ in timed]
+    return [answer for _, answer in timed], np.array(seconds)
+
+
+def follow(
+    answers: Sequence[Answer], seconds: Sequence[float] | np.ndarray, motion: Motion, threshold: float = 0.0
+) -> list[Answer]:
+    """Put the place of the most probable way first in each answer.
+
+    Args:
+        answers: one for each frame, in the order of the drive; those without places are passed over.
+        seconds: time of each frame, shape (frames,), not decreasing.
+        motion: see the module.
+        threshold: confidence below which a frame is not `known`, see `GeoLocalizer.locate_many`.
+
+    Returns:
+        The answers. A frame that was left out is not `known`; a frame whose best place changed says so in its note, and
+        is known as far as the place that is first now is sure: what was said of the old one no longer counts.
+    """
+    frames = [number for number, answer in enumerate(answers) if answer.places]
+    if not frames:
+        return list(answers)
+    chosen = _cheapest([answers[f].places for f in frames], np.asarray(seconds, dtype=float)[frames], motion)
+    out = list(answers)
+    for frame, pick in zip(frames, chosen, strict=True):
+        out[frame] = _with_first(answers[frame], pick, threshold)
+    return out
+
+
+def _with_first(answer: Answer, pick: int | None, threshold: float) -> Answer:
+    """The answer with another place first."""
+    if pick is None:
+        note = "left out of the drive: none of its places is within reach of the frames around it"
+        return replace(answer, known=False, note=_joined(answer.note, note))
+    if pick == 0:
+        return answer
+    order = [pick, *(number for number in range(len(answer.places)) if number != pick)]
+    places = [replace(answer.places[number], rank=rank) for rank, number in enumerate(order, 1)]
+    known = (places[0].confidence or 0.0) >= threshold
+    note = _joined(answer.note, f"by itself place {pick + 1}; first in the drive")
+    return replace(answer, places=places, known=known, note=note)
+
+
+def _joined(*notes: str) -> str:
+    return "; ".join(filter(None, notes))
+
+
+def _cheapest(candidates: Sequence[Sequence[Place]], seconds: np.ndarray, motion: Motion) -> list[int | None]:
+    """The candidate of each frame on the cheapest way, None for a frame that is left out."""
+    counts = [len(places) for places in candidates]
+    first = np.concatenate([[0], np.cumsum(counts)]) + 1  # node 0 is the start; candidates follow, frame by frame
+    end = int(first[-1])
+    own = [SHARPNESS * (max(p.score for p in places) - np.array([p.score for p in places])) for places in candidates]
+    tails, heads, costs = [], [], []
+
+    def edges(tail: np.ndarray, head: np.ndarray, cost: np.ndarray, frames: int) -> None:
+        tails.append(np.repeat(tail, len(head)).astype(np.int32))  # what SciPy 1.14 takes for a graph
+        heads.append(np.tile(head, len(tail)).astype(np.int32))
+        costs.append((cost + (frames - 1) * motion.left_out + frames * STEP_COST).ravel())
+
+    nodes = [np.arange(first[f], first[f + 1]) for f in range(len(counts))]
+    start, goal = np.array([0]), np.array([end])
+    for f in range(len(counts)):
+        if f <= IN_A_ROW:
+            edges(start, nodes[f], own[f][None, :], f + 1)
+        if len(counts) - 1 - f <= IN_A_ROW:
+            edges(nodes[f], goal, np.zeros((counts[f], 1)), len(counts) - f)
+        for g in range(f + 1, min(f + 2 + IN_A_ROW, len(counts))):
+            step = _step_cost(candidates[f], candidates[g], float(seconds[g] - seconds[f]), motion)
+            edges(nodes[f], nodes[g], step + own[g][None, :], g - f)
+    shape = (end + 1, end + 1)
+    graph = coo_array((np.concatenate(costs), (np.concatenate(tails), np.concatenate(heads))), shape=shape).tocsr()
+    before = dijkstra(graph, indices=0, return_predecessors=True)[1]
+    picks: list[int | None] = [None] * len(counts)
+    node = int(before[end])
+    while node > 0:
+        frame = int(np.searchsorted(first, node, side="right")) - 1
+        picks[frame] = node - int(first[frame])
+        node = int(before[node])
+    return picks
+
+
+def _step_cost(here: Sequence[Place], there: Sequence[Place], seconds: float, motion: Motion) -> np.ndarray:
+    """Cost of every step between two frames' candidates: shape (here, there)."""
+    lat, lon, radius = (
+        [np.array([getattr(p, name) or 0.0 for p in places]) for places in (here, there)]
+        for name in ("lat", "lon", "uncertainty_m")
+    )
+    distance = great_circle_m(lat[0][:, None], lon[0][:, None], lat[1][None, :], lon[1][None, :])
+    reach = np.maximum(motion.top_speed * max(seconds, 0.0) + radius[0][:, None] + radius[1][None, :], LEAST_REACH_M)
+    return np.maximum(0.0, distance - reach) / reach

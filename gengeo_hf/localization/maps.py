@@ -1,0 +1,268 @@
+"""A map that works without internet: one HTML page with Leaflet, imagery and thumbnails inside.
+
+Before: locate.py's answers, or the demo's. After: a page, or the same page in a frame for a report.
+
+The page's content security policy forbids every connection, so nothing about the photos leaves the machine.
+"""
+
+import base64
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from gengeo_hf.common.geo import Bounds
+from gengeo_hf.index.index import GeoIndex
+from gengeo_hf.localization.answers import Answer, drive_line
+
+if TYPE_CHECKING:
+    from gengeo_hf.index.stores import StoreIndex
+
+ASSETS = Path(__file__).parents[1] / "assets" / "leaflet"
+MAX_TILES = 200  # tiles drawn round the places: about 4 kB each
+PHOTO_PIXELS = 320
+
+
+@dataclass(frozen=True)
+class MapPoint:
+    """One marker.
+
+    Args:
+        lat, lon: degrees.
+        kind: "truth" (green), "found" (blue; the first of its photo orange).
+        label: one line.
+        rank: number written beside it; 0 writes none.
+        picture: JPEG or PNG shown when it is clicked.
+        radius_m: circle of uncertainty in metres.
+        bounds: box of its tile, drawn as a frame.
+    """
+
+    lat: float
+    lon: float
+    kind: str
+    label: str
+    rank: int = 0
+    picture: bytes = b""
+    radius_m: float | None = None
+    bounds: Bounds | None = None
+
+
+@dataclass(frozen=True)
+class MapOverlay:
+    """A picture laid on the ground: north-up, JPEG or PNG, with its box in degrees."""
+
+    picture: bytes
+    bounds: Bounds
+
+
+@dataclass(frozen=True)
+class MapPhoto:
+    """A photo in the list beside the map, with its markers.
+
+    Args:
+        name: what it is called.
+        points: truth and found places.
+        picture: JPEG or PNG.
+        note: a line under its name, for example "12 m from its known position".
+        known: False draws its places faint.
+    """
+
+    name: str
+    points: Sequence[MapPoint] = field(default_factory=tuple)
+    picture: bytes = b""
+    note: str = ""
+    known: bool = True
+
+
+def map_page(
+    photos: Sequence[MapPhoto],
+    overlays: Sequence[MapOverlay] = (),
+    title: str = "GenGeo: places",
+    caveat: str = "",
+    tile_url: str = "",
+    attribution: str = "",
+    line: Sequence[tuple[float, float]] = (),
+) -> str:
+    """A complete HTML page.
+
+    Args:
+        photos: each with its true and found places.
+        overlays: own imagery, drawn under the markers.
+        line: (lat, lon) of a drive, drawn as a way.
+        title: heading and window title.
+        caveat: warning shown above the map.
+        tile_url: online background such as `https://.../{z}/{x}/{y}.png`; empty (the default) makes no request at all.
+        attribution: whom the background's licence asks to name.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, loader=jinja2.FileSystemLoader(ASSETS.with_name("templates")))
+    origin = [point.lon for photo in photos for point in photo.points] or [o.bounds.west for o in overlays] or [0.0]
+    content = {
+        "photos": [_photo(photo, origin[0]) for photo in photos],
+        "overlays": [{"box": _box(o.bounds, origin[0]), "picture": data_uri(o.picture)} for o in overlays],
+        "line": [[lat, _unwrapped(lon, origin[0])] for lat, lon in line],
+        "tileUrl": tile_url,
+        "attribution": attribution,
+    }
+    server = urlsplit(tile_url.replace("{s}", "*")) if tile_url else None
+    return environment.get_template("map.html.jinja").render(
+        title=title,
+        caveat=caveat,
+        content=content,
+        allowed_images=f"data: {server.scheme}://{server.netloc}" if server else "data:",
+        leaflet=_leaflet(),
+    )
+
+
+def map_frame(page: str, height: int = 560) -> str:
+    """A page from `map_page` as an `<iframe>` for a report, a notebook or a web page; its styles stay inside.
+
+    Args:
+        height: of the frame, in CSS pixels.
+    """
+    return (
+        f'<iframe srcdoc="{html.escape(page)}" style="width:100%;height:{height}px;border:1px solid #ccc;'
+        'border-radius:6px" sandbox="allow-scripts" title="map"></iframe>'
+    )
+
+
+def answers_map(
+    answers: Sequence[Answer],
+    index: "GeoIndex | StoreIndex | None" = None,
+    caveat: str = "",
+    drive: bool = False,
+    **options: Any,
+) -> str:
+    """The map of answers: photos in a list, places with tile thumbnails, and the index's own imagery as ground.
+
+    Args:
+        answers: of `GeoLocalizer.locate_many`.
+        index: gives thumbnails; None draws none.
+        caveat: see `map_page`.
+        drive: the answers are frames of one drive: draw its way.
+        options: `title`, `tile_url`, `attribution` of `map_page`.
+    """
+    wanted = [place.tile_id for answer in answers for place in answer.places]
+    pictures = index.thumbnails(wanted) if index is not None else {}
+    photos = [_answer(answer, pictures) for answer in answers]
+    overlays = {
+        place.tile_id: MapOverlay(pictures[place.tile_id], place.bounds)
+        for answer in answers
+        for place in reversed(answer.places)
+        if place.bounds is not None and place.tile_id in pictures
+    }
+    ground = list(overlays.values())
+    if isinstance(index, GeoIndex) and len(overlays) < MAX_TILES:
+        ground = [*_neighbours(answers, index, set(overlays), MAX_TILES - len(overlays)), *ground]
+    return map_page(photos, ground, caveat=caveat, line=drive_line(answers) if drive else (), **options)
+
+
+def data_uri(picture: bytes) -> str:
+    """JPEG or PNG bytes as a data URI; empty for no bytes."""
+    if not picture:
+        return ""
+    kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
+
+
+def _answer(answer: Answer, pictures: dict[str, bytes]) -> MapPhoto:
+    """One answer as a photo with markers."""
+    points = [
+        MapPoint(
+            place.lat,
+            place.lon,
+            "found",
+            f"{place.lat:.6f}, {place.lon:.6f} · score {place.score:.3f}"
+            + (f" · sure to {place.confidence:.0%}" if place.confidence is not None else "")
+            + f" · tile {place.tile_id}",
+            place.rank,
+            pictures.get(place.tile_id, b""),
+            place.uncertainty_m,
+            place.bounds,
+        )
+        for place in answer.places
+    ]
+    unsure = "" if answer.known or answer.error else "don't know"
+    note = "; ".join(filter(None, (answer.error, unsure, answer.note)))
+    if answer.truth is not None:
+        points.append(MapPoint(answer.truth.lat, answer.truth.lon, "truth", "position in the photo's EXIF data"))
+        if answer.truth_error_m is not None:
+            error = f"best place {answer.truth_error_m:,.0f} m from its known position"
+            note = "; ".join(filter(None, (note, error)))
+    return MapPhoto(Path(answer.photo).name, points, _photo_picture(answer), note, answer.known)
+
+
+def _photo_picture(answer: Answer) -> bytes:
+    """A small JPEG of the photo itself."""
+    from gengeo_hf.index.folder import thumbnail
+    from gengeo_hf.localization.photos import opened
+
+    return b"" if answer.error else thumbnail(opened(answer.photo, (PHOTO_PIXELS, PHOTO_PIXELS)), PHOTO_PIXELS)
+
+
+def _neighbours(answers: Sequence[Answer], index: GeoIndex, drawn: set[str], limit: int) -> list[MapOverlay]:
+    """Tiles nearest to the best places, so that a marker does not float on white."""
+    import numpy as np
+
+    from gengeo_hf.common.geo import great_circle_m
+    from gengeo_hf.imagery.tiles import row_bounds
+
+    best = [answer.places[0] for answer in answers if answer.places]
+    if not best:
+        return []
+    tiles = index.tiles
+    lat, lon = tiles["lat"].to_numpy(), tiles["lon"].to_numpy()
+    distance = np.full(len(lat), np.inf)
+    for place in best[:50]:
+        np.minimum(distance, great_circle_m(lat, lon, place.lat, place.lon), out=distance)
+    rows = [int(row) for row in np.argsort(distance, kind="stable")[:limit]]
+    boxes = {tiles["tile_id"][row].as_py(): row_bounds(tiles, row) for row in rows}
+    wanted = [tile for tile, box in boxes.items() if box is not None and tile not in drawn]
+    return [MapOverlay(picture, box) for tile, picture in index.thumbnails(wanted).items() if (box := boxes[tile])]
+
+
+def _photo(photo: MapPhoto, origin: float) -> dict[str, Any]:
+    """A photo for the page's script."""
+    points = [
+        {
+            "at": [point.lat, _unwrapped(point.lon, origin)],
+            "kind": point.kind,
+            "label": point.label,
+            "rank": point.rank,
+            "picture": data_uri(point.picture),
+            "radius": point.radius_m,
+            "box": _box(point.bounds, origin) if point.bounds else None,
+        }
+        for point in photo.points
+    ]
+    picture = data_uri(photo.picture)
+    return {"name": photo.name, "note": photo.note, "known": photo.known, "picture": picture, "points": points}
+
+
+def _unwrapped(lon: float, origin: float) -> float:
+    """The longitude within half a turn of `origin`, so that a map across the date line is in one piece."""
+    return origin + (lon - origin + 180.0) % 360.0 - 180.0
+
+
+def _box(bounds: Bounds, origin: float) -> list[list[float]]:
+    """South-west and north-east corner, unwrapped."""
+    west = _unwrapped(bounds.west, origin)
+    return [[bounds.south, west], [bounds.north, west + bounds.width]]
+
+
+@cache
+def _leaflet() -> dict[str, str]:
+    """Leaflet's own files. Its style sheet names four icons that this page does not use and must not ask for."""
+    import re
+
+    style = (ASSETS / "leaflet.css").read_text(encoding="utf-8")
+    script = (ASSETS / "leaflet.js").read_text(encoding="utf-8")
+    return {
+        "css": re.sub(r"url\([^)]*\)", "none", style),
+        "js": re.sub(r"//# sourceMappingURL=.*", "", script),
+        "licence": (ASSETS / "LICENSE").read_text(encoding="utf-8"),
+    }

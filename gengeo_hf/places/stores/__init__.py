@@ -1,8 +1,0 @@
-"""The same index in a vector database, for galleries past one machine: Milvus or Qdrant.
-
-Before: a `GeoIndex` folder, which stays the store of record. After: `StoreIndex`, which answers like a `GeoIndex`.
-"""
-
-from gengeo_hf.places.stores.contract import Engine, StoreIndex, connect, export_index, is_address
-
-__all__ = ["Engine", "StoreIndex", "connect", "export_index", "is_address"]

@@ -1,0 +1,114 @@
+"""What the page says, as small pieces of HTML. Everything that comes from outside is escaped.
+
+Before: answers. After: page.py, which puts the pieces in their places.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+from typing import TYPE_CHECKING
+
+from gengeo_hf.explain import SCALE_NOTE
+
+if TYPE_CHECKING:
+    from gengeo_hf.localization.localizer import Answer, Place
+    from gengeo_hf.serving.locator import Desk, Question
+
+
+def heading(desk: Desk) -> str:
+    """Title, what the photo is compared with, and the caveat."""
+    index = desk.localizer.index
+    kind = str(getattr(index, "address", "")).partition(":")[0]  # of a store; strangers need not know where it stands
+    name = html.escape(kind or index.path.name)  # type: ignore[union-attr]  # not a store
+    caveat = f'<p class="gg-caveat" role="note">{html.escape(_sentence(desk.caveat))}</p>' if desk.caveat else ""
+    return (
+        '<div class="gg-head"><h1>Where was this photo taken?</h1>'
+        f"<p>Your photo is compared with {len(index):,} aerial tiles of <b>{name}</b> by the model "
+        f"<b>{html.escape(desk.model_name)}</b>. It stays on the machine that runs this page.</p>{caveat}</div>"
+    )
+
+
+def section(title: str, text: str = "") -> str:
+    """A heading inside the page."""
+    return f'<div class="gg-section"><h2>{html.escape(title)}</h2><p>{html.escape(text)}</p></div>'
+
+
+def welcome() -> str:
+    """Before there is an answer."""
+    return (
+        '<div class="gg-card gg-empty"><h2>Drop a photo to begin</h2><p>You will see the most likely places on a map, '
+        "the aerial tiles that look most like your photo, and which parts of both pictures counted.</p></div>"
+    )
+
+
+def failure(message: str) -> str:
+    """Why there is no answer."""
+    text = html.escape(message)  # it may begin with the name of a file
+    return f'<div class="gg-card gg-bad" role="alert"><h2>No answer</h2><p>{text}</p></div>'
+
+
+def answer(found: Answer, question: Question) -> str:
+    """The best place, or that it is not known, and how sure that is."""
+    if not found.places:
+        return failure("No tile lies in the circle that was asked for; widen it, or clear the field.")
+    best = found.places[0]
+    where = f'<span class="gg-where">{best.lat:.6f}, {best.lon:.6f}</span>'
+    if best.uncertainty_m is not None:
+        where += f' <span class="gg-radius">± {best.uncertainty_m:,.0f} m</span>'
+    facts = [_sure(best), f"similarity {best.score:.3f}"]
+    if best.votes > 1:
+        facts.append(f"{best.votes} overlapping tiles agree")
+    if len(found.places) > 1:
+        facts.append(f"{best.score - found.places[1].score:.3f} ahead of the second place")
+    if best.heading is not None:
+        facts.append(f"its middle looks to {best.heading:.0f}°")
+    if found.truth is not None:
+        far = f": {found.truth_error_m:,.0f} m from the best place" if found.truth_error_m is not None else ", as asked"
+        facts.append(f"the photo's own GPS says {found.truth.lat:.6f}, {found.truth.lon:.6f}{far}")
+    if found.note:
+        facts.append(found.note.replace("give --fov", "say what it is under Settings"))
+    title = "Best place" if found.known else "Don't know"
+    style = "gg-good" if found.known else "gg-unsure"
+    guess = "" if found.known else f"Less sure than {question.threshold:.0%}. The best guess: "
+    lines = "".join(f"<li>{html.escape(fact)}</li>" for fact in facts)
+    return f'<div class="gg-card {style}"><h2>{title}</h2><p>{guess}{where}</p><ul>{lines}</ul></div>'
+
+
+def downloads(page: str, geojson: str) -> str:
+    """Links that save the answer; the files are inside the links."""
+    return (
+        '<p class="gg-save">Save: '
+        f'<a download="places.html" href="data:text/html;base64,{_base64(page)}">map (HTML, works offline)</a> '
+        f'<a download="places.geojson" href="data:application/geo+json;base64,{_base64(geojson)}">GeoJSON</a></p>'
+    )
+
+
+def caption(place: Place) -> str:
+    """One line under a tile."""
+    sure = f"{place.confidence:.0%}" if place.confidence is not None else f"{place.score:.3f}"
+    return f"{place.rank} · {sure}"
+
+
+def kept(which: str, note: str = "") -> str:
+    """Heading over the two heatmaps."""
+    text = note or (
+        f"The photo beside the tile of {which}: yellow patches went into the descriptor most, violet ones least. "
+        f"{SCALE_NOTE}"
+    )
+    return section("What the model looked at", text)
+
+
+def _sure(place: Place) -> str:
+    """The confidence in words."""
+    if place.confidence is None:
+        return "how sure: not known, there is no calibration (gengeo calibrate)"
+    return f"sure to {place.confidence:.0%}"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?", ")")) else ".")
+
+
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()

@@ -1,0 +1,80 @@
+"""Pictures that tell why: what the head kept, which parts of photo and tile agree, why another tile scored higher.
+
+Before: a photo and the picture of a tile. After: pictures for the page, or one sentence why there are none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gengeo_hf.common.errors import GenGeoError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from gengeo_hf.explain import Look
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One image as the head sees it.
+
+    Args:
+        picture: the image with its heatmap; None where there is none.
+        look: for `agreement`; None where there is none.
+        note: why there is none.
+    """
+
+    picture: Image.Image | None = None
+    look: Look | None = None
+    note: str = ""
+
+
+def see(encoder: Any, image: Image.Image, view: Any) -> Seen:
+    """Run the model once more and lay what it kept over the image."""
+    from gengeo_hf.explain import look, overlay, stretch
+    from gengeo_hf.explain.attribution import need_dustbin
+
+    try:
+        need_dustbin(encoder)
+        seen = look(encoder, image, view)
+    except GenGeoError as error:
+        return Seen(note=f"There is no heatmap: {error}.")
+    return Seen(overlay(seen.image, stretch(seen.on_grid(seen.kept))), seen)
+
+
+def agreement(photo: Seen, tile: Seen) -> Image.Image | None:
+    """Which patches of the photo speak for which patches of the tile; None where the model cannot be looked into."""
+    from gengeo_hf.explain import account, match_figure
+
+    if photo.look is None or tile.look is None:
+        return None
+    return match_figure(account(photo.look, tile.look))
+
+
+def contrast(photo: Seen, best: Seen, tile: Seen, names: tuple[str, str]) -> Image.Image | None:
+    """Why the best tile scores higher than another one; None where there is nothing to compare.
+
+    Args:
+        photo: what was asked about.
+        best, tile: the two tiles.
+        names: what the picture calls them.
+    """
+    from gengeo_hf.explain import account, preference_figure
+    from gengeo_hf.explain import contrast as compared
+
+    if photo.look is None or best.look is None or tile.look is None:
+        return None
+    try:
+        found = compared(account(photo.look, best.look), account(photo.look, tile.look))
+    except GenGeoError:  # the same picture twice, as where two tiles show nothing but sea
+        return None
+    return preference_figure(found, names)
+
+
+def clusters(seen: Seen) -> Image.Image | None:
+    """Where each cluster looks in an image; None where the model cannot be looked into."""
+    from gengeo_hf.explain import cluster_map_figure
+
+    return None if seen.look is None else cluster_map_figure(seen.look)

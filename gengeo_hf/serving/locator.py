@@ -1,0 +1,219 @@
+"""The desk: one model and the index that is in use now, asked by the page and by the service.
+
+Before: photos as bytes or files, from people who may send anything. After: `Answer`s of the places room.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.images import image_header, open_image
+from gengeo_hf.index.folder import read_manifest
+from gengeo_hf.index.index import GeoIndex
+from gengeo_hf.localization.localizer import Answer, GeoLocalizer, Look, open_index
+from gengeo_hf.serving.batching import BatchingEncoder
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from gengeo_hf.common.units import Near
+    from gengeo_hf.encoding.encoder import View
+    from gengeo_hf.imagery.tiles import EncoderLike
+    from gengeo_hf.localization.confidence import Calibration
+
+MAX_PIXELS = 50_000_000  # 150 MB decoded; a 48-megapixel phone still fits
+
+
+class PhotoError(GenGeoError):
+    """What was sent is no photo that we can read."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked about a photo.
+
+    Args:
+        top: how many places at most.
+        near: only places within (lat, lon, radius in metres).
+        near_exif_m: only places within this many metres of the photo's own GPS position, where it has one; it goes
+            before `near`.
+        merge: merge overlapping tiles into one place.
+        threshold: confidence below which the answer is "don't know"; needs a calibration.
+        look: field of view and heading, where the photo's file does not tell them.
+    """
+
+    top: int = 5
+    near: Near | None = None
+    near_exif_m: float | None = None
+    merge: bool = True
+    threshold: float = 0.0
+    look: Look = field(default_factory=Look)
+
+
+class Desk:
+    """A model and an index that may be exchanged while questions are answered.
+
+    Each question is answered from start to end by the index that was in use when it began.
+
+    Args:
+        encoder: the model.
+        index: an open index of this model.
+        calibration: gives confidences; None gives none.
+        model_name: how answers call the model.
+        batch_size: photos encoded together, see `BatchingEncoder`.
+        max_pixels: photos with more are refused before they are decoded.
+
+    Raises:
+        GenGeoError: another model made the index or the calibration.
+    """
+
+    def __init__(
+        self,
+        encoder: EncoderLike,
+        index: Any,
+        calibration: Calibration | None = None,
+        model_name: str = "",
+        batch_size: int = 8,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        self.encoder = BatchingEncoder(encoder, batch_size)
+        self.localizer = GeoLocalizer(self.encoder, index, calibration)
+        self.model_name, self.max_pixels = Path(model_name).name, max_pixels
+        self._reloading = threading.Lock()
+
+    @classmethod
+    def open(
+        cls,
+        model: str | Path,
+        index: str | Path,
+        calibration: str | Path | None = None,
+        device: str | None = None,
+        backend: str = "auto",
+        dtype: str = "auto",
+        **options: Any,
+    ) -> Desk:
+        """Load a checkpoint folder or Hub id, an index folder or store address, and a calibration file.
+
+        Args:
+            device, backend, dtype: see `gengeo_hf.encoding.encoder.Encoder`.
+            options: of the class: `batch_size`, `max_pixels`.
+        """
+        made = GeoLocalizer.from_pretrained(model, index, calibration, device=device, backend=backend, dtype=dtype)
+        return cls(made.encoder, made.index, made.calibration, str(model), **options)
+
+    @property
+    def caveat(self) -> str:
+        """What must be known before an answer is believed; empty where there is nothing to warn of."""
+        return self.localizer.caveat
+
+    def ask(self, source: bytes | Path, question: Question, name: str = "photo") -> tuple[Answer, Any]:
+        """Places for one photo, and the index that gave them.
+
+        Args:
+            source: the file's bytes or its path.
+            question: what is asked.
+            name: how the answer calls the photo.
+
+        Raises:
+            PhotoError: it is no photo, damaged, too small or too large.
+            GenGeoError: a threshold without a calibration, or the index cannot answer.
+        """
+        localizer = self.localizer  # one for the whole answer, also when the desk changes its index meanwhile
+        check_size(source, self.max_pixels)
+        photo: Any = Upload(source, name) if isinstance(source, bytes) else source
+        answer = next(
+            localizer.locate_many(
+                [photo], question.top, question.near, question.merge, question.near_exif_m, question.threshold,
+                look=question.look,
+            )
+        )  # fmt: skip
+        if answer.error:
+            raise PhotoError(answer.error)
+        # A table's tiles carry whole paths of this machine as their source; strangers get the file's name.
+        places = [replace(place, source=Path(place.source).name) for place in answer.places]
+        return replace(answer, photo=name, places=places), localizer.index
+
+    def describe(self, source: bytes | Path, view: View) -> np.ndarray:
+        """The unit descriptor of a photo or a tile, float32 (dim,).
+
+        Raises:
+            PhotoError: see `ask`.
+        """
+        descriptor: np.ndarray = self.encoder.encode([read_photo(source, self.max_pixels)], view)[0]
+        return descriptor
+
+    @property
+    def outdated(self) -> bool:
+        """True when another index lies at the place of the one in use: `reload` takes it."""
+        index = self.localizer.index
+        if not isinstance(index, GeoIndex):
+            return False
+        try:
+            return read_manifest(index.path) != index.manifest
+        except GenGeoError:
+            return True
+
+    def reload(self) -> int:
+        """Open the index again and use it from the next question on; the number of its tiles.
+
+        Raises:
+            GenGeoError: it is missing, damaged or of another model; the old one stays in use.
+        """
+        with self._reloading:
+            old = self.localizer
+            index = open_index(old.index.path) if isinstance(old.index, GeoIndex) else old.index
+            self.localizer = GeoLocalizer(self.encoder, index, old.calibration)
+        return len(index)
+
+    def close(self) -> None:
+        """Finish what waits and end the encoder's thread."""
+        self.encoder.close()
+
+
+class Upload(io.BytesIO):
+    """The bytes of a photo as an open file that knows its name."""
+
+    def __init__(self, content: bytes, name: str) -> None:
+        super().__init__(content)
+        self.name = name
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def check_size(source: bytes | Path, max_pixels: int = MAX_PIXELS) -> None:
+    """Refuse a photo by the size in its header, before a pixel is decoded.
+
+    Raises:
+        PhotoError: it has more pixels than `max_pixels`.
+    """
+    try:
+        with image_header(source) as header:
+            width, height = header.size
+    except Exception:  # who decodes it says in words what is wrong, and knows more formats
+        return
+    if width * height > max_pixels:
+        raise PhotoError(
+            f"the photo has {width} x {height} pixels, the limit here is {max_pixels / 1e6:g} megapixels; make it "
+            "smaller: the model looks at a few hundred pixels only"
+        )
+
+
+def read_photo(source: bytes | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """A photo as an upright RGB image.
+
+    Raises:
+        PhotoError: it is no photo, damaged, too small or has too many pixels.
+    """
+    check_size(source, max_pixels)
+    try:
+        return open_image(source)
+    except GenGeoError as error:
+        raise PhotoError(str(error)) from error

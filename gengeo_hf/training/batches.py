@@ -1,0 +1,166 @@
+"""From a dataset to batches: what may meet in a batch, and the neighbour tables of each epoch.
+
+Before: a `CrossViewDataset` and the present weights. After: `Pairs`, `Rules` and tables for the batch sampler.
+"""
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.schema import CrossViewDataset
+from gengeo_hf.data.loading import AerialImages, GroundImages
+from gengeo_hf.encoding.encoder import Encoder
+from gengeo_hf.learning import Pairs, Rules, similar_photos, similar_tiles
+from gengeo_hf.learning.neighbours import training_neighbours, true_tiles
+from gengeo_hf.training.descriptors import describe
+from gengeo_hf.training.settings import Settings
+
+Mined = tuple[np.ndarray, np.ndarray, np.ndarray]  # photos, tiles, and the row of each photo's tile among them
+
+
+def training_pairs(train: CrossViewDataset) -> Pairs:
+    """Rows and positions of the training pairs, for the sampler."""
+    row_of = {tile: row for row, tile in enumerate(train.gallery["tile_id"][:])}
+    semi_ids = [row or [] for row in train.queries["semi_positives"][:]]
+    semi = np.full((len(semi_ids), max(1, *(len(row) for row in semi_ids))), -1)
+    for query, row in enumerate(semi_ids):
+        semi[query, : len(row)] = [row_of[tile] for tile in row]
+    positions = np.array([train.queries["lat"][:], train.queries["lon"][:]], dtype=float).T
+    return Pairs(train.positive_rows(), semi, None if np.isnan(positions).any() else positions)
+
+
+def batch_rules(settings: Settings, pairs: Pairs | None = None) -> Rules:
+    """The layout of a batch.
+
+    Raises:
+        GenGeoError: the pairs, where they are given, cannot fill one batch or lack the positions that it asks for.
+    """
+    given = settings.sampling
+    if pairs is not None:
+        tiles = len(np.unique(pairs.tile_of_query))
+        if tiles < given.batch_size:  # a batch holds no tile twice
+            raise GenGeoError(
+                f"{len(pairs):,} training pairs of {tiles:,} tiles cannot fill a batch of {given.batch_size} different "
+                "tiles: set a smaller sampling.batch_size or give more data"
+            )
+        if given.min_negative_distance_m and pairs.lat_lon is None:
+            raise GenGeoError("sampling.min_negative_distance_m needs the position of every training photo")
+    if given.protocol == "sample4geo":
+        return Rules.sample4geo(given.batch_size, given.neighbours)
+    return Rules(
+        given.batch_size,
+        given.neighbours,
+        random_share=given.random_share,
+        ban_semi_positives=given.semi_positives == "banned",
+        min_negative_distance_m=given.min_negative_distance_m,
+    )
+
+
+def neighbour_tables(
+    settings: Settings,
+    epoch: int,
+    train: CrossViewDataset,
+    pairs: Pairs,
+    tables: dict[str, np.ndarray],
+    accelerator: Accelerator,
+    encoder: Encoder,
+) -> Mined | None:
+    """Bring `tables` up to date for an epoch; gives the descriptors if they were made, for the sampler's report.
+
+    Where tiles lack a position there are no neighbours on the map, and a line says so: photos meet at random.
+    """
+    given = settings.sampling
+    first_phase = epoch <= given.gps_epochs or not given.mining_every
+    mined = None
+    if not first_phase and (epoch - given.gps_epochs - 1) % given.mining_every == 0:
+        mined = describe_training_pairs(settings, train, pairs, accelerator, encoder)
+        for name in set(tables) - {"geographic"}:
+            del tables[name]
+        tables |= visual_tables(settings, pairs, mined, accelerator)
+    on_map = given.first_phase == "geographic" if first_phase else given.geographic_share > 0
+    if not on_map:
+        tables.pop("geographic", None)
+    elif "geographic" not in tables:
+        lost = int(np.isnan(true_tiles(train)[1:]).any(axis=0).sum())
+        if not lost:
+            tables["geographic"] = geographic_table(train, pairs, given.pool, given.legacy_degrees)
+        else:
+            accelerator.print(
+                f"epoch {epoch}: no neighbours on the map, since {lost:,} training tiles have no position (nor have "
+                "their photos); sampling.first_phase=random says the same without this line"
+            )
+    if given.protocol == "sample4geo":
+        for name, table in tables.items():
+            tables[name] = last_photo_of_a_tile(pairs, table)
+    return mined
+
+
+def table_shares(settings: Settings, tables: dict[str, np.ndarray]) -> list[float]:
+    """How much of an anchor's neighbours each table gives, in their order."""
+    visual = sum(name != "geographic" for name in tables)
+    on_map = settings.sampling.geographic_share if visual else 1.0
+    return [on_map if name == "geographic" else (1 - on_map * ("geographic" in tables)) / visual for name in tables]
+
+
+def describe_training_pairs(
+    settings: Settings, train: CrossViewDataset, pairs: Pairs, accelerator: Accelerator, encoder: Encoder
+) -> Mined:
+    """Descriptors of all photos and of the tiles that answer one: others cannot be batched."""
+    tiles = np.unique(pairs.tile_of_query)
+    photos = np.arange(len(pairs))
+    workers = settings.data.workers
+    ground = describe(GroundImages(train, replace_broken=True), photos, "ground", accelerator, encoder, workers)
+    aerial = describe(AerialImages(train, replace_broken=True), tiles, "aerial", accelerator, encoder, workers)
+    return ground, aerial, np.searchsorted(tiles, pairs.tile_of_query)
+
+
+def visual_tables(settings: Settings, pairs: Pairs, mined: Mined, accelerator: Accelerator) -> dict[str, np.ndarray]:
+    """What the model confuses: for each photo gallery rows, int32 (queries, K). Each process searches for its part."""
+    given, (ground, aerial, own) = settings.sampling, mined
+    tiles = np.unique(pairs.tile_of_query)
+    options = {"max_similarity": given.max_similarity, "device": accelerator.device}
+    part = np.array_split(np.arange(len(pairs)), accelerator.num_processes)[accelerator.process_index]
+    found = {"visual": similar_tiles(ground[part], aerial, own[part], given.pool, **options)}
+    if given.mining_direction == "both":
+        found["visual_reverse"] = similar_photos(ground, aerial[own[part]], own, own[part], given.pool, **options)
+    out = {}
+    for name, rows in found.items():
+        every = _all_parts(rows, len(pairs), accelerator)
+        out[name] = np.where(every >= 0, tiles[every], -1).astype(np.int32)
+    return out
+
+
+def _all_parts(rows: np.ndarray, count: int, accelerator: Accelerator) -> np.ndarray:
+    """Concatenate what each process has, so that all go on with the very same table."""
+    if accelerator.num_processes == 1:
+        return rows
+    longest = -(-count // accelerator.num_processes)
+    padded = np.full((longest, rows.shape[1]), -1, dtype=np.int32)
+    padded[: len(rows)] = rows
+    every = accelerator.gather(torch.from_numpy(padded).to(accelerator.device)).cpu().numpy()
+    lengths = [len(part) for part in np.array_split(np.arange(count), accelerator.num_processes)]
+    return np.concatenate([every[i * longest : i * longest + length] for i, length in enumerate(lengths)])
+
+
+def geographic_table(train: CrossViewDataset, pairs: Pairs, pool: int, legacy_degrees: bool) -> np.ndarray:
+    """Nearest training tiles of each query's tile, int32 (queries, K) of gallery rows."""
+    others = len(np.unique(pairs.tile_of_query)) - 1
+    found = training_neighbours(train, min(pool, others), legacy_degrees=legacy_degrees)
+    return found.rows_for(train.queries["positive"][:], train.gallery["tile_id"][:])
+
+
+def last_photo_of_a_tile(pairs: Pairs, table: np.ndarray) -> np.ndarray:
+    """Sample4Geo keeps one list for each tile, and a later photo's overwrites an earlier one's."""
+    last = np.zeros(int(pairs.tile_of_query.max()) + 1, dtype=int)
+    last[pairs.tile_of_query] = np.arange(len(pairs))  # of equal indices the last value stays
+    return table[last[pairs.tile_of_query]]
+
+
+def covering(pairs: Pairs, rows: np.ndarray) -> np.ndarray:
+    """Which tiles of a batch cover whose place: bool (batch, batch), photo by tile; the diagonal is true."""
+    tiles = pairs.tile_of_query[rows]
+    mask: np.ndarray = tiles[:, None] == tiles[None]
+    if pairs.semi_positives is not None:
+        mask |= (np.asarray(pairs.semi_positives)[rows][:, :, None] == tiles).any(axis=1)
+    return mask

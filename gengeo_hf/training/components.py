@@ -1,0 +1,153 @@
+"""From settings to the parts of a run: model, preprocessing, augmentation, averaged weights.
+
+Before: a `Settings` object. After: objects for the loop; what does not fit is one line.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from huggingface_hub.errors import StrictDataclassError
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.data import PairSource
+from gengeo_hf.data.augment import Augmentation
+from gengeo_hf.model import GenGeoConfig, GenGeoImageProcessor, GenGeoModel
+from gengeo_hf.training.descriptors import normalise
+from gengeo_hf.training.initialization import start_netvlad
+from gengeo_hf.training.settings import Settings
+
+
+def build_config(settings: Settings) -> GenGeoConfig:
+    """The model's configuration.
+
+    Raises:
+        GenGeoError: an unknown field of GenGeoConfig (a misspelt one would be stored and ignored), or a wrong value.
+    """
+    fields = settings.model.config
+    if unknown := sorted(set(fields) - set(GenGeoConfig.__dataclass_fields__)):
+        raise GenGeoError(f"model.config has no field {unknown[0]!r}; GenGeoConfig's docstring lists the fields")
+    try:
+        return GenGeoConfig(**fields)
+    except (ValueError, StrictDataclassError) as error:
+        raise GenGeoError(f"model.config: {' '.join(str(error).split())}") from error
+
+
+def build_model(settings: Settings) -> GenGeoModel:
+    """From random weights, from a backbone, or from a GenGeo checkpoint."""
+    config = build_config(settings)
+    if settings.model.init is None:
+        return GenGeoModel(config)
+    model: GenGeoModel = GenGeoModel.from_pretrained(settings.model.init, dtype=torch.float32, **settings.model.config)
+    return model
+
+
+START_PAIRS, AT_ONCE = 250, 25  # whose images tell a NetVLAD where to begin, and how many are seen together
+
+
+def start_head(model: GenGeoModel, settings: Settings, pairs: PairSource, processor: GenGeoImageProcessor) -> bool:
+    """Begin a NetVLAD head at clusters of the tokens of training images; random centroids learn poorly.
+
+    All processes do the same, since images and seed are the same.
+
+    Args:
+        model: on its device, changed in place.
+        settings: of the run.
+        pairs: of the training set.
+        processor: for the range of the pixels.
+
+    Returns:
+        False for a model that needs no such start: another head, or a NetVLAD that `model.init` has trained.
+
+    Raises:
+        GenGeoError: there are too few training images for the clusters.
+    """
+    init = settings.model.init
+    if model.config.aggregator != "netvlad" or (init and GenGeoConfig.from_pretrained(init).aggregator == "netvlad"):
+        return False
+    rows = np.unique(np.linspace(0, len(pairs) - 1, START_PAIRS).astype(int))
+
+    def images(*views: str) -> Iterator[torch.Tensor]:
+        for some in np.array_split(rows, -(-len(rows) // AT_ONCE)):
+            batch = pairs.__getitems__(some.tolist())
+            yield from (normalise(batch[view], processor) for view in views)
+
+    if model.config.share_aggregator:
+        start_netvlad(model, images("ground", "aerial"), seed=settings.seed)
+    else:
+        for view in ("ground", "aerial"):
+            start_netvlad(model, images(view), view=view, seed=settings.seed)
+    return True
+
+
+def build_processor(settings: Settings) -> GenGeoImageProcessor:
+    """The preprocessing that is saved with the model."""
+    sizes = {"ground": settings.data.ground_size, "aerial": settings.data.aerial_size}
+    return GenGeoImageProcessor(
+        view_sizes={view: {"height": height, "width": width} for view, (height, width) in sizes.items()}
+    )
+
+
+def build_augmentation(settings: Settings, patch: int = 14) -> Augmentation | None:
+    """Chance in training, or None where `augment.options` is empty.
+
+    Args:
+        settings: of the run.
+        patch: width in pixels of a token of the model; photos cut from panoramas are a multiple of it wide.
+
+    Raises:
+        GenGeoError: an unknown option.
+    """
+    options = settings.augment.options
+    if unknown := sorted(set(options) - set(Augmentation.__dataclass_fields__)):
+        known = ", ".join(Augmentation.__dataclass_fields__)
+        raise GenGeoError(f"augment.options has no {unknown[0]!r}; it knows {known}")
+    return Augmentation(**{"multiple_of": patch, **options}) if options else None
+
+
+class Average:
+    """An exponential moving average of the trained parameters, which often generalises better than the last step.
+
+    Args:
+        model: its parameters that require gradients are averaged, in float32.
+        decay: share that stays at each step, below 1; early on less stays, (1 + step) / (10 + step), so that the random
+            start is soon forgotten.
+    """
+
+    def __init__(self, model: torch.nn.Module, decay: float) -> None:
+        if not 0 < decay < 1:
+            raise GenGeoError(f"optimisation.ema must lie between 0 and 1, found {decay}")
+        self.model, self.decay = model, decay
+        self.values = {
+            name: parameter.detach().float().clone()
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad
+        }
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Move towards the present weights after optimizer step number `step`."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        parameters = dict(self.model.named_parameters())
+        for name, value in self.values.items():
+            value.lerp_(parameters[name].float(), 1 - decay)
+
+    @contextlib.contextmanager
+    @torch.no_grad()
+    def in_place(self) -> Iterator[None]:
+        """Put the averaged weights into the model, and the trained ones back afterwards."""
+        parameters = dict(self.model.named_parameters())
+        trained = {name: parameters[name].detach().clone() for name in self.values}
+        for name, value in self.values.items():
+            parameters[name].copy_(value)
+        try:
+            yield
+        finally:
+            for name, value in trained.items():
+                parameters[name].copy_(value)
+
+
+def weights_in_use(average: Average | None) -> contextlib.AbstractContextManager[None]:
+    """The weights that are evaluated and saved: the averaged ones where there are any."""
+    return average.in_place() if average is not None else contextlib.nullcontext()

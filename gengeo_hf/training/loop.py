@@ -1,0 +1,229 @@
+"""Train a GenGeo model: settings, data, model, optimizer, resume, epochs, save. Read it from top to bottom.
+
+    accelerate launch training/train.py --config world_urban
+    accelerate launch training/train.py --config cvusa data.root=/data/CVUSA
+
+The same file runs on a laptop's CPU, one GPU, several GPUs and several machines (training/README.md has the commands).
+A killed run goes on when the same command is given again. It writes into `output`: `log.jsonl`, `checkpoint-*` (the
+last two), and `model/`, the best weights on the validation split in Hub format, for `GenGeoModel.from_pretrained`,
+`gengeo index` and `gengeo evaluate`.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate.utils import DistributedType, set_seed
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from gengeo_hf.common.errors import GenGeoError, told_in_one_line
+from gengeo_hf.common.schema import CrossViewDataset, check_apart
+from gengeo_hf.data import load_pairs
+from gengeo_hf.data.cache import PairsInMemory
+from gengeo_hf.data.loading import AerialImages, GroundImages, PairSource
+from gengeo_hf.encoding.encoder import TRAINING_RECORD, Encoder
+from gengeo_hf.evaluation import evaluate_descriptors
+from gengeo_hf.learning import HardNegativeBatchSampler
+from gengeo_hf.training import checkpoint
+from gengeo_hf.training.batches import batch_rules, neighbour_tables, table_shares, training_pairs
+from gengeo_hf.training.components import (
+    Average,
+    build_augmentation,
+    build_model,
+    build_processor,
+    start_head,
+    weights_in_use,
+)
+from gengeo_hf.training.descriptors import describe
+from gengeo_hf.training.estimate import Meter, describe_cost, measure_cost
+from gengeo_hf.training.records import Log, describe_run, export, training_record
+from gengeo_hf.training.settings import Settings, as_dict, parse
+from gengeo_hf.training.shard import check_shardable, clip_gradients, finish_gradients, shard
+from gengeo_hf.training.step import backward_pass, finite, kept_stages, learning_rate, parameter_groups
+
+
+def main(settings: Settings) -> dict[str, Any]:
+    """Run the training that `settings` describe; returns the validation result of the best weights."""
+    output = Path(settings.output)
+    sampling, plan = settings.sampling, settings.optimisation
+    accelerator = Accelerator(
+        mixed_precision=plan.mixed_precision,
+        dataloader_config=DataLoaderConfiguration(split_batches=True, even_batches=False, non_blocking=True),
+        log_with=settings.tracker,
+        project_dir=output,
+    )
+    set_seed(settings.seed, device_specific=True)  # dropout differs between processes; all else is seeded by step
+    share = pairs_of_a_process(settings, accelerator)
+    if settings.tracker:
+        accelerator.init_trackers(output.name, config=checkpoint.flat(as_dict(settings)))
+
+    # Data: two tables each, and the sampler that decides which pairs meet in a batch.
+    with accelerator.main_process_first():  # one process builds a cache, the others find it
+        train = load_pairs(settings.data.name, settings.data.root, split="train", **settings.data.train)
+        validation = load_pairs(settings.data.name, settings.data.root, split="validation", **settings.data.validation)
+    check_apart(train, validation)
+    processor = build_processor(settings)
+    decoded, in_memory = PairSource(train, processor), settings.data.in_memory
+    source: Dataset[dict[str, Any]] = PairsInMemory(decoded) if in_memory else decoded
+    pairs = training_pairs(train)
+    sampler = HardNegativeBatchSampler(pairs, batch_rules(settings, pairs), settings.seed)
+    loader = accelerator.prepare_data_loader(
+        DataLoader(
+            source,
+            batch_sampler=sampler,
+            collate_fn=PairSource.collate,
+            num_workers=0 if in_memory else settings.data.workers,  # nothing is left for them to do
+        )
+    )
+
+    # Model and optimizer. Frozen parameters keep no activations and have no optimizer state.
+    model = build_model(settings).to(accelerator.device)
+    start_head(model, settings, decoded, processor)
+    if plan.gradient_checkpointing:
+        model.activation_checkpointing_enable()
+    parts = math.ceil(share / (sampling.micro_batch or share))
+    cost = measure_cost(model, processor, accelerator, kept_stages(model, settings))
+    meter = Meter(cost, accelerator, parts)
+    if plan.compile is not None:
+        model.compile(backend=plan.compile)
+    wrapped: torch.nn.Module = model
+    if plan.shard:
+        shard(model, accelerator)
+    else:
+        wrapped = accelerator.prepare(model)
+        model = accelerator.unwrap_model(wrapped)
+    average = Average(model, plan.ema) if plan.ema is not None else None
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, plan.weight_decay), betas=(plan.betas[0], plan.betas[1]), lr=1.0
+    )
+    optimizer = accelerator.prepare(optimizer)
+    encoder = Encoder(model, processor, accelerator.device)
+    augment = build_augmentation(settings, encoder.patch)
+
+    # Resume: the newest whole checkpoint, or zero.
+    ids = train.queries["query_id"][:], train.gallery["tile_id"][:]
+    averaged = average.values if average else None
+    progress, tables = checkpoint.resume(output, accelerator, model, optimizer, as_dict(settings), ids, averaged)
+    steps = len(pairs) // sampling.batch_size  # of an epoch at most: the sampler may drop a batch that it cannot fill
+    total_steps = plan.epochs * steps
+    log = Log(output / "log.jsonl", accelerator, progress.step)
+    accelerator.print(describe_run(settings, train, model, accelerator, steps, progress.epoch))
+    accelerator.print(
+        describe_cost(
+            model, cost, share, parts, accelerator.num_processes, total_steps - progress.step, average is not None,
+            plan.shard,
+        )
+    )  # fmt: skip
+
+    for epoch in range(progress.epoch + 1, plan.epochs + 1):
+        # Mine: neighbours on the map at first, what the model itself confuses later.
+        with weights_in_use(average):
+            mined = neighbour_tables(settings, epoch, train, pairs, tables, accelerator, encoder)
+        ordered = dict(sorted(tables.items()))
+        sampler.set_tables(shares=table_shares(settings, ordered), **ordered)
+        sampler.set_epoch(epoch)
+        if not len(sampler):
+            raise GenGeoError(
+                f"no batch of {sampling.batch_size} can be filled, since too many photos exclude one another: set a "
+                "smaller sampling.batch_size or sampling.min_negative_distance_m, or sampling.semi_positives=ignored"
+            )
+        loader.set_epoch(epoch)
+        log.write({"epoch": epoch, **{f"batches/{k}": v for k, v in sampler.report(*(mined or ())).items()}})
+
+        wrapped.train()
+        meter.start()
+        bar = tqdm(
+            meter.watch(loader),
+            f"epoch {epoch}/{plan.epochs}",
+            disable=not accelerator.is_main_process,
+            total=len(sampler),
+            leave=False,
+        )
+        for done, batch in enumerate(bar):
+            rate = learning_rate((epoch - 1) * steps + done * steps / len(sampler), total_steps, settings)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            if augment is not None:
+                batch = augment(batch, seed=(settings.seed, progress.step, accelerator.process_index))
+            loss = backward_pass(batch, accelerator, wrapped, model, processor, settings, pairs)
+            finish_gradients(model, accelerator)
+            if plan.clip_norm is not None:
+                clip_gradients(model, accelerator, plan.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            progress.step += 1
+            meter.pairs += sampling.batch_size
+            if average is not None:
+                average.update(progress.step)
+            if progress.step % settings.log_every == 0:
+                value = finite(loss, progress.step, settings)
+                bar.set_postfix(loss=f"{value:.3f}")
+                scale = model.logit_scale.exp().item()
+                log.write({"loss": value, "learning_rate": rate, "scale": scale, **meter.read()}, progress.step)
+        value = finite(loss, progress.step, settings)  # before it is evaluated and saved
+        progress.epoch = epoch
+
+        # Evaluate on the validation split, which picks the weights: never on the test split.
+        if epoch % settings.evaluate_every == 0 or epoch == plan.epochs:
+            with weights_in_use(average):
+                result = evaluate(validation, accelerator, encoder, settings.data.workers)
+                log.write({f"validation/{k}": v for k, v in result.items() if isinstance(v, float)}, progress.step)
+                accelerator.print(
+                    f"epoch {epoch}: loss {value:.3f}, {validation.name} R@1 {result['recall@1']:.1%}, "
+                    f"R@5 {result['recall@5']:.1%} of {result['gallery_size']} tiles; {meter.words()}"
+                )
+                record = training_record(settings, train, validation.name, result, epoch)
+                better = result["recall@1"] > progress.best_recall
+                if better and export(output / "model", accelerator, model, processor, record):
+                    progress.best_recall, progress.best_epoch = result["recall@1"], epoch
+        if epoch % settings.save_every == 0 or epoch == plan.epochs:
+            checkpoint.save(output, accelerator, model, optimizer, progress, as_dict(settings), tables, ids, averaged)
+
+    accelerator.end_training()
+    if not (output / "model" / TRAINING_RECORD).is_file():
+        raise GenGeoError(f"{output / 'model'} could not be written; free some space and give the same command again")
+    record = json.loads((output / "model" / TRAINING_RECORD).read_text(encoding="utf-8"))
+    accelerator.print(
+        f"best on {validation.name}: R@1 {progress.best_recall:.1%} after epoch {progress.best_epoch}; "
+        f"weights in {output / 'model'}"
+    )
+    return dict(record["results"])
+
+
+def pairs_of_a_process(settings: Settings, accelerator: Accelerator) -> int:
+    """Each process's part of a batch.
+
+    Raises:
+        GenGeoError: the parts would not be equal, or the processes are not those that the settings ask for.
+    """
+    batch, processes = settings.sampling.batch_size, accelerator.num_processes
+    if batch % processes:
+        raise GenGeoError(
+            f"sampling.batch_size={batch} cannot be shared out to {processes} processes: InfoNCE needs equal parts"
+        )
+    if accelerator.distributed_type == DistributedType.FSDP:
+        raise GenGeoError(
+            "Accelerate's FSDP configuration is not used: start as for several GPUs, optimisation.shard=true"
+        )
+    if settings.optimisation.shard:
+        check_shardable(settings, processes)
+    return batch // processes
+
+
+def evaluate(data: CrossViewDataset, accelerator: Accelerator, encoder: Encoder, workers: int) -> dict[str, Any]:
+    """Recall of a split that is not the test split."""
+    ground = describe(GroundImages(data), np.arange(len(data.queries)), "ground", accelerator, encoder, workers)
+    aerial = describe(AerialImages(data), np.arange(len(data.gallery)), "aerial", accelerator, encoder, workers)
+    result: dict[str, Any] = evaluate_descriptors(ground, aerial, data.positive_rows(), device=str(accelerator.device))
+    return result
+
+
+def start() -> None:
+    """Parse the command line and train; an error that the user can correct is one line."""
+    with told_in_one_line("stopped; the same command goes on from the last checkpoint"):
+        main(parse())

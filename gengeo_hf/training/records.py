@@ -1,0 +1,120 @@
+"""What a run says and writes beside its checkpoints: its first lines, the log, the model in Hub format.
+
+Before: numbers and weights of a running loop. After: `log.jsonl`, `model/`.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError
+
+from gengeo_hf.common.files import atomic_folder, write_json, write_text
+from gengeo_hf.common.schema import CrossViewDataset
+from gengeo_hf.encoding.encoder import TRAINING_RECORD
+from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
+from gengeo_hf.training.settings import Settings, as_dict
+from gengeo_hf.training.shard import is_sharded, whole_tensors
+from gengeo_hf.training.step import rate_factor
+
+
+def export(
+    folder: Path,
+    accelerator: Accelerator,
+    model: GenGeoModel,
+    processor: GenGeoImageProcessor,
+    record: dict[str, Any],
+) -> bool:
+    """Write the model in Hub format with its training record; False where the disk is full."""
+    written = True
+    # transformers would write the pieces of a sharded model; a whole one it reads by itself
+    weights = whole_tensors(model.state_dict(), accelerator.is_main_process) if is_sharded(model) else None
+    if accelerator.is_main_process:
+        try:
+            with atomic_folder(folder) as target:
+                model.save_pretrained(target, state_dict=weights)
+                processor.save_pretrained(target)
+                write_json(target / TRAINING_RECORD, record)
+        except (OSError, SafetensorError) as error:
+            written = False
+            accelerator.print(f"{folder} could not be written ({error}); free some space on its disk")
+    every = accelerator.gather(torch.tensor([float(written)], device=accelerator.device))
+    return bool(every.all())  # all processes must agree on whether there is a better model
+
+
+def describe_run(
+    settings: Settings, train: CrossViewDataset, model: GenGeoModel, accelerator: Accelerator, steps: int, epoch: int
+) -> str:
+    """Lines for the start of a run.
+
+    Args:
+        settings: of the run.
+        train: the training pairs.
+        model: unwrapped.
+        accelerator: for the processes.
+        steps: of an epoch.
+        epoch: the last one that is finished, 0 for none.
+    """
+    plan, factor = settings.optimisation, rate_factor(settings)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    lines = [
+        f"{train.name}: {len(train.queries):,} pairs, {len(train.gallery):,} tiles; {trained:,} of "
+        f"{sum(p.numel() for p in model.parameters()):,} parameters are trained; {plan.epochs} epochs of {steps} steps "
+        f"on {accelerator.num_processes} x {accelerator.device}" + (f"; going on after epoch {epoch}" if epoch else "")
+    ]
+    if factor != 1:
+        lines.append(
+            f"batch_size is {settings.sampling.batch_size} and the learning rate {plan.learning_rate:g} is for "
+            f"{plan.learning_rate_batch}: it becomes {plan.learning_rate * factor:.3g} "
+            f"({plan.batch_rule} rule; optimisation.batch_rule=none keeps it)"
+        )
+    return "\n".join(lines)
+
+
+def training_record(
+    settings: Settings, train: CrossViewDataset, validated_on: str, result: dict[str, Any], epoch: int
+) -> dict[str, Any]:
+    """What a model was trained on and what it reached, for the folder, the card and whoever asks later."""
+    return {
+        "trained_on": train.name,
+        "synthetic": train.synthetic,
+        "validated_on": validated_on,
+        "epochs": epoch,
+        "results": {k: v for k, v in result.items() if isinstance(v, int | float | str)},
+        "settings": as_dict(settings),
+    }
+
+
+def _within(line: str, step: int) -> bool:
+    """Whether a line is whole and not of a later step: a kill or a full disk may have cut it anywhere."""
+    try:
+        return bool(json.loads(line)["step"] <= step)
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+class Log:
+    """`log.jsonl`, one JSON object a line, cut back to the resumed step; and the tracker if there is one."""
+
+    def __init__(self, path: Path, accelerator: Accelerator, step: int) -> None:
+        self.path, self.accelerator = path, accelerator
+        if accelerator.is_main_process:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+            write_text(path, "".join(line + "\n" for line in lines if step and _within(line, step)))
+        self.step = step
+
+    def write(self, values: dict[str, float], step: int | None = None) -> None:
+        """Append one line; `step` defaults to the last one."""
+        self.step = self.step if step is None else step
+        self.accelerator.log(values, step=self.step)
+        if self.accelerator.is_main_process:
+            line = json.dumps({"step": self.step, "time": round(time.time(), 1), **values})
+            try:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(line + "\n")
+            except OSError as error:  # a full disk must not end a run of days
+                self.accelerator.print(f"{self.path} could not be written ({error})")

@@ -1,0 +1,140 @@
+"""One optimizer step: its loss, its gradient, its learning rate.
+
+Before: a batch of resized pairs. After: gradients on the parameters.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.learning import FrozenPrefix, Pairs, cached_backward, gather_rows, symmetric_info_nce
+from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
+from gengeo_hf.model.backbones import frozen_stages
+from gengeo_hf.training.batches import covering
+from gengeo_hf.training.descriptors import normalise
+from gengeo_hf.training.settings import Settings
+
+
+def backward_pass(
+    batch: dict[str, torch.Tensor],
+    accelerator: Accelerator,
+    wrapped: torch.nn.Module,
+    model: GenGeoModel,
+    processor: GenGeoImageProcessor,
+    settings: Settings,
+    pairs: Pairs,
+) -> torch.Tensor:
+    """The gradient of the global batch's loss, in parts where `sampling.micro_batch` asks for it; gives the loss."""
+    masks = semi_positive_masks(batch, accelerator, settings, pairs)
+
+    def describe_part(part: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        with accelerator.autocast():
+            ground = wrapped(normalise(part["ground"], processor), view="ground").pooler_output
+            aerial = wrapped(normalise(part["aerial"], processor), view="aerial").pooler_output
+        return ground, aerial
+
+    def loss_of(ground: torch.Tensor, aerial: torch.Tensor) -> torch.Tensor:
+        return symmetric_info_nce(
+            gather_rows(ground),
+            gather_rows(aerial),
+            model.logit_scale,
+            label_smoothing=settings.optimisation.label_smoothing,
+            prefixes=model.config.matryoshka_dims or (),
+            **masks,
+        )
+
+    size = settings.sampling.micro_batch
+    if size is None or size >= len(batch["ground"]):
+        loss = loss_of(*describe_part(batch))
+        accelerator.backward(loss)
+        return loss.detach()
+    return cached_backward(
+        [{key: value[i : i + size] for key, value in batch.items()} for i in range(0, len(batch["ground"]), size)],
+        describe_part,
+        loss_of,
+        backward=accelerator.backward,
+        no_sync=lambda: accelerator.no_sync(wrapped),
+        loss_parameters=[model.logit_scale],
+        device=accelerator.device,
+        prefix=FrozenPrefix(kept_stages(model, settings)),
+    )
+
+
+def finite(loss: torch.Tensor, step: int, settings: Settings) -> float:
+    """The loss as a number.
+
+    Raises:
+        GenGeoError: it is infinite or NaN, as all later ones would be.
+    """
+    value = loss.item()
+    if not math.isfinite(value):
+        raise GenGeoError(
+            f"the loss is {value} at step {step}: lower optimisation.learning_rate "
+            f"(now {settings.optimisation.learning_rate}) or use mixed_precision=bf16 instead of fp16"
+        )
+    return value
+
+
+def kept_stages(model: GenGeoModel, settings: Settings) -> list[torch.nn.Module]:
+    """The modules whose outputs GradCache keeps between its two descriptions of a part."""
+    wanted = settings.sampling.keep_frozen and settings.optimisation.compile is None
+    return frozen_stages(model.backbone) if wanted else []
+
+
+def semi_positive_masks(
+    batch: dict[str, torch.Tensor], accelerator: Accelerator, settings: Settings, pairs: Pairs
+) -> dict[str, torch.Tensor]:
+    """What the loss is told about tiles of the global batch that cover another member's place.
+
+    With `sampling.semi_positives=banned` there are none, but for a pair that the loader put in the place of a broken
+    one; that one leaves the softmax.
+    """
+    if settings.sampling.semi_positives == "negative" or settings.sampling.protocol == "sample4geo":
+        return {}
+    rows = accelerator.gather(batch["query_row"].to(accelerator.device)).cpu().numpy()
+    mask = covering(pairs, rows)
+    if mask.sum() == len(rows):  # the diagonal alone: the common case
+        return {}
+    name = "positives" if settings.sampling.semi_positives == "positive" else "ignored"
+    return {name: torch.from_numpy(np.ascontiguousarray(mask)).to(accelerator.device)}
+
+
+def learning_rate(step: float, total: int, settings: Settings) -> float:
+    """Linear warm-up, then half a cosine down to the final rate (GenGeo, section 4.2: cosine annealing)."""
+    plan = settings.optimisation
+    highest = plan.learning_rate * rate_factor(settings)
+    warmup = max(1, round(plan.warmup * total))
+    if step < warmup:  # a step may lie between two whole ones, where an epoch has fewer batches than it could
+        return highest * min(1.0, (step + 1) / warmup)
+    share = min(1.0, (step - warmup) / max(1, total - warmup))
+    return plan.final_learning_rate + (highest - plan.final_learning_rate) * (1 + math.cos(math.pi * share)) / 2
+
+
+def rate_factor(settings: Settings) -> float:
+    """How much the learning rate changes because the batch is not the one that it was chosen for.
+
+    Adam's step does not grow with the gradient, so its noise falls with the square root of the batch: the square root
+    rule (Malladi et al. 2022); the linear rule is for plain SGD.
+    """
+    plan, batch = settings.optimisation, settings.sampling.batch_size
+    if plan.learning_rate_batch is None:
+        return 1.0
+    ratio = batch / plan.learning_rate_batch
+    return {"none": 1.0, "sqrt": math.sqrt(ratio), "linear": ratio}[plan.batch_rule]
+
+
+def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay for matrices; none for biases, norms, the dustbin and the temperature, which it would shrink.
+
+    Parameters without dimensions have a group of their own, because they are not divided where the others are.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim == 1], "weight_decay": 0.0},
+        {"params": [p for p in trained if p.ndim == 0], "weight_decay": 0.0},
+    ]

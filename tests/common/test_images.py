@@ -1,0 +1,219 @@
+"""Photos from anywhere: every kind that opens must come out upright and RGB; every other is a one-line error."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.images import BACKGROUND, open_image, photo_position
+from tests.data.helpers import encoded, flat
+
+
+def gradient(height=20, width=30):
+    y, x = np.mgrid[:height, :width]
+    return np.stack([x * 8, y * 8, np.full_like(x, 40)], axis=-1).astype(np.uint8)
+
+
+def saved(image, fmt, **options):
+    file = io.BytesIO()
+    image.save(file, fmt, **options)
+    return file.getvalue()
+
+
+def test_path_bytes_and_file_give_the_same(tmp_path):
+    data = encoded(gradient())
+    (tmp_path / "a.png").write_bytes(data)
+    for source in (tmp_path / "a.png", str(tmp_path / "a.png"), data, io.BytesIO(data)):
+        image = open_image(source)
+        assert image.mode == "RGB"
+        np.testing.assert_array_equal(np.asarray(image), gradient())
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation(orientation):
+    # Independently of PIL's own turning: where EXIF 2.3 says that the stored row 0 and column 0 are shown.
+    shown = gradient()
+    stored = {
+        1: shown,
+        2: shown[:, ::-1],
+        3: shown[::-1, ::-1],
+        4: shown[::-1],
+        5: shown.transpose(1, 0, 2),
+        6: np.rot90(shown, 1),
+        7: shown[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(shown, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    data = saved(Image.fromarray(np.ascontiguousarray(stored)), "PNG", exif=exif)
+    np.testing.assert_array_equal(np.asarray(open_image(data)), shown)
+
+
+def test_transparency_shows_the_stated_background():
+    rgba = np.dstack([gradient(), np.full((20, 30), 255, np.uint8)])
+    rgba[:5, :, 3] = 0
+    out = np.asarray(open_image(encoded(rgba)))
+    assert (out[:5] == BACKGROUND).all()
+    np.testing.assert_array_equal(out[5:], gradient()[5:])
+    assert (np.asarray(open_image(encoded(rgba), background=(1, 2, 3)))[:5] == (1, 2, 3)).all()
+
+
+def test_transparent_palette_and_grey():
+    palette = Image.fromarray(flat((200, 10, 10), 16, 16)).quantize(4)
+    palette.info["transparency"] = int(np.asarray(palette)[0, 0])
+    assert (np.asarray(open_image(saved(palette, "PNG"))) == BACKGROUND).all()
+    grey = np.dstack([np.full((16, 16), 77, np.uint8), np.full((16, 16), 255, np.uint8)])
+    assert (np.asarray(open_image(saved(Image.fromarray(grey, "LA"), "PNG"))) == 77).all()
+
+
+def test_cmyk_jpeg():
+    red = Image.fromarray(flat((220, 30, 20), 16, 16)).convert("CMYK")
+    out = np.asarray(open_image(saved(red, "JPEG", quality=95))).astype(int)
+    assert np.abs(out - (220, 30, 20)).max() <= 6
+
+
+@pytest.mark.parametrize(("peak", "bits"), [(65535, 16), (4000, 12), (900, 10)])
+def test_16_bit_grey_is_scaled_from_its_own_depth(peak, bits):
+    values = np.linspace(0, peak, 20 * 30).reshape(20, 30).astype(np.uint16)
+    out = np.asarray(open_image(saved(Image.fromarray(values), "PNG"))).astype(float)
+    assert np.abs(out[..., 0] - values * 255.0 / (2**bits - 1)).max() <= 0.51
+    assert (out[..., 0] == out[..., 2]).all()
+
+
+def test_near_infrared_is_not_transparency(shared_data):
+    for name in ("santa_monica_2018_0.tif", "santa_monica_2020_0.tif"):
+        path = shared_data / "naip_chips" / name
+        with Image.open(path) as image:
+            bands = np.asarray(image)[..., :3]
+        np.testing.assert_array_equal(np.asarray(open_image(path)), bands)
+
+
+def test_a_tiff_with_a_mask_is_transparent():
+    rgba = np.dstack([gradient(), np.full((20, 30), 255, np.uint8)])
+    rgba[:5, :, 3] = 0
+    assert (np.asarray(open_image(saved(Image.fromarray(rgba), "TIFF")))[:5] == BACKGROUND).all()
+
+
+def test_heic():
+    pillow_heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed")
+    file = io.BytesIO()
+    pillow_heif.from_pillow(Image.fromarray(flat((40, 90, 160), 64, 64))).save(file, quality=90)
+    assert np.abs(np.asarray(open_image(file.getvalue())).astype(int) - (40, 90, 160)).max() <= 8
+
+
+def test_bad_sources_are_one_line_errors(tmp_path):
+    (tmp_path / "text.jpg").write_text("hello, this is no photo")
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    whole = encoded(noise, "JPEG")
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "cut.png").write_bytes(encoded(noise)[:3000])
+    (tmp_path / "dot.png").write_bytes(encoded(flat(0, 1, 1)))
+    expected = {
+        "missing.jpg": "there is no image",
+        "text.jpg": "no image",
+        "empty.jpg": "is empty",
+        "cut.jpg": "cut off",
+        "cut.png": "cut off",
+        "dot.png": "1 x 1 pixels",
+        ".": "is a folder",
+    }
+    for name, words in expected.items():
+        with pytest.raises(GenGeoError, match=words) as caught:
+            open_image(tmp_path / name)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(GenGeoError, match="web address"):
+        open_image("https://example.org/a.jpg")
+    with pytest.raises(GenGeoError, match="no image"):
+        open_image(b"0123456789abcdef")
+
+
+def test_decompression_bomb(monkeypatch):
+    data = encoded(flat(0, 40, 60))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(GenGeoError, match=r"2400 pixels.*GeoTIFF") as caught:
+        open_image(data)
+    assert "\n" not in str(caught.value)
+
+
+def test_position_of_real_photos(shared_data):
+    nikon = photo_position(shared_data / "exif" / "DSCN0010.jpg")
+    assert nikon.lat == pytest.approx(43 + 28 / 60 + 2.814 / 3600)
+    assert nikon.lon == pytest.approx(11 + 53 / 60 + 6.456 / 3600)
+    assert nikon.heading is None
+    htc = photo_position(shared_data / "exif" / "gpsimgdirection_htc_16px.jpg")
+    assert (htc.heading, htc.heading_is_magnetic) == (1.0, False)
+    assert photo_position(shared_data / "exif" / "landscape_6.jpg") is None
+    assert open_image(shared_data / "exif" / "landscape_6.jpg").size == (600, 450)
+
+
+def photo_with(**tags):
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.GPSInfo).update({getattr(ExifTags.GPS, name): value for name, value in tags.items()})
+    image = Image.fromarray(flat(9, 16, 16))
+    return saved(image, "JPEG", exif=exif)
+
+
+def test_positions_that_no_receiver_gives():
+    good = {
+        "GPSLatitudeRef": "S",
+        "GPSLatitude": (33.0, 30.0, 0.0),
+        "GPSLongitudeRef": "W",
+        "GPSLongitude": (70.0, 0.0, 36.0),
+        "GPSImgDirectionRef": "M",
+        "GPSImgDirection": 370.0,
+        "GPSHPositioningError": 4.5,
+    }
+    found = photo_position(photo_with(**good))
+    assert (found.lat, found.lon) == pytest.approx((-33.5, -70.01))
+    assert (found.heading, found.heading_is_magnetic, found.error_m) == (10.0, True, 4.5)
+    bad = [
+        {"GPSLatitude": (0.0, 0.0, 0.0), "GPSLongitude": (0.0, 0.0, 0.0)},
+        {"GPSLatitude": (95.0, 0.0, 0.0)},
+        {"GPSLatitudeRef": ""},
+    ]
+    for change in bad:
+        assert photo_position(photo_with(**{**good, **change})) is None
+    image = Image.open(io.BytesIO(photo_with(**good)))
+    image.getexif().get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitude] = (float("nan"), 0.0, 0.0)
+    assert photo_position(image) is None
+
+
+def test_a_format_that_starts_a_program_is_not_opened(tmp_path, monkeypatch):
+    """Pillow hands EPS to Ghostscript, an interpreter: a stranger's upload must never get there."""
+    from PIL import EpsImagePlugin
+
+    path = tmp_path / "photo.jpg"
+    Image.new("RGB", (64, 64), "red").save(path, "EPS")
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was asked"))
+    for source in (path, path.read_bytes()):
+        with pytest.raises(GenGeoError, match="is no image"):
+            open_image(source)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "enough", "shown"),
+    [
+        (1, (100, 200), (300, 400)),  # an eighth would be 200 pixels wide: less than twice what is asked
+        (1, (70, 90), (150, 200)),
+        (1, (150, 210), (600, 800)),
+        (6, (200, 100), (400, 300)),  # it lies on its side: what is asked is upright
+        (1, (400, 500), (1200, 1600)),
+        (1, None, (1200, 1600)),
+    ],
+)
+def test_a_large_jpeg_is_decoded_no_larger_than_is_needed(orientation, enough, shown):
+    y, x = np.mgrid[:1200, :1600]
+    waves = [128 + 100 * np.sin(x / 60 + y / 90), 128 + 100 * np.cos(x / 40), 128 + 100 * np.sin(y / 50)]
+    picture = Image.fromarray(np.stack(waves, axis=-1).astype(np.uint8))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    data = saved(picture, "JPEG", quality=95, exif=exif)
+    image = open_image(data, enough=enough)
+    assert image.size == shown[::-1] and image.mode == "RGB"
+    small = (200, 100) if enough is None else enough[::-1]
+    whole = np.asarray(open_image(data).resize(small, Image.Resampling.BICUBIC), dtype=int)
+    assert np.abs(np.asarray(image.resize(small, Image.Resampling.BICUBIC)) - whole).max() <= 3
+    assert open_image(saved(picture, "PNG"), enough=enough).size == picture.size  # which knows no such way

@@ -1,0 +1,197 @@
+"""What computes descriptors: OpenVINO and bfloat16 beside torch in float32, and the choice between them."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.encoding.backends import trial
+from gengeo_hf.encoding.backends.openvino import OpenVinoBackend
+from gengeo_hf.encoding.backends.torch import TorchBackend
+from gengeo_hf.encoding.encoder import Encoder
+from gengeo_hf.model.backbones import patch_sides
+from tests.model.test_aggregators import build
+
+
+def pixels(count=2, height=56, width=56):
+    return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+def cosine(one, other):
+    assert np.allclose(np.linalg.norm(one, axis=1), 1, atol=1e-5)
+    return float((one * other).sum(1).min())
+
+
+@pytest.fixture
+def large(monkeypatch):
+    """Any model counts as large enough for a trial."""
+    monkeypatch.setattr(trial, "SMALL", 0)
+
+
+class Made:
+    """A backend that takes a while to give what it was told."""
+
+    name, dtype = "made", "up"
+
+    def __init__(self, answer, seconds):
+        self.answer, self.seconds = answer, seconds
+
+    def describe(self, _pixels, _view):
+        trial.time.sleep(self.seconds)
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("seconds", "noise", "taken"),
+    [(0.01, 0.0, True), (0.049, 0.0, False), (0.2, 0.0, False), (0.01, 0.2, False)],
+    ids=["faster", "within the margin", "slower", "faster but different"],
+)
+def test_a_faster_way_is_taken_only_if_it_agrees(seconds, noise, taken):
+    answer = np.eye(2, 8, dtype=np.float32)
+    plain, other = Made(answer, 0.05), Made(answer + np.float32(noise), seconds)
+    found = trial.settle(plain, {"other": lambda: other}, pixels(), "CPU")
+    assert found.backend is (other if taken else plain)
+    assert ("other, " in found.reason and "x torch float32 in a trial" in found.reason) is taken
+    if noise:
+        assert "differs (cosine 0.9" in found.reason or "differs (cosine 0.8" in found.reason
+
+
+def test_a_way_that_cannot_be_built_is_told_and_left_out():
+    def broken():
+        raise GenGeoError("no such kernel")
+
+    plain = Made(np.eye(1, 8, dtype=np.float32), 0)
+    found = trial.settle(plain, {"other": broken}, pixels(1), "CPU")
+    assert found.backend is plain and "other: no such kernel" in found.reason
+
+
+def test_small_models_keep_torch_in_float32_without_a_word(tiny_checkpoint, monkeypatch):
+    monkeypatch.setattr(trial, "has_bfloat16", lambda: True)
+    plain = Encoder.from_pretrained(tiny_checkpoint, device="cpu")
+    chosen = Encoder.from_pretrained(tiny_checkpoint, device="cpu", backend="auto", dtype="auto")
+    assert chosen.computed_by == plain.computed_by == "torch float32" and not chosen.choice.reason
+    assert np.array_equal(chosen.describe(pixels(), "aerial"), plain.describe(pixels(), "aerial"))
+    assert chosen.fingerprint == plain.fingerprint
+
+
+def test_the_trial_of_a_large_model_says_what_it_found(tiny_checkpoint, large, monkeypatch):
+    def opened(**options):
+        return Encoder.from_pretrained(tiny_checkpoint, device="cpu", **options).choice
+
+    monkeypatch.setattr(trial, "installed", lambda: False)
+    monkeypatch.setattr(trial, "has_bfloat16", lambda: False)
+    reason = opened(backend="auto", dtype="auto").reason
+    assert "no bfloat16 instructions" in reason and "gengeo_hf[openvino]" in reason
+    monkeypatch.setattr(trial, "has_bfloat16", lambda: True)
+    assert "not worth it for 3" in opened(backend="auto", dtype="auto", images=3).reason
+    monkeypatch.setattr(trial, "MARGIN", 1e9)
+    assert "nothing was faster in a trial (torch bfloat16 " in opened(backend="auto", dtype="auto").reason
+    monkeypatch.setattr(trial, "MARGIN", 0)
+    monkeypatch.setattr(trial, "LOWEST_COSINE", 0.9)
+    found = opened(backend="auto", dtype="auto", images=100)
+    assert found.backend.dtype == "bfloat16" and "torch bfloat16, " in found.reason
+    for backend in ("torch", "auto"):
+        assert opened(backend=backend, dtype="bfloat16", images=1).reason == "CPU: torch bfloat16, as asked"
+    assert opened(dtype="float32").backend.dtype == "float32"
+
+
+def test_bfloat16_multiplies_rounded_and_gives_unit_vectors(tiny_model):
+    plain, half = TorchBackend(tiny_model), TorchBackend(tiny_model, "bfloat16")
+    found = half.describe(pixels(), "ground")
+    assert found.dtype == np.float32 and 0.99 < cosine(found, plain.describe(pixels(), "ground")) < 1 - 1e-7
+    with pytest.raises(GenGeoError, match=r"weights are torch.bfloat16 values.*leave --dtype out"):
+        trial.choose(tiny_model.bfloat16(), None, "torch", "float32")
+
+
+@pytest.mark.parametrize("kind", ["salad", "registers", "dinov3", "convnext salad"])
+def test_weights_rounded_once_give_the_bits_of_autocast(kind):
+    model = build(kind)
+    high, wide = patch_sides(model.config.backbone_config)
+    images = pixels(2, 4 * high, 4 * wide)
+    before = model(images, view="ground").pooler_output
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        expected = torch.nn.functional.normalize(model(images, view="ground").pooler_output.float(), dim=1)
+    assert np.array_equal(TorchBackend(model, "bfloat16").describe(images, "ground"), expected.numpy())
+    assert torch.equal(model(images, view="ground").pooler_output, before)  # the model keeps its whole weights
+
+
+@pytest.mark.parametrize("kind", ["salad", pytest.param("not shared", marks=pytest.mark.slow)])
+def test_openvino_gives_the_descriptors_of_torch_at_any_size(kind):
+    pytest.importorskip("openvino")
+    model = build(kind)
+    found = OpenVinoBackend(model, "float32")
+    assert found.dtype == "float32"
+    for view, count, height, width in (("ground", 1, 28, 112), ("aerial", 3, 56, 56), ("ground", 2, 98, 42)):
+        images = pixels(count, height, width)
+        assert cosine(found.describe(images, view), TorchBackend(model).describe(images, view)) > 0.99999
+    first = found.describe(pixels(), "aerial")
+    kept = first.copy()
+    found.describe(pixels() + 1, "aerial")
+    assert np.array_equal(first, kept)  # not a view of the graph's own memory
+    with pytest.raises(ValueError, match="multiples of the patch"):
+        found.describe(pixels(1, 30, 28), "ground")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["learned dustbin", "registers", "netvlad", "gem", "dinov3", "convnext salad"])
+def test_openvino_converts_every_architecture(kind):
+    pytest.importorskip("openvino")
+    model = build(kind)
+    high, wide = patch_sides(model.config.backbone_config)
+    found = OpenVinoBackend(model, "float32")
+    for count, rows, columns in ((1, 4, 4), (3, 2, 8), (2, 7, 3)):
+        images = pixels(count, rows * high, columns * wide)
+        assert cosine(found.describe(images, "aerial"), TorchBackend(model).describe(images, "aerial")) > 0.9999
+
+
+def test_openvino_cuts_descriptors_and_leaves_the_model_alone(tiny_checkpoint):
+    pytest.importorskip("openvino")
+    plain = Encoder.from_pretrained(tiny_checkpoint, device="cpu", truncate_dim=8)
+    fast = Encoder.from_pretrained(tiny_checkpoint, backend="openvino", truncate_dim=8)
+    assert fast.computed_by == "openvino float32" or trial.has_bfloat16()
+    assert fast.dim == 8 and fast.fingerprint == plain.fingerprint and "as asked" in fast.choice.reason
+    images = [Image.effect_noise((64, 64), 80).convert("RGB") for _ in range(3)]
+    assert cosine(fast.encode(images, "aerial"), plain.encode(images, "aerial")) > 0.999
+    fast.truncate(24)
+    assert fast.describe(pixels(), "ground").shape == (2, 24)
+    assert np.array_equal(
+        fast.model(pixels(), view="ground").pooler_output.detach(),
+        Encoder.from_pretrained(tiny_checkpoint, device="cpu").describe(pixels(), "ground"),
+    )
+
+
+def test_what_openvino_cannot_do_is_one_line(tiny_model, monkeypatch):
+    pytest.importorskip("openvino")
+    import openvino
+
+    monkeypatch.setattr(openvino, "convert_model", lambda *_, **__: 1 / 0)
+    with pytest.raises(GenGeoError, match=r"cannot convert this model \(division by zero\): use --backend torch"):
+        OpenVinoBackend(tiny_model, "float32")
+    with pytest.raises(GenGeoError, match="computes on the CPU, from float32 weights"):
+        OpenVinoBackend(tiny_model.bfloat16(), "float32")
+    monkeypatch.setitem(__import__("sys").modules, "openvino", None)
+    with pytest.raises(GenGeoError, match=r"pip install 'gengeo_hf\[openvino\]'"):
+        OpenVinoBackend(tiny_model, "float32")
+
+
+def test_an_index_of_one_backend_is_searched_with_another(gengeo, tiny_checkpoint, tmp_path):
+    pytest.importorskip("openvino")
+    for number in range(4):
+        Image.effect_noise((64, 64), 40 + 30 * number).convert("RGB").save(tmp_path / f"{number}.png")
+    rows = "".join(f"{number}.png,60.{number},25.0\n" for number in range(4))
+    (tmp_path / "tiles.csv").write_text("image,lat,lon\n" + rows)
+    index = tmp_path / "idx"
+    code, _, err = gengeo("index", tmp_path, "--out", index, "--model", tiny_checkpoint, "--backend", "openvino")
+    assert code == 0 and "CPU: openvino " in err
+    code, out, _ = gengeo("info", "--index", index)
+    assert code == 0 and "computed by openvino " in out
+    answers = []
+    for backend in ("openvino", "torch"):
+        options = ("--index", index, "--model", tiny_checkpoint, "--backend", backend)
+        code, out, err = gengeo("locate", tmp_path / "2.png", *options)
+        assert code == 0, err
+        answers.append([line.split()[-1] for line in out.splitlines() if "score" in line])
+    assert len(answers[0]) == 4 and answers[0] == answers[1]
+    code, _, err = gengeo("locate", tmp_path / "2.png", *options, "--dtype", "int8")
+    assert code == 2 and "unknown dtype 'int8': expected auto, float32 or bfloat16" in err

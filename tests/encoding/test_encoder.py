@@ -1,0 +1,93 @@
+"""Checkpoints as encoders: shortened descriptors, and what an index remembers of them."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.encoding.encoder import Encoder
+from gengeo_hf.index import GeoIndex
+from gengeo_hf.localization import GeoLocalizer
+from tests.hub.test_hub import pairs, photo
+
+
+def test_shortened_descriptors_are_those_of_the_model_told_to_shorten(tiny_checkpoint, tiny_model, tmp_path):
+    whole = Encoder.from_pretrained(tiny_checkpoint, device="cpu")
+    images = [photo(seed) for seed in range(3)]
+    prefix = whole.encode(images, "aerial")[:, :8]
+    before = whole.fingerprint
+    short = Encoder.from_pretrained(tiny_checkpoint, device="cpu", truncate_dim=8)
+    assert short.dim == short.truncate_dim == 8 and short.fingerprint != before
+    assert np.allclose(
+        short.encode(images, "aerial"), prefix / np.linalg.norm(prefix, axis=1, keepdims=True), atol=1e-6
+    )
+    # A checkpoint whose own config shortens gives the same, and may be told another width.
+    short.model.save_pretrained(tmp_path / "short")
+    short.processor.save_pretrained(tmp_path / "short")
+    stored = Encoder.from_pretrained(tmp_path / "short", device="cpu")
+    assert stored.dim == 8 and stored.fingerprint == short.fingerprint
+    stored.truncate(24)
+    assert stored.dim == 24 and np.allclose(stored.encode(images, "aerial"), whole.encode(images, "aerial"), atol=1e-6)
+    assert stored.fingerprint == before and stored.truncate_dim is None  # whole ones, however they came to be whole
+    with pytest.raises(GenGeoError, match="have 24 values: they cannot be cut to 25"):
+        whole.truncate(25)
+    whole.truncate(24)
+    assert whole.fingerprint == before
+
+
+def test_an_index_of_shortened_descriptors_shortens_those_of_photos(tiny_checkpoint, tmp_path):
+    encoder = Encoder.from_pretrained(tiny_checkpoint, device="cpu", truncate_dim=8)
+    index = GeoIndex.build(encoder, pairs(), tmp_path / "short.gengeo")
+    assert index.descriptors.shape == (3, 8)
+    localizer = GeoLocalizer.from_pretrained(tiny_checkpoint, tmp_path / "short.gengeo", device="cpu")
+    assert localizer.encoder.dim == 8
+    assert len(localizer.locate(Image.new("RGB", (112, 28)), top=3)) >= 1
+    with pytest.raises(GenGeoError, match="another model"):
+        GeoLocalizer.from_pretrained(tiny_checkpoint, tmp_path / "short.gengeo", device="cpu", truncate_dim=4)
+
+
+def test_a_photo_from_pil_has_the_descriptor_of_its_file(tiny_checkpoint, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright
+    photo().save(tmp_path / "photo.png", exif=exif)
+    encoder = Encoder.from_pretrained(tiny_checkpoint, device="cpu")
+    file, opened, lying = encoder.encode(
+        [tmp_path / "photo.png", Image.open(tmp_path / "photo.png"), np.array(photo())], "aerial"
+    )
+    assert np.allclose(opened, file, atol=1e-6) and not np.allclose(lying, file, atol=1e-3)
+
+
+def test_what_cannot_encode_is_refused_in_one_line(tiny_checkpoint, tiny_model, tiny_processor):
+    with pytest.raises(GenGeoError, match="batch_size=0"):  # it would give back memory that nobody wrote to
+        Encoder(tiny_model, tiny_processor, device="cpu", batch_size=0)
+    with pytest.raises(GenGeoError, match="runs exported graphs"):  # it would compute with torch
+        Encoder(tiny_model, tiny_processor, backend="onnx")
+    for word in ("gpu", "cuda:99"):
+        with pytest.raises(GenGeoError, match=f"device {word} cannot be used here"):
+            Encoder(tiny_model, tiny_processor, device=word)
+    (tiny_checkpoint / "gengeo_training.json").write_text('{"synthetic": tr')
+    with pytest.raises(GenGeoError, match="no training record"):
+        Encoder.from_pretrained(tiny_checkpoint, device="cpu")
+
+
+def test_all_parts_of_a_checkpoint_come_from_one_place_with_one_token(tiny_checkpoint, monkeypatch):
+    from transformers import AutoConfig, utils
+
+    from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
+
+    asked, where = {}, {"revision": "v1", "token": "mine", "cache_dir": "here"}
+    for part in (AutoConfig, GenGeoModel, GenGeoImageProcessor):
+
+        def load(name, _load=part.from_pretrained, _part=part.__name__, **kwargs):
+            asked[_part] = tuple(kwargs.pop(word, None) for word in where)
+            return _load(name, **kwargs)
+
+        monkeypatch.setattr(part, "from_pretrained", load)
+
+    def cached_file(_name, file, **kwargs):
+        asked[file] = tuple(kwargs.get(word) for word in where)
+
+    monkeypatch.setattr(utils, "cached_file", cached_file)
+    Encoder.from_pretrained(tiny_checkpoint, **where)
+    parts = ("AutoConfig", "GenGeoModel", "GenGeoImageProcessor", "gengeo_training.json")
+    assert asked == dict.fromkeys(parts, tuple(where.values()))

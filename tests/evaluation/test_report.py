@@ -1,0 +1,157 @@
+"""Pictures of results: groups of failures, strips, curves, and the folder that shows them all."""
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.data.views import limited_fov
+from gengeo_hf.evaluation import pictures, plots
+from gengeo_hf.evaluation import report as album
+from gengeo_hf.evaluation.failures import GROUPS, group_failures, marks_of
+from gengeo_hf.evaluation.protocols import find_protocol
+from gengeo_hf.evaluation.results import Result, judge
+
+from .test_tables import GALLERY, NOISE, truth
+
+
+def outcome(rank, error, best, own):
+    return {"rank": rank, "error_m": error, "top_scores": [best, best - 0.1], "positive_score": own}
+
+
+def test_failures_are_grouped_by_distance_and_rank_the_surest_errors_first():
+    queries = pa.Table.from_pylist(
+        [
+            outcome(0, 3.0, 0.9, 0.9),  # found
+            outcome(2, 60.0, 0.8, 0.7),  # near miss
+            outcome(4, 60.0, 0.9, 0.5),  # near miss, surer
+            outcome(3, 5000.0, 0.9, 0.8),  # look-alike
+            outcome(10, 5000.0, 0.9, 0.8),  # lost
+            outcome(1, float("nan"), 0.9, 0.8),  # position unknown
+            outcome(1, 100.0, 0.9, 0.89),  # near miss, on the bound
+        ]
+    )
+    found = {name: rows.tolist() for name, rows in group_failures(queries).items()}
+    assert found == {"near miss": [2, 1, 6], "look-alike far away": [3], "lost": [4], "unplaced": [5]}
+    assert list(found) == list(GROUPS)
+    assert group_failures(queries, near_m=10, close_rank=3)["lost"].tolist() == [2, 3, 4]
+    with pytest.raises(GenGeoError, match="lacks rank"):
+        group_failures(queries.drop_columns(["rank"]))
+
+
+def test_marks_tell_right_semi_right_and_wrong():
+    row = {"positive": "b", "semi_positives": ["c"], "top_tiles": ["a", "b", "c", ""]}
+    assert marks_of(pa.Table.from_pylist([row]), 0) == ["wrong", "right", "semi"]
+
+
+def test_each_tile_of_a_strip_wears_the_colour_of_its_mark():
+    tile, photo = Image.new("RGB", (50, 50), "black"), np.zeros((20, 100, 3), np.uint8)
+    shown = pictures.strip(photo, [tile] * 4, ["right", "semi", "wrong", ""], tile_side=100)
+    pixels = np.asarray(shown).astype(int)
+    for mark, colour in pictures.COLOURS.items():
+        wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+        columns = np.nonzero((np.abs(pixels - wanted) < 8).all(axis=2).any(axis=0))[0]
+        place = list(pictures.COLOURS).index(mark)
+        left = shown.width - (4 - place) * (100 + 14)
+        assert left - 2 <= columns.min() and columns.max() <= left + 102, mark
+        assert len(columns) > 90, mark  # the frame runs along the whole tile
+    apart = pictures.strip(photo, [tile] * 4, [""] * 4, tile_side=100, true_tile=(tile, "here it is"))
+    assert apart.width == shown.width + 100 + 2 * 14
+    with pytest.raises(GenGeoError, match="2 marks for 1 tiles"):
+        pictures.strip(photo, [tile], ["right", "wrong"])
+    with pytest.raises(GenGeoError, match="unknown mark 'maybe'"):
+        pictures.strip(photo, [tile], ["maybe"])
+
+
+@pytest.mark.parametrize(("fov", "heading"), [(360, 0.0), (360, 90.0), (180, 270.0), (90, 45.0), (70, 359.0)])
+def test_a_photo_is_cut_as_the_model_saw_it(fov, heading):
+    panorama = np.random.default_rng(0).integers(0, 256, (5, 360, 3), dtype=np.uint8)
+    expected = limited_fov(torch.from_numpy(panorama).permute(2, 0, 1)[None], fov, torch.tensor([heading]))
+    assert np.array_equal(np.asarray(pictures.cut(panorama, fov, heading)), expected[0].permute(1, 2, 0).numpy())
+
+
+def test_curves_draw_the_numbers_that_they_claim():
+    ranks = np.random.default_rng(0).integers(0, 50, 200)
+    curve = plots.recall_curve({"mine": ranks}, gallery_sizes={"mine": 50}, most=50).axes[0].lines
+    for k, value in zip(*curve[0].get_data(), strict=True):
+        assert value == pytest.approx(100 * np.mean(ranks < k))
+    np.testing.assert_allclose(curve[1].get_ydata(), 2 * curve[1].get_xdata())  # chance: k of 50
+    low, high = plots._wilson(np.array([0.0, 1.0]), 10)
+    assert low[0] == pytest.approx(0) and high[0] > 0.2 and high[1] == pytest.approx(1)  # no zero width at the ends
+    errors = np.array([0.5, 3.0, 30.0, 3000.0, np.nan])
+    place, share = plots.error_curve({"mine": errors}).axes[0].lines[0].get_data()
+    for limit in (5, 100, 4000):
+        assert share[place <= limit][-1] == pytest.approx(25 * np.sum(errors <= limit))
+    lost, unknown = np.array([3.0, np.inf]), np.array([np.nan])
+    lines = plots.error_curve({"half of them put nowhere": lost, "no positions": unknown}).axes[0].lines
+    assert [line.get_ydata()[-1] for line in lines] == [50, 0]
+    assert [pictures.metres(m) for m in (34.6, 4230, 250_000, np.inf)] == ["35 m", "4.2 km", "250 km", "nowhere"]
+
+
+def test_the_map_gives_each_of_the_largest_areas_a_panel_and_counts_what_left_it():
+    lat, lon = np.r_[np.full(5, 10.0), np.full(3, 50.0)], np.linspace(20, 20.01, 8)
+    to_lat = lat.copy()
+    to_lat[[0, 5]] += [1e-4, -40]  # one lost nearby, one put into the other city
+    error = np.where(np.arange(8) % 5 == 0, 500.0, 1.0)
+    axes = plots.error_map(lat, lon, to_lat, lon, error, areas=["a"] * 5 + ["b"] * 3).axes
+    titles = [a.get_title(loc="left") for a in axes]
+    assert titles == ["a: 4 found, 1 lost", "b: 2 found, 1 lost (1 put outside this map)"]
+    assert len(plots.error_map(lat, lon, to_lat, lon, error, areas=[None] * 8).axes) == 1
+    error[5:] = np.nan  # nobody knows where the photos of the second city were taken
+    axes = plots.error_map(lat, lon, to_lat, lon, error, areas=["a"] * 5 + ["b"] * 3).axes
+    assert [a.get_title(loc="left") for a in axes] == titles[:1]
+
+
+@pytest.fixture
+def paths(tmp_path):
+    rules = replace(find_protocol("world-urban"), queries=90, gallery=120)
+    model = {"name": "mine", "fingerprint": "", "trained_on": "world-urban"}
+    return [
+        judge(GALLERY[:90] + noise * NOISE, GALLERY, truth(), rules, model=model).save(tmp_path / f"{noise}.json")
+        for noise in (2.0, 0.5)
+    ]
+
+
+def test_an_album_shows_every_group_and_says_how_many(paths, tmp_path):
+    asked = []
+
+    def image(which, side):
+        return lambda name: (asked.append((which, name)), Image.new("RGB", side, "gray"))[1]
+
+    files = album.make_album(paths, tmp_path / "out", album.Images(image("q", (90, 30)), image("t", (40, 40))), each=2)
+    groups = group_failures(Result.load(paths[0]).queries)
+    assert {f.name for f in files} == {
+        "index.html", "recall.png", "errors.png", "map.png", "strips-found.png",
+        *(f"strips-{name.replace(' ', '-')}.png" for name in groups),
+    }  # fmt: skip
+    for file in files[1:]:
+        with Image.open(file) as opened:
+            assert min(opened.size) > 100
+    page = files[0].read_text()
+    for name, rows in groups.items():
+        assert f"{name[0].upper()}{name[1:]}: {len(rows)} (" in page
+    assert sum(which == "q" for which, _ in asked) == sum(min(2, len(rows)) for rows in groups.values()) + 2
+    plain = album.make_album(paths[1:], tmp_path / "plain")
+    assert {f.name for f in plain} == {"index.html", "recall.png", "errors.png", "map.png"}
+    with pytest.raises(GenGeoError, match="no result"):
+        album.make_album([], tmp_path / "none")
+
+
+def test_a_map_of_errors_is_the_same_across_the_date_line():
+    generator = np.random.default_rng(0)
+    lat, east = -17 + generator.uniform(0, 0.02, 12), generator.uniform(-0.01, 0.01, 12)
+    error = np.where(np.arange(12) % 3, 10.0, 400.0)
+
+    def drawn(middle):
+        lon, to_lon = ((middle + east + shift + 180) % 360 - 180 for shift in (0, 0.004))
+        panel = plots.error_map(lat, lon, lat, to_lon, error).axes[0]
+        return panel.get_xlim(), [np.asarray(dots.get_offsets()) for dots in panel.collections[1:]]
+
+    (here, dots), (there, others) = drawn(20.0), drawn(180.0)
+    np.testing.assert_allclose(there, here, rtol=1e-6)
+    for mine, theirs in zip(dots, others, strict=True):
+        np.testing.assert_allclose(theirs, mine, atol=1e-3)

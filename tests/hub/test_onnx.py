@@ -1,0 +1,250 @@
+"""Descriptors by onnxruntime: the same as torch's, at any batch and image size, and the errors of its files."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.encoding.backends.exported import ExportedGraphs, described
+from gengeo_hf.encoding.backends.traceable import resized_positions
+from gengeo_hf.encoding.encoder import Encoder
+from gengeo_hf.encoding.fingerprint import fingerprint, preprocessing, truncated
+from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
+from gengeo_hf.model.backbones import patch_sides
+from tests.conftest import TINY_SIZES
+from tests.hub.hub_server import HubServer
+from tests.hub.test_hub import run as run_apart
+from tests.model.test_aggregators import build
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+from gengeo_hf.hub.onnx import export_onnx  # noqa: E402  # after the check that its package is there
+
+
+def photos(count, side=60):
+    rng = np.random.default_rng(0)
+    return [Image.fromarray(rng.integers(0, 255, (side, side, 3), dtype=np.uint8)) for _ in range(count)]
+
+
+@pytest.mark.parametrize("kind", ["hub", "size", "registers"])
+@pytest.mark.parametrize("grid", [(2, 8), (7, 3), (5, 5), (5, 9)])
+def test_positions_by_matrices_are_those_of_the_model(kind, grid):
+    options = {"position_init_std": 1.0}
+    model = (
+        build("registers", **options) if kind == "registers" else build("salad", position_interpolation=kind, **options)
+    )
+    embeddings, (rows, columns) = model.backbone.embeddings, grid
+    expected = embeddings.interpolate_pos_encoding(torch.zeros(1, 1 + rows * columns, 32), rows * 14, columns * 14)
+    offset = 0.1 if kind == "hub" else 0.0
+    found = resized_positions(embeddings.position_embeddings, rows, columns, offset, smooth=kind == "registers")
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() < 2e-5
+
+
+@pytest.fixture
+def stand_in(tiny_checkpoint, tiny_model, tiny_processor):
+    """An export whose graph is made by hand: the descriptor is the normalised mean colour."""
+    helper = onnx.helper
+    graph = helper.make_graph(
+        [
+            helper.make_node("ReduceMean", ["pixel_values", "axes"], ["mean"], keepdims=0),
+            helper.make_node("LpNormalization", ["mean"], ["descriptor"], axis=1, p=2),
+        ],
+        "mean colour",
+        [helper.make_tensor_value_info("pixel_values", onnx.TensorProto.FLOAT, ["batch", 3, "height", "width"])],
+        [helper.make_tensor_value_info("descriptor", onnx.TensorProto.FLOAT, ["batch", 3])],
+        [onnx.numpy_helper.from_array(np.array([2, 3]), "axes")],
+    )
+    folder = tiny_checkpoint / "onnx"
+    folder.mkdir()
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, folder / "shared.onnx")
+    manifest = {
+        "format": 1,
+        "fingerprint": fingerprint(tiny_model, tiny_processor),
+        "truncate_dim": None,
+        "dim": 3,
+        "patch": [14, 14],
+        "whole_patches": True,
+        "fewest_tokens": 5,
+        "preprocessing": preprocessing(tiny_processor),
+        "graphs": {"ground": "shared.onnx", "aerial": "shared.onnx"},
+        "files": {"shared.onnx": described(folder / "shared.onnx")},
+    }
+    (folder / "gengeo_onnx.json").write_text(json.dumps(manifest))
+    return tiny_checkpoint
+
+
+def test_the_encoder_runs_the_graph_and_cuts_its_descriptors(stand_in, tiny_processor):
+    encoder = Encoder.from_pretrained(stand_in, backend="onnx", batch_size=2)
+    assert encoder.computed_by == "onnx float32" and encoder.dim == 3 and encoder.patch == 14
+    pixels = tiny_processor(photos(5), view="aerial", return_tensors="np")["pixel_values"].mean((2, 3))
+    expected = pixels / np.linalg.norm(pixels, axis=1, keepdims=True)
+    assert np.allclose(encoder.encode(photos(5), "aerial"), expected, atol=1e-5)
+    whole = encoder.fingerprint
+    encoder.truncate(2)
+    prefix = expected[:, :2] / np.linalg.norm(expected[:, :2], axis=1, keepdims=True)
+    assert np.allclose(encoder.encode(photos(5), "aerial"), prefix, atol=1e-5)
+    assert encoder.fingerprint == truncated(whole, 2) != whole
+    with pytest.raises(GenGeoError, match="cannot be cut to 4"):
+        encoder.truncate(4)
+    for size, message in (
+        ((30, 28), "multiples of the patch, 14 x 14"),
+        ((28, 28), "4 tokens: the model needs at least 5"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            encoder.describe(torch.zeros(1, 3, *size), "ground")
+
+
+def test_files_of_an_export_that_are_wrong_are_named(stand_in, tiny_model):
+    manifest = stand_in / "onnx" / "gengeo_onnx.json"
+    stated = manifest.read_text()
+    with (stand_in / "onnx" / "shared.onnx").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(GenGeoError, match=r"shared.onnx is missing or damaged"):
+        Encoder.from_pretrained(stand_in, backend="onnx").encode(photos(1), "ground")
+    manifest.write_text(stated.replace('"format": 1', '"format": 9'))
+    with pytest.raises(GenGeoError, match="has format 9"):
+        Encoder.from_pretrained(stand_in, backend="onnx")
+    manifest.write_text("{}")
+    with pytest.raises(GenGeoError, match="cannot be read"):
+        Encoder.from_pretrained(stand_in, backend="onnx")
+    sound = json.loads(stated)
+    for wrong in (
+        {"dim": "3"}, {"patch": [14]}, {"patch": [14, 0]}, {"graphs": {"ground": "shared.onnx"}}, {"files": []},
+        {"truncate_dim": 2.5},
+    ):  # fmt: skip
+        manifest.write_text(json.dumps(sound | wrong))
+        with pytest.raises(GenGeoError, match=f"is damaged: {next(iter(wrong))} is"):
+            Encoder.from_pretrained(stand_in, backend="onnx")
+    manifest.write_text(stated)
+    GenGeoImageProcessor(view_sizes=TINY_SIZES, image_mean=[0, 0, 0]).save_pretrained(stand_in)
+    with pytest.raises(GenGeoError, match="other preprocessing"):
+        Encoder.from_pretrained(stand_in, backend="onnx")
+    manifest.unlink()
+    with pytest.raises(GenGeoError, match="gengeo export"):
+        Encoder.from_pretrained(stand_in, backend="onnx")
+    with pytest.raises(GenGeoError, match="unknown backend 'jax'"):
+        Encoder.from_pretrained(stand_in, backend="jax")
+
+
+def test_graphs_of_half_precision_weights_come_along_when_they_are_exported_again(stand_in, tmp_path):
+    from gengeo_hf.hub.export import export_folder
+
+    model, processor = GenGeoModel.from_pretrained(stand_in), GenGeoImageProcessor.from_pretrained(stand_in)
+    model.bfloat16().save_pretrained(stand_in)
+    manifest = stand_in / "onnx" / "gengeo_onnx.json"
+    with pytest.raises(GenGeoError, match="exported from other weights"):  # bfloat16 has rounded them
+        export_folder(stand_in, tmp_path / "again")
+    rounded = {"fingerprint": fingerprint(model.float(), processor)}  # what export_onnx states
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | rounded))
+    again = export_folder(stand_in, tmp_path / "again")
+    assert (again / "onnx" / "shared.onnx").is_file()
+    assert Encoder.from_pretrained(again, device="cpu").model.dtype == torch.bfloat16
+
+
+def test_an_export_on_the_hub_is_used_without_its_weights(stand_in, tmp_path):
+    names = ("config.json", "preprocessor_config.json", "model.safetensors")
+    files = {name: (stand_in / name).read_bytes() for name in names}
+    files |= {f"onnx/{path.name}": path.read_bytes() for path in (stand_in / "onnx").iterdir()}
+    photos(1)[0].save(tmp_path / "photo.png")
+    server = HubServer()
+    try:
+        server.repositories["model", "someone/graphs"] = {"files": files, "commits": ["1" * 40]}
+        server.repositories["model", "someone/plain"] = {"files": {"config.json": b"{}"}, "commits": ["2" * 40]}
+        found = run_apart(
+            f"""
+import json
+from gengeo_hf.encoding.encoder import Encoder
+from gengeo_hf.common.errors import GenGeoError
+encoder = Encoder.from_pretrained("someone/graphs", backend="onnx")
+try:
+    Encoder.from_pretrained("someone/plain", backend="onnx")
+except GenGeoError as error:
+    print(json.dumps([encoder.encode([{str(tmp_path / "photo.png")!r}], "ground").tolist(), str(error)]))
+""",
+            server,
+            HF_HOME=str(tmp_path / "cache"),
+        )
+    finally:
+        server.close()
+    here = Encoder.from_pretrained(stand_in, backend="onnx").encode(photos(1), "ground")
+    assert np.allclose(found[0], here, atol=1e-6) and "someone/plain holds no ONNX export" in found[1]
+    assert not any("safetensors" in line for line in server.log)
+
+
+def test_what_onnx_cannot_do_is_said_before_the_work(stand_in, monkeypatch):
+    def opened(**options):
+        return Encoder.from_pretrained(stand_in, backend="onnx", **options)
+
+    with pytest.raises(GenGeoError, match="batch_size=0"):
+        opened(batch_size=0)
+    for word, message in (("gpu", "device gpu cannot be used"), ("meta", "give --device cpu or cuda")):
+        with pytest.raises(GenGeoError, match=message):
+            opened(device=word)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(GenGeoError, match="no CUDAExecutionProvider"):
+        opened(device="cuda:1")
+    with pytest.raises(GenGeoError, match="computes in float32"):
+        opened(dtype="bfloat16")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind", ["salad", "not shared", "learned dustbin", "registers", "netvlad", "dinov3", "convnext salad"]
+)
+def test_graphs_agree_with_torch_at_other_sizes(kind, tmp_path):
+    model = build(kind)
+    high, wide = patch_sides(model.config.backbone_config)
+    sizes = {"ground": (2 * high, 8 * wide), "aerial": (4 * high, 4 * wide)}
+    processor = GenGeoImageProcessor(view_sizes={v: {"height": h, "width": w} for v, (h, w) in sizes.items()})
+    lowest = export_onnx(model, processor, tmp_path / "onnx")
+    assert lowest >= 0.9999
+    encoder = Encoder(ExportedGraphs(tmp_path / "onnx", processor), processor, backend="onnx")
+    assert encoder.fingerprint == fingerprint(model, processor)
+    assert len(list((tmp_path / "onnx").glob("*.onnx"))) == (2 if kind == "not shared" else 1)
+    for view, other in (("ground", (3, 5)), ("aerial", (7, 2))):
+        for count, (height, width) in ((1, sizes[view]), (4, sizes[view]), (2, (other[0] * high, other[1] * wide))):
+            pixels = torch.randn(count, 3, height, width)
+            expected = model(pixels, view=view).pooler_output.detach().numpy()
+            found = encoder.describe(pixels, view)
+            assert (found * expected).sum(1).min() >= 0.9999 and np.abs(found - expected).max() < 1e-4
+
+
+@pytest.mark.slow
+def test_an_index_of_torch_is_searched_with_onnx(tiny_checkpoint, tmp_path, gengeo):
+    from gengeo_hf.hub.export import export_folder
+
+    def run(*words):
+        code, out, err = gengeo(*words)
+        assert code == 0, err
+        return out
+
+    tiles = tmp_path / "tiles"
+    tiles.mkdir()
+    rows = ["image,lat,lon"]
+    for number, photo in enumerate(photos(4)):
+        photo.save(tiles / f"{number}.png")
+        rows.append(f"{number}.png,60.{number},25.0")
+    (tiles / "tiles.csv").write_text("\n".join(rows) + "\n")
+    ready = tmp_path / "ready"
+    assert "lowest cosine to torch 0.99" in run("export", tiny_checkpoint, ready, "--onnx")
+    assert str(tmp_path).encode() not in (ready / "onnx" / "shared.onnx").read_bytes()
+    assert b"site-packages" not in (ready / "onnx" / "shared.onnx").read_bytes()
+    run("index", tiles, "--out", tmp_path / "a", "--model", tiny_checkpoint, "--truncate-dim", 8)
+    run("index", tiles, "--out", tmp_path / "b", "--model", ready, "--backend", "onnx", "--truncate-dim", 8)
+    answers = [
+        run("locate", tiles / "2.png", "--index", tmp_path / index, "--model", model, "--backend", backend)
+        for index, model, backend in (("a", tiny_checkpoint, "torch"), ("a", ready, "onnx"), ("b", ready, "torch"))
+    ]
+    assert answers[0].count("score") == 4 and answers[0] == answers[1] == answers[2]
+    # What is published again keeps its graphs; those of other weights are refused.
+    assert (export_folder(ready, tmp_path / "again") / "onnx" / "weights.bin").is_file()
+    torch.manual_seed(1)
+    GenGeoModel(GenGeoModel.from_pretrained(ready).config).save_pretrained(ready)
+    with pytest.raises(GenGeoError, match="exported from other weights"):
+        export_folder(ready, tmp_path / "third")

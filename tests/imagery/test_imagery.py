@@ -1,0 +1,195 @@
+"""Tables, map tiles and datasets as imagery: none of them needs the extra that reads rasters."""
+
+import sqlite3
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.geo import size_of
+from gengeo_hf.imagery import TilingOptions, open_imagery
+from gengeo_hf.imagery.tiles import row_bounds
+from gengeo_hf.imagery.xyz import xyz_bounds
+
+
+def picture(path, colour=(10, 200, 30), size=(8, 8)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+
+
+class TestTables:
+    def test_a_table_with_ids_and_marked_files(self, tmp_path):
+        for name in "ab":
+            picture(tmp_path / f"{name}.jpg", (255, 0, 0))
+            picture(tmp_path / f"{name}_sat.jpg")
+        (tmp_path / "pairs.csv").write_text("Grd_ID,Latitude,Longitude\na,60.1,24.9\nb,60.2,24.8\n")
+        source = open_imagery(tmp_path, TilingOptions(tile_size_m=250))
+        assert source.table["tile_id"].to_pylist() == ["a", "b"]
+        assert source.paths[0].name == "a_sat.jpg" and source.read(1).size == (8, 8)
+        assert size_of(row_bounds(source.table, 0)) == pytest.approx((250, 250), rel=1e-4)
+
+    def test_parquet_with_bounds_and_an_image_column(self, tmp_path):
+        import pyarrow as pa
+        import pyarrow.parquet
+
+        picture(tmp_path / "tiles" / "x.png")
+        columns = {"tile": ["tiles/x.png"], "lat": [1.0], "lng": [179.9], "west": [179.8], "south": [0.9],
+                   "east": [-180.0], "north": [1.1]}  # fmt: skip
+        pa.parquet.write_table(pa.table(columns), tmp_path / "t.parquet")
+        source = open_imagery(tmp_path / "t.parquet")
+        assert row_bounds(source.table, 0).crosses_date_line and source.read(0).getpixel((0, 0)) == (10, 200, 30)
+
+    def test_sizes_from_a_column_and_named_columns(self, tmp_path):
+        picture(tmp_path / "x.png")
+        (tmp_path / "t.csv").write_text("pic,northing_deg,e,tile_size_m\nx.png,1,2,100m\n")
+        options = TilingOptions(image_column="pic", lat_column="northing_deg", lon_column="e")
+        source = open_imagery(tmp_path, options)
+        assert size_of(row_bounds(source.table, 0)) == pytest.approx((100, 100), rel=1e-4)
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ("id,lat\na,1\n", "it has: id, lat. Name it with --lon-column"),
+            ("lat,lon\n1,2\n", "--image-column"),
+            ("id,lat,lon\na,1,2\n", "no image for 'a'"),
+            ("id,lat,lon\nx,north,2\n", "must hold numbers"),
+            ("id,lat,lon\nx,400000,2\n", "swapped, empty or in metres"),
+            ("id,lat,lon\nx,,2\n", "swapped, empty or in metres"),
+            ("image,lat,lon\nx.png,1,2\nx.png,1,2\n", "occurs twice"),
+            ("id,lat,lon\n", "lists no tile"),
+            ("id,lat,lon,lat\nx,1,2,3\n", "two columns 'lat'"),
+        ],
+    )
+    def test_bad_tables_say_what_to_do(self, tmp_path, content, message):
+        picture(tmp_path / "x.png")
+        (tmp_path / "t.csv").write_text(content)
+        with pytest.raises(GenGeoError, match=message.replace(".", r"\.")):
+            open_imagery(tmp_path)
+
+    def test_nothing_several_tables_and_strangers(self, tmp_path):
+        with pytest.raises(GenGeoError, match="nothing at"):
+            open_imagery(tmp_path / "no")
+        with pytest.raises(GenGeoError, match="no imagery that we know"):
+            open_imagery(tmp_path)
+        for name in ("a.csv", "b.csv"):
+            (tmp_path / name).write_text("id,lat,lon\n")
+        with pytest.raises(GenGeoError, match=r"a\.csv, b\.csv"):
+            open_imagery(tmp_path)
+
+    def test_helsinki(self, shared_data):
+        source = open_imagery(shared_data / "helsinki", TilingOptions(tile_size_m=250))
+        assert source.table.num_rows == 5 and source.read(0).size == (500, 500)
+        assert source.table["tile_id"][0].as_py() == "111050484379850"
+
+
+class TestMapTiles:
+    def test_bounds_are_those_of_the_web_mercator_grid(self):
+        pyproj = pytest.importorskip("pyproj")
+        box = xyz_bounds(17, 74564, 37925)
+        to_metres = pyproj.Transformer.from_crs(4326, 3857, always_xy=True).transform
+        side = 2 * np.pi * 6378137 / 2**17
+        west, south = to_metres(box.west, box.south)
+        east, north = to_metres(box.east, box.north)
+        assert (east - west, north - south) == pytest.approx((side, side), rel=1e-9)
+
+    def test_a_folder_uses_the_deepest_level(self, tmp_path):
+        picture(tmp_path / "3" / "4" / "2.png", (1, 2, 3))
+        picture(tmp_path / "2" / "1" / "1.png")
+        source = open_imagery(tmp_path)
+        assert source.table["tile_id"].to_pylist() == ["3/4/2"] and source.read(0).getpixel((0, 0)) == (1, 2, 3)
+        assert row_bounds(source.table, 0).contains(source.table["lat"][0].as_py(), source.table["lon"][0].as_py())
+        assert open_imagery(tmp_path, TilingOptions(zoom=3, tms=True)).table["tile_id"].to_pylist() == ["3/4/5"]
+        with pytest.raises(GenGeoError, match=r"it has \[2, 3\]"):
+            open_imagery(tmp_path, TilingOptions(zoom=9))
+
+    def test_mbtiles_count_rows_from_the_south(self, tmp_path):
+        picture(tmp_path / "x.png")
+        with sqlite3.connect(tmp_path / "m.mbtiles") as file:
+            file.execute("CREATE TABLE metadata (name text, value text)")
+            file.execute("CREATE TABLE tiles (zoom_level int, tile_column int, tile_row int, tile_data blob)")
+            file.execute("INSERT INTO tiles VALUES (3, 4, 5, ?)", ((tmp_path / "x.png").read_bytes(),))
+        source = open_imagery(tmp_path / "m.mbtiles")
+        assert source.table["tile_id"].to_pylist() == ["3/4/2"] and source.read(0).getpixel((0, 0)) == (10, 200, 30)
+
+    def test_strangers_are_refused(self, tmp_path):
+        (tmp_path / "m.mbtiles").write_text("hello")
+        with pytest.raises(GenGeoError, match="cannot be read as MBTiles"):
+            open_imagery(tmp_path / "m.mbtiles")
+        with sqlite3.connect(tmp_path / "v.mbtiles") as file:
+            file.execute("CREATE TABLE metadata (name text, value text)")
+            file.execute("CREATE TABLE tiles (zoom_level int, tile_column int, tile_row int, tile_data blob)")
+            file.execute("INSERT INTO metadata VALUES ('format', 'pbf')")
+        with pytest.raises(GenGeoError, match="vector tiles"):
+            open_imagery(tmp_path / "v.mbtiles")
+
+
+def small_dataset():
+    import datasets
+
+    row = {"tile_id": "a", "aerial": Image.new("RGB", (8, 8), (9, 9, 9)), "lat": 1.0, "lon": 2.0}
+    features = datasets.Features(
+        {"tile_id": datasets.Value("string"), "aerial": datasets.Image(), "lat": datasets.Value("float64"),
+         "lon": datasets.Value("float64")}
+    )  # fmt: skip
+    return datasets.Dataset.from_list([row], features=features)
+
+
+def test_a_dataset_on_disk_is_a_source(tmp_path):
+    data = small_dataset()
+    data.save_to_disk(str(tmp_path / "d"))
+    (tmp_path / "p").mkdir()
+    data.to_parquet(tmp_path / "p" / "test-00000-of-00001.parquet")
+    for where in (tmp_path / "d", tmp_path / "p", tmp_path / "p" / "test-00000-of-00001.parquet"):
+        source = open_imagery(where)
+        assert source.table["tile_id"].to_pylist() == ["a"] and source.read(0).getpixel((0, 0)) == (9, 9, 9)
+
+
+def test_ids_of_a_dataset_may_be_numbers_and_its_columns_are_checked():
+    from gengeo_hf.imagery.dataset import DatasetTiles
+
+    data = small_dataset().remove_columns("tile_id")
+    numbered = DatasetTiles(data.add_column("tile_id", [1234567890123]).add_column("area", [7]))
+    assert numbered.table.select(["tile_id", "area"]).to_pylist() == [{"tile_id": "1234567890123", "area": "7"}]
+    degrees = "must hold degrees"
+    for column, value, words in (
+        ("tile_id", None, "row 1 .* no tile_id"),
+        ("lat", "north", degrees),
+        ("west", "x", degrees),
+    ):
+        data = small_dataset()
+        wrong = data.remove_columns([column] if column in data.column_names else []).add_column(column, [value])
+        with pytest.raises(GenGeoError, match=words):
+            DatasetTiles(wrong)
+
+
+def test_a_dataset_on_the_hub_is_a_source(monkeypatch):
+    import datasets
+
+    asked = []
+    monkeypatch.setattr(datasets, "get_dataset_config_names", lambda name: ["queries", "gallery"])
+    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda name, config: ["test"])
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda *words, split: asked.append((*words, split)) or small_dataset()
+    )
+    assert open_imagery("hf:me/city").name == "me/city/gallery" and open_imagery("hf:me/city/other").table.num_rows == 1
+    assert asked == [("me/city", "gallery", "test"), ("me/city", "other", "test")]
+    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda name, config: ["train", "test"])
+    with pytest.raises(GenGeoError, match="hf:me/city/gallery/SPLIT"):
+        open_imagery("hf:me/city")
+    with pytest.raises(GenGeoError, match="write hf:owner/name"):
+        open_imagery("hf:city")
+
+    def broken(name):
+        raise ConnectionError("nobody there\nand more")
+
+    monkeypatch.setattr(datasets, "get_dataset_config_names", broken)
+    with pytest.raises(GenGeoError, match=r"cannot be had: nobody there$"):
+        open_imagery("hf:me/city")
+
+    def silent(name):
+        raise ConnectionError
+
+    monkeypatch.setattr(datasets, "get_dataset_config_names", silent)
+    with pytest.raises(GenGeoError, match=r"cannot be had: ConnectionError$"):
+        open_imagery("hf:me/city")

@@ -1,0 +1,209 @@
+"""Builds of an index: interrupted, shared, taken over, on a full disk."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.index import GeoIndex, build
+from gengeo_hf.index.build import build_index
+from tests.stubs import ListSource, StubEncoder
+
+
+def test_broken_and_empty_tiles_are_left_out_and_counted(encoder, tmp_path):
+    report = build_index(encoder, ListSource(broken=[3], empty=[5, 6]), tmp_path / "idx")
+    assert (report.tiles, report.no_data, report.broken_count) == (9, 2, 1) and "tile 3 is damaged" in str(report)
+    ids = GeoIndex.load(tmp_path / "idx").tiles["tile_id"].to_pylist()
+    assert "noise-3" not in ids and "noise-4" in ids
+    assert encoder.encoded == 9
+
+
+def test_imagery_without_one_readable_tile_is_an_error_that_leaves_nothing(encoder, tmp_path):
+    with pytest.raises(GenGeoError, match="none of the 12 tiles"):
+        build_index(encoder, ListSource(broken=range(12)), tmp_path / "idx")
+    assert not [path for path in tmp_path.iterdir() if not path.name.endswith(".lock")]
+
+
+def test_an_interrupted_build_goes_on_where_it_stopped(tmp_path, encoder):
+    source = ListSource(count=600)
+
+    class Dies(StubEncoder):
+        def encode(self, images, view, progress=False):
+            if self.encoded > 300:
+                raise KeyboardInterrupt
+            return super().encode(images, view)
+
+    with pytest.raises(KeyboardInterrupt):
+        build_index(Dies(), source, tmp_path / "idx")
+    assert not (tmp_path / "idx").exists() and (tmp_path / "idx.partial").is_dir()
+    build_index(encoder, source, tmp_path / "idx")
+    assert encoder.encoded == 600 - 256  # one shard was finished
+    assert not (tmp_path / "idx.partial").exists()
+    whole = GeoIndex.build(StubEncoder(), source, tmp_path / "whole")
+    assert np.array_equal(whole.descriptors, GeoIndex.load(tmp_path / "idx").descriptors)
+
+
+def test_work_of_another_model_is_not_taken_over(tmp_path, encoder):
+    class Dies(StubEncoder):
+        def encode(self, images, view, progress=False):
+            if self.encoded >= 256:
+                raise KeyboardInterrupt
+            return super().encode(images, view)
+
+    source = ListSource(count=300)
+    with pytest.raises(KeyboardInterrupt):
+        build_index(Dies("other"), source, tmp_path / "idx")
+    build_index(encoder, source, tmp_path / "idx")
+    assert encoder.encoded == 300
+
+
+def test_work_on_tiles_that_were_cut_otherwise_is_not_taken_over(tmp_path, encoder, monkeypatch):
+    """The same places and ids, and other pixels: an index must not hold both."""
+    monkeypatch.setattr(build, "SHARD", 6)
+
+    class Dies(StubEncoder):
+        def encode(self, images, view, progress=False):
+            if self.encoded:
+                raise KeyboardInterrupt
+            return super().encode(images, view)
+
+    dark, bright = ListSource(seed=1), ListSource(seed=2)
+    dark.rendering, bright.rendering = "0 to 100", "0 to 200"
+    with pytest.raises(KeyboardInterrupt):
+        build_index(Dies(), dark, tmp_path / "idx")
+    assert len(list((tmp_path / "idx.partial").glob("shard-*.parquet"))) == 1
+    index = GeoIndex.build(encoder, bright, tmp_path / "idx")
+    assert encoder.encoded == 12
+    assert np.array_equal(index.descriptors, GeoIndex.build(encoder, bright, tmp_path / "whole").descriptors)
+
+
+def test_a_builder_of_other_imagery_takes_the_place_and_the_first_one_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "SHARD", 6)
+    begun, taken, told = threading.Event(), threading.Event(), []
+
+    class First(StubEncoder):
+        def encode(self, images, view, progress=False):
+            begun.set()
+            taken.wait(10)
+            return super().encode(images, view)
+
+    class Second(StubEncoder):
+        def encode(self, images, view, progress=False):
+            taken.set()
+            first.join(10)  # the first one has every chance to finish with its own tiles
+            return super().encode(images, view)
+
+    def build_first():
+        try:
+            build_index(First(), ListSource(12, "old"), tmp_path / "idx")
+        except GenGeoError as error:
+            told.append(str(error))
+
+    first = threading.Thread(target=build_first)
+    first.start()
+    assert begun.wait(10)
+    report = build_index(Second(), ListSource(12, "new", seed=3), tmp_path / "idx")
+    assert len(told) == 1 and "another process has begun an index of other imagery" in told[0]
+    ids = GeoIndex.load(tmp_path / "idx").tiles["tile_id"].to_pylist()
+    assert ids == [f"new-{n}" for n in range(12)] and report.tiles == 12
+
+
+def test_two_builders_share_the_work(tmp_path):
+    source = ListSource(count=1100)
+    builders = [StubEncoder(), StubEncoder()]
+    threads = [threading.Thread(target=build_index, args=(b, source, tmp_path / "idx")) for b in builders]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(builder.encoded for builder in builders) == 1100
+    assert len(GeoIndex.load(tmp_path / "idx")) == 1100
+
+
+def test_a_folder_that_is_no_index_is_not_overwritten(encoder, source, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "mine.jpg").write_bytes(b"precious")
+    with pytest.raises(GenGeoError, match="holds something else"):
+        build_index(encoder, source, tmp_path / "photos")
+    (tmp_path / "photos" / "manifest.json").write_text("{}")  # as web applications and ONNX exports have one
+    with pytest.raises(GenGeoError, match=r"also holds mine\.jpg"):
+        build_index(encoder, source, tmp_path / "photos")
+    assert (tmp_path / "photos" / "mine.jpg").read_bytes() == b"precious"
+
+
+def test_a_lock_file_that_appears_while_the_work_is_cleared_away_is_no_error(encoder, source, tmp_path, monkeypatch):
+    real = os.rmdir
+
+    def late(path, **options):  # another process that shares the work opens a shard's lock between listing and removal
+        if str(path).endswith(".partial"):
+            (tmp_path / "idx.partial" / "shard-000000000.lock").touch()
+        real(path, **options)
+
+    monkeypatch.setattr(os, "rmdir", late)
+    build_index(encoder, source, tmp_path / "idx")
+    assert len(GeoIndex.load(tmp_path / "idx")) == 12 and not (tmp_path / "idx.partial" / "plan.json").exists()
+
+
+PROGRAM = """
+import sys, time
+sys.path.insert(0, {root!r})
+from tests.stubs import ListSource, StubEncoder
+from gengeo_hf.index.build import build_index
+
+class Slow(StubEncoder):
+    def encode(self, images, view, progress=False):
+        time.sleep({pause})
+        return super().encode(images, view)
+
+encoder = Slow()
+{before}
+build_index(encoder, ListSource(count={count}), {out!r})
+print(encoder.encoded)
+"""
+
+
+def start(out, count, pause=0.0, before=""):
+    root = str(Path(__file__).resolve().parents[2])
+    program = PROGRAM.format(root=root, pause=pause, count=count, out=str(out), before=before)
+    return subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_build_goes_on_after_kill_minus_nine(tmp_path, encoder):
+    process = start(tmp_path / "idx", 1000, pause=0.02)
+    shard = tmp_path / "idx.partial" / "shard-000000000.parquet"
+    for _ in range(3000):
+        if shard.is_file() or process.poll() is not None:
+            break
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    assert shard.is_file() and not (tmp_path / "idx").exists()
+    build_index(encoder, ListSource(count=1000), tmp_path / "idx")
+    assert encoder.encoded <= 1000 - 256
+    assert len(GeoIndex.load(tmp_path / "idx")) == 1000 and "all as" in GeoIndex.load(tmp_path / "idx").verify()
+    assert not (tmp_path / "idx.partial").exists()
+
+
+@pytest.mark.slow
+def test_three_processes_share_the_work(tmp_path):
+    processes = [start(tmp_path / "idx", 4000, pause=0.005) for _ in range(3)]
+    encoded = [int(process.communicate()[0]) for process in processes]
+    assert sum(encoded) == 4000 and len(GeoIndex.load(tmp_path / "idx")) == 4000
+
+
+def test_a_full_disk_is_one_line_and_the_work_goes_on_later(tmp_path, encoder):
+    """The system's own limit on the size of a file stands for a full disk: writes fail in the middle."""
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
+    process = start(tmp_path / "idx", 300, before=limit)
+    errors = process.communicate()[1]
+    last = errors.strip().splitlines()[-1]
+    assert process.returncode == 1 and "GenGeoError: the work could not be written to" in last
+    assert not (tmp_path / "idx").exists() and not list((tmp_path / "idx.partial").glob("*.parquet"))
+    build_index(encoder, ListSource(count=300), tmp_path / "idx")
+    assert len(GeoIndex.load(tmp_path / "idx")) == 300

@@ -1,0 +1,356 @@
+import itertools
+import json
+import threading
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet
+import pytest
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.geo import Bounds, great_circle_m
+from gengeo_hf.imagery.tiles import row_bounds, tile_table
+from gengeo_hf.index import GeoIndex
+from gengeo_hf.index.build import build_index
+from tests.stubs import ListSource, StubEncoder
+
+
+def brute_force(index, queries, k):
+    scores = queries @ index.descriptors.astype(np.float32).T
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    ids = index.tiles["tile_id"].to_pylist()
+    return [[ids[row] for row in line] for line in order]
+
+
+def unit(count, dim=64, seed=0):
+    vectors = np.random.default_rng(seed).standard_normal((count, dim)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def test_every_tile_finds_itself_after_a_round_trip(index, encoder, source):
+    loaded = GeoIndex.load(index.path)
+    hits = loaded.search(encoder.encode(source.images, "aerial"), k=3)
+    assert [line[0].tile_id for line in hits] == source.table["tile_id"].to_pylist()
+    assert hits[0][0].score == pytest.approx(1, abs=2e-3) and hits[0][0].bounds.contains(hits[0][0].lat, hits[0][0].lon)
+
+
+def test_search_is_what_a_full_comparison_gives(index):
+    queries = unit(7)
+    found = [[hit.tile_id for hit in line] for line in index.search(queries, k=5)]
+    assert found == brute_force(index, queries, 5)
+    assert len(index.search(queries, k=99)[0]) == len(index)
+
+
+def test_a_prior_keeps_only_tiles_within_the_radius(index):
+    hits = index.search(unit(1), k=99, near=(60.17, 24.94, 250))[0]
+    assert {hit.tile_id for hit in hits} == {"noise-0", "noise-1", "noise-2"}
+    assert all(great_circle_m(60.17, 24.94, hit.lat, hit.lon) <= 250 for hit in hits)
+    assert [h.score for h in hits] == sorted((h.score for h in hits), reverse=True)
+    assert index.search(unit(1), near=(-60, 24.94, 250)) == [[]]
+    for near in ((91, 0, 5), (0, 0, -1), (0, 0, float("nan"))):
+        with pytest.raises(GenGeoError):
+            index.search(unit(1), near=near)
+
+
+def test_a_prior_reaches_across_the_date_line(encoder, tmp_path):
+    index = GeoIndex.build(encoder, ListSource(lat=-17, lon=179.9995), tmp_path / "idx")
+    assert len(index.search(unit(1), k=99, near=(-17, -179.9999, 250))[0]) >= 4
+
+
+def test_another_models_index_is_refused(index):
+    with pytest.raises(GenGeoError, match="made by another model"):
+        index.check_model(StubEncoder("other"))
+    with pytest.raises(GenGeoError, match="made by another model"):
+        index.add(StubEncoder("other"), ListSource(name="new"))
+
+
+def test_wrong_queries_are_refused(index):
+    with pytest.raises(GenGeoError, match="64 dimensions"):
+        index.search(unit(1, dim=8))
+    with pytest.raises(GenGeoError, match="NaN"):
+        index.search(np.full((1, 64), np.nan))
+    with pytest.raises(GenGeoError, match="at least one"):
+        index.search(unit(1), k=0)
+
+
+@pytest.mark.parametrize("name", ["descriptors.npy", "tiles.parquet", "thumbnails.parquet"])
+def test_damage_is_noticed(index, name):
+    file = index.path / name
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(GenGeoError, match=f"{name} is damaged"):
+        GeoIndex.load(index.path)
+    file.write_bytes(content[:-5])
+    with pytest.raises(GenGeoError, match="truncated"):
+        GeoIndex.load(index.path, verify=False)
+    file.unlink()
+    with pytest.raises(GenGeoError, match=f"lacks {name}"):
+        GeoIndex.load(index.path)
+
+
+def test_other_formats_and_versions_are_refused(index, tmp_path):
+    manifest = json.loads((index.path / "manifest.json").read_text())
+    for change, message in (({"format_version": 99}, "format version 99"), ({"format": "x"}, "no gengeo-index")):
+        (index.path / "manifest.json").write_text(json.dumps(manifest | change))
+        with pytest.raises(GenGeoError, match=message):
+            GeoIndex.load(index.path)
+    (index.path / "manifest.json").write_text("{")
+    with pytest.raises(GenGeoError, match="broken"):
+        GeoIndex.load(index.path)
+    with pytest.raises(GenGeoError, match="no index at"):
+        GeoIndex.load(tmp_path / "nowhere")
+
+
+def test_a_manifest_cannot_point_outside_the_folder(index):
+    manifest = json.loads((index.path / "manifest.json").read_text())
+    manifest["files"]["../secret"] = {"bytes": 1, "sha256": ""}
+    (index.path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(GenGeoError):
+        GeoIndex.load(index.path)
+
+
+def test_a_file_that_was_put_into_an_index_is_not_taken_away(index, encoder, source):
+    (index.path / "calibration.json").write_text("{}")
+    for change in (
+        lambda: index.add(encoder, source),
+        lambda: index.remove(["noise-0"]),
+        lambda: build_index(encoder, source, index.path),
+    ):
+        with pytest.raises(GenGeoError, match=r"also holds calibration\.json"):
+            change()
+    assert (index.path / "calibration.json").is_file() and len(GeoIndex.load(index.path)) == 12
+
+
+def test_a_box_with_nan_is_unknown():
+    table = tile_table(["a", "b"], [60, 60], [25, 25], [Bounds(1, 2, float("nan"), 4), Bounds(1, 2, 3, 4)])
+    assert row_bounds(table, 0) is None and row_bounds(table, 1) == Bounds(1, 2, 3, 4)
+
+
+def test_adding_and_removing(index, encoder):
+    more = ListSource(count=5, name="more", seed=1, area="north")
+    assert index.add(encoder, more) == 17
+    again = GeoIndex.load(index.path)
+    hit = again.search(encoder.encode(more.images, "aerial"), k=1)[4][0]
+    assert (hit.tile_id, hit.area) == ("more-4", "north")
+    assert set(again.thumbnails(["more-0", "noise-0"])) == {"more-0", "noise-0"}
+    assert index.add(encoder, ListSource(count=5, name="more", seed=2, area="north")) == 17  # replaced, not doubled
+    assert index.remove(tile_ids=["noise-0"]) == 1
+    assert index.remove(area="north") == 5
+    assert index.remove(bounds=Bounds(-180, -90, 180, 90)) == 11
+    assert len(index) == 0 and index.search(unit(2)) == [[], []] and index.search(unit(1), near=(60, 25, 1e6)) == [[]]
+    assert "0 tiles" in index.verify()
+
+
+def test_a_removal_that_matches_nothing_touches_nothing_and_says_so(index, gengeo):
+    before = {file.name: (file.stat().st_ino, file.stat().st_mtime_ns) for file in index.path.iterdir()}
+    manifest = index.manifest
+    assert index.remove(tile_ids=["no such tile"], area="nowhere", source="none", bounds=Bounds(0, 0, 1, 1)) == 0
+    assert {file.name: (file.stat().st_ino, file.stat().st_mtime_ns) for file in index.path.iterdir()} == before
+    assert index.manifest == manifest and len(index) == 12
+    code, out, _ = gengeo("remove", "--index", index.path, "--area", "nowhere")
+    assert code == 0 and out.startswith("no tile matches: nothing was removed")
+    assert "removed 1 tiles, 11 left" in gengeo("remove", "--index", index.path, "--tile-id", "noise-3")[1]
+
+
+def test_what_was_removed_is_counted_whatever_another_process_wrote_meanwhile(index, encoder):
+    GeoIndex.load(index.path).add(encoder, ListSource(count=5, name="more", seed=1))
+    assert index.remove(tile_ids=["noise-0", "more-1"]) == 2 and len(index) == 15
+
+
+def test_damage_does_not_get_the_checksums_of_a_new_manifest(index, encoder):
+    file = index.path / "descriptors.npy"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    for change in (lambda: index.remove(["noise-0"]), lambda: index.add(encoder, ListSource(2, "more"))):
+        with pytest.raises(GenGeoError, match=r"descriptors\.npy is damaged"):
+            change()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert "12 tiles" in index.verify()
+
+
+def test_searches_run_while_the_index_is_replaced(index, encoder):
+    queries, stop, wrong = unit(4), threading.Event(), []
+
+    def search():
+        while not stop.is_set():
+            try:
+                counts = {len(line) for line in index.search(queries, k=99)}
+                counts |= {len(line) for line in GeoIndex.load(index.path).search(queries, k=99)}
+                wrong.extend(count for count in counts if count not in (12, 17))
+            except Exception as error:
+                wrong.append(repr(error))
+
+    threads = [threading.Thread(target=search) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for turn in range(5):
+        index.add(encoder, ListSource(count=5, name="more", seed=turn, area="north"))
+        index.remove(area="north")
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_thumbnails_are_asked_of_one_state_of_the_index(index, monkeypatch):
+    real = pc.is_in
+
+    def replaced_meanwhile(*words):
+        found = real(*words)
+        monkeypatch.setattr(pc, "is_in", real)
+        index.remove(tile_ids=[f"noise-{n}" for n in range(11)])
+        return found
+
+    monkeypatch.setattr(pc, "is_in", replaced_meanwhile)
+    assert index.thumbnails(["noise-11"]) == {}  # it stands in another row by now
+    assert set(index.thumbnails(["noise-11"])) == {"noise-11"}
+
+
+def test_verify_finds_vectors_that_are_not_unit_length(tmp_path, source):
+    class Wrong(StubEncoder):
+        def encode(self, images, view, progress=False):
+            return super().encode(images, view) * 2
+
+    index = GeoIndex.build(Wrong(), source, tmp_path / "idx")
+    with pytest.raises(GenGeoError, match="length 1"):
+        index.verify()
+
+
+def test_a_datasets_gallery_is_indexed_by_its_ids(encoder, tmp_path):
+    import datasets
+
+    from gengeo_hf.common.schema import GALLERY_FEATURES
+
+    images = ListSource(count=3).images
+    rows = [
+        {"tile_id": f"t{n}", "aerial": image, "lat": 1.0 + n, "lon": 2.0, "west": None, "south": None, "east": None,
+         "north": None, "area": "a"}
+        for n, image in enumerate(images)
+    ]  # fmt: skip
+    gallery = datasets.Dataset.from_list(rows, features=GALLERY_FEATURES)
+    index = GeoIndex.build(encoder, gallery, tmp_path / "idx")
+    hit = index.search(encoder.encode(images, "aerial"), k=1)[2][0]
+    assert (hit.tile_id, hit.lat, hit.bounds, hit.area) == ("t2", 3.0, None, "a")
+
+
+def test_unreadable_tiles_are_named_in_the_index(encoder, tmp_path):
+    index = GeoIndex.build(encoder, ListSource(count=10_000, broken=[5000]), tmp_path / "idx", thumbnail_pixels=0)
+    assert len(index) == 9999
+    (told,) = index.left_out.to_pylist()
+    assert (told["tile_id"], told["source"], told["reason"]) == ("noise-5000", "noise", "tile 5000 is damaged")
+    assert told["lat"] == pytest.approx(60.17, abs=0.01)
+    index.add(encoder, ListSource(count=3, name="more", seed=1, broken=[1]))
+    index.remove(tile_ids=["noise-1"])
+    assert index.left_out["tile_id"].to_pylist() == ["noise-5000", "more-1"]
+    assert "9,999 tiles" not in index.report() and "noise-5000: tile 5000 is damaged" in index.report()
+    assert "all as the manifest says" in index.verify()
+
+
+def test_what_is_told_of_unreadable_tiles_goes_with_them_and_with_their_mending(encoder, tmp_path):
+    index = GeoIndex.build(encoder, ListSource(area="one", broken=[3, 5, 7]), tmp_path / "idx")
+    told = lambda: index.left_out["tile_id"].to_pylist()  # noqa: E731  # the same question five times
+    index.add(encoder, ListSource(count=4, name="more", seed=1, area="two", lat=10.0, broken=[1, 2]))
+    assert told() == ["noise-3", "noise-5", "noise-7", "more-1", "more-2"]
+    index.add(encoder, ListSource(area="one", broken=[5]))  # two were mended, the third is told once
+    assert len(index) == 11 + 2 and told() == ["more-1", "more-2", "noise-5"]
+    index.remove(bounds=Bounds(24.9401, 9.0, 24.9412, 11.0))  # where the first of two unreadable tiles would lie
+    assert told() == ["more-2", "noise-5"] and len(index) == 13
+    assert index.remove(tile_ids=["noise-5"]) == 0 and told() == ["more-2"]
+    assert index.remove(source="more") == 2 and told() == [] and not (index.path / "left_out.parquet").exists()
+    index.add(encoder, ListSource(count=4, name="more", seed=1, area="two", broken=[1]))
+    assert index.remove(area="two") == 3 and told() == []
+    assert index.remove(area="one") == 11 and len(index) == 0
+
+
+def test_an_older_list_of_unreadable_tiles_is_read(index, encoder):
+    from gengeo_hf.index.folder import read_left_out
+
+    old = pa.table({"tile_id": ["x"], "source": ["s"], "reason": ["damaged"]})
+    pa.parquet.write_table(old, index.path / "left_out.parquet")
+    assert read_left_out(index.path).to_pylist()[0]["reason"] == "damaged"
+    index.remove(tile_ids=["noise-0"])
+    assert index.left_out["tile_id"].to_pylist() == ["x"]
+
+
+def test_an_index_tells_what_it_holds_and_what_happened(encoder, tmp_path):
+    index = GeoIndex.build(encoder, ListSource(lat=-17, lon=179.9995, area="Fiji"), tmp_path / "idx", model_name="m")
+    index.add(encoder, ListSource(count=2, name="more", seed=1))
+    assert index.remove(tile_ids=["more-1", "never-there"]) == 1
+    report = index.report()
+    assert "13 of 64 dimensions" in report and "150 x 150 m each" in report and "Fiji (12)" in report
+    assert "exact search on float32" in report and "m, fingerprint" in report
+    assert [entry["what"] for entry in index.manifest["history"]] == ["built", "added", "removed"]
+    assert index.manifest["history"][-1]["tiles"] == 1
+    assert [GeoIndex.load(index.path).report()] == [report]
+    fiji = GeoIndex.build(encoder, ListSource(lat=-17, lon=179.9995), tmp_path / "fiji").report()
+    assert "west 179.9995" in fiji and "east -179.99" in fiji
+
+
+def test_boxes_of_tiles_for_a_gis(encoder, tmp_path):
+    from gengeo_hf.index.summary import footprints
+
+    index = GeoIndex.build(encoder, ListSource(lat=-17, lon=179.9995), tmp_path / "idx")
+    features = json.loads(footprints(index.tiles))["features"]
+    kinds = [feature["geometry"]["type"] for feature in features]
+    assert len(kinds) == 12 and kinds.count("MultiPolygon") in (1, 2)
+    ring = features[-1]["geometry"]["coordinates"][0]
+    assert ring[0] == ring[-1] and all(-180 <= lon <= 180 and lat < 0 for lon, lat in ring)
+    signed = sum(a[0] * b[1] - b[0] * a[1] for a, b in itertools.pairwise(ring))
+    assert signed > 0  # counter-clockwise, as RFC 7946 asks
+
+
+def test_two_indexes_become_one_without_encoding(index, encoder, tmp_path):
+    other = GeoIndex.build(encoder, ListSource(count=5, name="more", seed=1), tmp_path / "other")
+    before = encoder.encoded
+    assert index.add(encoder, other) == 17 and encoder.encoded == before
+    hit = index.search(encoder.encode(ListSource(count=5, seed=1).images, "aerial"), k=1)[2][0]
+    assert hit.tile_id == "more-2" and set(index.thumbnails(["more-2"])) == {"more-2"}
+    stranger = GeoIndex.build(StubEncoder("other"), ListSource(count=5), tmp_path / "stranger")
+    with pytest.raises(GenGeoError, match="made by another model"):
+        index.add(encoder, stranger)
+
+
+def test_adding_at_the_same_time_loses_nothing(index):
+    sources = [ListSource(count=5, name=f"more{n}", seed=n) for n in range(4)]
+    threads = [threading.Thread(target=lambda s=s: GeoIndex.load(index.path).add(StubEncoder(), s)) for s in sources]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(GeoIndex.load(index.path)) == 12 + 4 * 5
+
+
+def test_a_full_disk_leaves_the_old_index(index, encoder, monkeypatch):
+    import errno
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("gengeo_hf.index.folder.pa.parquet.write_table", full)
+    with pytest.raises(GenGeoError, match="No space left on device"):
+        index.remove(tile_ids=["noise-1"])
+    monkeypatch.undo()
+    assert len(GeoIndex.load(index.path)) == 12 and "12 tiles" in index.verify()
+    assert not [path.name for path in index.path.parent.iterdir() if path.name.startswith(".idx-")]
+
+
+def test_a_lock_whose_file_was_removed_keeps_others_out(tmp_path):
+    from gengeo_hf.index.folder import exclusive
+
+    inside, waited = [], threading.Event()
+
+    def second():
+        with exclusive(tmp_path / "lock"):
+            inside.append("second")
+
+    with exclusive(tmp_path / "lock"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        waited.wait(0.2)
+        (tmp_path / "lock").unlink()
+    thread.join()
+    with exclusive(tmp_path / "lock", wait=False) as ours:
+        assert ours and inside == ["second"] and (tmp_path / "lock").is_file()

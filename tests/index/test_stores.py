@@ -1,0 +1,222 @@
+"""One contract, every store: Qdrant in memory, Milvus embedded, Milvus over a socket."""
+
+import contextlib
+import importlib.util
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.geo import great_circle_m
+from gengeo_hf.index import GeoIndex
+from gengeo_hf.index.stores import connect, export_index, is_address
+from gengeo_hf.localization import GeoLocalizer
+from tests.stubs import ListSource, StubEncoder
+
+
+def installed(*packages):
+    return all(importlib.util.find_spec(package) for package in packages)
+
+
+needs_milvus = pytest.mark.skipif(
+    not installed("pymilvus", "milvus_lite"), reason="pymilvus[milvus-lite] is not installed"
+)
+needs_qdrant = pytest.mark.skipif(not installed("qdrant_client"), reason="qdrant-client is not installed")
+
+
+@contextlib.contextmanager
+def running_server(folder):
+    """A Milvus server on a free port of this machine: its address and process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = Path(sys.executable).with_name("milvus-lite")
+    words = [program, "server", "--data-dir", folder, "--port", str(port)]
+    server = subprocess.Popen(list(map(str, words)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(600):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        yield f"milvus:http://127.0.0.1:{port}", server
+    finally:
+        server.terminate()
+        server.wait(timeout=20)
+
+
+@pytest.fixture(scope="session")
+def milvus_server(tmp_path_factory):
+    with running_server(tmp_path_factory.mktemp("milvus")) as (address, _):
+        yield address
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("qdrant", marks=needs_qdrant),
+        pytest.param("milvus", marks=needs_milvus),
+        pytest.param("milvus_server", marks=needs_milvus),
+    ]
+)
+def store(request, tmp_path):
+    if request.param == "qdrant":
+        return connect("qdrant::memory:")
+    if request.param == "milvus":
+        return connect(f"milvus:{tmp_path / 'local.db'}")
+    return connect(request.getfixturevalue("milvus_server"))
+
+
+@pytest.fixture
+def encoder(request):
+    return StubEncoder(request.node.name)  # a collection of its own on the shared server
+
+
+@pytest.fixture
+def gallery(encoder, tmp_path):
+    return GeoIndex.build(encoder, ListSource(count=40, lat=-17.0, lon=179.99), tmp_path / "idx")
+
+
+def ids(lines):
+    return [[hit.tile_id for hit in line] for line in lines]
+
+
+def test_a_store_answers_like_the_index(store, gallery, encoder):
+    report = export_index(gallery, store)
+    assert report == {"tiles": 40, "count": 40, "top10_agreement": 1.0}
+    queries = encoder.encode(ListSource(count=5, seed=3).images, "ground")
+    assert ids(store.search(queries, 7)) == ids(gallery.search(queries, 7))
+    mine, theirs = gallery.search(queries, 1)[0][0], store.search(queries, 1)[0][0]
+    assert theirs.score == pytest.approx(mine.score, abs=2e-3)
+    assert (theirs.lat, theirs.lon, theirs.bounds, theirs.source) == (mine.lat, mine.lon, mine.bounds, mine.source)
+    for near in ((-17.0, 179.9999, 700), (-17.0, -179.99, 450), (60.0, 20.0, 1000)):  # across the date line
+        assert ids(store.search(queries, 99, near)) == ids(gallery.search(queries, 99, near))
+        assert all(great_circle_m(h.lat, h.lon, *near[:2]) <= near[2] for h in store.search(queries, 99, near)[0])
+
+
+def test_writing_again_changes_nothing_and_removing_removes(store, gallery):
+    export_index(gallery, store)
+    assert export_index(gallery, store)["count"] == 40
+    assert store.remove(["noise-0", "noise-1", "not there"]) == 2
+    assert len(store) == 38 and export_index(gallery, store)["count"] == 40
+
+
+def test_an_interrupted_export_goes_on(store, encoder, tmp_path, monkeypatch):
+    index = GeoIndex.build(encoder, ListSource(count=600), tmp_path / "big", thumbnail_pixels=0)
+    written, original = [], store.engine.upsert
+
+    def upsert(name, rows, vectors):
+        if len(written) == 1:
+            written.append(0)
+            raise KeyboardInterrupt
+        written.append(len(rows))
+        original(name, rows, vectors)
+
+    monkeypatch.setattr(store.engine, "upsert", upsert)
+    with pytest.raises(KeyboardInterrupt):
+        export_index(index, store)
+    assert export_index(index, store)["count"] == 600 and sum(written) == 600
+    assert not list(tmp_path.glob(".*export*"))
+
+
+def test_an_export_of_tiles_that_moved_begins_again(store, encoder, tmp_path, monkeypatch):
+    """The same pictures at corrected positions: their descriptors are the same, and the old rows must not stay."""
+    GeoIndex.build(encoder, ListSource(count=600), tmp_path / "big", thumbnail_pixels=0)
+    original, calls = store.engine.upsert, []
+
+    def upsert(name, rows, vectors):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(name)
+        original(name, rows, vectors)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(store.engine, "upsert", upsert)
+        export_index(GeoIndex.load(tmp_path / "big"), store)
+    moved = GeoIndex.build(encoder, ListSource(count=600, lat=10.0), tmp_path / "big", thumbnail_pixels=0)
+    export_index(moved, store)
+    hits = store.search(encoder.encode(ListSource(count=600).images[:5], "ground"), 1)
+    assert [line[0].lat for line in hits] == pytest.approx([10.0] * 5, abs=0.01)
+
+
+def test_a_query_that_is_no_vector_is_refused(store, gallery):
+    export_index(gallery, store)
+    with pytest.raises(GenGeoError, match="NaN"):
+        store.search(np.full((1, 64), np.nan), 3)
+
+
+def test_another_model_finds_nothing_here(store, gallery):
+    export_index(gallery, store)
+    with pytest.raises(GenGeoError, match="no tiles of this model"):
+        GeoLocalizer(StubEncoder("quite another"), store)
+
+
+def test_photos_are_located_in_a_store(store, gallery, encoder):
+    export_index(gallery, store)
+    localizer = GeoLocalizer(encoder, store)
+    place = localizer.locate(ListSource(count=40).images[7], top=1)[0]
+    assert place.tile_id == "noise-7" and place.votes > 1
+
+
+@pytest.mark.slow
+@needs_milvus
+def test_a_server_that_goes_away_is_one_line(tmp_path_factory, gallery, encoder):
+    with running_server(tmp_path_factory.mktemp("leaving")) as (address, server):
+        store = connect(address)
+        export_index(gallery, store)
+        store.search(encoder.encode(ListSource(count=1).images, "ground"), 3)
+        store.engine._engine.timeout = 2.0
+        server.kill()
+        server.wait(timeout=20)
+        with pytest.raises(GenGeoError, match=address) as caught:
+            store.search(encoder.encode(ListSource(count=1).images, "ground"), 3)
+    assert "\n" not in str(caught.value)
+
+
+@needs_milvus
+def test_another_process_finds_what_an_export_left(gallery, encoder, tmp_path):
+    address = f"milvus:{tmp_path / 'kept.db'}"
+    program = (
+        "from gengeo_hf.index import GeoIndex; from gengeo_hf.index.stores import connect, export_index;"
+        f"export_index(GeoIndex.load({str(gallery.path)!r}), connect({address!r}))"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    place = GeoLocalizer(encoder, connect(address)).locate(ListSource(count=40).images[7], top=1)[0]
+    assert place.tile_id == "noise-7"
+
+
+@needs_milvus
+def test_a_store_of_shortened_descriptors_shortens_those_of_photos(tiny_checkpoint, tmp_path):
+    from gengeo_hf.encoding.encoder import Encoder
+
+    address, source = f"milvus:{tmp_path / 'short.db'}", ListSource(count=4)
+    for width in (6, 8):
+        short = Encoder.from_pretrained(tiny_checkpoint, "cpu", truncate_dim=width)
+        index = GeoIndex.build(short, source, tmp_path / f"idx{width}")
+        export_index(index, connect(address))
+    found = GeoLocalizer.from_pretrained(tiny_checkpoint, address, device="cpu")
+    assert found.encoder.dim == 8 and len(found.index) == 4  # the widest that is there
+    mine = GeoLocalizer.from_pretrained(tiny_checkpoint, tmp_path / "idx8", device="cpu")
+    photo = source.images[2]
+    assert [p.tile_id for p in found.locate(photo, merge=False)] == [p.tile_id for p in mine.locate(photo, merge=False)]
+    assert GeoLocalizer.from_pretrained(tiny_checkpoint, address, device="cpu", truncate_dim=6).encoder.dim == 6
+    export_index(GeoIndex.build(Encoder.from_pretrained(tiny_checkpoint), source, tmp_path / "whole"), connect(address))
+    assert GeoLocalizer.from_pretrained(tiny_checkpoint, address, device="cpu").encoder.dim == 24
+
+
+def test_addresses():
+    assert is_address("milvus:./a.db") and is_address("qdrant:http://h:1") and not is_address("city.gengeo")
+    for wrong in ("milvus:", "other:x", "folder"):
+        with pytest.raises(GenGeoError, match="is no store"):
+            connect(wrong)
+
+
+@needs_qdrant
+def test_nobody_at_home_is_one_line():
+    with pytest.raises(GenGeoError, match="no Qdrant at") as caught:
+        connect("qdrant:http://127.0.0.1:9")
+    assert "\n" not in str(caught.value)

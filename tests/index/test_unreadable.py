@@ -1,0 +1,96 @@
+"""Imagery and indexes in which something cannot be read: left out and told, or refused in one line."""
+
+import json
+import sqlite3
+
+import pytest
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.imagery import open_imagery
+from gengeo_hf.index import GeoIndex, build
+from gengeo_hf.index.build import build_index
+from tests.stubs import ListSource, StubEncoder
+from tests.torture import making
+from tests.torture.intake_worker import saved
+
+
+def mbtiles(path, rows):
+    with sqlite3.connect(path) as file:
+        file.execute("CREATE TABLE metadata (name, value)")
+        file.execute("CREATE TABLE tiles (zoom_level, tile_column, tile_row, tile_data)")
+        file.executemany("INSERT INTO tiles VALUES (?, ?, ?, ?)", rows)
+    file.close()
+    return path
+
+
+def test_tiles_of_an_mbtiles_file_that_hold_no_picture_are_left_out(tmp_path):
+    picture = saved("PNG", 16)
+    rows = [(3, 1, 1, picture), (3, 1, 2, None), (3, 1, 3, "text"), (3, 1, 4, b"no picture"), (3, 2, 1, picture[:-30]),
+            (3, "x", 1, picture), (3, 99, 1, picture), (3, -1, 1, picture), ("deep", 1, 1, picture),
+            (70, 1, 1, picture)]  # fmt: skip
+    report = build_index(StubEncoder(), open_imagery(mbtiles(tmp_path / "m.mbtiles", rows)), tmp_path / "idx")
+    assert (report.tiles, report.broken_count) == (1, 4)
+    reasons = GeoIndex.load(tmp_path / "idx").left_out["reason"].to_pylist()
+    assert sum("has no picture" in reason for reason in reasons) == 2
+
+
+def test_an_mbtiles_file_that_breaks_while_it_is_read_costs_its_tiles(tmp_path):
+    path = mbtiles(tmp_path / "m.mbtiles", [(3, 1, row, saved("PNG", 16)) for row in range(5)])
+    source = open_imagery(path)
+    with sqlite3.connect(path) as file:
+        file.execute("DROP TABLE tiles")
+    file.close()
+    with pytest.raises(GenGeoError, match=r"none of the 5 tiles .* could be read; first: tile 3/1/0 .* no such table"):
+        build_index(StubEncoder(), source, tmp_path / "idx")
+
+
+@pytest.mark.parametrize(
+    ("crs", "metres"),
+    [
+        ('LOCAL_CS["a hall",LOCAL_DATUM["floor",0],UNIT["metre",1],AXIS["x",EAST],AXIS["y",NORTH]]', 1.0),
+        ("EPSG:32635", 1e6),  # far beyond the projection
+        ("EPSG:3857", 1e200),  # where PROJ never comes back from
+    ],
+)
+def test_a_raster_without_a_place_on_earth_is_named_in_one_line(tmp_path, crs, metres):
+    pytest.importorskip("rasterio")
+    making.geotiff(tmp_path / "good.tif")
+    making.geotiff(tmp_path / "odd.tif", crs=crs, metres=metres)
+    with pytest.raises(GenGeoError, match=r"odd\.tif"):
+        open_imagery(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"count": "12"}, {"count": True}, {"dim": 0}, {"dim": 2**70}, {"files": []}, {"files": {"a": 1}}, {"files": {}},
+        {"model": "m"}, {"model": {}}, {"model": {"fingerprint": 1}}, {"search": None}, {"search": {"kind": 3}},
+        {"search": {"kind": "rabitq", "samples": 8, "recall_at_1": 1.0}},
+        {"history": ["x"]}, {"build": {}}, {"created": 7}, {"model": {"fingerprint": "a", "truncate_dim": "8"}},
+    ],
+)  # fmt: skip
+def test_fields_of_a_manifest_have_types(index, change):
+    manifest = json.loads((index.path / "manifest.json").read_text())
+    (index.path / "manifest.json").write_text(json.dumps(manifest | change))
+    with pytest.raises(GenGeoError, match=r"manifest\.json is broken"):
+        GeoIndex.load(index.path)
+
+
+def test_a_damaged_shard_of_an_interrupted_build_is_made_again(tmp_path, monkeypatch):
+    """Parquet has no sums of its own: a flipped bit in a vector would be no error to its reader."""
+    expected = GeoIndex.build(StubEncoder(), ListSource(300), tmp_path / "whole").descriptors.tobytes()
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(build, "_assemble", stop)
+        build_index(StubEncoder(), ListSource(300), tmp_path / "idx")
+    first, second = sorted((tmp_path / "idx.partial").glob("shard-*.parquet"))
+    content = bytearray(first.read_bytes())
+    content[3000] ^= 1
+    first.write_bytes(content)
+    encoder = StubEncoder()
+    index = GeoIndex.build(encoder, ListSource(300), tmp_path / "idx")
+    assert index.descriptors.tobytes() == expected and encoder.encoded == 256
+    assert second.name == "shard-000000256.parquet"

@@ -1,0 +1,209 @@
+"""How sure an answer is: chances against known ones, and files that cannot be believed."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.geo import bounds_around, offset
+from gengeo_hf.imagery.tiles import tile_table
+from gengeo_hf.index import GeoIndex
+from gengeo_hf.localization import GeoLocalizer
+from gengeo_hf.localization.confidence import Calibration, _wilson, reliability, reliability_plot
+from gengeo_hf.localization.localizer import Place
+from tests.stubs import ListSource, StubEncoder
+
+
+def scored(count=600, seed=0):
+    """Answers whose chance to be right is known: it grows with the lead of the first place."""
+    generator = np.random.default_rng(seed)
+    lead = generator.uniform(0, 0.3, count)
+    chance = 1 / (1 + np.exp(-(20 * lead - 3)))
+    right = generator.random(count) < chance
+    answers = [[Place(1, 60.0, 25.0, 0.5 + gap, "a"), Place(2, 61.0, 25.0, 0.5, "b")] for gap in lead]
+    truth = [(60.0, 25.0) if good else (62.0, 25.0) for good in right]
+    return answers, truth, chance
+
+
+def test_confidences_are_the_chances(tmp_path, encoder):
+    answers, truth, chance = scored()
+    calibration = Calibration.fit(answers, truth, encoder.fingerprint, 12, within_m=50)
+    assert calibration.expected_calibration_error < 0.08
+    stated = [calibration.apply(places)[0].confidence for places in answers]
+    assert np.abs(np.array(stated) - chance).mean() < 0.05
+    assert calibration.apply(answers[0])[1].confidence < stated[0]
+    calibration.save(tmp_path / "c.json")
+    assert Calibration.load(tmp_path / "c.json") == calibration
+    with pytest.raises(GenGeoError, match="another model"):
+        calibration.check_model(StubEncoder("other"))
+    with pytest.raises(GenGeoError, match="no calibration"):
+        Calibration.load(tmp_path / "none.json")
+
+
+def test_the_trade_of_answers_for_right_answers():
+    answers, truth, _ = scored()
+    trade = Calibration.fit(answers, truth, "f", 12, within_m=50).trade
+    assert trade[0][:2] == (0.0, 1.0) and [row[0] for row in trade] == sorted(row[0] for row in trade)
+    answered, right = [row[1] for row in trade], [row[2] for row in trade]
+    assert answered == sorted(answered, reverse=True) and right[-1] > right[0] + 0.2
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_the_reliability_is_drawn(tmp_path, ending):
+    pytest.importorskip("matplotlib")
+    answers, truth, _ = scored()
+    calibration = Calibration.fit(answers, truth, "f", 12, within_m=50)
+    reliability_plot(calibration, tmp_path / f"plot.{ending}")
+    if ending == "png":
+        from PIL import Image
+
+        with Image.open(tmp_path / "plot.png") as picture:
+            assert picture.size == (750, 840) and len(picture.convert("RGB").getcolors(1 << 20)) > 20
+    else:
+        assert "<svg" in (tmp_path / "plot.svg").read_text()
+    with pytest.raises(GenGeoError, match="cannot be drawn"):
+        reliability_plot(calibration, tmp_path / "plot.doc")
+    assert not (tmp_path / "plot.doc").exists()
+
+
+def test_an_interval_of_a_share_is_wilsons():
+    low, high = _wilson(np.array([0.0, 0.5, 1.0]), np.array([10.0, 10.0, 10.0]))
+    np.testing.assert_allclose([low, high], [[0, 0.2366, 0.7225], [0.2775, 0.7634, 1]], atol=1e-3)
+
+
+def test_too_little_to_calibrate_is_said():
+    answers, truth, _ = scored(19)
+    with pytest.raises(GenGeoError, match="at least 20"):
+        Calibration.fit(answers, truth, "f", 5, 50)
+    with pytest.raises(GenGeoError, match="all 30 answers are right"):
+        Calibration.fit(answers[:15] * 2, [(60.0, 25.0)] * 30, "f", 5, 50)
+
+
+def test_reliability_of_perfect_and_of_boasting_chances():
+    assert reliability(np.array([0.0, 1.0]), np.array([0.0, 1.0]))[0] == 0
+    assert reliability(np.full(10, 0.9), np.zeros(10))[0] == pytest.approx(0.9)
+
+
+def test_below_the_threshold_it_does_not_know(index, encoder, photo):
+    with pytest.raises(GenGeoError, match="needs confidences"):
+        next(GeoLocalizer(encoder, index).locate_many([photo], threshold=0.5))
+    sure = Calibration(-9.0, 10.0, 0.0, 50, encoder.fingerprint, 12, 20, 0.0)
+    known = [next(GeoLocalizer(encoder, index, sure).locate_many([photo], threshold=t)).known for t in (0.5, 0.99)]
+    assert known == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("gallery", "words"),
+    [(5, "among 5 tiles and 12 compete, so they are too high"), (6, ""), (24, ""), (1000, "so they are too low")],
+)
+def test_confidences_of_another_size_of_gallery_are_called_off(index, encoder, gallery, words):
+    assert len(index) == 12
+    calibration = Calibration(-9.0, 10.0, 0.0, 50, encoder.fingerprint, gallery, 20, 0.0)
+    plain, found = (GeoLocalizer(encoder, index, given).caveat for given in (None, calibration))
+    assert words in found if words else found == plain
+
+
+def crowded(near=30, far=10):
+    """Tiles every 3 m that all overlap and look alike, and others kilometres away that do not."""
+    source = ListSource(near + far)
+    base = np.asarray(source.images[0], dtype=float)
+    for number in range(near):
+        mixed = 0.9 * base + 0.1 * np.asarray(source.images[number], dtype=float)
+        source.images[number] = Image.fromarray(mixed.astype(np.uint8))
+    east = np.where(np.arange(near + far) < near, 3.0, 500.0) * np.arange(near + far)
+    lat, lon = offset(60.17, 24.94, east, 0.0)
+    boxes = [bounds_around(a, b, 150, 150) for a, b in zip(lat, lon, strict=True)]
+    source.table = tile_table(source.table["tile_id"].to_pylist(), lat, lon, boxes)
+    return source
+
+
+def test_a_confidence_does_not_depend_on_how_many_places_are_shown_nor_on_merging(encoder, tmp_path):
+    source = crowded()
+    source.images[0].save(tmp_path / "photo.png")
+    calibration = Calibration(-9.0, 4.0, 20.0, 50, encoder.fingerprint, 40, 20, 0.0)
+    localizer = GeoLocalizer(encoder, GeoIndex.build(encoder, source, tmp_path / "idx"), calibration)
+    shown = [
+        localizer.locate(tmp_path / "photo.png", top=top, merge=merge) for top in (1, 5) for merge in (True, False)
+    ]
+    assert [len(places) for places in shown] == [1, 1, 5, 5]
+    stated = [places[0].confidence for places in shown]
+    assert stated == pytest.approx([stated[0]] * 4) and stated[0] > 0.99
+    # The next tile speaks for the same ground: it is as sure, and no rival.
+    assert shown[3][1].confidence == pytest.approx(stated[0], abs=0.01)
+
+
+def saved(tmp_path):
+    """A calibration and its file."""
+    answers, truth, _ = scored()
+    calibration = Calibration.fit(answers, truth, "f", 12, within_m=50)
+    calibration.save(tmp_path / "c.json")
+    return calibration, tmp_path / "c.json"
+
+
+def test_no_digit_of_a_calibration_can_change_unnoticed(tmp_path):
+    calibration, file = saved(tmp_path)
+    content = file.read_text()
+    refused = 0
+    for place, letter in enumerate(content):
+        if not letter.isdigit():
+            continue
+        file.write_text(content[:place] + str((int(letter) + 1) % 10) + content[place + 1 :])
+        try:
+            assert Calibration.load(file) == calibration  # a last digit beyond what a float holds
+        except GenGeoError:
+            refused += 1
+    assert refused > 500
+    file.write_text(content.replace('"within_m": ', '"within_m": 1'))
+    with pytest.raises(GenGeoError, match=r"c\.json is damaged or was changed .* make it again with gengeo calibrate"):
+        Calibration.load(file)
+
+
+def test_a_calibration_of_an_earlier_version_states_no_sum_and_is_read(tmp_path):
+    calibration, file = saved(tmp_path)
+    old = json.loads(file.read_text())
+    del old["sha256"]
+    file.write_text(json.dumps(old))
+    assert Calibration.load(file) == calibration
+    del old["trade"], old["reliability"]
+    file.write_text(json.dumps(old))
+    assert Calibration.load(file).bias == calibration.bias
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"bias": "1"}, {"bias": None}, {"bias": float("nan")}, {"lead_weight": 10**400}, {"gallery": True},
+        {"fingerprint": 7}, {"trade": [["a", 1, 1]]}, {"reliability": 3}, {"unknown": 1},
+    ],
+)  # fmt: skip
+def test_values_of_another_kind_are_refused_when_they_are_read(tmp_path, change):
+    _, file = saved(tmp_path)
+    values = json.loads(file.read_text())
+    del values["sha256"]
+    file.write_text(json.dumps(values | change))
+    with pytest.raises(GenGeoError, match="is no calibration"):
+        Calibration.load(file)
+    file.write_text("[]")
+    with pytest.raises(GenGeoError, match="is no calibration"):
+        Calibration.load(file)
+
+
+def test_calibrate_says_what_computes(gengeo, monkeypatch, tmp_path):
+    class Chosen(StubEncoder):
+        choice = SimpleNamespace(reason="openvino float32, the faster of two")
+
+    monkeypatch.setattr("gengeo_hf.encoding.encoder.Encoder.from_pretrained", lambda *_, **__: Chosen())
+    source = ListSource(24)
+    GeoIndex.build(Chosen(), source, tmp_path / "idx")
+    for number, image in enumerate(source.images):
+        image.save(tmp_path / f"{number}.png")
+    lat, lon = source.table["lat"].to_pylist(), source.table["lon"].to_pylist()
+    rows = [f"{n}.png,{lat[n] + (n % 3 == 0)},{lon[n]}" for n in range(24)]  # each third truth lies elsewhere
+    (tmp_path / "held_out.csv").write_text("\n".join(["image,lat,lon", *rows]))
+    words = ("--index", tmp_path / "idx", "--model", "m", "--out", tmp_path / "c.json")
+    code, out, err = gengeo("calibrate", tmp_path / "held_out.csv", *words)
+    assert code == 0 and "24 photos" in out, err
+    assert "openvino float32, the faster of two" in err

@@ -1,0 +1,164 @@
+"""Frames of a drive: made-up ways along a street, with frames that went astray."""
+
+import itertools
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.geo import great_circle_m, offset
+from gengeo_hf.index import GeoIndex
+from gengeo_hf.localization import GeoLocalizer, Motion
+from gengeo_hf.localization.answers import SHARPNESS, Answer, Place, drive_line
+from gengeo_hf.localization.drive import _step_cost, follow, in_order
+from tests.stubs import ListSource
+
+
+def place(rank, east, north, score):
+    lat, lon = offset(60.17, 24.94, east, north)
+    return Place(rank, float(lat), float(lon), score, f"{east:g}/{north:g}", uncertainty_m=30.0)
+
+
+def frame(number, *places):
+    return Answer(f"{number:03d}.jpg", [place(rank, *values) for rank, values in enumerate(places, 1)])
+
+
+def test_a_frame_that_went_astray_is_brought_back():
+    answers = [frame(n, (15.0 * n, 0, 0.8), (900, 900, 0.6)) for n in range(7)]
+    answers[3] = frame(3, (5000, 5000, 0.81), (-4000, 0, 0.8), (45, 0, 0.76))
+    mended = follow(answers, np.arange(7.0), Motion(top_speed=20))
+    assert [answer.places[0].tile_id for answer in mended] == [f"{15 * n}/0" for n in range(7)]
+    assert [p.rank for p in mended[3].places] == [1, 2, 3] and "place 3" in mended[3].note
+    assert mended[3].places[1].tile_id == "5000/5000" and not mended[0].note
+
+
+def test_a_frame_without_a_place_on_the_way_is_left_out():
+    answers = [frame(n, (15.0 * n, 0, 0.8)) for n in range(6)]
+    answers[2] = frame(2, (50_000, 0, 0.9), (60_000, 0, 0.9))
+    mended = follow(answers, np.arange(6.0), Motion())
+    assert [answer.known for answer in mended] == [True, True, False, True, True, True]
+    assert "left out" in mended[2].note and len(drive_line(mended)) == 5
+    both_ends = follow([answers[2], *answers[:2], *answers[3:], answers[2]], np.arange(7.0), Motion())
+    assert [answer.known for answer in both_ends] == [False, *[True] * 5, False]
+
+
+@pytest.mark.parametrize("old, new, known", [(0.9, 0.2, False), (0.2, 0.9, True)])
+def test_a_frame_that_moved_is_as_sure_as_its_new_place(old, new, known):
+    answers = [frame(n, (15.0 * n, 0, 0.8)) for n in range(5)]
+    astray = frame(2, (5000, 0, 0.81), (30, 0, 0.78))
+    sure = [replace(p, confidence=c) for p, c in zip(astray.places, (old, new), strict=True)]
+    answers[2] = replace(astray, places=sure, known=old >= 0.5)
+    answers[3] = replace(answers[3], known=False)  # it did not move, and what was said of it stays
+    mended = follow(answers, np.arange(5.0), Motion(), threshold=0.5)
+    assert mended[2].places[0].tile_id == "30/0"
+    assert [answer.known for answer in mended] == [True, True, known, False, True]
+
+
+def test_a_jump_that_time_allows_is_kept():
+    answers = [frame(0, (0, 0, 0.8), (2000, 0, 0.7)), frame(1, (2000, 0, 0.8), (0, 0, 0.7))]
+    assert [a.places[0].tile_id for a in follow(answers, [0, 200.0], Motion(top_speed=20))] == ["0/0", "2000/0"]
+    near = [a.places[0].tile_id for a in follow(answers, [0, 1.0], Motion(top_speed=20))]
+    assert len(set(near)) == 1
+
+
+def test_the_way_is_the_cheapest_of_all_ways():
+    """Against every combination, frames left out included."""
+    generator = np.random.default_rng(1)
+    for _ in range(8):
+        answers = [
+            frame(n, *sorted(zip(*generator.uniform(-400, 400, (2, 3)), generator.uniform(0.5, 0.8, 3), strict=True),
+                             key=lambda row: -row[2]))
+            for n in range(4)
+        ]  # fmt: skip
+        motion = Motion(top_speed=20, left_out=2.0)
+        picks = list(itertools.product([None, 0, 1, 2], repeat=4))[1:]
+        best = min(picks, key=lambda way: _cost(answers, way, motion))
+        found = follow(answers, np.arange(4.0), motion)
+        assert [a.places[0].tile_id if a.known else None for a in found] == [
+            None if pick is None else answers[n].places[pick].tile_id for n, pick in enumerate(best)
+        ]
+
+
+def _cost(answers, way, motion):
+    kept = [n for n, pick in enumerate(way) if pick is not None]
+    total = motion.left_out * (len(way) - len(kept))
+    for n in kept:
+        total += SHARPNESS * (answers[n].places[0].score - answers[n].places[way[n]].score)
+    for a, b in itertools.pairwise(kept):
+        total += _step_cost([answers[a].places[way[a]]], [answers[b].places[way[b]]], b - a, motion)[0, 0]
+    return total
+
+
+def test_broken_frames_are_passed_over_and_nothing_is_nothing():
+    answers = [frame(0, (0, 0, 0.8)), Answer("broken.jpg", error="cut off"), frame(2, (20, 0, 0.8))]
+    assert follow(answers, np.arange(3.0), Motion()) == answers
+    alone = [replace(answers[1], photo=str(n)) for n in range(3)]
+    assert follow(alone, np.arange(3.0), Motion()) == alone and follow([], [], Motion()) == []
+
+
+def test_a_long_drive_takes_little_time():
+    answers = [frame(n, *((15.0 * n + 400 * rank, 0, 0.8 - 0.001 * rank) for rank in range(20))) for n in range(300)]
+    mended = follow(answers, np.arange(300.0), Motion())
+    assert all(answer.known for answer in mended)
+
+
+def test_times_tell_the_order_and_a_broken_frame_stays_where_it_was():
+    start = datetime(2024, 7, 9, 3, 27, 33, 500_000)
+    timed = {second: replace(frame(second), time=start + timedelta(seconds=second)) for second in (0, 8, 16)}
+    broken = Answer("broken.jpg", error="cut off")
+    answers, seconds = in_order([timed[16], timed[0], broken, timed[8]], 1.0)
+    assert answers == [timed[0], broken, timed[8], timed[16]] and seconds.tolist() == [0, 0, 8, 16]
+    answers, seconds = in_order([broken, timed[8], timed[0]], 1.0)
+    assert answers == [timed[0], broken, timed[8]] and seconds.tolist() == [0, 8, 8]
+    for given in ([timed[8], frame(3), timed[0]], [broken, broken], []):  # a frame that tells no time, or none at all
+        answers, seconds = in_order(given, 2.0)
+        assert answers == given and seconds.tolist() == [2.0 * n for n in range(len(given))]
+
+
+def test_wrong_motions_are_refused():
+    for wrong in ({"top_speed": 0}, {"interval_s": -1}, {"left_out": float("nan")}):
+        with pytest.raises(GenGeoError):
+            Motion(**wrong)
+
+
+@pytest.fixture
+def drive(tmp_path):
+    """Twelve tiles along a street, 100 m apart, and a photo of each; the fifth photo shows a tile far away."""
+    street, far = ListSource(count=12), ListSource(count=12, name="far", seed=5, lat=61.0)
+    folder = tmp_path / "drive"
+    folder.mkdir()
+    for number, image in enumerate(street.images):
+        pixels = np.asarray(image, dtype=float)
+        if number == 5:  # mostly a place far away, and a little of the true one
+            pixels = 0.52 * np.asarray(far.images[0], dtype=float) + 0.48 * pixels
+        exif = Image.Exif()
+        exif[271] = "a car"  # PNG drops EXIF data whose first level is empty
+        inside = exif.get_ifd(34665)
+        inside[36867] = (datetime(2026, 5, 1, 12) + timedelta(seconds=8 * number)).strftime("%Y:%m:%d %H:%M:%S")
+        Image.fromarray(pixels.astype(np.uint8)).resize((32, 32), 0).save(folder / f"{99 - number}.png", exif=exif)
+    return street, far, folder
+
+
+def test_a_folder_of_frames_is_located_as_a_drive(drive, encoder, tmp_path):
+    street, far, folder = drive
+    index = GeoIndex.build(encoder, street, tmp_path / "idx")
+    index.add(encoder, far)
+    localizer = GeoLocalizer(encoder, index)
+    photos = sorted(folder.iterdir())
+    single = {answer.photo: answer for answer in localizer.locate_many(photos, merge=False)}
+    assert single[str(folder / "94.png")].places[0].tile_id == "far-0"
+    answers = localizer.locate_drive(photos, top=2, merge=False)
+    # Their names run backwards; the times of their EXIF data tell the order.
+    assert [answer.places[0].tile_id for answer in answers] == [f"noise-{n}" for n in range(12)]
+    assert "place" in answers[5].note and all(len(answer.places) <= 2 for answer in answers)
+    lat, lon = street.table["lat"].to_numpy(), street.table["lon"].to_numpy()
+    gaps = [great_circle_m(*at, lat[n], lon[n]) for n, at in enumerate(drive_line(answers))]
+    assert max(gaps) < 1
+    # A file that cannot be read takes nothing of that away: with a second between frames, few would be within reach.
+    (folder / "95z.png").write_bytes(b"cut off")
+    mended = localizer.locate_drive(sorted(folder.iterdir()), top=2, merge=False)
+    assert [a.places[0].tile_id for a in mended if a.places] == [f"noise-{n}" for n in range(12)]
+    assert all(a.known for a in mended) and sum(bool(a.error) for a in mended) == 1

@@ -1,0 +1,250 @@
+"""Field of view, heading and time of photos, and the pictures that the model gets."""
+
+import math
+from datetime import datetime
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.index import GeoIndex
+from gengeo_hf.localization import GeoLocalizer, Look
+from gengeo_hf.localization.canvas import RISE, Canvas, canvas_of, fitted, unrolled
+from gengeo_hf.localization.photos import note_of, pictures, read_photo
+from tests.stubs import ListSource
+
+PANORAMA = Canvas(28, 112)  # of the small model
+
+
+def jpeg(path, size=(300, 200), focal=None, time=None, subsec=None, xmp=None):
+    image = Image.new("RGB", size, (90, 120, 60))
+    exif = Image.Exif()
+    inside = exif.get_ifd(ExifTags.IFD.Exif)
+    for tag, value in (("FocalLengthIn35mmFilm", focal), ("DateTimeOriginal", time), ("SubsecTimeOriginal", subsec)):
+        if value is not None:
+            inside[getattr(ExifTags.Base, tag)] = value
+    image.save(path, exif=exif, **({"xmp": xmp} if xmp else {}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("size", "focal", "degrees"),
+    [
+        ((300, 200), 18, 90.0),  # a full frame of 36 mm behind 18 mm
+        ((200, 300), 18, 67.38),  # upright, 24 mm
+        ((400, 300), 26, 67.3),  # the main camera of many phones: 34.6 mm wide on the diagonal of 43.3 mm
+    ],
+)
+def test_the_field_of_view_follows_from_the_focal_length(tmp_path, size, focal, degrees):
+    assert read_photo(jpeg(tmp_path / "a.jpg", size, focal)).fov == pytest.approx(degrees, abs=0.1)
+
+
+def test_a_real_cameras_field_of_view(shared_data):
+    assert read_photo(shared_data / "exif" / "DSCN0010.jpg").fov == pytest.approx(17.6, abs=0.1)  # 112 mm
+    panorama = next((shared_data / "panoramas").glob("06129dab*"))
+    assert read_photo(panorama).fov == 360.0
+    assert read_photo(shared_data / "helsinki" / "111050484379850.jpg").fov is None
+
+
+def test_a_sideways_image_in_memory_is_read_as_its_file_is(tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.effect_noise((100, 200), 80).convert("RGB").save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as image:
+        found, expected = read_photo(image), read_photo(tmp_path / "a.png")
+    assert np.array_equal(np.asarray(found.image), np.asarray(expected.image))
+    assert found.image.size == (200, 100) and found.fov == expected.fov == 360.0
+
+
+def test_a_street_view_panorama_says_what_it_shows(tmp_path):
+    words = b'<x GPano:FullPanoWidthPixels="8000" GPano:CroppedAreaImageWidthPixels="4000" PoseHeadingDegrees="24.9"/>'
+    photo = read_photo(jpeg(tmp_path / "a.jpg", (400, 100), xmp=words))
+    assert (photo.fov, photo.heading, photo.flat) == (180.0, 24.9, False)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        b'GPano:PoseHeadingDegrees="-"',
+        b'GPano:PoseHeadingDegrees="1.2.3"',
+        b'GPano:PoseHeadingDegrees="' + b"9" * 400 + b'"',
+        b'GPano:FullPanoWidthPixels="800" GPano:CroppedAreaImageWidthPixels="0"',
+        b'GPano:FullPanoWidthPixels="0" GPano:CroppedAreaImageWidthPixels="800"',
+        b'GPano:FullPanoWidthPixels="1" GPano:CroppedAreaImageWidthPixels="' + b"9" * 5000 + b'"',
+    ],
+)
+def test_nonsense_about_a_panorama_is_not_told(tmp_path, words):
+    photo = read_photo(jpeg(tmp_path / "a.jpg", xmp=words))
+    assert photo.image is not None and (photo.fov, photo.heading) == (None, None)
+    assert len(pictures(photo, Look(heading="exif"), PANORAMA)) == 1
+
+
+@pytest.mark.parametrize("focal", [0, None])
+def test_what_a_file_does_not_tell_is_unknown_and_said(tmp_path, focal):
+    photo = read_photo(jpeg(tmp_path / "a.jpg", focal=focal))
+    assert photo.fov is None and photo.time is None
+    assert "--fov" in note_of(photo, Look(), PANORAMA) and not note_of(photo, Look(fov=70), PANORAMA)
+    assert not note_of(photo, Look(), None)
+
+
+def test_wrong_looks_are_refused():
+    for wrong in ({"fov": 0}, {"fov": 400}, {"heading": "left"}, {"heading": math.nan}):
+        with pytest.raises(GenGeoError):
+            Look(**wrong)
+
+
+def test_a_photo_unrolls_to_the_directions_it_shows():
+    """A photo of a wall whose colour tells azimuth (red) and height (green), by the pinhole equations."""
+    fov, size = 80.0, Canvas(70, 360)  # one pixel a degree
+    width, height = 800, 600
+    focal = width / 2 / math.tan(math.radians(fov / 2))
+    x, y = np.meshgrid(np.arange(width) + 0.5 - width / 2, np.arange(height) + 0.5 - height / 2)
+    azimuth = np.degrees(np.arctan(x / focal))
+    elevation = np.degrees(np.arctan(-y / np.hypot(x, focal)))
+    wall = np.stack([azimuth + 128, elevation + 128, 0 * azimuth], axis=-1)
+    strip = np.asarray(unrolled(Image.fromarray(np.rint(wall).astype(np.uint8)), fov, size), dtype=float)
+    assert strip.shape == (70, 80, 3)
+    seen_azimuth = strip[35, :, 0] - 128
+    assert np.abs(seen_azimuth - (np.arange(80) - 39.5)).max() < 1.5
+    assert np.abs(strip[3:67, 40, 1] - 128 - (34.5 - np.arange(70))[3:67]).max() < 1.5
+    # The frame is 64 degrees high in its middle, and less towards its sides: 29 degrees up are beyond it at the edge.
+    assert strip[5, 0].tolist() == [124, 116, 104] and strip[5, 40, 2] == 0 and strip[2, 40, 2] == 104
+
+
+def test_the_width_is_whole_patches_and_never_more_than_a_panorama():
+    photo = Image.new("RGB", (640, 480))
+    assert unrolled(photo, 60, Canvas(154, 770), 14).size == (126, 154)
+    assert unrolled(photo, 359, PANORAMA, 14).width == 112
+    assert unrolled(photo, 1, PANORAMA, 14).width == 14
+    # The scale stays that of the model: 28 columns are 90 degrees, of which the photo shows the 75 in the middle.
+    shown = (np.asarray(unrolled(photo, 75, PANORAMA, 14))[14] == 0).all(axis=-1)
+    assert shown.tolist() == [False] * 2 + [True] * 24 + [False] * 2
+
+
+def smooth_panorama(width=1440):
+    """A whole sphere, equirectangular, of few waves, and what its directions (radians) look like."""
+
+    def colours(azimuth, elevation):
+        waves = [np.sin(3 * azimuth + 2 * elevation), np.cos(2 * azimuth - 5 * elevation), np.sin(7 * elevation)]
+        return 128 + 100 * np.stack(waves, axis=-1)
+
+    azimuth = (np.arange(width) + 0.5 - width / 2) * 2 * np.pi / width
+    elevation = (width / 4 - np.arange(width // 2) - 0.5) * 2 * np.pi / width
+    grid = np.meshgrid(azimuth, elevation)
+    return Image.fromarray(np.rint(colours(*grid)).astype(np.uint8)), colours
+
+
+@pytest.mark.parametrize("rise", [180.0, RISE["cvusa"], 70.0])
+def test_a_photo_looks_as_it_would_in_the_models_panoramas(rise):
+    """A pinhole photo of a sphere, against the same part of the sphere as the model was shown it in training."""
+    sphere, colours = smooth_panorama()
+    canvas, fov = Canvas(56, 280, rise), 90.0
+    x, y = np.meshgrid((np.arange(900) + 0.5 - 450) / 450, (np.arange(700) + 0.5 - 350) / 450)
+    photo = Image.fromarray(np.rint(colours(np.arctan(x), np.arctan(-y / np.hypot(x, 1)))).astype(np.uint8))
+    rows = round(720 * rise / 180)
+    cropped = sphere.crop((0, (720 - rows) // 2, 1440, (720 - rows) // 2 + rows))  # as a data set distributes it
+    learned = np.asarray(cropped.resize((280, 56)), dtype=float)[:, 105:175]
+    seen = np.asarray(unrolled(photo, fov, canvas, 14), dtype=float)
+    shown = (seen != [124, 116, 104]).any(axis=-1)
+    assert seen.shape == learned.shape and shown.mean() > min(0.95, 60 / rise)
+    inner = shown[1:-1, 1:-1] & shown[:-2, 1:-1] & shown[2:, 1:-1]
+    assert np.abs(seen - learned)[1:-1, 1:-1][inner].max() < 8
+    part = sphere.crop((540, 260, 900, 460))  # of an equirectangular panorama: 90 x 50 degrees
+    again = np.asarray(unrolled(part, fov, canvas, 14, flat=False), dtype=float)
+    shown = (again != [124, 116, 104]).any(axis=-1)
+    inner = shown[1:-1, 1:-1] & shown[:-2, 1:-1] & shown[2:, 1:-1]
+    assert np.abs(again - learned)[1:-1, 1:-1][inner].max() < 8 and inner.mean() > 0.9 * min(1, 50 / rise) - 0.05
+
+
+def test_a_whole_panorama_gets_the_rows_that_the_model_knows():
+    sphere, _ = smooth_panorama()
+    cut = fitted(sphere, Canvas(154, 770, RISE["cvusa"]))
+    assert cut.size == (1440, 262) and cut.getpixel((9, 0)) == sphere.getpixel((9, 229))
+    crop = sphere.crop((0, 229, 1440, 491))
+    assert fitted(crop, Canvas(154, 770, RISE["cvusa"])) is crop  # 5.5:1 is CVUSA's own
+    filled = fitted(crop, Canvas(154, 770, 180.0))
+    assert filled.size == sphere.size and filled.getpixel((9, 229)) == sphere.getpixel((9, 229))
+    assert filled.getpixel((9, 0)) == (124, 116, 104)
+    for canvas in (Canvas(154, 770), Canvas(294, 588, 180.0), Canvas(70, 140, 70.0)):
+        assert fitted(sphere, canvas) is sphere  # nothing is known, it fits, it has the shape of the model's own
+
+
+def test_the_canvas_follows_from_what_a_model_was_trained_on(tiny_model, tiny_processor):
+    from gengeo_hf.data.benchmarks import cvusa
+    from gengeo_hf.encoding.encoder import Encoder
+    from gengeo_hf.world.render import panorama_rays
+
+    encoder = Encoder(tiny_model, tiny_processor, device="cpu")
+    for trained_on, name in (("cvusa/train", "cvusa"), ("vigor-cross/train[Seattle]", "vigor"), ("own/train", None)):
+        encoder.training_record = {"trained_on": trained_on}
+        assert canvas_of(encoder) == Canvas(28, 112, RISE.get(name))
+    encoder.training_record = {"trained_on": "world/urban/train"}
+    canvas = canvas_of(encoder)
+    rays = panorama_rays((canvas.height, canvas.width), (0.5, 0.5)).reshape(canvas.height, canvas.width, 3)
+    elevation = np.arcsin(rays[:, 0, 2] / np.linalg.norm(rays[:, 0], axis=-1))
+    np.testing.assert_allclose(-np.diff(elevation), canvas.pixel[0], rtol=1e-3)
+    np.testing.assert_allclose(elevation[0], (canvas.height - 1) / 2 * canvas.pixel[0], rtol=1e-3)
+    assert RISE["cvusa"] == pytest.approx(360 * 224 / 1232) and "224 x 1232" in cvusa.__doc__
+
+
+def test_a_panorama_is_turned_to_north(tmp_path):
+    image = Image.fromarray(np.tile(np.arange(0, 240, 2, dtype=np.uint8)[None, :, None], (60, 1, 3)))
+    image.save(tmp_path / "p.png")
+    photo = read_photo(tmp_path / "p.png")
+    assert photo.fov == 360.0
+    (picture,) = pictures(photo, Look(heading=90), PANORAMA)
+    # The centre column looks east, so north is a quarter of the width to its left.
+    assert np.asarray(picture.image)[0, 60, 0] == np.asarray(image)[0, 60 - 30, 0]
+    turns = pictures(photo, Look(heading="unknown"), PANORAMA)
+    assert [turn.heading for turn in turns] == [45.0 * n for n in range(8)]
+    assert pictures(photo, Look(heading="exif"), PANORAMA)[0].image is photo.image
+    assert "no heading" in note_of(photo, Look(heading="exif"), PANORAMA)
+    assert len(pictures(photo, Look(heading="unknown"), None)) == 1  # a model of ordinary photos
+
+
+def test_the_time_of_a_photo(tmp_path):
+    first = read_photo(jpeg(tmp_path / "a.jpg", time="2024:07:09 03:27:33", subsec="5")).time
+    assert first == datetime(2024, 7, 9, 3, 27, 33, 500_000)
+    assert read_photo(jpeg(tmp_path / "b.jpg", time="0000:00:00 00:00:00")).time is None
+
+
+def test_a_model_of_panoramas_sees_cut_outs_and_turns(tiny_model, tiny_processor, tmp_path):
+    from gengeo_hf.encoding.encoder import Encoder
+
+    encoder = Encoder(tiny_model, tiny_processor, device="cpu", batch_size=4)
+    assert canvas_of(encoder) == PANORAMA
+    index = GeoIndex.build(encoder, ListSource(count=6), tmp_path / "idx")
+    localizer = GeoLocalizer(encoder, index)
+    generator = np.random.default_rng(0)
+    Image.fromarray(generator.integers(0, 255, (90, 120, 3), np.uint8)).save(tmp_path / "photo.png")
+    whole, wide, again = (localizer.locate(tmp_path / "photo.png", look=look) for look in (None, Look(180), Look(180)))
+    assert [p.score for p in wide] == [p.score for p in again] != [p.score for p in whole]
+    panorama = np.asarray(Image.effect_noise((224, 112), 90).convert("RGB"))
+    names = []
+    for turn in (0, 56):  # the same place, looked at in two directions a quarter turn apart
+        names.append(tmp_path / f"{turn}.png")
+        Image.fromarray(np.roll(panorama, -turn, axis=1)).save(names[-1])
+    a, b = (localizer.locate(name, look=Look(heading="unknown"), merge=False) for name in names)
+    assert [p.tile_id for p in a] == [p.tile_id for p in b]
+    np.testing.assert_allclose([p.score for p in a], [p.score for p in b], atol=1e-4)
+    assert (b[0].heading - a[0].heading) % 360 == 90 and whole[0].heading is None
+    both = list(localizer.locate_many([tmp_path / "photo.png", names[0]], look=Look(heading="unknown")))
+    assert "--fov" in both[0].note and not both[1].note
+
+
+def test_a_field_of_view_too_narrow_for_the_model_is_one_line(tiny_model, tiny_processor, tmp_path):
+    from gengeo_hf.encoding.encoder import Encoder
+
+    encoder = Encoder(tiny_model, tiny_processor, device="cpu")
+    index = GeoIndex.build(encoder, ListSource(count=3), tmp_path / "idx")
+    Image.new("RGB", (90, 60)).save(tmp_path / "photo.png")
+    with pytest.raises(GenGeoError, match="too narrow"):
+        GeoLocalizer(encoder, index).locate(tmp_path / "photo.png", look=Look(fov=20))
+    # Among others it is an answer with an error, and the others are answered.
+    jpeg(tmp_path / "tele.jpg", focal=400)
+    Image.new("RGB", (112, 28), (9, 90, 9)).save(tmp_path / "wide.png")
+    names = [tmp_path / name for name in ("wide.png", "tele.jpg", "wide.png")]
+    wide, tele, again = GeoLocalizer(encoder, index).locate_many(names)
+    assert "too narrow" in tele.error and not tele.places
+    assert wide.places and wide.places == again.places and not wide.error

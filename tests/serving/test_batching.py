@@ -1,0 +1,118 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gengeo_hf.serving.batching import BatchingEncoder
+from tests.stubs import StubEncoder
+
+
+def noise(number):
+    pixels = np.random.default_rng(number).integers(0, 255, (16, 16, 3), np.uint8)
+    return Image.fromarray(pixels)
+
+
+class Held(StubEncoder):
+    """An encoder that computes nothing before it is let go, and remembers what it was given together."""
+
+    def __init__(self):
+        super().__init__()
+        self.go, self.batches, self.refuse = threading.Event(), [], None
+
+    def encode(self, images, view, progress=False):
+        self.go.wait(10)
+        self.batches.append((len(images), view))
+        if any(image is self.refuse for image in images):
+            raise ValueError("this one")
+        return super().encode(images, view)
+
+
+@pytest.fixture
+def held():
+    return Held()
+
+
+def ask(batching, jobs):
+    """Encode each job in a thread of its own; what each got."""
+    results = [None] * len(jobs)
+
+    def one(number):
+        try:
+            results[number] = batching.encode(*jobs[number])
+        except ValueError as error:
+            results[number] = error
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(len(jobs))]
+    for thread in threads:
+        thread.start()
+        threading.Event().wait(0.01)  # so that they queue up in this order
+    return threads, results
+
+
+def test_everyone_gets_the_descriptors_of_his_own_images(held):
+    batching = BatchingEncoder(held, 4)
+    jobs = [([noise(n) for n in range(i, i + 1 + i % 2)], "ground") for i in range(9)]
+    threads, results = ask(batching, jobs)
+    held.go.set()
+    for thread in threads:
+        thread.join(10)
+    for (images, view), got in zip(jobs, results, strict=True):
+        np.testing.assert_array_equal(got, StubEncoder().encode(images, view))
+    assert 1 < max(size for size, _ in held.batches) <= 4 and len(held.batches) < len(jobs)
+    batching.close()
+
+
+def test_views_never_share_a_batch(held):
+    batching = BatchingEncoder(held, 8)
+    threads, results = ask(batching, [([noise(n)], "aerial" if n % 3 else "ground") for n in range(7)])
+    held.go.set()
+    for thread in threads:
+        thread.join(10)
+    assert all(result.shape == (1, 64) for result in results)
+    assert sum(size for size, view in held.batches if view == "ground") == 3
+
+
+def test_one_bad_image_does_not_spoil_its_batch(held):
+    batching = BatchingEncoder(held, 8)
+    held.refuse = noise(2)
+    threads, results = ask(batching, [([held.refuse if n == 2 else noise(n)], "ground") for n in range(5)])
+    held.go.set()
+    for thread in threads:
+        thread.join(10)
+    assert [isinstance(result, ValueError) for result in results] == [False, False, True, False, False]
+
+
+def test_it_is_the_encoder_in_everything_else_and_can_be_closed(held):
+    batching = BatchingEncoder(held)
+    assert (batching.dim, batching.fingerprint, batching.training_record) == (64, held.fingerprint, {})
+    held.go.set()
+    batching.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        batching.encode([noise(0)], "ground")
+
+
+def test_cut_outs_of_many_threads_are_described_by_one_of_ours_in_batches_of_one_size(held):
+    """Photos whose file tells their field of view are given as pixel values, each as wide as its view."""
+
+    def describe(pixels, view):
+        held.go.wait(10)
+        callers.add(threading.current_thread().name)
+        batches.append(tuple(pixels.shape))
+        return pixels.flatten(1)[:, :4].numpy()
+
+    held.describe, callers, batches = describe, set(), []
+    batching = BatchingEncoder(held, 4)
+    pixels = [torch.rand(1, 3, 2, 2 + n // 4) for n in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        found = [pool.submit(batching.describe, one, "ground") for one in pixels]
+        threading.Event().wait(0.2)  # until all have queued up
+        held.go.set()
+        for one, future in zip(pixels, found, strict=True):
+            np.testing.assert_array_equal(future.result(10), one.flatten(1)[:, :4].numpy())
+    batching.close()
+    assert callers == {"gengeo-encoder"} and len(batches) < 8 and max(shape[0] for shape in batches) <= 4
+    with pytest.raises(RuntimeError, match="closed"):
+        batching.describe(pixels[0], "ground")

@@ -1,0 +1,77 @@
+"""`gengeo serve` and `gengeo app` as a user starts them."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from gengeo_hf.cli.web import page, serve
+from gengeo_hf.common.errors import GenGeoError, MissingExtraError
+
+
+@pytest.mark.parametrize(("command", "package", "extra"), [(serve, "fastapi", "serve"), (page, "gradio", "app")])
+def test_a_missing_package_is_said_before_a_model_is_loaded(monkeypatch, command, package, extra):
+    monkeypatch.setattr("gengeo_hf.serving.find_spec", lambda name: None if name == package else object())
+    with pytest.raises(MissingExtraError, match=rf'{package}.*pip install "gengeo_hf\[{extra}\]"'):
+        command(index="nowhere", model="nothing")
+
+
+def test_a_missing_index_is_said_before_a_model_is_loaded(tmp_path):
+    pytest.importorskip("fastapi")
+    with pytest.raises(GenGeoError, match="there is no index at"):
+        serve(index=str(tmp_path / "nowhere"), model="nothing")
+
+
+def test_examples_without_a_photo_are_said_before_a_model_is_loaded(tmp_path):
+    pytest.importorskip("gradio")
+    with pytest.raises(GenGeoError, match="holds no photo"):
+        page(index=str(tmp_path / "nowhere"), model="nothing", examples=tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)  # two starts of Python with torch, on a machine that may be crowded
+def test_serve_answers_takes_a_new_index_at_sighup_and_ends_at_sigterm(tiny_model, tiny_processor, tmp_path):
+    httpx = pytest.importorskip("httpx")
+    from gengeo_hf.encoding.encoder import Encoder
+    from gengeo_hf.index import GeoIndex
+    from tests.serving.conftest import picture
+    from tests.stubs import ListSource
+
+    tiny_model.save_pretrained(tmp_path / "model")
+    tiny_processor.save_pretrained(tmp_path / "model")
+    encoder = Encoder.from_pretrained(tmp_path / "model", device="cpu")
+    GeoIndex.build(encoder, ListSource(4), tmp_path / "city.gengeo")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    words = ["serve", "--index", tmp_path / "city.gengeo", "--model", tmp_path / "model", "--port", port]
+    command = [sys.executable, "-m", "gengeo_hf.cli", *map(str, words), "--device", "cpu"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+
+    def health(wanted):
+        for _ in range(3000):
+            assert process.poll() is None, process.stderr.read()
+            try:
+                if (found := httpx.get(f"http://127.0.0.1:{port}/health").json())["tiles"] == wanted:
+                    return found
+            except httpx.HTTPError:
+                pass
+            time.sleep(0.2)
+        raise AssertionError("not within ten minutes")
+
+    try:
+        assert not health(4)["index_outdated"]
+        photo = picture(ListSource(4).images[2])
+        assert httpx.post(f"http://127.0.0.1:{port}/locate", content=photo).status_code == 200
+        GeoIndex.build(encoder, ListSource(7, "new"), tmp_path / "city.gengeo")
+        assert health(4)["index_outdated"]
+        process.send_signal(signal.SIGHUP)
+        assert not health(7)["index_outdated"]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=120)
+    assert f"http://127.0.0.1:{port}/docs" in err and "caution: unknown training data" in err
+    assert "reloaded the index: 7 tiles" in err and "Traceback" not in err

@@ -1,0 +1,307 @@
+"""The service from outside: what a program sends and what it gets back."""
+
+import io
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("fastapi", reason='the service needs pip install "gengeo_hf[serve]"')
+httpx = pytest.importorskip("httpx", reason="the HTTP client of these tests, which gradio brings")
+
+from gengeo_hf.common.errors import GenGeoError  # noqa: E402  # after the skips
+from gengeo_hf.index import GeoIndex  # noqa: E402
+from gengeo_hf.localization import GeoLocalizer  # noqa: E402
+from gengeo_hf.localization.confidence import Calibration  # noqa: E402
+from gengeo_hf.serving.locator import Desk  # noqa: E402
+from gengeo_hf.serving.queue import Limits  # noqa: E402
+from gengeo_hf.serving.service import create_app, serve  # noqa: E402
+from tests.serving.conftest import picture, running  # noqa: E402
+from tests.stubs import ListSource, StubEncoder  # noqa: E402
+
+
+@pytest.fixture
+def client(desk):
+    with running(create_app(desk)) as address, httpx.Client(base_url=address, timeout=30) as client:
+        yield client
+
+
+def problem(reply, status, code):
+    """The message of an error, after its form was checked."""
+    assert reply.status_code == status, reply.text
+    assert set(reply.json()) == {"error"} and reply.json()["error"]["code"] == code
+    message = reply.json()["error"]["message"]
+    assert message and "Traceback" not in message and "\n" not in message
+    return message
+
+
+def test_a_form_and_bare_bytes_give_the_localizers_places(client, encoder, index, photo):
+    best = GeoLocalizer(encoder, index).locate(photo, top=3)
+    for send in ({"content": photo}, {"files": {"image": ("street.png", photo, "image/png")}}):
+        reply = client.post("/locate", params={"top": 3}, **send)
+        assert reply.status_code == 200, reply.text
+        found = reply.json()
+        assert [place["tile_id"] for place in found["places"]] == [place.tile_id for place in best]
+        assert found["places"][0]["lat"] == best[0].lat and found["places"][0]["bounds"]["west"] == best[0].bounds.west
+        assert found["known"] and "unknown training data" in found["caveat"]
+        assert found["index"]["name"] == "city.gengeo" and len(found["index"]["version"]) == 12
+
+
+def test_curl_sends_bytes_as_a_form_type_and_is_understood(client, photo):
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}  # what curl --data-binary says
+    assert client.post("/locate", content=photo, headers=headers).status_code == 200
+
+
+def test_geojson_by_parameter_and_by_accept_header(client, photo):
+    for options in ({"params": {"format": "geojson"}}, {"headers": {"Accept": "application/geo+json"}}):
+        reply = client.post("/locate", content=photo, **options)
+        assert reply.headers["content-type"] == "application/geo+json"
+        assert reply.json()["type"] == "FeatureCollection"
+        lon, lat = reply.json()["features"][0]["geometry"]["coordinates"]
+        assert lat == pytest.approx(60.17, abs=0.01) and lon == pytest.approx(24.947, abs=0.01)
+    asked = {"params": {"format": "json"}, "headers": {"Accept": "application/geo+json"}}
+    assert "places" in client.post("/locate", content=photo, **asked).json()
+
+
+def test_priors_and_merging_are_passed_on(client, photo):
+    found = client.post("/locate", params={"near": "60.17,24.94,150m", "merge": False}, content=photo).json()
+    assert [place["tile_id"] for place in found["places"]] != [] and len(found["places"]) == 2
+    nowhere = client.post("/locate", params={"near": "-60,0,1km"}, content=photo)
+    assert nowhere.status_code == 200 and nowhere.json()["places"] == []
+
+
+def test_exif_is_shown_and_a_prior_when_asked(client, shared_data):
+    photo = (shared_data / "exif" / "DSCN0010.jpg").read_bytes()
+    found = client.post("/locate", content=photo).json()
+    assert found["exif"]["lat"] == pytest.approx(43.467, abs=1e-3) and found["exif"]["distance_m"] > 1e6
+    assert client.post("/locate", params={"near_exif": "1km"}, content=photo).json()["places"] == []
+
+
+def test_descriptors_of_both_views(desk, client, encoder, source, tiny_model, tiny_processor):
+    image = source.images[1]
+    for view in ("ground", "aerial"):
+        reply = client.post("/describe", params={"view": view}, content=picture(image)).json()
+        np.testing.assert_allclose(reply["descriptor"], encoder.encode([image], view)[0], rtol=1e-6)
+        assert reply["view"] == view and reply["fingerprint"] == encoder.fingerprint
+    from gengeo_hf.encoding.encoder import Encoder
+
+    real = Encoder(tiny_model, tiny_processor, "cpu")
+    index = GeoIndex.build(real, source, desk.localizer.index.path.with_name("real.gengeo"))
+    with running(create_app(Desk(real, index))) as address:
+        for view in ("ground", "aerial"):
+            reply = httpx.post(f"{address}/describe", params={"view": view}, content=picture(image)).json()
+            np.testing.assert_allclose(reply["descriptor"], real.encode([image], view)[0], atol=1e-5)
+
+
+def test_health_counts_and_names(client, photo):
+    client.post("/locate", content=photo)
+    client.post("/locate", content=b"no photo")
+    found = client.get("/health").json()
+    assert (found["status"], found["tiles"], found["answered"], found["inside"]) == ("ok", 8, 1, 0)
+    assert found["index"]["name"] == "city.gengeo" and not found["index_outdated"]
+
+
+@pytest.mark.parametrize(
+    ("send", "status", "code", "words"),
+    [
+        ({"content": b""}, 400, "no_photo", "request is empty"),
+        ({"content": b"hello"}, 422, "bad_photo", "is no image"),
+        ({"content": b"\x89PNG\r\n\x1a\n" + b"0" * 50}, 422, "bad_photo", "photo"),
+        ({"files": {"photo": b"x"}}, 400, "no_photo", "field 'photo'"),
+        ({"files": {"image": b"x"}, "data": {"top": "3"}}, 400, "no_photo", "query string"),
+        ({"files": [("image", b"x"), ("image", b"y")]}, 400, "no_photo", "2 values"),
+        ({"data": {"image": "text"}, "headers": {"Content-Type": "multipart/form-data"}}, 400, "no_photo", "form"),
+        ({"content": b"x", "params": {"top": 0}}, 422, "bad_parameter", "top"),
+        ({"content": b"x", "params": {"near": "91,0,1km"}}, 422, "bad_parameter", "is not a place"),
+        ({"content": b"x", "params": {"near_exif": "far"}}, 422, "bad_parameter", "is not a length"),
+        ({"content": b"x", "params": {"heading": "up"}}, 422, "bad_parameter", "heading"),
+        ({"content": b"x", "params": {"fov": "nan"}}, 422, "bad_parameter", "fov"),
+        ({"content": b"x", "params": {"tpo": 3}}, 422, "bad_parameter", "'tpo'"),
+        ({"content": b"x", "params": {"threshold": 0.5}}, 422, "bad_parameter", "no calibration"),
+    ],
+)
+def test_mistakes_are_told_in_one_form(client, send, status, code, words):
+    assert words in problem(client.post("/locate", **send), status, code)
+
+
+def test_wrong_addresses_and_methods_have_the_same_form(client):
+    problem(client.get("/nothing"), 404, "not_found")
+    problem(client.get("/locate"), 405, "method_not_allowed")
+
+
+@pytest.mark.parametrize(("size", "status"), [((1, 1), 422), ((8, 8), 200), ((20_000, 8), 200), ((20_000, 2_600), 422)])
+def test_photos_of_odd_sizes(client, size, status):
+    reply = client.post("/locate", content=picture(Image.new("1", size)))
+    assert reply.status_code == status, reply.text
+    if size[1] == 2_600:
+        assert "50 megapixels" in problem(reply, 422, "bad_photo")
+
+
+def test_a_damaged_photo(client, big_photo):
+    assert "damaged" in problem(client.post("/locate", content=big_photo[: len(big_photo) // 2]), 422, "bad_photo")
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_too_large_an_upload_is_refused_and_the_client_learns_why(desk, announced):
+    body = b"0" * 3_000_000
+    with running(create_app(desk, Limits(photo_bytes=1_000_000))) as address:
+        content = body if announced else (body[start : start + 65536] for start in range(0, len(body), 65536))
+        assert "1 MB" in problem(httpx.post(f"{address}/locate", content=content), 413, "too_large")
+        assert "1 MB" in problem(httpx.post(f"{address}/locate", files={"image": body}), 413, "too_large")
+        assert httpx.get(f"{address}/health").json()["inside"] == 0
+
+
+class Slow(StubEncoder):
+    """An encoder that waits until it is let go."""
+
+    def __init__(self):
+        super().__init__()
+        self.go = threading.Event()
+
+    def encode(self, images, view, progress=False):
+        self.go.wait(20)
+        return super().encode(images, view)
+
+
+@pytest.fixture
+def slow(index):
+    made = Slow()
+    yield made
+    made.go.set()
+
+
+def wait_for(condition):
+    for _ in range(1000):
+        if condition():
+            return
+        threading.Event().wait(0.01)
+    raise AssertionError("it did not happen in 10 s")
+
+
+def test_a_full_queue_is_503_with_retry_after_and_then_all_are_answered(slow, index, photo):
+    app = create_app(Desk(slow, index, batch_size=2), Limits(queue=6, workers=2))
+    with running(app) as address, ThreadPoolExecutor(6) as pool:
+        inside = [pool.submit(httpx.post, f"{address}/locate", content=photo, timeout=30) for _ in range(6)]
+        wait_for(lambda: httpx.get(f"{address}/health").json()["inside"] == 6)
+        refused = httpx.post(f"{address}/locate", content=photo * 100)
+        assert "try again" in problem(refused, 503, "busy") and int(refused.headers["retry-after"]) >= 1
+        slow.go.set()
+        assert [future.result().status_code for future in inside] == [200] * 6
+        assert httpx.get(f"{address}/health").json()["refused"] == 1
+
+
+def test_the_time_limit_is_504_and_frees_the_place(slow, index, photo):
+    with running(create_app(Desk(slow, index), Limits(seconds=0.2))) as address:
+        assert "0.2 s" in problem(httpx.post(f"{address}/locate", content=photo), 504, "timeout")
+        assert httpx.get(f"{address}/health").json()["inside"] == 0
+        slow.go.set()
+        assert httpx.post(f"{address}/locate", content=photo).status_code == 200
+
+
+def test_a_broken_model_is_not_the_clients_fault(index, photo):
+    class Broken(StubEncoder):
+        def encode(self, images, view, progress=False):
+            return np.full((len(images), 64), np.nan, np.float32)
+
+    class Worse(StubEncoder):
+        def encode(self, images, view, progress=False):
+            raise RuntimeError("secret of the machine")
+
+    with running(create_app(Desk(Broken(), index))) as address:
+        assert "NaN" in problem(httpx.post(f"{address}/locate", content=photo), 503, "cannot_answer")
+    with running(create_app(Desk(Worse(), index))) as address:
+        assert "secret" not in problem(httpx.post(f"{address}/locate", content=photo), 500, "internal")
+
+
+def test_confidence_and_dont_know(encoder, index, photo):
+    sure = Calibration(-9.0, 10.0, 0.0, 50, encoder.fingerprint, 8, 20, 0.0)
+    with running(create_app(Desk(encoder, index, sure))) as address:
+        replies = [httpx.post(f"{address}/locate", params={"threshold": t}, content=photo).json() for t in (0.5, 0.99)]
+    assert [reply["known"] for reply in replies] == [True, False]
+    assert 0.5 < replies[0]["places"][0]["confidence"] < 0.99
+
+
+def test_the_schema_names_what_is_sent_and_the_docs_need_no_internet(client, photo):
+    schema = client.get("/openapi.json").json()
+    assert set(schema["paths"]) == {"/locate", "/describe", "/health"}
+    content = schema["paths"]["/locate"]["post"]["requestBody"]["content"]
+    assert set(content) == {"multipart/form-data", "image/*", "application/octet-stream"}
+    assert {"400", "413", "422", "503", "504", "200"} <= set(schema["paths"]["/locate"]["post"]["responses"])
+    assert "HTTPValidationError" not in json.dumps(schema)
+    page = client.get("/docs").text
+    assert "/locate" in page and "near_exif" in page and "<script" not in page
+    assert "src=" not in page and "https://" not in page and client.get("/redoc").status_code == 404
+
+
+def test_answers_are_as_the_schema_says(client, photo):
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = client.get("/openapi.json").json()
+    for path, reply in {
+        "/locate": client.post("/locate", content=photo),
+        "/describe": client.post("/describe", content=photo),
+    }.items():
+        wanted = schema["paths"][path]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
+        jsonschema.validate(reply.json(), wanted | {"components": schema["components"]})
+
+
+def test_an_index_replaced_on_disk_is_taken_at_reload_and_answers_never_mix(encoder, index, photo):
+    """Old answers name old tiles and the old version, new ones new tiles, while photos keep coming."""
+    desk = Desk(encoder, index)
+    names = {desk.localizer.index.manifest["files"]["descriptors.npy"]["sha256"][:12]: "noise"}
+    stop, seen, wrong = threading.Event(), set(), []
+
+    def keep_asking(address):
+        with httpx.Client(base_url=address) as client:
+            while not stop.is_set():
+                reply = client.post("/locate", content=photo).json()
+                kinds = {place["tile_id"].split("-")[0] for place in reply["places"]}
+                seen.add(reply["index"]["version"])
+                if kinds != {names.get(reply["index"]["version"])}:
+                    wrong.append(reply)
+
+    with running(create_app(desk)) as address, ThreadPoolExecutor(3) as pool:
+        asking = [pool.submit(keep_asking, address) for _ in range(3)]
+        for generation in ("second", "third", "fourth"):
+            new = GeoIndex.build(encoder, ListSource(8, generation, seed=len(generation)), index.path)
+            assert httpx.get(f"{address}/health").json()["index_outdated"]
+            names[new.manifest["files"]["descriptors.npy"]["sha256"][:12]] = generation
+            assert desk.reload() == 8
+            assert not httpx.get(f"{address}/health").json()["index_outdated"]
+        wait_for(lambda: len(seen) >= 2)
+        stop.set()
+        for future in asking:
+            future.result()
+    assert not wrong, wrong[0]
+
+
+def test_a_reload_of_something_else_keeps_the_old_index(encoder, index, photo):
+    desk = Desk(encoder, index)
+    GeoIndex.build(StubEncoder("other"), ListSource(3), index.path)
+    with pytest.raises(GenGeoError, match="made by another model"):
+        desk.reload()
+    (index.path / "tiles.parquet").write_bytes(b"broken")
+    with pytest.raises(GenGeoError, match="truncated"):
+        desk.reload()
+    from gengeo_hf.serving.locator import Question
+
+    assert desk.ask(photo, Question())[0].places[0].tile_id == "noise-4"
+
+
+def test_a_taken_port_is_said(desk):
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(GenGeoError, match="cannot listen"):
+        serve(desk, port=taken.getsockname()[1])
+
+
+def test_a_multipart_photo_larger_than_memory_pieces(client):
+    """Starlette moves form files beyond 1 MB to disk; the bytes must be the same."""
+    noise = np.random.default_rng(0).integers(0, 255, (900, 900, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "PNG")
+    assert len(buffer.getvalue()) > 2_000_000
+    form = client.post("/describe", files={"image": buffer.getvalue()}).json()
+    assert form["descriptor"] == client.post("/describe", content=buffer.getvalue()).json()["descriptor"]

@@ -1,0 +1,73 @@
+"""What the tests of this room share: an encoder that needs no weights, and tiles that anyone can make."""
+
+import hashlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gengeo_hf.common.geo import bounds_around, offset
+from gengeo_hf.imagery.tiles import tile_table
+
+
+class StubEncoder:
+    """Descriptors from an 8 x 8 thumbnail: alike images get alike vectors, the same for both views."""
+
+    dim = 64
+    batch_size = 8
+
+    def __init__(self, name: str = "stub") -> None:
+        self.fingerprint = hashlib.sha256(name.encode()).hexdigest()
+        self.training_record = {}
+        self.encoded = 0
+
+    def encode(self, images, view, progress=False):
+        self.encoded += len(images)
+        small = [np.asarray(image.convert("L").resize((8, 8)), dtype=np.float32).ravel() for image in images]
+        vectors = np.stack(small) - 128 + 1e-3
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+class ListSource:
+    """Tiles of noise round a place, 100 m apart; a tile is 150 m wide, so neighbours overlap."""
+
+    def __init__(self, count=12, name="noise", seed=0, lat=60.17, lon=24.94, area="", broken=(), empty=()):
+        self.name, self.broken, self.empty = name, set(broken), set(empty)
+        generator = np.random.default_rng(seed)
+        self.images = [Image.fromarray(generator.integers(0, 255, (16, 16, 3), np.uint8)) for _ in range(count)]
+        lats, lons = offset(lat, lon, np.arange(count) * 100.0, 0.0)
+        boxes = [bounds_around(a, b, 150, 150) for a, b in zip(lats, lons, strict=True)]
+        self.table = tile_table([f"{name}-{n}" for n in range(count)], lats, lons, boxes, area=area, source=name)
+        self.reads = 0
+
+    def read(self, row):
+        from gengeo_hf.common.errors import GenGeoError
+
+        self.reads += 1
+        if row in self.broken:
+            raise GenGeoError(f"tile {row} is damaged")
+        return None if row in self.empty else self.images[row]
+
+
+@pytest.fixture
+def encoder():
+    return StubEncoder()
+
+
+@pytest.fixture
+def source():
+    return ListSource()
+
+
+@pytest.fixture
+def index(encoder, source, tmp_path):
+    from gengeo_hf.index import GeoIndex
+
+    return GeoIndex.build(encoder, source, tmp_path / "idx")
+
+
+@pytest.fixture
+def photo(source, tmp_path):
+    """The photo whose place is tile noise-4."""
+    source.images[4].save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
