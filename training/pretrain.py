@@ -120,7 +120,8 @@ def pretrain(settings: Settings, plan: Plan, out: Path, cache_dir: Path | None =
     Returns:
         The record: the plan, what it was trained on and the measures on places of other regions.
     """
-    sizes = {"ground": tuple(settings.data.ground_size), "aerial": tuple(settings.data.aerial_size)}
+    (height, width), (rows, columns) = settings.data.ground_size, settings.data.aerial_size
+    sizes = {"ground": (height, width), "aerial": (rows, columns)}
     cache = cache_dir or Path.home() / ".cache" / "gengeo_hf" / "world"
     options: dict[str, Any] = {"seed": plan.world_seed, "sizes": sizes, "cache_dir": cache}
     train = load_images("train", plan.places, **options)
@@ -226,7 +227,8 @@ class Trainer:
         """Shares of correct quarters of patches (the class that covers most of them) and of correct positions."""
         result = {}
         for view in VIEWS:
-            found, heads = images[view], self.tasks[view]
+            found = images[view]
+            heads: Any = self.tasks[view]
             patches, _ = read_tokens(self.backbone, self.backbone(normalise(found.pixels, self.processor)))
             shares = self._cells(functional.one_hot(found.classes.long(), len(CLASS_NAMES)).permute(0, 3, 1, 2).float())
             guess = heads.classes(patches).unflatten(2, (QUARTERS**2, -1)).argmax(dim=3)
@@ -250,9 +252,9 @@ class Trainer:
 
     def _coloured(self, pixels: torch.Tensor) -> torch.Tensor:
         """Random brightness, contrast, saturation and hue of each image: (B, 3, H, W) in 0..255."""
-        factors = 0.6 + 0.8 * torch.rand(3, len(pixels), generator=self.generator)
+        brightness, contrast, saturation = 0.6 + 0.8 * torch.rand(3, len(pixels), generator=self.generator)
         hue = 0.1 * torch.rand(len(pixels), generator=self.generator) - 0.05
-        return jittered(pixels.float() / 255, *factors, hue).clamp(0, 1) * 255
+        return jittered(pixels.float() / 255, brightness, contrast, saturation, hue).clamp(0, 1) * 255
 
     def _contrast(self, summary: torch.Tensor) -> torch.Tensor:
         """InfoNCE between the two colourings of each image, by the global token."""
