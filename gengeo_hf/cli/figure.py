@@ -22,7 +22,9 @@ NOTATION = "a data set, in quotes where it has several words: 'NAME[:SPLIT] [ROO
 WORLD_PAIRS = 150  # places of a synthetic world, where the notation does not say num_pairs
 VIEWING_SIZES = {"ground_size": (140, 560), "aerial_size": (140, 140)}  # pixels, where no model gives its own
 
-Sources = Annotated[list[str], typer.Argument(metavar="DATA...", help=f"Each {NOTATION}; or two files: ground.jpg+aerial.jpg.")]
+Sources = Annotated[
+    list[str], typer.Argument(metavar="DATA...", help=f"Each {NOTATION}; or two files: ground.jpg+aerial.jpg.")
+]
 Count = Annotated[int, typer.Option(min=1, help="Pairs of each data set.")]
 
 

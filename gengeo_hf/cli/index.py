@@ -36,7 +36,8 @@ def index(
         Any,
         typer.Option(
             help="Values that become black and white. Give the same when adding an area.",
-            rich_help_panel=RASTERS, **RANGE,
+            rich_help_panel=RASTERS,
+            **RANGE,
         ),
     ] = None,
     tile_size_m: Annotated[
@@ -73,7 +74,7 @@ def index(
     readers: Annotated[int, typer.Option(min=1, help="Threads that read imagery.", rich_help_panel=COMPUTE)] = 2,
     add: Annotated[bool, typer.Option("--add", help="Add to the index that is there.")] = False,
     overwrite: Overwrite = False,
-) -> None:  # fmt: skip
+) -> None:
     """Build an index from aerial imagery.
 
     An interrupted run continues when the command is given again; several processes with the same command share the

@@ -35,13 +35,15 @@ def locate(
         Any,
         typer.Option(
             help="Search only within this distance of a photo's own GPS position, where it has one.",
-            rich_help_panel=PHOTO, **LENGTH,
+            rich_help_panel=PHOTO,
+            **LENGTH,
         ),
     ] = None,
     sequence: Annotated[
         bool,
         typer.Option(
-            "--sequence", help="The photos are frames of one drive: find the track that fits them all.",
+            "--sequence",
+            help="The photos are frames of one drive: find the track that fits them all.",
             rich_help_panel=DRIVE,
         ),
     ] = False,
@@ -55,7 +57,7 @@ def locate(
     map_file: Annotated[
         Path | None, typer.Option("--map", metavar="FILE", help="Write a map that works offline (HTML).")
     ] = None,
-) -> None:  # fmt: skip
+) -> None:
     """Find where photos were taken.
 
     --json prints one line for each photo. Exit code 1 if a photo could not be read.

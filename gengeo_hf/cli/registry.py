@@ -35,9 +35,12 @@ class CommandGroup(typer.Typer):
             panel: heading of `gengeo --help` under which the command is listed, usually one of `PANELS`.
             settings: passed to `typer.Typer.command`.
         """
-        register = super().command(name, rich_help_panel=panel, **settings)
 
         def decorate(function: Command) -> Command:
+            text, examples = _split_examples(inspect.getdoc(function) or "")
+            register = super(CommandGroup, self).command(
+                name, rich_help_panel=panel, help=text, epilog=examples, **settings
+            )
             register(_with_verbosity(expand_options(function)))
             return function
 
@@ -71,6 +74,19 @@ def import_commands(package: str, path: Iterable[str]) -> None:
     for module in pkgutil.iter_modules(path):
         if not module.name.startswith("_"):
             importlib.import_module(f"{package}.{module.name}")
+
+
+def _split_examples(text: str) -> tuple[str, str | None]:
+    """A docstring without its examples, and these as the list that ends the help.
+
+    Examples are indented commands under `**Example**` or `**Examples**`, a blank line between two.
+    """
+    text, mark, rest = text.partition("**Example")
+    if not mark:
+        return text, None
+    heading, _, commands = rest.partition("**")
+    listed = [" ".join(command.split()) for command in commands.replace("\\\n", " ").split("\n\n") if command.strip()]
+    return text.rstrip(), "\n\n".join([f"**Example{heading}**", *(f"- `{command}`" for command in listed)])
 
 
 def expand_options(function: Command) -> Command:

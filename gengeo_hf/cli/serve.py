@@ -18,9 +18,7 @@ def serve(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
     queue: Annotated[
         int,
-        typer.Option(
-            min=1, help="Requests inside at the same time; beyond: 503, Retry-After.", rich_help_panel=LIMITS
-        ),
+        typer.Option(min=1, help="Requests inside at the same time; beyond: 503, Retry-After.", rich_help_panel=LIMITS),
     ] = 256,
     batch: Annotated[
         int,
@@ -30,22 +28,20 @@ def serve(
         float,
         typer.Option(min=0.1, help="Seconds from a request's first byte to its answer.", rich_help_panel=LIMITS),
     ] = 60,
-    max_megabytes: Annotated[
-        float, typer.Option(min=0.01, help="Largest upload, in MB.", rich_help_panel=LIMITS)
-    ] = 20,
+    max_megabytes: Annotated[float, typer.Option(min=0.01, help="Largest upload, in MB.", rich_help_panel=LIMITS)] = 20,
     max_megapixels: Annotated[
         float, typer.Option(min=0.01, help="Largest photo, in millions of pixels.", rich_help_panel=LIMITS)
     ] = 50,
-) -> None:  # fmt: skip
+) -> None:
     """Answer photos over HTTP: /locate, /describe, /health; /docs says what they take.
 
     After the index was replaced, `kill -HUP PID` takes the new one without losing a request.
 
-    **Example**
+    **Examples**
 
-        gengeo serve --index city.gengeo --model ./gengeo-cvusa
+        gengeo serve --index city.gengeo --model ./gengeo-cvusa --port 8000
 
-    and then `curl -F image=@photo.jpg 'http://127.0.0.1:8000/locate?top=3'`
+        curl -F image=@photo.jpg 'http://127.0.0.1:8000/locate?top=3'
     """
     import os
 

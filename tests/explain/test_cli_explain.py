@@ -1,10 +1,10 @@
 """`gengeo explain` and `gengeo figure` from outside."""
 
 import pytest
+from gengeo_hf.cli.why import figure
 from PIL import Image
 
 from gengeo_hf import cli
-from gengeo_hf.cli.why import figure
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import sys
 import time
 
 import pytest
-
 from gengeo_hf.cli.web import page, serve
+
 from gengeo_hf.common.errors import GenGeoError, MissingExtraError
 
 

@@ -22,8 +22,8 @@ def export(
     push: Annotated[
         str | None, typer.Option(metavar="ORGANISATION/NAME", help="Also publish on the Hub under this name.")
     ] = None,
-    private: Annotated[bool, typer.Option("--private", help="With --push: a repository that is made is private.")] = False,
-) -> None:  # fmt: skip
+    private: Annotated[bool, typer.Option("--private", help="A repository that --push makes is private.")] = False,
+) -> None:
     """Write pairs with their images into Parquet files or webdataset shards; a stopped export continues.
 
     Read them again as `parquet exported` or `webdataset exported`.

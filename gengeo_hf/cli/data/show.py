@@ -27,4 +27,6 @@ def show(
 
     console.check_writable(out)
     found = parse_dataset(dataset).load("train")
-    console.result(f"{write_sheet(found, out, pairs)}: {min(pairs, len(found.queries))} of {len(found.queries):,} pairs")
+    console.result(
+        f"{write_sheet(found, out, pairs)}: {min(pairs, len(found.queries))} of {len(found.queries):,} pairs"
+    )
