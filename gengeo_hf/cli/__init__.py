@@ -69,7 +69,8 @@ def main() -> None:
         if hasattr(error, "format_message"):  # typer's own errors about words and options
             context = getattr(error, "ctx", None)
             help_of = f"; see {context.command_path} --help" if context is not None else ""
-            console.error(f"{error.format_message().rstrip('.')}{help_of}")
+            if message := error.format_message().rstrip("."):  # empty: help was printed, a command is missing
+                console.error(f"{message}{help_of}")
             sys.exit(getattr(error, "exit_code", USAGE))
         problem = str(error) if isinstance(error, GenGeoError) else disk_problem(error)
         if problem is None:

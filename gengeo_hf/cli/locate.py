@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gengeo_hf.cli import console
-from gengeo_hf.cli.options import LENGTH, PHOTO, GeoJson, Json, LocalizerOptions, PhotoOptions, _near, checked
+from gengeo_hf.cli.options import LENGTH, PHOTO, GeoJson, Json, LocalizerOptions, PhotoOptions, checked, read_near
 from gengeo_hf.cli.registry import LOCATE, gengeo
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def locate(
     merge: Annotated[bool, typer.Option(help="Merge overlapping tiles into one place.")] = True,
     near: Annotated[
         Any,
-        typer.Option(help="Search only here, for example 60.17,24.94,2km.", **checked(_near, "LAT,LON,RADIUS")),
+        typer.Option(help="Search only here, for example 60.17,24.94,2km.", **checked(read_near, "LAT,LON,RADIUS")),
     ] = None,
     near_exif: Annotated[
         Any,

@@ -13,6 +13,7 @@ import typer
 from gengeo_hf.cli import console
 
 if TYPE_CHECKING:
+    from gengeo_hf.common.area import Area
     from gengeo_hf.common.geo import Bounds
     from gengeo_hf.common.units import Near
     from gengeo_hf.localization import GeoLocalizer, Look
@@ -53,13 +54,13 @@ def _share(text: str) -> float:
     return parse_share(text)
 
 
-def _bounds(text: str) -> "Bounds":
+def read_bounds(text: str) -> "Bounds":
     from gengeo_hf.common.units import parse_bounds
 
     return parse_bounds(text)
 
 
-def _near(text: str) -> "Near":
+def read_near(text: str) -> "Near":
     from gengeo_hf.common.units import parse_near
 
     return parse_near(text)
@@ -196,18 +197,29 @@ class AreaOptions:
         Path | None, typer.Option(metavar="FILE.geojson", help="Polygons of a GeoJSON file.", rich_help_panel=WHERE)
     ] = None
     bounds: Annotated[
-        Any,
+        str | None,
         typer.Option(
-            help="A box in degrees; west > east crosses the date line.", rich_help_panel=WHERE,
-            **checked(_bounds, "W,S,E,N"),
-        ),
-    ] = None  # fmt: skip
-    near: Annotated[
-        Any,
-        typer.Option(
-            help="A circle, for example 60.17,24.94,2km.", rich_help_panel=WHERE, **checked(_near, "LAT,LON,RADIUS")
+            metavar="W,S,E,N", help="A box in degrees; west > east crosses the date line.", rich_help_panel=WHERE
         ),
     ] = None
+    near: Annotated[
+        str | None,
+        typer.Option(metavar="LAT,LON,RADIUS", help="A circle, for example 60.17,24.94,2km.", rich_help_panel=WHERE),
+    ] = None
+
+    def chosen(self) -> "Area | None":
+        """The area that was given, None where none was.
+
+        Raises:
+            UsageError: several of them, or one that cannot be read.
+        """
+        from gengeo_hf.common.area import parse_area
+        from gengeo_hf.common.errors import GenGeoError
+
+        try:
+            return parse_area(self.area, self.bounds, self.near)
+        except GenGeoError as error:
+            raise console.UsageError(str(error)) from None
 
 
 def report_backend(encoder: Any) -> None:

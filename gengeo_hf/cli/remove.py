@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from gengeo_hf.cli import console
-from gengeo_hf.cli.options import IndexPath, Json, _bounds, checked
+from gengeo_hf.cli.options import IndexPath, Json, checked, read_bounds
 from gengeo_hf.cli.registry import INDEX, gengeo
 
 
@@ -18,7 +18,7 @@ def remove(
     ] = None,
     bounds: Annotated[
         Any,
-        typer.Option(help="Remove tiles with their centre in this box.", **checked(_bounds, "W,S,E,N")),
+        typer.Option(help="Remove tiles with their centre in this box.", **checked(read_bounds, "W,S,E,N")),
     ] = None,
     source: Annotated[
         str | None, typer.Option(help="Remove all tiles of this file, as `gengeo info` names it.")
