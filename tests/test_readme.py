@@ -168,7 +168,7 @@ def test_the_check_notices_what_is_wrong(monkeypatch):
     text = marked + "\n    make demo  # now\n\ntext `gengeo index`\n"
     found = blocks(text)
     assert [(b.mark, b.commands) for b in found] == [
-        ("executed", [["gengeo", "verify", "--index", "i"]]), ("", [["make", "demo"]]),
+        ("executed", [["gengeo", "verify", "i"]]), ("", [["make", "demo"]]),
     ]  # fmt: skip
     assert mentions(text) == [["gengeo", "index"]]
     assert json.dumps([b.line for b in found]) == "[2, 6]"

@@ -55,12 +55,14 @@ def _share(text: str) -> float:
 
 
 def read_bounds(text: str) -> "Bounds":
+    """A box from `west,south,east,north`, where a command takes no other kind of area."""
     from gengeo_hf.common.units import parse_bounds
 
     return parse_bounds(text)
 
 
 def read_near(text: str) -> "Near":
+    """A circle from `lat,lon,radius`, where a command takes no other kind of area."""
     from gengeo_hf.common.units import parse_near
 
     return parse_near(text)

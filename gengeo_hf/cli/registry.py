@@ -27,7 +27,9 @@ Command = Callable[..., Any]
 class CommandGroup(typer.Typer):
     """A `typer.Typer` whose commands may take dataclasses of options and all know `--quiet` and `--verbose`."""
 
-    def command(self, name: str | None = None, *, panel: str = OTHER, **settings: Any) -> Callable[[Command], Command]:
+    def command(  # type: ignore[override]  # `panel` is the short name of `rich_help_panel`
+        self, name: str | None = None, *, panel: str = OTHER, **settings: Any
+    ) -> Callable[[Command], Command]:
         """Register a function as a command.
 
         Args:

@@ -78,7 +78,7 @@ def test_own_table(tmp_path, gengeo):
     assert code == 1 and "no image" in out
     with pytest.raises(GenGeoError, match="cvact, cvusa"):
         check_data("imagenet", tmp_path)
-    assert gengeo("data", "check", "cvusa", tmp_path)[0] == 2  # not that data set at all
+    assert gengeo("data", "check", "cvusa", tmp_path)[0] == 1  # not that data set at all
 
 
 def test_a_check_takes_the_loaders_options(tmp_path, gengeo, published):

@@ -32,6 +32,6 @@ def check(
         for link in report.make_links():
             console.result(f"linked {link}")
     elif report.links:
-        console.note(f"--fix would make {len(report.links)} links for tools that look elsewhere")
+        console.result(f"--fix would make {len(report.links)} links for tools that look elsewhere")
     if not report.ok:
         raise typer.Exit(1)
