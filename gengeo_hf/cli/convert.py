@@ -25,5 +25,4 @@ def convert(
     """
     from gengeo_hf.hub.convert import convert as run
 
-    console.check_not_there(out, overwrite)
-    console.result(f"wrote {run(kind, source, out)}")
+    console.result(f"wrote {run(kind, source, out, overwrite=overwrite)}")

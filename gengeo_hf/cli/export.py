@@ -28,9 +28,14 @@ def export(
     """
     from gengeo_hf.hub.export import export_folder
 
-    console.check_not_there(out, overwrite)
     export_folder(
-        model, out, results=card.result or (), examples=card.example or (), license=card.license, onnx=card.onnx
+        model,
+        out,
+        results=card.result or (),
+        examples=card.example or (),
+        license=card.license,
+        onnx=card.onnx,
+        overwrite=overwrite,
     )
     console.result(f"wrote {out}" + (f"; {_agreement(out)}" if card.onnx else ""))
 

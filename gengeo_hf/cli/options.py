@@ -114,7 +114,7 @@ CalibrationFile = Annotated[
     Path | None, typer.Option("--calibration", help="File of `gengeo calibrate`: gives confidences.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what this command wrote there before.")]
 GeoJson = Annotated[Path | None, typer.Option(metavar="FILE", help="Write GeoJSON; - is stdout.")]
 Picture = Annotated[Path, typer.Option("--out", help="Picture to write (.png or .jpg).")]
 Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")]

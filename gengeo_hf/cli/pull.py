@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from gengeo_hf.cli import console
+from gengeo_hf.cli.options import Overwrite
 from gengeo_hf.cli.registry import SHARING, gengeo
 
 
@@ -15,6 +16,7 @@ def pull(
     out: Annotated[Path, typer.Argument(help="Directory to write.")],
     kind: Annotated[str | None, typer.Option(help="model, index or dataset. Default: found out.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Fetch a checkpoint, an index or a data set, and check it.
 
@@ -27,7 +29,7 @@ def pull(
     from gengeo_hf.hub.repository import Kind
     from gengeo_hf.hub.repository import pull as fetch
 
-    found = fetch(repository, out, kind=cast(Kind, kind), revision=revision)
+    found = fetch(repository, out, kind=cast(Kind, kind), revision=revision, overwrite=overwrite)
     use = {
         "model": f"--model {out}",
         "index": f"--index {out}",

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from gengeo_hf.cli import console
+from gengeo_hf.cli.options import Overwrite
 from gengeo_hf.cli.registry import SHARING, gengeo
 
 
@@ -16,6 +17,7 @@ def space(
     index: Annotated[
         str | None, typer.Option("--index", help="Hub id of a published index. Default: visitors upload tiles.")
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write a Gradio Space that shows a published model: upload the directory to a Space, or run app.py.
 
@@ -25,6 +27,6 @@ def space(
     """
     from gengeo_hf.hub.export import write_space
 
-    write_space(out, model, index)
+    write_space(out, model, index, overwrite=overwrite)
     console.result(f"wrote {out}")
     console.note(f"try it: pip install gradio -r {out}/requirements.txt && python {out}/app.py")
