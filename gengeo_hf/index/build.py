@@ -298,5 +298,3 @@ def _preprocessing(encoder: Any) -> dict[str, Any]:
     """What the image processor says of itself, for people; the fingerprint is what is compared."""
     processor = getattr(encoder, "processor", None)
     return json.loads(json.dumps(processor.to_dict(), default=str)) if processor is not None else {}
-
-

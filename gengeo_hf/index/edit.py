@@ -16,10 +16,21 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.files import match_modes, real_path, sha256_of, sync
+from gengeo_hf.common.files import atomic_folder, match_modes, real_path, sha256_of, sync
 from gengeo_hf.common.locks import exclusive
 from gengeo_hf.index.contents import contents_of, summed
-from gengeo_hf.index.manifest import MANIFEST, SEGMENT_NAME, LeftOut, Manifest, Segment, read_manifest, write_manifest
+from gengeo_hf.index.manifest import (
+    MANIFEST,
+    SEGMENT_NAME,
+    LeftOut,
+    Manifest,
+    Model,
+    Segment,
+    Source,
+    new_manifest,
+    read_manifest,
+    write_manifest,
+)
 from gengeo_hf.index.search import BLOCK
 from gengeo_hf.index.segment import (
     LEFT_OUT_SCHEMA,
@@ -31,6 +42,7 @@ from gengeo_hf.index.segment import (
 from gengeo_hf.index.version import Version, is_in
 
 LOCK = ".lock"
+CARD = "README.md"  # what the Hub adds when an index is published
 MOST_SEGMENTS = 20  # more are merged by the edit that makes them, the smallest first
 MERGED_TO = 10
 MOST_DEAD = 0.5  # of a segment; with more it is written anew
@@ -57,9 +69,9 @@ class Edit:
         return self.version.manifest
 
     def reader(self, record: Segment) -> SegmentReader:
-        """The open segment of that name."""
+        """The open segment of a record, with the tombstones that the record names."""
         for segment in self.version.segments:
-            if segment.record.name == record.name:
+            if segment.record == record:
                 return segment
         return SegmentReader(self.path, record, self.manifest.dim, searchable=False)
 
@@ -244,12 +256,41 @@ def compact(path: str | Path) -> tuple[int, int]:
     return before, deleted
 
 
-def check_output(path: str | Path, overwrite: bool = False) -> Manifest | None:
+def write_index(
+    path: str | Path, rows: NewRows, dim: int, model: Model, sources: Sequence[Source] = (), overwrite: bool = False
+) -> Manifest:
+    """Write an index of descriptors that are there already.
+
+    Args:
+        path: Directory to write.
+        rows: Tiles and their descriptors.
+        dim: Length of a descriptor.
+        model: What made them.
+        sources: Rights of the imagery, by the names in the table of tiles.
+        overwrite: Replace an index that is there.
+
+    Raises:
+        GenGeoError: The directory holds something else, or an index while `overwrite` is False, or the disk is full.
+    """
+    check_output(path, overwrite, whole=True)
+    try:
+        with atomic_folder(path) as folder:
+            write_manifest(folder, new_manifest(dim, model, {}))
+            edit = Edit(folder, Version(folder))
+            edit.segments.append(write_segment(folder, rows, dim, rows.tiles.num_rows))
+            edit.commit(replace(edit.manifest.with_event("built", tiles=rows.tiles.num_rows), sources=list(sources)))
+    except OSError as error:
+        raise GenGeoError(f"the index could not be written to {path}: {error.strerror or error}") from error
+    return read_manifest(path)
+
+
+def check_output(path: str | Path, overwrite: bool = False, whole: bool = False) -> Manifest | None:
     """Whether an index may be written to a directory.
 
     Args:
         path: The directory.
         overwrite: The user has asked for an index there to be replaced.
+        whole: The directory will be replaced, not only the files that the index names: it must hold nothing else.
 
     Returns:
         The manifest of the index that is there; None for a new or empty directory.
@@ -269,6 +310,11 @@ def check_output(path: str | Path, overwrite: bool = False) -> Manifest | None:
     if not overwrite:
         raise GenGeoError(f"{path} holds an index of {manifest.tiles:,} tiles: add --add to add to it, --overwrite to "
                           "replace it, or give the name of a new directory")  # fmt: skip
+    if whole:
+        ours = {*manifest.checked_files(), MANIFEST, CARD, ".gitattributes"}
+        present = {child.relative_to(path).as_posix() for child in path.rglob("*") if child.is_file()}
+        if foreign := sorted(present - ours):
+            raise GenGeoError(f"{path} also holds {foreign[0]}: move it away or choose another directory")
     return manifest
 
 

@@ -18,7 +18,7 @@ from gengeo_hf.index import edit
 from gengeo_hf.index.build import build_index, joined_left_out
 from gengeo_hf.index.manifest import MANIFEST, Manifest, read_manifest
 from gengeo_hf.index.search import BLOCK
-from gengeo_hf.index.segment import check_files
+from gengeo_hf.index.segment import SegmentReader, check_files
 from gengeo_hf.index.summary import summary
 from gengeo_hf.index.version import Version, is_in, open_version
 
@@ -122,9 +122,10 @@ class GeoIndex:
             overwrite: Replace an index that is there.
 
         Raises:
-            GenGeoError: The directory holds something else, or an index while `overwrite` is False, or the disk is full.
+            GenGeoError: The directory holds something else, or an index while `overwrite` is False, or the disk is
+                full.
         """
-        edit.check_output(path, overwrite)
+        edit.check_output(path, overwrite, whole=True)
         manifest = read_manifest(self.path)
         try:
             with atomic_folder(path) as folder:
@@ -134,6 +135,11 @@ class GeoIndex:
         except OSError as error:
             raise GenGeoError(f"the index could not be written to {path}: {error.strerror or error}") from error
         return Path(path)
+
+    @property
+    def segments(self) -> Sequence[SegmentReader]:
+        """The open segments of the version in use, for whoever goes through all tiles in bounded memory."""
+        return self._version.segments
 
     def files(self) -> dict[str, Path]:
         """All files of the version in use by their path in a repository, the manifest last."""

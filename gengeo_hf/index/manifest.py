@@ -13,6 +13,7 @@ Files are written once and never changed. An edit adds files and replaces the ma
 manifest names are removed by the next edit.
 """
 
+import hashlib
 import re
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -309,6 +310,12 @@ class Manifest:
     def deleted(self) -> int:
         """Removed tiles that still take room; `gengeo compact` frees it."""
         return sum(segment.deleted for segment in self.segments)
+
+    @property
+    def content_id(self) -> str:
+        """Twelve letters that differ where the tiles or their descriptors differ."""
+        parts = [(s.files[DESCRIPTORS].sha256, s.files[TILES].sha256, s.tombstones) for s in self.segments]
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
     def checked_files(self) -> dict[str, FileRecord]:
         """All files with their records, by their path inside the index."""

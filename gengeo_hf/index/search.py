@@ -270,9 +270,10 @@ def build_scan(descriptors: np.ndarray) -> list[Any]:
     trained = faiss.index_factory(descriptors.shape[1], FACTORY, faiss.METRIC_INNER_PRODUCT)
     step = max(1, len(descriptors) // 50_000)
     trained.train(np.ascontiguousarray(descriptors[::step], dtype=np.float32))
+    empty = faiss.serialize_index(trained)  # this kind cannot be cloned
     made = []
     for first in range(0, len(descriptors), SCAN_ROWS):
-        index = faiss.clone_index(trained)
+        index = faiss.deserialize_index(empty)
         for start in range(first, min(first + SCAN_ROWS, len(descriptors)), BLOCK):
             rows = slice(start, min(start + BLOCK, first + SCAN_ROWS))
             index.add(np.ascontiguousarray(descriptors[rows], dtype=np.float32))

@@ -10,7 +10,6 @@ the work: each takes shards that nobody holds.
 
 import contextlib
 import hashlib
-import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -110,12 +109,16 @@ class Work:
     @contextlib.contextmanager
     def assembling(self) -> Iterator[bool]:
         """Hold the right to put the shards together; False where another process has done it."""
-        with exclusive(self.folder.parent / ASSEMBLY_LOCK):
-            yield self.goes_on()
-            if not self.goes_on():
-                shutil.rmtree(self.folder, ignore_errors=True)  # lock files that came late
-        with contextlib.suppress(OSError):  # work of other commands stays
-            self.folder.parent.rmdir()
+        try:
+            with exclusive(self.folder.parent / ASSEMBLY_LOCK):
+                try:
+                    yield self.goes_on()
+                finally:
+                    if not self.goes_on():
+                        shutil.rmtree(self.folder, ignore_errors=True)  # lock files that came late
+        finally:
+            with contextlib.suppress(OSError):  # work of other commands stays
+                self.folder.parent.rmdir()
 
     def end(self) -> None:
         """Remove the folder, the plan first: whoever shares the work knows by its absence that all is done."""

@@ -198,7 +198,7 @@ def _answer(answer: Answer, pictures: dict[str, bytes]) -> MapPhoto:
 
 def _photo_picture(answer: Answer) -> bytes:
     """A small JPEG of the photo itself."""
-    from gengeo_hf.index.folder import thumbnail
+    from gengeo_hf.index.segment import thumbnail
     from gengeo_hf.localization.photos import opened
 
     return b"" if answer.error else thumbnail(opened(answer.photo, (PHOTO_PIXELS, PHOTO_PIXELS)), PHOTO_PIXELS)
