@@ -50,7 +50,7 @@ def summary(path: str, manifest: Manifest, left_out: pa.Table) -> str:
 
 def _sources(manifest: Manifest) -> list[str]:
     lines = []
-    if len(manifest.sources) > MOST and manifest.sources[0].tiles == 1:  # a table: each tile is a file
+    if len(manifest.sources) > 1 and manifest.sources[0].tiles == 1:  # a table: each tile is a file
         return [f"sources      {len(manifest.sources):,} of one tile each, first {manifest.sources[0].name}"]
     for source in manifest.sources[:MOST]:
         rights = [text for text in (source.attribution, source.licence, source.acquired) if text]

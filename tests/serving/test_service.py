@@ -282,7 +282,7 @@ def test_a_reload_of_something_else_keeps_the_old_index(encoder, index, photo):
     GeoIndex.build(StubEncoder("other"), ListSource(3), index.path, overwrite=True)
     with pytest.raises(GenGeoError, match="made by another model"):
         desk.reload()
-    (index.path / index.manifest.segments[0].name / "tiles.arrow").write_bytes(b"broken")
+    (index.path / GeoIndex.load(index.path).manifest.segments[0].name / "tiles.arrow").write_bytes(b"broken")
     with pytest.raises(GenGeoError, match="truncated"):
         desk.reload()
     from gengeo_hf.serving.locator import Question
