@@ -5,10 +5,10 @@ Before: a terminal. After: the rooms do the work. Heavy imports stand inside the
 
 import sys
 
-from gengeo_hf.cli import data, imagery, photos, results, web, weights, why
+from gengeo_hf.cli import data, evaluate, imagery, photos, results, web, weights, why
 from gengeo_hf.cli.base import app
 
-__all__ = ["app", "data", "imagery", "main", "photos", "results", "web", "weights", "why"]
+__all__ = ["app", "data", "evaluate", "imagery", "main", "photos", "results", "web", "weights", "why"]
 
 INTERRUPTED = 130  # what typer, like a shell, gives after Ctrl-C
 

@@ -1,4 +1,4 @@
-"""Commands that take result files of gengeo evaluate: table, compare, best, pictures."""
+"""Commands that take result files of `gengeo evaluate`: table, compare, best, pictures."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,17 +6,6 @@ from typing import Annotated
 import typer
 
 from gengeo_hf.cli.base import app, check_writable
-
-
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
-def evaluate(context: typer.Context) -> None:
-    """Evaluate a model by a protocol and write one JSON result.
-
-    **Example:** `gengeo evaluate --model ./model --protocol cvusa --data /data/CVUSA --out results/cvusa.json`
-    """
-    from gengeo_hf.evaluation.run import main, parse
-
-    main(parse(context.args))
 
 
 @app.command()
