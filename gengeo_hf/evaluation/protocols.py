@@ -89,7 +89,8 @@ class Protocol:
             values: Of `as_dict`, perhaps of another version; unknown keys are left out.
         """
         known = {item.name for item in dataclasses.fields(cls)}
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known})
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known}
+        return cls(**given)
 
 
 def protocol_names() -> list[str]:

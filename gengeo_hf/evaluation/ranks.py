@@ -12,7 +12,7 @@ descriptors true ties.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 import torch
@@ -88,7 +88,7 @@ def check_ties(ties: str) -> Ties:
     """
     if ties not in TIES:
         raise GenGeoError(f"ties must be one of {', '.join(TIES)}; found {ties!r}")
-    return cast(Ties, ties)
+    return ties
 
 
 def rank_of_positives(

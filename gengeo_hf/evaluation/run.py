@@ -184,7 +184,7 @@ def _descriptors(
         encode_to_store(encoder, tiles, "aerial", truth.tile_ids, root, **share),
     ]  # fmt: skip
     state.wait_for_everyone()
-    return stores[0].load(), stores[1].load(), {"ground": stores[0].images, "aerial": stores[1].images}
+    return stores[0].load(), stores[1].load(), {"ground": str(stores[0].images), "aerial": str(stores[1].images)}
 
 
 def limited_view(fov: int, headings: np.ndarray | None, patch: int) -> Transform:
