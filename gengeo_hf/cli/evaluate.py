@@ -1,19 +1,20 @@
 """`gengeo evaluate`: evaluate a model on a data set by a protocol."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gengeo_hf.cli.base import app, check_writable
+from gengeo_hf.cli import console
+from gengeo_hf.cli.options import Device, Json, Model
+from gengeo_hf.cli.registry import EVALUATE, gengeo
 
 SIZES = "Image size in pixels, for example 154x770. Default: the model's own."
 
 
-@app.command()
+@gengeo.command(panel=EVALUATE)
 def evaluate(
-    model: Annotated[str, typer.Option("--model", help="Checkpoint directory or Hub id.")],
+    model: Model,
     data: Annotated[
         str | None,
         typer.Option(
@@ -29,7 +30,7 @@ def evaluate(
             "recall over the whole gallery."
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, in percent.")] = False,
+    as_json: Json = False,
     out: Annotated[
         Path | None,
         typer.Option(help="Result file (.json) to write, for `gengeo table`, `compare`, `best` and `pictures`."),
@@ -48,7 +49,7 @@ def evaluate(
         Path | None, typer.Option(help="Directory to keep descriptors in. Default: descriptors beside --out.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward pass.")] = 32,
-    device: Annotated[str | None, typer.Option(help="For example cuda, cuda:1 or cpu. Default: a GPU if any.")] = None,
+    device: Device = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of random headings and of the bootstrap.")] = 0,
 ) -> None:
     """Evaluate a model: rank all tiles for each photo, and count by the rules of a protocol.
@@ -58,24 +59,23 @@ def evaluate(
     world-offcenter, table, folder, parquet; each also as `NAME@validation`, the part of the training data on which a
     checkpoint may be picked, and as `NAME-fov360|180|90|70-known|unknown` with a limited field of view.
 
-    **Examples:**
+    **Examples**
 
-    `gengeo evaluate --model ./model --data "cvusa:test /data/CVUSA" --out results/cvusa.json`
+        gengeo evaluate --model ./model --data "cvusa:test /data/CVUSA" --out results/cvusa.json
 
-    `gengeo evaluate --model ./model --data "table pairs.csv validation_share=0.05" --json`
+        gengeo evaluate --model ./model --data "table pairs.csv validation_share=0.05" --json
 
-    `gengeo evaluate --model ./model --protocol cvusa-to-cvact --data "cvact /data/CVACT"`
+        gengeo evaluate --model ./model --protocol cvusa-to-cvact --data "cvact /data/CVACT"
     """
     from accelerate import PartialState
 
-    from gengeo_hf.common.errors import GenGeoError
     from gengeo_hf.evaluation.metrics import check_rounding
     from gengeo_hf.evaluation.ranks import check_ties
     from gengeo_hf.evaluation.run import choose_protocol, evaluate, parse_data, summary_text
 
     if out is not None and out.suffix != ".json":
-        raise GenGeoError(f"--out must end in .json, found {out.name}")
-    check_writable(out)
+        raise console.UsageError(f"--out must end in .json, found {out.name}")
+    console.check_writable(out)
     rules = choose_protocol(protocol, None if data is None else parse_data(data))
     if rounding is not None:
         rules = rules.with_rounding(check_rounding(rounding))
@@ -84,11 +84,13 @@ def evaluate(
     result = evaluate(
         model, data, rules,
         name=name, ground_size=ground_size, aerial_size=aerial_size, ties=check_ties(ties), seed=seed,
-        batch_size=batch_size, device=device, descriptors=descriptors, show_progress_bar=True,
+        batch_size=batch_size, device=device, descriptors=descriptors, show_progress_bar=console.shows_progress(),
     )  # fmt: skip
     if not PartialState().is_main_process:
         return
-    typer.echo(json.dumps(result.percent()) if as_json else summary_text(result))
+    if as_json:
+        console.json_line(result.percent())
+    else:
+        console.result(summary_text(result))
     if out is not None:
-        result.save(out)
-        typer.echo(f"wrote {out}", err=True)
+        console.note(f"wrote {result.save(out)}")

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from gengeo_hf.cli import app
+from gengeo_hf.cli import gengeo
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.encoding import engine
 from gengeo_hf.evaluation import run as script
@@ -162,7 +162,7 @@ def test_a_data_set_without_a_protocol_gets_the_published_one_of_its_split(data,
 
 def test_the_command_prints_one_object_in_percent_and_nothing_else_on_stdout(tiny_checkpoint, tmp_path):
     words = ["evaluate", "--model", str(tiny_checkpoint), "--data", f"world-urban {tmp_path} num_pairs=6", "--json"]
-    done = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "x.json"), "--device", "cpu"])
+    done = CliRunner().invoke(gengeo, [*words, "--out", str(tmp_path / "x.json"), "--device", "cpu"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     saved = Result.load(tmp_path / "x.json")
