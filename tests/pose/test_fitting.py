@@ -23,7 +23,9 @@ def encoder():
     from tests.conftest import TINY, TINY_SIZES
 
     torch.manual_seed(0)
-    return Encoder(GenGeoModel(GenGeoConfig(**TINY, position_init_std=0.5)), GenGeoImageProcessor(view_sizes=TINY_SIZES))
+    return Encoder(
+        GenGeoModel(GenGeoConfig(**TINY, position_init_std=0.5)), GenGeoImageProcessor(view_sizes=TINY_SIZES)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,9 @@ def test_head_folder_holds_safetensors_and_json_and_loads_the_same(fitted):
     head, folder, _, _ = fitted
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
     again = PoseHead.from_pretrained(folder.parent, subfolder="known")
-    assert all(torch.equal(one, two) for one, two in zip(head.state_dict().values(), again.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(one, two) for one, two in zip(head.state_dict().values(), again.state_dict().values(), strict=True)
+    )
     assert again.config.radius_factors == head.config.radius_factors
     assert again.config.record["held_out"]["photos"] == 20
 
@@ -95,12 +99,13 @@ def test_head_of_another_encoder_is_refused(fitted, tiny_model, tiny_processor):
 
 
 def test_tiles_of_another_size_are_refused(encoder, fitted):
-    with pytest.raises(GenGeoError, match="a tile of 300 x 300 m is outside .* tiles of 42 to 90 m"):
+    with pytest.raises(GenGeoError, match=r"a tile of 300 x 300 m is outside .* tiles of 42 to 90 m"):
         evaluate_pose(encoder, toy_pairs(4, side_m=300), head=fitted[0])
 
 
 @pytest.mark.parametrize(
-    "changes, message", [({"fov": None}, "field of view"), ({"lat": None}, "position"), ({"fov": 80.0, "heading": None}, "heading")]
+    "changes, message",
+    [({"fov": None}, "field of view"), ({"lat": None}, "position"), ({"fov": 80.0, "heading": None}, "heading")],
 )
 def test_pairs_that_lack_facts_are_refused(encoder, changes, message):
     with pytest.raises(GenGeoError, match=message):

@@ -117,7 +117,9 @@ def test_score_is_the_written_sum():
             low, share = int(bin_) % 36, bin_ % 1
             for ring in range(5):
                 for patch in range(9):
-                    m = (1 - share) * seen[position, patch, ring, low] + share * seen[position, patch, ring, (low + 1) % 36]
+                    m = (1 - share) * seen[position, patch, ring, low] + share * seen[
+                        position, patch, ring, (low + 1) % 36
+                    ]
                     total += float(queries[0, column, ring] @ keys[0, patch] * m)
         assert found[position].item() == pytest.approx(total / 4, abs=1e-4)
 

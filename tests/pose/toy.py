@@ -49,7 +49,7 @@ def encoded(pixels):
 
 
 def toy_pairs(count=120, seed=0, shift_m=0.0, side_m=SIDE_M, **changes):
-    """A data set of `count` pairs; `shift_m` moves photos off their tile's centre; `changes` overwrite query columns."""
+    """`count` pairs; `shift_m` moves photos off their tile's centre; `changes` overwrite columns of the queries."""
     rng = np.random.default_rng(seed)
     queries, gallery = [], []
     for number in range(count):
