@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -45,8 +45,8 @@ class Layout:
 
     def rounded(self) -> Layout:
         """The same with its sides rounded to `SIZE_STEP_M`."""
-        sides = (round(side / SIZE_STEP_M) * SIZE_STEP_M for side in (self.width_m, self.height_m))
-        return Layout(*sides, *list(vars(self).values())[2:])
+        width, height = (round(side / SIZE_STEP_M) * SIZE_STEP_M for side in (self.width_m, self.height_m))
+        return replace(self, width_m=width, height_m=height)
 
 
 def positions_of(layout: Layout) -> torch.Tensor:
