@@ -19,17 +19,17 @@ from gengeo_hf.cli.base import (
 )
 
 if TYPE_CHECKING:
-    from gengeo_hf.localization import Answer, GeoLocalizer, Look
+    from gengeo_hf.localization import Answer, GeoLocalizer
 
 Fov = Annotated[
     float | None,
     typer.Option(help="Horizontal field of view in degrees, 360 for a panorama. Default: what the file tells."),
 ]
 Heading = Annotated[
-    str,
+    str | None,
     typer.Option(
-        help="Panoramas: where the centre column looks, degrees clockwise from north; exif takes the file's; unknown "
-        "tries eight directions."
+        help="Panoramas: true bearing of the centre column in degrees clockwise from north; unknown tries eight "
+        "directions. Default: what the file states (exif), else 0."
     ),
 ]
 
@@ -47,7 +47,7 @@ def locate(
     ] = None,
     merge: Annotated[bool, typer.Option(help="Merge overlapping tiles into one place.")] = True,
     fov: Fov = None,
-    heading: Heading = "0",
+    heading: Heading = None,
     sequence: Annotated[
         bool, typer.Option("--sequence", help="The photos are frames of one drive: find the way that fits them all.")
     ] = False,
@@ -67,6 +67,7 @@ def locate(
 
     Frames of a drive: `gengeo locate drive/ --sequence --interval 2 --index city.gengeo --model ./gengeo-cvusa`
     """
+    from gengeo_hf.common.camera import parse_camera
     from gengeo_hf.common.errors import GenGeoError
     from gengeo_hf.common.units import parse_metres, parse_near
     from gengeo_hf.localization import GeoLocalizer, Motion
@@ -75,7 +76,7 @@ def locate(
     options: dict[str, Any] = {
         "near": parse_near(near) if near else None,
         "exif_radius_m": parse_metres(near_exif) if near_exif else None,
-        "merge": merge, "threshold": threshold, "look": _look(fov, heading),
+        "merge": merge, "threshold": threshold, "camera": parse_camera(fov, heading),
     }  # fmt: skip
     check_writable(map_file, geojson)
     motion = Motion(top_speed / 3.6, interval)
@@ -105,7 +106,7 @@ def calibrate(
     within: Annotated[str, typer.Option(help="An answer is right when it is nearer than this to the truth.")] = "50m",
     image_column: Annotated[str | None, typer.Option(help="Column of the photo's file.")] = None,
     fov: Fov = None,
-    heading: Heading = "0",
+    heading: Heading = None,
     plot: Annotated[Path | None, typer.Option(help="Write the reliability plot (PNG, SVG or PDF).")] = None,
     device: Device = None,
 ) -> None:
@@ -113,6 +114,7 @@ def calibrate(
 
     **Example:** `gengeo calibrate held_out.csv --index city.gengeo --model ./gengeo-cvusa --out calibration.json`
     """
+    from gengeo_hf.common.camera import parse_camera
     from gengeo_hf.common.units import parse_metres
     from gengeo_hf.imagery.table import TableTiles
     from gengeo_hf.localization import GeoLocalizer
@@ -124,7 +126,7 @@ def calibrate(
     check_number(len(table.paths))
     localizer = GeoLocalizer.from_pretrained(model, index, device=device)
     tell_choice(localizer.encoder)
-    answers = list(localizer.locate_many(table.paths, top=5, look=_look(fov, heading)))
+    answers = list(localizer.locate_many(table.paths, top=5, camera=parse_camera(fov, heading)))
     truth = list(zip(table.table["lat"].to_pylist(), table.table["lon"].to_pylist(), strict=True))
     found = Calibration.fit(
         [a.places for a in answers], truth, localizer.encoder.fingerprint, len(localizer.index), within_m
@@ -158,21 +160,6 @@ def _write(
     if map_file:
         write_text(map_file, answers_map(answers, localizer.index, localizer.caveat, drive=drive))
         typer.echo(f"map: {map_file}")
-
-
-def _look(fov: float | None, heading: str) -> "Look":
-    """The options about field of view and heading."""
-    from gengeo_hf.common.errors import GenGeoError
-    from gengeo_hf.localization import Look
-
-    if heading in ("exif", "unknown"):
-        return Look(fov, heading)
-    try:
-        return Look(fov, float(heading))
-    except ValueError as error:
-        if isinstance(error, GenGeoError):
-            raise
-        raise GenGeoError(f"--heading takes degrees, exif or unknown, found {heading!r}") from None
 
 
 def _lines(answer: "Answer") -> list[str]:

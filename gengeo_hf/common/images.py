@@ -3,6 +3,7 @@
 A file is opened once: `read_image` gives its pixels and what its EXIF and XMP say, `open_image` the pixels alone.
 """
 
+import contextlib
 import io
 import math
 from dataclasses import dataclass
@@ -93,15 +94,13 @@ def read_metadata(source: Source) -> PhotoMetadata:
     name = _name(source)
     opened = _opened(source, name)
     try:
-        if opened.format == "PNG":  # its EXIF may stand behind the pixels
-            opened.load()
-        tags, notes = _exif(opened)
-        xmp, size = _xmp(opened), _upright_size(opened, tags)
+        with _closing(source, opened):
+            if opened.format == "PNG":  # its EXIF may stand behind the pixels
+                opened.load()
+            tags, notes = _exif(opened)
+            xmp, size = _xmp(opened), _upright_size(opened, tags)
     except Exception as error:
         raise GenGeoError(f"{name} is damaged or cut off ({str(error) or type(error).__name__})") from error
-    finally:
-        if opened is not source:
-            opened.close()
     found = parse_metadata(_directory(tags, ExifTags.IFD.GPSInfo), _directory(tags, ExifTags.IFD.Exif), xmp, size)
     return PhotoMetadata(found.position, found.time, found.camera, (*notes, *found.notes))
 
@@ -142,12 +141,11 @@ def _read(
     name = _name(source)
     try:
         opened = _opened(source, name)
-        try:
-            if min(opened.size) < MIN_SIDE:
-                width, height = opened.size
-                raise GenGeoError(f"{name} has {width} x {height} pixels; expected at least {MIN_SIDE} on each side")
+        with _closing(source, opened):
             width, height = opened.size
-            if target_size is not None:
+            if min(width, height) < MIN_SIDE:
+                raise GenGeoError(f"{name} has {width} x {height} pixels; expected at least {MIN_SIDE} on each side")
+            if target_size is not None and opened is not source:  # a caller's image stays as it is
                 _reduce(opened, target_size)
             _check_pixels(opened, name)
             deep = _deep_bands(source, opened)
@@ -158,15 +156,17 @@ def _read(
             orientation = tags.get(ExifTags.Base.Orientation, 1)
             size = (height, width) if orientation in range(5, 9) else (width, height)
             return _upright(rgb, orientation), tags, _xmp(opened), size, notes
-        finally:
-            if opened is not source:
-                opened.close()
     except GenGeoError:
         raise
     except Exception as error:  # decoders meet damaged files in many ways; all mean the same to who gave the file
         raise GenGeoError(
             f"{name} is damaged or cut off ({str(error) or type(error).__name__}); copy or download it again"
         ) from error
+
+
+def _closing(source: Source, opened: Image.Image) -> contextlib.AbstractContextManager[Any]:
+    """Closes the file at the end, not the pixels; an image of the caller's stays open."""
+    return contextlib.nullcontext() if opened is source else opened
 
 
 def _name(source: Source) -> str:
@@ -338,6 +338,8 @@ def _reduce(image: Image.Image, target_size: tuple[int, int]) -> None:
     if _exif(image)[0].get(ExifTags.Base.Orientation, 1) in range(5, 9):  # it lies on its side
         height, width = width, height
     image.draft(None, (2 * width, 2 * height))
+
+
 def _rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
     """The image in RGB; what is transparent shows the background."""
     if image.mode == "RGB" and "transparency" not in image.info:

@@ -8,7 +8,7 @@ import contextlib
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -30,11 +30,13 @@ class PhotoPosition:
         lat: Degrees, WGS84.
         lon: Degrees, WGS84.
         error_m: The receiver's own horizontal error in metres, or None.
+        heading: True bearing of the image's centre column in degrees, as the file says, or None.
     """
 
     lat: float
     lon: float
     error_m: float | None = None
+    heading: float | None = None
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,11 @@ class PhotoMetadata:
 
     position: PhotoPosition | None = None
     time: datetime | None = None
-    camera: CameraView = CameraView()
+    camera: CameraView = field(default_factory=CameraView)
     notes: tuple[str, ...] = ()
 
 
-def parse_metadata(
-    gps: Mapping[int, Any], exif: Mapping[int, Any], xmp: bytes, size: tuple[int, int]
-) -> PhotoMetadata:
+def parse_metadata(gps: Mapping[int, Any], exif: Mapping[int, Any], xmp: bytes, size: tuple[int, int]) -> PhotoMetadata:
     """Understand the tags of one file.
 
     Args:
@@ -72,6 +72,8 @@ def parse_metadata(
         camera = camera.completed_by(_lens(exif.get(ExifTags.Base.FocalLengthIn35mmFilm), size))
     if camera.heading is None and (heading := _heading(gps, position, time, notes)) is not None:
         camera = CameraView(heading=heading).completed_by(camera)
+    if position is not None:
+        position = replace(position, heading=camera.bearing)
     return PhotoMetadata(position, time, camera, tuple(notes))
 
 
@@ -211,7 +213,7 @@ def _lens(focal_35mm: Any, size: tuple[int, int]) -> CameraView:
     focal = _number(focal_35mm)
     if focal is None or focal <= 0:
         if abs(size[0] - 2 * size[1]) <= 0.01 * size[0]:  # nothing else is exactly twice as wide as high
-            return CameraView(360.0, vertical_fov=180.0, projection="equirectangular")
+            return CameraView(360.0, projection="equirectangular")
         return CameraView()
     millimetres = FULL_FRAME_DIAGONAL_MM / math.hypot(*size) / 2
     wide, high = (math.degrees(2 * math.atan(side * millimetres / focal)) for side in size)

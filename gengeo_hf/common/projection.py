@@ -72,7 +72,7 @@ def levelled(panorama: Image.Image, camera: CameraView) -> Image.Image:
     if camera.is_level and camera.projection != "cylindrical" and not camera.middle_elevation:
         return panorama
     width = min(panorama.width, LEVELLED_WIDTH)
-    rise = _vertical_fov(panorama, camera)
+    rise = math.radians(vertical_extent(panorama, camera))
     height = max(1, round(width * panorama.height / panorama.width))
     azimuth = ((np.arange(width) + 0.5) / width - 0.5) * 2 * math.pi
     elevation = (0.5 - (np.arange(height) + 0.5) / height) * rise
@@ -132,6 +132,12 @@ def unrolled(photo: Image.Image, camera: CameraView, canvas: PanoramaCanvas, pat
 def is_steep(camera: CameraView) -> bool:
     """Whether pitch or roll of a photo are too large to be levelled."""
     return not camera.is_panorama and max(abs(camera.pitch or 0.0), abs(camera.roll or 0.0)) > STEEPEST
+
+
+def vertical_extent(panorama: Image.Image, camera: CameraView) -> float:
+    """Degrees of elevation from the bottom to the top row of `levelled(panorama, camera)`."""
+    rise = _half_extents(panorama.size, camera)[1]
+    return math.degrees(2 * (math.atan(rise) if camera.projection == "cylindrical" else rise))
 
 
 def _resampled(
@@ -209,9 +215,3 @@ def _half_extents(shape: tuple[int, int], camera: CameraView) -> tuple[float, fl
     if camera.projection == "cylindrical":
         return half, half * square
     return half, math.radians(camera.vertical_fov) / 2 if camera.vertical_fov else min(half * square, math.pi / 2)
-
-
-def _vertical_fov(panorama: Image.Image, camera: CameraView) -> float:
-    """Radians from the bottom to the top row that a levelled panorama is drawn with."""
-    rise = _half_extents(panorama.size, camera)[1]
-    return 2 * (math.atan(rise) if camera.projection == "cylindrical" else rise)

@@ -1,6 +1,4 @@
-"""What a pair is: the one form of every dataset, two tables.
-
-Before: a loader (CVUSA, an own folder, the synthetic world). After: training, evaluation, indexing.
+"""What a pair is: the one form of every data set, two tables.
 
 `queries` has one row for each ground image, `gallery` one row for each aerial tile. A query names its tile by id,
 never by position, so tables can be filtered, shuffled and joined without a silent error.
@@ -12,6 +10,7 @@ from dataclasses import dataclass
 import datasets
 import numpy as np
 
+from gengeo_hf.common.camera import CameraView, table_cameras
 from gengeo_hf.common.errors import GenGeoError
 
 QUERY_FEATURES = datasets.Features(
@@ -22,11 +21,17 @@ QUERY_FEATURES = datasets.Features(
         "semi_positives": datasets.List(datasets.Value("string")),  # tiles that also cover the place (VIGOR)
         "lat": datasets.Value("float64"),  # degrees, WGS84
         "lon": datasets.Value("float64"),
-        "heading": datasets.Value("float32"),  # degrees clockwise from north, of the image's centre column
+        "heading": datasets.Value("float32"),  # degrees clockwise from true north, of the image's centre column
         "fov": datasets.Value("float32"),  # horizontal, degrees; 360: a panorama, null: unknown
         "area": datasets.Value("string"),  # city, region or split cell
+        "vertical_fov": datasets.Value("float32"),  # degrees; the rest of the camera: see `CameraView`
+        "pitch": datasets.Value("float32"),
+        "roll": datasets.Value("float32"),
+        "projection": datasets.Value("string"),
     }
 )
+# Columns of `QUERY_FEATURES` that a table may lack; all that it holds is then unknown.
+OPTIONAL_COLUMNS = ("vertical_fov", "pitch", "roll", "projection")
 GALLERY_FEATURES = datasets.Features(
     {
         "tile_id": datasets.Value("string"),
@@ -95,6 +100,32 @@ class CrossViewDataset:
             )
         return self
 
+    def cameras(self) -> list[CameraView]:
+        """How each ground image was taken, as far as the table says.
+
+        Raises:
+            GenGeoError: An angle outside its range, or an unknown projection.
+        """
+        names = ("heading", "fov", *OPTIONAL_COLUMNS)
+        columns = {name: self.queries[name][:] for name in names if name in self.queries.column_names}
+        try:
+            return table_cameras(columns, len(self.queries))
+        except GenGeoError as error:
+            raise GenGeoError(f"{self.name}: {error}; leave it empty where it is unknown") from None
+
+    def ground_camera(self) -> tuple[str | None, float | None]:
+        """What all ground images are, for the configuration of a model that is trained on them.
+
+        Returns:
+            "panorama" with the vertical field of view in degrees (None where it is unknown or differs), "photo", or
+            None where the two are mixed.
+        """
+        kinds = {(camera.is_panorama, camera.vertical_fov) for camera in set(self.cameras())}
+        if {is_panorama for is_panorama, _ in kinds} == {True}:
+            extents = {extent for _, extent in kinds}
+            return "panorama", float(extents.pop() or 0) or None if len(extents) == 1 else None
+        return (None if any(is_panorama for is_panorama, _ in kinds) else "photo"), None
+
     @property
     def synthetic(self) -> bool:
         """Whether all tiles are drawn ones of the synthetic world, also after an export and under another name."""
@@ -126,6 +157,8 @@ def _check_columns(which: str, table: datasets.Dataset, expected: datasets.Featu
         raise GenGeoError(f"the {which} table is empty: there is nothing to match")
     for column, feature in expected.items():
         if column not in table.features:
+            if column in OPTIONAL_COLUMNS:
+                continue
             raise GenGeoError(f"the {which} table lacks the column {column!r}; it has {sorted(table.features)}")
         found = table.features[column]
         if type(found) is not type(feature) or getattr(found, "dtype", "") != getattr(feature, "dtype", ""):

@@ -12,7 +12,7 @@ from typing import Any
 import datasets
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.schema import GALLERY_FEATURES, QUERY_FEATURES, CrossViewDataset
+from gengeo_hf.common.schema import GALLERY_FEATURES, OPTIONAL_COLUMNS, QUERY_FEATURES, CrossViewDataset
 
 ROWS_IN_FILE = 2000  # some hundred MB of images
 TABLES = {"queries": QUERY_FEATURES, "gallery": GALLERY_FEATURES}
@@ -76,7 +76,8 @@ def write_rows(part: datasets.Dataset, table: str, path: Path, change: Callable[
 
     from gengeo_hf.data.loading import ImageColumn  # brings torch, which reading does not need
 
-    schema = TABLES[table].arrow_schema
+    known = TABLES[table]
+    schema = datasets.Features({name: known[name] for name in known if name in part.features}).arrow_schema
     column = "ground" if table == "queries" else "aerial"
     images = ImageColumn(part, column)
     with pq.ParquetWriter(path, schema, compression="none") as writer:  # the images are compressed already
@@ -87,10 +88,22 @@ def write_rows(part: datasets.Dataset, table: str, path: Path, change: Callable[
             rest = piece.select_columns([name for name in schema.names if name != column]).with_format("arrow")[:]
             columns = {name: rest[name] for name in rest.column_names}
             if change is not None:
-                lost = [name for name in ("heading", "fov") if name in columns]
+                lost = [name for name in ("heading", "fov", *OPTIONAL_COLUMNS) if name in columns]
                 columns |= {name: pa.nulls(len(piece), schema.field(name).type) for name in lost}
             columns[column] = pa.array(cells, schema.field(column).type)
             writer.write_table(pa.table([columns[name] for name in schema.names], names=schema.names).cast(schema))
+
+
+def present_features(file: Path, features: datasets.Features) -> datasets.Features:
+    """The features of a table, without optional ones that a file of an earlier version lacks."""
+    import pyarrow.parquet as pq
+
+    there = set(pq.read_schema(file).names)
+    return datasets.Features({name: kind for name, kind in features.items() if name in there | _needed(features)})
+
+
+def _needed(features: datasets.Features) -> set[str]:
+    return set(features) - set(OPTIONAL_COLUMNS)
 
 
 def image_bytes(source: Any, change: Callable[[bytes], bytes] | None) -> bytes:
@@ -131,7 +144,9 @@ def read_pairs(
         files = whole_set(Path(folder), kind, split, ".parquet", name)
         try:
             table = datasets.Dataset.from_parquet(
-                [str(file) for file in files], features=features, cache_dir=str(cache_dir) if cache_dir else None
+                [str(file) for file in files],
+                features=present_features(files[0], features),
+                cache_dir=str(cache_dir) if cache_dir else None,
             )
         except Exception as error:  # whatever pyarrow and datasets say of a damaged file
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -27,6 +27,10 @@ def query_table(
     lon: Any = None,
     heading: Any = None,
     fov: Any = None,
+    vertical_fov: Any = None,
+    pitch: Any = None,
+    roll: Any = None,
+    projection: Sequence[str | None] | None = None,
     area: Sequence[str | None] | None = None,
 ) -> datasets.Dataset:
     """A table of ground images.
@@ -39,6 +43,8 @@ def query_table(
         lat, lon: degrees, (N,), NaN where unknown; None: nowhere known.
         heading: degrees clockwise from north of the centre column; one number, or (N,) with NaN where unknown.
         fov: horizontal field of view in degrees; likewise.
+        vertical_fov, pitch, roll: degrees, see `CameraView`; likewise.
+        projection: see `CameraView`; None where unknown.
         area: city, region or None, for each row.
     """
     count = len(ids)
@@ -52,6 +58,10 @@ def query_table(
         "heading": _numbers(heading, count),
         "fov": _numbers(fov, count),
         "area": list(area) if area is not None else [None] * count,
+        "vertical_fov": _numbers(vertical_fov, count),
+        "pitch": _numbers(pitch, count),
+        "roll": _numbers(roll, count),
+        "projection": list(projection) if projection is not None else [None] * count,
     }
     return _table(columns, QUERY_FEATURES)
 

@@ -18,7 +18,7 @@ from gengeo_hf.common.camera import UNKNOWN_HEADING, CameraView
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.images import IMAGE_SUFFIXES, find_images, read_image
 from gengeo_hf.common.metadata import PhotoMetadata, PhotoPosition
-from gengeo_hf.common.projection import PanoramaCanvas, fitted, is_steep, levelled, rolled, unrolled
+from gengeo_hf.common.projection import PanoramaCanvas, fitted, is_steep, levelled, rolled, unrolled, vertical_extent
 
 if TYPE_CHECKING:
     from gengeo_hf.imagery.tiles import EncoderLike
@@ -118,7 +118,8 @@ def pictures(photo: Photo, camera: CameraView, canvas: PanoramaCanvas | None, pa
     if not view.is_panorama:
         return [Picture(unrolled(photo.image, view, canvas, patch), own_size=True)]
     level = levelled(photo.image, view)
-    panorama = fitted(level, canvas, view.vertical_fov if level is photo.image else None)
+    extent = view.vertical_fov if level is photo.image else vertical_extent(photo.image, view)
+    panorama = fitted(level, canvas, extent)
     if view.heading == UNKNOWN_HEADING:
         return [Picture(rolled(panorama, turn * 360 / TURNS), turn * 360 / TURNS) for turn in range(TURNS)]
     heading = view.bearing or 0.0
