@@ -5,6 +5,7 @@ never by position, so tables can be filtered, shuffled and joined without a sile
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import datasets
@@ -24,14 +25,17 @@ QUERY_FEATURES = datasets.Features(
         "heading": datasets.Value("float32"),  # degrees clockwise from true north, of the image's centre column
         "fov": datasets.Value("float32"),  # horizontal, degrees; 360: a panorama, null: unknown
         "area": datasets.Value("string"),  # city, region or split cell
-        "vertical_fov": datasets.Value("float32"),  # degrees; the rest of the camera: see `CameraView`
+    }
+)
+# Further columns that queries may have: the rest of `CameraView`, in degrees.
+CAMERA_FEATURES = datasets.Features(
+    {
+        "vertical_fov": datasets.Value("float32"),
         "pitch": datasets.Value("float32"),
         "roll": datasets.Value("float32"),
         "projection": datasets.Value("string"),
     }
 )
-# Columns of `QUERY_FEATURES` that a table may lack; all that it holds is then unknown.
-OPTIONAL_COLUMNS = ("vertical_fov", "pitch", "roll", "projection")
 GALLERY_FEATURES = datasets.Features(
     {
         "tile_id": datasets.Value("string"),
@@ -45,6 +49,17 @@ GALLERY_FEATURES = datasets.Features(
         "area": datasets.Value("string"),
     }
 )
+
+
+def present_camera(names: Iterable[str]) -> datasets.Features:
+    """The features of `CAMERA_FEATURES` that a table of queries has.
+
+    Args:
+        names: Column names of the table.
+    """
+    there = set(names)
+    return datasets.Features({name: kind for name, kind in CAMERA_FEATURES.items() if name in there})
+
 
 WORLD_DOMAINS = ("urban", "rural", "offcenter")
 # A region of the synthetic world, such as urban-train-0-0012; a town of a user's may be called san-jose-12-2021.
@@ -74,6 +89,7 @@ class CrossViewDataset:
                 of view is none.
         """
         _check_columns("queries", self.queries, QUERY_FEATURES)
+        _check_columns("queries", self.queries, present_camera(self.queries.column_names))
         _check_columns("gallery", self.gallery, GALLERY_FEATURES)
         tiles = _unique("gallery", "tile_id", self.gallery["tile_id"][:])
         _unique("queries", "query_id", self.queries["query_id"][:])
@@ -106,7 +122,7 @@ class CrossViewDataset:
         Raises:
             GenGeoError: An angle outside its range, or an unknown projection.
         """
-        names = ("heading", "fov", *OPTIONAL_COLUMNS)
+        names = ("heading", "fov", *CAMERA_FEATURES)
         columns = {name: self.queries[name][:] for name in names if name in self.queries.column_names}
         try:
             return table_cameras(columns, len(self.queries))
@@ -157,8 +173,6 @@ def _check_columns(which: str, table: datasets.Dataset, expected: datasets.Featu
         raise GenGeoError(f"the {which} table is empty: there is nothing to match")
     for column, feature in expected.items():
         if column not in table.features:
-            if column in OPTIONAL_COLUMNS:
-                continue
             raise GenGeoError(f"the {which} table lacks the column {column!r}; it has {sorted(table.features)}")
         found = table.features[column]
         if type(found) is not type(feature) or getattr(found, "dtype", "") != getattr(feature, "dtype", ""):

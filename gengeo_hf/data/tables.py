@@ -12,7 +12,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from gengeo_hf.common.schema import GALLERY_FEATURES, QUERY_FEATURES
+from gengeo_hf.common.schema import GALLERY_FEATURES, QUERY_FEATURES, present_camera
 
 PANORAMA = 360.0  # degrees
 
@@ -58,12 +58,12 @@ def query_table(
         "heading": _numbers(heading, count),
         "fov": _numbers(fov, count),
         "area": list(area) if area is not None else [None] * count,
-        "vertical_fov": _numbers(vertical_fov, count),
-        "pitch": _numbers(pitch, count),
-        "roll": _numbers(roll, count),
-        "projection": list(projection) if projection is not None else [None] * count,
     }
-    return _table(columns, QUERY_FEATURES)
+    angles = {"vertical_fov": vertical_fov, "pitch": pitch, "roll": roll}
+    columns |= {name: _numbers(values, count) for name, values in angles.items() if values is not None}
+    if projection is not None:
+        columns["projection"] = list(projection)
+    return _table(columns, datasets.Features(QUERY_FEATURES | present_camera(columns)))
 
 
 def gallery_table(

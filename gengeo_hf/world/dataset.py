@@ -209,7 +209,8 @@ def _load(name: str, jobs: list[Job]) -> "CrossViewDataset":
         check_shard(job.folder)
         for table in TABLES:
             rows = datasets.Dataset.from_file(str(job.folder / f"{table}.arrow"))
-            if table == "queries" and "vertical_fov" not in rows.column_names:  # drawn by an earlier version
-                rows = rows.add_column("vertical_fov", [VERTICAL_FOV] * len(rows))
+            if table == "queries":
+                extent = datasets.Value("float32")
+                rows = rows.add_column("vertical_fov", [VERTICAL_FOV] * len(rows), feature=extent)
             tables[table].append(rows)
     return CrossViewDataset(name, *(datasets.concatenate_datasets(tables[table]) for table in TABLES)).validate()

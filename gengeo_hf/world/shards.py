@@ -88,8 +88,7 @@ def _query_row(job: Job, place: CameraPlace) -> dict[str, Any]:
         "ground": {"bytes": encode(picture.image), "path": None},
         "positive": place.tiles[0].name,
         "semi_positives": [tile.name for tile in place.tiles[1:]],
-        "lat": float(lat), "lon": float(lon), "heading": 0.0, "fov": 360.0, "vertical_fov": VERTICAL_FOV,
-        "area": job.region.area,
+        "lat": float(lat), "lon": float(lon), "heading": 0.0, "fov": 360.0, "area": job.region.area,
     }  # fmt: skip
 
 
