@@ -185,9 +185,9 @@ def _vertical(numbers: dict[str, float], fov: float, size: tuple[int, int], note
     return found
 
 
-def _pose(numbers: dict[str, float], notes: list[str]) -> dict[str, float]:
+def _pose(numbers: dict[str, float], notes: list[str]) -> dict[str, Any]:
     """Heading, pitch and roll of GPano."""
-    found: dict[str, float] = {}
+    found: dict[str, Any] = {}
     if (heading := numbers.get("PoseHeadingDegrees")) is not None:
         found["heading"] = heading % 360.0
     for name, tag, limit in (("pitch", "PosePitchDegrees", 90.0), ("roll", "PoseRollDegrees", 180.0)):

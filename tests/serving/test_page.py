@@ -73,7 +73,7 @@ def test_mistakes_are_told_in_words(desk, street, settings, message):
 def test_a_bad_file_is_called_by_its_name(desk, tmp_path):
     (tmp_path / "letter.jpg").write_text("Dear reader")
     Image.new("1", (20_000, 2_600)).save(tmp_path / "huge.png")
-    assert "letter.jpg is no image" in (told := _answer(desk, str(tmp_path / "letter.jpg"), *USUAL)[1])
+    assert "letter.jpg is not an image" in (told := _answer(desk, str(tmp_path / "letter.jpg"), *USUAL)[1])
     assert str(tmp_path) not in told
     assert "50 megapixels" in _answer(desk, str(tmp_path / "huge.png"), *USUAL)[1]
     assert "Drop a photo" in _answer(desk, None, *USUAL)[1]
