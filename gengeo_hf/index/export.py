@@ -155,8 +155,9 @@ def _write_gpkg(index: GeoIndex, path: Path) -> None:
             ("WGS 84", 4326, "EPSG", 4326, _WGS84),
         ]  # fmt: skip
         file.executemany("INSERT INTO gpkg_spatial_ref_sys VALUES (?, ?, ?, ?, ?, NULL)", systems)
-        box = index.manifest.bounds or [None] * 4
-        west, south, east, north = [-180.0, box[1], 180.0, box[3]] if box[0] is not None and box[0] > box[2] else box
+        west, south, east, north = index.manifest.bounds or [0.0] * 4
+        if west > east:  # GeoPackage knows no box across the date line
+            west, east = -180.0, 180.0
         file.execute(
             "INSERT INTO gpkg_contents (table_name, data_type, identifier, description, min_x, min_y, max_x, max_y, "
             "srs_id) VALUES ('tiles', 'features', 'tiles', 'tiles of a GenGeo index', ?, ?, ?, ?, 4326)",

@@ -103,6 +103,7 @@ class Searcher:
         if not len(numbers):
             return None, numbers
         dim = kept[0][0].descriptors.shape[1]
+        index: Any
         if len(numbers) <= FLAT_LIMIT:
             index = faiss.IndexFlatIP(dim)
         else:

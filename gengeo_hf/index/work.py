@@ -157,7 +157,8 @@ def read_states(files: list[Path]) -> tuple[np.ndarray, dict[int, str], int]:
     Args:
         files: Shards in the order of their rows.
     """
-    rows, broken, no_data = [np.empty(0, np.int64)], {}, 0
+    rows, no_data = [np.empty(0, np.int64)], 0
+    broken: dict[int, str] = {}
     for file in files:
         part = pa.parquet.read_table(file, columns=["row", "state"])
         numbers, states = part["row"].to_numpy(), np.array(part["state"].to_pylist(), dtype=object)
