@@ -14,6 +14,7 @@ same form; its rows are added to the plan's.
 """
 
 import argparse
+import functools
 import hashlib
 import json
 import multiprocessing
@@ -44,6 +45,7 @@ Plan = dict[str, Any]
 def main(arguments: list[str] | None = None) -> None:
     """Parse, run, write."""
     given = parse(arguments)
+    _digest.cache_clear()  # a configuration may have changed since
     plan = read_plan(given.rows or HERE / "ablations" / f"{given.data}.yaml", given.add)
     for name, root in (item.split("=", 1) for item in given.root):
         plan["roots"][name] = root
@@ -171,13 +173,18 @@ def keys_of(row: dict[str, Any], seed: int, plan: Plan, overrides: list[str], ra
 
 def folder_of(out: Path, row: dict[str, Any], keys: list[str], plan: Plan) -> Path:
     """Named after what the row changes, with a hash of all its settings: equal rows of two tables share a run."""
-    settings = as_dict(load_settings(config_of(row, plan), [*keys, "output=unused"]))
-    settings["data"].pop("root")  # the same run wherever the data lie
-    start = plan["stand_ins"].get(row["stand_in"])
-    digest = hashlib.sha256(json.dumps([start, settings], sort_keys=True).encode()).hexdigest()[:10]
+    start = json.dumps(plan["stand_ins"].get(row["stand_in"]), sort_keys=True)
+    digest = _digest(config_of(row, plan), tuple(keys), start)
     config = [Path(row["config"]).stem] if row.get("config") else []
     changed = [*config, *(key.rpartition(".")[2] for key in row["set"])] or ["full"]
     return out / "runs" / f"{re.sub(r'[^a-z0-9]+', '-', '-'.join(changed).lower())[:60]}-{digest}"
+
+
+@functools.cache  # each table is written after each run, and needs the folders of all of its rows
+def _digest(config: Path, keys: tuple[str, ...], start: str) -> str:
+    settings = as_dict(load_settings(config, [*keys, "output=unused"]))
+    settings["data"].pop("root")  # the same run wherever the data lie
+    return hashlib.sha256(json.dumps([start, settings], sort_keys=True).encode()).hexdigest()[:10]
 
 
 def config_of(row: dict[str, Any], plan: Plan) -> Path:
