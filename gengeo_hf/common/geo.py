@@ -1,7 +1,8 @@
 """Geodesy: distances in metres, bounds from metres, neighbourhoods on the sphere, the date line and the poles.
 
-Latitudes and longitudes are degrees (WGS84) everywhere. Distances are great-circle distances on the sphere (at most
-0.56 % from the ellipsoid). Bounds and offsets of a few hundred metres use the radii of curvature of the WGS84 ellipsoid, so a 250 m tile is 250 m at every latitude.
+Latitudes and longitudes are degrees (WGS84) everywhere. Distances are great-circle distances on the sphere, at most
+0.56 % from those on the ellipsoid. Bounds and offsets of a few hundred metres use the radii of curvature of the WGS84
+ellipsoid, so a tile of 250 m is 250 m wide at every latitude.
 """
 
 from typing import NamedTuple

@@ -100,14 +100,8 @@ def rows_within(
         if unknown := int(np.isnan(positions).any(axis=1).sum()):
             raise GenGeoError(f"{unknown} of {len(positions)} {which} have no position; this rule needs all of them")
     tree = KDTree(to_unit_vectors(*np.transpose(gallery_positions)))
-    lists = [
-        [row for row in found if row != positive]
-        for found, positive in zip(
-            tree.query_ball_point(to_unit_vectors(*np.transpose(query_positions)), chord(radius_m)),
-            positive_rows,
-            strict=True,
-        )
-    ]
+    near = tree.query_ball_point(to_unit_vectors(*np.transpose(query_positions)), chord(radius_m))
+    lists = [[row for row in found if row != own] for found, own in zip(near, positive_rows, strict=True)]
     rows = np.full((len(lists), max(map(len, lists), default=0)), -1, dtype=np.int64)
     for number, found in enumerate(lists):
         rows[number, : len(found)] = sorted(found)
