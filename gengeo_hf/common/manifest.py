@@ -6,6 +6,7 @@ newer version.
 """
 
 import dataclasses
+import functools
 import json
 import types
 import typing
@@ -67,7 +68,7 @@ def parse(kind: type[T], values: Any, where: str = "") -> T:
     if not isinstance(values, dict):
         raise ValueError(f"{where or 'it'} is {values!r:.{_SHOWN}}, expected an object")
     prefix = f"{where}." if where else ""
-    hints = typing.get_type_hints(kind)
+    hints = _hints(typing.cast(typing.Any, kind))
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]  # a dataclass
     if unknown := sorted(values.keys() - fields.keys()):
         raise ValueError(f"{prefix}{unknown[0]:.{_SHOWN}} is not known here")
@@ -81,6 +82,11 @@ def parse(kind: type[T], values: Any, where: str = "") -> T:
         return kind(**given)
     except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{prefix}{error}") from error
+
+
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
 
 
 def _value(kind: Any, value: Any, where: str) -> Any:

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from gengeo_hf.common.geo import EARTH_RADIUS_M, to_unit_vectors
+from gengeo_hf.common.geo import chord, to_unit_vectors
 from gengeo_hf.common.units import Near
 
 BLOCK_ROWS = 256
@@ -56,11 +56,6 @@ def block_balls(lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
     return balls
 
 
-def chord_of(near: Near) -> float:
-    """The radius as a straight line through the unit sphere (no loss of digits near zero)."""
-    return 2 * math.sin(min(near.radius_m / EARTH_RADIUS_M, math.pi) / 2)
-
-
 def runs_near(balls: np.ndarray, tiles: int, near: Near) -> list[tuple[int, int]]:
     """Runs of rows (first, behind the last) outside of which no tile lies in the circle.
 
@@ -72,7 +67,7 @@ def runs_near(balls: np.ndarray, tiles: int, near: Near) -> list[tuple[int, int]
     if not len(balls):
         return []
     gaps = balls[:, :3] - to_unit_vectors(near.lat, near.lon)
-    touched = np.sqrt((gaps**2).sum(axis=1)) <= chord_of(near) + balls[:, 3]
+    touched = np.sqrt((gaps**2).sum(axis=1)) <= chord(near.radius_m) + balls[:, 3]
     edges = np.flatnonzero(np.diff(np.concatenate([[False], touched, [False]]).astype(np.int8)))
     return [
         (int(first) * BLOCK_ROWS, min(int(last) * BLOCK_ROWS, tiles))
@@ -88,4 +83,4 @@ def within(lat: np.ndarray, lon: np.ndarray, near: Near) -> np.ndarray:
         near: The circle.
     """
     gaps = to_unit_vectors(lat, lon) - to_unit_vectors(near.lat, near.lon)
-    return np.einsum("...d,...d->...", gaps, gaps) <= chord_of(near) ** 2
+    return np.einsum("...d,...d->...", gaps, gaps) <= chord(near.radius_m) ** 2
