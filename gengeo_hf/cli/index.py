@@ -6,11 +6,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gengeo_hf.cli import console
-from gengeo_hf.cli.options import COMPUTE, LENGTH, RANGE, SHARE, EncoderOptions, Overwrite, report_backend
+from gengeo_hf.cli.options import COMPUTE, LENGTH, RANGE, SHARE, EncoderOptions, Overwrite, checked, report_backend
 from gengeo_hf.cli.registry import INDEX, gengeo
 
 if TYPE_CHECKING:
     from gengeo_hf.index import GeoIndex
+
+def read_shard(text: str) -> tuple[int, int]:
+    """A part of a divided build from `I/N`."""
+    from gengeo_hf.common.errors import GenGeoError
+
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and int(number) < int(count)):
+        raise GenGeoError(f"expected I/N with I from 0 to N - 1, for example 0/4, found {text!r}")
+    return int(number), int(count)
+
 
 RASTERS, TABLES, MAP_TILES = "Rasters", "Tables", "Map tiles"
 
@@ -74,6 +84,14 @@ def index(
     readers: Annotated[int, typer.Option(min=1, help="Threads that read imagery.", rich_help_panel=COMPUTE)] = 2,
     add: Annotated[bool, typer.Option("--add", help="Add to the index that is there.")] = False,
     overwrite: Overwrite = False,
+    shard: Annotated[
+        Any,
+        typer.Option(
+            help="Encode only part I of N, counted from 0; `gengeo merge` joins the parts.",
+            rich_help_panel=COMPUTE,
+            **checked(read_shard, "I/N"),
+        ),
+    ] = None,
 ) -> None:
     """Build an index from aerial imagery.
 
@@ -91,6 +109,8 @@ def index(
 
     if add and overwrite:
         raise console.UsageError("--add and --overwrite exclude one another")
+    if add and shard:
+        raise console.UsageError("--add and --shard exclude one another: merge the parts and add the whole")
     tiling = TilingOptions(
         tile_m=tile, overlap=overlap, zoom=zoom, tms=tms, value_range=value_range, image_column=image_column,
         lat_column=lat_column, lon_column=lon_column, tile_size_m=tile_size_m,
@@ -110,8 +130,10 @@ def index(
         total = present.add(encoder, imagery, **build)
         console.result(f"{out} now holds {total:,} tiles")
         return
-    report = build_index(encoder, imagery, out, overwrite=overwrite, **build)
+    report = build_index(encoder, imagery, out, overwrite=overwrite, shard=shard, **build)
     console.result(report)
+    if report.was_complete:
+        return
     console.result(GeoIndex.load(out, verify=False).report())
     console.note(f"next: gengeo locate photo.jpg --index {out} --model {options.model} --map places.html")
 

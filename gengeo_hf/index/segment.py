@@ -6,7 +6,7 @@ import io
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +164,28 @@ def _write_scan(folder: Path, tiles: int, total: int) -> Scan | None:
     for name, index in zip(names, made, strict=True):
         faiss.write_index(index, str(folder / name))
     return Scan(FACTORY, names, **measured)
+
+
+def add_scan(index: Path, record: Segment, total: int) -> Segment:
+    """Give a segment the compressed structure that it needs since the index has grown.
+
+    Args:
+        index: The index's directory.
+        record: The segment.
+        total: Tiles of the whole index.
+    """
+    if record.scan or not needs_scan(record.tiles, total):
+        return record
+    folder = index / record.name
+    scan = _write_scan(folder, record.tiles, total)
+    files = dict(record.files)
+    for name in scan.files if scan else ():
+        file = folder / name
+        match_modes(file, index)
+        sync(file)
+        files[name] = FileRecord(file.stat().st_size, sha256_of(file))
+    sync(folder)
+    return replace(record, files=files, scan=scan)
 
 
 def write_tombstones(index: Path, segment: Segment, dead: np.ndarray, version: int) -> Tombstones:

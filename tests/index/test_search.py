@@ -132,3 +132,12 @@ def test_sample_queries_stand_at_the_stated_cosine():
     queries = sample_queries(vectors, 50)
     np.testing.assert_allclose((queries * vectors.astype(np.float32)).sum(axis=1), 0.65, atol=1e-2)
     np.testing.assert_allclose(np.linalg.norm(queries, axis=1), 1, atol=1e-3)
+
+
+def test_conversion_equals_numpys_for_every_finite_half():
+    from gengeo_hf.index.search import to_float32
+
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(-1, 64)
+    finite = np.isfinite(halves).all(axis=1)
+    found = to_float32(halves[finite])
+    assert np.array_equal(found.view(np.int32), halves[finite].astype(np.float32).view(np.int32))
