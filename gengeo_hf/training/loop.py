@@ -86,7 +86,8 @@ def main(settings: Settings) -> dict[str, Any]:
     model = build_model(settings).to(accelerator.device)
     start_head(model, settings, decoded, processor)
     if plan.gradient_checkpointing:
-        model.activation_checkpointing_enable()
+        # transformers 5.23 renames gradient_checkpointing_enable, which 6 will drop
+        getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
     parts = math.ceil(share / (sampling.micro_batch or share))
     cost = measure_cost(model, processor, accelerator, kept_stages(model, settings))
     meter = Meter(cost, accelerator, parts)
