@@ -29,7 +29,8 @@ def fit(
         ),
     ] = "known",
     out: Annotated[
-        Path | None, typer.Option(metavar="DIRECTORY", help="Directory of the head. Default: pose/PRIOR in the model's.")
+        Path | None,
+        typer.Option(metavar="DIRECTORY", help="Directory of the head. Default: pose/PRIOR in the model's."),
     ] = None,
     whole_tile: Annotated[
         bool,
