@@ -42,7 +42,7 @@ class Pairs:
         offset_m: (N, 2) metres east and north from the tile's centre to the photo.
         size_m: (N, 2) width and height of the tile in metres.
         fov: (N,) horizontal degrees; 360 for panoramas.
-        heading: (N,) degrees clockwise from north of the photo's centre column.
+        heading: (N,) degrees clockwise from north of the photo's centre column; 0 for panoramas.
         areas: (N,) names.
     """
 
@@ -80,7 +80,7 @@ class Pairs:
             offset * np.stack([per_lon, per_lat], 1),
             np.array([size_of(Bounds(*box)) for box in boxes]),
             fov,
-            np.nan_to_num(heading) % 360,
+            np.where(fov < 360, np.nan_to_num(heading) % 360, 0.0),  # panoramas come aligned with north
             np.array([area or "" for area in queries["area"][:]], dtype=object),
         )
 
