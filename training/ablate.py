@@ -180,18 +180,14 @@ def _data_names(path: Path, keys: list[str]) -> tuple[str, str]:
 def test(model: Path, plan: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Recalls of a trained model on the test split of each data set."""
     from gengeo_hf.data import load_pairs
-    from gengeo_hf.data.loading import AerialImages, GroundImages
     from gengeo_hf.encoding.encoder import Encoder
-    from gengeo_hf.evaluation import evaluate_descriptors
+    from gengeo_hf.evaluation import evaluate
 
     encoder = Encoder.from_pretrained(model)
     out = {}
     for name, options in plan["test"].items():
         root = plan["roots"].get(name, plan["roots"].get(name.split("-")[0]))
-        data = load_pairs(name, root, **{"split": "test", **options})
-        ground = encoder.encode(GroundImages(data), "ground")
-        aerial = encoder.encode(AerialImages(data), "aerial")
-        result = evaluate_descriptors(ground, aerial, data.positive_rows())
+        result = evaluate(encoder, load_pairs(name, root, **{"split": "test", **options})).metrics
         out[name] = {key: float(result[key]) for key in ("recall@1", "recall@5", "recall@10", "recall@1%")}
     return out
 
