@@ -1,7 +1,7 @@
 """Poses of photos in the tiles that an index finds: position and heading instead of a tile's centre.
 
 The head of a checkpoint reads patch tokens of the photo and of the tiles. Tiles come from pose features stored with
-the index, from imagery, or from thumbnails that are large enough. Without a head the retrieval model searches by itself.
+the index, from imagery, or from thumbnails that are large enough. Without a head the retrieval model searches.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class TileFeatures(Protocol):
     """Stored keys of a head, see `gengeo_hf.index.pose_features`."""
 
     def keys(self, tile_ids: Sequence[str]) -> Mapping[str, np.ndarray]:
-        """float (K, d) of those tiles that it has."""
+        """Float (K, d) of those tiles that it has."""
         ...
 
 
@@ -214,7 +214,9 @@ class PoseFinder:
                 self._heads[name] = self._load(name)
             if self._heads[name] is not None:
                 return self._heads[name]
-        if self.settings.method == FITTED or any(self._load(name) is not None for name in PRIORS if name not in fitting):
+        if self.settings.method == FITTED or any(
+            self._load(name) is not None for name in PRIORS if name not in fitting
+        ):
             raise GenGeoError(
                 f"{self.checkpoint} has no pose head {FOLDER}/{prior}, which a photo with heading {prior} needs: fit "
                 f"one with gengeo pose fit --heading-prior {prior}, state the heading (--heading), or use --pose search"
