@@ -18,7 +18,7 @@ from gengeo_hf.common.files import sum_of
 from gengeo_hf.world.domains import DOMAINS, TILE_METRES, domain_named
 from gengeo_hf.world.geography import MAX_REGIONS, SPLITS
 from gengeo_hf.world.places import Region
-from gengeo_hf.world.shards import TABLES, Job, check_shard, draw_shard
+from gengeo_hf.world.shards import TABLES, VERTICAL_FOV, Job, check_shard, draw_shard
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -219,5 +219,9 @@ def _load(name: str, jobs: list[Job]) -> "CrossViewDataset":
     for job in jobs:
         check_shard(job.folder)
         for table in TABLES:
-            tables[table].append(datasets.Dataset.from_file(str(job.folder / f"{table}.arrow")))
+            rows = datasets.Dataset.from_file(str(job.folder / f"{table}.arrow"))
+            if table == "queries":
+                extent = datasets.Value("float32")
+                rows = rows.add_column("vertical_fov", [VERTICAL_FOV] * len(rows), feature=extent)
+            tables[table].append(rows)
     return CrossViewDataset(name, *(datasets.concatenate_datasets(tables[table]) for table in TABLES)).validate()
