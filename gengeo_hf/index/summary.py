@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gengeo_hf.common.geo import mean_position, size_of
+from gengeo_hf.common.text import printable
 from gengeo_hf.imagery.tiles import row_bounds
 
 MOST = 5  # areas, sources and unreadable tiles that are named
@@ -52,7 +53,7 @@ def summary(path: Path, manifest: dict[str, Any], tiles: pa.Table, left_out: pa.
     for entry in manifest.get("history", []):
         details = [f"{key} {value}" for key, value in entry.items() if key not in ("when", "what") and value]
         lines.append(f"{entry['what']:<12} {entry['when']} {', '.join(details)}")
-    return "\n".join(lines)
+    return "\n".join(printable(line) for line in lines)  # names and ids are a stranger's
 
 
 def footprints(tiles: pa.Table) -> str:
