@@ -6,12 +6,11 @@ the index, from imagery, or from thumbnails that are large enough. Without a hea
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from gengeo_hf.data.loading import resized
 from gengeo_hf.localization.answers import Place
 from gengeo_hf.localization.fusion import FusionWeights, TilePosterior, fuse
 from gengeo_hf.localization.photos import Photo, pictures
+from gengeo_hf.localization.tile_pixels import TileFeatures, TilePictures
 from gengeo_hf.pose.geometry import column_azimuths, positions_of
 from gengeo_hf.pose.head import FOLDER, PRIORS, PoseHead
 from gengeo_hf.pose.posterior import Poses, poses_of, to_posterior
@@ -37,22 +37,6 @@ if TYPE_CHECKING:
 
 FITTED, SEARCH = "fitted", "search"
 METHODS = ("auto", FITTED, SEARCH)
-
-
-class TilePictures(Protocol):
-    """Where the pixels of tiles come from."""
-
-    def images(self, tile_ids: Sequence[str]) -> Mapping[str, Image.Image]:
-        """Pixels of those tiles that it has, north up."""
-        ...
-
-
-class TileFeatures(Protocol):
-    """Stored keys of a head, see `gengeo_hf.index.pose_features`."""
-
-    def keys(self, tile_ids: Sequence[str]) -> Mapping[str, np.ndarray]:
-        """Float (K, d) of those tiles that it has."""
-        ...
 
 
 @dataclass
@@ -182,6 +166,8 @@ class PoseFinder:
 
     def ground_view(self, photo: Photo, camera: CameraView) -> GroundView | None:
         """The photo at the model's scale with what is known of its camera; None without a field of view."""
+        if camera.bearing is not None:
+            check_heading(camera.bearing)
         stated = camera.completed_by(photo.metadata.camera)
         if stated.fov is None:
             return None
@@ -366,39 +352,6 @@ def _with_radii(place: Place, spread_m: float, factors: Mapping[str, float]) -> 
     return replace(
         place, uncertainty_m=radii.get("0.68", spread_m), radius_68_m=radii.get("0.68"), radius_95_m=radii.get("0.95")
     )
-
-
-@dataclass
-class IndexPictures:
-    """Tile pixels from imagery, else from an index's thumbnails where these have the model's size.
-
-    Args:
-        index: a `GeoIndex`; stores keep no pictures.
-        size: (height, width) at which the model sees tiles.
-        imagery: a `TileSource` with the same tile ids, or None.
-    """
-
-    index: Any
-    size: tuple[int, int]
-    imagery: Any = None
-
-    def __post_init__(self) -> None:
-        ids = self.imagery.table["tile_id"].to_pylist() if self.imagery is not None else []
-        self._rows = {tile: row for row, tile in enumerate(ids)}
-
-    def images(self, tile_ids: Sequence[str]) -> Mapping[str, Image.Image]:
-        """Pixels of the tiles, where there are any."""
-        found = {}
-        for tile in tile_ids:
-            if tile in self._rows and (image := self.imagery.read(self._rows[tile])) is not None:
-                found[tile] = image
-        missing = [tile for tile in tile_ids if tile not in found]
-        if missing and hasattr(self.index, "thumbnails"):
-            for tile, content in self.index.thumbnails(missing).items():
-                image = Image.open(io.BytesIO(content)).convert("RGB")
-                if image.height >= self.size[0] and image.width >= self.size[1]:
-                    found[tile] = image
-        return found
 
 
 def check_heading(heading: float) -> float:
