@@ -65,5 +65,5 @@ def check_writable(*paths: str | Path | None) -> None:
 
 def tell_choice(encoder: Any) -> None:
     """Say on stderr which backend computes and why, where there was a choice."""
-    if (choice := getattr(encoder, "choice", None)) and choice.reason:  # an encoder of another make has none
-        typer.echo(choice.reason, err=True)
+    if encoder.choice_reason:
+        typer.echo(encoder.choice_reason, err=True)

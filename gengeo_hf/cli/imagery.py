@@ -84,7 +84,10 @@ def index(
     if present is not None and truncate_dim is None:
         truncate_dim = present.manifest["model"].get("truncate_dim")
     images = imagery.table.num_rows if hasattr(imagery, "table") else None
-    encoder = Encoder.from_pretrained(model, device, batch_size, backend, truncate_dim, dtype, images)
+    encoder = Encoder.from_pretrained(
+        model, device=device, batch_size=batch_size, backend=backend, truncate_dim=truncate_dim, compute_dtype=dtype,
+        expected_images=images,
+    )  # fmt: skip
     tell_choice(encoder)
     options: dict[str, Any] = {"model_name": model, "thumbnail_pixels": thumbnails, "readers": readers}
     options["progress"] = True

@@ -80,13 +80,14 @@ def locate(
     check_writable(map_file, geojson)
     motion = Motion(top_speed / 3.6, interval)
     files = find_photos(photos)
-    speed: dict[str, Any] = {"device": device, "backend": backend, "dtype": dtype, "images": len(files)}
-    localizer = GeoLocalizer.from_pretrained(model, index, calibration, **speed)
+    speed: dict[str, Any] = {"device": device, "backend": backend, "compute_dtype": dtype}
+    speed["expected_images"] = len(files)
+    localizer = GeoLocalizer.from_pretrained(model, index, calibration=calibration, **speed)
     tell_choice(localizer.encoder)
     if sequence:
-        answers = localizer.locate_drive(files, top, motion, **options)
+        answers = list(localizer.locate(files, sequence=True, motion=motion, top=top, **options))
     else:
-        answers = list(localizer.locate_many(files, top, **options))
+        answers = list(localizer.locate_many(files, top=top, **options))
     if answers and all(answer.error for answer in answers):
         raise GenGeoError(answers[0].error if len(answers) == 1 else f"none of {len(answers)} photos could be read")
     for answer in answers:
@@ -180,8 +181,7 @@ def _lines(answer: "Answer") -> list[str]:
     lines = [f"{answer.photo}" + ("" if answer.known else ": don't know; best guesses")]
     if answer.error:
         return [*lines, f"  {answer.error}"]
-    if answer.note:
-        lines.append(f"  note: {answer.note}")
+    lines += [f"  note: {note}" for note in answer.notes]
     if not answer.places:
         lines.append("  no tile there: widen the radius")
     for place in answer.places:
@@ -191,8 +191,8 @@ def _lines(answer: "Answer") -> list[str]:
         where = f"  {place.rank}. {place.lat:.6f}, {place.lon:.6f}{radius}"
         turned = f", looking {place.heading:.0f}°" if place.heading is not None else ""
         lines.append(f"{where}  score {place.score:.3f}{sure}{votes}{turned}  {place.tile_id}")
-    if answer.truth is not None:
-        error = f", {answer.truth_error_m:,.0f} m from the best place" if answer.truth_error_m is not None else ""
-        error = ", which limited the search" if answer.truth_is_prior else error
-        lines.append(f"  EXIF position: {answer.truth.lat:.6f}, {answer.truth.lon:.6f}{error}")
+    if (position := answer.exif_position) is not None:
+        error = f", {answer.exif_distance_m:,.0f} m from the best place" if answer.exif_distance_m is not None else ""
+        error = ", which limited the search" if answer.exif_is_prior else error
+        lines.append(f"  EXIF position: {position.lat:.6f}, {position.lon:.6f}{error}")
     return lines

@@ -205,7 +205,7 @@ def _dataset(source: str, encoder: Any, split: str, pool: int) -> "CrossViewData
     name, _, root = source.partition("=")
     if not name.startswith("world-"):
         return load_pairs(name, root or None, split)
-    sizes = getattr(getattr(encoder, "processor", None), "view_sizes", {})
+    sizes = encoder.view_sizes if encoder is not None else {}
     options = {f"{view}_size": (size["height"], size["width"]) for view, size in sizes.items()}
     if max((max(size) for size in options.values()), default=0) == 0:
         options = {"ground_size": (140, 560), "aerial_size": (140, 140)}  # for looking at, not for a model

@@ -196,7 +196,7 @@ def encode_limited(encoder: "Encoder", panoramas: Iterable[Any], fov: int, headi
         pixels = encoder.processor(batch, view="ground", return_tensors="pt")["pixel_values"]  # type: ignore[call-arg]
         looked_at = torch.from_numpy(np.asarray(headings[start : start + len(batch)], dtype=np.float64))
         start += len(batch)
-        blocks.append(encoder.describe(limited_fov(pixels, fov, looked_at, encoder.patch), "ground"))
+        blocks.append(encoder.encode_pixels(limited_fov(pixels, fov, looked_at, encoder.patch), "ground"))
     return np.concatenate(blocks)
 
 

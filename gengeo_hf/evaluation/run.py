@@ -62,7 +62,7 @@ def main(given: argparse.Namespace) -> Result | None:
     """Evaluate; the main process returns the result."""
     protocol = find_protocol(given.protocol)
     accelerator = Accelerator(cpu=given.cpu)
-    encoder = Encoder.from_pretrained(given.model, accelerator.device, given.batch_size)
+    encoder = Encoder.from_pretrained(given.model, device=accelerator.device, batch_size=given.batch_size)
     encoder.processor.view_sizes = view_sizes(encoder, given.ground_size, given.aerial_size)
 
     options: Any = OmegaConf.to_container(OmegaConf.from_dotlist(given.options))
@@ -111,7 +111,7 @@ def main(given: argparse.Namespace) -> Result | None:
 def view_sizes(encoder: Encoder, ground: str | None, aerial: str | None) -> dict[str, dict[str, int]]:
     """The sizes to evaluate at: the model's own, or those asked for."""
     sizes = {view: dict(encoder.processor.view_sizes[view]) for view in ("ground", "aerial")}
-    patch = getattr(encoder.model.config.backbone_config, "patch_size", 1)
+    patch = encoder.patch
     for view, text in (("ground", ground), ("aerial", aerial)):
         if text is None:
             continue

@@ -25,7 +25,8 @@ from PIL import Image
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import atomic_file, write_json
-from gengeo_hf.imagery.tiles import EncoderLike, TileSource
+from gengeo_hf.encoding.protocol import EncoderProtocol
+from gengeo_hf.imagery.tiles import TileSource
 from gengeo_hf.index.folder import LEFT_OUT_SCHEMA, check_place, exclusive, read_manifest, thumbnail, write_index
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class BuildReport:
 
 
 def build_index(
-    encoder: EncoderLike,
+    encoder: EncoderProtocol,
     imagery: "TileSource | CrossViewDataset",
     path: str | Path,
     *,
@@ -138,7 +139,7 @@ class _Work:
     key: str
 
     @classmethod
-    def begin(cls, folder: Path, encoder: EncoderLike, source: TileSource, thumbnail_pixels: int) -> "_Work":
+    def begin(cls, folder: Path, encoder: EncoderProtocol, source: TileSource, thumbnail_pixels: int) -> "_Work":
         """Make the folder, and empty it if it belongs to other imagery or another model."""
         rendering = getattr(source, "rendering", "")
         digest = hashlib.sha256(f"{encoder.fingerprint} {thumbnail_pixels} {SHARD} {rendering}".strip().encode())
@@ -190,7 +191,7 @@ class _Work:
 
 
 def _encode_all(
-    encoder: EncoderLike, source: TileSource, work: _Work, thumbnail_pixels: int, readers: int, progress: bool
+    encoder: EncoderProtocol, source: TileSource, work: _Work, thumbnail_pixels: int, readers: int, progress: bool
 ) -> int:
     """Make every shard that is not there yet; the number of tiles that this process encoded."""
     from tqdm.auto import tqdm
@@ -240,17 +241,17 @@ def _is_whole(file: Path) -> bool:
 
 
 def _encode_shard(
-    encoder: EncoderLike, source: TileSource, rows: range, thumbnail_pixels: int, pool: ThreadPoolExecutor, bar: Any
+    encoder: EncoderProtocol, source: TileSource, rows: range, thumbnail_pixels: int, pool: ThreadPoolExecutor, bar: Any
 ) -> pa.Table:
     """Read and encode the tiles of one shard, in batches."""
-    batch_size = int(getattr(encoder, "batch_size", 32))
+    batch_size = encoder.batch_size
     columns: dict[str, list[Any]] = {name: [] for name in SHARD_SCHEMA.names}
     waiting: list[tuple[int, Image.Image]] = []
 
     def encode() -> None:
         if not waiting:
             return
-        vectors = encoder.encode([image for _, image in waiting], view="aerial")
+        vectors = encoder.encode([image for _, image in waiting], "aerial")
         for (row, image), vector in zip(waiting, vectors, strict=True):
             small = thumbnail(image, thumbnail_pixels) if thumbnail_pixels else b""
             for name, value in zip(columns, (row, "", vector.astype(np.float16).tobytes(), small), strict=True):
@@ -296,7 +297,7 @@ def _assemble(
     path: Path,
     work: _Work,
     source: TileSource,
-    encoder: EncoderLike,
+    encoder: EncoderProtocol,
     model_name: str,
     thumbnails: bool,
     seconds: float,
@@ -315,10 +316,10 @@ def _assemble(
         "model": {
             "fingerprint": encoder.fingerprint,
             "name": model_name,
-            "truncate_dim": getattr(encoder, "truncate_dim", None),  # photos are then cut alike
-            "computed_by": getattr(encoder, "computed_by", ""),  # for people: any backend may ask
+            "truncate_dim": encoder.truncate_dim,  # photos are then truncated alike
+            "computed_by": encoder.computed_by,  # for people: any backend may ask
         },
-        "preprocessing": _preprocessing(encoder),
+        "preprocessing": dict(encoder.preprocessing),
         "dim": int(encoder.dim),
         "build": asdict(report),
         "history": [happened("built", source=source.name, tiles=len(rows))],
@@ -364,9 +365,3 @@ def _stored_jpegs(files: list[Path]) -> Iterator[list[bytes]]:
     for file in files:
         table = pa.parquet.read_table(file, columns=["descriptor", "jpeg"])
         yield table.filter(table["descriptor"].is_valid())["jpeg"].to_pylist()
-
-
-def _preprocessing(encoder: Any) -> dict[str, Any]:
-    """The image processor's own words, for people; the fingerprint is what is compared."""
-    processor = getattr(encoder, "processor", None)
-    return json.loads(json.dumps(processor.to_dict(), default=str)) if processor is not None else {}

@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import EARTH_RADIUS_M, Bounds, to_unit_vectors
 from gengeo_hf.common.units import Near, check_near
-from gengeo_hf.imagery.tiles import EncoderLike, TileSource, row_bounds
+from gengeo_hf.encoding.protocol import EncoderProtocol
+from gengeo_hf.imagery.tiles import TileSource, row_bounds
 from gengeo_hf.index.build import build_index, happened
 from gengeo_hf.index.folder import (
     MANIFEST,
@@ -114,7 +115,7 @@ class GeoIndex:
 
     @classmethod
     def build(
-        cls, encoder: EncoderLike, imagery: "TileSource | CrossViewDataset", path: str | Path, **options: Any
+        cls, encoder: EncoderProtocol, imagery: "TileSource | CrossViewDataset", path: str | Path, **options: Any
     ) -> "GeoIndex":
         """Encode imagery into a new index; an interrupted build goes on where it stopped.
 
@@ -161,7 +162,7 @@ class GeoIndex:
     def __len__(self) -> int:
         return len(self._snapshot.descriptors)
 
-    def check_model(self, encoder: EncoderLike) -> None:
+    def check_model(self, encoder: EncoderProtocol) -> None:
         """Refuse an encoder whose descriptors must not be compared with those of the index.
 
         Raises:
@@ -235,7 +236,7 @@ class GeoIndex:
                 )
         return f"{self.path}: {len(descriptors):,} tiles, {len(manifest['files'])} files, all as the manifest says"
 
-    def add(self, encoder: EncoderLike, imagery: "TileSource | CrossViewDataset | GeoIndex", **options: Any) -> int:
+    def add(self, encoder: EncoderProtocol, imagery: "TileSource | CrossViewDataset | GeoIndex", **options: Any) -> int:
         """Add imagery; tiles whose id is there already are replaced. Searches that run keep the old state.
 
         Processes that add to the same index wait for one another. To share the work on a large area, let them build an

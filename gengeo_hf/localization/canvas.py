@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 if TYPE_CHECKING:
-    from gengeo_hf.imagery.tiles import EncoderLike
+    from gengeo_hf.encoding.protocol import EncoderProtocol
 
 # Degrees of elevation that panoramas show, by the first word of what a model was trained on. CVUSA's are crops of
 # 224 x 1232 pixels of a sphere, CVACT's and VIGOR's are whole, those of the synthetic world are drawn so.
@@ -44,19 +44,18 @@ class Canvas(NamedTuple):
         return (wide if self.rise is None else math.radians(self.rise) / self.height), wide
 
 
-def ground_size(encoder: "EncoderLike") -> tuple[int, int] | None:
-    """(height, width) in pixels at which a model sees photos; None where it does not tell."""
-    sizes = getattr(getattr(encoder, "processor", None), "view_sizes", None) or {}
-    size = sizes.get("ground")
-    return None if size is None else (int(size["height"]), int(size["width"]))
+def ground_size(encoder: "EncoderProtocol") -> tuple[int, int]:
+    """(height, width) in pixels at which a model encodes photos."""
+    size = encoder.view_sizes["ground"]
+    return int(size["height"]), int(size["width"])
 
 
-def canvas_of(encoder: "EncoderLike") -> Canvas | None:
+def canvas_of(encoder: "EncoderProtocol") -> Canvas | None:
     """The canvas of a model of panoramas (its ground size is at least twice as wide as high); None for any other."""
     size = ground_size(encoder)
-    if size is None or size[1] < 2 * size[0] or not hasattr(encoder, "describe"):
+    if size[1] < 2 * size[0]:
         return None
-    trained_on = str(getattr(encoder, "training_record", {}).get("trained_on") or "")
+    trained_on = str(encoder.training_record.get("trained_on") or "")
     return Canvas(*size, RISE.get(re.split(r"\W", trained_on)[0]))
 
 

@@ -24,7 +24,7 @@ from gengeo_hf.localization.canvas import WIDEST_PLANE, Canvas, fitted, turned, 
 
 if TYPE_CHECKING:
     from gengeo_hf.common.images import PhotoPosition
-    from gengeo_hf.imagery.tiles import EncoderLike
+    from gengeo_hf.encoding.protocol import EncoderProtocol
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".heic", ".heif")
 FULL_FRAME_DIAGONAL_MM = math.hypot(36, 24)  # what "35 mm equivalent" is equivalent to (CIPA DC-008, FocalLengthIn35mm)
@@ -140,9 +140,9 @@ def find_photos(paths: Iterable[str | Path]) -> list[Path]:
 def opened(photo: Any, enough: tuple[int, int] | None = None) -> Image.Image:
     """An upright PIL image from a path, bytes, an open file or an image; see `open_image`."""
     from gengeo_hf.common.images import open_image
-    from gengeo_hf.encoding.encoder import as_image
+    from gengeo_hf.encoding.inputs import load_image
 
-    return as_image(photo) if isinstance(photo, Image.Image) else open_image(photo, enough=enough)
+    return load_image(photo) if isinstance(photo, Image.Image) else open_image(photo, enough=enough)
 
 
 def read_photo(photo: Any, enough: tuple[int, int] | None = None) -> Photo:
@@ -201,7 +201,7 @@ def note_of(photo: Photo, look: Look, canvas: Canvas | None) -> str:
     return ""
 
 
-def encode_pictures(encoder: "EncoderLike", asked: Sequence[Picture]) -> np.ndarray:
+def encode_pictures(encoder: "EncoderProtocol", asked: Sequence[Picture]) -> np.ndarray:
     """Descriptors of ground pictures: float32 (pictures, dim).
 
     Raises:
@@ -210,18 +210,16 @@ def encode_pictures(encoder: "EncoderLike", asked: Sequence[Picture]) -> np.ndar
     out = np.empty((len(asked), encoder.dim), np.float32)
     whole = [number for number, picture in enumerate(asked) if not picture.own_size]
     if whole:
-        out[whole] = encoder.encode([asked[number].image for number in whole], view="ground")
+        out[whole] = encoder.encode([asked[number].image for number in whole], "ground")
     for width in sorted({picture.image.width for picture in asked if picture.own_size}):
         rows = [n for n, picture in enumerate(asked) if picture.own_size and picture.image.width == width]
-        step = int(getattr(encoder, "batch_size", 32))
-        for part in (rows[start : start + step] for start in range(0, len(rows), step)):
-            out[part] = _encode_at_own_size(encoder, [asked[row].image for row in part])
+        try:
+            out[rows] = encoder.encode([asked[row].image for row in rows], "ground", resize=False)
+        except GenGeoError:
+            raise
+        except ValueError as error:  # the model's message about sizes that it cannot take
+            raise TooNarrowError(f"the field of view is too narrow for this model: {error}") from error
     return out
-
-
-def patch_of(encoder: "EncoderLike") -> int:
-    """Side of a patch of the model, in pixels."""
-    return int(getattr(encoder, "patch", 1))
 
 
 def _header(photo: Any) -> Image.Image:
@@ -289,13 +287,3 @@ def _time(exif: Any) -> datetime | None:
         return None
     fraction = re.fullmatch(r"\d{1,9}", str(exif.get(ExifTags.Base.SubsecTimeOriginal, "")).strip("\0 "))
     return time + timedelta(seconds=float(f"0.{fraction[0]}")) if fraction else time
-
-
-def _encode_at_own_size(encoder: Any, images: Sequence[Image.Image]) -> np.ndarray:
-    """Descriptors of pictures of one size that is not the ground view's."""
-    pixels = encoder.processor(list(images), view="ground", do_resize=False, return_tensors="pt")["pixel_values"]
-    try:
-        described: np.ndarray = encoder.describe(pixels, "ground")
-    except ValueError as error:  # the model's own words about sizes that it cannot take
-        raise TooNarrowError(f"the field of view is too narrow for this model: {error}") from error
-    return described

@@ -218,19 +218,21 @@ def test_a_model_of_panoramas_sees_cut_outs_and_turns(tiny_model, tiny_processor
     localizer = GeoLocalizer(encoder, index)
     generator = np.random.default_rng(0)
     Image.fromarray(generator.integers(0, 255, (90, 120, 3), np.uint8)).save(tmp_path / "photo.png")
-    whole, wide, again = (localizer.locate(tmp_path / "photo.png", look=look) for look in (None, Look(180), Look(180)))
+    whole, wide, again = (
+        localizer.locate(tmp_path / "photo.png", look=look).places for look in (None, Look(180), Look(180))
+    )
     assert [p.score for p in wide] == [p.score for p in again] != [p.score for p in whole]
     panorama = np.asarray(Image.effect_noise((224, 112), 90).convert("RGB"))
     names = []
     for turn in (0, 56):  # the same place, looked at in two directions a quarter turn apart
         names.append(tmp_path / f"{turn}.png")
         Image.fromarray(np.roll(panorama, -turn, axis=1)).save(names[-1])
-    a, b = (localizer.locate(name, look=Look(heading="unknown"), merge=False) for name in names)
+    a, b = (localizer.locate(name, look=Look(heading="unknown"), merge=False).places for name in names)
     assert [p.tile_id for p in a] == [p.tile_id for p in b]
     np.testing.assert_allclose([p.score for p in a], [p.score for p in b], atol=1e-4)
     assert (b[0].heading - a[0].heading) % 360 == 90 and whole[0].heading is None
     both = list(localizer.locate_many([tmp_path / "photo.png", names[0]], look=Look(heading="unknown")))
-    assert "--fov" in both[0].note and not both[1].note
+    assert "--fov" in both[0].notes[0] and not both[1].notes
 
 
 def test_a_field_of_view_too_narrow_for_the_model_is_one_line(tiny_model, tiny_processor, tmp_path):
@@ -239,8 +241,8 @@ def test_a_field_of_view_too_narrow_for_the_model_is_one_line(tiny_model, tiny_p
     encoder = Encoder(tiny_model, tiny_processor, device="cpu")
     index = GeoIndex.build(encoder, ListSource(count=3), tmp_path / "idx")
     Image.new("RGB", (90, 60)).save(tmp_path / "photo.png")
-    with pytest.raises(GenGeoError, match="too narrow"):
-        GeoLocalizer(encoder, index).locate(tmp_path / "photo.png", look=Look(fov=20))
+    answer = GeoLocalizer(encoder, index).locate(tmp_path / "photo.png", look=Look(fov=20))
+    assert "too narrow" in answer.error and not answer.places
     # Among others it is an answer with an error, and the others are answered.
     jpeg(tmp_path / "tele.jpg", focal=400)
     Image.new("RGB", (112, 28), (9, 90, 9)).save(tmp_path / "wide.png")

@@ -163,7 +163,7 @@ def test_two_processes_give_the_same_numbers_as_one(tiny_checkpoint, tmp_path, p
 def test_limited_views_keep_their_scale_and_direction(tiny_model, tiny_processor):
     from gengeo_hf.encoding.encoder import Encoder
 
-    encoder = Encoder(tiny_model, tiny_processor, "cpu", batch_size=2)
+    encoder = Encoder(tiny_model, tiny_processor, device="cpu", batch_size=2)
     random = np.random.default_rng(0)
     panoramas = [random.integers(0, 256, (28, 112, 3), dtype=np.uint8) for _ in range(3)]
     looked = describe.encode_limited(encoder, panoramas, 180, np.array([0.0, 90.0, 180.0]))
@@ -177,7 +177,7 @@ def test_cuts_are_the_same_however_the_shards_are_shared_out(tiny_model, tiny_pr
     from gengeo_hf.data.loading import GroundImages
     from gengeo_hf.encoding.encoder import Encoder
 
-    encoder, pairs = Encoder(tiny_model, tiny_processor, "cpu", batch_size=4), made_up_pairs(20)
+    encoder, pairs = Encoder(tiny_model, tiny_processor, device="cpu", batch_size=4), made_up_pairs(20)
     photos, ids = GroundImages(pairs), pairs.queries["query_id"][:]
     protocol = script.find_protocol("world-urban-fov180-unknown")
     given = {"fov": 180, "headings": describe.cut_headings(protocol, 20, seed=3), "shard_rows": 4}
