@@ -16,6 +16,7 @@ Examples = Annotated[
 License = Annotated[
     str | None, typer.Option(help="Licence of what is published, for example apache-2.0. Default: none is stated.")
 ]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what this command wrote there before.")]
 Onnx = Annotated[bool, typer.Option("--onnx", help="Also write ONNX graphs to onnx/, for --backend onnx.")]
 
 
@@ -24,6 +25,7 @@ def convert(
     kind: Annotated[str, typer.Argument(help="dinov2, dino-salad, megaloc or sample4geo.")],
     source: Annotated[Path, typer.Argument(help="The published .pth, .ckpt or .safetensors file.")],
     out: Annotated[Path, typer.Argument(help="Folder to write, in Hub format.")],
+    overwrite: Overwrite = False,
 ) -> None:
     """Convert published weights of others; dinov2 gives a backbone to start training from.
 
@@ -31,7 +33,7 @@ def convert(
     """
     from gengeo_hf.hub.convert import convert as run
 
-    typer.echo(f"wrote {run(kind, source, out)}")
+    typer.echo(f"wrote {run(kind, source, out, overwrite=overwrite)}")
 
 
 @app.command()
@@ -42,6 +44,7 @@ def export(
     result: Results = None,
     example: Examples = None,
     license: License = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write a folder that loads without this package: weights, code, card, endpoint handler; on request ONNX graphs.
 
@@ -51,7 +54,8 @@ def export(
     """
     from gengeo_hf.hub.export import export_folder
 
-    export_folder(model, out, results=result or (), examples=example or (), license=license, onnx=onnx)
+    options: dict[str, Any] = {"license": license, "onnx": onnx, "overwrite": overwrite}
+    export_folder(model, out, results=result or (), examples=example or (), **options)
     typer.echo(f"wrote {out}" + (f"; {_agreement(out)}" if onnx else ""))
 
 
@@ -99,6 +103,7 @@ def pull(
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
     kind: Annotated[str | None, typer.Option(help="model, index or dataset. Default: found out.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Fetch a checkpoint, an index or a data set, and check it.
 
@@ -109,7 +114,7 @@ def pull(
     from gengeo_hf.hub.repository import Kind
     from gengeo_hf.hub.repository import pull as fetch
 
-    found = fetch(repository, out, kind=cast(Kind, kind), revision=revision)
+    found = fetch(repository, out, kind=cast(Kind, kind), revision=revision, overwrite=overwrite)
     use = {
         "model": f"--model {out}",
         "index": f"--index {out}",
@@ -125,6 +130,7 @@ def space(
     index: Annotated[
         str | None, typer.Option("--index", help="Hub id of a published index. Default: visitors upload tiles.")
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write a Gradio Space that shows a published model: upload the folder to a Space on the Hub, or run app.py.
 
@@ -132,7 +138,7 @@ def space(
     """
     from gengeo_hf.hub.export import write_space
 
-    write_space(out, model, index)
+    write_space(out, model, index, overwrite=overwrite)
     typer.echo(f"wrote {out}; try it: pip install gradio -r {out}/requirements.txt && python {out}/app.py")
 
 

@@ -10,17 +10,30 @@ if TYPE_CHECKING:
     from gengeo_hf.data.augment import Augmentation
     from gengeo_hf.data.loading import AerialImages, GroundImages, PairSource
     from gengeo_hf.data.own import load_hf_dataset
-    from gengeo_hf.data.registry import load_pairs
+    from gengeo_hf.data.registry import DataNotation, load_notation, load_pairs, parse_data
 
 _HOMES = {
     "AerialImages": "loading",
     "Augmentation": "augment",
+    "DataNotation": "registry",
     "GroundImages": "loading",
     "PairSource": "loading",
     "load_hf_dataset": "own",
+    "load_notation": "registry",
     "load_pairs": "registry",
+    "parse_data": "registry",
 }
-__all__ = ["AerialImages", "Augmentation", "GroundImages", "PairSource", "load_hf_dataset", "load_pairs"]
+__all__ = [
+    "AerialImages",
+    "Augmentation",
+    "DataNotation",
+    "GroundImages",
+    "PairSource",
+    "load_hf_dataset",
+    "load_notation",
+    "load_pairs",
+    "parse_data",
+]
 
 
 def __getattr__(name: str) -> Any:

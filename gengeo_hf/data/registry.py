@@ -1,11 +1,15 @@
-"""Data sets by name: the one place that configuration files and commands ask.
+"""Data sets by name, and the one notation for a data set: `NAME[:SPLIT] [ROOT] [key=value ...]`.
 
-Before: a name and a folder. After: a `CrossViewDataset`, checked.
+Every command line, configuration file and Python call finds a data set here. `load_pairs` takes the parts as arguments;
+`load_notation` takes them as a text such as `"table:test pairs.csv validation_share=0.05"`.
 """
 
 import functools
 import inspect
-from collections.abc import Callable
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +37,9 @@ def load_pairs(name: str, root: str | Path | None = None, split: str = "train", 
     """
     loaders = _loaders()
     if name not in loaders:
-        raise GenGeoError(f"unknown data set {name!r}; expected one of {', '.join(sorted(loaders))}")
+        path = Path(name)
+        form = f"; write `{'folder' if path.is_dir() else 'table'} {name}`" if path.exists() else ""
+        raise GenGeoError(f"unknown data set {name!r}; expected one of {', '.join(sorted(loaders))}{form}")
     if root is None and not name.startswith("world-"):
         raise GenGeoError(f"{name} needs its folder: root=... (the synthetic worlds are the only data without one)")
     return _call(name, loaders[name], root, split, **options).validate()
@@ -42,6 +48,116 @@ def load_pairs(name: str, root: str | Path | None = None, split: str = "train", 
 def dataset_names() -> list[str]:
     """All names that `load_pairs` knows."""
     return sorted(_loaders())
+
+
+@dataclass(frozen=True)
+class DataNotation:
+    """A data set as a user writes it; see `parse_data`.
+
+    Args:
+        name: Name that `load_pairs` knows.
+        split: Split that was named, None where none was.
+        root: Folder or file that was named, None where none was.
+        options: Options of the loader.
+    """
+
+    name: str
+    split: str | None = None
+    root: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def load(self, split: str = "test") -> CrossViewDataset:
+        """Load the data set.
+
+        Args:
+            split: Split to load where the notation names none.
+
+        Raises:
+            GenGeoError: As `load_pairs`.
+        """
+        return load_pairs(self.name, self.root, self.split or split, **self.options)
+
+    def __str__(self) -> str:
+        """The notation, in a form that `parse_data` reads back."""
+        name = self.name if self.split is None else f"{self.name}:{self.split}"
+        root = [] if self.root is None else [self.root]
+        words = [name, *root, *(f"{key}={value}" for key, value in _dotted(self.options))]
+        return " ".join(f'"{word}"' if re.search(r"\s", word) else word for word in words)
+
+
+_OPTION = re.compile(r"[A-Za-z_][\w.]*=")  # a path may hold "=" further on
+
+
+def parse_data(notation: str | Sequence[str]) -> DataNotation:
+    """Read `NAME[:SPLIT] [ROOT] [key=value ...]`.
+
+    Args:
+        notation: One text, in which a path with spaces stands in quotes, or the words of a command line.
+
+    Returns:
+        Its parts. Values are read as YAML: numbers, booleans, `null`, lists; `columns.heading=compass` is nested.
+
+    Raises:
+        GenGeoError: There is no name, two paths, or a quote that is not closed.
+
+    Example:
+        >>> parse_data("world-urban:validation num_pairs=100").options
+        {'num_pairs': 100}
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    words = _split_words(notation) if isinstance(notation, str) else [str(word) for word in notation]
+    if not words or not words[0] or _OPTION.match(words[0]):
+        found = f"found {' '.join(words)!r}" if words else "found nothing"
+        raise GenGeoError(f"a data set is written as NAME[:SPLIT] [ROOT] [key=value ...]; {found}")
+    given = [word for word in words[1:] if _OPTION.match(word)]
+    roots = [word for word in words[1:] if not _OPTION.match(word)]
+    if len(roots) > 1:
+        raise GenGeoError(
+            f"a data set has one folder or file, found {roots[0]!r} and {roots[1]!r}; "
+            "quote a path with spaces, and write options as key=value"
+        )
+    name, colon, split = words[0].partition(":")
+    try:
+        options: Any = OmegaConf.to_container(OmegaConf.from_dotlist(given))
+    except OmegaConfBaseException as error:
+        raise GenGeoError(f"an option of {name} cannot be read: {' '.join(str(error).split())}") from error
+    if colon and not split:
+        raise GenGeoError(f"{words[0]!r} names no split after the colon; for example {name}:test")
+    return DataNotation(name, split or None, roots[0] if roots else None, dict(options))
+
+
+def load_notation(notation: str | Sequence[str], split: str = "test") -> CrossViewDataset:
+    """Load a data set from its notation, for example `load_notation("cvusa:test /data/CVUSA")`.
+
+    Args:
+        notation: See `parse_data`.
+        split: Split to load where the notation names none.
+
+    Raises:
+        GenGeoError: As `parse_data` and `load_pairs`.
+    """
+    return parse_data(notation).load(split)
+
+
+def _split_words(text: str) -> list[str]:
+    """Words of a text as a shell finds them, but a backslash is a letter: Windows paths have it."""
+    lexer = shlex.shlex(text, posix=True, punctuation_chars=False)
+    lexer.whitespace_split, lexer.escape, lexer.commenters = True, "", ""
+    try:
+        return list(lexer)
+    except ValueError as error:
+        raise GenGeoError(f"{text!r} cannot be read: a quote is not closed") from error
+
+
+def _dotted(options: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Nested options as `group.key` with plain values."""
+    out: list[tuple[str, Any]] = []
+    for key, value in options.items():
+        nested = isinstance(value, dict)
+        out += _dotted(value, f"{prefix}{key}.") if nested else [(prefix + key, "null" if value is None else value)]
+    return out
 
 
 def _loaders() -> dict[str, Callable[..., CrossViewDataset]]:

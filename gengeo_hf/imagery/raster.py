@@ -12,7 +12,7 @@ import contextlib
 import math
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,9 +21,12 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from gengeo_hf.common.area import Area
 from gengeo_hf.common.errors import GenGeoError, MissingExtraError
-from gengeo_hf.common.geo import bounds_around, metres_per_degree, offset, wrap_longitude
+from gengeo_hf.common.geo import bounds_around, metres_per_degree, offset
 from gengeo_hf.common.transfer import first_line
+from gengeo_hf.imagery.cells import cell_grids
+from gengeo_hf.imagery.cutter import TileWindow
 from gengeo_hf.imagery.pixels import Rendering, no_data_mask, rendering_of
 from gengeo_hf.imagery.tiles import tile_table
 
@@ -72,6 +75,8 @@ class RasterTiles:
         pixels: side of a tile in pixels, at most; imagery that is coarser is not blown up beyond its own resolution.
         value_range: values that become black and white; None takes 0..255 for 8 bits, and for deeper files the 1st and
             99th percentile of all files together, so that a mosaic has no seams.
+        area: Only tiles that touch this area; None takes all that the files cover.
+        open_dataset: Opens one of `paths`, for files that GDAL must not open itself; None takes `rasterio.open`.
 
     Raises:
         GenGeoError: a file is missing, broken or has no CRS, or nothing of it is as large as half a tile.
@@ -85,18 +90,26 @@ class RasterTiles:
         overlap: float = 0.5,
         pixels: int = 392,
         value_range: tuple[float, float] | None = None,
+        *,
+        area: Area | None = None,
+        open_dataset: "Callable[[str], DatasetReader] | None" = None,
     ) -> None:
         self.name = Path(paths[0]).name if len(paths) == 1 else f"{len(paths)} rasters"
-        self._tile_m = tile_m
+        self._tile_m, self._open_dataset = tile_m, open_dataset
         self._open = threading.local()  # a GDAL handle must not be used by two threads at a time
-        self._sheets = _same_range([_open_sheet(Path(path)) for path in paths], value_range)
+        self._sheets = _same_range([_open_sheet(path, open_dataset) for path in paths], value_range)
         boxes = []
         for sheet in self._sheets:
             with _about(sheet.path):
                 boxes.append(_box(sheet))
-        lat, lon = _grids(boxes, tile_m, tile_m * (1 - overlap))
+        lat, lon = cell_grids(boxes if area is None else area.boxes, tile_m, tile_m * (1 - overlap))
+        if area is not None:
+            wanted = area.touches(lat, lon, tile_m * (1 - overlap))
+            lat, lon = lat[wanted], lon[wanted]
         keep, pieces = _cut(self._sheets, boxes, lat, lon, tile_m)
         if not keep.any():
+            if area is not None:
+                raise GenGeoError(f"{self.name} does not cover {area}; choose an area inside of it")
             raise GenGeoError(
                 f"{self.name} is smaller than half a tile of {tile_m:g} m; ask for smaller tiles (--tile)"
             )
@@ -139,46 +152,27 @@ class RasterTiles:
 
     def _dataset(self, number: int) -> "DatasetReader":
         """This thread's own handle of one file; a few stay open, so that 10,000 files do not."""
-        import rasterio
-
         handles: dict[int, Any] = self._open.__dict__.setdefault("handles", {})
         if number not in handles:
             if len(handles) >= 16:
                 handles.pop(next(iter(handles))).close()
-            handles[number] = rasterio.open(self._sheets[number].path)
+            handles[number] = _open(self._sheets[number].path, self._open_dataset)
         return handles[number]
 
     def _read_sheet(self, number: int, to_pixel: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """RGB (size, size, 3) and validity (size, size) of a tile, from one file; None where every pixel is valid."""
         sheet, size = self._sheets[number], self._pixels
-        linear, centre = to_pixel[:, :2], to_pixel[:, 2]
-        step = self._tile_m / size
-        # Tile pixel (column, row) -> local metres (east, north) -> raster pixel.
-        to_raster = linear @ np.array([[step, 0.0], [0.0, -step]])
-        origin = centre + linear @ np.array([-self._tile_m / 2, self._tile_m / 2])
-        corners = origin[:, None] + to_raster @ np.array([[0, size, 0, size], [0, 0, size, size]])
-        low = np.maximum(np.floor(corners.min(axis=1)).astype(int) - 1, 0)
-        high = np.minimum(np.ceil(corners.max(axis=1)).astype(int) + 1, [sheet.width, sheet.height])
+        window = TileWindow.under(to_pixel, self._tile_m, size, sheet.width, sheet.height)
         nothing = np.zeros((size, size, 3), np.uint8), np.zeros((size, size), bool)
-        if (high <= low).any():
+        if window.is_empty:
             return nothing
-        shrink = max(1.0, float(np.sqrt(np.abs(np.linalg.det(to_raster)))))  # source pixels in one pixel of the tile
-        shape = tuple(max(1, math.ceil(extent / shrink)) for extent in (high - low)[::-1])
+        low, high, shape = window.low, window.high, window.shape
         try:
             bands, mask = _read_window(self._dataset(number), sheet.rendering, low, high, shape)
         except Exception as error:  # GDAL and its drivers meet damaged files in many ways; all mean the same here
             self._open.__dict__.get("handles", {}).pop(number, None)
             raise GenGeoError(f"{sheet.path} cannot be read at {low.tolist()}: {first_line(error)}") from error
-        scale = np.array([shape[1], shape[0]]) / (high - low)
-        matrix, shift = scale[:, None] * to_raster, scale * (origin - low)
-        coefficients = (matrix[0, 0], matrix[0, 1], shift[0], matrix[1, 0], matrix[1, 1], shift[1])
-        affine, smooth, sharp = Image.Transform.AFFINE, Image.Resampling.BILINEAR, Image.Resampling.NEAREST
-        pixels = Image.fromarray(bands).transform((size, size), affine, coefficients, resample=smooth)
-        inside = (corners.min(axis=1) >= 0).all() and (corners.max(axis=1) <= [sheet.width, sheet.height]).all()
-        if inside and mask.all():
-            return np.asarray(pixels), None
-        valid = Image.fromarray(mask).transform((size, size), affine, coefficients, resample=sharp)
-        return np.asarray(pixels), np.asarray(valid) > 0
+        return window.resample(bands, mask)
 
 
 def _read_window(
@@ -197,16 +191,22 @@ def _read_window(
     return rendering.to_rgb(bands), mask
 
 
-def _open_sheet(path: Path) -> _Sheet:
+def _open(path: str, open_dataset: "Callable[[str], DatasetReader] | None") -> "DatasetReader":
+    import rasterio
+
+    return rasterio.open(path) if open_dataset is None else open_dataset(path)
+
+
+def _open_sheet(path: str | Path, open_dataset: "Callable[[str], DatasetReader] | None" = None) -> _Sheet:
     """Read what is needed of one file's header."""
     os.environ.setdefault("GDAL_CACHEMAX", "256")  # MB; by default GDAL keeps blocks up to 5 % of the machine's memory
     try:
-        import rasterio
+        import rasterio  # noqa: F401  # only whether it is there
     except ImportError as error:
         raise MissingExtraError("rasterio", "geo", "read georeferenced rasters") from error
-    if not path.exists():
+    if open_dataset is None and not Path(path).exists():
         raise GenGeoError(f"there is no raster at {path}")
-    with _about(str(path)), rasterio.open(path) as dataset:
+    with _about(str(path)), _open(str(path), open_dataset) as dataset:
         if dataset.crs is None:
             raise GenGeoError(
                 f"{path} has no CRS, so its place on Earth is unknown; "
@@ -314,46 +314,6 @@ def _box(sheet: _Sheet) -> np.ndarray:
     return np.array([lat.min(), lat.max(), lon.min(), lon.max()])
 
 
-def _grids(boxes: Sequence[np.ndarray], tile_m: float, stride_m: float) -> tuple[np.ndarray, np.ndarray]:
-    """Centres of candidate tiles: one grid over each group of files whose boxes touch."""
-    left, grids = np.array(boxes), []
-    while len(left):
-        box, left = left[-1].copy(), left[:-1]
-        while (touching := _touch(box, left)).any():
-            for other in left[touching]:
-                other[2:] += 360.0 * round((box[2:].mean() - other[2:].mean()) / 360.0)
-                box = np.where([True, False, True, False], np.minimum(box, other), np.maximum(box, other))
-            left = left[~touching]
-        grids.append(_grid(box, tile_m, stride_m))
-    return np.concatenate([g[0] for g in grids]), np.concatenate([g[1] for g in grids])
-
-
-def _touch(a: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Which boxes (south, north, west, east), shape (n, 4), share ground or an edge with `a`."""
-    apart = (others[:, 2:].mean(axis=1) - a[2:].mean() + 180.0) % 360.0 - 180.0
-    slack = 1e-4  # degrees, some 10 m: edges of neighbours in a projection do not meet exactly
-    wide = (a[3] - a[2] + others[:, 3] - others[:, 2]) / 2
-    return (np.abs(apart) <= wide + slack) & (a[0] <= others[:, 1] + slack) & (others[:, 0] <= a[1] + slack)
-
-
-def _grid(box: np.ndarray, tile_m: float, stride_m: float) -> tuple[np.ndarray, np.ndarray]:
-    """Centres of candidate tiles over a box (south, north, west, east), row by row from the north.
-
-    The first and the last tile of a row lie flush with the box, the others are spread evenly between them, so the
-    overlap is the one asked for or a little more.
-    """
-    south, north, west, east = (float(side) for side in box)
-    rows_lat = _spread(south, north, float(metres_per_degree((south + north) / 2)[0]), tile_m, stride_m)[::-1]
-    if len(rows_lat) * max(1.0, (east - west) * float(metres_per_degree(south)[1]) / stride_m) > 50e6:
-        raise GenGeoError(f"more than 50 million tiles of {tile_m:g} m; ask for larger tiles or less imagery at a time")
-    lats, lons = [], []
-    for value in rows_lat:
-        row = _spread(west, east, max(float(metres_per_degree(value)[1]), 1e-3), tile_m, stride_m)
-        lats.append(np.full(len(row), value))
-        lons.append(wrap_longitude(row))
-    return np.concatenate(lats), np.concatenate(lons)
-
-
 def _outline(sheet: _Sheet) -> tuple[np.ndarray, np.ndarray]:
     """Latitudes and longitudes of points along a sheet's edge, and of a pole that lies on it."""
     from rasterio.warp import transform
@@ -373,12 +333,3 @@ def _outline(sheet: _Sheet) -> tuple[np.ndarray, np.ndarray]:
         if 0 < spot[0] < sheet.width and 0 < spot[1] < sheet.height and not sheet.crs.is_geographic:
             return np.append(lat, [pole] * 2), np.append(lon, [-180.0, 179.999])
     return lat, lon
-
-
-def _spread(low: float, high: float, metres: float, tile_m: float, stride_m: float) -> np.ndarray:
-    """Centres in degrees along one side that runs from `low` to `high` degrees of `metres` each."""
-    extent = (high - low) * metres
-    count = 1 if extent <= tile_m else math.ceil(round((extent - tile_m) / stride_m, 6)) + 1
-    if count == 1:
-        return np.array([(low + high) / 2])
-    return np.linspace(low + tile_m / 2 / metres, high - tile_m / 2 / metres, count)

@@ -49,7 +49,8 @@ class GenGeoConfig(PreTrainedConfig):
         matryoshka_dims: prefix widths that the loss trains beside the full width (Kusupati et al. 2022).
         label_smoothing: of the loss that the model computes when both views are given.
         logit_scale_init_value: start of the learned logarithm of the InfoNCE scale, ln(1 / 0.07).
-        initializer_range: spread of freshly initialised linear layers of the head.
+        initializer_range: Standard deviation of the weights of freshly initialised linear layers of the head. None
+            takes 1 / sqrt(in_features) of each layer; at 0.02 short trainings start on a plateau (docs/learning.md).
 
     Raises:
         ValueError: values that contradict one another; the message names the field.
@@ -79,7 +80,7 @@ class GenGeoConfig(PreTrainedConfig):
     matryoshka_dims: list[int] | None = None
     label_smoothing: float | int = 0.1
     logit_scale_init_value: float = math.log(1 / 0.07)
-    initializer_range: float = 0.02
+    initializer_range: float | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Fill in what a backbone given as a dict leaves open, then let the base class build it."""

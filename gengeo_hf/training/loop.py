@@ -40,6 +40,7 @@ from gengeo_hf.training.components import (
     weights_in_use,
 )
 from gengeo_hf.training.descriptors import describe
+from gengeo_hf.training.diagnostics import head_statistics
 from gengeo_hf.training.estimate import Meter, describe_cost, measure_cost
 from gengeo_hf.training.records import Log, describe_run, export, training_record
 from gengeo_hf.training.settings import Settings, as_dict, parse
@@ -164,7 +165,10 @@ def main(settings: Settings) -> dict[str, Any]:
                 value = finite(loss, progress.step, settings)
                 bar.set_postfix(loss=f"{value:.3f}")
                 scale = model.logit_scale.exp().item()
-                log.write({"loss": value, "learning_rate": rate, "scale": scale, **meter.read()}, progress.step)
+                statistics = head_statistics(model, batch, processor)
+                log.write(
+                    {"loss": value, "learning_rate": rate, "scale": scale, **statistics, **meter.read()}, progress.step
+                )
         value = finite(loss, progress.step, settings)  # before it is evaluated and saved
         progress.epoch = epoch
 

@@ -181,13 +181,13 @@ def test_an_export_never_takes_a_users_files_away(tiny_checkpoint, tmp_path, mon
     assert (tmp_path / "own" / "thesis.txt").read_text() == "years of work"
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
-    with pytest.raises(GenGeoError, match="the folder that you are in"):
+    with pytest.raises(GenGeoError, match="that you are in"):
         export_folder(tiny_checkpoint, ".")
 
 
 def test_code_travels_only_with_an_export(tiny_checkpoint, tiny_model, tmp_path):
     folder = export_folder(export_folder(tiny_checkpoint, tmp_path / "export"), tmp_path / "twice")
-    folder = export_folder(folder, tmp_path / "export")  # an earlier export may be replaced
+    folder = export_folder(folder, tmp_path / "export", overwrite=True)
     assert {"salad.py", "modeling_gengeo.py", "handler.py", "README.md"} <= {path.name for path in folder.iterdir()}
     tiny_model.save_pretrained(tmp_path / "after")
     assert not list((tmp_path / "after").glob("*.py"))

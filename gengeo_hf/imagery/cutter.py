@@ -1,0 +1,95 @@
+"""Crop a tile of a ground size and a ground sampling distance out of any grid of pixels, resampled once.
+
+The grid may be a raster file or the pixels of one zoom level of map tiles. Within one tile the map from metres around
+its centre to pixels of the grid is affine to well below a pixel, in every projection that is used for orthophotos.
+True north is up in the tile, also where the grid is rotated against it.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+STRAIGHT = 0.25  # pixels by which a tile may be rotated against the grid and still be resampled without rotation
+
+
+@dataclass(frozen=True)
+class TileWindow:
+    """The pixels of a grid that a tile needs, and how the tile is resampled from them.
+
+    Args:
+        low: First column and row of the grid that are needed, shape (2,).
+        high: Column and row after the last ones, shape (2,).
+        shape: Rows and columns at which the window should be read: those of the window itself, or fewer where the
+            grid is finer than the tile and the reader can reduce it (overviews).
+        size: Side of the tile in pixels.
+        to_grid: Linear map from tile (column, row) to grid (column, row), shape (2, 2).
+        origin: Grid (column, row) of the tile's upper left corner, shape (2,).
+        is_inside: Whether the whole tile lies on the grid.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    shape: tuple[int, int]
+    size: int
+    to_grid: np.ndarray
+    origin: np.ndarray
+    is_inside: bool
+
+    @classmethod
+    def under(cls, to_pixel: np.ndarray, tile_m: float, size: int, width: int, height: int) -> "TileWindow":
+        """The window under one tile.
+
+        Args:
+            to_pixel: Affine map from (east, north) metres around the tile's centre to grid (column, row), shape (2, 3).
+            tile_m: Side of the tile in metres on the ground.
+            size: Side of the tile in pixels.
+            width, height: Extent of the grid in pixels.
+        """
+        linear, centre = to_pixel[:, :2], to_pixel[:, 2]
+        step = tile_m / size
+        to_grid = linear @ np.array([[step, 0.0], [0.0, -step]])
+        origin = centre + linear @ np.array([-tile_m / 2, tile_m / 2])
+        corners = origin[:, None] + to_grid @ np.array([[0, size, 0, size], [0, 0, size, size]])
+        low = np.maximum(np.floor(corners.min(axis=1)).astype(int) - 1, 0)
+        high = np.minimum(np.ceil(corners.max(axis=1)).astype(int) + 1, [width, height])
+        shrink = max(1.0, float(np.sqrt(np.abs(np.linalg.det(to_grid)))))  # grid pixels in one pixel of the tile
+        rows, columns = (max(1, math.ceil(extent / shrink)) for extent in (high - low)[::-1])
+        inside = bool((corners.min(axis=1) >= 0).all() and (corners.max(axis=1) <= [width, height]).all())
+        return cls(low, high, (rows, columns), size, to_grid, origin, inside)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the tile lies beside the grid."""
+        return bool((self.high <= self.low).any())
+
+    def resample(self, pixels: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Make the tile from the pixels of the window.
+
+        Args:
+            pixels: RGB of the window, (rows, columns, 3) uint8, read at any scale.
+            mask: Which of them hold data, (rows, columns) uint8, 0 where there is no data.
+
+        Returns:
+            RGB (size, size, 3) uint8, and validity (size, size) bool, which is None where every pixel is valid.
+        """
+        scale = np.array([pixels.shape[1], pixels.shape[0]]) / (self.high - self.low)
+        matrix, shift = scale[:, None] * self.to_grid, scale * (self.origin - self.low)
+        smooth = self._transform(Image.fromarray(pixels), matrix, shift, Image.Resampling.BILINEAR)
+        if self.is_inside and mask.all():
+            return smooth, None
+        return smooth, self._transform(Image.fromarray(mask), matrix, shift, Image.Resampling.NEAREST) > 0
+
+    def _transform(
+        self, image: Image.Image, matrix: np.ndarray, shift: np.ndarray, how: Image.Resampling
+    ) -> np.ndarray:
+        size = (self.size, self.size)
+        side = self.size * np.diag(matrix)
+        box = (*shift, *(shift + side))
+        is_straight = abs(matrix[0, 1]) * self.size < STRAIGHT and abs(matrix[1, 0]) * self.size < STRAIGHT
+        fits = shift.min() >= 0 and box[2] <= image.width and box[3] <= image.height and side.min() > 0
+        if is_straight and fits:  # the filter of `resize` averages where the grid is finer than the tile
+            return np.asarray(image.resize(size, how, box=tuple(map(float, box))))
+        coefficients = (matrix[0, 0], matrix[0, 1], shift[0], matrix[1, 0], matrix[1, 1], shift[1])
+        return np.asarray(image.transform(size, Image.Transform.AFFINE, coefficients, resample=how))
