@@ -54,7 +54,7 @@ docs: setup  ## Build the pages and the reference: docs/_build/index.html
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build
 
 pictures: setup  ## Draw the picture of README.md again
-	$(BIN)/gengeo figure pairs world-urban world-rural world-offcenter --count 1 --pool 4 --out docs/images/world.png
+	$(BIN)/gengeo figure pairs 'world-urban num_pairs=4' 'world-rural num_pairs=4' 'world-offcenter num_pairs=4' --count 1 --out docs/images/world.png
 
 lint: setup  ## Check style and types; changes nothing
 	$(BIN)/ruff check .

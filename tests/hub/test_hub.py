@@ -320,8 +320,8 @@ import datasets
 library = datasets.load_dataset("someone/pairs", "queries", split="test", cache_dir="cache2")
 commands.append(gengeo("pull", "someone/pairs", "pairs"))
 folder = load_pairs("parquet", root="pairs", split="train", cache_dir="cache3").queries["query_id"][:]
-commands += [gengeo("push", "parquet", "someone/copy", "--split", "train", "--root", "pairs"),
-    gengeo("push", "parquet", "someone/copy", "--split", "train", "--root", "pairs", "--onnx"),
+commands += [gengeo("push", "parquet:train pairs", "someone/copy"),
+    gengeo("push", "parquet:train pairs", "someone/copy", "--onnx"),
     gengeo("pull", "someone/pairs", "none", "--kind", "index"),
     gengeo("pull", "someone/pairs", "none", "--kind", "map")]
 errors = []
