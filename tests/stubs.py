@@ -19,6 +19,8 @@ class StubEncoder:
     batch_size = 8
     patch = 1
     view_sizes = {"ground": {"height": 64, "width": 64}, "aerial": {"height": 64, "width": 64}}  # noqa: RUF012
+    ground_camera = None
+    ground_vertical_fov = None
     preprocessing = {}  # noqa: RUF012
     computed_by = "thumbnails"
     choice_reason = ""

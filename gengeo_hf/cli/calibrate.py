@@ -42,7 +42,7 @@ def calibrate(
     table = TableTiles(pairs, image_column, photos=True)
     check_number(len(table.paths))
     localizer = options.open()
-    found = localizer.locate_many(table.paths, top=5, look=photo.view())
+    found = localizer.locate_many(table.paths, top=5, camera=photo.view())
     answers = list(console.progress(found, len(table.paths), "photos"))
     truth = list(zip(table.table["lat"].to_pylist(), table.table["lon"].to_pylist(), strict=True))
     places = [answer.places for answer in answers]

@@ -73,7 +73,13 @@ def locate(
 
     if as_json and (console.is_stream(geojson) or console.is_stream(map_file)):
         raise console.UsageError("--json and --geojson - both write to stdout: give one of them a file name")
-    settings = {"near": near, "exif_radius_m": near_exif, "merge": merge, "threshold": threshold, "look": photo.view()}
+    settings = {
+        "near": near,
+        "exif_radius_m": near_exif,
+        "merge": merge,
+        "threshold": threshold,
+        "camera": photo.view(),
+    }
     console.check_writable(map_file, geojson)
     motion = Motion(top_speed / 3.6, interval)
     files = find_photos(photos)

@@ -14,9 +14,10 @@ from gengeo_hf.cli import console
 
 if TYPE_CHECKING:
     from gengeo_hf.common.area import Area
+    from gengeo_hf.common.camera import CameraView
     from gengeo_hf.common.geo import Bounds
     from gengeo_hf.common.units import Near
-    from gengeo_hf.localization import GeoLocalizer, Look
+    from gengeo_hf.localization import GeoLocalizer
 
 COMPUTE, PHOTO, WHERE = "Computation", "Photos", "Area"  # panels of long helps
 
@@ -72,15 +73,6 @@ def _range(text: str) -> tuple[float, float]:
     from gengeo_hf.common.units import parse_range
 
     return parse_range(text)
-
-
-def _heading(text: str) -> float | str:
-    if text in ("exif", "unknown"):
-        return text
-    try:
-        return float(text)
-    except ValueError:
-        raise typer.BadParameter(f"expected degrees, exif or unknown, found {text!r}") from None
 
 
 LENGTH = checked(_metres, "LENGTH")  # 65, 65m, 1.5km, 300ft: metres
@@ -170,24 +162,24 @@ class PhotoOptions:
     heading: Annotated[
         str,
         typer.Option(
-            help="Panoramas: direction of the centre column, degrees clockwise from north; exif takes the file's; "
-            "unknown tries eight directions.",
+            help="Panoramas: true bearing of the centre column, degrees clockwise from north; exif takes what the file "
+            "states, else north; unknown tries eight directions.",
             rich_help_panel=PHOTO,
         ),
-    ] = "0"
+    ] = "exif"
 
-    def view(self) -> "Look":
+    def view(self) -> "CameraView":
         """The same for `GeoLocalizer`.
 
         Raises:
             UsageError: a value outside of its range.
         """
+        from gengeo_hf.common.camera import parse_camera
         from gengeo_hf.common.errors import GenGeoError
-        from gengeo_hf.localization import Look
 
         try:
-            return Look(self.fov, _heading(self.heading))
-        except (GenGeoError, typer.BadParameter) as error:
+            return parse_camera(self.fov, self.heading)
+        except GenGeoError as error:
             raise console.UsageError(f"--fov, --heading: {error}") from None
 
 

@@ -192,6 +192,16 @@ class Encoder:
         settings: dict[str, Any] = json.loads(json.dumps(self.processor.to_dict(), default=str))
         return settings
 
+    @property
+    def ground_camera(self) -> str | None:
+        """What the ground images of training were: "panorama", "photo", or None where the checkpoint does not say."""
+        return self.source.ground_view[0]
+
+    @property
+    def ground_vertical_fov(self) -> float | None:
+        """Degrees of elevation that the panoramas of training show, None where the checkpoint does not say."""
+        return self.source.ground_view[1]
+
     def truncate(self, dim: int) -> None:
         """Truncate descriptors to their first `dim` values and normalise them again: smaller indexes, faster search.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.images import open_image
@@ -33,7 +33,7 @@ def is_single_image(images: Any) -> bool:
 
 
 def load_image(image: Any) -> Any:
-    """Open a path or bytes, turn a PIL image upright, and pass arrays and tensors on.
+    """Open what is a file or a PIL image as an upright RGB image, and pass arrays and tensors on.
 
     Args:
         image: A path, the bytes of a file, an open binary file, a row of `datasets.Image(decode=False)` (a dict with
@@ -51,12 +51,8 @@ def load_image(image: Any) -> Any:
         image = image["bytes"] if image.get("bytes") is not None else image["path"]
     if isinstance(image, bytearray):
         image = bytes(image)
-    if isinstance(image, str | Path | bytes) or hasattr(image, "read"):
-        return open_image(image)
-    if isinstance(image, Image.Image):
-        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-            return ImageOps.exif_transpose(image)  # a photo from `Image.open` must have the descriptor of its file
-        return image
+    if isinstance(image, str | Path | bytes | Image.Image) or hasattr(image, "read"):
+        return open_image(image)  # a photo from `Image.open` must have the descriptor of its file
     if isinstance(image, np.ndarray | torch.Tensor):
         return image
     raise GenGeoError(

@@ -47,6 +47,16 @@ class EncoderProtocol(Protocol):
         ...
 
     @property
+    def ground_camera(self) -> str | None:
+        """What the ground images of training were: "panorama", "photo", or None where it is not known."""
+        ...
+
+    @property
+    def ground_vertical_fov(self) -> float | None:
+        """Degrees of elevation that the panoramas of training show; None where it is not known."""
+        ...
+
+    @property
     def preprocessing(self) -> Mapping[str, Any]:
         """Settings of the preprocessing as plain JSON values, for people; `fingerprint` is what is compared."""
         ...

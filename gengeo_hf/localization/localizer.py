@@ -11,23 +11,22 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias, overload
 import numpy as np
 from PIL import Image
 
+from gengeo_hf.common.camera import CameraView
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.encoding.inputs import fetch_image, is_address, is_single_image
 from gengeo_hf.encoding.protocol import EncoderProtocol
 from gengeo_hf.index.index import GeoIndex, Hit
 from gengeo_hf.localization.answers import Answer, Place, Track, merge_hits, place_of, to_geojson
-from gengeo_hf.localization.canvas import canvas_of, ground_size
 from gengeo_hf.localization.confidence import Calibration
 from gengeo_hf.localization.drive import Motion, follow, in_order
 from gengeo_hf.localization.photos import (
-    PHOTO_SUFFIXES,
-    Look,
     Photo,
     TooNarrowError,
+    camera_notes,
     encode_pictures,
     find_photos,
-    note_of,
-    opened,
+    ground_size,
+    panorama_canvas,
     pictures,
     read_photo,
 )
@@ -36,8 +35,8 @@ if TYPE_CHECKING:
     from gengeo_hf.index.stores import StoreIndex
 
 __all__ = [
-    "PHOTO_SUFFIXES", "Answer", "GeoLocalizer", "Look", "Motion", "Place", "Track", "caveat_of", "find_photos",
-    "merge_hits", "open_index", "opened", "to_geojson",
+    "Answer", "CameraView", "GeoLocalizer", "Motion", "Place", "Track", "caveat_of", "find_photos", "merge_hits",
+    "open_index", "to_geojson",
 ]  # fmt: skip
 VOTES_FOR_EACH = 8  # hits that are asked for, for each place wanted: enough for overlaps of 50 % and some strangers
 # Places for which hits are asked at the least: a confidence, which needs the best place elsewhere, must not change with
@@ -72,7 +71,7 @@ class GeoLocalizer:
             calibration.check_model(encoder)
         self.encoder, self.index, self.calibration = encoder, index, calibration
         self._off = calibration.caveat(len(index)) if calibration is not None else ""
-        self._canvas, self._patch, self._enough = canvas_of(encoder), encoder.patch, ground_size(encoder)
+        self._canvas, self._patch, self._target = panorama_canvas(encoder), encoder.patch, ground_size(encoder)
 
     @classmethod
     def from_pretrained(
@@ -132,7 +131,7 @@ class GeoLocalizer:
                 EXIF, that is the order. The answers are then corrected together, see `gengeo_hf.localization.drive`.
             motion: Top speed and interval of the frames; None takes the defaults of `Motion`.
             top: Number of places at most, best first.
-            options: As `locate_many`: `near`, `merge`, `look`, `exif_radius_m`, `threshold`, `batch_size`.
+            options: As `locate_many`: `near`, `merge`, `camera`, `exif_radius_m`, `threshold`, `batch_size`.
 
         Returns:
             The answer for one photo; a list of answers for several, in their order; a `Track` with `sequence`.
@@ -165,10 +164,10 @@ class GeoLocalizer:
         top: int = 5,
         near: tuple[float, float, float] | None = None,
         merge: bool = True,
-        look: Look | None = None,
         exif_radius_m: float | None = None,
         threshold: float = 0.0,
         batch_size: int = 32,
+        camera: CameraView | None = None,
     ) -> Iterator[Answer]:
         """Answer many photos, a batch at a time: answers are there before the last photo is read.
 
@@ -177,7 +176,7 @@ class GeoLocalizer:
             top: Number of places at most, best first.
             near: Only places within (lat, lon, radius in metres).
             merge: Merge overlapping tiles into one place; False gives one place for each tile.
-            look: Field of view and heading, where the file does not state them; see `Look`.
+            camera: How the photos were taken, where that is known better than from their files; see `CameraView`.
             exif_radius_m: Search only within this many metres of the position in a photo's EXIF data, where it has one.
             threshold: Confidence below which an answer is not `known`; needs a calibration.
             batch_size: Photos that are encoded and searched together.
@@ -190,10 +189,10 @@ class GeoLocalizer:
         """
         if threshold > 0 and self.calibration is None:
             raise GenGeoError("a threshold needs confidences: make a calibration with gengeo calibrate, and give it")
-        look = look or Look()
+        camera = camera or CameraView()
         for start in range(0, len(photos), batch_size):
             names = photos[start : start + batch_size]
-            batch = [read_photo(name, self._enough) for name in names]
+            batch = [read_photo(name, self._target) for name in names]
             asked = [photo for photo in batch if photo.image is not None]
             own = [exif_radius_m is not None and photo.position is not None for photo in batch]
             priors = [
@@ -201,13 +200,13 @@ class GeoLocalizer:
                 for photo, mine in zip(batch, own, strict=True)
                 if photo.image is not None
             ]
-            found = iter(self._places_each(asked, top, priors, merge, look))
+            found = iter(self._places_each(asked, top, priors, merge, camera))
             for name, photo, mine in zip(names, batch, own, strict=True):
                 places = next(found) if photo.image is not None else []
                 yield Answer(
                     photo=_name(name),
                     places=places,
-                    notes=tuple(filter(None, [note_of(photo, look, self._canvas)])),
+                    notes=tuple(camera_notes(photo, camera, self._canvas)),
                     error=photo.error,
                     exif_position=photo.position,
                     known=not places or (places[0].confidence or 0.0) >= threshold,
@@ -216,23 +215,23 @@ class GeoLocalizer:
                 )
 
     def _places_each(
-        self, photos: Sequence[Photo], top: int, priors: Sequence[Any], merge: bool, look: Look
+        self, photos: Sequence[Photo], top: int, priors: Sequence[Any], merge: bool, camera: CameraView
     ) -> list[list[Place]]:
         """As `_places`; a photo that is too narrow for the model gets none, and says so in its `error`."""
         try:
-            return self._places(photos, top, priors, merge, look)
+            return self._places(photos, top, priors, merge, camera)
         except TooNarrowError as error:
             if len(photos) == 1:
                 photos[0].error = str(error)
                 return [[]]
         pairs = zip(photos, priors, strict=True)
-        return [self._places_each([photo], top, [near], merge, look)[0] for photo, near in pairs]
+        return [self._places_each([photo], top, [near], merge, camera)[0] for photo, near in pairs]
 
     def _places(
-        self, photos: Sequence[Photo], top: int, priors: Sequence[Any], merge: bool, look: Look
+        self, photos: Sequence[Photo], top: int, priors: Sequence[Any], merge: bool, camera: CameraView
     ) -> list[list[Place]]:
         """Hits of each photo as places."""
-        views = [pictures(photo, look, self._canvas, self._patch) for photo in photos]
+        views = [pictures(photo, camera, self._canvas, self._patch) for photo in photos]
         flat = [view for several in views for view in several]
         if not flat:
             return []

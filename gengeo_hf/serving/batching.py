@@ -73,6 +73,16 @@ class BatchingEncoder:
         return self.encoder.view_sizes
 
     @property
+    def ground_camera(self) -> str | None:
+        """What the ground images of training were."""
+        return self.encoder.ground_camera
+
+    @property
+    def ground_vertical_fov(self) -> float | None:
+        """Degrees of elevation that the panoramas of training show."""
+        return self.encoder.ground_vertical_fov
+
+    @property
     def preprocessing(self) -> Mapping[str, Any]:
         """Settings of the preprocessing as plain JSON values."""
         return self.encoder.preprocessing

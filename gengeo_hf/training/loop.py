@@ -84,9 +84,11 @@ def main(settings: Settings) -> dict[str, Any]:
 
     # Model and optimizer. Frozen parameters keep no activations and have no optimizer state.
     model = build_model(settings).to(accelerator.device)
+    model.config.ground_camera, model.config.ground_vertical_fov = train.ground_camera()
     start_head(model, settings, decoded, processor)
     if plan.gradient_checkpointing:
-        model.activation_checkpointing_enable()
+        # transformers 5.23 renames gradient_checkpointing_enable, which 6 will drop
+        getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
     parts = math.ceil(share / (sampling.micro_batch or share))
     cost = measure_cost(model, processor, accelerator, kept_stages(model, settings))
     meter = Meter(cost, accelerator, parts)

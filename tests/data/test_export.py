@@ -96,7 +96,7 @@ def test_other_data_are_refused(data, tmp_path):
     with pytest.raises(GenGeoError, match="parquet, webdataset"):
         export_pairs(data, tmp_path / "out", "test", "zip")
     (tmp_path / "CVUSA/bingmap/19/0000012.jpg").write_bytes(b"nothing")
-    with pytest.raises(GenGeoError, match=r"0000012\.jpg: the image of 7 bytes is no image"):
+    with pytest.raises(GenGeoError, match=r"0000012\.jpg: the image of 7 bytes is not an image"):
         export_pairs(data, tmp_path / "polar", "test", aerial_view="polar:16x44")
     (tmp_path / "CVUSA/bingmap/19/0000012.jpg").unlink()
     with pytest.raises(GenGeoError, match="0000012"):

@@ -150,7 +150,8 @@ def test_every_encoder_has_all_members_of_the_protocol(encoder):
     batching = BatchingEncoder(stub)
     for one in (encoder, stub, batching):
         assert isinstance(one, EncoderProtocol)
+        optional = ("truncate_dim", "ground_camera", "ground_vertical_fov")
         members = [name for name in vars(EncoderProtocol) if not name.startswith("_")]
-        assert len(members) == 11
-        assert all(getattr(one, name) is not None or name == "truncate_dim" for name in members)
+        assert len(members) == 13
+        assert all(getattr(one, name) is not None or name in optional for name in members)
     batching.close()
