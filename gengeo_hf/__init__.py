@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gengeo_hf.common.errors import GenGeoError
     from gengeo_hf.data import load_pairs
     from gengeo_hf.encoding.encoder import Encoder
+    from gengeo_hf.evaluation import evaluate
     from gengeo_hf.index import GeoIndex
     from gengeo_hf.localization import Answer, GeoLocalizer, Place
     from gengeo_hf.model import GenGeoConfig, GenGeoImageProcessor, GenGeoModel, GenGeoModelOutput
@@ -33,6 +34,7 @@ _HOMES = {
     "GeoLocalizer": "gengeo_hf.localization",
     "Place": "gengeo_hf.localization",
     "load_pairs": "gengeo_hf.data",
+    "evaluate": "gengeo_hf.evaluation",
 }
 __all__ = [
     "Answer",
@@ -45,6 +47,7 @@ __all__ = [
     "GeoIndex",
     "GeoLocalizer",
     "Place",
+    "evaluate",
     "load_pairs",
 ]
 
