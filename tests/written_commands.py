@@ -108,7 +108,7 @@ def parse_gengeo(words: list[str], whole: bool) -> None:
 
     from gengeo_hf import cli
 
-    command, names = typer.main.get_command(cli.app), ["gengeo"]
+    command, names = typer.main.get_command(cli.gengeo), ["gengeo"]
     while hasattr(command, "commands") and words and not words[0].startswith("-"):
         assert words[0] in command.commands, f"{' '.join(names)} has no command {words[0]!r}"
         command, words = command.commands[words[0]], words[1:]

@@ -112,7 +112,7 @@ def train(folder: Folder, overrides: list[str]) -> None:
 
 def digest(model: Path) -> str:
     """Hash of a checkpoint's weights."""
-    from gengeo_hf.index.folder import sha256_of
+    from gengeo_hf.common.files import sha256_of
 
     return sha256_of(model / "model.safetensors")
 

@@ -1,37 +1,99 @@
-"""The command line: parses, calls one function of a room, prints. One module for each group of commands.
+"""The command line: every command parses its options, calls one function of the package and prints.
 
-Before: a terminal. After: the rooms do the work. Heavy imports stand inside the commands, so that help comes at once.
+One module for each command, named after it. Heavy imports stand inside the commands, so that help comes at once.
+Results go to stdout, progress and notes to stderr. Exit codes: 0 done, 1 failed or done in part (bad data), 2 usage.
 """
 
 import sys
+from typing import Annotated, Any
 
-from gengeo_hf.cli import data, imagery, photos, results, web, weights, why
-from gengeo_hf.cli.base import app
+import typer
 
-__all__ = ["app", "data", "imagery", "main", "photos", "results", "web", "weights", "why"]
+from gengeo_hf.cli import console
+from gengeo_hf.cli.registry import PANELS, gengeo, import_commands
 
-INTERRUPTED = 130  # what typer, like a shell, gives after Ctrl-C
+__all__ = ["FAILURE", "INTERRUPTED", "USAGE", "gengeo", "main"]
+
+FAILURE, USAGE, INTERRUPTED = 1, 2, 130  # 130: what a shell gives after Ctrl-C
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from gengeo_hf import __version__
+
+        typer.echo(f"gengeo {__version__}")
+        raise typer.Exit
+
+
+@gengeo.callback()
+def about(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODULE", help="Module or .py file that adds commands, data sets, ...; repeatable."),
+    ] = None,
+) -> None:
+    """Find where a photo was taken by matching it with aerial imagery.
+
+    **Examples**
+
+        gengeo index orthophoto.tif --out city.gengeo --model ./gengeo-cvusa --tile 100m --overlap 50%
+
+        gengeo locate photo.jpg --index city.gengeo --model ./gengeo-cvusa --map places.html
+    """
+
+
+def _position_of(panel: Any) -> int:
+    """Position of a panel in the list of commands; those of users come last."""
+    return PANELS.index(panel) if panel in PANELS else len(PANELS)
 
 
 def main() -> None:
-    """Run the command line; an error that the user can mend is one line and exit code 2."""
+    """Run the command line; an error that the user can mend is one line on stderr and exit code 1 or 2."""
     from gengeo_hf.common.errors import GenGeoError, disk_problem
+    from gengeo_hf.common.registry import load_plugins
 
     try:
-        code = app(standalone_mode=False)
-    except GenGeoError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        load_plugins(_plugins(sys.argv[1:]))
+        code = gengeo(standalone_mode=False)
     except KeyboardInterrupt:
         code = INTERRUPTED
+    except BrokenPipeError:  # `gengeo ... | head`
+        sys.stderr.close()
+        sys.exit(0)
     except Exception as error:
-        if (problem := disk_problem(error)) is not None:
-            print(f"error: {problem}", file=sys.stderr)
-            sys.exit(2)
-        if not hasattr(error, "show"):  # typer's own errors about wrong words and options can show themselves
+        if console.is_verbose():
             raise
-        error.show()
-        sys.exit(getattr(error, "exit_code", 2))
+        if hasattr(error, "format_message"):  # typer's own errors about words and options
+            context = getattr(error, "ctx", None)
+            help_of = f"; see {context.command_path} --help" if context is not None else ""
+            if message := error.format_message().rstrip("."):  # empty: help was printed, a command is missing
+                console.error(f"{message}{help_of}")
+            sys.exit(getattr(error, "exit_code", USAGE))
+        problem = str(error) if isinstance(error, GenGeoError) else disk_problem(error)
+        if problem is None:
+            raise
+        console.error(problem)
+        sys.exit(USAGE if isinstance(error, console.UsageError) else FAILURE)
     if code == INTERRUPTED:
-        print("\nstopped; finished work is kept: run the same command again to go on", file=sys.stderr)
+        print("\nstopped", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _plugins(words: list[str]) -> list[str]:
+    """Modules given by --plugin before the command: they are imported before commands are looked up."""
+    found, rest = [], iter(words)
+    for word in rest:
+        if not word.startswith("-"):
+            break
+        name, equals, value = word.partition("=")
+        if name == "--plugin":
+            found.append(value if equals else next(rest, ""))
+    return found
+
+
+import_commands(__name__, __path__)
+gengeo.registered_commands.sort(key=lambda command: _position_of(command.rich_help_panel))
+gengeo.registered_groups.sort(key=lambda group: _position_of(group.rich_help_panel))

@@ -1,17 +1,20 @@
 """Writing that cannot leave half a file behind: write aside, flush to disk, rename.
 
-Before: any room that stores something. After: the file or folder is either the old one or the whole new one.
+A file or directory is either the old one or the whole new one. Links are resolved, so what a link points to is replaced
+and the link stays. `-`, devices and FIFOs are streams: the finished content is copied into them. What is replaced keeps
+its permissions; what is new gets those of the umask, whatever library wrote it.
 """
 
 import contextlib
 import ctypes
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import secrets
 import shutil
+import stat
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -19,132 +22,190 @@ from pathlib import Path
 from typing import Any
 
 from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.locks import exclusive
 
-NEW, OLD = "-gengeo-new-", "-gengeo-old-"  # in hidden names beside an output: being written, moved aside
-_TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)  # why a folder cannot be renamed to a name that is in use
+NEW, OLD, LOCK = "-gengeo-new-", "-gengeo-old-", ".lock"  # in hidden names beside an output
+OUTPUT_RECORD = "gengeo_output.json"  # what a directory written by a command says of itself
+_TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)  # why a directory cannot be renamed to a name that is in use
+_STREAM_ROOTS = ("/dev/", "/proc/")
 
 
 def sum_of(values: Mapping[str, Any]) -> str:
-    """SHA-256 of what a JSON file says, whatever its layout."""
+    """SHA-256 of what a JSON object says, whatever its layout."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def sync(path: Path) -> None:
-    """Flush one file or folder entry to disk, so that a rename is never seen before its content."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Flush one file or directory entry to disk, so that a rename is never seen before its content."""
+    if path.is_dir() and sys.platform == "win32":  # a directory cannot be opened there
+        return
+    descriptor = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
+def is_stream(path: str | Path) -> bool:
+    """True for `-`, devices, FIFOs and sockets: they are written into and never replaced."""
+    path = Path(path)
+    if str(path) == "-" or str(path.absolute()).startswith(_STREAM_ROOTS):
+        return True
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def real_path(path: str | Path) -> Path:
+    """The path that a link, or a link on the way, leads to; a dangling link leads to what it names."""
+    return Path(os.path.realpath(path))
+
+
 @contextlib.contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success it replaces `path`, on any error it is removed.
 
+    Args:
+        path: File to write. `-` is stdout; devices and FIFOs are written into once the content is complete.
+
     Yields:
-        A path in the same folder, with the same suffix (some writers pick their format by it).
+        A path with the same suffix (some writers pick their format by it).
     """
-    path = Path(path)
+    if is_stream(path):
+        with _stream(path) as temporary:
+            yield temporary
+        return
+    path = real_path(path)
     with _beside(path, folder=False) as temporary:
+        mode = stat.S_IMODE((path if path.is_file() else temporary).stat().st_mode)
         yield temporary
+        temporary.chmod(mode)  # some writers replace the file by one for its owner alone
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
 
 
 @contextlib.contextmanager
-def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Give an empty temporary folder beside `path`; on success it takes the place of `path`.
+def _stream(path: str | Path) -> Iterator[Path]:
+    """A temporary file whose content goes into a stream at the end."""
+    suffix = "" if os.fspath(path) == "-" else Path(path).suffix
+    with tempfile.TemporaryDirectory() as folder:
+        temporary = Path(folder) / f"stream{suffix}"
+        temporary.touch()
+        yield temporary
+        with temporary.open("rb") as content:
+            if os.fspath(path) == "-":
+                sys.stdout.flush()
+                shutil.copyfileobj(content, sys.stdout.buffer)
+                sys.stdout.buffer.flush()
+            else:
+                with Path(path).open("wb") as target:
+                    shutil.copyfileobj(content, target)
 
-    The old folder and the new one change places in one step where the system can do that (Linux, on most file
+
+@contextlib.contextmanager
+def atomic_folder(path: str | Path, kind: str | None = None) -> Iterator[Path]:
+    """Give an empty temporary directory beside `path`; on success it takes the place of `path`.
+
+    The old directory and the new one change places in one step where the system can do that (Linux, on most file
     systems). Elsewhere the old one is moved aside first, and `put_back` helps after a kill between the two renames.
 
+    Args:
+        path: Directory to write.
+        kind: What the directory is, for example "export". It is then written with the names of all files into
+            `gengeo_output.json`, by which `check_replaceable` knows it again. None writes no such record.
+
     Yields:
-        A folder beside `path` to fill.
+        A directory beside `path` to fill.
     """
-    path = Path(path)
+    path = real_path(path)
     with _beside(path, folder=True) as temporary:
+        mode = stat.S_IMODE((path if path.is_dir() else temporary).stat().st_mode)
         yield temporary
+        if kind is not None:
+            _write_record(temporary, kind)
         for child in temporary.rglob("*"):
-            sync(child)
+            if not child.is_symlink():
+                child.chmod(_mode_inside(child, mode))
+                sync(child)
+        temporary.chmod(mode)
         sync(temporary)
         _take_place(temporary, path)
         sync(path.parent)
 
 
+def _mode_inside(child: Path, folder_mode: int) -> int:
+    """Permissions of a file or directory in a directory of this mode."""
+    if child.is_dir():
+        return folder_mode
+    executable = child.stat().st_mode & 0o111
+    return folder_mode & (0o666 | executable)
+
+
 @contextlib.contextmanager
 def _beside(path: Path, folder: bool) -> Iterator[Path]:
-    """An empty file or folder beside `path`, locked while it is in use: what a killed process left has no lock."""
+    """An empty file or directory beside `path`, locked while it is in use: what a killed process left is not."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path)
-    while True:
-        # Not by `tempfile`: what it makes is for its owner alone, and the umask that says who else may read can only be
-        # learned by changing it, under the feet of other threads.
-        temporary = path.parent / f".{path.name}{NEW}{secrets.token_hex(4)}{'' if folder else path.suffix}"
-        temporary.mkdir() if folder else temporary.touch(exist_ok=False)
-        with _locked(temporary, wait=True) as ours:
-            if not ours:  # another process swept it away before it had its lock
-                continue
-            try:
-                yield temporary
-            finally:
-                _remove(temporary)  # unless it has taken its place; after an exchange it is the old folder
-            return
-
-
-@contextlib.contextmanager
-def _locked(path: Path, wait: bool = False) -> Iterator[bool]:
-    """Hold a lock on a file or folder itself; False where another process does, or where there is nothing.
-
-    On file systems without locks whoever waits goes on without one, and nobody sweeps.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError:
-        yield False
-        return
-    try:
+    # Not by `tempfile`: what it makes is for its owner alone, and the umask that says who else may read can only be
+    # learned by changing it, under the feet of other threads.
+    temporary = path.parent / f".{path.name}{NEW}{secrets.token_hex(4)}{'' if folder else path.suffix}"
+    with exclusive(_lock_of(temporary)):
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            free = True
-        except OSError:
-            free = wait
-        yield free and path.exists()
-    finally:
-        os.close(descriptor)
+            temporary.mkdir() if folder else temporary.touch(exist_ok=False)
+            yield temporary
+        finally:
+            _remove(temporary)  # unless it has taken its place; after an exchange it is the old directory
+
+
+def _lock_of(temporary: Path) -> Path:
+    return temporary.with_name(temporary.name + LOCK)
 
 
 def sweep(path: str | Path) -> None:
     """Remove what killed processes left half written beside `path`, and put back what they had moved aside."""
-    path = Path(path)
+    path = real_path(path)
     put_back(path)
     for left in _leftovers(path, NEW, OLD):
-        with _locked(left) as free:
+        with contextlib.suppress(GenGeoError), exclusive(_lock_of(left), wait=False) as free:  # or not ours to write
             if free:
                 _remove(left)
 
 
 def put_back(path: str | Path) -> bool:
-    """Give a folder its place again that a killed process moved aside and did not replace; True where that was so."""
-    path = Path(path)
+    """Give a directory its place again that a killed process moved aside and did not replace.
+
+    Returns:
+        True where that was so.
+    """
+    path = real_path(path)
     for aside in [] if path.exists() else _leftovers(path, OLD):
-        with _locked(aside) as free:
+        with exclusive(_lock_of(aside), wait=False) as free:
             if free and _give_back(aside, path):
                 return True
     return False
 
 
 def _leftovers(path: Path, *marks: str) -> list[Path]:
+    """Temporaries of `path`, also those of which only the lock file is there."""
     starts = tuple(f".{path.name}{mark}" for mark in marks)
     if not path.parent.is_dir():
         return []
     with os.scandir(path.parent) as entries:
-        return [Path(entry.path) for entry in entries if entry.name.startswith(starts)]
+        names = {entry.name.removesuffix(".soft").removesuffix(LOCK) for entry in entries}
+    return [path.parent / name for name in sorted(names) if name.startswith(starts)]
 
 
 def _remove(path: Path) -> None:
-    """Remove a file or folder; one that has gone meanwhile is no error."""
+    """Remove a file or directory; one that has gone meanwhile is no error."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -152,7 +213,7 @@ def _remove(path: Path) -> None:
 
 
 def _take_place(temporary: Path, path: Path) -> None:
-    """Give a folder its name. Where another process writes the same, the last one wins; nothing is ever a mixture."""
+    """Give a directory its name. Where another process writes the same, the last one wins; never a mixture."""
     with contextlib.ExitStack() as moved_aside:
         while True:
             try:
@@ -164,8 +225,9 @@ def _take_place(temporary: Path, path: Path) -> None:
             with contextlib.suppress(FileNotFoundError):  # or stood there
                 if _exchange(temporary, path):
                     return
-                aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}{OLD}"))
-                moved_aside.enter_context(_locked(aside))
+                aside = path.parent / f".{path.name}{OLD}{secrets.token_hex(4)}"
+                moved_aside.enter_context(exclusive(_lock_of(aside)))
+                aside.mkdir()
                 moved_aside.push(partial(_let_go, aside, path))
                 path.replace(aside / path.name)
 
@@ -194,7 +256,7 @@ def _exchange(one: Path, other: Path) -> bool:
     """Let two paths change places in one step; False where system or file system cannot (renameat2(2))."""
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
-    except AttributeError:
+    except (AttributeError, TypeError, OSError):
         return False
     here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
     if rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0:
@@ -205,21 +267,50 @@ def _exchange(one: Path, other: Path) -> bool:
     raise OSError(error, os.strerror(error), str(other))
 
 
-def check_replaceable(path: str | Path, marker: str) -> None:
-    """Make sure that a command which writes a folder whole does not take a user's own files away.
+def _write_record(folder: Path, kind: str) -> None:
+    names = sorted(child.relative_to(folder).as_posix() for child in folder.rglob("*") if not child.is_dir())
+    write_json(folder / OUTPUT_RECORD, {"format": "gengeo-output", "kind": kind, "files": names})
+
+
+def _read_record(folder: Path) -> tuple[str, set[str]] | None:
+    """Kind and files of a directory that a command wrote; None where it was not one."""
+    try:
+        record = json.loads((folder / OUTPUT_RECORD).read_text(encoding="utf-8"))
+        if record["format"] == "gengeo-output":
+            return str(record["kind"]), {*map(str, record["files"]), OUTPUT_RECORD}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pass
+    return None
+
+
+def check_replaceable(path: str | Path, kind: str, overwrite: bool = False) -> None:
+    """Make sure that a command which writes a directory whole takes nothing away that it did not write.
 
     Args:
-        path: a folder that is about to be written by `atomic_folder`.
-        marker: name of a file or folder that every earlier result of the same command holds.
+        path: A directory that is about to be written by `atomic_folder` with this `kind`.
+        kind: What the command writes.
+        overwrite: The user has asked for an earlier result to be replaced.
 
     Raises:
-        GenGeoError: the path is a file, a folder that holds something else, or one that the process is in.
+        GenGeoError: The path is a file, a directory that this command did not write or in which something was put
+            since, one that the process is in, or an earlier result while `overwrite` is False.
     """
-    path = Path(path)
-    if Path.cwd().is_relative_to(path.resolve()):  # such a folder cannot be moved aside, which shows only at the end
-        raise GenGeoError(f"{path} is the folder that you are in, or holds it: give the name of a new folder")
-    if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / marker).exists()):
-        raise GenGeoError(f"{path} exists and holds something else: give the name of a new folder")
+    path = real_path(path)
+    if Path.cwd().is_relative_to(path):  # such a directory cannot be moved aside, which shows only at the end
+        raise GenGeoError(f"{path} is the directory that you are in, or holds it: give the name of a new one")
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    record = _read_record(path) if path.is_dir() else None
+    if record is None or record[0] != kind:
+        raise GenGeoError(f"{path} exists and holds something else: give the name of a new directory")
+    present = {child.relative_to(path).as_posix() for child in path.rglob("*") if not child.is_dir()}
+    if foreign := sorted(present - record[1]):
+        raise GenGeoError(
+            f"{path} also holds {foreign[0]}, which this command did not write; nothing was touched: move it away or "
+            "choose another directory"
+        )
+    if not overwrite:
+        raise GenGeoError(f"{path} exists: add --overwrite to replace it, or give the name of a new directory")
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -1,8 +1,9 @@
-"""One photo or tile from anywhere, as an upright RGB image.
+"""One photo or tile from anywhere, as an upright RGB image: the only code that opens image files.
 
-Before: a path, bytes or an open file, from a phone, a drone, a scanner, a GIS. After: whatever resizes and encodes it.
+A file is opened once: `read_image` gives its pixels and what its EXIF and XMP say, `open_image` the pixels alone.
 """
 
+import contextlib
 import io
 import math
 from dataclasses import dataclass
@@ -10,72 +11,151 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
 
 from gengeo_hf.common.errors import GenGeoError, MissingExtraError
+from gengeo_hf.common.metadata import PhotoMetadata, parse_metadata
 
-BACKGROUND = (124, 116, 104)  # the ImageNet mean: what is see-through says nothing to the model
+BACKGROUND = (124, 116, 104)  # the ImageNet mean: what is transparent tells the model nothing
 MIN_SIDE = 8  # pixels; below, there is nothing to recognise
 # What photos and tiles come as. Not everything that Pillow knows: EPS, for one, would start Ghostscript on the file.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")
+# File name endings of these formats, lower case: the one list for folders, archives and tables.
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".heic", ".heif",
+    ".jp2", ".j2k", ".ppm", ".pgm",
+)  # fmt: skip
 HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
-Source = str | Path | bytes | BinaryIO
+Source = str | Path | bytes | BinaryIO | Image.Image
 
 
 @dataclass(frozen=True)
-class PhotoPosition:
-    """Where a photo's EXIF says that it was taken.
+class ImageFile:
+    """One image, read.
 
     Args:
-        lat: degrees, WGS84.
-        lon: degrees, WGS84.
-        heading: degrees clockwise from north of the image's centre column, or None.
-        error_m: the receiver's own horizontal error in metres, or None.
-        heading_is_magnetic: the heading counts from magnetic north, which is some degrees off.
+        image: Upright RGB, 8 bits per channel.
+        metadata: Position, time and camera, as far as the file says.
+        size: Width and height in pixels of the upright file, before any reduced decoding.
     """
 
-    lat: float
-    lon: float
-    heading: float | None = None
-    error_m: float | None = None
-    heading_is_magnetic: bool = False
+    image: Image.Image
+    metadata: PhotoMetadata
+    size: tuple[int, int]
 
 
 def open_image(
-    source: Source, background: tuple[int, int, int] = BACKGROUND, enough: tuple[int, int] | None = None
+    source: Source, background: tuple[int, int, int] = BACKGROUND, target_size: tuple[int, int] | None = None
 ) -> Image.Image:
     """Decode an image completely: RGB, upright, 8 bits per channel.
 
-    EXIF orientation is applied. Transparency is laid over `background`. 16-bit grey is scaled from the least number
-    of bits that holds its maximum (12-bit sensor data stay bright). The fourth band of a TIFF is dropped unless it is
-    a mask of 0 and 255: aerial RGB+NIR files call near infrared "alpha". Of an animation the first frame is taken.
+    EXIF orientation is applied. Transparency is laid over `background`. Values of more than 8 bits, of one band or of
+    three, are scaled from the least number of bits that holds their maximum (12-bit sensor data stay bright). The
+    fourth band of a TIFF is dropped unless it is a mask of 0 and 255: aerial RGB+NIR files call near infrared "alpha".
+    Of an animation the first frame is taken.
 
     Args:
-        source: a path, the file's bytes, or a file object opened in binary mode.
-        background: grey levels of red, green, blue behind what is transparent.
-        enough: (height, width) in pixels that the upright image will be made smaller to. A JPEG with at least four
-            times as many each way comes back at 1/2, 1/4 or 1/8 of its size, never below twice what is enough: the
-            decoder leaves the finest part of the cosine transform out, which takes half the time. None decodes all.
+        source: A path, the file's bytes, a file object opened in binary mode, or an image that PIL has opened.
+        background: Grey levels of red, green, blue behind what is transparent.
+        target_size: (height, width) in pixels that the upright image will be resized to. A JPEG with at least four
+            times as many each way is decoded at 1/2, 1/4 or 1/8 of its size, never below twice this size, which takes
+            half the time. None decodes all.
 
     Returns:
         An image of mode RGB.
 
     Raises:
-        GenGeoError: nothing is there, it is no image, it is damaged or cut off, smaller than 8 pixels, or larger than
-            twice `PIL.Image.MAX_IMAGE_PIXELS` (179 million: against files that unpack to fill the memory).
-        MissingExtraError: a HEIC photo, and pillow-heif is not installed.
+        GenGeoError: The file is missing, not an image, damaged or cut off, smaller than 8 pixels, or has more than
+            twice `PIL.Image.MAX_IMAGE_PIXELS` (179 million) pixels to decode: a defence against files that unpack to
+            fill the memory.
+        MissingExtraError: The photo is HEIC and pillow-heif is not installed.
+    """
+    return _read(source, background, target_size)[0]
+
+
+def read_image(
+    source: Source, background: tuple[int, int, int] = BACKGROUND, target_size: tuple[int, int] | None = None
+) -> ImageFile:
+    """Decode an image, and read what its file says about position, time and camera. Arguments as `open_image`."""
+    image, tags, xmp, size, notes = _read(source, background, target_size)
+    found = parse_metadata(_directory(tags, ExifTags.IFD.GPSInfo), _directory(tags, ExifTags.IFD.Exif), xmp, size)
+    if notes:
+        found = PhotoMetadata(found.position, found.time, found.camera, (*notes, *found.notes))
+    return ImageFile(image, found, size)
+
+
+def read_metadata(source: Source) -> PhotoMetadata:
+    """What a file says about position, time and camera; pixels are decoded only where the format demands it.
+
+    Raises:
+        GenGeoError: The file is missing or not an image.
     """
     name = _name(source)
+    opened = _opened(source, name)
     try:
-        with _opened(source, name) as image:
-            if min(image.size) < MIN_SIDE:
-                width, height = image.size
+        with _closing(source, opened):
+            if opened.format == "PNG":  # its EXIF may stand behind the pixels
+                opened.load()
+            tags, notes = _exif(opened)
+            xmp, size = _xmp(opened), _upright_size(opened, tags)
+    except Exception as error:
+        raise GenGeoError(f"{name} is damaged or cut off ({str(error) or type(error).__name__})") from error
+    found = parse_metadata(_directory(tags, ExifTags.IFD.GPSInfo), _directory(tags, ExifTags.IFD.Exif), xmp, size)
+    return PhotoMetadata(found.position, found.time, found.camera, (*notes, *found.notes))
+
+
+def image_header(source: str | Path | bytes | BinaryIO) -> Image.Image:
+    """Pillow's image with only its header read, if it is of one of `FORMATS`.
+
+    Raises:
+        PIL.UnidentifiedImageError: It is of another format, or not an image.
+    """
+    Image.init()
+    known = [name for name in FORMATS if name in Image.OPEN]  # HEIF only once its opener is registered
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=known)
+
+
+def find_images(folder: str | Path) -> list[Path]:
+    """Image files in a folder and the folders inside it, in the order of their names.
+
+    Hidden files and folders, and the copies of file attributes that macOS adds (`._name`, `__MACOSX`), are left out.
+
+    Args:
+        folder: Directory to search.
+    """
+    folder = Path(folder)
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    return sorted(path for path in found if not is_hidden(path.relative_to(folder)))
+
+
+def is_hidden(path: Path) -> bool:
+    """Whether some part of a relative path is hidden, or was added by macOS."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+
+
+def _read(
+    source: Source, background: tuple[int, int, int], target_size: tuple[int, int] | None
+) -> tuple[Image.Image, Any, bytes, tuple[int, int], list[str]]:
+    """Upright RGB pixels, EXIF, XMP, the upright size, and notes on what could not be read."""
+    name = _name(source)
+    try:
+        opened = _opened(source, name)
+        with _closing(source, opened):
+            width, height = opened.size
+            if min(width, height) < MIN_SIDE:
                 raise GenGeoError(f"{name} has {width} x {height} pixels; expected at least {MIN_SIDE} on each side")
-            if enough is not None:
-                _reduce(image, enough)
-            image.load()
-            return _upright(_rgb(image, background), image)
+            if target_size is not None and opened is not source:  # a caller's image stays as it is
+                _reduce(opened, target_size)
+            _check_pixels(opened, name)
+            deep = _deep_bands(source, opened)
+            if deep is None:
+                opened.load()
+            tags, notes = _exif(opened)
+            rgb = _rgb(opened, background) if deep is None else deep
+            orientation = tags.get(ExifTags.Base.Orientation, 1)
+            size = (height, width) if orientation in range(5, 9) else (width, height)
+            return _upright(rgb, orientation), tags, _xmp(opened), size, notes
     except GenGeoError:
         raise
     except Exception as error:  # decoders meet damaged files in many ways; all mean the same to who gave the file
@@ -84,64 +164,24 @@ def open_image(
         ) from error
 
 
-def image_header(source: str | Path | bytes | BinaryIO) -> Image.Image:
-    """Pillow's image with only its header read, if it is of one of `FORMATS`.
-
-    Raises:
-        PIL.UnidentifiedImageError: it is of another format, or none.
-    """
-    Image.init()
-    known = [name for name in FORMATS if name in Image.OPEN]  # HEIF only once its opener is registered
-    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=known)
-
-
-def photo_position(source: Source | Image.Image) -> PhotoPosition | None:
-    """Read where and in which direction a photo was taken from its EXIF.
-
-    Args:
-        source: as in `open_image`, or an image that PIL has opened (before any conversion: that drops the EXIF).
-
-    Returns:
-        The position, or None where there is none, or one that no receiver gives: NaN, (0, 0), out of range.
-
-    Raises:
-        GenGeoError: the file is missing or no image.
-    """
-    try:
-        if isinstance(source, Image.Image):
-            tags = source.getexif().get_ifd(ExifTags.IFD.GPSInfo)
-        else:
-            with _opened(source, _name(source)) as image:
-                tags = image.getexif().get_ifd(ExifTags.IFD.GPSInfo)
-    except GenGeoError:
-        raise
-    except Exception as error:  # a PNG is decoded to its end for its EXIF
-        name = "the image" if isinstance(source, Image.Image) else _name(source)
-        raise GenGeoError(f"{name} is damaged or cut off ({str(error) or type(error).__name__})") from error
-    lat = _degrees(tags.get(ExifTags.GPS.GPSLatitude), tags.get(ExifTags.GPS.GPSLatitudeRef), "N", "S")
-    lon = _degrees(tags.get(ExifTags.GPS.GPSLongitude), tags.get(ExifTags.GPS.GPSLongitudeRef), "E", "W")
-    if lat is None or lon is None or abs(lat) > 90 or abs(lon) > 180 or (lat == 0 and lon == 0):
-        return None
-    heading = _number(tags.get(ExifTags.GPS.GPSImgDirection))
-    error_m = _number(tags.get(ExifTags.GPS.GPSHPositioningError))
-    return PhotoPosition(
-        lat,
-        lon,
-        None if heading is None else heading % 360.0,
-        error_m if error_m is not None and error_m >= 0 else None,
-        _text(tags.get(ExifTags.GPS.GPSImgDirectionRef)) == "M",
-    )
+def _closing(source: Source, opened: Image.Image) -> contextlib.AbstractContextManager[Any]:
+    """Closes the file at the end, not the pixels; an image of the caller's stays open."""
+    return contextlib.nullcontext() if opened is source else opened
 
 
 def _name(source: Source) -> str:
     """How messages call the source."""
     if isinstance(source, bytes):
         return f"the image of {len(source)} bytes"
-    return str(source) if isinstance(source, str | Path) else str(getattr(source, "name", "the image"))
+    if isinstance(source, str | Path):
+        return str(source)
+    return str(getattr(source, "filename", "") or getattr(source, "name", "") or "the image")
 
 
 def _opened(source: Source, name: str) -> Image.Image:
     """The image with only its header read."""
+    if isinstance(source, Image.Image):
+        return source
     if isinstance(source, str) and source.startswith(("http://", "https://")):
         raise GenGeoError(f"{name} is a web address: download the image and give its path")
     if isinstance(source, str | Path):
@@ -149,24 +189,38 @@ def _opened(source: Source, name: str) -> Image.Image:
             raise GenGeoError(f"{name} is a folder, expected an image file")
         if not Path(source).is_file():
             raise GenGeoError(f"there is no image {name}; check the path")
+    elif not isinstance(source, bytes):
+        source.seek(0)
     try:
         return image_header(source)
     except Image.DecompressionBombError as error:
-        first = str(error).split(", could be")[0]
-        raise GenGeoError(
-            f"{name}: {first}; make it smaller, or index imagery as a GeoTIFF, which is read in windows"
-        ) from error
+        if _head(source)[:3] == b"\xff\xd8\xff":  # a JPEG may be decoded smaller: `_check_pixels` decides
+            return JpegImagePlugin.JpegImageFile(io.BytesIO(source) if isinstance(source, bytes) else source)
+        raise GenGeoError(f"{name}: {_too_many(str(error).split(', could be')[0])}") from error
     except UnidentifiedImageError as error:
         head = _head(source)
         if head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS:
             return _open_heif(source, name)
-        found = "is empty" if not head else f"is no image of a known kind (it starts with {head[:8]!r})"
-        raise GenGeoError(f"{name} {found}; expected a JPEG, PNG, WebP, TIFF or HEIC file") from error
+        if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") and (image := _gdal_image(source)) is not None:
+            return image  # a TIFF of another compression, or of bands that Pillow does not know
+        found = "is empty" if not head else f"is not an image of a known kind (it starts with {head[:8]!r})"
+        raise GenGeoError(f"{name} {found}; expected a JPEG, PNG, WebP, TIFF, AVIF or HEIC file") from error
     except Exception as error:
         raise GenGeoError(f"{name} cannot be opened ({error}); copy or download it again") from error
 
 
-def _head(source: Source) -> bytes:
+def _too_many(found: str) -> str:
+    return f"{found}; make it smaller, or index imagery as a GeoTIFF, which is read in windows"
+
+
+def _check_pixels(image: Image.Image, name: str) -> None:
+    """Refuse to decode more pixels than Pillow's own limit; JPEGs were opened past it."""
+    limit, pixels = Image.MAX_IMAGE_PIXELS, image.width * image.height
+    if limit is not None and pixels > 2 * limit and isinstance(image, JpegImagePlugin.JpegImageFile):
+        raise GenGeoError(f"{name}: {_too_many(f'Image size ({pixels} pixels) exceeds limit of {2 * limit} pixels')}")
+
+
+def _head(source: str | Path | bytes | BinaryIO) -> bytes:
     """The first bytes of the source."""
     if isinstance(source, bytes):
         return source[:16]
@@ -174,31 +228,116 @@ def _head(source: Source) -> bytes:
         with Path(source).open("rb") as file:
             return file.read(16)
     source.seek(0)
-    return source.read(16)
+    head = source.read(16)
+    source.seek(0)
+    return head
 
 
-def _open_heif(source: Source, name: str) -> Image.Image:
+def _open_heif(source: str | Path | bytes | BinaryIO, name: str) -> Image.Image:
     """Open a HEIC photo, as telephones make them, with pillow-heif."""
     try:
         import pillow_heif
     except ImportError as error:
         raise MissingExtraError("pillow-heif", "heic", f"open {name}, a HEIC photo") from error
     pillow_heif.register_heif_opener()
-    if not isinstance(source, str | Path | bytes):
-        source.seek(0)
     try:
         return image_header(source)
     except Exception as error:
         raise GenGeoError(f"{name} is a damaged HEIC photo ({error}); copy or download it again") from error
 
 
-def _reduce(image: Image.Image, enough: tuple[int, int]) -> None:
-    """Let a JPEG be decoded smaller, to not less than twice what is enough; other files know no such way."""
-    height, width = enough
-    if image.getexif().get(ExifTags.Base.Orientation, 1) in range(5, 9):  # it lies on its side
+def _deep_bands(source: Source, image: Image.Image) -> Image.Image | None:
+    """RGB of a file with more than 8 bits in each of several bands, of which Pillow keeps the high byte alone."""
+    if isinstance(source, Image.Image):
+        return None
+    if image.format == "TIFF":
+        bits = getattr(image, "tag_v2", {}).get(258, (8,))
+        is_deep = len(bits) >= 3 and max(bits) > 8
+    elif image.format == "PNG":
+        head = source[:26] if isinstance(source, bytes) else _leading(source, 26)
+        is_deep = head[24:25] == b"\x10" and head[25:26] in (b"\x02", b"\x06")
+    else:
+        return None
+    return _gdal_image(source) if is_deep else None
+
+
+def _leading(source: str | Path | BinaryIO, count: int) -> bytes:
+    if isinstance(source, str | Path):
+        with Path(source).open("rb") as file:
+            return file.read(count)
+    position = source.tell()
+    source.seek(0)
+    head = source.read(count)
+    source.seek(position)
+    return head
+
+
+def _gdal_image(source: str | Path | bytes | BinaryIO) -> Image.Image | None:
+    """The first three bands (or the only one) of a TIFF or PNG as 8-bit RGB; None where rasterio is not installed."""
+    try:
+        import rasterio
+    except ImportError:
+        return None
+    import warnings
+
+    if isinstance(source, bytes):
+        content = source
+    elif isinstance(source, str | Path):
+        content = Path(source).read_bytes()
+    else:
+        source.seek(0)
+        content = source.read()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a picture needs no georeference
+        with rasterio.MemoryFile(content) as memory, memory.open(driver=_driver(content)) as dataset:
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit is not None and dataset.width * dataset.height > 2 * limit:
+                raise GenGeoError(_too_many(f"the image has {dataset.width} x {dataset.height} pixels"))
+            bands = dataset.read([1, 2, 3] if dataset.count >= 3 else [1])
+    levels = bands if bands.dtype == np.uint8 else _eight_bits(bands)
+    return Image.fromarray(np.ascontiguousarray(np.moveaxis(np.broadcast_to(levels, (3, *levels.shape[1:])), 0, -1)))
+
+
+def _driver(content: bytes) -> str:
+    """The GDAL driver by the file's first bytes, so that no other one is tried on a stranger's file."""
+    return "PNG" if content[:4] == b"\x89PNG" else "GTiff"
+
+
+def _exif(image: Image.Image) -> tuple[Any, list[str]]:
+    """The EXIF data; empty where they cannot be read, since the pixels may be whole."""
+    try:
+        tags = image.getexif()
+        tags.get_ifd(ExifTags.IFD.GPSInfo), tags.get_ifd(ExifTags.IFD.Exif)
+        return tags, []
+    except Exception as error:  # its parser meets damaged tags in many ways
+        return Image.Exif(), [f"its EXIF data cannot be read ({str(error) or type(error).__name__}): not used"]
+
+
+def _directory(tags: Any, which: int) -> dict[int, Any]:
+    """One directory of EXIF tags."""
+    return dict(tags.get_ifd(which))
+
+
+def _xmp(image: Image.Image) -> bytes:
+    """The XMP packet."""
+    packet = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
+    packet = packet.encode("utf-8", "replace") if isinstance(packet, str) else packet
+    return packet if isinstance(packet, bytes) else b""
+
+
+def _upright_size(image: Image.Image, tags: Any) -> tuple[int, int]:
+    width, height = image.size
+    return (height, width) if tags.get(ExifTags.Base.Orientation, 1) in range(5, 9) else (width, height)
+
+
+def _reduce(image: Image.Image, target_size: tuple[int, int]) -> None:
+    """Let a JPEG be decoded smaller, to not less than twice the target; other formats have no such way."""
+    if image.format not in ("JPEG", "MPO") or not isinstance(image, JpegImagePlugin.JpegImageFile):
+        return
+    height, width = target_size
+    if _exif(image)[0].get(ExifTags.Base.Orientation, 1) in range(5, 9):  # it lies on its side
         height, width = width, height
-    if image.format in ("JPEG", "MPO"):
-        image.draft(None, (2 * width, 2 * height))
+    image.draft(None, (2 * width, 2 * height))
 
 
 def _rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
@@ -230,38 +369,9 @@ def _eight_bits(values: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(values * (255.0 / full)), 0, 255).astype(np.uint8)
 
 
-def _upright(rgb: Image.Image, original: Image.Image) -> Image.Image:
-    """Turn the image as its EXIF says."""
-    orientation = original.getexif().get(ExifTags.Base.Orientation, 1)
+def _upright(rgb: Image.Image, orientation: Any) -> Image.Image:
+    """The image turned as its EXIF says."""
     if orientation not in range(2, 9):
         return rgb
     rgb.getexif()[ExifTags.Base.Orientation] = orientation  # a conversion may have dropped it
     return ImageOps.exif_transpose(rgb)
-
-
-def _number(value: Any) -> float | None:
-    """A finite number, or None."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError, ZeroDivisionError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _text(value: Any) -> str:
-    """A short EXIF text, which some cameras store as bytes or with zero bytes behind it."""
-    if isinstance(value, bytes):
-        value = value.decode("ascii", "replace")
-    return str(value or "").strip("\0 ").upper()
-
-
-def _degrees(parts: Any, reference: Any, positive: str, negative: str) -> float | None:
-    """Degrees, minutes, seconds as signed degrees; None without the hemisphere, whose sign cannot be guessed."""
-    try:
-        values = [_number(part) for part in parts]
-    except TypeError:
-        return None
-    sign = {positive: 1.0, negative: -1.0}.get(_text(reference))
-    if sign is None or not 1 <= len(values) <= 3 or any(value is None for value in values):
-        return None
-    return sign * sum(value / 60.0**place for place, value in enumerate(values) if value is not None)

@@ -1,17 +1,17 @@
-"""What a pair is: the one form of every dataset, two tables.
-
-Before: a loader (CVUSA, an own folder, the synthetic world). After: training, evaluation, indexing.
+"""What a pair is: the one form of every data set, two tables.
 
 `queries` has one row for each ground image, `gallery` one row for each aerial tile. A query names its tile by id,
 never by position, so tables can be filtered, shuffled and joined without a silent error.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import datasets
 import numpy as np
 
+from gengeo_hf.common.camera import CameraView, table_cameras
 from gengeo_hf.common.errors import GenGeoError
 
 QUERY_FEATURES = datasets.Features(
@@ -22,9 +22,18 @@ QUERY_FEATURES = datasets.Features(
         "semi_positives": datasets.List(datasets.Value("string")),  # tiles that also cover the place (VIGOR)
         "lat": datasets.Value("float64"),  # degrees, WGS84
         "lon": datasets.Value("float64"),
-        "heading": datasets.Value("float32"),  # degrees clockwise from north, of the image's centre column
+        "heading": datasets.Value("float32"),  # degrees clockwise from true north, of the image's centre column
         "fov": datasets.Value("float32"),  # horizontal, degrees; 360: a panorama, null: unknown
         "area": datasets.Value("string"),  # city, region or split cell
+    }
+)
+# Further columns that queries may have: the rest of `CameraView`, in degrees.
+CAMERA_FEATURES = datasets.Features(
+    {
+        "vertical_fov": datasets.Value("float32"),
+        "pitch": datasets.Value("float32"),
+        "roll": datasets.Value("float32"),
+        "projection": datasets.Value("string"),
     }
 )
 GALLERY_FEATURES = datasets.Features(
@@ -40,6 +49,17 @@ GALLERY_FEATURES = datasets.Features(
         "area": datasets.Value("string"),
     }
 )
+
+
+def present_camera(names: Iterable[str]) -> datasets.Features:
+    """The features of `CAMERA_FEATURES` that a table of queries has.
+
+    Args:
+        names: Column names of the table.
+    """
+    there = set(names)
+    return datasets.Features({name: kind for name, kind in CAMERA_FEATURES.items() if name in there})
+
 
 WORLD_DOMAINS = ("urban", "rural", "offcenter")
 # A region of the synthetic world, such as urban-train-0-0012; a town of a user's may be called san-jose-12-2021.
@@ -69,6 +89,7 @@ class CrossViewDataset:
                 of view is none.
         """
         _check_columns("queries", self.queries, QUERY_FEATURES)
+        _check_columns("queries", self.queries, present_camera(self.queries.column_names))
         _check_columns("gallery", self.gallery, GALLERY_FEATURES)
         tiles = _unique("gallery", "tile_id", self.gallery["tile_id"][:])
         _unique("queries", "query_id", self.queries["query_id"][:])
@@ -94,6 +115,32 @@ class CrossViewDataset:
                 "where it is unknown"
             )
         return self
+
+    def cameras(self) -> list[CameraView]:
+        """How each ground image was taken, as far as the table says.
+
+        Raises:
+            GenGeoError: An angle outside its range, or an unknown projection.
+        """
+        names = ("heading", "fov", *CAMERA_FEATURES)
+        columns = {name: self.queries[name][:] for name in names if name in self.queries.column_names}
+        try:
+            return table_cameras(columns, len(self.queries))
+        except GenGeoError as error:
+            raise GenGeoError(f"{self.name}: {error}; leave it empty where it is unknown") from None
+
+    def ground_camera(self) -> tuple[str | None, float | None]:
+        """What all ground images are, for the configuration of a model that is trained on them.
+
+        Returns:
+            "panorama" with the vertical field of view in degrees (None where it is unknown or differs), "photo", or
+            None where the two are mixed.
+        """
+        kinds = {(camera.is_panorama, camera.vertical_fov) for camera in set(self.cameras())}
+        if {is_panorama for is_panorama, _ in kinds} == {True}:
+            extents = {extent for _, extent in kinds}
+            return "panorama", float(extents.pop() or 0) or None if len(extents) == 1 else None
+        return (None if any(is_panorama for is_panorama, _ in kinds) else "photo"), None
 
     @property
     def synthetic(self) -> bool:

@@ -18,7 +18,7 @@ from rich.progress import track
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import atomic_file, write_json
-from gengeo_hf.common.schema import CrossViewDataset
+from gengeo_hf.common.schema import CAMERA_FEATURES, CrossViewDataset
 from gengeo_hf.data.loading import ImageColumn
 from gengeo_hf.data.parquet import ROWS_IN_FILE, TABLES, check_split_name, file_parts, image_bytes, write_rows
 
@@ -127,7 +127,7 @@ def _change(view: str | None, table: str) -> Callable[[bytes], bytes] | None:
 
 def _flat(facts: dict[str, Any]) -> dict[str, Any]:
     """The columns of a panorama that has been laid flat."""
-    return {**facts, **{name: None for name in ("heading", "fov") if name in facts}}
+    return {**facts, **{name: None for name in ("heading", "fov", *CAMERA_FEATURES) if name in facts}}
 
 
 def _write_tar(part: datasets.Dataset, table: str, path: Path, change: Callable[[bytes], bytes] | None = None) -> None:

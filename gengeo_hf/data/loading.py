@@ -1,21 +1,22 @@
-"""From rows to pixels: what a data loader's workers do.
+"""From rows of a `CrossViewDataset` to pixels: what a data loader's workers do.
 
-Before: a `CrossViewDataset` and, for training, the rows that the batch sampler names. After: augmentation and the model
-(training), or the encoder (a whole table).
+Panoramas are levelled and aligned with north here, by the camera that the table states or, where it is silent, that
+their files state; so training, evaluation, pictures and mining see the same image.
 """
 
 import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Image as ImageFeature
 from PIL import Image
 from torch.utils.data import Dataset
 
+from gengeo_hf.common.camera import CameraView
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.images import BACKGROUND, open_image
+from gengeo_hf.common.images import BACKGROUND, open_image, read_image
+from gengeo_hf.common.projection import north_aligned
 from gengeo_hf.common.schema import CrossViewDataset
 
 logger = logging.getLogger(__name__)
@@ -29,11 +30,14 @@ class ImageColumn:
     """Encoded images of a table's column, decoded one by one.
 
     Args:
-        table: a `datasets.Dataset`.
-        column: the name of its image column.
+        table: A `datasets.Dataset`.
+        column: The name of its image column.
+        cameras: How each image was taken, for ground images: panoramas are levelled and aligned with north by it. What
+            it leaves open is taken from the image's own file. None leaves images as they are.
     """
 
-    def __init__(self, table: Any, column: str) -> None:
+    def __init__(self, table: Any, column: str, cameras: Sequence[CameraView] | None = None) -> None:
+        self.cameras = cameras
         undecoded = table.select_columns([column]).cast_column(column, ImageFeature(decode=False))
         self.table, self.column = undecoded.with_format("arrow"), column
 
@@ -46,7 +50,7 @@ class ImageColumn:
         return [None if c is None else c["bytes"] if c["bytes"] is not None else c["path"] for c in cells]
 
     def decode(self, source: Any, row: int) -> Image.Image:
-        """The image, upright RGB.
+        """The image, upright RGB; a panorama looks north in its centre column.
 
         Raises:
             GenGeoError: it is missing or broken; the message names the row.
@@ -54,9 +58,16 @@ class ImageColumn:
         if source is None:
             raise GenGeoError(f"row {row} has no {self.column} image")
         try:
-            return open_image(source)
+            if self.cameras is None:
+                return open_image(source)
+            found, stated = read_image(source), self.cameras[row]
         except GenGeoError as error:
             raise GenGeoError(f"{self.column} image of row {row}: {error}") from error
+        # The shape alone makes no panorama of a table's image: only its column or its GPano metadata do.
+        told = found.metadata.camera
+        if stated.fov is None and (told.heading is None and told.is_level):
+            return found.image
+        return north_aligned(found.image, stated.completed_by(told))
 
 
 class PairSource(Dataset[dict[str, Any]]):
@@ -78,11 +89,11 @@ class PairSource(Dataset[dict[str, Any]]):
 
     def __init__(self, dataset: CrossViewDataset, processor: Any) -> None:
         self.dataset, self.processor = dataset, processor
-        self.ground = ImageColumn(dataset.queries, "ground")
+        self.ground = ImageColumn(dataset.queries, "ground", dataset.cameras())
         self.aerial = ImageColumn(dataset.gallery, "aerial")
         self.tile_rows = dataset.positive_rows()
-        fov = np.array(dataset.queries["fov"][:], dtype=np.float64)
-        self.panorama = torch.from_numpy(fov >= 360)  # null: a photo; what may be no panorama must not be rolled
+        # Unknown is a photo: what may be no panorama must not be rolled by augmentation.
+        self.panorama = torch.tensor([camera.is_panorama for camera in self.ground.cameras or ()])
         # Shared with the workers, so that the main process sees what they met and each file is reported once.
         self._broken = torch.zeros(len(self.ground), dtype=torch.bool).share_memory_()
 
@@ -185,7 +196,10 @@ class _Images(Sequence[Image.Image]):
     column = ""
 
     def __init__(self, dataset: CrossViewDataset, replace_broken: bool = False) -> None:
-        self.images = ImageColumn(dataset.queries if self.column == "ground" else dataset.gallery, self.column)
+        if self.column == "ground":
+            self.images = ImageColumn(dataset.queries, self.column, dataset.cameras())
+        else:
+            self.images = ImageColumn(dataset.gallery, self.column)
         self.replace_broken, self.broken = replace_broken, set[int]()
 
     def __len__(self) -> int:
@@ -219,7 +233,7 @@ class _Images(Sequence[Image.Image]):
 
 
 class GroundImages(_Images):
-    """All ground images of a dataset, one per query, in the table's order.
+    """All ground images of a dataset, one per query, in the table's order; panoramas are aligned with north.
 
     Args:
         dataset: queries and gallery.

@@ -16,7 +16,7 @@ import datasets
 import numpy as np
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.images import photo_position
+from gengeo_hf.common.images import read_metadata
 from gengeo_hf.common.schema import CrossViewDataset
 from gengeo_hf.data.area_split import fitting_block_m, split_training
 from gengeo_hf.data.benchmarks.layout import kept_pairs, logger, names_in, unknown_split
@@ -118,7 +118,7 @@ def load_folder(root: str | Path, split: str, *, fov: float | None = None, **cut
         pairs = {f"{part}/{name}": pair for part in wanted for name, pair in _pairs_in(root / part).items()}
     else:
         raise GenGeoError(f"{root} has no folder {split!r}; it has {', '.join(ready)}")
-    names, found = list(pairs), [photo_position(photo) for photo, _ in pairs.values()]
+    names, found = list(pairs), [read_metadata(photo).position for photo, _ in pairs.values()]
     lat, lon, heading = (np.array([np.nan if p is None or getattr(p, key) is None else getattr(p, key) for p in found])
                          for key in ("lat", "lon", "heading"))  # fmt: skip
     chosen = np.arange(len(names))

@@ -95,7 +95,10 @@ class Rows:
             [self.tile_ids[row] for row in photos],
             semi_positives=[[tile for tile in self.extra[row] if tile in known] for row in photos],
             area=[self.area[row] for row in photos],
-            **{key: self.numbers[key][photos] for key in ("lat", "lon", "heading", "fov")},
+            lat=self.numbers["lat"][photos],
+            lon=self.numbers["lon"][photos],
+            heading=self.numbers["heading"][photos],
+            fov=self.numbers["fov"][photos],
         )
         lat, lon = self._tile_positions(rows, list(first_row))
         none = np.full(len(further), np.nan)

@@ -5,14 +5,14 @@ Before: a `CrossViewDataset`. After: `queries/<split>-00000-of-00001.parquet` an
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import datasets
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.schema import GALLERY_FEATURES, QUERY_FEATURES, CrossViewDataset
+from gengeo_hf.common.schema import CAMERA_FEATURES, GALLERY_FEATURES, QUERY_FEATURES, CrossViewDataset, present_camera
 
 ROWS_IN_FILE = 2000  # some hundred MB of images
 TABLES = {"queries": QUERY_FEATURES, "gallery": GALLERY_FEATURES}
@@ -76,7 +76,7 @@ def write_rows(part: datasets.Dataset, table: str, path: Path, change: Callable[
 
     from gengeo_hf.data.loading import ImageColumn  # brings torch, which reading does not need
 
-    schema = TABLES[table].arrow_schema
+    schema = stored_features(table, part.column_names).arrow_schema
     column = "ground" if table == "queries" else "aerial"
     images = ImageColumn(part, column)
     with pq.ParquetWriter(path, schema, compression="none") as writer:  # the images are compressed already
@@ -87,10 +87,20 @@ def write_rows(part: datasets.Dataset, table: str, path: Path, change: Callable[
             rest = piece.select_columns([name for name in schema.names if name != column]).with_format("arrow")[:]
             columns = {name: rest[name] for name in rest.column_names}
             if change is not None:
-                lost = [name for name in ("heading", "fov") if name in columns]
+                lost = [name for name in ("heading", "fov", *CAMERA_FEATURES) if name in columns]
                 columns |= {name: pa.nulls(len(piece), schema.field(name).type) for name in lost}
             columns[column] = pa.array(cells, schema.field(column).type)
             writer.write_table(pa.table([columns[name] for name in schema.names], names=schema.names).cast(schema))
+
+
+def stored_features(table: str, names: Iterable[str]) -> datasets.Features:
+    """The features of a stored table: those that every one has, and of the camera those that are there.
+
+    Args:
+        table: "queries" or "gallery".
+        names: Column names of the table.
+    """
+    return datasets.Features(TABLES[table] | (present_camera(names) if table == "queries" else {}))
 
 
 def image_bytes(source: Any, change: Callable[[bytes], bytes] | None) -> bytes:
@@ -127,11 +137,15 @@ def read_pairs(
         GenGeoError: the split or one of its files is missing, or the tables do not fit the schema.
     """
     tables = []
-    for kind, features in TABLES.items():
+    import pyarrow.parquet as pq
+
+    for kind in TABLES:
         files = whole_set(Path(folder), kind, split, ".parquet", name)
         try:
             table = datasets.Dataset.from_parquet(
-                [str(file) for file in files], features=features, cache_dir=str(cache_dir) if cache_dir else None
+                [str(file) for file in files],
+                features=stored_features(kind, pq.read_schema(files[0]).names),
+                cache_dir=str(cache_dir) if cache_dir else None,
             )
         except Exception as error:  # whatever pyarrow and datasets say of a damaged file
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__

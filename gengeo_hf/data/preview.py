@@ -1,7 +1,4 @@
-"""A sheet of pairs as one picture, to look at before training.
-
-Before: a `CrossViewDataset`. After: a PNG file.
-"""
+"""A sheet of pairs as one picture, to look at before training."""
 
 from pathlib import Path
 
@@ -20,8 +17,9 @@ INK, PAPER = (40, 40, 40), (255, 255, 255)
 def write_sheet(data: CrossViewDataset, path: str | Path, pairs: int = 12) -> Path:
     """Draw some pairs, evenly from the whole table, each with its ids: the tile left, the photo right.
 
-    A tick marks north: the top of the tile, and in a panorama the column that `heading` says. A photo or tile that
-    cannot be read is shown grey.
+    Panoramas are shown as the model sees them, levelled and aligned by their heading. A tick marks north: the top of
+    the tile, the middle of a panorama, and in an ordinary photo the column that follows from its heading. A photo or
+    tile that cannot be read is shown grey.
 
     Args:
         data: queries and gallery.
@@ -31,7 +29,8 @@ def write_sheet(data: CrossViewDataset, path: str | Path, pairs: int = 12) -> Pa
     rows = np.unique(np.linspace(0, len(data.queries) - 1, pairs).astype(int)).tolist()
     tile_rows = data.positive_rows()
     grounds, aerials = GroundImages(data, replace_broken=True), AerialImages(data, replace_broken=True)
-    facts = data.queries.select_columns(["query_id", "positive", "heading", "fov"])
+    facts = data.queries.select_columns(["query_id", "positive"])
+    cameras = data.cameras()
     sheet = Image.new("RGB", (3 * GAP + 5 * TILE, GAP + len(rows) * (TILE + LINE + GAP)), PAPER)
     pen = ImageDraw.Draw(sheet)
     for number, row in enumerate(rows):
@@ -44,8 +43,10 @@ def write_sheet(data: CrossViewDataset, path: str | Path, pairs: int = 12) -> Pa
         width = max(1, min(4 * TILE, round(photo.width * TILE / photo.height)))
         left = 2 * GAP + TILE
         sheet.paste(photo.resize((width, TILE)), (left, top + LINE))
-        if fact["heading"] is not None and fact["fov"] is not None:
-            column = (0.5 + (-fact["heading"] + 180) % 360 / fact["fov"] - 180 / fact["fov"]) * width
+        camera = cameras[row]
+        heading = 0.0 if camera.is_panorama else camera.bearing  # panoramas are shown aligned, as the model sees them
+        if heading is not None and camera.fov is not None:
+            column = (0.5 + (-heading + 180) % 360 / camera.fov - 180 / camera.fov) * width
             if 0 <= column <= width:
                 pen.line([(left + column, top + LINE), (left + column, top + LINE + 10)], (255, 0, 0), 3)
     with atomic_file(Path(path)) as temporary:

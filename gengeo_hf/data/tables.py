@@ -12,7 +12,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from gengeo_hf.common.schema import GALLERY_FEATURES, QUERY_FEATURES
+from gengeo_hf.common.schema import GALLERY_FEATURES, QUERY_FEATURES, present_camera
 
 PANORAMA = 360.0  # degrees
 
@@ -27,6 +27,10 @@ def query_table(
     lon: Any = None,
     heading: Any = None,
     fov: Any = None,
+    vertical_fov: Any = None,
+    pitch: Any = None,
+    roll: Any = None,
+    projection: Sequence[str | None] | None = None,
     area: Sequence[str | None] | None = None,
 ) -> datasets.Dataset:
     """A table of ground images.
@@ -39,6 +43,8 @@ def query_table(
         lat, lon: degrees, (N,), NaN where unknown; None: nowhere known.
         heading: degrees clockwise from north of the centre column; one number, or (N,) with NaN where unknown.
         fov: horizontal field of view in degrees; likewise.
+        vertical_fov, pitch, roll: degrees, see `CameraView`; likewise.
+        projection: see `CameraView`; None where unknown.
         area: city, region or None, for each row.
     """
     count = len(ids)
@@ -53,7 +59,11 @@ def query_table(
         "fov": _numbers(fov, count),
         "area": list(area) if area is not None else [None] * count,
     }
-    return _table(columns, QUERY_FEATURES)
+    angles = {"vertical_fov": vertical_fov, "pitch": pitch, "roll": roll}
+    columns |= {name: _numbers(values, count) for name, values in angles.items() if values is not None}
+    if projection is not None:
+        columns["projection"] = list(projection)
+    return _table(columns, datasets.Features(QUERY_FEATURES | present_camera(columns)))
 
 
 def gallery_table(

@@ -14,7 +14,7 @@ import datasets
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.schema import CrossViewDataset
-from gengeo_hf.data.parquet import TABLES, whole_set
+from gengeo_hf.data.parquet import TABLES, stored_features, whole_set
 
 
 def read_shards(folder: str | Path, split: str, cache_dir: str | Path | None = None) -> CrossViewDataset:
@@ -29,14 +29,17 @@ def read_shards(folder: str | Path, split: str, cache_dir: str | Path | None = N
         GenGeoError: the split or one of its files is missing or damaged, or the tables do not fit the schema.
     """
     tables = []
-    for kind, features in TABLES.items():
+    for kind in TABLES:
         files = whole_set(Path(folder), kind, split, ".tar")
         # Size and time are part of the cache's key: shards that were written again are read again.
         marks = [f"{file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
         asked = {"files": [str(file) for file in files], "marks": marks, "column": _column(kind)}
         try:
             table = datasets.Dataset.from_generator(
-                _rows, features=features, gen_kwargs=asked, cache_dir=str(cache_dir) if cache_dir else None
+                _rows,
+                features=stored_features(kind, _first_names(files[0])),
+                gen_kwargs=asked,
+                cache_dir=str(cache_dir) if cache_dir else None,
             )
         except Exception as error:  # `datasets` wraps what the generator says
             why = error.__cause__ or error
@@ -48,6 +51,15 @@ def read_shards(folder: str | Path, split: str, cache_dir: str | Path | None = N
 
 def _column(kind: str) -> str:
     return "ground" if kind == "queries" else "aerial"
+
+
+def _first_names(file: Path) -> list[str]:
+    """Names of the facts in the first JSON of a shard; empty where there is none, which reading the rows reports."""
+    with tarfile.open(file) as tar:
+        for member in tar:
+            if member.name.endswith(".json") and (content := tar.extractfile(member)) is not None:
+                return list(json.loads(content.read()))
+    return []
 
 
 def _rows(files: list[str], marks: list[str], column: str) -> Iterator[dict[str, Any]]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.images import open_image
@@ -154,6 +154,16 @@ class Encoder:
     def patch(self) -> int:
         """Width in pixels of what becomes one token."""
         return self.source.patch
+
+    @property
+    def ground_camera(self) -> str | None:
+        """What the ground images of training were: "panorama", "photo", or None where the checkpoint does not say."""
+        return self.source.ground_view[0]
+
+    @property
+    def ground_vertical_fov(self) -> float | None:
+        """Degrees of elevation that the panoramas of training show, None where the checkpoint does not say."""
+        return self.source.ground_view[1]
 
     def truncate(self, dim: int) -> None:
         """Cut descriptors to their first `dim` values and normalise them again: smaller indexes, faster search.
@@ -299,11 +309,8 @@ def as_image(image: Any) -> Any:
     """
     if isinstance(image, dict):  # a row of `datasets.Image(decode=False)`
         image = image["bytes"] if image.get("bytes") is not None else image["path"]
-    if isinstance(image, str | Path | bytes):
-        return open_image(image)
-    if isinstance(image, Image.Image) and image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-        return ImageOps.exif_transpose(image)  # a photo from `Image.open` must have the descriptor of its file
-    return image
+    # A photo from `Image.open` must have the descriptor of its file.
+    return open_image(image) if isinstance(image, str | Path | bytes | Image.Image) else image
 
 
 def _with_bar(images: Sequence[Any], view: View) -> Iterable[Any]:

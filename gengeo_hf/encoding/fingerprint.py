@@ -18,7 +18,7 @@ IRRELEVANT = {
     "_name_or_path", "architectures", "auto_map", "chunk_size_feed_forward", "custom_pipelines", "dtype",
     "head_dropout", "initializer_range", "label_smoothing", "layerscale_value", "logit_scale_init_value",
     "matryoshka_dims", "output_attentions", "output_hidden_states", "position_init_std", "return_dict",
-    "trainable_blocks", "transformers_version",
+    "trainable_blocks", "transformers_version", "ground_camera", "ground_vertical_fov",
 }  # fmt: skip
 PREPROCESSING = (
     "view_sizes", "size", "resample", "do_resize", "do_rescale", "rescale_factor", "do_normalize", "image_mean",

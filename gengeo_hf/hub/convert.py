@@ -307,22 +307,24 @@ CONVERTERS: dict[str, Callable[["Tensors"], tuple[Any, Any]]] = {
 }
 
 
-def convert(kind: str, source: str | Path, out: str | Path) -> Path:
+def convert(kind: str, source: str | Path, out: str | Path, *, overwrite: bool = False) -> Path:
     """Convert a checkpoint file of others to a folder in Hub format.
 
     Args:
         kind: "dinov2" (gives a bare backbone to start from), "dino-salad", "megaloc" or "sample4geo".
         source: file with a state dict.
         out: folder to write; it appears whole or not at all.
+        overwrite: replace the result of an earlier conversion.
 
     Raises:
-        GenGeoError: the kind is unknown, the file is not of this kind, or `out` holds something else.
+        GenGeoError: the kind is unknown, the file is not of this kind, `out` holds something else, or an earlier
+            result while `overwrite` is False.
     """
     if kind not in CONVERTERS:
         raise GenGeoError(f"unknown kind {kind!r}: expected one of {', '.join(CONVERTERS)}")
-    check_replaceable(out, "config.json")
+    check_replaceable(out, "conversion", overwrite)
     model, processor = CONVERTERS[kind](read_tensors(source))
-    with atomic_folder(out) as folder:
+    with atomic_folder(out, "conversion") as folder:
         model.save_pretrained(folder)
         if processor is not None:
             processor.save_pretrained(folder)

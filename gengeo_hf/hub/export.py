@@ -30,6 +30,7 @@ def export_folder(
     license: str | None = None,
     repository: str | None = None,
     onnx: bool = False,
+    overwrite: bool = False,
 ) -> Path:
     """Write a folder that loads without this package (`trust_remote_code=True`), with card and endpoint handler.
 
@@ -41,21 +42,22 @@ def export_folder(
         license: identifier of the weights' licence, for example "apache-2.0"; None states none.
         repository: what the card tells users to load; default: the name of the folder.
         onnx: also write ONNX graphs of both views to `onnx/`.
+        overwrite: replace an earlier export.
 
     Raises:
         GenGeoError: the checkpoint is no GenGeo, a result was made by another model, an example is no image, or `out`
-            holds something else than an earlier export.
+            holds something else, or an earlier export while `overwrite` is False.
     """
     from gengeo_hf.encoding.encoder import TRAINING_RECORD, Encoder
 
-    check_replaceable(out, EXPORT_RECORD)
+    check_replaceable(out, "export", overwrite)
     if Path(checkpoint).is_dir() and Path(out).resolve() == Path(checkpoint).resolve():
         raise GenGeoError(f"{out} is the checkpoint itself: give another folder")
     summaries = read_results(results)
     _check_examples(examples)
     encoder = Encoder.from_pretrained(checkpoint, device="cpu")
     _check_results(summaries, encoder.processor, encoder.fingerprint)
-    with atomic_folder(out) as folder:
+    with atomic_folder(out, "export") as folder:
         with _travelling_code():
             encoder.model.save_pretrained(folder)
             encoder.processor.save_pretrained(folder)
@@ -161,21 +163,22 @@ def _check_results(summaries: Sequence[dict[str, Any]], processor: Any, fingerpr
             )
 
 
-def write_space(out: str | Path, model: str, index: str | None = None) -> Path:
+def write_space(out: str | Path, model: str, index: str | None = None, *, overwrite: bool = False) -> Path:
     """Write a Gradio Space that needs nothing of this package.
 
     Args:
         out: folder to write.
         model: Hub id of a published GenGeo.
         index: Hub id of a published index, or None to rank images that the visitor uploads.
+        overwrite: replace an earlier Space.
 
     Raises:
-        GenGeoError: `out` holds something else than an earlier Space.
+        GenGeoError: `out` holds something else, or an earlier Space while `overwrite` is False.
     """
     from huggingface_hub import SpaceCard, SpaceCardData
 
-    check_replaceable(out, "space.json")
-    with atomic_folder(out) as folder:
+    check_replaceable(out, "space", overwrite)
+    with atomic_folder(out, "space") as folder:
         for name in ("app.py", "requirements.txt"):
             shutil.copyfile(ASSETS / "space" / name, folder / name)
         write_json(folder / "space.json", {"model": model, "index": index})

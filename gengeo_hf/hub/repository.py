@@ -13,9 +13,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.files import atomic_folder, check_replaceable, write_text
+from gengeo_hf.common.files import OUTPUT_RECORD, atomic_folder, check_replaceable, write_text
 from gengeo_hf.common.transfer import first_line, retried
-from gengeo_hf.hub.export import EXPORT_RECORD, export_folder
+from gengeo_hf.hub.export import export_folder
 
 if TYPE_CHECKING:
     from gengeo_hf.common.schema import CrossViewDataset
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 Kind = Literal["model", "index", "dataset"]
 KINDS: tuple[Kind, ...] = ("model", "index", "dataset")
 MANIFEST = "manifest.json"  # of an index
-# What shows that a folder holds an earlier pull of its kind, which a new one may replace.
-MARKERS: dict[Kind, str] = {"model": EXPORT_RECORD, "index": MANIFEST, "dataset": "queries"}
 # What an upload may leave behind from an earlier one; such files go in the same commit.
 MODEL_FILES = ("model*.safetensors*", "onnx/*", "results/*.json", "examples/*", "gengeo_training.json")
 INDEX_FILES = ("*.npy", "*.parquet", "*.faiss")
@@ -118,8 +116,9 @@ def _check_name(repository: str) -> None:
 
 
 def folder_files(folder: Path) -> dict[str, Path]:
-    """The files of a folder by their path inside it."""
-    return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    """The files of a folder by their path inside it, without the local record of who wrote it."""
+    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {name: path for name, path in found.items() if name != OUTPUT_RECORD}
 
 
 def upload(
@@ -176,6 +175,7 @@ def pull(
     kind: Kind | None = None,
     revision: str | None = None,
     token: str | None = None,
+    overwrite: bool = False,
 ) -> Kind:
     """Fetch a checkpoint, an index or a dataset into a folder, which appears whole or not at all.
 
@@ -185,19 +185,21 @@ def pull(
         kind: None finds out; needed where a model and a dataset have the same name.
         revision: branch, tag or commit.
         token: see `push`.
+        overwrite: replace what an earlier pull of the same kind wrote.
 
     Returns:
         What it is. Datasets are then read by `load_pairs("parquet", root=out, split=...)`.
 
     Raises:
-        GenGeoError: the repository is missing, what it holds is not sound, or `out` holds something else.
+        GenGeoError: the repository is missing, what it holds is not sound, `out` holds something else, or an earlier
+            pull while `overwrite` is False.
     """
     if kind is not None and kind not in KINDS:
         raise GenGeoError(f"unknown kind {kind!r}: expected {', '.join(KINDS)}")
     _check_name(repository)
     kind = kind or _kind_of(repository, revision, token)
-    check_replaceable(out, MARKERS[kind])
-    with atomic_folder(out) as folder:
+    check_replaceable(out, kind, overwrite)
+    with atomic_folder(out, kind) as folder:
         _download(repository, folder, "model" if kind == "model" else "dataset", revision, token)
         _CHECKS[kind](repository, folder)
     return kind

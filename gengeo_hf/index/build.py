@@ -25,8 +25,9 @@ from PIL import Image
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import atomic_file, write_json
+from gengeo_hf.common.locks import exclusive
 from gengeo_hf.imagery.tiles import EncoderLike, TileSource
-from gengeo_hf.index.folder import LEFT_OUT_SCHEMA, check_place, exclusive, read_manifest, thumbnail, write_index
+from gengeo_hf.index.folder import LEFT_OUT_SCHEMA, check_place, read_manifest, thumbnail, write_index
 
 if TYPE_CHECKING:
     from gengeo_hf.common.schema import CrossViewDataset

@@ -13,11 +13,8 @@ numpy is told not to unpickle, and the FAISS file is only read after its checksu
 """
 
 import contextlib
-import fcntl
-import hashlib
 import io
 import json
-import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -30,7 +27,7 @@ import pyarrow.parquet
 from PIL import Image
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.files import atomic_folder, check_replaceable, put_back, write_json
+from gengeo_hf.common.files import OUTPUT_RECORD, atomic_folder, put_back, sha256_of, write_json
 from gengeo_hf.common.transfer import first_line
 from gengeo_hf.imagery.tiles import TILE_SCHEMA
 
@@ -106,8 +103,9 @@ def check_place(path: Path) -> None:
     Raises:
         GenGeoError: a file, or a folder that holds anything but an index.
     """
-    check_replaceable(path, MANIFEST)
-    ours = {DESCRIPTORS, TILES, THUMBNAILS, LEFT_OUT, SEARCH, MANIFEST, CARD, ".gitattributes"}
+    if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / MANIFEST).exists()):
+        raise GenGeoError(f"{path} exists and holds something else: give the name of a new folder")
+    ours = {DESCRIPTORS, TILES, THUMBNAILS, LEFT_OUT, SEARCH, MANIFEST, CARD, OUTPUT_RECORD, ".gitattributes"}
     if path.is_dir() and (foreign := sorted({child.name for child in path.iterdir()} - ours)):
         raise GenGeoError(
             f"{path} is not an index alone: it also holds {foreign[0]}; nothing of it was touched, move that away or "
@@ -287,40 +285,6 @@ def thumbnail(image: Image.Image, side: int) -> bytes:
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=80)
     return buffer.getvalue()
-
-
-@contextlib.contextmanager
-def exclusive(path: Path, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock file `path`; the system frees it when the process ends, however it ends.
-
-    Yields:
-        True when the lock is ours; False (only with `wait=False`) when another process holds it.
-
-    Raises:
-        GenGeoError: the folder cannot be written.
-    """
-    while True:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("a")
-        except OSError as error:
-            raise GenGeoError(f"{path.parent} cannot be written: {error.strerror}") from error
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                yield False
-                return
-            # Who held it before may have removed the file: a lock on a file without a name keeps nobody out.
-            if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
-                yield True
-                return
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_descriptors(path: Path, blocks: Iterable[np.ndarray], rows: int, dim: int) -> None:

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import EARTH_RADIUS_M, Bounds, to_unit_vectors
+from gengeo_hf.common.locks import exclusive
 from gengeo_hf.common.units import Near, check_near
 from gengeo_hf.imagery.tiles import EncoderLike, TileSource, row_bounds
 from gengeo_hf.index.build import build_index, happened
@@ -26,7 +27,6 @@ from gengeo_hf.index.folder import (
     THUMBNAILS,
     check_files,
     check_place,
-    exclusive,
     open_descriptors,
     open_tiles,
     read_left_out,

@@ -20,7 +20,7 @@ from gengeo_hf.common.geo import Bounds, great_circle_m, mean_position, size_of
 from gengeo_hf.index.index import Hit
 
 if TYPE_CHECKING:
-    from gengeo_hf.common.images import PhotoPosition
+    from gengeo_hf.common.metadata import PhotoPosition
 
 SHARPNESS = 20.0  # weight of a vote is exp(SHARPNESS * score): 0.05 less cosine weighs about a third
 

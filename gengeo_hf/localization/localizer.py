@@ -12,22 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gengeo_hf.common.camera import CameraView
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.imagery.tiles import EncoderLike
 from gengeo_hf.index.index import GeoIndex, Hit
 from gengeo_hf.localization.answers import Answer, Place, merge_hits, place_of, to_geojson
-from gengeo_hf.localization.canvas import canvas_of, ground_size
 from gengeo_hf.localization.confidence import Calibration
 from gengeo_hf.localization.drive import Motion, follow, in_order
 from gengeo_hf.localization.photos import (
-    PHOTO_SUFFIXES,
-    Look,
     Photo,
     TooNarrowError,
+    camera_note,
     encode_pictures,
     find_photos,
-    note_of,
-    opened,
+    ground_size,
+    panorama_canvas,
     patch_of,
     pictures,
     read_photo,
@@ -37,8 +36,8 @@ if TYPE_CHECKING:
     from gengeo_hf.index.stores import StoreIndex
 
 __all__ = [
-    "PHOTO_SUFFIXES", "Answer", "GeoLocalizer", "Look", "Motion", "Place", "caveat_of", "find_photos", "merge_hits",
-    "open_index", "opened", "to_geojson",
+    "Answer", "CameraView", "GeoLocalizer", "Motion", "Place", "caveat_of", "find_photos", "merge_hits",
+    "open_index", "to_geojson",
 ]  # fmt: skip
 VOTES_FOR_EACH = 8  # hits that are asked for, for each place wanted: enough for overlaps of 50 % and some strangers
 # Places for which hits are asked at the least: a confidence, which needs the best place elsewhere, must not change with
@@ -72,7 +71,7 @@ class GeoLocalizer:
             calibration.check_model(encoder)
         self.encoder, self.index, self.calibration = encoder, index, calibration
         self._off = calibration.caveat(len(index)) if calibration is not None else ""
-        self._canvas, self._patch, self._enough = canvas_of(encoder), patch_of(encoder), ground_size(encoder)
+        self._canvas, self._patch, self._target = panorama_canvas(encoder), patch_of(encoder), ground_size(encoder)
 
     @classmethod
     def from_pretrained(
@@ -110,7 +109,7 @@ class GeoLocalizer:
         top: int = 5,
         near: tuple[float, float, float] | None = None,
         merge: bool = True,
-        look: Look | None = None,
+        camera: CameraView | None = None,
     ) -> list[Place]:
         """Places where a photo may have been taken, best first.
 
@@ -119,15 +118,15 @@ class GeoLocalizer:
             top: how many places at most.
             near: only places within (lat, lon, radius in metres).
             merge: merge overlapping tiles into one place; False gives one place for each tile.
-            look: field of view and heading, where the file does not tell them; see `Look`.
+            camera: How the photo was taken, where the user knows better than its file; see `CameraView`.
 
         Raises:
             GenGeoError: the photo is missing or broken.
         """
-        found = read_photo(photo, self._enough)
+        found = read_photo(photo, self._target)
         if found.image is None:
             raise GenGeoError(found.error)
-        return self._places([found], top, [near], merge, look or Look())[0]
+        return self._places([found], top, [near], merge, camera or CameraView())[0]
 
     def locate_many(
         self,
@@ -138,13 +137,13 @@ class GeoLocalizer:
         exif_radius_m: float | None = None,
         threshold: float = 0.0,
         batch_size: int = 32,
-        look: Look | None = None,
+        camera: CameraView | None = None,
     ) -> Iterator[Answer]:
         """Answer many photos, a batch at a time. A broken photo is an answer with an error, not the end.
 
         Args:
             photos: paths.
-            top, near, merge, look: as `locate`.
+            top, near, merge, camera: as `locate`.
             exif_radius_m: search only within this distance of the position in a photo's EXIF data, where it has one.
             threshold: confidence below which an answer says "don't know"; needs a calibration.
 
@@ -156,10 +155,10 @@ class GeoLocalizer:
         """
         if threshold > 0 and self.calibration is None:
             raise GenGeoError("a threshold needs confidences: make a calibration with gengeo calibrate, and give it")
-        look = look or Look()
+        camera = camera or CameraView()
         for start in range(0, len(photos), batch_size):
             names = photos[start : start + batch_size]
-            batch = [read_photo(name, self._enough) for name in names]
+            batch = [read_photo(name, self._target) for name in names]
             asked = [photo for photo in batch if photo.image is not None]
             own = [exif_radius_m is not None and photo.position is not None for photo in batch]
             priors = [
@@ -167,11 +166,11 @@ class GeoLocalizer:
                 for photo, mine in zip(batch, own, strict=True)
                 if photo.image is not None
             ]
-            found = iter(self._places_each(asked, top, priors, merge, look))
+            found = iter(self._places_each(asked, top, priors, merge, camera))
             for name, photo, mine in zip(names, batch, own, strict=True):
                 places = next(found) if photo.image is not None else []
                 known = not places or (places[0].confidence or 0.0) >= threshold
-                note = note_of(photo, look, self._canvas)
+                note = camera_note(photo, camera, self._canvas)
                 yield Answer(str(name), places, photo.position, photo.error, known, mine, note, photo.time)
 
     def locate_drive(
@@ -194,23 +193,23 @@ class GeoLocalizer:
         return [replace(answer, places=answer.places[:top]) for answer in together]
 
     def _places_each(
-        self, photos: Sequence[Photo], top: int, priors: Sequence[Any], merge: bool, look: Look
+        self, photos: Sequence[Photo], top: int, priors: Sequence[Any], merge: bool, camera: CameraView
     ) -> list[list[Place]]:
         """As `_places`; a photo that is too narrow for the model gets none, and says so in its `error`."""
         try:
-            return self._places(photos, top, priors, merge, look)
+            return self._places(photos, top, priors, merge, camera)
         except TooNarrowError as error:
             if len(photos) == 1:
                 photos[0].error = str(error)
                 return [[]]
         pairs = zip(photos, priors, strict=True)
-        return [self._places_each([photo], top, [near], merge, look)[0] for photo, near in pairs]
+        return [self._places_each([photo], top, [near], merge, camera)[0] for photo, near in pairs]
 
     def _places(
-        self, photos: Sequence[Photo], top: int, priors: Sequence[Any], merge: bool, look: Look
+        self, photos: Sequence[Photo], top: int, priors: Sequence[Any], merge: bool, camera: CameraView
     ) -> list[list[Place]]:
         """Hits of each photo as places."""
-        views = [pictures(photo, look, self._canvas, self._patch) for photo in photos]
+        views = [pictures(photo, camera, self._canvas, self._patch) for photo in photos]
         flat = [view for several in views for view in several]
         if not flat:
             return []

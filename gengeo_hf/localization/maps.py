@@ -198,10 +198,11 @@ def _answer(answer: Answer, pictures: dict[str, bytes]) -> MapPhoto:
 
 def _photo_picture(answer: Answer) -> bytes:
     """A small JPEG of the photo itself."""
+    from gengeo_hf.common.images import open_image
     from gengeo_hf.index.folder import thumbnail
-    from gengeo_hf.localization.photos import opened
 
-    return b"" if answer.error else thumbnail(opened(answer.photo, (PHOTO_PIXELS, PHOTO_PIXELS)), PHOTO_PIXELS)
+    size = (PHOTO_PIXELS, PHOTO_PIXELS)
+    return b"" if answer.error else thumbnail(open_image(answer.photo, target_size=size), PHOTO_PIXELS)
 
 
 def _neighbours(answers: Sequence[Answer], index: GeoIndex, drawn: set[str], limit: int) -> list[MapOverlay]:

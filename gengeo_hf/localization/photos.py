@@ -1,68 +1,34 @@
-"""From a photo to the pictures that the model is asked about: its field of view, its heading, its time.
+"""From a photo to the images that the model encodes: its camera, its time, its position.
 
-Before: files from phones, cameras and cars. After: locate.py encodes the pictures and searches with each of them.
-
-A model of panoramas has learned one scale (canvas.py). An ordinary photo is brought to it: unrolled as the model's
-panoramas are, and as wide as its field of view, which is what training with a limited field of view shows
-(`limited_fov`). A panorama is taken as north-aligned, as in the benchmarks, unless its heading is given or unknown.
+A model of panoramas has learned one scale (`gengeo_hf.common.projection`). An ordinary photo is brought to it: unrolled
+as the model's panoramas are, and as wide as its field of view, which is what training with a limited field of view
+shows (`limited_fov`). A panorama is aligned with north by its heading; without one it is taken as aligned already.
 """
 
-import contextlib
-import math
-import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
+from gengeo_hf.common.camera import UNKNOWN_HEADING, CameraView
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.localization.canvas import WIDEST_PLANE, Canvas, fitted, turned, unrolled
+from gengeo_hf.common.images import IMAGE_SUFFIXES, find_images, read_image
+from gengeo_hf.common.metadata import PhotoMetadata, PhotoPosition
+from gengeo_hf.common.projection import PanoramaCanvas, fitted, is_steep, levelled, rolled, unrolled, vertical_extent
 
 if TYPE_CHECKING:
-    from gengeo_hf.common.images import PhotoPosition
     from gengeo_hf.imagery.tiles import EncoderLike
 
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".heic", ".heif")
-FULL_FRAME_DIAGONAL_MM = math.hypot(36, 24)  # what "35 mm equivalent" is equivalent to (CIPA DC-008, FocalLengthIn35mm)
 TURNS = 8  # headings tried for a panorama whose heading is unknown: at most 22.5 degrees from the true one
-_XMP = {
-    "pose": rb"PoseHeadingDegrees[=>\"']+\s*([-0-9.]+)",
-    "full": rb"FullPanoWidthPixels[=>\"']+\s*([0-9]+)",
-    "part": rb"CroppedAreaImageWidthPixels[=>\"']+\s*([0-9]+)",
-}  # GPano, as attribute or as element: https://developers.google.com/streetview/spherical-metadata
+PANORAMA, PHOTO = "panorama", "photo"  # what `GenGeoConfig.ground_camera` may say
 
 
 class TooNarrowError(GenGeoError):
-    """What a photo shows is too narrow for the model: a word about this photo, and not about the others with it."""
-
-
-@dataclass(frozen=True)
-class Look:
-    """How photos look at the world, where the user knows better than their files.
-
-    Args:
-        fov: horizontal field of view in degrees; None takes it from the file (focal length in EXIF, GPano in XMP, a
-            panorama by its shape), and where that does not tell, photos go to the model whole.
-        heading: of a panorama's centre column, degrees clockwise from north; "exif" takes the file's; "unknown" tries
-            eight directions and keeps the best for each tile. An ordinary photo needs none.
-
-    Raises:
-        GenGeoError: a field of view outside 1..360 degrees, or an unknown word.
-    """
-
-    fov: float | None = None
-    heading: float | str = 0.0
-
-    def __post_init__(self) -> None:
-        if self.fov is not None and not 1 <= self.fov <= 360:
-            raise GenGeoError(f"a field of view lies in 1..360 degrees, found {self.fov:g}")
-        words = ("exif", "unknown")
-        if self.heading not in words and not (isinstance(self.heading, int | float) and math.isfinite(self.heading)):
-            raise GenGeoError(f"a heading is a number of degrees, exif or unknown, found {self.heading!r}")
+    """What a photo shows is too narrow for the model: it concerns this photo, not the others in its batch."""
 
 
 class Picture(NamedTuple):
@@ -70,8 +36,8 @@ class Picture(NamedTuple):
 
     Args:
         image: RGB.
-        heading: degrees that its panorama was turned by.
-        own_size: encode it at its own size instead of the ground view's.
+        heading: Degrees that its panorama was rolled by.
+        own_size: Whether it is encoded at its own size instead of the ground view's.
     """
 
     image: Image.Image
@@ -84,135 +50,128 @@ class Photo:
     """One photo, read.
 
     Args:
-        image: upright RGB; None where it could not be read.
-        fov: horizontal degrees that its file tells; None where it does not.
-        heading: of its centre column, that its file tells.
-        position: of its EXIF data.
-        time: when it was taken, as its EXIF data say (local time of the camera).
-        error: why it could not be read.
-        flat: the picture of an ordinary lens; False for a part of an equirectangular panorama, as its file says.
+        image: Upright RGB; None where it could not be read.
+        metadata: What its file says about position, time and camera.
+        error: Why it could not be read.
     """
 
     image: Image.Image | None
-    fov: float | None = None
-    heading: float | None = None
-    position: "PhotoPosition | None" = None
-    time: datetime | None = None
+    metadata: PhotoMetadata = field(default_factory=PhotoMetadata)
     error: str = ""
-    flat: bool = True
 
+    @property
+    def position(self) -> PhotoPosition | None:
+        """Position of its EXIF data."""
+        return self.metadata.position
 
-def look_of(fov: float | None, heading: str) -> Look:
-    """A `Look` from what people write.
-
-    Args:
-        fov: see `Look`.
-        heading: a number of degrees, `exif` or `unknown`.
-
-    Raises:
-        GenGeoError: see `Look`.
-    """
-    try:
-        degrees = float(heading)
-    except ValueError:
-        return Look(fov, heading)
-    return Look(fov, degrees)
+    @property
+    def time(self) -> datetime | None:
+        """When it was taken, as its EXIF data say (local time of the camera)."""
+        return self.metadata.time
 
 
 def find_photos(paths: Iterable[str | Path]) -> list[Path]:
     """Photos that are named, and those in folders that are named, in name order.
 
     Raises:
-        GenGeoError: a folder without photos. A missing file is left for the answer to say.
+        GenGeoError: A folder without photos. A missing file is left for the answer to say.
     """
     photos: list[Path] = []
     for path in map(Path, paths):
         if not path.is_dir():
             photos.append(path)
             continue
-        inside = sorted(child for child in path.rglob("*") if child.suffix.lower() in PHOTO_SUFFIXES)
+        inside = find_images(path)
         if not inside:
-            raise GenGeoError(f"{path} holds no photo ({', '.join(PHOTO_SUFFIXES)})")
+            raise GenGeoError(f"{path} holds no photo ({', '.join(IMAGE_SUFFIXES)})")
         photos.extend(inside)
     return photos
 
 
-def opened(photo: Any, enough: tuple[int, int] | None = None) -> Image.Image:
-    """An upright PIL image from a path, bytes, an open file or an image; see `open_image`."""
-    from gengeo_hf.common.images import open_image
-    from gengeo_hf.encoding.encoder import as_image
-
-    return as_image(photo) if isinstance(photo, Image.Image) else open_image(photo, enough=enough)
-
-
-def read_photo(photo: Any, enough: tuple[int, int] | None = None) -> Photo:
+def read_photo(photo: Any, target_size: tuple[int, int] | None = None) -> Photo:
     """Read a path, bytes, an open file or a PIL image; what is wrong with it is in `error`.
 
     Args:
-        photo: what is read.
-        enough: (height, width) in pixels that the model looks at, see `open_image`.
+        photo: What is read.
+        target_size: (height, width) in pixels that the model looks at, see `open_image`.
     """
-    from gengeo_hf.common.images import photo_position
-
     try:
-        image = opened(photo, enough)
-        position = photo_position(photo)
+        found = read_image(photo, target_size=target_size)
     except GenGeoError as error:
         return Photo(None, error=str(error))
-    with _header(photo) as header:
-        fov, heading, time, flat = _told(header, image)
-    if heading is None and position is not None:
-        heading = position.heading
-    return Photo(image, fov, heading, position, time, flat=flat)
+    return Photo(found.image, found.metadata)
 
 
-def pictures(photo: Photo, look: Look, canvas: Canvas | None, patch: int = 1) -> list[Picture]:
-    """The pictures to encode for one photo.
+def pictures(photo: Photo, camera: CameraView, canvas: PanoramaCanvas | None, patch: int = 1) -> list[Picture]:
+    """The images to encode for one photo.
 
     Args:
-        photo: with an image.
-        look: what the user knows.
-        canvas: of the model's panoramas; None, for a model of ordinary photos, leaves the photo as it is.
-        patch: widths of cut-outs are multiples of this.
+        photo: With an image.
+        camera: What the user or a table states; what it leaves open is taken from the photo's file.
+        canvas: Of the model's panoramas; None, for a model of ordinary photos, leaves the photo as it is.
+        patch: Widths of unrolled photos are multiples of this.
     """
     assert photo.image is not None
-    fov = look.fov or photo.fov
-    if canvas is None or fov is None:
+    view = camera.completed_by(photo.metadata.camera)
+    if canvas is None or view.fov is None:
         return [Picture(photo.image)]
-    if fov < 360:
-        flat = photo.flat and fov <= WIDEST_PLANE
-        return [Picture(unrolled(photo.image, fov, canvas, patch, flat), own_size=True)]
-    panorama = fitted(photo.image, canvas)
-    if look.heading == "unknown":
-        return [Picture(turned(panorama, turn * 360 / TURNS), turn * 360 / TURNS) for turn in range(TURNS)]
-    heading = (photo.heading or 0.0) if look.heading == "exif" else float(look.heading)
-    return [Picture(turned(panorama, heading), heading)]
+    if not view.is_panorama:
+        return [Picture(unrolled(photo.image, view, canvas, patch), own_size=True)]
+    level = levelled(photo.image, view)
+    extent = view.vertical_fov if level is photo.image else vertical_extent(photo.image, view)
+    panorama = fitted(level, canvas, extent)
+    if view.heading == UNKNOWN_HEADING:
+        return [Picture(rolled(panorama, turn * 360 / TURNS), turn * 360 / TURNS) for turn in range(TURNS)]
+    heading = view.bearing or 0.0
+    return [Picture(rolled(panorama, heading), heading)]
 
 
-def note_of(photo: Photo, look: Look, canvas: Canvas | None) -> str:
-    """What the user should know about how a photo was looked at; empty where nothing was guessed."""
-    fov = look.fov or photo.fov
-    if photo.image is None or canvas is None:
+def camera_note(photo: Photo, camera: CameraView, canvas: PanoramaCanvas | None) -> str:
+    """What the user should know about how a photo was taken for; empty where nothing was guessed or left out."""
+    if photo.image is None:
         return ""
-    if fov is None:
-        return "field of view unknown, so the whole photo was taken for a panorama: give --fov"
-    if fov == 360 and look.heading == "exif" and photo.heading is None:
-        return "its file tells no heading: taken as north-aligned"
-    return ""
+    view = camera.completed_by(photo.metadata.camera)
+    notes = list(photo.metadata.notes)
+    if canvas is not None and view.fov is None:
+        notes.append("field of view unknown, so the whole photo was taken for a panorama: give --fov")
+    elif canvas is not None and view.is_panorama and view.heading is None:
+        notes.append("its file states no heading: taken as north-aligned")
+    if canvas is None and not view.is_level:
+        notes.append("pitch and roll are not used: this model was trained with ordinary photos")
+    elif is_steep(view):
+        notes.append(f"pitch {view.pitch or 0:g} and roll {view.roll or 0:g} are too large to be levelled: not used")
+    elif not view.is_level and view.fov is not None:
+        notes.append(f"levelled by pitch {view.pitch or 0:g} and roll {view.roll or 0:g} degrees")
+    return "; ".join(notes)
+
+
+def panorama_canvas(encoder: "EncoderLike") -> PanoramaCanvas | None:
+    """The panoramas that a model was trained with, as its configuration states; None for any other model."""
+    if getattr(encoder, "ground_camera", None) != PANORAMA:
+        return None
+    size = ground_size(encoder)
+    return None if size is None else PanoramaCanvas(*size, getattr(encoder, "ground_vertical_fov", None))
+
+
+def ground_size(encoder: "EncoderLike") -> tuple[int, int] | None:
+    """(height, width) in pixels at which a model sees photos; None where it does not say."""
+    sizes = getattr(getattr(encoder, "processor", None), "view_sizes", None) or {}
+    size = sizes.get("ground")
+    return None if size is None else (int(size["height"]), int(size["width"]))
 
 
 def encode_pictures(encoder: "EncoderLike", asked: Sequence[Picture]) -> np.ndarray:
     """Descriptors of ground pictures: float32 (pictures, dim).
 
     Raises:
-        TooNarrowError: a cut-out is too narrow for the model.
+        TooNarrowError: An unrolled photo is too narrow for the model.
     """
     out = np.empty((len(asked), encoder.dim), np.float32)
-    whole = [number for number, picture in enumerate(asked) if not picture.own_size]
+    whole = [row for row, picture in enumerate(asked) if not picture.own_size]
     if whole:
-        out[whole] = encoder.encode([asked[number].image for number in whole], view="ground")
+        out[whole] = encoder.encode([asked[row].image for row in whole], view="ground")
     for width in sorted({picture.image.width for picture in asked if picture.own_size}):
-        rows = [n for n, picture in enumerate(asked) if picture.own_size and picture.image.width == width]
+        rows = [row for row, picture in enumerate(asked) if picture.own_size and picture.image.width == width]
         step = int(getattr(encoder, "batch_size", 32))
         for part in (rows[start : start + step] for start in range(0, len(rows), step)):
             out[part] = _encode_at_own_size(encoder, [asked[row].image for row in part])
@@ -224,78 +183,11 @@ def patch_of(encoder: "EncoderLike") -> int:
     return int(getattr(encoder, "patch", 1))
 
 
-def _header(photo: Any) -> Image.Image:
-    """The file with only its header read: pixels that were converted have lost their EXIF."""
-    from gengeo_hf.common.images import image_header
-
-    if isinstance(photo, Image.Image):
-        return photo.copy()  # closing the copy leaves the caller's image open
-    if isinstance(photo, str | Path):
-        return image_header(photo)
-    if not isinstance(photo, bytes):
-        photo.seek(0)
-        return image_header(photo.read())
-    return image_header(photo)
-
-
-def _told(header: Image.Image, image: Image.Image) -> tuple[float | None, float | None, datetime | None, bool]:
-    """Field of view, heading and time that a file tells, and whether it is the picture of an ordinary lens."""
-    try:
-        exif = header.getexif().get_ifd(ExifTags.IFD.Exif)
-    except Exception:  # damaged EXIF raises whatever its parser meets; the pixels are fine
-        exif = {}
-    xmp = _xmp(header)
-    fov = _field_of_view(exif.get(ExifTags.Base.FocalLengthIn35mmFilm), image.size)
-    full, part = xmp.get("full"), xmp.get("part")
-    flat = not (full and part)
-    if full and part:
-        fov = min(360.0, max(1.0, 360.0 * part / full))
-    elif fov is None and abs(image.width - 2 * image.height) <= 0.01 * image.width:
-        fov = 360.0  # equirectangular: nothing else is exactly twice as wide as high
-    return fov, xmp.get("pose"), _time(exif), flat
-
-
-def _xmp(header: Image.Image) -> dict[str, float]:
-    """The numbers of `_XMP` that a file tells; anyone can write anything there, so what is no number is not told."""
-    text = header.info.get("xmp") or b""
-    text = text.encode() if isinstance(text, str) else text
-    numbers: dict[str, float] = {}
-    for name, pattern in _XMP.items():
-        found = re.search(pattern, text) if isinstance(text, bytes) else None
-        with contextlib.suppress(ValueError):
-            if found and math.isfinite(number := float(found[1])):
-                numbers[name] = number
-    return numbers
-
-
-def _field_of_view(focal_35mm: Any, size: tuple[int, int]) -> float | None:
-    """Horizontal degrees of a lens whose 35 mm equivalent is by the diagonal, on an image of (width, height)."""
-    try:
-        focal = float(focal_35mm)
-    except (TypeError, ValueError, ZeroDivisionError):
-        return None
-    if not (math.isfinite(focal) and focal > 0):
-        return None
-    width_mm = FULL_FRAME_DIAGONAL_MM * size[0] / math.hypot(*size)
-    return math.degrees(2 * math.atan(width_mm / 2 / focal))
-
-
-def _time(exif: Any) -> datetime | None:
-    """DateTimeOriginal with its fraction of a second."""
-    text = str(exif.get(ExifTags.Base.DateTimeOriginal, "")).strip("\0 ")
-    try:
-        time = datetime.strptime(text[:19], "%Y:%m:%d %H:%M:%S")
-    except ValueError:
-        return None
-    fraction = re.fullmatch(r"\d{1,9}", str(exif.get(ExifTags.Base.SubsecTimeOriginal, "")).strip("\0 "))
-    return time + timedelta(seconds=float(f"0.{fraction[0]}")) if fraction else time
-
-
 def _encode_at_own_size(encoder: Any, images: Sequence[Image.Image]) -> np.ndarray:
-    """Descriptors of pictures of one size that is not the ground view's."""
+    """Descriptors of images of one size that is not the ground view's."""
     pixels = encoder.processor(list(images), view="ground", do_resize=False, return_tensors="pt")["pixel_values"]
     try:
-        described: np.ndarray = encoder.describe(pixels, "ground")
-    except ValueError as error:  # the model's own words about sizes that it cannot take
+        descriptors: np.ndarray = encoder.describe(pixels, "ground")
+    except ValueError as error:  # the model names the sizes that it cannot take
         raise TooNarrowError(f"the field of view is too narrow for this model: {error}") from error
-    return described
+    return descriptors

@@ -49,7 +49,11 @@ class GenGeoConfig(PreTrainedConfig):
         matryoshka_dims: prefix widths that the loss trains beside the full width (Kusupati et al. 2022).
         label_smoothing: of the loss that the model computes when both views are given.
         logit_scale_init_value: start of the learned logarithm of the InfoNCE scale, ln(1 / 0.07).
-        initializer_range: spread of freshly initialised linear layers of the head.
+        ground_camera: what the ground images of training were: "panorama" (360 degrees, equirectangular, the centre
+            column north) or "photo"; None where it is not known, and then photos are encoded as they are.
+        ground_vertical_fov: degrees of elevation from the bottom to the top row of these panoramas; None where unknown.
+        initializer_range: Standard deviation of the weights of freshly initialised linear layers of the head. None
+            takes 1 / sqrt(in_features) of each layer; at 0.02 short trainings start on a plateau (docs/learning.md).
 
     Raises:
         ValueError: values that contradict one another; the message names the field.
@@ -79,7 +83,9 @@ class GenGeoConfig(PreTrainedConfig):
     matryoshka_dims: list[int] | None = None
     label_smoothing: float | int = 0.1
     logit_scale_init_value: float = math.log(1 / 0.07)
-    initializer_range: float = 0.02
+    ground_camera: Literal["panorama", "photo"] | None = None
+    ground_vertical_fov: float | int | None = None
+    initializer_range: float | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Fill in what a backbone given as a dict leaves open, then let the base class build it."""
@@ -109,6 +115,8 @@ class GenGeoConfig(PreTrainedConfig):
                 raise ValueError(f"{name} is {value}: it must be at least 1")
         if self.cluster_dim is None and self.aggregator != "netvlad":
             raise ValueError("cluster_dim is null: only the netvlad aggregator can keep the backbone's width")
+        if self.ground_vertical_fov is not None and not 0 < self.ground_vertical_fov <= 180:
+            raise ValueError(f"ground_vertical_fov is {self.ground_vertical_fov}: it must lie in 0..180 degrees")
         self._validate_training(model_type)
         self._validate_nested()
 

@@ -71,7 +71,12 @@ class GenGeoPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, GenGeoSalad):
+        if isinstance(module, nn.Linear):
+            # Only the head's layers come here: a backbone initialises its own. With the library's 0.02 the scores of a
+            # narrow head hardly differ, the transport plan is flat, all clusters sum the same mean of the tokens, and
+            # equal clusters get equal gradients (docs/learning.md).
+            init.normal_(module.weight, std=self.config.initializer_range or module.in_features**-0.5)
+        elif isinstance(module, GenGeoSalad):
             if module.dust_bin is not None:
                 init.ones_(module.dust_bin)
             if module.dustbin_shift is not None:

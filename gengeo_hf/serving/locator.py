@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from gengeo_hf.common.camera import CameraView
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.images import image_header, open_image
 from gengeo_hf.index.folder import read_manifest
 from gengeo_hf.index.index import GeoIndex
-from gengeo_hf.localization.localizer import Answer, GeoLocalizer, Look, open_index
+from gengeo_hf.localization.localizer import Answer, GeoLocalizer, open_index
 from gengeo_hf.serving.batching import BatchingEncoder
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Question:
             before `near`.
         merge: merge overlapping tiles into one place.
         threshold: confidence below which the answer is "don't know"; needs a calibration.
-        look: field of view and heading, where the photo's file does not tell them.
+        camera: how the photo was taken, where the user knows better than its file.
     """
 
     top: int = 5
@@ -54,7 +55,7 @@ class Question:
     near_exif_m: float | None = None
     merge: bool = True
     threshold: float = 0.0
-    look: Look = field(default_factory=Look)
+    camera: CameraView = field(default_factory=CameraView)
 
 
 class Desk:
@@ -131,7 +132,7 @@ class Desk:
         answer = next(
             localizer.locate_many(
                 [photo], question.top, question.near, question.merge, question.near_exif_m, question.threshold,
-                look=question.look,
+                camera=question.camera,
             )
         )  # fmt: skip
         if answer.error:

@@ -17,9 +17,10 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # gradio reads it wh
 import gradio as gr
 from PIL import Image
 
+from gengeo_hf.common.camera import parse_camera
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.units import parse_metres, parse_near
-from gengeo_hf.localization.localizer import Look, Place, to_geojson
+from gengeo_hf.localization.localizer import Place, to_geojson
 from gengeo_hf.localization.maps import answers_map, map_frame
 from gengeo_hf.serving import fragments as words
 from gengeo_hf.serving.heatmaps import Seen, agreement, clusters, contrast, see
@@ -32,8 +33,9 @@ MAX_FILE = "40mb"
 SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "sans-serif")  # named as text: gradio's own fonts are fetched
 STYLE = Path(__file__).parents[1] / "assets" / "page.css"
 AS_FILE, PANORAMA, ORDINARY = KINDS = ("as its file tells", "panorama", "ordinary photo")
+FROM_FILE = "as its file states, else north"
 NORTH = "north"
-HEADINGS: dict[str, float | str] = {NORTH: 0.0, "as its file tells": "exif", "unknown: try eight": "unknown"}
+HEADINGS: dict[str, float | str] = {FROM_FILE: "exif", NORTH: 0.0, "unknown: try eight": "unknown"}
 KEEP_FILES_S = 3600  # uploads are deleted after an hour
 TO_THE_ANSWER = "() => document.getElementById('answer').scrollIntoView({block: 'nearest', behavior: 'smooth'})"
 ROW: dict[str, Any] = {  # of pictures that are clicked
@@ -155,7 +157,7 @@ def _settings(desk: Desk) -> list[Any]:
             10, 180, 65, step=1, label="Field of view", info="Degrees from its left to its right edge", visible=False
         )
         heading = gr.Radio(
-            list(HEADINGS), value=NORTH, label="Middle of the panorama", info="Where it looks to", visible=False
+            list(HEADINGS), value=FROM_FILE, label="Middle of the panorama", info="Where it looks to", visible=False
         )
         threshold = gr.Slider(
             0, 1, 0, step=0.05, label="Don't know below", info="Confidence that an answer needs", visible=calibrated
@@ -250,8 +252,8 @@ def _question(
     near = (near or "").strip()
     length = parse_metres(radius or "") if near or gps else 0.0
     place = parse_near(f"{near},{length}m") if near else None
-    look = Look({AS_FILE: None, PANORAMA: 360.0, ORDINARY: float(fov)}[kind], HEADINGS[heading])
-    return Question(int(top), place, length if gps else None, True, float(threshold), look)
+    camera = parse_camera({AS_FILE: None, PANORAMA: 360.0, ORDINARY: float(fov)}[kind], HEADINGS[heading])
+    return Question(int(top), place, length if gps else None, True, float(threshold), camera)
 
 
 def _chooser(desk: Desk) -> Callable[[Shown | None, gr.SelectData], list[Any]]:

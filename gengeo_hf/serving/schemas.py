@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from gengeo_hf.common.camera import parse_camera
 from gengeo_hf.common.units import parse_metres, parse_near
 from gengeo_hf.index.index import GeoIndex
 from gengeo_hf.localization.localizer import Answer, Place
-from gengeo_hf.localization.photos import look_of
 from gengeo_hf.serving.locator import Desk, Question
 
 MAX_TOP = 100
@@ -172,9 +172,10 @@ class LocateOptions(BaseModel):
         description="horizontal field of view in degrees, 360 for a panorama; default: what the photo's file tells",
     )
     heading: str = Field(
-        "0",
+        "exif",
         max_length=50,
-        description="of a panorama's centre column: degrees clockwise from north, or exif, or unknown (tries eight)",
+        description="of a panorama's centre column: degrees clockwise from north, exif (what its file states, else 0), "
+        "or unknown (tries eight)",
     )
     format: Literal["json", "geojson"] | None = Field(
         None, description="default: geojson where the Accept header asks for application/geo+json, else json"
@@ -197,15 +198,15 @@ class LocateOptions(BaseModel):
     @field_validator("heading")
     @classmethod
     def _a_heading(cls, text: str) -> str:
-        look_of(None, text)
+        parse_camera(None, text)
         return text
 
     def question(self) -> Question:
         """What the desk is asked."""
         near = parse_near(self.near) if self.near is not None else None
         near_exif_m = parse_metres(self.near_exif) if self.near_exif is not None else None
-        look = look_of(self.fov, self.heading)
-        return Question(self.top, near, near_exif_m, self.merge, self.threshold, look)
+        camera = parse_camera(self.fov, self.heading)
+        return Question(self.top, near, near_exif_m, self.merge, self.threshold, camera)
 
 
 class DescribeOptions(BaseModel):

@@ -40,6 +40,7 @@ from gengeo_hf.training.components import (
     weights_in_use,
 )
 from gengeo_hf.training.descriptors import describe
+from gengeo_hf.training.diagnostics import head_statistics
 from gengeo_hf.training.estimate import Meter, describe_cost, measure_cost
 from gengeo_hf.training.records import Log, describe_run, export, training_record
 from gengeo_hf.training.settings import Settings, as_dict, parse
@@ -83,9 +84,11 @@ def main(settings: Settings) -> dict[str, Any]:
 
     # Model and optimizer. Frozen parameters keep no activations and have no optimizer state.
     model = build_model(settings).to(accelerator.device)
+    model.config.ground_camera, model.config.ground_vertical_fov = train.ground_camera()
     start_head(model, settings, decoded, processor)
     if plan.gradient_checkpointing:
-        model.activation_checkpointing_enable()
+        # transformers 5.23 renames gradient_checkpointing_enable, which 6 will drop
+        getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
     parts = math.ceil(share / (sampling.micro_batch or share))
     cost = measure_cost(model, processor, accelerator, kept_stages(model, settings))
     meter = Meter(cost, accelerator, parts)
@@ -164,7 +167,10 @@ def main(settings: Settings) -> dict[str, Any]:
                 value = finite(loss, progress.step, settings)
                 bar.set_postfix(loss=f"{value:.3f}")
                 scale = model.logit_scale.exp().item()
-                log.write({"loss": value, "learning_rate": rate, "scale": scale, **meter.read()}, progress.step)
+                statistics = head_statistics(model, batch, processor)
+                log.write(
+                    {"loss": value, "learning_rate": rate, "scale": scale, **statistics, **meter.read()}, progress.step
+                )
         value = finite(loss, progress.step, settings)  # before it is evaluated and saved
         progress.epoch = epoch
 

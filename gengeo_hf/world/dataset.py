@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import sum_of
-from gengeo_hf.world.domains import DOMAINS, domain_named
+from gengeo_hf.world.domains import DOMAINS, TILE_METRES, domain_named
 from gengeo_hf.world.geography import MAX_REGIONS, SPLITS
 from gengeo_hf.world.places import Region
-from gengeo_hf.world.shards import TABLES, Job, check_shard, draw_shard
+from gengeo_hf.world.shards import TABLES, VERTICAL_FOV, Job, check_shard, draw_shard
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,6 +40,7 @@ def build_world(
     cache_dir: str | Path | None = None,
     workers: int | None = None,
     progress: bool = False,
+    tile_shift_m: float = 0.0,
 ) -> "CrossViewDataset":
     """Build a synthetic world or read it from the cache.
 
@@ -57,6 +58,8 @@ def build_world(
         workers: processes that draw; None takes one for each core, 1 draws in this process. More than one import the
             main script again: it must build the world under `if __name__ == "__main__":`.
         progress: show a progress bar.
+        tile_shift_m: move the tiles of `urban` and `rural` by up to this many metres east and north, so that cameras
+            stand anywhere in the middle of their tile; for pose (`gengeo_hf.pose`). 0 keeps the camera in the centre.
 
     Returns:
         The dataset `world/<domain>/<split>`.
@@ -67,14 +70,22 @@ def build_world(
         MissingExtraError: embreex is not installed and something must be drawn.
     """
     _check(domain, split, num_pairs, seed, ground_size, aerial_size, workers)
+    if not 0 <= tile_shift_m <= TILE_METRES / 2 or (tile_shift_m and DOMAINS[domain].off_centre):
+        raise GenGeoError(
+            f"tile_shift_m must lie in 0..{TILE_METRES / 2:g} m, and be 0 for offcenter; found {tile_shift_m:g} for "
+            f"{domain}"
+        )
     parameters = {
         "version": WORLD_VERSION, "domain": domain, "split": split, "seed": seed,
         "ground_size": list(ground_size), "aerial_size": list(aerial_size),
     }  # fmt: skip
+    if tile_shift_m:  # left out where it is 0: worlds that were drawn without it stay valid
+        parameters["tile_shift_m"] = tile_shift_m
     mark = sum_of(parameters)[:12]
     base = Path(cache_dir) if cache_dir is not None else Path.home() / ".cache" / "gengeo_hf" / "world"
     home = base / f"{domain}-{split}-seed{seed}-v{WORLD_VERSION}-{mark}"
-    name, jobs = f"world/{domain}/{split}", _jobs(home, domain, split, num_pairs, seed, ground_size, aerial_size)
+    name = f"world/{domain}/{split}" + (f"[tile_shift_m={tile_shift_m:g}]" if tile_shift_m else "")
+    jobs = _jobs(home, domain, split, num_pairs, seed, ground_size, aerial_size, tile_shift_m)
     missing = [job for job in jobs if not job.folder.exists()]
     if missing:
         try:
@@ -108,13 +119,13 @@ def _check(domain: str, split: str, num_pairs: int, seed: int, ground_size: tupl
 
 
 def _jobs(home: Path, domain: str, split: str, num_pairs: int, seed: int, ground_size: tuple[int, int],
-          aerial_size: tuple[int, int]) -> list[Job]:  # fmt: skip
+          aerial_size: tuple[int, int], tile_shift_m: float) -> list[Job]:  # fmt: skip
     """The regions of a world; all are full but the last."""
     full, jobs = DOMAINS[domain].pairs_per_region, []
     for number in range(-(-num_pairs // full)):
         count = min(full, num_pairs - number * full)
         folder = home / f"region-{number:04d}-{count}"
-        region = Region(domain, split, seed, number)
+        region = Region(domain, split, seed, number, tile_shift_m)
         jobs.append(Job(region, count, ground_size, aerial_size, folder))
     return jobs
 
@@ -208,5 +219,9 @@ def _load(name: str, jobs: list[Job]) -> "CrossViewDataset":
     for job in jobs:
         check_shard(job.folder)
         for table in TABLES:
-            tables[table].append(datasets.Dataset.from_file(str(job.folder / f"{table}.arrow")))
+            rows = datasets.Dataset.from_file(str(job.folder / f"{table}.arrow"))
+            if table == "queries":
+                extent = datasets.Value("float32")
+                rows = rows.add_column("vertical_fov", [VERTICAL_FOV] * len(rows), feature=extent)
+            tables[table].append(rows)
     return CrossViewDataset(name, *(datasets.concatenate_datasets(tables[table]) for table in TABLES)).validate()

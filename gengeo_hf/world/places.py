@@ -43,12 +43,18 @@ class CameraPlace:
 
 @dataclass(frozen=True)
 class Region:
-    """One region of a world; a pure function of these four."""
+    """One region of a world; a pure function of these five.
+
+    Args:
+        domain, split, seed, number: which region.
+        tile_shift_m: tiles of centred domains are moved by up to this, east and north, off their camera.
+    """
 
     domain: str
     split: str
     seed: int
     number: int
+    tile_shift_m: float = 0.0
 
     @property
     def area(self) -> str:
@@ -98,6 +104,7 @@ class Region:
 
     def _own_tile(self, number: int, x: float, y: float) -> Tile:
         error = np.random.default_rng([*self._key(), number, 3]).uniform(-_MAX_CENTRE_ERROR, _MAX_CENTRE_ERROR, 2)
+        error += self.tile_shift_m * np.random.default_rng([*self._key(), number, 4]).uniform(-1, 1, 2)
         return Tile(number, f"{self.area}-{number:03d}", x + error[0], y + error[1])
 
     def _grid_tile(self, column: int, row: int) -> Tile:

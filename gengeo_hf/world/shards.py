@@ -20,6 +20,7 @@ from gengeo_hf.common.files import atomic_folder, write_json
 from gengeo_hf.world.domains import TILE_METRES
 from gengeo_hf.world.places import CameraPlace, Region, Tile
 
+VERTICAL_FOV = 70.0  # degrees of elevation that a panorama shows, see `panorama_rays`
 TABLES = ("queries", "gallery")
 _SMALL_PIXELS = 50_000  # up to here PNG; above, JPEG at quality 95: a noisy PNG is five times as large
 _EDGE_SAMPLES = 2  # rays of a pixel on an edge in larger pictures; in small ones the eye cannot tell 2 from 1

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gengeo_hf.common import files
+from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import atomic_file, atomic_folder, put_back, sweep
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,7 +48,7 @@ def test_what_a_killed_process_leaves_goes_with_the_next_write(tmp_path):
     fill(tmp_path / "out", "old")
     for _ in range(2):
         killed_while_writing(tmp_path / "out")
-    assert contents(tmp_path / "out") == {"a": "old", "b": "old"} and len(hidden(tmp_path)) == 1
+    assert contents(tmp_path / "out") == {"a": "old", "b": "old"} and len(hidden(tmp_path)) == 2  # and its lock
     fill(tmp_path / "out", "new")
     assert contents(tmp_path / "out") == {"a": "new", "b": "new"} and not hidden(tmp_path)
 
@@ -176,3 +177,82 @@ def test_a_folder_replaces_a_file_and_a_failure_leaves_the_old(tmp_path):
     assert (tmp_path / "out").read_text() == "file" and not hidden(tmp_path)
     fill(tmp_path / "out", "new")
     assert contents(tmp_path / "out")["a"] == "new" and not hidden(tmp_path)
+
+
+def mode(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_link_stays_and_what_it_points_to_is_replaced(tmp_path):
+    (tmp_path / "real").mkdir()
+    fill(tmp_path / "real" / "out", "old")
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "out")
+    (tmp_path / "dangling.txt").symlink_to(tmp_path / "real" / "new.txt")
+    fill(tmp_path / "link", "new")
+    files.write_text(tmp_path / "dangling.txt", "text")
+    assert (tmp_path / "link").is_symlink() and contents(tmp_path / "real" / "out")["a"] == "new"
+    assert (tmp_path / "dangling.txt").is_symlink() and (tmp_path / "real" / "new.txt").read_text() == "text"
+    assert not hidden(tmp_path) and not hidden(tmp_path / "real")
+
+
+def test_permissions_of_what_is_replaced_are_kept(tmp_path):
+    fill(tmp_path / "out", "old")
+    files.write_text(tmp_path / "secret.json", "{}")
+    (tmp_path / "out").chmod(0o700)
+    (tmp_path / "secret.json").chmod(0o600)
+    fill(tmp_path / "out", "new")
+    files.write_text(tmp_path / "secret.json", "[]")
+    assert [mode(tmp_path / name) for name in ("out", "out/a", "secret.json")] == [0o700, 0o600, 0o600]
+
+
+def test_a_file_that_a_library_made_for_its_owner_alone_gets_the_mode_of_the_umask(tmp_path):
+    before = os.umask(0o022)
+    try:
+        with atomic_folder(tmp_path / "out") as folder:
+            (folder / "weights").touch(mode=0o600)
+        with atomic_file(tmp_path / "one.bin") as file:
+            file.unlink()
+            file.touch(mode=0o600)
+    finally:
+        os.umask(before)
+    assert mode(tmp_path / "out" / "weights") == mode(tmp_path / "one.bin") == 0o644
+
+
+def test_a_fifo_is_written_into_and_stays(tmp_path):
+    os.mkfifo(tmp_path / "pipe.json")
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit((tmp_path / "pipe.json").read_text)
+        files.write_text(tmp_path / "pipe.json", "through")
+        assert read.result(10) == "through"
+    assert stat.S_ISFIFO((tmp_path / "pipe.json").stat().st_mode)
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdout"])
+def test_stdout_is_written_into(tmp_path, name):
+    program = f"from gengeo_hf.common.files import write_text; write_text({name!r}, 'said')"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "said" and not (ROOT / "-").exists()
+    assert name == "-" or Path("/dev/stdout").is_symlink()
+
+
+def test_only_an_earlier_result_of_the_same_command_is_replaced_and_only_on_request(tmp_path):
+    out = tmp_path / "out"
+    for kind in ("export", "export"):
+        files.check_replaceable(out, kind, overwrite=out.exists())
+        with atomic_folder(out, kind) as folder:
+            (folder / "weights").write_text(kind)
+    with pytest.raises(GenGeoError, match="--overwrite"):
+        files.check_replaceable(out, "export")
+    with pytest.raises(GenGeoError, match="holds something else"):
+        files.check_replaceable(out, "space", overwrite=True)
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(GenGeoError, match=r"also holds notes\.txt"):
+        files.check_replaceable(out, "export", overwrite=True)
+
+
+@pytest.mark.parametrize("marker", ["manifest.json", "config.json", "gengeo_output.json"])
+def test_a_folder_is_not_taken_for_ours_because_of_a_file_name(tmp_path, marker):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / marker).write_text('{"name": "my web application"}')
+    with pytest.raises(GenGeoError, match="holds something else"):
+        files.check_replaceable(tmp_path / "mine", "export", overwrite=True)

@@ -78,7 +78,7 @@ def test_own_table(tmp_path, gengeo):
     assert code == 1 and "no image" in out
     with pytest.raises(GenGeoError, match="cvact, cvusa"):
         check_data("imagenet", tmp_path)
-    assert gengeo("data", "check", "cvusa", tmp_path)[0] == 2  # not that data set at all
+    assert gengeo("data", "check", "cvusa", tmp_path)[0] == 1  # not that data set at all
 
 
 def test_a_check_takes_the_loaders_options(tmp_path, gengeo, published):
@@ -109,7 +109,7 @@ def test_a_sheet_of_pairs(tmp_path, gengeo):
 
     root = folders.make_cvusa(tmp_path / "CVUSA", train=range(1, 4), test=range(5, 9))
     out = tmp_path / "pairs.png"
-    code, text, err = gengeo("data", "show", "cvusa", root, "--split", "test", "--out", out, "--pairs", 3)
+    code, text, err = gengeo("data", "show", "cvusa:test", root, "--out", out, "--pairs", 3)
     assert code == 0 and "3 of 4 pairs" in text, err
     with Image.open(out) as sheet:
         assert sheet.size[1] > 3 * 160

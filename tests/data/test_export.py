@@ -21,7 +21,7 @@ def data(tmp_path):
 
 def test_parquet_comes_back_without_the_images_folder(data, tmp_path, gengeo):
     out = tmp_path / "out"
-    code, text, err = gengeo("data", "export", "cvusa", tmp_path / "CVUSA", "--split", "test", "--out", out)
+    code, text, err = gengeo("data", "export", "cvusa:test", tmp_path / "CVUSA", "--out", out)
     assert code == 0 and "2 files written, 0 were there already" in text, err
     stored = (tmp_path / "CVUSA/streetview/panos/0000012.jpg").read_bytes()
     pixels = np.asarray(data.gallery[2]["aerial"])
@@ -96,7 +96,7 @@ def test_other_data_are_refused(data, tmp_path):
     with pytest.raises(GenGeoError, match="parquet, webdataset"):
         export_pairs(data, tmp_path / "out", "test", "zip")
     (tmp_path / "CVUSA/bingmap/19/0000012.jpg").write_bytes(b"nothing")
-    with pytest.raises(GenGeoError, match=r"0000012\.jpg: the image of 7 bytes is no image"):
+    with pytest.raises(GenGeoError, match=r"0000012\.jpg: the image of 7 bytes is not an image"):
         export_pairs(data, tmp_path / "polar", "test", aerial_view="polar:16x44")
     (tmp_path / "CVUSA/bingmap/19/0000012.jpg").unlink()
     with pytest.raises(GenGeoError, match="0000012"):

@@ -286,9 +286,9 @@ def test_files_that_are_something_else(tmp_path, capsys):
 def test_command(tmp_path):
     from typer.testing import CliRunner
 
-    from gengeo_hf.cli import app
+    from gengeo_hf.cli import gengeo
 
     torch.save(hub_dinov2(), tmp_path / "hub.pth")
-    result = CliRunner().invoke(app, ["convert", "dinov2", str(tmp_path / "hub.pth"), str(tmp_path / "out")])
+    result = CliRunner().invoke(gengeo, ["convert", "dinov2", str(tmp_path / "hub.pth"), str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
     assert (tmp_path / "out" / "config.json").is_file()

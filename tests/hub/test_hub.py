@@ -181,13 +181,13 @@ def test_an_export_never_takes_a_users_files_away(tiny_checkpoint, tmp_path, mon
     assert (tmp_path / "own" / "thesis.txt").read_text() == "years of work"
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
-    with pytest.raises(GenGeoError, match="the folder that you are in"):
+    with pytest.raises(GenGeoError, match="that you are in"):
         export_folder(tiny_checkpoint, ".")
 
 
 def test_code_travels_only_with_an_export(tiny_checkpoint, tiny_model, tmp_path):
     folder = export_folder(export_folder(tiny_checkpoint, tmp_path / "export"), tmp_path / "twice")
-    folder = export_folder(folder, tmp_path / "export")  # an earlier export may be replaced
+    folder = export_folder(folder, tmp_path / "export", overwrite=True)
     assert {"salad.py", "modeling_gengeo.py", "handler.py", "README.md"} <= {path.name for path in folder.iterdir()}
     tiny_model.save_pretrained(tmp_path / "after")
     assert not list((tmp_path / "after").glob("*.py"))
@@ -320,8 +320,8 @@ import datasets
 library = datasets.load_dataset("someone/pairs", "queries", split="test", cache_dir="cache2")
 commands.append(gengeo("pull", "someone/pairs", "pairs"))
 folder = load_pairs("parquet", root="pairs", split="train", cache_dir="cache3").queries["query_id"][:]
-commands += [gengeo("push", "parquet", "someone/copy", "--split", "train", "--root", "pairs"),
-    gengeo("push", "parquet", "someone/copy", "--split", "train", "--root", "pairs", "--onnx"),
+commands += [gengeo("push", "parquet:train pairs", "someone/copy"),
+    gengeo("push", "parquet:train pairs", "someone/copy", "--onnx"),
     gengeo("pull", "someone/pairs", "none", "--kind", "index"),
     gengeo("pull", "someone/pairs", "none", "--kind", "map")]
 errors = []

@@ -335,22 +335,3 @@ def test_a_full_disk_leaves_the_old_index(index, encoder, monkeypatch):
     monkeypatch.undo()
     assert len(GeoIndex.load(index.path)) == 12 and "12 tiles" in index.verify()
     assert not [path.name for path in index.path.parent.iterdir() if path.name.startswith(".idx-")]
-
-
-def test_a_lock_whose_file_was_removed_keeps_others_out(tmp_path):
-    from gengeo_hf.index.folder import exclusive
-
-    inside, waited = [], threading.Event()
-
-    def second():
-        with exclusive(tmp_path / "lock"):
-            inside.append("second")
-
-    with exclusive(tmp_path / "lock"):
-        thread = threading.Thread(target=second)
-        thread.start()
-        waited.wait(0.2)
-        (tmp_path / "lock").unlink()
-    thread.join()
-    with exclusive(tmp_path / "lock", wait=False) as ours:
-        assert ours and inside == ["second"] and (tmp_path / "lock").is_file()

@@ -7,14 +7,22 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
+from gengeo_hf.common.camera import CameraView, parse_camera
 from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.projection import PanoramaCanvas, fitted, unrolled
 from gengeo_hf.index import GeoIndex
-from gengeo_hf.localization import GeoLocalizer, Look
-from gengeo_hf.localization.canvas import RISE, Canvas, canvas_of, fitted, unrolled
-from gengeo_hf.localization.photos import note_of, pictures, read_photo
+from gengeo_hf.localization import GeoLocalizer
+from gengeo_hf.localization.photos import camera_note, panorama_canvas, pictures, read_photo
 from tests.stubs import ListSource
 
-PANORAMA = Canvas(28, 112)  # of the small model
+PANORAMA = PanoramaCanvas(28, 112)  # of the small model
+CVUSA = 360 * 224 / 1232  # degrees of elevation of its published crops
+
+
+@pytest.fixture
+def panorama_model(tiny_model):
+    tiny_model.config.ground_camera = "panorama"
+    return tiny_model
 
 
 def jpeg(path, size=(300, 200), focal=None, time=None, subsec=None, xmp=None):
@@ -37,14 +45,16 @@ def jpeg(path, size=(300, 200), focal=None, time=None, subsec=None, xmp=None):
     ],
 )
 def test_the_field_of_view_follows_from_the_focal_length(tmp_path, size, focal, degrees):
-    assert read_photo(jpeg(tmp_path / "a.jpg", size, focal)).fov == pytest.approx(degrees, abs=0.1)
+    assert read_photo(jpeg(tmp_path / "a.jpg", size, focal)).metadata.camera.fov == pytest.approx(degrees, abs=0.1)
 
 
 def test_a_real_cameras_field_of_view(shared_data):
-    assert read_photo(shared_data / "exif" / "DSCN0010.jpg").fov == pytest.approx(17.6, abs=0.1)  # 112 mm
+    assert read_photo(shared_data / "exif" / "DSCN0010.jpg").metadata.camera.fov == pytest.approx(
+        17.6, abs=0.1
+    )  # 112 mm
     panorama = next((shared_data / "panoramas").glob("06129dab*"))
-    assert read_photo(panorama).fov == 360.0
-    assert read_photo(shared_data / "helsinki" / "111050484379850.jpg").fov is None
+    assert read_photo(panorama).metadata.camera.fov == 360.0
+    assert read_photo(shared_data / "helsinki" / "111050484379850.jpg").metadata.camera.fov is None
 
 
 def test_a_sideways_image_in_memory_is_read_as_its_file_is(tmp_path):
@@ -54,13 +64,14 @@ def test_a_sideways_image_in_memory_is_read_as_its_file_is(tmp_path):
     with Image.open(tmp_path / "a.png") as image:
         found, expected = read_photo(image), read_photo(tmp_path / "a.png")
     assert np.array_equal(np.asarray(found.image), np.asarray(expected.image))
-    assert found.image.size == (200, 100) and found.fov == expected.fov == 360.0
+    assert found.image.size == (200, 100) and found.metadata.camera.fov == expected.metadata.camera.fov == 360.0
 
 
 def test_a_street_view_panorama_says_what_it_shows(tmp_path):
     words = b'<x GPano:FullPanoWidthPixels="8000" GPano:CroppedAreaImageWidthPixels="4000" PoseHeadingDegrees="24.9"/>'
     photo = read_photo(jpeg(tmp_path / "a.jpg", (400, 100), xmp=words))
-    assert (photo.fov, photo.heading, photo.flat) == (180.0, 24.9, False)
+    camera = photo.metadata.camera
+    assert (camera.fov, camera.heading, camera.projection) == (180.0, 24.9, "equirectangular")
 
 
 @pytest.mark.parametrize(
@@ -76,34 +87,37 @@ def test_a_street_view_panorama_says_what_it_shows(tmp_path):
 )
 def test_nonsense_about_a_panorama_is_not_told(tmp_path, words):
     photo = read_photo(jpeg(tmp_path / "a.jpg", xmp=words))
-    assert photo.image is not None and (photo.fov, photo.heading) == (None, None)
-    assert len(pictures(photo, Look(heading="exif"), PANORAMA)) == 1
+    camera = photo.metadata.camera
+    assert photo.image is not None and (camera.fov, camera.heading) == (None, None)
+    assert len(pictures(photo, CameraView(), PANORAMA)) == 1
 
 
 @pytest.mark.parametrize("focal", [0, None])
 def test_what_a_file_does_not_tell_is_unknown_and_said(tmp_path, focal):
     photo = read_photo(jpeg(tmp_path / "a.jpg", focal=focal))
-    assert photo.fov is None and photo.time is None
-    assert "--fov" in note_of(photo, Look(), PANORAMA) and not note_of(photo, Look(fov=70), PANORAMA)
-    assert not note_of(photo, Look(), None)
+    assert photo.metadata.camera.fov is None and photo.time is None
+    assert "--fov" in camera_note(photo, CameraView(), PANORAMA) and not camera_note(
+        photo, CameraView(fov=70), PANORAMA
+    )
+    assert not camera_note(photo, CameraView(), None)
 
 
-def test_wrong_looks_are_refused():
+def test_camera_view_outside_its_range_is_refused():
     for wrong in ({"fov": 0}, {"fov": 400}, {"heading": "left"}, {"heading": math.nan}):
         with pytest.raises(GenGeoError):
-            Look(**wrong)
+            CameraView(**wrong)
 
 
 def test_a_photo_unrolls_to_the_directions_it_shows():
     """A photo of a wall whose colour tells azimuth (red) and height (green), by the pinhole equations."""
-    fov, size = 80.0, Canvas(70, 360)  # one pixel a degree
+    fov, size = 80.0, PanoramaCanvas(70, 360)  # one pixel a degree
     width, height = 800, 600
     focal = width / 2 / math.tan(math.radians(fov / 2))
     x, y = np.meshgrid(np.arange(width) + 0.5 - width / 2, np.arange(height) + 0.5 - height / 2)
     azimuth = np.degrees(np.arctan(x / focal))
     elevation = np.degrees(np.arctan(-y / np.hypot(x, focal)))
     wall = np.stack([azimuth + 128, elevation + 128, 0 * azimuth], axis=-1)
-    strip = np.asarray(unrolled(Image.fromarray(np.rint(wall).astype(np.uint8)), fov, size), dtype=float)
+    strip = np.asarray(unrolled(Image.fromarray(np.rint(wall).astype(np.uint8)), CameraView(fov), size), dtype=float)
     assert strip.shape == (70, 80, 3)
     seen_azimuth = strip[35, :, 0] - 128
     assert np.abs(seen_azimuth - (np.arange(80) - 39.5)).max() < 1.5
@@ -114,11 +128,11 @@ def test_a_photo_unrolls_to_the_directions_it_shows():
 
 def test_the_width_is_whole_patches_and_never_more_than_a_panorama():
     photo = Image.new("RGB", (640, 480))
-    assert unrolled(photo, 60, Canvas(154, 770), 14).size == (126, 154)
-    assert unrolled(photo, 359, PANORAMA, 14).width == 112
-    assert unrolled(photo, 1, PANORAMA, 14).width == 14
+    assert unrolled(photo, CameraView(60), PanoramaCanvas(154, 770), 14).size == (126, 154)
+    assert unrolled(photo, CameraView(359), PANORAMA, 14).width == 112
+    assert unrolled(photo, CameraView(1), PANORAMA, 14).width == 14
     # The scale stays that of the model: 28 columns are 90 degrees, of which the photo shows the 75 in the middle.
-    shown = (np.asarray(unrolled(photo, 75, PANORAMA, 14))[14] == 0).all(axis=-1)
+    shown = (np.asarray(unrolled(photo, CameraView(75), PANORAMA, 14))[14] == 0).all(axis=-1)
     assert shown.tolist() == [False] * 2 + [True] * 24 + [False] * 2
 
 
@@ -135,23 +149,23 @@ def smooth_panorama(width=1440):
     return Image.fromarray(np.rint(colours(*grid)).astype(np.uint8)), colours
 
 
-@pytest.mark.parametrize("rise", [180.0, RISE["cvusa"], 70.0])
+@pytest.mark.parametrize("rise", [180.0, CVUSA, 70.0])
 def test_a_photo_looks_as_it_would_in_the_models_panoramas(rise):
     """A pinhole photo of a sphere, against the same part of the sphere as the model was shown it in training."""
     sphere, colours = smooth_panorama()
-    canvas, fov = Canvas(56, 280, rise), 90.0
+    canvas, fov = PanoramaCanvas(56, 280, rise), 90.0
     x, y = np.meshgrid((np.arange(900) + 0.5 - 450) / 450, (np.arange(700) + 0.5 - 350) / 450)
     photo = Image.fromarray(np.rint(colours(np.arctan(x), np.arctan(-y / np.hypot(x, 1)))).astype(np.uint8))
     rows = round(720 * rise / 180)
     cropped = sphere.crop((0, (720 - rows) // 2, 1440, (720 - rows) // 2 + rows))  # as a data set distributes it
     learned = np.asarray(cropped.resize((280, 56)), dtype=float)[:, 105:175]
-    seen = np.asarray(unrolled(photo, fov, canvas, 14), dtype=float)
+    seen = np.asarray(unrolled(photo, CameraView(fov), canvas, 14), dtype=float)
     shown = (seen != [124, 116, 104]).any(axis=-1)
     assert seen.shape == learned.shape and shown.mean() > min(0.95, 60 / rise)
     inner = shown[1:-1, 1:-1] & shown[:-2, 1:-1] & shown[2:, 1:-1]
     assert np.abs(seen - learned)[1:-1, 1:-1][inner].max() < 8
     part = sphere.crop((540, 260, 900, 460))  # of an equirectangular panorama: 90 x 50 degrees
-    again = np.asarray(unrolled(part, fov, canvas, 14, flat=False), dtype=float)
+    again = np.asarray(unrolled(part, CameraView(fov, projection="equirectangular"), canvas, 14), dtype=float)
     shown = (again != [124, 116, 104]).any(axis=-1)
     inner = shown[1:-1, 1:-1] & shown[:-2, 1:-1] & shown[2:, 1:-1]
     assert np.abs(again - learned)[1:-1, 1:-1][inner].max() < 8 and inner.mean() > 0.9 * min(1, 50 / rise) - 0.05
@@ -159,48 +173,52 @@ def test_a_photo_looks_as_it_would_in_the_models_panoramas(rise):
 
 def test_a_whole_panorama_gets_the_rows_that_the_model_knows():
     sphere, _ = smooth_panorama()
-    cut = fitted(sphere, Canvas(154, 770, RISE["cvusa"]))
+    cut = fitted(sphere, PanoramaCanvas(154, 770, CVUSA))
     assert cut.size == (1440, 262) and cut.getpixel((9, 0)) == sphere.getpixel((9, 229))
     crop = sphere.crop((0, 229, 1440, 491))
-    assert fitted(crop, Canvas(154, 770, RISE["cvusa"])) is crop  # 5.5:1 is CVUSA's own
-    filled = fitted(crop, Canvas(154, 770, 180.0))
+    assert fitted(crop, PanoramaCanvas(154, 770, CVUSA)) is crop  # 5.5:1 is CVUSA's own
+    filled = fitted(crop, PanoramaCanvas(154, 770, 180.0))
     assert filled.size == sphere.size and filled.getpixel((9, 229)) == sphere.getpixel((9, 229))
     assert filled.getpixel((9, 0)) == (124, 116, 104)
-    for canvas in (Canvas(154, 770), Canvas(294, 588, 180.0), Canvas(70, 140, 70.0)):
+    for canvas in (PanoramaCanvas(154, 770), PanoramaCanvas(294, 588, 180.0), PanoramaCanvas(70, 140, 70.0)):
         assert fitted(sphere, canvas) is sphere  # nothing is known, it fits, it has the shape of the model's own
 
 
-def test_the_canvas_follows_from_what_a_model_was_trained_on(tiny_model, tiny_processor):
-    from gengeo_hf.data.benchmarks import cvusa
+def test_the_canvas_is_what_the_checkpoint_states(tiny_model, tiny_processor, tmp_path):
     from gengeo_hf.encoding.encoder import Encoder
     from gengeo_hf.world.render import panorama_rays
+    from gengeo_hf.world.shards import VERTICAL_FOV
 
     encoder = Encoder(tiny_model, tiny_processor, device="cpu")
-    for trained_on, name in (("cvusa/train", "cvusa"), ("vigor-cross/train[Seattle]", "vigor"), ("own/train", None)):
-        encoder.training_record = {"trained_on": trained_on}
-        assert canvas_of(encoder) == Canvas(28, 112, RISE.get(name))
-    encoder.training_record = {"trained_on": "world/urban/train"}
-    canvas = canvas_of(encoder)
+    before = encoder.fingerprint
+    assert panorama_canvas(encoder) is None  # whatever the shape of its ground images
+    tiny_model.config.ground_camera, tiny_model.config.ground_vertical_fov = "panorama", VERTICAL_FOV
+    tiny_model.save_pretrained(tmp_path / "m")
+    tiny_processor.save_pretrained(tmp_path / "m")
+    encoder = Encoder.from_pretrained(tmp_path / "m", device="cpu")
+    canvas = panorama_canvas(encoder)
+    assert canvas == PanoramaCanvas(28, 112, VERTICAL_FOV) and encoder.fingerprint == before
     rays = panorama_rays((canvas.height, canvas.width), (0.5, 0.5)).reshape(canvas.height, canvas.width, 3)
     elevation = np.arcsin(rays[:, 0, 2] / np.linalg.norm(rays[:, 0], axis=-1))
     np.testing.assert_allclose(-np.diff(elevation), canvas.pixel[0], rtol=1e-3)
     np.testing.assert_allclose(elevation[0], (canvas.height - 1) / 2 * canvas.pixel[0], rtol=1e-3)
-    assert RISE["cvusa"] == pytest.approx(360 * 224 / 1232) and "224 x 1232" in cvusa.__doc__
+    tiny_model.config.ground_camera = "photo"
+    assert panorama_canvas(Encoder(tiny_model, tiny_processor, device="cpu")) is None
 
 
 def test_a_panorama_is_turned_to_north(tmp_path):
     image = Image.fromarray(np.tile(np.arange(0, 240, 2, dtype=np.uint8)[None, :, None], (60, 1, 3)))
     image.save(tmp_path / "p.png")
     photo = read_photo(tmp_path / "p.png")
-    assert photo.fov == 360.0
-    (picture,) = pictures(photo, Look(heading=90), PANORAMA)
+    assert photo.metadata.camera.fov == 360.0
+    (picture,) = pictures(photo, CameraView(heading=90), PANORAMA)
     # The centre column looks east, so north is a quarter of the width to its left.
     assert np.asarray(picture.image)[0, 60, 0] == np.asarray(image)[0, 60 - 30, 0]
-    turns = pictures(photo, Look(heading="unknown"), PANORAMA)
+    turns = pictures(photo, CameraView(heading="unknown"), PANORAMA)
     assert [turn.heading for turn in turns] == [45.0 * n for n in range(8)]
-    assert pictures(photo, Look(heading="exif"), PANORAMA)[0].image is photo.image
-    assert "no heading" in note_of(photo, Look(heading="exif"), PANORAMA)
-    assert len(pictures(photo, Look(heading="unknown"), None)) == 1  # a model of ordinary photos
+    assert pictures(photo, CameraView(), PANORAMA)[0].image is photo.image
+    assert "no heading" in camera_note(photo, CameraView(), PANORAMA)
+    assert len(pictures(photo, CameraView(heading="unknown"), None)) == 1  # a model of ordinary photos
 
 
 def test_the_time_of_a_photo(tmp_path):
@@ -209,38 +227,40 @@ def test_the_time_of_a_photo(tmp_path):
     assert read_photo(jpeg(tmp_path / "b.jpg", time="0000:00:00 00:00:00")).time is None
 
 
-def test_a_model_of_panoramas_sees_cut_outs_and_turns(tiny_model, tiny_processor, tmp_path):
+def test_a_model_of_panoramas_sees_cut_outs_and_turns(panorama_model, tiny_processor, tmp_path):
     from gengeo_hf.encoding.encoder import Encoder
 
-    encoder = Encoder(tiny_model, tiny_processor, device="cpu", batch_size=4)
-    assert canvas_of(encoder) == PANORAMA
+    encoder = Encoder(panorama_model, tiny_processor, device="cpu", batch_size=4)
+    assert panorama_canvas(encoder) == PANORAMA
     index = GeoIndex.build(encoder, ListSource(count=6), tmp_path / "idx")
     localizer = GeoLocalizer(encoder, index)
     generator = np.random.default_rng(0)
     Image.fromarray(generator.integers(0, 255, (90, 120, 3), np.uint8)).save(tmp_path / "photo.png")
-    whole, wide, again = (localizer.locate(tmp_path / "photo.png", look=look) for look in (None, Look(180), Look(180)))
+    whole, wide, again = (
+        localizer.locate(tmp_path / "photo.png", camera=camera) for camera in (None, CameraView(180), CameraView(180))
+    )
     assert [p.score for p in wide] == [p.score for p in again] != [p.score for p in whole]
     panorama = np.asarray(Image.effect_noise((224, 112), 90).convert("RGB"))
     names = []
     for turn in (0, 56):  # the same place, looked at in two directions a quarter turn apart
         names.append(tmp_path / f"{turn}.png")
         Image.fromarray(np.roll(panorama, -turn, axis=1)).save(names[-1])
-    a, b = (localizer.locate(name, look=Look(heading="unknown"), merge=False) for name in names)
+    a, b = (localizer.locate(name, camera=CameraView(heading="unknown"), merge=False) for name in names)
     assert [p.tile_id for p in a] == [p.tile_id for p in b]
     np.testing.assert_allclose([p.score for p in a], [p.score for p in b], atol=1e-4)
     assert (b[0].heading - a[0].heading) % 360 == 90 and whole[0].heading is None
-    both = list(localizer.locate_many([tmp_path / "photo.png", names[0]], look=Look(heading="unknown")))
+    both = list(localizer.locate_many([tmp_path / "photo.png", names[0]], camera=CameraView(heading="unknown")))
     assert "--fov" in both[0].note and not both[1].note
 
 
-def test_a_field_of_view_too_narrow_for_the_model_is_one_line(tiny_model, tiny_processor, tmp_path):
+def test_a_field_of_view_too_narrow_for_the_model_is_one_line(panorama_model, tiny_processor, tmp_path):
     from gengeo_hf.encoding.encoder import Encoder
 
-    encoder = Encoder(tiny_model, tiny_processor, device="cpu")
+    encoder = Encoder(panorama_model, tiny_processor, device="cpu")
     index = GeoIndex.build(encoder, ListSource(count=3), tmp_path / "idx")
     Image.new("RGB", (90, 60)).save(tmp_path / "photo.png")
     with pytest.raises(GenGeoError, match="too narrow"):
-        GeoLocalizer(encoder, index).locate(tmp_path / "photo.png", look=Look(fov=20))
+        GeoLocalizer(encoder, index).locate(tmp_path / "photo.png", camera=CameraView(fov=20))
     # Among others it is an answer with an error, and the others are answered.
     jpeg(tmp_path / "tele.jpg", focal=400)
     Image.new("RGB", (112, 28), (9, 90, 9)).save(tmp_path / "wide.png")
@@ -248,3 +268,87 @@ def test_a_field_of_view_too_narrow_for_the_model_is_one_line(tiny_model, tiny_p
     wide, tele, again = GeoLocalizer(encoder, index).locate_many(names)
     assert "too narrow" in tele.error and not tele.places
     assert wide.places and wide.places == again.places and not wide.error
+
+
+def street(azimuth, elevation):
+    """Colours of directions in radians, different everywhere and smooth around the whole circle."""
+    waves = [np.sin(azimuth) + np.sin(elevation), np.cos(azimuth) - np.sin(elevation), np.cos(2 * azimuth)]
+    return np.rint(127 + 60 * np.stack(waves, axis=-1)).astype(np.uint8)
+
+
+def tilted_panorama(pitch, roll, width=720):
+    """What a panorama camera that is tilted shows, by rotation matrices (an independent formula)."""
+    azimuth, elevation = np.meshgrid(
+        (np.arange(width) + 0.5 - width / 2) * 2 * np.pi / width,
+        (width / 4 - np.arange(width // 2) - 0.5) * 2 * np.pi / width,
+    )
+    p, r = np.radians(pitch), np.radians(roll)
+    forward = np.array([0, np.cos(p), np.sin(p)])
+    up = np.array([0, -np.sin(p), np.cos(p)])
+    axes = np.cos(r) * np.eye(3)[0] - np.sin(r) * up, forward, np.sin(r) * np.eye(3)[0] + np.cos(r) * up
+    own = [np.sin(azimuth) * np.cos(elevation), np.cos(azimuth) * np.cos(elevation), np.sin(elevation)]
+    world = sum(component[..., None] * axis for component, axis in zip(own, axes, strict=True))
+    return street(np.arctan2(world[..., 0], world[..., 1]), np.arcsin(np.clip(world[..., 2], -1, 1)))
+
+
+def gpano(**values):
+    tags = " ".join(f'GPano:{name}="{value}"' for name, value in values.items())
+    return f"<x {tags}/>".encode()
+
+
+FULL = {"FullPanoWidthPixels": 720, "CroppedAreaImageWidthPixels": 720}
+
+
+def test_pitch_and_roll_of_gpano_are_levelled(tmp_path):
+    canvas = PanoramaCanvas(28, 112, 70.0)
+    level = tilted_panorama(0, 0)
+    tilted = tilted_panorama(25, -12)
+    xmp = gpano(**FULL, PoseHeadingDegrees=90, PosePitchDegrees=25, PoseRollDegrees=-12)
+    Image.fromarray(tilted).save(tmp_path / "t.jpg", quality=98, xmp=xmp)
+    Image.fromarray(level).save(tmp_path / "l.jpg", quality=98, xmp=gpano(**FULL, PoseHeadingDegrees=90))
+    photo, right = read_photo(tmp_path / "t.jpg"), read_photo(tmp_path / "l.jpg")
+    (found,), (expected,) = (pictures(p, CameraView(), canvas) for p in (photo, right))
+    assert found.heading == expected.heading == 90.0 and found.image.size == expected.image.size
+    apart = np.abs(np.asarray(found.image, float) - np.asarray(expected.image, float))
+    assert apart.max() < 8
+    assert np.abs(tilted.astype(float) - level).max() > 60  # and that is no accident
+    assert "levelled" in camera_note(photo, CameraView(), canvas)
+    assert "not used" in camera_note(photo, CameraView(), None)
+
+
+def test_a_cylindrical_panorama_is_unrolled_by_its_own_law(tmp_path):
+    azimuth, height = np.meshgrid((np.arange(720) - 359.5) * np.pi / 360, (89.5 - np.arange(180)) * np.pi / 360)
+    Image.fromarray(street(azimuth, np.arctan(height))).save(
+        tmp_path / "c.jpg", quality=98, xmp=gpano(**FULL, ProjectionType="cylindrical")
+    )
+    (found,) = pictures(read_photo(tmp_path / "c.jpg"), CameraView(), PanoramaCanvas(28, 112, 60.0))
+    rows = found.image.height
+    elevation = np.radians(60.0) * (0.5 - (np.arange(rows) + 0.5) / rows)
+    expected = street(*np.meshgrid((np.arange(720) - 359.5) * np.pi / 360, elevation))
+    assert np.abs(np.asarray(found.image, float) - expected)[1:-1].max() < 8
+
+
+def test_the_horizon_of_an_unevenly_cropped_panorama_is_found(tmp_path):
+    sphere = tilted_panorama(0, 0)
+    box = {"FullPanoHeightPixels": 360, "CroppedAreaImageHeightPixels": 160, "CroppedAreaTopPixels": 40}
+    Image.fromarray(sphere[40:200]).save(tmp_path / "c.jpg", quality=98, xmp=gpano(**FULL, **box))
+    (found,) = pictures(read_photo(tmp_path / "c.jpg"), CameraView(), PanoramaCanvas(28, 112, 30.0))
+    expected = sphere[150:210]  # 30 degrees about the true horizon, of which 5 below are not shown
+    assert np.abs(np.asarray(found.image, float)[:48] - expected[:48]).max() < 8
+
+
+def test_facts_that_cannot_be_used_are_named(tmp_path):
+    fish = read_photo(jpeg(tmp_path / "f.jpg", (400, 200), xmp=gpano(**FULL, ProjectionType="fisheye")))
+    assert "fisheye" in camera_note(fish, CameraView(), None) and fish.metadata.camera.fov is None
+    steep = read_photo(jpeg(tmp_path / "s.jpg", focal=24, xmp=gpano(PosePitchDegrees=80)))
+    assert "too large" in camera_note(steep, CameraView(), PANORAMA)
+    wrong = read_photo(jpeg(tmp_path / "w.jpg", xmp=gpano(PoseRollDegrees=400)))
+    assert "PoseRollDegrees" in camera_note(wrong, CameraView(), None)
+
+
+def test_an_option_goes_before_the_file(tmp_path):
+    photo = read_photo(jpeg(tmp_path / "p.jpg", (400, 200), xmp=gpano(**FULL, PoseHeadingDegrees=45)))
+    assert pictures(photo, parse_camera(None, "exif"), PANORAMA)[0].heading == 45.0
+    assert pictures(photo, parse_camera(None, "10"), PANORAMA)[0].heading == 10.0
+    assert len(pictures(photo, parse_camera(None, "unknown"), PANORAMA)) == 8
+    assert camera_note(photo, CameraView(), PANORAMA) == ""

@@ -113,6 +113,30 @@ def test_position_embeddings_can_start_large(tmp_path):
     assert spread(GenGeoModel(GenGeoConfig(**TINY))) == pytest.approx(0.02, rel=0.2)
 
 
+def test_a_new_head_starts_by_fan_in_and_a_stored_one_is_kept(tmp_path):
+    def layers(model):
+        return [layer for layer in model.heads.modules() if isinstance(layer, torch.nn.Linear)]
+
+    wide = {**TINY, "head_hidden_dim": 256, "descriptor_dim": 256, "dustbin_mass": "learned"}
+    model = GenGeoModel(GenGeoConfig(**wide))
+    for layer in layers(model):
+        if layer.weight.numel() > 1000:
+            assert layer.weight.std().item() == pytest.approx(layer.in_features**-0.5, rel=0.1)
+        assert not layer.bias.any()
+    assert not model.heads["shared"].aggregator.dustbin_shift.weight.any()
+    model.save_pretrained(tmp_path / "whole")
+    loaded = GenGeoModel.from_pretrained(tmp_path / "whole")
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.state_dict().values(), loaded.state_dict().values(), strict=True)
+    )
+    model.backbone.save_pretrained(tmp_path / "backbone")
+    fresh = GenGeoModel.from_pretrained(tmp_path / "backbone", **{k: v for k, v in wide.items() if k in HEAD})
+    assert fresh.heads["shared"].projection.weight.std().item() == pytest.approx(40**-0.5, rel=0.1)
+    assert torch.equal(fresh.backbone.layernorm.weight, model.backbone.layernorm.weight)
+    narrow = GenGeoModel(GenGeoConfig(**{**wide, "initializer_range": 0.02}))
+    assert narrow.heads["shared"].projection.weight.std().item() == pytest.approx(0.02, rel=0.1)
+
+
 def test_fingerprint_follows_what_decides_descriptors_only(tiny_model, tiny_processor, tiny_checkpoint):
     first = fingerprint(tiny_model, tiny_processor)
     loaded = GenGeoModel.from_pretrained(tiny_checkpoint, trainable_blocks=0, head_dropout=0.5)

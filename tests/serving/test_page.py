@@ -29,10 +29,10 @@ def street(source, tmp_path):
 def test_settings_become_a_question():
     assert _question(*USUAL) == Question()
     asked = _question(3, " 60.1, 24.9 ", "500m", False, ORDINARY, 70, NORTH, 0.5)
-    assert asked.near == (60.1, 24.9, 500.0) and asked.near_exif_m is None and asked.look.fov == 70
+    assert asked.near == (60.1, 24.9, 500.0) and asked.near_exif_m is None and asked.camera.fov == 70
     asked = _question(3, None, "1km", True, PANORAMA, 70, "unknown: try eight", 0)
-    assert asked.near is None and asked.near_exif_m == 1000 and asked.look.fov == 360
-    assert asked.look.heading == "unknown"
+    assert asked.near is None and asked.near_exif_m == 1000 and asked.camera.fov == 360
+    assert asked.camera.heading == "unknown"
     with pytest.raises(GenGeoError, match="is not a place"):
         _question(3, "60.1", "500m", False, AS_FILE, 70, NORTH, 0)
 
@@ -73,7 +73,7 @@ def test_mistakes_are_told_in_words(desk, street, settings, message):
 def test_a_bad_file_is_called_by_its_name(desk, tmp_path):
     (tmp_path / "letter.jpg").write_text("Dear reader")
     Image.new("1", (20_000, 2_600)).save(tmp_path / "huge.png")
-    assert "letter.jpg is no image" in (told := _answer(desk, str(tmp_path / "letter.jpg"), *USUAL)[1])
+    assert "letter.jpg is not an image" in (told := _answer(desk, str(tmp_path / "letter.jpg"), *USUAL)[1])
     assert str(tmp_path) not in told
     assert "50 megapixels" in _answer(desk, str(tmp_path / "huge.png"), *USUAL)[1]
     assert "Drop a photo" in _answer(desk, None, *USUAL)[1]

@@ -108,7 +108,7 @@ def test_health_counts_and_names(client, photo):
     ("send", "status", "code", "words"),
     [
         ({"content": b""}, 400, "no_photo", "request is empty"),
-        ({"content": b"hello"}, 422, "bad_photo", "is no image"),
+        ({"content": b"hello"}, 422, "bad_photo", "is not an image"),
         ({"content": b"\x89PNG\r\n\x1a\n" + b"0" * 50}, 422, "bad_photo", "photo"),
         ({"files": {"photo": b"x"}}, 400, "no_photo", "field 'photo'"),
         ({"files": {"image": b"x"}, "data": {"top": "3"}}, 400, "no_photo", "query string"),

@@ -18,7 +18,7 @@ import atheris
 with atheris.instrument_imports(include=["gengeo_hf"], enable_loader_override=False):
     from gengeo_hf.common import units
     from gengeo_hf.common.errors import GenGeoError
-    from gengeo_hf.common.images import photo_position
+    from gengeo_hf.common.images import read_metadata
     from gengeo_hf.data.benchmarks import cvusa, vigor
     from gengeo_hf.data.benchmarks.layout import read_lines
     from gengeo_hf.imagery.xyz import MbTiles, XyzTiles
@@ -162,7 +162,7 @@ def exif(content):
     """EXIF data of a JPEG."""
     block = b"Exif\0\0" + content[:60_000]
     photo = JPEG[:2] + b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block + JPEG[2:]
-    place = photo_position(photo)
+    place = read_metadata(photo).position
     if place is not None:
         assert abs(place.lat) <= 90 and abs(place.lon) <= 180
         assert place.heading is None or 0 <= place.heading < 360

@@ -77,9 +77,9 @@ def mutated(content, draw, header):
 
 
 def photo(content, _):
-    from gengeo_hf.common.images import open_image, photo_position
+    from gengeo_hf.common.images import open_image, read_metadata
 
-    photo_position(content)
+    read_metadata(content)
     image = open_image(content)
     assert image.mode == "RGB" and min(image.size) >= 8, "an image that is none"
 

@@ -238,7 +238,7 @@ def test_a_broken_image_in_a_worker_is_one_line(tiny_model, tiny_processor):
     rows[1]["ground"] = {"bytes": b"nothing", "path": None}
     data = dataclasses.replace(data, queries=type(data.queries).from_list(rows, features=data.queries.features))
     encoder = Encoder(tiny_model, tiny_processor, "cpu", batch_size=2)
-    with pytest.raises(GenGeoError, match=r"^ground image of row 1: the image of 7 bytes is no image"):
+    with pytest.raises(GenGeoError, match=r"^ground image of row 1: the image of 7 bytes is not an image"):
         describe(GroundImages(data), np.arange(3), "ground", Accelerator(cpu=True), encoder, workers=1)
 
 

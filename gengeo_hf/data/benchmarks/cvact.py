@@ -98,7 +98,7 @@ def load(
     aerial = [folder / AERIAL / f"{name}{AERIAL_END}" for name in ids]
     return CrossViewDataset(
         f"cvact/{split}",
-        query_table(ids, ground, ids, lat=lat, lon=lon, heading=0.0, fov=PANORAMA),
+        query_table(ids, ground, ids, lat=lat, lon=lon, heading=0.0, fov=PANORAMA, vertical_fov=180.0),
         gallery_table(ids, aerial, lat=lat, lon=lon),
     )
 

@@ -95,7 +95,14 @@ def load(
     ids = [stems[row] for row in rows]
     columns = [None] * 4 if chosen is None else list(chosen[rows].T)
     queries = query_table(
-        ids, [home / ground[row] for row in rows], ids, lat=columns[2], lon=columns[3], heading=0.0, fov=PANORAMA
+        ids,
+        [home / ground[row] for row in rows],
+        ids,
+        lat=columns[2],
+        lon=columns[3],
+        heading=0.0,
+        fov=PANORAMA,
+        vertical_fov=360.0 * 224 / 1232,  # the published crops of a sphere
     )
     return CrossViewDataset(
         f"cvusa/{split}",

@@ -373,6 +373,7 @@ def _queries(labels: Labels, rows: np.ndarray, files: Files) -> datasets.Dataset
         lon=positions[:, 1],
         heading=0.0,
         fov=PANORAMA,
+        vertical_fov=180.0,
         area=cities,
     )
 

@@ -61,6 +61,15 @@ class ExportedGraphs:
         """Width in pixels of what becomes one token."""
         return int(self.manifest["patch"][1])
 
+    @property
+    def ground_view(self) -> tuple[str | None, float | None]:
+        """`ground_camera` and `ground_vertical_fov` of the checkpoint's configuration, which lies beside the graphs."""
+        try:
+            config = json.loads((self.folder.parent / "config.json").read_text(encoding="utf-8"))
+            return config.get("ground_camera"), config.get("ground_vertical_fov")
+        except (OSError, ValueError, AttributeError):
+            return None, None
+
     def fingerprint(self) -> str:
         """That of the float32 checkpoint which was exported."""
         return truncated(self.manifest["fingerprint"], self.truncate_dim)

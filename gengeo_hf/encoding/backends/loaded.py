@@ -39,6 +39,12 @@ class LoadedModel:
 
         return patch_sides(self.model.config.backbone_config)[1]
 
+    @property
+    def ground_view(self) -> tuple[str | None, float | None]:
+        """`ground_camera` and `ground_vertical_fov` of the model's configuration."""
+        config = self.model.config
+        return config.ground_camera, config.ground_vertical_fov
+
     def fingerprint(self) -> str:
         """Hash of the weights and the preprocessing."""
         if self._fingerprint is None:

@@ -1,0 +1,207 @@
+"""Build wheel and sdist, compare them with `git ls-files`, and use the wheel as a stranger would.
+
+    python .ci/wheel_check.py            everything
+    python .ci/wheel_check.py --files    only build and compare
+
+The wheel is installed into a fresh environment and run outside of the checkout, without a network: version, training of
+ten steps on the synthetic world, index, locate, evaluate, service, page, and the exported checkpoint by remote code in
+a Python that cannot import this package.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import urllib.request
+import venv
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+EXTRAS = "world,app"  # app brings serve
+TRAINING = (
+    "--config world_small data.train.num_pairs=640 data.validation.num_pairs=32 "
+    "optimisation.epochs=1 sampling.gps_epochs=1 evaluate_every=1 save_every=1 output=run"
+)
+REMOTE_CODE = """
+import sys
+sys.modules["gengeo_hf"] = None  # as if it were not installed
+import numpy as np
+from transformers import AutoImageProcessor, AutoModel
+model = AutoModel.from_pretrained("exported", trust_remote_code=True)
+processor = AutoImageProcessor.from_pretrained("exported", trust_remote_code=True)
+pixels = processor(np.zeros((90, 90, 3), np.uint8), view="aerial", return_tensors="pt")["pixel_values"]
+print("descriptor", tuple(model(pixels).pooler_output.shape))
+"""
+
+
+def main() -> None:
+    """Run the check; a difference or a failed command ends it with exit code 1."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", action="store_true", help="only build and compare the files")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="wheel-check-") as folder:
+        work = Path(folder)
+        wheel, sdist = build(work)
+        compare(wheel, sdist)
+        if not given.files:
+            use(install(wheel, work / "env"), work / "away")
+
+
+def tracked() -> set[str]:
+    """Files of the checkout, as git lists them."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return {name for name in listed.split("\0") if name and (ROOT / name).is_file()}
+
+
+def build(work: Path) -> tuple[Path, Path]:
+    """The sdist of the tracked files, and the wheel that is made from that sdist."""
+    source = work / "source"
+    for name in tracked():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, source / name)
+    run([sys.executable, "-m", "build", "--outdir", work / "dist", source], quiet=True)
+    return next((work / "dist").glob("*.whl")), next((work / "dist").glob("*.tar.gz"))
+
+
+def compare(wheel: Path, sdist: Path) -> None:
+    """Refuse a wheel that lacks a file of the package, or an sdist that lacks a file of the checkout."""
+    files = tracked()
+    with tarfile.open(sdist) as archive:
+        packed = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
+    made = {name for name in packed if name in ("PKG-INFO", "setup.cfg") or ".egg-info/" in name} - files
+    report("sdist", files, packed - made)
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {name for name in archive.namelist() if ".dist-info/" not in name}
+    report("wheel", {name for name in files if name.startswith("gengeo_hf/")}, packed)
+
+
+def report(kind: str, expected: set[str], found: set[str]) -> None:
+    """Print how many files agree, or end with those that do not."""
+    lacking, more = sorted(expected - found), sorted(found - expected)
+    if lacking or more:
+        sys.exit(f"the {kind} lacks {lacking} and has {more} beyond `git ls-files`: see MANIFEST.in")
+    print(f"{kind}: {len(found)} files, as in git", flush=True)
+
+
+def install(wheel: Path, env: Path) -> Path:
+    """A fresh environment with the wheel; gives its folder of programs."""
+    venv.create(env, with_pip=True)
+    programs = env / ("Scripts" if os.name == "nt" else "bin")
+    pip = [programs / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    run([*pip, "-c", ROOT / "constraints.txt", f"{wheel}[{EXTRAS}]"])
+    return programs
+
+
+def use(programs: Path, away: Path) -> None:
+    """Run what users run, in a folder far from the checkout."""
+    away.mkdir()
+    gengeo = programs / "gengeo"
+    assert "0." in run([gengeo, "--version"], away)
+    run([programs / "accelerate", "launch", "--cpu", "--num_processes", "1", "--num_machines", "1",
+         "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "gengeo_hf.training", *TRAINING.split()],
+        away)  # fmt: skip
+    run([programs / "python", "-c", TILES], away)
+    run([gengeo, "index", "tiles", "--out", "x.gengeo", "--model", "run/model", "--tile-size-m", "30m"], away)
+    again = run([gengeo, "info", "x.gengeo", "--json"], away)
+    assert json.loads(again)["tiles"] == 4, again
+    query = ["--index", "x.gengeo", "--model", "run/model"]
+    answer = json.loads(run([gengeo, "locate", "tiles/2.png", *query, "--json"], away))
+    assert answer["error"] is None and len(answer["places"]) > 0, answer
+    evaluate = [gengeo, "evaluate", "--model", "run/model", "--json", "--data", "world-urban:test num_pairs=40"]
+    assert "R@1" in json.loads(run(evaluate, away))
+    run([gengeo, "export", "run/model", "exported"], away)
+    assert "descriptor" in run([programs / "python", "-c", REMOTE_CODE], away)
+    photo = (away / "tiles" / "2.png").read_bytes()
+    with running([gengeo, "serve", *query], away) as address:
+        assert json.loads(fetch(f"{address}/locate?fov=60", photo))["places"]
+        fetch(f"{address}/health")
+    with running([gengeo, "app", *query], away) as address:
+        assert b"<html" in fetch(address).lower()
+    print("the wheel works outside of the checkout")
+
+
+TILES = """
+from pathlib import Path
+from PIL import Image
+Path("tiles").mkdir()
+lines = ["image,lat,lon"]
+for number in range(4):
+    Image.effect_noise((90, 90), 40 + 30 * number).convert("RGB").save(f"tiles/{number}.png")
+    lines.append(f"{number}.png,60.{number},25.0")
+Path("tiles/tiles.csv").write_text("\\n".join(lines) + "\\n")
+"""
+
+
+def run(words: list, folder: Path | None = None, quiet: bool = False) -> str:
+    """Run a command; give what it printed on stdout, or end with what it said."""
+    command = [str(word) for word in words]
+    started = time.monotonic()
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(command)}\nexit code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}")
+    if not quiet:
+        print(f"{time.monotonic() - started:6.1f} s  {' '.join(Path(command[0]).name.split() + command[1:])[:110]}",
+              flush=True)  # fmt: skip
+    return done.stdout
+
+
+def environment() -> dict[str, str]:
+    """Without what would let the checkout in, and without the Hub."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    return kept | {"HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False", "TOKENIZERS_PARALLELISM": "false"}
+
+
+class running:  # reads as a statement: with running(...)
+    """A server on a free port while the block runs; gives its address once it answers."""
+
+    def __init__(self, words: list, folder: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.address = f"http://127.0.0.1:{probe.getsockname()[1]}"
+        self.command = [str(word) for word in [*words, "--port", self.address.rpartition(":")[2]]]
+        self.folder = folder
+
+    def __enter__(self) -> str:
+        self.errors = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(
+            self.command, cwd=self.folder, env=environment(), stdout=self.errors, stderr=self.errors
+        )
+        for _ in range(600):
+            if self.process.poll() is not None:
+                break
+            try:
+                fetch(self.address)
+                return self.address
+            except OSError as error:
+                if getattr(error, "code", None) is not None:  # it answers, only not at the root
+                    return self.address
+                time.sleep(0.5)
+        self.errors.seek(0)
+        sys.exit(f"{' '.join(self.command)} does not answer\n{self.errors.read()[-5000:]}")
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+        self.errors.close()
+        print(f"          {Path(self.command[0]).name} {self.command[1]} answered", flush=True)
+
+
+def fetch(address: str, body: bytes | None = None) -> bytes:
+    """GET, or POST where there is a body."""
+    request = urllib.request.Request(address, data=body, headers={"Content-Type": "application/octet-stream"})
+    with urllib.request.urlopen(request, timeout=120) as response:
+        found: bytes = response.read()
+    return found
+
+
+if __name__ == "__main__":
+    main()

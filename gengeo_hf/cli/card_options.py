@@ -1,0 +1,35 @@
+"""What goes into the card of a model that is exported or pushed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+CARD = "Model card"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardOptions:
+    """Options of `gengeo export` and `gengeo push`."""
+
+    onnx: Annotated[bool, typer.Option("--onnx", help="Also write ONNX graphs to onnx/, for --backend onnx.")] = False
+    result: Annotated[
+        list[Path] | None,
+        typer.Option("--result", help="Result of `gengeo evaluate` (JSON); repeatable.", rich_help_panel=CARD),
+    ] = None
+    example: Annotated[
+        list[Path] | None,
+        typer.Option("--example", help="Image for the widget, without its EXIF; repeatable.", rich_help_panel=CARD),
+    ] = None
+    license: Annotated[
+        str | None,
+        typer.Option(
+            help="Licence of what is published, for example apache-2.0. Default: none is stated.", rich_help_panel=CARD
+        ),
+    ] = None
+
+    def given(self) -> dict[str, Any]:
+        """Arguments that were given, by the names of `gengeo_hf.hub`."""
+        options = {"onnx": self.onnx, "results": self.result, "examples": self.example, "license": self.license}
+        return {name: value for name, value in options.items() if value}

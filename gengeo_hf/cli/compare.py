@@ -1,0 +1,27 @@
+"""`gengeo compare`: tell a gain from noise."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gengeo_hf.cli import console
+from gengeo_hf.cli.registry import EVALUATE, gengeo
+
+
+@gengeo.command(panel=EVALUATE)
+def compare(
+    first: Annotated[Path, typer.Argument(help="JSON file of `gengeo evaluate`.")],
+    second: Annotated[Path, typer.Argument(help="Another one, over the same queries.")],
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
+) -> None:
+    """Tell a gain from noise: differences over the same queries, with 95 % intervals.
+
+    **Example**
+
+        gengeo compare results/before.json results/after.json
+    """
+    from gengeo_hf.evaluation.compare import compare as paired
+    from gengeo_hf.evaluation.compare import comparison_text
+
+    console.result(comparison_text(paired(first, second, seed=seed), first.stem, second.stem))

@@ -1,0 +1,28 @@
+"""`gengeo convert`: convert published weights of others."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gengeo_hf.cli import console
+from gengeo_hf.cli.options import Overwrite
+from gengeo_hf.cli.registry import SHARING, gengeo
+
+
+@gengeo.command(panel=SHARING)
+def convert(
+    kind: Annotated[str, typer.Argument(help="dinov2, dino-salad, megaloc or sample4geo.")],
+    source: Annotated[Path, typer.Argument(help="The published .pth, .ckpt or .safetensors file.")],
+    out: Annotated[Path, typer.Argument(help="Directory to write, in Hub format.")],
+    overwrite: Overwrite = False,
+) -> None:
+    """Convert published weights of others; dinov2 gives a backbone to start training from.
+
+    **Example**
+
+        gengeo convert dino-salad dino_salad.ckpt ./dino-salad
+    """
+    from gengeo_hf.hub.convert import convert as run
+
+    console.result(f"wrote {run(kind, source, out, overwrite=overwrite)}")

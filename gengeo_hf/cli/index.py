@@ -1,0 +1,134 @@
+"""`gengeo index`: encode aerial imagery into an index."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gengeo_hf.cli import console
+from gengeo_hf.cli.options import COMPUTE, LENGTH, RANGE, SHARE, EncoderOptions, Overwrite, report_backend
+from gengeo_hf.cli.registry import INDEX, gengeo
+
+if TYPE_CHECKING:
+    from gengeo_hf.index import GeoIndex
+
+RASTERS, TABLES, MAP_TILES = "Rasters", "Tables", "Map tiles"
+
+
+@gengeo.command(panel=INDEX)
+def index(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="GeoTIFF/COG/VRT or a directory of them, CSV/Parquet table with tiles, map tiles z/x/y, MBTiles, a "
+            "saved dataset, hf:owner/name, or another index of the same model (with --add).",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="INDEX", help="Index directory to write.")],
+    options: EncoderOptions,
+    tile: Annotated[
+        Any, typer.Option(help="Side of a tile on the ground.", rich_help_panel=RASTERS, **LENGTH)
+    ] = "100m",
+    overlap: Annotated[
+        Any, typer.Option(help="Share of a tile that its neighbour repeats.", rich_help_panel=RASTERS, **SHARE)
+    ] = "50%",
+    value_range: Annotated[
+        Any,
+        typer.Option(
+            help="Values that become black and white. Give the same when adding an area.",
+            rich_help_panel=RASTERS,
+            **RANGE,
+        ),
+    ] = None,
+    tile_size_m: Annotated[
+        Any,
+        typer.Option(
+            help="Ground size of a tile; gives bounds and a true-to-scale map.", rich_help_panel=TABLES, **LENGTH
+        ),
+    ] = None,
+    image_column: Annotated[
+        str | None,
+        typer.Option(help="Column with the tile's file, or an id that it starts with.", rich_help_panel=TABLES),
+    ] = None,
+    lat_column: Annotated[
+        str | None,
+        typer.Option(help="Column with the latitude of the tile's centre, in degrees.", rich_help_panel=TABLES),
+    ] = None,
+    lon_column: Annotated[
+        str | None,
+        typer.Option(help="Column with the longitude of the tile's centre, in degrees.", rich_help_panel=TABLES),
+    ] = None,
+    zoom: Annotated[
+        int | None, typer.Option(help="Zoom level. Default: the deepest.", rich_help_panel=MAP_TILES)
+    ] = None,
+    tms: Annotated[
+        bool, typer.Option("--tms", help="Rows of a directory are counted from the south.", rich_help_panel=MAP_TILES)
+    ] = False,
+    thumbnails: Annotated[
+        int, typer.Option(min=0, help="Side of the thumbnails for maps, in pixels; 0 keeps none.")
+    ] = 128,
+    truncate_dim: Annotated[
+        int | None, typer.Option(min=1, help="Keep only the first values of each descriptor: a smaller index.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Tiles in one forward pass.", rich_help_panel=COMPUTE)] = 32,
+    readers: Annotated[int, typer.Option(min=1, help="Threads that read imagery.", rich_help_panel=COMPUTE)] = 2,
+    add: Annotated[bool, typer.Option("--add", help="Add to the index that is there.")] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Build an index from aerial imagery.
+
+    An interrupted run continues when the command is given again; several processes with the same command share the
+    work.
+
+    **Example**
+
+        gengeo index orthophoto.tif --out city.gengeo --model ./gengeo-cvusa --tile 100m --overlap 50%
+    """
+    from gengeo_hf.encoding.encoder import Encoder
+    from gengeo_hf.imagery import TilingOptions
+    from gengeo_hf.index import GeoIndex
+    from gengeo_hf.index.build import build_index
+
+    if add and overwrite:
+        raise console.UsageError("--add and --overwrite exclude one another")
+    tiling = TilingOptions(
+        tile_m=tile, overlap=overlap, zoom=zoom, tms=tms, value_range=value_range, image_column=image_column,
+        lat_column=lat_column, lon_column=lon_column, tile_size_m=tile_size_m,
+    )  # fmt: skip
+    # All that is quick to refuse comes before the slow model.
+    imagery, present = _sources(source, tiling, out, add)
+    if present is not None and truncate_dim is None:
+        truncate_dim = present.manifest["model"].get("truncate_dim")
+    images = imagery.table.num_rows if hasattr(imagery, "table") else None
+    encoder = Encoder.from_pretrained(
+        options.model, batch_size=batch_size, truncate_dim=truncate_dim, images=images, **options.computation
+    )
+    report_backend(encoder)
+    build: dict[str, Any] = {"model_name": options.model, "thumbnail_pixels": thumbnails, "readers": readers}
+    build["progress"] = console.shows_progress()
+    if present is not None:
+        total = present.add(encoder, imagery, **build)
+        console.result(f"{out} now holds {total:,} tiles")
+        return
+    report = build_index(encoder, imagery, out, **build)
+    console.result(report)
+    console.result(GeoIndex.load(out, verify=False).report())
+    console.note(f"next: gengeo locate photo.jpg --index {out} --model {options.model} --map places.html")
+
+
+def _sources(source: str, tiling: Any, out: Path, add: bool) -> "tuple[Any, GeoIndex | None]":
+    """The imagery, or another index, and the index that it is added to."""
+    from gengeo_hf.common.errors import GenGeoError
+    from gengeo_hf.imagery import open_imagery
+    from gengeo_hf.index import GeoIndex
+    from gengeo_hf.index.folder import check_place
+
+    another = (Path(source) / "manifest.json").is_file()
+    if another and not add:
+        raise GenGeoError(f"{source} is an index already; with --add it is added to --out")
+    imagery: Any = GeoIndex.load(source) if another else open_imagery(source, tiling)
+    if add:
+        return imagery, GeoIndex.load(out)
+    check_place(out)
+    console.check_writable(out / "manifest.json")
+    return imagery, None

@@ -1,0 +1,166 @@
+"""`gengeo locate`: find where photos were taken."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gengeo_hf.cli import console
+from gengeo_hf.cli.options import LENGTH, PHOTO, GeoJson, Json, LocalizerOptions, PhotoOptions, checked, read_near
+from gengeo_hf.cli.registry import LOCATE, gengeo
+
+if TYPE_CHECKING:
+    from gengeo_hf.localization import Answer, GeoLocalizer
+
+DRIVE, FILES = "Drives", "Files"
+BATCH = 8  # photos between two answers on the screen
+
+
+@gengeo.command(panel=LOCATE)
+def locate(
+    photos: Annotated[list[Path], typer.Argument(help="Photos, or directories of photos.")],
+    options: LocalizerOptions,
+    photo: PhotoOptions,
+    top: Annotated[int, typer.Option(min=1, help="Number of places for each photo.")] = 5,
+    threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="Below this confidence the answer is: don't know.")
+    ] = 0.0,
+    merge: Annotated[bool, typer.Option(help="Merge overlapping tiles into one place.")] = True,
+    near: Annotated[
+        Any,
+        typer.Option(help="Search only here, for example 60.17,24.94,2km.", **checked(read_near, "LAT,LON,RADIUS")),
+    ] = None,
+    near_exif: Annotated[
+        Any,
+        typer.Option(
+            help="Search only within this distance of a photo's own GPS position, where it has one.",
+            rich_help_panel=PHOTO,
+            **LENGTH,
+        ),
+    ] = None,
+    sequence: Annotated[
+        bool,
+        typer.Option(
+            "--sequence",
+            help="The photos are frames of one drive: find the track that fits them all.",
+            rich_help_panel=DRIVE,
+        ),
+    ] = False,
+    top_speed: Annotated[float, typer.Option(help="Of the drive, in km/h.", rich_help_panel=DRIVE)] = 72.0,
+    interval: Annotated[
+        float,
+        typer.Option(help="Seconds between frames, where EXIF does not give the time.", rich_help_panel=DRIVE),
+    ] = 1.0,
+    as_json: Json = False,
+    geojson: GeoJson = None,
+    map_file: Annotated[
+        Path | None, typer.Option("--map", metavar="FILE", help="Write a map that works offline (HTML).")
+    ] = None,
+) -> None:
+    """Find where photos were taken.
+
+    --json prints one line for each photo. Exit code 1 if a photo could not be read.
+
+    **Examples**
+
+        gengeo locate photo.jpg --index city.gengeo --model ./gengeo-cvusa --top 5 --map places.html
+
+        gengeo locate drive/ --sequence --interval 2 --index city.gengeo --model ./gengeo-cvusa
+    """
+    from gengeo_hf.localization import Motion
+    from gengeo_hf.localization.localizer import find_photos
+
+    if as_json and (console.is_stream(geojson) or console.is_stream(map_file)):
+        raise console.UsageError("--json and --geojson - both write to stdout: give one of them a file name")
+    settings = {
+        "near": near,
+        "exif_radius_m": near_exif,
+        "merge": merge,
+        "threshold": threshold,
+        "camera": photo.view(),
+    }
+    console.check_writable(map_file, geojson)
+    motion = Motion(top_speed / 3.6, interval)
+    files = find_photos(photos)
+    localizer = options.open(len(files))
+    if localizer.caveat:
+        console.warning(localizer.caveat)
+    if sequence:
+        found: Iterable[Answer] = localizer.locate_drive(files, top, motion, **settings)
+    else:
+        found = localizer.locate_many(files, top, batch_size=BATCH, **settings)
+    report = _print_nothing if console.is_stream(geojson) or console.is_stream(map_file) else _print_text
+    answers = _print_all(found, len(files), _print_json if as_json else report)
+    _write(answers, localizer, sequence, map_file, geojson)
+    unread = [answer for answer in answers if answer.error]
+    if unread:
+        if len(files) > 1:
+            console.note(f"{len(unread)} of {len(files)} photos could not be read")
+        raise typer.Exit(1)
+
+
+def _print_all(found: "Iterable[Answer]", total: int, show: Any) -> "list[Answer]":
+    """Print answers as they come, with a bar on a terminal; Ctrl-C keeps those that were printed."""
+    answers: list[Answer] = []
+    try:
+        for answer in console.progress(found, total, "photos"):
+            show(answer)
+            answers.append(answer)
+    except KeyboardInterrupt:
+        console.note(f"\nstopped after {len(answers)} of {total} photos; their answers are above, no file was written")
+        raise typer.Exit(130) from None
+    return answers
+
+
+def _print_json(answer: "Answer") -> None:
+    from gengeo_hf.localization.records import answer_record
+
+    console.json_line(answer_record(answer))
+
+
+def _print_text(answer: "Answer") -> None:
+    if answer.error:
+        console.error(f"{answer.photo}: {answer.error}" if answer.photo not in answer.error else answer.error)
+        return
+    for line in _lines(answer):
+        console.result(console.printable(line))
+
+
+def _print_nothing(answer: "Answer") -> None:
+    if answer.error:
+        console.error(f"{answer.photo}: {answer.error}" if answer.photo not in answer.error else answer.error)
+
+
+def _write(
+    answers: "list[Answer]", localizer: "GeoLocalizer", drive: bool, map_file: Path | None, geojson: Path | None
+) -> None:
+    """Write the files that were asked for."""
+    from gengeo_hf.localization.localizer import to_geojson
+    from gengeo_hf.localization.maps import answers_map
+
+    if geojson:
+        console.write_output(geojson, to_geojson(answers, localizer.caveat, drive=drive))
+    if map_file:
+        console.write_output(map_file, answers_map(answers, localizer.index, localizer.caveat, drive=drive))
+        console.note(f"map: {map_file}")
+
+
+def _lines(answer: "Answer") -> Iterator[str]:
+    """One answer as text for a terminal."""
+    yield f"{answer.photo}" + ("" if answer.known else ": don't know; best guesses")
+    if answer.note:
+        yield f"  note: {answer.note}"
+    if not answer.places:
+        yield "  no tile there: widen the radius"
+    for place in answer.places:
+        radius = f" ± {place.uncertainty_m:.0f} m" if place.uncertainty_m is not None else ""
+        confidence = f", {place.confidence:.0%} confident" if place.confidence is not None else ""
+        votes = f", {place.votes} tiles" if place.votes > 1 else ""
+        heading = f", heading {place.heading:.0f}°" if place.heading is not None else ""
+        position = f"  {place.rank}. {place.lat:.6f}, {place.lon:.6f}{radius}"
+        yield f"{position}  score {place.score:.3f}{confidence}{votes}{heading}  {place.tile_id}"
+    if answer.truth is not None:
+        error = f", {answer.truth_error_m:,.0f} m from the best place" if answer.truth_error_m is not None else ""
+        error = ", which limited the search" if answer.truth_is_prior else error
+        yield f"  EXIF position: {answer.truth.lat:.6f}, {answer.truth.lon:.6f}{error}"

@@ -1,0 +1,222 @@
+"""Options that several commands take, each declared once: as a single option, or as a group (a dataclass).
+
+Groups are expanded into a command's options by `gengeo_hf.cli.registry.expand_options`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gengeo_hf.cli import console
+
+if TYPE_CHECKING:
+    from gengeo_hf.common.area import Area
+    from gengeo_hf.common.camera import CameraView
+    from gengeo_hf.common.geo import Bounds
+    from gengeo_hf.common.units import Near
+    from gengeo_hf.localization import GeoLocalizer
+
+COMPUTE, PHOTO, WHERE = "Computation", "Photos", "Area"  # panels of long helps
+
+
+def checked(parse: Callable[[str], Any], metavar: str) -> dict[str, Any]:
+    """Arguments of `typer.Option` for a value that `parse` reads; what it refuses is a usage error (exit code 2).
+
+    Args:
+        parse: text -> value; raises `GenGeoError`. A default that is a value already is left as it is.
+        metavar: how the help shows the value, for example `LENGTH`.
+    """
+    from gengeo_hf.common.errors import GenGeoError
+
+    def convert(text: Any) -> Any:
+        if not isinstance(text, str):
+            return text
+        try:
+            return parse(text)
+        except GenGeoError as error:
+            raise typer.BadParameter(str(error)) from None
+
+    convert.__name__ = metavar
+    return {"parser": convert, "metavar": metavar}
+
+
+def _metres(text: str) -> float:
+    from gengeo_hf.common.units import parse_metres
+
+    return parse_metres(text)
+
+
+def _share(text: str) -> float:
+    from gengeo_hf.common.units import parse_share
+
+    return parse_share(text)
+
+
+def read_bounds(text: str) -> "Bounds":
+    """A box from `west,south,east,north`, where a command takes no other kind of area."""
+    from gengeo_hf.common.units import parse_bounds
+
+    return parse_bounds(text)
+
+
+def read_near(text: str) -> "Near":
+    """A circle from `lat,lon,radius`, where a command takes no other kind of area."""
+    from gengeo_hf.common.units import parse_near
+
+    return parse_near(text)
+
+
+def _range(text: str) -> tuple[float, float]:
+    from gengeo_hf.common.units import parse_range
+
+    return parse_range(text)
+
+
+LENGTH = checked(_metres, "LENGTH")  # 65, 65m, 1.5km, 300ft: metres
+SHARE = checked(_share, "SHARE")  # 50% or 0.5
+RANGE = checked(_range, "LOW,HIGH")
+
+Model = Annotated[str, typer.Option("--model", help="Checkpoint directory or Hub id.")]
+Device = Annotated[
+    str | None,
+    typer.Option(help="For example cuda, cuda:1 or cpu. Default: a GPU if there is one.", rich_help_panel=COMPUTE),
+]
+Backend = Annotated[
+    str,
+    typer.Option(
+        help="What computes: torch, openvino, onnx (a directory of `gengeo export --onnx`); auto: the faster of torch "
+        "and openvino on a CPU.",
+        rich_help_panel=COMPUTE,
+    ),
+]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        help="Multiply in float32 or bfloat16; auto: the faster one on a CPU, if descriptors agree.",
+        rich_help_panel=COMPUTE,
+    ),
+]
+IndexPath = Annotated[Path, typer.Argument(metavar="INDEX", help="Index directory made by `gengeo index`.")]
+IndexOption = Annotated[Path, typer.Option("--index", help="Index directory made by `gengeo index`.")]
+IndexOrStore = Annotated[str, typer.Option("--index", help="Index directory, or the address of a store.")]
+CalibrationFile = Annotated[
+    Path | None, typer.Option("--calibration", help="File of `gengeo calibrate`: gives confidences.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what this command wrote there before.")]
+GeoJson = Annotated[Path | None, typer.Option(metavar="FILE", help="Write GeoJSON; - is stdout.")]
+Picture = Annotated[Path, typer.Option("--out", help="Picture to write (.png or .jpg).")]
+Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderOptions:
+    """Which model encodes, and what it computes with: index and the commands below."""
+
+    model: Model
+    device: Device = None
+    backend: Backend = "auto"
+    dtype: Dtype = "auto"
+
+    @property
+    def computation(self) -> dict[str, Any]:
+        """Arguments of `Encoder.from_pretrained` beside the model."""
+        return {"device": self.device, "backend": self.backend, "dtype": self.dtype}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalizerOptions(EncoderOptions):
+    """What answers photos, the same for locate, calibrate, app and serve: index, model and calibration."""
+
+    index: IndexOrStore
+    calibration: CalibrationFile = None
+
+    def open(self, images: int | None = None) -> "GeoLocalizer":
+        """Load the index and the model, and say which backend computes.
+
+        Args:
+            images: how many photos will come, where it is known; few are not worth a trial of backends.
+        """
+        from gengeo_hf.localization import GeoLocalizer
+
+        options: dict[str, Any] = self.computation | ({"images": images} if images is not None else {})
+        localizer = GeoLocalizer.from_pretrained(self.model, self.index, self.calibration, **options)
+        report_backend(localizer.encoder)
+        return localizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotoOptions:
+    """How photos were taken, where the user knows better than their files."""
+
+    fov: Annotated[
+        float | None,
+        typer.Option(
+            help="Horizontal field of view in degrees, 360 for a panorama. Default: what the file says.",
+            rich_help_panel=PHOTO,
+        ),
+    ] = None
+    heading: Annotated[
+        str,
+        typer.Option(
+            help="Panoramas: true bearing of the centre column, degrees clockwise from north; exif takes what the file "
+            "states, else north; unknown tries eight directions.",
+            rich_help_panel=PHOTO,
+        ),
+    ] = "exif"
+
+    def view(self) -> "CameraView":
+        """The same for `GeoLocalizer`.
+
+        Raises:
+            UsageError: a value outside of its range.
+        """
+        from gengeo_hf.common.camera import parse_camera
+        from gengeo_hf.common.errors import GenGeoError
+
+        try:
+            return parse_camera(self.fov, self.heading)
+        except GenGeoError as error:
+            raise console.UsageError(f"--fov, --heading: {error}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AreaOptions:
+    """A part of the Earth, written the same way for every command."""
+
+    area: Annotated[
+        Path | None, typer.Option(metavar="FILE.geojson", help="Polygons of a GeoJSON file.", rich_help_panel=WHERE)
+    ] = None
+    bounds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="W,S,E,N", help="A box in degrees; west > east crosses the date line.", rich_help_panel=WHERE
+        ),
+    ] = None
+    near: Annotated[
+        str | None,
+        typer.Option(metavar="LAT,LON,RADIUS", help="A circle, for example 60.17,24.94,2km.", rich_help_panel=WHERE),
+    ] = None
+
+    def chosen(self) -> "Area | None":
+        """The area that was given, None where none was.
+
+        Raises:
+            UsageError: several of them, or one that cannot be read.
+        """
+        from gengeo_hf.common.area import parse_area
+        from gengeo_hf.common.errors import GenGeoError
+
+        try:
+            return parse_area(self.area, self.bounds, self.near)
+        except GenGeoError as error:
+            raise console.UsageError(str(error)) from None
+
+
+def report_backend(encoder: Any) -> None:
+    """Say on stderr which backend computes and why, where there was a choice."""
+    if (choice := getattr(encoder, "choice", None)) and choice.reason:  # an encoder of another make has none
+        console.note(choice.reason)

@@ -1,0 +1,35 @@
+"""`gengeo pictures`: draw results of an evaluation."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gengeo_hf.cli import console
+from gengeo_hf.cli.options import LENGTH
+from gengeo_hf.cli.registry import EVALUATE, gengeo
+
+
+@gengeo.command(panel=EVALUATE)
+def pictures(
+    results: Annotated[list[Path], typer.Argument(help="JSON files of `gengeo evaluate`.")],
+    out: Annotated[Path, typer.Option(help="Directory to write.")],
+    data: Annotated[Path | None, typer.Option(help="Directory of the images; the synthetic worlds need none.")] = None,
+    strips: Annotated[int, typer.Option(min=0, help="Photos shown of each group; 0 needs no images.")] = 5,
+    near: Annotated[Any, typer.Option(help="A wrong answer is a near miss up to this distance.", **LENGTH)] = "100m",
+) -> None:
+    """Draw results: strips of photo and best tiles, recall and error curves, a map of errors, failures in groups.
+
+    Curves show every result; map, strips and groups are of the first.
+
+    **Example**
+
+        gengeo pictures results/cvusa.json --data CVUSA --out pictures
+    """
+    from gengeo_hf.evaluation.report import images_of, make_album
+    from gengeo_hf.evaluation.results import Result
+
+    console.check_writable(out / "index.html")
+    images = images_of(Result.load(results[0]), data) if strips > 0 else None
+    for path in make_album(results, out, images, each=strips, near_m=near):
+        console.result(path)

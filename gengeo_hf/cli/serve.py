@@ -1,0 +1,67 @@
+"""`gengeo serve`: answer photos over HTTP."""
+
+from typing import Annotated
+
+import typer
+
+from gengeo_hf.cli import console
+from gengeo_hf.cli.options import Host, LocalizerOptions, report_backend
+from gengeo_hf.cli.registry import LOCATE, gengeo
+
+LIMITS = "Limits"
+
+
+@gengeo.command(panel=LOCATE)
+def serve(
+    options: LocalizerOptions,
+    host: Host = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
+    queue: Annotated[
+        int,
+        typer.Option(min=1, help="Requests inside at the same time; beyond: 503, Retry-After.", rich_help_panel=LIMITS),
+    ] = 256,
+    batch: Annotated[
+        int,
+        typer.Option(min=1, help="Photos that are decoded and encoded at the same time.", rich_help_panel=LIMITS),
+    ] = 8,
+    time_limit: Annotated[
+        float,
+        typer.Option(min=0.1, help="Seconds from a request's first byte to its answer.", rich_help_panel=LIMITS),
+    ] = 60,
+    max_megabytes: Annotated[float, typer.Option(min=0.01, help="Largest upload, in MB.", rich_help_panel=LIMITS)] = 20,
+    max_megapixels: Annotated[
+        float, typer.Option(min=0.01, help="Largest photo, in millions of pixels.", rich_help_panel=LIMITS)
+    ] = 50,
+) -> None:
+    """Answer photos over HTTP: /locate, /describe, /health; /docs says what they take.
+
+    After the index was replaced, `kill -HUP PID` takes the new one without losing a request.
+
+    **Examples**
+
+        gengeo serve --index city.gengeo --model ./gengeo-cvusa --port 8000
+
+        curl -F image=@photo.jpg 'http://127.0.0.1:8000/locate?top=3'
+    """
+    import os
+
+    from gengeo_hf.serving import require
+
+    require("serve", "answer over HTTP")
+    from gengeo_hf.serving.locator import Desk
+    from gengeo_hf.serving.queue import Limits
+    from gengeo_hf.serving.service import serve as run
+
+    limits = Limits(queue, batch, time_limit, int(max_megabytes * 1e6))
+    desk = Desk.open(
+        options.model, options.index, options.calibration, **options.computation,
+        batch_size=batch, max_pixels=int(max_megapixels * 1e6),
+    )  # fmt: skip
+    report_backend(desk.encoder)
+    if desk.caveat:
+        console.warning(desk.caveat)
+
+    def listening(address: str) -> None:
+        console.note(f"{address}/docs tells how to ask; a new index is taken at: kill -HUP {os.getpid()}")
+
+    run(desk, host, port, limits, listening)

@@ -1,0 +1,34 @@
+"""`gengeo to-store`: copy an index into a vector database."""
+
+from typing import Annotated
+
+import typer
+
+from gengeo_hf.cli import console
+from gengeo_hf.cli.options import IndexPath, Json
+from gengeo_hf.cli.registry import INDEX, gengeo
+
+
+@gengeo.command("to-store", panel=INDEX)
+def to_store(
+    index: IndexPath,
+    store: Annotated[str, typer.Option(help="milvus:./local.db, milvus:http://host:19530 or qdrant:http://host:6333.")],
+    as_json: Json = False,
+) -> None:
+    """Copy an index into a vector database; an interrupted export continues where it stopped.
+
+    Then give the same address to `gengeo locate --index`. Exit code 1 if the store then answers otherwise.
+
+    **Example**
+
+        gengeo to-store city.gengeo --store milvus:http://localhost:19530
+    """
+    from gengeo_hf.index import GeoIndex
+    from gengeo_hf.index.stores import connect, export_index
+
+    report = export_index(GeoIndex.load(index), connect(store), progress=console.shows_progress())
+    if as_json:
+        console.json_line(report)
+    else:
+        agreement = f"top ten agree to {report['top10_agreement']:.1%} with the exact answer"
+        console.result(f"{store}: {report['count']:,} tiles for {report['tiles']:,} of the index; {agreement}")

@@ -1,0 +1,159 @@
+"""How a ground photo was taken: `CameraView`, the one description that data sets, localisation and the service share.
+
+What a user states goes before a table's column, a column before the file's own EXIF and XMP, and those before the
+defaults: `CameraView.completed_by` merges two descriptions in that order. Unknown facts are None.
+
+Angles are degrees. The heading is the true bearing of the image's centre column, clockwise from north. Pitch is
+positive upwards. As roll grows, the horizon turns counterclockwise in the image. Pitch and roll follow the
+Photo Sphere XMP metadata (GPano), https://developers.google.com/streetview/spherical-metadata.
+"""
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+
+from gengeo_hf.common.errors import GenGeoError
+
+logger = logging.getLogger(__name__)
+
+PROJECTIONS = ("perspective", "equirectangular", "cylindrical")
+UNKNOWN_HEADING = "unknown"
+WHOLE_CIRCLE = 360.0
+# Field -> lowest and highest value in degrees.
+_LIMITS = {
+    "fov": (1.0, WHOLE_CIRCLE),
+    "vertical_fov": (1.0, 180.0),
+    "pitch": (-90.0, 90.0),
+    "roll": (-180.0, 180.0),
+    "middle_elevation": (-90.0, 90.0),
+}
+
+
+@dataclass(frozen=True)
+class CameraView:
+    """How a photo was taken; None is unknown.
+
+    Args:
+        fov: Horizontal field of view, 1 to 360; 360 is a whole panorama.
+        heading: True bearing of the centre column, clockwise from north; "unknown" states that nobody knows it, so the
+            file's own heading is not used either.
+        vertical_fov: Vertical field of view, 1 to 180.
+        pitch: Elevation of the optical axis above the horizon, -90 to 90.
+        roll: Turn about the optical axis, -180 to 180.
+        projection: "perspective" (an ordinary lens), "equirectangular" or "cylindrical".
+        middle_elevation: Elevation of the middle row of a level equirectangular or cylindrical image, for panoramas
+            that were cropped unevenly. None is the horizon.
+
+    Raises:
+        GenGeoError: An angle outside its range, or an unknown projection.
+    """
+
+    fov: float | None = None
+    heading: float | str | None = None
+    vertical_fov: float | None = None
+    pitch: float | None = None
+    roll: float | None = None
+    projection: str | None = None
+    middle_elevation: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in _LIMITS.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:  # NaN compares false
+                raise GenGeoError(f"{name} must lie in {low:g}..{high:g} degrees, found {value:g}")
+        known = self.heading is None or self.heading == UNKNOWN_HEADING
+        if not known and not (isinstance(self.heading, int | float) and math.isfinite(self.heading)):
+            raise GenGeoError(f"heading must be a number of degrees, exif or unknown, found {self.heading!r}")
+        if self.projection is not None and self.projection not in PROJECTIONS:
+            raise GenGeoError(f"projection must be one of {', '.join(PROJECTIONS)}, found {self.projection!r}")
+
+    @property
+    def is_panorama(self) -> bool:
+        """Whether the image shows all directions around the camera."""
+        return self.fov is not None and self.fov >= WHOLE_CIRCLE and self.projection != "perspective"
+
+    @property
+    def bearing(self) -> float | None:
+        """The heading in degrees where it is known."""
+        return None if self.heading is None or isinstance(self.heading, str) else float(self.heading)
+
+    @property
+    def is_level(self) -> bool:
+        """Whether pitch and roll are unknown or zero."""
+        return not self.pitch and not self.roll
+
+    def completed_by(self, other: "CameraView") -> "CameraView":
+        """The same view with what is None taken from a description of lower precedence.
+
+        The projection and the vertical extent of `other` are taken only where it also states the field of view that is
+        used: they belong together.
+
+        Args:
+            other: What the table, the file or the defaults say.
+        """
+        together = ("projection", "vertical_fov", "middle_elevation")
+        same_image = self.fov is None or other.fov is None or abs(self.fov - other.fov) < 1.0
+        taken = {
+            field.name: getattr(other, field.name)
+            for field in fields(self)
+            if getattr(self, field.name) is None and (same_image or field.name not in together)
+        }
+        return replace(self, **taken)
+
+
+def parse_camera(fov: float | None = None, heading: str | float | None = None) -> CameraView:
+    """A `CameraView` from what people write on a command line.
+
+    Args:
+        fov: Horizontal field of view in degrees; None is unknown.
+        heading: Degrees, "unknown", or "exif" (the file's own, as None).
+
+    Raises:
+        GenGeoError: See `CameraView`.
+    """
+    if heading is None or heading == "exif":
+        return CameraView(fov)
+    if isinstance(heading, str):
+        try:
+            return CameraView(fov, float(heading))
+        except GenGeoError:
+            raise
+        except ValueError:
+            return CameraView(fov, heading)  # "unknown", or refused there
+    return CameraView(fov, heading)
+
+
+def describe_override(option: str, name: str, filled: int, total: int) -> str:
+    """The warning for an option that overrules a filled column of a table."""
+    return f"{name}: {option} overrules its column, which is filled in {filled:,} of {total:,} rows"
+
+
+def table_cameras(columns: dict[str, Sequence[Any]], count: int) -> list[CameraView]:
+    """The camera of each row of a table.
+
+    Args:
+        columns: Values by the names of `CameraView`'s fields; None and NaN are unknown, a missing column as well.
+        count: Number of rows.
+
+    Raises:
+        GenGeoError: See `CameraView`.
+    """
+    known = {field.name: columns[field.name] for field in fields(CameraView) if columns.get(field.name) is not None}
+    clean = {name: [_known(value) for value in values] for name, values in known.items()}
+    made: dict[tuple[Any, ...], CameraView] = {}  # most tables repeat a few cameras
+    rows = []
+    for row in range(count):
+        key = tuple(values[row] for values in clean.values())
+        if key not in made:
+            made[key] = CameraView(**dict(zip(clean, key, strict=True)))
+        rows.append(made[key])
+    return rows
+
+
+def _known(value: Any) -> Any:
+    """The value, or None for NaN and for what a table leaves empty."""
+    return None if value is None or (isinstance(value, float | np.floating) and not math.isfinite(value)) else value

@@ -1,0 +1,246 @@
+"""What a photo's file says about itself: position and time (EXIF), camera (EXIF, GPano XMP).
+
+Facts that cannot be used are named in `PhotoMetadata.notes`, once for each photo, and never guessed.
+Sources: EXIF 2.32 (CIPA DC-008), https://developers.google.com/streetview/spherical-metadata.
+"""
+
+import contextlib
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from PIL import ExifTags
+
+from gengeo_hf.common.camera import CameraView
+from gengeo_hf.common.errors import GenGeoError
+
+FULL_FRAME_DIAGONAL_MM = math.hypot(36, 24)  # what "35 mm equivalent" is equivalent to (CIPA DC-008)
+MODEL_YEARS = (2010.0, 2029.99)  # that the world magnetic models of pygeomag cover
+_GPANO = re.compile(rb"GPano:(\w+)\s*(?:=\s*[\"']|>)\s*([^\"'<]*)|\b(Pose\w+Degrees)\s*=\s*[\"']([^\"'<]*)")
+
+
+@dataclass(frozen=True)
+class PhotoPosition:
+    """Where a photo's EXIF says that it was taken.
+
+    Args:
+        lat: Degrees, WGS84.
+        lon: Degrees, WGS84.
+        error_m: The receiver's own horizontal error in metres, or None.
+        heading: True bearing of the image's centre column in degrees, as the file says, or None.
+    """
+
+    lat: float
+    lon: float
+    error_m: float | None = None
+    heading: float | None = None
+
+
+@dataclass(frozen=True)
+class PhotoMetadata:
+    """What one file says about itself.
+
+    Args:
+        position: Of the EXIF data; None where there is none, or one that no receiver gives.
+        time: When it was taken (local time of the camera), or None.
+        camera: Field of view, heading, pitch, roll, projection, as far as the file says.
+        notes: One line for each fact that was corrected or could not be used.
+    """
+
+    position: PhotoPosition | None = None
+    time: datetime | None = None
+    camera: CameraView = field(default_factory=CameraView)
+    notes: tuple[str, ...] = ()
+
+
+def parse_metadata(gps: Mapping[int, Any], exif: Mapping[int, Any], xmp: bytes, size: tuple[int, int]) -> PhotoMetadata:
+    """Understand the tags of one file.
+
+    Args:
+        gps: The GPS directory of its EXIF data.
+        exif: The Exif directory.
+        xmp: The XMP packet; empty where there is none.
+        size: Width and height in pixels of the upright image.
+    """
+    notes: list[str] = []
+    position, time = _position(gps, notes), _time(exif)
+    camera, is_complete = _gpano(xmp, size, notes)
+    if not is_complete:
+        camera = camera.completed_by(_lens(exif.get(ExifTags.Base.FocalLengthIn35mmFilm), size))
+    if camera.heading is None and (heading := _heading(gps, position, time, notes)) is not None:
+        camera = CameraView(heading=heading).completed_by(camera)
+    if position is not None:
+        position = replace(position, heading=camera.bearing)
+    return PhotoMetadata(position, time, camera, tuple(notes))
+
+
+def magnetic_declination(lat: float, lon: float, time: datetime | None = None) -> float:
+    """Degrees from true north to magnetic north, positive eastwards, by the World Magnetic Model (NOAA, pygeomag).
+
+    Args:
+        lat: Degrees.
+        lon: Degrees.
+        time: Of the photo; None takes today. Years outside 2010..2029 take the nearest one that the model covers.
+    """
+    from pygeomag import GeoMag
+
+    moment = time or datetime.now()
+    year = moment.year + (moment.timetuple().tm_yday - 1) / 365.25
+    year = min(max(year, MODEL_YEARS[0]), MODEL_YEARS[1])
+    return float(GeoMag(base_year=int(year)).calculate(lat, lon, 0.0, year, allow_date_outside_lifespan=True).d)
+
+
+def _position(gps: Mapping[int, Any], notes: list[str]) -> PhotoPosition | None:
+    """The position, or None where there is none or one that no receiver gives: NaN, (0, 0), out of range."""
+    sides = []
+    for part, reference, words in (
+        (ExifTags.GPS.GPSLatitude, ExifTags.GPS.GPSLatitudeRef, "NS"),
+        (ExifTags.GPS.GPSLongitude, ExifTags.GPS.GPSLongitudeRef, "EW"),
+    ):
+        sides.append(_degrees(gps.get(part), gps.get(reference), words, notes))
+    lat, lon = sides
+    if lat is None or lon is None:
+        return None
+    if abs(lat) > 90 or abs(lon) > 180 or (lat == 0 and lon == 0):
+        notes.append(f"its EXIF position {lat:g}, {lon:g} cannot be right: not used")
+        return None
+    error_m = _number(gps.get(ExifTags.GPS.GPSHPositioningError))
+    return PhotoPosition(lat, lon, error_m if error_m is not None and error_m >= 0 else None)
+
+
+def _degrees(parts: Any, reference: Any, words: str, notes: list[str]) -> float | None:
+    """Degrees, minutes, seconds as signed degrees; None without the hemisphere, whose sign cannot be guessed.
+
+    Some writers give signed numbers beside the hemisphere: -86 W is 86 W; -86 E contradicts itself.
+    """
+    try:
+        values = [_number(part) for part in parts]
+    except TypeError:
+        return None
+    sign = {words[0]: 1.0, words[1]: -1.0}.get(_text(reference))
+    known = [value for value in values if value is not None]
+    if sign is None or not 1 <= len(values) <= 3 or len(known) < len(values):
+        return None
+    negative = any(value < 0 for value in known)
+    if (negative and sign > 0) or any(abs(value) > 60 for value in known[1:]):
+        written = " ".join(f"{value:g}" for value in known)
+        notes.append(f"its EXIF position has {written} {_text(reference)}, which contradicts itself: not used")
+        return None
+    return sign * sum(abs(value) / 60.0**place for place, value in enumerate(known))
+
+
+def _heading(
+    gps: Mapping[int, Any], position: PhotoPosition | None, time: datetime | None, notes: list[str]
+) -> float | None:
+    """GPSImgDirection as a true bearing."""
+    heading = _number(gps.get(ExifTags.GPS.GPSImgDirection))
+    if heading is None:
+        return None
+    if _text(gps.get(ExifTags.GPS.GPSImgDirectionRef)) != "M":
+        return heading % 360.0
+    if position is None:
+        notes.append("its heading counts from magnetic north, and without a position it cannot be corrected: not used")
+        return None
+    declination = magnetic_declination(position.lat, position.lon, time)
+    notes.append(f"its heading counts from magnetic north: corrected by {declination:+.1f} degrees to true north")
+    return (heading + declination) % 360.0
+
+
+def _gpano(xmp: bytes, size: tuple[int, int], notes: list[str]) -> tuple[CameraView, bool]:
+    """The camera of GPano metadata, and whether it says (or should have said) what the image shows."""
+    tags: dict[str, str] = {}
+    for name, value, bare, bare_value in _GPANO.findall(xmp):
+        tags.setdefault((name or bare).decode("ascii"), (value or bare_value).decode("utf-8", "replace").strip())
+    numbers = {name: number for name, value in tags.items() if (number := _number(value)) is not None}
+    kind = tags.get("ProjectionType", "equirectangular").lower()
+    full, part = numbers.get("FullPanoWidthPixels"), numbers.get("CroppedAreaImageWidthPixels")
+    angles = _pose(numbers, notes)
+    if not (full and part and full > 0 and part > 0):
+        return CameraView(**angles), False
+    if kind not in ("equirectangular", "cylindrical"):
+        notes.append(f"its GPano projection {kind!r} is not supported: taken as a photo of unknown field of view")
+        return CameraView(**angles), True
+    fov = min(360.0, max(1.0, 360.0 * part / full))
+    view: dict[str, Any] = {"fov": fov, "projection": kind} | angles
+    left = numbers.get("CroppedAreaLeftPixels")
+    if "heading" in view and left is not None:  # GPano's heading is that of the whole panorama's centre
+        view["heading"] = (view["heading"] + 360.0 * ((left + part / 2) / full - 0.5)) % 360.0
+    if kind == "equirectangular":
+        view |= _vertical(numbers, fov, size, notes)
+    return _checked(view, notes), True
+
+
+def _vertical(numbers: dict[str, float], fov: float, size: tuple[int, int], notes: list[str]) -> dict[str, float]:
+    """Vertical field of view and elevation of the middle row of an equirectangular image."""
+    full, part = numbers.get("FullPanoHeightPixels"), numbers.get("CroppedAreaImageHeightPixels")
+    top = numbers.get("CroppedAreaTopPixels")
+    if not full or not part:
+        return {"vertical_fov": min(180.0, fov * size[1] / size[0])}  # a pixel is as many degrees high as wide
+    found = {"vertical_fov": min(180.0, 180.0 * part / full)}
+    if top is not None:
+        found["middle_elevation"] = 180.0 * (0.5 - (top + part / 2) / full)
+    return found
+
+
+def _pose(numbers: dict[str, float], notes: list[str]) -> dict[str, Any]:
+    """Heading, pitch and roll of GPano."""
+    found: dict[str, Any] = {}
+    if (heading := numbers.get("PoseHeadingDegrees")) is not None:
+        found["heading"] = heading % 360.0
+    for name, tag, limit in (("pitch", "PosePitchDegrees", 90.0), ("roll", "PoseRollDegrees", 180.0)):
+        value = numbers.get(tag)
+        if value is not None and abs(value) > limit:
+            notes.append(f"its GPano {tag} is {value:g}, expected at most {limit:g} degrees: not used")
+        elif value is not None:
+            found[name] = value
+    return found
+
+
+def _checked(view: dict[str, Any], notes: list[str]) -> CameraView:
+    """The view, without what contradicts itself."""
+    try:
+        return CameraView(**view)
+    except GenGeoError as error:
+        notes.append(f"its GPano metadata cannot be used: {error}")
+        return CameraView()
+
+
+def _lens(focal_35mm: Any, size: tuple[int, int]) -> CameraView:
+    """The view of an ordinary lens, from its 35 mm equivalent (by the diagonal) and the image's width and height."""
+    focal = _number(focal_35mm)
+    if focal is None or focal <= 0:
+        if abs(size[0] - 2 * size[1]) <= 0.01 * size[0]:  # nothing else is exactly twice as wide as high
+            return CameraView(360.0, projection="equirectangular")
+        return CameraView()
+    millimetres = FULL_FRAME_DIAGONAL_MM / math.hypot(*size) / 2
+    wide, high = (math.degrees(2 * math.atan(side * millimetres / focal)) for side in size)
+    return CameraView(max(1.0, wide), vertical_fov=max(1.0, high), projection="perspective")
+
+
+def _time(exif: Mapping[int, Any]) -> datetime | None:
+    """DateTimeOriginal with its fraction of a second."""
+    text = str(exif.get(ExifTags.Base.DateTimeOriginal, "")).strip("\0 ")
+    try:
+        time = datetime.strptime(text[:19], "%Y:%m:%d %H:%M:%S")
+    except ValueError:
+        return None
+    fraction = re.fullmatch(r"\d{1,9}", str(exif.get(ExifTags.Base.SubsecTimeOriginal, "")).strip("\0 "))
+    return time + timedelta(seconds=float(f"0.{fraction[0]}")) if fraction else time
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, or None."""
+    with contextlib.suppress(TypeError, ValueError, ZeroDivisionError, OverflowError):
+        number = float(value)
+        return number if math.isfinite(number) else None
+    return None
+
+
+def _text(value: Any) -> str:
+    """A short EXIF text, which some cameras store as bytes or with zero bytes behind it."""
+    if isinstance(value, bytes):
+        value = value.decode("ascii", "replace")
+    return str(value or "").strip("\0 ").upper()

@@ -1,0 +1,61 @@
+"""One answer as a JSON object: a line of `gengeo locate --json` and what `POST /locate` returns.
+
+Users' scripts depend on these keys: keys may be added, never renamed or retyped. What is not known is None.
+"""
+
+from typing import Any
+
+from gengeo_hf.localization.answers import Answer, Place
+
+
+def answer_record(answer: Answer) -> dict[str, Any]:
+    """The answer for one photo.
+
+    Returns:
+        photo (name as given), places (see `place_record`, best first), not_in_index (probability in [0, 1] that the
+        photo was taken outside of the index, None without a calibration), notes (list of sentences), error (None, or
+        why there is no answer); also known (False: less confident than the threshold), exif (position in the photo's
+        file or None) and time (ISO 8601 or None).
+    """
+    exif = answer.truth
+    return {
+        "photo": answer.photo,
+        "places": [place_record(place) for place in answer.places],
+        "not_in_index": None,
+        "notes": [answer.note] if answer.note else [],
+        "error": answer.error or None,
+        "known": answer.known,
+        "exif": None if exif is None else {"lat": exif.lat, "lon": exif.lon, "distance_m": answer.truth_error_m},
+        "time": answer.time.isoformat() if answer.time else None,
+    }
+
+
+def place_record(place: Place) -> dict[str, Any]:
+    """One place.
+
+    Returns:
+        lat, lon (degrees, WGS84), score (cosine), confidence (probability in [0, 1] that the place is right, None
+        without a calibration), radius_68_m and radius_95_m (metres around the position that hold 68 % and 95 % of the
+        cameras if the place is right, None where not calibrated), tile_id, bounds ([west, south, east, north] in
+        degrees or None), heading (degrees clockwise from north or None), pose (position and heading inside the tile or
+        None), source (name of the imagery's file), attribution (text that must be shown with the imagery or None);
+        also rank, votes (tiles merged), uncertainty_m (root-mean-square radius by tile size or None) and area.
+    """
+    return {
+        "lat": place.lat,
+        "lon": place.lon,
+        "score": place.score,
+        "confidence": place.confidence,
+        "radius_68_m": None,
+        "radius_95_m": None,
+        "tile_id": place.tile_id,
+        "bounds": list(place.bounds) if place.bounds else None,
+        "heading": place.heading,
+        "pose": None,
+        "source": place.source or None,
+        "attribution": None,
+        "rank": place.rank,
+        "votes": place.votes,
+        "uncertainty_m": place.uncertainty_m,
+        "area": place.area or None,
+    }

@@ -1,0 +1,35 @@
+"""An encoder with random weights: what a pose head reaches on colours and texture alone.
+
+The two views of the synthetic world share colours, so a head finds positions even on tokens of random weights. Its
+figures stand beside those of the trained encoder.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from gengeo_hf.encoding.encoder import Encoder
+
+SUBFOLDER = "random_encoder"  # beside a head: the same head fitted on random weights
+SEED = 0
+
+
+def random_encoder(encoder: Encoder, seed: int = SEED) -> Encoder:
+    """An encoder of the same architecture and preprocessing with random weights, the same for the same seed.
+
+    Args:
+        encoder: with a torch model.
+        seed: of the weights.
+    """
+    from gengeo_hf.encoding.encoder import Encoder
+    from gengeo_hf.model import GenGeoModel
+
+    config = copy.deepcopy(encoder.model.config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = GenGeoModel(config)
+    return Encoder(model, encoder.processor, encoder.device, encoder.batch_size)

@@ -1,0 +1,351 @@
+"""Training samples of a pose head: pairs mirrored, turned, moved and rolled, as patch tokens of the frozen encoder.
+
+Each sample is a pair in which the true position and heading are known: both views are mirrored and turned together,
+the tile is moved (its edge is filled by reflection) and the panorama is rolled within the heading prior. Samples that
+share a geometry (tile size, field of view, stated heading) form a group, and a batch comes from one group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.geo import Bounds, metres_per_degree, size_of
+from gengeo_hf.data.augment import quarter_turned, rolled
+from gengeo_hf.data.loading import PairSource
+from gengeo_hf.data.views import limited_fov
+from gengeo_hf.pose.geometry import Layout, column_azimuths
+from gengeo_hf.pose.head import PRIORS, PoseHead
+from gengeo_hf.pose.tokens import grid_of, normalised, patch_tokens, tokens_and_descriptors
+
+if TYPE_CHECKING:
+    from gengeo_hf.common.schema import CrossViewDataset
+    from gengeo_hf.encoding.encoder import Encoder
+
+SIZE_BIN = 0.02  # tiles whose sides differ by less than this share have one geometry
+HEADING_BIN = 5.0  # degrees: ordinary photos whose headings differ by less have one geometry
+NEIGHBOURS = 30  # wrong tiles are drawn from the most similar ones
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Photos with their true tiles, in the order of the data set: where a photo stands in its tile, and what is known.
+
+    Args:
+        source: pixels of the pairs.
+        offset_m: (N, 2) metres east and north from the tile's centre to the photo.
+        size_m: (N, 2) width and height of the tile in metres.
+        fov: (N,) horizontal degrees; 360 for panoramas.
+        heading: (N,) degrees clockwise from north of the photo's centre column.
+        areas: (N,) names.
+    """
+
+    source: PairSource
+    offset_m: np.ndarray
+    size_m: np.ndarray
+    fov: np.ndarray
+    heading: np.ndarray
+    areas: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.fov)
+
+    @classmethod
+    def of(cls, dataset: CrossViewDataset, processor: Any) -> Pairs:
+        """The pairs of a data set.
+
+        Raises:
+            GenGeoError: a photo without position or field of view, a tile without bounds, an ordinary photo without
+                heading.
+        """
+        source = PairSource(dataset, processor)
+        queries, gallery, tile_rows = dataset.queries, dataset.gallery, source.tile_rows
+        lat, lon, fov, heading = (_column(queries, name) for name in ("lat", "lon", "fov", "heading"))
+        where = {name: _column(gallery, name)[tile_rows] for name in ("lat", "lon", "west", "south", "east", "north")}
+        _need(dataset.name, "photos", "position (lat, lon)", np.isnan(lat) | np.isnan(lon))
+        _need(dataset.name, "photos", "field of view (column fov, 360 for a panorama)", np.isnan(fov))
+        _need(dataset.name, "tiles", "bounds (west, south, east, north)", np.isnan(where["west"]))
+        _need(dataset.name, "ordinary photos", "heading", np.isnan(heading) & (fov < 360))
+        per_lat, per_lon = metres_per_degree(where["lat"])
+        offset = np.stack([(lon - where["lon"] + 180) % 360 - 180, lat - where["lat"]], 1)
+        boxes = np.stack([where[side] for side in Bounds._fields], 1)
+        return cls(
+            source,
+            offset * np.stack([per_lon, per_lat], 1),
+            np.array([size_of(Bounds(*box)) for box in boxes]),
+            fov,
+            np.nan_to_num(heading) % 360,
+            np.array([area or "" for area in queries["area"][:]], dtype=object),
+        )
+
+
+def _column(table: Any, name: str) -> np.ndarray:
+    return np.array(table[name][:], dtype=np.float64)
+
+
+def _need(name: str, what: str, fact: str, missing: np.ndarray) -> None:
+    if missing.any():
+        raise GenGeoError(f"{name}: {int(missing.sum()):,} of {len(missing):,} {what} have no {fact}; pose needs it")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One group of samples to draw.
+
+    Args:
+        rows: rows of the pairs in the data set.
+        fov: panoramas are cut to this many degrees; ordinary photos have it.
+        heading: stated heading of the centre column, degrees.
+        scale: the tile shows this many times its own width, by enlarging or padding it.
+        moved: share of the tile's sides within which the photo may stand; 0 leaves the tile as it is.
+        turned: mirror and turn both views together.
+    """
+
+    rows: np.ndarray
+    fov: float = 360.0
+    heading: float = 0.0
+    scale: float = 1.0
+    moved: float = 0.0
+    turned: bool = True
+
+
+@dataclass
+class Samples:
+    """A group of samples as tokens.
+
+    Args:
+        ground: float16 (N, rows, C, D).
+        aerial: float16 (N, K, D).
+        offset_m: float32 (N, 2), true positions.
+        heading: float32 (N,), true headings, degrees.
+        layout: of the tiles.
+        azimuths: (C,) degrees of the columns.
+        headings: candidates, degrees.
+        neighbours: int64 (N, n), samples with the most similar wrong tiles; n may be 0.
+    """
+
+    ground: torch.Tensor
+    aerial: torch.Tensor
+    offset_m: torch.Tensor
+    heading: torch.Tensor
+    layout: Layout
+    azimuths: torch.Tensor
+    headings: tuple[float, ...]
+    neighbours: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.ground)
+
+    @property
+    def stated(self) -> float:
+        """Stated heading: the middle of the candidates, degrees."""
+        return self.headings[len(self.headings) // 2]
+
+
+def geometry_groups(pairs: Pairs, rows: np.ndarray) -> list[np.ndarray]:
+    """Some rows by tile size, field of view and, for ordinary photos, heading."""
+    flat = pairs.fov < 360
+    headings = np.where(flat, np.round(pairs.heading / HEADING_BIN), 0)
+    keys = np.stack([*np.round(np.log(pairs.size_m.T) / SIZE_BIN), np.round(pairs.fov), headings], axis=1)[rows]
+    _, group = np.unique(keys, axis=0, return_inverse=True)
+    return [rows[group.ravel() == number] for number in range(group.max() + 1)]
+
+
+def plain_plans(pairs: Pairs, rows: np.ndarray, fov: float = 360.0, moved: float = 0.0) -> list[Plan]:
+    """Some pairs once, neither mirrored nor turned: for evaluation.
+
+    Args:
+        pairs: of the data set.
+        rows: which of them.
+        fov: panoramas are cut to this.
+        moved: see `Plan`.
+    """
+    plans = []
+    for group in geometry_groups(pairs, rows):
+        flat = pairs.fov[group[0]] < 360
+        stated = float(np.round(pairs.heading[group].mean())) if flat else 0.0
+        plans.append(Plan(group, float(pairs.fov[group[0]]) if flat else fov, stated, moved=moved, turned=False))
+    return plans
+
+
+def draw_samples(
+    encoder: Encoder, head: PoseHead, pairs: Pairs, plan: Plan, rng: np.random.Generator, batch_size: int = 64,
+    neighbours: int = 0,
+) -> Samples:  # fmt: skip
+    """Draw a group: change the pixels, encode, keep tokens in float16.
+
+    Args:
+        encoder: frozen.
+        head: its configuration says which headings and positions are searched.
+        pairs: where pixels and positions come from.
+        plan: what to draw.
+        rng: decides everything random.
+        batch_size: images in one forward pass.
+        neighbours: number of similar wrong tiles to look up for each sample.
+    """
+    ground, aerial, offsets, headings = [], [], [], []
+    photos, tiles = [], []
+    for start in range(0, len(plan.rows), batch_size):
+        numbers = plan.rows[start : start + batch_size]
+        photo, tile, offset, heading = changed(pairs, numbers, plan, head.config.heading_prior, rng, encoder.patch)
+        for images, view, into, similar in ((photo, "ground", ground, photos), (tile, "aerial", aerial, tiles)):
+            pixels = normalised(encoder, images)
+            if neighbours:
+                tokens, descriptors = tokens_and_descriptors(encoder, pixels, view)
+                similar.append(descriptors.cpu())
+            else:
+                tokens = patch_tokens(encoder, pixels)
+            into.append(tokens.half().cpu())
+        offsets.append(offset)
+        headings.append(heading)
+    size = np.median(pairs.size_m[plan.rows], axis=0) * plan.scale
+    layout = head.layout((float(size[0]), float(size[1])), grid_of(encoder, *tile.shape[-2:]))
+    flat = bool(pairs.fov[plan.rows[0]] < 360)
+    queries = torch.cat(ground)
+    return Samples(
+        queries,
+        torch.cat(aerial).flatten(1, 2),
+        torch.from_numpy(np.concatenate(offsets)).float(),
+        torch.from_numpy(np.concatenate(headings)).float(),
+        layout,
+        column_azimuths(queries.shape[2], fov_shown(plan.fov, photo.shape[-1], pairs, flat), flat),
+        tuple(plan.heading + gap for gap in head.config.headings),
+        similar_tiles(torch.cat(photos), torch.cat(tiles), neighbours) if neighbours else torch.empty(len(queries), 0),
+    )
+
+
+def fov_shown(fov: float, width: int, pairs: Pairs, flat: bool) -> float:
+    """Degrees that the columns of an image cover: a cut panorama keeps its scale, so its width tells."""
+    if flat or fov >= 360:
+        return fov
+    return 360.0 * width / int(pairs.source.processor.view_sizes["ground"]["width"])
+
+
+def changed(
+    pairs: Pairs, rows: np.ndarray, plan: Plan, prior: str, rng: np.random.Generator, patch: int
+) -> tuple[torch.Tensor, torch.Tensor, np.ndarray, np.ndarray]:
+    """Pixels of some pairs after the changes of a plan.
+
+    Returns:
+        uint8 photos (n, 3, H, W') and tiles (n, 3, S, S), positions (n, 2) in metres, headings (n,) in degrees.
+    """
+    batch = pairs.source.__getitems__(rows.tolist())
+    rows = batch["query_row"].numpy()  # a broken pair is replaced by another one
+    photo, tile = batch["ground"], batch["aerial"]
+    offset, size = pairs.offset_m[rows].copy(), pairs.size_m[rows] * plan.scale
+    panorama = pairs.fov[rows] >= 360
+    if plan.turned:
+        mirrored = torch.from_numpy((rng.random(len(rows)) < 0.5) & panorama)
+        photo = torch.where(mirrored[:, None, None, None], photo.flip(-1), photo)
+        tile = torch.where(mirrored[:, None, None, None], tile.flip(-1), tile)
+        offset[mirrored.numpy(), 0] *= -1
+        square = abs(np.log(size[:, 0] / size[:, 1])) < SIZE_BIN
+        turns = np.where(panorama & square, rng.integers(0, 4, len(rows)), 0)
+        photo, tile = rolled(photo, turns), quarter_turned(tile, turns)
+        for _ in range(3):
+            offset = np.where((turns > 0)[:, None], np.stack([-offset[:, 1], offset[:, 0]], 1), offset)
+            turns = turns - 1
+    if plan.moved or plan.scale != 1:
+        tile, offset = moved_tile(tile, offset, size, plan, rng)
+    photo, heading = _rolled_within(photo, panorama, pairs.heading[rows], plan, prior, rng, patch)
+    return photo, tile, offset, heading
+
+
+def moved_tile(
+    tile: torch.Tensor, offset: np.ndarray, size: np.ndarray, plan: Plan, rng: np.random.Generator
+) -> tuple[torch.Tensor, np.ndarray]:
+    """Tiles moved, and shown at another scale; what lies outside is filled by reflection.
+
+    Args:
+        tile: uint8 (n, 3, S, S).
+        offset: (n, 2) metres from the tile's centre to the photo.
+        size: (n, 2) metres that the new tile shows.
+        plan: see `Plan`.
+        rng: decides where the photo stands.
+
+    Returns:
+        The tiles, and the new offsets. At scale 1 tiles move by whole pixels.
+    """
+    side = np.array([tile.shape[-1], tile.shape[-2]])
+    pixel = size / side  # metres of a pixel of the new tile
+    reach = plan.moved * size / 2
+    wanted = offset - rng.uniform(-1, 1, offset.shape) * reach if plan.moved else offset
+    if plan.moved:  # what would leave the reach is reflected at its edge
+        wanted = np.where(np.abs(wanted) > reach, np.sign(wanted) * (2 * reach - np.abs(wanted)), wanted)
+    move = offset - wanted  # of the centre, metres
+    if plan.scale == 1:
+        move = np.round(move / pixel) * pixel
+    return padded_move(tile, move / (size / plan.scale), plan.scale), offset - move
+
+
+def padded_move(tile: torch.Tensor, shares: np.ndarray, scale: float = 1.0) -> torch.Tensor:
+    """Tiles with their centre moved, filled by reflection.
+
+    Args:
+        tile: uint8 (n, 3, H, W).
+        shares: (n, 2), moves east and north as shares of the width and height.
+        scale: the result shows this many times the old width and height.
+
+    Returns:
+        uint8 (n, 3, H, W). Moves by whole pixels at scale 1 are exact.
+    """
+    theta = torch.zeros(len(tile), 2, 3)
+    theta[:, 0, 0] = theta[:, 1, 1] = scale
+    theta[:, :, 2] = torch.from_numpy(2 * shares * (1, -1))
+    grid = functional.affine_grid(theta, list(tile.shape), align_corners=False)
+    drawn = functional.grid_sample(tile.float(), grid, padding_mode="reflection", align_corners=False)
+    return drawn.round().clamp(0, 255).to(torch.uint8)
+
+
+def _rolled_within(
+    photo: torch.Tensor, panorama: np.ndarray, heading: np.ndarray, plan: Plan, prior: str, rng: np.random.Generator,
+    patch: int,
+) -> tuple[torch.Tensor, np.ndarray]:  # fmt: skip
+    """Panoramas rolled so that their centre looks within the prior of the stated heading; cut to the field of view."""
+    if not panorama.all():  # ordinary photos: their own heading, nothing to roll
+        return photo, heading
+    width = photo.shape[-1]
+    gap = rng.uniform(-1, 1, len(photo)) * PRIORS[prior]
+    pixels = np.round((plan.heading + gap - heading) / 360 * width)
+    turn = torch.from_numpy(pixels * 360 / width)
+    return limited_fov(photo, plan.fov, turn, patch), heading + turn.numpy()
+
+
+def similar_tiles(ground: torch.Tensor, aerial: torch.Tensor, count: int, block: int = 1024) -> torch.Tensor:
+    """For each sample the samples whose tiles are most similar to its photo, its own left out: int64 (N, count)."""
+    count = min(count, len(ground) - 1)
+    if count <= 0:
+        return torch.empty(len(ground), 0, dtype=torch.int64)
+    found = []
+    for start in range(0, len(ground), block):
+        scores = ground[start : start + block] @ aerial.T
+        own = torch.arange(start, start + len(scores))
+        scores[torch.arange(len(scores)), own] = -torch.inf
+        found.append(scores.topk(count, dim=1).indices)
+    return torch.cat(found)
+
+
+def batches(samples: Sequence[Samples], weights: Sequence[float], size: int, rng: np.random.Generator) -> Iterator[Any]:
+    """Endless batches, each from one group: pairs of (group, int64 numbers).
+
+    Args:
+        samples: the groups.
+        weights: chance of each group, not normalised.
+        size: of a batch, at most the group.
+        rng: decides the order.
+    """
+    chances = np.asarray(weights, dtype=np.float64)
+    chances = chances / chances.sum()
+    orders = [np.empty(0, np.int64) for _ in samples]
+    while True:
+        group = int(rng.choice(len(samples), p=chances))
+        if len(orders[group]) < min(size, len(samples[group])):
+            orders[group] = rng.permutation(len(samples[group]))
+        numbers, orders[group] = orders[group][:size], orders[group][size:]
+        yield samples[group], torch.from_numpy(numbers)

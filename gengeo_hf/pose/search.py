@@ -1,0 +1,159 @@
+"""Position and heading without a head: the retrieval model itself on moved tiles and rolled panoramas.
+
+A model trained on centred tiles scores a tile lower the further its centre lies from the photo, so the similarities of
+moved (padded by reflection) tiles show where the photo stands, and those of rolled panoramas show where it looks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from gengeo_hf.pose.posterior import Poses
+from gengeo_hf.pose.samples import padded_move
+from gengeo_hf.pose.tokens import normalised
+
+if TYPE_CHECKING:
+    from gengeo_hf.encoding.encoder import Encoder
+
+STEP = 8.4 / 65  # between moved tiles, as a share of the tile's side: the spacing that was measured on the world
+TEMPERATURE = 0.1  # of the softmax over similarities
+NEAR_STEPS = 1.5  # moved tiles within this many steps of the best one count for the mean
+ROLLS = 21  # of a panorama over the whole circle
+CENTRED = ("cvusa", "cvact", "world-urban", "world-rural")  # data whose photos stand in the centre of their tile
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How many tiles and rolls are tried.
+
+    Args:
+        moves: moved tiles on each axis; 5 gives 25, 7 gives 49.
+        rolls: rolls of a panorama over the whole circle, where the heading is not known.
+    """
+
+    moves: int = 5
+    rolls: int = ROLLS
+
+    @classmethod
+    def for_prior(cls, prior: str) -> SearchSettings:
+        """25 tiles for a known heading, 49 where it is searched too."""
+        return cls(5 if prior == "known" else 7)
+
+
+def is_rough(record: dict[str, Any]) -> bool:
+    """True where a model was not trained on centred tiles, as far as its training record tells."""
+    named = str((record.get("settings") or {}).get("data", {}).get("name") or record.get("trained_on") or "")
+    name = "-".join(re.split(r"[/:\s]", named)[:2]) if named.startswith("world") else re.split(r"\W", named)[0]
+    return not name.startswith(CENTRED)
+
+
+def moved_tiles(tile: torch.Tensor, moves: int) -> tuple[torch.Tensor, np.ndarray]:
+    """A tile with its centre moved to the points of a grid.
+
+    Args:
+        tile: uint8 (3, H, W).
+        moves: points on each axis.
+
+    Returns:
+        uint8 (moves^2, 3, H, W), and float64 (moves^2, 2): moves as shares of the width (east) and height (north).
+    """
+    reach = moves // 2
+    axis = np.arange(-reach, reach + 1) * STEP
+    north, east = np.meshgrid(axis, axis, indexing="ij")
+    shares = np.stack([east.ravel(), north.ravel()], 1)
+    return padded_move(tile[None].expand(len(shares), -1, -1, -1), shares), shares
+
+
+def rolls_within(reach: float, rolls: int) -> np.ndarray:
+    """Headings that are tried, degrees relative to the stated one: float64 (R,), the stated one among them."""
+    step = 360.0 / rolls
+    if reach >= 180:
+        return np.arange(rolls) * step
+    most = int(reach // step)
+    return np.arange(-most, most + 1) * step
+
+
+def search_pose(
+    encoder: Encoder,
+    photo: torch.Tensor,
+    tile: torch.Tensor,
+    size_m: Sequence[float],
+    reach: float = 0.0,
+    settings: SearchSettings | None = None,
+) -> Poses:
+    """Position and heading of one panorama in one tile.
+
+    Args:
+        encoder: its descriptors are compared.
+        photo: uint8 (3, H, W) at the model's ground size, its centre column at the stated heading.
+        tile: uint8 (3, H, W) at the model's aerial size.
+        size_m: width and height of the tile in metres.
+        reach: greatest difference between true and stated heading, degrees; 0 for a known heading.
+        settings: see `SearchSettings`.
+
+    Returns:
+        One pose; its heading is relative to the stated one.
+    """
+    settings = settings or SearchSettings()
+    tiles, shares = moved_tiles(tile, settings.moves)
+    gaps = rolls_within(reach, settings.rolls) if reach else np.zeros(1)
+    width = photo.shape[-1]
+    # A photo that looks at `gap` is north-aligned again when it is rolled to the right by as much.
+    turned = torch.stack([torch.roll(photo, round(gap / 360 * width), dims=-1) for gap in gaps])
+    table = _descriptors(encoder, tiles, "aerial") @ _descriptors(encoder, turned, "ground").T
+    return poses_of_table(table, shares * np.asarray(size_m), gaps)
+
+
+def poses_of_table(table: np.ndarray, moves_m: np.ndarray, gaps: np.ndarray) -> Poses:
+    """The pose from similarities of moved tiles and rolled panoramas.
+
+    Args:
+        table: float32 (M, R), cosines.
+        moves_m: (M, 2), metres of each moved tile's centre.
+        gaps: (R,), headings that were tried, degrees.
+    """
+    best, roll = np.unravel_index(int(table.argmax()), table.shape)
+    column = table[:, roll].astype(np.float64)
+    mass = np.exp((column - column.max()) / TEMPERATURE)
+    distance = np.hypot(*(moves_m - moves_m[best]).T)
+    step = np.min(distance[distance > 0])
+    near = mass * (distance <= NEAR_STEPS * step)
+    offset = near @ moves_m / near.sum()
+    mass = mass / mass.sum()
+    spread = np.sqrt(mass @ ((moves_m - offset) ** 2).sum(axis=1))
+    heading = parabola_peak(table[best], gaps, int(roll)) % 360
+    share = (mass * (distance <= NEAR_STEPS * step)).sum()
+    return Poses(offset[None], np.array([heading]), np.array([spread]), np.array([share]))
+
+
+def parabola_peak(scores: np.ndarray, headings: np.ndarray, top: int) -> float:
+    """Heading at the peak of the parabola through the best roll and its neighbours on either side.
+
+    Args:
+        scores: (R,).
+        headings: (R,) degrees, evenly spaced; the last is followed by the first where they cover the circle.
+        top: index of the best roll.
+    """
+    if len(headings) < 3:
+        return float(headings[top])
+    step = float(headings[1] - headings[0])
+    closed = abs(step * len(headings) - 360) < 1e-6
+    if not closed and not 0 < top < len(headings) - 1:
+        return float(headings[top])
+    left, middle, right = (float(scores[(top + shift) % len(headings)]) for shift in (-1, 0, 1))
+    bend = left - 2 * middle + right
+    return float(headings[top]) + (0.5 * (left - right) / bend * step if bend < 0 else 0.0)
+
+
+def _descriptors(encoder: Encoder, images: torch.Tensor, view: Any) -> np.ndarray:
+    parts = [
+        encoder.describe(normalised(encoder, images[start : start + encoder.batch_size]), view)
+        for start in range(0, len(images), encoder.batch_size)
+    ]
+    return np.concatenate(parts)

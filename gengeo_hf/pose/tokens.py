@@ -1,0 +1,108 @@
+"""Patch tokens of a frozen encoder: what the pose head reads.
+
+Works for encoders with a transformer backbone (DINOv2, DINOv2 with registers, DINOv3). Their last hidden state holds
+a global token, register tokens, then the patch tokens in row-major order.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.encoding.fingerprint import whole_fingerprint
+from gengeo_hf.model.backbones import patch_sides, read_tokens
+from gengeo_hf.model.configuration_gengeo import TRANSFORMER_BACKBONES
+
+if TYPE_CHECKING:
+    from gengeo_hf.encoding.backends.protocol import View
+    from gengeo_hf.encoding.encoder import Encoder
+    from gengeo_hf.pose.head import PoseHead
+
+
+def check_tokens(encoder: Encoder) -> None:
+    """Refuse an encoder without patch tokens.
+
+    Raises:
+        GenGeoError: exported graphs, or a convolutional backbone.
+    """
+    model: Any = getattr(encoder, "model", None)
+    if model is None:
+        raise GenGeoError("pose needs the patch tokens of the weights, and exported graphs give descriptors alone: "
+                          "use --backend torch with the checkpoint")  # fmt: skip
+    model_type = model.config.backbone_config.model_type
+    if model_type not in TRANSFORMER_BACKBONES:
+        raise GenGeoError(
+            f"pose needs patch tokens, and a {model_type} backbone has none: expected one of "
+            f"{', '.join(TRANSFORMER_BACKBONES)}"
+        )
+
+
+def encoder_fingerprint(encoder: Encoder) -> str:
+    """Fingerprint of the encoder, whatever width its descriptors are truncated to."""
+    if encoder.truncate_dim is None:
+        return encoder.fingerprint
+    return whole_fingerprint(encoder.model, encoder.processor)
+
+
+def check_head(head: PoseHead, encoder: Encoder) -> None:
+    """Refuse a head that was fitted on the tokens of another encoder.
+
+    Raises:
+        GenGeoError: the fingerprints differ, or the encoder has no patch tokens.
+    """
+    check_tokens(encoder)
+    ours = encoder_fingerprint(encoder)
+    if head.config.encoder != ours:
+        raise GenGeoError(
+            f"the pose head was fitted on another encoder ({head.config.encoder[:12] or 'unknown'}, this one is "
+            f"{ours[:12]}): fit one for it with gengeo pose fit"
+        )
+
+
+def grid_of(encoder: Encoder, height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of patches of an image of height x width pixels."""
+    high, wide = patch_sides(encoder.model.config.backbone_config)
+    return height // high, width // wide
+
+
+@torch.inference_mode()
+def patch_tokens(encoder: Encoder, pixels: torch.Tensor) -> torch.Tensor:
+    """Patch tokens after the backbone's final norm.
+
+    Args:
+        encoder: see `check_tokens`.
+        pixels: float (N, 3, H, W), normalised as the model expects.
+
+    Returns:
+        float32 (N, rows, columns, D), on the encoder's device.
+    """
+    model: Any = encoder.model
+    tokens, _ = read_tokens(model.backbone, model.backbone(pixels.to(encoder.device, model.dtype)))
+    return tokens.float().unflatten(1, grid_of(encoder, *pixels.shape[-2:]))
+
+
+@torch.inference_mode()
+def tokens_and_descriptors(encoder: Encoder, pixels: torch.Tensor, view: View) -> tuple[torch.Tensor, torch.Tensor]:
+    """Patch tokens and descriptors of one batch in one pass.
+
+    Returns:
+        Tokens as `patch_tokens`, and unit descriptors float32 (N, dim).
+
+    Raises:
+        ValueError: the model's aggregator cannot take images of this size.
+    """
+    model: Any = encoder.model
+    output = model(pixels.to(encoder.device, model.dtype), view=view)
+    rows, columns = grid_of(encoder, *pixels.shape[-2:])
+    patches = output.last_hidden_state[:, -rows * columns :]  # the global and register tokens come first
+    return patches.float().unflatten(1, (rows, columns)), output.pooler_output.float()
+
+
+def normalised(encoder: Encoder, pixels: torch.Tensor) -> torch.Tensor:
+    """Pixel values of uint8 images (N, 3, H, W) that already have the size of their view."""
+    settings: Any = encoder.processor
+    mean = torch.tensor(settings.image_mean, device=pixels.device)[:, None, None]
+    std = torch.tensor(settings.image_std, device=pixels.device)[:, None, None]
+    return (pixels.float() * settings.rescale_factor - mean) / std

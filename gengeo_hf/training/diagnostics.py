@@ -1,0 +1,44 @@
+"""Statistics of the head for the log, from a few images of the current batch."""
+
+import torch
+
+from gengeo_hf.learning.diagnostics import cluster_cosine, effective_rank, plan_entropy
+from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
+from gengeo_hf.training.descriptors import normalise
+
+IMAGES = 64  # at most, of this process's part of the batch
+
+
+@torch.no_grad()
+def head_statistics(
+    model: GenGeoModel, batch: dict[str, torch.Tensor], processor: GenGeoImageProcessor
+) -> dict[str, float]:
+    """Statistics of the ground head on the first images of a batch, with the weights after the step.
+
+    Args:
+        model: Unwrapped. Its training mode is restored; no random numbers are drawn.
+        batch: As the training step receives it.
+        processor: For the normalisation of pixels.
+
+    Returns:
+        `head/effective_rank` of the descriptors and, for heads with clusters, `head/cluster_cosine` and
+        `head/plan_entropy` (see `gengeo_hf.learning.diagnostics`).
+    """
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    try:
+        pixels = normalise(batch["ground"][:IMAGES].to(device), processor)
+        output = model(pixels, view="ground", output_assignment=True)
+    finally:
+        model.train(was_training)
+    values = {"head/effective_rank": effective_rank(output.pooler_output)}
+    config, plan = model.config, output.assignment
+    if plan is None:
+        return values
+    plan = plan[:, : config.num_clusters]  # SALAD's dustbin is the last row
+    if config.aggregator == "salad":  # the global part first, then the clusters, their index running fastest
+        clusters = output.unprojected[:, config.token_dim :].unflatten(1, (-1, config.num_clusters)).transpose(1, 2)
+    else:
+        clusters = output.unprojected.unflatten(1, (config.num_clusters, -1))
+    return {**values, "head/cluster_cosine": cluster_cosine(clusters), "head/plan_entropy": plan_entropy(plan)}
