@@ -189,7 +189,7 @@ def test_what_an_index_holds(gengeo, stub, tiles, tmp_path):
     assert code == 0 and "1 tiles left out: unreadable" in out, err
     code, out, _ = gengeo("info", tmp_path / "idx", "--geojson", tmp_path / "cover.json")
     assert code == 0 and "3 of 64 dimensions" in out and "2.png is damaged" in out and "built" in out
-    assert f"sources      3 of one tile each, first {tiles / '0.png'}" in out
+    assert "sources      3 of one tile each, first 0.png" in out
     assert len(json.loads((tmp_path / "cover.json").read_text())["features"]) == 3
     code, _, err = gengeo("index", tmp_path / "idx", "--out", tmp_path / "other", "--model", "m")
     assert code == 1 and "with --add" in err
