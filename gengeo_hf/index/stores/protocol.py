@@ -20,7 +20,8 @@ from gengeo_hf.common.geo import Bounds, great_circle_m
 from gengeo_hf.common.transfer import first_line
 from gengeo_hf.common.units import Near, check_near
 from gengeo_hf.encoding.fingerprint import truncated
-from gengeo_hf.imagery.tiles import TILE_SCHEMA, EncoderProtocol
+from gengeo_hf.encoding.protocol import EncoderProtocol
+from gengeo_hf.imagery.tiles import TILE_SCHEMA
 from gengeo_hf.index.index import GeoIndex, Hit, finite_queries
 from gengeo_hf.index.search import sample_queries
 from gengeo_hf.index.stores.address import shown, without_secrets
