@@ -5,6 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from gengeo_hf.common.text import printable
 from gengeo_hf.index.manifest import Manifest
 
 MOST = 5  # sources, sizes and unreadable tiles that are named
@@ -45,7 +46,7 @@ def summary(path: str, manifest: Manifest, left_out: pa.Table) -> str:
     for event in manifest.history[:1] + manifest.history[1:][-MOST:]:
         details = [f"{key} {value}" for key, value in event.details.items()]
         lines.append(f"{event.what:<12} {event.when} {', '.join(details)}")
-    return "\n".join(lines)
+    return "\n".join(printable(line) for line in lines)  # names and ids are a stranger's
 
 
 def _sources(manifest: Manifest) -> list[str]:
