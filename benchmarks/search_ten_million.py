@@ -110,8 +110,8 @@ def exact_ids(index: GeoIndex, queries: np.ndarray, k: int) -> list[set[str]]:
 def recall(index: GeoIndex, queries: np.ndarray, exact: list[set[str]]) -> float:
     """Share of the exact ten best that the index finds."""
     found = index.search(queries, 10)
-    return float(np.mean([len({hit.tile_id for hit in line} & best) / len(best) for line, best in zip(found, exact,
-                                                                                              strict=True)]))  # fmt: skip
+    shares = [len({hit.tile_id for hit in line} & best) / len(best) for line, best in zip(found, exact, strict=True)]
+    return float(np.mean(shares))
 
 
 def timed(call: Any, queries: np.ndarray, times: int) -> dict[str, float]:
@@ -185,6 +185,7 @@ class RandomEncoder:
     """Unit vectors from nowhere, at no cost."""
 
     dim, fingerprint, batch_size = DIM, "0" * 64, 32
+    truncate_dim, computed_by, preprocessing = DIM, "", {}
 
     def encode(self, images: Any, view: str) -> np.ndarray:
         vectors = np.random.default_rng(len(images)).standard_normal((len(images), DIM)).astype(np.float32)

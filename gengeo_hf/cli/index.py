@@ -12,6 +12,7 @@ from gengeo_hf.cli.registry import INDEX, gengeo
 if TYPE_CHECKING:
     from gengeo_hf.index import GeoIndex
 
+
 def read_shard(text: str) -> tuple[int, int]:
     """A part of a divided build from `I/N`."""
     from gengeo_hf.common.errors import GenGeoError

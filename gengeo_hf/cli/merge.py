@@ -30,4 +30,6 @@ def merge(
     if as_json:
         console.json_line(as_record(manifest))
     else:
-        console.result(f"{out} holds {manifest.tiles:,} tiles of {len(parts)} parts in {len(manifest.segments)} segments")
+        console.result(
+            f"{out} holds {manifest.tiles:,} tiles of {len(parts)} parts in {len(manifest.segments)} segments"
+        )

@@ -88,9 +88,9 @@ def _check_parts(parts: Sequence[str | Path], manifests: Sequence[Manifest]) -> 
             name = f"shard {manifest.shard.number}" if manifest.shard else "the same index"
             raise GenGeoError(f"{seen[key]} and {part} are both {name}: give each part once")
         seen[key] = part
-    if first.shard:
-        if missing := sorted(set(range(first.shard.count)) - {number for number in seen if isinstance(number, int)}):
-            raise GenGeoError(
-                f"shard {missing[0]} of {first.shard.count} is missing (in all {len(missing)}): run "
-                f"gengeo index ... --shard {missing[0]}/{first.shard.count} first"
-            )
+    count = first.shard.count if first.shard else 0
+    if missing := sorted(set(range(count)) - {number for number in seen if isinstance(number, int)}):
+        raise GenGeoError(
+            f"shard {missing[0]} of {count} is missing (in all {len(missing)}): run "
+            f"gengeo index ... --shard {missing[0]}/{count} first"
+        )
