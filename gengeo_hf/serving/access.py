@@ -88,7 +88,7 @@ class AccessMiddleware:
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:
-            await _send_refusal(send, *refusal)
+            await send_refusal(send, *refusal)
 
     def _refusal(self, scope: Scope, headers: dict[bytes, str]) -> tuple[int, str, str] | None:
         """Status, code and message, or None where the request may pass."""
@@ -126,7 +126,8 @@ class AccessMiddleware:
         return hmac.compare_digest(value.strip().encode(), (self.token or "").encode())
 
 
-async def _send_refusal(send: Send, status: int, code: str, message: str) -> None:
+async def send_refusal(send: Send, status: int, code: str, message: str) -> None:
+    """Answer a request with an error of the service's form, and close the connection."""
     body = json.dumps({"error": {"code": code, "message": message}}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if status == 401:
