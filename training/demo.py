@@ -192,7 +192,7 @@ def build_index(folder: Folder) -> None:
         except GenGeoError:
             pass  # of an earlier training, or damaged
         shutil.rmtree(folder.index)
-    index = GeoIndex.build(encoder, world, folder.index, progress=True, model_name=folder.model.name)
+    index = GeoIndex.build(encoder, world, folder.index, progress=True, model_name=folder.model.name, overwrite=True)
     console.print(f"  {len(index):,} tiles in {folder.index}")
 
 

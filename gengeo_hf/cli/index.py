@@ -98,7 +98,7 @@ def index(
     # All that is quick to refuse comes before the slow model.
     imagery, present = _sources(source, tiling, out, add)
     if present is not None and truncate_dim is None:
-        truncate_dim = present.manifest["model"].get("truncate_dim")
+        truncate_dim = present.manifest.model.truncate_dim
     images = imagery.table.num_rows if hasattr(imagery, "table") else None
     encoder = Encoder.from_pretrained(
         options.model, batch_size=batch_size, truncate_dim=truncate_dim, images=images, **options.computation
@@ -110,7 +110,7 @@ def index(
         total = present.add(encoder, imagery, **build)
         console.result(f"{out} now holds {total:,} tiles")
         return
-    report = build_index(encoder, imagery, out, **build)
+    report = build_index(encoder, imagery, out, overwrite=overwrite, **build)
     console.result(report)
     console.result(GeoIndex.load(out, verify=False).report())
     console.note(f"next: gengeo locate photo.jpg --index {out} --model {options.model} --map places.html")
@@ -121,14 +121,15 @@ def _sources(source: str, tiling: Any, out: Path, add: bool) -> "tuple[Any, GeoI
     from gengeo_hf.common.errors import GenGeoError
     from gengeo_hf.imagery import open_imagery
     from gengeo_hf.index import GeoIndex
-    from gengeo_hf.index.folder import check_place
+    from gengeo_hf.index.edit import check_output
+    from gengeo_hf.index.manifest import has_manifest
 
-    another = (Path(source) / "manifest.json").is_file()
+    another = has_manifest(source)
     if another and not add:
         raise GenGeoError(f"{source} is an index already; with --add it is added to --out")
     imagery: Any = GeoIndex.load(source) if another else open_imagery(source, tiling)
     if add:
         return imagery, GeoIndex.load(out)
-    check_place(out)
+    check_output(out, overwrite=True)
     console.check_writable(out / "manifest.json")
     return imagery, None

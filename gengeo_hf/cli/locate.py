@@ -9,6 +9,7 @@ import typer
 from gengeo_hf.cli import console
 from gengeo_hf.cli.options import LENGTH, PHOTO, GeoJson, Json, LocalizerOptions, PhotoOptions, checked, read_near
 from gengeo_hf.cli.registry import LOCATE, gengeo
+from gengeo_hf.common.text import printable
 
 if TYPE_CHECKING:
     from gengeo_hf.localization import Answer, GeoLocalizer
@@ -124,7 +125,7 @@ def _print_text(answer: "Answer") -> None:
         console.error(f"{answer.photo}: {answer.error}" if answer.photo not in answer.error else answer.error)
         return
     for line in _lines(answer):
-        console.result(console.printable(line))
+        console.result(printable(line))
 
 
 def _print_nothing(answer: "Answer") -> None:

@@ -5,10 +5,12 @@ with an `EncoderLike`.
 """
 
 from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
 
 from gengeo_hf.common.errors import GenGeoError
@@ -27,6 +29,31 @@ TILE_SCHEMA = pa.schema(
         pa.field("source", pa.string()),  # the file that the pixels came from
     ]
 )
+
+
+@dataclass(frozen=True)
+class Rights:
+    """Whose imagery it is, and what may be done with it.
+
+    Args:
+        attribution: Text that must stand beside the imagery, for example "Maanmittauslaitos".
+        licence: Name or address of the licence, for example "CC BY 4.0".
+        acquired: Date, year or range of dates of the flight, as the source or the user states it.
+        address: Where it came from, without secrets.
+    """
+
+    attribution: str = ""
+    licence: str = ""
+    acquired: str = ""
+    address: str = ""
+
+    def or_else(self, other: "Rights") -> "Rights":
+        """These rights, with those of another source where nothing is stated."""
+        return Rights(*(mine or theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+
+
+class ImageryStoppedError(GenGeoError):
+    """Reading cannot go on for any tile: a server is down, the disk is full. What was read is kept."""
 
 
 class TileSource(Protocol):
@@ -100,18 +127,18 @@ def check_tiles(table: pa.Table) -> pa.Table:
     Raises:
         GenGeoError: a repeated id, or a centre that is missing or outside -90..90, -180..180 degrees.
     """
-    ids = table["tile_id"].to_pylist()
-    if len(set(ids)) < len(ids):
-        seen: set[str] = set()
-        twice = next(tile for tile in ids if tile in seen or seen.add(tile))  # type: ignore[func-returns-value]
+    ids = table["tile_id"]
+    if pc.count_distinct(ids).as_py() < len(ids):
+        counts = pc.value_counts(ids)
+        twice = counts.field("values")[pc.index(pc.greater(counts.field("counts"), 1), True).as_py()].as_py()
         raise GenGeoError(f"the tile id {twice!r} occurs twice; every tile needs its own id")
     lat, lon = table["lat"].to_numpy(), table["lon"].to_numpy()
     wrong = ~((np.abs(lat) <= 90) & (np.abs(lon) <= 180))  # NaN compares false, so it is caught as well
     if wrong.any():
         row = int(np.argmax(wrong))
         raise GenGeoError(
-            f"tile {ids[row]!r} stands at lat {lat[row]:g}, lon {lon[row]:g}: degrees in -90..90 and -180..180 are "
-            "expected; are the columns swapped, empty or in metres?"
+            f"tile {ids[row].as_py()!r} stands at lat {lat[row]:g}, lon {lon[row]:g}: degrees in -90..90 and "
+            "-180..180 are expected; are the columns swapped, empty or in metres?"
         )
     return table
 

@@ -89,7 +89,7 @@ class GeoLocalizer:
 
         table = Calibration.load(calibration) if calibration is not None else None
         gallery = open_index(index)  # before the model: it is quick to say that it is not there
-        if isinstance(gallery, GeoIndex) and (width := gallery.manifest["model"].get("truncate_dim")):
+        if isinstance(gallery, GeoIndex) and (width := gallery.manifest.model.truncate_dim):
             options.setdefault("truncate_dim", int(width))
         encoder = Encoder.from_pretrained(model, **({"backend": "auto", "dtype": "auto"} | options))
         if not isinstance(gallery, GeoIndex) and options.get("truncate_dim") is None:

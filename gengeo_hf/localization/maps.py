@@ -198,7 +198,7 @@ def _answer(answer: Answer, pictures: dict[str, bytes]) -> MapPhoto:
 def _photo_picture(answer: Answer) -> bytes:
     """A small JPEG of the photo itself."""
     from gengeo_hf.common.images import open_image
-    from gengeo_hf.index.folder import thumbnail
+    from gengeo_hf.index.segment import thumbnail
 
     size = (PHOTO_PIXELS, PHOTO_PIXELS)
     return b"" if answer.error else thumbnail(open_image(answer.photo, target_size=size), PHOTO_PIXELS)

@@ -16,7 +16,6 @@ from PIL import Image
 from gengeo_hf.common.camera import CameraView
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.images import image_header, open_image
-from gengeo_hf.index.folder import read_manifest
 from gengeo_hf.index.index import GeoIndex
 from gengeo_hf.localization.localizer import Answer, GeoLocalizer, open_index
 from gengeo_hf.serving.batching import BatchingEncoder
@@ -154,12 +153,7 @@ class Desk:
     def outdated(self) -> bool:
         """True when another index lies at the place of the one in use: `reload` takes it."""
         index = self.localizer.index
-        if not isinstance(index, GeoIndex):
-            return False
-        try:
-            return read_manifest(index.path) != index.manifest
-        except GenGeoError:
-            return True
+        return isinstance(index, GeoIndex) and index.is_outdated
 
     def reload(self) -> int:
         """Open the index again and use it from the next question on; the number of its tiles.

@@ -90,9 +90,8 @@ class IndexReply(BaseModel):
         if not isinstance(index, GeoIndex):
             kind = str(index.address).partition(":")[0]  # where the database stands is nobody's business
             return cls(name=kind, version="", created="")
-        about = index.manifest
-        version = about["files"]["descriptors.npy"]["sha256"][:12]
-        return cls(name=index.path.name, version=version, created=str(about.get("created", "")))
+        manifest = index.manifest
+        return cls(name=index.path.name, version=manifest.content_id, created=manifest.created)
 
 
 class LocateReply(BaseModel):

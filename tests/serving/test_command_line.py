@@ -68,7 +68,7 @@ def test_serve_answers_takes_a_new_index_at_sighup_and_ends_at_sigterm(tiny_mode
         assert not health(4)["index_outdated"]
         photo = picture(ListSource(4).images[2])
         assert httpx.post(f"http://127.0.0.1:{port}/locate", content=photo).status_code == 200
-        GeoIndex.build(encoder, ListSource(7, "new"), tmp_path / "city.gengeo")
+        GeoIndex.build(encoder, ListSource(7, "new"), tmp_path / "city.gengeo", overwrite=True)
         assert health(4)["index_outdated"]
         process.send_signal(signal.SIGHUP)
         assert not health(7)["index_outdated"]

@@ -89,14 +89,14 @@ def test_an_unsure_answer_says_dont_know(encoder, index, street):
 
 
 def test_a_replaced_index_is_taken_at_the_next_photo(desk, encoder, index, street):
-    GeoIndex.build(encoder, ListSource(3, "new"), index.path)
+    GeoIndex.build(encoder, ListSource(3, "new"), index.path, overwrite=True)
     assert "new-" in _answer(desk, street, *USUAL)[3]
 
 
 def test_pictures_of_a_replaced_index_are_left_out_not_mixed_up(encoder, index):
     """The old index must not show the new one's pictures under its own names; a shorter one must not break it."""
     assert len(index.thumbnails(["noise-1", "noise-6"])) == 2
-    GeoIndex.build(encoder, ListSource(3, "new", seed=1), index.path)
+    GeoIndex.build(encoder, ListSource(3, "new", seed=1), index.path, overwrite=True)
     assert index.thumbnails(["noise-1", "noise-6"]) == {}
     assert set(GeoIndex.load(index.path).thumbnails(["new-1"])) == {"new-1"}
 

@@ -74,11 +74,11 @@ def test_a_clock_that_was_set_back_or_ahead(tmp_path, counts, when):
 
     index = GeoIndex.build(StubEncoder(), ListSource(6), tmp_path / "idx")
     desk = Desk(StubEncoder(), index)
-    for file in [index.path, *index.path.iterdir()]:
+    for file in [index.path, *index.path.rglob("*")]:
         os.utime(file, (when, when))
     assert not desk.outdated
     GeoIndex.load(index.path).add(StubEncoder(), ListSource(4, name="more", lat=61.0))
-    for file in [index.path, *index.path.iterdir()]:
+    for file in [index.path, *index.path.rglob("*")]:
         os.utime(file, (when, when))
     assert desk.outdated and desk.reload() == 10
     desk.close()
