@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import uvicorn
 
@@ -18,6 +18,8 @@ from gengeo_hf.serving.access import AccessMiddleware
 from gengeo_hf.serving.connections import BodyTimeoutMiddleware, TimedProtocol
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from starlette.types import ASGIApp
 
 BACKLOG = 2048  # connections that may come at the same moment; the system's own limit may be lower
@@ -85,11 +87,11 @@ def run(app: ASGIApp, access: Access, host: str, listening: socket.socket) -> No
     server = make_server(app, access, host)
     handle_exit = server.handle_exit
 
-    def end(*given: Any) -> None:
+    def end(sig: int, frame: FrameType | None) -> None:
         timer = threading.Timer(GRACE_SECONDS + 1, _end_now)
         timer.daemon = True
         timer.start()
-        handle_exit(*given)
+        handle_exit(sig, frame)
 
     server.handle_exit = end  # type: ignore[method-assign]  # uvicorn's own hook for signals
     server.run(sockets=[listening])
