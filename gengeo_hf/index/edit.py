@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.files import atomic_folder, match_modes, real_path, sha256_of, sync
+from gengeo_hf.common.files import NEW, atomic_folder, match_modes, real_path, sha256_of, sync
 from gengeo_hf.common.locks import exclusive
 from gengeo_hf.index.contents import contents_of, summed
 from gengeo_hf.index.manifest import (
@@ -321,10 +321,16 @@ def check_output(path: str | Path, overwrite: bool = False, whole: bool = False)
                           "replace it, or give the name of a new directory")  # fmt: skip
     if whole:
         ours = {*manifest.checked_files(), MANIFEST, CARD, ".gitattributes"}
-        present = {child.relative_to(path).as_posix() for child in path.rglob("*") if child.is_file()}
-        if foreign := sorted(present - ours):
+        present = [child.relative_to(path) for child in path.rglob("*") if child.is_file()]
+        if foreign := sorted(f.as_posix() for f in present if f.as_posix() not in ours and not _is_leftover(f)):
             raise GenGeoError(f"{path} also holds {foreign[0]}: move it away or choose another directory")
     return manifest
+
+
+def _is_leftover(file: Path) -> bool:
+    """Whether a file of an index is what an edit wrote that was killed, or is writing."""
+    segment = len(file.parts) == 2 and SEGMENT_NAME.fullmatch(file.parts[0]) is not None
+    return segment or file.match("left_out-*.parquet") or file.name.startswith(LOCK) or NEW in file.name
 
 
 def tombstone_mask(

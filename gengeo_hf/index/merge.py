@@ -7,7 +7,7 @@ from pathlib import Path
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import atomic_folder
 from gengeo_hf.index.build import joined_left_out
-from gengeo_hf.index.edit import Edit, check_output
+from gengeo_hf.index.edit import Edit, check_output, sweep
 from gengeo_hf.index.manifest import LeftOut, Manifest, read_manifest, write_manifest
 from gengeo_hf.index.version import Version, is_in, open_version
 
@@ -47,6 +47,7 @@ def merge_indexes(parts: Sequence[str | Path], out: str | Path, *, overwrite: bo
             merged = replace(edit.manifest, sources=list(known.values()), work=work)
             tiles = sum(record.live for record in edit.segments)
             edit.commit(merged.with_event("merged", parts=len(parts), tiles=tiles))
+            sweep(folder)
     except OSError as error:
         raise GenGeoError(f"the index could not be written to {out}: {error.strerror or error}") from error
     return read_manifest(out)
