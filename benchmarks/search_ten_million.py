@@ -259,11 +259,13 @@ def edits(count: int, folder: Path) -> dict[str, Any]:
     return result
 
 
-def large(count: int, folder: Path) -> Iterator[dict[str, Any]]:
-    """Figures of one large index, more with each step."""
+def large(count: int, folder: Path, known: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Figures of one large index, more with each step. One that an interrupted run left is used again."""
     path = folder / "large.gengeo"
-    result: dict[str, Any] = {"tiles": count, "dim": DIM} | build(count, path)
-    yield result
+    result: dict[str, Any] = {"tiles": count, "dim": DIM} | known
+    if not path.exists():
+        result |= build(count, path)
+        yield result
     index = GeoIndex.load(path, verify=False)
     result["disk_mb"] = sum(file.stat().st_size for file in index.files().values()) / 1e6
     scan = index.manifest.segments[0].scan
@@ -314,8 +316,9 @@ def main() -> None:
         folder.mkdir(exist_ok=True, parents=True)
         if given.edits:
             keep(f"edits at {given.edits:,}", edits(given.edits, folder))
-        for step in large(given.tiles, folder) if given.tiles else ():
-            keep(f"{given.tiles:,} tiles", step)
+        name = f"{given.tiles:,} tiles"
+        for step in large(given.tiles, folder, figures.get(name, {})) if given.tiles else ():
+            keep(name, step)
 
 
 if __name__ == "__main__":

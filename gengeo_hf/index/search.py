@@ -9,6 +9,7 @@ Removed rows never enter an exact structure. FAISS's fast scan takes no selector
 until enough live rows have come.
 """
 
+import functools
 import math
 import threading
 from collections.abc import Iterator, Sequence
@@ -27,7 +28,9 @@ EXACT_LIMIT = 200_000
 SMALLEST_SCAN = 4096  # smaller segments of a large index are scored exactly
 SCAN_ROWS = 2_097_152  # of one file; several are scanned by several threads
 FACTORY = "RR,RaBitQfs"
-LEAST_DEPTH, MOST_DEPTH = 320, 16_384
+LEAST_DEPTH, MOST_DEPTH = 320, 16_384  # of a whole index; the depths of its segments add up
+SEGMENT_DEPTH = 32  # of a segment, at least
+THREADED_ROWS = 1_000_000  # fewer are scanned by one thread: handing over costs more than it brings
 WANTED_RECALL = 0.997  # of the ten best, on made-up queries; with a quarter more depth than that needs
 THREADS = faiss.omp_get_max_threads()
 BLOCK = 16_384  # rows that are converted to float32 at a time
@@ -81,7 +84,9 @@ class Searcher:
         self._bases = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         self.live = sum(part.live for part in self._parts)
         self._scanned = [number for number, part in enumerate(self._parts) if part.scan]
-        self._depth = max((self._parts[number].depth for number in self._scanned), default=0)
+        # A tile's rank in the whole is the sum of its ranks in the parts, so what each part needs adds up.
+        depth = sum(self._parts[number].depth for number in self._scanned)
+        self._depth = min(max(depth, LEAST_DEPTH), MOST_DEPTH)
         self._lock = threading.Lock()
         self._exact: tuple[Any, np.ndarray] | None = None
 
@@ -160,11 +165,13 @@ class Searcher:
                 first += index.ntotal
 
         def run(job: tuple[Any, np.ndarray | None, int]) -> tuple[np.ndarray, np.ndarray]:
+            if len(queries) == 1:  # a setting of each thread
+                faiss.omp_set_num_threads(1)
             return _live_candidates(*job, queries, depth)
 
-        if len(jobs) > 1 and len(queries) == 1 and THREADS > 1:
-            with ThreadPoolExecutor(THREADS) as pool:
-                found = list(pool.map(run, jobs))
+        many = sum(index.ntotal for index, _, _ in jobs) > THREADED_ROWS
+        if len(jobs) > 1 and len(queries) == 1 and THREADS > 1 and many:
+            found = list(_pool().map(run, jobs))
         else:
             found = [run(job) for job in jobs]
         estimates = np.concatenate([estimate for estimate, _ in found], axis=1)
@@ -236,6 +243,12 @@ class Searcher:
                     filled = 0
         if filled:
             yield buffer[:filled], numbers[:filled].copy()
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    """Threads that scan; one for each core, shared by all searches of the process."""
+    return ThreadPoolExecutor(THREADS, "scan")
 
 
 def _live_candidates(
@@ -345,7 +358,7 @@ def measure_depth(descriptors: np.ndarray, scan: Sequence[Any], samples: int = 2
             rank, column = np.nonzero(line[:, None] == exact[number])
             ranks[number, column] = rank
     needed = np.sort(ranks, axis=None)[math.ceil(WANTED_RECALL * ranks.size) - 1] + 1
-    depth = int(min(max(LEAST_DEPTH, math.ceil(1.25 * needed)), MOST_DEPTH))
+    depth = int(min(max(SEGMENT_DEPTH, math.ceil(1.25 * needed)), MOST_DEPTH))
     return {
         "depth": depth, "samples": len(queries), "recall_at_1": float((ranks[:, 0] < depth).mean()),
         "recall_at_10": float((ranks < depth).mean()),

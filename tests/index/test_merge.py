@@ -111,7 +111,7 @@ def test_a_part_without_a_readable_tile_is_a_part(tmp_path, monkeypatch):
 
 
 def test_many_small_additions_are_merged_and_a_large_index_gets_scans(tmp_path, monkeypatch):
-    for name, value in (("EXACT_LIMIT", 100), ("SMALLEST_SCAN", 40), ("LEAST_DEPTH", 10)):
+    for name, value in (("EXACT_LIMIT", 100), ("SMALLEST_SCAN", 40), ("LEAST_DEPTH", 40)):
         monkeypatch.setattr(f"gengeo_hf.index.search.{name}", value)
     index = GeoIndex.build(StubEncoder(), ListSource(90, "first"), tmp_path / "idx")
     assert index.manifest.segments[0].scan is None

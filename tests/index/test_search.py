@@ -68,6 +68,7 @@ def test_a_removed_row_never_comes_back(share):
 
 def test_a_scan_measures_how_deep_it_must_look(monkeypatch):
     monkeypatch.setattr("gengeo_hf.index.search.LEAST_DEPTH", 10)
+    monkeypatch.setattr("gengeo_hf.index.search.SEGMENT_DEPTH", 10)
     vectors = gallery()
     made = build_scan(vectors)
     found = measure_depth(vectors, made, samples=50)
@@ -89,6 +90,7 @@ def test_a_scan_of_several_files_equals_that_of_one(monkeypatch):
     monkeypatch.setattr("gengeo_hf.index.search.SCAN_ROWS", 1500)
     made = build_scan(vectors)
     assert [index.ntotal for index in made] == [1500, 1500, 1000]
+    monkeypatch.setattr("gengeo_hf.index.search.THREADED_ROWS", 10)
     several = Searcher([Part(vectors, scan=made, depth=4000)])
     assert np.array_equal(several.search(queries, 10)[1], one[1])
     assert np.array_equal(several.search(queries[:1], 10)[1], one[1][:1])
