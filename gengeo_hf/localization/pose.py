@@ -20,10 +20,12 @@ from gengeo_hf.common.camera import CameraView
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import offset, size_of
 from gengeo_hf.data.loading import resized
+from gengeo_hf.index.pose_features import open_features
 from gengeo_hf.localization.answers import Place
 from gengeo_hf.localization.fusion import FusionWeights, TilePosterior, fuse
-from gengeo_hf.localization.photos import Photo, pictures
-from gengeo_hf.localization.tile_pixels import TileFeatures, TilePictures
+from gengeo_hf.localization.photos import Photo, panorama_canvas, pictures
+from gengeo_hf.localization.pose_calibration import PoseCalibration, pose_calibration_path
+from gengeo_hf.localization.tile_pixels import IndexPictures, TileFeatures, TilePictures
 from gengeo_hf.pose.geometry import column_azimuths, positions_of
 from gengeo_hf.pose.head import FOLDER, PRIORS, PoseHead
 from gengeo_hf.pose.posterior import Poses, poses_of, to_posterior
@@ -49,7 +51,8 @@ class PoseSettings:
         heading_prior: "known", "45" or "180", where the user states it; None takes the narrowest that the photo allows.
         fusion: weights of the joined map, from `gengeo calibrate --pose`; None leaves the order of tiles.
         radius_factors: conformal factors, from `gengeo calibrate --pose`; None takes the head's own.
-        pictures: pixels of tiles.
+        imagery: a `TileSource` that the index was made from, for tiles without stored features.
+        pictures: pixels of tiles; None takes them from the imagery, else from large enough thumbnails.
         features: stored keys by heading prior.
     """
 
@@ -57,6 +60,7 @@ class PoseSettings:
     heading_prior: str | None = None
     fusion: FusionWeights | None = None
     radius_factors: dict[str, float] | None = None
+    imagery: Any = None
     pictures: TilePictures | None = None
     features: Mapping[str, TileFeatures] = field(default_factory=dict)
 
@@ -163,6 +167,14 @@ class PoseFinder:
             _posed(place, hit, pose, FITTED, factors, view.rolled)
             for place, hit, (_, pose) in zip(places, chosen, tiles, strict=True)
         ], ""
+
+    def candidates(
+        self, photo: Photo, camera: CameraView, hits: Sequence[Hit]
+    ) -> list[tuple[TilePosterior, tuple[Poses, int]]]:
+        """Posteriors of one photo in some tiles, for calibration; empty where the photo cannot be posed by a head."""
+        view = self.ground_view(photo, camera)
+        head = None if view is None else self._head(view.prior)
+        return [] if view is None or head is None or not hits else self._posteriors(view, head, hits)
 
     def ground_view(self, photo: Photo, camera: CameraView) -> GroundView | None:
         """The photo at the model's scale with what is known of its camera; None without a field of view."""
@@ -352,6 +364,33 @@ def _with_radii(place: Place, spread_m: float, factors: Mapping[str, float]) -> 
     return replace(
         place, uncertainty_m=radii.get("0.68", spread_m), radius_68_m=radii.get("0.68"), radius_95_m=radii.get("0.95")
     )
+
+
+def open_finder(
+    encoder: Any, checkpoint: str | Path, index: Any, path: str | Path, calibration: str | Path | None,
+    pose: PoseSettings | bool, options: Mapping[str, Any],
+) -> PoseFinder:  # fmt: skip
+    """A finder for an opened index: with its pixels, stored features and, where they were fitted, joining weights.
+
+    Args:
+        encoder: of the checkpoint.
+        checkpoint: folder or Hub id.
+        index: a `GeoIndex` or `StoreIndex`.
+        path: its folder or address; features lie beside it.
+        calibration: file of `gengeo calibrate`; with --pose it wrote another one beside it.
+        pose: settings, or True for the defaults.
+        options: of the encoder; `revision`, `token` and `cache_dir` are the heads' as well.
+    """
+    settings = PoseSettings() if isinstance(pose, bool) else pose
+    size = encoder.view_sizes["aerial"]
+    pictures_of = settings.pictures or IndexPictures(index, (size["height"], size["width"]), settings.imagery)
+    settings = replace(settings, pictures=pictures_of, features=settings.features or open_features(path))
+    if calibration is not None and settings.fusion is None and pose_calibration_path(calibration).is_file():
+        fitted = PoseCalibration.load(pose_calibration_path(calibration))
+        fitted.check_model(encoder)
+        settings = replace(settings, fusion=fitted.fusion, radius_factors=fitted.radius_factors or None)
+    where = {name: options[name] for name in ("revision", "token", "cache_dir") if name in options}
+    return PoseFinder(encoder, checkpoint, panorama_canvas(encoder), settings, **where)
 
 
 def check_heading(heading: float) -> float:
