@@ -12,7 +12,7 @@ from PIL import Image
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.locks import exclusive
-from gengeo_hf.imagery.tiles import EncoderLike, TileSource
+from gengeo_hf.imagery.tiles import EncoderLike, ImageryStoppedError, TileSource
 from gengeo_hf.index.segment import thumbnail
 from gengeo_hf.index.work import SHARD_SCHEMA, Work
 
@@ -115,6 +115,8 @@ def _read_ahead(
     def read(row: int) -> Image.Image | GenGeoError | None:
         try:
             return source.read(row)
+        except ImageryStoppedError:  # the server is down, the disk is full: the same for every tile
+            raise
         except GenGeoError as error:
             return error
 
