@@ -135,7 +135,7 @@ def index(
         truncate_dim = present.manifest.model.truncate_dim
     images = imagery.table.num_rows if hasattr(imagery, "table") else None
     encoder = Encoder.from_pretrained(
-        options.model, batch_size=batch_size, truncate_dim=truncate_dim, images=images, **options.computation
+        options.model, batch_size=batch_size, truncate_dim=truncate_dim, expected_images=images, **options.computation
     )
     report_backend(encoder)
     build: dict[str, Any] = {"model_name": options.model, "thumbnail_pixels": thumbnails, "readers": readers}
