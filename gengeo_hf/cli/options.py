@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from gengeo_hf.common.geo import Bounds
     from gengeo_hf.common.units import Near
     from gengeo_hf.localization import GeoLocalizer
+    from gengeo_hf.serving.server import Access
 
-COMPUTE, PHOTO, WHERE = "Computation", "Photos", "Area"  # panels of long helps
+COMPUTE, PHOTO, WHERE, ACCESS = "Computation", "Photos", "Area", "Access"  # panels of long helps
 
 
 def checked(parse: Callable[[str], Any], metavar: str) -> dict[str, Any]:
@@ -146,6 +147,49 @@ class LocalizerOptions(EncoderOptions):
         localizer = GeoLocalizer.from_pretrained(self.model, self.index, calibration=self.calibration, **options)
         report_backend(localizer.encoder)
         return localizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccessOptions:
+    """Who may ask a page or a service, the same for app and serve."""
+
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Host name under which this is reached, besides loopback names and IP addresses; repeatable.",
+            rich_help_panel=ACCESS,
+        ),
+    ] = None
+    access_token_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Text file with a token that callers must send (Authorization: Bearer TOKEN, or the password of the "
+            "page). Default: the environment variable GENGEO_SERVICE_TOKEN, if it is set.",
+            rich_help_panel=ACCESS,
+        ),
+    ] = None
+    root_path: Annotated[
+        str,
+        typer.Option(
+            metavar="PREFIX",
+            help="Path prefix that a proxy in front removes, for example /geo.",
+            rich_help_panel=ACCESS,
+        ),
+    ] = ""
+
+    def access(self, body_seconds: float = 60.0) -> "Access":
+        """The same for the server.
+
+        Args:
+            body_seconds: time limit for the body of a request.
+        """
+        from gengeo_hf.serving.access import read_token
+        from gengeo_hf.serving.server import Access
+
+        token = read_token(self.access_token_file)
+        return Access(tuple(self.allowed_host or ()), token, self.root_path.rstrip("/"), body_seconds)
 
 
 @dataclass(frozen=True, kw_only=True)
