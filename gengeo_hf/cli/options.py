@@ -50,6 +50,10 @@ def _metres(text: str) -> float:
     return parse_metres(text)
 
 
+def _lengths(text: str) -> tuple[float, ...]:
+    return tuple(_metres(part) for part in text.split(","))
+
+
 def _share(text: str) -> float:
     from gengeo_hf.common.units import parse_share
 
@@ -77,6 +81,7 @@ def _range(text: str) -> tuple[float, float]:
 
 
 LENGTH = checked(_metres, "LENGTH")  # 65, 65m, 1.5km, 300ft: metres
+LENGTHS = checked(_lengths, "LENGTH[,LENGTH]")  # 60m,120m
 SHARE = checked(_share, "SHARE")  # 50% or 0.5
 RANGE = checked(_range, "LOW,HIGH")
 
