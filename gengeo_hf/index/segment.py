@@ -32,7 +32,8 @@ from gengeo_hf.index.manifest import (
     Segment,
     Tombstones,
 )
-from gengeo_hf.index.search import FACTORY, Part, build_scan, measure_depth, needs_scan, read_scan
+from gengeo_hf.index.scan import FACTORY, build_scan, measure_depth, read_scan
+from gengeo_hf.index.search import Part, needs_scan
 from gengeo_hf.index.spatial import BLOCK_ROWS, block_balls, runs_near, spatial_order, within
 
 THUMBNAIL = "thumbnail"  # row of the picture in thumbnails.parquet; pictures stay in the order of the imagery

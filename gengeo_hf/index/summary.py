@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from gengeo_hf.common.text import printable
 from gengeo_hf.index.manifest import Manifest
-from gengeo_hf.index.search import LEAST_DEPTH, MOST_DEPTH
+from gengeo_hf.index.search import whole_depth
 
 MOST = 5  # sources, sizes and unreadable tiles that are named
 
@@ -79,8 +79,7 @@ def search_text(manifest: Manifest) -> str:
 
 def search_depth(manifest: Manifest) -> int:
     """How many tiles are scored exactly for ten that are asked for."""
-    total = sum(segment.scan.depth for segment in manifest.segments if segment.scan)
-    return min(max(total, LEAST_DEPTH), MOST_DEPTH)
+    return whole_depth([segment.scan.depth for segment in manifest.segments if segment.scan])
 
 
 def as_json(manifest: Manifest) -> dict[str, Any]:

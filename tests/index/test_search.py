@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.index.search import Part, Searcher, build_scan, measure_depth, needs_scan, read_scan, sample_queries
+from gengeo_hf.index.scan import build_scan, measure_depth, read_scan, sample_queries
+from gengeo_hf.index.search import Part, Searcher, needs_scan
 
 
 def gallery(count=4000, dim=64, seed=0):
@@ -68,7 +69,7 @@ def test_a_removed_row_never_comes_back(share):
 
 def test_a_scan_measures_how_deep_it_must_look(monkeypatch):
     monkeypatch.setattr("gengeo_hf.index.search.LEAST_DEPTH", 10)
-    monkeypatch.setattr("gengeo_hf.index.search.SEGMENT_DEPTH", 10)
+    monkeypatch.setattr("gengeo_hf.index.scan.SEGMENT_DEPTH", 10)
     vectors = gallery()
     made = build_scan(vectors)
     found = measure_depth(vectors, made, samples=50)
@@ -87,7 +88,7 @@ def test_a_scan_of_several_files_equals_that_of_one(monkeypatch):
     vectors = gallery()
     queries = sample_queries(vectors, 20)
     one = Searcher([Part(vectors, scan=build_scan(vectors), depth=4000)]).search(queries, 10)
-    monkeypatch.setattr("gengeo_hf.index.search.SCAN_ROWS", 1500)
+    monkeypatch.setattr("gengeo_hf.index.scan.SCAN_ROWS", 1500)
     made = build_scan(vectors)
     assert [index.ntotal for index in made] == [1500, 1500, 1000]
     monkeypatch.setattr("gengeo_hf.index.search.THREADED_ROWS", 10)
