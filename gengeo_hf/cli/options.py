@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gengeo_hf.common.geo import Bounds
     from gengeo_hf.common.units import Near
     from gengeo_hf.localization import GeoLocalizer
+    from gengeo_hf.localization.pose import PoseSettings
     from gengeo_hf.serving.server import Access
 
 COMPUTE, PHOTO, WHERE, ACCESS = "Computation", "Photos", "Area", "Access"  # panels of long helps
@@ -50,6 +51,10 @@ def _metres(text: str) -> float:
     return parse_metres(text)
 
 
+def _lengths(text: str) -> tuple[float, ...]:
+    return tuple(_metres(part) for part in text.split(","))
+
+
 def _share(text: str) -> float:
     from gengeo_hf.common.units import parse_share
 
@@ -77,6 +82,7 @@ def _range(text: str) -> tuple[float, float]:
 
 
 LENGTH = checked(_metres, "LENGTH")  # 65, 65m, 1.5km, 300ft: metres
+LENGTHS = checked(_lengths, "LENGTH[,LENGTH]")  # 60m,120m
 SHARE = checked(_share, "SHARE")  # 50% or 0.5
 RANGE = checked(_range, "LOW,HIGH")
 
@@ -135,16 +141,19 @@ class LocalizerOptions(EncoderOptions):
     index: IndexOrStore
     calibration: CalibrationFile = None
 
-    def open(self, images: int | None = None) -> "GeoLocalizer":
+    def open(self, images: int | None = None, pose: "PoseSettings | None" = None) -> "GeoLocalizer":
         """Load the index and the model, and say which backend computes.
 
         Args:
             images: how many photos will come, where it is known; few are not worth a trial of backends.
+            pose: how position and heading inside the tiles are found; None leaves them out.
         """
         from gengeo_hf.localization import GeoLocalizer
 
         options: dict[str, Any] = self.computation | ({"expected_images": images} if images is not None else {})
-        localizer = GeoLocalizer.from_pretrained(self.model, self.index, calibration=self.calibration, **options)
+        localizer = GeoLocalizer.from_pretrained(
+            self.model, self.index, calibration=self.calibration, pose=pose, **options
+        )
         report_backend(localizer.encoder)
         return localizer
 
