@@ -1,7 +1,7 @@
 """The page behind `gengeo app`: drop a photo, see the places, the tiles, and what the head kept of both views.
 
-Before: a locator (answering.py). After: a person with a browser. It works without internet: no script, font or tile comes
-from elsewhere, and the photo does not leave the machine that runs it.
+It works without internet: no script, font or tile comes from elsewhere, and the photo does not leave the machine that
+runs the page.
 """
 
 from __future__ import annotations

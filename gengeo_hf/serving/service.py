@@ -1,4 +1,6 @@
-"""The service behind `gengeo serve`: photos in by HTTP, places out as JSON or GeoJSON. It keeps nothing that it is sent.
+"""The service behind `gengeo serve`: photos in by HTTP, places out as JSON or GeoJSON.
+
+It keeps nothing that it is sent.
 
     POST /locate   places of a photo           GET /health         model, index, queue; /health/live, /health/ready
     POST /encode   descriptor of an image      GET /metrics        for Prometheus
@@ -102,8 +104,8 @@ def create_app(locator: Locator, limits: Limits | None = None) -> FastAPI:
     app.post("/locate", **_operation("Places where a photo may have been taken", LocateResponse))(locate)
     app.post("/encode", **_operation("The descriptor of a photo or a tile", EncodeResponse))(encode)
     app.get("/health", summary="How the service is", tags=["service"])(state)
-    app.get("/health/live", summary="Whether the process answers", tags=["service"])(alive)
-    app.get("/health/ready", summary="Whether a photo would be answered", tags=["service"])(ready)
+    app.get("/health/live", include_in_schema=False)(alive)
+    app.get("/health/ready", include_in_schema=False)(ready)
     app.get("/metrics", include_in_schema=False)(metrics)
     app.get("/", include_in_schema=False)(lambda: RedirectResponse("docs"))
     app.get("/docs", include_in_schema=False)(docs)

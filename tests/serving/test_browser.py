@@ -105,7 +105,7 @@ def test_from_a_photo_to_a_place_and_a_bad_file_in_words(locator, source, browse
         wait(browser, "#answer .gg-empty")
         upload(browser, tmp_path / "letter.jpg")
         words = wait(browser, "#answer .gg-bad").text
-        assert "letter.jpg is not an image" in words and str(tmp_path) not in words
+        assert "letter.jpg: the image" in words and str(tmp_path) not in words
         assert not [e for e in browser.find_elements(By.CSS_SELECTOR, "#map iframe") if e.is_displayed()]
         assert requested_hosts(browser) == {"127.0.0.1"}
         severe = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]

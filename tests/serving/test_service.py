@@ -45,7 +45,7 @@ def test_a_form_and_bare_bytes_give_the_localizers_places(client, encoder, index
         assert reply.status_code == 200, reply.text
         found = reply.json()
         assert [place["tile_id"] for place in found["places"]] == [place.tile_id for place in best]
-        assert found["places"][0]["lat"] == best[0].lat and found["places"][0]["bounds"]["west"] == best[0].bounds.west
+        assert found["places"][0]["lat"] == best[0].lat and found["places"][0]["bounds"] == list(best[0].bounds)
         assert found["known"] and "unknown training data" in found["caveat"]
         assert found["index"]["name"] == "city.gengeo" and len(found["index"]["version"]) == 12
 
@@ -109,7 +109,7 @@ def test_health_counts_and_names(client, photo):
     [
         ({"content": b""}, 400, "no_photo", "request is empty"),
         ({"content": b"hello"}, 422, "bad_photo", "is not an image"),
-        ({"content": b"\x89PNG\r\n\x1a\n" + b"0" * 50}, 422, "bad_photo", "photo"),
+        ({"content": b"\x89PNG\r\n\x1a\n" + b"0" * 50}, 422, "bad_photo", "cannot be opened"),
         ({"files": {"photo": b"x"}}, 400, "no_photo", "field 'photo'"),
         ({"files": {"image": b"x"}, "data": {"top": "3"}}, 400, "no_photo", "query string"),
         ({"files": [("image", b"x"), ("image", b"y")]}, 400, "no_photo", "2 values"),
@@ -161,7 +161,7 @@ class Slow(StubEncoder):
         super().__init__()
         self.go = threading.Event()
 
-    def encode(self, images, view, progress=False):
+    def encode(self, images, view, **options):
         self.go.wait(20)
         return super().encode(images, view)
 
@@ -203,11 +203,11 @@ def test_the_time_limit_is_504_and_frees_the_place(slow, index, photo):
 
 def test_a_broken_model_is_not_the_clients_fault(index, photo):
     class Broken(StubEncoder):
-        def encode(self, images, view, progress=False):
+        def encode(self, images, view, **options):
             return np.full((len(images), 64), np.nan, np.float32)
 
     class Worse(StubEncoder):
-        def encode(self, images, view, progress=False):
+        def encode(self, images, view, **options):
             raise RuntimeError("secret of the machine")
 
     with running(create_app(Locator(Broken(), index))) as address:
@@ -305,3 +305,20 @@ def test_a_multipart_photo_larger_than_memory_pieces(client):
     assert len(buffer.getvalue()) > 2_000_000
     form = client.post("/encode", files={"image": buffer.getvalue()}).json()
     assert form["descriptor"] == client.post("/encode", content=buffer.getvalue()).json()["descriptor"]
+
+
+def test_metrics_count_requests_and_health_tells_alive_from_ready(client, photo):
+    client.post("/locate", content=photo)
+    text = client.get("/metrics").text
+    assert 'gengeo_requests_total{path="/locate",status="200"} 1.0' in text and "gengeo_index_tiles 8.0" in text
+    assert client.get("/health/live").json() == {"status": "ok"} == client.get("/health/ready").json()
+    assert client.get("/health", headers={"x-request-id": "abc-1"}).headers["x-request-id"] == "abc-1"
+    assert client.get("/", follow_redirects=False).headers["location"] == "docs"
+
+
+def test_a_full_disk_is_not_ready(client, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    assert "No space left" in problem(client.get("/health/ready"), 503, "cannot_answer")
