@@ -15,6 +15,7 @@ import numpy as np
 from gengeo_hf.common.camera import CameraView
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.imagery.tiles import EncoderLike
+from gengeo_hf.index.adapt import adapted_for
 from gengeo_hf.index.index import GeoIndex, Hit
 from gengeo_hf.localization.answers import Answer, Place, merge_hits, place_of, to_geojson
 from gengeo_hf.localization.confidence import Calibration
@@ -96,6 +97,8 @@ class GeoLocalizer:
             width = gallery.width_for(encoder.fingerprint, encoder.dim)
             if width is not None:
                 encoder.truncate(width)
+        if isinstance(gallery, GeoIndex):
+            encoder = adapted_for(encoder, gallery.manifest)
         return cls(encoder, gallery, table)
 
     @property
