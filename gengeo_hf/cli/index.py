@@ -76,8 +76,8 @@ def index(
         str | None,
         typer.Option(
             metavar="gallery|PHOTOS",
-            help="Subtract the mean descriptor of each view: gallery takes the mean of the tiles for both views, PHOTOS "
-            "is a directory with photos of at least 30 different places of the area. For areas unlike those of training.",
+            help="Subtract mean descriptors, for areas unlike those of training: gallery is the mean of the tiles for "
+            "both views; PHOTOS is a directory with photos of at least 30 different places of the area.",
             rich_help_panel=ADAPT,
         ),
     ] = None,
@@ -120,7 +120,7 @@ def index(
         truncate_dim = present.manifest.model.truncate_dim
     images = imagery.table.num_rows if hasattr(imagery, "table") else None
     encoder = Encoder.from_pretrained(
-        options.model, batch_size=batch_size, truncate_dim=truncate_dim, images=images, **options.computation
+        options.model, batch_size=batch_size, truncate_dim=truncate_dim, expected_images=images, **options.computation
     )
     report_backend(encoder)
     encoder = _adapted(encoder, imagery, present, centering, flip)

@@ -124,7 +124,7 @@ class EncoderOptions:
     @property
     def computation(self) -> dict[str, Any]:
         """Arguments of `Encoder.from_pretrained` beside the model."""
-        return {"device": self.device, "backend": self.backend, "dtype": self.dtype}
+        return {"device": self.device, "backend": self.backend, "compute_dtype": self.dtype}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,8 +142,8 @@ class LocalizerOptions(EncoderOptions):
         """
         from gengeo_hf.localization import GeoLocalizer
 
-        options: dict[str, Any] = self.computation | ({"images": images} if images is not None else {})
-        localizer = GeoLocalizer.from_pretrained(self.model, self.index, self.calibration, **options)
+        options: dict[str, Any] = self.computation | ({"expected_images": images} if images is not None else {})
+        localizer = GeoLocalizer.from_pretrained(self.model, self.index, calibration=self.calibration, **options)
         report_backend(localizer.encoder)
         return localizer
 
@@ -218,5 +218,5 @@ class AreaOptions:
 
 def report_backend(encoder: Any) -> None:
     """Say on stderr which backend computes and why, where there was a choice."""
-    if (choice := getattr(encoder, "choice", None)) and choice.reason:  # an encoder of another make has none
-        console.note(choice.reason)
+    if encoder.choice_reason:
+        console.note(encoder.choice_reason)

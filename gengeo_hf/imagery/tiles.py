@@ -1,12 +1,11 @@
 """What an aerial tile is for the index: one row that says where it is, and a way to read its pixels.
 
-Before: imagery/, which finds tiles in tables, rasters, tile pyramids and datasets. After: build.py, which encodes them
-with an `EncoderLike`.
+Tables, rasters, tile pyramids and data sets are read as a `TileSource`; `gengeo_hf.index.build` encodes its tiles.
 """
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -73,24 +72,6 @@ class TileSource(Protocol):
         Raises:
             GenGeoError: the pixels cannot be read.
         """
-        ...
-
-
-class EncoderLike(Protocol):
-    """What the index needs of an encoder (`gengeo_hf.encoding.encoder.Encoder` is one)."""
-
-    @property
-    def dim(self) -> int:
-        """Length of a descriptor."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of weights and preprocessing."""
-        ...
-
-    def encode(self, images: Sequence[Any], view: Any) -> np.ndarray:
-        """Unit descriptors, float32 (images, dim)."""
         ...
 
 

@@ -1,6 +1,5 @@
 """From imagery to an index, in shards that survive an interruption (work.py)."""
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -13,7 +12,8 @@ import pyarrow.compute as pc
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import atomic_folder, real_path
-from gengeo_hf.imagery.tiles import EncoderLike, TileSource
+from gengeo_hf.encoding.protocol import EncoderProtocol
+from gengeo_hf.imagery.tiles import TileSource
 from gengeo_hf.index.adapt import with_adaptation
 from gengeo_hf.index.contents import MOST_SOURCES
 from gengeo_hf.index.edit import NO_DATA, Edit, check_output, editing
@@ -69,7 +69,7 @@ class BuildReport:
 
 
 def build_index(
-    encoder: EncoderLike,
+    encoder: EncoderProtocol,
     imagery: "TileSource | CrossViewDataset",
     path: str | Path,
     *,
@@ -159,7 +159,7 @@ class _Assembly:
     path: Path
     work: Work
     source: TileSource
-    encoder: EncoderLike
+    encoder: EncoderProtocol
     model_name: str
     thumbnails: bool
     report: BuildReport
@@ -190,10 +190,10 @@ class _Assembly:
         name = Path(self.model_name).name if Path(self.model_name).exists() else self.model_name
         model = Model(
             encoder.fingerprint, name,
-            getattr(encoder, "truncate_dim", None),  # photos are then shortened alike
-            getattr(encoder, "computed_by", ""),  # for people: any backend may ask
+            encoder.truncate_dim,  # photos are then shortened alike
+            encoder.computed_by,  # for people: any backend may ask
         )  # fmt: skip
-        return with_adaptation(new_manifest(int(encoder.dim), model, _preprocessing(encoder)), encoder)
+        return with_adaptation(new_manifest(int(encoder.dim), model, dict(encoder.preprocessing)), encoder)
 
     def _fill(self, edit: Edit, finish: Callable[[Edit, pa.Table], Manifest]) -> None:
         """Write the segment, then the manifest."""
@@ -293,9 +293,3 @@ def without_local_paths(table: pa.Table) -> tuple[pa.Table, str]:
     decoded = pa.array(shorter, pa.string()).take(column.indices)
     position = table.schema.get_field_index("source")
     return table.set_column(position, table.schema.field("source"), decoded), root
-
-
-def _preprocessing(encoder: Any) -> dict[str, Any]:
-    """What the image processor says of itself, for people; the fingerprint is what is compared."""
-    processor = getattr(encoder, "processor", None)
-    return json.loads(json.dumps(processor.to_dict(), default=str)) if processor is not None else {}

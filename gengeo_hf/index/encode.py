@@ -12,13 +12,14 @@ from PIL import Image
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.locks import exclusive
-from gengeo_hf.imagery.tiles import EncoderLike, TileSource
+from gengeo_hf.encoding.protocol import EncoderProtocol
+from gengeo_hf.imagery.tiles import TileSource
 from gengeo_hf.index.segment import thumbnail
 from gengeo_hf.index.work import SHARD_SCHEMA, Work
 
 
 def encode_units(
-    encoder: EncoderLike,
+    encoder: EncoderProtocol,
     source: TileSource,
     work: Work,
     units: Sequence[range],
@@ -67,7 +68,7 @@ def encode_units(
 
 
 def encode_unit(
-    encoder: EncoderLike, source: TileSource, unit: range, thumbnail_pixels: int, pool: ThreadPoolExecutor, bar: Any
+    encoder: EncoderProtocol, source: TileSource, unit: range, thumbnail_pixels: int, pool: ThreadPoolExecutor, bar: Any
 ) -> pa.Table:
     """Read and encode the tiles of one shard, in batches: `SHARD_SCHEMA`.
 
@@ -79,7 +80,7 @@ def encode_unit(
         pool: Threads that read.
         bar: Has `update`.
     """
-    batch_size = int(getattr(encoder, "batch_size", 32))
+    batch_size = encoder.batch_size
     columns: dict[str, list[Any]] = {name: [] for name in SHARD_SCHEMA.names}
     waiting: list[tuple[int, Image.Image]] = []
 

@@ -13,7 +13,8 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import atomic_folder, real_path
 from gengeo_hf.common.geo import Bounds
 from gengeo_hf.common.units import check_near
-from gengeo_hf.imagery.tiles import EncoderLike, TileSource, row_bounds
+from gengeo_hf.encoding.protocol import EncoderProtocol
+from gengeo_hf.imagery.tiles import TileSource, row_bounds
 from gengeo_hf.index import edit
 from gengeo_hf.index.build import build_index, joined_left_out
 from gengeo_hf.index.manifest import MANIFEST, Manifest, read_manifest
@@ -59,7 +60,7 @@ class GeoIndex:
 
     @classmethod
     def build(
-        cls, encoder: EncoderLike, imagery: "TileSource | CrossViewDataset", path: str | Path, **options: Any
+        cls, encoder: EncoderProtocol, imagery: "TileSource | CrossViewDataset", path: str | Path, **options: Any
     ) -> "GeoIndex":
         """Encode imagery into a new index; an interrupted build goes on where it stopped.
 
@@ -185,7 +186,7 @@ class GeoIndex:
     def __len__(self) -> int:
         return self.manifest.tiles
 
-    def check_model(self, encoder: EncoderLike) -> None:
+    def check_model(self, encoder: EncoderProtocol) -> None:
         """Refuse an encoder whose descriptors must not be compared with those of the index.
 
         Raises:
@@ -258,7 +259,7 @@ class GeoIndex:
         removed = f", {version.manifest.deleted:,} of them removed" if version.manifest.deleted else ""
         return f"{self.path}: {done:,} tiles{removed}, {len(files)} files, all as the manifest says"
 
-    def add(self, encoder: EncoderLike, imagery: "TileSource | CrossViewDataset | GeoIndex", **options: Any) -> int:
+    def add(self, encoder: EncoderProtocol, imagery: "TileSource | CrossViewDataset | GeoIndex", **options: Any) -> int:
         """Add imagery as a new segment; tiles whose id is there already are replaced.
 
         Processes that add to the same index wait for one another.

@@ -22,7 +22,8 @@ import pyarrow.parquet
 
 from gengeo_hf.common.files import atomic_file, write_json
 from gengeo_hf.common.locks import exclusive
-from gengeo_hf.imagery.tiles import EncoderLike, TileSource
+from gengeo_hf.encoding.protocol import EncoderProtocol
+from gengeo_hf.imagery.tiles import TileSource
 
 SHARD = 256
 PLAN, PLAN_LOCK, ASSEMBLY_LOCK = "plan.json", "plan.lock", ".assembly.lock"
@@ -46,7 +47,7 @@ class Work:
     tiles: int
 
     @classmethod
-    def of(cls, out: Path, encoder: EncoderLike, source: TileSource, thumbnail_pixels: int) -> "Work":
+    def of(cls, out: Path, encoder: EncoderProtocol, source: TileSource, thumbnail_pixels: int) -> "Work":
         """The work of a build; nothing is written.
 
         Args:

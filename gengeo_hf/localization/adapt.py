@@ -8,8 +8,14 @@ from gengeo_hf.common.camera import CameraView
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.encoding.adaptation import Adaptation, AdaptedEncoder
 from gengeo_hf.encoding.encoder import Encoder
-from gengeo_hf.localization.canvas import ground_size, panorama_canvas
-from gengeo_hf.localization.photos import encode_pictures, find_photos, patch_of, pictures, read_photo
+from gengeo_hf.localization.photos import (
+    encode_pictures,
+    find_photos,
+    ground_size,
+    panorama_canvas,
+    pictures,
+    read_photo,
+)
 
 
 def encode_photos(encoder: Encoder, folder: Path, *, flip: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -27,13 +33,13 @@ def encode_photos(encoder: Encoder, folder: Path, *, flip: bool = False) -> tupl
         GenGeoError: There are no photos, or one cannot be read.
     """
     plain, camera = AdaptedEncoder(encoder, Adaptation(flip=flip)), CameraView()
-    canvas, patch, target = panorama_canvas(encoder), patch_of(encoder), ground_size(encoder)
+    canvas, target = panorama_canvas(encoder), ground_size(encoder)
     descriptors, positions = [], []
     for path in find_photos([folder]):
         photo = read_photo(path, target)
         if photo.error:
             raise GenGeoError(f"{path}: {photo.error}")
-        descriptors.append(encode_pictures(plain, pictures(photo, camera, canvas, patch)).mean(axis=0))
+        descriptors.append(encode_pictures(plain, pictures(photo, camera, canvas, encoder.patch)).mean(axis=0))
         exif = photo.metadata.position
         positions.append((np.nan, np.nan) if exif is None else (exif.lat, exif.lon))
     return np.array(descriptors, dtype=np.float32), np.array(positions, dtype=float)

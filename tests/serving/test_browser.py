@@ -117,7 +117,7 @@ def test_heatmaps_of_both_views_and_a_chosen_tile(tiny_model, tiny_processor, so
     from gengeo_hf.encoding.encoder import Encoder
     from gengeo_hf.index import GeoIndex
 
-    encoder = Encoder(tiny_model, tiny_processor, "cpu")
+    encoder = Encoder(tiny_model, tiny_processor, device="cpu")
     desk = Desk(encoder, GeoIndex.build(encoder, source, tmp_path / "real.gengeo"))
     Image.effect_noise((224, 112), 90).convert("RGB").save(tmp_path / "street.png")
     page, address = serve(desk)

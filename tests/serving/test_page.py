@@ -46,7 +46,7 @@ def test_a_photo_gives_map_tiles_and_files(desk, street):
 
 
 def test_another_tile_is_held_against_the_best(tiny_model, tiny_processor, source, tmp_path):
-    encoder = Encoder(tiny_model, tiny_processor, "cpu")
+    encoder = Encoder(tiny_model, tiny_processor, device="cpu")
     desk = Desk(encoder, GeoIndex.build(encoder, source, tmp_path / "real.gengeo"))
     Image.effect_noise((224, 112), 90).convert("RGB").save(tmp_path / "street.png")
     *_, state = _answer(desk, str(tmp_path / "street.png"), *USUAL)
@@ -104,5 +104,5 @@ def test_pictures_of_a_replaced_index_are_left_out_not_mixed_up(encoder, index):
 def test_names_cannot_become_markup(desk):
     evil = "<img src=x onerror=alert(1)>"
     place = Place(1, 1.0, 2.0, 0.5, evil)
-    text = words.answer(Answer(evil, [place], note=evil), Question()) + words.failure(evil) + words.kept(evil)
+    text = words.answer(Answer(evil, [place], notes=(evil,)), Question()) + words.failure(evil) + words.kept(evil)
     assert "<img" not in text

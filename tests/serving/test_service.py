@@ -39,7 +39,7 @@ def problem(reply, status, code):
 
 
 def test_a_form_and_bare_bytes_give_the_localizers_places(client, encoder, index, photo):
-    best = GeoLocalizer(encoder, index).locate(photo, top=3)
+    best = GeoLocalizer(encoder, index).locate(photo, top=3).places
     for send in ({"content": photo}, {"files": {"image": ("street.png", photo, "image/png")}}):
         reply = client.post("/locate", params={"top": 3}, **send)
         assert reply.status_code == 200, reply.text
@@ -88,7 +88,7 @@ def test_descriptors_of_both_views(desk, client, encoder, source, tiny_model, ti
         assert reply["view"] == view and reply["fingerprint"] == encoder.fingerprint
     from gengeo_hf.encoding.encoder import Encoder
 
-    real = Encoder(tiny_model, tiny_processor, "cpu")
+    real = Encoder(tiny_model, tiny_processor, device="cpu")
     index = GeoIndex.build(real, source, desk.localizer.index.path.with_name("real.gengeo"))
     with running(create_app(Desk(real, index))) as address:
         for view in ("ground", "aerial"):

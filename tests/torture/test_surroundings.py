@@ -141,7 +141,7 @@ folder = Path(sys.argv[1])
 index = GeoIndex.build(StubEncoder(), open_imagery(folder / "tiles.csv"), folder / sys.argv[2])
 raster = open_imagery(folder / "r.tif")
 near = parse_near("60.17,24.94,20km")
-answers = list(GeoLocalizer(StubEncoder(), index).locate_many([folder / "Straße İI.png"], 3, near))
+answers = list(GeoLocalizer(StubEncoder(), index).locate_many([folder / "Straße İI.png"], top=3, near=near))
 json.dump({
     "ids": index.tiles["tile_id"].to_pylist(), "lat": index.tiles["lat"].to_pylist(),
     "geojson": to_geojson(answers, ""), "report": index.report().splitlines()[1],

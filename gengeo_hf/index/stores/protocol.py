@@ -20,7 +20,8 @@ from gengeo_hf.common.geo import Bounds, great_circle_m
 from gengeo_hf.common.transfer import first_line
 from gengeo_hf.common.units import Near, check_near
 from gengeo_hf.encoding.fingerprint import truncated
-from gengeo_hf.imagery.tiles import TILE_SCHEMA, EncoderLike
+from gengeo_hf.encoding.protocol import EncoderProtocol
+from gengeo_hf.imagery.tiles import TILE_SCHEMA
 from gengeo_hf.index.index import GeoIndex, Hit, finite_queries
 from gengeo_hf.index.search import sample_queries
 from gengeo_hf.index.stores.address import shown, without_secrets
@@ -134,7 +135,7 @@ class StoreIndex:
         widths = (width for width in range(1, dim) if PREFIX + truncated(fingerprint, width)[:16] in names)
         return max(widths, default=None)
 
-    def check_model(self, encoder: EncoderLike) -> None:
+    def check_model(self, encoder: EncoderProtocol) -> None:
         """Choose the collection of this encoder, or refuse it."""
         self.use(encoder.fingerprint)
 
