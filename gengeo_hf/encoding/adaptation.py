@@ -20,7 +20,7 @@ from gengeo_hf.encoding.encoder import Encoder, View
 
 LEAST_IMAGES = 30  # of different places: from ten photos recall fell on the synthetic world
 MOST_IMAGES = 2000  # a mean does not need more
-SAME_PLACE_M = 50.0  # photos nearer than this count as one place
+SAME_PLACE_M = 25.0  # photos nearer than this count as one place
 GALLERY, PHOTOS = "gallery", "photos"
 Means = Mapping[str, np.ndarray]
 

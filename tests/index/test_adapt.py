@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.encoding.adaptation import AdaptedEncoder, Adaptation
+from gengeo_hf.encoding.adaptation import Adaptation, AdaptedEncoder
 from gengeo_hf.encoding.encoder import Encoder
 from gengeo_hf.index import GeoIndex
 from gengeo_hf.index.adapt import adaptation_of, adapted_for, fit_to_imagery
