@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from gengeo_hf.common.geo import Bounds
+from gengeo_hf.common.html import ASSETS, render
 from gengeo_hf.index.index import GeoIndex
 from gengeo_hf.localization.answers import Answer, drive_line
 
 if TYPE_CHECKING:
     from gengeo_hf.index.stores import StoreIndex
 
-ASSETS = Path(__file__).parents[1] / "assets" / "leaflet"
+LEAFLET = ASSETS / "leaflet"
 MAX_TILES = 200  # tiles drawn round the places: about 4 kB each
 PHOTO_PIXELS = 320
 
@@ -97,9 +98,6 @@ def map_page(
         tile_url: online background such as `https://.../{z}/{x}/{y}.png`; empty (the default) makes no request at all.
         attribution: whom the background's licence asks to name.
     """
-    import jinja2
-
-    environment = jinja2.Environment(autoescape=True, loader=jinja2.FileSystemLoader(ASSETS.with_name("templates")))
     origin = [point.lon for photo in photos for point in photo.points] or [o.bounds.west for o in overlays] or [0.0]
     content = {
         "photos": [_photo(photo, origin[0]) for photo in photos],
@@ -109,7 +107,8 @@ def map_page(
         "attribution": attribution,
     }
     server = urlsplit(tile_url.replace("{s}", "*")) if tile_url else None
-    return environment.get_template("map.html.jinja").render(
+    return render(
+        "map.html.jinja",
         title=title,
         caveat=caveat,
         content=content,
@@ -187,11 +186,11 @@ def _answer(answer: Answer, pictures: dict[str, bytes]) -> MapPhoto:
         for place in answer.places
     ]
     unsure = "" if answer.known or answer.error else "don't know"
-    note = "; ".join(filter(None, (answer.error, unsure, answer.note)))
-    if answer.truth is not None:
-        points.append(MapPoint(answer.truth.lat, answer.truth.lon, "truth", "position in the photo's EXIF data"))
-        if answer.truth_error_m is not None:
-            error = f"best place {answer.truth_error_m:,.0f} m from its known position"
+    note = "; ".join(filter(None, (answer.error, unsure, *answer.notes)))
+    if (position := answer.exif_position) is not None:
+        points.append(MapPoint(position.lat, position.lon, "truth", "position in the photo's EXIF data"))
+        if answer.exif_distance_m is not None:
+            error = f"best place {answer.exif_distance_m:,.0f} m from its known position"
             note = "; ".join(filter(None, (note, error)))
     return MapPhoto(Path(answer.photo).name, points, _photo_picture(answer), note, answer.known)
 
@@ -199,7 +198,7 @@ def _answer(answer: Answer, pictures: dict[str, bytes]) -> MapPhoto:
 def _photo_picture(answer: Answer) -> bytes:
     """A small JPEG of the photo itself."""
     from gengeo_hf.common.images import open_image
-    from gengeo_hf.index.folder import thumbnail
+    from gengeo_hf.index.segment import thumbnail
 
     size = (PHOTO_PIXELS, PHOTO_PIXELS)
     return b"" if answer.error else thumbnail(open_image(answer.photo, target_size=size), PHOTO_PIXELS)
@@ -260,10 +259,10 @@ def _leaflet() -> dict[str, str]:
     """Leaflet's own files. Its style sheet names four icons that this page does not use and must not ask for."""
     import re
 
-    style = (ASSETS / "leaflet.css").read_text(encoding="utf-8")
-    script = (ASSETS / "leaflet.js").read_text(encoding="utf-8")
+    style = (LEAFLET / "leaflet.css").read_text(encoding="utf-8")
+    script = (LEAFLET / "leaflet.js").read_text(encoding="utf-8")
     return {
         "css": re.sub(r"url\([^)]*\)", "none", style),
         "js": re.sub(r"//# sourceMappingURL=.*", "", script),
-        "licence": (ASSETS / "LICENSE").read_text(encoding="utf-8"),
+        "licence": (LEAFLET / "LICENSE").read_text(encoding="utf-8"),
     }

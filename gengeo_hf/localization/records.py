@@ -17,15 +17,15 @@ def answer_record(answer: Answer) -> dict[str, Any]:
         why there is no answer); also known (False: less confident than the threshold), exif (position in the photo's
         file or None) and time (ISO 8601 or None).
     """
-    exif = answer.truth
+    exif = answer.exif_position
     return {
         "photo": answer.photo,
         "places": [place_record(place) for place in answer.places],
-        "not_in_index": None,
-        "notes": [answer.note] if answer.note else [],
+        "not_in_index": answer.not_in_index,
+        "notes": list(answer.notes),
         "error": answer.error or None,
         "known": answer.known,
-        "exif": None if exif is None else {"lat": exif.lat, "lon": exif.lon, "distance_m": answer.truth_error_m},
+        "exif": None if exif is None else {"lat": exif.lat, "lon": exif.lon, "distance_m": answer.exif_distance_m},
         "time": answer.time.isoformat() if answer.time else None,
     }
 
@@ -37,23 +37,25 @@ def place_record(place: Place) -> dict[str, Any]:
         lat, lon (degrees, WGS84), score (cosine), confidence (probability in [0, 1] that the place is right, None
         without a calibration), radius_68_m and radius_95_m (metres around the position that hold 68 % and 95 % of the
         cameras if the place is right, None where not calibrated), tile_id, bounds ([west, south, east, north] in
-        degrees or None), heading (degrees clockwise from north or None), pose (position and heading inside the tile or
-        None), source (name of the imagery's file), attribution (text that must be shown with the imagery or None);
-        also rank, votes (tiles merged), uncertainty_m (root-mean-square radius by tile size or None) and area.
+        degrees or None), heading (degrees clockwise from north or None), pose ("fitted" or "search" where position,
+        heading and radii are those of a pose inside the tile, else None), source (name of the imagery's file),
+        attribution (text that must be shown with the imagery or None); also pose_probability (mass of the posterior
+        near the position or None), rank, votes (tiles merged), uncertainty_m (root-mean-square radius or None), area.
     """
     return {
         "lat": place.lat,
         "lon": place.lon,
         "score": place.score,
         "confidence": place.confidence,
-        "radius_68_m": None,
-        "radius_95_m": None,
+        "radius_68_m": place.radius_68_m,
+        "radius_95_m": place.radius_95_m,
         "tile_id": place.tile_id,
         "bounds": list(place.bounds) if place.bounds else None,
         "heading": place.heading,
-        "pose": None,
+        "pose": place.pose,
+        "pose_probability": place.pose_probability,
         "source": place.source or None,
-        "attribution": None,
+        "attribution": place.attribution or None,
         "rank": place.rank,
         "votes": place.votes,
         "uncertainty_m": place.uncertainty_m,

@@ -1,7 +1,6 @@
 """How sure an answer is: chances against known ones, and files that cannot be believed."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,10 +8,11 @@ from PIL import Image
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import bounds_around, offset
+from gengeo_hf.common.statistics import wilson
 from gengeo_hf.imagery.tiles import tile_table
 from gengeo_hf.index import GeoIndex
 from gengeo_hf.localization import GeoLocalizer
-from gengeo_hf.localization.confidence import Calibration, _wilson, reliability, reliability_plot
+from gengeo_hf.localization.confidence import Calibration, reliability, reliability_plot
 from gengeo_hf.localization.localizer import Place
 from tests.stubs import ListSource, StubEncoder
 
@@ -70,7 +70,7 @@ def test_the_reliability_is_drawn(tmp_path, ending):
 
 
 def test_an_interval_of_a_share_is_wilsons():
-    low, high = _wilson(np.array([0.0, 0.5, 1.0]), np.array([10.0, 10.0, 10.0]))
+    low, high = wilson(np.array([0.0, 0.5, 1.0]), np.array([10.0, 10.0, 10.0]))
     np.testing.assert_allclose([low, high], [[0, 0.2366, 0.7225], [0.2775, 0.7634, 1]], atol=1e-3)
 
 
@@ -91,7 +91,10 @@ def test_below_the_threshold_it_does_not_know(index, encoder, photo):
     with pytest.raises(GenGeoError, match="needs confidences"):
         next(GeoLocalizer(encoder, index).locate_many([photo], threshold=0.5))
     sure = Calibration(-9.0, 10.0, 0.0, 50, encoder.fingerprint, 12, 20, 0.0)
-    known = [next(GeoLocalizer(encoder, index, sure).locate_many([photo], threshold=t)).known for t in (0.5, 0.99)]
+    known = [
+        next(GeoLocalizer(encoder, index, calibration=sure).locate_many([photo], threshold=t)).known
+        for t in (0.5, 0.99)
+    ]
     assert known == [True, False]
 
 
@@ -102,7 +105,7 @@ def test_below_the_threshold_it_does_not_know(index, encoder, photo):
 def test_confidences_of_another_size_of_gallery_are_called_off(index, encoder, gallery, words):
     assert len(index) == 12
     calibration = Calibration(-9.0, 10.0, 0.0, 50, encoder.fingerprint, gallery, 20, 0.0)
-    plain, found = (GeoLocalizer(encoder, index, given).caveat for given in (None, calibration))
+    plain, found = (GeoLocalizer(encoder, index, calibration=given).caveat for given in (None, calibration))
     assert words in found if words else found == plain
 
 
@@ -124,9 +127,11 @@ def test_a_confidence_does_not_depend_on_how_many_places_are_shown_nor_on_mergin
     source = crowded()
     source.images[0].save(tmp_path / "photo.png")
     calibration = Calibration(-9.0, 4.0, 20.0, 50, encoder.fingerprint, 40, 20, 0.0)
-    localizer = GeoLocalizer(encoder, GeoIndex.build(encoder, source, tmp_path / "idx"), calibration)
+    localizer = GeoLocalizer(encoder, GeoIndex.build(encoder, source, tmp_path / "idx"), calibration=calibration)
     shown = [
-        localizer.locate(tmp_path / "photo.png", top=top, merge=merge) for top in (1, 5) for merge in (True, False)
+        localizer.locate(tmp_path / "photo.png", top=top, merge=merge).places
+        for top in (1, 5)
+        for merge in (True, False)
     ]
     assert [len(places) for places in shown] == [1, 1, 5, 5]
     stated = [places[0].confidence for places in shown]
@@ -193,7 +198,7 @@ def test_values_of_another_kind_are_refused_when_they_are_read(tmp_path, change)
 
 def test_calibrate_says_what_computes(gengeo, monkeypatch, tmp_path):
     class Chosen(StubEncoder):
-        choice = SimpleNamespace(reason="openvino float32, the faster of two")
+        choice_reason = "openvino float32, the faster of two"
 
     monkeypatch.setattr("gengeo_hf.encoding.encoder.Encoder.from_pretrained", lambda *_, **__: Chosen())
     source = ListSource(24)

@@ -1,0 +1,341 @@
+"""Poses of photos in the tiles that an index finds: position and heading instead of a tile's centre.
+
+The head of a checkpoint reads patch tokens of the photo and of the tiles. Tiles come from pose features stored with
+the index, from imagery, or from thumbnails that are large enough. Without a head the retrieval model searches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from gengeo_hf.common.camera import CameraView
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.geo import offset, size_of
+from gengeo_hf.data.loading import resized
+from gengeo_hf.index.pose_features import open_features
+from gengeo_hf.localization.answers import Place
+from gengeo_hf.localization.fusion import FusionWeights, TilePosterior, fuse
+from gengeo_hf.localization.ground_view import GroundView, ground_view
+from gengeo_hf.localization.photos import Photo, panorama_canvas
+from gengeo_hf.localization.pose_calibration import PoseCalibration, pose_calibration_path
+from gengeo_hf.localization.tile_pixels import IndexPictures, TileFeatures, TilePictures
+from gengeo_hf.pose.geometry import positions_of
+from gengeo_hf.pose.head import FOLDER, PRIORS, PoseHead
+from gengeo_hf.pose.posterior import Poses, poses_of, to_posterior
+from gengeo_hf.pose.search import SearchSettings, is_rough, search_pose
+from gengeo_hf.pose.tokens import check_head, grid_of, normalised, patch_tokens
+
+if TYPE_CHECKING:
+    from gengeo_hf.common.projection import PanoramaCanvas
+    from gengeo_hf.encoding.encoder import Encoder
+    from gengeo_hf.index.index import Hit
+
+FITTED, SEARCH = "fitted", "search"
+METHODS = ("auto", FITTED, SEARCH)
+
+
+@dataclass
+class PoseSettings:
+    """What is done to find poses.
+
+    Args:
+        method: "auto" takes a head where the checkpoint has one that fits and searches where it has none; "fitted" or
+            "search" insist.
+        heading_prior: "known", "45" or "180", where the user states it; None takes the narrowest that the photo allows.
+        fusion: weights of the joined map, from `gengeo calibrate --pose`; None leaves the order of tiles.
+        radius_factors: conformal factors, from `gengeo calibrate --pose`; None takes the head's own.
+        imagery: a `TileSource` that the index was made from, for tiles without stored features.
+        pictures: pixels of tiles; None takes them from the imagery, else from large enough thumbnails.
+        features: stored keys by heading prior.
+    """
+
+    method: str = "auto"
+    heading_prior: str | None = None
+    fusion: FusionWeights | None = None
+    radius_factors: dict[str, float] | None = None
+    imagery: Any = None
+    pictures: TilePictures | None = None
+    features: Mapping[str, TileFeatures] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise GenGeoError(f"the way to find poses is one of {', '.join(METHODS)}, found {self.method!r}")
+        if self.heading_prior is not None and self.heading_prior not in PRIORS:
+            raise GenGeoError(f"--heading-prior must be one of {', '.join(PRIORS)}, found {self.heading_prior!r}")
+
+
+class PoseFinder:
+    """Finds poses with the heads of a checkpoint, or without a head.
+
+    Args:
+        encoder: of the checkpoint, with a torch model.
+        checkpoint: folder or Hub id that holds `pose/<prior>`.
+        canvas: of the model's panoramas; None for a model of ordinary photos.
+        settings: see `PoseSettings`.
+        where: `revision`, `token`, `cache_dir`, as for the model.
+
+    Raises:
+        GenGeoError: the encoder has no patch tokens.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        checkpoint: str | Path,
+        canvas: PanoramaCanvas | None,
+        settings: PoseSettings | None = None,
+        **where: Any,
+    ) -> None:
+        self.encoder, self.checkpoint, self.canvas = encoder, checkpoint, canvas
+        self.settings, self._where = settings or PoseSettings(), where
+        self._heads: dict[str, PoseHead | None] = {}
+
+    def refine(
+        self, photo: Photo, camera: CameraView, hits: Sequence[Hit], places: Sequence[Place]
+    ) -> tuple[list[Place], str]:
+        """The places of one photo with position, heading and radii of their poses.
+
+        Args:
+            photo: with an image.
+            camera: what the user states.
+            hits: the most similar tiles, best first.
+            places: of these tiles, best first.
+
+        Returns:
+            The places, and a sentence for the user: what is rough, or why there is no pose. With fitted weights the
+            places are peaks of the joined map of all hits.
+
+        Raises:
+            GenGeoError: tiles have no bounds or no pixels, a tile size or heading prior without a head.
+        """
+        if not places:
+            return list(places), ""
+        view = ground_view(self.encoder, self.canvas, photo, camera, self.settings.heading_prior)
+        if view is None:
+            return list(places), "no pose: its field of view is not known; give --fov"
+        head = self._head(view.prior)
+        fusion = self.settings.fusion
+        if head is not None and fusion is not None and fusion.enabled and view.prior == "known":
+            return self._joined(view, head, hits[: fusion.tiles], places), ""
+        by_id = {hit.tile_id: hit for hit in hits}
+        chosen = [by_id[place.tile_id] for place in places]
+        if head is None:
+            found = self._searched(view, chosen)
+            rough = is_rough(getattr(self.encoder, "training_record", {}))
+            note = "pose by search is rough: the model was not trained on centred tiles" if rough else ""
+            return [_posed(p, h, pose, SEARCH) for p, h, pose in zip(places, chosen, found, strict=True)], note
+        factors = self.settings.radius_factors or head.config.radius_factors
+        tiles = self._posteriors(view, head, chosen)
+        return [
+            _posed(place, hit, pose, FITTED, factors, view.rolled)
+            for place, hit, (_, pose) in zip(places, chosen, tiles, strict=True)
+        ], ""
+
+    def candidates(
+        self, photo: Photo, camera: CameraView, hits: Sequence[Hit]
+    ) -> list[tuple[TilePosterior, tuple[Poses, int]]]:
+        """Posteriors of one photo in some tiles, for calibration; empty where the photo cannot be posed by a head."""
+        view = ground_view(self.encoder, self.canvas, photo, camera, self.settings.heading_prior)
+        head = None if view is None else self._head(view.prior)
+        return [] if view is None or head is None or not hits else self._posteriors(view, head, hits)
+
+    def _head(self, prior: str) -> PoseHead | None:
+        """The narrowest head that fits; None where the search is to be used.
+
+        Raises:
+            GenGeoError: the checkpoint has heads, but none for this prior.
+        """
+        if self.settings.method == SEARCH:
+            return None
+        fitting = [name for name, reach in PRIORS.items() if reach >= PRIORS[prior]]
+        for name in fitting:
+            if name not in self._heads:
+                self._heads[name] = self._load(name)
+            if self._heads[name] is not None:
+                return self._heads[name]
+        if self.settings.method == FITTED or any(
+            self._load(name) is not None for name in PRIORS if name not in fitting
+        ):
+            raise GenGeoError(
+                f"{self.checkpoint} has no pose head {FOLDER}/{prior}, which a photo with heading {prior} needs: fit "
+                f"one with gengeo pose fit --heading-prior {prior}, state the heading (--heading), or use --pose search"
+            )
+        return None
+
+    def _load(self, prior: str) -> PoseHead | None:
+        folder = Path(self.checkpoint) / FOLDER / prior / "config.json"
+        if Path(self.checkpoint).is_dir() and not folder.is_file():
+            return None
+        try:
+            head = PoseHead.load(self.checkpoint, prior, **self._where)
+        except GenGeoError:
+            if Path(self.checkpoint).is_dir():  # it is there and cannot be read
+                raise
+            return None
+        check_head(head, self.encoder)
+        return head
+
+    def _posteriors(
+        self, view: GroundView, head: PoseHead, hits: Sequence[Hit]
+    ) -> list[tuple[TilePosterior, tuple[Poses, int]]]:
+        """Posterior and pose of each tile."""
+        with torch.inference_mode():
+            queries = head.queries(patch_tokens(self.encoder, normalised(self.encoder, view.pixels)).cpu())
+            keys = self._keys(head, hits)
+        headings = tuple((view.stated + gap) % 360 for gap in _gaps(head, view.prior))
+        sizes = self.encoder.processor.view_sizes["aerial"]
+        grid = grid_of(self.encoder, sizes["height"], sizes["width"])
+        layouts = [head.layout(size_of(_bounds(hit)), grid) for hit in hits]
+        found: list[Any] = [None] * len(hits)
+        for layout in dict.fromkeys(layouts):
+            rows = [row for row, other in enumerate(layouts) if other == layout]
+            with torch.inference_mode():
+                scores = head.scores(queries, keys[rows][None], layout, view.azimuths, headings)[0]
+            posterior = to_posterior(scores, positions_of(layout), headings)
+            poses, mass, evidence = poses_of(posterior), posterior.position_mass(), posterior.log_evidence
+            for number, row in enumerate(rows):
+                hit = hits[row]
+                tile = TilePosterior(
+                    hit.lat, hit.lon, hit.score, float(evidence[number]), posterior.positions, mass[number]
+                )
+                found[row] = (tile, (poses, number))
+        return found
+
+    def _keys(self, head: PoseHead, hits: Sequence[Hit]) -> torch.Tensor:
+        """Keys of the tiles, stored ones or from their pixels: float32 (T, K, d)."""
+        ids = [hit.tile_id for hit in hits]
+        features = self.settings.features.get(head.config.heading_prior)
+        stored = dict(features.keys(ids)) if features is not None else {}
+        missing = [tile for tile in ids if tile not in stored]
+        if missing:
+            images = self._images(missing)
+            pixels = resized(self.encoder.processor, [images[tile] for tile in missing], "aerial")
+            tokens = patch_tokens(self.encoder, normalised(self.encoder, pixels)).cpu().flatten(1, 2)
+            stored |= dict(zip(missing, head.keys(tokens).numpy(), strict=True))
+        return torch.from_numpy(np.stack([stored[tile] for tile in ids]).astype(np.float32))
+
+    def _images(self, tile_ids: Sequence[str]) -> Mapping[str, Image.Image]:
+        """Pixels of tiles.
+
+        Raises:
+            GenGeoError: there are none.
+        """
+        found = self.settings.pictures.images(tile_ids) if self.settings.pictures is not None else {}
+        if lacking := [tile for tile in tile_ids if tile not in found]:
+            raise GenGeoError(
+                f"pose needs the pixels of tile {lacking[0]!r}: the index has neither pose features (gengeo index "
+                "--pose-features) nor thumbnails of the model's size; give the imagery it was made from (--imagery)"
+            )
+        return found
+
+    def _searched(self, view: GroundView, hits: Sequence[Hit]) -> list[tuple[Poses, int]]:
+        """Poses without a head."""
+        if not view.panorama:
+            raise GenGeoError("the search without a head takes panoramas; fit a head for photos (gengeo pose fit)")
+        images = self._images([hit.tile_id for hit in hits])
+        settings, reach = SearchSettings.for_prior(view.prior), PRIORS[view.prior]
+        poses = []
+        for hit in hits:
+            tile = resized(self.encoder.processor, [images[hit.tile_id]], "aerial")[0]
+            found = search_pose(self.encoder, view.pixels[0], tile, size_of(_bounds(hit)), reach, settings)
+            poses.append((replace(found, heading=(found.heading + view.stated + view.rolled) % 360), 0))
+        return poses
+
+    def _joined(
+        self, view: GroundView, head: PoseHead, hits: Sequence[Hit], places: Sequence[Place]
+    ) -> list[Place]:  # fmt: skip
+        """Peaks of the joined map as places."""
+        fusion = self.settings.fusion
+        assert fusion is not None
+        tiles = self._posteriors(view, head, hits)
+        candidates = [tile for tile, _ in tiles]
+        cosines, evidence = (np.array([getattr(tile, name) for tile in candidates]) for name in ("cosine", "evidence"))
+        factors = self.settings.radius_factors or head.config.radius_factors
+        of_tile = {place.tile_id: place for place in places}
+        found = []
+        modes = fuse(candidates, fusion.log_weights(cosines, evidence), len(places))
+        for rank, mode in enumerate(modes, 1):
+            hit, (_, (poses, number)) = hits[mode.tile], tiles[mode.tile]
+            base = of_tile.get(hit.tile_id, places[0])
+            heading = (float(poses.heading[number]) + view.rolled) % 360
+            place = replace(
+                base, rank=rank, lat=mode.lat, lon=mode.lon, score=hit.score, tile_id=hit.tile_id, bounds=hit.bounds,
+                area=hit.area, source=hit.source, heading=heading, pose=FITTED, pose_probability=mode.probability,
+            )  # fmt: skip
+            found.append(_with_radii(place, mode.spread_m, factors))
+        return found
+
+
+def _gaps(head: PoseHead, prior: str) -> Sequence[float]:
+    """Candidate headings relative to the stated one; a wider head is used with the prior's own range."""
+    reach = PRIORS[prior]
+    if reach >= 180 or head.config.heading_prior == prior:
+        return head.config.headings
+    return [gap for gap in head.config.headings if min(gap % 360, -gap % 360) <= reach + 1e-6]
+
+
+def _bounds(hit: Hit) -> Any:
+    if hit.bounds is None:
+        raise GenGeoError(
+            f"pose needs the size of tile {hit.tile_id!r}, and the index has no bounds: index the imagery again with "
+            "--tile-size-m"
+        )
+    return hit.bounds
+
+
+def _posed(
+    place: Place, hit: Hit, found: tuple[Poses, int], method: str, factors: Mapping[str, float] | None = None,
+    rolled: float = 0.0,
+) -> Place:  # fmt: skip
+    """The place with its pose."""
+    poses, number = found
+    east, north = poses.offset_m[number]
+    lat, lon = offset(hit.lat, hit.lon, east, north)
+    heading = (float(poses.heading[number]) + rolled) % 360
+    posed = replace(
+        place, lat=float(lat), lon=float(lon), heading=heading, pose=method,
+        pose_probability=float(poses.mode_mass[number]),
+    )  # fmt: skip
+    return _with_radii(posed, float(poses.spread_m[number]), factors or {})
+
+
+def _with_radii(place: Place, spread_m: float, factors: Mapping[str, float]) -> Place:
+    """Conformal radii where factors are known; the spread itself stands for the uncertainty."""
+    radii = {share: factors[share] * spread_m for share in ("0.68", "0.95") if share in factors}
+    return replace(
+        place, uncertainty_m=radii.get("0.68", spread_m), radius_68_m=radii.get("0.68"), radius_95_m=radii.get("0.95")
+    )
+
+
+def open_finder(
+    encoder: Any, checkpoint: str | Path, index: Any, path: str | Path, calibration: str | Path | None,
+    pose: PoseSettings | bool, options: Mapping[str, Any],
+) -> PoseFinder:  # fmt: skip
+    """A finder for an opened index: with its pixels, stored features and, where they were fitted, joining weights.
+
+    Args:
+        encoder: of the checkpoint.
+        checkpoint: folder or Hub id.
+        index: a `GeoIndex` or `StoreIndex`.
+        path: its folder or address; features lie beside it.
+        calibration: file of `gengeo calibrate`; with --pose it wrote another one beside it.
+        pose: settings, or True for the defaults.
+        options: of the encoder; `revision`, `token` and `cache_dir` are the heads' as well.
+    """
+    settings = PoseSettings() if isinstance(pose, bool) else pose
+    size = encoder.view_sizes["aerial"]
+    pictures_of = settings.pictures or IndexPictures(index, (size["height"], size["width"]), settings.imagery)
+    settings = replace(settings, pictures=pictures_of, features=settings.features or open_features(path))
+    if calibration is not None and settings.fusion is None and pose_calibration_path(calibration).is_file():
+        fitted = PoseCalibration.load(pose_calibration_path(calibration))
+        fitted.check_model(encoder)
+        settings = replace(settings, fusion=fitted.fusion, radius_factors=fitted.radius_factors or None)
+    where = {name: options[name] for name in ("revision", "token", "cache_dir") if name in options}
+    return PoseFinder(encoder, checkpoint, panorama_canvas(encoder), settings, **where)
