@@ -8,6 +8,7 @@ The intervals' coverage is simulated in `tests/evaluation/test_coverage.py`.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +29,8 @@ class Interval(NamedTuple):
     high: float
 
 
-class Groups(NamedTuple):
+@dataclass(frozen=True)
+class Groups:
     """Which queries are found or lost together.
 
     Args:

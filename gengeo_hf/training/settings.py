@@ -259,7 +259,7 @@ def _refuse_empty_groups(layers: list[Any]) -> None:
     for layer in layers:
         augment = layer.get("augment") if OmegaConf.is_dict(layer) else None
         for name, group in (("augment", augment), ("augment.options", (augment or {}).get("options"))):
-            if OmegaConf.is_dict(group) and len(group) == 0:
+            if OmegaConf.is_dict(group) and not group:
                 raise GenGeoError(f"{name}={{}} changes nothing: augment.enabled=false turns augmentation off")
 
 
