@@ -92,7 +92,7 @@ def test_stated_heading_of_a_rolled_panorama_gives_the_same_position(scene):
 
 
 def test_missing_head_is_named(scene):
-    with pytest.raises(GenGeoError, match="has no pose head pose/180, .* gengeo pose fit --heading-prior 180"):
+    with pytest.raises(GenGeoError, match=r"has no pose head pose/180, .* gengeo pose fit --heading-prior 180"):
         located(scene, True, 1, CameraView(fov=360.0))
 
 
@@ -115,7 +115,7 @@ def test_heading_out_of_range_is_refused(scene):
 
 
 def test_photo_of_limited_view_gets_a_pose(scene):
-    root, photos, truth, tiles = scene
+    root, photos, _, tiles = scene
     localizer = GeoLocalizer.from_pretrained(root / "model", root / "idx", pose=True, backend="torch")
     image = Image.open(io.BytesIO(photos[0]))
     part = image.crop((0, 0, 84, image.height))  # 270 degrees round 315
