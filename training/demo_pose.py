@@ -41,9 +41,10 @@ def measure_pose(root: Path, model: Path, train: Any, build: Any, places: int) -
     key = {"model": sha256_of(model / "model.safetensors"), "places": places}
     path = root / "pose.json"
     head_folder = model / "pose" / "known"
-    if path.is_file() and (root / MEASURED).is_file() and (head_folder / "config.json").is_file():
-        if {name: json.loads((root / MEASURED).read_text(encoding="utf-8")).get(name) for name in key} == key:
-            return dict(json.loads(path.read_text(encoding="utf-8")))
+    measured = json.loads((root / MEASURED).read_text(encoding="utf-8")) if (root / MEASURED).is_file() else {}
+    whole = path.is_file() and (head_folder / "config.json").is_file()
+    if whole and {name: measured.get(name) for name in key} == key:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
     encoder = Encoder.from_pretrained(model)
     settings = FitSettings(pairs=PAIRS, other_share=0.0)
     head = fit_head(encoder, train, head_folder, settings, random_baseline=False)
