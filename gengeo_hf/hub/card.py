@@ -11,7 +11,6 @@ from gengeo_hf.common.errors import GenGeoError
 
 ASSETS = Path(__file__).parents[1] / "assets" / "hub"
 SHOWN = ("recall@1", "recall@5", "recall@10", "recall@1%", "hit_rate_code", "hit_rate_wording")
-AGGREGATORS = {"salad": "SALAD", "netvlad": "NetVLAD", "gem": "GeM pooling", "mean": "mean pooling", "cls": "CLS token"}
 # What of the training settings a reader wants first: the label, and where it lies.
 RECIPE = (
     ("started from", ("settings", "model", "init")),
@@ -63,6 +62,8 @@ def model_card(
     """
     from huggingface_hub import ModelCard
 
+    from gengeo_hf.model.aggregators import AGGREGATORS
+
     config = model.config
     rows, metrics = _table(results)  # first: it says what a result lacks
     card = ModelCard.from_template(
@@ -72,7 +73,7 @@ def model_card(
         repository=repository,
         dim=config.truncate_dim or next(iter(model.heads.values())).width_out,
         backbone=config.backbone_config.model_type,
-        aggregator=AGGREGATORS[config.aggregator] + ("" if config.share_aggregator else ", one head per view"),
+        aggregator=AGGREGATORS[config.aggregator].title + ("" if config.share_aggregator else ", one head per view"),
         two_heads=not config.share_aggregator,
         view_sizes=processor.view_sizes,
         synthetic=record.get("synthetic", False),
