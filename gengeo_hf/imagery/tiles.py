@@ -5,7 +5,7 @@ Tables, rasters, tile pyramids and data sets are read as a `TileSource`; `gengeo
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,9 @@ from PIL import Image
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import Bounds
+
+if TYPE_CHECKING:
+    from gengeo_hf.imagery.plan import ImageryPlan
 
 TILE_SCHEMA = pa.schema(
     [
@@ -73,6 +76,50 @@ class TileSource(Protocol):
             GenGeoError: the pixels cannot be read.
         """
         ...
+
+
+@runtime_checkable
+class PlannedSource(Protocol):
+    """A `TileSource` that is fetched: it tells beforehand what that takes."""
+
+    rights: Rights
+
+    def plan(self) -> "ImageryPlan":
+        """Tiles, requests, megabytes and minutes; nothing is requested."""
+        ...
+
+    def prepare(self) -> str:
+        """Look at some of it before the work begins; what the user should know, or empty.
+
+        Raises:
+            ImageryStoppedError: Nothing of it is a picture of the ground.
+        """
+        ...
+
+    def summary(self) -> str:
+        """What was fetched and what was not used."""
+        ...
+
+
+class SubsetTiles:
+    """Some tiles of a source.
+
+    Args:
+        source: All tiles.
+        ids: Ids of those that are wanted.
+    """
+
+    def __init__(self, source: "TileSource", ids: pa.ChunkedArray) -> None:
+        self._source = source
+        wanted = pc.is_in(source.table["tile_id"], value_set=ids.combine_chunks())
+        self._rows = np.flatnonzero(wanted.to_numpy(zero_copy_only=False))
+        self.name, self.table = source.name, source.table.take(pa.array(self._rows))
+        self.rights: Rights = getattr(source, "rights", Rights())  # a user's own source may state none
+        self.rendering: str = getattr(source, "rendering", "")
+
+    def read(self, row: int) -> Image.Image | None:
+        """Pixels of one tile."""
+        return self._source.read(int(self._rows[row]))
 
 
 def tile_table(

@@ -133,8 +133,8 @@ def build_index(
 
 def _complete(name: str, present: Manifest) -> BuildReport:
     """The report about an index that the same command made before."""
-    unreadable = present.left_out.reasons.get("unreadable", 0)
     no_data = present.left_out.reasons.get(NO_DATA, 0)
+    unreadable = sum(present.left_out.reasons.values()) - no_data
     return BuildReport(name, tiles=present.tiles, no_data=no_data, broken_count=unreadable, was_complete=True)
 
 

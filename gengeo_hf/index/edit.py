@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import atomic_folder, match_modes, real_path, sha256_of, sync
 from gengeo_hf.common.locks import exclusive
+from gengeo_hf.imagery.pictures import REASONS
 from gengeo_hf.index.contents import contents_of, summed
 from gengeo_hf.index.manifest import (
     MANIFEST,
@@ -147,9 +149,11 @@ class Edit:
 
     def _write_left_out(self, version: int) -> LeftOut:
         """Counts by reason, and the table of unreadable tiles, which is written only where it has changed."""
-        reasons = {reason: count for reason, count in self.reasons.items() if count and reason != UNREADABLE}
-        if self.left_out.num_rows:
-            reasons[UNREADABLE] = self.left_out.num_rows
+        listed = (UNREADABLE, *REASONS)  # counted from the table
+        reasons = {reason: count for reason, count in self.reasons.items() if count and reason not in listed}
+        for found in pc.value_counts(self.left_out["reason"]).to_pylist():
+            reason = found["values"] if found["values"] in REASONS else UNREADABLE
+            reasons[reason] = reasons.get(reason, 0) + found["counts"]
         if self.left_out is self.version.left_out:
             return replace(self.manifest.left_out, reasons=reasons)
         if not self.left_out.num_rows:

@@ -13,7 +13,7 @@ from PIL import Image
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.locks import exclusive
 from gengeo_hf.encoding.protocol import EncoderProtocol
-from gengeo_hf.imagery.tiles import TileSource
+from gengeo_hf.imagery.tiles import ImageryStoppedError, TileSource
 from gengeo_hf.index.segment import thumbnail
 from gengeo_hf.index.work import SHARD_SCHEMA, Work
 
@@ -116,6 +116,8 @@ def _read_ahead(
     def read(row: int) -> Image.Image | GenGeoError | None:
         try:
             return source.read(row)
+        except ImageryStoppedError:  # the server is down, the disk is full: the same for every tile
+            raise
         except GenGeoError as error:
             return error
 

@@ -14,10 +14,10 @@ from gengeo_hf.localization.confidence import Calibration
 from gengeo_hf.localization.localizer import Answer, Place
 from gengeo_hf.serving import fragments as words
 from gengeo_hf.serving.locator import Desk, Question
-from gengeo_hf.serving.page import AS_FILE, NORTH, ORDINARY, PANORAMA, _answer, _question, _seen
+from gengeo_hf.serving.page import AS_FILE, FROM_FILE, NORTH, ORDINARY, PANORAMA, _answer, _question, _seen
 from tests.stubs import ListSource
 
-USUAL = (5, "", "2km", False, AS_FILE, 65, NORTH, 0.0)
+USUAL = (5, "", "2km", False, AS_FILE, 65, FROM_FILE, 0.0)
 
 
 @pytest.fixture
