@@ -1,7 +1,4 @@
-"""The model card: what a checkpoint is, how it was trained, what it reached. Only numbers that a file states.
-
-Before: a checkpoint folder, its training record and evaluation results. After: the text of README.md.
-"""
+"""The model card: what a checkpoint is, how it was trained, what it reached. Only numbers that a file states."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -74,7 +71,6 @@ def model_card(
         dim=config.truncate_dim or next(iter(model.heads.values())).width_out,
         backbone=config.backbone_config.model_type,
         aggregator=AGGREGATORS[config.aggregator].title + ("" if config.share_aggregator else ", one head per view"),
-        two_heads=not config.share_aggregator,
         view_sizes=processor.view_sizes,
         synthetic=record.get("synthetic", False),
         record=record,
@@ -113,7 +109,8 @@ def _card_data(
         if metric in summary["metrics"]
     ]
     return ModelCardData(
-        license=license,
+        license=license or "other",
+        license_name=None if license else "not-stated",
         library_name="transformers",
         pipeline_tag="image-feature-extraction",
         base_model=_hub_id(_look_up(record, ("settings", "model", "init"))),

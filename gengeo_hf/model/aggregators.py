@@ -163,7 +163,7 @@ class GenGeoHead(nn.Module):
     def __init__(self, config: Any, width: int) -> None:
         super().__init__()
         self.truncate_dim = config.truncate_dim
-        aggregator: Any = AGGREGATORS[config.aggregator](config, width)  # type: ignore[call-arg]  # see the base class
+        aggregator: Any = AGGREGATORS[config.aggregator](config, width)
         self.aggregator = aggregator
         self.width_out: int = config.descriptor_dim or aggregator.width_out
         # Only here is the width of an aggregator without projection known.

@@ -83,6 +83,7 @@ class GenGeoImageProcessor(PilBackend):
             raise ValueError(f"unknown view {view!r}, expected one of {sorted(sizes)}")
         if kwargs.get("size") is None and self.size is None:
             kwargs["size"] = _checked_size(sizes[view], view)
+        images = [_with_bands(image) for image in images] if isinstance(images, list | tuple) else _with_bands(images)
         features = super().preprocess(images, **kwargs)
         features["view"] = view
         return features
@@ -200,6 +201,15 @@ def eight_bits(values: np.ndarray) -> np.ndarray:
     else:
         full = 2.0 ** max(8, math.ceil(math.log2(peak + 1))) - 1 if peak > 0 else 255.0
     return np.clip(np.rint(values * (255.0 / full)), 0, 255).astype(np.uint8)
+
+
+def _with_bands(image: Any) -> Any:
+    """An array or tensor of grey levels (H, W) with three bands (H, W, 3); anything else as it is."""
+    if isinstance(image, np.ndarray) and image.ndim == 2:
+        return np.repeat(image[..., None], 3, axis=2)
+    if isinstance(image, torch.Tensor) and image.ndim == 2:
+        return image.expand(3, *image.shape)
+    return image
 
 
 def _opaque(array: np.ndarray) -> np.ndarray:
