@@ -104,9 +104,25 @@ def use(programs: Path, away: Path) -> None:
     away.mkdir()
     gengeo = programs / "gengeo"
     assert "0." in run([gengeo, "--version"], away)
-    run([programs / "accelerate", "launch", "--cpu", "--num_processes", "1", "--num_machines", "1",
-         "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "gengeo_hf.training", *TRAINING.split()],
-        away)  # fmt: skip
+    run(
+        [
+            programs / "accelerate",
+            "launch",
+            "--cpu",
+            "--num_processes",
+            "1",
+            "--num_machines",
+            "1",
+            "--mixed_precision",
+            "no",
+            "--dynamo_backend",
+            "no",
+            "-m",
+            "gengeo_hf.training",
+            *TRAINING.split(),
+        ],
+        away,
+    )
     run([programs / "python", "-c", TILES], away)
     run([gengeo, "index", "tiles", "--out", "x.gengeo", "--model", "run/model", "--tile-size-m", "30m"], away)
     again = run([gengeo, "info", "x.gengeo", "--json"], away)
@@ -147,8 +163,10 @@ def run(words: list, folder: Path | None = None, quiet: bool = False) -> str:
     if done.returncode != 0:
         sys.exit(f"{' '.join(command)}\nexit code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}")
     if not quiet:
-        print(f"{time.monotonic() - started:6.1f} s  {' '.join(Path(command[0]).name.split() + command[1:])[:110]}",
-              flush=True)  # fmt: skip
+        print(
+            f"{time.monotonic() - started:6.1f} s  {' '.join(Path(command[0]).name.split() + command[1:])[:110]}",
+            flush=True,
+        )
     return done.stdout
 
 
