@@ -61,7 +61,7 @@ def evaluate(
     ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward pass.")] = 32,
     device: Device = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of random headings and of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of random headings.")] = 0,
     pose: Annotated[
         bool,
         typer.Option(

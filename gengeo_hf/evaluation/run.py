@@ -68,7 +68,7 @@ def evaluate(
         name: What tables call the model; default: the name of its directory, or of its run.
         ground_size, aerial_size: Size in pixels as "HxW", for example "154x770"; None takes the model's own.
         ties: Which tile wins when two score the same, see `Ties`.
-        seed: Seed of random headings and of the bootstrap.
+        seed: Seed of random headings.
         batch_size: Images in one forward pass; an `Encoder` has its own.
         device: Where the model runs; None takes a GPU if there is one. An `Encoder` has its own.
         descriptors: Directory in which descriptors are kept for another evaluation; None keeps none. Several processes
@@ -123,7 +123,7 @@ def evaluate(
         | ({"training_pairs": overlap} if overlap else {})
         | ({"adaptation": done} if done else {})
     )
-    return judge(ground, aerial, truth, rules, model=about, settings=settings, ties=ties, seed=seed,
+    return judge(ground, aerial, truth, rules, model=about, settings=settings, ties=ties,
                  device=encoder.device)  # fmt: skip
 
 
