@@ -24,6 +24,13 @@ def calibrate(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the reliability plot (PNG, SVG or PDF).")
     ] = None,
+    pose: Annotated[
+        bool,
+        typer.Option(
+            "--pose",
+            help="Fit radii and joined tiles of `gengeo locate --pose` too, into NAME.pose.json beside NAME.json.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Learn how confident answers are, from photos whose position is known.
@@ -34,6 +41,7 @@ def calibrate(
     """
     from gengeo_hf.imagery.table import TableTiles
     from gengeo_hf.localization.confidence import Calibration, check_number, reliability_plot
+    from gengeo_hf.localization.pose import PoseSettings
 
     if options.calibration is not None:
         raise console.UsageError("--calibration is what this command makes: give --out")
@@ -41,13 +49,15 @@ def calibrate(
     console.check_not_there(out, overwrite)
     table = TableTiles(pairs, image_column, photos=True)
     check_number(len(table.paths))
-    localizer = options.open()
+    localizer = options.open(pose=PoseSettings() if pose else None)
     found = localizer.locate_many(table.paths, top=5, camera=photo.view())
     answers = list(console.progress(found, len(table.paths), "photos"))
     truth = list(zip(table.table["lat"].to_pylist(), table.table["lon"].to_pylist(), strict=True))
     places = [answer.places for answer in answers]
     fitted = Calibration.fit(places, truth, localizer.encoder.fingerprint, len(localizer.index), within)
     fitted.save(out)
+    if pose:
+        _fit_pose(localizer, table.paths, truth, photo, out)
     if plot:
         reliability_plot(fitted, plot)
         console.note(f"plot: {plot}")
@@ -56,6 +66,19 @@ def calibrate(
         console.json_line(_record(fitted, unread))
     else:
         _print_table(fitted, unread)
+
+
+def _fit_pose(localizer: Any, paths: Any, truth: Any, photo: PhotoOptions, out: Path) -> None:
+    """Fit and write what poses need, and say what it gains."""
+    from gengeo_hf.localization.pose_calibration import fit_pose_calibration, pose_calibration_path
+
+    found = fit_pose_calibration(localizer, paths, truth, photo.view())
+    found.save(pose_calibration_path(out))
+    state = "on" if found.fusion.enabled else "off, it gains nothing here"
+    console.note(
+        f"pose: {found.photos} photos; joining {found.fusion.tiles} tiles {state} "
+        f"({found.fusion.gain_percent:+.1f} points within 10 m); {pose_calibration_path(out)}"
+    )
 
 
 def _record(fitted: Any, unread: int) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def find_candidates(
         best[photo] = offset(lat[rows[0]], lon[rows[0]], east, north)
     truth = np.array([dataset.queries[name][:] for name in ("lat", "lon")], dtype=np.float64).T
     top = tops.indices[:, 0].numpy()
-    scale = float(encoder.model.logit_scale.exp().clamp(max=MODEL_SCALE_CAP))
+    scale = float(encoder.model.logit_scale.detach().exp().clamp(max=MODEL_SCALE_CAP))
     return Candidates(found, np.stack([lat[top], lon[top]], 1), best, truth, scale)
 
 
