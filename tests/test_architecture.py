@@ -30,7 +30,7 @@ MAY_IMPORT = {
 PRESENT: set[tuple[str, str]] = {
     ("data", "learning"),
 }
-LARGER: set[str] = {"gengeo_hf/encoding/encoder.py"}  # files of more than 400 lines today
+LARGER = {"gengeo_hf/encoding/encoder.py", "gengeo_hf/evaluation/results.py"}  # files of more than 400 lines today
 MAX_LINES = 400
 
 
