@@ -3,14 +3,13 @@
     python benchmarks/training_step.py --device cuda --batch 256 --micro 32 --precision bf16
     OMP_NUM_THREADS=1 python benchmarks/training_step.py --small --batch 32 --micro 8      # on a laptop's CPU
 
-For each way it prints the time of a step beside that of the first, pairs per second, share of the device's peak, and
-the memory that the step takes: what autograd keeps for one micro-batch, and on a GPU the allocator's peak. The ways
+For each way it prints the time of a step beside that of the first, pairs per second, the share of the device's peak
+that the model uses (MFU; what GradCache computes twice counts once), and on a GPU the allocator's peak. The ways
 take turns in one process, so that neighbours on the machine slow all alike; times are medians. On a CPU they are CPU
 seconds of the process, so start it with one thread. A way that does not fit into the memory says so.
 """
 
 import argparse
-import math
 import statistics
 import time
 
@@ -21,8 +20,8 @@ from gengeo_hf.learning import FrozenPrefix, cached_backward, symmetric_info_nce
 from gengeo_hf.model import GenGeoConfig, GenGeoModel
 from gengeo_hf.model.backbones import frozen_stages
 from gengeo_hf.training.components import build_processor
-from gengeo_hf.training.estimate import measure_cost, peak_flops
 from gengeo_hf.training.settings import Settings
+from gengeo_hf.training.throughput import peak_flops, training_flops
 
 SMALL = {"model_type": "dinov2", "hidden_size": 96, "num_hidden_layers": 12, "num_attention_heads": 4, "mlp_ratio": 4}
 WAYS = {  # trained blocks, GradCache
@@ -46,7 +45,7 @@ class Way:
         torch.manual_seed(0)
         self.model = GenGeoModel(config).to(accelerator.device)
         self.stages = frozen_stages(self.model.backbone)
-        self.cost = measure_cost(self.model, build_processor(settings), accelerator, self.stages)
+        self.flops = training_flops(self.model, build_processor(settings), accelerator)
         self.accelerator, self.cached, self.micro = accelerator, cached, given.micro
         self.batch = {
             "ground": torch.randn(given.batch, 3, *settings.data.ground_size, device=accelerator.device),
@@ -121,16 +120,12 @@ def main() -> None:
     first = statistics.median(next(iter(seconds.values())))
     for name, measured in seconds.items():
         way, median = ways[name], statistics.median(measured)
-        parts = math.ceil(given.batch / given.micro) if way.cached else 1
-        again = way.cost.kept_bytes * (given.batch - given.micro) if way.cached else 0
-        kept = (way.cost.activation_bytes * (given.micro if way.cached else given.batch) + again) / 2**20
         plain = seconds.get(name.removesuffix(", GradCache"))
         cached = f", {median / statistics.median(plain):.2f} x the plain step" if way.cached and plain else ""
         allocated = f", {memory[name] / 2**30:.1f} GiB allocated at most" if memory[name] else ""
         print(
             f"{name}: {median:.3f} s a step ({median / first:.2f} of the first{cached}), {given.batch / median:.1f} "
-            f"pairs/s, {way.cost.step_flops(parts) * given.batch / median / peak:.0%} of peak; activations kept: "
-            f"{kept:.0f} MiB{allocated}"
+            f"pairs/s, MFU {way.flops * given.batch / median / peak:.0%}{allocated}"
         )
 
 

@@ -13,6 +13,7 @@ import wrapt
 
 if TYPE_CHECKING:
     from gengeo_hf.encoding.encoder import Encoder
+    from gengeo_hf.evaluation import evaluate
     from gengeo_hf.index import GeoIndex
     from gengeo_hf.localization import GeoLocalizer
     from gengeo_hf.model import GenGeoConfig, GenGeoImageProcessor, GenGeoModel, GenGeoModelOutput
@@ -27,6 +28,7 @@ _HOMES = {
     "GenGeoModelOutput": "gengeo_hf.model",
     "GeoIndex": "gengeo_hf.index",
     "GeoLocalizer": "gengeo_hf.localization",
+    "evaluate": "gengeo_hf.evaluation",
 }
 __all__ = [
     "Encoder",
@@ -36,6 +38,7 @@ __all__ = [
     "GenGeoModelOutput",
     "GeoIndex",
     "GeoLocalizer",
+    "evaluate",
 ]
 
 

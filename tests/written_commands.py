@@ -113,8 +113,6 @@ def parse_gengeo(words: list[str], whole: bool) -> None:
         assert words[0] in command.commands, f"{' '.join(names)} has no command {words[0]!r}"
         command, words = command.commands[words[0]], words[1:]
         names.append(command.name)
-    if command.name == "evaluate":  # TODO-CLI
-        return
     known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)} | {
         "--help"
     }

@@ -1,55 +1,95 @@
 """Train every row of a table at equal budget, with several seeds, and write the table as it grows.
 
-    python training/ablate.py table7 --data world --seeds 2
-    python training/ablate.py all --data world --seeds 2 --out runs/ablations
+    python training/ablate.py rates --data world                 # once: a learning rate for each kind of row
+    python training/ablate.py all --data world --jobs 2
+    python training/ablate.py table7 --data world --seeds 2 --add my_rows.yaml
     python training/ablate.py table7 --data cvusa --root cvusa=/data/CVUSA --root cvact=/data/CVACT
 
-Each run is `training/train.py` with a few keys changed, in a process of its own. A finished run is not repeated, a
-killed one goes on, and rows that are the same in two tables are trained once. After each run `<table>.md`, `.csv`,
-`.json` and `.png` are written anew: mean and spread of the recall in the training domain and in one never seen, beside
-the paper's numbers, with a word on whether the difference to the full model agrees with the paper's.
+Each run is the training of `training/train.py` with a few keys changed. A finished run is not repeated, a killed one
+continues, and rows that are the same in two tables are trained once. After each run `<table>.md`, `.csv`, `.json` and
+`.png` are written anew: the recall in the training domain and in others, the difference to the first row with a 95 %
+interval, and the paper's numbers. The learning rate of a kind of row is the one of `rates` whose run with another seed
+has the best validation recall; without that search it is the plan's. `--add` takes a YAML file with `tables:` of the
+same form; its rows are added to the plan's.
 """
 
 import argparse
+import functools
 import hashlib
 import json
+import multiprocessing
+import os
 import re
 import shlex
-import subprocess
-import sys
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
+import pretrain
 from ablate_table import Row, write_table
 from gengeo_hf.common.errors import GenGeoError, told_in_one_line
-from gengeo_hf.common.files import atomic_folder, write_json, write_text
+from gengeo_hf.common.files import write_json, write_text
 from gengeo_hf.training.settings import as_dict, find_config, load_settings
 
 HERE = Path(__file__).resolve().parent
 RESULT = "ablation.json"
+RATES = "rates.json"
+Recalls = dict[str, dict[str, float]]
+Plan = dict[str, Any]
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse, run, write."""
     given = parse(arguments)
-    plan = read_plan(given.rows or HERE / "ablations" / f"{given.data}.yaml")
+    _digest.cache_clear()  # a configuration may have changed since
+    plan = read_plan(given.rows or HERE / "ablations" / f"{given.data}.yaml", given.add)
     for name, root in (item.split("=", 1) for item in given.root):
         plan["roots"][name] = root
-    if given.table != "all" and given.table not in plan["tables"]:
-        raise GenGeoError(f"the plan has no table {given.table!r}; it has all, {', '.join(plan['tables'])}")
+    if given.table not in ("all", "rates", *plan["tables"]):
+        raise GenGeoError(f"the plan has no table {given.table!r}; it has all, rates, {', '.join(plan['tables'])}")
+    if given.table == "rates":
+        print(search_rates(given, plan))
+        return
+    plan["found_rates"] = read_rates(given.out)
     tables = list(plan["tables"]) if given.table == "all" else [given.table]
     source = f"--rows {given.rows.name}" if given.rows else f"--data {given.data}"  # folders are left out
+    added = [f"--add {path.name}" for path in given.add]
     command = " ".join(
-        ["python training/ablate.py", given.table, source, f"--seeds {given.seeds}", *map(shlex.quote, given.overrides)]
-    )
+        ["python training/ablate.py", given.table, source, f"--seeds {given.seeds}", *added,
+         *map(shlex.quote, given.overrides)]
+    )  # fmt: skip
+    for name in sorted({row["stand_in"] for table in tables for row in plan["tables"][table]} - {None}):
+        make_stand_in(given.out, name, plan)
     for seed in range(given.seeds):  # seed by seed, so that a run that is stopped has whole tables of fewer seeds
-        for table in tables:
-            for row in plan["tables"][table]:
-                run_row(given.out, row, seed, plan, given.overrides)
+        rows = [row for table in tables for row in plan["tables"][table]]
+        for _ in run_rows(given, rows, seed, plan):
+            for table in tables:
                 collect(given, plan, table, command)
     print(together(given.out, tables))
+
+
+def run_rows(given: argparse.Namespace, rows: list[dict[str, Any]], seed: int, plan: Plan) -> Iterable[None]:
+    """Run rows one after the other, or several at a time with --jobs; yields after each."""
+    different = {folder_of(given.out, row, keys_of(row, seed, plan, given.overrides), plan): row for row in rows}
+    if given.jobs == 1:
+        for row in different.values():
+            run_row(given.out, row, seed, plan, given.overrides)
+            yield
+        return
+    threads = str(max(1, (os.cpu_count() or 1) // given.jobs))
+    os.environ |= {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}  # read by the processes below
+    with ProcessPoolExecutor(given.jobs, multiprocessing.get_context("spawn")) as pool:
+        waiting = [pool.submit(run_row, given.out, row, seed, plan, given.overrides) for row in different.values()]
+        try:
+            for finished in as_completed(waiting):
+                finished.result()
+                yield
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def together(out: Path, tables: list[str]) -> str:
@@ -62,83 +102,116 @@ def together(out: Path, tables: list[str]) -> str:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", help="a table of the plan, for example table7, or all")
+    parser.add_argument("table", help="a table of the plan, for example table7; all; or rates")
     parser.add_argument("--data", default="world", help="plan of training/ablations: world or cvusa")
     parser.add_argument("--rows", type=Path, help="a plan of your own instead (see training/ablations/world.yaml)")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each row; the spread needs at least two")
+    parser.add_argument("--add", type=Path, action="append", default=[], help="YAML file with more rows of tables")
+    parser.add_argument("--seeds", type=int, default=5, help="runs of each row (default: 5); intervals need at least 2")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time, each on its share of the cores")
     parser.add_argument("--out", type=Path, default=Path("runs/ablations"), help="folder of runs and tables")
-    parser.add_argument("--root", action="append", default=[], metavar="DATASET=FOLDER", help="where a data set lies")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="laid over every row")
+    parser.add_argument("--root", action="append", default=[], metavar="DATASET=FOLDER", help="folder of a data set")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to every row")
     given = parser.parse_intermixed_args(arguments)  # key=value may come after the options
-    if given.seeds < 1:
-        raise GenGeoError(f"--seeds must be at least 1, found {given.seeds}")
+    for name in ("seeds", "jobs"):
+        if getattr(given, name) < 1:
+            raise GenGeoError(f"--{name} must be at least 1, found {getattr(given, name)}")
     for item in (*given.root, *given.overrides):
         if "=" not in item:
             raise GenGeoError(f"expected key=value, found {item!r}")
     return given
 
 
-def read_plan(path: Path) -> dict[str, Any]:
-    """A file of tables, with the names of its rows filled in.
+def read_plan(path: Path, added: Iterable[Path] = ()) -> Plan:
+    """A file of tables with the fields that its rows leave out, and the rows of other files.
 
     Raises:
-        GenGeoError: there is no such file, or it is not a plan.
+        GenGeoError: There is no such file, or it is not a plan.
     """
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in (HERE / "ablations").glob("*.yaml")))
         raise GenGeoError(f"there is no plan {path}; --data knows {known}")
     plan: Any = OmegaConf.to_container(OmegaConf.load(path))
     if not isinstance(plan, dict) or not {"base", "test", "tables"} <= plan.keys():
-        raise GenGeoError(f"{path} is no plan of ablations: it needs base, test and tables")
-    plan = {"budget": [], "roots": {}, "pretrain": {}, **plan, "home": path.parent}
+        raise GenGeoError(f"{path} is not a plan of ablations: it needs base, test and tables")
+    defaults = {
+        "budget": [],
+        "roots": {},
+        "stand_ins": {},
+        "stand_in": None,
+        "rates": {},
+        "found_rates": {},
+        "note": "",
+    }
+    plan = {**defaults, **plan, "home": path.parent}
+    for extra in added:
+        more: Any = OmegaConf.to_container(OmegaConf.load(extra)) if extra.is_file() else None
+        if not isinstance(more, dict) or not isinstance(more.get("tables"), dict):
+            raise GenGeoError(f"{extra} is not a file of rows: it needs tables, each a list of rows with a name")
+        for table, rows in more["tables"].items():
+            plan["tables"].setdefault(table, []).extend(rows)
+    usual = {"set": [], "paper": None, "stand_in": plan["stand_in"], "kind": "usual", "note": ""}
     for table, rows in plan["tables"].items():
-        plan["tables"][table] = [{"set": [], "paper": None, "pretrained": None, **row} for row in rows]
+        if any("name" not in row for row in rows):
+            raise GenGeoError(f"a row of table {table} does not have a name")
+        plan["tables"][table] = [{**usual, **row} for row in rows]
     return plan
 
 
-def keys_of(row: dict[str, Any], seed: int, plan: dict[str, Any], overrides: list[str]) -> list[str]:
+def rate_of(row: dict[str, Any], plan: Plan) -> float | None:
+    """The learning rate of a row's kind: found by `rates`, or the plan's, or None for the configuration's."""
+    found = plan["found_rates"].get(row["kind"], {}).get("chosen")
+    rate = found if found is not None else plan["rates"].get(row["kind"])
+    return None if rate is None else float(rate)
+
+
+def keys_of(row: dict[str, Any], seed: int, plan: Plan, overrides: list[str], rate: float | None = None) -> list[str]:
     """What a run's settings differ in from the base: everything that its result depends on but the data's folder."""
-    return [*plan["budget"], *row["set"], *overrides, f"seed={seed}"]
+    rate = rate_of(row, plan) if rate is None else rate
+    rates = [] if rate is None else [f"optimisation.learning_rate={rate:g}"]
+    return [*plan["budget"], *rates, *row["set"], *overrides, f"seed={seed}"]
 
 
-def folder_of(out: Path, row: dict[str, Any], keys: list[str], plan: dict[str, Any]) -> Path:
+def folder_of(out: Path, row: dict[str, Any], keys: list[str], plan: Plan) -> Path:
     """Named after what the row changes, with a hash of all its settings: equal rows of two tables share a run."""
-    settings = as_dict(load_settings(config_of(row, plan), [*keys, "output=unused"]))
-    settings["data"].pop("root")  # the same run wherever the data lie
-    mark = hashlib.sha256(json.dumps([row["pretrained"], settings], sort_keys=True).encode()).hexdigest()[:10]
+    start = json.dumps(plan["stand_ins"].get(row["stand_in"]), sort_keys=True)
+    digest = _digest(config_of(row, plan), tuple(keys), start)
     config = [Path(row["config"]).stem] if row.get("config") else []
     changed = [*config, *(key.rpartition(".")[2] for key in row["set"])] or ["full"]
-    return out / "runs" / f"{re.sub(r'[^a-z0-9]+', '-', '-'.join(changed).lower())[:60]}-{mark}"
+    return out / "runs" / f"{re.sub(r'[^a-z0-9]+', '-', '-'.join(changed).lower())[:60]}-{digest}"
 
 
-def config_of(row: dict[str, Any], plan: dict[str, Any]) -> Path:
+@functools.cache  # each table is written after each run, and needs the folders of all of its rows
+def _digest(config: Path, keys: tuple[str, ...], start: str) -> str:
+    settings = as_dict(load_settings(config, [*keys, "output=unused"]))
+    settings["data"].pop("root")  # the same run wherever the data lie
+    return hashlib.sha256(json.dumps([start, settings], sort_keys=True).encode()).hexdigest()[:10]
+
+
+def config_of(row: dict[str, Any], plan: Plan) -> Path:
     """The YAML file that a row changes: its own, or the plan's; beside the plan, or one that the package ships."""
     name = row.get("config") or plan["base"]
     beside: Path = plan["home"] / name
     return beside if beside.is_file() else find_config(name)
 
 
-def run_row(
-    out: Path, row: dict[str, Any], seed: int, plan: dict[str, Any], overrides: list[str]
-) -> dict[str, dict[str, float]]:
+def run_row(out: Path, row: dict[str, Any], seed: int, plan: Plan, overrides: list[str]) -> Recalls:
     """Train and test one row with one seed, unless its result is there; gives the recalls on each test set."""
     keys = keys_of(row, seed, plan, overrides)
     folder = folder_of(out, row, keys, plan)
     if not (folder / RESULT).is_file():
         print(f"{row['name']}, seed {seed}: {folder}", flush=True)
-        start = [f"model.init={pretrained(out, row['pretrained'], seed, plan, overrides)}"] if row["pretrained"] else []
-        train(plan, config_of(row, plan), folder, [*keys, *start])
+        train(plan, config_of(row, plan), folder, [*keys, *start_of(out, row, plan)])
         write_json(folder / RESULT, {"keys": keys, "recalls": test(folder / "model", plan)})
     return recalls_in(folder, plan)
 
 
-def recalls_in(folder: Path, plan: dict[str, Any]) -> dict[str, dict[str, float]]:
+def recalls_in(folder: Path, plan: Plan) -> Recalls:
     """The recalls of a finished run.
 
     Raises:
-        GenGeoError: they are of another plan, which wrote into the same folder.
+        GenGeoError: They are of another plan, which wrote into the same folder.
     """
-    recalls: dict[str, dict[str, float]] = json.loads((folder / RESULT).read_text(encoding="utf-8"))["recalls"]
+    recalls: Recalls = json.loads((folder / RESULT).read_text(encoding="utf-8"))["recalls"]
     if recalls.keys() != plan["test"].keys():
         raise GenGeoError(
             f"{folder} was tested on {', '.join(recalls)}, and the plan says {', '.join(plan['test'])}: "
@@ -147,28 +220,79 @@ def recalls_in(folder: Path, plan: dict[str, Any]) -> dict[str, dict[str, float]
     return recalls
 
 
-def pretrained(out: Path, name: str, seed: int, plan: dict[str, Any], overrides: list[str]) -> Path:
-    """A backbone without a head, trained on other data first: the small world's stand-in for DINOv2's weights."""
-    from gengeo_hf.model import GenGeoModel
-
-    row = {"name": f"pretrained {name}", "set": plan["pretrain"][name], "pretrained": None}
-    keys = keys_of(row, seed, plan, overrides)
-    folder = folder_of(out, row, keys, plan)
-    backbone = folder / "backbone"
-    if not backbone.is_dir():
-        print(f"{row['name']}, seed {seed}: {folder}", flush=True)
-        train(plan, config_of(row, plan), folder, keys)
-        with atomic_folder(backbone) as target:  # a folder that is there is taken for whole
-            GenGeoModel.from_pretrained(folder / "model").backbone.save_pretrained(target)
-    return backbone
+def start_of(out: Path, row: dict[str, Any], plan: Plan) -> list[str]:
+    """The key that makes a run start from its stand-in for a foundation model, which is pretrained when missing."""
+    return [f"model.init={make_stand_in(out, row['stand_in'], plan)}"] if row["stand_in"] else []
 
 
-def train(plan: dict[str, Any], config: Path, folder: Path, keys: list[str]) -> None:
-    """One run of train.py; a killed one goes on from its checkpoint."""
+def make_stand_in(out: Path, name: str, plan: Plan) -> Path:
+    """The folder of a pretrained backbone.
+
+    Raises:
+        GenGeoError: The plan has no stand-in of this name.
+    """
+    if name not in plan["stand_ins"]:
+        raise GenGeoError(f"the plan has no stand-in {name!r}; it has {', '.join(plan['stand_ins']) or 'none'}")
+    options = pretrain.Plan(**plan["stand_ins"][name])
+    digest = hashlib.sha256(json.dumps([plan["base"], asdict(options)], sort_keys=True).encode()).hexdigest()[:10]
+    folder = out / f"stand-in-{name}-{digest}"
+    if not folder.is_dir():
+        print(f"pretraining the stand-in {name}: {folder}", flush=True)
+        settings = load_settings(config_of({}, plan), [*plan["budget"], f"output={folder}", "model.init=null"])
+        root = plan["roots"].get("world")
+        print(pretrain.format_record(pretrain.pretrain(settings, options, folder, Path(root) if root else None)))
+    return folder
+
+
+def search_rates(given: argparse.Namespace, plan: Plan) -> str:
+    """Train the first row of each kind with each rate and a seed that no table uses, and keep the best on validation.
+
+    Returns:
+        The rates, for the reader; they are stored in `rates.json` beside the tables.
+
+    Raises:
+        GenGeoError: The plan has no rates to try.
+    """
+    search = plan.get("rate_search")
+    if not search:
+        raise GenGeoError("the plan has no rate_search: it needs values and a seed")
+    if search["seed"] < given.seeds:
+        raise GenGeoError(f"rate_search.seed is {search['seed']}, a seed of the tables: take a larger one")
+    first = {row["kind"]: row for rows in reversed(plan["tables"].values()) for row in reversed(rows)}
+    found = read_rates(given.out)
+    for kind, row in first.items():
+        validation = {}
+        for rate in map(float, search["values"]):
+            keys = keys_of(row, search["seed"], plan, given.overrides, rate)
+            folder = folder_of(given.out, row, keys, plan)
+            record = folder / "model" / "gengeo_training.json"
+            if not (folder / "validated.json").is_file():
+                print(f"{kind}, learning rate {rate:g}: {folder}", flush=True)
+                train(plan, config_of(row, plan), folder, [*keys, *start_of(given.out, row, plan)])
+                results = json.loads(record.read_text(encoding="utf-8"))["results"]
+                write_json(folder / "validated.json", {"recall@1": results["recall@1"]})
+            stored = json.loads((folder / "validated.json").read_text(encoding="utf-8"))
+            validation[f"{rate:g}"] = stored["recall@1"]
+        found[kind] = {"chosen": float(max(validation, key=lambda rate: validation[rate])), "validation": validation}
+        write_json(given.out / RATES, found)
+    return "\n".join(
+        f"{kind}: {entry['chosen']:g} ({', '.join(f'{k}: {v:.1%}' for k, v in entry['validation'].items())})"
+        for kind, entry in found.items()
+    )
+
+
+def read_rates(out: Path) -> dict[str, Any]:
+    """What `rates` has found in this folder; empty where it has not run."""
+    path = out / RATES
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def train(plan: Plan, config: Path, folder: Path, keys: list[str]) -> None:
+    """One training in this process; a killed one continues from its checkpoint."""
+    from gengeo_hf.training.loop import main as run_training
+
     root = [f"data.root={plan['roots'][name]}" for name in plan["roots"] if name in _data_names(config, keys)]
-    command = [sys.executable, str(HERE / "train.py"), "--config", str(config), *keys, *root, f"output={folder}"]
-    if subprocess.run(command, check=False).returncode:
-        raise GenGeoError(f"the run {folder} failed; its output is above. The same command goes on there")
+    run_training(load_settings(config, [*keys, *root, f"output={folder}"]))
 
 
 def _data_names(path: Path, keys: list[str]) -> tuple[str, str]:
@@ -180,35 +304,36 @@ def _data_names(path: Path, keys: list[str]) -> tuple[str, str]:
 def test(model: Path, plan: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Recalls of a trained model on the test split of each data set."""
     from gengeo_hf.data import load_pairs
-    from gengeo_hf.data.loading import AerialImages, GroundImages
     from gengeo_hf.encoding.encoder import Encoder
-    from gengeo_hf.evaluation import evaluate_descriptors
+    from gengeo_hf.evaluation import evaluate
 
     encoder = Encoder.from_pretrained(model)
     out = {}
     for name, options in plan["test"].items():
         root = plan["roots"].get(name, plan["roots"].get(name.split("-")[0]))
-        data = load_pairs(name, root, **{"split": "test", **options})
-        ground = encoder.encode(GroundImages(data), "ground")
-        aerial = encoder.encode(AerialImages(data), "aerial")
-        result = evaluate_descriptors(ground, aerial, data.positive_rows())
+        result = evaluate(encoder, load_pairs(name, root, **{"split": "test", **options})).metrics
         out[name] = {key: float(result[key]) for key in ("recall@1", "recall@5", "recall@10", "recall@1%")}
     return out
 
 
-def collect(given: argparse.Namespace, plan: dict[str, Any], table: str, command: str) -> None:
+def collect(given: argparse.Namespace, plan: Plan, table: str, command: str) -> None:
     """Write a table from the runs that are finished so far."""
     rows = []
     for row in plan["tables"][table]:
-        runs = []
+        runs = {}
         for seed in range(given.seeds):
             folder = folder_of(given.out, row, keys_of(row, seed, plan, given.overrides), plan)
             if (folder / RESULT).is_file():
-                runs.append(recalls_in(folder, plan))
-        rows.append(Row(row["name"], runs, row["paper"]))
-    write_table(given.out, table, rows, list(plan["test"]), command, given.seeds)
+                runs[seed] = recalls_in(folder, plan)
+        rows.append(Row(row["name"], runs, row["paper"], row["note"], rate_of(row, plan)))
+    searched = "Learning rates were chosen on validation, with another seed." if plan["found_rates"] else ""
+    if not searched and plan["rates"]:
+        searched = "Learning rates are the plan's; `ablate.py rates` has not been run."
+    write_table(
+        given.out, table, rows, list(plan["test"]), command, given.seeds, " ".join([plan["note"], searched]).strip()
+    )
 
 
 if __name__ == "__main__":
-    with told_in_one_line("stopped; the same command goes on where it was"):
+    with told_in_one_line("stopped; the same command continues"):
         main()

@@ -1,18 +1,20 @@
-"""From finished runs to a table: mean and spread, beside the paper's numbers, as Markdown, CSV, JSON and a plot.
+"""From finished runs to a table: means, paired differences with intervals and the paper's numbers.
 
-Before: the recalls of each row's runs. After: files that `ablate.py` writes anew after each run.
+Tables are written as Markdown, CSV, JSON and a plot; `ablate.py` writes them anew after each run.
 """
 
 import csv
 import statistics
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gengeo_hf.common.files import atomic_file, write_json, write_text
+from gengeo_hf.evaluation.seeds import Difference, paired_differences, warn_comparisons
 
 HEADLINE = "recall@1"
-Runs = list[dict[str, dict[str, float]]]  # of each seed: data set -> metric -> share
+Recalls = dict[str, dict[str, float]]  # data set -> metric -> share
 
 
 @dataclass
@@ -20,91 +22,137 @@ class Row:
     """One row of a table.
 
     Args:
-        name: as the table shows it. The first row is the full model that the others are compared with.
-        runs: recalls of the finished runs, in the order of the seeds.
-        paper: R@1 in percent on each test set, in their order; None where the paper has no such row.
+        name: As the table shows it. The first row is the full model that the others are compared with.
+        runs: Recalls of the finished runs by seed.
+        paper: R@1 in percent on each test set, in their order, None for sets that the paper lacks; None where the
+            paper does not have this row.
+        note: What a reader must know of the row; empty for nothing.
+        rate: Learning rate of the runs.
     """
 
     name: str
-    runs: Runs = field(default_factory=list)
-    paper: list[float] | None = None
+    runs: dict[int, Recalls] = field(default_factory=dict)
+    paper: Sequence[float | None] | None = None
+    note: str = ""
+    rate: float | None = None
 
-    def percents(self, data: str) -> list[float]:
-        """R@1 of each run on a test set, in percent."""
-        return [100 * run[data][HEADLINE] for run in self.runs]
+    def percents(self, data: str) -> dict[int, float]:
+        """R@1 of each seed's run on a test set, in percent."""
+        return {seed: 100 * run[data][HEADLINE] for seed, run in self.runs.items()}
 
 
-def write_table(folder: Path, table: str, rows: list[Row], sets: list[str], command: str, seeds: int) -> None:
+def write_table(
+    folder: Path, table: str, rows: list[Row], sets: list[str], command: str, seeds: int, note: str
+) -> None:
     """Write `<table>.md`, `.csv`, `.json` and, where matplotlib is installed, `.png`.
 
     Args:
-        folder: where to.
-        table: name of the files.
-        rows: finished so far; a row without runs is shown as open.
-        sets: test sets, the training domain first.
-        command: what made the table, for the reader.
-        seeds: how many runs a row will have.
+        folder: Folder of the files.
+        table: Name of the files.
+        rows: What is finished so far; a row without runs is shown as open.
+        sets: Test sets, the training domain first.
+        command: What made the table, for the reader.
+        seeds: How many runs a row will have.
+        note: What the table starts from and how learning rates were chosen.
     """
-    verdicts = {name: compare(rows, number, name) for number, name in enumerate(sets)}
+    differences = {name: paired_differences([row.percents(name) for row in rows]) for name in sets}
+    verdicts = {name: give_verdicts(rows, number, differences[name]) for number, name in enumerate(sets)}
+    stored = {name: [None if x is None else asdict(x) for x in found] for name, found in differences.items()}
     write_json(
         folder / f"{table}.json",
-        {"command": command, "seeds": seeds, "rows": [vars(row) for row in rows], "verdicts": verdicts},
-    )
-    write_text(folder / f"{table}.md", "\n".join(markdown(rows, sets, command, seeds, verdicts)) + "\n")
+        {"command": command, "seeds": seeds, "note": note, "rows": [vars(row) for row in rows],
+         "differences": _finite(stored), "verdicts": verdicts},
+    )  # fmt: skip
+    lines = markdown(rows, sets, command, seeds, differences, verdicts, note)
+    write_text(folder / f"{table}.md", "\n".join(lines) + "\n")
     with atomic_file(folder / f"{table}.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        metrics = list(next((run[sets[0]] for row in rows for run in row.runs), {}))
+        metrics = list(next((run[sets[0]] for row in rows for run in row.runs.values()), {}))
         writer.writerow(["row", "seed", *(f"{name} {metric}" for name in sets for metric in metrics)])
         for row in rows:
-            for seed, run in enumerate(row.runs):
+            for seed, run in row.runs.items():
                 writer.writerow([row.name, seed, *(run[name][metric] for name in sets for metric in metrics)])
     plot(folder / f"{table}.png", rows, sets)
 
 
-def compare(rows: list[Row], number: int, data: str) -> list[str]:
-    """For each row: does its difference to the first row have the paper's sign?
+def _finite(value: Any) -> Any:
+    """JSON has no infinity: null stands for it."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and value in (float("inf"), float("-inf")) else value
 
-    The spread is pooled over the table's rows (two seeds of one row say little about it), and a difference counts
-    when it is larger than twice its standard error.
+
+def give_verdicts(rows: list[Row], number: int, differences: Sequence[Difference | None]) -> list[str]:
+    """For each row: what its difference to the first row says.
 
     Returns:
-        For each row "", "agrees", "contradicts" or "within the spread".
+        "undecided" where the interval contains zero; otherwise "agrees" or "contradicts" where the paper has a
+        difference, "better" or "worse" where it has none. Empty for the first row and for open rows.
     """
-    full = rows[0].percents(data)
-    spreads = [statistics.variance(row.percents(data)) for row in rows if len(row.runs) > 1]
-    words = [""]
-    for row in rows[1:]:
-        ours, paper, base = row.percents(data), row.paper, rows[0].paper
-        if not ours or not full or not spreads or paper is None or base is None:
+    words = []
+    base = rows[0].paper
+    for row, found in zip(rows, differences, strict=True):
+        if found is None:
             words.append("")
             continue
-        error = (statistics.mean(spreads) * (1 / len(ours) + 1 / len(full))) ** 0.5
-        gap = statistics.mean(ours) - statistics.mean(full)
-        if abs(gap) <= 2 * error:
-            words.append("within the spread")
+        paper = None if row.paper is None else row.paper[number]
+        usual = None if base is None else base[number]
+        if not found.decided:
+            words.append("undecided")
+        elif paper is None or usual is None or paper == usual:
+            words.append("better" if found.mean > 0 else "worse")
         else:
-            words.append("agrees" if gap * (paper[number] - base[number]) > 0 else "contradicts")
+            words.append("agrees" if found.mean * (paper - usual) > 0 else "contradicts")
     return words
 
 
-def markdown(rows: list[Row], sets: list[str], command: str, seeds: int, verdicts: dict[str, list[str]]) -> list[str]:
+def markdown(
+    rows: list[Row],
+    sets: list[str],
+    command: str,
+    seeds: int,
+    differences: dict[str, list[Difference | None]],
+    verdicts: dict[str, list[str]],
+    note: str,
+) -> list[str]:
     """Lines of the table."""
     done = sum(len(row.runs) for row in rows)
     open_runs = "" if done == seeds * len(rows) else f" **{done} of {seeds * len(rows)} runs are finished.**"
-    head = [f"{name} R@1 | paper | sign" for name in sets]
+    compared = sum(found is not None for row in differences.values() for found in row)
+    head = [f"{name} R@1 | difference | paper | verdict" for name in sets]
     lines = [
-        f"R@1 in percent, mean ± standard deviation over seeds.{open_runs} `{command}`",
+        f"R@1 in percent: mean ± standard deviation over seeds; difference to the first row, paired by seed, with its "
+        f"95 % interval.{open_runs} `{command}`",
         "",
-        f"| row | {' | '.join(head)} | seeds |",
-        f"| --- | {' | '.join('---: | ---: | ---' for _ in sets)} | ---: |",
+        *([note, ""] if note else []),
+        f"| row | {' | '.join(head)} | rate | seeds |",
+        f"| --- | {' | '.join('---: | ---: | ---: | ---' for _ in sets)} | ---: | ---: |",
     ]
     for index, row in enumerate(rows):
         cells = []
         for number, name in enumerate(sets):
-            paper = "" if row.paper is None else f"{row.paper[number]:.2f}"
-            cells += [mean_and_spread(row.percents(name)), paper, verdicts[name][index]]
-        lines.append(f"| {row.name} | {' | '.join(cells)} | {len(row.runs)} |")
-    return lines
+            value = None if row.paper is None else row.paper[number]
+            paper = "" if value is None else f"{value:.2f}"
+            cells += [
+                mean_and_spread(list(row.percents(name).values())), format_difference(differences[name][index]), paper,
+                verdicts[name][index],
+            ]  # fmt: skip
+        rate = "" if row.rate is None else f"{row.rate:g}"
+        lines.append(f"| {row.name} | {' | '.join(cells)} | {rate} | {len(row.runs)} |")
+    if any(found and found.own_spread for row in differences.values() for found in row):
+        lines += ["", "† interval by the row's own spread, which differs from that of the other rows."]
+    notes = [f"{row.name}: {row.note}" for row in rows if row.note]
+    return [*lines, "", *notes, *filter(None, [warn_comparisons(compared)])]
+
+
+def format_difference(found: Difference | None) -> str:
+    """For example "+2.8 ± 2.9"; "?" as margin where one run tells no spread."""
+    if found is None:
+        return ""
+    margin = "?" if found.margin == float("inf") else f"{found.margin:.1f}"
+    return f"{found.mean:+.1f} ± {margin}{' †' if found.own_spread else ''}"
 
 
 def mean_and_spread(values: list[float]) -> str:
@@ -124,11 +172,11 @@ def plot(path: Path, rows: list[Row], sets: list[str]) -> None:
     figure = Figure(figsize=(4.2 * len(sets), 0.8 + 0.42 * len(rows)), dpi=120, layout="constrained")
     panels: Any = figure.subplots(1, len(sets), sharey=True, squeeze=False)[0]
     for panel, name in zip(panels, sets, strict=True):
-        for place, row in enumerate(rows):
-            values = row.percents(name)
+        for position, row in enumerate(rows):
+            values = list(row.percents(name).values())
             if values:
-                panel.barh(place, statistics.mean(values), height=0.6, color="#9fc3dc")
-                panel.plot(values, [place] * len(values), "o", color="#1f4e70", markersize=4)
+                panel.barh(position, statistics.mean(values), height=0.6, color="#9fc3dc")
+                panel.plot(values, [position] * len(values), "o", color="#1f4e70", markersize=4)
         panel.set_yticks(range(len(rows)), [row.name for row in rows])
         panel.set_xlabel(f"R@1 on {name} (%)")
         panel.set_xlim(left=0)

@@ -66,7 +66,7 @@ def main() -> None:
 
     stage("1/5 The synthetic world", lambda: build_worlds(folder, overrides))
     stage("2/5 Training", lambda: train(folder, overrides))
-    results = stage("3/5 Evaluation on places never seen", lambda: evaluate(folder))
+    results = stage("3/5 Evaluation on places never seen", lambda: evaluate_model(folder))
     stage("4/5 Index of the unseen gallery", lambda: build_index(folder))
     stage("5/5 Where are these photos?", lambda: locate_and_report(folder, given.photos, results))
     console.print(f"\n[bold green]Done[/] in {(time.perf_counter() - started) / 60:.1f} minutes.")
@@ -130,17 +130,10 @@ def test_world(folder: Folder, domain: str) -> Any:
     )
 
 
-def describe(encoder: Any, world: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Descriptors of a world's photos and tiles."""
-    from gengeo_hf.data.loading import AerialImages, GroundImages
-
-    return encoder.encode(GroundImages(world), "ground", True), encoder.encode(AerialImages(world), "aerial", True)
-
-
-def evaluate(folder: Folder) -> dict[str, dict[str, float]]:
+def evaluate_model(folder: Folder) -> dict[str, dict[str, float]]:
     """Recall in three worlds, and what a model with random weights and colour histograms reach in the first."""
     from gengeo_hf.encoding.encoder import Encoder
-    from gengeo_hf.evaluation import evaluate_descriptors
+    from gengeo_hf.evaluation import evaluate
     from gengeo_hf.evaluation.baseline import histogram_ranks
     from gengeo_hf.model import GenGeoConfig, GenGeoModel
 
@@ -156,10 +149,9 @@ def evaluate(folder: Folder) -> dict[str, dict[str, float]]:
     for domain in DOMAINS:
         world = test_world(folder, domain)
         name = "urban, unseen places" if domain == "urban" else f"{domain}, a domain never seen"
-        positives = world.positive_rows()
-        results[name] = numbers(evaluate_descriptors(*describe(trained, world), positives))
+        results[name] = numbers(evaluate(trained, world, show_progress_bar=True).metrics)
         if domain == "urban":
-            results["random weights, urban"] = numbers(evaluate_descriptors(*describe(blank, world), positives))
+            results["random weights, urban"] = numbers(evaluate(blank, world).metrics)
             ranks = histogram_ranks(world)
             tiles = len(world.gallery)
             shares = {key: float(np.mean(ranks < k)) for key, k in zip(KS, (1, 5, 10, tiles // 100), strict=True)}

@@ -1,21 +1,96 @@
-"""`gengeo evaluate`: evaluate a model by a protocol."""
+"""`gengeo evaluate`: evaluate a model on a data set by a protocol."""
+
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
+from gengeo_hf.cli import console
+from gengeo_hf.cli.options import Device, Json, Model
 from gengeo_hf.cli.registry import EVALUATE, gengeo
 
+SIZES = "Image size in pixels, for example 154x770. Default: the model's own."
 
-@gengeo.command(
-    panel=EVALUATE,
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
-)
-def evaluate(context: typer.Context) -> None:
-    """Evaluate a model by a protocol and write one JSON result.
 
-    **Example**
+@gengeo.command(panel=EVALUATE)
+def evaluate(
+    model: Model,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            metavar='"NAME[:SPLIT] [ROOT] [key=value ...]"',
+            help="Data set to evaluate on. Default: the protocol's own, where it needs no files. Default split: test.",
+        ),
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="Rules to count by, see below. Default: the published protocol of the data set and split, or plain "
+            "recall over the whole gallery."
+        ),
+    ] = None,
+    as_json: Json = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Result file (.json) to write, for `gengeo table`, `compare`, `best` and `pictures`."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model in tables. Default: of its directory.")] = None,
+    ground_size: Annotated[str | None, typer.Option(metavar="HxW", help=SIZES)] = None,
+    aerial_size: Annotated[str | None, typer.Option(metavar="HxW", help=SIZES)] = None,
+    ties: Annotated[
+        str, typer.Option(help="Rule for equal scores: pessimistic, mid, or sample4geo (in favour of the query).")
+    ] = "pessimistic",
+    rounding: Annotated[
+        str | None,
+        typer.Option(help="Tiles of recall@1%: floor, ceil, round, floor+1, round+1. Default: the protocol's."),
+    ] = None,
+    descriptors: Annotated[
+        Path | None, typer.Option(help="Directory to keep descriptors in. Default: descriptors beside --out.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward pass.")] = 32,
+    device: Device = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of random headings and of the bootstrap.")] = 0,
+) -> None:
+    """Evaluate a model: rank all tiles for each photo, and count by the rules of a protocol.
 
-        gengeo evaluate --model ./model --protocol cvusa --data /data/CVUSA --out results/cvusa.json
+    Protocols: cvusa, cvact-val, cvact-test, vigor-same, vigor-cross, cvusa-to-cvact, cvact-to-cvusa,
+    cvusa-to-vigor-same, cvusa-to-vigor-cross, vigor-to-cvusa, university1652, world-urban, world-rural,
+    world-offcenter, table, folder, parquet; each also as `NAME@validation`, the part of the training data on which a
+    checkpoint may be picked, and as `NAME-fov360|180|90|70-known|unknown` with a limited field of view.
+
+    **Examples**
+
+        gengeo evaluate --model ./model --data "cvusa:test /data/CVUSA" --out results/cvusa.json
+
+        gengeo evaluate --model ./model --data "table pairs.csv validation_share=0.05" --json
+
+        gengeo evaluate --model ./model --protocol cvusa-to-cvact --data "cvact /data/CVACT"
     """
-    from gengeo_hf.evaluation.run import main, parse
+    from accelerate import PartialState
 
-    main(parse(context.args))
+    from gengeo_hf.evaluation.metrics import check_rounding
+    from gengeo_hf.evaluation.ranks import check_ties
+    from gengeo_hf.evaluation.run import choose_protocol, evaluate, parse_data, summary_text
+
+    if out is not None and out.suffix != ".json":
+        raise console.UsageError(f"--out must end in .json, found {out.name}")
+    console.check_writable(out)
+    rules = choose_protocol(protocol, None if data is None else parse_data(data))
+    if rounding is not None:
+        rules = rules.with_rounding(check_rounding(rounding))
+    if descriptors is None and out is not None:
+        descriptors = out.parent / "descriptors"
+    result = evaluate(
+        model, data, rules,
+        name=name, ground_size=ground_size, aerial_size=aerial_size, ties=check_ties(ties), seed=seed,
+        batch_size=batch_size, device=device, descriptors=descriptors, show_progress_bar=console.shows_progress(),
+    )  # fmt: skip
+    if not PartialState().is_main_process:
+        return
+    if as_json:
+        console.json_line(result.percent())
+    else:
+        console.result(summary_text(result))
+    if out is not None:
+        console.note(f"wrote {result.save(out)}")

@@ -1,9 +1,8 @@
-"""Positions on the Earth: distances in metres, bounds from metres, and what happens at the date line and the poles.
+"""Geodesy: distances in metres, bounds from metres, neighbourhoods on the sphere, the date line and the poles.
 
-Before: latitudes and longitudes in degrees (WGS84) from tables, rasters and photos. After: metres and bounds.
-
-Distances are great-circle distances on the sphere (at most 0.56 % from the ellipsoid). Bounds and offsets of a few
-hundred metres use the radii of curvature of the WGS84 ellipsoid, so a 250 m tile is 250 m at every latitude.
+Latitudes and longitudes are degrees (WGS84) everywhere. Distances are great-circle distances on the sphere, at most
+0.56 % from those on the ellipsoid. Bounds and offsets of a few hundred metres use the radii of curvature of the WGS84
+ellipsoid, so a tile of 250 m is 250 m wide at every latitude.
 """
 
 from typing import NamedTuple
@@ -139,6 +138,19 @@ def to_unit_vectors(lat: ArrayLike, lon: ArrayLike) -> FloatArray:
     """Points on the unit sphere, shape (..., 3): means and neighbour searches need no care at the date line there."""
     phi, lam = np.radians(np.asarray(lat, dtype=np.float64)), np.radians(np.asarray(lon, dtype=np.float64))
     return np.stack([np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)], axis=-1)
+
+
+def arc_m(chord: ArrayLike) -> FloatArray:
+    """Great-circle distance in metres of straight distances between points of the unit sphere (`to_unit_vectors`)."""
+    return 2 * EARTH_RADIUS_M * np.arcsin(np.clip(np.asarray(chord, dtype=np.float64) / 2, 0.0, 1.0))
+
+
+def chord(arc_m: float) -> float:
+    """Straight distance between two points of the unit sphere whose great-circle distance is `arc_m` metres.
+
+    A search by straight distance loses no digits near zero, and a KD-tree of points answers it without an N x N array.
+    """
+    return float(2 * np.sin(min(arc_m / EARTH_RADIUS_M, np.pi) / 2))
 
 
 def mean_position(lat: ArrayLike, lon: ArrayLike, weights: ArrayLike | None = None) -> tuple[float, float]:

@@ -1,6 +1,6 @@
-"""One self-contained HTML page that tells what a run did: numbers, curves, pictures, a map.
+"""HTML: the one template environment, and a self-contained report page of numbers, curves, pictures and a map.
 
-Before: results, PIL pictures and the HTML of a map. After: a file that opens without internet.
+A report is one file that opens without internet.
 """
 
 from __future__ import annotations
@@ -9,11 +9,25 @@ import base64
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from PIL import Image
 
 from gengeo_hf.common.files import write_text
+
+ASSETS = Path(__file__).parents[1] / "assets"  # files of pages, maps and published models
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill a template of `assets/templates`. Values are escaped: nothing in them can become markup.
+
+    Args:
+        template: File name, for example "map.html.jinja".
+        values: What the template shows.
+    """
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(ASSETS / "templates"), autoescape=True)
+    return environment.get_template(template).render(**values)
 
 
 @dataclass(frozen=True)
@@ -89,9 +103,9 @@ class Page:
 
 def write_page(page: Page, path: str | Path) -> None:
     """Write the page as one HTML file."""
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("gengeo_hf", "assets/templates"), autoescape=True)
     rows = [{"cells": row, "main": i == page.table.main} for i, row in enumerate(page.table.rows)]
-    html = environment.get_template("report.html.jinja").render(
+    html = render(
+        "report.html.jinja",
         title=page.title,
         lead=page.lead,
         notice=page.notice,

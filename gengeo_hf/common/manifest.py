@@ -68,7 +68,7 @@ def parse(kind: type[T], values: Any, where: str = "") -> T:
     if not isinstance(values, dict):
         raise ValueError(f"{where or 'it'} is {values!r:.{_SHOWN}}, expected an object")
     prefix = f"{where}." if where else ""
-    hints = _hints(kind)
+    hints = _hints(typing.cast(typing.Any, kind))
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]  # a dataclass
     if unknown := sorted(values.keys() - fields.keys()):
         raise ValueError(f"{prefix}{unknown[0]:.{_SHOWN}} is not known here")

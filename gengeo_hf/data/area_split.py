@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.learning.neighbours import EARTH_RADIUS_M, on_sphere
+from gengeo_hf.common.geo import EARTH_RADIUS_M, chord, to_unit_vectors
 
 METHODS = ("area", "id")
 
@@ -172,7 +172,7 @@ def _nearer_than(lat: np.ndarray, lon: np.ndarray, validation: np.ndarray, margi
         return np.zeros(len(lat), dtype=bool)
     from scipy.spatial import cKDTree
 
-    points = on_sphere(np.radians(lat), np.radians(lon))
-    chord = 2 * np.sin(min(margin_m / EARTH_RADIUS_M, np.pi) / 2)
-    distance, _ = cKDTree(points[validation]).query(points, distance_upper_bound=chord)
-    return np.asarray(distance < chord)
+    points = to_unit_vectors(lat, lon)
+    reach = chord(margin_m)
+    distance, _ = cKDTree(points[validation]).query(points, distance_upper_bound=reach)
+    return np.asarray(distance < reach)

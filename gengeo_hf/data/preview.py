@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from gengeo_hf.common.drawing import INK, PAPER
 from gengeo_hf.common.files import atomic_file
 from gengeo_hf.common.schema import CrossViewDataset
 from gengeo_hf.data.loading import AerialImages, GroundImages
 
 TILE = 160  # pixels; a photo is as high and at most four times as wide
 GAP, LINE = 8, 14
-INK, PAPER = (40, 40, 40), (255, 255, 255)
 
 
 def write_sheet(data: CrossViewDataset, path: str | Path, pairs: int = 12) -> Path:

@@ -1,19 +1,19 @@
-"""Descriptors of a whole dataset on disk: made once, in shards, by any number of processes.
+"""Encode a whole data set: images are read ahead in threads, encoded in batches, and kept in shards on disk.
 
-Before: an encoder and the images of a dataset. After: one float32 array for each view, kept for the next evaluation.
+`encode_rows` is the engine: any reader of images and any encoder, in batches. `encode_images` runs it for an `Encoder`
+and gives one array; `encode_to_store` does the same into a `DescriptorStore`, a directory of shards that survives an
+interruption and that several processes may fill together.
 
-This, `pictures.py` and `album.py` are the only modules of the room that see an image. Shards have a fixed number of
-rows and each is described by one process, so the descriptors do not depend on how many processes there are, and a run
-that was stopped goes on where it was.
+Batches and shards have fixed rows, so descriptors depend neither on the number of threads nor on that of processes.
 """
 
 import hashlib
-import itertools
 import json
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,26 +24,188 @@ from safetensors.numpy import save_file
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import atomic_file
+from gengeo_hf.encoding.encoder import as_image
 
 if TYPE_CHECKING:
     from gengeo_hf.encoding.encoder import Encoder, View
-    from gengeo_hf.evaluation.protocols import Protocol
 
 SHARD_ROWS = 1024
-_READERS = min(8, os.cpu_count() or 1)
-_READ_AHEAD = 64  # decoded images waiting: 64 VIGOR panoramas are 400 MB
-_PROBES = 16  # images whose bytes enter the fingerprint of a table; all of them would mean reading the data twice
+READERS = min(8, os.cpu_count() or 1)
+_CHUNK = 8  # images that one thread reads before it hands them over: eight VIGOR panoramas are 50 MB
+_BATCHES_AHEAD = 2
+_PROBES = 16  # images whose pixels enter the fingerprint of a table; all of them would mean reading the data twice
+
+Transform = Callable[[torch.Tensor, Sequence[int]], torch.Tensor]
+
+
+@dataclass
+class EncodedRows:
+    """One batch of `encode_rows`.
+
+    Args:
+        rows: Rows that were encoded, in order.
+        descriptors: float32 (len(rows), dim).
+        images: What was read for these rows, where `keep_images` asked for it.
+        unreadable: For each row that gave no image the error, or None where the reader gave None.
+    """
+
+    rows: list[int] = field(default_factory=list)
+    descriptors: np.ndarray = field(default_factory=lambda: np.empty((0, 0), dtype=np.float32))
+    images: list[Any] = field(default_factory=list)
+    unreadable: dict[int, GenGeoError | None] = field(default_factory=dict)
+
+
+@dataclass
+class _Chunk:
+    """What one thread has read: images by row, and the same ready for the encoder."""
+
+    rows: list[int]
+    images: list[Any]
+    prepared: Any
+    unreadable: dict[int, GenGeoError | None]
+
+
+def encode_rows(
+    read: Callable[[int], Any],
+    encode: Callable[[Any, list[int]], np.ndarray],
+    rows: Iterable[int],
+    *,
+    batch_size: int,
+    prepare: Callable[[list[Any]], torch.Tensor] | None = None,
+    readers: int = READERS,
+    keep_images: bool = False,
+    skip_unreadable: bool = False,
+) -> Iterator[EncodedRows]:
+    """Encode rows in batches while threads read the next ones.
+
+    Args:
+        read: Row to image, called in threads. None means that there is no image.
+        encode: Images of a batch (what `prepare` made of them, concatenated; without it a list) and their rows to
+            descriptors, float32 (rows, dim). Called in this thread, one batch at a time.
+        rows: Rows to encode, in this order.
+        batch_size: Rows of one batch; a batch with unreadable rows is smaller.
+        prepare: Images to a tensor (images, ...), called in the reading threads.
+        readers: Number of threads.
+        keep_images: Give the images as well, for example for thumbnails.
+        skip_unreadable: Report rows without an image in `EncodedRows.unreadable` instead of raising.
+
+    Yields:
+        One `EncodedRows` for each batch, in order.
+
+    Raises:
+        GenGeoError: An image is missing or broken, and `skip_unreadable` is False.
+    """
+
+    def read_chunk(some: list[int]) -> _Chunk:
+        chunk = _Chunk([], [], None, {})
+        for row in some:
+            try:
+                image = read(row)
+            except GenGeoError as error:
+                if not skip_unreadable:
+                    raise
+                image, chunk.unreadable[row] = None, error
+            if image is None:
+                chunk.unreadable.setdefault(row, None)
+            else:
+                chunk.rows.append(row)
+                chunk.images.append(image)
+        if prepare is not None and chunk.images:
+            chunk.prepared = prepare(chunk.images)
+            chunk.images = chunk.images if keep_images else []
+        return chunk
+
+    def encode_batch(futures: list[Future[_Chunk]]) -> EncodedRows:
+        chunks = [future.result() for future in futures]
+        out = EncodedRows([row for chunk in chunks for row in chunk.rows])
+        for chunk in chunks:
+            out.unreadable |= chunk.unreadable
+        if not skip_unreadable and out.unreadable:
+            raise GenGeoError(f"row {next(iter(out.unreadable))} has no image")
+        images = [image for chunk in chunks for image in chunk.images]
+        if out.rows:
+            ready = [chunk.prepared for chunk in chunks if chunk.rows]
+            out.descriptors = encode(images if prepare is None else torch.cat(ready), out.rows)
+        out.images = images if keep_images else []
+        return out
+
+    pool = ThreadPoolExecutor(max(1, readers), thread_name_prefix="read")
+    ahead: deque[list[Future[_Chunk]]] = deque()
+    try:
+        for batch in _parts(list(rows), batch_size):
+            ahead.append([pool.submit(read_chunk, part) for part in _parts(batch, _CHUNK)])
+            if len(ahead) > _BATCHES_AHEAD:
+                yield encode_batch(ahead.popleft())
+        while ahead:
+            yield encode_batch(ahead.popleft())
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def encode_images(
+    encoder: "Encoder",
+    images: Sequence[Any],
+    view: "View",
+    rows: Sequence[int] | np.ndarray | range | None = None,
+    *,
+    transform: Transform | None = None,
+    readers: int = READERS,
+    show_progress_bar: bool = False,
+) -> np.ndarray:
+    """Encode rows of a table's images.
+
+    Args:
+        encoder: Model and preprocessing.
+        images: Images by row: paths, bytes, PIL images or arrays, read when they are needed.
+        view: "ground" or "aerial".
+        rows: Rows to encode; None for all.
+        transform: Changes pixel values (B, 3, H, W) of some rows before they are encoded, for example a crop.
+        readers: Number of threads that read images.
+        show_progress_bar: Show images per second on stderr.
+
+    Returns:
+        Unit descriptors, float32 (rows, dim), in the order of `rows`.
+
+    Raises:
+        GenGeoError: An image is missing or broken, or the model cannot take images of this size.
+    """
+
+    def prepare(some: list[Any]) -> torch.Tensor:
+        pixels: torch.Tensor = encoder.processor(some, view=view, return_tensors="pt")["pixel_values"]  # type: ignore[call-arg]  # valid_kwargs
+        return pixels
+
+    def encode(pixels: torch.Tensor, some: list[int]) -> np.ndarray:
+        return encoder.describe(pixels if transform is None else transform(pixels, some), view)
+
+    wanted = [int(row) for row in (range(len(images)) if rows is None else rows)]
+    out = np.empty((len(wanted), encoder.dim), dtype=np.float32)
+    done = 0
+    try:
+        batches = encode_rows(
+            lambda row: as_image(images[row]), encode, wanted,
+            batch_size=encoder.batch_size, prepare=prepare, readers=readers,
+        )  # fmt: skip
+        with _progress(len(wanted), f"encode {view}", show_progress_bar) as bar:
+            for batch in batches:
+                out[done : done + len(batch.rows)] = batch.descriptors
+                done += len(batch.rows)
+                bar.update(len(batch.rows))
+    except GenGeoError:
+        raise
+    except ValueError as error:  # the model's own words about sizes that it cannot take
+        raise GenGeoError(f"{view} images: {error}") from error
+    return out
 
 
 class DescriptorStore:
-    """A folder of shards of one table, view, model and preprocessing.
+    """A directory of shards of one table, view, model and preprocessing.
 
     Args:
-        root: folder for the descriptors of all models and datasets.
-        key: everything that the descriptors depend on; its hash names the folder. "images" is kept as `images`.
-        count: rows in all.
-        dim: length of a descriptor.
-        shard_rows: rows of one file.
+        root: Directory for the descriptors of all models and data sets.
+        key: Everything that the descriptors depend on; its hash names the directory. "images" is kept as `images`.
+        count: Number of rows.
+        dim: Length of a descriptor.
+        shard_rows: Rows of one file.
     """
 
     def __init__(
@@ -61,11 +223,11 @@ class DescriptorStore:
         ]
 
     def path(self, number: int) -> Path:
-        """File of a shard."""
+        """File of a shard, by its zero-based index."""
         return self.folder / f"shard-{number:05d}.safetensors"
 
     def read(self, number: int) -> np.ndarray | None:
-        """The descriptors of a shard, (rows, dim); None where it is missing, damaged or of something else."""
+        """Descriptors of a shard, float32 (rows, dim); None where it is missing, damaged or of other data."""
         rows = self.shards()[number]
         try:
             with safe_open(self.path(number), framework="np") as file:
@@ -76,39 +238,47 @@ class DescriptorStore:
         return descriptors if same and descriptors.shape == (len(rows), self.dim) else None
 
     def write(self, number: int, descriptors: np.ndarray) -> None:
-        """Keep a shard; a reader sees all of it or nothing.
+        """Write a shard; a reader finds all of it or nothing.
 
         Args:
-            number: of the shard.
+            number: Zero-based index of the shard.
             descriptors: float32 (rows, dim).
         """
         with atomic_file(self.path(number)) as temporary:
             save_file({"descriptors": np.ascontiguousarray(descriptors)}, temporary, metadata={"key": self.key})
 
     def fill(
-        self, describe: Callable[[range], np.ndarray], *, process: int = 0, processes: int = 1, progress: bool = False
+        self,
+        encode: Callable[[range], np.ndarray],
+        *,
+        process: int = 0,
+        processes: int = 1,
+        show_progress_bar: bool = False,
     ) -> int:
-        """Make the missing shards whose turn is this process's.
+        """Make the missing shards that belong to this process.
 
         Args:
-            describe: rows to descriptors (rows, dim).
-            process: number of this process.
-            processes: how many share the work; all must see one folder.
-            progress: show a bar.
+            encode: Rows to descriptors (rows, dim).
+            process: Zero-based index of this process.
+            processes: Number of processes that share the work; all must see one directory.
+            show_progress_bar: Show rows per second on stderr.
 
         Returns:
-            How many shards were made.
+            The number of shards that were made.
         """
         missing = [n for n in range(len(self.shards())) if n % processes == process and self.read(n) is None]
-        for number in _bar(missing, progress, self.folder.name.split("-")[0]):
-            self.write(number, describe(self.shards()[number]))
+        total = sum(len(self.shards()[number]) for number in missing)
+        with _progress(total, f"encode {self.folder.name.split('-')[0]}", show_progress_bar) as bar:
+            for number in missing:
+                self.write(number, encode(self.shards()[number]))
+                bar.update(len(self.shards()[number]))
         return len(missing)
 
     def load(self) -> np.ndarray:
         """All descriptors, float32 (count, dim).
 
         Raises:
-            GenGeoError: a shard is missing, for example because another process stopped.
+            GenGeoError: A shard is missing, for example because another process stopped.
         """
         whole = np.empty((self.count, self.dim), dtype=np.float32)
         for number, rows in enumerate(self.shards()):
@@ -119,124 +289,68 @@ class DescriptorStore:
         return whole
 
 
-def describe_view(
+def encode_to_store(
     encoder: "Encoder",
     images: Sequence[Any],
     view: "View",
     ids: Sequence[str],
     root: str | Path,
     *,
-    fov: int = 360,
-    headings: np.ndarray | None = None,
+    transform: Transform | None = None,
+    transform_key: Any = None,
     process: int = 0,
     processes: int = 1,
-    progress: bool = False,
+    show_progress_bar: bool = False,
     shard_rows: int = SHARD_ROWS,
 ) -> DescriptorStore:
-    """Describe one view of a dataset, or this process's part of it, into a store.
+    """Encode one view of a data set, or this process's part of it, into a store.
 
     Args:
-        encoder: model and preprocessing.
-        images: in the order of `ids`.
+        encoder: Model and preprocessing.
+        images: Images in the order of `ids`.
         view: "ground" or "aerial".
-        ids: of the images, part of the key.
-        root: folder of all stores.
-        fov: degrees that panoramas are cut to.
-        headings: (images,) degrees that the cuts look at; None is north.
-        process, processes, progress, shard_rows: see `DescriptorStore`.
+        ids: Ids of the images, part of the key.
+        root: Directory of all stores.
+        transform: See `encode_images`.
+        transform_key: JSON value that tells transforms apart, part of the key.
+        process, processes, show_progress_bar, shard_rows: See `DescriptorStore`.
 
     Returns:
-        The store; `load` it when all processes are through.
+        The store; `load` it when all processes are done.
 
     Raises:
-        GenGeoError: an image cannot be read.
+        GenGeoError: An image cannot be read.
     """
-    limited = fov < 360 or headings is not None
     key = {
         "model": encoder.fingerprint,
         "view": view,
         "images": images_fingerprint(images, ids),
-        "fov": fov,
-        "headings": None if headings is None else hashlib.sha256(headings.tobytes()).hexdigest(),
+        "transform": transform_key,
         "computed_by": encoder.computed_by,
     }
     store = DescriptorStore(root, key, len(ids), encoder.dim, shard_rows)
-
-    def describe(rows: range) -> np.ndarray:
-        opened = _opened(images, rows)
-        try:
-            if not limited:
-                return np.concatenate(list(encoder.encode_stream(opened, view)))
-            looked_at = np.zeros(len(rows)) if headings is None else headings[rows.start : rows.stop]
-            return encode_limited(encoder, opened, fov, looked_at)
-        except ValueError as error:  # the model's own words about sizes that it cannot take
-            raise GenGeoError(f"{view} images: {error}") from error
-
-    store.fill(describe, process=process, processes=processes, progress=progress)
+    store.fill(
+        lambda rows: encode_images(encoder, images, view, rows, transform=transform),
+        process=process, processes=processes, show_progress_bar=show_progress_bar,
+    )  # fmt: skip
     return store
 
 
-@torch.inference_mode()
-def encode_limited(encoder: "Encoder", panoramas: Iterable[Any], fov: int, headings: np.ndarray) -> np.ndarray:
-    """Descriptors of cut panoramas: resized to the model's ground size, then cut, as in training.
-
-    Args:
-        encoder: model and preprocessing.
-        panoramas: images whose centre column looks north.
-        fov: horizontal degrees; the cut keeps the scale, so it is fov / 360 of the width, in whole patches.
-        headings: (panoramas,) degrees clockwise from north that each cut's centre looks at.
-
-    Returns:
-        float32 (panoramas, dim).
-    """
-    from gengeo_hf.data.views import limited_fov
-
-    remaining, blocks, start = iter(panoramas), [], 0
-    while batch := list(itertools.islice(remaining, encoder.batch_size)):
-        pixels = encoder.processor(batch, view="ground", return_tensors="pt")["pixel_values"]  # type: ignore[call-arg]
-        looked_at = torch.from_numpy(np.asarray(headings[start : start + len(batch)], dtype=np.float64))
-        start += len(batch)
-        blocks.append(encoder.describe(limited_fov(pixels, fov, looked_at, encoder.patch), "ground"))
-    return np.concatenate(blocks)
-
-
-def cut_headings(protocol: "Protocol", count: int, seed: int) -> np.ndarray | None:
-    """Where the cut of each query looks, (count,) degrees clockwise from north; None is north, or no cut at all.
-
-    Args:
-        protocol: with a limited field of view or without.
-        count: number of queries, in the order of the dataset's table.
-        seed: draws the directions of an unknown heading.
-    """
-    if not protocol.limited or protocol.heading == "known":
-        return None
-    return np.random.default_rng(seed).uniform(0, 360, count)
-
-
 def images_fingerprint(images: Sequence[Any], ids: Sequence[str]) -> str:
-    """Hash of all ids and of the pixels of some images: enough to see that a table was replaced or rendered anew."""
+    """SHA-256 of all ids and of the pixels of some images: a table that was replaced or rendered anew has another."""
     digest = hashlib.sha256(json.dumps(list(ids)).encode())
     for row in np.unique(np.linspace(0, len(ids) - 1, _PROBES).astype(int)):
         digest.update(np.asarray(images[int(row)]).tobytes())
     return digest.hexdigest()
 
 
-def _opened(images: Sequence[Any], rows: range) -> Iterator[Any]:
-    """Open images some steps ahead in threads (JPEG decoding frees the interpreter), in order and in little memory."""
-    with ThreadPoolExecutor(_READERS) as pool:
-        ahead: deque[Future[Any]] = deque()
-        for row in rows:
-            ahead.append(pool.submit(images.__getitem__, row))
-            if len(ahead) > _READ_AHEAD:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+def _parts(rows: list[int], size: int) -> list[list[int]]:
+    """Consecutive parts of at most `size` rows."""
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
-def _bar(numbers: list[int], progress: bool, what: str) -> Iterable[int]:
-    """The same numbers, behind a progress bar."""
-    if not progress:
-        return numbers
+def _progress(total: int, description: str, shown: bool) -> Any:
+    """A progress bar on stderr, or one that shows nothing."""
     from tqdm.auto import tqdm
 
-    return tqdm(numbers, desc=f"describe {what}", unit="shard", leave=False)
+    return tqdm(total=total, desc=description, unit="image", leave=False, disable=not shown)

@@ -1,7 +1,42 @@
-"""Ranks, metrics, protocols, tables: numbers that can be trusted and compared."""
+"""Evaluation: ranks, metrics, protocols, results, comparisons and tables.
 
-from gengeo_hf.evaluation.metrics import evaluate_descriptors, one_percent_k, recall_at
-from gengeo_hf.evaluation.positions import Prior
-from gengeo_hf.evaluation.ranks import rank_of_positives, scan
+`evaluate(model, data, protocol)` is the one entry; `evaluate_descriptors` is for descriptors that exist already. The
+names below are imported when they are first used.
+"""
 
-__all__ = ["Prior", "evaluate_descriptors", "one_percent_k", "rank_of_positives", "recall_at", "scan"]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gengeo_hf.evaluation.metrics import evaluate_descriptors, one_percent_k, recall_at
+    from gengeo_hf.evaluation.positions import Prior
+    from gengeo_hf.evaluation.ranks import rank_of_positives, scan
+    from gengeo_hf.evaluation.results import Result
+    from gengeo_hf.evaluation.run import evaluate
+
+_HOMES = {
+    "Prior": "positions",
+    "Result": "results",
+    "evaluate": "run",
+    "evaluate_descriptors": "metrics",
+    "one_percent_k": "metrics",
+    "rank_of_positives": "ranks",
+    "recall_at": "metrics",
+    "scan": "ranks",
+}
+__all__ = [
+    "Prior",
+    "Result",
+    "evaluate",
+    "evaluate_descriptors",
+    "one_percent_k",
+    "rank_of_positives",
+    "recall_at",
+    "scan",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -6,7 +6,7 @@ After: a flat dict of numbers that names its own rules. Rates are fractions of 1
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.evaluation.positions import errors_m
 from gengeo_hf.evaluation.ranks import Descriptors, Scan, Ties, scan
 
-Rounding = Literal["floor", "ceil", "round", "floor+1"]
+Rounding = Literal["floor", "ceil", "round", "floor+1", "round+1"]
 ERROR_SHARES_M = (5, 10, 25, 50, 100)
 
 
@@ -42,16 +42,27 @@ def one_percent_k(gallery_size: int, rounding: Rounding = "floor") -> int:
     Args:
         gallery_size: number of tiles.
         rounding: "floor" is floor(N / 100), as in Sample4Geo, TransGeo and the paper's tables (88 of 8,884);
-            "floor+1" is the bound of the VIGOR and OriCNN scripts (89); "ceil" and "round" (half up) for others.
+            "floor+1" is the bound of the VIGOR and OriCNN scripts (89); "round+1" that of University-1652's (the
+            rounded count, and one more); "ceil" and "round" (half up) for others.
 
     Raises:
         GenGeoError: an unknown rounding.
     """
     exact, rest = divmod(gallery_size, 100)  # integers: 0.01 * N would round
-    k = {"floor": exact, "ceil": exact + (rest > 0), "round": exact + (rest >= 50), "floor+1": exact + 1}
-    if rounding not in k:
-        raise GenGeoError(f"rounding must be one of {', '.join(k)}; found {rounding!r}")
-    return max(1, k[rounding])
+    half_up = exact + (rest >= 50)
+    k = {"floor": exact, "ceil": exact + (rest > 0), "round": half_up, "floor+1": exact + 1, "round+1": half_up + 1}
+    return max(1, k[check_rounding(rounding)])
+
+
+def check_rounding(rounding: str) -> Rounding:
+    """The rounding rule of this name.
+
+    Raises:
+        GenGeoError: There is none of this name.
+    """
+    if rounding not in get_args(Rounding):
+        raise GenGeoError(f"rounding must be one of {', '.join(get_args(Rounding))}; found {rounding!r}")
+    return cast(Rounding, rounding)
 
 
 def average_precision(relevant_ranks: np.ndarray, gallery_size: int) -> np.ndarray:

@@ -1,7 +1,5 @@
 """Strips of a query and its best tiles.
 
-Before: images and what `failures.marks_of` says about them. After: PIL images.
-
 Right, semi-right and wrong differ by colour and by sign, so the pictures also work without colour vision.
 """
 
@@ -11,11 +9,24 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from gengeo_hf.common.drawing import (
+    FAINT,
+    GRID,
+    INK,
+    PAPER,
+    RIGHT,
+    SCALE,
+    SEMI,
+    WRONG,
+    paste_rounded,
+    shorten,
+    to_rgb,
+    write,
+)
 from gengeo_hf.common.errors import GenGeoError
 
-COLOURS = {"right": "#0a9b6c", "semi": "#e3a008", "wrong": "#d1495b"}
-INK, FAINT, PAPER, GRID = "#1d2733", "#6b7785", "#ffffff", "#e4e8ec"
-_GAP, _BORDER, _SCALE = 14, 5, 2  # strips are drawn at twice the size and reduced: smooth corners
+COLOURS = {"right": RIGHT, "semi": SEMI, "wrong": WRONG}
+_GAP, _BORDER = 14, 5
 
 
 def strip(
@@ -49,8 +60,8 @@ def strip(
         raise GenGeoError(f"found {len(marks)} marks for {len(tile_images)} tiles; each tile needs one")
     if wrong := sorted(set(marks) - {*COLOURS, ""}):
         raise GenGeoError(f'unknown mark {wrong[0]!r}; expected one of {", ".join(COLOURS)} or ""')
-    side, gap, scale = tile_side * _SCALE, _GAP * _SCALE, _SCALE
-    photo = _fitted(_rgb(query_image), side)
+    side, gap, scale = tile_side * SCALE, _GAP * SCALE, SCALE
+    photo = _fitted(to_rgb(query_image), side)
     names = [*captions, *[""] * (len(marks) - len(captions))]
     places = [gap + photo.width + 2 * gap + number * (side + gap) for number in range(len(marks))]
     shown = list(zip(tile_images, marks, names, places, strict=True))
@@ -62,11 +73,11 @@ def strip(
     canvas = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(canvas)
     top = gap + (side - photo.height) // 2
-    _paste_rounded(canvas, photo, (gap, top), 6 * scale)
-    _text(draw, title, (gap + photo.width / 2, top + photo.height + 6 * scale), photo.width, INK)
+    paste_rounded(canvas, photo, (gap, top), 6 * scale)
+    _write_below(draw, title, (gap + photo.width / 2, top + photo.height + 6 * scale), photo.width, INK)
     for tile, mark, name, left in shown:
-        _framed_tile(canvas, draw, _rgb(tile), (left, gap), side, mark)
-        _text(draw, name, (left + side / 2, gap + side + 6 * scale), side, COLOURS.get(mark, FAINT))
+        _framed_tile(canvas, draw, to_rgb(tile), (left, gap), side, mark)
+        _write_below(draw, name, (left + side / 2, gap + side + 6 * scale), side, COLOURS.get(mark, FAINT))
     if true_tile is not None:
         draw.line([(shown[-1][3] - gap, gap), (shown[-1][3] - gap, gap + side)], fill=FAINT, width=scale)
     return canvas.resize((width // scale, height // scale), Image.Resampling.LANCZOS)
@@ -114,7 +125,7 @@ def cut(image: Any, fov: int, heading: float) -> Image.Image:
         fov: horizontal degrees; 360 turns without cutting.
         heading: degrees clockwise from north that the centre of the cut looks at.
     """
-    panorama = _rgb(image)
+    panorama = to_rgb(image)
     width, wanted = panorama.width, max(1, round(panorama.width * fov / 360))
     left = round(width * heading / 360) + (width - wanted) // 2
     columns = (left + np.arange(wanted)) % width
@@ -128,40 +139,28 @@ def metres(distance: float) -> str:
     return f"{distance:,.0f} m" if distance < 1000 else f"{distance / 1000:,.{1 if distance < 100_000 else 0}f} km"
 
 
-def _rgb(image: Any) -> Image.Image:
-    """PIL or array to an RGB picture."""
-    return (image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))).convert("RGB")
-
-
-def _paste_rounded(canvas: Image.Image, image: Image.Image, corner: tuple[int, int], radius: int) -> None:
-    """Paste with rounded corners."""
-    mask = Image.new("L", image.size, 0)
-    ImageDraw.Draw(mask).rounded_rectangle((0, 0, image.width - 1, image.height - 1), radius, fill=255)
-    canvas.paste(image, corner, mask)
-
-
 def _framed_tile(
     canvas: Image.Image, draw: ImageDraw.ImageDraw, tile: Image.Image, corner: tuple[int, int], side: int, mark: str
 ) -> None:
     """A tile in its coloured frame, with a badge in the corner."""
-    border = _BORDER * _SCALE if mark else 0
+    border = _BORDER * SCALE if mark else 0
     left, top = corner
     if mark:
         box = (left, top, left + side - 1, top + side - 1)
-        draw.rounded_rectangle(box, 10 * _SCALE, fill=COLOURS[mark])
+        draw.rounded_rectangle(box, 10 * SCALE, fill=COLOURS[mark])
     inner = side - 2 * border
-    _paste_rounded(
-        canvas, tile.resize((inner, inner), Image.Resampling.LANCZOS), (left + border, top + border), 6 * _SCALE
+    paste_rounded(
+        canvas, tile.resize((inner, inner), Image.Resampling.LANCZOS), (left + border, top + border), 6 * SCALE
     )
     if mark:
-        _badge(draw, (left + side - 19 * _SCALE, top + 19 * _SCALE), 13 * _SCALE, mark)
+        _badge(draw, (left + side - 19 * SCALE, top + 19 * SCALE), 13 * SCALE, mark)
 
 
 def _badge(draw: ImageDraw.ImageDraw, centre: tuple[int, int], radius: int, mark: str) -> None:
     """A disc with a tick, a tilde-like bar or a cross."""
     x, y = centre
-    draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=COLOURS[mark], outline=PAPER, width=2 * _SCALE)
-    arm, width = radius * 0.45, 3 * _SCALE
+    draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=COLOURS[mark], outline=PAPER, width=2 * SCALE)
+    arm, width = radius * 0.45, 3 * SCALE
     if mark == "right":
         tick = [(x - arm, y), (x - arm * 0.2, y + arm * 0.8), (x + arm * 1.1, y - arm * 0.8)]
         draw.line(tick, fill=PAPER, width=width, joint="curve")
@@ -172,9 +171,6 @@ def _badge(draw: ImageDraw.ImageDraw, centre: tuple[int, int], radius: int, mark
         draw.line([(x - arm, y + arm), (x + arm, y - arm)], fill=PAPER, width=width)
 
 
-def _text(draw: ImageDraw.ImageDraw, text: str, place: tuple[float, float], width: float, colour: str) -> None:
-    """Centred below something, shortened to its width."""
-    font = ImageFont.load_default(13 * _SCALE)
-    while len(text) > 1 and draw.textlength(text, font=font) > width:
-        text = text[:-2].rstrip() + "…"
-    draw.text(place, text, fill=colour, font=font, anchor="ma")
+def _write_below(draw: ImageDraw.ImageDraw, text: str, at: tuple[float, float], width: float, colour: str) -> None:
+    """Write a caption centred below a picture, shortened to its width; sizes in pixels of the canvas."""
+    write(draw, shorten(text, 13, width / SCALE), (at[0] / SCALE, at[1] / SCALE), 13, colour, "ma")

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gengeo_hf.common.drawing import FAINT, GRID, INK, PAPER
 from gengeo_hf.common.errors import MissingExtraError
 from gengeo_hf.common.geo import EARTH_RADIUS_M
-from gengeo_hf.evaluation.pictures import COLOURS, FAINT, GRID, INK, PAPER
+from gengeo_hf.common.statistics import wilson
+from gengeo_hf.evaluation.pictures import COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,7 +33,7 @@ def recall_curve(ranks: Mapping[str, np.ndarray], *, gallery_sizes: Mapping[str,
     ks = np.unique(np.round(np.geomspace(1, max(2, most), 60)).astype(int))
     for (label, values), colour in zip(ranks.items(), _colours(len(ranks)), strict=True):
         share = np.array([np.mean(np.asarray(values) < k) for k in ks])
-        axes.fill_between(ks, *(100 * edge for edge in _wilson(share, len(values))), color=colour, alpha=0.15, lw=0)
+        axes.fill_between(ks, *(100 * edge for edge in wilson(share, len(values))), color=colour, alpha=0.15, lw=0)
         axes.plot(ks, 100 * share, color=colour, lw=2, label=f"{label}: R@1 {100 * share[0]:.1f} %")
     for size in sorted(set(gallery_sizes.values())):
         chance = np.minimum(100, 100 * ks / size)
@@ -134,14 +136,6 @@ def _panel(
     away = int((lost & ~near).sum())
     outside = f" ({away:,} put outside this map)" if away else ""
     axes.set_title(f"{name}: {right.sum():,} found, {lost.sum():,} lost{outside}", fontsize=9.5, color=INK, loc="left")
-
-
-def _wilson(share: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The 95 % interval of a share (Wilson, 1927), which stays within 0 and 1."""
-    z = 1.96
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
-    return centre - half, centre + half
 
 
 def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple["Figure", Any]:

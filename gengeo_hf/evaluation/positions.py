@@ -9,7 +9,7 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.geo import EARTH_RADIUS_M, great_circle_m
+from gengeo_hf.common.geo import EARTH_RADIUS_M, chord, great_circle_m, to_unit_vectors
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Near:
 
     def __init__(self, prior: Prior, rows: slice) -> None:
         # The dot product of unit vectors is the cosine of the angle; float64 resolves metres (1 - 1e-13 at 3 m).
-        self.queries = _unit_vectors(prior.query_positions[rows])
-        self.tiles = _unit_vectors(prior.gallery_positions)
+        self.queries = to_unit_vectors(*np.transpose(prior.query_positions[rows]))
+        self.tiles = to_unit_vectors(*np.transpose(prior.gallery_positions))
         self.limit = np.cos(prior.radius_m / EARTH_RADIUS_M)
 
     def block(self, first: int, last: int) -> np.ndarray:
@@ -79,12 +79,6 @@ class Near:
         return np.asarray((self.queries[queries] * self.tiles[tiles]).sum(axis=1) >= self.limit)
 
 
-def _unit_vectors(positions: np.ndarray) -> np.ndarray:
-    """(count, 2) degrees to (count, 3) vectors from the Earth's centre."""
-    lat, lon = np.radians(np.asarray(positions, dtype=np.float64)).T
-    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
-
-
 def rows_within(
     query_positions: np.ndarray, gallery_positions: np.ndarray, radius_m: float, positive_rows: np.ndarray
 ) -> np.ndarray:
@@ -105,14 +99,9 @@ def rows_within(
     for which, positions in (("queries", query_positions), ("tiles", gallery_positions)):
         if unknown := int(np.isnan(positions).any(axis=1).sum()):
             raise GenGeoError(f"{unknown} of {len(positions)} {which} have no position; this rule needs all of them")
-    tree = KDTree(_unit_vectors(gallery_positions))
-    chord = 2 * np.sin(radius_m / EARTH_RADIUS_M / 2)
-    lists = [
-        [row for row in found if row != positive]
-        for found, positive in zip(
-            tree.query_ball_point(_unit_vectors(query_positions), chord), positive_rows, strict=True
-        )
-    ]
+    tree = KDTree(to_unit_vectors(*np.transpose(gallery_positions)))
+    near = tree.query_ball_point(to_unit_vectors(*np.transpose(query_positions)), chord(radius_m))
+    lists = [[row for row in found if row != own] for found, own in zip(near, positive_rows, strict=True)]
     rows = np.full((len(lists), max(map(len, lists), default=0)), -1, dtype=np.int64)
     for number, found in enumerate(lists):
         rows[number, : len(found)] = sorted(found)

@@ -1,15 +1,18 @@
-"""Protocols as data: what each published column means.
+"""Evaluation protocols: which queries are ranked against which gallery, and by which rules they are counted.
 
-Before: a name on the command line. After: a `Protocol` that says which images are compared by which rules.
+`assets/protocols.yaml` holds the published ones. A data set without one is evaluated by `default_protocol`: recall over
+its whole gallery.
 """
 
 import dataclasses
 import functools
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from omegaconf import OmegaConf
 
 from gengeo_hf.common.errors import GenGeoError
@@ -72,6 +75,23 @@ class Protocol:
         """Plain values, for JSON."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
+    def with_rounding(self, rounding: Rounding) -> "Protocol":
+        """The same protocol with another rule for recall@1%; its name says so."""
+        if rounding == self.rounding:
+            return self
+        return dataclasses.replace(self, rounding=rounding, name=f"{self.name} (1%: {rounding})")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Protocol":
+        """The protocol that a result was counted by.
+
+        Args:
+            values: Of `as_dict`, perhaps of another version; unknown keys are left out.
+        """
+        known = {item.name for item in dataclasses.fields(cls)}
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known}
+        return cls(**given)
+
 
 def protocol_names() -> list[str]:
     """Names of all protocols, limited fields of view left out."""
@@ -105,6 +125,40 @@ def find_protocol(name: str) -> Protocol:
         protocol = dataclasses.replace(protocol, fov=degrees, heading=match["heading"])
         notes.append(contents["limited_view"][match["heading"]])
     return dataclasses.replace(protocol, note=" ".join(note for note in notes if note))
+
+
+def default_protocol(dataset: str, split: str) -> Protocol:
+    """The protocol of a data set that is evaluated without naming one.
+
+    Args:
+        dataset: Name of the data set.
+        split: Its split.
+
+    Returns:
+        The published protocol of this data set and split where there is one; else plain recall over the whole gallery,
+        with errors in metres where positions are known.
+    """
+    published = _contents()["protocols"]
+    for name, values in published.items():
+        if values["dataset"] == dataset and split in (values["split"], "validation"):
+            return find_protocol(name if split == values["split"] else f"{name}@validation")
+    note = (
+        _contents()["validation"]["note"] if split == "validation" else "Own data; nothing published to compare with."
+    )
+    return Protocol(f"{dataset}:{split}", dataset, split, (), None, None, prior_radii_m=(250, 500, 1000), note=note)
+
+
+def view_headings(protocol: Protocol, count: int, seed: int) -> np.ndarray | None:
+    """Heading of each query's crop, (count,) degrees clockwise from north; None is north, or no crop at all.
+
+    Args:
+        protocol: With a limited field of view or without.
+        count: Number of queries, in the order of the data set's table.
+        seed: Seed of the directions of an unknown heading.
+    """
+    if not protocol.limited or protocol.heading == "known":
+        return None
+    return np.random.default_rng(seed).uniform(0, 360, count)
 
 
 @functools.cache

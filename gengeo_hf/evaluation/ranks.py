@@ -76,10 +76,19 @@ class Scan:
 
     def _settle(self, above: np.ndarray, tied: np.ndarray, ties: Ties, found: np.ndarray) -> np.ndarray:
         """Apply the tie rule; a right tile that was not searched at all ranks last."""
-        if ties not in TIES:
-            raise GenGeoError(f"ties must be one of {', '.join(TIES)}; found {ties!r}")
-        share = {"pessimistic": tied, "sample4geo": 0, "mid": tied / 2}[ties]
+        share = {"pessimistic": tied, "sample4geo": 0, "mid": tied / 2}[check_ties(ties)]
         return np.where(found, above + share, self.gallery_size)
+
+
+def check_ties(ties: str) -> Ties:
+    """The tie rule of this name.
+
+    Raises:
+        GenGeoError: There is none of this name.
+    """
+    if ties not in TIES:
+        raise GenGeoError(f"ties must be one of {', '.join(TIES)}; found {ties!r}")
+    return ties
 
 
 def rank_of_positives(

@@ -15,10 +15,10 @@ from PIL import Image
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import atomic_file
 from gengeo_hf.common.html import Figure, Page, Section, Table, write_page
-from gengeo_hf.encoding.engine import cut_headings, images_fingerprint
+from gengeo_hf.encoding.engine import images_fingerprint
 from gengeo_hf.evaluation import pictures, plots
 from gengeo_hf.evaluation.failures import GROUPS, group_failures, marks_of
-from gengeo_hf.evaluation.protocols import find_protocol
+from gengeo_hf.evaluation.protocols import Protocol, view_headings
 from gengeo_hf.evaluation.results import Result, Truth
 
 FOUND = "found"
@@ -62,8 +62,8 @@ def images_of(result: Result, root: str | Path | None) -> Images:
         raise GenGeoError(
             f"{root or data.name} holds other pairs than the result was made from; give the data that were evaluated"
         )
-    protocol = find_protocol(told["name"])
-    headings = cut_headings(protocol, len(truth.query_ids), settings.get("seed", 0))
+    protocol = Protocol.from_dict(told)
+    headings = view_headings(protocol, len(truth.query_ids), settings.get("seed", 0))
     row_of = {tile: row for row, tile in enumerate(truth.tile_ids)}
 
     def photo(row: int) -> Any:

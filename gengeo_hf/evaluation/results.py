@@ -1,9 +1,10 @@
-"""One result: numbers, the rules they were counted by, and what each query contributed.
+"""The result of an evaluation: metrics, the rules they were counted by, and what each query contributed.
 
-Before: descriptors and the truth about them. After: a JSON file, with a Parquet file of the queries beside it, from
-which tables, comparisons and pictures are made without the images or the model.
+`judge` makes one from descriptors. On disk it is a JSON file with a Parquet file of the queries beside it, from which
+tables, comparisons and pictures are made without the images or the model.
 """
 
+import base64
 import hashlib
 import json
 import platform
@@ -89,10 +90,42 @@ class Truth:
             digest.update(b"none" if array is None else np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
+    def count_known_pairs(self, stored: str | None) -> int:
+        """How many queries are among pairs that `pair_hashes` was stored of; 0 where nothing was stored."""
+        if not stored:
+            return 0
+        content = np.frombuffer(base64.b64decode(stored), dtype=np.uint8).reshape(-1, _HASH_BYTES)
+        return int(np.isin(_hashes(self), _as_integers(content)).sum())
+
     @property
     def knows_positions(self) -> bool:
         """Whether every query and tile has a position."""
         return not (np.isnan(self.query_positions).any() or np.isnan(self.gallery_positions).any())
+
+
+_HASH_BYTES = 5  # of a pair: no chance match in thousands of evaluations, 175 kB for CVUSA
+
+
+def pair_hashes(data: "CrossViewDataset") -> str:
+    """Hashes of all pairs of a data set, as text for a training record; see `Truth.count_known_pairs`."""
+    hashes = np.unique(_hashes(Truth.from_dataset(data)))
+    return base64.b64encode(hashes.astype(">u8").view(np.uint8).reshape(-1, 8)[:, -_HASH_BYTES:].tobytes()).decode()
+
+
+def _hashes(truth: Truth) -> np.ndarray:
+    """Hash of each pair: ids of photo and tile, and the photo's position; uint64 (queries,)."""
+    digests = []
+    for row, query in enumerate(truth.query_ids):
+        tile, (lat, lon) = truth.tile_ids[truth.positive_rows[row]], truth.query_positions[row]
+        digests.append(hashlib.sha256(f"{query}\n{tile}\n{lat:.6f} {lon:.6f}".encode()).digest()[:_HASH_BYTES])
+    return _as_integers(np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, _HASH_BYTES))
+
+
+def _as_integers(content: np.ndarray) -> np.ndarray:
+    """(pairs, bytes) uint8 to uint64 (pairs,), the first byte the highest."""
+    padded = np.zeros((len(content), 8), dtype=np.uint8)
+    padded[:, -_HASH_BYTES:] = content
+    return padded.view(">u8")[:, 0].astype(np.uint64)
 
 
 @dataclass(frozen=True)
@@ -158,6 +191,50 @@ class Result:
             return cls(summary, pq.read_table(pa.BufferReader(content)))
         except (OSError, ValueError, pa.ArrowException) as error:
             raise GenGeoError(f"{queries_path(path)} must lie beside {path.name} and be whole: {error}") from error
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Metrics by name: fractions of 1, metres where the name ends in `_m`, counts."""
+        return dict(self.summary["metrics"])
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader must know before the numbers are compared with others, one sentence each."""
+        protocol, data, model = (self.summary[key] for key in ("protocol", "dataset", "model"))
+        notes = []
+        if not data["complete"]:
+            notes.append(
+                f"not the whole set of {protocol['queries']:,} queries and {protocol['gallery']:,} tiles: "
+                "do not compare with published numbers"
+            )
+        if protocol["trained_on"] and model["trained_on"] not in protocol["trained_on"]:
+            notes.append(f"the model was trained on {model['trained_on'] or 'unknown data'}, not as the protocol says")
+        if overlap := self.summary["settings"].get("training_pairs"):
+            notes.append(f"{overlap:,} of {data['queries']:,} queries are pairs that the model was trained on")
+        return [*notes, *([protocol["note"]] if protocol["note"] else [])]
+
+    def percent(self) -> dict[str, Any]:
+        """One flat object for JSON: rates in percent, distances in metres, each with its 95 % interval.
+
+        Returns:
+            model, data, protocol, queries, gallery; "R@1", "R@1_interval", "R@5", ... ; where positions are known
+            "R@1_within_25m", "R@1_within_50m", "R@1_within_100m" (the best tile's centre is that near) and
+            "median_error_m"; notes.
+        """
+        data, metrics = self.summary["dataset"], self.summary["metrics"]
+        out: dict[str, Any] = {
+            "model": self.summary["model"]["name"],
+            "data": data["name"],
+            "protocol": self.summary["protocol"]["name"],
+            "queries": data["queries"],
+            "gallery": data["gallery"],
+        }
+        for name, interval in self.summary["intervals"].items():
+            metres = name.endswith("_error_m")
+            shown = name.replace("recall", "R") if not name.startswith("within_") else f"R@1_{name}"
+            out[shown] = round((1 if metres else 100) * metrics[name], 4)
+            out[f"{shown}_interval"] = [round((1 if metres else 100) * bound, 4) for bound in interval]
+        return out | {"notes": self.notes}
 
     @property
     def outcomes(self) -> dict[str, np.ndarray]:

@@ -1,142 +1,275 @@
-"""Evaluate a checkpoint by a protocol, top to bottom: data, descriptors, ranks, one JSON result.
+"""Evaluate a model on a data set by a protocol: data, descriptors, ranks, one result.
 
-Before: a model in Hub format and the images. After: `results/x.json` and `results/x.queries.parquet`, for
-`gengeo table`, `gengeo compare` and the pictures.
+    from gengeo_hf import evaluate
 
-    gengeo evaluate --model runs/cvusa/model --protocol cvusa-to-cvact --data CVACT --out results/x.json
+    result = evaluate("runs/cvusa/model", "cvact:val /data/CVACT", "cvusa-to-cvact")
+    print(result.percent()["R@1"])
+    result.save("results/x.json")
 
-On several GPUs put `accelerate launch` before it: each process describes its share of the images into one folder,
-which all must see. The numbers are the same for any number of processes. A run that was stopped goes on where it was.
+With several processes (`accelerate launch -m gengeo_hf.cli evaluate ...`) each one encodes its share of the images into
+one directory, which all must see. The numbers are the same for any number of processes. A run that was stopped goes on
+where it was, if `descriptors` names a directory.
 """
 
-import argparse
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from accelerate import Accelerator
-from omegaconf import OmegaConf
+import numpy as np
+import torch
+from accelerate import PartialState
 
-from gengeo_hf.common.errors import GenGeoError, told_in_one_line
-from gengeo_hf.data import load_pairs
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.schema import CrossViewDataset
 from gengeo_hf.data.loading import AerialImages, GroundImages
-from gengeo_hf.encoding.encoder import Encoder
-from gengeo_hf.encoding.engine import cut_headings, describe_view
-from gengeo_hf.evaluation.protocols import Protocol, find_protocol, protocol_names
-from gengeo_hf.evaluation.ranks import TIES
+from gengeo_hf.data.registry import DataNotation, parse_data
+from gengeo_hf.encoding.encoder import Encoder, View
+from gengeo_hf.encoding.engine import DescriptorStore, Transform, encode_images, encode_to_store, images_fingerprint
+from gengeo_hf.evaluation.protocols import Protocol, default_protocol, find_protocol, view_headings
+from gengeo_hf.evaluation.ranks import Ties
 from gengeo_hf.evaluation.results import Result, Truth, judge
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description="Evaluate a GenGeo checkpoint by a published protocol.",
-        epilog="protocols: " + ", ".join(protocol_names()) + ". Each also with a limited field of view: "
-        "<protocol>-fov<360|180|90|70>-<known|unknown>, where the heading of the photo is known or not, and as "
-        "<protocol>@validation, the part of the training data on which a checkpoint may be picked (`gengeo best`). "
-        "What each one means is in gengeo_hf/assets/protocols.yaml.",
-    )
-    parser.add_argument("--model", required=True, help="checkpoint folder or Hub id")
-    parser.add_argument("--protocol", required=True, help="what to compare, by which rules; see below")
-    parser.add_argument("--data", help="folder of the dataset; the synthetic worlds need none")
-    parser.add_argument("--out", required=True, type=Path, help="the JSON file to write")
-    parser.add_argument("--name", help="what tables call the model; default: the name of its folder")
-    parser.add_argument("--descriptors", type=Path, help="folder to keep descriptors in; default: beside --out")
-    parser.add_argument("--ties", choices=TIES, default="pessimistic", help="who wins when two tiles score the same")
-    parser.add_argument("--ground-size", metavar="HxW", help="pixels, for example 294x588; default: the model's own")
-    parser.add_argument("--aerial-size", metavar="HxW", help="pixels, for example 294x294; default: the model's own")
-    parser.add_argument("--batch-size", type=int, default=32, help="images in one forward pass")
-    parser.add_argument("--seed", type=int, default=0, help="of random headings and of the bootstrap")
-    parser.add_argument("--cpu", action="store_true", help="leave a GPU unused")
-    parser.add_argument(
-        "options", nargs="*", metavar="key=value", help="passed to the dataset's loader, for example num_pairs=100"
-    )
-    given = parser.parse_args(arguments)
-    if given.out.suffix != ".json":
-        parser.error(f"--out must end in .json, found {given.out.name}")
-    if wrong := [item for item in given.options if "=" not in item]:
-        parser.error(f"expected key=value, found {wrong[0]}")
-    return given
+Encode = Callable[[Sequence[Any], View], np.ndarray]
 
 
-def main(given: argparse.Namespace) -> Result | None:
-    """Evaluate; the main process returns the result."""
-    protocol = find_protocol(given.protocol)
-    accelerator = Accelerator(cpu=given.cpu)
-    encoder = Encoder.from_pretrained(given.model, accelerator.device, given.batch_size)
-    encoder.processor.view_sizes = view_sizes(encoder, given.ground_size, given.aerial_size)
+def evaluate(
+    model: "str | Path | Encoder",
+    data: "str | DataNotation | CrossViewDataset | None" = None,
+    protocol: str | Protocol | None = None,
+    *,
+    name: str | None = None,
+    ground_size: str | None = None,
+    aerial_size: str | None = None,
+    ties: Ties = "pessimistic",
+    seed: int = 0,
+    batch_size: int = 32,
+    device: str | torch.device | None = None,
+    descriptors: str | Path | None = None,
+    encode: Encode | None = None,
+    show_progress_bar: bool = False,
+) -> Result:
+    """Evaluate a model: encode both views, rank all tiles for each query, count.
 
-    options: Any = OmegaConf.to_container(OmegaConf.from_dotlist(given.options))
-    with accelerator.main_process_first():  # the first builds a synthetic world, the others find it
-        data = load_pairs(protocol.dataset, given.data, split=protocol.split, **options)
-    truth = Truth.from_dataset(data)
+    Args:
+        model: Checkpoint directory, Hub id, or an `Encoder`.
+        data: `"NAME[:SPLIT] [ROOT] [key=value ...]"`, a loaded data set, or None for the protocol's own data set where
+            it needs no files. Default split: the protocol's, "test" without a protocol.
+        protocol: Name of a protocol or a `Protocol`. None takes the published protocol of this data set and split where
+            there is one, otherwise plain recall over the whole gallery.
+        name: What tables call the model; default: the name of its directory, or of its run.
+        ground_size, aerial_size: Size in pixels as "HxW", for example "154x770"; None takes the model's own.
+        ties: Which tile wins when two score the same, see `Ties`.
+        seed: Seed of random headings and of the bootstrap.
+        batch_size: Images in one forward pass; an `Encoder` has its own.
+        device: Where the model runs; None takes a GPU if there is one. An `Encoder` has its own.
+        descriptors: Directory in which descriptors are kept for another evaluation; None keeps none. Several processes
+            need it.
+        encode: Encodes the images of one view instead of the engine, float32 (images, dim); for a model in training.
+        show_progress_bar: Show images per second on stderr.
 
-    # Descriptors: shards on disk, shared out among the processes, kept for the next protocol.
-    root = given.descriptors or given.out.parent / "descriptors"
+    Returns:
+        The result, the same on every process.
+
+    Raises:
+        GenGeoError: Model, data or protocol cannot be used, do not belong together, or the model was trained on these
+            very pairs.
+
+    Example:
+        >>> evaluate("demo/gengeo-world-urban", "world-urban num_pairs=100").percent()["R@1"]
+    """
+    notation = parse_data(data) if isinstance(data, str) else data
+    rules = choose_protocol(protocol, notation)
+    state = PartialState()
+    if device is None and state.num_processes > 1:
+        device = state.device
+    encoder = model if isinstance(model, Encoder) else Encoder.from_pretrained(model, device, batch_size)
+    notation = DataNotation(rules.dataset) if notation is None else notation
+    loaded = notation if isinstance(notation, CrossViewDataset) else _load(notation, rules, state)
+    truth = Truth.from_dataset(loaded)
+    overlap = training_overlap(encoder.training_record, truth, rules)
+    check_limited_view(rules, loaded.queries["fov"][:])
+    with _at_size(encoder, ground_size, aerial_size):
+        ground, aerial, images = _descriptors(encoder, loaded, truth, rules, seed, descriptors, encode, state,
+                                              show_progress_bar)  # fmt: skip
+        about = about_model(encoder, name or _model_name(model, encoder))
+        sizes = {view: dict(size) for view, size in encoder.processor.view_sizes.items()}
+    settings = {
+        "view_sizes": sizes,
+        "data": str(notation) if isinstance(notation, DataNotation) else loaded.name,
+        "loader": notation.options if isinstance(notation, DataNotation) else {},
+        "seed": seed,
+        "images": images,
+    } | ({"training_pairs": overlap} if overlap else {})
+    return judge(ground, aerial, truth, rules, model=about, settings=settings, ties=ties, seed=seed,
+                 device=encoder.device)  # fmt: skip
+
+
+def choose_protocol(protocol: str | Protocol | None, data: "DataNotation | CrossViewDataset | None") -> Protocol:
+    """The protocol of an evaluation, checked against its data.
+
+    Args:
+        protocol: See `evaluate`.
+        data: See `evaluate`, parsed.
+
+    Raises:
+        GenGeoError: Neither is given, the protocol is unknown, or it is one of other data.
+    """
+    if protocol is None:
+        if data is None:
+            raise GenGeoError("nothing to evaluate on: give a data set, a protocol, or both")
+        if isinstance(data, DataNotation):
+            return default_protocol(data.name, data.split or "test")
+        name, _, split = data.name.rpartition("/")
+        return default_protocol(name or data.name, split)
+    rules = find_protocol(protocol) if isinstance(protocol, str) else protocol
+    if isinstance(data, DataNotation):
+        if data.name != rules.dataset:
+            found = f'; for files of it write "{rules.dataset} {data.name}"' if Path(data.name).exists() else ""
+            raise GenGeoError(f"protocol {rules.name} is of the data set {rules.dataset}, found {data.name!r}{found}")
+        if data.split not in (None, rules.split):
+            raise GenGeoError(
+                f"protocol {rules.name} is of the split {rules.split}, found {data.split!r}: leave one of them out"
+            )
+    return rules
+
+
+def _load(notation: DataNotation, rules: Protocol, state: PartialState) -> CrossViewDataset:
+    """The data set; the first process builds a synthetic world, the others find it."""
+    with state.main_process_first():
+        return notation.load(rules.split)
+
+
+def _descriptors(
+    encoder: Encoder,
+    data: CrossViewDataset,
+    truth: Truth,
+    rules: Protocol,
+    seed: int,
+    root: str | Path | None,
+    encode: Encode | None,
+    state: PartialState,
+    show_progress_bar: bool,
+) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
+    """Descriptors of both views, float32 (rows, dim), and the fingerprints of their images."""
+    photos, tiles = GroundImages(data), AerialImages(data)
+    if encode is not None:
+        return encode(photos, "ground"), encode(tiles, "aerial"), {}
+    headings = view_headings(rules, len(truth.query_ids), seed)
+    transform = limited_view(rules.fov, headings, encoder.patch) if rules.limited else None
+    bar = show_progress_bar and state.is_main_process
+    if root is None:
+        if state.num_processes > 1:
+            raise GenGeoError("several processes need a directory for descriptors that all of them see")
+        images = {
+            "ground": images_fingerprint(photos, truth.query_ids),
+            "aerial": images_fingerprint(tiles, truth.tile_ids),
+        }
+        ground = encode_images(encoder, photos, "ground", transform=transform, show_progress_bar=bar)
+        return ground, encode_images(encoder, tiles, "aerial", show_progress_bar=bar), images
     share: dict[str, Any] = {
-        "process": accelerator.process_index,
-        "processes": accelerator.num_processes,
-        "progress": accelerator.is_main_process,
+        "process": state.process_index,
+        "processes": state.num_processes,
+        "show_progress_bar": bar,
     }
-    check_cut(protocol, data.queries["fov"][:])
-    directions = cut_headings(protocol, len(truth.query_ids), given.seed)
-    ground = describe_view(
-        encoder, GroundImages(data), "ground", truth.query_ids, root, fov=protocol.fov, headings=directions, **share
-    )
-    aerial = describe_view(encoder, AerialImages(data), "aerial", truth.tile_ids, root, **share)
-    accelerator.wait_for_everyone()
-    if not accelerator.is_main_process:
-        return None
+    looked = None if headings is None else hashlib.sha256(headings.tobytes()).hexdigest()
+    key = [rules.fov, looked] if rules.limited else None
+    stores: list[DescriptorStore] = [
+        encode_to_store(encoder, photos, "ground", truth.query_ids, root, transform=transform, transform_key=key,
+                        **share),
+        encode_to_store(encoder, tiles, "aerial", truth.tile_ids, root, **share),
+    ]  # fmt: skip
+    state.wait_for_everyone()
+    return stores[0].load(), stores[1].load(), {"ground": str(stores[0].images), "aerial": str(stores[1].images)}
 
-    result = judge(
-        ground.load(),
-        aerial.load(),
-        truth,
-        protocol,
-        model=describe_model(encoder, given),
-        settings={
-            "view_sizes": encoder.processor.view_sizes,
-            "loader": options,
-            "seed": given.seed,
-            "images": {"ground": ground.images, "aerial": aerial.images},
-        },
-        ties=given.ties,
-        seed=given.seed,
-        device=encoder.device,
-    )
-    result.save(given.out)
-    print(report(result, given.out))
-    return result
+
+def limited_view(fov: int, headings: np.ndarray | None, patch: int) -> Transform:
+    """Crop panoramas, resized to the model's ground size, to a field of view: as in training.
+
+    Args:
+        fov: Horizontal degrees; the crop keeps the scale, so it is fov / 360 of the width, in whole patches.
+        headings: (queries,) degrees clockwise from north at each crop's centre; None is north.
+        patch: Width in pixels of one token.
+    """
+    from gengeo_hf.data.views import limited_fov
+
+    def crop(pixels: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+        looked = np.zeros(len(rows)) if headings is None else headings[np.asarray(rows)]
+        return limited_fov(pixels, fov, torch.from_numpy(looked.astype(np.float64)), patch)
+
+    return crop
+
+
+@contextmanager
+def _at_size(encoder: Encoder, ground: str | None, aerial: str | None) -> "Iterator[None]":
+    """Encode at other image sizes, and at the encoder's own again afterwards."""
+    before = encoder.processor.view_sizes
+    encoder.processor.view_sizes = view_sizes(encoder, ground, aerial)
+    try:
+        yield
+    finally:
+        encoder.processor.view_sizes = before
 
 
 def view_sizes(encoder: Encoder, ground: str | None, aerial: str | None) -> dict[str, dict[str, int]]:
-    """The sizes to evaluate at: the model's own, or those asked for."""
+    """The sizes to evaluate at: the model's own, or those asked for as "HxW".
+
+    Raises:
+        GenGeoError: A size is not HxW in multiples of the patch.
+    """
     sizes = {view: dict(encoder.processor.view_sizes[view]) for view in ("ground", "aerial")}
-    patch = getattr(encoder.model.config.backbone_config, "patch_size", 1)
     for view, text in (("ground", ground), ("aerial", aerial)):
         if text is None:
             continue
         numbers = text.lower().split("x")
-        if len(numbers) != 2 or not all(n.isdigit() and int(n) and int(n) % patch == 0 for n in numbers):
-            raise GenGeoError(f"--{view}-size must be HxW in multiples of {patch} pixels, found {text!r}")
+        if len(numbers) != 2 or not all(n.isdigit() and int(n) and int(n) % encoder.patch == 0 for n in numbers):
+            raise GenGeoError(f"--{view}-size must be HxW in multiples of {encoder.patch} pixels, found {text!r}")
         sizes[view] = {"height": int(numbers[0]), "width": int(numbers[1])}
     return sizes
 
 
-def check_cut(protocol: Protocol, fields: list[float | None]) -> None:
-    """Refuse to cut what is no panorama, or is not known to be one."""
+def check_limited_view(protocol: Protocol, fields: Sequence[float | None]) -> None:
+    """Refuse to crop what is not a panorama, or is not known to be one."""
     if protocol.limited and any(field is None or field < 360 for field in fields):
         raise GenGeoError(
-            f"{protocol.name} cuts panoramas, but {protocol.dataset} holds photos whose field of view is smaller or "
+            f"{protocol.name} crops panoramas, but {protocol.dataset} holds photos whose field of view is smaller or "
             "unknown; a table says fov=360 of its panoramas"
         )
 
 
-def describe_model(encoder: Encoder, given: argparse.Namespace) -> dict[str, Any]:
-    """What the result says about the model."""
+def training_overlap(record: Any, truth: Truth, protocol: Protocol) -> int:
+    """How many of the queries are pairs that the model was trained on, as far as its training record tells.
+
+    Args:
+        record: Training record of the model; older ones do not list the pairs.
+        truth: Queries.
+        protocol: Its split "train" or "all" asks for training pairs on purpose.
+
+    Raises:
+        GenGeoError: There are such pairs in a part that should have none.
+    """
+    overlap = truth.count_known_pairs(record.get("training_pairs"))
+    if overlap and protocol.split not in ("train", "all"):
+        options = (record.get("settings") or {}).get("data", {}).get("train") or {}
+        given = " ".join(f"{key}={value}" for key, value in options.items()) or "none"
+        raise GenGeoError(
+            f"{overlap:,} of {len(truth.query_ids):,} queries of {truth.name} are pairs that the model was trained on: "
+            f"the result would be wrong. Options of the training data were: {given}; give the same, or evaluate on the "
+            "split train or all on purpose"
+        )
+    return overlap
+
+
+def about_model(encoder: Encoder, name: str) -> dict[str, Any]:
+    """What a result says about the model."""
     record = encoder.training_record
     named = (record.get("settings") or {}).get("data", {}).get("name")
     return {
-        "name": given.name or Path(given.model).resolve().name,
+        "name": name,
         "fingerprint": encoder.fingerprint,
         "descriptor_dim": encoder.dim,
         "trained_on": named or record.get("trained_on"),
@@ -144,31 +277,27 @@ def describe_model(encoder: Encoder, given: argparse.Namespace) -> dict[str, Any
     }
 
 
-def report(result: Result, path: Path) -> str:
-    """What the terminal shows."""
+def _model_name(model: "str | Path | Encoder", encoder: Encoder) -> str:
+    """Name of a checkpoint: its directory's, or that of the run which wrote `<run>/model`."""
+    if isinstance(model, Encoder):
+        output = (encoder.training_record.get("settings") or {}).get("output")
+        return Path(output).name if output else "model"
+    path = Path(model).resolve()
+    return path.parent.name if path.name == "model" and path.parent.name else path.name
+
+
+def summary_text(result: Result) -> str:
+    """What a terminal shows of a result: every metric with its interval, and what a reader must know."""
     summary = result.summary
     data, model, metrics = (summary[key] for key in ("dataset", "model", "metrics"))
-    lines = [f"{model['name']} on {data['name']}: {data['queries']:,} queries, {data['gallery']:,} tiles"]
+    lines = [
+        f"{model['name']} on {data['name']}: {data['queries']:,} queries, {data['gallery']:,} tiles, "
+        f"protocol {summary['protocol']['name']}"
+    ]
     width = max(map(len, summary["intervals"]))
     for name, (low, high) in summary["intervals"].items():
         scale, unit = (1, "m") if name.endswith("_m") else (100, "%")
         lines.append(
             f"  {name:{width}} {scale * metrics[name]:10,.2f} {unit}   ({scale * low:,.2f} to {scale * high:,.2f})"
         )
-    if not data["complete"]:
-        published = summary["protocol"]
-        lines.append(
-            f"  not the whole set of {published['queries']:,} queries and {published['gallery']:,} tiles: "
-            "do not compare with published numbers"
-        )
-    expected = summary["protocol"]["trained_on"]
-    if expected and model["trained_on"] not in expected:
-        lines.append(f"  the model was trained on {model['trained_on'] or 'unknown data'}, not as the protocol says")
-    if note := summary["protocol"]["note"]:
-        lines.append(f"  {note}")
-    return "\n".join([*lines, f"wrote {path}"])
-
-
-if __name__ == "__main__":
-    with told_in_one_line("stopped; the same command goes on from the descriptors that are finished"):
-        main(parse())
+    return "\n".join([*lines, *(f"  {note}" for note in result.notes)])

@@ -1,6 +1,6 @@
-"""Drawing on patch grids: heatmaps over pictures, marks, bars, and sheets that put panels with words on a page.
+"""Figures of patch grids: heat maps over pictures, marks, bars, and sheets of panels with text.
 
-Before: arrays and images. After: PIL pictures. Nothing but Pillow draws, so the web page needs no matplotlib.
+Everything is drawn with Pillow (`common/drawing.py`), so the web page does not need matplotlib.
 """
 
 from __future__ import annotations
@@ -12,17 +12,15 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from gengeo_hf.common.drawing import FAINT, GRID, INK, PAPER, SCALE, SERIES, shorten, wrap, write
 from gengeo_hf.explain.attribution import as_picture
 
-INK, FAINT, PAPER, GRID = "#1d2733", "#5b6776", "#ffffff", "#d9dee4"
-SERIES = ("#e07a1f", "#1f78b4", "#0a9b6c", "#c2409a", "#b8960c", "#6a51a3", "#d1495b", "#2b8c9e")
 SCALE_NOTE = (
     "Scaled for each image by itself, from the 2nd to the 98th percentile of its patches, and blended between them: "
     "the dustbin's total share is fixed by SALAD's marginals, so the brightness of two images must not be compared."
 )
 _VIRIDIS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 _SIGNED = ((27, 95, 160), (146, 187, 219), (244, 244, 242), (240, 172, 113), (200, 84, 16))
-_SCALE = 2  # sheets are drawn at twice the size and reduced: smooth lines
 _GAP, _MARGIN, _HEAD, _NOTE = 14, 18, 24, 13
 
 
@@ -147,14 +145,14 @@ def sheet(rows: Sequence[Row], title: str = "", notes: Sequence[str] = (), scale
     """
     width = max([_row_width(row) for row in rows]) + 2 * _MARGIN
     width = max(width, 560)
-    lines = [line for note in notes for line in [*_wrapped(note, width - 2 * _MARGIN), ""]][:-1]
+    lines = [line for note in notes for line in [*wrap(note, _NOTE, width - 2 * _MARGIN), ""]][:-1]
     top, tops = _MARGIN + (34 if title else 0), []
     for row in rows:
         tops.append(top)
         top += _row_height(row) + _GAP
     words = top + (26 if scale else 0)
     height = words + 19 * len(lines) + _MARGIN
-    canvas = Image.new("RGB", (width * _SCALE, height * _SCALE), PAPER)
+    canvas = Image.new("RGB", (width * SCALE, height * SCALE), PAPER)
     draw = ImageDraw.Draw(canvas)
     if title:
         write(draw, title, (_MARGIN, _MARGIN - 4), 19)
@@ -170,17 +168,9 @@ def sheet(rows: Sequence[Row], title: str = "", notes: Sequence[str] = (), scale
     return canvas.resize((width, height), Image.Resampling.LANCZOS)
 
 
-def write(
-    draw: ImageDraw.ImageDraw, text: str, place: tuple[float, float], size: int, colour: str = INK, anchor: str = "la"
-) -> None:
-    """Text on a sheet that is drawn at twice its size; place and size are those of the finished page."""
-    font = ImageFont.load_default(size * _SCALE)
-    draw.text((place[0] * _SCALE, place[1] * _SCALE), text, fill=colour, font=font, anchor=anchor)
-
-
 def legend(lines: Sequence[tuple[str, str]], width: int, height: int) -> Image.Image:
     """Lines of (text, colour) at the bottom of an empty panel."""
-    canvas = Image.new("RGB", (width * _SCALE, height * _SCALE), PAPER)
+    canvas = Image.new("RGB", (width * SCALE, height * SCALE), PAPER)
     draw = ImageDraw.Draw(canvas)
     for number, (text, colour) in enumerate(lines):
         write(draw, text, (0, height - 24 * (len(lines) - number)), 13, colour)
@@ -204,13 +194,13 @@ def bars(
         names: below the groups; default their numbers, every eighth where there are many.
         percent: write the axis in percent, else as numbers.
     """
-    canvas = Image.new("RGB", (width * _SCALE, height * _SCALE), PAPER)
+    canvas = Image.new("RGB", (width * SCALE, height * SCALE), PAPER)
     draw = ImageDraw.Draw(canvas)
     count, most = len(series[0]), max(float(np.max(values)) for values in series) or 1.0
     left, right, top, bottom = 46, width - 6, 26 if labels else 10, height - 22
     for share in (0.0, 0.5, 1.0):
         y = bottom - share * (bottom - top)
-        draw.line([(left * _SCALE, y * _SCALE), (right * _SCALE, y * _SCALE)], fill=GRID, width=_SCALE)
+        draw.line([(left * SCALE, y * SCALE), (right * SCALE, y * SCALE)], fill=GRID, width=SCALE)
         write(draw, f"{100 * share * most:.0f} %" if percent else f"{share * most:.2f}", (left - 6, y), 11, FAINT, "rm")
     slot = (right - left) / count
     thick = slot * 0.8 / len(series)
@@ -218,7 +208,7 @@ def bars(
         for group, value in enumerate(values):
             x = left + group * slot + slot * 0.1 + number * thick
             y = bottom - max(0.0, float(value)) / most * (bottom - top)
-            box = (x * _SCALE, y * _SCALE, (x + thick) * _SCALE, bottom * _SCALE)
+            box = (x * SCALE, y * SCALE, (x + thick) * SCALE, bottom * SCALE)
             draw.rectangle(box, fill=SERIES[number])
     every = 1 if count <= 32 else 8
     for group in range(0, count, every):
@@ -226,7 +216,7 @@ def bars(
         write(draw, text, (left + (group + 0.5) * slot, bottom + 4), 11, FAINT, "ma")
     x = float(left)
     for number, label in enumerate(labels):
-        draw.rectangle((x * _SCALE, 6 * _SCALE, (x + 11) * _SCALE, 17 * _SCALE), fill=SERIES[number])
+        draw.rectangle((x * SCALE, 6 * SCALE, (x + 11) * SCALE, 17 * SCALE), fill=SERIES[number])
         write(draw, label, (x + 16, 4), 12)
         x += 34 + ImageFont.load_default(12).getlength(label)
     return canvas.resize((width, height), Image.Resampling.LANCZOS)
@@ -235,9 +225,9 @@ def bars(
 def _draw_scale(canvas: Image.Image, draw: ImageDraw.ImageDraw, scale: Scale, top: int) -> None:
     """The colours of the maps between the words for their two ends, 10 pixels high."""
     x = _MARGIN + round(ImageFont.load_default(_NOTE).getlength(scale.least)) + 10
-    ramp = _coloured(np.tile(np.linspace(0, 1, 160 * _SCALE), (10 * _SCALE, 1)), _SIGNED if scale.signed else _VIRIDIS)
+    ramp = _coloured(np.tile(np.linspace(0, 1, 160 * SCALE), (10 * SCALE, 1)), _SIGNED if scale.signed else _VIRIDIS)
     write(draw, scale.least, (_MARGIN, top + 5), _NOTE, FAINT, "lm")
-    canvas.paste(Image.fromarray(ramp), (x * _SCALE, top * _SCALE))
+    canvas.paste(Image.fromarray(ramp), (x * SCALE, top * SCALE))
     write(draw, scale.most, (x + 170, top + 5), _NOTE, FAINT, "lm")
 
 
@@ -265,15 +255,15 @@ def _draw_row(
     x, spots = float(_MARGIN), []
     for panel in row.panels:
         wide = _panel_width(panel, row.height)
-        size = (wide * _SCALE, row.height * _SCALE)
-        canvas.paste(panel.picture.resize(size, Image.Resampling.LANCZOS), (round(x * _SCALE), y * _SCALE))
+        size = (wide * SCALE, row.height * SCALE)
+        canvas.paste(panel.picture.resize(size, Image.Resampling.LANCZOS), (round(x * SCALE), y * SCALE))
         if panel.frame:
-            box = (x * _SCALE, y * _SCALE, (x + wide) * _SCALE - 1, (y + row.height) * _SCALE - 1)
-            draw.rectangle(box, outline=panel.frame, width=4 * _SCALE)
+            box = (x * SCALE, y * SCALE, (x + wide) * SCALE - 1, (y + row.height) * SCALE - 1)
+            draw.rectangle(box, outline=panel.frame, width=4 * SCALE)
         for left, up, right, down, colour in panel.boxes:
             corners = (x + left * wide, y + up * row.height, x + right * wide, y + down * row.height)
-            draw.rectangle([c * _SCALE for c in corners], outline=PAPER, width=5 * _SCALE)
-            draw.rectangle([c * _SCALE for c in corners], outline=colour, width=3 * _SCALE)
+            draw.rectangle([c * SCALE for c in corners], outline=PAPER, width=5 * SCALE)
+            draw.rectangle([c * SCALE for c in corners], outline=colour, width=3 * SCALE)
         spots.append((x, float(y), float(wide), float(row.height)))
         x += wide + _GAP
     return spots
@@ -285,9 +275,9 @@ def _draw_headings(draw: ImageDraw.ImageDraw, row: Row, spots: list[tuple[float,
     for panel, (x, y, wide, _) in zip(row.panels, spots, strict=True):
         for text, size, colour, rise in ((panel.heading, 14, INK, small + 22), (panel.small, 12, FAINT, 18)):
             if text:
-                shown = _cut(text, size, wide + _GAP - 4)
+                shown = shorten(text, size, wide + _GAP - 4)
                 length = ImageFont.load_default(size).getlength(shown)
-                box = ((x - 2) * _SCALE, (y - rise) * _SCALE, (x + length + 4) * _SCALE, (y - rise + 17) * _SCALE)
+                box = ((x - 2) * SCALE, (y - rise) * SCALE, (x + length + 4) * SCALE, (y - rise + 17) * SCALE)
                 draw.rectangle(box, fill=PAPER)
                 write(draw, shown, (x, y - rise), size, colour)
 
@@ -303,9 +293,9 @@ def _draw_links(draw: ImageDraw.ImageDraw, rows: Sequence[Row], places: list[Any
         for (panel, mark), (offset, other_panel, other_mark), colour in row.links:
             start = _at(row, places[number], panel, mark)
             end = _at(rows[number + offset], places[number + offset], other_panel, other_mark)
-            points = [(start[0] * _SCALE, start[1] * _SCALE), (end[0] * _SCALE, end[1] * _SCALE)]
-            draw.line(points, fill=PAPER, width=5 * _SCALE)
-            draw.line(points, fill=colour, width=2 * _SCALE)
+            points = [(start[0] * SCALE, start[1] * SCALE), (end[0] * SCALE, end[1] * SCALE)]
+            draw.line(points, fill=PAPER, width=5 * SCALE)
+            draw.line(points, fill=colour, width=2 * SCALE)
 
 
 def _draw_marks(draw: ImageDraw.ImageDraw, row: Row, spots: list[tuple[float, float, float, float]]) -> None:
@@ -313,27 +303,6 @@ def _draw_marks(draw: ImageDraw.ImageDraw, row: Row, spots: list[tuple[float, fl
     for panel, content in enumerate(row.panels):
         for mark, (_, _, label, colour) in enumerate(content.marks):
             x, y = _at(row, spots, panel, mark)
-            box = [(x - radius) * _SCALE, (y - radius) * _SCALE, (x + radius) * _SCALE, (y + radius) * _SCALE]
-            draw.ellipse(box, fill=colour, outline=PAPER, width=2 * _SCALE)
+            box = [(x - radius) * SCALE, (y - radius) * SCALE, (x + radius) * SCALE, (y + radius) * SCALE]
+            draw.ellipse(box, fill=colour, outline=PAPER, width=2 * SCALE)
             write(draw, label, (x, y), 13, PAPER, "mm")
-
-
-def _cut(text: str, size: int, width: float) -> str:
-    """A text shortened to a width."""
-    font = ImageFont.load_default(size)
-    while len(text) > 1 and font.getlength(text) > width:
-        text = text[:-2].rstrip() + "…"
-    return text
-
-
-def _wrapped(text: str, width: float) -> list[str]:
-    """A paragraph in lines of a width."""
-    font, lines, line = ImageFont.load_default(_NOTE), [], ""
-    for word in text.split():
-        longer = f"{line} {word}".strip()
-        if line and font.getlength(longer) > width:
-            lines.append(line)
-            line = word
-        else:
-            line = longer
-    return [*lines, line]

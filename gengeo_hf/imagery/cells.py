@@ -14,7 +14,9 @@ from gengeo_hf.common.geo import metres_per_degree, wrap_longitude
 MAX_CELLS = 50_000_000
 
 
-def cell_grids(boxes: Sequence[np.ndarray], tile_m: float, stride_m: float) -> tuple[np.ndarray, np.ndarray]:
+def cell_grids(
+    boxes: Sequence[np.ndarray] | np.ndarray, tile_m: float, stride_m: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Centres of candidate tiles: one grid over each group of boxes that touch.
 
     Args:

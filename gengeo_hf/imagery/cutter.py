@@ -86,10 +86,10 @@ class TileWindow:
     ) -> np.ndarray:
         size = (self.size, self.size)
         side = self.size * np.diag(matrix)
-        box = (*shift, *(shift + side))
+        box = [float(edge) for edge in (*shift, *(shift + side))]
         is_straight = abs(matrix[0, 1]) * self.size < STRAIGHT and abs(matrix[1, 0]) * self.size < STRAIGHT
         fits = shift.min() >= 0 and box[2] <= image.width and box[3] <= image.height and side.min() > 0
         if is_straight and fits:  # the filter of `resize` averages where the grid is finer than the tile
-            return np.asarray(image.resize(size, how, box=tuple(map(float, box))))
+            return np.asarray(image.resize(size, how, box=(box[0], box[1], box[2], box[3])))
         coefficients = (matrix[0, 0], matrix[0, 1], shift[0], matrix[1, 0], matrix[1, 1], shift[1])
         return np.asarray(image.transform(size, Image.Transform.AFFINE, coefficients, resample=how))

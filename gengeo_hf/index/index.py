@@ -3,7 +3,6 @@
 Before: imagery as a `TileSource` and an encoder. After: locate.py, which turns hits into places.
 """
 
-import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.geo import EARTH_RADIUS_M, Bounds, to_unit_vectors
+from gengeo_hf.common.geo import Bounds, chord, to_unit_vectors
 from gengeo_hf.common.locks import exclusive
 from gengeo_hf.common.units import Near, check_near
 from gengeo_hf.imagery.tiles import EncoderLike, TileSource, row_bounds
@@ -70,9 +69,8 @@ class _Snapshot:
 
     def rows_near(self, near: Near) -> np.ndarray:
         """Rows whose centre lies within the radius, by the straight line through the Earth (no loss near zero)."""
-        chord = 2 * math.sin(min(near.radius_m / EARTH_RADIUS_M, math.pi) / 2)
         gaps = self.directions - to_unit_vectors(near.lat, near.lon)
-        return np.flatnonzero(np.einsum("nd,nd->n", gaps, gaps) <= chord**2)
+        return np.flatnonzero(np.einsum("nd,nd->n", gaps, gaps) <= chord(near.radius_m) ** 2)
 
 
 def _open(path: Path, verify: bool) -> _Snapshot:

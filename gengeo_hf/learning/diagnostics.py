@@ -51,5 +51,7 @@ def effective_rank(descriptors: torch.Tensor) -> float:
     Returns:
         1 when all rows are parallel, min(B, D) when all singular values are equal.
     """
+    if not bool(descriptors.isfinite().all()):
+        return float("nan")  # a diverging run says so by its loss
     values = torch.linalg.svdvals(descriptors.float())
     return torch.special.entr(values / values.sum()).sum().exp().item()

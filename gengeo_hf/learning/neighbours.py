@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from gengeo_hf.common.errors import GenGeoError
-
-EARTH_RADIUS_M = 6_371_008.8  # mean radius (IUGG)
+from gengeo_hf.common.geo import arc_m, to_unit_vectors
 
 
 @dataclass(frozen=True)
@@ -79,14 +78,14 @@ def great_circle_neighbours(
         GenGeoError: an id occurs twice, a position is missing or out of range, or k is less than 1.
     """
     ids, lat, lon = _checked(ids, lat, lon, k)
-    points = on_sphere(np.radians(lat), np.radians(lon))
+    points = to_unit_vectors(lat, lon)
     # The haversine formula is an identity in its angles, also beyond a quarter turn: degrees taken for radians are
     # the points that follow from the same numbers read as radians.
-    searched = on_sphere(lat, lon) if legacy_degrees else points
+    searched = to_unit_vectors(np.degrees(lat), np.degrees(lon)) if legacy_degrees else points
     rows = _nearest(searched, k)
     padded = np.where(rows < 0, 0, rows)
     chords = np.stack([np.linalg.norm(points[padded[:, j]] - points, axis=1) for j in range(k)], axis=1)
-    metres = np.where(rows < 0, np.inf, _arc_m(chords)).astype(np.float32)
+    metres = np.where(rows < 0, np.inf, arc_m(chords)).astype(np.float32)
     return NeighbourTable(ids, rows, metres)
 
 
@@ -149,11 +148,6 @@ def _checked(ids: Sequence[str], lat: Any, lon: Any, k: int) -> tuple[tuple[str,
     return ids, lat, lon
 
 
-def on_sphere(lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
-    """Unit vectors float64 (N, 3) of angles in radians."""
-    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
-
-
 def mean_positions(group: np.ndarray, lat: np.ndarray, lon: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The middle of each group of positions on the sphere, right across the date line and at the poles.
 
@@ -168,7 +162,7 @@ def mean_positions(group: np.ndarray, lat: np.ndarray, lon: np.ndarray, count: i
     """
     known = ~(np.isnan(lat) | np.isnan(lon))
     group, lat, lon = group[known], lat[known], lon[known]
-    points = on_sphere(np.radians(lat), np.radians(lon))
+    points = to_unit_vectors(lat, lon)
     x, y, z = (np.bincount(group, points[:, axis], count) for axis in range(3))
     members = np.bincount(group, minlength=count)
     middle = np.degrees(np.arctan2(z, np.hypot(x, y))), np.degrees(np.arctan2(y, x))
@@ -177,11 +171,6 @@ def mean_positions(group: np.ndarray, lat: np.ndarray, lon: np.ndarray, count: i
         alone = members[group] == 1
         out[group[alone]] = own[alone]
     return middle
-
-
-def _arc_m(chord: np.ndarray) -> np.ndarray:
-    """Metres along the sphere for straight distances on the unit sphere."""
-    return 2 * EARTH_RADIUS_M * np.arcsin(np.clip(chord / 2, 0.0, 1.0))
 
 
 def _nearest(points: np.ndarray, k: int) -> np.ndarray:

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-EARTH_RADIUS_M = 6_371_008.8  # mean radius of the IUGG
+from gengeo_hf.common.geo import arc_m, to_unit_vectors
+
 MAX_REJECTS = 1024  # Sample4Geo ends an epoch after so many useless anchors in a row
 BRIDGES = 32  # neighbours whose own neighbours are looked at when an anchor's row is used up
 
@@ -201,7 +202,11 @@ class _Planner:
         self.gone: dict[int, set[int]] = {}  # published rules: neighbours that a tile's first photo took
         if rules.min_negative_distance_m and pairs.lat_lon is None:
             raise ValueError("min_negative_distance_m needs the position of every query")
-        self.xyz = unit_vectors(pairs.lat_lon) if rules.min_negative_distance_m and pairs.lat_lon is not None else None
+        self.xyz = (
+            to_unit_vectors(*np.transpose(pairs.lat_lon))
+            if rules.min_negative_distance_m and pairs.lat_lon is not None
+            else None
+        )
         self._open_batch()
 
     def run(self) -> Plan:
@@ -258,7 +263,7 @@ class _Planner:
         if self.xyz is None or not self.batch:
             return True
         chord = np.linalg.norm(self.batch_xyz[: len(self.batch)] - self.xyz[query], axis=1).min()
-        return bool(2 * EARTH_RADIUS_M * np.arcsin(min(chord / 2, 1.0)) >= self.rules.min_negative_distance_m)
+        return bool(arc_m(chord) >= self.rules.min_negative_distance_m)
 
     def _add_one_of(self, tile: int) -> bool:
         """Add one unused photo of a tile, drawn at random, if the open batch admits one."""
@@ -321,9 +326,3 @@ class _Planner:
                 if several:
                     self.gone.setdefault(tile, set()).add(other)
         return added
-
-
-def unit_vectors(lat_lon: np.ndarray) -> np.ndarray:
-    """Degrees to points on the unit sphere, float64 (n, 3)."""
-    lat, lon = np.radians(np.asarray(lat_lon, dtype=np.float64)).T
-    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)

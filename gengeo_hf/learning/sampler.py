@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Sampler
 
-from gengeo_hf.learning.plan import EARTH_RADIUS_M, Pairs, Plan, Rules, plan_epoch, unit_vectors
+from gengeo_hf.common.geo import arc_m, to_unit_vectors
+from gengeo_hf.learning.plan import Pairs, Plan, Rules, plan_epoch
 
 
 class HardNegativeBatchSampler(Sampler[list[int]]):
@@ -155,8 +156,8 @@ def _hardest(ground: np.ndarray, aerial: np.ndarray) -> float:
 
 def _metres_between(lat_lon: np.ndarray) -> np.ndarray:
     """Great-circle distances among the members of a batch, metres (n, n), infinite to themselves."""
-    xyz = unit_vectors(lat_lon)
+    xyz = to_unit_vectors(*np.transpose(lat_lon))
     chord = np.linalg.norm(xyz[:, None] - xyz[None], axis=2)
-    metres: np.ndarray = 2 * EARTH_RADIUS_M * np.arcsin(np.minimum(chord / 2, 1.0))
+    metres = arc_m(chord)
     np.fill_diagonal(metres, np.inf)
     return metres

@@ -17,6 +17,7 @@ import numpy as np
 
 from gengeo_hf.common.errors import GenGeoError, MissingExtraError
 from gengeo_hf.common.files import atomic_file, sum_of, write_json
+from gengeo_hf.common.statistics import wilson
 from gengeo_hf.localization.answers import share_ground
 
 if TYPE_CHECKING:
@@ -229,7 +230,7 @@ def reliability_plot(calibration: Calibration, path: str | Path) -> None:
     except ImportError as error:
         raise MissingExtraError("matplotlib", "report", "draw a reliability plot") from error
     stated, right, photos = (np.array(column, dtype=float) for column in zip(*calibration.reliability, strict=True))
-    low, high = _wilson(right, photos)
+    low, high = wilson(right, photos)
     figure = Figure(figsize=(5, 5.6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.plot([0, 1], [0, 1], color="#999", linestyle=":", label="stated = right")
@@ -245,13 +246,6 @@ def reliability_plot(calibration: Calibration, path: str | Path) -> None:
             figure.savefig(temporary, dpi=150)
     except ValueError as problem:
         raise GenGeoError(f"{path} cannot be drawn: {problem}") from problem
-
-
-def _wilson(share: np.ndarray, count: np.ndarray, z: float = 1.96) -> tuple[np.ndarray, np.ndarray]:
-    """95 % interval of a share (Wilson 1927): holds for few photos and near 0 and 1; never excludes the share."""
-    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    return np.minimum(middle - half, share), np.maximum(middle + half, share)
 
 
 def _trade(chances: np.ndarray, right: np.ndarray) -> tuple[tuple[float, float, float], ...]:

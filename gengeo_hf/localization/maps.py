@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from gengeo_hf.common.geo import Bounds
+from gengeo_hf.common.html import ASSETS, render
 from gengeo_hf.index.index import GeoIndex
 from gengeo_hf.localization.answers import Answer, drive_line
 
 if TYPE_CHECKING:
     from gengeo_hf.index.stores import StoreIndex
 
-ASSETS = Path(__file__).parents[1] / "assets" / "leaflet"
+LEAFLET = ASSETS / "leaflet"
 MAX_TILES = 200  # tiles drawn round the places: about 4 kB each
 PHOTO_PIXELS = 320
 
@@ -97,9 +98,6 @@ def map_page(
         tile_url: online background such as `https://.../{z}/{x}/{y}.png`; empty (the default) makes no request at all.
         attribution: whom the background's licence asks to name.
     """
-    import jinja2
-
-    environment = jinja2.Environment(autoescape=True, loader=jinja2.FileSystemLoader(ASSETS.with_name("templates")))
     origin = [point.lon for photo in photos for point in photo.points] or [o.bounds.west for o in overlays] or [0.0]
     content = {
         "photos": [_photo(photo, origin[0]) for photo in photos],
@@ -109,7 +107,8 @@ def map_page(
         "attribution": attribution,
     }
     server = urlsplit(tile_url.replace("{s}", "*")) if tile_url else None
-    return environment.get_template("map.html.jinja").render(
+    return render(
+        "map.html.jinja",
         title=title,
         caveat=caveat,
         content=content,
@@ -260,10 +259,10 @@ def _leaflet() -> dict[str, str]:
     """Leaflet's own files. Its style sheet names four icons that this page does not use and must not ask for."""
     import re
 
-    style = (ASSETS / "leaflet.css").read_text(encoding="utf-8")
-    script = (ASSETS / "leaflet.js").read_text(encoding="utf-8")
+    style = (LEAFLET / "leaflet.css").read_text(encoding="utf-8")
+    script = (LEAFLET / "leaflet.js").read_text(encoding="utf-8")
     return {
         "css": re.sub(r"url\([^)]*\)", "none", style),
         "js": re.sub(r"//# sourceMappingURL=.*", "", script),
-        "licence": (ASSETS / "LICENSE").read_text(encoding="utf-8"),
+        "licence": (LEAFLET / "LICENSE").read_text(encoding="utf-8"),
     }

@@ -15,7 +15,6 @@ import contextlib
 import logging
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Query, Request
@@ -26,6 +25,7 @@ from starlette.requests import ClientDisconnect
 
 from gengeo_hf import __version__
 from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.html import render
 from gengeo_hf.localization.localizer import to_geojson
 from gengeo_hf.serving.locator import Desk, PhotoError
 from gengeo_hf.serving.queue import BusyError, Limits, Line
@@ -135,13 +135,11 @@ def state(request: Request) -> HealthReply:
 
 async def docs(request: Request) -> Response:
     """The schema as a page without a script."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        autoescape=True, loader=jinja2.FileSystemLoader(Path(__file__).parents[1] / "assets" / "templates")
-    )
-    page = environment.get_template("docs.html.jinja").render(
-        schema=request.app.openapi(), base=str(request.base_url).rstrip("/"), caveat=request.app.state.desk.caveat
+    page = render(
+        "docs.html.jinja",
+        schema=request.app.openapi(),
+        base=str(request.base_url).rstrip("/"),
+        caveat=request.app.state.desk.caveat,
     )
     policy = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'"
     return HTMLResponse(page, headers={"Content-Security-Policy": policy})

@@ -1,10 +1,6 @@
-"""From a dataset to batches: what may meet in a batch, and the neighbour tables of each epoch.
-
-Before: a `CrossViewDataset` and the present weights. After: `Pairs`, `Rules` and tables for the batch sampler.
-"""
+"""What the batch sampler needs of a data set: pairs, rules of a batch, and the neighbour tables of each epoch."""
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 
 from gengeo_hf.common.errors import GenGeoError
@@ -13,7 +9,7 @@ from gengeo_hf.data.loading import AerialImages, GroundImages
 from gengeo_hf.encoding.encoder import Encoder
 from gengeo_hf.learning import Pairs, Rules, similar_photos, similar_tiles
 from gengeo_hf.learning.neighbours import training_neighbours, true_tiles
-from gengeo_hf.training.descriptors import describe
+from gengeo_hf.training.descriptors import encode_together, gather_parts
 from gengeo_hf.training.settings import Settings
 
 Mined = tuple[np.ndarray, np.ndarray, np.ndarray]  # photos, tiles, and the row of each photo's tile among them
@@ -74,7 +70,7 @@ def neighbour_tables(
     first_phase = epoch <= given.gps_epochs or not given.mining_every
     mined = None
     if not first_phase and (epoch - given.gps_epochs - 1) % given.mining_every == 0:
-        mined = describe_training_pairs(settings, train, pairs, accelerator, encoder)
+        mined = encode_training_pairs(settings, train, pairs, accelerator, encoder)
         for name in set(tables) - {"geographic"}:
             del tables[name]
         tables |= visual_tables(settings, pairs, mined, accelerator)
@@ -103,15 +99,15 @@ def table_shares(settings: Settings, tables: dict[str, np.ndarray]) -> list[floa
     return [on_map if name == "geographic" else (1 - on_map * ("geographic" in tables)) / visual for name in tables]
 
 
-def describe_training_pairs(
+def encode_training_pairs(
     settings: Settings, train: CrossViewDataset, pairs: Pairs, accelerator: Accelerator, encoder: Encoder
 ) -> Mined:
     """Descriptors of all photos and of the tiles that answer one: others cannot be batched."""
     tiles = np.unique(pairs.tile_of_query)
-    photos = np.arange(len(pairs))
-    workers = settings.data.workers
-    ground = describe(GroundImages(train, replace_broken=True), photos, "ground", accelerator, encoder, workers)
-    aerial = describe(AerialImages(train, replace_broken=True), tiles, "aerial", accelerator, encoder, workers)
+    readers = settings.data.workers
+    photo_images, tile_images = GroundImages(train, replace_broken=True), AerialImages(train, replace_broken=True)
+    ground = encode_together(photo_images, "ground", accelerator, encoder, readers=readers)
+    aerial = encode_together(tile_images, "aerial", accelerator, encoder, tiles, readers)
     return ground, aerial, np.searchsorted(tiles, pairs.tile_of_query)
 
 
@@ -120,27 +116,16 @@ def visual_tables(settings: Settings, pairs: Pairs, mined: Mined, accelerator: A
     given, (ground, aerial, own) = settings.sampling, mined
     tiles = np.unique(pairs.tile_of_query)
     options = {"max_similarity": given.max_similarity, "device": accelerator.device}
-    part = np.array_split(np.arange(len(pairs)), accelerator.num_processes)[accelerator.process_index]
+    share = -(-len(pairs) // accelerator.num_processes)
+    part = np.arange(len(pairs))[accelerator.process_index * share : (accelerator.process_index + 1) * share]
     found = {"visual": similar_tiles(ground[part], aerial, own[part], given.pool, **options)}
     if given.mining_direction == "both":
         found["visual_reverse"] = similar_photos(ground, aerial[own[part]], own, own[part], given.pool, **options)
     out = {}
     for name, rows in found.items():
-        every = _all_parts(rows, len(pairs), accelerator)
+        every = gather_parts(rows, len(pairs), share, accelerator)
         out[name] = np.where(every >= 0, tiles[every], -1).astype(np.int32)
     return out
-
-
-def _all_parts(rows: np.ndarray, count: int, accelerator: Accelerator) -> np.ndarray:
-    """Concatenate what each process has, so that all go on with the very same table."""
-    if accelerator.num_processes == 1:
-        return rows
-    longest = -(-count // accelerator.num_processes)
-    padded = np.full((longest, rows.shape[1]), -1, dtype=np.int32)
-    padded[: len(rows)] = rows
-    every = accelerator.gather(torch.from_numpy(padded).to(accelerator.device)).cpu().numpy()
-    lengths = [len(part) for part in np.array_split(np.arange(count), accelerator.num_processes)]
-    return np.concatenate([every[i * longest : i * longest + length] for i, length in enumerate(lengths)])
 
 
 def geographic_table(train: CrossViewDataset, pairs: Pairs, pool: int, legacy_degrees: bool) -> np.ndarray:

@@ -22,7 +22,6 @@ from safetensors.torch import load_file, save_file
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import atomic_folder, sum_of, sweep
 from gengeo_hf.training.settings import Settings, as_dict
-from gengeo_hf.training.shard import put, put_all, whole_tensors
 
 Ids = tuple[list[str], list[str]]  # of a table's photos and tiles, in order
 KEPT = 2  # the newest and the one before, should the newest be damaged
@@ -66,10 +65,6 @@ def save(
         average: averaged weights by name, where the run keeps them.
     """
     states = _gather_random_states(accelerator)
-    writes = accelerator.is_main_process
-    weights = whole_tensors(model.state_dict(), writes)
-    moments = whole_tensors(_optimizer_tensors(model, optimizer), writes)
-    averaged = whole_tensors(average or {}, writes)
     if accelerator.is_main_process:
         state = {
             "progress": vars(progress),
@@ -80,11 +75,11 @@ def save(
         }
         try:
             with atomic_folder(folder / f"checkpoint-{progress.epoch:05d}") as target:
-                save_file(weights, target / "model.safetensors")
-                save_file(moments, target / "optimizer.safetensors")
+                save_file({k: v.contiguous() for k, v in model.state_dict().items()}, target / "model.safetensors")
+                save_file(_optimizer_tensors(model, optimizer), target / "optimizer.safetensors")
                 save_file(states, target / "random.safetensors")
                 if average is not None:
-                    save_file(averaged, target / "average.safetensors")
+                    save_file({k: v.contiguous() for k, v in average.items()}, target / "average.safetensors")
                 for name, rows in tables.items():
                     _save_table(target / f"neighbours-{name}.parquet", rows, *ids)
                 state["sha256"] = _sums(target, state)
@@ -138,10 +133,11 @@ def resume(
         own, weights = model.state_dict(), tensors["model"]
         if own.keys() != weights.keys():
             raise GenGeoError(f"{candidate} holds another model's weights; give another output=...")
-        put_all(own, weights, own)
+        model.load_state_dict(weights)
         _restore_optimizer(model, optimizer, tensors["optimizer"])
         if average is not None:
-            put_all(average, tensors["average"], average)
+            for name, value in tensors["average"].items():
+                average[name].copy_(value)
         if accelerator.scaler is not None and state["scaler"]:
             accelerator.scaler.load_state_dict(state["scaler"])
         _restore_random_states(accelerator, tensors["random"])
@@ -244,7 +240,7 @@ def _restore_optimizer(
         if what == "step":
             inner.state[parameter][what] = value
         else:
-            put(inner.state[parameter].setdefault(what, torch.zeros_like(parameter)), value)
+            inner.state[parameter].setdefault(what, torch.zeros_like(parameter)).copy_(value)
 
 
 def _gather_random_states(accelerator: Accelerator) -> dict[str, torch.Tensor]:

@@ -1,16 +1,17 @@
-"""Train a GenGeo model: settings, data, model, optimizer, resume, epochs, save. Read it from top to bottom.
+"""Train a GenGeo model: settings, data, model, optimizer, resume, epochs, save. Read `main` from top to bottom.
 
-    accelerate launch training/train.py --config world_urban
-    accelerate launch training/train.py --config cvusa data.root=/data/CVUSA
+    accelerate launch training/train.py --config world_urban                # in a checkout
+    accelerate launch -m gengeo_hf.training --config world_urban            # the same, from an installed package
+    python -m gengeo_hf.training --config cvusa data.root=/data/CVUSA       # the same, one process
 
-The same file runs on a laptop's CPU, one GPU, several GPUs and several machines (training/README.md has the commands).
-A killed run goes on when the same command is given again. It writes into `output`: `log.jsonl`, `checkpoint-*` (the
+It runs on a laptop's CPU, one GPU, several GPUs and several machines (training/README.md has the commands). A run that
+was stopped continues when the same command is given again. It writes into `output`: `log.jsonl`, `checkpoint-*` (the
 last two), and `model/`, the best weights on the validation split in Hub format, for `GenGeoModel.from_pretrained`,
 `gengeo index` and `gengeo evaluate`.
 """
 
 import json
-import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,13 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from gengeo_hf.common.errors import GenGeoError, told_in_one_line
-from gengeo_hf.common.schema import CrossViewDataset, check_apart
+from gengeo_hf.common.schema import check_apart
 from gengeo_hf.data import load_pairs
 from gengeo_hf.data.cache import PairsInMemory
-from gengeo_hf.data.loading import AerialImages, GroundImages, PairSource
-from gengeo_hf.encoding.encoder import TRAINING_RECORD, Encoder
-from gengeo_hf.evaluation import evaluate_descriptors
+from gengeo_hf.data.loading import PairSource
+from gengeo_hf.encoding.encoder import TRAINING_RECORD, Encoder, View
+from gengeo_hf.evaluation.protocols import default_protocol
+from gengeo_hf.evaluation.run import evaluate
 from gengeo_hf.learning import HardNegativeBatchSampler
 from gengeo_hf.training import checkpoint
 from gengeo_hf.training.batches import batch_rules, neighbour_tables, table_shares, training_pairs
@@ -39,13 +41,12 @@ from gengeo_hf.training.components import (
     start_head,
     weights_in_use,
 )
-from gengeo_hf.training.descriptors import describe
+from gengeo_hf.training.descriptors import encode_together
 from gengeo_hf.training.diagnostics import head_statistics
-from gengeo_hf.training.estimate import Meter, describe_cost, measure_cost
 from gengeo_hf.training.records import Log, describe_run, export, training_record
 from gengeo_hf.training.settings import Settings, as_dict, parse
-from gengeo_hf.training.shard import check_shardable, clip_gradients, finish_gradients, shard
-from gengeo_hf.training.step import backward_pass, finite, kept_stages, learning_rate, parameter_groups
+from gengeo_hf.training.step import backward_pass, finite, learning_rate, parameter_groups
+from gengeo_hf.training.throughput import Meter, training_flops
 
 
 def main(settings: Settings) -> dict[str, Any]:
@@ -59,7 +60,7 @@ def main(settings: Settings) -> dict[str, Any]:
         project_dir=output,
     )
     set_seed(settings.seed, device_specific=True)  # dropout differs between processes; all else is seeded by step
-    share = pairs_of_a_process(settings, accelerator)
+    check_processes(settings, accelerator)
     if settings.tracker:
         accelerator.init_trackers(output.name, config=checkpoint.flat(as_dict(settings)))
 
@@ -89,17 +90,11 @@ def main(settings: Settings) -> dict[str, Any]:
     if plan.gradient_checkpointing:
         # transformers 5.23 renames gradient_checkpointing_enable, which 6 will drop
         getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
-    parts = math.ceil(share / (sampling.micro_batch or share))
-    cost = measure_cost(model, processor, accelerator, kept_stages(model, settings))
-    meter = Meter(cost, accelerator, parts)
+    meter = Meter(training_flops(model, processor, accelerator), accelerator)
     if plan.compile is not None:
         model.compile(backend=plan.compile)
-    wrapped: torch.nn.Module = model
-    if plan.shard:
-        shard(model, accelerator)
-    else:
-        wrapped = accelerator.prepare(model)
-        model = accelerator.unwrap_model(wrapped)
+    wrapped: torch.nn.Module = accelerator.prepare(model)
+    model = accelerator.unwrap_model(wrapped)
     average = Average(model, plan.ema) if plan.ema is not None else None
     optimizer = torch.optim.AdamW(
         parameter_groups(model, plan.weight_decay), betas=(plan.betas[0], plan.betas[1]), lr=1.0
@@ -116,12 +111,9 @@ def main(settings: Settings) -> dict[str, Any]:
     total_steps = plan.epochs * steps
     log = Log(output / "log.jsonl", accelerator, progress.step)
     accelerator.print(describe_run(settings, train, model, accelerator, steps, progress.epoch))
-    accelerator.print(
-        describe_cost(
-            model, cost, share, parts, accelerator.num_processes, total_steps - progress.step, average is not None,
-            plan.shard,
-        )
-    )  # fmt: skip
+
+    def encode(images: Sequence[Any], view: View) -> np.ndarray:
+        return encode_together(images, view, accelerator, encoder, readers=settings.data.workers)
 
     for epoch in range(progress.epoch + 1, plan.epochs + 1):
         # Mine: neighbours on the map at first, what the model itself confuses later.
@@ -154,9 +146,8 @@ def main(settings: Settings) -> dict[str, Any]:
             if augment is not None:
                 batch = augment(batch, seed=(settings.seed, progress.step, accelerator.process_index))
             loss = backward_pass(batch, accelerator, wrapped, model, processor, settings, pairs)
-            finish_gradients(model, accelerator)
             if plan.clip_norm is not None:
-                clip_gradients(model, accelerator, plan.clip_norm)
+                accelerator.clip_grad_norm_(model.parameters(), plan.clip_norm)
             optimizer.step()
             optimizer.zero_grad()
             progress.step += 1
@@ -177,11 +168,12 @@ def main(settings: Settings) -> dict[str, Any]:
         # Evaluate on the validation split, which picks the weights: never on the test split.
         if epoch % settings.evaluate_every == 0 or epoch == plan.epochs:
             with weights_in_use(average):
-                result = evaluate(validation, accelerator, encoder, settings.data.workers)
+                rules = default_protocol(settings.data.name, "validation")
+                result = evaluate(encoder, validation, rules, encode=encode).metrics
                 log.write({f"validation/{k}": v for k, v in result.items() if isinstance(v, float)}, progress.step)
                 accelerator.print(
                     f"epoch {epoch}: loss {value:.3f}, {validation.name} R@1 {result['recall@1']:.1%}, "
-                    f"R@5 {result['recall@5']:.1%} of {result['gallery_size']} tiles; {meter.words()}"
+                    f"R@5 {result['recall@5']:.1%} of {result['gallery_size']} tiles; {meter.summary()}"
                 )
                 record = training_record(settings, train, validation.name, result, epoch)
                 better = result["recall@1"] > progress.best_recall
@@ -195,38 +187,28 @@ def main(settings: Settings) -> dict[str, Any]:
         raise GenGeoError(f"{output / 'model'} could not be written; free some space and give the same command again")
     record = json.loads((output / "model" / TRAINING_RECORD).read_text(encoding="utf-8"))
     accelerator.print(
-        f"best on {validation.name}: R@1 {progress.best_recall:.1%} after epoch {progress.best_epoch}; "
-        f"weights in {output / 'model'}"
+        f"weights of epoch {progress.best_epoch}, the best of {plan.epochs}, are in {output / 'model'}; "
+        f"{validation.name}: R@1 {100 * progress.best_recall:.1f}%"
     )
     return dict(record["results"])
 
 
-def pairs_of_a_process(settings: Settings, accelerator: Accelerator) -> int:
-    """Each process's part of a batch.
+def check_processes(settings: Settings, accelerator: Accelerator) -> None:
+    """Refuse processes that cannot share the batches.
 
     Raises:
-        GenGeoError: the parts would not be equal, or the processes are not those that the settings ask for.
+        GenGeoError: Their parts of a batch would not be equal, or Accelerate is configured to shard the model.
     """
     batch, processes = settings.sampling.batch_size, accelerator.num_processes
     if batch % processes:
         raise GenGeoError(
             f"sampling.batch_size={batch} cannot be shared out to {processes} processes: InfoNCE needs equal parts"
         )
-    if accelerator.distributed_type == DistributedType.FSDP:
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise GenGeoError(
-            "Accelerate's FSDP configuration is not used: start as for several GPUs, optimisation.shard=true"
+            f"Accelerate is configured for {accelerator.distributed_type.value}: models are trained whole on each "
+            "device; use training/launch/gpus.yaml, with gradient checkpointing for a large model"
         )
-    if settings.optimisation.shard:
-        check_shardable(settings, processes)
-    return batch // processes
-
-
-def evaluate(data: CrossViewDataset, accelerator: Accelerator, encoder: Encoder, workers: int) -> dict[str, Any]:
-    """Recall of a split that is not the test split."""
-    ground = describe(GroundImages(data), np.arange(len(data.queries)), "ground", accelerator, encoder, workers)
-    aerial = describe(AerialImages(data), np.arange(len(data.gallery)), "aerial", accelerator, encoder, workers)
-    result: dict[str, Any] = evaluate_descriptors(ground, aerial, data.positive_rows(), device=str(accelerator.device))
-    return result
 
 
 def start() -> None:

@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from gengeo_hf.common.files import atomic_folder, write_json, write_text
 from gengeo_hf.common.schema import CrossViewDataset
 from gengeo_hf.encoding.encoder import TRAINING_RECORD
+from gengeo_hf.evaluation.results import pair_hashes
 from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
 from gengeo_hf.training.settings import Settings, as_dict
-from gengeo_hf.training.shard import is_sharded, whole_tensors
 from gengeo_hf.training.step import rate_factor
 
 
@@ -30,12 +30,10 @@ def export(
 ) -> bool:
     """Write the model in Hub format with its training record; False where the disk is full."""
     written = True
-    # transformers would write the pieces of a sharded model; a whole one it reads by itself
-    weights = whole_tensors(model.state_dict(), accelerator.is_main_process) if is_sharded(model) else None
     if accelerator.is_main_process:
         try:
             with atomic_folder(folder) as target:
-                model.save_pretrained(target, state_dict=weights)
+                model.save_pretrained(target)
                 processor.save_pretrained(target)
                 write_json(target / TRAINING_RECORD, record)
         except (OSError, SafetensorError) as error:
@@ -85,6 +83,7 @@ def training_record(
         "epochs": epoch,
         "results": {k: v for k, v in result.items() if isinstance(v, int | float | str)},
         "settings": as_dict(settings),
+        "training_pairs": pair_hashes(train),  # an evaluation on one of these pairs is refused
     }
 
 

@@ -88,7 +88,6 @@ class Optimisation:
     label_smoothing: float = 0.1  # as Sample4Geo
     mixed_precision: str = "no"  # no, bf16, fp16
     gradient_checkpointing: bool = False
-    shard: bool = False  # cut weights, gradients and moments among the processes (FSDP2), for ViT-L and ViT-g
     ema: float | None = None  # decay of an average of the weights, such as 0.999, which is then evaluated and saved
     compile: str | None = None  # backend of torch.compile: inductor, or aot_eager to look for errors
 

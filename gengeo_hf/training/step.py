@@ -31,7 +31,7 @@ def backward_pass(
     """The gradient of the global batch's loss, in parts where `sampling.micro_batch` asks for it; gives the loss."""
     masks = semi_positive_masks(batch, accelerator, settings, pairs)
 
-    def describe_part(part: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode_part(part: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         with accelerator.autocast():
             ground = wrapped(normalise(part["ground"], processor), view="ground").pooler_output
             aerial = wrapped(normalise(part["aerial"], processor), view="aerial").pooler_output
@@ -49,12 +49,12 @@ def backward_pass(
 
     size = settings.sampling.micro_batch
     if size is None or size >= len(batch["ground"]):
-        loss = loss_of(*describe_part(batch))
+        loss = loss_of(*encode_part(batch))
         accelerator.backward(loss)
         return loss.detach()
     return cached_backward(
         [{key: value[i : i + size] for key, value in batch.items()} for i in range(0, len(batch["ground"]), size)],
-        describe_part,
+        encode_part,
         loss_of,
         backward=accelerator.backward,
         no_sync=lambda: accelerator.no_sync(wrapped),
@@ -128,13 +128,9 @@ def rate_factor(settings: Settings) -> float:
 
 
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay for matrices; none for biases, norms, the dustbin and the temperature, which it would shrink.
-
-    Parameters without dimensions have a group of their own, because they are not divided where the others are.
-    """
+    """Weight decay for matrices; none for biases, norms, the dustbin and the temperature, which it would shrink."""
     trained = [p for p in model.parameters() if p.requires_grad]
     return [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim == 1], "weight_decay": 0.0},
-        {"params": [p for p in trained if p.ndim == 0], "weight_decay": 0.0},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.geo import EARTH_RADIUS_M
 
-EARTH_RADIUS_M = 6_371_008.8  # mean radius of WGS84, metres
 SPLITS = ("train", "validation", "test")
 REGIONS_PER_ROW = 20
 REGION_STEP_DEGREES = 0.05  # about 5 km between the centres of neighbouring regions

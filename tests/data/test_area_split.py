@@ -5,8 +5,8 @@ import pytest
 from sklearn.metrics.pairwise import haversine_distances
 
 from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.geo import EARTH_RADIUS_M
 from gengeo_hf.data.area_split import blocks_of, fitting_block_m, split_training
-from gengeo_hf.learning.neighbours import EARTH_RADIUS_M
 
 
 def town(count=600, seed=0, metres=8_000.0):

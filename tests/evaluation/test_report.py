@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.statistics import wilson
 from gengeo_hf.data.views import limited_fov
 from gengeo_hf.evaluation import pictures, plots
 from gengeo_hf.evaluation import report as album
@@ -80,7 +81,7 @@ def test_curves_draw_the_numbers_that_they_claim():
     for k, value in zip(*curve[0].get_data(), strict=True):
         assert value == pytest.approx(100 * np.mean(ranks < k))
     np.testing.assert_allclose(curve[1].get_ydata(), 2 * curve[1].get_xdata())  # chance: k of 50
-    low, high = plots._wilson(np.array([0.0, 1.0]), 10)
+    low, high = wilson(np.array([0.0, 1.0]), 10)
     assert low[0] == pytest.approx(0) and high[0] > 0.2 and high[1] == pytest.approx(1)  # no zero width at the ends
     errors = np.array([0.5, 3.0, 30.0, 3000.0, np.nan])
     place, share = plots.error_curve({"mine": errors}).axes[0].lines[0].get_data()

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from sklearn.metrics.pairwise import haversine_distances
 
 from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.geo import EARTH_RADIUS_M
 from gengeo_hf.learning.neighbours import (
-    EARTH_RADIUS_M,
     great_circle_neighbours,
     mean_positions,
     training_neighbours,

@@ -9,10 +9,11 @@ from PIL import Image
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import bounds_around, offset
+from gengeo_hf.common.statistics import wilson
 from gengeo_hf.imagery.tiles import tile_table
 from gengeo_hf.index import GeoIndex
 from gengeo_hf.localization import GeoLocalizer
-from gengeo_hf.localization.confidence import Calibration, _wilson, reliability, reliability_plot
+from gengeo_hf.localization.confidence import Calibration, reliability, reliability_plot
 from gengeo_hf.localization.localizer import Place
 from tests.stubs import ListSource, StubEncoder
 
@@ -70,7 +71,7 @@ def test_the_reliability_is_drawn(tmp_path, ending):
 
 
 def test_an_interval_of_a_share_is_wilsons():
-    low, high = _wilson(np.array([0.0, 0.5, 1.0]), np.array([10.0, 10.0, 10.0]))
+    low, high = wilson(np.array([0.0, 0.5, 1.0]), np.array([10.0, 10.0, 10.0]))
     np.testing.assert_allclose([low, high], [[0, 0.2366, 0.7225], [0.2775, 0.7634, 1]], atol=1e-3)
 
 

@@ -74,10 +74,10 @@ def test_the_dial_is_in_the_log_and_the_speed_beside_the_loss(run, capsys):
     assert set(shares) == {f"batches/share_{name}" for name in ("geographic", "visual", "visual_reverse")}
     assert shares["batches/share_geographic"] > max(shares["batches/share_visual"], 0)
     assert -1 <= second["batches/hardest_negative"] <= 1 and second["batches/nearest_negative_m"] > 0
-    assert all(line["pairs_per_second"] > 0 and line["share_of_peak"] > 0 for line in lines if "loss" in line)
+    assert all(line["pairs_per_second"] > 0 and line["mfu"] > 0 for line in lines if "loss" in line)
     said = capsys.readouterr().out
     assert "batch_size is 16 and the learning rate 0.003 is for 64: it becomes 0.0015 (sqrt rule" in said
-    assert "estimate: " in said and "TFLOP a step" in said
+    assert "MFU (peak: " in said
 
 
 def test_published_rules_and_a_tracker(run, tmp_path):

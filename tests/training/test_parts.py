@@ -25,11 +25,11 @@ from gengeo_hf.training.batches import (
     training_pairs,
 )
 from gengeo_hf.training.components import Average, build_augmentation, build_model, build_processor, start_head
-from gengeo_hf.training.descriptors import describe
-from gengeo_hf.training.estimate import Meter, card_of, measure_cost, memory_bytes
+from gengeo_hf.training.descriptors import encode_together, gather_parts
 from gengeo_hf.training.records import Log
 from gengeo_hf.training.settings import Sampling, Settings
 from gengeo_hf.training.step import learning_rate, rate_factor, semi_positive_masks
+from gengeo_hf.training.throughput import Meter, card_of, training_flops
 from tests.conftest import TINY
 from tests.training.made_up import made_up_pairs
 
@@ -185,52 +185,83 @@ def slowly(items, seconds):
         yield item
 
 
-def test_cost_counts_what_is_kept_and_leaves_no_trace(tiny_config):
+def test_operations_of_frozen_blocks_are_fewer_and_counting_them_leaves_no_trace(tiny_config):
     from gengeo_hf.model import GenGeoModel
 
     accelerator, settings = Accelerator(cpu=True), some(data__ground_size=[28, 112], data__aerial_size=[56, 56])
-    costs = {}
+    flops = {}
     for blocks in (None, 1, 0):
         tiny_config.trainable_blocks = blocks
         model = GenGeoModel(tiny_config).eval()
-        chance = torch.get_rng_state()
-        costs[blocks] = measure_cost(model, build_processor(settings), accelerator)
-        assert torch.equal(torch.get_rng_state(), chance) and not model.training
+        state = torch.get_rng_state()
+        flops[blocks] = training_flops(model, build_processor(settings), accelerator)
+        assert torch.equal(torch.get_rng_state(), state) and not model.training
         assert all(parameter.grad is None for parameter in model.parameters())
-    # Frozen blocks keep nothing for a backward pass that never comes, and it costs less.
-    assert costs[None].activation_bytes > 1.2 * costs[1].activation_bytes > 1.2 * costs[0].activation_bytes
-    assert costs[None].backward_flops > costs[1].backward_flops > costs[0].backward_flops
-    assert costs[None].forward_flops == costs[0].forward_flops
-    # Without kept stages, GradCache's second description costs what the first cost; the last part has none.
-    assert costs[1].again_flops == costs[1].forward_flops and costs[1].kept_bytes == 0
-    assert costs[1].step_flops(4) - costs[1].step_flops() == 0.75 * costs[1].forward_flops
-    weights = sum(p.numel() for p in model.parameters())
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    expected = 4 * weights + 4 * 3 * trained + 8 * costs[0].activation_bytes
-    assert memory_bytes(model, costs[0], 8, 1, False) == expected
-    divided = memory_bytes(model, costs[0], 8, 1, False, divided=2)
-    assert expected - divided == (4 * weights + 4 * 3 * trained) / 2, "a half of all but the activations"
-    meter = Meter(costs[0], accelerator, 1)
+    assert flops[None] > flops[1] > flops[0]
+
+
+def test_operations_of_a_linear_model_are_six_for_each_weight_and_token(tiny_processor):
+    class Linear(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = torch.nn.Linear(3, 8, bias=False), torch.nn.Linear(8, 4, bias=False)
+
+        def forward(self, pixels, view):
+            found = self.second(self.first(pixels.flatten(2).mT)).mean(dim=1)
+            return type("Output", (), {"pooler_output": found})
+
+    sizes = tiny_processor.view_sizes
+    tokens = sum(size["height"] * size["width"] for size in sizes.values())
+    expected = tokens * (6 * (3 * 8 + 8 * 4) - 2 * 3 * 8)  # the input needs no gradient
+    assert training_flops(Linear(), tiny_processor, Accelerator(cpu=True)) == expected
+
+
+def test_the_meter_reads_speed_mfu_and_waiting():
+    meter = Meter(1e6, Accelerator(cpu=True))
     meter.pairs = 10
     read = meter.read()
     assert read["share_waiting"] == 0
     assert list(meter.watch(slowly([1, 2], 0.05))) == [1, 2]
     meter.pairs = 2
-    assert meter.read()["share_waiting"] > 0.9 and "of the time waiting for images" in meter.words()
-    assert read["share_of_peak"] == pytest.approx(read["pairs_per_second"] * costs[0].step_flops() / meter.peak)
+    assert meter.read()["share_waiting"] > 0.9 and "of the time waiting for images" in meter.summary()
+    assert read["mfu"] == pytest.approx(read["pairs_per_second"] * 1e6 / meter.peak)
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 20])
+def test_parts_of_several_processes_are_put_together_in_order(monkeypatch, count):
+    from gengeo_hf.training import descriptors
+
+    monkeypatch.setattr(descriptors, "_GATHERED_ROWS", 3)
+    whole, processes = np.arange(2 * count, dtype=np.float32).reshape(count, 2), 3
+    share = -(-count // processes)
+    parts = [whole[rank * share : (rank + 1) * share] for rank in range(processes)]
+
+    class Group:
+        num_processes, device = processes, torch.device("cpu")
+        first = 0
+
+        def gather(self, own):
+            out = torch.zeros(processes * len(own), 2)
+            for rank, part in enumerate(parts):
+                some = part[self.first : self.first + len(own)]
+                out[rank * len(own) : rank * len(own) + len(some)] = torch.from_numpy(some)
+            self.first += len(own)
+            return out
+
+    np.testing.assert_array_equal(gather_parts(parts[0], count, share, Group()), whole)
 
 
 @pytest.mark.parametrize("rows", [[3, 1, 2], list(range(16))])
-def test_describing_some_rows_equals_the_encoder(tiny_model, tiny_processor, rows):
+def test_encoding_some_rows_equals_the_encoder(tiny_model, tiny_processor, rows):
     from gengeo_hf.data.loading import AerialImages
 
     images = AerialImages(made_up_pairs(16))
     encoder = Encoder(tiny_model, tiny_processor, "cpu", batch_size=5)
-    found = describe(images, np.array(rows), "aerial", Accelerator(cpu=True), encoder)
+    found = encode_together(images, "aerial", Accelerator(cpu=True), encoder, np.array(rows))
     np.testing.assert_allclose(found, encoder.encode([images[row] for row in rows], "aerial"), atol=1e-5)
 
 
-def test_a_broken_image_in_a_worker_is_one_line(tiny_model, tiny_processor):
+def test_a_broken_image_in_a_reader_is_one_line(tiny_model, tiny_processor):
     from gengeo_hf.data.loading import GroundImages
 
     data = made_up_pairs(3)
@@ -239,7 +270,7 @@ def test_a_broken_image_in_a_worker_is_one_line(tiny_model, tiny_processor):
     data = dataclasses.replace(data, queries=type(data.queries).from_list(rows, features=data.queries.features))
     encoder = Encoder(tiny_model, tiny_processor, "cpu", batch_size=2)
     with pytest.raises(GenGeoError, match=r"^ground image of row 1: the image of 7 bytes is not an image"):
-        describe(GroundImages(data), np.arange(3), "ground", Accelerator(cpu=True), encoder, workers=1)
+        encode_together(GroundImages(data), "ground", Accelerator(cpu=True), encoder, np.arange(3))
 
 
 @pytest.mark.parametrize(

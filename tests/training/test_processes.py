@@ -2,19 +2,13 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
-from safetensors.torch import load_file
 
-from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.training.settings import Settings
-from gengeo_hf.training.shard import check_shardable
 from tests.conftest import TINY
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -75,42 +69,6 @@ def test_two_processes_train_what_one_trains(run, start, micro_batch):
     one = run("one", [], f"sampling.micro_batch={micro_batch}")
     assert len(one) == 9
     assert run("two", start, f"sampling.micro_batch={micro_batch}") == pytest.approx(one, abs=1e-4)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(2400)
-@pytest.mark.parametrize(
-    "more",
-    [[], ["sampling.micro_batch=4", "model.config.trainable_blocks=1", "optimisation.gradient_checkpointing=true"]],
-    ids=["plain", "last-block-in-parts"],
-)
-def test_a_divided_model_trains_what_a_whole_one_trains_and_goes_on_with_the_same_bits(run, tmp_path, more):
-    more = [*more, "optimisation.ema=0.9"]
-    one = run("one", [], *more)
-    two = run("two", TORCHRUN, *more, "optimisation.shard=true")
-    assert two == pytest.approx(one, abs=1e-4)
-    whole, divided = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("one", "two"))
-    assert whole.keys() == divided.keys()
-    for name, value in whole.items():
-        torch.testing.assert_close(divided[name], value, atol=2e-3, rtol=0)  # AdamW turns rounding into steps
-    config = json.loads((tmp_path / "two" / "model" / "config.json").read_text())
-    assert config["architectures"] == ["GenGeoModel"]
-    last = tmp_path / "two" / "checkpoint-00003"
-    expected = {path.name: path.read_bytes() for path in last.glob("*.safetensors")}
-    assert len(expected) == 4
-    shutil.rmtree(last)
-    assert run("two", TORCHRUN, *more, "optimisation.shard=true") == two
-    assert {path.name: path.read_bytes() for path in last.glob("*.safetensors")} == expected
-
-
-def test_what_does_not_go_with_a_divided_model_is_one_line():
-    settings = Settings(output="unused")
-    settings.optimisation.shard = True
-    with pytest.raises(GenGeoError, match="there is one: leave it out"):
-        check_shardable(settings, 1)
-    settings.optimisation.mixed_precision = "fp16"
-    with pytest.raises(GenGeoError, match="mixed_precision=bf16 or no"):
-        check_shardable(settings, 2)
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "training" / "launch").glob("*.yaml")), ids=lambda p: p.stem)

@@ -1,14 +1,13 @@
-"""Every published protocol through the real command, on folders of the benchmarks' shapes with placeholder images."""
+"""Every published protocol through `evaluate`, on folders of the benchmarks' shapes with placeholder images."""
 
 import pytest
 
 from gengeo_hf.data import load_pairs
 from gengeo_hf.evaluation.compare import choose_checkpoint
 from gengeo_hf.evaluation.protocols import find_protocol, protocol_names
+from gengeo_hf.evaluation.run import evaluate as evaluate_model
 from gengeo_hf.evaluation.tables import build_table, render
 from tests.data.folders import make_cvact, make_cvusa, make_vigor
-
-from .test_evaluate import script
 
 MAKERS = {"cvusa": make_cvusa, "cvact": lambda root: make_cvact(root)[0], "vigor": make_vigor}
 SIZES = {
@@ -24,14 +23,15 @@ QUICK = ("cvusa-to-cvact", "cvact-test", "vigor-cross")
 
 @pytest.fixture
 def evaluate(tiny_checkpoint, tmp_path):
-    def run(protocol, *more, out=None):
-        family = find_protocol(protocol).dataset.split("-")[0]
+    def run(protocol, out=None, **more):
+        rules = find_protocol(protocol)
+        family = rules.dataset.split("-")[0]
         root = tmp_path / family
         if not root.exists():
             MAKERS[family](root)
         file = tmp_path / (out or f"{protocol}.json")
-        order = ["--model", tiny_checkpoint, "--protocol", protocol, "--data", root, "--out", file, "--cpu", *more]
-        return script.main(script.parse([str(word) for word in order])).summary, file
+        result = evaluate_model(tiny_checkpoint, f'{rules.dataset} "{root}"', protocol, device="cpu", **more)
+        return result.summary, result.save(file)
 
     return run
 
@@ -61,7 +61,7 @@ def table_of(name, file):
 @pytest.mark.parametrize("dataset", ["cvusa", pytest.param("vigor-same", marks=pytest.mark.slow)])
 def test_a_checkpoint_is_picked_on_a_part_of_the_training_data(evaluate, dataset, tmp_path):
     first, path = evaluate(f"{dataset}@validation", out="a.json")
-    _, other = evaluate(f"{dataset}@validation", "--name", "other", out="b.json")
+    _, other = evaluate(f"{dataset}@validation", name="other", out="b.json")
     root = tmp_path / find_protocol(dataset).dataset.split("-")[0]
     training = set(load_pairs(dataset, root, split="train").queries["query_id"])
     picked_on = load_pairs(dataset, root, split="validation").queries["query_id"][:]

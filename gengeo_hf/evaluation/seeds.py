@@ -1,0 +1,141 @@
+"""Differences between kinds of training that were each run with several seeds.
+
+A run's result varies with its seed, so a difference counts only beside an interval. Few seeds tell little about the
+spread of one row; the spread is therefore pooled over the rows of a table, after the effects of row and seed are taken
+out (all rows share a seed's batches and flips).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from gengeo_hf.common.errors import GenGeoError
+
+LEVEL = 0.95
+COLLAPSED = 0.25  # rows below this share of the base do not enter the pooled spread: near 0 runs hardly differ
+OWN_SPREAD_P = 0.01  # a row whose differences spread more than this chance allows has an interval of its own
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean difference of a row to the base.
+
+    Attributes:
+        mean: Mean over the seeds that both have, in the unit of the values.
+        margin: Half the width of the interval at level 0.95; infinite where nothing tells the spread.
+        seeds: Number of common seeds.
+        own_spread: Whether the interval uses the row's own spread instead of the pooled one.
+    """
+
+    mean: float
+    margin: float
+    seeds: int
+    own_spread: bool = False
+
+    @property
+    def decided(self) -> bool:
+        """Whether the interval excludes zero."""
+        return abs(self.mean) > self.margin
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Residual standard deviation of runs and its degrees of freedom."""
+
+    value: float
+    freedom: int
+
+
+def pooled_spread(runs: Sequence[Mapping[int, float]]) -> Spread:
+    """Standard deviation of the runs of a table after row and seed effects are removed by least squares.
+
+    Args:
+        runs: For each row the value of each seed; rows may lack seeds.
+
+    Returns:
+        The spread; NaN with 0 degrees of freedom where nothing is left.
+    """
+    seeds = sorted({seed for row in runs for seed in row})
+    cells = [(row, seeds.index(seed), value) for row, values in enumerate(runs) for seed, value in values.items()]
+    if not cells:
+        return Spread(np.nan, 0)
+    design = np.zeros((len(cells), len(runs) + len(seeds)))
+    for line, (row, seed, _) in enumerate(cells):
+        design[line, row] = design[line, len(runs) + seed] = 1
+    target = np.array([value for _, _, value in cells])
+    solution, _, rank, _ = np.linalg.lstsq(design, target, rcond=None)
+    freedom = len(cells) - int(rank)
+    if freedom < 1:
+        return Spread(np.nan, 0)
+    residual = target - design @ solution
+    return Spread(float(np.sqrt(residual @ residual / freedom)), freedom)
+
+
+def paired_differences(runs: Sequence[Mapping[int, float]], level: float = LEVEL) -> list[Difference | None]:
+    """Difference of each row to the first one, paired by seed.
+
+    The variance of a mean difference over n seeds is 2 s^2 / n with the pooled s, and Student's t has the pooled
+    degrees of freedom. A row whose paired differences spread significantly more than that gets an interval by its own
+    spread, and so does a collapsed row.
+
+    Args:
+        runs: For each row the value of each seed.
+        level: Of the intervals.
+
+    Returns:
+        None for the first row and for rows without a common seed.
+
+    Raises:
+        GenGeoError: There are no rows.
+    """
+    if not runs:
+        raise GenGeoError("there are no rows to compare")
+    base = runs[0]
+    usual = float(np.mean(list(base.values()))) if base else np.nan
+    kept = [row for row in runs if row and np.mean(list(row.values())) >= COLLAPSED * usual]
+    calm = [row for row in kept if row is base or not _is_wild(base, row, kept)]
+    spread = pooled_spread(calm)
+    return [None, *(_difference(base, row, None if row not in calm else spread, level) for row in runs[1:])]
+
+
+def _gaps(base: Mapping[int, float], row: Mapping[int, float]) -> np.ndarray:
+    return np.array([row[seed] - base[seed] for seed in sorted(set(base) & set(row))])
+
+
+def _is_wild(base: Mapping[int, float], row: Mapping[int, float], kept: Sequence[Mapping[int, float]]) -> bool:
+    """Whether a row's differences spread significantly more than the other rows' runs."""
+    gaps, others = _gaps(base, row), pooled_spread([other for other in kept if other is not row])
+    if len(gaps) < 2 or others.freedom < 1 or not others.value > 0:
+        return False
+    ratio = gaps.var(ddof=1) / (2 * others.value**2)
+    return bool(stats.f.sf(ratio, len(gaps) - 1, others.freedom) < OWN_SPREAD_P)
+
+
+def _difference(
+    base: Mapping[int, float], row: Mapping[int, float], spread: Spread | None, level: float
+) -> Difference | None:
+    """The difference of one row; `spread` is None where the row's own is to be taken."""
+    gaps = _gaps(base, row)
+    if not len(gaps):
+        return None
+    if spread is None:
+        deviation, freedom = float(gaps.std(ddof=1)) if len(gaps) > 1 else np.nan, len(gaps) - 1
+    else:
+        deviation, freedom = spread.value * 2**0.5, spread.freedom
+    margin = np.inf
+    if freedom > 0 and np.isfinite(deviation):
+        margin = float(stats.t.ppf((1 + level) / 2, freedom)) * deviation / len(gaps) ** 0.5
+    return Difference(float(gaps.mean()), float(margin), len(gaps), spread is None)
+
+
+def warn_comparisons(count: int, level: float = LEVEL) -> str:
+    """A sentence on how many of `count` comparisons decide by chance; empty for one comparison."""
+    if count < 2:
+        return ""
+    some = 1 - level**count
+    return (
+        f"{count} comparisons, each at {level:.0%} and not corrected for their number: were all differences zero, "
+        f"{count * (1 - level):.1f} would be called on average, and at least one with a chance of up to {some:.0%}."
+    )

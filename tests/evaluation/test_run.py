@@ -1,0 +1,268 @@
+"""`evaluate` and `gengeo evaluate`: one result, whatever was stopped, kept or shared out."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from gengeo_hf.cli import gengeo
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.encoding import engine
+from gengeo_hf.evaluation import run as script
+from gengeo_hf.evaluation.protocols import find_protocol, view_headings
+from gengeo_hf.evaluation.results import Result, Truth, pair_hashes
+from tests.training.made_up import made_up_pairs
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def run(tiny_checkpoint, tmp_path, monkeypatch):
+    """Evaluate on 40 made-up pairs with shards of 8 rows."""
+    monkeypatch.setattr(script, "encode_to_store", functools.partial(script.encode_to_store, shard_rows=8))
+
+    def run(out="x.json", protocol="world-urban", **more):
+        result = script.evaluate(
+            tiny_checkpoint, made_up_pairs(40, seed=1), protocol, descriptors=tmp_path / "descriptors", device="cpu",
+            **more,
+        )  # fmt: skip
+        result.save(tmp_path / out)
+        return result
+
+    return run
+
+
+def shards(folder):
+    return sorted(folder.glob("**/descriptors/**/*.safetensors"))
+
+
+def test_a_result_says_what_it_is_and_reads_back(run, tmp_path):
+    result = run(name="tiny")
+    assert "do not compare with published numbers" in script.summary_text(result)
+    loaded = Result.load(tmp_path / "x.json")
+    assert loaded.summary == json.loads(json.dumps(result.summary))
+    assert loaded.summary["model"]["name"] == "tiny"
+    assert loaded.summary["protocol"]["name"] == "world-urban"
+    assert len(loaded.summary["model"]["fingerprint"]) == 64
+    assert loaded.summary["dataset"] | {"fingerprint": ""} == {
+        "name": "made-up/train", "queries": 40, "gallery": 40, "complete": False, "fingerprint": "",
+    }  # fmt: skip
+    for name, values in loaded.outcomes.items():
+        assert loaded.summary["metrics"][name] == values.mean()
+    assert {"recall@1", "recall@1%"} <= set(loaded.outcomes)
+    rank, tiles = loaded.queries["rank"].to_numpy(), loaded.queries["top_tiles"].to_pylist()
+    for place, positive, best in zip(rank, loaded.queries["positive"].to_pylist(), tiles, strict=True):
+        assert best.index(positive) == place if place < 5 else positive not in best
+
+
+def test_a_stopped_run_goes_on_and_a_damaged_shard_is_made_again(run, tmp_path, monkeypatch):
+    run(out="whole.json")
+    files = shards(tmp_path)
+    assert len(files) == 10
+    before = {file: file.read_bytes() for file in files}
+    files[1].unlink()
+    files[3].write_bytes(before[files[3]][:-100])
+    files[7].write_bytes(before[files[6]])  # a shard in the place of another is as long, and wrong
+    made = []
+    plain = engine.DescriptorStore.write
+    monkeypatch.setattr(engine.DescriptorStore, "write", lambda s, n, d: (made.append(s.path(n)), plain(s, n, d)))
+    run(out="again.json")
+    assert files[1] in made and files[3] in made and len(made) <= 3
+    assert {f: f.read_bytes() for f in files if f in made} == {f: before[f] for f in made}
+
+
+def test_another_view_size_or_field_of_view_is_described_anew(run, tmp_path):
+    first = run(out="a.json").summary
+    assert len(shards(tmp_path)) == 10
+    other = run(aerial_size="42x42", out="b.json").summary
+    assert first["model"]["fingerprint"] != other["model"]["fingerprint"]
+    assert len(shards(tmp_path)) == 20
+    limited = run(out="c.json", protocol="world-urban-fov180-unknown").summary
+    assert len(shards(tmp_path)) == 25  # the tiles are described already
+    assert limited["protocol"]["fov"] == 180
+    assert limited["metrics"] != first["metrics"]
+    again = run(out="d.json", protocol="world-urban-fov180-unknown").summary
+    assert again == limited
+
+
+def test_the_whole_circle_to_the_north_is_the_panorama_itself(run):
+    assert run().summary["metrics"] == run(protocol="world-urban-fov360-known").summary["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"protocol": "mars"}, "unknown protocol 'mars'"),
+        ({"protocol": "cvusa-fov33-known"}, "must be one of"),
+        ({"ground_size": "30x112"}, "multiples of 14"),
+        ({"ground_size": "wide"}, "HxW"),
+        ({"ties": "lucky"}, "ties must be one of"),
+        ({"protocol": "world-urban-fov90-known"}, "more tokens than clusters"),
+    ],
+)
+def test_bad_orders_are_one_line(run, more, words):
+    with pytest.raises(GenGeoError, match=words) as error:
+        run(**more)
+    assert "\n" not in str(error.value)
+
+
+def test_a_photo_cannot_be_cropped():
+    protocol = find_protocol("cvusa-fov90-known")
+    script.check_limited_view(protocol, [360.0, 360.0])
+    script.check_limited_view(find_protocol("cvusa"), [None, 90.0])  # nothing is cropped
+    for fields in ([360.0, 90.0], [360.0, None]):
+        with pytest.raises(GenGeoError, match="field of view"):
+            script.check_limited_view(protocol, fields)
+
+
+def test_descriptors_in_memory_and_on_disk_give_one_result(run, tiny_checkpoint):
+    kept = run().summary
+    assert script.evaluate(tiny_checkpoint, made_up_pairs(40, seed=1), "world-urban", device="cpu").summary == kept
+
+
+@pytest.mark.parametrize(
+    ("protocol", "data", "said"),
+    [
+        (None, None, "nothing to evaluate on"),
+        ("cvusa", "cvact:test x", "protocol cvusa is of the data set cvusa, found 'cvact'"),
+        ("cvusa", "cvusa:validation x", "is of the split test, found 'validation'"),
+        ("cvusa", "{file}", 'for files of it write "cvusa {file}"'),
+    ],
+)
+def test_a_protocol_of_other_data_is_refused(protocol, data, said, tmp_path):
+    (tmp_path / "x").touch()
+    notation = None if data is None else script.parse_data(data.format(file=tmp_path / "x"))
+    with pytest.raises(GenGeoError) as error:
+        script.choose_protocol(protocol, notation)
+    assert said.format(file=tmp_path / "x") in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        ("cvusa x", "cvusa"),
+        ("cvact:val x", "cvact-val"),
+        ("cvact:test x", "cvact-test"),
+        ("vigor-cross:validation x", "vigor-cross@validation"),
+        ("table:all x", "table:all"),
+        ("webdataset x", "webdataset:test"),
+    ],
+)
+def test_a_data_set_without_a_protocol_gets_the_published_one_of_its_split(data, name):
+    assert script.choose_protocol(None, script.parse_data(data)).name == name
+
+
+def test_the_command_prints_one_object_in_percent_and_nothing_else_on_stdout(tiny_checkpoint, tmp_path):
+    words = ["evaluate", "--model", str(tiny_checkpoint), "--data", f"world-urban {tmp_path} num_pairs=6", "--json"]
+    done = CliRunner().invoke(gengeo, [*words, "--out", str(tmp_path / "x.json"), "--device", "cpu"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    saved = Result.load(tmp_path / "x.json")
+    assert found == saved.percent() and found["protocol"] == "world-urban" and found["queries"] == 6
+    assert found["R@1"] == pytest.approx(100 * saved.metrics["recall@1"], abs=1e-3)
+    low, high = found["R@1_interval"]
+    assert 0 <= low <= found["R@1"] <= high <= 100
+    assert {"R@5", "R@10", "R@1%", "R@1_within_25m", "R@1_within_50m", "R@1_within_100m"} <= found.keys()
+    assert found["median_error_m"] == pytest.approx(saved.metrics["median_error_m"], abs=1e-3)
+
+
+def test_training_pairs_in_an_evaluation_are_refused_unless_they_are_asked_for(tiny_model, tiny_processor):
+    from gengeo_hf.encoding.encoder import Encoder
+
+    trained, other = made_up_pairs(40, seed=1), made_up_pairs(12, seed=1)
+    encoder = Encoder(tiny_model, tiny_processor, "cpu")
+    encoder.training_record = {
+        "training_pairs": pair_hashes(trained),
+        "settings": {"data": {"train": {"validation_share": 0.05}}},
+    }
+    truth = Truth.from_dataset(trained)
+    assert truth.count_known_pairs(pair_hashes(trained)) == 40
+    expected = len(set(trained.queries["query_id"]) & set(other.queries["query_id"]))
+    same = Truth.from_dataset(other).count_known_pairs(pair_hashes(trained))
+    assert same in (0, expected)  # the positions of a smaller set may differ
+    with pytest.raises(GenGeoError, match=r"40 of 40 queries .* trained on.*validation_share=0.05"):
+        script.evaluate(encoder, trained, "table")
+    result = script.evaluate(encoder, trained)  # its split is train
+    assert "40 of 40 queries are pairs that the model was trained on" in result.notes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("protocol", ["world-urban", "world-urban-fov180-unknown"])
+def test_two_processes_give_the_same_numbers_as_one(tiny_checkpoint, tmp_path, protocol):
+    program = tmp_path / "program.py"
+    program.write_text(
+        textwrap.dedent(
+            f"""
+            import functools
+            import os
+            import sys
+            sys.path.insert(0, {str(REPOSITORY)!r})
+            from gengeo_hf.evaluation import run as script
+            from accelerate.state import PartialState
+            from pathlib import Path
+            from tests.training.made_up import made_up_pairs
+            script.encode_to_store = functools.partial(script.encode_to_store, shard_rows=8)
+            model, protocol, out = sys.argv[1:]
+            state = PartialState()
+            result = script.evaluate(
+                model, made_up_pairs(40, seed=1), protocol, descriptors=Path(out).parent / "descriptors", device="cpu"
+            )
+            if state.is_main_process:
+                result.save(out)
+            assert state.num_processes == int(os.environ["WORLD_SIZE"])
+            """
+        )
+    )
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    for count in (1, 2):
+        out = tmp_path / str(count) / "x.json"
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
+        command += [str(program), str(tiny_checkpoint), protocol, str(out)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (tmp_path / str(count) for count in (1, 2))
+    assert (one / "x.json").read_bytes() == (two / "x.json").read_bytes()
+    assert pq.read_table(one / "x.queries.parquet").equals(pq.read_table(two / "x.queries.parquet"))
+    for file in shards(one):
+        assert file.read_bytes() == (two / file.relative_to(one)).read_bytes()
+
+
+def test_limited_views_keep_their_scale_and_direction(tiny_model, tiny_processor):
+    from gengeo_hf.encoding.encoder import Encoder
+
+    encoder = Encoder(tiny_model, tiny_processor, "cpu", batch_size=2)
+    random = np.random.default_rng(0)
+    panoramas = [random.integers(0, 256, (28, 112, 3), dtype=np.uint8) for _ in range(3)]
+    crop = script.limited_view(180, np.array([0.0, 90.0, 180.0]), encoder.patch)
+    looked = engine.encode_images(encoder, panoramas, "ground", transform=crop)
+    columns = [np.arange(28, 84), np.arange(56, 112), np.r_[84:112, 0:28]]  # 56 of 112 columns: north, east, south
+    for image, wanted, found in zip(panoramas, columns, looked, strict=True):
+        pixels = tiny_processor([image], view="ground", return_tensors="pt")["pixel_values"][..., wanted]
+        np.testing.assert_allclose(found, tiny_model(pixels, view="ground").pooler_output[0].detach(), atol=1e-5)
+
+
+def test_crops_are_the_same_however_the_shards_are_shared_out(tiny_model, tiny_processor, tmp_path):
+    from gengeo_hf.data.loading import GroundImages
+    from gengeo_hf.encoding.encoder import Encoder
+
+    encoder, pairs = Encoder(tiny_model, tiny_processor, "cpu", batch_size=4), made_up_pairs(20)
+    photos, ids = GroundImages(pairs), pairs.queries["query_id"][:]
+    headings = view_headings(find_protocol("world-urban-fov180-unknown"), 20, seed=3)
+    given = {"transform": script.limited_view(180, headings, encoder.patch), "transform_key": 3, "shard_rows": 4}
+    alone = engine.encode_to_store(encoder, photos, "ground", ids, tmp_path / "one", **given)
+    for process in (1, 0):  # the second process may be first
+        shared = engine.encode_to_store(
+            encoder, photos, "ground", ids, tmp_path / "two", process=process, processes=2, **given
+        )
+        assert sum(shared.read(n) is not None for n in range(5)) == (2 if process else 5)
+    np.testing.assert_array_equal(alone.load(), shared.load())
+    other = engine.encode_to_store(encoder, photos, "ground", ids, tmp_path / "two", **(given | {"transform_key": 4}))
+    assert other.folder != shared.folder

@@ -1,0 +1,62 @@
+"""Differences over seeds: against a paired t test, a slow formula, and coverage by simulation."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from gengeo_hf.evaluation.seeds import Spread, paired_differences, pooled_spread, warn_comparisons
+
+
+def rows(values):
+    return [dict(enumerate(row)) for row in values]
+
+
+def test_two_rows_give_the_interval_of_the_paired_t_test():
+    first, second = np.random.default_rng(0).normal(50, 3, (2, 6))
+    _, found = paired_differences(rows([first, second]))
+    expected = stats.ttest_rel(second, first).confidence_interval(0.95)
+    assert found.mean == pytest.approx((second - first).mean())
+    assert found.margin == pytest.approx((expected.high - expected.low) / 2)
+    assert found.seeds == 6
+
+
+def test_the_pooled_spread_is_that_of_a_two_way_table():
+    values = np.random.default_rng(1).normal(60, 2, (5, 4)) + np.array([0, 3, -4, 1])
+    residual = values - values.mean(0) - values.mean(1, keepdims=True) + values.mean()
+    assert pooled_spread(rows(values)) == Spread(pytest.approx(np.sqrt((residual**2).sum() / 12)), 12)
+
+
+def test_rows_may_lack_seeds():
+    found = paired_differences([{0: 50, 1: 52, 2: 49}, {0: 51, 1: 53.5}, {7: 3.0}, {}])
+    assert found[0] is None and found[1].seeds == 2 and found[1].mean == pytest.approx(1.25)
+    assert found[2] is None and found[3] is None
+    single = paired_differences(rows([[50], [40]]))[1]
+    assert single.margin == np.inf and not single.decided
+
+
+def test_a_wild_row_and_collapsed_rows_leave_the_others_their_intervals():
+    generator = np.random.default_rng(2)
+    calm = generator.normal(70, 1, (5, 5))
+    wild, collapsed = 60 + np.array([[-25, 20, 3, -18, 22]]), generator.normal(2, 0.05, (2, 5))
+    alone = paired_differences(rows(calm))[1].margin
+    found = paired_differences(rows(np.concatenate([calm, collapsed])))
+    assert found[1].margin == pytest.approx(alone) and found[-1].own_spread and found[-1].decided
+    found = paired_differences(rows(np.concatenate([calm, wild])))
+    assert found[-1].own_spread and not found[-1].decided
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("shape", "least"), [((4, 3), 0.93), ((10, 5), 0.93), ((3, 2), 0.93)])
+def test_intervals_cover_a_true_difference_of_zero(shape, least):
+    generator, covered, total = np.random.default_rng(3), 0, 0
+    for _ in range(1500):
+        values = generator.normal(60, 2, shape) + generator.normal(0, 2, shape[1])
+        found = paired_differences(rows(values))[1:]
+        covered, total = covered + sum(not x.decided for x in found), total + len(found)
+    assert least <= covered / total <= 0.97
+
+
+def test_the_warning_counts_comparisons():
+    assert warn_comparisons(1) == ""
+    assert "25 comparisons" in warn_comparisons(25) and "1.3 would" in warn_comparisons(25)
+    assert "72%" in warn_comparisons(25)
