@@ -1,13 +1,19 @@
 """`gengeo calibrate`: learn confidences from photos whose position is known."""
 
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gengeo_hf.cli import console
 from gengeo_hf.cli.options import LENGTH, Json, LocalizerOptions, Overwrite, PhotoOptions
 from gengeo_hf.cli.registry import LOCATE, gengeo
+
+if TYPE_CHECKING:
+    from gengeo_hf.common.camera import CameraView
+    from gengeo_hf.localization import Answer, GeoLocalizer
 
 
 @gengeo.command(panel=LOCATE)
@@ -32,19 +38,25 @@ def calibrate(
 
         gengeo calibrate held_out.csv --index city.gengeo --model ./gengeo-cvusa --out calibration.json
     """
-    from gengeo_hf.imagery.table import TableTiles
+    from gengeo_hf.data.photos import read_photos
     from gengeo_hf.localization.confidence import Calibration, check_number, reliability_plot
 
     if options.calibration is not None:
         raise console.UsageError("--calibration is what this command makes: give --out")
     console.check_writable(out, plot)
     console.check_not_there(out, overwrite)
-    table = TableTiles(pairs, image_column, photos=True)
-    check_number(len(table.paths))
+    table = read_photos(pairs, image_column)
+    for note in table.notes:
+        console.warning(note)
+    check_number(len(table.sources))
+    stated = photo.view()
+    overruled = sum(camera.fov is not None for camera in table.cameras) if stated.fov is not None else 0
+    if overruled:
+        console.warning(f"--fov overrules the column of the field of view, filled for {overruled:,} photos")
     localizer = options.open()
-    found = localizer.locate_many(table.paths, top=5, camera=photo.view())
-    answers = list(console.progress(found, len(table.paths), "photos"))
-    truth = list(zip(table.table["lat"].to_pylist(), table.table["lon"].to_pylist(), strict=True))
+    found = _located(localizer, table.sources, [stated.completed_by(camera) for camera in table.cameras])
+    answers = list(console.progress(found, len(table.sources), "photos"))
+    truth = list(zip(table.lat.tolist(), table.lon.tolist(), strict=True))
     places = [answer.places for answer in answers]
     fitted = Calibration.fit(places, truth, localizer.encoder.fingerprint, len(localizer.index), within)
     fitted.save(out)
@@ -56,6 +68,12 @@ def calibrate(
         console.json_line(_record(fitted, unread))
     else:
         _print_table(fitted, unread)
+
+
+def _located(localizer: "GeoLocalizer", sources: list[Any], cameras: "list[CameraView]") -> "Iterator[Answer]":
+    """Answers in the order of the photos, of which those with one camera that follow one another are asked together."""
+    for camera, group in itertools.groupby(zip(sources, cameras, strict=True), key=lambda pair: pair[1]):
+        yield from localizer.locate_many([source for source, _ in group], top=5, camera=camera)
 
 
 def _record(fitted: Any, unread: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import numpy as np
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import EARTH_RADIUS_M, great_circle_m, metres_per_degree, to_unit_vectors
 
-LARGEST_TILE_M = 20_000.0  # a photo is found by what lies within some hundred metres of it
+LARGEST_TILE_M = 100_000.0  # a photo is found by what lies within some hundred metres of it
 APART_M = 5_000.0  # a photo farther from its tile cannot show the tile's ground
 SCATTERED_M = 50_000.0  # tiles whose nearest neighbour is farther away do not form a map
 
@@ -19,7 +19,7 @@ def check_bounds(file: str, sides: np.ndarray, lat: np.ndarray | None = None, lo
         lat, lon: Centres of the tiles, or positions of their photos, in degrees, (N,); None where unknown.
 
     Raises:
-        GenGeoError: A box is outside -180..180, -90..90, has its south above its north, is larger than 20 km, or does
+        GenGeoError: A box is outside -180..180, -90..90, has its south above its north, is larger than 100 km, or does
             not hold its centre. The message names the row.
     """
     known = np.isfinite(sides).all(axis=1)
@@ -30,8 +30,8 @@ def check_bounds(file: str, sides: np.ndarray, lat: np.ndarray | None = None, lo
         ((np.abs(west) > 180) | (np.abs(east) > 180) | (np.abs(south) > 90) | (np.abs(north) > 90),
          "expected degrees in -180..180 and -90..90; are they metres of a projection, or in another order?"),
         (south >= north, "south must lie below north; are the two columns swapped?"),
-        (width * per_lon > LARGEST_TILE_M, "a tile wider than 20 km; are west and east swapped?"),
-        ((north - south) * per_lat > LARGEST_TILE_M, "a tile higher than 20 km"),
+        (width * per_lon > LARGEST_TILE_M, "a tile wider than 100 km; are west and east swapped?"),
+        ((north - south) * per_lat > LARGEST_TILE_M, "a tile higher than 100 km"),
     ]  # fmt: skip
     if lat is not None and lon is not None:
         middle_lon = west + width / 2

@@ -230,12 +230,12 @@ def _file_table(path: Path, source: Path) -> Table:
     suffix = path.suffix.lower()
     notes: list[str] = []
     doubled: tuple[str, ...] = ()
+    files = sorted(source.glob("*.parquet")) if source.is_dir() and suffix == ".parquet" else [path]
     try:
         if suffix in TEXT_SUFFIXES:
             arrow, notes, doubled = read_text(path)
             rows = datasets.Dataset(arrow)
         elif suffix == ".parquet":
-            files = sorted(source.glob("*.parquet")) if source.is_dir() else [path]
             rows = read_parquet(files)
         elif suffix in (".jsonl", ".ndjson"):
             rows = datasets.Dataset(read_json_lines(path))
@@ -245,7 +245,7 @@ def _file_table(path: Path, source: Path) -> Table:
         raise
     except Exception as error:  # what pyarrow, csv and datasets say of a damaged file
         raise GenGeoError(f"{path} cannot be read as a table: {first_line(error)}") from error
-    name = source.name if source.is_dir() else path.stem
+    name = source.name if source.is_dir() and suffix == ".parquet" and len(files) > 1 else path.stem
     return Table(name, str(path), path.parent, _with_image_features(rows), tuple(notes), doubled)
 
 

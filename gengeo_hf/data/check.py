@@ -56,8 +56,11 @@ def _parts(report: Report, name: str, root: str | Path, options: dict[str, Any])
 
     if not str(root).startswith("hf:") and not Path(root).exists():
         raise GenGeoError(f"there is no {root}")
-    load = _table_loader(report, root, options) if name == "table" else None
+    load, own = _table_loader(report, root, options) if name == "table" else (None, set[str]())
     for split in ("train", "validation", "test"):
+        if own and split not in own:
+            report.warn(split, f"the column split has no {split!r}")
+            continue
         try:
             data = load_pairs(name, root, split, **options) if load is None else load(split)
         except GenGeoError as error:
@@ -67,10 +70,12 @@ def _parts(report: Report, name: str, root: str | Path, options: dict[str, Any])
     return report
 
 
-def _table_loader(report: Report, root: str | Path, options: dict[str, Any]) -> Callable[[str], CrossViewDataset]:
-    """Read a table once; say what was noticed in it. Gives what loads a split."""
+def _table_loader(
+    report: Report, root: str | Path, options: dict[str, Any]
+) -> tuple[Callable[[str], CrossViewDataset], set[str]]:
+    """Read a table once; say what was noticed in it. Gives what loads a split, and the splits of its own column."""
     from gengeo_hf.common.tables import read_table
-    from gengeo_hf.data.own import Splits, in_no_part, understand
+    from gengeo_hf.data.own import PARTS, SPLIT_WORDS, Splits, in_no_part, understand
 
     given = dict(options)
     columns, missing = given.pop("columns", None), given.pop("missing", "error")
@@ -83,7 +88,9 @@ def _table_loader(report: Report, root: str | Path, options: dict[str, Any]) -> 
         what = f"column split, {word!r}" if word else "column split, empty"
         report.warn(what, f"{count:,} rows belong to no part")
     splits = Splits(rows, missing, given)
-    return lambda split: splits.load(split).validate()
+    words = {str(word or "").strip().lower() for word in rows.split or ()}
+    own = {SPLIT_WORDS.get(word, word) for word in words} & set(PARTS)
+    return (lambda split: splits.load(split).validate()), own
 
 
 def _split(report: Report, split: str, data: CrossViewDataset) -> None:

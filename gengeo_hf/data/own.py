@@ -293,7 +293,7 @@ def _parts(rows: Rows, kept: np.ndarray, cut: Cut) -> list[str]:
     photos = np.array([row for row in kept if rows.has_photo[row]], dtype=np.int64)
     of_photo = three_parts([rows.tile_ids[int(row)] for row in photos], *rows.places(photos), cut)
     part_of = dict(zip(photos.tolist(), of_photo.tolist(), strict=True))
-    return [part_of.get(int(row), "test") for row in kept]
+    return [part_of.get(int(rows.anchor[row]), "test") for row in kept]
 
 
 def _word(cell: Any) -> str:

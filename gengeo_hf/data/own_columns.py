@@ -72,6 +72,7 @@ class Rows:
         projection, area, split: Of each row; split is None without such a column.
         present: Whether the images of each row are there, bool (N,).
         has_photo: Whether the row has a photo, bool (N,); one without is a tile of the gallery only.
+        anchor: Row of the photo that a row without one was merged into, or the row itself, int64 (N,).
         notes: What was left out, merged or cannot be true, one line each.
         distances: One line about distances of photos and tiles.
     """
@@ -91,6 +92,7 @@ class Rows:
     split: list[str | None] | None
     present: np.ndarray
     has_photo: np.ndarray
+    anchor: np.ndarray
     notes: tuple[str, ...] = ()
     distances: str = ""
 
@@ -222,6 +224,7 @@ def rows_of(table: Table, columns: Mapping[str, str], camera: Mapping[str, float
         table.name, table.rows if inside["ground"] else None, np.arange(count), files.ground, files.aerial, photos,
         tiles, extra, extra_paths, numbers, _projections(table, texts["projection"], count, notes),
         texts["area"] or [None] * count, split, files.present, files.has_photo,
+        np.arange(count),
     )  # fmt: skip
     rows = _merged(rows, texts["query_id"] if inside["ground"] else files.photo_texts, notes)
     _check_positions(table, rows, notes)
@@ -323,7 +326,7 @@ def _merged(rows: Rows, photos: Sequence[str | None] | None, notes: list[str]) -
         example = example or f"{photo} with {rows.tile_ids[known]} and {rows.tile_ids[row]}"
         if rows.tile_ids[row] not in rows.extra[known]:
             rows.extra[known] = [*rows.extra[known], rows.tile_ids[row]]
-        rows.has_photo[row] = False  # its tile stays in the gallery
+        rows.has_photo[row], rows.anchor[row] = False, known  # its tile stays in the gallery, in the photo's split
         keep.append(row)
     if merged:
         notes.append(f"{rows.name}: {merged:,} rows repeat a photo with another tile, which becomes a further positive "
@@ -344,6 +347,7 @@ def _selected(rows: Rows, keep: list[int]) -> Rows:
         rows.name, rows.table, rows.source_rows[index], of(rows.ground), of(rows.aerial), of(rows.query_ids),
         of(rows.tile_ids), of(rows.extra), rows.extra_paths, {key: v[index] for key, v in rows.numbers.items()},
         of(rows.projection), of(rows.area), of(rows.split), rows.present[index], rows.has_photo[index],
+        np.searchsorted(index, rows.anchor[index]),
     )  # fmt: skip
 
 
