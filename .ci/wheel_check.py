@@ -48,8 +48,9 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="wheel-check-") as folder:
         work = Path(folder)
-        wheel, sdist = build(work)
-        compare(wheel, sdist)
+        files = tracked()
+        wheel, sdist = build(files, work)
+        compare(files, wheel, sdist)
         if not given.files:
             use(install(wheel, work / "env"), work / "away")
 
@@ -60,19 +61,18 @@ def tracked() -> set[str]:
     return {name for name in listed.split("\0") if name and (ROOT / name).is_file()}
 
 
-def build(work: Path) -> tuple[Path, Path]:
+def build(files: set[str], work: Path) -> tuple[Path, Path]:
     """The sdist of the tracked files, and the wheel that is made from that sdist."""
     source = work / "source"
-    for name in tracked():
+    for name in files:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, source / name)
     run([sys.executable, "-m", "build", "--outdir", work / "dist", source], quiet=True)
     return next((work / "dist").glob("*.whl")), next((work / "dist").glob("*.tar.gz"))
 
 
-def compare(wheel: Path, sdist: Path) -> None:
+def compare(files: set[str], wheel: Path, sdist: Path) -> None:
     """Refuse a wheel that lacks a file of the package, or an sdist that lacks a file of the checkout."""
-    files = tracked()
     with tarfile.open(sdist) as archive:
         packed = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
     made = {name for name in packed if name in ("PKG-INFO", "setup.cfg") or ".egg-info/" in name} - files

@@ -116,7 +116,7 @@ def main() -> None:
     rows = list(range(given.places))
     shares = true_shares(world, rows, grids, sizes)
     torch.manual_seed(0)  # the same random weights at every run
-    blank = Encoder(GenGeoModel(GenGeoConfig.from_pretrained(given.model)), encoder.processor, "cpu")
+    blank = Encoder(GenGeoModel(GenGeoConfig.from_pretrained(given.model)), encoder.processor, device="cpu")
     results, lines = {}, [f"world/{given.domain}/test, {given.places} places, model {Path(given.model).name}"]
     for name, model in (("trained", encoder), ("random weights", blank)):
         found = measure(model, world, rows, shares)

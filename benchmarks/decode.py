@@ -90,7 +90,7 @@ def difference(view: str, size: tuple[int, int], files: list[bytes]) -> str:
 def reduced(size: tuple[int, int], photos: list[bytes], rounds: int, model: str | None) -> None:
     """Photos that are decoded whole against photos that are decoded no larger than is needed."""
     processor, seconds = GenGeoImageProcessor(), {"whole": 0.0, "reduced": 0.0}
-    encoder = Encoder.from_pretrained(model, "cpu") if model else None
+    encoder = Encoder.from_pretrained(model, device="cpu") if model else None
     if encoder is not None:
         processor = encoder.processor
         size = tuple(processor.view_sizes["ground"][key] for key in ("height", "width"))

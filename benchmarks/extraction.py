@@ -112,7 +112,9 @@ class Ways:
             compiled._model = torch.compile(compiled._model, dynamic=False)
             encoder.choice = Choice(compiled)
             size = encoder.processor.view_sizes["aerial"]
-            encoder.describe(torch.zeros(1, 3, size["height"], size["width"]), "aerial")  # a compiler may be missing
+            encoder.encode_pixels(
+                torch.zeros(1, 3, size["height"], size["width"]), "aerial"
+            )  # a compiler may be missing
         return lambda files: encoder.encode(files, "aerial")
 
 
@@ -165,7 +167,7 @@ def tokens(ways: Ways, rounds: int) -> Figure:
     patch, counts, seconds = ways.plain.patch, [], []
     for across in (14, 20, 28):
         pixels = torch.randn(1, 3, across * patch, across * patch)
-        turns = in_turns({BASE: lambda pixels=pixels: ways.plain.describe(pixels, "aerial")}, rounds)
+        turns = in_turns({BASE: lambda pixels=pixels: ways.plain.encode_pixels(pixels, "aerial")}, rounds)
         counts.append(across * across)
         seconds.append(turns.medians(BASE)[1])
     return growth("extraction", f"the forward pass with patches, {BASE}", counts, seconds)

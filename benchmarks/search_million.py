@@ -20,7 +20,7 @@ import faiss
 import numpy as np
 
 from gengeo_hf.common.files import write_json
-from gengeo_hf.index.search import THREADS, Searcher, sample_queries
+from gengeo_hf.index.search import THREADS, Part, Searcher, build_scan, measure_depth, sample_queries
 
 SITES_SIBLINGS = 8
 
@@ -85,7 +85,7 @@ def kinds(vectors: np.ndarray) -> dict[str, Callable[[], tuple[Any, float] | Non
     dim = vectors.shape[1]
 
     def exact() -> tuple[Any, float]:
-        return Searcher("fp16", vectors).search, 2 * dim
+        return Searcher([Part(vectors)]).search, 2 * dim
 
     def flat() -> tuple[Any, float]:
         index = faiss.IndexFlatIP(dim)
@@ -94,8 +94,9 @@ def kinds(vectors: np.ndarray) -> dict[str, Callable[[], tuple[Any, float] | Non
         return index.search, 4 * dim
 
     def scan() -> tuple[Any, float]:
-        searcher = Searcher("rabitq", vectors)
-        return searcher.search, 2 * dim + len(faiss.serialize_index(searcher._index)) / len(vectors)
+        made = build_scan(vectors)
+        searcher = Searcher([Part(vectors, scan=made, depth=measure_depth(vectors, made)["depth"])])
+        return searcher.search, 2 * dim + sum(len(faiss.serialize_index(index)) for index in made) / len(vectors)
 
     def hnsw() -> tuple[Any, float] | None:
         return usearch_rows(vectors, dim, THREADS)

@@ -73,19 +73,19 @@ def extract(sizes: Sizes) -> list[Figure]:
 
 def answer(sizes: Sizes) -> list[Figure]:
     """From a photo's bytes to its best tiles, beside the forward pass of torch in float32 alone."""
-    from gengeo_hf.index.search import Searcher
+    from gengeo_hf.index.search import Part, Searcher, build_scan
 
     with tempfile.TemporaryDirectory() as name:
         folder = extraction.random_checkpoint(sizes.width, Path(name), onnx=False)
-        plain = Encoder.from_pretrained(folder, device="cpu", backend="torch", dtype="float32")
-        chosen = Encoder.from_pretrained(folder, device="cpu", backend="auto", dtype="auto")
+        plain = Encoder.from_pretrained(folder, device="cpu", backend="torch", compute_dtype="float32")
+        chosen = Encoder.from_pretrained(folder, device="cpu", backend="auto", compute_dtype="auto")
         vectors = search_million.descriptors(sizes.tiles[-1], plain.dim, Path(name) / "descriptors.npy")
-        search = Searcher("rabitq" if sizes.whole else "fp16", vectors).search
+        search = Searcher([Part(vectors, scan=build_scan(vectors) if sizes.whole else ())]).search
         photo = extraction.jpegs(1200, 1)
         pixels = chosen.processor([extraction._opened(photo)[0]], view="ground", return_tensors="pt")["pixel_values"]
         turns = in_turns(
             {
-                "forward": lambda: plain.describe(pixels, "ground"),
+                "forward": lambda: plain.encode_pixels(pixels, "ground"),
                 "answer": lambda: search(chosen.encode(photo, "ground"), 10)[1],
             },
             max(sizes.rounds, 1),

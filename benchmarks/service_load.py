@@ -97,14 +97,16 @@ def random_index(model: Path, folder: Path, tiles: int) -> Path:
     """An index of made-up descriptors of this model."""
     from gengeo_hf.encoding.encoder import Encoder
     from gengeo_hf.imagery.tiles import tile_table
-    from gengeo_hf.index.folder import write_index
+    from gengeo_hf.index.edit import write_index
+    from gengeo_hf.index.manifest import Model
+    from gengeo_hf.index.segment import NewRows
 
     encoder = Encoder.from_pretrained(model, device="cpu")
     vectors = np.random.default_rng(0).standard_normal((tiles, encoder.dim)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     lat, lon = 60 + np.arange(tiles) * 1e-3, np.full(tiles, 25.0)
-    about = {"dim": encoder.dim, "model": {"name": str(model), "fingerprint": encoder.fingerprint}}
-    write_index(folder, tile_table([f"t{n}" for n in range(tiles)], lat, lon, [None] * tiles), [vectors], about)
+    table = tile_table([f"t{n}" for n in range(tiles)], lat, lon, [None] * tiles)
+    write_index(folder, NewRows(table, [vectors]), encoder.dim, Model(encoder.fingerprint, model.name))
     return folder
 
 

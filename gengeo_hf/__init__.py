@@ -12,33 +12,43 @@ from typing import TYPE_CHECKING, Any
 import wrapt
 
 if TYPE_CHECKING:
+    from gengeo_hf.common.errors import GenGeoError
+    from gengeo_hf.data import load_pairs
     from gengeo_hf.encoding.encoder import Encoder
     from gengeo_hf.evaluation import evaluate
     from gengeo_hf.index import GeoIndex
-    from gengeo_hf.localization import GeoLocalizer
+    from gengeo_hf.localization import Answer, GeoLocalizer, Place
     from gengeo_hf.model import GenGeoConfig, GenGeoImageProcessor, GenGeoModel, GenGeoModelOutput
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Answer": "gengeo_hf.localization",
     "Encoder": "gengeo_hf.encoding.encoder",
     "GenGeoConfig": "gengeo_hf.model",
+    "GenGeoError": "gengeo_hf.common.errors",
     "GenGeoImageProcessor": "gengeo_hf.model",
     "GenGeoModel": "gengeo_hf.model",
     "GenGeoModelOutput": "gengeo_hf.model",
     "GeoIndex": "gengeo_hf.index",
     "GeoLocalizer": "gengeo_hf.localization",
+    "Place": "gengeo_hf.localization",
+    "load_pairs": "gengeo_hf.data",
     "evaluate": "gengeo_hf.evaluation",
 }
 __all__ = [
+    "Answer",
     "Encoder",
     "GenGeoConfig",
+    "GenGeoError",
     "GenGeoImageProcessor",
     "GenGeoModel",
     "GenGeoModelOutput",
     "GeoIndex",
     "GeoLocalizer",
+    "Place",
     "evaluate",
+    "load_pairs",
 ]
 
 

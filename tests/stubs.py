@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from gengeo_hf.common.geo import bounds_around, offset
+from gengeo_hf.encoding.inputs import is_single_image
 from gengeo_hf.imagery.tiles import tile_table
 
 
@@ -14,14 +15,24 @@ class StubEncoder:
     """Descriptors from an 8 x 8 thumbnail: alike images get alike vectors, the same for both views."""
 
     dim = 64
+    truncate_dim = None
     batch_size = 8
+    patch = 1
+    view_sizes = {"ground": {"height": 64, "width": 64}, "aerial": {"height": 64, "width": 64}}  # noqa: RUF012
+    ground_camera = None
+    ground_vertical_fov = None
+    preprocessing = {}  # noqa: RUF012
+    computed_by = "thumbnails"
+    choice_reason = ""
 
     def __init__(self, name: str = "stub") -> None:
         self.fingerprint = hashlib.sha256(name.encode()).hexdigest()
         self.training_record = {}
         self.encoded = 0
 
-    def encode(self, images, view, progress=False):
+    def encode(self, images, view, *, resize=True):
+        if is_single_image(images):
+            return self.encode([images], view)[0]
         self.encoded += len(images)
         small = [np.asarray(image.convert("L").resize((8, 8)), dtype=np.float32).ravel() for image in images]
         vectors = np.stack(small) - 128 + 1e-3

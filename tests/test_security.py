@@ -89,20 +89,32 @@ def test_weights_of_others(tmp_path, poison, marker, name):
 def test_every_file_of_an_index(tmp_path, poison, marker):
     """Also where its manifest vouches for it."""
     index = GeoIndex.build(StubEncoder(), ListSource(broken=[1]), tmp_path / "idx")
-    (index.path / "search.faiss").write_bytes(b"")
+    index.remove(["noise-0"])
     manifest = json.loads((index.path / "manifest.json").read_text())
-    manifest["search"] = {"kind": "rabitq"}
-    for file in sorted(index.path.iterdir()):
+    segment = manifest["segments"][0]
+    (index.path / segment["name"] / "scan-0.faiss").write_bytes(b"")
+    segment["scan"] = {"factory": "", "files": ["scan-0.faiss"], "depth": 9, "samples": 9, "recall_at_1": 1,
+                       "recall_at_10": 1}  # fmt: skip
+    vouched = {"bytes": len(poison), "sha256": hashlib.sha256(poison).hexdigest()}
+    for file in sorted(path for path in index.path.rglob("*") if path.is_file()):
         content = file.read_bytes()
         file.write_bytes(poison)
         if file.name != "manifest.json":
-            sums = {"bytes": len(poison), "sha256": hashlib.sha256(poison).hexdigest()}
-            changed = manifest | {"files": manifest["files"] | {file.name: sums}}
+            changed = json.loads(json.dumps(manifest))
+            for part in (changed["segments"][0]["files"], {"": changed["segments"][0]["tombstones"]},
+                         {"": changed["left_out"]}):  # fmt: skip
+                for name, record in part.items():
+                    if file.name in (name, record.get("file")):
+                        record.update(vouched)
+            if file.name != "scan-0.faiss":
+                changed["segments"][0]["scan"] = None
+            else:
+                changed["segments"][0]["files"][file.name] = vouched
             (index.path / "manifest.json").write_text(json.dumps(changed))
 
         def read():
             opened = GeoIndex.load(index.path)
-            opened.thumbnails(["noise-0"])
+            opened.thumbnails(["noise-2"])
             assert not opened.left_out.num_rows, "it was read"
 
         with pytest.raises(GenGeoError):
@@ -237,12 +249,13 @@ def test_no_call_that_could_run_code_of_a_file(room):
 
 def test_names_of_a_manifest_stay_inside(tmp_path):
     index = GeoIndex.build(StubEncoder(), ListSource(), tmp_path / "idx")
-    (tmp_path / "secret.npy").write_bytes((index.path / "descriptors.npy").read_bytes())
     manifest = json.loads((index.path / "manifest.json").read_text())
     for name in ("../secret.npy", str(tmp_path / "secret.npy"), "..", "a/b", ""):
-        changed = manifest | {"files": manifest["files"] | {name: manifest["files"]["descriptors.npy"]}}
+        changed = json.loads(json.dumps(manifest))
+        files = changed["segments"][0]["files"]
+        files[name] = files["descriptors.npy"]
         (index.path / "manifest.json").write_text(json.dumps(changed))
-        with pytest.raises(GenGeoError, match="lacks"):
+        with pytest.raises(GenGeoError, match="is not a file name"):
             GeoIndex.load(index.path)
 
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +192,7 @@ def build_index(folder: Folder) -> None:
         except GenGeoError:
             pass  # of an earlier training, or damaged
         shutil.rmtree(folder.index)
-    index = GeoIndex.build(encoder, world, folder.index, progress=True, model_name=folder.model.name)
+    index = GeoIndex.build(encoder, world, folder.index, progress=True, model_name=folder.model.name, overwrite=True)
     console.print(f"  {len(index):,} tiles in {folder.index}")
 
 
@@ -204,7 +204,7 @@ def locate_and_report(folder: Folder, count: int, results: dict[str, dict[str, f
     from gengeo_hf.encoding.encoder import Encoder
     from gengeo_hf.index import GeoIndex
     from gengeo_hf.localization import GeoLocalizer
-    from gengeo_hf.localization.localizer import Answer, to_geojson
+    from gengeo_hf.localization.localizer import to_geojson
     from gengeo_hf.localization.maps import answers_map
 
     world, encoder, index = (
@@ -222,11 +222,12 @@ def locate_and_report(folder: Folder, count: int, results: dict[str, dict[str, f
         query = {key: world.queries[int(row)][key] for key in ("query_id", "lat", "lon")}
         path = shown / f"{query['query_id'].replace('/', '-')}.png"
         photos[row].save(path)
-        places = localizer.locate(photos[row], top=5, merge=False)
-        answers.append(Answer(str(path), places, PhotoPosition(query["lat"], query["lon"])))
-        best = places[0]
+        found = localizer.locate(photos[row], top=5, merge=False)
+        position = PhotoPosition(query["lat"], query["lon"])
+        answers.append(replace(found, photo=str(path), exif_position=position))
+        best = found.places[0]
         console.print(
-            f"  {path.name}: {best.lat:.5f}, {best.lon:.5f}, {answers[-1].truth_error_m:.0f} m from where it stood"
+            f"  {path.name}: {best.lat:.5f}, {best.lon:.5f}, {answers[-1].exif_distance_m:.0f} m from where it stood"
         )
     write_text(folder.root / "places.geojson", to_geojson(answers, localizer.caveat))
     page = answers_map(

@@ -162,7 +162,7 @@ def strip(world: Any, answer: Answer, height: int = 150) -> Figure:
         draw.text((x, height + 6), f"{place.rank}. {'right' if right else 'wrong'}  {place.score:.2f}", colour, font)
     ranks = [place.rank for place in answer.places if place.tile_id == truth]
     found = f"found at rank {ranks[0]}" if ranks else "not among the first five"
-    return Figure(sheet, f"{Path(answer.photo).stem}: {found}; the best guess is {answer.truth_error_m:.0f} m away.")
+    return Figure(sheet, f"{Path(answer.photo).stem}: {found}; the best guess is {answer.exif_distance_m:.0f} m away.")
 
 
 def pair(world: Any, query_row: int) -> tuple[Image.Image, Image.Image]:

@@ -6,13 +6,14 @@ from typing import Annotated
 import typer
 
 from gengeo_hf.cli import console
-from gengeo_hf.cli.options import Host, LocalizerOptions, report_backend
+from gengeo_hf.cli.options import AccessOptions, Host, LocalizerOptions, report_backend
 from gengeo_hf.cli.registry import LOCATE, gengeo
 
 
 @gengeo.command(panel=LOCATE)
 def app(
     options: LocalizerOptions,
+    sharing: AccessOptions,
     examples: Annotated[
         Path | None, typer.Option(help="Directory of photos that are offered to try; six are shown.")
     ] = None,
@@ -33,9 +34,10 @@ def app(
     from gengeo_hf.serving.locator import Desk
     from gengeo_hf.serving.page import show
 
+    access = sharing.access()
     photos = find_photos([examples]) if examples is not None else []  # before the slow model
     desk = Desk.open(options.model, options.index, options.calibration, **options.computation)
     report_backend(desk.encoder)
     if desk.caveat:
         console.warning(desk.caveat)
-    show(desk, host, port, browser, photos)
+    show(desk, host, port, browser, photos, access)

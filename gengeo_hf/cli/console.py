@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import typer
 
 from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.text import printable
 
 Item = TypeVar("Item")
 
@@ -59,11 +60,6 @@ def shows_progress() -> bool:
 def is_verbose() -> bool:
     """True with --verbose."""
     return _verbosity["verbose"]
-
-
-def printable(text: object) -> str:
-    """One line without control characters: what cannot be printed, also a line break, becomes a space."""
-    return "".join(letter if letter.isprintable() else " " for letter in str(text))
 
 
 def result(text: object = "") -> None:

@@ -1,7 +1,7 @@
 """`gengeo evaluate`: evaluate a model on a data set by a protocol."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -9,6 +9,7 @@ from gengeo_hf.cli import console
 from gengeo_hf.cli.options import Device, Json, Model
 from gengeo_hf.cli.registry import EVALUATE, gengeo
 
+POSE = "Position and heading"
 SIZES = "Image size in pixels, for example 154x770. Default: the model's own."
 
 
@@ -51,6 +52,32 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward pass.")] = 32,
     device: Device = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of random headings and of the bootstrap.")] = 0,
+    pose: Annotated[
+        bool,
+        typer.Option(
+            "--pose",
+            help="Errors of position and heading in the true tile instead of ranks. Protocols: world-pose, vigor-pose.",
+            rich_help_panel=POSE,
+        ),
+    ] = False,
+    heading_prior: Annotated[
+        str, typer.Option(help="Known of the heading: known, 45 (degrees at most) or 180.", rich_help_panel=POSE)
+    ] = "known",
+    pose_method: Annotated[
+        str, typer.Option(help="fitted (a head), search, or auto: a head if there is one.", rich_help_panel=POSE)
+    ] = "auto",
+    pose_fov: Annotated[
+        float, typer.Option(min=1, max=360, help="Cut panoramas to this many degrees.", rich_help_panel=POSE)
+    ] = 360.0,
+    fuse_on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="Locate all photos in the whole gallery too, with the map of 40 tiles joined by weights that are "
+            "fitted on this data set.",
+            rich_help_panel=POSE,
+        ),
+    ] = None,
 ) -> None:
     """Evaluate a model: rank all tiles for each photo, and count by the rules of a protocol.
 
@@ -66,6 +93,8 @@ def evaluate(
         gengeo evaluate --model ./model --data "table pairs.csv validation_share=0.05" --json
 
         gengeo evaluate --model ./model --protocol cvusa-to-cvact --data "cvact /data/CVACT"
+
+        gengeo evaluate --model ./model --pose --heading-prior 45 --data "vigor-same /data/VIGOR" --protocol vigor-pose
     """
     from accelerate import PartialState
 
@@ -76,6 +105,16 @@ def evaluate(
     if out is not None and out.suffix != ".json":
         raise console.UsageError(f"--out must end in .json, found {out.name}")
     console.check_writable(out)
+    if pose:
+        from gengeo_hf.evaluation.pose_run import evaluate_pose_of
+
+        _show_pose(
+            evaluate_pose_of(
+                model, data, heading_prior, protocol=protocol, method=pose_method, fov=pose_fov, validation=fuse_on,
+                device=device, batch_size=batch_size, seed=seed,
+            ), as_json, out,
+        )  # fmt: skip
+        return
     rules = choose_protocol(protocol, None if data is None else parse_data(data))
     if rounding is not None:
         rules = rules.with_rounding(check_rounding(rounding))
@@ -94,3 +133,20 @@ def evaluate(
         console.result(summary_text(result))
     if out is not None:
         console.note(f"wrote {result.save(out)}")
+
+
+def _show_pose(result: dict[str, Any], as_json: bool, out: Path | None) -> None:
+    """Print errors of position and heading, and write them."""
+    from gengeo_hf.common.files import write_json
+    from gengeo_hf.evaluation.pose import format_pose
+    from gengeo_hf.evaluation.pose_run import format_gallery
+
+    if as_json:
+        console.json_line(result)
+    else:
+        console.result(format_pose(result))
+        if "gallery" in result:
+            console.result(format_gallery(result["gallery"]))
+    if out is not None:
+        write_json(out, result)
+        console.note(f"wrote {out}")

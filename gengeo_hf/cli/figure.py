@@ -141,7 +141,7 @@ def _dataset(source: str, encoder: Any, pairs: int) -> "CrossViewDataset":
     """A data set by its notation; a synthetic world in the model's image sizes and with enough pairs."""
     asked = parse_dataset([source])
     if asked.name.startswith("world-"):
-        sizes = getattr(getattr(encoder, "processor", None), "view_sizes", {})
+        sizes = encoder.view_sizes if encoder is not None else {}
         options: dict[str, Any] = {f"{view}_size": (size["height"], size["width"]) for view, size in sizes.items()}
         if max((max(size) for size in options.values()), default=0) == 0:
             options = dict(VIEWING_SIZES)

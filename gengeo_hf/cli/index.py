@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gengeo_hf.cli import console
-from gengeo_hf.cli.options import COMPUTE, LENGTH, RANGE, SHARE, EncoderOptions, Overwrite, report_backend
+from gengeo_hf.cli.network_options import NetworkOptions
+from gengeo_hf.cli.options import (
+    COMPUTE,
+    LENGTH,
+    LENGTHS,
+    RANGE,
+    SHARE,
+    AreaOptions,
+    EncoderOptions,
+    Overwrite,
+    report_backend,
+)
 from gengeo_hf.cli.registry import INDEX, gengeo
 
 if TYPE_CHECKING:
@@ -21,13 +32,19 @@ def index(
         str,
         typer.Argument(
             help="GeoTIFF/COG/VRT or a directory of them, CSV/Parquet table with tiles, map tiles z/x/y, MBTiles, a "
-            "saved dataset, hf:owner/name, or another index of the same model (with --add).",
+            "saved dataset, hf:owner/name, imagery by address (https://.../{z}/{x}/{y}.jpg, WMTS, WMS, ArcGIS, COG, "
+            "PMTiles, stac:URL), or another index of the same model (with --add).",
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="INDEX", help="Index directory to write.")],
     options: EncoderOptions,
+    where: AreaOptions,
+    network: NetworkOptions,
     tile: Annotated[
-        Any, typer.Option(help="Side of a tile on the ground.", rich_help_panel=RASTERS, **LENGTH)
+        Any,
+        typer.Option(
+            help="Side of a tile on the ground; by address several, 60m,120m.", rich_help_panel=RASTERS, **LENGTHS
+        ),
     ] = "100m",
     overlap: Annotated[
         Any, typer.Option(help="Share of a tile that its neighbour repeats.", rich_help_panel=RASTERS, **SHARE)
@@ -72,6 +89,9 @@ def index(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Tiles in one forward pass.", rich_help_panel=COMPUTE)] = 32,
     readers: Annotated[int, typer.Option(min=1, help="Threads that read imagery.", rich_help_panel=COMPUTE)] = 2,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan of imagery by address; request no tile, write nothing.")
+    ] = False,
     add: Annotated[bool, typer.Option("--add", help="Add to the index that is there.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -80,28 +100,42 @@ def index(
     An interrupted run continues when the command is given again; several processes with the same command share the
     work.
 
-    **Example**
+    **Examples**
 
         gengeo index orthophoto.tif --out city.gengeo --model ./gengeo-cvusa --tile 100m --overlap 50%
+
+        gengeo index "https://tiles.example.org/{z}/{x}/{y}.jpeg" --area town.geojson --tile 60m --out town.gengeo \
+            --model ./gengeo-cvusa --attribution "Example Survey" --licence "CC BY 4.0" --contact me@example.org
     """
     from gengeo_hf.encoding.encoder import Encoder
     from gengeo_hf.imagery import TilingOptions
+    from gengeo_hf.imagery.tiles import PlannedSource
     from gengeo_hf.index import GeoIndex
     from gengeo_hf.index.build import build_index
 
     if add and overwrite:
         raise console.UsageError("--add and --overwrite exclude one another")
     tiling = TilingOptions(
-        tile_m=tile, overlap=overlap, zoom=zoom, tms=tms, value_range=value_range, image_column=image_column,
-        lat_column=lat_column, lon_column=lon_column, tile_size_m=tile_size_m,
+        tile_m=min(tile), tile_sizes=tile, area=where.chosen(), net=network.net(), overlap=overlap, zoom=zoom, tms=tms,
+        value_range=value_range, image_column=image_column, lat_column=lat_column, lon_column=lon_column,
+        tile_size_m=tile_size_m,
     )  # fmt: skip
     # All that is quick to refuse comes before the slow model.
-    imagery, present = _sources(source, tiling, out, add)
+    imagery, present = _sources(source, tiling, out, add, dry_run)
+    if dry_run:
+        console.result(imagery.plan() if isinstance(imagery, PlannedSource) else f"tiles: {len(imagery.table):,}")
+        return
+    if isinstance(imagery, PlannedSource):
+        console.note(imagery.plan())
+        if note := imagery.prepare():
+            console.warning(note)
+        if network.retry_missing and present is None and not overwrite:
+            imagery, present = _failed_before(imagery, out)
     if present is not None and truncate_dim is None:
-        truncate_dim = present.manifest["model"].get("truncate_dim")
+        truncate_dim = present.manifest.model.truncate_dim
     images = imagery.table.num_rows if hasattr(imagery, "table") else None
     encoder = Encoder.from_pretrained(
-        options.model, batch_size=batch_size, truncate_dim=truncate_dim, images=images, **options.computation
+        options.model, batch_size=batch_size, truncate_dim=truncate_dim, expected_images=images, **options.computation
     )
     report_backend(encoder)
     build: dict[str, Any] = {"model_name": options.model, "thumbnail_pixels": thumbnails, "readers": readers}
@@ -110,25 +144,46 @@ def index(
         total = present.add(encoder, imagery, **build)
         console.result(f"{out} now holds {total:,} tiles")
         return
-    report = build_index(encoder, imagery, out, **build)
+    report = build_index(encoder, imagery, out, overwrite=overwrite, **build)
     console.result(report)
+    if isinstance(imagery, PlannedSource):
+        console.note(imagery.summary())
     console.result(GeoIndex.load(out, verify=False).report())
     console.note(f"next: gengeo locate photo.jpg --index {out} --model {options.model} --map places.html")
 
 
-def _sources(source: str, tiling: Any, out: Path, add: bool) -> "tuple[Any, GeoIndex | None]":
+def _failed_before(imagery: Any, out: Path) -> "tuple[Any, GeoIndex | None]":
+    """What an earlier build left out of a finished index, and that index; all of the imagery where there is none."""
+    from gengeo_hf.imagery.tiles import SubsetTiles
+    from gengeo_hf.index import GeoIndex
+    from gengeo_hf.index.manifest import has_manifest
+
+    if not has_manifest(out):
+        return imagery, None
+    present = GeoIndex.load(out)
+    failed = SubsetTiles(imagery, present.left_out["tile_id"])
+    if not failed.table.num_rows:
+        return imagery, None
+    console.note(f"asking again for {failed.table.num_rows:,} tiles that were left out")
+    return failed, present
+
+
+def _sources(source: str, tiling: Any, out: Path, add: bool, dry_run: bool) -> "tuple[Any, GeoIndex | None]":
     """The imagery, or another index, and the index that it is added to."""
     from gengeo_hf.common.errors import GenGeoError
     from gengeo_hf.imagery import open_imagery
     from gengeo_hf.index import GeoIndex
-    from gengeo_hf.index.folder import check_place
+    from gengeo_hf.index.edit import check_output
+    from gengeo_hf.index.manifest import has_manifest
 
-    another = (Path(source) / "manifest.json").is_file()
+    another = has_manifest(source)
     if another and not add:
         raise GenGeoError(f"{source} is an index already; with --add it is added to --out")
     imagery: Any = GeoIndex.load(source) if another else open_imagery(source, tiling)
+    if dry_run:
+        return imagery, None
     if add:
         return imagery, GeoIndex.load(out)
-    check_place(out)
+    check_output(out, overwrite=True)
     console.check_writable(out / "manifest.json")
     return imagery, None

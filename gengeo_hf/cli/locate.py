@@ -9,6 +9,7 @@ import typer
 from gengeo_hf.cli import console
 from gengeo_hf.cli.options import LENGTH, PHOTO, GeoJson, Json, LocalizerOptions, PhotoOptions, checked, read_near
 from gengeo_hf.cli.registry import LOCATE, gengeo
+from gengeo_hf.common.text import printable
 
 if TYPE_CHECKING:
     from gengeo_hf.localization import Answer, GeoLocalizer
@@ -87,9 +88,9 @@ def locate(
     if localizer.caveat:
         console.warning(localizer.caveat)
     if sequence:
-        found: Iterable[Answer] = localizer.locate_drive(files, top, motion, **settings)
+        found: Iterable[Answer] = localizer.locate(files, sequence=True, motion=motion, top=top, **settings)
     else:
-        found = localizer.locate_many(files, top, batch_size=BATCH, **settings)
+        found = localizer.locate_many(files, top=top, batch_size=BATCH, **settings)
     report = _print_nothing if console.is_stream(geojson) or console.is_stream(map_file) else _print_text
     answers = _print_all(found, len(files), _print_json if as_json else report)
     _write(answers, localizer, sequence, map_file, geojson)
@@ -124,7 +125,7 @@ def _print_text(answer: "Answer") -> None:
         console.error(f"{answer.photo}: {answer.error}" if answer.photo not in answer.error else answer.error)
         return
     for line in _lines(answer):
-        console.result(console.printable(line))
+        console.result(printable(line))
 
 
 def _print_nothing(answer: "Answer") -> None:
@@ -149,8 +150,7 @@ def _write(
 def _lines(answer: "Answer") -> Iterator[str]:
     """One answer as text for a terminal."""
     yield f"{answer.photo}" + ("" if answer.known else ": don't know; best guesses")
-    if answer.note:
-        yield f"  note: {answer.note}"
+    yield from (f"  note: {note}" for note in answer.notes)
     if not answer.places:
         yield "  no tile there: widen the radius"
     for place in answer.places:
@@ -160,7 +160,7 @@ def _lines(answer: "Answer") -> Iterator[str]:
         heading = f", heading {place.heading:.0f}°" if place.heading is not None else ""
         position = f"  {place.rank}. {place.lat:.6f}, {place.lon:.6f}{radius}"
         yield f"{position}  score {place.score:.3f}{confidence}{votes}{heading}  {place.tile_id}"
-    if answer.truth is not None:
-        error = f", {answer.truth_error_m:,.0f} m from the best place" if answer.truth_error_m is not None else ""
-        error = ", which limited the search" if answer.truth_is_prior else error
-        yield f"  EXIF position: {answer.truth.lat:.6f}, {answer.truth.lon:.6f}{error}"
+    if (exif := answer.exif_position) is not None:
+        error = f", {answer.exif_distance_m:,.0f} m from the best place" if answer.exif_distance_m is not None else ""
+        error = ", which limited the search" if answer.exif_is_prior else error
+        yield f"  EXIF position: {exif.lat:.6f}, {exif.lon:.6f}{error}"

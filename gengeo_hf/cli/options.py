@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from gengeo_hf.common.geo import Bounds
     from gengeo_hf.common.units import Near
     from gengeo_hf.localization import GeoLocalizer
+    from gengeo_hf.serving.server import Access
 
-COMPUTE, PHOTO, WHERE = "Computation", "Photos", "Area"  # panels of long helps
+COMPUTE, PHOTO, WHERE, ACCESS = "Computation", "Photos", "Area", "Access"  # panels of long helps
 
 
 def checked(parse: Callable[[str], Any], metavar: str) -> dict[str, Any]:
@@ -49,6 +50,10 @@ def _metres(text: str) -> float:
     return parse_metres(text)
 
 
+def _lengths(text: str) -> tuple[float, ...]:
+    return tuple(_metres(part) for part in text.split(","))
+
+
 def _share(text: str) -> float:
     from gengeo_hf.common.units import parse_share
 
@@ -76,6 +81,7 @@ def _range(text: str) -> tuple[float, float]:
 
 
 LENGTH = checked(_metres, "LENGTH")  # 65, 65m, 1.5km, 300ft: metres
+LENGTHS = checked(_lengths, "LENGTH[,LENGTH]")  # 60m,120m
 SHARE = checked(_share, "SHARE")  # 50% or 0.5
 RANGE = checked(_range, "LOW,HIGH")
 
@@ -124,7 +130,7 @@ class EncoderOptions:
     @property
     def computation(self) -> dict[str, Any]:
         """Arguments of `Encoder.from_pretrained` beside the model."""
-        return {"device": self.device, "backend": self.backend, "dtype": self.dtype}
+        return {"device": self.device, "backend": self.backend, "compute_dtype": self.dtype}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,10 +148,53 @@ class LocalizerOptions(EncoderOptions):
         """
         from gengeo_hf.localization import GeoLocalizer
 
-        options: dict[str, Any] = self.computation | ({"images": images} if images is not None else {})
-        localizer = GeoLocalizer.from_pretrained(self.model, self.index, self.calibration, **options)
+        options: dict[str, Any] = self.computation | ({"expected_images": images} if images is not None else {})
+        localizer = GeoLocalizer.from_pretrained(self.model, self.index, calibration=self.calibration, **options)
         report_backend(localizer.encoder)
         return localizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccessOptions:
+    """Who may ask a page or a service, the same for app and serve."""
+
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Host name under which this is reached, besides loopback names and IP addresses; repeatable.",
+            rich_help_panel=ACCESS,
+        ),
+    ] = None
+    access_token_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Text file with a token that callers must send (Authorization: Bearer TOKEN, or the password of the "
+            "page). Default: the environment variable GENGEO_SERVICE_TOKEN, if it is set.",
+            rich_help_panel=ACCESS,
+        ),
+    ] = None
+    root_path: Annotated[
+        str,
+        typer.Option(
+            metavar="PREFIX",
+            help="Path prefix that a proxy in front removes, for example /geo.",
+            rich_help_panel=ACCESS,
+        ),
+    ] = ""
+
+    def access(self, body_seconds: float = 60.0) -> "Access":
+        """The same for the server.
+
+        Args:
+            body_seconds: time limit for the body of a request.
+        """
+        from gengeo_hf.serving.access import read_token
+        from gengeo_hf.serving.server import Access
+
+        token = read_token(self.access_token_file)
+        return Access(tuple(self.allowed_host or ()), token, self.root_path.rstrip("/"), body_seconds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,5 +267,5 @@ class AreaOptions:
 
 def report_backend(encoder: Any) -> None:
     """Say on stderr which backend computes and why, where there was a choice."""
-    if (choice := getattr(encoder, "choice", None)) and choice.reason:  # an encoder of another make has none
-        console.note(choice.reason)
+    if encoder.choice_reason:
+        console.note(encoder.choice_reason)

@@ -35,7 +35,7 @@ def remove(
 
     if not (tile_id or area_name is not None or bounds or source is not None):
         raise console.UsageError("say what to remove: --tile-id, --area-name, --bounds or --source")
-    opened = GeoIndex.load(index)
+    opened = GeoIndex.load(index, verify=False)
     unreadable = opened.left_out.num_rows
     removed = opened.remove(tile_id or (), area_name, bounds, source)
     if as_json:

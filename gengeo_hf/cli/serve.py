@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from gengeo_hf.cli import console
-from gengeo_hf.cli.options import Host, LocalizerOptions, report_backend
+from gengeo_hf.cli.options import AccessOptions, Host, LocalizerOptions, report_backend
 from gengeo_hf.cli.registry import LOCATE, gengeo
 
 LIMITS = "Limits"
@@ -14,6 +14,7 @@ LIMITS = "Limits"
 @gengeo.command(panel=LOCATE)
 def serve(
     options: LocalizerOptions,
+    sharing: AccessOptions,
     host: Host = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
     queue: Annotated[
@@ -52,6 +53,7 @@ def serve(
     from gengeo_hf.serving.queue import Limits
     from gengeo_hf.serving.service import serve as run
 
+    access = sharing.access(time_limit)
     limits = Limits(queue, batch, time_limit, int(max_megabytes * 1e6))
     desk = Desk.open(
         options.model, options.index, options.calibration, **options.computation,
@@ -64,4 +66,4 @@ def serve(
     def listening(address: str) -> None:
         console.note(f"{address}/docs tells how to ask; a new index is taken at: kill -HUP {os.getpid()}")
 
-    run(desk, host, port, limits, listening)
+    run(desk, host, port, limits, listening, access)

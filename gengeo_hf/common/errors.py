@@ -5,6 +5,8 @@ import errno
 import sys
 from collections.abc import Iterator
 
+from gengeo_hf.common.text import printable
+
 
 class GenGeoError(ValueError):
     """Bad input or a broken precondition. The command line prints its message alone, without a traceback.
@@ -15,7 +17,7 @@ class GenGeoError(ValueError):
     """
 
     def __init__(self, message: object = "") -> None:
-        super().__init__("".join(letter if letter.isprintable() else " " for letter in str(message)))
+        super().__init__(printable(message))
 
 
 class MissingExtraError(GenGeoError):

@@ -132,14 +132,26 @@ def atomic_folder(path: str | Path, kind: str | None = None) -> Iterator[Path]:
         yield temporary
         if kind is not None:
             _write_record(temporary, kind)
+        temporary.chmod(mode)
         for child in temporary.rglob("*"):
             if not child.is_symlink():
                 child.chmod(_mode_inside(child, mode))
                 sync(child)
-        temporary.chmod(mode)
         sync(temporary)
         _take_place(temporary, path)
         sync(path.parent)
+
+
+def match_modes(path: Path, folder: Path) -> None:
+    """Give a new file, or a new directory with all that it holds, the permissions that fit the directory it is in.
+
+    Args:
+        path: What was written.
+        folder: The directory whose permissions count.
+    """
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    for child in [path, *(path.rglob("*") if path.is_dir() else ())]:
+        child.chmod(_mode_inside(child, mode))
 
 
 def _mode_inside(child: Path, folder_mode: int) -> int:

@@ -36,11 +36,15 @@ def exclusive(path: str | Path, wait: bool = True) -> Iterator[bool]:
         GenGeoError: The directory cannot be written.
     """
     path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = _acquire(path, wait)
-    except OSError as error:
-        raise GenGeoError(f"{path.parent} cannot be written: {error.strerror or error}") from error
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = _acquire(path, wait)
+            break
+        except FileNotFoundError:  # somebody removed the directory between the two
+            continue
+        except OSError as error:
+            raise GenGeoError(f"{path.parent} cannot be written: {error.strerror or error}") from error
     if lock is None:
         yield False
         return

@@ -48,12 +48,15 @@ class PhotoMetadata:
         time: When it was taken (local time of the camera), or None.
         camera: Field of view, heading, pitch, roll, projection, as far as the file says.
         notes: One line for each fact that was corrected or could not be used.
+        heading_is_magnetic: Whether the camera's heading comes from a compass, corrected by the declination: some tens
+            of degrees may be missing.
     """
 
     position: PhotoPosition | None = None
     time: datetime | None = None
     camera: CameraView = field(default_factory=CameraView)
     notes: tuple[str, ...] = ()
+    heading_is_magnetic: bool = False
 
 
 def parse_metadata(gps: Mapping[int, Any], exif: Mapping[int, Any], xmp: bytes, size: tuple[int, int]) -> PhotoMetadata:
@@ -70,11 +73,13 @@ def parse_metadata(gps: Mapping[int, Any], exif: Mapping[int, Any], xmp: bytes, 
     camera, is_complete = _gpano(xmp, size, notes)
     if not is_complete:
         camera = camera.completed_by(_lens(exif.get(ExifTags.Base.FocalLengthIn35mmFilm), size))
+    is_magnetic = False
     if camera.heading is None and (heading := _heading(gps, position, time, notes)) is not None:
         camera = CameraView(heading=heading).completed_by(camera)
+        is_magnetic = _text(gps.get(ExifTags.GPS.GPSImgDirectionRef)) == "M"
     if position is not None:
         position = replace(position, heading=camera.bearing)
-    return PhotoMetadata(position, time, camera, tuple(notes))
+    return PhotoMetadata(position, time, camera, tuple(notes), is_magnetic)
 
 
 def magnetic_declination(lat: float, lon: float, time: datetime | None = None) -> float:

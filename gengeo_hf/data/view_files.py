@@ -17,12 +17,15 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.images import open_image
 from gengeo_hf.data.views import downward_view, ground_bev, padded_sphere, polar_tile
 
+NUMBER = r"(\d*\.?\d+)"
 FORMS = {
     "polar": r"([1-9]\d*)x([1-9]\d*)",  # height x width
-    "bev": r"([1-9]\d*)(?::(\d*\.?\d+))?",  # side, metres per pixel
-    "downward": r"([1-9]\d*)x([1-9]\d*)(?::(\d*\.?\d+))?",  # height x width, field of view in degrees
+    # side, metres per pixel, metres from the ground to the camera, vertical field of view in degrees
+    "bev": rf"([1-9]\d*)(?::{NUMBER}(?::{NUMBER}(?::{NUMBER})?)?)?",
+    # height x width, field of view in degrees, vertical field of view of the panorama in degrees
+    "downward": rf"([1-9]\d*)x([1-9]\d*)(?::{NUMBER}(?::{NUMBER})?)?",
 }
-EXAMPLES = {"aerial": ("polar:112x616",), "ground": ("bev:512:0.06", "downward:512x512:170")}
+EXAMPLES = {"aerial": ("polar:112x616",), "ground": ("bev:512:0.06:1.5:70", "downward:512x512:170:70")}
 QUALITY = 95  # of the JPEG files that are written
 
 
@@ -30,8 +33,10 @@ def view_transform(text: str, view: str) -> Callable[[bytes], bytes]:
     """The transform of a name, from the bytes of an image file to those of a JPEG.
 
     Args:
-        text: for tiles `polar:HxW`; for panoramas `bev:SIDE[:METRES_PER_PIXEL]` or `downward:HxW[:FOV]`. Panoramas that
-            are not twice as wide as high are padded with black to the whole sphere first, the horizon in the middle.
+        text: For tiles `polar:HxW`; for panoramas `bev:SIDE[:METRES_PER_PIXEL[:CAMERA_HEIGHT[:VERTICAL_FOV]]]` or
+            `downward:HxW[:FOV[:VERTICAL_FOV]]`. Without VERTICAL_FOV, panoramas that are not twice as wide as high are
+            padded with black to the whole sphere, the horizon in the middle: right only where a row covers as many
+            degrees as a column.
         view: "ground" or "aerial".
 
     Raises:
@@ -44,11 +49,15 @@ def view_transform(text: str, view: str) -> Callable[[bytes], bytes]:
     if kind == "polar":
         change = functools.partial(polar_tile, size=(int(match[1]), int(match[2])))
     elif kind == "bev":
-        change = functools.partial(ground_bev, side=int(match[1]), metres_per_pixel=float(match[2] or 0.06))
+        rows = float(match[4]) if match[4] else None
+        change = functools.partial(
+            ground_bev, side=int(match[1]), metres_per_pixel=float(match[2] or 0.06),
+            camera_height_m=float(match[3] or 1.5), vertical_fov=rows,
+        )  # fmt: skip
     else:
-        size = (int(match[1]), int(match[2]))
-        change = functools.partial(downward_view, size=size, fov=float(match[3] or 170.0))
-    return functools.partial(_encoded, change=change, sphere=view == "ground")
+        size, rows = (int(match[1]), int(match[2])), float(match[4]) if match[4] else None
+        change = functools.partial(downward_view, size=size, fov=float(match[3] or 170.0), vertical_fov=rows)
+    return functools.partial(_encoded, change=change, sphere=view == "ground" and rows is None)
 
 
 def _encoded(content: bytes, change: Callable[[torch.Tensor], torch.Tensor], sphere: bool) -> bytes:

@@ -1,10 +1,11 @@
-"""Other ways to look at a place: a cut of a panorama, the tile unrolled, the panorama laid flat on the ground.
+"""Other views of a place: part of a panorama, the unrolled tile, the panorama projected to the ground.
 
-Before: a batch of views. After: training with a limited field of view, or models that work on such transforms (SAFA
-and GeoDTR on polar tiles, P-BEV and AuxGeo on bird's eye views).
+For training with a limited field of view, and for models that work on such transforms (SAFA and GeoDTR on polar tiles,
+P-BEV and AuxGeo on bird's-eye views). All keep the directions of the data: north is up in a tile and in a bird's-eye
+view, and in the centre column of a panorama and of an unrolled tile.
 
-All three keep the directions of the data: north is up in a tile and in a bird's eye view, and in the centre column of
-a panorama and of an unrolled tile.
+The published formulas count pixels from their corners, and read each panorama as a whole sphere. `pixel_centres` and
+`vertical_fov` give the exact geometry, which matters for small images and for panoramas that were cropped or resized.
 """
 
 import math
@@ -39,7 +40,7 @@ def limited_fov(panorama: torch.Tensor, fov: float, heading: torch.Tensor, multi
     return panorama.gather(-1, columns[:, None, None].expand(-1, *panorama.shape[1:3], -1))
 
 
-def polar_tile(aerial: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def polar_tile(aerial: torch.Tensor, size: tuple[int, int], *, pixel_centres: bool = False) -> torch.Tensor:
     """Unroll tiles about their centre: columns are azimuths, the bottom row is the centre, the top row the edge.
 
     For target row i, column j: radius (S/2) (H-1-i)/H, angle theta = 2 pi j/W, source row S/2 + r cos(theta), source
@@ -49,6 +50,7 @@ def polar_tile(aerial: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     Args:
         aerial: (B, C, S, S), any type.
         size: (height, width) of the result in pixels; SAFA takes 112 x 616, GeoDTR 122 x 671.
+        pixel_centres: Turn about (S - 1) / 2, the centre of the tile, instead of S / 2 as published.
 
     Returns:
         float32 (B, C, height, width) in the range of the input.
@@ -62,68 +64,115 @@ def polar_tile(aerial: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     height, width = size
     radius = side / 2 * (height - 1 - torch.arange(height, dtype=torch.float64)) / height
     theta = 2 * math.pi * torch.arange(width, dtype=torch.float64) / width
-    rows = side / 2 + radius[:, None] * torch.cos(theta)
-    columns = side / 2 - radius[:, None] * torch.sin(theta)
+    centre = (side - pixel_centres) / 2
+    rows = centre + radius[:, None] * torch.cos(theta)
+    columns = centre - radius[:, None] * torch.sin(theta)
     return sampled(aerial, rows, columns)
 
 
 def ground_bev(
-    panorama: torch.Tensor, side: int, metres_per_pixel: float = 0.06, camera_height_m: float = 1.5
+    panorama: torch.Tensor,
+    side: int,
+    metres_per_pixel: float = 0.06,
+    camera_height_m: float = 1.5,
+    *,
+    vertical_fov: float | None = None,
+    horizon_row: float | None = None,
 ) -> torch.Tensor:
-    """Lay panoramas on flat ground, as seen from above: P-BEV's view.
+    """Project panoramas to flat ground, as seen from above: P-BEV's view.
 
-    With c = S/2 - 0.5, pixel (i, j): distance rho = hypot(i - c, j - c), azimuth (atan2(i - c, j - c) - pi/2) mod 2 pi,
-    source column W az / (2 pi), source row H atan2(rho m, -h) / pi; bilinear, around the seam.
+    Published form (`vertical_fov` None), with c = S/2 - 0.5, pixel (i, j): distance rho = hypot(i - c, j - c), azimuth
+    (atan2(i - c, j - c) - pi/2) mod 2 pi, source column W az / (2 pi), source row H atan2(rho m, -h) / pi; bilinear,
+    around the seam. Exact form: the same directions, at pixel centres, in a panorama of known vertical field of view.
 
     Args:
-        panorama: (B, C, H, W), any type, the whole sphere (W = 2 H); pad a cropped one with `padded_sphere`.
-        side: of the result in pixels.
-        metres_per_pixel: of the result; 0.06 at 512 pixels is what P-BEV takes for CVACT.
-        camera_height_m: of the camera above the ground.
+        panorama: (B, C, H, W), any type. For the published form the whole sphere (W = 2 H); pad a cropped one with
+            `padded_sphere` if its degrees per row equal those per column.
+        side: Side of the result in pixels.
+        metres_per_pixel: Ground sampling distance of the result; 0.06 at 512 pixels is what P-BEV takes for CVACT.
+        camera_height_m: Height of the camera above the ground; 2.0 in the synthetic world.
+        vertical_fov: Degrees that the H rows cover, evenly; 70 in the synthetic world. Selects the exact form.
+        horizon_row: Row index of the horizon, pixel centres at whole numbers; None is the middle, (H - 1) / 2.
 
     Returns:
-        float32 (B, C, side, side); up is the centre of the panorama, the middle is below the camera.
+        float32 (B, C, side, side); up is the centre of the panorama, the middle is below the camera. Ground that lies
+        below the last row is 0.
 
     Raises:
-        GenGeoError: a panorama that is not twice as wide as high, or a length that is not positive.
+        GenGeoError: A panorama that is not twice as wide as high without `vertical_fov`, or a length or an angle that
+            is out of range.
     """
-    height, width = _sphere(panorama)
     if metres_per_pixel <= 0 or camera_height_m <= 0:
         raise GenGeoError("metres_per_pixel and camera_height_m must be positive")
     offset = torch.arange(side, dtype=torch.float64) - (side / 2 - 0.5)
     down, right = offset[:, None].expand(side, side), offset[None].expand(side, side)
-    azimuth = (torch.atan2(down, right) - math.pi / 2) % (2 * math.pi)
     ground = torch.hypot(down, right) * metres_per_pixel
+    if vertical_fov is not None:
+        depression = torch.atan2(torch.full_like(ground, camera_height_m), ground)
+        return _looking(panorama, torch.atan2(right, -down), depression, vertical_fov, horizon_row)
+    height, width = _sphere(panorama)
+    azimuth = (torch.atan2(down, right) - math.pi / 2) % (2 * math.pi)
     rows = height * torch.atan2(ground, torch.full_like(ground, -camera_height_m)) / math.pi
     return sampled(panorama, rows, width * azimuth / (2 * math.pi), sphere=True)
 
 
-def downward_view(panorama: torch.Tensor, size: tuple[int, int], fov: float = 170.0) -> torch.Tensor:
+def downward_view(
+    panorama: torch.Tensor,
+    size: tuple[int, int],
+    fov: float = 170.0,
+    *,
+    vertical_fov: float | None = None,
+    horizon_row: float | None = None,
+) -> torch.Tensor:
     """What a pinhole camera sees that looks straight down from the panorama's place: AuxGeo's view.
 
     With f = (Wo/2) / tan(fov/2), pixel (u, v) looks along (x, y, z) = (Ho/2 - u, Wo/2 - v, -f); source row
     H (1 - (atan2(z, hypot(x, y)) + pi/2) / pi), source column W (1 - (atan2(y, x) + pi) / (2 pi)).
 
     Args:
-        panorama: (B, C, H, W), any type, the whole sphere (W = 2 H); pad a cropped one with `padded_sphere`.
+        panorama: (B, C, H, W), any type; see `ground_bev`.
         size: (height, width) of the result in pixels.
-        fov: horizontal field of view in degrees.
+        fov: Horizontal field of view in degrees.
+        vertical_fov, horizon_row: Of the panorama, for the exact form; see `ground_bev`.
 
     Returns:
         float32 (B, C, height, width); up is the centre of the panorama.
 
     Raises:
-        GenGeoError: a panorama that is not twice as wide as high, or a field of view outside 0..180 degrees.
+        GenGeoError: A panorama that is not twice as wide as high without `vertical_fov`, or a field of view outside
+            0..180 degrees.
     """
-    height, width = _sphere(panorama)
     if not 0 < fov < 180:
         raise GenGeoError(f"the field of view of a pinhole lies between 0 and 180 degrees, found {fov:g}")
     focal = size[1] / 2 / math.tan(math.radians(fov) / 2)
-    x = (size[0] / 2 - torch.arange(size[0], dtype=torch.float64))[:, None].expand(size)
-    y = (size[1] / 2 - torch.arange(size[1], dtype=torch.float64))[None].expand(size)
+    corner = 0.0 if vertical_fov is None else 0.5  # the published form counts from the corner of a pixel
+    x = (size[0] / 2 - corner - torch.arange(size[0], dtype=torch.float64))[:, None].expand(size)
+    y = (size[1] / 2 - corner - torch.arange(size[1], dtype=torch.float64))[None].expand(size)
+    if vertical_fov is not None:
+        depression = torch.atan2(torch.full_like(x, focal), torch.hypot(x, y))
+        return _looking(panorama, torch.atan2(-y, x), depression, vertical_fov, horizon_row)
+    height, width = _sphere(panorama)
     rows = height * (1 - (torch.atan2(torch.full_like(x, -focal), torch.hypot(x, y)) + math.pi / 2) / math.pi)
     columns = width * (1 - (torch.atan2(y, x) + math.pi) / (2 * math.pi))
     return sampled(panorama, rows, columns, sphere=True)
+
+
+def _looking(
+    panorama: torch.Tensor,
+    azimuth: torch.Tensor,
+    depression: torch.Tensor,
+    vertical_fov: float,
+    horizon_row: float | None,
+) -> torch.Tensor:
+    """Values of panoramas in given directions, in radians: clockwise from the centre column, and below the horizon."""
+    height, width = panorama.shape[-2:]
+    if not 0 < vertical_fov <= 180:
+        raise GenGeoError(f"a vertical field of view lies in 0..180 degrees, found {vertical_fov:g}")
+    horizon = (height - 1) / 2 if horizon_row is None else horizon_row
+    rows = horizon + torch.rad2deg(depression) * height / vertical_fov
+    columns = width * (azimuth / (2 * math.pi) + 0.5) - 0.5
+    visible = (rows >= -0.5) & (rows <= height - 0.5)
+    return sampled(panorama, rows, columns, sphere=True) * visible.to(panorama.device)
 
 
 def padded_sphere(panorama: torch.Tensor) -> torch.Tensor:

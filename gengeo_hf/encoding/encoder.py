@@ -1,78 +1,78 @@
-"""Images to descriptors: a checkpoint, its preprocessing and a device, as one object.
-
-Before: photos or tiles. After: unit descriptors for the index, for mining and for evaluation.
-"""
+"""Images to descriptors: `Encoder`, a checkpoint with its preprocessing on a device."""
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.images import open_image
 from gengeo_hf.common.transfer import first_line
 from gengeo_hf.encoding.backends.exported import ExportedGraphs, find_export
 from gengeo_hf.encoding.backends.loaded import LoadedModel
 from gengeo_hf.encoding.backends.onnx import OnnxBackend
-from gengeo_hf.encoding.backends.protocol import Backend, View
+from gengeo_hf.encoding.backends.protocol import Backend
 from gengeo_hf.encoding.backends.torch import TorchBackend
 from gengeo_hf.encoding.backends.trial import Choice, check_words, choose
+from gengeo_hf.encoding.inputs import fetch_image, is_address, is_single_image, load_image
+from gengeo_hf.encoding.protocol import EncoderProtocol, View
 
 if TYPE_CHECKING:
     from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
 
 TRAINING_RECORD = "gengeo_training.json"
+VIEWS = ("ground", "aerial")
 
 
 class Encoder:
     """A GenGeo model with its image processor, and the backend that computes.
 
     Args:
-        model: it is put into evaluation mode on `device`; or the graphs of an ONNX export, which have no model.
-        processor: the preprocessing that the model was trained with.
-        device: for example `cuda`, `cuda:1`, `cpu`; None takes a GPU when there is one.
-        batch_size: images in one forward pass.
-        backend: "torch", "openvino", or "auto" for the faster one; "onnx" for exported graphs.
-        dtype: "float32" or "bfloat16" to multiply in, "auto" for the faster one that agrees with float32; None leaves
-            the precision of the weights.
-        images: how many images are going to be described, where that is known: few are not worth a trial.
+        model: The model; it is put into evaluation mode on `device`. Or the graphs of an ONNX export.
+        processor: The preprocessing that the model was trained with.
+        device: For example "cuda", "cuda:1" or "cpu"; None takes a GPU when there is one.
+        batch_size: Images in one forward pass; a call may ask for another number.
+        backend: "torch", "openvino", or "auto" for the faster of the two; "onnx" for exported graphs.
+        compute_dtype: Precision of computation: "float32", "bfloat16", or "auto" for the faster one that agrees with
+            float32. None keeps the precision of the weights.
+        expected_images: How many images will be encoded, where that is known: with "auto", a trial of the backends is
+            not worth its time for a few.
 
     Raises:
-        GenGeoError: this machine has no such device or backend, or batches would be empty.
+        GenGeoError: This machine does not have the device or the backend, or `batch_size` is below 1.
 
     Example:
         >>> encoder = Encoder.from_pretrained("./gengeo-cvusa")
-        >>> descriptors = encoder.encode(["photo.jpg"], view="ground")  # float32 (1, 1024)
+        >>> photo = encoder.encode_ground("photo.jpg")  # float32 (1024,)
+        >>> tiles = encoder.encode_aerial(["a.png", "b.png"])  # float32 (2, 1024)
+        >>> encoder.similarity(photo, tiles)  # float32 (2,): cosines
     """
-
-    model: GenGeoModel  # not there for exported graphs: what needs token maps (`gengeo_hf.explain`) asks for it
 
     def __init__(
         self,
         model: GenGeoModel | ExportedGraphs,
         processor: GenGeoImageProcessor,
+        *,
         device: str | torch.device | None = None,
         batch_size: int = 32,
         backend: str = "torch",
-        dtype: str | None = None,
-        images: int | None = None,
+        compute_dtype: str | None = None,
+        expected_images: int | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise GenGeoError(f"at least one image must be encoded at a time, found batch_size={batch_size}")
-        check_words(backend, dtype or "auto")
+        _check_batch_size(batch_size)
+        check_words(backend, compute_dtype or "auto")
         self.processor, self.batch_size = processor, batch_size
         self.training_record: dict[str, Any] = {}
         self.source: LoadedModel | ExportedGraphs
+        self._model: GenGeoModel | None = None
         if isinstance(model, ExportedGraphs):
-            if dtype == "bfloat16":
-                raise GenGeoError("--backend onnx computes in float32: leave --dtype out, or take another backend")
+            if compute_dtype == "bfloat16":
+                raise GenGeoError("backend onnx computes in float32: leave compute_dtype out, or take another backend")
             graphs = OnnxBackend(model, device)
             self.source, self.device, self.choice = model, graphs.device, Choice(graphs)
             return
@@ -80,55 +80,75 @@ class Encoder:
             raise GenGeoError("backend onnx runs exported graphs, found a model in memory: use Encoder.from_pretrained")
         on_cpu = backend == "openvino" and device is None  # it has no other place
         self.device = _usable(device or ("cuda" if torch.cuda.is_available() and not on_cpu else "cpu"))
-        self.model = model
-        self.model.to(self.device)  # type: ignore[arg-type]  # the library's annotation loses `self`
-        self.model.eval()
+        self._model = model
+        model.to(self.device)  # type: ignore[arg-type]  # the library's annotation loses `self`
+        model.eval()
         self.source = LoadedModel(model, processor)
-        plain = backend == "torch" and dtype is None
+        plain = backend == "torch" and compute_dtype is None
         self.choice = (
-            Choice(TorchBackend(model)) if plain else choose(model, processor, backend, dtype or "auto", images)
+            Choice(TorchBackend(model))
+            if plain
+            else choose(model, processor, backend, compute_dtype or "auto", expected_images)
         )
 
     @classmethod
     def from_pretrained(
         cls,
         name: str | Path,
+        *,
         device: str | torch.device | None = None,
         batch_size: int = 32,
         backend: str = "torch",
         truncate_dim: int | None = None,
         dtype: str | torch.dtype | None = None,
-        images: int | None = None,
+        compute_dtype: str | None = None,
+        expected_images: int | None = None,
         **kwargs: Any,
     ) -> Encoder:
-        """Load model, preprocessing and training record from a checkpoint folder or a Hub id.
+        """Load model, preprocessing and training record from a checkpoint directory or a Hub id.
 
         Args:
-            name: a folder with config.json and model.safetensors, or `organisation/name` on the Hub.
-            device: see the class.
-            batch_size: see the class.
-            backend: "torch" or "openvino" for the weights, "onnx" for the files that `gengeo export --onnx` put
-                beside them; "auto" takes the faster of the first two.
-            truncate_dim: see `truncate`; None keeps the width that the checkpoint asks for.
-            dtype, images: see the class. A `torch.dtype` is the precision that the weights are loaded in, which gives
-                another fingerprint.
-            kwargs: passed to `GenGeoModel.from_pretrained`, for example `revision`; exported graphs know `revision`,
+            name: A directory with config.json and model.safetensors, or `organisation/name` on the Hub.
+            device: See the class.
+            batch_size: See the class.
+            backend: "torch" or "openvino" for the weights, "onnx" for the files that `gengeo export --onnx` put beside
+                them; "auto" takes the faster of the first two.
+            truncate_dim: See `truncate`; None keeps the width that the checkpoint asks for.
+            dtype: Type of the weights, as in transformers: a `torch.dtype`, its name, or "auto" for the type they were
+                saved in (also None). Another type gives another fingerprint.
+            compute_dtype: Precision of computation, see the class.
+            expected_images: See the class.
+            kwargs: Passed to `GenGeoModel.from_pretrained`, for example `revision`; exported graphs know `revision`,
                 `token` and `cache_dir`.
 
         Raises:
-            GenGeoError: nothing is there, it is not a GenGeo checkpoint, or the backend cannot be had.
+            GenGeoError: Nothing is there, it is not a GenGeo checkpoint, or the backend cannot be had.
         """
-        if isinstance(dtype, torch.dtype):
-            kwargs["dtype"], dtype = dtype, None
-        check_words(backend, dtype or "auto")
+        check_words(backend, compute_dtype or "auto")
+        if dtype is not None:
+            kwargs["dtype"] = dtype
         found: tuple[GenGeoModel | ExportedGraphs, GenGeoImageProcessor, dict[str, Any]]
         found = _exported(name, **kwargs) if backend == "onnx" else _loaded(name, **kwargs)
         model, processor, record = found
-        encoder = cls(model, processor, device, batch_size, backend, dtype, images)
+        encoder = cls(
+            model, processor, device=device, batch_size=batch_size, backend=backend, compute_dtype=compute_dtype,
+            expected_images=expected_images,
+        )  # fmt: skip
         encoder.training_record = record
         if truncate_dim is not None:
             encoder.truncate(truncate_dim)
         return encoder
+
+    @property
+    def model(self) -> GenGeoModel:
+        """The model in torch.
+
+        Raises:
+            GenGeoError: The encoder runs exported graphs, which have descriptors only.
+        """
+        if self._model is None:
+            raise GenGeoError("an ONNX encoder gives descriptors only: use the torch checkpoint that it was made from")
+        return self._model
 
     @property
     def backend(self) -> Backend:
@@ -137,23 +157,40 @@ class Encoder:
 
     @property
     def computed_by(self) -> str:
-        """The backend and its precision in words, for manifests: "torch float32"."""
+        """Backend and precision, for manifests: "torch float32"."""
         return f"{self.backend.name} {self.backend.dtype}"
 
     @property
+    def choice_reason(self) -> str:
+        """Why this backend computes, in one line; empty where there was no choice."""
+        return self.choice.reason
+
+    @property
     def dim(self) -> int:
-        """Length of a descriptor."""
+        """Number of values of a descriptor."""
         return self.source.truncate_dim or self.source.whole_dim
 
     @property
     def truncate_dim(self) -> int | None:
-        """The width that descriptors are cut to, None for whole ones."""
+        """Number of values that descriptors are truncated to; None for whole ones."""
         return self.source.truncate_dim
 
     @property
     def patch(self) -> int:
         """Width in pixels of what becomes one token."""
         return self.source.patch
+
+    @property
+    def view_sizes(self) -> Mapping[str, Mapping[str, int]]:
+        """`height` and `width` in pixels at which "ground" and "aerial" images are encoded."""
+        sizes: Mapping[str, Mapping[str, int]] = self.processor.view_sizes
+        return sizes
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """Settings of the image processor as plain JSON values."""
+        settings: dict[str, Any] = json.loads(json.dumps(self.processor.to_dict(), default=str))
+        return settings
 
     @property
     def ground_camera(self) -> str | None:
@@ -166,71 +203,129 @@ class Encoder:
         return self.source.ground_view[1]
 
     def truncate(self, dim: int) -> None:
-        """Cut descriptors to their first `dim` values and normalise them again: smaller indexes, faster search.
+        """Truncate descriptors to their first `dim` values and normalise them again: smaller indexes, faster search.
 
         A model whose loss trained the prefixes (`matryoshka_dims`) loses little by it.
 
         Raises:
-            GenGeoError: the model's descriptors have fewer values.
+            GenGeoError: The model's descriptors have fewer values.
         """
         whole = self.source.whole_dim
         if not 1 <= dim <= whole:
-            raise GenGeoError(f"descriptors have {whole} values: they cannot be cut to {dim}")
+            raise GenGeoError(f"descriptors have {whole} values: they cannot be truncated to {dim}")
         if dim != self.dim:
             self.source.truncate(dim)
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the weights and the preprocessing: descriptors of two fingerprints must never be compared.
+        """SHA-256 of weights and preprocessing: descriptors of two fingerprints must never be compared.
 
         Backends do not count: their descriptors agree, see `gengeo_hf.encoding.backends.protocol.LOWEST_COSINE`.
         """
         return self.source.fingerprint()
 
-    def encode(self, images: Sequence[Any], view: View, progress: bool = False) -> np.ndarray:
-        """Descriptors of images, in their order.
+    def encode_ground(
+        self, images: Any, *, batch_size: int | None = None, show_progress_bar: bool = False
+    ) -> np.ndarray:
+        """Descriptors of ground photos; see `encode`."""
+        return self.encode(images, "ground", batch_size=batch_size, show_progress_bar=show_progress_bar)
+
+    def encode_aerial(
+        self, images: Any, *, batch_size: int | None = None, show_progress_bar: bool = False
+    ) -> np.ndarray:
+        """Descriptors of aerial tiles; see `encode`."""
+        return self.encode(images, "aerial", batch_size=batch_size, show_progress_bar=show_progress_bar)
+
+    def encode(
+        self,
+        images: Any,
+        view: View,
+        *,
+        batch_size: int | None = None,
+        show_progress_bar: bool = False,
+        resize: bool = True,
+    ) -> np.ndarray:
+        """Descriptors of one image or of many, in their order.
 
         Args:
-            images: paths, bytes, PIL images or uint8 arrays (height, width, 3).
-            view: "ground" for photos, "aerial" for tiles: it sets the size, and the head of a non-shared model.
-            progress: show a bar with images per second.
+            images: One image, or a sequence or stream of images. An image is a path, an http(s) address, the bytes of
+                a file, a PIL image, an array (height, width, 3) or (3, height, width), a tensor (3, height, width), or
+                a dict with `bytes` or `path`. An array or tensor of four axes is a batch.
+            view: "ground" for photos, "aerial" for tiles: it sets the size, and the head of a model with two heads.
+            batch_size: Images in one forward pass; None takes the encoder's.
+            show_progress_bar: Show a bar with images per second.
+            resize: Resize to the view's size. False keeps the images' own size, which must be the same in a batch.
 
         Returns:
-            Unit descriptors, float32 (images, dim).
+            Unit descriptors, float32: (dim,) of one image, (images, dim) of many. Their dot product is the cosine.
 
         Raises:
-            GenGeoError: an image is missing or broken.
+            GenGeoError: An image is missing or broken, or the view is unknown.
+            ValueError: The model cannot take images of this size.
         """
-        out = np.empty((len(images), self.dim), dtype=np.float32)
-        row = 0
-        for block in self.encode_stream(_with_bar(images, view) if progress else images, view):
-            out[row : row + len(block)] = block
+        _check_view(view)
+        single = is_single_image(images)
+        several = [images] if single else images if hasattr(images, "__len__") else list(images)
+        fetched: Iterable[Any] = (fetch_image(image) if is_address(image) else image for image in several)
+        if show_progress_bar:
+            fetched = _with_bar(fetched, len(several), view)
+        descriptors, row = np.empty((len(several), self.dim), dtype=np.float32), 0
+        for block in self.encode_stream(fetched, view, batch_size=batch_size, resize=resize):
+            descriptors[row : row + len(block)] = block
             row += len(block)
-        return out
+        return descriptors[0] if single else descriptors
 
     @torch.inference_mode()
-    def encode_stream(self, images: Iterable[Any], view: View) -> Iterator[np.ndarray]:
-        """Like `encode`, one batch at a time, for more images than fit in memory.
+    def encode_stream(
+        self, images: Iterable[Any], view: View, *, batch_size: int | None = None, resize: bool = True
+    ) -> Iterator[np.ndarray]:
+        """Like `encode`, one batch at a time, for more images than fit in memory; addresses are not fetched.
 
         Yields:
             Unit descriptors, float32 (at most batch_size, dim).
         """
+        _check_view(view)
+        size = self.batch_size if batch_size is None else batch_size
+        _check_batch_size(size)
         iterator = iter(images)
-        while batch := [as_image(image) for image in itertools.islice(iterator, self.batch_size)]:
-            inputs = self.processor(batch, view=view, return_tensors="pt")  # type: ignore[call-arg]  # valid_kwargs
-            yield self.describe(inputs["pixel_values"], view)
+        while batch := [load_image(image) for image in itertools.islice(iterator, size)]:
+            options: dict[str, Any] = {} if resize else {"do_resize": False}
+            options["view"] = view
+            inputs = self.processor(batch, return_tensors="pt", **options)
+            yield self.encode_pixels(inputs["pixel_values"], view)
 
-    def describe(self, pixels: torch.Tensor, view: View) -> np.ndarray:
+    def encode_pixels(self, pixels: torch.Tensor, view: View) -> np.ndarray:
         """Unit descriptors, float32 (B, dim), of pixel values (B, 3, H, W) on any device.
 
         Raises:
-            ValueError: the model cannot take images of this size.
+            ValueError: The model cannot take images of this size.
         """
-        found = self.backend.describe(pixels, view)
-        if found.shape[1] > self.dim:  # torch cuts by itself; graphs have the width that they were made with
+        found = self.backend.encode_pixels(pixels, view)
+        if found.shape[1] > self.dim:  # torch truncates by itself; graphs have the width that they were made with
             found = found[:, : self.dim]
             found = found / np.linalg.norm(found, axis=1, keepdims=True)
         return found
+
+    def similarity(self, queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+        """Cosine similarity of every query with every gallery descriptor.
+
+        Args:
+            queries: Descriptors of this encoder, (dim,) or (N, dim).
+            gallery: Descriptors of this encoder, (dim,) or (M, dim).
+
+        Returns:
+            float32: (N, M), without the axis of an input that is a single descriptor.
+
+        Raises:
+            GenGeoError: The two have different widths.
+        """
+        first, second = (np.asarray(side, dtype=np.float32) for side in (queries, gallery))
+        if first.shape[-1] != second.shape[-1]:
+            raise GenGeoError(
+                f"descriptors have {first.shape[-1]} and {second.shape[-1]} values: both must come from one encoder"
+            )
+        cosines: np.ndarray = first @ second.T
+        return cosines
 
 
 def _loaded(name: str | Path, **kwargs: Any) -> tuple[GenGeoModel, GenGeoImageProcessor, dict[str, Any]]:
@@ -301,20 +396,21 @@ def _usable(name: str | torch.device) -> torch.device:
         raise GenGeoError(f"the device {name} cannot be used here: {reason}; give --device cpu, or none") from error
 
 
-def as_image(image: Any) -> Any:
-    """Open what is a path or bytes, turn a PIL image upright, pass on what is an array.
-
-    Raises:
-        GenGeoError: an image is missing or broken.
-    """
-    if isinstance(image, dict):  # a row of `datasets.Image(decode=False)`
-        image = image["bytes"] if image.get("bytes") is not None else image["path"]
-    # A photo from `Image.open` must have the descriptor of its file.
-    return open_image(image) if isinstance(image, str | Path | bytes | Image.Image) else image
+def _check_view(view: object) -> None:
+    if not isinstance(view, str) or view not in VIEWS:
+        raise GenGeoError(f'view is {view!r}: expected "ground" for photos or "aerial" for tiles')
 
 
-def _with_bar(images: Sequence[Any], view: View) -> Iterable[Any]:
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise GenGeoError(f"batch_size is {batch_size}: at least one image must be encoded at a time")
+
+
+def _with_bar(images: Iterable[Any], total: int, view: View) -> Iterable[Any]:
     """The same images behind a progress bar."""
     from tqdm.auto import tqdm
 
-    return tqdm(images, desc=f"encode {view}", unit="image", leave=False)
+    return tqdm(images, total=total, desc=f"encode {view}", unit="image", leave=False)
+
+
+__all__ = ["TRAINING_RECORD", "Encoder", "EncoderProtocol", "View", "training_record"]

@@ -24,7 +24,7 @@ from safetensors.numpy import save_file
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import atomic_file
-from gengeo_hf.encoding.encoder import as_image
+from gengeo_hf.encoding.inputs import load_image
 
 if TYPE_CHECKING:
     from gengeo_hf.encoding.encoder import Encoder, View
@@ -175,14 +175,14 @@ def encode_images(
         return pixels
 
     def encode(pixels: torch.Tensor, some: list[int]) -> np.ndarray:
-        return encoder.describe(pixels if transform is None else transform(pixels, some), view)
+        return encoder.encode_pixels(pixels if transform is None else transform(pixels, some), view)
 
     wanted = [int(row) for row in (range(len(images)) if rows is None else rows)]
     out = np.empty((len(wanted), encoder.dim), dtype=np.float32)
     done = 0
     try:
         batches = encode_rows(
-            lambda row: as_image(images[row]), encode, wanted,
+            lambda row: load_image(images[row]), encode, wanted,
             batch_size=encoder.batch_size, prepare=prepare, readers=readers,
         )  # fmt: skip
         with _progress(len(wanted), f"encode {view}", show_progress_bar) as bar:

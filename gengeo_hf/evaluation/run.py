@@ -87,7 +87,9 @@ def evaluate(
     state = PartialState()
     if device is None and state.num_processes > 1:
         device = state.device
-    encoder = model if isinstance(model, Encoder) else Encoder.from_pretrained(model, device, batch_size)
+    encoder = (
+        model if isinstance(model, Encoder) else Encoder.from_pretrained(model, device=device, batch_size=batch_size)
+    )
     notation = DataNotation(rules.dataset) if notation is None else notation
     loaded = notation if isinstance(notation, CrossViewDataset) else _load(notation, rules, state)
     truth = Truth.from_dataset(loaded)

@@ -14,7 +14,8 @@ from PIL import Image
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.images import open_image
-from gengeo_hf.encoding.encoder import Encoder, View, as_image
+from gengeo_hf.encoding.encoder import Encoder, View
+from gengeo_hf.encoding.inputs import load_image
 
 
 @dataclass(frozen=True)
@@ -144,16 +145,14 @@ def need_dustbin(encoder: Encoder) -> None:
     Raises:
         GenGeoError: there is none, so every patch is kept whole.
     """
-    config = getattr(getattr(encoder, "model", None), "config", None)
-    if config is not None and (config.aggregator != "salad" or not config.use_dustbin):
+    config = encoder.model.config
+    if config.aggregator != "salad" or not config.use_dustbin:
         raise GenGeoError(f"a {config.aggregator} head without dustbin keeps every patch: there is no map to draw")
 
 
 def _salad(encoder: Encoder, view: View) -> tuple[Any, Any]:
     """The model and the head of a view."""
-    model: Any = getattr(encoder, "model", None)
-    if model is None:
-        raise GenGeoError("an ONNX encoder gives descriptors alone: explain with the torch checkpoint it was made from")
+    model: Any = encoder.model
     if model.config.aggregator != "salad":
         raise GenGeoError(
             f"this model has a {model.config.aggregator} head; only SALAD's assignment of patches can be explained"
@@ -210,7 +209,7 @@ def as_picture(image: Any) -> Image.Image:
     Raises:
         GenGeoError: it is missing or broken.
     """
-    picture: Image.Image = as_image(image).convert("RGB") if isinstance(image, Image.Image) else open_image(image)
+    picture: Image.Image = load_image(image).convert("RGB") if isinstance(image, Image.Image) else open_image(image)
     return picture
 
 

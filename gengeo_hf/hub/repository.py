@@ -16,6 +16,7 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import OUTPUT_RECORD, atomic_folder, check_replaceable, write_text
 from gengeo_hf.common.transfer import first_line, retried
 from gengeo_hf.hub.export import export_folder
+from gengeo_hf.index.edit import check_output
 
 if TYPE_CHECKING:
     from gengeo_hf.common.schema import CrossViewDataset
@@ -26,7 +27,7 @@ KINDS: tuple[Kind, ...] = ("model", "index", "dataset")
 MANIFEST = "manifest.json"  # of an index
 # What an upload may leave behind from an earlier one; such files go in the same commit.
 MODEL_FILES = ("model*.safetensors*", "onnx/*", "results/*.json", "examples/*", "gengeo_training.json")
-INDEX_FILES = ("*.npy", "*.parquet", "*.faiss")
+INDEX_FILES = ("segment-*/*", "left_out-*.parquet")
 
 
 def push(
@@ -57,7 +58,7 @@ def push(
 
         index = GeoIndex.load(folder)
         content: dict[str, Path | bytes] = {"README.md": _index_card(repository, index).encode()}
-        content |= {name: folder / name for name in (MANIFEST, *index.manifest["files"])}
+        content |= {name: folder / name for name in index.files()}
         return upload(content, repository, "dataset", "Add the index", replaces=INDEX_FILES, **access)
     if not (folder / "config.json").is_file():
         raise GenGeoError(f"{folder} holds neither config.json (a checkpoint) nor {MANIFEST} (an index)")
@@ -198,8 +199,11 @@ def pull(
         raise GenGeoError(f"unknown kind {kind!r}: expected {', '.join(KINDS)}")
     _check_name(repository)
     kind = kind or _kind_of(repository, revision, token)
-    check_replaceable(out, kind, overwrite)
-    with atomic_folder(out, kind) as folder:
+    if kind == "index":  # which knows its files itself, also after edits
+        check_output(out, overwrite, whole=True)
+    else:
+        check_replaceable(out, kind, overwrite)
+    with atomic_folder(out, None if kind == "index" else kind) as folder:
         _download(repository, folder, "model" if kind == "model" else "dataset", revision, token)
         _CHECKS[kind](repository, folder)
     return kind
@@ -302,7 +306,7 @@ def pull_dataset(
 
 
 def _index_card(repository: str, index: "GeoIndex") -> str:
-    title, fingerprint = repository.rpartition("/")[2], index.manifest["model"]["fingerprint"]
+    title, fingerprint = repository.rpartition("/")[2], index.manifest.model.fingerprint
     return (
         f"---\ntags:\n- geo-localization\n- gengeo-index\n---\n\n# {title}\n\n"
         f"An index of {len(index)} geo-tagged aerial tiles for `gengeo locate`, fetched by "

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+NATIVE = 1.3  # grid pixels in one pixel of a tile, or the inverse, up to which pixels are taken as they are
 STRAIGHT = 0.25  # pixels by which a tile may be rotated against the grid and still be resampled without rotation
 
 
@@ -64,6 +65,23 @@ class TileWindow:
         """Whether the tile lies beside the grid."""
         return bool((self.high <= self.low).any())
 
+    def whole_box(self) -> tuple[int, int, int, int] | None:
+        """Left, top, right and bottom in the grid of the whole pixels that make the tile; None where they cannot.
+
+        They can where the grid is straight and about as fine as the tile. Such a tile has the pixels of the grid as
+        they are, moved by half a pixel at most, and only the model's own resizing resamples them.
+        """
+        turned = max(abs(self.to_grid[0, 1]), abs(self.to_grid[1, 0])) * self.size
+        scale = np.diag(self.to_grid)
+        if turned >= STRAIGHT or scale.min() < 1 / NATIVE or scale.max() > NATIVE or not self.is_inside:
+            return None
+        left, top = np.rint(self.origin).astype(int).tolist()
+        wide, high = np.maximum(1, np.rint(self.size * scale)).astype(int).tolist()
+        right, bottom = left + wide, top + high
+        if left < self.low[0] or top < self.low[1] or right > self.high[0] or bottom > self.high[1]:
+            return None
+        return left, top, right, bottom
+
     def resample(self, pixels: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Make the tile from the pixels of the window.
 
@@ -86,10 +104,10 @@ class TileWindow:
     ) -> np.ndarray:
         size = (self.size, self.size)
         side = self.size * np.diag(matrix)
-        box = [float(edge) for edge in (*shift, *(shift + side))]
+        left, top, right, bottom = (float(value) for value in (*shift, *(shift + side)))
         is_straight = abs(matrix[0, 1]) * self.size < STRAIGHT and abs(matrix[1, 0]) * self.size < STRAIGHT
-        fits = shift.min() >= 0 and box[2] <= image.width and box[3] <= image.height and side.min() > 0
+        fits = shift.min() >= 0 and right <= image.width and bottom <= image.height and side.min() > 0
         if is_straight and fits:  # the filter of `resize` averages where the grid is finer than the tile
-            return np.asarray(image.resize(size, how, box=(box[0], box[1], box[2], box[3])))
+            return np.asarray(image.resize(size, how, box=(left, top, right, bottom)))
         coefficients = (matrix[0, 0], matrix[0, 1], shift[0], matrix[1, 0], matrix[1, 1], shift[1])
         return np.asarray(image.transform(size, Image.Transform.AFFINE, coefficients, resample=how))

@@ -23,10 +23,11 @@ from PIL import Image
 
 from gengeo_hf.common.area import Area
 from gengeo_hf.common.errors import GenGeoError, MissingExtraError
-from gengeo_hf.common.geo import bounds_around, metres_per_degree, offset
+from gengeo_hf.common.geo import bounds_around, metres_per_degree
 from gengeo_hf.common.transfer import first_line
 from gengeo_hf.imagery.cells import cell_grids
 from gengeo_hf.imagery.cutter import TileWindow
+from gengeo_hf.imagery.grids import affine_maps
 from gengeo_hf.imagery.pixels import Rendering, no_data_mask, rendering_of
 from gengeo_hf.imagery.tiles import tile_table
 
@@ -242,13 +243,7 @@ def _project(sheet: _Sheet, lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
 
 def _affine_maps(sheet: _Sheet, lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
     """For each centre the affine map from (east, north) metres to raster (column, row): shape (n, 2, 3)."""
-    reach = 10.0  # metres; central differences over 20 m
-    centre = _project(sheet, lat, lon)
-    ahead = [_project(sheet, *offset(lat, lon, east, north)) for east, north in ((reach, 0.0), (0.0, reach))]
-    behind = [_project(sheet, *offset(lat, lon, -east, -north)) for east, north in ((reach, 0.0), (0.0, reach))]
-    with np.errstate(invalid="ignore"):
-        columns = [(a - b) / (2 * reach) for a, b in zip(ahead, behind, strict=True)]
-    return np.stack([*columns, centre], axis=-1).transpose(1, 0, 2)
+    return affine_maps(lambda a, b: _project(sheet, a, b), lat, lon)
 
 
 def _coverage(sheet: _Sheet, maps: np.ndarray, tile_m: float) -> np.ndarray:

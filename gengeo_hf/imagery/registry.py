@@ -3,12 +3,15 @@
 Before: a path from the command line. After: a `TileSource`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from gengeo_hf.common.area import Area
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.transfer import first_line
+from gengeo_hf.imagery.addresses import is_address, open_address
 from gengeo_hf.imagery.dataset import HUB, holds_pictures, hub_tiles, parquet_tiles
+from gengeo_hf.imagery.options import NetOptions
 from gengeo_hf.imagery.raster import RasterTiles
 from gengeo_hf.imagery.table import TABLE_SUFFIXES, TableTiles
 from gengeo_hf.imagery.tiles import TileSource
@@ -30,6 +33,9 @@ class TilingOptions:
         tms: map tiles in a folder: rows counted from the south.
         image_column, lat_column, lon_column: tables: columns to use; None recognises them.
         tile_size_m: tables: ground size of a tile in metres; None takes it from the table.
+        tile_sizes: by address: several ground sizes in metres around each cell; empty takes `tile_m`.
+        area: by address and rasters: only tiles that touch it; None takes all that a raster covers.
+        net: by address: limits, rights and further words of the user.
     """
 
     tile_m: float = 100.0
@@ -42,6 +48,9 @@ class TilingOptions:
     lat_column: str | None = None
     lon_column: str | None = None
     tile_size_m: float | None = None
+    tile_sizes: tuple[float, ...] = ()
+    area: Area | None = None
+    net: NetOptions = field(default_factory=NetOptions)
 
 
 def open_imagery(source: str | Path, options: TilingOptions | None = None) -> TileSource:
@@ -57,6 +66,8 @@ def open_imagery(source: str | Path, options: TilingOptions | None = None) -> Ti
     options = options or TilingOptions()
     if str(source).startswith(HUB):
         return hub_tiles(str(source).removeprefix(HUB))
+    if is_address(str(source)):
+        return open_address(str(source), options)
     path = Path(source)
     if not path.exists():
         raise GenGeoError(f"there is nothing at {source}")
@@ -68,7 +79,7 @@ def open_imagery(source: str | Path, options: TilingOptions | None = None) -> Ti
             return _table(path, options)
         if suffix == ".mbtiles":
             return MbTiles(path, options.zoom)
-        return RasterTiles([path], options.tile_m, options.overlap, options.pixels, options.value_range)
+        return _rasters([path], options)
     if (path / "dataset_info.json").is_file() or (path / "gallery" / "dataset_info.json").is_file():
         return _saved_dataset(path)
     shards = sorted(path.glob("*.parquet"))
@@ -84,7 +95,11 @@ def open_imagery(source: str | Path, options: TilingOptions | None = None) -> Ti
             f"{source} holds no imagery that we know: a table (CSV, Parquet) with image files, map tiles z/x/y, "
             f"or rasters ({', '.join(RASTER_SUFFIXES)})"
         )
-    return RasterTiles(rasters, options.tile_m, options.overlap, options.pixels, options.value_range)
+    return _rasters(rasters, options)
+
+
+def _rasters(paths: list[Path], options: TilingOptions) -> RasterTiles:
+    return RasterTiles(paths, options.tile_m, options.overlap, options.pixels, options.value_range, area=options.area)
 
 
 def _table(path: Path, options: TilingOptions) -> TableTiles:

@@ -1,18 +1,22 @@
 """What an aerial tile is for the index: one row that says where it is, and a way to read its pixels.
 
-Before: imagery/, which finds tiles in tables, rasters, tile pyramids and datasets. After: build.py, which encodes them
-with an `EncoderLike`.
+Tables, rasters, tile pyramids and data sets are read as a `TileSource`; `gengeo_hf.index.build` encodes its tiles.
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from dataclasses import astuple, dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import Bounds
+
+if TYPE_CHECKING:
+    from gengeo_hf.imagery.plan import ImageryPlan
 
 TILE_SCHEMA = pa.schema(
     [
@@ -27,6 +31,31 @@ TILE_SCHEMA = pa.schema(
         pa.field("source", pa.string()),  # the file that the pixels came from
     ]
 )
+
+
+@dataclass(frozen=True)
+class Rights:
+    """Whose imagery it is, and what may be done with it.
+
+    Args:
+        attribution: Text that must stand beside the imagery, for example "Maanmittauslaitos".
+        licence: Name or address of the licence, for example "CC BY 4.0".
+        acquired: Date, year or range of dates of the flight, as the source or the user states it.
+        address: Where it came from, without secrets.
+    """
+
+    attribution: str = ""
+    licence: str = ""
+    acquired: str = ""
+    address: str = ""
+
+    def or_else(self, other: "Rights") -> "Rights":
+        """These rights, with those of another source where nothing is stated."""
+        return Rights(*(mine or theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+
+
+class ImageryStoppedError(GenGeoError):
+    """Reading cannot go on for any tile: a server is down, the disk is full. What was read is kept."""
 
 
 class TileSource(Protocol):
@@ -49,22 +78,48 @@ class TileSource(Protocol):
         ...
 
 
-class EncoderLike(Protocol):
-    """What the index needs of an encoder (`gengeo_hf.encoding.encoder.Encoder` is one)."""
+@runtime_checkable
+class PlannedSource(Protocol):
+    """A `TileSource` that is fetched: it tells beforehand what that takes."""
 
-    @property
-    def dim(self) -> int:
-        """Length of a descriptor."""
+    rights: Rights
+
+    def plan(self) -> "ImageryPlan":
+        """Tiles, requests, megabytes and minutes; nothing is requested."""
         ...
 
-    @property
-    def fingerprint(self) -> str:
-        """Hash of weights and preprocessing."""
+    def prepare(self) -> str:
+        """Look at some of it before the work begins; what the user should know, or empty.
+
+        Raises:
+            ImageryStoppedError: Nothing of it is a picture of the ground.
+        """
         ...
 
-    def encode(self, images: Sequence[Any], view: Any) -> np.ndarray:
-        """Unit descriptors, float32 (images, dim)."""
+    def summary(self) -> str:
+        """What was fetched and what was not used."""
         ...
+
+
+class SubsetTiles:
+    """Some tiles of a source.
+
+    Args:
+        source: All tiles.
+        ids: Ids of those that are wanted.
+    """
+
+    def __init__(self, source: "TileSource", ids: pa.ChunkedArray) -> None:
+        self._source = source
+        wanted = pc.is_in(source.table["tile_id"], value_set=ids.combine_chunks())
+        self._rows = np.flatnonzero(wanted.to_numpy(zero_copy_only=False))
+        self.name, self.table = source.name, source.table.take(pa.array(self._rows))
+        self.rights: Rights = getattr(source, "rights", Rights())  # a user's own source may state none
+        self.rendering: str = getattr(source, "rendering", "")
+
+    def read(self, row: int) -> Image.Image | None:
+        """Pixels of one tile."""
+        return self._source.read(int(self._rows[row]))
 
 
 def tile_table(
@@ -100,18 +155,18 @@ def check_tiles(table: pa.Table) -> pa.Table:
     Raises:
         GenGeoError: a repeated id, or a centre that is missing or outside -90..90, -180..180 degrees.
     """
-    ids = table["tile_id"].to_pylist()
-    if len(set(ids)) < len(ids):
-        seen: set[str] = set()
-        twice = next(tile for tile in ids if tile in seen or seen.add(tile))  # type: ignore[func-returns-value]
+    ids = table["tile_id"]
+    if pc.count_distinct(ids).as_py() < len(ids):
+        counts = pc.value_counts(ids)
+        twice = counts.field("values")[pc.index(pc.greater(counts.field("counts"), 1), True).as_py()].as_py()
         raise GenGeoError(f"the tile id {twice!r} occurs twice; every tile needs its own id")
     lat, lon = table["lat"].to_numpy(), table["lon"].to_numpy()
     wrong = ~((np.abs(lat) <= 90) & (np.abs(lon) <= 180))  # NaN compares false, so it is caught as well
     if wrong.any():
         row = int(np.argmax(wrong))
         raise GenGeoError(
-            f"tile {ids[row]!r} stands at lat {lat[row]:g}, lon {lon[row]:g}: degrees in -90..90 and -180..180 are "
-            "expected; are the columns swapped, empty or in metres?"
+            f"tile {ids[row].as_py()!r} stands at lat {lat[row]:g}, lon {lon[row]:g}: degrees in -90..90 and "
+            "-180..180 are expected; are the columns swapped, empty or in metres?"
         )
     return table
 

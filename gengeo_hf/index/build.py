@@ -1,42 +1,29 @@
-"""From imagery to an index, in shards that survive an interruption.
+"""From imagery to an index, in shards that survive an interruption (work.py)."""
 
-Before: a `TileSource` and an encoder. After: the folder that folder.py writes, and a report.
-
-Work lies in `<index>.partial/`: one Parquet file for each 256 tiles. A second run with the same imagery and model reads
-what is finished there. Several processes that run the same command share the work: each takes shards that nobody holds.
-"""
-
-import hashlib
-import json
-import shutil
+import os
 import time
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet
-from PIL import Image
+import pyarrow.compute as pc
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.files import atomic_file, write_json
-from gengeo_hf.common.locks import exclusive
-from gengeo_hf.imagery.tiles import EncoderLike, TileSource
-from gengeo_hf.index.folder import LEFT_OUT_SCHEMA, check_place, read_manifest, thumbnail, write_index
+from gengeo_hf.common.files import atomic_folder, real_path
+from gengeo_hf.encoding.protocol import EncoderProtocol
+from gengeo_hf.imagery.tiles import TileSource
+from gengeo_hf.index.contents import MOST_SOURCES
+from gengeo_hf.index.edit import NO_DATA, Edit, check_output, editing
+from gengeo_hf.index.encode import encode_units
+from gengeo_hf.index.manifest import Build, Manifest, Model, Shard, Source, new_manifest, read_manifest, write_manifest
+from gengeo_hf.index.segment import LEFT_OUT_SCHEMA, NewRows, write_segment
+from gengeo_hf.index.version import Version, is_in
+from gengeo_hf.index.work import Work, read_descriptors, read_jpegs, read_states
 
 if TYPE_CHECKING:
     from gengeo_hf.common.schema import CrossViewDataset
-
-SHARD = 256
-PLAN, PLAN_LOCK = "plan.json", "plan.lock"
-SHARD_SCHEMA = pa.schema(
-    [("row", pa.int64()), ("state", pa.string()), ("descriptor", pa.binary()), ("jpeg", pa.binary())]
-)
 
 
 @dataclass
@@ -44,13 +31,15 @@ class BuildReport:
     """What a build did.
 
     Args:
-        source: name of the imagery.
-        tiles: tiles now in the index.
-        no_data: tiles left out because the imagery is empty there.
-        broken: the first ten tiles that could not be read, with the reason; all are in the index's `left_out`.
-        broken_count: how many there were.
-        seconds: of this run; resumed shards cost nothing.
-        tiles_per_second: encoded in this run.
+        source: Name of the imagery.
+        tiles: Tiles now in the index.
+        no_data: Tiles left out because the imagery is empty there.
+        broken: The first ten tiles that could not be read, with the reason; all are in the index's `left_out`.
+        broken_count: How many there were.
+        seconds: Of this run; resumed shards cost nothing.
+        tiles_per_second: Encoded in this run; 0 where all was there.
+        was_complete: The index was there already, made by the same command.
+        kept_work: Folders with unfinished work of other commands with the same output.
     """
 
     source: str
@@ -60,18 +49,26 @@ class BuildReport:
     broken_count: int = 0
     seconds: float = 0.0
     tiles_per_second: float = 0.0
+    was_complete: bool = False
+    kept_work: list[Path] = field(default_factory=list)
 
     def __str__(self) -> str:
-        lines = [f"{self.tiles:,} tiles of {self.source} in {self.seconds:.1f} s ({self.tiles_per_second:.1f} tiles/s)"]
+        if self.was_complete:
+            again = "--overwrite makes it again" + (", --add tries unreadable tiles again" if self.broken_count else "")
+            return f"the index is complete: {self.tiles:,} tiles of {self.source}; nothing to do ({again})"
+        speed = f" ({self.tiles_per_second:.1f} tiles/s)" if self.tiles_per_second else ""
+        lines = [f"{self.tiles:,} tiles of {self.source} in {self.seconds:.1f} s{speed}"]
         if self.no_data:
             lines.append(f"{self.no_data:,} tiles left out: no data there")
         if self.broken_count:
             lines.append(f"{self.broken_count:,} tiles left out: unreadable, first: {self.broken[0]}")
+        if self.kept_work:
+            lines.append(f"unfinished work of another command is kept in {self.kept_work[0]}")
         return "; ".join(lines)
 
 
 def build_index(
-    encoder: EncoderLike,
+    encoder: EncoderProtocol,
     imagery: "TileSource | CrossViewDataset",
     path: str | Path,
     *,
@@ -79,46 +76,74 @@ def build_index(
     thumbnail_pixels: int = 128,
     readers: int = 2,
     progress: bool = False,
+    overwrite: bool = False,
+    add: bool = False,
+    shard: tuple[int, int] | None = None,
 ) -> BuildReport:
     """Encode every tile and write the index.
 
     Args:
-        encoder: has `encode`, `fingerprint`, `dim`.
-        imagery: a `TileSource`, or a dataset whose gallery is taken.
-        path: folder of the index.
-        model_name: what an error about another model calls this one.
-        thumbnail_pixels: side of the small JPEGs for maps (about 4 kB each); 0 keeps none.
-        readers: threads that read and cut tiles while the model works.
-        progress: show a bar with tiles per second.
+        encoder: Has `encode`, `fingerprint`, `dim`.
+        imagery: A `TileSource`, or a data set whose gallery is taken.
+        path: Directory of the index.
+        model_name: What an error about another model calls this one. Of a local path the last part is kept.
+        thumbnail_pixels: Side of the small JPEGs for maps (about 4 kB each); 0 keeps none.
+        readers: Threads that read and cut tiles while the model works.
+        progress: Show a bar with tiles per second.
+        overwrite: Replace an index that is there.
+        add: Add to the index that is there; tiles whose id it has are replaced.
+        shard: Encode only this part (number from 0, how many); `merge_indexes` joins the parts.
 
     Raises:
-        GenGeoError: `path` holds something else, no tile could be read, the disk is full, or a process that builds an
-            index of other imagery or another model took the place. Finished shards stay in `<path>.partial`, and the
-            next run goes on from there.
+        GenGeoError: `path` holds something else, or an index while neither `overwrite` nor `add` is given; no tile
+            could be read; the disk is full. Finished shards stay in `<path>.partial`, and the same call goes on there.
     """
-    path = Path(path)
-    check_place(path)
+    path = real_path(path)
     source = _as_source(imagery)
-    partial = path.with_name(f"{path.name}.partial")
+    work = Work.of(path, encoder, source, thumbnail_pixels)
+    present = read_manifest(path) if add else check_output(path, overwrite=True)
+    if present is not None and not add and not overwrite:
+        if work.key in present.work and present.shard == _shard_record(shard, work):
+            return _complete(source.name, present)
+        check_output(path)
+    if add and present is not None and present.model.fingerprint != encoder.fingerprint:
+        raise GenGeoError(f"{path} was made by another model; use that model, or index the imagery again")
+    units = work.units(shard or (0, 1))
     try:
-        work = _Work.begin(partial, encoder, source, thumbnail_pixels)
+        work.begin()
         started = time.monotonic()
-        encoded = _encode_all(encoder, source, work, thumbnail_pixels, readers, progress)
+        options: dict[str, Any] = {"thumbnail_pixels": thumbnail_pixels, "readers": readers, "progress": progress}
+        encoded = encode_units(encoder, source, work, units, **options)
         seconds = time.monotonic() - started
     except OSError as error:
-        raise GenGeoError(f"the work could not be written to {partial}: {error.strerror or error}") from error
-    with exclusive(path.with_name(f".{path.name}.lock")):
-        if not work.goes_on():  # another process that shared the work has put it together
-            work.end()
-            return BuildReport(source.name, tiles=int(read_manifest(path)["count"]))
-        report = _assemble(path, work, source, encoder, model_name, thumbnail_pixels > 0, seconds, encoded)
+        raise GenGeoError(f"the work could not be written to {work.folder}: {error.strerror or error}") from error
+    with work.assembling() as ours:
+        if not ours:  # another process that shared the work has put it together
+            return BuildReport(source.name, tiles=read_manifest(path).tiles)
+        report = BuildReport(source.name, seconds=seconds, tiles_per_second=encoded / max(seconds, 1e-9))
+        job = _Assembly(path, work, source, encoder, model_name, thumbnail_pixels > 0, report, shard)
+        try:
+            job.write(None if add else present, add)
+        except OSError as error:
+            raise GenGeoError(f"the index could not be written to {path}: {error.strerror or error}") from error
         work.end()
-    path.with_name(f".{path.name}.lock").unlink(missing_ok=True)
+        report.kept_work = work.others()
     return report
 
 
+def _complete(name: str, present: Manifest) -> BuildReport:
+    """The report about an index that the same command made before."""
+    no_data = present.left_out.reasons.get(NO_DATA, 0)
+    unreadable = sum(present.left_out.reasons.values()) - no_data
+    return BuildReport(name, tiles=present.tiles, no_data=no_data, broken_count=unreadable, was_complete=True)
+
+
+def _shard_record(shard: tuple[int, int] | None, work: Work) -> Shard | None:
+    return Shard(*shard, work.key) if shard else None
+
+
 def _as_source(imagery: Any) -> TileSource:
-    """A dataset becomes a source; a source stays one."""
+    """A data set becomes a source; a source stays one."""
     if hasattr(imagery, "read") and hasattr(imagery, "table"):
         return imagery
     from gengeo_hf.imagery.dataset import DatasetTiles
@@ -126,248 +151,144 @@ def _as_source(imagery: Any) -> TileSource:
     return DatasetTiles(imagery)
 
 
-@dataclass(frozen=True)
-class _Work:
-    """The work folder of a build, and what it belongs to.
+@dataclass
+class _Assembly:
+    """Finished shards that become a segment of an index."""
+
+    path: Path
+    work: Work
+    source: TileSource
+    encoder: EncoderProtocol
+    model_name: str
+    thumbnails: bool
+    report: BuildReport
+    shard: tuple[int, int] | None
+
+    def write(self, replaced: Manifest | None, add: bool) -> None:
+        """Write a new index, or a new version of the one that is there.
+
+        Args:
+            replaced: The index that `overwrite` replaces, or None.
+            add: Keep what is there.
+        """
+        if add or replaced is not None:
+            with editing(self.path) as edit:
+                self._fill(edit, self._added if add else self._replaced)
+            return
+        if check_output(self.path, overwrite=True) is not None:
+            raise GenGeoError(
+                f"another process made an index in {self.path} meanwhile; the work is kept: give another --out, --add "
+                "or --overwrite, and it is not done again"
+            )
+        with atomic_folder(self.path) as folder:
+            write_manifest(folder, self._manifest())
+            self._fill(Edit(folder, Version(folder)), self._replaced)
+
+    def _manifest(self) -> Manifest:
+        encoder = self.encoder
+        name = Path(self.model_name).name if Path(self.model_name).exists() else self.model_name
+        model = Model(
+            encoder.fingerprint, name,
+            encoder.truncate_dim,  # photos are then shortened alike
+            encoder.computed_by,  # for people: any backend may ask
+        )  # fmt: skip
+        return new_manifest(int(encoder.dim), model, dict(encoder.preprocessing))
+
+    def _fill(self, edit: Edit, finish: Callable[[Edit, pa.Table], Manifest]) -> None:
+        """Write the segment, then the manifest."""
+        files = [self.work.file(unit) for unit in self.work.units(self.shard or (0, 1))]
+        rows, broken, no_data = read_states(files)
+        report = self.report
+        report.no_data, report.broken_count, report.broken = no_data, len(broken), list(broken.values())[:10]
+        if not len(rows):
+            self.work.end()
+            reason = f"first: {report.broken[0]}" if report.broken else "the imagery is empty"
+            wanted = sum(map(len, self.work.units(self.shard or (0, 1))))
+            raise GenGeoError(f"none of the {wanted} tiles of {self.source.name} could be read; {reason}")
+        table, root = without_local_paths(self.source.table)
+        tiles = table.take(pa.array(rows))
+        bad = table.take(pa.array(list(broken), pa.int64()))
+        reasons = pa.array([reason.replace(root, "") if root else reason for reason in broken.values()], pa.string())
+        left_out = bad.append_column("reason", reasons).cast(LEFT_OUT_SCHEMA)
+        manifest = finish(edit, tiles)
+        edit.left_out = joined_left_out(edit.left_out, left_out, tiles)
+        edit.reasons[NO_DATA] = edit.reasons.get(NO_DATA, 0) + no_data
+        new = NewRows(tiles, read_descriptors(files, manifest.dim), read_jpegs(files) if self.thumbnails else None)
+        total = len(rows) + sum(record.live for record in edit.segments)
+        edit.segments.append(write_segment(edit.path, new, manifest.dim, total))
+        edit.tidy()
+        report.tiles = sum(record.live for record in edit.segments)
+        edit.commit(manifest)
+
+    def _replaced(self, edit: Edit, tiles: pa.Table) -> Manifest:
+        """Nothing of the earlier version stays."""
+        edit.segments, edit.reasons, edit.left_out = [], {}, LEFT_OUT_SCHEMA.empty_table()
+        manifest = replace(
+            self._manifest(), sources=self._sources(tiles), work=[self.work.key], shard=_shard_record(self.shard,
+            self.work), build=Build(self.report.seconds, self.report.tiles_per_second),
+        )  # fmt: skip
+        return manifest.with_event("built", source=self.source.name, tiles=tiles.num_rows)
+
+    def _added(self, edit: Edit, tiles: pa.Table) -> Manifest:
+        """Tiles of the same id are replaced."""
+        ids = tiles["tile_id"]
+        edit.remove(lambda table: is_in(table["tile_id"], ids))
+        known = {source.name: source for source in edit.manifest.sources}
+        known |= {source.name: source for source in self._sources(tiles)}
+        manifest = replace(
+            edit.manifest, sources=list(known.values()), work=[*edit.manifest.work, self.work.key], shard=None,
+            build=Build(self.report.seconds, self.report.tiles_per_second),
+        )  # fmt: skip
+        return manifest.with_event("added", source=self.source.name, tiles=tiles.num_rows)
+
+    def _sources(self, tiles: pa.Table) -> list[Source]:
+        """The rights of the imagery, under the name of each of its files."""
+        rights = getattr(self.source, "rights", None)
+        stated = {} if rights is None else {
+            "attribution": rights.attribution, "licence": rights.licence, "acquired": rights.acquired,
+            "address": rights.address,
+        }  # fmt: skip
+        names = pc.unique(tiles["source"]).to_pylist()
+        if len(names) > MOST_SOURCES:
+            names = [self.source.name]
+        return [Source(name or "", **stated) for name in names]
+
+
+def joined_left_out(earlier: pa.Table, newer: pa.Table, tiles: pa.Table) -> pa.Table:
+    """What is unreadable: the newer word counts, and what could be read by now is not listed.
 
     Args:
-        folder: holds the plan, shards and locks.
-        key: hash of the model, the tiles and how they are cut: what its `plan.json` says while it is worked on.
+        earlier, newer: `LEFT_OUT_SCHEMA`.
+        tiles: `TILE_SCHEMA`, tiles that could be read.
     """
-
-    folder: Path
-    key: str
-
-    @classmethod
-    def begin(cls, folder: Path, encoder: EncoderLike, source: TileSource, thumbnail_pixels: int) -> "_Work":
-        """Make the folder, and empty it if it belongs to other imagery or another model."""
-        rendering = getattr(source, "rendering", "")
-        digest = hashlib.sha256(f"{encoder.fingerprint} {thumbnail_pixels} {SHARD} {rendering}".strip().encode())
-        for column in source.table.columns:
-            digest.update("\n".join(map(str, column.to_pylist())).encode())
-        work = cls(folder, digest.hexdigest())
-        folder.mkdir(parents=True, exist_ok=True)
-        with exclusive(folder / PLAN_LOCK):
-            if work._found() != work.key:
-                for old in folder.glob("shard-*"):
-                    old.unlink()
-                write_json(folder / PLAN, {"key": work.key})
-        return work
-
-    def goes_on(self) -> bool:
-        """False once another process that shares the work has put its shards together.
-
-        Raises:
-            GenGeoError: the folder belongs to other imagery or another model by now.
-        """
-        found = self._found()
-        if found not in (None, self.key):
-            raise GenGeoError(
-                f"another process has begun an index of other imagery or another model in {self.folder}; let it "
-                "finish, or give another name to this index"
-            )
-        return found is not None
-
-    def keep(self, file: Path, table: pa.Table) -> None:
-        """Write a shard, unless the folder has changed hands meanwhile: encoding takes long enough for that."""
-        with exclusive(self.folder / PLAN_LOCK):
-            if self.goes_on():
-                with atomic_file(file) as temporary:
-                    pa.parquet.write_table(table.replace_schema_metadata({"sum": _sum(table)}), temporary)
-
-    def end(self) -> None:
-        """Remove the folder, the plan first: whoever shares the work knows by its absence that all is done."""
-        (self.folder / PLAN).unlink(missing_ok=True)
-        shutil.rmtree(self.folder, ignore_errors=True)  # another process may be putting lock files there
-
-    def _found(self) -> str | None:
-        """The key in the folder's plan; None where there is no plan, "" where it is damaged."""
-        try:
-            return str(json.loads((self.folder / PLAN).read_text(encoding="utf-8"))["key"])
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError, KeyError):
-            return ""
+    kept = earlier
+    for other in (newer, tiles):
+        if len(kept):
+            kept = kept.filter(pa.array(~is_in(kept["tile_id"], other["tile_id"])))
+    newer = newer.filter(pa.array(~is_in(newer["tile_id"], tiles["tile_id"]))) if len(newer) else newer
+    if len(kept) == len(earlier) and not len(newer):
+        return earlier
+    return pa.concat_tables([kept, newer])
 
 
-def _encode_all(
-    encoder: EncoderLike, source: TileSource, work: _Work, thumbnail_pixels: int, readers: int, progress: bool
-) -> int:
-    """Make every shard that is not there yet; the number of tiles that this process encoded."""
-    from tqdm.auto import tqdm
+def without_local_paths(table: pa.Table) -> tuple[pa.Table, str]:
+    """A tile table whose sources are named below their common directory: where it lies here is nobody's business.
 
-    total = source.table.num_rows
-    shards = [(work.folder / f"shard-{start:09d}.parquet", start) for start in range(0, total, SHARD)]
-    encoded = 0
-    whole: set[Path] = set()
-    with (
-        tqdm(total=total, desc=f"index {source.name}", unit="tile", disable=not progress) as bar,
-        ThreadPoolExecutor(readers) as pool,
-    ):
-        # The second round waits for shards that another process held in the first one, and takes over if it died.
-        for wait in (False, True):
-            for file, start in shards:
-                rows = range(start, min(start + SHARD, total))
-                if wait is False and file.is_file():
-                    bar.update(len(rows))
-                with exclusive(file.with_suffix(".lock"), wait) as ours:
-                    if not ours or file in whole or not work.goes_on():
-                        continue
-                    whole.add(file)
-                    if file.is_file() and _is_whole(file):
-                        continue
-                    work.keep(file, _encode_shard(encoder, source, rows, thumbnail_pixels, pool, bar))
-                    encoded += len(rows)
-    return encoded
+    Args:
+        table: `TILE_SCHEMA`.
 
-
-def _sum(table: pa.Table) -> str:
-    """SHA-256 of what a shard holds."""
-    digest = hashlib.sha256()
-    for column in table.columns:
-        for value in column.to_pylist():
-            content = value if isinstance(value, bytes) else repr(value).encode()
-            digest.update(f"{len(content)} ".encode() + content)
-    return digest.hexdigest()
-
-
-def _is_whole(file: Path) -> bool:
-    """Whether a shard of an earlier run holds what was written; one that does not is made again."""
-    try:
-        table = pa.parquet.read_table(file)
-        return (table.schema.metadata or {}).get(b"sum", b"").decode() == _sum(table)
-    except Exception:  # a damaged file raises whatever its reader happens to meet
-        return False
-
-
-def _encode_shard(
-    encoder: EncoderLike, source: TileSource, rows: range, thumbnail_pixels: int, pool: ThreadPoolExecutor, bar: Any
-) -> pa.Table:
-    """Read and encode the tiles of one shard, in batches."""
-    batch_size = int(getattr(encoder, "batch_size", 32))
-    columns: dict[str, list[Any]] = {name: [] for name in SHARD_SCHEMA.names}
-    waiting: list[tuple[int, Image.Image]] = []
-
-    def encode() -> None:
-        if not waiting:
-            return
-        vectors = encoder.encode([image for _, image in waiting], view="aerial")
-        for (row, image), vector in zip(waiting, vectors, strict=True):
-            small = thumbnail(image, thumbnail_pixels) if thumbnail_pixels else b""
-            for name, value in zip(columns, (row, "", vector.astype(np.float16).tobytes(), small), strict=True):
-                columns[name].append(value)
-        bar.update(len(waiting))
-        waiting.clear()
-
-    for row, result in _read_ahead(pool, source, rows, ahead=2 * batch_size):
-        if isinstance(result, Image.Image):
-            waiting.append((row, result))
-        else:
-            for name, value in zip(columns, (row, str(result or "no data"), None, None), strict=True):
-                columns[name].append(value)
-            bar.update(1)
-        if len(waiting) >= batch_size:
-            encode()
-    encode()
-    return pa.table(columns, schema=SHARD_SCHEMA).sort_by("row")
-
-
-def _read_ahead(
-    pool: ThreadPoolExecutor, source: TileSource, rows: range, ahead: int
-) -> Iterator[tuple[int, Image.Image | GenGeoError | None]]:
-    """Read tiles in threads, at most `ahead` of them before they are used; an error is an answer as well."""
-
-    def read(row: int) -> Image.Image | GenGeoError | None:
-        try:
-            return source.read(row)
-        except GenGeoError as error:
-            return error
-
-    pending: deque[tuple[int, Future]] = deque()
-    for row in rows:
-        pending.append((row, pool.submit(read, row)))
-        if len(pending) >= ahead:
-            first, future = pending.popleft()
-            yield first, future.result()
-    for row, future in pending:
-        yield row, future.result()
-
-
-def _assemble(
-    path: Path,
-    work: _Work,
-    source: TileSource,
-    encoder: EncoderLike,
-    model_name: str,
-    thumbnails: bool,
-    seconds: float,
-    encoded: int,
-) -> BuildReport:
-    """Put the shards together as an index."""
-    report = BuildReport(source.name, seconds=seconds, tiles_per_second=encoded / max(seconds, 1e-9))
-    files = sorted(work.folder.glob("shard-*.parquet"))
-    rows, broken = _sorted_out(files, report)
-    if not rows:
-        work.end()
-        reason = f"first: {report.broken[0]}" if report.broken else "the imagery is empty"
-        raise GenGeoError(f"none of the {source.table.num_rows} tiles of {source.name} could be read; {reason}")
-    report.tiles = len(rows)
-    about = {
-        "model": {
-            "fingerprint": encoder.fingerprint,
-            "name": model_name,
-            "truncate_dim": getattr(encoder, "truncate_dim", None),  # photos are then cut alike
-            "computed_by": getattr(encoder, "computed_by", ""),  # for people: any backend may ask
-        },
-        "preprocessing": _preprocessing(encoder),
-        "dim": int(encoder.dim),
-        "build": asdict(report),
-        "history": [happened("built", source=source.name, tiles=len(rows))],
-    }
-    bad = source.table.take(pa.array(list(broken), pa.int64()))
-    left_out = bad.append_column("reason", pa.array(broken.values(), pa.string())).cast(LEFT_OUT_SCHEMA)
-    jpegs = _stored_jpegs(files) if thumbnails else None
-    write_index(path, source.table.take(pa.array(rows)), _stored(files, encoder.dim), about, jpegs, left_out)
-    return report
-
-
-def happened(what: str, **details: Any) -> dict[str, Any]:
-    """One entry of an index's history."""
-    return {"when": datetime.now(UTC).isoformat(timespec="seconds"), "what": what} | details
-
-
-def _sorted_out(files: list[Path], report: BuildReport) -> tuple[list[int], dict[int, str]]:
-    """Rows that were encoded, and rows that could not be read with the reason; the report is filled in."""
-    rows: list[int] = []
-    broken: dict[int, str] = {}
-    for file in files:
-        part = pa.parquet.read_table(file, columns=["row", "state"])
-        for row, state in zip(part["row"].to_pylist(), part["state"].to_pylist(), strict=True):
-            if not state:
-                rows.append(row)
-            elif state == "no data":
-                report.no_data += 1
-            else:
-                broken[row] = state
-    report.broken_count, report.broken = len(broken), list(broken.values())[:10]
-    return rows, broken
-
-
-def _stored(files: list[Path], dim: int) -> Iterator[np.ndarray]:
-    """Descriptors of all shards."""
-    for file in files:
-        vectors = pa.parquet.read_table(file, columns=["descriptor"])["descriptor"].drop_null().to_pylist()
-        yield np.frombuffer(b"".join(vectors), np.float16).reshape(-1, dim)
-
-
-def _stored_jpegs(files: list[Path]) -> Iterator[list[bytes]]:
-    """Thumbnails of all shards."""
-    for file in files:
-        table = pa.parquet.read_table(file, columns=["descriptor", "jpeg"])
-        yield table.filter(table["descriptor"].is_valid())["jpeg"].to_pylist()
-
-
-def _preprocessing(encoder: Any) -> dict[str, Any]:
-    """The image processor's own words, for people; the fingerprint is what is compared."""
-    processor = getattr(encoder, "processor", None)
-    return json.loads(json.dumps(processor.to_dict(), default=str)) if processor is not None else {}
+    Returns:
+        The table, and the directory with a final separator; "" where no source is an absolute path.
+    """
+    names = [name for name in pc.unique(table["source"]).to_pylist() if name]
+    local = [name for name in names if Path(name).is_absolute()]
+    if not local:
+        return table, ""
+    root = os.path.commonpath([str(Path(name).parent) for name in local]) + os.sep
+    column = table["source"].combine_chunks().dictionary_encode()
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    shorter = [name.removeprefix(root) if name else name for name in column.dictionary.to_pylist()]
+    decoded = pa.array(shorter, pa.string()).take(column.indices)
+    position = table.schema.get_field_index("source")
+    return table.set_column(position, table.schema.field("source"), decoded), root

@@ -1,12 +1,19 @@
-"""Nearest descriptors: exact up to some 200,000 tiles, a one-bit scan with exact second look beyond.
+"""Nearest descriptors: exact for small segments, a one-bit scan with an exact second look for large ones.
 
-Before: index.py maps the descriptors. After: scores and rows, best first.
+On cross-view-like queries IVF and HNSW lose 10 to 50 % of recall@1, so they are not offered. Beyond 200,000 tiles FAISS
+scans one bit for each dimension (RaBitQ after a random rotation), and the best are scored again from our own float16
+vectors, so scores are always those of the exact search. How many are looked at again is measured when the structure is
+built (`measure_depth`).
 
-Measured choices: on cross-view-like queries IVF and HNSW lose 10 to 50 % of recall@1, so they are not offered. Beyond
-200,000 tiles FAISS scans one bit for each dimension (RaBitQ after a random rotation), and the best are scored again
-from our own float16 vectors, so that the scores are those of the exact search.
+Removed rows never enter an exact structure. FAISS's fast scan takes no selector of rows, so a scan is asked for more
+until enough live rows have come.
 """
 
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,158 +24,310 @@ from gengeo_hf.common.errors import GenGeoError
 
 FLAT_LIMIT = 20_000  # 80 MB of float32 at 1024 dimensions
 EXACT_LIMIT = 200_000
-CANDIDATES = 32  # the scan proposes 32 times as many tiles as are asked for
+SMALLEST_SCAN = 4096  # smaller segments of a large index are scored exactly
+SCAN_ROWS = 2_097_152  # of one file; several are scanned by several threads
+FACTORY = "RR,RaBitQfs"
+LEAST_DEPTH, MOST_DEPTH = 320, 16_384
+WANTED_RECALL = 0.997  # of the ten best, on made-up queries; with a quarter more depth than that needs
 THREADS = faiss.omp_get_max_threads()
 BLOCK = 16_384  # rows that are converted to float32 at a time
+QUERIES = 64  # at a time
 MIXED = 1024  # tiles whose mixtures stand for what differs between two views
 SAMPLE_COSINE = 0.65  # between a test query and its tile: as far apart as two views of a place are
 
 
-def choose_kind(count: int) -> tuple[str, str]:
-    """The kind of search for a number of tiles, and the reason in words.
+def needs_scan(tiles: int, total: int) -> bool:
+    """Whether a segment gets a compressed structure.
 
     Args:
-        count: tiles.
+        tiles: Of the segment.
+        total: Of the whole index.
     """
-    if count <= FLAT_LIMIT:
-        return "flat", f"{count:,} tiles: exact search on float32 is the fastest up to {FLAT_LIMIT:,}"
-    if count <= EXACT_LIMIT:
-        return "fp16", f"{count:,} tiles: exact search on float16, half the memory, up to {EXACT_LIMIT:,}"
-    return "rabitq", f"{count:,} tiles: one-bit scan with an exact second look, beyond {EXACT_LIMIT:,}"
+    return total > EXACT_LIMIT and tiles >= min(SMALLEST_SCAN, EXACT_LIMIT)
+
+
+@dataclass
+class Part:
+    """The descriptors of one segment, as searches see them.
+
+    Args:
+        descriptors: float16 (tiles, dim), may be memory-mapped.
+        dead: bool (tiles,), True for removed rows; None where all are live.
+        scan: Compressed structures in the order of the rows; empty for exact search.
+        depth: See `Scan.depth`.
+    """
+
+    descriptors: np.ndarray
+    dead: np.ndarray | None = None
+    scan: Sequence[Any] = ()
+    depth: int = LEAST_DEPTH
+
+    @property
+    def live(self) -> int:
+        """Rows that can be found."""
+        return len(self.descriptors) - (0 if self.dead is None else int(self.dead.sum()))
 
 
 class Searcher:
-    """Search over the descriptors of one index, which never change under it.
+    """Search over parts that never change under it. Any number of threads may search at the same time.
 
     Args:
-        kind: "flat", "fp16" or "rabitq".
-        descriptors: float16 (tiles, dim), may be memory-mapped.
-        file: the stored structure of "rabitq"; None or a missing file makes it again.
-
-    Any number of threads may search at the same time: nothing is ever added to a FAISS index that is in use.
+        parts: Rows are numbered through all of them, removed ones included.
     """
 
-    def __init__(self, kind: str, descriptors: np.ndarray, file: Path | None = None) -> None:
-        self.kind = kind
-        self._descriptors = descriptors
-        self._index: Any = None
-        if not len(descriptors):
-            return
-        if kind == "rabitq":
-            stored = file is not None and file.is_file()
-            self._index = read_scan(str(file), descriptors.shape) if stored else build_scan(descriptors)
-        elif kind == "flat":
-            self._index = _fill(faiss.IndexFlatIP(descriptors.shape[1]), descriptors)
-        elif kind == "fp16":
-            quantiser = faiss.ScalarQuantizer.QT_fp16
-            empty = faiss.IndexScalarQuantizer(descriptors.shape[1], quantiser, faiss.METRIC_INNER_PRODUCT)
-            self._index = _fill(empty, descriptors)
-        else:
-            raise GenGeoError(f"unknown kind of search {kind!r}; flat, fp16 and rabitq are there")
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self._parts = list(parts)
+        sizes = [len(part.descriptors) for part in self._parts]
+        self._bases = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        self.live = sum(part.live for part in self._parts)
+        self._scanned = [number for number, part in enumerate(self._parts) if part.scan]
+        self._depth = max((self._parts[number].depth for number in self._scanned), default=0)
+        self._lock = threading.Lock()
+        self._exact: tuple[Any, np.ndarray] | None = None
 
-    def search(self, queries: np.ndarray, k: int, candidates: int = CANDIDATES) -> tuple[np.ndarray, np.ndarray]:
+    def _exact_index(self) -> tuple[Any, np.ndarray]:
+        """What `_build_exact` gives, built at the first search."""
+        with self._lock:
+            if self._exact is None:
+                self._exact = self._build_exact()
+            return self._exact
+
+    def _build_exact(self) -> tuple[Any, np.ndarray]:
+        """One structure over the live rows of all parts without a scan, and their numbers."""
+        kept = []
+        for number, part in enumerate(self._parts):
+            if not part.scan:
+                rows = np.arange(len(part.descriptors)) if part.dead is None else np.flatnonzero(~part.dead)
+                kept.append((part, rows, self._bases[number]))
+        numbers = np.concatenate([rows + base for _, rows, base in kept] or [np.empty(0, np.int64)])
+        if not len(numbers):
+            return None, numbers
+        dim = kept[0][0].descriptors.shape[1]
+        index: Any
+        if len(numbers) <= FLAT_LIMIT:
+            index = faiss.IndexFlatIP(dim)
+        else:
+            index = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+        for part, rows, _ in kept:
+            for start in range(0, len(rows), BLOCK):
+                index.add(np.ascontiguousarray(part.descriptors[rows[start : start + BLOCK]], dtype=np.float32))
+        return index, numbers
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Best tiles of the whole gallery.
 
         Args:
             queries: float32 (queries, dim), unit length.
-            k: how many to find; no more than there are come back.
-            candidates: "rabitq" only: tiles looked at a second time, for each one asked for.
+            k: How many to find; no more than there are come back.
 
         Returns:
             Cosines, float32 (queries, k), best first, and rows, int64 (queries, k). Equal scores come in row order.
         """
-        k = min(k, len(self._descriptors))
-        if k == 0:
-            return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+        k = min(k, self.live)
+        if k == 0 or not len(queries):
+            return _nothing(len(queries))
+        found = [self._search_some(queries[start : start + QUERIES], k) for start in range(0, len(queries), QUERIES)]
+        return np.concatenate([scores for scores, _ in found]), np.concatenate([rows for _, rows in found])
+
+    def _search_some(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         # Threads cost more than they bring for one query (OpenMP barriers: 15 ms against 85 ms on a busy machine).
         faiss.omp_set_num_threads(1 if len(queries) == 1 else THREADS)
-        if self.kind != "rabitq":
-            scores, rows = self._index.search(queries, k)
-            return _ordered(scores, rows, k)
-        _, rows = self._index.search(queries, min(k * candidates, len(self._descriptors)))
-        scores = np.stack([self._score(query, found) for query, found in zip(queries, rows, strict=True)])
+        scores, rows = _nothing(len(queries))
+        exact, numbers = self._exact_index()
+        if exact is not None:
+            scores, found = exact.search(queries, min(k, len(numbers)))
+            rows = numbers[found]
+        if self._scanned:
+            depth = max(self._depth, self._depth * k // 10)
+            candidates = np.sort(self.ranked_candidates(queries, depth), axis=1)  # neighbours are read together
+            again = np.stack([self._scores(query, row) for query, row in zip(queries, candidates, strict=True)])
+            scores, rows = np.concatenate([scores, again], axis=1), np.concatenate([rows, candidates], axis=1)
         return _ordered(scores, rows, k)
 
-    def search_rows(self, queries: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Best tiles among some rows, exactly: shapes as `search`.
+    def ranked_candidates(self, queries: np.ndarray, depth: int) -> np.ndarray:
+        """Live rows with the best estimates over all scans, best first: int64 (queries, at most depth).
 
         Args:
-            queries: float32 (queries, dim), of length 1.
-            rows: (rows,) of the descriptors.
-            k: best tiles for each query.
+            queries: float32 (queries, dim).
+            depth: How many at most.
         """
-        k = min(k, len(rows))
-        best: list[tuple[np.ndarray, np.ndarray]] = []
-        for start in range(0, len(rows), BLOCK):  # only k of each block are kept, so memory stays small
-            part = rows[start : start + BLOCK]
-            scores = queries @ self._descriptors[part].astype(np.float32).T
-            best.append(_ordered(scores, np.broadcast_to(part, scores.shape), min(k, len(part))))
-        if not best:
-            return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
-        return _ordered(np.concatenate([b[0] for b in best], axis=1), np.concatenate([b[1] for b in best], axis=1), k)
+        jobs = []
+        for number in self._scanned:
+            part, first = self._parts[number], 0
+            for index in part.scan:
+                dead = None if part.dead is None else part.dead[first : first + index.ntotal]
+                jobs.append((index, dead, int(self._bases[number]) + first))
+                first += index.ntotal
 
-    def _score(self, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Exact cosines of some rows; the -1 that FAISS writes for "nothing" scores below everything."""
-        scores = self._descriptors[np.maximum(rows, 0)].astype(np.float32) @ query
-        return np.where(rows < 0, -np.inf, scores).astype(np.float32)
+        def run(job: tuple[Any, np.ndarray | None, int]) -> tuple[np.ndarray, np.ndarray]:
+            return _live_candidates(*job, queries, depth)
+
+        if len(jobs) > 1 and len(queries) == 1 and THREADS > 1:
+            with ThreadPoolExecutor(THREADS) as pool:
+                found = list(pool.map(run, jobs))
+        else:
+            found = [run(job) for job in jobs]
+        estimates = np.concatenate([estimate for estimate, _ in found], axis=1)
+        rows = np.concatenate([row for _, row in found], axis=1)
+        if len(found) == 1:
+            return rows
+        if rows.shape[1] > depth:
+            best = np.argpartition(-estimates, depth - 1, axis=1)[:, :depth]
+            estimates, rows = np.take_along_axis(estimates, best, axis=1), np.take_along_axis(rows, best, axis=1)
+        return np.take_along_axis(rows, np.argsort(-estimates, axis=1), axis=1)
+
+    def _scores(self, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Exact cosines of some rows, sorted; -1 stands for "nothing" and scores below everything."""
+        scores = np.full(len(rows), -np.inf, np.float32)
+        edges = np.searchsorted(rows, self._bases)
+        for part, base, first, last in zip(self._parts, self._bases[:-1], edges[:-1], edges[1:], strict=True):
+            for start in range(first, last, BLOCK):
+                some = slice(start, min(start + BLOCK, last))
+                scores[some] = part.descriptors[rows[some] - base].astype(np.float32) @ query
+        return scores
+
+    def search_runs(
+        self, queries: np.ndarray, runs: Sequence[tuple[int, int, np.ndarray | None]], k: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Best tiles among some runs of rows, exactly: shapes as `search`.
+
+        Args:
+            queries: float32 (queries, dim), unit length.
+            runs: First row, the row behind the last one, and which of them count (bool, or None for all); a run lies
+                in one part.
+            k: Best tiles for each query.
+        """
+        best_scores, best_rows = _nothing(len(queries))
+        for vectors, rows in self._filled(runs):
+            scores = queries @ vectors.T
+            if len(rows) > k:
+                least = np.partition(scores, -k, axis=1)[:, -k]
+                if best_scores.shape[1] == k:
+                    least = np.maximum(least, best_scores[:, -1])
+                columns = np.flatnonzero((scores >= least[:, None]).any(axis=0))
+                scores, rows = scores[:, columns], rows[columns]
+            joined = np.concatenate([best_scores, scores], axis=1)
+            numbers = np.concatenate([best_rows, np.broadcast_to(rows, scores.shape)], axis=1)
+            best_scores, best_rows = _ordered(joined, numbers, k)
+        return best_scores, best_rows
+
+    def _filled(self, runs: Sequence[tuple[int, int, np.ndarray | None]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Live vectors of runs as float32 blocks of at most `BLOCK` rows, with their numbers."""
+        dim = self._parts[0].descriptors.shape[1] if self._parts else 0
+        buffer, numbers, filled = np.empty((BLOCK, dim), np.float32), np.empty(BLOCK, np.int64), 0
+        for first, last, counts in runs:
+            number = int(np.searchsorted(self._bases, first, side="right")) - 1
+            part, base = self._parts[number], int(self._bases[number])
+            if part.dead is not None:
+                alive = ~part.dead[first - base : last - base]
+                counts = alive if counts is None else counts & alive
+            rows = np.arange(first, last) if counts is None else first + np.flatnonzero(counts)
+            whole = len(rows) == last - first
+            start = 0
+            while start < len(rows):
+                size = min(len(rows) - start, BLOCK - filled)
+                some = rows[start : start + size]
+                inside = slice(int(some[0]) - base, int(some[-1]) - base + 1) if whole else some - base
+                buffer[filled : filled + size] = part.descriptors[inside]
+                numbers[filled : filled + size] = some
+                filled, start = filled + size, start + size
+                if filled == BLOCK:
+                    yield buffer, numbers.copy()
+                    filled = 0
+        if filled:
+            yield buffer[:filled], numbers[:filled].copy()
 
 
-def build_scan(descriptors: np.ndarray) -> Any:
-    """The one-bit structure of "rabitq": 1/8 byte for each dimension of a tile.
+def _live_candidates(
+    index: Any, dead: np.ndarray | None, base: int, queries: np.ndarray, depth: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Estimates and rows of the best live rows of one structure: more is asked for until there are `depth`."""
+    total = int(index.ntotal)
+    live = total if dead is None else total - int(dead.sum())
+    wanted = min(depth, live)
+    if wanted == 0:
+        return _nothing(len(queries))
+    asked = min(total, wanted if live == total else int(wanted * total / live * 1.1) + 16)
+    while True:
+        estimates, rows = index.search(queries, asked)
+        if dead is None:
+            break
+        estimates = np.where(dead[rows] | (rows < 0), -np.inf, estimates)
+        if asked == total or bool((np.isfinite(estimates).sum(axis=1) >= wanted).all()):
+            order = np.argsort(-estimates, axis=1, kind="stable")[:, :wanted]
+            estimates, rows = np.take_along_axis(estimates, order, axis=1), np.take_along_axis(rows, order, axis=1)
+            break
+        asked = min(total, asked * 2)
+    lost = (rows < 0) | ~np.isfinite(estimates)
+    return np.where(lost, -np.inf, estimates).astype(np.float32), np.where(lost, -1, rows + base)
+
+
+def build_scan(descriptors: np.ndarray) -> list[Any]:
+    """Compressed structures of all rows: 1/8 byte for each dimension of a tile.
 
     Args:
-        descriptors: (tiles, dim).
+        descriptors: float16 (tiles, dim).
     """
-    index = faiss.index_factory(descriptors.shape[1], "RR,RaBitQfs", faiss.METRIC_INNER_PRODUCT)
+    trained = faiss.index_factory(descriptors.shape[1], FACTORY, faiss.METRIC_INNER_PRODUCT)
     step = max(1, len(descriptors) // 50_000)
-    index.train(np.ascontiguousarray(descriptors[::step], dtype=np.float32))
-    return _fill(index, descriptors)
+    trained.train(np.ascontiguousarray(descriptors[::step], dtype=np.float32))
+    empty = faiss.serialize_index(trained)  # this kind cannot be cloned
+    made = []
+    for first in range(0, len(descriptors), SCAN_ROWS):
+        index = faiss.deserialize_index(empty)
+        for start in range(first, min(first + SCAN_ROWS, len(descriptors)), BLOCK):
+            rows = slice(start, min(start + BLOCK, first + SCAN_ROWS))
+            index.add(np.ascontiguousarray(descriptors[rows], dtype=np.float32))
+        made.append(index)
+    return made
 
 
-def read_scan(file: str, shape: tuple[int, ...]) -> Any:
+def read_scan(file: str | Path, dim: int) -> Any:
     """Read a stored structure. FAISS checks little, so type and sizes are compared here; the bytes are the manifest's.
 
     Raises:
-        GenGeoError: it cannot be read or belongs to other descriptors.
+        GenGeoError: It cannot be read or belongs to other descriptors.
     """
     try:
-        index = faiss.read_index(file)
-    except RuntimeError as error:
-        raise GenGeoError(f"{file} cannot be read; delete it and its entry in the manifest, or index again") from error
-    found = (index.ntotal, index.d, index.metric_type)
-    if found != (shape[0], shape[1], faiss.METRIC_INNER_PRODUCT) or not isinstance(index, faiss.IndexPreTransform):
-        raise GenGeoError(
-            f"{file} holds {found[0]} vectors of {found[1]} dimensions, expected {shape[0]} of {shape[1]}"
-        )
+        index = faiss.read_index(str(file))
+    except (RuntimeError, MemoryError) as error:
+        raise GenGeoError(f"{file} cannot be read; copy the index again or make it again") from error
+    if (index.d, index.metric_type) != (dim, faiss.METRIC_INNER_PRODUCT) or not isinstance(
+        index, faiss.IndexPreTransform
+    ):
+        raise GenGeoError(f"{file} holds vectors of {index.d} dimensions, expected {dim}; make the index again")
     return index
 
 
-def measure_and_write(descriptors: np.ndarray, file: Path, samples: int = 200) -> dict[str, Any]:
-    """Build the scan, store it, and measure what it loses against exact search.
+def measure_depth(descriptors: np.ndarray, scan: Sequence[Any], samples: int = 200) -> dict[str, Any]:
+    """How deep the second look must go, and what is then lost against exact search.
 
-    The sample queries are tiles with noise, at cosine 0.65 to their tile (see `sample_queries`). Real photos may lose
-    more or less.
+    The queries are tiles with noise, at cosine 0.65 to their tile (see `sample_queries`). Real photos may lose more or
+    less.
 
     Args:
-        descriptors: (tiles, dim).
-        file: where the structure goes.
-        samples: test queries.
+        descriptors: float16 (tiles, dim).
+        scan: Structures over them.
+        samples: Test queries.
 
     Returns:
-        What the manifest tells: `recall_at_1` and `recall_at_10` against exact search, and the number of samples.
+        `depth`, `samples`, `recall_at_1` and `recall_at_10`.
     """
-    searcher = Searcher("rabitq", descriptors)
     queries = sample_queries(descriptors, samples)
-    _, exact = searcher.search_rows(queries, np.arange(len(descriptors)), 10)
-    _, found = searcher.search(queries, 10)
-    shared = [len(set(a) & set(b)) / len(a) for a, b in zip(exact.tolist(), found.tolist(), strict=True)]
-    faiss.write_index(searcher._index, str(file))
+    searcher = Searcher([Part(descriptors, scan=scan)])
+    _, exact = searcher.search_runs(queries, [(0, len(descriptors), None)], 10)
+    ranks = np.full(exact.shape, len(descriptors), np.int64)
+    for start in range(0, len(queries), QUERIES):
+        ranked = searcher.ranked_candidates(queries[start : start + QUERIES], MOST_DEPTH)
+        for number, line in enumerate(ranked, start):
+            rank, column = np.nonzero(line[:, None] == exact[number])
+            ranks[number, column] = rank
+    needed = np.sort(ranks, axis=None)[math.ceil(WANTED_RECALL * ranks.size) - 1] + 1
+    depth = int(min(max(LEAST_DEPTH, math.ceil(1.25 * needed)), MOST_DEPTH))
     return {
-        "recall_at_1": float((exact[:, 0] == found[:, 0]).mean()),
-        "recall_at_10": float(np.mean(shared)),
-        "samples": len(queries),
-        "candidates": CANDIDATES,
-    }
+        "depth": depth, "samples": len(queries), "recall_at_1": float((ranks[:, 0] < depth).mean()),
+        "recall_at_10": float((ranks < depth).mean()),
+    }  # fmt: skip
 
 
 def sample_queries(descriptors: np.ndarray, samples: int, cosine: float = SAMPLE_COSINE, seed: int = 0) -> np.ndarray:
@@ -179,29 +338,26 @@ def sample_queries(descriptors: np.ndarray, samples: int, cosine: float = SAMPLE
 
     Args:
         descriptors: (tiles, dim).
-        samples: at most as many as there are tiles.
+        samples: At most as many as there are tiles.
         cosine: 0 to 1.
-        seed: of what is drawn.
+        seed: Of what is drawn.
     """
-    generator = np.random.default_rng(seed)
-    rows = np.sort(generator.choice(len(descriptors), min(samples, len(descriptors)), replace=False))
+    rng = np.random.default_rng(seed)
+    rows = np.sort(rng.choice(len(descriptors), min(samples, len(descriptors)), replace=False))
     tiles = descriptors[rows].astype(np.float32)
     tiles /= np.linalg.norm(tiles, axis=1, keepdims=True)
-    others = np.sort(generator.choice(len(descriptors), min(MIXED, len(descriptors)), replace=False))
+    others = np.sort(rng.choice(len(descriptors), min(MIXED, len(descriptors)), replace=False))
     spread = descriptors[others].astype(np.float32)
     spread -= spread.mean(axis=0)
-    noise = generator.standard_normal((len(tiles), len(spread)), dtype=np.float32) @ spread
-    noise += 1e-3 * generator.standard_normal(tiles.shape, dtype=np.float32)  # a gallery of one tile has no spread
+    noise = rng.standard_normal((len(tiles), len(spread)), dtype=np.float32) @ spread
+    noise += 1e-3 * rng.standard_normal(tiles.shape, dtype=np.float32)  # a gallery of one tile has no spread
     noise -= (noise * tiles).sum(axis=1, keepdims=True) * tiles
     noise /= np.linalg.norm(noise, axis=1, keepdims=True)
     return cosine * tiles + np.sqrt(1 - cosine**2, dtype=np.float32) * noise
 
 
-def _fill(index: Any, descriptors: np.ndarray) -> Any:
-    """Add all rows, a block at a time."""
-    for start in range(0, len(descriptors), BLOCK):
-        index.add(np.ascontiguousarray(descriptors[start : start + BLOCK], dtype=np.float32))
-    return index
+def _nothing(queries: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.empty((queries, 0), np.float32), np.empty((queries, 0), np.int64)
 
 
 def _ordered(scores: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,117 +1,113 @@
-"""What an index holds, in words: the report of a build, and what `gengeo info` prints.
+"""What an index holds, as text and as JSON: the report of a build, and what `gengeo info` prints."""
 
-Before: the parts of a `GeoIndex`. After: lines for people, and the tiles' boxes for a GIS.
-"""
-
-import json
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from gengeo_hf.common.geo import mean_position, size_of
-from gengeo_hf.imagery.tiles import row_bounds
+from gengeo_hf.common.text import printable
+from gengeo_hf.index.manifest import Manifest
 
-MOST = 5  # areas, sources and unreadable tiles that are named
+MOST = 5  # sources, sizes and unreadable tiles that are named
 
 
-def summary(path: Path, manifest: dict[str, Any], tiles: pa.Table, left_out: pa.Table) -> str:
-    """Some fifteen lines: extent, tiles, model, search and its loss, left-out tiles, history.
+def summary(path: str, manifest: Manifest, left_out: pa.Table) -> str:
+    """Some fifteen lines: tiles, model, search and its loss, extent, sources, what was left out, history.
 
     Args:
-        path: folder of the index.
-        manifest: what its manifest.json says.
-        tiles: `TILE_SCHEMA`.
+        path: What the index is called.
+        manifest: Of the version in use.
         left_out: `LEFT_OUT_SCHEMA`, tiles that could not be read.
     """
-    count = tiles.num_rows
-    files = sum(file["bytes"] for file in manifest["files"].values())
-    model = manifest["model"]
+    count = manifest.tiles
+    size = sum(file.bytes for file in manifest.checked_files().values())
+    model = manifest.model
     lines = [
-        f"index        {path}, created {manifest.get('created', 'unknown')}",
-        f"tiles        {count:,} of {manifest['dim']} dimensions, {files / 1e6:,.1f} MB"
-        + (f", {files / count / 1000:.1f} kB a tile" if count else ""),
-        f"model        {model.get('name') or 'unnamed'}, fingerprint {model['fingerprint'][:16]}"
-        + (f", computed by {model['computed_by']}" if model.get("computed_by") else ""),
-        f"search       {_search(manifest.get('search', {}))}",
+        f"index        {path}, created {manifest.created or 'unknown'}, version {manifest.version}",
+        f"tiles        {count:,} of {manifest.dim} dimensions, {size / 1e6:,.1f} MB"
+        + (f", {size / count / 1000:.1f} kB a tile" if count else ""),
+        f"segments     {len(manifest.segments)}"
+        + (f"; {manifest.deleted:,} removed tiles still take room: gengeo compact" if manifest.deleted else ""),
+        f"model        {model.name or 'unnamed'}, fingerprint {model.fingerprint[:16]}"
+        + (f", computed by {model.computed_by}" if model.computed_by else ""),
+        f"search       {search_text(manifest)}",
     ]
-    if count:
-        lines += _ground(tiles)
-    for column, word in (("area", "areas"), ("source", "sources")):
-        lines += _most_frequent(tiles, column, word)
-    if left_out.num_rows:
-        lines.append(f"unreadable   {left_out.num_rows:,} tiles, all in left_out.parquet:")
-        lines += [f"             {row['tile_id']}: {row['reason']}" for row in left_out.slice(0, MOST).to_pylist()]
-    if build := manifest.get("build"):
-        lines.append(
-            f"build        {build['seconds']:.1f} s at {build['tiles_per_second']:.1f} tiles/s in its last run; "
-            f"{build['no_data']:,} tiles without data, {build['broken_count']:,} unreadable"
-        )
-    for entry in manifest.get("history", []):
-        details = [f"{key} {value}" for key, value in entry.items() if key not in ("when", "what") and value]
-        lines.append(f"{entry['what']:<12} {entry['when']} {', '.join(details)}")
-    return "\n".join(lines)
+    if manifest.bounds:
+        west, south, east, north = manifest.bounds
+        sizes = ", ".join(f"{s.width_m:.0f} x {s.height_m:.0f} m ({s.tiles:,})" for s in manifest.tile_sizes[:MOST])
+        lines.append(f"ground       west {west:.5f}, south {south:.5f}, east {east:.5f}, north {north:.5f} (WGS84)")
+        lines.append(f"tile size    {sizes or 'unknown'}")
+    lines += _sources(manifest)
+    for reason, number in manifest.left_out.reasons.items():
+        lines.append(f"left out     {number:,} tiles: {reason}")
+    lines += [f"             {row['tile_id']}: {row['reason']}" for row in left_out.slice(0, MOST).to_pylist()]
+    if manifest.build.seconds:
+        lines.append(f"build        {manifest.build.seconds:.1f} s in its last run")
+    for event in manifest.history[:1] + manifest.history[1:][-MOST:]:
+        details = [f"{key} {value}" for key, value in event.details.items()]
+        lines.append(f"{event.what:<12} {event.when} {', '.join(details)}")
+    return "\n".join(printable(line) for line in lines)  # names and ids are a stranger's
 
 
-def footprints(tiles: pa.Table) -> str:
-    """Tiles as GeoJSON (RFC 7946, WGS84): boxes, in two parts across the date line; points where none is known."""
-    features = []
-    for row, tile in enumerate(tiles.select(["tile_id", "lat", "lon", "area", "source"]).to_pylist()):
-        box = row_bounds(tiles, row)
-        if box is None:
-            geometry = {"type": "Point", "coordinates": [tile["lon"], tile["lat"]]}
-        elif box.crosses_date_line:
-            parts = ((box.west, 180.0), (-180.0, box.east))
-            rings = [[_ring(west, box.south, east, box.north)] for west, east in parts]
-            geometry = {"type": "MultiPolygon", "coordinates": rings}
-        else:
-            geometry = {"type": "Polygon", "coordinates": [_ring(*box)]}
-        properties = {key: tile[key] for key in ("tile_id", "area", "source")}
-        features.append({"type": "Feature", "geometry": geometry, "properties": properties})
-    return json.dumps({"type": "FeatureCollection", "features": features}) + "\n"
+def _sources(manifest: Manifest) -> list[str]:
+    lines = []
+    if len(manifest.sources) > 1 and manifest.sources[0].tiles == 1:  # a table: each tile is a file
+        return [f"sources      {len(manifest.sources):,} of one tile each, first {manifest.sources[0].name}"]
+    for source in manifest.sources[:MOST]:
+        rights = [text for text in (source.attribution, source.licence, source.acquired) if text]
+        lines.append(f"source       {source.name or 'unnamed'} ({source.tiles:,} tiles){'; ' * bool(rights)}"
+                     + ", ".join(rights))  # fmt: skip
+    if len(manifest.sources) > MOST:
+        lines.append(f"             and {len(manifest.sources) - MOST:,} more sources")
+    return lines
 
 
-def _ring(west: float, south: float, east: float, north: float) -> list[list[float]]:
-    """A box as a closed ring, counter-clockwise."""
-    corners = ((west, south), (east, south), (east, north), (west, north), (west, south))
-    return [[round(lon, 7), round(lat, 7)] for lon, lat in corners]
+def search_text(manifest: Manifest) -> str:
+    """How the index is searched, and what that loses against exact search."""
+    scans = [segment.scan for segment in manifest.segments if segment.scan]
+    if not scans:
+        return "exact"
+    scanned = sum(segment.tiles for segment in manifest.segments if segment.scan)
+    worst = min(scans, key=lambda scan: scan.recall_at_10)
+    return (
+        f"one-bit scan of {scanned:,} tiles, the best {max(scan.depth for scan in scans):,} scored exactly; measured "
+        f"against exact search on {worst.samples} made-up queries: recall@1 {worst.recall_at_1:.3f}, recall@10 "
+        f"{worst.recall_at_10:.3f}"
+    )
 
 
-def _search(search: dict) -> str:
-    words = f"{search.get('kind', 'flat')} ({search.get('reason', 'exact')})"
-    if "recall_at_1" in search:
-        words += (
-            f"; against exact search on {search['samples']} made-up queries: "
-            f"recall@1 {search['recall_at_1']:.3f}, recall@10 {search['recall_at_10']:.3f}"
-        )
-    return words
+def as_json(manifest: Manifest) -> dict[str, Any]:
+    """What `gengeo info --json` prints.
 
-
-def _ground(tiles: pa.Table) -> list[str]:
-    """Extent and tile size."""
-    lat, lon = tiles["lat"].to_numpy(), tiles["lon"].to_numpy()
-    middle = mean_position(lat, lon)
-    east = (lon - middle[1] + 180.0) % 360.0 - 180.0  # of the middle, so that the date line does not tear the extent
-    west, far = ((middle[1] + value + 180.0) % 360.0 - 180.0 for value in (east.min(), east.max()))
-    rows = np.unique(np.linspace(0, len(lat) - 1, 100).astype(int))
-    sizes = [size_of(box) for row in rows if (box := row_bounds(tiles, int(row)))]
-    size = "size unknown"
-    if sizes:
-        width, height = np.median(sizes, axis=0)
-        size = f"{width:.0f} x {height:.0f} m each"
-    extent = f"west {west:.5f}, south {lat.min():.5f}, east {far:.5f}, north {lat.max():.5f}"
-    return [f"ground       {size}; centres {extent} (WGS84)"]
-
-
-def _most_frequent(tiles: pa.Table, column: str, word: str) -> list[str]:
-    """The most frequent values of a column."""
-    counts = [(c["counts"], c["values"]) for c in pc.value_counts(tiles[column]).to_pylist() if c["values"]]
-    if not counts:
-        return []
-    if len(counts) > 1 and max(counts)[0] == 1:  # a table: every tile is a file
-        return [f"{word:<12} {len(counts):,} of one tile each, first {min(value for _, value in counts)}"]
-    named = ", ".join(f"{value} ({number:,})" for number, value in sorted(counts, reverse=True)[:MOST])
-    more = f" and {len(counts) - MOST:,} more" if len(counts) > MOST else ""
-    return [f"{word:<12} {named}{more}"]
+    Args:
+        manifest: Of the version in use.
+    """
+    scans = [segment.scan for segment in manifest.segments if segment.scan]
+    attributions = dict.fromkeys(source.attribution for source in manifest.sources if source.attribution)
+    licences = dict.fromkeys(source.licence for source in manifest.sources if source.licence)
+    return {
+        "tiles": manifest.tiles,
+        "bounds": manifest.bounds,
+        "left_out": dict(manifest.left_out.reasons),
+        "sources": [source.name for source in manifest.sources],
+        "source_details": [asdict(source) for source in manifest.sources],
+        "attribution": "; ".join(attributions) or None,
+        "licence": "; ".join(licences) or None,
+        "model": asdict(manifest.model) | {"name": manifest.model.name or None},
+        "dimensions": manifest.dim,
+        "version": manifest.version,
+        "segments": len(manifest.segments),
+        "removed": manifest.deleted,
+        "bytes": sum(file.bytes for file in manifest.checked_files().values()),
+        "tile_sizes": [asdict(size) for size in manifest.tile_sizes],
+        "search": {
+            "kind": "scan" if scans else "exact",
+            "depth": max((scan.depth for scan in scans), default=None),
+            "recall_at_1": min((scan.recall_at_1 for scan in scans), default=1.0),
+            "recall_at_10": min((scan.recall_at_10 for scan in scans), default=1.0),
+            "samples": min((scan.samples for scan in scans), default=0),
+        },
+        "created": manifest.created,
+        "changed": manifest.changed,
+        "history": [asdict(event) for event in manifest.history],
+    }

@@ -1,6 +1,4 @@
-"""What is found for photos: places merged from overlapping tiles, and answers as GeoJSON.
-
-Before: hits of the index. After: locate.py, drive.py, maps.py.
+"""What is found for photos: `Answer` with its `Place`s, merged from overlapping tiles, and answers as GeoJSON.
 
 Tiles overlap, so one place answers with several tiles. Hits whose tiles overlap are votes for the same place: they are
 merged into one position, weighted by score, with a radius that says how far the photo may stand from it.
@@ -38,9 +36,13 @@ class Place:
         uncertainty_m: root-mean-square distance in metres of a photo that stands anywhere in the tiles that voted;
             None where neither tile size nor a second vote tells.
         votes: number of tiles merged into this place.
-        confidence: chance that the place is right, in [0, 1]; None without a calibration.
+        confidence: probability that the place is right, in [0, 1]; None without a calibration.
         area, source: what the index knows about the best tile.
-        heading: of a panorama's centre column, degrees clockwise from north, where it was looked for; else None.
+        heading: bearing of the photo's centre column, degrees clockwise from north; None where it was not estimated.
+        radius_68_m, radius_95_m: metres around the position that hold 68 % and 95 % of cameras if the place is right;
+            None where they were not measured.
+        pose: position and heading inside the tile, as plain values; None where no pose was estimated.
+        attribution: text that must be shown with the imagery; empty where none is stated.
     """
 
     rank: int
@@ -55,6 +57,10 @@ class Place:
     area: str = ""
     source: str = ""
     heading: float | None = None
+    radius_68_m: float | None = None
+    radius_95_m: float | None = None
+    pose: dict[str, Any] | None = None
+    attribution: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,31 +70,51 @@ class Answer:
     Args:
         photo: its path or name.
         places: best first; empty where the photo could not be read or nothing lies near the prior.
-        truth: position in the photo's EXIF data, shown beside the answer and never used for it unless asked.
-        error: why there is no answer.
+        notes: what was assumed about the photo, or what the drive changed; one sentence each.
+        error: why there is no answer; empty where there is one.
+        exif_position: position in the photo's EXIF data, shown beside the answer and never used for it unless asked.
         known: False when the best place is less sure than the threshold, or fits no drive: the honest answer is
             "don't know".
-        truth_is_prior: the search was limited by `truth`, so the distance to it says nothing.
-        note: what was guessed about the photo, or what the drive changed.
+        exif_is_prior: the search was limited by `exif_position`, so the distance to it says nothing.
         time: when it was taken, by its EXIF data.
+        not_in_index: probability in [0, 1] that the photo was taken outside of the index; None without a calibration.
     """
 
     photo: str
     places: list[Place] = field(default_factory=list)
-    truth: "PhotoPosition | None" = None
+    notes: tuple[str, ...] = ()
     error: str = ""
+    exif_position: "PhotoPosition | None" = None
     known: bool = True
-    truth_is_prior: bool = False
-    note: str = ""
+    exif_is_prior: bool = False
     time: datetime | None = None
+    not_in_index: float | None = None
 
     @property
-    def truth_error_m(self) -> float | None:
+    def best(self) -> Place | None:
+        """The best place; None where there is none."""
+        return self.places[0] if self.places else None
+
+    @property
+    def exif_distance_m(self) -> float | None:
         """Metres from the best place to the position in the photo's EXIF data; None where that was the prior."""
-        if not self.places or self.truth is None or self.truth_is_prior:
+        if self.best is None or self.exif_position is None or self.exif_is_prior:
             return None
-        best = self.places[0]
-        return float(great_circle_m(best.lat, best.lon, self.truth.lat, self.truth.lon))
+        return float(great_circle_m(self.best.lat, self.best.lon, self.exif_position.lat, self.exif_position.lon))
+
+
+class Track(list[Answer]):
+    """The answers for the frames of one drive, in the order of the drive."""
+
+    @property
+    def line(self) -> list[tuple[float, float]]:
+        """(lat, lon) in degrees of the best place of each frame whose place is known, in the order of the drive."""
+        return drive_line(self)
+
+    @property
+    def length_m(self) -> float:
+        """Length of `line` in metres."""
+        return float(sum(float(great_circle_m(*one, *other)) for one, other in itertools.pairwise(self.line)))
 
 
 def merge_hits(hits: Sequence[Hit]) -> list[Place]:
@@ -140,11 +166,11 @@ def to_geojson(answers: Sequence[Answer], caveat: str = "", drive: bool = False)
         for place in answer.places:
             values = {key: value for key, value in vars(place).items() if key not in ("lat", "lon", "bounds")}
             values |= {"bounds": list(place.bounds) if place.bounds else None, "known": answer.known}
-            values |= {"note": answer.note}
+            values |= {"notes": list(answer.notes), "not_in_index": answer.not_in_index}
             features.append(_feature(place.lat, place.lon, common | {"kind": "place"} | values))
-        if answer.truth is not None:
-            properties = {"kind": "exif", "error_m": answer.truth_error_m, "prior": answer.truth_is_prior}
-            features.append(_feature(answer.truth.lat, answer.truth.lon, common | properties))
+        if (position := answer.exif_position) is not None:
+            properties = {"kind": "exif", "error_m": answer.exif_distance_m, "prior": answer.exif_is_prior}
+            features.append(_feature(position.lat, position.lon, common | properties))
     line = drive_line(answers)
     if drive and len(line) > 1:
         parts = [[[round(lon, 7), round(lat, 7)] for lat, lon in part] for part in _cut_at_date_line(line)]

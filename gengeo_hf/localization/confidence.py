@@ -21,7 +21,7 @@ from gengeo_hf.common.statistics import wilson
 from gengeo_hf.localization.answers import share_ground
 
 if TYPE_CHECKING:
-    from gengeo_hf.imagery.tiles import EncoderLike
+    from gengeo_hf.encoding.protocol import EncoderProtocol
     from gengeo_hf.localization.answers import Place
 
 MIN_PHOTOS = 20
@@ -112,7 +112,7 @@ class Calibration:
         chances = _chance(weights, np.array(_features(places)))
         return [replace(place, confidence=float(chance)) for place, chance in zip(places, chances, strict=True)]
 
-    def check_model(self, encoder: "EncoderLike") -> None:
+    def check_model(self, encoder: "EncoderProtocol") -> None:
         """Refuse a calibration that was fitted on another model's scores.
 
         Raises:

@@ -1,6 +1,4 @@
-"""A drive: frames that follow one another agree on a way, and a frame that went astray is brought back.
-
-Before: answers for each frame by itself. After: the same answers, each with the place of the way first.
+"""A drive: the answers of successive frames corrected by what a car can reach between them.
 
 The motion model, all of it: a car goes anywhere within its top speed, and no direction is likelier than another. Each
 frame has some candidate places. A way picks one of them for each frame, or leaves the frame out, and costs, in nats:
@@ -106,18 +104,14 @@ def _with_first(answer: Answer, pick: int | None, threshold: float) -> Answer:
     """The answer with another place first."""
     if pick is None:
         note = "left out of the drive: none of its places is within reach of the frames around it"
-        return replace(answer, known=False, note=_joined(answer.note, note))
+        return replace(answer, known=False, notes=(*answer.notes, note))
     if pick == 0:
         return answer
     order = [pick, *(number for number in range(len(answer.places)) if number != pick)]
     places = [replace(answer.places[number], rank=rank) for rank, number in enumerate(order, 1)]
     known = (places[0].confidence or 0.0) >= threshold
-    note = _joined(answer.note, f"by itself place {pick + 1}; first in the drive")
-    return replace(answer, places=places, known=known, note=note)
-
-
-def _joined(*notes: str) -> str:
-    return "; ".join(filter(None, notes))
+    note = f"by itself place {pick + 1}; first in the drive"
+    return replace(answer, places=places, known=known, notes=(*answer.notes, note))
 
 
 def _cheapest(candidates: Sequence[Sequence[Place]], seconds: np.ndarray, motion: Motion) -> list[int | None]:

@@ -1,33 +1,32 @@
-"""From photos to places.
-
-Before: an index, the model that made it, and photos. After: ranked places for maps.py, GeoJSON and people.
-"""
+"""`GeoLocalizer`: from photos to places, with an index and the model that made it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias, overload
 
 import numpy as np
+from PIL import Image
 
 from gengeo_hf.common.camera import CameraView
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.imagery.tiles import EncoderLike
+from gengeo_hf.encoding.inputs import fetch_image, is_address, is_single_image
+from gengeo_hf.encoding.protocol import EncoderProtocol
 from gengeo_hf.index.index import GeoIndex, Hit
-from gengeo_hf.localization.answers import Answer, Place, merge_hits, place_of, to_geojson
+from gengeo_hf.localization.answers import Answer, Place, Track, merge_hits, place_of, to_geojson
 from gengeo_hf.localization.confidence import Calibration
 from gengeo_hf.localization.drive import Motion, follow, in_order
 from gengeo_hf.localization.photos import (
     Photo,
     TooNarrowError,
-    camera_note,
+    camera_notes,
     encode_pictures,
     find_photos,
     ground_size,
     panorama_canvas,
-    patch_of,
     pictures,
     read_photo,
 )
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from gengeo_hf.index.stores import StoreIndex
 
 __all__ = [
-    "Answer", "CameraView", "GeoLocalizer", "Motion", "Place", "caveat_of", "find_photos", "merge_hits",
+    "Answer", "CameraView", "GeoLocalizer", "Motion", "Place", "Track", "caveat_of", "find_photos", "merge_hits",
     "open_index", "to_geojson",
 ]  # fmt: skip
 VOTES_FOR_EACH = 8  # hits that are asked for, for each place wanted: enough for overlaps of 50 % and some strangers
@@ -44,93 +43,124 @@ VOTES_FOR_EACH = 8  # hits that are asked for, for each place wanted: enough for
 # how many places the user wants to see.
 LEAST_PLACES = 5
 DRIVE_CANDIDATES = 20  # places of each frame that a drive may choose from
+OnePhoto: TypeAlias = str | Path | bytes | BinaryIO | Image.Image | np.ndarray
 
 
 class GeoLocalizer:
     """A model and the index that it made, ready for photos.
 
     Args:
-        encoder: see `gengeo_hf.encoding.encoder.Encoder`.
-        index: the gallery.
-        calibration: turns scores into confidences; None gives none.
+        encoder: An `Encoder`, or another encoder with the members of `EncoderProtocol`.
+        index: The gallery.
+        calibration: Turns scores into confidences; None gives none.
 
     Raises:
-        GenGeoError: another model made the index, or the calibration belongs to another model.
+        GenGeoError: Another model made the index, or the calibration belongs to another model.
 
     Example:
         >>> localizer = GeoLocalizer.from_pretrained("./gengeo-cvusa", "city.gengeo")
-        >>> places = localizer.locate("photo.jpg")
-        >>> print(places[0].lat, places[0].lon)
+        >>> answer = localizer.locate("photo.jpg")
+        >>> print(answer.best.lat, answer.best.lon)
     """
 
     def __init__(
-        self, encoder: EncoderLike, index: GeoIndex | StoreIndex, calibration: Calibration | None = None
+        self, encoder: EncoderProtocol, index: GeoIndex | StoreIndex, *, calibration: Calibration | None = None
     ) -> None:
         index.check_model(encoder)
         if calibration is not None:
             calibration.check_model(encoder)
         self.encoder, self.index, self.calibration = encoder, index, calibration
         self._off = calibration.caveat(len(index)) if calibration is not None else ""
-        self._canvas, self._patch, self._target = panorama_canvas(encoder), patch_of(encoder), ground_size(encoder)
+        self._canvas, self._patch, self._target = panorama_canvas(encoder), encoder.patch, ground_size(encoder)
 
     @classmethod
     def from_pretrained(
-        cls, model: str | Path, index: str | Path, calibration: str | Path | None = None, **options: Any
+        cls, model: str | Path, index: str | Path, *, calibration: str | Path | None = None, **options: Any
     ) -> GeoLocalizer:
-        """Load a checkpoint folder or Hub id, an index, and a calibration file if there is one.
+        """Load a checkpoint, an index, and a calibration file if there is one.
 
         Args:
-            index: a folder, or the address of a store such as `milvus:http://host:19530`.
-            options: passed to `Encoder.from_pretrained`, for example `device="cpu"`; `backend` and `dtype` are "auto"
-                unless given, which on a CPU takes what is fastest and agrees with float32. An index or a store of
-                shortened descriptors (`truncate_dim`) shortens those of the photos by itself.
+            model: A checkpoint directory or a Hub id.
+            index: An index directory, or the address of a store such as `milvus:http://host:19530`.
+            calibration: File of `gengeo calibrate`; None gives no confidences.
+            options: Passed to `Encoder.from_pretrained`, for example `device="cpu"`; `backend` and `compute_dtype` are
+                "auto" unless given, which on a CPU takes what is fastest and agrees with float32. An index or a store
+                of truncated descriptors (`truncate_dim`) truncates those of the photos.
+
+        Raises:
+            GenGeoError: One of them is missing or damaged, or they do not belong together.
         """
         from gengeo_hf.encoding.encoder import Encoder
 
         table = Calibration.load(calibration) if calibration is not None else None
         gallery = open_index(index)  # before the model: it is quick to say that it is not there
-        if isinstance(gallery, GeoIndex) and (width := gallery.manifest["model"].get("truncate_dim")):
+        if isinstance(gallery, GeoIndex) and (width := gallery.manifest.model.truncate_dim):
             options.setdefault("truncate_dim", int(width))
-        encoder = Encoder.from_pretrained(model, **({"backend": "auto", "dtype": "auto"} | options))
+        encoder = Encoder.from_pretrained(model, **({"backend": "auto", "compute_dtype": "auto"} | options))
         if not isinstance(gallery, GeoIndex) and options.get("truncate_dim") is None:
             width = gallery.width_for(encoder.fingerprint, encoder.dim)
             if width is not None:
                 encoder.truncate(width)
-        return cls(encoder, gallery, table)
+        return cls(encoder, gallery, calibration=table)
 
     @property
     def caveat(self) -> str:
         """Warnings about what the model was trained on and about confidences; empty where there is nothing to say."""
-        return "; ".join(filter(None, (caveat_of(getattr(self.encoder, "training_record", {})), self._off)))
+        return "; ".join(filter(None, (caveat_of(self.encoder.training_record), self._off)))
+
+    @overload
+    def locate(self, photo: OnePhoto, *, sequence: Literal[False] = False, **options: Any) -> Answer: ...
+
+    @overload
+    def locate(self, photo: Iterable[Any], *, sequence: Literal[True], **options: Any) -> Track: ...
+
+    @overload
+    def locate(self, photo: Iterable[Any], *, sequence: bool = False, **options: Any) -> list[Answer]: ...
 
     def locate(
-        self,
-        photo: Any,
-        top: int = 5,
-        near: tuple[float, float, float] | None = None,
-        merge: bool = True,
-        camera: CameraView | None = None,
-    ) -> list[Place]:
-        """Places where a photo may have been taken, best first.
+        self, photo: Any, *, sequence: bool = False, motion: Motion | None = None, top: int = 5, **options: Any
+    ) -> Answer | list[Answer]:
+        """Places where a photo may have been taken, or each of several photos.
+
+        A photo that cannot be read gives an answer whose `error` says why.
 
         Args:
-            photo: a path, bytes, an open file or a PIL image; a panorama, north-aligned, or an ordinary photo.
-            top: how many places at most.
-            near: only places within (lat, lon, radius in metres).
-            merge: merge overlapping tiles into one place; False gives one place for each tile.
-            camera: How the photo was taken, where the user knows better than its file; see `CameraView`.
+            photo: One photo (a path, an http(s) address, bytes, an open binary file, a PIL image or a uint8 array), or
+                a sequence of photos. A text is always one photo.
+            sequence: The photos are frames of one drive, in its order; where all that can be read state their time in
+                EXIF, that is the order. The answers are then corrected together, see `gengeo_hf.localization.drive`.
+            motion: Top speed and interval of the frames; None takes the defaults of `Motion`.
+            top: Number of places at most, best first.
+            options: As `locate_many`: `near`, `merge`, `camera`, `exif_radius_m`, `threshold`, `batch_size`.
+
+        Returns:
+            The answer for one photo; a list of answers for several, in their order; a `Track` with `sequence`.
 
         Raises:
-            GenGeoError: the photo is missing or broken.
+            GenGeoError: A threshold without a calibration, or `sequence` for one photo.
+
+        Example:
+            >>> answer = localizer.locate("photo.jpg")
+            >>> answer.best.lat, answer.best.lon
+            >>> track = localizer.locate(sorted(Path("drive").iterdir()), sequence=True)
+            >>> track.line
         """
-        found = read_photo(photo, self._target)
-        if found.image is None:
-            raise GenGeoError(found.error)
-        return self._places([found], top, [near], merge, camera or CameraView())[0]
+        single = is_single_image(photo)
+        if single and sequence:
+            raise GenGeoError("sequence=True takes the frames of a drive: give a list of photos")
+        photos = [_source(one) for one in ([photo] if single else photo)]
+        if sequence:
+            motion = motion or Motion()
+            found = list(self.locate_many(photos, top=max(top, DRIVE_CANDIDATES), **options))
+            together = follow(*in_order(found, motion.interval_s), motion, options.get("threshold", 0.0))
+            return Track(replace(answer, places=answer.places[:top]) for answer in together)
+        answers = list(self.locate_many(photos, top=top, **options))
+        return answers[0] if single else answers
 
     def locate_many(
         self,
-        photos: Sequence[str | Path],
+        photos: Sequence[Any],
+        *,
         top: int = 5,
         near: tuple[float, float, float] | None = None,
         merge: bool = True,
@@ -139,19 +169,23 @@ class GeoLocalizer:
         batch_size: int = 32,
         camera: CameraView | None = None,
     ) -> Iterator[Answer]:
-        """Answer many photos, a batch at a time. A broken photo is an answer with an error, not the end.
+        """Answer many photos, a batch at a time: answers are there before the last photo is read.
 
         Args:
-            photos: paths.
-            top, near, merge, camera: as `locate`.
-            exif_radius_m: search only within this distance of the position in a photo's EXIF data, where it has one.
-            threshold: confidence below which an answer says "don't know"; needs a calibration.
+            photos: Paths, bytes, open binary files or PIL images; addresses are not fetched here.
+            top: Number of places at most, best first.
+            near: Only places within (lat, lon, radius in metres).
+            merge: Merge overlapping tiles into one place; False gives one place for each tile.
+            camera: How the photos were taken, where that is known better than from their files; see `CameraView`.
+            exif_radius_m: Search only within this many metres of the position in a photo's EXIF data, where it has one.
+            threshold: Confidence below which an answer is not `known`; needs a calibration.
+            batch_size: Photos that are encoded and searched together.
 
         Yields:
-            Answers in the order of the photos.
+            Answers in the order of the photos; a photo that cannot be read is an answer with an error.
 
         Raises:
-            GenGeoError: a threshold without a calibration.
+            GenGeoError: A threshold without a calibration.
         """
         if threshold > 0 and self.calibration is None:
             raise GenGeoError("a threshold needs confidences: make a calibration with gengeo calibrate, and give it")
@@ -169,28 +203,16 @@ class GeoLocalizer:
             found = iter(self._places_each(asked, top, priors, merge, camera))
             for name, photo, mine in zip(names, batch, own, strict=True):
                 places = next(found) if photo.image is not None else []
-                known = not places or (places[0].confidence or 0.0) >= threshold
-                note = camera_note(photo, camera, self._canvas)
-                yield Answer(str(name), places, photo.position, photo.error, known, mine, note, photo.time)
-
-    def locate_drive(
-        self, photos: Sequence[str | Path], top: int = 5, motion: Motion | None = None, **options: Any
-    ) -> list[Answer]:
-        """Answer the frames of a drive together: see drive.py for the motion model.
-
-        Args:
-            photos: in the order of the drive; where all that can be read tell their time in EXIF, that is the order.
-            top: how many places at most, the one on the way first.
-            motion: top speed and interval.
-            options: as `locate_many`.
-
-        Returns:
-            One answer for each frame, in the order of the drive.
-        """
-        motion = motion or Motion()
-        found = list(self.locate_many(photos, top=max(top, DRIVE_CANDIDATES), **options))
-        together = follow(*in_order(found, motion.interval_s), motion, options.get("threshold", 0.0))
-        return [replace(answer, places=answer.places[:top]) for answer in together]
+                yield Answer(
+                    photo=_name(name),
+                    places=places,
+                    notes=tuple(camera_notes(photo, camera, self._canvas)),
+                    error=photo.error,
+                    exif_position=photo.position,
+                    known=not places or (places[0].confidence or 0.0) >= threshold,
+                    exif_is_prior=mine,
+                    time=photo.time,
+                )
 
     def _places_each(
         self, photos: Sequence[Photo], top: int, priors: Sequence[Any], merge: bool, camera: CameraView
@@ -239,7 +261,7 @@ def open_index(where: str | Path) -> GeoIndex | StoreIndex:
     return connect(str(where)) if is_address(str(where)) else GeoIndex.load(where)
 
 
-def caveat_of(record: dict[str, Any]) -> str:
+def caveat_of(record: Mapping[str, Any]) -> str:
     """What a user must know before believing the answers of a model with this training record."""
     if not record:
         return (
@@ -252,6 +274,30 @@ def caveat_of(record: dict[str, Any]) -> str:
             "real photo: its answers on real photos mean nothing"
         )
     return ""
+
+
+class _Named(io.BytesIO):
+    """The bytes of a photo as an open file that has a name."""
+
+    def __init__(self, content: bytes, name: str) -> None:
+        super().__init__(content)
+        self.name = name
+
+
+def _source(photo: Any) -> Any:
+    """What `read_photo` takes: an address is fetched, an array becomes an image."""
+    if is_address(photo):
+        return _Named(fetch_image(photo), photo)
+    return Image.fromarray(photo) if isinstance(photo, np.ndarray) else photo
+
+
+def _name(photo: Any) -> str:
+    """The name of a photo in its answer."""
+    if isinstance(photo, str | Path):
+        return str(photo)
+    if isinstance(photo, bytes | bytearray):
+        return f"photo of {len(photo)} bytes"
+    return str(getattr(photo, "filename", "") or getattr(photo, "name", "") or "photo")
 
 
 def _best_of(several: Sequence[tuple[list[Hit], float]], k: int) -> tuple[list[Hit], dict[str, float]]:

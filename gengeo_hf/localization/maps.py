@@ -186,11 +186,11 @@ def _answer(answer: Answer, pictures: dict[str, bytes]) -> MapPhoto:
         for place in answer.places
     ]
     unsure = "" if answer.known or answer.error else "don't know"
-    note = "; ".join(filter(None, (answer.error, unsure, answer.note)))
-    if answer.truth is not None:
-        points.append(MapPoint(answer.truth.lat, answer.truth.lon, "truth", "position in the photo's EXIF data"))
-        if answer.truth_error_m is not None:
-            error = f"best place {answer.truth_error_m:,.0f} m from its known position"
+    note = "; ".join(filter(None, (answer.error, unsure, *answer.notes)))
+    if (position := answer.exif_position) is not None:
+        points.append(MapPoint(position.lat, position.lon, "truth", "position in the photo's EXIF data"))
+        if answer.exif_distance_m is not None:
+            error = f"best place {answer.exif_distance_m:,.0f} m from its known position"
             note = "; ".join(filter(None, (note, error)))
     return MapPhoto(Path(answer.photo).name, points, _photo_picture(answer), note, answer.known)
 
@@ -198,7 +198,7 @@ def _answer(answer: Answer, pictures: dict[str, bytes]) -> MapPhoto:
 def _photo_picture(answer: Answer) -> bytes:
     """A small JPEG of the photo itself."""
     from gengeo_hf.common.images import open_image
-    from gengeo_hf.index.folder import thumbnail
+    from gengeo_hf.index.segment import thumbnail
 
     size = (PHOTO_PIXELS, PHOTO_PIXELS)
     return b"" if answer.error else thumbnail(open_image(answer.photo, target_size=size), PHOTO_PIXELS)

@@ -21,7 +21,7 @@ from gengeo_hf.common.metadata import PhotoMetadata, PhotoPosition
 from gengeo_hf.common.projection import PanoramaCanvas, fitted, is_steep, levelled, rolled, unrolled, vertical_extent
 
 if TYPE_CHECKING:
-    from gengeo_hf.imagery.tiles import EncoderLike
+    from gengeo_hf.encoding.protocol import EncoderProtocol
 
 TURNS = 8  # headings tried for a panorama whose heading is unknown: at most 22.5 degrees from the true one
 PANORAMA, PHOTO = "panorama", "photo"  # what `GenGeoConfig.ground_camera` may say
@@ -126,10 +126,10 @@ def pictures(photo: Photo, camera: CameraView, canvas: PanoramaCanvas | None, pa
     return [Picture(rolled(panorama, heading), heading)]
 
 
-def camera_note(photo: Photo, camera: CameraView, canvas: PanoramaCanvas | None) -> str:
-    """What the user should know about how a photo was taken for; empty where nothing was guessed or left out."""
+def camera_notes(photo: Photo, camera: CameraView, canvas: PanoramaCanvas | None) -> list[str]:
+    """What was assumed about how a photo was taken, or left out; empty where nothing was."""
     if photo.image is None:
-        return ""
+        return []
     view = camera.completed_by(photo.metadata.camera)
     notes = list(photo.metadata.notes)
     if canvas is not None and view.fov is None:
@@ -142,25 +142,23 @@ def camera_note(photo: Photo, camera: CameraView, canvas: PanoramaCanvas | None)
         notes.append(f"pitch {view.pitch or 0:g} and roll {view.roll or 0:g} are too large to be levelled: not used")
     elif not view.is_level and view.fov is not None:
         notes.append(f"levelled by pitch {view.pitch or 0:g} and roll {view.roll or 0:g} degrees")
-    return "; ".join(notes)
+    return notes
 
 
-def panorama_canvas(encoder: "EncoderLike") -> PanoramaCanvas | None:
+def panorama_canvas(encoder: "EncoderProtocol") -> PanoramaCanvas | None:
     """The panoramas that a model was trained with, as its configuration states; None for any other model."""
-    if getattr(encoder, "ground_camera", None) != PANORAMA:
+    if encoder.ground_camera != PANORAMA:
         return None
-    size = ground_size(encoder)
-    return None if size is None else PanoramaCanvas(*size, getattr(encoder, "ground_vertical_fov", None))
+    return PanoramaCanvas(*ground_size(encoder), encoder.ground_vertical_fov)
 
 
-def ground_size(encoder: "EncoderLike") -> tuple[int, int] | None:
-    """(height, width) in pixels at which a model sees photos; None where it does not say."""
-    sizes = getattr(getattr(encoder, "processor", None), "view_sizes", None) or {}
-    size = sizes.get("ground")
-    return None if size is None else (int(size["height"]), int(size["width"]))
+def ground_size(encoder: "EncoderProtocol") -> tuple[int, int]:
+    """(height, width) in pixels at which a model encodes photos."""
+    size = encoder.view_sizes["ground"]
+    return int(size["height"]), int(size["width"])
 
 
-def encode_pictures(encoder: "EncoderLike", asked: Sequence[Picture]) -> np.ndarray:
+def encode_pictures(encoder: "EncoderProtocol", asked: Sequence[Picture]) -> np.ndarray:
     """Descriptors of ground pictures: float32 (pictures, dim).
 
     Raises:
@@ -169,25 +167,13 @@ def encode_pictures(encoder: "EncoderLike", asked: Sequence[Picture]) -> np.ndar
     out = np.empty((len(asked), encoder.dim), np.float32)
     whole = [row for row, picture in enumerate(asked) if not picture.own_size]
     if whole:
-        out[whole] = encoder.encode([asked[row].image for row in whole], view="ground")
+        out[whole] = encoder.encode([asked[row].image for row in whole], "ground")
     for width in sorted({picture.image.width for picture in asked if picture.own_size}):
         rows = [row for row, picture in enumerate(asked) if picture.own_size and picture.image.width == width]
-        step = int(getattr(encoder, "batch_size", 32))
-        for part in (rows[start : start + step] for start in range(0, len(rows), step)):
-            out[part] = _encode_at_own_size(encoder, [asked[row].image for row in part])
+        try:
+            out[rows] = encoder.encode([asked[row].image for row in rows], "ground", resize=False)
+        except GenGeoError:
+            raise
+        except ValueError as error:  # the model names the sizes that it cannot take
+            raise TooNarrowError(f"the field of view is too narrow for this model: {error}") from error
     return out
-
-
-def patch_of(encoder: "EncoderLike") -> int:
-    """Side of a patch of the model, in pixels."""
-    return int(getattr(encoder, "patch", 1))
-
-
-def _encode_at_own_size(encoder: Any, images: Sequence[Image.Image]) -> np.ndarray:
-    """Descriptors of images of one size that is not the ground view's."""
-    pixels = encoder.processor(list(images), view="ground", do_resize=False, return_tensors="pt")["pixel_values"]
-    try:
-        descriptors: np.ndarray = encoder.describe(pixels, "ground")
-    except ValueError as error:  # the model names the sizes that it cannot take
-        raise TooNarrowError(f"the field of view is too narrow for this model: {error}") from error
-    return descriptors

@@ -17,15 +17,15 @@ def answer_record(answer: Answer) -> dict[str, Any]:
         why there is no answer); also known (False: less confident than the threshold), exif (position in the photo's
         file or None) and time (ISO 8601 or None).
     """
-    exif = answer.truth
+    exif = answer.exif_position
     return {
         "photo": answer.photo,
         "places": [place_record(place) for place in answer.places],
-        "not_in_index": None,
-        "notes": [answer.note] if answer.note else [],
+        "not_in_index": answer.not_in_index,
+        "notes": list(answer.notes),
         "error": answer.error or None,
         "known": answer.known,
-        "exif": None if exif is None else {"lat": exif.lat, "lon": exif.lon, "distance_m": answer.truth_error_m},
+        "exif": None if exif is None else {"lat": exif.lat, "lon": exif.lon, "distance_m": answer.exif_distance_m},
         "time": answer.time.isoformat() if answer.time else None,
     }
 
@@ -46,14 +46,14 @@ def place_record(place: Place) -> dict[str, Any]:
         "lon": place.lon,
         "score": place.score,
         "confidence": place.confidence,
-        "radius_68_m": None,
-        "radius_95_m": None,
+        "radius_68_m": place.radius_68_m,
+        "radius_95_m": place.radius_95_m,
         "tile_id": place.tile_id,
         "bounds": list(place.bounds) if place.bounds else None,
         "heading": place.heading,
-        "pose": None,
+        "pose": place.pose,
         "source": place.source or None,
-        "attribution": None,
+        "attribution": place.attribution or None,
         "rank": place.rank,
         "votes": place.votes,
         "uncertainty_m": place.uncertainty_m,

@@ -127,7 +127,8 @@ class GenGeoImageProcessor(PilBackend):
         if mode is None:
             return self.resize(image=image, size=SizeDict(height=size[0], width=size[1]), resample=resample)
         # Channels last in memory, as PIL has it: torch's fast path for uint8.
-        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(1, 2, 0))).permute(2, 0, 1).unsqueeze(0)
+        channels_last = np.require(image.transpose(1, 2, 0), requirements=["C", "W"])
+        pixels = torch.from_numpy(channels_last).permute(2, 0, 1).unsqueeze(0)
         if pixels.dtype != torch.uint8:
             pixels = pixels.float()
         return functional.interpolate(pixels, size=size, mode=mode, antialias=True)[0].numpy()

@@ -42,6 +42,7 @@ SCALES = (0.7, 0.85, 1.2, 1.5)  # tile sizes beside the data set's own
 NARROW = (70.0, 90.0, 120.0, 180.0)  # fields of view that panoramas are cut to, degrees
 SAVE_EVERY_S = 30.0
 LEAST_PAIRS = 40
+WHOLE_TILE = 1.02  # coverage whose positions reach the edge of a tile
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class FitSettings:
     def __post_init__(self) -> None:
         if self.heading_prior not in PRIORS:
             raise GenGeoError(f"--heading-prior must be one of {', '.join(PRIORS)}, found {self.heading_prior!r}")
-        if not 0 < self.coverage <= 1:
+        if not 0 < self.coverage <= WHOLE_TILE:
             raise GenGeoError(f"coverage must lie above 0 and up to 1, found {self.coverage:g}")
         for name in ("steps", "batch_size", "views", "held_out", "pairs"):
             if getattr(self, name) < 1:

@@ -32,4 +32,4 @@ def random_encoder(encoder: Encoder, seed: int = SEED) -> Encoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = GenGeoModel(config)
-    return Encoder(model, encoder.processor, encoder.device, encoder.batch_size)
+    return Encoder(model, encoder.processor, device=encoder.device, batch_size=encoder.batch_size)

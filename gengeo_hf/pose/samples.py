@@ -8,7 +8,7 @@ share a geometry (tile size, field of view, stated heading) form a group, and a 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 SIZE_BIN = 0.02  # tiles whose sides differ by less than this share have one geometry
 HEADING_BIN = 5.0  # degrees: ordinary photos whose headings differ by less have one geometry
+CACHE_BYTES = 2**29  # of decoded pixels
 NEIGHBOURS = 30  # wrong tiles are drawn from the most similar ones
 
 
@@ -42,8 +43,9 @@ class Pairs:
         offset_m: (N, 2) metres east and north from the tile's centre to the photo.
         size_m: (N, 2) width and height of the tile in metres.
         fov: (N,) horizontal degrees; 360 for panoramas.
-        heading: (N,) degrees clockwise from north of the photo's centre column.
+        heading: (N,) degrees clockwise from north of the photo's centre column; 0 for panoramas.
         areas: (N,) names.
+        cache: decoded pairs by row, filled by `pixels`.
     """
 
     source: PairSource
@@ -52,9 +54,28 @@ class Pairs:
     fov: np.ndarray
     heading: np.ndarray
     areas: np.ndarray
+    cache: dict[int, tuple[int, torch.Tensor, torch.Tensor]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.fov)
+
+    def pixels(self, rows: np.ndarray) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
+        """Photos and tiles at the model's sizes, decoded once where all of them fit into `CACHE_BYTES`.
+
+        Returns:
+            The rows that they really are, see `PairSource`, and uint8 (n, 3, H, W) of both views.
+        """
+        sizes = self.source.processor.view_sizes
+        bytes_each = sum(3 * size["height"] * size["width"] for size in sizes.values())
+        if bytes_each * len(self) > CACHE_BYTES:
+            batch = self.source.__getitems__(rows.tolist())
+            return batch["query_row"].numpy(), batch["ground"], batch["aerial"]
+        if missing := [row for row in rows.tolist() if row not in self.cache]:
+            batch = self.source.__getitems__(missing)
+            for row, *found in zip(missing, batch["query_row"].tolist(), batch["ground"], batch["aerial"], strict=True):
+                self.cache[row] = (found[0], found[1], found[2])
+        final, photos, tiles = zip(*(self.cache[row] for row in rows.tolist()), strict=True)
+        return np.array(final), torch.stack(photos), torch.stack(tiles)
 
     @classmethod
     def of(cls, dataset: CrossViewDataset, processor: Any) -> Pairs:
@@ -80,7 +101,7 @@ class Pairs:
             offset * np.stack([per_lon, per_lat], 1),
             np.array([size_of(Bounds(*box)) for box in boxes]),
             fov,
-            np.nan_to_num(heading) % 360,
+            np.where(fov < 360, np.nan_to_num(heading) % 360, 0.0),  # panoramas come aligned with north
             np.array([area or "" for area in queries["area"][:]], dtype=object),
         )
 
@@ -235,9 +256,7 @@ def changed(
     Returns:
         uint8 photos (n, 3, H, W') and tiles (n, 3, S, S), positions (n, 2) in metres, headings (n,) in degrees.
     """
-    batch = pairs.source.__getitems__(rows.tolist())
-    rows = batch["query_row"].numpy()  # a broken pair is replaced by another one
-    photo, tile = batch["ground"], batch["aerial"]
+    rows, photo, tile = pairs.pixels(rows)  # a broken pair is replaced by another one
     offset, size = pairs.offset_m[rows].copy(), pairs.size_m[rows] * plan.scale
     panorama = pairs.fov[rows] >= 360
     if plan.turned:

@@ -153,7 +153,7 @@ def parabola_peak(scores: np.ndarray, headings: np.ndarray, top: int) -> float:
 
 def _descriptors(encoder: Encoder, images: torch.Tensor, view: Any) -> np.ndarray:
     parts = [
-        encoder.describe(normalised(encoder, images[start : start + encoder.batch_size]), view)
+        encoder.encode_pixels(normalised(encoder, images[start : start + encoder.batch_size]), view)
         for start in range(0, len(images), encoder.batch_size)
     ]
     return np.concatenate(parts)

@@ -1,91 +1,126 @@
-"""One encoder for many threads: what waits at the same moment goes through the model in one forward pass.
-
-Before: requests, each in a thread of its own. After: the encoder, which sees one caller and full batches.
-"""
+"""One encoder for many threads: images that wait at the same moment go through the model in one forward pass."""
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-if TYPE_CHECKING:
-    import torch
+from gengeo_hf.encoding.inputs import is_single_image
 
-    from gengeo_hf.imagery.tiles import EncoderLike
+if TYPE_CHECKING:
+    from gengeo_hf.encoding.protocol import EncoderProtocol, View
 
 
 class _Job(NamedTuple):
-    """What waits.
+    """Images that wait.
 
     Args:
-        kind: jobs of one kind may be joined: the encoder's method, the view, and the shape of what `describe` is given.
-        content: images, or pixel values (images, 3, H, W).
-        done: gets the descriptors.
+        kind: Jobs of one kind may be joined: the view, and the size of images that keep their own (None: resized).
+        images: What is encoded together.
+        done: Gets the descriptors, (images, dim).
     """
 
-    kind: tuple[str, Any, tuple[int, ...]]
-    content: Any
+    kind: tuple[View, Any]
+    images: list[Any]
     done: Future[np.ndarray]
 
 
 class BatchingEncoder:
     """An encoder that any number of threads may call at the same time.
 
-    Nobody waits for a batch to fill: whatever has arrived while the last batch was computed is the next batch. So a
-    lone request is as fast as without, and a crowd shares the cost of each pass.
+    No call waits for a batch to fill: whatever has arrived while the last batch was computed is the next batch. So a
+    single request is as fast as without, and many requests share the cost of each pass.
 
     Args:
-        encoder: the model; for descriptors only one thread of ours ever calls it.
-        batch_size: images that are encoded together at most; 1 encodes each request by itself.
+        encoder: The model; descriptors are computed by one thread of this object only.
+        batch_size: Images that are encoded together at most; 1 encodes each request by itself.
     """
 
-    def __init__(self, encoder: EncoderLike, batch_size: int = 8) -> None:
+    def __init__(self, encoder: EncoderProtocol, batch_size: int = 8) -> None:
         self.encoder, self.batch_size = encoder, batch_size
         self._waiting: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="gengeo-encoder", daemon=True)
         self._thread.start()
 
-    def __getattr__(self, name: str) -> Any:
-        """All else is the encoder's own: `training_record`, `processor`, ..."""
-        return getattr(self.encoder, name)
-
     @property
     def dim(self) -> int:
-        """Length of a descriptor."""
+        """Number of values of a descriptor."""
         return self.encoder.dim
 
     @property
+    def truncate_dim(self) -> int | None:
+        """Number of values that descriptors are truncated to; None for whole ones."""
+        return self.encoder.truncate_dim
+
+    @property
     def fingerprint(self) -> str:
-        """Hash of weights and preprocessing."""
+        """SHA-256 of weights and preprocessing."""
         return self.encoder.fingerprint
 
-    def encode(self, images: Sequence[Any], view: Any) -> np.ndarray:
-        """Unit descriptors, float32 (images, dim); waits until they are computed.
+    @property
+    def patch(self) -> int:
+        """Width in pixels of what becomes one token."""
+        return self.encoder.patch
+
+    @property
+    def view_sizes(self) -> Mapping[str, Mapping[str, int]]:
+        """`height` and `width` in pixels of each view."""
+        return self.encoder.view_sizes
+
+    @property
+    def ground_camera(self) -> str | None:
+        """What the ground images of training were."""
+        return self.encoder.ground_camera
+
+    @property
+    def ground_vertical_fov(self) -> float | None:
+        """Degrees of elevation that the panoramas of training show."""
+        return self.encoder.ground_vertical_fov
+
+    @property
+    def preprocessing(self) -> Mapping[str, Any]:
+        """Settings of the preprocessing as plain JSON values."""
+        return self.encoder.preprocessing
+
+    @property
+    def training_record(self) -> Mapping[str, Any]:
+        """What training wrote beside the checkpoint."""
+        return self.encoder.training_record
+
+    @property
+    def computed_by(self) -> str:
+        """Backend and precision."""
+        return self.encoder.computed_by
+
+    @property
+    def choice_reason(self) -> str:
+        """Why this backend computes."""
+        return self.encoder.choice_reason
+
+    def encode(self, images: Any, view: View, *, resize: bool = True) -> np.ndarray:
+        """Descriptors of images, as `EncoderProtocol.encode`; waits until they are computed.
 
         Raises:
-            RuntimeError: the encoder is closed.
+            RuntimeError: The encoder is closed.
+            ValueError: The model cannot take images of this size.
         """
-        return self._ask(("encode", view, ()), list(images))
+        single = is_single_image(images)
+        several = [images] if single else list(images)
+        if not several:
+            return np.empty((0, self.dim), dtype=np.float32)
+        descriptors = self._ask((view, None if resize else several[0].size), several)
+        return descriptors[0] if single else descriptors
 
-    def describe(self, pixels: torch.Tensor, view: Any) -> np.ndarray:
-        """Unit descriptors, float32 (images, dim), of pixel values (images, 3, H, W): of cut-outs of one size.
-
-        Raises:
-            RuntimeError: the encoder is closed.
-            ValueError: the model cannot take images of this size.
-        """
-        return self._ask(("describe", view, tuple(pixels.shape[1:])), pixels)
-
-    def _ask(self, kind: tuple[str, Any, tuple[int, ...]], content: Any) -> np.ndarray:
+    def _ask(self, kind: tuple[View, Any], images: list[Any]) -> np.ndarray:
         """Put a job into the queue and wait for its descriptors."""
         if not self._thread.is_alive():
             raise RuntimeError("the encoder is closed")
-        job = _Job(kind, content, Future())
+        job = _Job(kind, images, Future())
         self._waiting.put(job)
         return job.done.result()
 
@@ -109,7 +144,7 @@ class BatchingEncoder:
 
     def _more(self, first: _Job) -> tuple[list[_Job], _Job | None, bool]:
         """Jobs for one batch, the one that did not fit, and whether `close` was met."""
-        jobs, size = [first], len(first.content)
+        jobs, size = [first], len(first.images)
         while size < self.batch_size:
             try:
                 job = self._waiting.get_nowait()
@@ -117,17 +152,18 @@ class BatchingEncoder:
                 break
             if job is None:
                 return jobs, None, True
-            if job.kind != first.kind or size + len(job.content) > self.batch_size:
+            if job.kind != first.kind or size + len(job.images) > self.batch_size:
                 return jobs, job, False
             jobs.append(job)
-            size += len(job.content)
+            size += len(job.images)
         return jobs, None, False
 
     def _encode(self, jobs: list[_Job]) -> None:
-        """Answer jobs of one kind together; when that fails, one by one, so that only the culprit fails."""
-        method, view, _ = jobs[0].kind
+        """Answer jobs of one kind together; when that fails, one by one, so that only the job at fault fails."""
+        view, size = jobs[0].kind
         try:
-            found = getattr(self.encoder, method)(_joined([job.content for job in jobs]), view)
+            images = [image for job in jobs for image in job.images]
+            found = self.encoder.encode(images, view, resize=size is None)
         except Exception as error:
             if len(jobs) == 1:
                 jobs[0].done.set_exception(error)
@@ -137,16 +173,5 @@ class BatchingEncoder:
             return
         row = 0
         for job in jobs:
-            job.done.set_result(found[row : row + len(job.content)])
-            row += len(job.content)
-
-
-def _joined(contents: list[Any]) -> Any:
-    """Lists of images as one list, or pixel values of one shape as one tensor."""
-    if len(contents) == 1:
-        return contents[0]
-    if isinstance(contents[0], list):
-        return [image for images in contents for image in images]
-    import torch
-
-    return torch.cat(contents)
+            job.done.set_result(found[row : row + len(job.images)])
+            row += len(job.images)

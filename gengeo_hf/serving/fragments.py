@@ -63,11 +63,11 @@ def answer(found: Answer, question: Question) -> str:
         facts.append(f"{best.score - found.places[1].score:.3f} ahead of the second place")
     if best.heading is not None:
         facts.append(f"its middle looks to {best.heading:.0f}°")
-    if found.truth is not None:
-        far = f": {found.truth_error_m:,.0f} m from the best place" if found.truth_error_m is not None else ", as asked"
-        facts.append(f"the photo's own GPS says {found.truth.lat:.6f}, {found.truth.lon:.6f}{far}")
-    if found.note:
-        facts.append(found.note.replace("give --fov", "say what it is under Settings"))
+    if (position := found.exif_position) is not None:
+        distance = found.exif_distance_m
+        far = f": {distance:,.0f} m from the best place" if distance is not None else ", as asked"
+        facts.append(f"the photo's own GPS says {position.lat:.6f}, {position.lon:.6f}{far}")
+    facts += [note.replace("give --fov", "say what it is under Settings") for note in found.notes]
     title = "Best place" if found.known else "Don't know"
     style = "gg-good" if found.known else "gg-unsure"
     guess = "" if found.known else f"Less sure than {question.threshold:.0%}. The best guess: "

@@ -33,9 +33,12 @@ class Seen:
 
 def see(encoder: Any, image: Image.Image, view: Any) -> Seen:
     """Run the model once more and lay what it kept over the image."""
+    from gengeo_hf.encoding.encoder import Encoder
     from gengeo_hf.explain import look, overlay, stretch
     from gengeo_hf.explain.attribution import need_dustbin
 
+    if not isinstance(encoder, Encoder):
+        return Seen(note="There is no heatmap: the encoder is not a GenGeo model.")
     try:
         need_dustbin(encoder)
         seen = look(encoder, image, view)

@@ -16,7 +16,6 @@ from PIL import Image
 from gengeo_hf.common.camera import CameraView
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.images import image_header, open_image
-from gengeo_hf.index.folder import read_manifest
 from gengeo_hf.index.index import GeoIndex
 from gengeo_hf.localization.localizer import Answer, GeoLocalizer, open_index
 from gengeo_hf.serving.batching import BatchingEncoder
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
     from gengeo_hf.common.units import Near
     from gengeo_hf.encoding.encoder import View
-    from gengeo_hf.imagery.tiles import EncoderLike
+    from gengeo_hf.encoding.protocol import EncoderProtocol
     from gengeo_hf.localization.confidence import Calibration
 
 MAX_PIXELS = 50_000_000  # 150 MB decoded; a 48-megapixel phone still fits
@@ -77,7 +76,7 @@ class Desk:
 
     def __init__(
         self,
-        encoder: EncoderLike,
+        encoder: EncoderProtocol,
         index: Any,
         calibration: Calibration | None = None,
         model_name: str = "",
@@ -85,7 +84,7 @@ class Desk:
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.encoder = BatchingEncoder(encoder, batch_size)
-        self.localizer = GeoLocalizer(self.encoder, index, calibration)
+        self.localizer = GeoLocalizer(self.encoder, index, calibration=calibration)
         self.model_name, self.max_pixels = Path(model_name).name, max_pixels
         self._reloading = threading.Lock()
 
@@ -97,16 +96,18 @@ class Desk:
         calibration: str | Path | None = None,
         device: str | None = None,
         backend: str = "auto",
-        dtype: str = "auto",
+        compute_dtype: str = "auto",
         **options: Any,
     ) -> Desk:
         """Load a checkpoint folder or Hub id, an index folder or store address, and a calibration file.
 
         Args:
-            device, backend, dtype: see `gengeo_hf.encoding.encoder.Encoder`.
+            device, backend, compute_dtype: see `gengeo_hf.encoding.encoder.Encoder`.
             options: of the class: `batch_size`, `max_pixels`.
         """
-        made = GeoLocalizer.from_pretrained(model, index, calibration, device=device, backend=backend, dtype=dtype)
+        made = GeoLocalizer.from_pretrained(
+            model, index, calibration=calibration, device=device, backend=backend, compute_dtype=compute_dtype
+        )
         return cls(made.encoder, made.index, made.calibration, str(model), **options)
 
     @property
@@ -131,10 +132,15 @@ class Desk:
         photo: Any = Upload(source, name) if isinstance(source, bytes) else source
         answer = next(
             localizer.locate_many(
-                [photo], question.top, question.near, question.merge, question.near_exif_m, question.threshold,
+                [photo],
+                top=question.top,
+                near=question.near,
+                merge=question.merge,
+                exif_radius_m=question.near_exif_m,
+                threshold=question.threshold,
                 camera=question.camera,
             )
-        )  # fmt: skip
+        )
         if answer.error:
             raise PhotoError(answer.error)
         # A table's tiles carry whole paths of this machine as their source; strangers get the file's name.
@@ -154,12 +160,7 @@ class Desk:
     def outdated(self) -> bool:
         """True when another index lies at the place of the one in use: `reload` takes it."""
         index = self.localizer.index
-        if not isinstance(index, GeoIndex):
-            return False
-        try:
-            return read_manifest(index.path) != index.manifest
-        except GenGeoError:
-            return True
+        return isinstance(index, GeoIndex) and index.is_outdated
 
     def reload(self) -> int:
         """Open the index again and use it from the next question on; the number of its tiles.
@@ -170,7 +171,7 @@ class Desk:
         with self._reloading:
             old = self.localizer
             index = open_index(old.index.path) if isinstance(old.index, GeoIndex) else old.index
-            self.localizer = GeoLocalizer(self.encoder, index, old.calibration)
+            self.localizer = GeoLocalizer(self.encoder, index, calibration=old.calibration)
         return len(index)
 
     def close(self) -> None:

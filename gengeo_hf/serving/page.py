@@ -7,14 +7,16 @@ from elsewhere, and the photo does not leave the machine that runs it.
 from __future__ import annotations
 
 import os
+import webbrowser
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # gradio reads it when it is imported
 
 import gradio as gr
+from fastapi import FastAPI
 from PIL import Image
 
 from gengeo_hf.common.camera import parse_camera
@@ -23,8 +25,14 @@ from gengeo_hf.common.units import parse_metres, parse_near
 from gengeo_hf.localization.localizer import Place, to_geojson
 from gengeo_hf.localization.maps import answers_map, map_frame
 from gengeo_hf.serving import fragments as words
+from gengeo_hf.serving import server
 from gengeo_hf.serving.heatmaps import Seen, agreement, clusters, contrast, see
 from gengeo_hf.serving.locator import Desk, Question, read_photo
+from gengeo_hf.serving.page_uploads import UploadPathsMiddleware, uploads_directory
+from gengeo_hf.serving.server import Access
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
 MAP_HEIGHT = 520
 EXAMPLES = 6
@@ -95,7 +103,12 @@ def build_page(desk: Desk, examples: Sequence[Path] = ()) -> gr.Blocks:
 
 
 def show(
-    desk: Desk, host: str = "127.0.0.1", port: int = 7860, browser: bool = False, examples: Sequence[Path] = ()
+    desk: Desk,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    browser: bool = False,
+    examples: Sequence[Path] = (),
+    access: Access | None = None,
 ) -> None:
     """Serve the page until the process is told to stop.
 
@@ -105,40 +118,38 @@ def show(
         port: 0 takes a free one.
         browser: open it.
         examples: photos to offer; the first six are shown.
+        access: who may ask; None answers loopback names and IP addresses.
 
     Raises:
-        GenGeoError: the port is taken, or an example is no photo.
+        GenGeoError: the port is taken, or an example is not a photo.
     """
-    page = build_page(desk, examples[:EXAMPLES])
-    address = launch(page, host, port, inbrowser=browser, prevent_thread_lock=True)
-    print(f"{address} shows the page; stop it with Ctrl-C", flush=True)
-    page.block_thread()
+    access = access or Access()
+    with uploads_directory() as uploads, server.listen(host, port) as (listening, address):
+        app = page_app(build_page(desk, examples[:EXAMPLES]), uploads, access.root_path)
+        print(f"{address} shows the page; stop it with Ctrl-C", flush=True)
+        if browser:
+            webbrowser.open(address)
+        server.run(app, access, host, listening)
 
 
-def launch(page: gr.Blocks, host: str = "127.0.0.1", port: int = 0, **options: Any) -> str:
-    """Serve a page in threads of its own; its address.
+def page_app(page: gr.Blocks, uploads: Path, root_path: str = "") -> ASGIApp:
+    """The page as an ASGI application.
 
     Args:
         page: of `build_page`.
-        host: address to listen on.
-        port: 0 takes a free one.
-        options: of `gr.Blocks.launch`.
-
-    Raises:
-        GenGeoError: the port is taken.
+        uploads: directory of `uploads_directory`.
+        root_path: path prefix that a proxy removes.
     """
     theme = gr.themes.Soft(
         primary_hue="blue", neutral_hue="slate", font=list(SYSTEM_FONTS), font_mono=["ui-monospace", "monospace"]
     )
-    try:
-        started = page.launch(
-            server_name=host, server_port=port or _free_port(host), share=False, ssr_mode=False, show_error=True,
-            quiet=True, footer_links=["settings"], theme=theme, css=STYLE.read_text(encoding="utf-8"),
-            max_file_size=MAX_FILE, enable_monitoring=False, **options,
-        )  # fmt: skip
-    except OSError as error:
-        raise GenGeoError(f"cannot listen on {host} port {port} ({error}); choose another --port") from error
-    return str(started[1]).rstrip("/")
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    gr.mount_gradio_app(
+        app, page, path="", ssr_mode=False, show_error=True, footer_links=["settings"], theme=theme,
+        css=STYLE.read_text(encoding="utf-8"), max_file_size=MAX_FILE, enable_monitoring=False,
+        root_path=root_path or None,
+    )  # fmt: skip
+    return UploadPathsMiddleware(app, uploads)
 
 
 def _settings(desk: Desk) -> list[Any]:
@@ -300,11 +311,3 @@ def _small(image: Image.Image) -> Image.Image:
     copy = image.copy()
     copy.thumbnail((SHOWN_PIXELS, SHOWN_PIXELS))
     return copy
-
-
-def _free_port(host: str) -> int:
-    import socket
-
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])

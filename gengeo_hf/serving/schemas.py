@@ -90,9 +90,8 @@ class IndexReply(BaseModel):
         if not isinstance(index, GeoIndex):
             kind = str(index.address).partition(":")[0]  # where the database stands is nobody's business
             return cls(name=kind, version="", created="")
-        about = index.manifest
-        version = about["files"]["descriptors.npy"]["sha256"][:12]
-        return cls(name=index.path.name, version=version, created=str(about.get("created", "")))
+        manifest = index.manifest
+        return cls(name=index.path.name, version=manifest.content_id, created=manifest.created)
 
 
 class LocateReply(BaseModel):
@@ -101,23 +100,25 @@ class LocateReply(BaseModel):
     known: bool = Field(description='false: less sure than the threshold, the honest answer is "don\'t know"')
     places: list[PlaceReply] = Field(description="best first; empty where no tile lies near the prior")
     exif: PositionReply | None
-    note: str = Field(description="what was guessed about the photo")
+    notes: list[str] = Field(description="what was assumed about the photo")
     caveat: str = Field(description="what must be known about the model before its answers are believed")
     index: IndexReply
 
     @classmethod
     def of(cls, answer: Answer, index: Any, caveat: str) -> LocateReply:
         """From an `Answer` and the index that gave it."""
-        truth = answer.truth
+        position = answer.exif_position
         exif = None
-        if truth is not None:
-            exif = PositionReply(lat=truth.lat, lon=truth.lon, heading=truth.heading, distance_m=answer.truth_error_m)
+        if position is not None:
+            exif = PositionReply(
+                lat=position.lat, lon=position.lon, heading=position.heading, distance_m=answer.exif_distance_m
+            )
         places = [PlaceReply.of(place) for place in answer.places]
         return cls(
             known=answer.known,
             places=places,
             exif=exif,
-            note=answer.note.replace("--fov", "fov"),
+            notes=[note.replace("--fov", "fov") for note in answer.notes],
             caveat=caveat,
             index=IndexReply.of(index),
         )

@@ -27,6 +27,7 @@ from gengeo_hf import __version__
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.html import render
 from gengeo_hf.localization.localizer import to_geojson
+from gengeo_hf.serving import server
 from gengeo_hf.serving.locator import Desk, PhotoError
 from gengeo_hf.serving.queue import BusyError, Limits, Line
 from gengeo_hf.serving.schemas import (
@@ -40,6 +41,7 @@ from gengeo_hf.serving.schemas import (
     Problem,
     health,
 )
+from gengeo_hf.serving.server import Access
 from gengeo_hf.serving.uploads import FIELD, NoPhotoError, TooLargeError, drain, photo_of
 
 if TYPE_CHECKING:
@@ -47,7 +49,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("gengeo.serve")
 GEOJSON = "application/geo+json"
-BACKLOG = 2048  # connections that may come at the same moment; the system's own limit may be lower
 BINARY = {"type": "string", "format": "binary"}
 PHOTO_BODY = {
     "requestBody": {
@@ -151,6 +152,7 @@ def serve(
     port: int = 8000,
     limits: Limits | None = None,
     on_start: Callable[[str], None] = log.info,
+    access: Access | None = None,
 ) -> None:
     """Answer requests until the process is told to stop; what is inside is answered first.
 
@@ -160,26 +162,15 @@ def serve(
         port: 0 takes a free one.
         limits: see `Limits`.
         on_start: is given the service's address once connections are taken.
+        access: who may ask; None answers loopback names and IP addresses.
 
     Raises:
-        GenGeoError: the address is taken or not ours.
+        GenGeoError: the address is in use or does not belong to this machine.
     """
-    import socket
-
-    import uvicorn
-
-    six = ":" in host
-    try:
-        listening = socket.create_server(
-            (host, port), family=socket.AF_INET6 if six else socket.AF_INET, backlog=BACKLOG, dualstack_ipv6=six
-        )
-    except (OSError, OverflowError) as error:
-        raise GenGeoError(f"cannot listen on {host} port {port} ({error}); choose another --port") from error
-    app = create_app(desk, limits)
-    config = uvicorn.Config(app, backlog=BACKLOG, log_level="warning", timeout_graceful_shutdown=30)
-    with listening:
-        on_start(f"http://{f'[{host}]' if six else host}:{listening.getsockname()[1]}")
-        uvicorn.Server(config).run(sockets=[listening])
+    with server.listen(host, port) as (listening, address):
+        app = create_app(desk, limits)
+        on_start(address)
+        server.run(app, access or Access(), host, listening)
 
 
 async def _work(request: Request, work: Callable[[bytes], Any]) -> Any:

@@ -100,7 +100,7 @@ def main(settings: Settings) -> dict[str, Any]:
         parameter_groups(model, plan.weight_decay), betas=(plan.betas[0], plan.betas[1]), lr=1.0
     )
     optimizer = accelerator.prepare(optimizer)
-    encoder = Encoder(model, processor, accelerator.device)
+    encoder = Encoder(model, processor, device=accelerator.device)
     augment = build_augmentation(settings, encoder.patch)
 
     # Resume: the newest whole checkpoint, or zero.

@@ -90,6 +90,48 @@ def test_what_is_north_of_the_camera_is_up(view):
     assert out[:12].sum() > 5 * out[12:].sum() - 25 and out[:12, 12:21].sum() > 0.9 * out[:12].sum()
 
 
+def test_an_exactly_unrolled_tile_turns_by_rolling():
+    """A quarter turn of the tile is a roll by a quarter of the width; about the published centre it is not."""
+    tiles = noise(32, 32)
+    turned = torch.rot90(tiles, 1, dims=(-2, -1))
+    exact, published = (
+        (
+            polar_tile(turned, (12, 40), pixel_centres=exact)
+            - polar_tile(tiles, (12, 40), pixel_centres=exact).roll(-10, -1)
+        )
+        .abs()
+        .mean()
+        for exact in (True, False)
+    )
+    assert exact < 1e-5 < 0.05 < published
+
+
+@pytest.mark.parametrize("shape", [(42, 168), (30, 200)])
+def test_exact_bev_samples_the_ground_where_it_lies(shape):
+    """The colour of a panorama's pixels is the distance and direction of the flat ground: the BEV must read its own."""
+    height, width, fov, eye = *shape, 70.0, 2.0
+    down = torch.deg2rad((torch.arange(height) + 0.5 - height / 2) * fov / height)
+    distance = eye / torch.tan(down.clamp(min=1e-3))
+    azimuth = ((torch.arange(width) + 0.5) / width - 0.5) * 2 * math.pi
+    panorama = torch.stack(
+        [(1 / distance)[:, None].expand(shape), azimuth.sin().expand(shape), azimuth.cos().expand(shape)]
+    )[None]
+    side, scale = 40, 0.5
+    out = ground_bev(panorama, side, scale, eye, vertical_fov=fov)[0]
+    offset = (torch.arange(side) - (side - 1) / 2) * scale
+    true = torch.hypot(offset[:, None], offset[None])
+    seen = true > eye / math.tan(math.radians(fov / 2)) + 0.3
+    assert ((1 / out[0])[seen] / true[seen] - 1).abs().max() < 0.06
+    bearing = torch.atan2(offset[None].expand(side, side), -offset[:, None].expand(side, side))
+    assert (out[1] - bearing.sin())[seen].abs().max() < 0.02 and (out[2] - bearing.cos())[seen].abs().max() < 0.02
+    assert not out[:, side // 2, side // 2].any()  # below the last row
+    looked = downward_view(panorama, (side, side), 150.0, vertical_fov=fov)[0]
+    focal = side / 2 / math.tan(math.radians(75))
+    true = torch.hypot(offset[:, None], offset[None]) / scale / focal * eye
+    seen = (true > 3.3) & (true < 10)
+    assert ((1 / looked[0])[seen] / true[seen] - 1).abs().max() < 0.06
+
+
 def test_padding_and_mistakes():
     assert padded_sphere(torch.ones(1, 3, 224, 1232)).shape == (1, 3, 616, 1232)
     assert padded_sphere(torch.ones(1, 1, 2, 8))[0, 0].sum(1).tolist() == [0, 8, 8, 0]
@@ -99,6 +141,7 @@ def test_padding_and_mistakes():
         lambda: ground_bev(torch.ones(1, 3, 8, 16), 64, 0.0),
         lambda: downward_view(torch.ones(1, 3, 8, 16), (8, 8), 180.0),
         lambda: polar_tile(torch.ones(1, 3, 8, 9), (8, 8)),
+        lambda: ground_bev(torch.ones(1, 3, 8, 40), 8, vertical_fov=0),
     ):
         with pytest.raises(GenGeoError):
             call()

@@ -37,7 +37,7 @@ class Made:
     def __init__(self, answer, seconds):
         self.answer, self.seconds = answer, seconds
 
-    def describe(self, _pixels, _view):
+    def encode_pixels(self, _pixels, _view):
         trial.time.sleep(self.seconds)
         return self.answer
 
@@ -69,9 +69,9 @@ def test_a_way_that_cannot_be_built_is_told_and_left_out():
 def test_small_models_keep_torch_in_float32_without_a_word(tiny_checkpoint, monkeypatch):
     monkeypatch.setattr(trial, "has_bfloat16", lambda: True)
     plain = Encoder.from_pretrained(tiny_checkpoint, device="cpu")
-    chosen = Encoder.from_pretrained(tiny_checkpoint, device="cpu", backend="auto", dtype="auto")
+    chosen = Encoder.from_pretrained(tiny_checkpoint, device="cpu", backend="auto", compute_dtype="auto")
     assert chosen.computed_by == plain.computed_by == "torch float32" and not chosen.choice.reason
-    assert np.array_equal(chosen.describe(pixels(), "aerial"), plain.describe(pixels(), "aerial"))
+    assert np.array_equal(chosen.encode_pixels(pixels(), "aerial"), plain.encode_pixels(pixels(), "aerial"))
     assert chosen.fingerprint == plain.fingerprint
 
 
@@ -81,25 +81,28 @@ def test_the_trial_of_a_large_model_says_what_it_found(tiny_checkpoint, large, m
 
     monkeypatch.setattr(trial, "installed", lambda: False)
     monkeypatch.setattr(trial, "has_bfloat16", lambda: False)
-    reason = opened(backend="auto", dtype="auto").reason
+    reason = opened(backend="auto", compute_dtype="auto").reason
     assert "no bfloat16 instructions" in reason and "gengeo_hf[openvino]" in reason
     monkeypatch.setattr(trial, "has_bfloat16", lambda: True)
-    assert "not worth it for 3" in opened(backend="auto", dtype="auto", images=3).reason
+    assert "not worth it for 3" in opened(backend="auto", compute_dtype="auto", expected_images=3).reason
     monkeypatch.setattr(trial, "MARGIN", 1e9)
-    assert "nothing was faster in a trial (torch bfloat16 " in opened(backend="auto", dtype="auto").reason
+    assert "nothing was faster in a trial (torch bfloat16 " in opened(backend="auto", compute_dtype="auto").reason
     monkeypatch.setattr(trial, "MARGIN", 0)
     monkeypatch.setattr(trial, "LOWEST_COSINE", 0.9)
-    found = opened(backend="auto", dtype="auto", images=100)
+    found = opened(backend="auto", compute_dtype="auto", expected_images=100)
     assert found.backend.dtype == "bfloat16" and "torch bfloat16, " in found.reason
     for backend in ("torch", "auto"):
-        assert opened(backend=backend, dtype="bfloat16", images=1).reason == "CPU: torch bfloat16, as asked"
-    assert opened(dtype="float32").backend.dtype == "float32"
+        assert (
+            opened(backend=backend, compute_dtype="bfloat16", expected_images=1).reason
+            == "CPU: torch bfloat16, as asked"
+        )
+    assert opened(compute_dtype="float32").backend.dtype == "float32"
 
 
 def test_bfloat16_multiplies_rounded_and_gives_unit_vectors(tiny_model):
     plain, half = TorchBackend(tiny_model), TorchBackend(tiny_model, "bfloat16")
-    found = half.describe(pixels(), "ground")
-    assert found.dtype == np.float32 and 0.99 < cosine(found, plain.describe(pixels(), "ground")) < 1 - 1e-7
+    found = half.encode_pixels(pixels(), "ground")
+    assert found.dtype == np.float32 and 0.99 < cosine(found, plain.encode_pixels(pixels(), "ground")) < 1 - 1e-7
     with pytest.raises(GenGeoError, match=r"weights are torch.bfloat16 values.*leave --dtype out"):
         trial.choose(tiny_model.bfloat16(), None, "torch", "float32")
 
@@ -112,10 +115,11 @@ def test_weights_rounded_once_give_the_bits_of_autocast(kind):
     before = model(images, view="ground").pooler_output
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         expected = torch.nn.functional.normalize(model(images, view="ground").pooler_output.float(), dim=1)
-    assert np.array_equal(TorchBackend(model, "bfloat16").describe(images, "ground"), expected.numpy())
+    assert np.array_equal(TorchBackend(model, "bfloat16").encode_pixels(images, "ground"), expected.numpy())
     assert torch.equal(model(images, view="ground").pooler_output, before)  # the model keeps its whole weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["salad", pytest.param("not shared", marks=pytest.mark.slow)])
 def test_openvino_gives_the_descriptors_of_torch_at_any_size(kind):
     pytest.importorskip("openvino")
@@ -124,13 +128,13 @@ def test_openvino_gives_the_descriptors_of_torch_at_any_size(kind):
     assert found.dtype == "float32"
     for view, count, height, width in (("ground", 1, 28, 112), ("aerial", 3, 56, 56), ("ground", 2, 98, 42)):
         images = pixels(count, height, width)
-        assert cosine(found.describe(images, view), TorchBackend(model).describe(images, view)) > 0.99999
-    first = found.describe(pixels(), "aerial")
+        assert cosine(found.encode_pixels(images, view), TorchBackend(model).encode_pixels(images, view)) > 0.99999
+    first = found.encode_pixels(pixels(), "aerial")
     kept = first.copy()
-    found.describe(pixels() + 1, "aerial")
+    found.encode_pixels(pixels() + 1, "aerial")
     assert np.array_equal(first, kept)  # not a view of the graph's own memory
     with pytest.raises(ValueError, match="multiples of the patch"):
-        found.describe(pixels(1, 30, 28), "ground")
+        found.encode_pixels(pixels(1, 30, 28), "ground")
 
 
 @pytest.mark.slow
@@ -142,9 +146,12 @@ def test_openvino_converts_every_architecture(kind):
     found = OpenVinoBackend(model, "float32")
     for count, rows, columns in ((1, 4, 4), (3, 2, 8), (2, 7, 3)):
         images = pixels(count, rows * high, columns * wide)
-        assert cosine(found.describe(images, "aerial"), TorchBackend(model).describe(images, "aerial")) > 0.9999
+        assert (
+            cosine(found.encode_pixels(images, "aerial"), TorchBackend(model).encode_pixels(images, "aerial")) > 0.9999
+        )
 
 
+@pytest.mark.slow
 def test_openvino_cuts_descriptors_and_leaves_the_model_alone(tiny_checkpoint):
     pytest.importorskip("openvino")
     plain = Encoder.from_pretrained(tiny_checkpoint, device="cpu", truncate_dim=8)
@@ -154,10 +161,10 @@ def test_openvino_cuts_descriptors_and_leaves_the_model_alone(tiny_checkpoint):
     images = [Image.effect_noise((64, 64), 80).convert("RGB") for _ in range(3)]
     assert cosine(fast.encode(images, "aerial"), plain.encode(images, "aerial")) > 0.999
     fast.truncate(24)
-    assert fast.describe(pixels(), "ground").shape == (2, 24)
+    assert fast.encode_pixels(pixels(), "ground").shape == (2, 24)
     assert np.array_equal(
         fast.model(pixels(), view="ground").pooler_output.detach(),
-        Encoder.from_pretrained(tiny_checkpoint, device="cpu").describe(pixels(), "ground"),
+        Encoder.from_pretrained(tiny_checkpoint, device="cpu").encode_pixels(pixels(), "ground"),
     )
 
 
@@ -175,6 +182,7 @@ def test_what_openvino_cannot_do_is_one_line(tiny_model, monkeypatch):
         OpenVinoBackend(tiny_model, "float32")
 
 
+@pytest.mark.slow
 def test_an_index_of_one_backend_is_searched_with_another(gengeo, tiny_checkpoint, tmp_path):
     pytest.importorskip("openvino")
     for number in range(4):

@@ -178,7 +178,7 @@ def test_training_pairs_in_an_evaluation_are_refused_unless_they_are_asked_for(t
     from gengeo_hf.encoding.encoder import Encoder
 
     trained, other = made_up_pairs(40, seed=1), made_up_pairs(12, seed=1)
-    encoder = Encoder(tiny_model, tiny_processor, "cpu")
+    encoder = Encoder(tiny_model, tiny_processor, device="cpu")
     encoder.training_record = {
         "training_pairs": pair_hashes(trained),
         "settings": {"data": {"train": {"validation_share": 0.05}}},
@@ -238,7 +238,7 @@ def test_two_processes_give_the_same_numbers_as_one(tiny_checkpoint, tmp_path, p
 def test_limited_views_keep_their_scale_and_direction(tiny_model, tiny_processor):
     from gengeo_hf.encoding.encoder import Encoder
 
-    encoder = Encoder(tiny_model, tiny_processor, "cpu", batch_size=2)
+    encoder = Encoder(tiny_model, tiny_processor, device="cpu", batch_size=2)
     random = np.random.default_rng(0)
     panoramas = [random.integers(0, 256, (28, 112, 3), dtype=np.uint8) for _ in range(3)]
     crop = script.limited_view(180, np.array([0.0, 90.0, 180.0]), encoder.patch)
@@ -253,7 +253,7 @@ def test_crops_are_the_same_however_the_shards_are_shared_out(tiny_model, tiny_p
     from gengeo_hf.data.loading import GroundImages
     from gengeo_hf.encoding.encoder import Encoder
 
-    encoder, pairs = Encoder(tiny_model, tiny_processor, "cpu", batch_size=4), made_up_pairs(20)
+    encoder, pairs = Encoder(tiny_model, tiny_processor, device="cpu", batch_size=4), made_up_pairs(20)
     photos, ids = GroundImages(pairs), pairs.queries["query_id"][:]
     headings = view_headings(find_protocol("world-urban-fov180-unknown"), 20, seed=3)
     given = {"transform": script.limited_view(180, headings, encoder.patch), "transform_key": 3, "shard_rows": 4}

@@ -25,7 +25,7 @@ def images():
 @pytest.fixture
 def encoder(tiny_model, tiny_processor):
     sharpen(tiny_model)
-    return Encoder(tiny_model, tiny_processor, "cpu")
+    return Encoder(tiny_model, tiny_processor, device="cpu")
 
 
 def sharpen(model):
@@ -42,7 +42,7 @@ def variant(tiny_processor, **changes):
     model = GenGeoModel(GenGeoConfig(**{**TINY, **changes})).eval()
     if model.config.aggregator == "salad":
         sharpen(model)
-    return Encoder(model, tiny_processor, "cpu")
+    return Encoder(model, tiny_processor, device="cpu")
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ from tests.explain.test_attribution import sharpen
 @pytest.fixture
 def encoder(tiny_model, tiny_processor):
     sharpen(tiny_model)
-    return Encoder(tiny_model, tiny_processor, "cpu", batch_size=3)
+    return Encoder(tiny_model, tiny_processor, device="cpu", batch_size=3)
 
 
 def noise(seed, size):

@@ -97,7 +97,7 @@ def test_the_encoder_runs_the_graph_and_cuts_its_descriptors(stand_in, tiny_proc
         ((28, 28), "4 tokens: the model needs at least 5"),
     ):
         with pytest.raises(ValueError, match=message):
-            encoder.describe(torch.zeros(1, 3, *size), "ground")
+            encoder.encode_pixels(torch.zeros(1, 3, *size), "ground")
 
 
 def test_files_of_an_export_that_are_wrong_are_named(stand_in, tiny_model):
@@ -211,7 +211,7 @@ def test_graphs_agree_with_torch_at_other_sizes(kind, tmp_path):
         for count, (height, width) in ((1, sizes[view]), (4, sizes[view]), (2, (other[0] * high, other[1] * wide))):
             pixels = torch.randn(count, 3, height, width)
             expected = model(pixels, view=view).pooler_output.detach().numpy()
-            found = encoder.describe(pixels, view)
+            found = encoder.encode_pixels(pixels, view)
             assert (found * expected).sum(1).min() >= 0.9999 and np.abs(found - expected).max() < 1e-4
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.index import GeoIndex, build
+from gengeo_hf.index import GeoIndex, work
 from gengeo_hf.index.build import build_index
 from tests.stubs import ListSource, StubEncoder
 
@@ -65,7 +65,7 @@ def test_work_of_another_model_is_not_taken_over(tmp_path, encoder):
 
 def test_work_on_tiles_that_were_cut_otherwise_is_not_taken_over(tmp_path, encoder, monkeypatch):
     """The same places and ids, and other pixels: an index must not hold both."""
-    monkeypatch.setattr(build, "SHARD", 6)
+    monkeypatch.setattr(work, "SHARD", 6)
 
     class Dies(StubEncoder):
         def encode(self, images, view, progress=False):
@@ -77,41 +77,96 @@ def test_work_on_tiles_that_were_cut_otherwise_is_not_taken_over(tmp_path, encod
     dark.rendering, bright.rendering = "0 to 100", "0 to 200"
     with pytest.raises(KeyboardInterrupt):
         build_index(Dies(), dark, tmp_path / "idx")
-    assert len(list((tmp_path / "idx.partial").glob("shard-*.parquet"))) == 1
+    assert len(list((tmp_path / "idx.partial").glob("*/shard-*.parquet"))) == 1
     index = GeoIndex.build(encoder, bright, tmp_path / "idx")
     assert encoder.encoded == 12
     assert np.array_equal(index.descriptors, GeoIndex.build(encoder, bright, tmp_path / "whole").descriptors)
 
 
-def test_a_builder_of_other_imagery_takes_the_place_and_the_first_one_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(build, "SHARD", 6)
-    begun, taken, told = threading.Event(), threading.Event(), []
-
-    class First(StubEncoder):
+def stopped_after(shards):
+    class Dies(StubEncoder):
         def encode(self, images, view, progress=False):
-            begun.set()
-            taken.wait(10)
+            if self.encoded >= shards * 256:
+                raise KeyboardInterrupt
             return super().encode(images, view)
 
-    class Second(StubEncoder):
+    return Dies()
+
+
+def test_work_of_another_command_is_kept_and_named(tmp_path, encoder):
+    with pytest.raises(KeyboardInterrupt):
+        build_index(stopped_after(1), ListSource(600, "old"), tmp_path / "idx")
+    report = build_index(encoder, ListSource(12, "new", seed=3), tmp_path / "idx")
+    assert "unfinished work of another command is kept in" in str(report) and len(report.kept_work) == 1
+    ids = GeoIndex.load(tmp_path / "idx").tiles["tile_id"].to_pylist()
+    assert ids == [f"new-{n}" for n in range(12)]
+    late = StubEncoder()
+    build_index(late, ListSource(600, "old"), tmp_path / "idx", overwrite=True)
+    assert late.encoded == 600 - 256 and not (tmp_path / "idx.partial").exists()
+
+
+def test_a_builder_who_finds_another_index_at_the_end_keeps_its_work(tmp_path):
+    begun, taken, told = threading.Event(), threading.Event(), []
+
+    class Slow(StubEncoder):
         def encode(self, images, view, progress=False):
-            taken.set()
-            first.join(10)  # the first one has every chance to finish with its own tiles
+            begun.set()
+            taken.wait(30)
             return super().encode(images, view)
 
     def build_first():
         try:
-            build_index(First(), ListSource(12, "old"), tmp_path / "idx")
+            build_index(Slow(), ListSource(12, "old"), tmp_path / "idx")
         except GenGeoError as error:
             told.append(str(error))
 
     first = threading.Thread(target=build_first)
     first.start()
-    assert begun.wait(10)
-    report = build_index(Second(), ListSource(12, "new", seed=3), tmp_path / "idx")
-    assert len(told) == 1 and "another process has begun an index of other imagery" in told[0]
-    ids = GeoIndex.load(tmp_path / "idx").tiles["tile_id"].to_pylist()
-    assert ids == [f"new-{n}" for n in range(12)] and report.tiles == 12
+    assert begun.wait(30)
+    build_index(StubEncoder(), ListSource(12, "new", seed=3), tmp_path / "idx")
+    taken.set()
+    first.join()
+    assert len(told) == 1 and "another process made an index" in told[0]
+    assert GeoIndex.load(tmp_path / "idx").tiles["source"][0].as_py() == "new"
+    again = StubEncoder()
+    build_index(again, ListSource(12, "old"), tmp_path / "idx", add=True)
+    assert again.encoded == 0 and len(GeoIndex.load(tmp_path / "idx")) == 24
+
+
+def test_the_same_build_again_has_nothing_to_do(encoder, source, tmp_path):
+    index = GeoIndex.build(encoder, source, tmp_path / "idx")
+    report = build_index(encoder, source, tmp_path / "idx")
+    assert report.was_complete and "nothing to do" in str(report) and encoder.encoded == 12
+    with pytest.raises(GenGeoError, match="--add to add to it, --overwrite"):
+        build_index(encoder, ListSource(name="other"), tmp_path / "idx")
+    build_index(encoder, source, tmp_path / "idx", overwrite=True)
+    assert encoder.encoded == 24
+    index.reload().remove(["noise-0"])
+    with pytest.raises(GenGeoError, match="--overwrite"):  # it would bring the removed tile back
+        build_index(encoder, source, tmp_path / "idx")
+
+
+def test_edits_through_a_link_change_the_index_and_keep_its_modes(encoder, source, tmp_path):
+    index = GeoIndex.build(encoder, source, tmp_path / "real.gengeo")
+    index.path.chmod(0o700)
+    (index.path / "manifest.json").chmod(0o600)
+    (tmp_path / "link.gengeo").symlink_to(index.path)
+    GeoIndex.load(tmp_path / "link.gengeo").remove(["noise-0"])
+    GeoIndex.load(tmp_path / "link.gengeo").add(encoder, ListSource(3, "more", seed=2))
+    assert (tmp_path / "link.gengeo").is_symlink() and len(GeoIndex.load(index.path)) == 14
+    assert index.path.stat().st_mode & 0o777 == 0o700
+    new = index.path / GeoIndex.load(index.path).manifest.segments[1].name
+    assert {file.stat().st_mode & 0o77 for file in [new, *new.iterdir(), index.path / "manifest.json"]} == {0}
+
+
+def test_nothing_of_this_machine_is_written(encoder, tmp_path):
+    source = ListSource(broken=[3])
+    names = [str(tmp_path / "private" / f"{n % 2}" / "image.tif") for n in range(12)]
+    source.table = source.table.set_column(8, source.table.schema.field("source"), [names])
+    build_index(encoder, source, tmp_path / "idx", model_name=str(tmp_path))
+    content = b"".join(file.read_bytes() for file in (tmp_path / "idx").rglob("*") if file.is_file())
+    assert b"private" not in content and str(tmp_path).encode() not in content
+    assert {s.name for s in GeoIndex.load(tmp_path / "idx").manifest.sources} == {"0/image.tif", "1/image.tif"}
 
 
 def test_two_builders_share_the_work(tmp_path):
@@ -126,14 +181,14 @@ def test_two_builders_share_the_work(tmp_path):
     assert len(GeoIndex.load(tmp_path / "idx")) == 1100
 
 
-def test_a_folder_that_is_no_index_is_not_overwritten(encoder, source, tmp_path):
+def test_a_folder_that_is_not_an_index_is_not_overwritten(encoder, source, tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "mine.jpg").write_bytes(b"precious")
     with pytest.raises(GenGeoError, match="holds something else"):
         build_index(encoder, source, tmp_path / "photos")
     (tmp_path / "photos" / "manifest.json").write_text("{}")  # as web applications and ONNX exports have one
-    with pytest.raises(GenGeoError, match=r"also holds mine\.jpg"):
-        build_index(encoder, source, tmp_path / "photos")
+    with pytest.raises(GenGeoError, match="holds something else"):
+        build_index(encoder, source, tmp_path / "photos", overwrite=True)
     assert (tmp_path / "photos" / "mine.jpg").read_bytes() == b"precious"
 
 
@@ -141,13 +196,13 @@ def test_a_lock_file_that_appears_while_the_work_is_cleared_away_is_no_error(enc
     real = os.rmdir
 
     def late(path, **options):  # another process that shares the work opens a shard's lock between listing and removal
-        if str(path).endswith(".partial"):
-            (tmp_path / "idx.partial" / "shard-000000000.lock").touch()
+        if "shard" not in str(path) and (folder := next(tmp_path.glob("idx.partial/*/"), None)):
+            (folder / "shard-000000000.lock").touch()
         real(path, **options)
 
     monkeypatch.setattr(os, "rmdir", late)
     build_index(encoder, source, tmp_path / "idx")
-    assert len(GeoIndex.load(tmp_path / "idx")) == 12 and not (tmp_path / "idx.partial" / "plan.json").exists()
+    assert len(GeoIndex.load(tmp_path / "idx")) == 12 and not list(tmp_path.glob("idx.partial/*/plan.json"))
 
 
 PROGRAM = """
@@ -176,14 +231,13 @@ def start(out, count, pause=0.0, before=""):
 
 def test_a_build_goes_on_after_kill_minus_nine(tmp_path, encoder):
     process = start(tmp_path / "idx", 1000, pause=0.02)
-    shard = tmp_path / "idx.partial" / "shard-000000000.parquet"
     for _ in range(3000):
-        if shard.is_file() or process.poll() is not None:
+        if (done := list(tmp_path.glob("idx.partial/*/shard-000000000.parquet"))) or process.poll() is not None:
             break
         time.sleep(0.02)
     process.kill()
     process.communicate()
-    assert shard.is_file() and not (tmp_path / "idx").exists()
+    assert done and not (tmp_path / "idx").exists()
     build_index(encoder, ListSource(count=1000), tmp_path / "idx")
     assert encoder.encoded <= 1000 - 256
     assert len(GeoIndex.load(tmp_path / "idx")) == 1000 and "all as" in GeoIndex.load(tmp_path / "idx").verify()
@@ -204,6 +258,6 @@ def test_a_full_disk_is_one_line_and_the_work_goes_on_later(tmp_path, encoder):
     errors = process.communicate()[1]
     last = errors.strip().splitlines()[-1]
     assert process.returncode == 1 and "GenGeoError: the work could not be written to" in last
-    assert not (tmp_path / "idx").exists() and not list((tmp_path / "idx.partial").glob("*.parquet"))
+    assert not (tmp_path / "idx").exists() and not list((tmp_path / "idx.partial").glob("*/*.parquet"))
     build_index(encoder, ListSource(count=300), tmp_path / "idx")
     assert len(GeoIndex.load(tmp_path / "idx")) == 300

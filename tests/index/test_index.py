@@ -3,9 +3,6 @@ import json
 import threading
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet
 import pytest
 
 from gengeo_hf.common.errors import GenGeoError
@@ -74,9 +71,13 @@ def test_wrong_queries_are_refused(index):
         index.search(unit(1), k=0)
 
 
-@pytest.mark.parametrize("name", ["descriptors.npy", "tiles.parquet", "thumbnails.parquet"])
+def segment_folder(index, number=0):
+    return index.path / index.manifest.segments[number].name
+
+
+@pytest.mark.parametrize("name", ["descriptors.npy", "tiles.arrow", "blocks.npy", "thumbnails.parquet"])
 def test_damage_is_noticed(index, name):
-    file = index.path / name
+    file = segment_folder(index) / name
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
@@ -86,13 +87,13 @@ def test_damage_is_noticed(index, name):
     with pytest.raises(GenGeoError, match="truncated"):
         GeoIndex.load(index.path, verify=False)
     file.unlink()
-    with pytest.raises(GenGeoError, match=f"lacks {name}"):
+    with pytest.raises(GenGeoError, match=f"lacks .*{name}"):
         GeoIndex.load(index.path)
 
 
 def test_other_formats_and_versions_are_refused(index, tmp_path):
     manifest = json.loads((index.path / "manifest.json").read_text())
-    for change, message in (({"format_version": 99}, "format version 99"), ({"format": "x"}, "no gengeo-index")):
+    for change, message in (({"format_version": 99}, "format version 99"), ({"format": "x"}, "not a gengeo-index")):
         (index.path / "manifest.json").write_text(json.dumps(manifest | change))
         with pytest.raises(GenGeoError, match=message):
             GeoIndex.load(index.path)
@@ -105,22 +106,22 @@ def test_other_formats_and_versions_are_refused(index, tmp_path):
 
 def test_a_manifest_cannot_point_outside_the_folder(index):
     manifest = json.loads((index.path / "manifest.json").read_text())
-    manifest["files"]["../secret"] = {"bytes": 1, "sha256": ""}
+    manifest["segments"][0]["files"]["../secret"] = {"bytes": 1, "sha256": "0" * 64}
     (index.path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(GenGeoError):
         GeoIndex.load(index.path)
 
 
 def test_a_file_that_was_put_into_an_index_is_not_taken_away(index, encoder, source):
-    (index.path / "calibration.json").write_text("{}")
-    for change in (
-        lambda: index.add(encoder, source),
-        lambda: index.remove(["noise-0"]),
-        lambda: build_index(encoder, source, index.path),
-    ):
-        with pytest.raises(GenGeoError, match=r"also holds calibration\.json"):
-            change()
-    assert (index.path / "calibration.json").is_file() and len(GeoIndex.load(index.path)) == 12
+    for name in ("calibration.json", "README.md", "segment-of-mine"):
+        (index.path / name).write_text("{}")
+    index.add(encoder, source)
+    index.remove(["noise-0"])
+    index.compact()
+    build_index(encoder, source, index.path, overwrite=True)
+    for name in ("calibration.json", "README.md", "segment-of-mine"):
+        assert (index.path / name).read_text() == "{}"
+    assert len(GeoIndex.load(index.path)) == 12
 
 
 def test_a_box_with_nan_is_unknown():
@@ -144,14 +145,14 @@ def test_adding_and_removing(index, encoder):
 
 
 def test_a_removal_that_matches_nothing_touches_nothing_and_says_so(index, gengeo):
-    before = {file.name: (file.stat().st_ino, file.stat().st_mtime_ns) for file in index.path.iterdir()}
+    before = {file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in index.path.rglob("*")}
     manifest = index.manifest
     assert index.remove(tile_ids=["no such tile"], area="nowhere", source="none", bounds=Bounds(0, 0, 1, 1)) == 0
-    assert {file.name: (file.stat().st_ino, file.stat().st_mtime_ns) for file in index.path.iterdir()} == before
+    assert {file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in index.path.rglob("*")} == before
     assert index.manifest == manifest and len(index) == 12
-    code, out, _ = gengeo("remove", "--index", index.path, "--area", "nowhere")
+    code, out, _ = gengeo("remove", index.path, "--area-name", "nowhere")
     assert code == 0 and out.startswith("no tile matches: nothing was removed")
-    assert "removed 1 tiles, 11 left" in gengeo("remove", "--index", index.path, "--tile-id", "noise-3")[1]
+    assert "removed 1 tiles, 11 left" in gengeo("remove", index.path, "--tile-id", "noise-3")[1]
 
 
 def test_what_was_removed_is_counted_whatever_another_process_wrote_meanwhile(index, encoder):
@@ -160,15 +161,16 @@ def test_what_was_removed_is_counted_whatever_another_process_wrote_meanwhile(in
 
 
 def test_damage_does_not_get_the_checksums_of_a_new_manifest(index, encoder):
-    file = index.path / "descriptors.npy"
+    file = segment_folder(index) / "descriptors.npy"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    for change in (lambda: index.remove(["noise-0"]), lambda: index.add(encoder, ListSource(2, "more"))):
-        with pytest.raises(GenGeoError, match=r"descriptors\.npy is damaged"):
-            change()
+    index.remove(["noise-0"])
+    index.add(encoder, ListSource(2, "more"))
+    with pytest.raises(GenGeoError, match=r"descriptors\.npy is damaged"):
+        index.verify()
     file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    assert "12 tiles" in index.verify()
+    assert "14 tiles, 1 of them removed" in index.verify()
 
 
 def test_searches_run_while_the_index_is_replaced(index, encoder):
@@ -195,18 +197,16 @@ def test_searches_run_while_the_index_is_replaced(index, encoder):
     assert not wrong
 
 
-def test_thumbnails_are_asked_of_one_state_of_the_index(index, monkeypatch):
-    real = pc.is_in
-
-    def replaced_meanwhile(*words):
-        found = real(*words)
-        monkeypatch.setattr(pc, "is_in", real)
-        index.remove(tile_ids=[f"noise-{n}" for n in range(11)])
-        return found
-
-    monkeypatch.setattr(pc, "is_in", replaced_meanwhile)
-    assert index.thumbnails(["noise-11"]) == {}  # it stands in another row by now
-    assert set(index.thumbnails(["noise-11"])) == {"noise-11"}
+def test_a_reader_keeps_the_version_that_it_opened(index, encoder):
+    reader = GeoIndex.load(index.path)
+    queries = unit(3)
+    before = reader.search(queries, k=99), reader.thumbnails(["noise-11"]), reader.tiles.to_pydict()
+    index.remove(tile_ids=[f"noise-{n}" for n in range(11)])
+    index.add(encoder, ListSource(count=5, name="more", seed=1))
+    index.compact()
+    assert (reader.search(queries, k=99), reader.thumbnails(["noise-11"]), reader.tiles.to_pydict()) == before
+    assert reader.is_outdated and len(reader) == 12
+    assert len(reader.reload()) == 6 and not reader.is_outdated
 
 
 def test_verify_finds_vectors_that_are_not_unit_length(tmp_path, source):
@@ -259,20 +259,10 @@ def test_what_is_told_of_unreadable_tiles_goes_with_them_and_with_their_mending(
     index.remove(bounds=Bounds(24.9401, 9.0, 24.9412, 11.0))  # where the first of two unreadable tiles would lie
     assert told() == ["more-2", "noise-5"] and len(index) == 13
     assert index.remove(tile_ids=["noise-5"]) == 0 and told() == ["more-2"]
-    assert index.remove(source="more") == 2 and told() == [] and not (index.path / "left_out.parquet").exists()
+    assert index.remove(source="more") == 2 and told() == [] and not list(index.path.glob("left_out*"))
     index.add(encoder, ListSource(count=4, name="more", seed=1, area="two", broken=[1]))
     assert index.remove(area="two") == 3 and told() == []
     assert index.remove(area="one") == 11 and len(index) == 0
-
-
-def test_an_older_list_of_unreadable_tiles_is_read(index, encoder):
-    from gengeo_hf.index.folder import read_left_out
-
-    old = pa.table({"tile_id": ["x"], "source": ["s"], "reason": ["damaged"]})
-    pa.parquet.write_table(old, index.path / "left_out.parquet")
-    assert read_left_out(index.path).to_pylist()[0]["reason"] == "damaged"
-    index.remove(tile_ids=["noise-0"])
-    assert index.left_out["tile_id"].to_pylist() == ["x"]
 
 
 def test_an_index_tells_what_it_holds_and_what_happened(encoder, tmp_path):
@@ -280,23 +270,23 @@ def test_an_index_tells_what_it_holds_and_what_happened(encoder, tmp_path):
     index.add(encoder, ListSource(count=2, name="more", seed=1))
     assert index.remove(tile_ids=["more-1", "never-there"]) == 1
     report = index.report()
-    assert "13 of 64 dimensions" in report and "150 x 150 m each" in report and "Fiji (12)" in report
-    assert "exact search on float32" in report and "m, fingerprint" in report
-    assert [entry["what"] for entry in index.manifest["history"]] == ["built", "added", "removed"]
-    assert index.manifest["history"][-1]["tiles"] == 1
+    assert "13 of 64 dimensions" in report and "150 x 150 m (13)" in report
+    assert "search       exact" in report and "m, fingerprint" in report
+    assert [entry.what for entry in index.manifest.history] == ["built", "added", "removed"]
+    assert index.manifest.history[-1].details["tiles"] == 1
     assert [GeoIndex.load(index.path).report()] == [report]
     fiji = GeoIndex.build(encoder, ListSource(lat=-17, lon=179.9995), tmp_path / "fiji").report()
-    assert "west 179.9995" in fiji and "east -179.99" in fiji
+    assert "west 179.9988" in fiji and "east -179.98" in fiji
 
 
 def test_boxes_of_tiles_for_a_gis(encoder, tmp_path):
-    from gengeo_hf.index.summary import footprints
+    from gengeo_hf.index.export import geojson_lines
 
     index = GeoIndex.build(encoder, ListSource(lat=-17, lon=179.9995), tmp_path / "idx")
-    features = json.loads(footprints(index.tiles))["features"]
+    features = json.loads("".join(geojson_lines(index)))["features"]
     kinds = [feature["geometry"]["type"] for feature in features]
     assert len(kinds) == 12 and kinds.count("MultiPolygon") in (1, 2)
-    ring = features[-1]["geometry"]["coordinates"][0]
+    ring = next(f["geometry"]["coordinates"][0] for f in features if f["geometry"]["type"] == "Polygon")
     assert ring[0] == ring[-1] and all(-180 <= lon <= 180 and lat < 0 for lon, lat in ring)
     signed = sum(a[0] * b[1] - b[0] * a[1] for a, b in itertools.pairwise(ring))
     assert signed > 0  # counter-clockwise, as RFC 7946 asks
@@ -329,9 +319,9 @@ def test_a_full_disk_leaves_the_old_index(index, encoder, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("gengeo_hf.index.folder.pa.parquet.write_table", full)
+    monkeypatch.setattr("gengeo_hf.index.edit.write_tombstones", full)
     with pytest.raises(GenGeoError, match="No space left on device"):
         index.remove(tile_ids=["noise-1"])
     monkeypatch.undo()
     assert len(GeoIndex.load(index.path)) == 12 and "12 tiles" in index.verify()
-    assert not [path.name for path in index.path.parent.iterdir() if path.name.startswith(".idx-")]
+    assert not [path.name for path in index.path.rglob(".*")]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.index.search import Searcher, choose_kind, measure_and_write, sample_queries
+from gengeo_hf.index.search import Part, Searcher, build_scan, measure_depth, needs_scan, read_scan, sample_queries
 
 
 def gallery(count=4000, dim=64, seed=0):
@@ -10,57 +10,121 @@ def gallery(count=4000, dim=64, seed=0):
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
 
 
-def test_the_kind_follows_from_the_number_of_tiles():
-    assert [choose_kind(count)[0] for count in (5, 20_000, 20_001, 200_000, 200_001)] == [
-        "flat", "flat", "fp16", "fp16", "rabitq",
-    ]  # fmt: skip
+def brute_force(parts, queries, k):
+    """Rows of live tiles by a full comparison, an independent slow formula."""
+    vectors = np.concatenate([part.descriptors for part in parts]).astype(np.float32)
+    dead = np.concatenate([np.zeros(len(p.descriptors), bool) if p.dead is None else p.dead for p in parts])
+    scores = np.where(dead, -np.inf, queries @ vectors.T)
+    return np.argsort(-scores, axis=1, kind="stable")[:, :k]
 
 
-@pytest.mark.parametrize("kind", ["flat", "fp16"])
-def test_exact_kinds_equal_a_full_comparison(kind):
+def cut(vectors, count, dead_share=0.0, scanned=()):
+    rng = np.random.default_rng(7)
+    parts = []
+    for number, some in enumerate(np.array_split(vectors, count)):
+        dead = rng.random(len(some)) < dead_share if dead_share else None
+        scan = build_scan(some) if number in scanned else ()
+        parts.append(Part(some, dead, scan, depth=len(some)))
+    return parts
+
+
+def test_only_large_segments_of_large_indexes_get_a_scan():
+    assert [needs_scan(*sizes) for sizes in ((200_000, 200_000), (200_001, 200_001), (4095, 300_000), (4096, 300_000))
+            ] == [False, True, False, True]  # fmt: skip
+
+
+@pytest.mark.parametrize("flat_limit", [20_000, 100])
+@pytest.mark.parametrize(("count", "dead"), [(1, 0.0), (1, 0.1), (20, 0.0), (20, 0.1)])
+def test_exact_search_equals_a_full_comparison_whatever_the_segments(monkeypatch, flat_limit, count, dead):
+    monkeypatch.setattr("gengeo_hf.index.search.FLAT_LIMIT", flat_limit)
     vectors = gallery()
-    queries = sample_queries(vectors, 20)
-    scores, rows = Searcher(kind, vectors).search(queries, 10)
+    parts, queries = cut(vectors, count, dead), sample_queries(vectors, 20)
+    scores, rows = Searcher(parts).search(queries, 10)
+    assert np.array_equal(rows, brute_force(parts, queries, 10))
     full = queries @ vectors.astype(np.float32).T
-    assert np.array_equal(rows, np.argsort(-full, axis=1, kind="stable")[:, :10])
     np.testing.assert_allclose(scores, np.take_along_axis(full, rows, axis=1), atol=1e-5)
 
 
-def test_the_scan_gives_exact_scores_and_says_what_it_loses(tmp_path):
+@pytest.mark.parametrize("queries", [1, 20])
+@pytest.mark.parametrize("scanned", [(0,), (0, 1, 2), (1,)])
+def test_a_scan_that_looks_at_all_again_equals_a_full_comparison(scanned, queries):
     vectors = gallery()
-    loss = measure_and_write(vectors, tmp_path / "search.faiss", samples=50)
-    assert loss["recall_at_1"] > 0.95 and loss["recall_at_10"] > 0.9
-    queries = sample_queries(vectors, 20, seed=3)
-    scores, rows = Searcher("rabitq", vectors, tmp_path / "search.faiss").search(queries, 10)
-    for query, line, found in zip(queries, scores, rows, strict=True):
-        np.testing.assert_allclose(line, vectors[found].astype(np.float32) @ query, atol=1e-5)
-        assert np.all(np.diff(line) <= 0)
-    rebuilt = Searcher("rabitq", vectors, None).search(queries, 10)
-    assert np.mean(rebuilt[1][:, 0] == rows[:, 0]) > 0.9
+    parts, asked = cut(vectors, 3, 0.1, scanned), sample_queries(vectors, queries)
+    assert np.array_equal(Searcher(parts).search(asked, 10)[1], brute_force(parts, asked, 10))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.9, 0.999, 1.0])
+def test_a_removed_row_never_comes_back(share):
+    """FAISS's fast scan takes no selector: removed rows must be passed over, however many of the best they are."""
+    vectors = gallery()
+    queries = vectors[:30].astype(np.float32)  # whose best rows are removed first
+    dead = np.zeros(len(vectors), bool)
+    dead[: int(share * len(vectors))] = True
+    part = Part(vectors, dead, build_scan(vectors), depth=10)
+    for searcher, some in ((Searcher([part]), queries[:1]), (Searcher([part]), queries)):
+        _, rows = searcher.search(some, 10)
+        assert not dead[rows].any() and rows.shape[1] == min(10, int((~dead).sum()))
+
+
+def test_a_scan_measures_how_deep_it_must_look(monkeypatch):
+    monkeypatch.setattr("gengeo_hf.index.search.LEAST_DEPTH", 10)
+    vectors = gallery()
+    made = build_scan(vectors)
+    found = measure_depth(vectors, made, samples=50)
+    assert found["recall_at_10"] > 0.99 and found["recall_at_1"] > 0.99 and found["samples"] == 50
+    queries = sample_queries(vectors, 50)
+    exact = brute_force([Part(vectors)], queries, 10)
+
+    def recall(depth):
+        rows = Searcher([Part(vectors, scan=made, depth=depth)]).search(queries, 10)[1]
+        return np.mean([len(set(a) & set(b)) / 10 for a, b in zip(rows.tolist(), exact.tolist(), strict=True)])
+
+    assert recall(found["depth"]) == pytest.approx(found["recall_at_10"]) and recall(10) < found["recall_at_10"]
+
+
+def test_a_scan_of_several_files_equals_that_of_one(monkeypatch):
+    vectors = gallery()
+    queries = sample_queries(vectors, 20)
+    one = Searcher([Part(vectors, scan=build_scan(vectors), depth=4000)]).search(queries, 10)
+    monkeypatch.setattr("gengeo_hf.index.search.SCAN_ROWS", 1500)
+    made = build_scan(vectors)
+    assert [index.ntotal for index in made] == [1500, 1500, 1000]
+    several = Searcher([Part(vectors, scan=made, depth=4000)])
+    assert np.array_equal(several.search(queries, 10)[1], one[1])
+    assert np.array_equal(several.search(queries[:1], 10)[1], one[1][:1])
 
 
 def test_a_structure_of_other_vectors_or_a_broken_one_is_refused(tmp_path):
-    measure_and_write(gallery(1000), tmp_path / "search.faiss", samples=5)
-    with pytest.raises(GenGeoError, match="1000 vectors"):
-        Searcher("rabitq", gallery(999), tmp_path / "search.faiss")
-    (tmp_path / "search.faiss").write_bytes((tmp_path / "search.faiss").read_bytes()[:500])
+    import faiss
+
+    faiss.write_index(build_scan(gallery(1000))[0], str(tmp_path / "scan.faiss"))
+    with pytest.raises(GenGeoError, match="64 dimensions, expected 32"):
+        read_scan(tmp_path / "scan.faiss", 32)
+    (tmp_path / "scan.faiss").write_bytes((tmp_path / "scan.faiss").read_bytes()[:500])
     with pytest.raises(GenGeoError, match="cannot be read"):
-        Searcher("rabitq", gallery(1000), tmp_path / "search.faiss")
+        read_scan(tmp_path / "scan.faiss", 64)
 
 
-def test_rows_are_scored_exactly_over_blocks(monkeypatch):
-    monkeypatch.setattr("gengeo_hf.index.search.BLOCK", 7)
+@pytest.mark.parametrize("block", [7, 1000])
+def test_runs_are_scored_exactly_over_blocks_and_segments(monkeypatch, block):
+    monkeypatch.setattr("gengeo_hf.index.search.BLOCK", block)
     vectors = gallery(100)
-    queries, rows = sample_queries(vectors, 3), np.arange(0, 100, 2)
-    _, found = Searcher("flat", vectors).search_rows(queries, rows, 5)
-    full = queries @ vectors[rows].astype(np.float32).T
-    assert np.array_equal(found, rows[np.argsort(-full, axis=1, kind="stable")[:, :5]])
+    parts, queries = cut(vectors, 2, 0.2), sample_queries(vectors, 3)
+    counts = np.arange(20, 50) % 3 > 0
+    found = Searcher(parts).search_runs(queries, [(0, 10, None), (20, 50, counts), (60, 61, None)], 5)[1]
+    chosen = np.concatenate([np.arange(10), np.flatnonzero(counts) + 20, [60]])
+    outside = np.setdiff1d(np.arange(100), chosen)
+    order = brute_force(parts, queries, 100)
+    live = sum(part.live for part in parts)
+    expected = [[row for row in line[:live] if row not in outside][:5] for line in order]
+    assert found.tolist() == expected
 
 
 def test_equal_scores_come_in_row_order():
     vectors = np.repeat(gallery(1), 9, axis=0)
-    _, rows = Searcher("flat", vectors).search(vectors[:1].astype(np.float32), 5)
-    assert rows[0].tolist() == [0, 1, 2, 3, 4]
+    query = vectors[:1].astype(np.float32)
+    assert Searcher([Part(vectors)]).search(query, 5)[1][0].tolist() == [0, 1, 2, 3, 4]
+    assert Searcher(cut(vectors, 3)).search_runs(query, [(0, 3, None), (3, 6, None)], 4)[1][0].tolist() == [0, 1, 2, 3]
 
 
 def test_sample_queries_stand_at_the_stated_cosine():

@@ -158,7 +158,7 @@ def test_another_model_finds_nothing_here(store, gallery):
 def test_photos_are_located_in_a_store(store, gallery, encoder):
     export_index(gallery, store)
     localizer = GeoLocalizer(encoder, store)
-    place = localizer.locate(ListSource(count=40).images[7], top=1)[0]
+    place = localizer.locate(ListSource(count=40).images[7], top=1).best
     assert place.tile_id == "noise-7" and place.votes > 1
 
 
@@ -185,7 +185,7 @@ def test_another_process_finds_what_an_export_left(gallery, encoder, tmp_path):
         f"export_index(GeoIndex.load({str(gallery.path)!r}), connect({address!r}))"
     )
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
-    place = GeoLocalizer(encoder, connect(address)).locate(ListSource(count=40).images[7], top=1)[0]
+    place = GeoLocalizer(encoder, connect(address)).locate(ListSource(count=40).images[7], top=1).best
     assert place.tile_id == "noise-7"
 
 
@@ -195,14 +195,16 @@ def test_a_store_of_shortened_descriptors_shortens_those_of_photos(tiny_checkpoi
 
     address, source = f"milvus:{tmp_path / 'short.db'}", ListSource(count=4)
     for width in (6, 8):
-        short = Encoder.from_pretrained(tiny_checkpoint, "cpu", truncate_dim=width)
+        short = Encoder.from_pretrained(tiny_checkpoint, device="cpu", truncate_dim=width)
         index = GeoIndex.build(short, source, tmp_path / f"idx{width}")
         export_index(index, connect(address))
     found = GeoLocalizer.from_pretrained(tiny_checkpoint, address, device="cpu")
     assert found.encoder.dim == 8 and len(found.index) == 4  # the widest that is there
     mine = GeoLocalizer.from_pretrained(tiny_checkpoint, tmp_path / "idx8", device="cpu")
     photo = source.images[2]
-    assert [p.tile_id for p in found.locate(photo, merge=False)] == [p.tile_id for p in mine.locate(photo, merge=False)]
+    assert [p.tile_id for p in found.locate(photo, merge=False).places] == [
+        p.tile_id for p in mine.locate(photo, merge=False).places
+    ]
     assert GeoLocalizer.from_pretrained(tiny_checkpoint, address, device="cpu", truncate_dim=6).encoder.dim == 6
     export_index(GeoIndex.build(Encoder.from_pretrained(tiny_checkpoint), source, tmp_path / "whole"), connect(address))
     assert GeoLocalizer.from_pretrained(tiny_checkpoint, address, device="cpu").encoder.dim == 24

@@ -60,19 +60,32 @@ def test_a_raster_without_a_place_on_earth_is_named_in_one_line(tmp_path, crs, m
         open_imagery(tmp_path)
 
 
+SEGMENT = {"name": "segment-0123456789ab", "tiles": 1, "files": {}, "contents": {"bounds": [1, 2, 3, 4]}}
+
+
 @pytest.mark.parametrize(
     "change",
     [
-        {"count": "12"}, {"count": True}, {"dim": 0}, {"dim": 2**70}, {"files": []}, {"files": {"a": 1}}, {"files": {}},
-        {"model": "m"}, {"model": {}}, {"model": {"fingerprint": 1}}, {"search": None}, {"search": {"kind": 3}},
-        {"search": {"kind": "rabitq", "samples": 8, "recall_at_1": 1.0}},
-        {"history": ["x"]}, {"build": {}}, {"created": 7}, {"model": {"fingerprint": "a", "truncate_dim": "8"}},
+        {"segments": "12"}, {"segments": {}}, {"segments": [1]}, {"segments": [SEGMENT]}, {"dim": 0}, {"dim": 2**70},
+        {"dim": True}, {"model": "m"}, {"model": {}}, {"model": {"fingerprint": 1}}, {"history": ["x"]},
+        {"build": []}, {"created": 7}, {"model": {"fingerprint": "a", "truncate_dim": "8"}}, {"bounds": [1]},
+        {"left_out": {"reasons": {"a": "b"}}}, {"left_out": {"file": "../x"}}, {"means": {"ground": [], "aerial": []}},
+        {"shard": {"number": 2, "count": 2, "work": ""}}, {"sources": [{}]}, {"unknown": 1},
     ],
 )  # fmt: skip
 def test_fields_of_a_manifest_have_types(index, change):
     manifest = json.loads((index.path / "manifest.json").read_text())
     (index.path / "manifest.json").write_text(json.dumps(manifest | change))
     with pytest.raises(GenGeoError, match=r"manifest\.json is broken"):
+        GeoIndex.load(index.path)
+
+
+@pytest.mark.parametrize("name", ["../x", "segment-0123456789ab/../..", "/tmp", "segment-XYZ", ""])
+def test_a_segment_has_a_name_of_ours(index, name):
+    manifest = json.loads((index.path / "manifest.json").read_text())
+    manifest["segments"][0]["name"] = name
+    (index.path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(GenGeoError, match="is not the name of a segment"):
         GeoIndex.load(index.path)
 
 
@@ -84,9 +97,9 @@ def test_a_damaged_shard_of_an_interrupted_build_is_made_again(tmp_path, monkeyp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(build, "_assemble", stop)
+        patch.setattr(build._Assembly, "write", stop)
         build_index(StubEncoder(), ListSource(300), tmp_path / "idx")
-    first, second = sorted((tmp_path / "idx.partial").glob("shard-*.parquet"))
+    first, second = sorted((tmp_path / "idx.partial").glob("*/shard-*.parquet"))
     content = bytearray(first.read_bytes())
     content[3000] ^= 1
     first.write_bytes(content)

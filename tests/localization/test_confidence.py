@@ -1,7 +1,6 @@
 """How sure an answer is: chances against known ones, and files that cannot be believed."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -92,7 +91,10 @@ def test_below_the_threshold_it_does_not_know(index, encoder, photo):
     with pytest.raises(GenGeoError, match="needs confidences"):
         next(GeoLocalizer(encoder, index).locate_many([photo], threshold=0.5))
     sure = Calibration(-9.0, 10.0, 0.0, 50, encoder.fingerprint, 12, 20, 0.0)
-    known = [next(GeoLocalizer(encoder, index, sure).locate_many([photo], threshold=t)).known for t in (0.5, 0.99)]
+    known = [
+        next(GeoLocalizer(encoder, index, calibration=sure).locate_many([photo], threshold=t)).known
+        for t in (0.5, 0.99)
+    ]
     assert known == [True, False]
 
 
@@ -103,7 +105,7 @@ def test_below_the_threshold_it_does_not_know(index, encoder, photo):
 def test_confidences_of_another_size_of_gallery_are_called_off(index, encoder, gallery, words):
     assert len(index) == 12
     calibration = Calibration(-9.0, 10.0, 0.0, 50, encoder.fingerprint, gallery, 20, 0.0)
-    plain, found = (GeoLocalizer(encoder, index, given).caveat for given in (None, calibration))
+    plain, found = (GeoLocalizer(encoder, index, calibration=given).caveat for given in (None, calibration))
     assert words in found if words else found == plain
 
 
@@ -125,9 +127,11 @@ def test_a_confidence_does_not_depend_on_how_many_places_are_shown_nor_on_mergin
     source = crowded()
     source.images[0].save(tmp_path / "photo.png")
     calibration = Calibration(-9.0, 4.0, 20.0, 50, encoder.fingerprint, 40, 20, 0.0)
-    localizer = GeoLocalizer(encoder, GeoIndex.build(encoder, source, tmp_path / "idx"), calibration)
+    localizer = GeoLocalizer(encoder, GeoIndex.build(encoder, source, tmp_path / "idx"), calibration=calibration)
     shown = [
-        localizer.locate(tmp_path / "photo.png", top=top, merge=merge) for top in (1, 5) for merge in (True, False)
+        localizer.locate(tmp_path / "photo.png", top=top, merge=merge).places
+        for top in (1, 5)
+        for merge in (True, False)
     ]
     assert [len(places) for places in shown] == [1, 1, 5, 5]
     stated = [places[0].confidence for places in shown]
@@ -194,7 +198,7 @@ def test_values_of_another_kind_are_refused_when_they_are_read(tmp_path, change)
 
 def test_calibrate_says_what_computes(gengeo, monkeypatch, tmp_path):
     class Chosen(StubEncoder):
-        choice = SimpleNamespace(reason="openvino float32, the faster of two")
+        choice_reason = "openvino float32, the faster of two"
 
     monkeypatch.setattr("gengeo_hf.encoding.encoder.Encoder.from_pretrained", lambda *_, **__: Chosen())
     source = ListSource(24)

@@ -31,8 +31,8 @@ def test_a_frame_that_went_astray_is_brought_back():
     answers[3] = frame(3, (5000, 5000, 0.81), (-4000, 0, 0.8), (45, 0, 0.76))
     mended = follow(answers, np.arange(7.0), Motion(top_speed=20))
     assert [answer.places[0].tile_id for answer in mended] == [f"{15 * n}/0" for n in range(7)]
-    assert [p.rank for p in mended[3].places] == [1, 2, 3] and "place 3" in mended[3].note
-    assert mended[3].places[1].tile_id == "5000/5000" and not mended[0].note
+    assert [p.rank for p in mended[3].places] == [1, 2, 3] and "place 3" in mended[3].notes[0]
+    assert mended[3].places[1].tile_id == "5000/5000" and not mended[0].notes
 
 
 def test_a_frame_without_a_place_on_the_way_is_left_out():
@@ -40,7 +40,7 @@ def test_a_frame_without_a_place_on_the_way_is_left_out():
     answers[2] = frame(2, (50_000, 0, 0.9), (60_000, 0, 0.9))
     mended = follow(answers, np.arange(6.0), Motion())
     assert [answer.known for answer in mended] == [True, True, False, True, True, True]
-    assert "left out" in mended[2].note and len(drive_line(mended)) == 5
+    assert "left out" in mended[2].notes[0] and len(drive_line(mended)) == 5
     both_ends = follow([answers[2], *answers[:2], *answers[3:], answers[2]], np.arange(7.0), Motion())
     assert [answer.known for answer in both_ends] == [False, *[True] * 5, False]
 
@@ -150,15 +150,15 @@ def test_a_folder_of_frames_is_located_as_a_drive(drive, encoder, tmp_path):
     photos = sorted(folder.iterdir())
     single = {answer.photo: answer for answer in localizer.locate_many(photos, merge=False)}
     assert single[str(folder / "94.png")].places[0].tile_id == "far-0"
-    answers = localizer.locate_drive(photos, top=2, merge=False)
+    answers = localizer.locate(photos, sequence=True, top=2, merge=False)
     # Their names run backwards; the times of their EXIF data tell the order.
     assert [answer.places[0].tile_id for answer in answers] == [f"noise-{n}" for n in range(12)]
-    assert "place" in answers[5].note and all(len(answer.places) <= 2 for answer in answers)
+    assert "place" in answers[5].notes[0] and all(len(answer.places) <= 2 for answer in answers)
     lat, lon = street.table["lat"].to_numpy(), street.table["lon"].to_numpy()
     gaps = [great_circle_m(*at, lat[n], lon[n]) for n, at in enumerate(drive_line(answers))]
     assert max(gaps) < 1
     # A file that cannot be read takes nothing of that away: with a second between frames, few would be within reach.
     (folder / "95z.png").write_bytes(b"cut off")
-    mended = localizer.locate_drive(sorted(folder.iterdir()), top=2, merge=False)
+    mended = localizer.locate(sorted(folder.iterdir()), sequence=True, top=2, merge=False)
     assert [a.places[0].tile_id for a in mended if a.places] == [f"noise-{n}" for n in range(12)]
     assert all(a.known for a in mended) and sum(bool(a.error) for a in mended) == 1

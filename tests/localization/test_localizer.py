@@ -18,9 +18,9 @@ def hit(name, score, east=0.0, size=100.0, lat=60.0, lon=25.0):
 
 def test_a_photo_comes_back_to_its_place(index, encoder, source, photo):
     localizer = GeoLocalizer(encoder, index)
-    best = localizer.locate(photo, top=3, merge=False)[0]
+    best = localizer.locate(photo, top=3, merge=False).best
     assert (best.rank, best.tile_id, best.lat) == (1, "noise-4", source.table["lat"][4].as_py())
-    merged = localizer.locate(photo)
+    merged = localizer.locate(photo).places
     assert merged[0].tile_id == "noise-4" and merged[0].votes >= 2
     assert [place.rank for place in merged] == list(range(1, len(merged) + 1))
 
@@ -81,12 +81,13 @@ def test_exif_is_truth_and_a_prior_only_when_asked(shared_data, encoder, tmp_pat
     far = GeoIndex.build(encoder, ListSource(), tmp_path / "far")
     localizer = GeoLocalizer(encoder, far)
     answer = next(localizer.locate_many([photo]))
-    assert answer.truth.lat == pytest.approx(43.467, abs=1e-3) and answer.places and answer.truth_error_m > 1e6
+    position = answer.exif_position
+    assert position.lat == pytest.approx(43.467, abs=1e-3) and answer.places and answer.exif_distance_m > 1e6
     assert next(localizer.locate_many([photo], exif_radius_m=1000)).places == []
-    near = GeoIndex.build(encoder, ListSource(lat=answer.truth.lat, lon=answer.truth.lon), tmp_path / "near")
+    near = GeoIndex.build(encoder, ListSource(lat=position.lat, lon=position.lon), tmp_path / "near")
     answer = next(GeoLocalizer(encoder, near).locate_many([photo], exif_radius_m=250, merge=False, top=99))
     assert len(answer.places) == 3
-    assert answer.truth_is_prior and answer.truth_error_m is None  # never truth and prior in one evaluation
+    assert answer.exif_is_prior and answer.exif_distance_m is None  # never truth and prior in one evaluation
     features = json.loads(to_geojson([answer]))["features"]
     assert features[-1]["properties"]["prior"] and features[-1]["properties"]["error_m"] is None
 
@@ -138,6 +139,6 @@ def test_the_same_place_is_found_in_imagery_of_another_year(shared_data, tmp_pat
     index = GeoIndex.build(StubEncoder(), years["2018"], tmp_path / "idx")
     found = []
     for row, (lat, lon) in enumerate(zip(*(years["2020"].table[c].to_pylist() for c in ("lat", "lon")), strict=True)):
-        best = GeoLocalizer(StubEncoder(), index).locate(years["2020"].read(row), top=1, merge=False)[0]
+        best = GeoLocalizer(StubEncoder(), index).locate(years["2020"].read(row), top=1, merge=False).best
         found.append(great_circle_m(best.lat, best.lon, lat, lon) < 5)
     assert np.mean(found) > 0.5, f"{np.sum(found)} of {len(found)}"

@@ -12,7 +12,7 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.projection import PanoramaCanvas, fitted, unrolled
 from gengeo_hf.index import GeoIndex
 from gengeo_hf.localization import GeoLocalizer
-from gengeo_hf.localization.photos import camera_note, panorama_canvas, pictures, read_photo
+from gengeo_hf.localization.photos import camera_notes, panorama_canvas, pictures, read_photo
 from tests.stubs import ListSource
 
 PANORAMA = PanoramaCanvas(28, 112)  # of the small model
@@ -96,10 +96,10 @@ def test_nonsense_about_a_panorama_is_not_told(tmp_path, words):
 def test_what_a_file_does_not_tell_is_unknown_and_said(tmp_path, focal):
     photo = read_photo(jpeg(tmp_path / "a.jpg", focal=focal))
     assert photo.metadata.camera.fov is None and photo.time is None
-    assert "--fov" in camera_note(photo, CameraView(), PANORAMA) and not camera_note(
+    assert "--fov" in " ".join(camera_notes(photo, CameraView(), PANORAMA)) and not camera_notes(
         photo, CameraView(fov=70), PANORAMA
     )
-    assert not camera_note(photo, CameraView(), None)
+    assert not camera_notes(photo, CameraView(), None)
 
 
 def test_camera_view_outside_its_range_is_refused():
@@ -217,7 +217,7 @@ def test_a_panorama_is_turned_to_north(tmp_path):
     turns = pictures(photo, CameraView(heading="unknown"), PANORAMA)
     assert [turn.heading for turn in turns] == [45.0 * n for n in range(8)]
     assert pictures(photo, CameraView(), PANORAMA)[0].image is photo.image
-    assert "no heading" in camera_note(photo, CameraView(), PANORAMA)
+    assert "no heading" in " ".join(camera_notes(photo, CameraView(), PANORAMA))
     assert len(pictures(photo, CameraView(heading="unknown"), None)) == 1  # a model of ordinary photos
 
 
@@ -237,7 +237,8 @@ def test_a_model_of_panoramas_sees_cut_outs_and_turns(panorama_model, tiny_proce
     generator = np.random.default_rng(0)
     Image.fromarray(generator.integers(0, 255, (90, 120, 3), np.uint8)).save(tmp_path / "photo.png")
     whole, wide, again = (
-        localizer.locate(tmp_path / "photo.png", camera=camera) for camera in (None, CameraView(180), CameraView(180))
+        localizer.locate(tmp_path / "photo.png", camera=camera).places
+        for camera in (None, CameraView(180), CameraView(180))
     )
     assert [p.score for p in wide] == [p.score for p in again] != [p.score for p in whole]
     panorama = np.asarray(Image.effect_noise((224, 112), 90).convert("RGB"))
@@ -245,12 +246,12 @@ def test_a_model_of_panoramas_sees_cut_outs_and_turns(panorama_model, tiny_proce
     for turn in (0, 56):  # the same place, looked at in two directions a quarter turn apart
         names.append(tmp_path / f"{turn}.png")
         Image.fromarray(np.roll(panorama, -turn, axis=1)).save(names[-1])
-    a, b = (localizer.locate(name, camera=CameraView(heading="unknown"), merge=False) for name in names)
+    a, b = (localizer.locate(name, camera=CameraView(heading="unknown"), merge=False).places for name in names)
     assert [p.tile_id for p in a] == [p.tile_id for p in b]
     np.testing.assert_allclose([p.score for p in a], [p.score for p in b], atol=1e-4)
     assert (b[0].heading - a[0].heading) % 360 == 90 and whole[0].heading is None
-    both = list(localizer.locate_many([tmp_path / "photo.png", names[0]], camera=CameraView(heading="unknown")))
-    assert "--fov" in both[0].note and not both[1].note
+    both = localizer.locate([tmp_path / "photo.png", names[0]], camera=CameraView(heading="unknown"))
+    assert "--fov" in both[0].notes[0] and not both[1].notes
 
 
 def test_a_field_of_view_too_narrow_for_the_model_is_one_line(panorama_model, tiny_processor, tmp_path):
@@ -259,8 +260,8 @@ def test_a_field_of_view_too_narrow_for_the_model_is_one_line(panorama_model, ti
     encoder = Encoder(panorama_model, tiny_processor, device="cpu")
     index = GeoIndex.build(encoder, ListSource(count=3), tmp_path / "idx")
     Image.new("RGB", (90, 60)).save(tmp_path / "photo.png")
-    with pytest.raises(GenGeoError, match="too narrow"):
-        GeoLocalizer(encoder, index).locate(tmp_path / "photo.png", camera=CameraView(fov=20))
+    answer = GeoLocalizer(encoder, index).locate(tmp_path / "photo.png", camera=CameraView(fov=20))
+    assert "too narrow" in answer.error and not answer.places
     # Among others it is an answer with an error, and the others are answered.
     jpeg(tmp_path / "tele.jpg", focal=400)
     Image.new("RGB", (112, 28), (9, 90, 9)).save(tmp_path / "wide.png")
@@ -312,8 +313,8 @@ def test_pitch_and_roll_of_gpano_are_levelled(tmp_path):
     apart = np.abs(np.asarray(found.image, float) - np.asarray(expected.image, float))
     assert apart.max() < 8
     assert np.abs(tilted.astype(float) - level).max() > 60  # and that is no accident
-    assert "levelled" in camera_note(photo, CameraView(), canvas)
-    assert "not used" in camera_note(photo, CameraView(), None)
+    assert "levelled" in " ".join(camera_notes(photo, CameraView(), canvas))
+    assert "not used" in " ".join(camera_notes(photo, CameraView(), None))
 
 
 def test_a_cylindrical_panorama_is_unrolled_by_its_own_law(tmp_path):
@@ -339,11 +340,11 @@ def test_the_horizon_of_an_unevenly_cropped_panorama_is_found(tmp_path):
 
 def test_facts_that_cannot_be_used_are_named(tmp_path):
     fish = read_photo(jpeg(tmp_path / "f.jpg", (400, 200), xmp=gpano(**FULL, ProjectionType="fisheye")))
-    assert "fisheye" in camera_note(fish, CameraView(), None) and fish.metadata.camera.fov is None
+    assert "fisheye" in " ".join(camera_notes(fish, CameraView(), None)) and fish.metadata.camera.fov is None
     steep = read_photo(jpeg(tmp_path / "s.jpg", focal=24, xmp=gpano(PosePitchDegrees=80)))
-    assert "too large" in camera_note(steep, CameraView(), PANORAMA)
+    assert "too large" in " ".join(camera_notes(steep, CameraView(), PANORAMA))
     wrong = read_photo(jpeg(tmp_path / "w.jpg", xmp=gpano(PoseRollDegrees=400)))
-    assert "PoseRollDegrees" in camera_note(wrong, CameraView(), None)
+    assert "PoseRollDegrees" in " ".join(camera_notes(wrong, CameraView(), None))
 
 
 def test_an_option_goes_before_the_file(tmp_path):
@@ -351,4 +352,4 @@ def test_an_option_goes_before_the_file(tmp_path):
     assert pictures(photo, parse_camera(None, "exif"), PANORAMA)[0].heading == 45.0
     assert pictures(photo, parse_camera(None, "10"), PANORAMA)[0].heading == 10.0
     assert len(pictures(photo, parse_camera(None, "unknown"), PANORAMA)) == 8
-    assert camera_note(photo, CameraView(), PANORAMA) == ""
+    assert camera_notes(photo, CameraView(), PANORAMA) == []

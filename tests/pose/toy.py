@@ -5,24 +5,23 @@ import io
 import datasets
 import numpy as np
 from PIL import Image
-from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.ndimage import map_coordinates
 
 from gengeo_hf.common.geo import bounds_around, offset
 from gengeo_hf.common.schema import GALLERY_FEATURES, QUERY_FEATURES, CrossViewDataset
 
-SIDE_M = 60.0
+SIDE_M, GRAIN_M = 60.0, 8.0
 GROUND, AERIAL = (28, 112), (56, 56)
 
 
 def field(rng, side_m=SIDE_M):
-    """Colours on a square of two sides' width, one value a metre."""
-    noise = rng.normal(size=(3, int(2 * side_m), int(2 * side_m)))
-    smooth = np.stack([gaussian_filter(band, 4.0) for band in noise])
-    return 127 + 70 * smooth / smooth.std()
+    """Colours on a square of two sides' width, one value every `GRAIN_M` metres."""
+    count = int(2 * side_m / GRAIN_M) + 2
+    return 127 + 60 * rng.normal(size=(3, count, count))
 
 
 def sampled(colours, east, north, side_m=SIDE_M):
-    rows, columns = side_m - north, side_m + east
+    rows, columns = (side_m - north) / GRAIN_M, (side_m + east) / GRAIN_M
     return np.stack([map_coordinates(band, [rows, columns], order=1, mode="nearest") for band in colours], -1)
 
 

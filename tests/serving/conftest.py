@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import threading
 
 import numpy as np
 import pytest
@@ -59,18 +58,8 @@ def big_photo():
 
 @contextlib.contextmanager
 def running(app):
-    """Serve an ASGI application on a free port of loopback; gives its address."""
-    import uvicorn
+    """Serve an ASGI application on a free port of loopback, as `gengeo serve` does; gives its address."""
+    from gengeo_hf.serving.server import in_thread
 
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", backlog=2048))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            if not thread.is_alive():
-                raise RuntimeError("the server did not start")
-            threading.Event().wait(0.01)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
+    with in_thread(app) as address:
+        yield address

@@ -3,7 +3,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from gengeo_hf.serving.batching import BatchingEncoder
@@ -22,7 +21,7 @@ class Held(StubEncoder):
         super().__init__()
         self.go, self.batches, self.refuse = threading.Event(), [], None
 
-    def encode(self, images, view, progress=False):
+    def encode(self, images, view, *, resize=True):
         self.go.wait(10)
         self.batches.append((len(images), view))
         if any(image is self.refuse for image in images):
@@ -94,25 +93,23 @@ def test_it_is_the_encoder_in_everything_else_and_can_be_closed(held):
         batching.encode([noise(0)], "ground")
 
 
-def test_cut_outs_of_many_threads_are_described_by_one_of_ours_in_batches_of_one_size(held):
-    """Photos whose file tells their field of view are given as pixel values, each as wide as its view."""
+def test_images_of_their_own_size_are_encoded_in_batches_of_one_size(held):
+    """Photos whose file states their field of view keep their width."""
+    sizes = []
 
-    def describe(pixels, view):
+    def encode(images, view, *, resize=True):
         held.go.wait(10)
-        callers.add(threading.current_thread().name)
-        batches.append(tuple(pixels.shape))
-        return pixels.flatten(1)[:, :4].numpy()
+        sizes.append(({image.size for image in images}, len(images), resize, threading.current_thread().name))
+        return np.array([[image.width, image.getpixel((0, 0))[0]] for image in images], np.float32)
 
-    held.describe, callers, batches = describe, set(), []
+    held.encode = encode
     batching = BatchingEncoder(held, 4)
-    pixels = [torch.rand(1, 3, 2, 2 + n // 4) for n in range(8)]
+    images = [Image.new("RGB", (2 + n // 4, 2), (n, 0, 0)) for n in range(8)]
     with ThreadPoolExecutor(8) as pool:
-        found = [pool.submit(batching.describe, one, "ground") for one in pixels]
+        found = [pool.submit(batching.encode, image, "ground", resize=False) for image in images]
         threading.Event().wait(0.2)  # until all have queued up
         held.go.set()
-        for one, future in zip(pixels, found, strict=True):
-            np.testing.assert_array_equal(future.result(10), one.flatten(1)[:, :4].numpy())
+        assert [future.result(10).tolist() for future in found] == [[2 + n // 4, n] for n in range(8)]
     batching.close()
-    assert callers == {"gengeo-encoder"} and len(batches) < 8 and max(shape[0] for shape in batches) <= 4
-    with pytest.raises(RuntimeError, match="closed"):
-        batching.describe(pixels[0], "ground")
+    assert all(len(widths) == 1 and count <= 4 and not resize for widths, count, resize, _ in sizes)
+    assert {name for *_, name in sizes} == {"gengeo-encoder"} and len(sizes) < 8

@@ -1,5 +1,6 @@
 """The page in a real browser: load, upload, answer, click a place, a bad file; and nothing that leaves the machine."""
 
+import contextlib
 import json
 import shutil
 import socket
@@ -19,7 +20,9 @@ from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
 from gengeo_hf.serving.locator import Desk  # noqa: E402
-from gengeo_hf.serving.page import build_page, launch  # noqa: E402
+from gengeo_hf.serving.page import build_page, page_app  # noqa: E402
+from gengeo_hf.serving.page_uploads import uploads_directory  # noqa: E402
+from gengeo_hf.serving.server import in_thread  # noqa: E402
 
 FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-background-networking "
@@ -54,10 +57,11 @@ def connections(monkeypatch):
     return hosts
 
 
+@contextlib.contextmanager
 def serve(desk):
-    """Start the page; what stops it, and its address."""
-    page = build_page(desk)
-    return page, launch(page, prevent_thread_lock=True)
+    """Run the page; gives its address."""
+    with uploads_directory() as uploads, in_thread(page_app(build_page(desk), uploads)) as address:
+        yield address
 
 
 def wait(browser, css):
@@ -84,8 +88,7 @@ def requested_hosts(browser):
 def test_from_a_photo_to_a_place_and_a_bad_file_in_words(desk, source, browser, connections, tmp_path):
     source.images[4].resize((160, 80)).save(tmp_path / "street.png")
     (tmp_path / "letter.jpg").write_text("Dear reader")
-    page, address = serve(desk)
-    try:
+    with serve(desk) as address:
         browser.get(address)
         assert "unknown training data" in wait(browser, ".gg-caveat").text.lower()
         upload(browser, tmp_path / "street.png")
@@ -107,8 +110,6 @@ def test_from_a_photo_to_a_place_and_a_bad_file_in_words(desk, source, browser, 
         assert requested_hosts(browser) == {"127.0.0.1"}
         severe = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
         assert not [entry for entry in severe if "favicon" not in entry["message"]]
-    finally:
-        page.close()
     assert {host for host in connections if host not in ("127.0.0.1", "localhost", "::1")} == set()
 
 
@@ -117,11 +118,10 @@ def test_heatmaps_of_both_views_and_a_chosen_tile(tiny_model, tiny_processor, so
     from gengeo_hf.encoding.encoder import Encoder
     from gengeo_hf.index import GeoIndex
 
-    encoder = Encoder(tiny_model, tiny_processor, "cpu")
+    encoder = Encoder(tiny_model, tiny_processor, device="cpu")
     desk = Desk(encoder, GeoIndex.build(encoder, source, tmp_path / "real.gengeo"))
     Image.effect_noise((224, 112), 90).convert("RGB").save(tmp_path / "street.png")
-    page, address = serve(desk)
-    try:
+    with serve(desk) as address:
         browser.get(address)
         upload(browser, tmp_path / "street.png")
         before = wait(browser, "#kept-tile img").get_attribute("src")
@@ -136,6 +136,4 @@ def test_heatmaps_of_both_views_and_a_chosen_tile(tiny_model, tiny_processor, so
         wait(browser, "#near textarea, #near input").send_keys("-60, 0")
         wait(browser, "#locate").click()
         assert "no tile lies in the circle" in wait(browser, "#answer .gg-bad").text.lower()
-    finally:
-        page.close()
     desk.close()

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from gengeo_hf.cli.app import app
-from gengeo_hf.cli.options import LocalizerOptions
+from gengeo_hf.cli.options import AccessOptions, LocalizerOptions
 from gengeo_hf.cli.serve import serve
 from gengeo_hf.common.errors import GenGeoError, MissingExtraError
 
@@ -19,19 +19,20 @@ from gengeo_hf.common.errors import GenGeoError, MissingExtraError
 def test_a_missing_package_is_said_before_a_model_is_loaded(monkeypatch, command, package, extra):
     monkeypatch.setattr("gengeo_hf.serving.find_spec", lambda name: None if name == package else object())
     with pytest.raises(MissingExtraError, match=rf'{package}.*pip install "gengeo_hf\[{extra}\]"'):
-        command(options=LocalizerOptions(index="nowhere", model="nothing"))
+        command(options=LocalizerOptions(index="nowhere", model="nothing"), sharing=AccessOptions())
 
 
 def test_a_missing_index_is_said_before_a_model_is_loaded(tmp_path):
     pytest.importorskip("fastapi")
     with pytest.raises(GenGeoError, match="there is no index at"):
-        serve(options=LocalizerOptions(index=str(tmp_path / "nowhere"), model="nothing"))
+        serve(options=LocalizerOptions(index=str(tmp_path / "nowhere"), model="nothing"), sharing=AccessOptions())
 
 
 def test_examples_without_a_photo_are_said_before_a_model_is_loaded(tmp_path):
     pytest.importorskip("gradio")
     with pytest.raises(GenGeoError, match="holds no photo"):
-        app(options=LocalizerOptions(index=str(tmp_path / "nowhere"), model="nothing"), examples=tmp_path)
+        options = LocalizerOptions(index=str(tmp_path / "nowhere"), model="nothing")
+        app(options=options, sharing=AccessOptions(), examples=tmp_path)
 
 
 @pytest.mark.slow
@@ -68,7 +69,7 @@ def test_serve_answers_takes_a_new_index_at_sighup_and_ends_at_sigterm(tiny_mode
         assert not health(4)["index_outdated"]
         photo = picture(ListSource(4).images[2])
         assert httpx.post(f"http://127.0.0.1:{port}/locate", content=photo).status_code == 200
-        GeoIndex.build(encoder, ListSource(7, "new"), tmp_path / "city.gengeo")
+        GeoIndex.build(encoder, ListSource(7, "new"), tmp_path / "city.gengeo", overwrite=True)
         assert health(4)["index_outdated"]
         process.send_signal(signal.SIGHUP)
         assert not health(7)["index_outdated"]

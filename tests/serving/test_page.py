@@ -14,10 +14,10 @@ from gengeo_hf.localization.confidence import Calibration
 from gengeo_hf.localization.localizer import Answer, Place
 from gengeo_hf.serving import fragments as words
 from gengeo_hf.serving.locator import Desk, Question
-from gengeo_hf.serving.page import AS_FILE, NORTH, ORDINARY, PANORAMA, _answer, _question, _seen
+from gengeo_hf.serving.page import AS_FILE, FROM_FILE, NORTH, ORDINARY, PANORAMA, _answer, _question, _seen
 from tests.stubs import ListSource
 
-USUAL = (5, "", "2km", False, AS_FILE, 65, NORTH, 0.0)
+USUAL = (5, "", "2km", False, AS_FILE, 65, FROM_FILE, 0.0)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_a_photo_gives_map_tiles_and_files(desk, street):
 
 
 def test_another_tile_is_held_against_the_best(tiny_model, tiny_processor, source, tmp_path):
-    encoder = Encoder(tiny_model, tiny_processor, "cpu")
+    encoder = Encoder(tiny_model, tiny_processor, device="cpu")
     desk = Desk(encoder, GeoIndex.build(encoder, source, tmp_path / "real.gengeo"))
     Image.effect_noise((224, 112), 90).convert("RGB").save(tmp_path / "street.png")
     *_, state = _answer(desk, str(tmp_path / "street.png"), *USUAL)
@@ -89,14 +89,14 @@ def test_an_unsure_answer_says_dont_know(encoder, index, street):
 
 
 def test_a_replaced_index_is_taken_at_the_next_photo(desk, encoder, index, street):
-    GeoIndex.build(encoder, ListSource(3, "new"), index.path)
+    GeoIndex.build(encoder, ListSource(3, "new"), index.path, overwrite=True)
     assert "new-" in _answer(desk, street, *USUAL)[3]
 
 
 def test_pictures_of_a_replaced_index_are_left_out_not_mixed_up(encoder, index):
     """The old index must not show the new one's pictures under its own names; a shorter one must not break it."""
     assert len(index.thumbnails(["noise-1", "noise-6"])) == 2
-    GeoIndex.build(encoder, ListSource(3, "new", seed=1), index.path)
+    GeoIndex.build(encoder, ListSource(3, "new", seed=1), index.path, overwrite=True)
     assert index.thumbnails(["noise-1", "noise-6"]) == {}
     assert set(GeoIndex.load(index.path).thumbnails(["new-1"])) == {"new-1"}
 
@@ -104,5 +104,5 @@ def test_pictures_of_a_replaced_index_are_left_out_not_mixed_up(encoder, index):
 def test_names_cannot_become_markup(desk):
     evil = "<img src=x onerror=alert(1)>"
     place = Place(1, 1.0, 2.0, 0.5, evil)
-    text = words.answer(Answer(evil, [place], note=evil), Question()) + words.failure(evil) + words.kept(evil)
+    text = words.answer(Answer(evil, [place], notes=(evil,)), Question()) + words.failure(evil) + words.kept(evil)
     assert "<img" not in text

@@ -39,7 +39,7 @@ def problem(reply, status, code):
 
 
 def test_a_form_and_bare_bytes_give_the_localizers_places(client, encoder, index, photo):
-    best = GeoLocalizer(encoder, index).locate(photo, top=3)
+    best = GeoLocalizer(encoder, index).locate(photo, top=3).places
     for send in ({"content": photo}, {"files": {"image": ("street.png", photo, "image/png")}}):
         reply = client.post("/locate", params={"top": 3}, **send)
         assert reply.status_code == 200, reply.text
@@ -88,7 +88,7 @@ def test_descriptors_of_both_views(desk, client, encoder, source, tiny_model, ti
         assert reply["view"] == view and reply["fingerprint"] == encoder.fingerprint
     from gengeo_hf.encoding.encoder import Encoder
 
-    real = Encoder(tiny_model, tiny_processor, "cpu")
+    real = Encoder(tiny_model, tiny_processor, device="cpu")
     index = GeoIndex.build(real, source, desk.localizer.index.path.with_name("real.gengeo"))
     with running(create_app(Desk(real, index))) as address:
         for view in ("ground", "aerial"):
@@ -250,7 +250,7 @@ def test_answers_are_as_the_schema_says(client, photo):
 def test_an_index_replaced_on_disk_is_taken_at_reload_and_answers_never_mix(encoder, index, photo):
     """Old answers name old tiles and the old version, new ones new tiles, while photos keep coming."""
     desk = Desk(encoder, index)
-    names = {desk.localizer.index.manifest["files"]["descriptors.npy"]["sha256"][:12]: "noise"}
+    names = {desk.localizer.index.manifest.content_id: "noise"}
     stop, seen, wrong = threading.Event(), set(), []
 
     def keep_asking(address):
@@ -265,9 +265,9 @@ def test_an_index_replaced_on_disk_is_taken_at_reload_and_answers_never_mix(enco
     with running(create_app(desk)) as address, ThreadPoolExecutor(3) as pool:
         asking = [pool.submit(keep_asking, address) for _ in range(3)]
         for generation in ("second", "third", "fourth"):
-            new = GeoIndex.build(encoder, ListSource(8, generation, seed=len(generation)), index.path)
+            new = GeoIndex.build(encoder, ListSource(8, generation, seed=len(generation)), index.path, overwrite=True)
             assert httpx.get(f"{address}/health").json()["index_outdated"]
-            names[new.manifest["files"]["descriptors.npy"]["sha256"][:12]] = generation
+            names[new.manifest.content_id] = generation
             assert desk.reload() == 8
             assert not httpx.get(f"{address}/health").json()["index_outdated"]
         wait_for(lambda: len(seen) >= 2)
@@ -279,10 +279,10 @@ def test_an_index_replaced_on_disk_is_taken_at_reload_and_answers_never_mix(enco
 
 def test_a_reload_of_something_else_keeps_the_old_index(encoder, index, photo):
     desk = Desk(encoder, index)
-    GeoIndex.build(StubEncoder("other"), ListSource(3), index.path)
+    GeoIndex.build(StubEncoder("other"), ListSource(3), index.path, overwrite=True)
     with pytest.raises(GenGeoError, match="made by another model"):
         desk.reload()
-    (index.path / "tiles.parquet").write_bytes(b"broken")
+    (index.path / GeoIndex.load(index.path).manifest.segments[0].name / "tiles.arrow").write_bytes(b"broken")
     with pytest.raises(GenGeoError, match="truncated"):
         desk.reload()
     from gengeo_hf.serving.locator import Question

@@ -118,8 +118,9 @@ class Push:
         self.old, self.new = (self.files(folder / name) for name in ("old.gengeo", "new.gengeo"))
 
     def files(self, path):
-        manifest = json.loads((path / "manifest.json").read_text())
-        return {name: (path / name).read_bytes() for name in ("manifest.json", *manifest["files"])}
+        from gengeo_hf.index.manifest import read_manifest
+
+        return {name: (path / name).read_bytes() for name in ("manifest.json", *read_manifest(path).checked_files())}
 
     def act(self, place):
         gengeo("push", self.folder / "new.gengeo", f"someone/{place.name}")

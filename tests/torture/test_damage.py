@@ -32,7 +32,7 @@ def check(kind, files, read, counts, count, truth=None):
 def answers(path):
     """All that an index says: rows, scores of queries, thumbnails, the report."""
     index = GeoIndex.load(path)
-    queries = np.random.default_rng(0).standard_normal((4, index.manifest["dim"])).astype(np.float32)
+    queries = np.random.default_rng(0).standard_normal((4, index.manifest.dim)).astype(np.float32)
     hits = index.search(queries / np.linalg.norm(queries, axis=1, keepdims=True), 5)
     index.check_model(StubEncoder())
     index.report()
@@ -47,9 +47,13 @@ def test_index_files(tmp_path, counts, monkeypatch, kind):
         monkeypatch.setattr("gengeo_hf.index.search.FLAT_LIMIT", 10)
         monkeypatch.setattr("gengeo_hf.index.search.EXACT_LIMIT", 20)
     index = GeoIndex.build(StubEncoder(), ListSource(400, broken=[3]), tmp_path / "idx")
-    files = sorted(index.path.iterdir())
-    assert {"descriptors.npy", "tiles.parquet", "manifest.json", "left_out.parquet"} <= {file.name for file in files}
-    assert (index.path / "search.faiss").is_file() == (kind == "compressed")
+    index.add(StubEncoder(), ListSource(30, "more", seed=1))
+    index.remove(["noise-7", "more-3"])
+    files = sorted(path for path in index.path.rglob("*") if path.is_file())
+    names = {file.name for file in files}
+    assert {"descriptors.npy", "tiles.arrow", "blocks.npy", "manifest.json", "thumbnails.parquet"} <= names
+    assert any("deleted" in name for name in names) and any("left_out" in name for name in names)
+    assert ("scan-0.faiss" in names) == (kind == "compressed")
     check(f"index, {kind} search", files, lambda: answers(index.path), counts, 60)
 
 
@@ -112,24 +116,22 @@ def test_work_that_a_build_left(tmp_path, counts, monkeypatch):
 
     source, partial = ListSource(300), tmp_path / "idx.partial"
     with monkeypatch.context() as patch:
-        patch.setattr(build, "_assemble", lambda *_: (_ for _ in ()).throw(GenGeoError("stopped")))
+        patch.setattr(build._Assembly, "write", lambda *_: (_ for _ in ()).throw(GenGeoError("stopped")))
         with pytest.raises(GenGeoError, match="stopped"):
             build.build_index(StubEncoder(), source, tmp_path / "idx")
     shutil.copytree(partial, tmp_path / "kept")
 
     def read():
-        damaged = (
-            {file.name: file.read_bytes() for file in partial.glob("*") if file.is_file()} if partial.exists() else {}
-        )
+        damaged = {file.relative_to(partial): file.read_bytes() for file in partial.rglob("*") if file.is_file()}
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(tmp_path / "kept", partial)
         for name, content in damaged.items():
             (partial / name).write_bytes(content)
-        build.build_index(StubEncoder(), source, tmp_path / "idx")
+        build.build_index(StubEncoder(), source, tmp_path / "idx", overwrite=True)
         index = GeoIndex.load(tmp_path / "idx")
         shutil.copytree(tmp_path / "kept", partial)
         return index.descriptors.tobytes(), index.tiles.to_pydict(), index.thumbnails(["noise-0", "noise-299"])
 
     read()
     truth = read()
-    check("shards of a build", sorted(partial.glob("shard-*.parquet")), read, counts, 40, truth)
+    check("shards of a build", sorted(partial.glob("*/shard-*.parquet")), read, counts, 40, truth)

@@ -74,11 +74,11 @@ def test_a_clock_that_was_set_back_or_ahead(tmp_path, counts, when):
 
     index = GeoIndex.build(StubEncoder(), ListSource(6), tmp_path / "idx")
     desk = Desk(StubEncoder(), index)
-    for file in [index.path, *index.path.iterdir()]:
+    for file in [index.path, *index.path.rglob("*")]:
         os.utime(file, (when, when))
     assert not desk.outdated
     GeoIndex.load(index.path).add(StubEncoder(), ListSource(4, name="more", lat=61.0))
-    for file in [index.path, *index.path.iterdir()]:
+    for file in [index.path, *index.path.rglob("*")]:
         os.utime(file, (when, when))
     assert desk.outdated and desk.reload() == 10
     desk.close()
@@ -141,7 +141,7 @@ folder = Path(sys.argv[1])
 index = GeoIndex.build(StubEncoder(), open_imagery(folder / "tiles.csv"), folder / sys.argv[2])
 raster = open_imagery(folder / "r.tif")
 near = parse_near("60.17,24.94,20km")
-answers = list(GeoLocalizer(StubEncoder(), index).locate_many([folder / "Straße İI.png"], 3, near))
+answers = list(GeoLocalizer(StubEncoder(), index).locate_many([folder / "Straße İI.png"], top=3, near=near))
 json.dump({
     "ids": index.tiles["tile_id"].to_pylist(), "lat": index.tiles["lat"].to_pylist(),
     "geojson": to_geojson(answers, ""), "report": index.report().splitlines()[1],

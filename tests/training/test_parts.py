@@ -256,7 +256,7 @@ def test_encoding_some_rows_equals_the_encoder(tiny_model, tiny_processor, rows)
     from gengeo_hf.data.loading import AerialImages
 
     images = AerialImages(made_up_pairs(16))
-    encoder = Encoder(tiny_model, tiny_processor, "cpu", batch_size=5)
+    encoder = Encoder(tiny_model, tiny_processor, device="cpu", batch_size=5)
     found = encode_together(images, "aerial", Accelerator(cpu=True), encoder, np.array(rows))
     np.testing.assert_allclose(found, encoder.encode([images[row] for row in rows], "aerial"), atol=1e-5)
 
@@ -268,7 +268,7 @@ def test_a_broken_image_in_a_reader_is_one_line(tiny_model, tiny_processor):
     rows = data.queries.to_list()
     rows[1]["ground"] = {"bytes": b"nothing", "path": None}
     data = dataclasses.replace(data, queries=type(data.queries).from_list(rows, features=data.queries.features))
-    encoder = Encoder(tiny_model, tiny_processor, "cpu", batch_size=2)
+    encoder = Encoder(tiny_model, tiny_processor, device="cpu", batch_size=2)
     with pytest.raises(GenGeoError, match=r"^ground image of row 1: the image of 7 bytes is not an image"):
         encode_together(GroundImages(data), "ground", Accelerator(cpu=True), encoder, np.arange(3))
 

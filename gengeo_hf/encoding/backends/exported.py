@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.encoding.backends.protocol import View
 from gengeo_hf.encoding.fingerprint import preprocessing, truncated
+from gengeo_hf.encoding.protocol import View
 
 FORMAT = 1
 FOLDER = "onnx"  # inside a checkpoint folder

@@ -13,7 +13,7 @@ from gengeo_hf.common.transfer import first_line
 from gengeo_hf.encoding.backends.exported import INPUT, OUTPUT, ExportedGraphs
 
 if TYPE_CHECKING:
-    from gengeo_hf.encoding.backends.protocol import View
+    from gengeo_hf.encoding.protocol import View
 
 
 class OnnxBackend:
@@ -34,7 +34,7 @@ class OnnxBackend:
         self._provider = _provider(self.device)
         self._sessions: dict[Path, Any] = {}
 
-    def describe(self, pixels: torch.Tensor, view: View) -> np.ndarray:
+    def encode_pixels(self, pixels: torch.Tensor, view: View) -> np.ndarray:
         """Unit descriptors, float32 (B, dim); see the contract."""
         self._graphs.check_size(*pixels.shape[2:])
         found: np.ndarray = self._session(view).run([OUTPUT], {INPUT: pixels.float().cpu().numpy()})[0]

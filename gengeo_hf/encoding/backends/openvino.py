@@ -20,7 +20,7 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.transfer import first_line
 
 if TYPE_CHECKING:
-    from gengeo_hf.encoding.backends.protocol import View
+    from gengeo_hf.encoding.protocol import View
     from gengeo_hf.model import GenGeoModel
 
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}  # in OpenVINO's words
@@ -67,7 +67,7 @@ class OpenVinoBackend:
         used = next(iter(self._heads.values())).get_property("INFERENCE_PRECISION_HINT")
         self.dtype = "bfloat16" if used == openvino.Type.bf16 else "float32"
 
-    def describe(self, pixels: torch.Tensor, view: View) -> np.ndarray:
+    def encode_pixels(self, pixels: torch.Tensor, view: View) -> np.ndarray:
         """Unit descriptors, float32 (B, the whole width), of pixel values; see the contract."""
         self._model._token_grid(pixels)  # its checks of the size; the converted graph has none
         compiled = self._heads["shared" if self._model.config.share_aggregator else view]

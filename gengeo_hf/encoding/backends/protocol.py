@@ -5,13 +5,14 @@ Before: a model in memory, or graphs that were exported. After: the encoder, whi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
+
+from gengeo_hf.encoding.protocol import View
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-View = Literal["ground", "aerial"]
 BACKENDS = ("auto", "torch", "openvino", "onnx")
 DTYPES = ("auto", "float32", "bfloat16")
 LOWEST_COSINE = 0.999  # between a descriptor of a faster way and that of torch in float32
@@ -30,7 +31,7 @@ class Backend(Protocol):
     name: str
     dtype: str
 
-    def describe(self, pixels: torch.Tensor, view: View) -> np.ndarray:
+    def encode_pixels(self, pixels: torch.Tensor, view: View) -> np.ndarray:
         """Unit descriptors, float32 (B, at least the encoder's dim), of pixel values (B, 3, H, W).
 
         Raises:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    from gengeo_hf.encoding.backends.protocol import View
+    from gengeo_hf.encoding.protocol import View
     from gengeo_hf.model import GenGeoModel
 
 
@@ -31,7 +31,7 @@ class TorchBackend:
         self.dtype = "bfloat16" if self._autocast else str(model.dtype).removeprefix("torch.")
 
     @torch.inference_mode()
-    def describe(self, pixels: torch.Tensor, view: View) -> np.ndarray:
+    def encode_pixels(self, pixels: torch.Tensor, view: View) -> np.ndarray:
         """Unit descriptors, float32 (B, dim); see the contract."""
         device: Any = self._model.device
         cast: Any = torch.autocast(device.type, torch.bfloat16) if self._autocast else contextlib.nullcontext()

@@ -134,7 +134,7 @@ def settle(plain: Backend, ways: dict[str, Callable[[], Backend]], pixels: torch
         pixels: (B, 3, H, W), the probe.
         device: named in what is told.
     """
-    expected = plain.describe(pixels, "ground")
+    expected = plain.encode_pixels(pixels, "ground")
     base = _run(plain, pixels, expected)
     runs, unusable = {}, []
     for name, make in ways.items():
@@ -169,7 +169,7 @@ def _run(backend: Backend, pixels: torch.Tensor, expected: np.ndarray) -> Run:
     taken = []
     for _ in range(PASSES):
         started = time.perf_counter()
-        found = backend.describe(pixels, "ground")
+        found = backend.encode_pixels(pixels, "ground")
         taken.append(time.perf_counter() - started)
     width = min(found.shape[1], expected.shape[1])
     ours, theirs = torch.from_numpy(found[:, :width]), torch.from_numpy(expected[:, :width])

@@ -7,11 +7,12 @@ Each model has its own collection, named by its fingerprint, so descriptors of t
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import write_json
@@ -19,8 +20,8 @@ from gengeo_hf.common.geo import Bounds, great_circle_m
 from gengeo_hf.common.transfer import first_line
 from gengeo_hf.common.units import Near, check_near
 from gengeo_hf.encoding.fingerprint import truncated
-from gengeo_hf.imagery.tiles import EncoderLike
-from gengeo_hf.index.folder import DESCRIPTORS, TILES
+from gengeo_hf.encoding.protocol import EncoderProtocol
+from gengeo_hf.imagery.tiles import TILE_SCHEMA
 from gengeo_hf.index.index import GeoIndex, Hit, finite_queries
 from gengeo_hf.index.search import sample_queries
 from gengeo_hf.index.stores.address import shown, without_secrets
@@ -134,7 +135,7 @@ class StoreIndex:
         widths = (width for width in range(1, dim) if PREFIX + truncated(fingerprint, width)[:16] in names)
         return max(widths, default=None)
 
-    def check_model(self, encoder: EncoderLike) -> None:
+    def check_model(self, encoder: EncoderProtocol) -> None:
         """Choose the collection of this encoder, or refuse it."""
         self.use(encoder.fingerprint)
 
@@ -228,28 +229,40 @@ def export_index(index: GeoIndex, store: StoreIndex, progress: bool = False, sam
     """
     from tqdm.auto import tqdm
 
-    model = index.manifest["model"]["fingerprint"]
-    store.use(model, int(index.manifest["dim"]))
+    model = index.manifest.model.fingerprint
+    store.use(model, index.manifest.dim)
     # The state belongs to this content of the index, this store and what the store still holds.
-    key = [store.address, *(index.manifest["files"][name]["sha256"] for name in (DESCRIPTORS, TILES))]
+    key = [store.address, index.manifest.content_id]
     state = index.path.with_name(f".{index.path.name}.export.json")
     done = _read_state(state, key) if len(store) else 0
     with tqdm(total=len(index), initial=done, desc="export", unit="tile", disable=not progress) as bar:
-        for start in range(done, len(index), BATCH):
-            rows = index.tiles.slice(start, BATCH).to_pylist()
-            store.engine.upsert(store._name, rows, index.descriptors[start : start + BATCH].astype(np.float32))
-            write_json(state, {"key": key, "done": start + len(rows)})
-            bar.update(len(rows))
+        seen = 0
+        for tiles, vectors in _batches(index):
+            seen += len(tiles)
+            if seen > done:
+                store.engine.upsert(store._name, tiles.to_pylist(), vectors.astype(np.float32))
+                write_json(state, {"key": key, "done": seen})
+                bar.update(len(tiles))
     state.unlink(missing_ok=True)
     count = len(store)
     if count < len(index):
         raise GenGeoError(f"{store.address} holds {count} tiles after writing {len(index)}; run the export again")
     agreement = [1.0]
     if len(index):
-        queries = sample_queries(index.descriptors, samples)
+        largest = max(index.segments, key=lambda segment: segment.record.live)
+        queries = sample_queries(largest.descriptors, samples)
         pairs = zip(index.search(queries, 10), store.search(queries, 10), strict=True)
         agreement = [len({h.tile_id for h in a} & {h.tile_id for h in b}) / len(a) for a, b in pairs]
     return {"tiles": len(index), "count": count, "top10_agreement": float(np.mean(agreement))}
+
+
+def _batches(index: GeoIndex) -> Iterator[tuple[pa.Table, np.ndarray]]:
+    """Live tiles and their descriptors, at most `BATCH` at a time, always in the same portions."""
+    for segment in index.segments:
+        rows = segment.live_rows()
+        for start in range(0, len(rows), BATCH):
+            some = rows[start : start + BATCH]
+            yield segment.tiles.select(TILE_SCHEMA.names).take(pa.array(some)), segment.descriptors[some]
 
 
 def _read_state(path: Path, key: list[str]) -> int:

@@ -35,16 +35,27 @@ def describe(images: list[Image.Image], view: str) -> np.ndarray:
 
 def load_index(repository: str) -> tuple[np.ndarray, list[dict]]:
     """Descriptors and tile rows of an index on the Hub (or in a folder), which this model must have made."""
-    import pyarrow.parquet as pq
+    import pyarrow as pa
 
-    names = ["descriptors.npy", "tiles.parquet", "manifest.json"]
-    folder = fetched(repository, "dataset", names)
-    made_by = json.loads((folder / names[2]).read_text(encoding="utf-8"))["model"]["fingerprint"]
+    folder = fetched(repository, "dataset", ["manifest.json", "segment-*/*.npy", "segment-*/tiles.arrow"])
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    made_by = manifest["model"]["fingerprint"]
     ours = fetched(SETTINGS["model"], "model", ["gengeo_export.json"]) / "gengeo_export.json"
     if json.loads(ours.read_text(encoding="utf-8"))["fingerprint"] != made_by:
         raise SystemExit(f"the index {repository} was made by another model than {SETTINGS['model']}")
-    descriptors = np.load(folder / names[0], mmap_mode="r", allow_pickle=False)
-    return descriptors, pq.read_table(folder / names[1], columns=["tile_id", "lat", "lon"]).to_pylist()
+    descriptors, tiles = [], []
+    for segment in manifest["segments"]:
+        place = folder / segment["name"]
+        vectors = np.load(place / "descriptors.npy", mmap_mode="r", allow_pickle=False)
+        with pa.memory_map(str(place / "tiles.arrow")) as file:
+            rows = pa.ipc.open_file(file).read_all().select(["tile_id", "lat", "lon"]).to_pylist()
+        if removed := segment.get("tombstones"):
+            bits = np.load(place / removed["file"], allow_pickle=False)
+            live = np.flatnonzero(np.unpackbits(bits, count=len(rows)) == 0)
+            vectors, rows = vectors[live], [rows[row] for row in live]
+        descriptors.append(vectors)
+        tiles += rows
+    return descriptors[0] if len(descriptors) == 1 else np.concatenate(descriptors), tiles
 
 
 def fetched(repository: str, repo_type: str, names: list[str]) -> Path:

@@ -1,0 +1,28 @@
+"""`gengeo compact`: merge the segments of an index and free the room of removed tiles."""
+
+from gengeo_hf.cli import console
+from gengeo_hf.cli.options import IndexPath, Json
+from gengeo_hf.cli.registry import INDEX, gengeo
+
+
+@gengeo.command(panel=INDEX)
+def compact(index: IndexPath, as_json: Json = False) -> None:
+    """Merge the segments of an index and free the room of removed tiles.
+
+    Searches that run meanwhile keep their version. It needs room for a second copy while it works.
+
+    **Example**
+
+        gengeo compact city.gengeo
+    """
+    from gengeo_hf.index import GeoIndex
+
+    opened = GeoIndex.load(index, verify=False)
+    segments, removed = opened.compact()
+    if as_json:
+        console.json_line({"segments_before": segments, "removed": removed, "tiles": len(opened)})
+    elif segments > 1 or removed:
+        console.result(f"{segments} segments became one; room of {removed:,} removed tiles was freed; "
+                       f"{len(opened):,} tiles")  # fmt: skip
+    else:
+        console.result("nothing to do: one segment and no removed tiles")

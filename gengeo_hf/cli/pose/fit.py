@@ -1,0 +1,92 @@
+"""`gengeo pose fit`: fit a pose head on the frozen patch tokens of a model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gengeo_hf.cli import console
+from gengeo_hf.cli.data import parse_dataset
+from gengeo_hf.cli.options import Device, Json, Model, Overwrite
+from gengeo_hf.cli.pose import pose
+
+
+@pose.command()
+def fit(
+    model: Model,
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar='"NAME[:SPLIT] [ROOT] [key=value ...]"',
+            help="Pairs to fit on: photos with positions and fields of view, tiles with bounds. Default split: train.",
+        ),
+    ],
+    heading_prior: Annotated[
+        str,
+        typer.Option(
+            help="What will be known of a photo's heading: known (stated), 45 (within 45 degrees, a compass), 180 "
+            "(nothing). One head each; the narrowest is the most exact."
+        ),
+    ] = "known",
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIRECTORY", help="Directory of the head. Default: pose/PRIOR in the model's."),
+    ] = None,
+    whole_tile: Annotated[
+        bool,
+        typer.Option(
+            "--whole-tile",
+            help="Search the whole tile instead of its central half: for galleries of overlapping tiles.",
+        ),
+    ] = False,
+    hard_tiles: Annotated[
+        int, typer.Option(min=0, help="Similar wrong tiles in the loss of each photo, for re-ranking; 4 is enough.")
+    ] = 0,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 1000,
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs that are used at most.")] = 4800,
+    random_baseline: Annotated[
+        bool | None,
+        typer.Option(
+            help="Fit the same head on an encoder with random weights too, for comparison. Default: for the synthetic "
+            "world, whose two views share colours."
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Fit a pose head: minutes on a CPU. The model, its descriptors and its indexes stay as they are.
+
+    A fit that was stopped goes on when the same command is run again.
+
+    **Examples**
+
+        gengeo pose fit --model ./gengeo-cvusa --data "cvusa /data/CVUSA" --heading-prior 180
+
+        gengeo pose fit --model ./model --data "world-urban:train num_pairs=4500" --heading-prior known
+    """
+    from gengeo_hf.encoding.encoder import Encoder
+    from gengeo_hf.pose.fitting import WHOLE_TILE, FitSettings, fit_head
+    from gengeo_hf.pose.head import FOLDER
+
+    settings = FitSettings(
+        heading_prior, steps=steps, pairs=pairs, hard_tiles=hard_tiles, seed=seed,
+        **({"coverage": WHOLE_TILE} if whole_tile else {}),
+    )  # fmt: skip
+    if out is None and not Path(model).is_dir():
+        raise console.UsageError(f"{model} is not a directory: give --out for the head of a model on the Hub")
+    folder = out or Path(model) / FOLDER / heading_prior
+    console.check_not_there(folder, overwrite)
+    dataset = parse_dataset([data]).load("train")
+    encoder = Encoder.from_pretrained(model, device)
+    head = fit_head(encoder, dataset, folder, settings, random_baseline=random_baseline, progress=console.note)
+    figures = head.config.record["held_out"]
+    if as_json:
+        console.json_line({"head": str(folder), "data": dataset.name, **figures})
+        return
+    console.result(f"{folder}: {figures['photos']} held-out pairs of {dataset.name}, tiles moved")
+    console.result(f"  centre of the tile  median {figures['centre_median_m']:.2f} m")
+    turn = "" if figures["median_deg"] is None else f", {figures['median_deg']:.1f} degrees"
+    console.result(f"  pose                median {figures['median_m']:.2f} m{turn}, "
+                   f"{figures['within_5_m']:.0f} % within 5 m")  # fmt: skip

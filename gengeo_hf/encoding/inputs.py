@@ -1,0 +1,88 @@
+"""What may be given as an image: one or many, a path, an address, bytes, a PIL image, an array, a tensor."""
+
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.images import open_image
+
+FETCH_TIMEOUT_S = 30.0
+FETCH_LIMIT_BYTES = 100_000_000  # a photo of 100 megapixels has 30 to 60 MB
+_SCHEMES = ("http://", "https://")
+
+
+def is_single_image(images: Any) -> bool:
+    """Whether this is one image, not a collection of images.
+
+    A text is a path or an address, never a sequence of letters. An array or tensor of two or three axes is one image,
+    one of four axes is a batch.
+    """
+    if isinstance(images, str | Path | bytes | bytearray | Image.Image | Mapping):
+        return True
+    if isinstance(images, np.ndarray | torch.Tensor):
+        return images.ndim < 4
+    is_collection = isinstance(images, Iterable) or hasattr(images, "__getitem__")
+    return hasattr(images, "read") or not is_collection
+
+
+def load_image(image: Any) -> Any:
+    """Open what is a file or a PIL image as an upright RGB image, and pass arrays and tensors on.
+
+    Args:
+        image: A path, the bytes of a file, an open binary file, a row of `datasets.Image(decode=False)` (a dict with
+            `bytes` or `path`), a PIL image, an array or a tensor.
+
+    Returns:
+        What the image processor takes.
+
+    Raises:
+        GenGeoError: The image is missing or broken, or is an address.
+    """
+    if isinstance(image, Mapping):  # a row of `datasets.Image(decode=False)`
+        if image.get("bytes") is None and image.get("path") is None:
+            raise GenGeoError(f"an image is a dict with the keys {sorted(map(str, image))}; expected bytes or path")
+        image = image["bytes"] if image.get("bytes") is not None else image["path"]
+    if isinstance(image, bytearray):
+        image = bytes(image)
+    if isinstance(image, str | Path | bytes | Image.Image) or hasattr(image, "read"):
+        return open_image(image)  # a photo from `Image.open` must have the descriptor of its file
+    if isinstance(image, np.ndarray | torch.Tensor):
+        return image
+    raise GenGeoError(
+        f"an image is a {type(image).__name__}; expected a path, an http(s) address, bytes, a PIL image, an array or "
+        "a tensor"
+    )
+
+
+def is_address(image: Any) -> bool:
+    """Whether this is an http(s) address."""
+    return isinstance(image, str) and image.lower().startswith(_SCHEMES)
+
+
+def fetch_image(address: str) -> bytes:
+    """The file at an http(s) address. Only for addresses that the caller of Python code has written.
+
+    Raises:
+        GenGeoError: The server cannot be reached or refuses, or the file has more than `FETCH_LIMIT_BYTES` bytes.
+    """
+    from gengeo_hf import __version__
+
+    request = urllib.request.Request(address, headers={"User-Agent": f"gengeo_hf/{__version__}"})
+    try:
+        with urllib.request.urlopen(request, timeout=FETCH_TIMEOUT_S) as response:
+            content: bytes = response.read(FETCH_LIMIT_BYTES + 1)
+    except (OSError, ValueError, urllib.error.URLError) as error:
+        raise GenGeoError(f"{address} cannot be fetched ({error}): check the address and the network") from error
+    if len(content) > FETCH_LIMIT_BYTES:
+        raise GenGeoError(f"{address} has more than {FETCH_LIMIT_BYTES // 1_000_000} MB: give a smaller image")
+    return content
+
+
+__all__ = ["fetch_image", "is_address", "is_single_image", "load_image"]

@@ -1,0 +1,146 @@
+"""Retrieval and pose together: how far answers among all tiles of a gallery are from all photos of a data set."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.geo import Bounds, great_circle_m, offset, size_of
+from gengeo_hf.data.loading import AerialImages, GroundImages, resized
+from gengeo_hf.localization.fusion import FusionWeights, TilePosterior, fit_weights, fuse
+from gengeo_hf.pose.geometry import column_azimuths, positions_of
+from gengeo_hf.pose.head import PoseHead
+from gengeo_hf.pose.posterior import poses_of, to_posterior
+from gengeo_hf.pose.tokens import check_head, grid_of, normalised, tokens_and_descriptors
+
+if TYPE_CHECKING:
+    from gengeo_hf.common.schema import CrossViewDataset
+    from gengeo_hf.encoding.encoder import Encoder
+
+WITHIN_M = (5, 10, 25)
+MODEL_SCALE_CAP = 100.0
+
+
+@dataclass
+class Candidates:
+    """The most similar tiles of every photo with their poses.
+
+    Args:
+        photos: candidates of each photo, best first.
+        centre: (N, 2) lat and lon of the centre of each photo's most similar tile.
+        best: (N, 2) lat and lon of the pose in that tile.
+        truth: (N, 2) lat and lon of the photos.
+        scale: the model's InfoNCE scale.
+    """
+
+    photos: list[list[TilePosterior]]
+    centre: np.ndarray
+    best: np.ndarray
+    truth: np.ndarray
+    scale: float
+
+
+def find_candidates(
+    encoder: Encoder, head: PoseHead, dataset: CrossViewDataset, tiles: int = 40, batch_size: int = 64
+) -> Candidates:
+    """Search the whole gallery for every panorama, north-aligned, and pose it in its most similar tiles.
+
+    Args:
+        encoder: the model.
+        head: of a known heading.
+        dataset: panoramas with positions, tiles with bounds of one size.
+        tiles: candidates of each photo.
+        batch_size: images in one forward pass.
+
+    Raises:
+        GenGeoError: another encoder's head, photos that are not panoramas, or tiles without bounds.
+    """
+    check_head(head, encoder)
+    if any(fov is None or fov < 360 for fov in dataset.queries["fov"][:]):
+        raise GenGeoError(
+            f"{dataset.name} holds photos that are not panoramas: their pose in a gallery is not evaluated"
+        )
+    ground, queries = _encode(encoder, head, GroundImages(dataset), "ground", batch_size)
+    aerial, keys = _encode(encoder, head, AerialImages(dataset), "aerial", batch_size)
+    lat, lon = (np.array(dataset.gallery[name][:], dtype=np.float64) for name in ("lat", "lon"))
+    boxes = np.array([dataset.gallery[side][:] for side in Bounds._fields], dtype=np.float64).T
+    if np.isnan(boxes).any():
+        raise GenGeoError(f"{dataset.name} has tiles without bounds: pose needs their size in metres")
+    size = np.median([size_of(Bounds(*box)) for box in boxes], axis=0)
+    sizes = encoder.processor.view_sizes["aerial"]
+    layout = head.layout((float(size[0]), float(size[1])), grid_of(encoder, sizes["height"], sizes["width"]))
+    azimuths, positions = column_azimuths(queries.shape[1], 360.0), positions_of(layout)
+    found: list[list[TilePosterior]] = []
+    best = np.empty((len(ground), 2))
+    tops = (ground @ aerial.T).topk(min(tiles, len(aerial)), dim=1)
+    for photo, (scores, rows) in enumerate(zip(tops.values, tops.indices, strict=True)):
+        with torch.inference_mode():
+            logits = head.scores(queries[photo][None], keys[rows][None], layout, azimuths, (0.0,))[0]
+        posterior = to_posterior(logits, positions, (0.0,))
+        mass, evidence = posterior.position_mass(), posterior.log_evidence
+        where = positions.numpy()
+        found.append([
+            TilePosterior(lat[row], lon[row], float(score), evidence[number], where, mass[number])
+            for number, (score, row) in enumerate(zip(scores, rows, strict=True))
+        ])  # fmt: skip
+        east, north = poses_of(posterior).offset_m[0]
+        best[photo] = offset(lat[rows[0]], lon[rows[0]], east, north)
+    truth = np.array([dataset.queries[name][:] for name in ("lat", "lon")], dtype=np.float64).T
+    top = tops.indices[:, 0].numpy()
+    scale = float(encoder.model.logit_scale.exp().clamp(max=MODEL_SCALE_CAP))
+    return Candidates(found, np.stack([lat[top], lon[top]], 1), best, truth, scale)
+
+
+def _encode(
+    encoder: Encoder, head: PoseHead, images: Any, view: Any, batch_size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Descriptors, and queries or keys of the head."""
+    descriptors, features = [], []
+    for start in range(0, len(images), batch_size):
+        pixels = normalised(encoder, resized(encoder.processor, images[start : start + batch_size], view))
+        with torch.inference_mode():
+            tokens, vectors = tokens_and_descriptors(encoder, pixels, view)
+            tokens = tokens.cpu()
+            features.append(head.queries(tokens) if view == "ground" else head.keys(tokens.flatten(1, 2)))
+        descriptors.append(vectors.cpu())
+    return torch.cat(descriptors), torch.cat(features)
+
+
+def evaluate_gallery(candidates: Candidates, weights: FusionWeights) -> dict[str, Any]:
+    """Shares of all photos whose answer lies within some metres, in percent.
+
+    Args:
+        candidates: of `find_candidates`.
+        weights: of the joined map, see `fit_fusion`.
+
+    Returns:
+        For the centre of the best tile, the pose in the best tile, and the joined map: `within_<m>_m` and `median_m`;
+        and the weights. Where joining is switched off, the joined answer is the pose in the best tile.
+    """
+    joined = np.array([joined_answer(photo, weights) for photo in candidates.photos])
+    answers = {"centre": candidates.centre, "best_tile": candidates.best}
+    answers["fused"] = joined if weights.enabled else candidates.best
+    result: dict[str, Any] = {"photos": len(candidates.photos), "weights": asdict(weights)}
+    for name, answer in answers.items():
+        error = great_circle_m(answer[:, 0], answer[:, 1], candidates.truth[:, 0], candidates.truth[:, 1])
+        result[f"{name}_median_m"] = float(np.median(error))
+        result |= {f"{name}_within_{m}_m": 100 * float((error <= m).mean()) for m in WITHIN_M}
+    return result
+
+
+def fit_fusion(candidates: Candidates, tiles: int = 40) -> FusionWeights:
+    """Weights of the joined map from validation photos; see `fit_weights`."""
+    best = [(float(lat), float(lon)) for lat, lon in candidates.best]
+    return fit_weights(candidates.photos, best, candidates.truth, candidates.scale, tiles)
+
+
+def joined_answer(photo: list[TilePosterior], weights: FusionWeights) -> tuple[float, float]:
+    """Latitude and longitude of the highest peak of one photo's joined map."""
+    tiles = photo[: weights.tiles]
+    cosines, evidence = (np.array([getattr(tile, name) for tile in tiles]) for name in ("cosine", "evidence"))
+    mode = fuse(tiles, weights.log_weights(cosines, evidence))[0]
+    return mode.lat, mode.lon

@@ -1,0 +1,126 @@
+"""`gengeo evaluate --pose`: a checkpoint with its heads, a data set, one result."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.data.registry import DataNotation, load_notation, parse_data
+from gengeo_hf.encoding.encoder import Encoder
+from gengeo_hf.evaluation.pose import evaluate_pose
+from gengeo_hf.evaluation.pose_gallery import evaluate_gallery, find_candidates, fit_fusion
+from gengeo_hf.pose.head import FOLDER, PRIORS, PoseHead
+from gengeo_hf.pose.random_encoder import SUBFOLDER
+
+if TYPE_CHECKING:
+    from gengeo_hf.common.schema import CrossViewDataset
+
+# Name -> data sets that it takes, the one that needs no files first, and the options of their loader.
+PROTOCOLS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "world-pose": (("world-urban", "world-rural"), {"num_pairs": 500, "tile_shift_m": 15.8}),
+    "vigor-pose": (("vigor-same", "vigor-cross"), {"labels": "corrected", "positions": "labels"}),
+}
+METHODS = ("auto", "fitted", "search")
+
+
+def evaluate_pose_of(
+    model: str | Path,
+    data: str | None,
+    prior: str = "known",
+    *,
+    protocol: str | None = None,
+    method: str = "auto",
+    fov: float = 360.0,
+    validation: str | None = None,
+    device: str | torch.device | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Evaluate position and heading of every photo in its true tile, and in the whole gallery where that is asked for.
+
+    Args:
+        model: checkpoint directory or Hub id, with heads under `pose/`.
+        data: `NAME[:SPLIT] [ROOT] [key=value ...]`; None takes the protocol's own.
+        prior: "known", "45" or "180".
+        protocol: "world-pose" or "vigor-pose": how the data are loaded; None takes them as they are.
+        method: "fitted", "search", or "auto": the head where there is one.
+        fov: panoramas are cut to this many degrees.
+        validation: data set on which the weights of the joined map are fitted; with it, all photos are also located in
+            the whole gallery, with a known heading.
+        device: where the model runs.
+        batch_size: images in one forward pass.
+        seed: of random headings.
+
+    Returns:
+        See `evaluate_pose`; and under `gallery` see `evaluate_gallery`.
+
+    Raises:
+        GenGeoError: an unknown protocol, method or prior, a missing head, or data that pose cannot use.
+    """
+    if method not in METHODS:
+        raise GenGeoError(f"--pose-method must be one of {', '.join(METHODS)}, found {method!r}")
+    if prior not in PRIORS:
+        raise GenGeoError(f"--heading-prior must be one of {', '.join(PRIORS)}, found {prior!r}")
+    notation = pose_notation(data, protocol)
+    head = None if method == "search" else _head(model, prior, needed=method == "fitted" or bool(validation))
+    random_head = _random_head(model, prior) if head is not None else None
+    encoder = Encoder.from_pretrained(model, device, batch_size)
+    dataset: CrossViewDataset = notation.load("test")
+    result = {"protocol": protocol, "data": str(notation), "model": str(model)}
+    result |= evaluate_pose(encoder, dataset, prior, head=head, random_head=random_head, fov=fov, seed=seed)
+    if validation is not None and head is not None:
+        weights = fit_fusion(find_candidates(encoder, head, load_notation(validation, "validation")))
+        result["gallery"] = evaluate_gallery(find_candidates(encoder, head, dataset), weights)
+    return result
+
+
+def pose_notation(data: str | None, protocol: str | None) -> DataNotation:
+    """The data of a pose evaluation, with the protocol's options.
+
+    Raises:
+        GenGeoError: nothing is named, or the protocol does not take this data set.
+    """
+    if protocol is None:
+        if data is None:
+            raise GenGeoError("nothing to evaluate on: give --data, or --protocol world-pose")
+        return parse_data(data)
+    if protocol not in PROTOCOLS:
+        raise GenGeoError(f"--pose takes the protocols {', '.join(PROTOCOLS)}, found {protocol!r}")
+    names, options = PROTOCOLS[protocol]
+    notation = parse_data(data) if data is not None else DataNotation(names[0])
+    if notation.name not in names:
+        raise GenGeoError(f"protocol {protocol} takes {' or '.join(names)}, found {notation.name!r}")
+    return replace(notation, options=options | notation.options)
+
+
+def _head(model: str | Path, prior: str, needed: bool) -> PoseHead | None:
+    """The head of a prior; None where a checkpoint has none at all and none is needed."""
+    has_one = not Path(model).is_dir() or (Path(model) / FOLDER).is_dir()
+    try:
+        return PoseHead.load(model, prior)
+    except GenGeoError:
+        if needed or (has_one and Path(model).is_dir()):
+            raise
+        return None
+
+
+def _random_head(model: str | Path, prior: str) -> PoseHead | None:
+    """The head that was fitted on random weights, where there is one."""
+    folder = Path(model) / FOLDER / prior / SUBFOLDER
+    return PoseHead.from_pretrained(folder).eval() if (folder / "config.json").is_file() else None
+
+
+def format_gallery(found: dict[str, Any]) -> str:
+    """Shares of all photos as lines for a terminal."""
+    lines = [f"all {found['photos']:,} photos in the whole gallery, within 5 / 10 / 25 m:"]
+    names = (("centre", "centre of the best tile"), ("best_tile", "pose in the best tile"), ("fused", "joined map"))
+    for key, name in names:
+        shares = " / ".join(f"{found[f'{key}_within_{metres}_m']:.1f}" for metres in (5, 10, 25))
+        lines.append(f"  {name:24} {shares} %, median {found[f'{key}_median_m']:,.1f} m")
+    if not found["weights"]["enabled"]:
+        lines.append("  joining did not gain on the validation photos and is switched off")
+    return "\n".join(lines)

@@ -1,0 +1,126 @@
+"""Which addresses may be asked: name resolution with a check of the result, and addresses without their secrets.
+
+A name is resolved once for each connection, every result is checked, and the connection goes to the checked number: a
+name that changes between check and connection (DNS rebinding) gains nothing.
+"""
+
+import ipaddress
+import logging
+import re
+import socket
+from collections.abc import Iterable
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from gengeo_hf.common.errors import GenGeoError
+
+HIDDEN = "***"
+_SECRET_KEY = re.compile(
+    r"^(?!quadkey$)(x-amz-.*|x-goog-.*|.*(key|token|secret|signature|password|passwd|credential).*|sig|pwd|auth)$",
+    re.IGNORECASE,
+)
+_secrets: set[str] = set()
+
+
+def remember_secret(value: str) -> None:
+    """Hide a text wherever `redact` finds it from now on."""
+    if len(value) >= 4:  # shorter ones would hide parts of ordinary words
+        _secrets.add(value)
+
+
+def redact(text: str) -> str:
+    """A text without secrets: known ones, and the user part and key-like query values of every address in it."""
+    for secret in sorted(_secrets, key=len, reverse=True):
+        text = text.replace(secret, HIDDEN)
+    return re.sub(r"https?://[^\s'\"<>]+", lambda found: _redact_address(found[0]), text)
+
+
+def _redact_address(address: str) -> str:
+    try:
+        parts = urlsplit(address)
+        query = parse_qsl(parts.query, keep_blank_values=True)
+    except ValueError:  # not an address after all
+        return address
+    netloc = f"{HIDDEN}@{parts.netloc.rpartition('@')[2]}" if "@" in parts.netloc else parts.netloc
+    if any(_SECRET_KEY.match(key) for key, _ in query):
+        kept = [(key, HIDDEN if _SECRET_KEY.match(key) else value) for key, value in query]
+        return urlunsplit(parts._replace(netloc=netloc, query=urlencode(kept, safe="*{}/:,;")))
+    return urlunsplit(parts._replace(netloc=netloc))
+
+
+def secrets_of(address: str) -> list[str]:
+    """Values in an address that must not be shown: passwords, and query values whose key says so."""
+    parts = urlsplit(address)
+    found = [value for key, value in parse_qsl(parts.query) if _SECRET_KEY.match(key)]
+    return [*found, *([parts.password] if parts.password else [])]
+
+
+class RedactingFilter(logging.Filter):
+    """Removes secrets from log records; httpx logs every address that it asks."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Rewrite the record's message; never drops one."""
+        record.msg, record.args = redact(record.getMessage()), ()
+        return True
+
+
+def hide_secrets_in_logs(names: Iterable[str] = ("httpx", "httpcore", "rasterio", "urllib3")) -> None:
+    """Add the filter to the loggers of the libraries that handle addresses, once."""
+    for name in names:
+        logger = logging.getLogger(name)
+        if not any(isinstance(known, RedactingFilter) for known in logger.filters):
+            logger.addFilter(RedactingFilter())
+
+
+def host_of(address: str) -> str:
+    """Host name of an http or https address, in lower case, without the port.
+
+    Raises:
+        GenGeoError: Another scheme (`file:` and the like are never opened), or no host.
+    """
+    try:
+        parts = urlsplit(address)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise GenGeoError(f"{redact(address)} is not an address: {error}") from None
+    if parts.scheme.lower() not in ("http", "https"):
+        raise GenGeoError(f"{redact(address)}: only http and https addresses are opened, found {parts.scheme!r}")
+    if not host:
+        raise GenGeoError(f"{redact(address)} names no host; an address looks like https://tiles.example.org/...")
+    return host.lower()
+
+
+def resolve(host: str, port: int, allow_private: bool) -> list[str]:
+    """Addresses of a host, all of them checked.
+
+    Args:
+        host: Host name, or an address in numbers.
+        port: Port that will be asked.
+        allow_private: Whether private, loopback and link-local addresses are allowed.
+
+    Raises:
+        GenGeoError: An address that is not public, and `allow_private` is not set.
+        OSError: The name is not known.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    numbers = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    for number in numbers:
+        if not allow_private and not is_public(number):
+            raise GenGeoError(
+                f"{host} is {number}, a private or local address: that is refused; if it is a server of your own, "
+                "add --allow-private"
+            )
+    return numbers
+
+
+def is_public(number: str) -> bool:
+    """Whether an IP address is one of the public internet; of an address inside of another (mapped, 6to4), both are."""
+    address = ipaddress.ip_address(number.partition("%")[0])
+    inner = None
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
+        if address in ipaddress.ip_network("64:ff9b::/96"):  # NAT64
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    public = address.is_global and not address.is_multicast
+    if inner is not None:
+        return inner.is_global and not inner.is_multicast
+    return public

@@ -1,0 +1,155 @@
+"""Whether what a server sent as a map tile is a picture of the ground; what is not gets a reason.
+
+Servers answer with pages of HTML under status 200, with a picture that says "access blocked", with tiles of one colour
+where they have no imagery. None of these may become a tile of an index.
+"""
+
+import hashlib
+import io
+import threading
+from collections import Counter
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from gengeo_hf.common.errors import GenGeoError
+
+MISSING = "no tile on the server (404)"
+PAGE = "a web page instead of a picture"
+MESSAGE = "an error message (XML or JSON) instead of a picture"
+NO_PICTURE = "a file that is not a picture"
+EMPTY = "an empty answer"
+DAMAGED = "a damaged picture"
+ONE_COLOUR = "every pixel has the same colour"
+TRANSPARENT = "every pixel is transparent"
+WRONG_SIZE = "a picture of another size than its neighbours"
+REPEATED = "one picture in many places (access blocked?)"
+REFUSED = "refused by the server"
+NO_ANSWER = "no answer from the server; --retry-missing asks again"
+
+REASONS = frozenset({
+    MISSING, PAGE, MESSAGE, NO_PICTURE, EMPTY, DAMAGED, ONE_COLOUR, TRANSPARENT, WRONG_SIZE, REPEATED, REFUSED,
+    NO_ANSWER,
+})  # fmt: skip
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "AVIF", "BMP")
+SUFFIXES = {
+    "JPEG": ".jpg",
+    "PNG": ".png",
+    "WEBP": ".webp",
+    "GIF": ".gif",
+    "TIFF": ".tif",
+    "AVIF": ".avif",
+    "BMP": ".bmp",
+}
+LASTING = frozenset({MISSING, ONE_COLOUR, TRANSPARENT})  # reasons that are remembered: asking again tells the same
+MAX_SIDE = 4096  # pixels of a map tile
+
+
+class NotAPictureError(GenGeoError):
+    """A source tile that cannot be used.
+
+    Args:
+        reason: One of the constants of this module, the same for all tiles of a kind, so that they can be counted.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def decode_tile(content: bytes) -> tuple[np.ndarray, np.ndarray | None, str]:
+    """Decode a map tile.
+
+    Args:
+        content: The bytes that a server or a file gave.
+
+    Returns:
+        RGB of shape (height, width, 3) uint8; a mask (height, width) uint8 that is 0 where there is no data, or None
+        where all pixels hold data; and the suffix of the file name.
+
+    Raises:
+        NotAPictureError: It is not a picture of the ground.
+    """
+    if not content:
+        raise NotAPictureError(EMPTY)
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            if max(image.size) > MAX_SIDE:  # before any pixel is decoded
+                raise NotAPictureError(WRONG_SIZE)
+            image.load()
+            suffix = SUFFIXES.get(image.format or "", ".img")
+            has_mask = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+            pixels = np.asarray(image.convert("RGBA" if has_mask else "RGB"))
+    except NotAPictureError:
+        raise
+    except UnidentifiedImageError:
+        raise NotAPictureError(_kind_of_text(content)) from None
+    except Exception:  # a damaged file raises whatever its decoder happens to meet
+        raise NotAPictureError(DAMAGED) from None
+    return _checked(pixels, suffix)
+
+
+def _checked(pixels: np.ndarray, suffix: str) -> tuple[np.ndarray, np.ndarray | None, str]:
+    """Colours and mask of a decoded tile that shows something."""
+    mask = None
+    if pixels.shape[2] == 4:
+        if not pixels[..., 3].any():
+            raise NotAPictureError(TRANSPARENT)
+        mask = np.where(pixels[..., 3] > 0, 255, 0).astype(np.uint8)
+        pixels = np.ascontiguousarray(pixels[..., :3])
+        if mask.all():
+            mask = None
+    if _is_one_colour(pixels[::16, ::16]) or mask is not None:  # a quick look is enough for nearly all
+        shown = pixels if mask is None else pixels[mask > 0]
+        if _is_one_colour(shown):
+            raise NotAPictureError(ONE_COLOUR)
+    return pixels, mask, suffix
+
+
+def _is_one_colour(pixels: np.ndarray) -> bool:
+    return bool((pixels == pixels.reshape(-1, 3)[0]).all())
+
+
+def _kind_of_text(content: bytes) -> str:
+    """What a file that is not a picture is."""
+    head = content[:2048].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if head.startswith((b"<!doctype html", b"<html")) or b"<html" in head:
+        return PAGE
+    if head.startswith((b"<", b"{", b"[")):
+        return MESSAGE
+    return NO_PICTURE
+
+
+class Repetitions:
+    """Finds one picture that a server gives for many tiles.
+
+    Two tiles of aerial imagery are never equal to the last byte, so the second occurrence is enough.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._first: dict[bytes, tuple[int, int, int]] = {}
+        self._counts: Counter[bytes] = Counter()
+
+    def check(self, content: bytes, place: tuple[int, int, int]) -> tuple[int, int, int] | None:
+        """Count a picture.
+
+        Args:
+            content: Its bytes.
+            place: Zoom, column and row.
+
+        Returns:
+            The other place that showed the same bytes first, or None where it is new.
+        """
+        digest = hashlib.blake2b(content, digest_size=16).digest()
+        with self._lock:
+            first = self._first.setdefault(digest, place)
+            if first == place:
+                return None
+            self._counts[digest] += 1
+            return first
+
+    @property
+    def count(self) -> int:
+        """Tiles that repeated another one."""
+        return sum(self._counts.values())

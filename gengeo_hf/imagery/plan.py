@@ -1,0 +1,173 @@
+"""What work an area is, before the first tile is requested: tiles, requests, megabytes, minutes and hosts.
+
+One planner for `gengeo index --dry-run`, `gengeo plan` and the making of data sets. Counting works in pieces, so that
+memory does not grow with the area.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gengeo_hf.common.area import Area
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.imagery.cells import cell_grids, count_cells
+from gengeo_hf.imagery.grids import Level, TileGrid, is_web_mercator
+
+CHUNK = 20_000  # tiles whose source tiles are counted at a time
+BYTES_IN_MEMORY = 200  # of the table for each tile of an index
+
+
+@dataclass(frozen=True)
+class ImageryPlan:
+    """What will be requested, and what comes of it.
+
+    Args:
+        source: Name of the source, without secrets.
+        area: What the area is called.
+        tiles: Tiles of the index, all ground sizes together.
+        source_tiles: Source tiles that these need.
+        requests: Requests that are left: what is in the cache is not requested.
+        megabytes: Estimated bytes of these requests.
+        minutes: Minutes at the polite rate, without encoding.
+        hosts: Hosts that are asked.
+        zooms: Zoom level for each ground size in metres.
+        resolution_m: Metres on the ground in one pixel of the tiles, for each ground size.
+        attribution, licence, acquired: Rights and date, where they are known.
+        asked_before: Requests that were needed to make this plan: capabilities, searches.
+        notes: What the user should know.
+    """
+
+    source: str
+    area: str
+    tiles: int
+    source_tiles: int
+    requests: int
+    megabytes: float
+    minutes: float
+    hosts: tuple[str, ...] = ()
+    zooms: dict[str, int] = field(default_factory=dict)
+    resolution_m: dict[str, float] = field(default_factory=dict)
+    attribution: str = ""
+    licence: str = ""
+    acquired: str = ""
+    asked_before: int = 0
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON takes it."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        sizes = ", ".join(
+            f"{size} m: zoom {zoom}, {self.resolution_m[size]:.2f} m per pixel" for size, zoom in self.zooms.items()
+        )
+        lines = [
+            f"source:       {self.source}",
+            f"area:         {self.area}",
+            f"tiles:        {self.tiles:,}" + (f" ({sizes})" if sizes else ""),
+            f"source tiles: {self.source_tiles:,}, of which {self.source_tiles - self.requests:,} are in the cache",
+            f"requests:     {self.requests:,} to {', '.join(self.hosts)}, about {self.megabytes:,.0f} MB",
+            f"time:         about {format_minutes(self.minutes)} at the polite rate, without encoding",
+            f"attribution:  {self.attribution or 'not stated'}",
+            f"licence:      {self.licence or 'not stated'}",
+            f"asked so far: {self.asked_before} requests"
+            + (" (capabilities or a search)" if self.asked_before else ""),
+        ]
+        return "\n".join([*lines, *(f"note:         {note}" for note in self.notes)])
+
+
+def format_minutes(minutes: float) -> str:
+    """Minutes in the unit that reads best."""
+    if minutes < 1:
+        return f"{math.ceil(minutes * 60)} s"
+    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+def estimate_cells(area: Area, tile_m: float, overlap: float) -> float:
+    """About how many tiles of a size an area has, without making them."""
+    stride = tile_m * (1 - overlap)
+    return min(sum(count_cells(box, tile_m, stride) for box in area.boxes), area.area_m2 / stride**2 * 1.2 + 100)
+
+
+def area_cells(area: Area, tile_m: float, overlap: float) -> tuple[np.ndarray, np.ndarray]:
+    """Centres of the tiles that an area has, as degrees of latitude and longitude of shape (tiles,).
+
+    Args:
+        area: Where.
+        tile_m: Side of a tile in metres.
+        overlap: Share of a tile that its neighbour repeats, in [0, 1).
+    """
+    stride = tile_m * (1 - overlap)
+    lat, lon = cell_grids(area.boxes, tile_m, stride)
+    wanted = area.touches(lat, lon, stride)
+    if not wanted.any():
+        raise GenGeoError(f"{area} holds no tile of {tile_m:g} m")
+    return lat[wanted], lon[wanted]
+
+
+def estimate_source_tiles(grid: TileGrid, zoom: int, area: Area, tile_m: float) -> float:
+    """About how many source tiles of a level an area needs, from its square metres alone."""
+    bounds = area.bounds
+    lat = (bounds.south + bounds.north) / 2
+    lon = float(area.boxes[:, 2:].mean())
+    level = grid.level(zoom)
+    side = grid.ground_resolution(level, lat, lon) * level.tile
+    return (math.sqrt(area.area_m2) + tile_m) ** 2 / side**2
+
+
+def check_size(area: Area, estimate: float, limit: int, zoom: int) -> None:
+    """Refuse what would take more source tiles than were allowed on purpose.
+
+    Raises:
+        GenGeoError: The estimate is above the limit.
+    """
+    if estimate > limit:
+        raise GenGeoError(
+            f"{area} needs about {estimate:,.0f} source tiles at zoom {zoom}, and {limit:,} are allowed: choose a "
+            "smaller area, larger tiles (--tile) or a coarser --zoom, or raise --max-tiles on purpose"
+        )
+
+
+def source_places(
+    grid: TileGrid, level: Level, lat: np.ndarray, lon: np.ndarray, tile_m: float
+) -> Iterator[np.ndarray]:
+    """Source tiles under tiles, in pieces: (column, row) as int64 of shape (n, 2); those of two pieces may repeat.
+
+    Args:
+        grid, level: Where the source tiles lie.
+        lat, lon: Centres in degrees, shape (tiles,).
+        tile_m: Side of a tile in metres.
+    """
+    corner = tile_m / 2 * np.array([[-1, 1, -1, 1], [-1, -1, 1, 1]])
+    for start in range(0, len(lat), CHUNK):
+        maps = grid.affine_maps(level, lat[start : start + CHUNK], lon[start : start + CHUNK])
+        points = maps[:, :, :2] @ corner + maps[:, :, 2:]
+        points = points[np.isfinite(points).all(axis=(1, 2))]
+        low = np.floor((points.min(axis=2) - 1) / level.tile).astype(np.int64)
+        high = np.floor((points.max(axis=2) + 1) / level.tile).astype(np.int64)
+        if not len(low):
+            continue
+        found = []
+        for x in range(int((high - low)[:, 0].max()) + 1):
+            for y in range(int((high - low)[:, 1].max()) + 1):
+                place = low + np.array([x, y])
+                found.append(place[(place <= high).all(axis=1)])
+        yield _on_level(np.unique(np.concatenate(found), axis=0), level, is_web_mercator(grid.crs))
+
+
+def _on_level(places: np.ndarray, level: Level, wraps: bool) -> np.ndarray:
+    if wraps:
+        places[:, 0] %= level.columns
+    inside = (places >= 0).all(axis=1) & (places[:, 0] < level.columns) & (places[:, 1] < level.rows)
+    return places[inside]
+
+
+def unique_places(pieces: Sequence[np.ndarray] | Iterator[np.ndarray], level: Level) -> np.ndarray:
+    """All different places of pieces, (n, 2)."""
+    keys = np.zeros(0, np.int64)
+    for piece in pieces:
+        keys = np.union1d(keys, piece[:, 1] * level.columns + piece[:, 0])
+    return np.stack([keys % level.columns, keys // level.columns], axis=1)

@@ -1,0 +1,246 @@
+"""Tiles by metres out of a tile service: one or several ground sizes around each cell of an area.
+
+Cells are ordered by blocks of source tiles, so that a source tile is decoded once or twice and few are held in memory.
+"""
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from gengeo_hf.common.area import Area
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.geo import metres_per_degree, wrap_longitude
+from gengeo_hf.imagery.grids import Level
+from gengeo_hf.imagery.options import NetOptions
+from gengeo_hf.imagery.pictures import NO_ANSWER, REFUSED, NotAPictureError
+from gengeo_hf.imagery.plan import (
+    ImageryPlan,
+    area_cells,
+    check_size,
+    estimate_cells,
+    estimate_source_tiles,
+    source_places,
+    unique_places,
+)
+from gengeo_hf.imagery.services import check_extent
+from gengeo_hf.imagery.tile_reader import SourceTile, TileReader
+from gengeo_hf.imagery.tiles import TILE_SCHEMA, ImageryStoppedError, check_tiles
+
+BLOCK = 8  # source tiles along a side of a block of cells
+PROBES = 16  # source tiles that are looked at before the work begins
+MAPS_CHUNK = 512  # rows whose affine maps are computed at a time
+
+
+@dataclass(frozen=True)
+class _Size:
+    """One ground size: side in metres, zoom level, pixels of a tile."""
+
+    tile_m: float
+    level: Level
+    pixels: int
+
+
+class ServiceTiles:
+    """Tiles of ground sizes over an area, from a tile service.
+
+    Args:
+        reader: Fetches and crops.
+        area: Where tiles are wanted.
+        sizes: Sides of a tile in metres on the ground; each cell has one tile of each size.
+        overlap: Share of the smallest tile that its neighbour repeats, in [0, 1).
+        pixels: Side of a tile in pixels, at most; coarser imagery is not blown up beyond its own resolution.
+        zoom: Zoom level of all sizes; None takes for each size the coarsest that is fine enough.
+        options: Limits, rights and further words of the user.
+
+    Raises:
+        GenGeoError: The area is too large or outside of the source, or the zoom level does not exist.
+    """
+
+    def __init__(
+        self,
+        reader: TileReader,
+        area: Area,
+        sizes: tuple[float, ...] = (100.0,),
+        overlap: float = 0.5,
+        pixels: int = 392,
+        zoom: int | None = None,
+        options: NetOptions | None = None,
+    ) -> None:
+        self.reader, self.area = reader, area
+        self._options = options or NetOptions()
+        service = reader.service
+        self.name = service.name
+        self.rights = self._options.rights.or_else(service.rights)
+        check_extent(self.name, service.extent, area)
+        bounds = area.bounds
+        self._centre = (bounds.south + bounds.north) / 2, float(area.boxes[:, 2:].mean())
+        self._sizes = [self._size(tile_m, pixels, zoom) for tile_m in sorted(sizes)]
+        for size in self._sizes:
+            estimate = estimate_source_tiles(service.grid, size.level.zoom, area, size.tile_m)
+            check_size(area, estimate, self._options.max_tiles, size.level.zoom)
+        smallest = self._sizes[0].tile_m
+        if estimate_cells(area, smallest, overlap) > 50e6:
+            raise GenGeoError(f"{area} holds more than 50 million tiles of {smallest:g} m: choose a smaller one")
+        self._lat, self._lon = self._ordered(*area_cells(area, smallest, overlap))
+        self.table = _table(self._lat, self._lon, [size.tile_m for size in self._sizes], self.name)
+        self.rendering = f"{service.identity} {self._options.shift_m} " + ", ".join(
+            f"{size.tile_m:g} m: zoom {size.level.zoom}, {size.pixels} pixels" for size in self._sizes
+        )
+        self._maps: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+        self._maps_lock = threading.Lock()
+        self._preparing = threading.Lock()
+        self._note: str | None = None  # of `prepare`, None before it
+
+    def read(self, row: int) -> Image.Image | None:
+        """Pixels of one tile, north up.
+
+        Raises:
+            GenGeoError: The imagery holds no picture there; the message is the reason, the same for all of a kind.
+            ImageryStoppedError: The server is down, no source tile at all is a picture, or the cache cannot be written.
+        """
+        if self._note is None:
+            self.prepare()
+        cell, number = divmod(row, len(self._sizes))
+        size = self._sizes[number]
+        image, reason = self.reader.crop(self._map(cell, number), size.level, size.tile_m, size.pixels)
+        if image is None:
+            raise NotAPictureError(reason)
+        return image
+
+    def plan(self) -> ImageryPlan:
+        """Tiles, requests, megabytes and minutes; nothing is requested."""
+        service, client = self.reader.service, self.reader.client
+        total = wanted = 0
+        for zoom in {size.level.zoom for size in self._sizes}:
+            for column, row in self._places(zoom).tolist():
+                total += 1
+                wanted += self.reader.cache is None or not self.reader.cache.has(zoom, column, row)
+        rate = client.options.rate or 50.0  # about what one's own server gives
+        most = max(size.pixels for size in self._sizes)
+        coarse = [size for size in self._sizes if size.pixels < most / 2]
+        notes = [f"{size.tile_m:g} m tiles have {size.pixels} pixels: the imagery is not finer" for size in coarse]
+        return ImageryPlan(
+            source=self.name, area=str(self.area), tiles=self.table.num_rows, source_tiles=total, requests=wanted,
+            megabytes=wanted * service.tile_kb / 1000, minutes=wanted / rate / 60, hosts=tuple(client.hosts),
+            zooms={f"{size.tile_m:g}": size.level.zoom for size in self._sizes},
+            resolution_m={f"{size.tile_m:g}": size.tile_m / size.pixels for size in self._sizes},
+            attribution=self.rights.attribution, licence=self.rights.licence, acquired=self.rights.acquired,
+            asked_before=client.requests, notes=tuple(notes),
+        )  # fmt: skip
+
+    def prepare(self) -> str:
+        """Look at some source tiles all over the area before the work begins, so that a wrong source ends here.
+
+        Returns:
+            What the user should know, empty where all is well.
+
+        Raises:
+            ImageryStoppedError: None of them is a picture of the ground; the message says which zoom level and extent
+                were asked, and which option gives pictures where one was found.
+        """
+        with self._preparing:
+            if self._note is None:
+                self._note = self._look()
+            return self._note
+
+    def summary(self) -> str:
+        """How many source tiles were fetched and which were not used, for the end of a build."""
+        bad = "; ".join(f"{count:,}: {reason}" for reason, count in self.reader.bad.most_common())
+        return f"{self.reader.fetched:,} source tiles fetched" + (f"; not used: {bad}" if bad else "")
+
+    def _size(self, tile_m: float, pixels: int, zoom: int | None) -> _Size:
+        grid = self.reader.service.grid
+        level = grid.level(grid.zoom_for(*self._centre, tile_m / pixels) if zoom is None else zoom)
+        finest = tile_m / grid.ground_resolution(level, *self._centre)
+        return _Size(tile_m, level, max(1, min(pixels, round(finest))))
+
+    def _ordered(self, lat: np.ndarray, lon: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Cells sorted by blocks of source tiles."""
+        level = self._sizes[0].level
+        block = np.floor(self.reader.service.grid.pixels(level, lat, lon) / (BLOCK * level.tile))
+        order = np.lexsort((lon, -lat, block[0], block[1]))
+        return lat[order], lon[order]
+
+    def _places(self, zoom: int) -> np.ndarray:
+        """Source tiles (column, row) of a zoom level that the cells need, (n, 2)."""
+        grid = self.reader.service.grid
+        sizes = [size for size in self._sizes if size.level.zoom == zoom]
+        pieces = (
+            piece for size in sizes for piece in source_places(grid, size.level, self._lat, self._lon, size.tile_m)
+        )
+        return unique_places(pieces, grid.level(zoom))
+
+    def _map(self, cell: int, number: int) -> np.ndarray:
+        """Affine map of one tile; those of neighbours are computed together."""
+        key = cell // MAPS_CHUNK, number
+        with self._maps_lock:
+            if key not in self._maps:
+                rows = slice(key[0] * MAPS_CHUNK, (key[0] + 1) * MAPS_CHUNK)
+                grid = self.reader.service.grid
+                self._maps[key] = grid.affine_maps(self._sizes[number].level, self._lat[rows], self._lon[rows])
+                while len(self._maps) > 4 * len(self._sizes):
+                    self._maps.popitem(last=False)
+            return self._maps[key][cell % MAPS_CHUNK]
+
+    def _look(self) -> str:
+        reader, level = self.reader, self._sizes[0].level
+        if reader.cache is not None:
+            about = {"address": self.name, "grid": reader.service.grid.name, "attribution": self.rights.attribution}
+            reader.cache.describe(about | {"licence": self.rights.licence, "acquired": self.rights.acquired})
+        places = self._places(level.zoom)
+        chosen = places[np.unique(np.linspace(0, len(places) - 1, PROBES).astype(int))]
+        reasons = reader.probe([(level.zoom, column, row) for column, row in chosen.tolist()])
+        if len(reasons) == len(chosen):
+            raise ImageryStoppedError(self._nothing_there(level.zoom, chosen, max(set(reasons), key=reasons.count)))
+        notes = (
+            [f"{len(reasons)} of {len(chosen)} source tiles looked at are not used: {reasons[0]}"] if reasons else []
+        )
+        if reader.side > level.tile:
+            notes.append(
+                f"source tiles have {reader.side} pixels: with --tile-pixels {reader.side} fewer of them are needed"
+            )
+        return "; ".join(notes)
+
+    def _nothing_there(self, zoom: int, places: np.ndarray, reason: str) -> str:
+        """Why no source tile is a picture, and what would give one."""
+        if reason in (REFUSED, NO_ANSWER):
+            return f"{self.name}: {self.reader.refusal}"
+        extent = "west {:g}, south {:g}, east {:g}, north {:g}".format(*self.area.bounds)
+        start = f"{self.name} has no picture at zoom {zoom} in {extent}: {reason}"
+        return f"{start}; {self._better(zoom, places) or 'check the address, --zoom and the area'}"
+
+    def _better(self, zoom: int, places: np.ndarray) -> str:
+        """The option that gives pictures, from a few requests; empty where none does."""
+        column, row = places[len(places) // 2].tolist()
+        level = self.reader.service.grid.level(zoom)
+        if isinstance(self.reader.tile((zoom, column, level.rows - 1 - row)), SourceTile):
+            return "with rows counted from the south there is one: add --tms, or write {-y}"
+        if isinstance(self.reader.tile((zoom, row, column)), SourceTile):
+            return "with column and row exchanged there is one: exchange {x} and {y} in the address"
+        for lower in range(zoom - 1, max(zoom - 6, -1), -1):
+            step = 2 ** (zoom - lower)
+            if lower in self.reader.service.grid.levels and isinstance(
+                self.reader.tile((lower, column // step, row // step)), SourceTile
+            ):
+                return f"zoom {lower} has one: add --zoom {lower}"
+        return ""
+
+
+def _table(lat: np.ndarray, lon: np.ndarray, sizes: list[float], source: str) -> pa.Table:
+    """The table of tiles, made in pieces: each cell with its sizes in order."""
+    pieces = []
+    for start in range(0, max(len(lat), 1), 50_000):
+        rows = slice(start, start + 50_000)
+        a, b = np.repeat(lat[rows], len(sizes)), np.repeat(lon[rows], len(sizes))
+        side = np.tile(np.array(sizes), len(lat[rows]))
+        per_lat, per_lon = metres_per_degree(a)
+        high, wide = side / 2 / per_lat, side / 2 / np.maximum(per_lon, 1e-6)
+        ids = [f"{x:.7f}_{y:.7f}_{m:g}m" for x, y, m in zip(a, b, side, strict=True)]
+        columns = [ids, a, b, wrap_longitude(b - wide), a - high, wrap_longitude(b + wide), a + high]
+        texts = [pa.array(np.full(len(a), text, dtype=object), pa.string()) for text in ("", source)]
+        pieces.append(pa.table([*columns, *texts], schema=TILE_SCHEMA))
+    return check_tiles(pa.concat_tables(pieces))

@@ -1,0 +1,134 @@
+"""One version of an index, opened: its segments as they were at one moment. Searches use one from start to end."""
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.files import put_back, real_path
+from gengeo_hf.common.units import Near
+from gengeo_hf.imagery.tiles import TILE_SCHEMA
+from gengeo_hf.index.manifest import MANIFEST, has_manifest, read_manifest
+from gengeo_hf.index.search import BLOCK, Searcher
+from gengeo_hf.index.segment import LEFT_OUT_SCHEMA, SegmentReader, check_files, read_left_out
+
+
+class Version:
+    """The open segments of one manifest.
+
+    Args:
+        path: The index's directory.
+        verify: Compare the SHA-256 of every file; False compares sizes only.
+        searchable: Also read the compressed structures.
+
+    Raises:
+        GenGeoError: Not an index, damaged, or of another format version.
+    """
+
+    def __init__(self, path: Path, verify: bool = True, searchable: bool = True) -> None:
+        self.path = path
+        self.manifest = read_manifest(path)
+        check_files(path, self.manifest.checked_files(), checksums=verify)
+        dim = self.manifest.dim
+        self.segments = [SegmentReader(path, record, dim, searchable) for record in self.manifest.segments]
+        left_out = self.manifest.left_out.file
+        self.left_out: pa.Table = read_left_out(path / left_out) if left_out else LEFT_OUT_SCHEMA.empty_table()
+        sizes = [segment.record.tiles for segment in self.segments]
+        self.bases = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        self.searcher = Searcher([segment.part() for segment in self.segments])
+
+    def search(self, queries: np.ndarray, k: int, near: Near | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and rows, numbered through all segments; see `Searcher.search`.
+
+        Args:
+            queries: float32 (queries, dim), unit length.
+            k: Best tiles for each query.
+            near: Circle that tiles must lie in; they are then scored exactly.
+        """
+        if near is None:
+            return self.searcher.search(queries, k)
+        runs = [
+            (int(base) + first, int(base) + last, counts)
+            for segment, base in zip(self.segments, self.bases[:-1], strict=True)
+            for first, last, counts in segment.runs_near(near)
+        ]
+        return self.searcher.search_runs(queries, runs, k)
+
+    def locate(self, row: int) -> tuple[SegmentReader, int]:
+        """The segment of a row, and its number there."""
+        number = int(np.searchsorted(self.bases, row, side="right")) - 1
+        return self.segments[number], row - int(self.bases[number])
+
+    def tiles(self) -> pa.Table:
+        """The table of all live tiles, `TILE_SCHEMA`."""
+        return pa.concat_tables([TILE_SCHEMA.empty_table(), *(segment.live_tiles() for segment in self.segments)])
+
+    def descriptor_blocks(self) -> Iterator[np.ndarray]:
+        """Descriptors of all live tiles in the order of `tiles`, float16 (at most `BLOCK`, dim) at a time."""
+        for segment in self.segments:
+            rows = segment.live_rows()
+            for start in range(0, len(rows), BLOCK):
+                yield segment.descriptors[rows[start : start + BLOCK]]
+
+    def descriptors(self) -> np.ndarray:
+        """Descriptors of all live tiles: mapped where one segment holds them all, copied otherwise."""
+        if len(self.segments) == 1 and self.segments[0].dead is None:
+            return self.segments[0].descriptors
+        return np.concatenate([np.empty((0, self.manifest.dim), np.float16), *self.descriptor_blocks()])
+
+    def thumbnails(self, tile_ids: Sequence[str]) -> dict[str, bytes]:
+        """JPEGs of live tiles by their id, where the index keeps them."""
+        found: dict[str, bytes] = {}
+        for segment in self.segments:
+            mask = is_in(segment.tiles["tile_id"], tile_ids)
+            if segment.dead is not None:
+                mask &= ~segment.dead
+            for row, jpeg in segment.thumbnails(np.flatnonzero(mask).tolist()).items():
+                found[segment.tiles["tile_id"][row].as_py()] = jpeg
+        return found
+
+
+def is_in(column: pa.ChunkedArray, ids: Sequence[str] | pa.ChunkedArray) -> np.ndarray:
+    """Which values of a text column occur in a list or another column: bool."""
+    wanted = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else pa.array(list(ids), pa.string())
+    return np.array(pc.is_in(column, wanted).to_numpy(), dtype=bool)
+
+
+def open_version(path: str | Path, verify: bool = True) -> Version:
+    """Open an index, again if another process made a new version meanwhile: old and new never mix.
+
+    Args:
+        path: The index's directory.
+        verify: See `Version`.
+
+    Raises:
+        GenGeoError: See `Version`.
+    """
+    path = Path(path)
+    if not has_manifest(path):  # where a file system cannot exchange directories there are some moments without one
+        put_back(path)
+    while True:
+        before = _stamp(path)
+        try:
+            opened = Version(path, verify)
+            if _stamp(path) == before:
+                return opened
+        except (GenGeoError, OSError) as error:
+            if _stamp(path) == before:
+                if isinstance(error, GenGeoError):
+                    raise
+                raise GenGeoError(f"{path} cannot be read: {error}") from error
+        time.sleep(0.01)
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """What changes with every version: number and time of the manifest."""
+    try:
+        found = (real_path(path) / MANIFEST).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns

@@ -1,0 +1,95 @@
+"""HTTP connections with time limits: a client that sends its header or its body too slowly is disconnected.
+
+uvicorn limits neither. The header is limited where bytes arrive (`TimedProtocol`), the body where it is read
+(`BodyTimeoutMiddleware`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+HEADER_SECONDS = 10.0
+
+
+class TimedProtocol(H11Protocol):
+    """uvicorn's HTTP protocol with a time limit for the header of each request."""
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """Start the limit of the first header."""
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """Start the limit of a further header, or end it where the header is complete."""
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the limit."""
+        self._stop()
+        super().connection_lost(exc)
+
+    def handle_websocket_upgrade(self, event: Any) -> None:
+        """End the limit: the connection leaves this protocol."""
+        self._stop()
+        super().handle_websocket_upgrade(event)
+
+    def _watch(self) -> None:
+        waiting = self.cycle is None or self.cycle.response_complete
+        if not waiting or self.transport.is_closing():
+            self._stop()
+        elif self._timer is None:
+            self._timer = self.loop.call_later(HEADER_SECONDS, self.transport.abort)
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def on_response_complete(self) -> None:
+        """Leave the time between two requests to uvicorn's keep-alive limit."""
+        self._stop()
+        super().on_response_complete()
+
+
+class BodyTimeoutMiddleware:
+    """Disconnect a client whose request body has not arrived in time.
+
+    Args:
+        app: Application behind it.
+        seconds: From the end of the header to the end of the body.
+    """
+
+    def __init__(self, app: ASGIApp, seconds: float = 60.0) -> None:
+        self.app, self.seconds = app, seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, with a limit on its body."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        deadline, complete = time.monotonic() + self.seconds, False
+
+        async def timed() -> Message:
+            nonlocal complete
+            if complete:  # what follows is the wait for a disconnect
+                return await receive()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                    message = await receive()
+                    complete = not message.get("more_body", False)
+                    return message
+            complete = True
+            return {"type": "http.disconnect"}
+
+        await self.app(scope, timed, send)

@@ -1,0 +1,104 @@
+"""Files of the page: uploads lie in a directory of their own, and a request can name no other file and no address."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gengeo_hf.serving.access import send_refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+LARGEST_CALL = 4_000_000  # bytes of a call; uploads are not calls
+NOT_UPLOADED = "a file of this request was not uploaded here; upload the photo first"
+
+
+@contextlib.contextmanager
+def uploads_directory() -> Iterator[Path]:
+    """A directory for uploads that only this user can read; it is deleted at the end.
+
+    Sets GRADIO_TEMP_DIR, which gradio reads at each upload.
+    """
+    directory = Path(tempfile.mkdtemp(prefix="gengeo-uploads-")).resolve()
+    before = os.environ.get("GRADIO_TEMP_DIR")
+    os.environ["GRADIO_TEMP_DIR"] = str(directory)
+    try:
+        yield directory
+    finally:
+        if before is None:
+            os.environ.pop("GRADIO_TEMP_DIR", None)
+        else:
+            os.environ["GRADIO_TEMP_DIR"] = before
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+class UploadPathsMiddleware:
+    """Refuse calls that name a file outside of the uploads, or an address, before gradio looks at them.
+
+    gradio fetches an address that stands in the place of a path, and its refusal of other paths names directories.
+
+    Args:
+        app: gradio's application.
+        uploads: Directory of the uploads.
+    """
+
+    def __init__(self, app: ASGIApp, uploads: Path) -> None:
+        self.app, self.uploads = app, uploads
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Check the body of a call; everything else passes."""
+        kind = dict(scope.get("headers", [])).get(b"content-type", b"").lower()
+        if scope["type"] != "http" or scope["method"] != "POST" or kind.startswith(b"multipart/form-data"):
+            await self.app(scope, receive, send)
+            return
+        body = b""
+        while True:
+            message = await receive()
+            if message["type"] != "http.request":
+                return
+            body += message.get("body", b"")
+            if len(body) > LARGEST_CALL:
+                await send_refusal(send, 413, "too_large", "the call is too large; photos are uploaded as files")
+                return
+            if not message.get("more_body", False):
+                break
+        try:
+            names_other_files = not self._is_allowed(json.loads(body)) if body else False
+        except (ValueError, RecursionError):
+            await send_refusal(send, 400, "bad_request", "the call is not JSON")
+            return
+        if names_other_files:
+            await send_refusal(send, 400, "bad_request", NOT_UPLOADED)
+            return
+        sent = False
+
+        async def again() -> Message:
+            nonlocal sent
+            if sent:
+                return await receive()
+            sent = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await self.app(scope, again, send)
+
+    def _is_allowed(self, value: Any) -> bool:
+        """Whether every `path` in decoded JSON is an uploaded file."""
+        if isinstance(value, dict):
+            path = value.get("path")
+            if isinstance(path, str) and not self._is_upload(path):
+                return False
+            return all(map(self._is_allowed, value.values()))
+        return all(map(self._is_allowed, value)) if isinstance(value, list) else True
+
+    def _is_upload(self, path: str) -> bool:
+        with contextlib.suppress(OSError, ValueError):
+            return Path(path).resolve().is_relative_to(self.uploads)
+        return False

@@ -1,0 +1,124 @@
+"""Where output goes: results on stdout, notes on stderr, JSON alone on stdout, nothing that a terminal obeys."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.stubs import ListSource, StubEncoder
+
+PLACE_KEYS = {
+    *("lat", "lon", "score", "confidence", "radius_68_m", "radius_95_m", "tile_id", "bounds", "heading", "pose"),
+    *("source", "attribution"),
+}
+INFO_KEYS = {"tiles", "bounds", "left_out", "sources", "attribution", "licence", "model"}
+EVIL = "\x1b[2J\x1b]0;title\x07\r\n  1. 0.000000, 0.000000 ± 1 m  score 0.999"
+
+
+@pytest.fixture
+def query(index, monkeypatch):
+    """Options of `gengeo locate` for an index of noise and an encoder without weights."""
+    monkeypatch.setattr("gengeo_hf.encoding.encoder.Encoder.from_pretrained", lambda *_, **__: StubEncoder())
+    return ("--index", index.path, "--model", "m")
+
+
+def test_locate_json_is_one_object_a_photo(gengeo, query, photo, tmp_path):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no image")
+    code, out, _ = gengeo("locate", photo, broken, *query, "--json", "--top", 2)
+    good, bad = map(json.loads, out.splitlines())
+    assert code == 1 and good["photo"] == str(photo) and bad["photo"] == str(broken)
+    assert good["error"] is None and isinstance(good["notes"], list) and good["not_in_index"] is None
+    assert bad["places"] == [] and isinstance(bad["error"], str)
+    assert len(good["places"]) == 2
+    best = good["places"][0]
+    assert set(best) >= PLACE_KEYS and best["tile_id"].startswith("noise-")
+    assert best["confidence"] is None and best["radius_68_m"] is None and len(best["bounds"]) == 4
+    west, south, east, north = best["bounds"]
+    assert west < best["lon"] < east and south < best["lat"] < north
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdout"])
+def test_geojson_on_stdout_is_alone_there(gengeo, query, photo, name):
+    code, out, err = gengeo("locate", photo, *query, "--geojson", name)
+    assert code == 0 and json.loads(out)["type"] == "FeatureCollection" and "caution" in err
+
+
+def test_info_json_is_one_object(gengeo, index):
+    code, out, err = gengeo("info", index.path, "--json")
+    found = json.loads(out)
+    assert code == 0 and not err and out.count("\n") == 1
+    assert set(found) >= INFO_KEYS and found["tiles"] == 12 and found["left_out"] == {}
+    west, south, east, north = found["bounds"]
+    assert west <= 24.94 <= east and south <= 60.17 <= north
+    code, out, _ = gengeo("info", index.path, "--geojson", "-")
+    assert code == 0 and len(json.loads(out)["features"]) == 12
+
+
+def test_broken_photo_is_an_error_on_stderr_and_exit_1(gengeo, query, photo, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    code, out, err = gengeo("locate", tmp_path / "broken.jpg", photo, *query)
+    assert code == 1 and "broken.jpg" not in out and "photo.png" in out
+    assert any(line.startswith("error: ") and "broken.jpg" in line for line in err.splitlines())
+
+
+def test_quiet_leaves_results_and_cautions(gengeo, query, photo, tmp_path):
+    code, out, err = gengeo("locate", photo, *query, "--map", tmp_path / "m.html", "--quiet")
+    assert code == 0 and "noise-4" in out and "map:" not in err and "caution" in err
+
+
+def test_text_of_a_strangers_index_cannot_command_a_terminal(gengeo, photo, tmp_path, monkeypatch):
+    from gengeo_hf.index import GeoIndex
+
+    GeoIndex.build(StubEncoder(), ListSource(name=EVIL, area=EVIL), tmp_path / "evil")
+    monkeypatch.setattr("gengeo_hf.encoding.encoder.Encoder.from_pretrained", lambda *_, **__: StubEncoder())
+    code, out, err = gengeo("locate", photo, "--index", tmp_path / "evil", "--model", "m", "--top", 1)
+    assert code == 0 and not {"\x1b", "\x07", "\r"} & set(out + err)
+    assert sum(line.startswith("  1. ") for line in out.splitlines()) == 1
+    code, out, err = gengeo("info", tmp_path / "evil")
+    assert code == 0 and not {"\x1b", "\x07", "\r"} & set(out + err)
+    assert not any(line.startswith("  1. ") for line in out.splitlines())
+
+
+def test_interrupt_keeps_the_answers_so_far(gengeo, query, photo, monkeypatch):
+    from gengeo_hf.localization import GeoLocalizer
+
+    locate_many = GeoLocalizer.locate_many
+
+    def stopped(self, *given, **options):
+        yield next(iter(locate_many(self, *given, **options)))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(GeoLocalizer, "locate_many", stopped)
+    code, out, err = gengeo("locate", photo, photo.parent, *query)
+    assert code == 130 and "noise-4" in out and "stopped after 1 of 2" in err
+
+
+def test_help_without_a_terminal_has_no_colours():
+    done = subprocess.run(
+        [sys.executable, "-m", "gengeo_hf.cli", "locate", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "\x1b" not in done.stdout and "--near-exif" in done.stdout and "Examples" in done.stdout
+
+
+def test_version(gengeo):
+    from gengeo_hf import __version__
+
+    assert gengeo("--version") == (0, f"gengeo {__version__}\n", "")
+
+
+def test_command_of_a_users_module(tmp_path):
+    (tmp_path / "hello_plugin.py").write_text(
+        '"""A command of a user."""\n'
+        "from gengeo_hf.cli import console\n"
+        "from gengeo_hf.cli.registry import gengeo\n\n\n"
+        "@gengeo.command()\n"
+        "def hello(name: str) -> None:\n"
+        '    """Greet."""\n'
+        '    console.result(f"hello {name}")\n'
+    )
+    words = [sys.executable, "-m", "gengeo_hf.cli", "--plugin", str(tmp_path / "hello_plugin.py")]
+    done = subprocess.run([*words, "hello", "world"], capture_output=True, text=True, check=True)
+    assert done.stdout == "hello world\n"
+    assert "Greet." in subprocess.run([*words, "--help"], capture_output=True, text=True, check=True).stdout
