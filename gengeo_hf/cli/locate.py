@@ -8,6 +8,7 @@ import typer
 
 from gengeo_hf.cli import console
 from gengeo_hf.cli.options import LENGTH, PHOTO, GeoJson, Json, LocalizerOptions, PhotoOptions, checked, read_near
+from gengeo_hf.cli.pose_options import PoseOptions, method_among
 from gengeo_hf.cli.registry import LOCATE, gengeo
 from gengeo_hf.common.text import printable
 
@@ -23,6 +24,7 @@ def locate(
     photos: Annotated[list[Path], typer.Argument(help="Photos, or directories of photos.")],
     options: LocalizerOptions,
     photo: PhotoOptions,
+    pose: PoseOptions,
     top: Annotated[int, typer.Option(min=1, help="Number of places for each photo.")] = 5,
     threshold: Annotated[
         float, typer.Option(min=0, max=1, help="Below this confidence the answer is: don't know.")
@@ -67,6 +69,8 @@ def locate(
 
         gengeo locate photo.jpg --index city.gengeo --model ./gengeo-cvusa --top 5 --map places.html
 
+        gengeo locate photo.jpg --pose --heading 120 --index city.gengeo --model ./gengeo-cvusa
+
         gengeo locate drive/ --sequence --interval 2 --index city.gengeo --model ./gengeo-cvusa
     """
     from gengeo_hf.localization import Motion
@@ -83,8 +87,9 @@ def locate(
     }
     console.check_writable(map_file, geojson)
     motion = Motion(top_speed / 3.6, interval)
+    photos, method = method_among(photos, pose.pose)
     files = find_photos(photos)
-    localizer = options.open(len(files))
+    localizer = options.open(len(files), pose.settings(method))
     if localizer.caveat:
         console.warning(localizer.caveat)
     if sequence:
@@ -158,8 +163,9 @@ def _lines(answer: "Answer") -> Iterator[str]:
         confidence = f", {place.confidence:.0%} confident" if place.confidence is not None else ""
         votes = f", {place.votes} tiles" if place.votes > 1 else ""
         heading = f", heading {place.heading:.0f}°" if place.heading is not None else ""
+        pose = f" ({place.pose})" if place.pose else ""
         position = f"  {place.rank}. {place.lat:.6f}, {place.lon:.6f}{radius}"
-        yield f"{position}  score {place.score:.3f}{confidence}{votes}{heading}  {place.tile_id}"
+        yield f"{position}  score {place.score:.3f}{confidence}{votes}{heading}{pose}  {place.tile_id}"
     if (exif := answer.exif_position) is not None:
         error = f", {answer.exif_distance_m:,.0f} m from the best place" if answer.exif_distance_m is not None else ""
         error = ", which limited the search" if answer.exif_is_prior else error

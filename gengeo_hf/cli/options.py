@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gengeo_hf.common.geo import Bounds
     from gengeo_hf.common.units import Near
     from gengeo_hf.localization import GeoLocalizer
+    from gengeo_hf.localization.pose import PoseSettings
     from gengeo_hf.serving.server import Access
 
 COMPUTE, PHOTO, WHERE, ACCESS = "Computation", "Photos", "Area", "Access"  # panels of long helps
@@ -140,16 +141,19 @@ class LocalizerOptions(EncoderOptions):
     index: IndexOrStore
     calibration: CalibrationFile = None
 
-    def open(self, images: int | None = None) -> "GeoLocalizer":
+    def open(self, images: int | None = None, pose: "PoseSettings | None" = None) -> "GeoLocalizer":
         """Load the index and the model, and say which backend computes.
 
         Args:
             images: how many photos will come, where it is known; few are not worth a trial of backends.
+            pose: how position and heading inside the tiles are found; None leaves them out.
         """
         from gengeo_hf.localization import GeoLocalizer
 
         options: dict[str, Any] = self.computation | ({"expected_images": images} if images is not None else {})
-        localizer = GeoLocalizer.from_pretrained(self.model, self.index, calibration=self.calibration, **options)
+        localizer = GeoLocalizer.from_pretrained(
+            self.model, self.index, calibration=self.calibration, pose=pose, **options
+        )
         report_backend(localizer.encoder)
         return localizer
 

@@ -68,7 +68,7 @@ def evaluate_pose_of(
     notation = pose_notation(data, protocol)
     head = None if method == "search" else _head(model, prior, needed=method == "fitted" or bool(validation))
     random_head = _random_head(model, prior) if head is not None else None
-    encoder = Encoder.from_pretrained(model, device, batch_size)
+    encoder = Encoder.from_pretrained(model, device=device, batch_size=batch_size)
     dataset: CrossViewDataset = notation.load("test")
     result = {"protocol": protocol, "data": str(notation), "model": str(model)}
     result |= evaluate_pose(encoder, dataset, prior, head=head, random_head=random_head, fov=fov, seed=seed)

@@ -41,7 +41,10 @@ class Place:
         heading: bearing of the photo's centre column, degrees clockwise from north; None where it was not estimated.
         radius_68_m, radius_95_m: metres around the position that hold 68 % and 95 % of cameras if the place is right;
             None where they were not measured.
-        pose: position and heading inside the tile, as plain values; None where no pose was estimated.
+        pose: how position and heading inside the tile were found, "fitted" (a pose head) or "search"; None where the
+            position is that of the tiles.
+        pose_probability: mass of the posterior near that position; with joined tiles, evidence that the photo was
+            taken there at all; None without a pose.
         attribution: text that must be shown with the imagery; empty where none is stated.
     """
 
@@ -59,7 +62,8 @@ class Place:
     heading: float | None = None
     radius_68_m: float | None = None
     radius_95_m: float | None = None
-    pose: dict[str, Any] | None = None
+    pose: str | None = None
+    pose_probability: float | None = None
     attribution: str = ""
 
 

@@ -30,6 +30,7 @@ from gengeo_hf.localization.photos import (
     pictures,
     read_photo,
 )
+from gengeo_hf.localization.pose import PoseFinder, PoseSettings, open_finder
 
 if TYPE_CHECKING:
     from gengeo_hf.index.stores import StoreIndex
@@ -53,6 +54,7 @@ class GeoLocalizer:
         encoder: An `Encoder`, or another encoder with the members of `EncoderProtocol`.
         index: The gallery.
         calibration: Turns scores into confidences; None gives none.
+        pose: Finds position and heading inside the tiles; None answers with the tiles' own positions.
 
     Raises:
         GenGeoError: Another model made the index, or the calibration belongs to another model.
@@ -64,18 +66,29 @@ class GeoLocalizer:
     """
 
     def __init__(
-        self, encoder: EncoderProtocol, index: GeoIndex | StoreIndex, *, calibration: Calibration | None = None
+        self,
+        encoder: EncoderProtocol,
+        index: GeoIndex | StoreIndex,
+        *,
+        calibration: Calibration | None = None,
+        pose: PoseFinder | None = None,
     ) -> None:
         index.check_model(encoder)
         if calibration is not None:
             calibration.check_model(encoder)
-        self.encoder, self.index, self.calibration = encoder, index, calibration
+        self.encoder, self.index, self.calibration, self.pose = encoder, index, calibration, pose
         self._off = calibration.caveat(len(index)) if calibration is not None else ""
         self._canvas, self._patch, self._target = panorama_canvas(encoder), encoder.patch, ground_size(encoder)
 
     @classmethod
     def from_pretrained(
-        cls, model: str | Path, index: str | Path, *, calibration: str | Path | None = None, **options: Any
+        cls,
+        model: str | Path,
+        index: str | Path,
+        *,
+        calibration: str | Path | None = None,
+        pose: PoseSettings | bool | None = None,
+        **options: Any,
     ) -> GeoLocalizer:
         """Load a checkpoint, an index, and a calibration file if there is one.
 
@@ -83,6 +96,7 @@ class GeoLocalizer:
             model: A checkpoint directory or a Hub id.
             index: An index directory, or the address of a store such as `milvus:http://host:19530`.
             calibration: File of `gengeo calibrate`; None gives no confidences.
+            pose: True, or settings, finds position and heading inside the tiles; see `PoseSettings`.
             options: Passed to `Encoder.from_pretrained`, for example `device="cpu"`; `backend` and `compute_dtype` are
                 "auto" unless given, which on a CPU takes what is fastest and agrees with float32. An index or a store
                 of truncated descriptors (`truncate_dim`) truncates those of the photos.
@@ -101,7 +115,8 @@ class GeoLocalizer:
             width = gallery.width_for(encoder.fingerprint, encoder.dim)
             if width is not None:
                 encoder.truncate(width)
-        return cls(encoder, gallery, calibration=table)
+        finder = None if not pose else open_finder(encoder, model, gallery, index, calibration, pose, options)
+        return cls(encoder, gallery, calibration=table, pose=finder)
 
     @property
     def caveat(self) -> str:
@@ -206,13 +221,28 @@ class GeoLocalizer:
                 yield Answer(
                     photo=_name(name),
                     places=places,
-                    notes=tuple(camera_notes(photo, camera, self._canvas)),
+                    notes=(*camera_notes(photo, camera, self._canvas), *filter(None, [photo.note])),
                     error=photo.error,
                     exif_position=photo.position,
                     known=not places or (places[0].confidence or 0.0) >= threshold,
                     exif_is_prior=mine,
                     time=photo.time,
                 )
+
+    def search_photo(self, photo: Any, camera: CameraView, tiles: int) -> tuple[Photo, list[Hit]] | None:
+        """A photo, read, and its most similar tiles, best first; None where it cannot be read.
+
+        Args:
+            photo: As `locate_many`.
+            camera: How it was taken.
+            tiles: Number of tiles.
+        """
+        found = read_photo(photo, self._target)
+        if found.image is None:
+            return None
+        views = pictures(found, camera, self._canvas, self._patch)
+        hits = self.index.search(encode_pictures(self.encoder, views), tiles)
+        return found, _best_of([(one, view.heading) for one, view in zip(hits, views, strict=True)], tiles)[0]
 
     def _places_each(
         self, photos: Sequence[Photo], top: int, priors: Sequence[Any], merge: bool, camera: CameraView
@@ -235,16 +265,19 @@ class GeoLocalizer:
         flat = [view for several in views for view in several]
         if not flat:
             return []
-        asked = max(top, LEAST_PLACES) * VOTES_FOR_EACH if merge or self.calibration else top
+        asked = max(top, LEAST_PLACES) * VOTES_FOR_EACH if merge or self.calibration or self.pose else top
         each = [prior for prior, several in zip(priors, views, strict=True) for _ in several]
         found = iter(self._search(encode_pictures(self.encoder, flat), asked, each))
         results = []
-        for several in views:
+        for photo, several in zip(photos, views, strict=True):
             hits, headings = _best_of([(next(found), view.heading) for view in several], asked)
             places = merge_hits(hits) if merge else [place_of([hit], rank) for rank, hit in enumerate(hits, 1)]
             if len(several) > 1:
                 places = [replace(place, heading=headings[place.tile_id]) for place in places]
-            results.append((self.calibration.apply(places) if self.calibration else places)[:top])
+            places = (self.calibration.apply(places) if self.calibration else places)[:top]
+            if self.pose is not None:
+                places, photo.note = self.pose.refine(photo, camera, hits, places)
+            results.append(places)
         return results
 
     def _search(self, descriptors: np.ndarray, k: int, priors: Sequence[Any]) -> list[list[Hit]]:

@@ -53,11 +53,13 @@ class Photo:
         image: Upright RGB; None where it could not be read.
         metadata: What its file says about position, time and camera.
         error: Why it could not be read.
+        note: What could not be found out while it was located; empty where nothing was left open.
     """
 
     image: Image.Image | None
     metadata: PhotoMetadata = field(default_factory=PhotoMetadata)
     error: str = ""
+    note: str = ""
 
     @property
     def position(self) -> PhotoPosition | None:

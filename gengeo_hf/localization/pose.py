@@ -6,7 +6,6 @@ the index, from imagery, or from thumbnails that are large enough. Without a hea
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,11 +19,14 @@ from gengeo_hf.common.camera import CameraView
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import offset, size_of
 from gengeo_hf.data.loading import resized
+from gengeo_hf.index.pose_features import open_features
 from gengeo_hf.localization.answers import Place
 from gengeo_hf.localization.fusion import FusionWeights, TilePosterior, fuse
-from gengeo_hf.localization.photos import Photo, pictures
-from gengeo_hf.localization.tile_pixels import TileFeatures, TilePictures
-from gengeo_hf.pose.geometry import column_azimuths, positions_of
+from gengeo_hf.localization.ground_view import GroundView, ground_view
+from gengeo_hf.localization.photos import Photo, panorama_canvas
+from gengeo_hf.localization.pose_calibration import PoseCalibration, pose_calibration_path
+from gengeo_hf.localization.tile_pixels import IndexPictures, TileFeatures, TilePictures
+from gengeo_hf.pose.geometry import positions_of
 from gengeo_hf.pose.head import FOLDER, PRIORS, PoseHead
 from gengeo_hf.pose.posterior import Poses, poses_of, to_posterior
 from gengeo_hf.pose.search import SearchSettings, is_rough, search_pose
@@ -49,7 +51,8 @@ class PoseSettings:
         heading_prior: "known", "45" or "180", where the user states it; None takes the narrowest that the photo allows.
         fusion: weights of the joined map, from `gengeo calibrate --pose`; None leaves the order of tiles.
         radius_factors: conformal factors, from `gengeo calibrate --pose`; None takes the head's own.
-        pictures: pixels of tiles.
+        imagery: a `TileSource` that the index was made from, for tiles without stored features.
+        pictures: pixels of tiles; None takes them from the imagery, else from large enough thumbnails.
         features: stored keys by heading prior.
     """
 
@@ -57,6 +60,7 @@ class PoseSettings:
     heading_prior: str | None = None
     fusion: FusionWeights | None = None
     radius_factors: dict[str, float] | None = None
+    imagery: Any = None
     pictures: TilePictures | None = None
     features: Mapping[str, TileFeatures] = field(default_factory=dict)
 
@@ -65,36 +69,6 @@ class PoseSettings:
             raise GenGeoError(f"the way to find poses is one of {', '.join(METHODS)}, found {self.method!r}")
         if self.heading_prior is not None and self.heading_prior not in PRIORS:
             raise GenGeoError(f"--heading-prior must be one of {', '.join(PRIORS)}, found {self.heading_prior!r}")
-
-
-@dataclass(frozen=True)
-class GroundView:
-    """A photo as the head reads it.
-
-    Args:
-        pixels: uint8 (1, 3, H, W) at the model's scale.
-        azimuths: (C,) degrees of the patch columns relative to the centre column.
-        stated: heading of the centre column in degrees, 0 where nothing is known.
-        rolled: degrees that the panorama was rolled by already, to be added to an answer.
-        prior: heading prior.
-        panorama: whether it can be rolled.
-    """
-
-    pixels: torch.Tensor
-    azimuths: torch.Tensor
-    stated: float
-    rolled: float
-    prior: str
-    panorama: bool
-
-
-def prior_of(photo: Photo, camera: CameraView) -> str:
-    """The narrowest heading prior of a photo: stated or true heading, magnetic heading, none."""
-    if camera.bearing is not None:
-        return "known"
-    if camera.heading is not None or photo.metadata.camera.bearing is None:
-        return "180"
-    return "45" if photo.metadata.heading_is_magnetic else "known"
 
 
 class PoseFinder:
@@ -143,7 +117,7 @@ class PoseFinder:
         """
         if not places:
             return list(places), ""
-        view = self.ground_view(photo, camera)
+        view = ground_view(self.encoder, self.canvas, photo, camera, self.settings.heading_prior)
         if view is None:
             return list(places), "no pose: its field of view is not known; give --fov"
         head = self._head(view.prior)
@@ -164,27 +138,13 @@ class PoseFinder:
             for place, hit, (_, pose) in zip(places, chosen, tiles, strict=True)
         ], ""
 
-    def ground_view(self, photo: Photo, camera: CameraView) -> GroundView | None:
-        """The photo at the model's scale with what is known of its camera; None without a field of view."""
-        if camera.bearing is not None:
-            check_heading(camera.bearing)
-        stated = camera.completed_by(photo.metadata.camera)
-        if stated.fov is None:
-            return None
-        known = stated.bearing
-        one = replace(stated, heading=known)  # "unknown" would give eight rolled panoramas
-        picture = pictures(photo, one, self.canvas, self.encoder.patch)[0]
-        prior = self.settings.heading_prior or prior_of(photo, camera)
-        if picture.own_size:
-            pixels = torch.from_numpy(np.array(picture.image)).permute(2, 0, 1)[None]
-            shown, flat = 360.0 * picture.image.width / self.canvas.width, False  # type: ignore[union-attr]  # own_size
-        else:
-            pixels = resized(self.encoder.processor, [picture.image], "ground")
-            shown, flat = stated.fov, not stated.is_panorama and stated.projection in (None, "perspective")
-        rolled = picture.heading if stated.is_panorama and self.canvas is not None else 0.0
-        columns = grid_of(self.encoder, *pixels.shape[-2:])[1]
-        azimuths = column_azimuths(columns, shown, flat and shown < 180)
-        return GroundView(pixels, azimuths, (known or 0.0) - rolled, rolled, prior, stated.is_panorama)
+    def candidates(
+        self, photo: Photo, camera: CameraView, hits: Sequence[Hit]
+    ) -> list[tuple[TilePosterior, tuple[Poses, int]]]:
+        """Posteriors of one photo in some tiles, for calibration; empty where the photo cannot be posed by a head."""
+        view = ground_view(self.encoder, self.canvas, photo, camera, self.settings.heading_prior)
+        head = None if view is None else self._head(view.prior)
+        return [] if view is None or head is None or not hits else self._posteriors(view, head, hits)
 
     def _head(self, prior: str) -> PoseHead | None:
         """The narrowest head that fits; None where the search is to be used.
@@ -354,12 +314,28 @@ def _with_radii(place: Place, spread_m: float, factors: Mapping[str, float]) -> 
     )
 
 
-def check_heading(heading: float) -> float:
-    """A stated heading in degrees.
+def open_finder(
+    encoder: Any, checkpoint: str | Path, index: Any, path: str | Path, calibration: str | Path | None,
+    pose: PoseSettings | bool, options: Mapping[str, Any],
+) -> PoseFinder:  # fmt: skip
+    """A finder for an opened index: with its pixels, stored features and, where they were fitted, joining weights.
 
-    Raises:
-        GenGeoError: it lies outside 0..360.
+    Args:
+        encoder: of the checkpoint.
+        checkpoint: folder or Hub id.
+        index: a `GeoIndex` or `StoreIndex`.
+        path: its folder or address; features lie beside it.
+        calibration: file of `gengeo calibrate`; with --pose it wrote another one beside it.
+        pose: settings, or True for the defaults.
+        options: of the encoder; `revision`, `token` and `cache_dir` are the heads' as well.
     """
-    if not (math.isfinite(heading) and 0 <= heading <= 360):
-        raise GenGeoError(f"a heading lies in 0..360 degrees clockwise from north, found {heading:g}")
-    return heading
+    settings = PoseSettings() if isinstance(pose, bool) else pose
+    size = encoder.view_sizes["aerial"]
+    pictures_of = settings.pictures or IndexPictures(index, (size["height"], size["width"]), settings.imagery)
+    settings = replace(settings, pictures=pictures_of, features=settings.features or open_features(path))
+    if calibration is not None and settings.fusion is None and pose_calibration_path(calibration).is_file():
+        fitted = PoseCalibration.load(pose_calibration_path(calibration))
+        fitted.check_model(encoder)
+        settings = replace(settings, fusion=fitted.fusion, radius_factors=fitted.radius_factors or None)
+    where = {name: options[name] for name in ("revision", "token", "cache_dir") if name in options}
+    return PoseFinder(encoder, checkpoint, panorama_canvas(encoder), settings, **where)

@@ -37,9 +37,10 @@ def place_record(place: Place) -> dict[str, Any]:
         lat, lon (degrees, WGS84), score (cosine), confidence (probability in [0, 1] that the place is right, None
         without a calibration), radius_68_m and radius_95_m (metres around the position that hold 68 % and 95 % of the
         cameras if the place is right, None where not calibrated), tile_id, bounds ([west, south, east, north] in
-        degrees or None), heading (degrees clockwise from north or None), pose (position and heading inside the tile or
-        None), source (name of the imagery's file), attribution (text that must be shown with the imagery or None);
-        also rank, votes (tiles merged), uncertainty_m (root-mean-square radius by tile size or None) and area.
+        degrees or None), heading (degrees clockwise from north or None), pose ("fitted" or "search" where position,
+        heading and radii are those of a pose inside the tile, else None), source (name of the imagery's file),
+        attribution (text that must be shown with the imagery or None); also pose_probability (mass of the posterior
+        near the position or None), rank, votes (tiles merged), uncertainty_m (root-mean-square radius or None), area.
     """
     return {
         "lat": place.lat,
@@ -52,6 +53,7 @@ def place_record(place: Place) -> dict[str, Any]:
         "bounds": list(place.bounds) if place.bounds else None,
         "heading": place.heading,
         "pose": place.pose,
+        "pose_probability": place.pose_probability,
         "source": place.source or None,
         "attribution": place.attribution or None,
         "rank": place.rank,

@@ -130,7 +130,7 @@ class PoseHead(PreTrainedModel):
         Returns:
             (N, C, R, d), one feature for each column and radius class.
         """
-        weights = self.row_weights
+        weights: torch.Tensor = self.row_weights
         if tokens.shape[1] != len(weights):
             resized = nn.functional.interpolate(weights.T[None], tokens.shape[1], mode="linear")[0].T
             weights = resized * (len(weights) / tokens.shape[1])

@@ -79,7 +79,7 @@ def fit(
     folder = out or Path(model) / FOLDER / heading_prior
     console.check_not_there(folder, overwrite)
     dataset = parse_dataset([data]).load("train")
-    encoder = Encoder.from_pretrained(model, device)
+    encoder = Encoder.from_pretrained(model, device=device)
     head = fit_head(encoder, dataset, folder, settings, random_baseline=random_baseline, progress=console.note)
     figures = head.config.record["held_out"]
     if as_json:

@@ -1,0 +1,91 @@
+"""Keys of pose heads for the tiles of an index, stored beside it: `<index>.pose/<prior>.parquet`.
+
+One row for each tile: its id and K x d float16 values (0.8 kB at 5 x 5 patches, 8 kB at 16 x 16). The file names the
+head by a checksum of its weights; features of another head are not used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.files import atomic_file
+
+PRIORS = ("known", "45", "180")
+SUFFIX = ".pose"  # of the folder beside an index
+
+
+class StoredFeatures:
+    """Keys of one head.
+
+    Args:
+        path: of `write_features`.
+
+    Raises:
+        GenGeoError: the file cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._file = pq.read_table(path, memory_map=True)
+            told = self._file.schema.metadata or {}
+            self.head, self.shape = told[b"head"].decode(), (int(told[b"patches"]), int(told[b"dim"]))
+        except (OSError, pa.ArrowInvalid, KeyError, ValueError) as error:
+            raise GenGeoError(
+                f"{path} holds no pose features ({error}): make them again with --pose-features"
+            ) from error
+
+    def keys(self, tile_ids: Sequence[str]) -> Mapping[str, np.ndarray]:
+        """float16 (K, d) of those tiles that it has."""
+        rows = self._file.filter(pc.is_in(self._file["tile_id"], pa.array(list(tile_ids), pa.string())))
+        values = (np.frombuffer(value, np.float16).reshape(self.shape) for value in rows["keys"].to_pylist())
+        return dict(zip(rows["tile_id"].to_pylist(), values, strict=True))
+
+
+def features_path(index: str | Path, prior: str) -> Path:
+    """Where the features of an index for a heading prior lie."""
+    return Path(f"{str(index).rstrip('/')}{SUFFIX}") / f"{prior}.parquet"
+
+
+def open_features(index: str | Path) -> dict[str, StoredFeatures]:
+    """All stored features of an index, by heading prior."""
+    paths = {prior: features_path(index, prior) for prior in PRIORS}
+    return {prior: StoredFeatures(path) for prior, path in paths.items() if path.is_file()}
+
+
+def write_features(path: Path, head: str, blocks: Iterator[tuple[Sequence[str], np.ndarray]]) -> int:
+    """Write keys in one step.
+
+    Args:
+        path: of `features_path`.
+        head: checksum of the head's weights.
+        blocks: tile ids and float (n, K, d) keys.
+
+    Returns:
+        The number of tiles.
+
+    Raises:
+        GenGeoError: there is no tile.
+    """
+    writer: Any = None
+    count = 0
+    with atomic_file(path) as temporary:
+        for ids, keys in blocks:
+            if writer is None:
+                told = {"head": head, "patches": str(keys.shape[1]), "dim": str(keys.shape[2])}
+                schema = pa.schema([("tile_id", pa.string()), ("keys", pa.binary())], metadata=told)
+                writer = pq.ParquetWriter(temporary, schema)
+            values = [row.tobytes() for row in keys.astype(np.float16)]
+            writer.write_table(pa.table([pa.array(list(ids)), pa.array(values, pa.binary())], schema=schema))
+            count += len(values)
+        if writer is None:
+            raise GenGeoError("there is no tile to store pose features of")
+        writer.close()
+    return count

@@ -1,0 +1,126 @@
+"""What is fitted for poses in one index on photos whose position is known: joining weights and radius factors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.files import sum_of, write_json
+from gengeo_hf.common.geo import great_circle_m, offset
+from gengeo_hf.localization.fusion import FusionWeights, fit_weights
+from gengeo_hf.pose.posterior import radius_factors
+
+if TYPE_CHECKING:
+    from gengeo_hf.common.camera import CameraView
+    from gengeo_hf.localization.localizer import GeoLocalizer
+
+MIN_PHOTOS = 50
+TILES = 40
+RIGHT_M = 25.0  # answers within this are in the right tile: radii are fitted on them
+GREATEST_SCALE = 100.0
+
+
+@dataclass(frozen=True)
+class PoseCalibration:
+    """Weights of the joined map and conformal factors, for one model and one kind of index.
+
+    Args:
+        fingerprint: of the model.
+        fusion: weights; not enabled where joining did not gain.
+        radius_factors: by coverage, see `gengeo_hf.pose.posterior`; empty where too few answers were right.
+        photos: how many were used.
+    """
+
+    fingerprint: str
+    fusion: FusionWeights
+    radius_factors: dict[str, float]
+    photos: int
+
+    def check_model(self, encoder: Any) -> None:
+        """Refuse what was fitted for another model.
+
+        Raises:
+            GenGeoError: the fingerprints differ.
+        """
+        if self.fingerprint != encoder.fingerprint:
+            raise GenGeoError(
+                f"the pose calibration belongs to another model ({self.fingerprint[:12]}, this one is "
+                f"{encoder.fingerprint[:12]}); make one for it with gengeo calibrate --pose"
+            )
+
+    def save(self, path: str | Path) -> None:
+        """Write as JSON, with the SHA-256 of its values."""
+        values = asdict(self)
+        write_json(path, values | {"sha256": sum_of(values)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> PoseCalibration:
+        """Read what `save` wrote.
+
+        Raises:
+            GenGeoError: missing, not a pose calibration, or damaged.
+        """
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+            stated = values.pop("sha256")
+            factors = {str(share): float(factor) for share, factor in values["radius_factors"].items()}
+            found = cls(values["fingerprint"], FusionWeights(**values["fusion"]), factors, int(values["photos"]))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise GenGeoError(
+                f"{path} is not a pose calibration ({error}); make one with gengeo calibrate --pose"
+            ) from error
+        if stated != sum_of(values):
+            raise GenGeoError(f"{path} is damaged or was changed; make it again with gengeo calibrate --pose")
+        return found
+
+
+def pose_calibration_path(calibration: str | Path) -> Path:
+    """The file beside a calibration that holds the pose's: `x.json` -> `x.pose.json`."""
+    path = Path(calibration)
+    return path.with_name(f"{path.stem}.pose{path.suffix}")
+
+
+def fit_pose_calibration(
+    localizer: GeoLocalizer, photos: Sequence[Any], truth: Sequence[tuple[float, float]], camera: CameraView
+) -> PoseCalibration:
+    """Fit on photos whose position is known.
+
+    Args:
+        localizer: with a `PoseFinder`.
+        photos: paths or images.
+        truth: lat and lon of each.
+        camera: what is stated of all of them.
+
+    Raises:
+        GenGeoError: fewer than 50 photos could be posed.
+    """
+    finder = localizer.pose
+    if finder is None:
+        raise GenGeoError("a pose calibration needs a localizer that finds poses")
+    candidates, answers, places, spreads = [], [], [], []
+    for photo, place in zip(photos, truth, strict=True):
+        found = localizer.search_photo(photo, camera, TILES)
+        posed = [] if found is None else finder.candidates(found[0], camera, found[1])
+        if not posed:
+            continue
+        tile, (poses, number) = posed[0]
+        lat, lon = offset(tile.lat, tile.lon, *poses.offset_m[number])
+        candidates.append([posterior for posterior, _ in posed])
+        answers.append((float(lat), float(lon)))
+        spreads.append(float(poses.spread_m[number]))
+        places.append(place)
+    if len(answers) < MIN_PHOTOS:
+        raise GenGeoError(f"a pose calibration needs at least {MIN_PHOTOS} photos with a pose, found {len(answers)}")
+    model: Any = finder.encoder.model
+    scale = float(model.logit_scale.exp().clamp(max=GREATEST_SCALE))
+    fusion = fit_weights(candidates, answers, np.array(places), scale, TILES)
+    error = np.array([great_circle_m(*answer, *place) for answer, place in zip(answers, places, strict=True)])
+    right = error <= RIGHT_M
+    factors = radius_factors(error[right], np.array(spreads)[right]) if right.sum() >= MIN_PHOTOS else {}
+    return PoseCalibration(finder.encoder.fingerprint, fusion, factors, len(answers))

@@ -1,0 +1,134 @@
+"""Photos located with poses: position, heading and radii inside the tiles of an index."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gengeo_hf.common.camera import CameraView
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.geo import great_circle_m
+from gengeo_hf.encoding.encoder import Encoder
+from gengeo_hf.index import GeoIndex
+from gengeo_hf.localization import GeoLocalizer
+from gengeo_hf.localization.fusion import FusionWeights
+from gengeo_hf.localization.pose import PoseSettings
+from gengeo_hf.pose.fitting import FitSettings, fit_head
+from tests.pose.toy import toy_pairs
+
+PANORAMA = CameraView(fov=360.0, heading=0.0)
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    """A checkpoint with a head for a known heading, an index, and unseen photos with their true positions."""
+    from gengeo_hf.model import GenGeoConfig, GenGeoImageProcessor, GenGeoModel
+    from tests.conftest import TINY, TINY_SIZES
+
+    root = tmp_path_factory.mktemp("scene")
+    torch.manual_seed(0)
+    config = GenGeoConfig(**TINY, position_init_std=0.5, ground_camera="panorama")
+    encoder = Encoder(GenGeoModel(config), GenGeoImageProcessor(view_sizes=TINY_SIZES))
+    encoder.model.save_pretrained(root / "model")
+    encoder.processor.save_pretrained(root / "model")
+    settings = FitSettings(steps=200, views=4, batch_size=64, held_out=30, other_share=0)
+    fit_head(encoder, toy_pairs(160), root / "model" / "pose" / "known", settings)
+    test = toy_pairs(24, seed=9, shift_m=14)
+    GeoIndex.build(encoder, test, root / "idx")
+    photos = [row["bytes"] for row in test.queries.cast_column("ground", _undecoded())["ground"]]
+    truth = list(zip(test.queries["lat"], test.queries["lon"], strict=True))
+    tiles = list(zip(test.gallery["lat"], test.gallery["lon"], strict=True))
+    return root, photos, truth, tiles
+
+
+def _undecoded():
+    import datasets
+
+    return datasets.Image(decode=False)
+
+
+def near(position):
+    return (*position, 100.0)
+
+
+def located(scene, pose, count=24, camera=PANORAMA):
+    root, photos, _, tiles = scene
+    localizer = GeoLocalizer.from_pretrained(root / "model", root / "idx", pose=pose, backend="torch")
+    return [
+        localizer.locate(photo, camera=camera, near=near(tile), top=1)
+        for photo, tile in zip(photos[:count], tiles[:count], strict=True)
+    ]
+
+
+def test_pose_is_nearer_than_the_tile_centre(scene):
+    _, _, truth, tiles = scene
+    answers = located(scene, True)
+    assert all(answer.best.pose == "fitted" for answer in answers)
+    errors = [great_circle_m(a.best.lat, a.best.lon, *t) for a, t in zip(answers, truth, strict=True)]
+    centres = [great_circle_m(*tile, *t) for tile, t in zip(tiles, truth, strict=True)]
+    assert np.median(errors) < 0.6 * np.median(centres)
+    best = answers[0].best
+    assert best.tile_id == "place-000" and best.bounds.contains(*tiles[0])
+    assert 0 < best.radius_68_m < best.radius_95_m or best.radius_95_m is None
+    assert best.heading == pytest.approx(0, abs=1e-6)
+
+
+def test_without_pose_nothing_changes(scene):
+    plain = located(scene, None, 1)[0].best
+    assert plain.pose is None and plain.heading is None and plain.radius_68_m is None
+
+
+def test_stated_heading_of_a_rolled_panorama_gives_the_same_position(scene):
+    root, photos, _, tiles = scene
+    localizer = GeoLocalizer.from_pretrained(root / "model", root / "idx", pose=True, backend="torch")
+    image = Image.open(io.BytesIO(photos[0]))
+    rolled = Image.fromarray(np.roll(np.asarray(image), -28, axis=1))  # its centre looks 90 degrees further right
+    straight = localizer.locate(image, camera=PANORAMA, near=near(tiles[0]), top=1).best
+    found = localizer.locate(rolled, camera=CameraView(fov=360.0, heading=90.0), near=near(tiles[0]), top=1).best
+    assert great_circle_m(straight.lat, straight.lon, found.lat, found.lon) < 0.5
+    assert found.heading == pytest.approx(90, abs=1e-6)
+
+
+def test_missing_head_is_named(scene):
+    with pytest.raises(GenGeoError, match="has no pose head pose/180, .* gengeo pose fit --heading-prior 180"):
+        located(scene, True, 1, CameraView(fov=360.0))
+
+
+def test_search_needs_no_head(scene):
+    answer = located(scene, PoseSettings("search"), 1)[0]
+    assert answer.best.pose == "search" and any("rough" in note for note in answer.notes)
+
+
+def test_photo_without_field_of_view_has_no_pose_and_says_so(scene, tmp_path):
+    root, _, _, tiles = scene
+    Image.effect_noise((90, 60), 50).convert("RGB").save(tmp_path / "photo.png")
+    localizer = GeoLocalizer.from_pretrained(root / "model", root / "idx", pose=True, backend="torch")
+    answer = localizer.locate(tmp_path / "photo.png", near=near(tiles[0]))
+    assert answer.best.pose is None and any("give --fov" in note for note in answer.notes)
+
+
+def test_heading_out_of_range_is_refused(scene):
+    with pytest.raises(GenGeoError, match=r"lies in 0\.\.360 degrees clockwise from north, found 400"):
+        located(scene, True, 1, CameraView(fov=360.0, heading=400.0))
+
+
+def test_photo_of_limited_view_gets_a_pose(scene):
+    root, photos, truth, tiles = scene
+    localizer = GeoLocalizer.from_pretrained(root / "model", root / "idx", pose=True, backend="torch")
+    image = Image.open(io.BytesIO(photos[0]))
+    part = image.crop((0, 0, 84, image.height))  # 270 degrees round 315
+    camera = CameraView(fov=270.0, heading=315.0, projection="equirectangular")
+    best = localizer.locate(part, camera=camera, near=near(tiles[0]), top=1).best
+    assert best.pose == "fitted" and best.heading == pytest.approx(315, abs=1e-6)
+    assert best.bounds.contains(best.lat, best.lon)
+
+
+def test_joined_tiles_give_the_same_place_where_one_tile_decides(scene):
+    weights = FusionWeights(cosine=1.0, evidence=1.0, scale=10.0, tiles=5, enabled=True)
+    joined = located(scene, PoseSettings(fusion=weights), 4)
+    single = located(scene, True, 4)
+    for one, other in zip(joined, single, strict=True):
+        assert great_circle_m(one.best.lat, one.best.lon, other.best.lat, other.best.lon) < 6
+        assert 0 < one.best.pose_probability <= 1 + 1e-6
