@@ -15,7 +15,9 @@ from gengeo_hf.imagery.xyz import xyz_bounds
 
 def picture(path, colour=(10, 200, 30), size=(8, 8)):
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, colour).save(path)
+    image = Image.new("RGB", size, colour)
+    image.putpixel((size[0] - 1, size[1] - 1), (250, 250, 250))  # a tile of one colour shows nothing
+    image.save(path)
 
 
 class TestTables:
