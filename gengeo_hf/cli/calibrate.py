@@ -72,8 +72,10 @@ def calibrate(
 
 def _located(localizer: "GeoLocalizer", sources: list[Any], cameras: "list[CameraView]") -> "Iterator[Answer]":
     """Answers in the order of the photos, of which those with one camera that follow one another are asked together."""
+    from gengeo_hf.localization.confidence import CANDIDATES
+
     for camera, group in itertools.groupby(zip(sources, cameras, strict=True), key=lambda pair: pair[1]):
-        yield from localizer.locate_many([source for source, _ in group], top=5, camera=camera)
+        yield from localizer.locate_many([source for source, _ in group], top=CANDIDATES, camera=camera)
 
 
 def _record(fitted: Any, unread: int) -> dict[str, Any]:
@@ -83,6 +85,9 @@ def _record(fitted: Any, unread: int) -> dict[str, Any]:
         "unreadable": unread,
         "within_m": fitted.within_m,
         "expected_calibration_error": fitted.expected_calibration_error,
+        "brier_skill": dict(zip(("best", "places_2_to_5"), fitted.brier_skill, strict=True)),
+        "auroc": fitted.auroc,
+        "radius_factors": list(fitted.radius_factors),
         "reliability": [dict(zip(("stated", "right", "photos"), row, strict=True)) for row in fitted.reliability],
         "thresholds": [dict(zip(("threshold", "answered", "right"), row, strict=True)) for row in fitted.trade],
     }
@@ -92,6 +97,8 @@ def _print_table(fitted: Any, unread: int) -> None:
     left_out = f"; {unread} could not be read" if unread else ""
     error = f"expected calibration error {fitted.expected_calibration_error:.3f} (two-fold)"
     console.result(f"{fitted.photos} photos{left_out}, {error}")
+    best, further = fitted.brier_skill
+    console.result(f"Brier skill {best:+.3f} (best place), {further:+.3f} (places 2 to 5); AUROC {fitted.auroc:.3f}")
     console.result("stated   right   photos")
     for stated, right, count in fitted.reliability:
         console.result(f"{stated:6.2f}  {right:6.2f}  {count:7d}")

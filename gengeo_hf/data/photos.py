@@ -65,7 +65,8 @@ def read_photos(source: str | Path, image_column: str | None = None) -> PhotoTab
     notes = list(table.notes)
     if len(keep) < len(images):
         notes.append(f"{table.file}: {len(images) - len(keep):,} rows without a photo or a position are left out")
-    cameras = table_cameras({key: values[keep] for key, values in numbers.items() if key in ANGLES}, len(keep))
+    angles = {key: values[keep].tolist() for key, values in numbers.items() if key in ANGLES}
+    cameras = table_cameras(angles, len(keep))
     return PhotoTable([images[row] for row in keep], numbers["lat"][keep], numbers["lon"][keep], cameras, tuple(notes))
 
 

@@ -139,10 +139,13 @@ def _corner_fills(look: np.ndarray) -> tuple[tuple[float, ...], ...]:
     from scipy.ndimage import label
 
     height, width = look.shape[1:]
+    top = np.iinfo(look.dtype).max - 1 if look.dtype.kind in "ui" else float(np.nanmax(look, initial=0.0))
     fills: dict[tuple[float, ...], None] = {}
     for row, column in ((0, 0), (0, width - 1), (height - 1, 0), (height - 1, width - 1)):
         colour = look[:, row, column].astype(np.float64)
         if not np.isfinite(colour).all() or not colour.any() or tuple(colour) in fills:
+            continue
+        if np.ptp(colour) or not (colour[0] <= 1 or colour[0] >= top):  # only black, white and the ends of the range
             continue
         areas, _ = label((look == look[:, row, column][:, None, None]).all(axis=0))
         if (areas == areas[row, column]).sum() >= max(LEAST_FILL_PIXELS, LEAST_FILL * height * width):
