@@ -26,8 +26,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = "world,app"  # app brings serve
 TRAINING = (
-    "--config world_small data.train.num_pairs=640 data.validation.num_pairs=32 "
-    "optimisation.epochs=1 sampling.gps_epochs=1 evaluate_every=1 save_every=1 output=run"
+    "--config world_small data.train.num_pairs=160 data.validation.num_pairs=32 optimisation.epochs=1 "
+    "sampling.batch_size=16 sampling.neighbours=4 sampling.pool=16 sampling.gps_epochs=1 "
+    "evaluate_every=1 save_every=1 output=run"
 )
 REMOTE_CODE = """
 import sys
@@ -104,9 +105,25 @@ def use(programs: Path, away: Path) -> None:
     away.mkdir()
     gengeo = programs / "gengeo"
     assert "0." in run([gengeo, "--version"], away)
-    run([programs / "accelerate", "launch", "--cpu", "--num_processes", "1", "--num_machines", "1",
-         "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "gengeo_hf.training", *TRAINING.split()],
-        away)  # fmt: skip
+    run(
+        [
+            programs / "accelerate",
+            "launch",
+            "--cpu",
+            "--num_processes",
+            "1",
+            "--num_machines",
+            "1",
+            "--mixed_precision",
+            "no",
+            "--dynamo_backend",
+            "no",
+            "-m",
+            "gengeo_hf.training",
+            *TRAINING.split(),
+        ],
+        away,
+    )
     run([programs / "python", "-c", TILES], away)
     run([gengeo, "index", "tiles", "--out", "x.gengeo", "--model", "run/model", "--tile-size-m", "30m"], away)
     again = run([gengeo, "info", "x.gengeo", "--json"], away)
@@ -147,8 +164,10 @@ def run(words: list, folder: Path | None = None, quiet: bool = False) -> str:
     if done.returncode != 0:
         sys.exit(f"{' '.join(command)}\nexit code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}")
     if not quiet:
-        print(f"{time.monotonic() - started:6.1f} s  {' '.join(Path(command[0]).name.split() + command[1:])[:110]}",
-              flush=True)  # fmt: skip
+        print(
+            f"{time.monotonic() - started:6.1f} s  {' '.join(Path(command[0]).name.split() + command[1:])[:110]}",
+            flush=True,
+        )
     return done.stdout
 
 

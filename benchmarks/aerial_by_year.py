@@ -47,13 +47,23 @@ def random_model(seed: int):  # noqa: ANN201
 
     torch.manual_seed(seed)
     backbone = {
-        "model_type": "dinov2", "hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": 4,
-        "mlp_ratio": 2, "image_size": SIDE, "patch_size": PATCH,
-    }  # fmt: skip
+        "model_type": "dinov2",
+        "hidden_size": HIDDEN,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4,
+        "mlp_ratio": 2,
+        "image_size": SIDE,
+        "patch_size": PATCH,
+    }
     config = GenGeoConfig(
-        backbone_config=backbone, num_clusters=16, cluster_dim=32, token_dim=32, head_hidden_dim=64,
-        descriptor_dim=256, trainable_blocks=None,
-    )  # fmt: skip
+        backbone_config=backbone,
+        num_clusters=16,
+        cluster_dim=32,
+        token_dim=32,
+        head_hidden_dim=64,
+        descriptor_dim=256,
+        trainable_blocks=None,
+    )
     sizes = {"ground": {"height": SIDE, "width": SIDE}, "aerial": {"height": SIDE, "width": SIDE}}
     return Encoder(GenGeoModel(config).eval(), GenGeoImageProcessor(view_sizes=sizes), device="cpu", batch_size=16)
 
@@ -79,10 +89,14 @@ def measure(encoder, gallery: RasterTiles, queries: RasterTiles, name: str) -> d
             ]
         )
     return {
-        "model": name, "tiles": count, "queries": len(images),
-        "recall_at_1": float((errors[:, 0] < near).mean()), "recall_at_5": float((errors < near).any(axis=1).mean()),
-        "median_error_m": float(np.median(errors[:, 0])), "chance_at_1": 1 / count,
-    }  # fmt: skip
+        "model": name,
+        "tiles": count,
+        "queries": len(images),
+        "recall_at_1": float((errors[:, 0] < near).mean()),
+        "recall_at_5": float((errors < near).any(axis=1).mean()),
+        "median_error_m": float(np.median(errors[:, 0])),
+        "chance_at_1": 1 / count,
+    }
 
 
 def main() -> None:

@@ -111,8 +111,14 @@ def main() -> None:
     sizes = {view: (size["height"], size["width"]) for view, size in encoder.processor.view_sizes.items()}
     patch = encoder.model.config.backbone_config.patch_size
     grids = {view: (size[0] // patch, size[1] // patch) for view, size in sizes.items()}
-    world = build_world(given.domain, "test", given.places, ground_size=sizes["ground"], aerial_size=sizes["aerial"],
-                        cache_dir=given.world)  # fmt: skip
+    world = build_world(
+        given.domain,
+        "test",
+        given.places,
+        ground_size=sizes["ground"],
+        aerial_size=sizes["aerial"],
+        cache_dir=given.world,
+    )
     rows = list(range(given.places))
     shares = true_shares(world, rows, grids, sizes)
     torch.manual_seed(0)  # the same random weights at every run

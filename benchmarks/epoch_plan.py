@@ -58,9 +58,13 @@ def measure(pairs: int, batch_size: int = 256, pool: int = 128, names: Sequence[
         seconds = time.process_time() - started
         first, last = quarters(sampler)
         found["plans"][name] = {
-            "cpu_s": seconds, "anchors": plan.anchors / len(plan.batches), "dropped": plan.dropped, "first_m": first,
-            "last_m": last, "state_bytes": len(json.dumps(sampler.state_dict())),
-        }  # fmt: skip
+            "cpu_s": seconds,
+            "anchors": plan.anchors / len(plan.batches),
+            "dropped": plan.dropped,
+            "first_m": first,
+            "last_m": last,
+            "state_bytes": len(json.dumps(sampler.state_dict())),
+        }
     return found
 
 

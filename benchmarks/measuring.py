@@ -16,8 +16,17 @@ from typing import Any, TypeVar
 import numpy as np
 
 PACKAGES = (
-    "torch", "transformers", "numpy", "faiss-cpu", "onnxruntime", "openvino", "pillow", "scipy", "usearch", "embreex",
-)  # fmt: skip
+    "torch",
+    "transformers",
+    "numpy",
+    "faiss-cpu",
+    "onnxruntime",
+    "openvino",
+    "pillow",
+    "scipy",
+    "usearch",
+    "embreex",
+)
 Found = TypeVar("Found")
 
 LOST = 3  # times slower than the first way

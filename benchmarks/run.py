@@ -43,9 +43,12 @@ def as_markdown(found: dict[str, Any]) -> str:
         f"start, GPU: {facts['gpu'] or 'none'}; {facts['system']}, Python {facts['python']}, {versions}.",
         "",
         "Ratios are of CPU time of ways that took turns; read the ratios, for times are those of this machine.",
-        *(["", "**Small sizes (`--quick`): these figures show that the command works, and nothing else.**"]
-          if found["quick"] else []),
-    ]  # fmt: skip
+        *(
+            ["", "**Small sizes (`--quick`): these figures show that the command works, and nothing else.**"]
+            if found["quick"]
+            else []
+        ),
+    ]
     for section, rows in found["sections"].items():
         lines += [
             "",
@@ -103,9 +106,12 @@ def main() -> None:
         rows, seconds[name] = run_section(name, everything[name], sizes)
         kept[name] = [row.plain() for row in rows]
     found = {
-        "date": time.strftime("%Y-%m-%d"), "quick": given.quick, "seconds": seconds,
-        "machine": facts, "sections": {name: kept[name] for name in everything if name in kept},
-    }  # fmt: skip
+        "date": time.strftime("%Y-%m-%d"),
+        "quick": given.quick,
+        "seconds": seconds,
+        "machine": facts,
+        "sections": {name: kept[name] for name in everything if name in kept},
+    }
     write_json(stored, found)
     write_text(given.out / "bench.md", as_markdown(found))
     missed = [row["what"] for rows in found["sections"].values() for row in rows if row["met"] is False]

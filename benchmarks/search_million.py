@@ -123,10 +123,14 @@ def measure(
             exact = found if exact is None else exact
             both = zip(exact.tolist(), found.tolist(), strict=True)
             yield {
-                "kind": name, "build_cpu_s": seconds, "bytes_a_tile": made[1], "cpu_ms_one": one,
-                "cpu_ms_batch_64": batch, "recall_at_1": float((exact[:, 0] == found[:, 0]).mean()),
+                "kind": name,
+                "build_cpu_s": seconds,
+                "bytes_a_tile": made[1],
+                "cpu_ms_one": one,
+                "cpu_ms_batch_64": batch,
+                "recall_at_1": float((exact[:, 0] == found[:, 0]).mean()),
                 "recall_at_10": float(np.mean([len(set(a) & set(b)) / 10 for a, b in both])),
-            }  # fmt: skip
+            }
             del made  # the next kind needs the memory
 
 

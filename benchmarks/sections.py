@@ -45,9 +45,22 @@ class Sizes:
     def quick(cls) -> "Sizes":
         """Small enough for a test."""
         return cls(
-            "tiny", False, (1, 2), 1, 1, 1, 1, 8, (400, 800, 1600), (300, 600, 1200), (300, 600, 1200),
-            (2_000, 4_000, 8_000), 64, 32, (4, 8, 12),
-        )  # fmt: skip
+            "tiny",
+            False,
+            (1, 2),
+            1,
+            1,
+            1,
+            1,
+            8,
+            (400, 800, 1600),
+            (300, 600, 1200),
+            (300, 600, 1200),
+            (2_000, 4_000, 8_000),
+            64,
+            32,
+            (4, 8, 12),
+        )
 
     @property
     def whole(self) -> bool:
@@ -187,9 +200,16 @@ def world(sizes: Sizes) -> list[Figure]:
 
 
 SECTIONS: dict[str, Callable[[Sizes], list[Figure]]] = {
-    "start": start, "extraction": extract, "answer": answer, "head": head_cost, "sampler": sampler, "mining": mined,
-    "ranks": ranked, "search": search, "world": world,
-}  # fmt: skip
+    "start": start,
+    "extraction": extract,
+    "answer": answer,
+    "head": head_cost,
+    "sampler": sampler,
+    "mining": mined,
+    "ranks": ranked,
+    "search": search,
+    "world": world,
+}
 GPU_SECTIONS: dict[str, Callable[[Sizes], list[Figure]]] = {
     "head, GPU": lambda sizes: head_cost(sizes, "cuda"),
     "mining, GPU": lambda sizes: mined(sizes, "cuda"),

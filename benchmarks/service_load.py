@@ -84,9 +84,13 @@ def random_model(folder: Path, hidden: int, layers: int) -> Path:
 
     torch.manual_seed(0)
     backbone = {
-        "model_type": "dinov2", "hidden_size": hidden, "num_hidden_layers": layers,
-        "num_attention_heads": max(1, hidden // 64), "image_size": 392, "patch_size": 14,
-    }  # fmt: skip
+        "model_type": "dinov2",
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": max(1, hidden // 64),
+        "image_size": 392,
+        "patch_size": 14,
+    }
     GenGeoModel(GenGeoConfig(backbone_config=backbone, trainable_blocks=None)).save_pretrained(folder)
     sizes = {"ground": {"height": 112, "width": 224}, "aerial": {"height": 112, "width": 112}}
     GenGeoImageProcessor(view_sizes=sizes).save_pretrained(folder)

@@ -51,9 +51,11 @@ def main() -> None:
             kept = sum(image is not None for image in pool.map(source.read, range(source.table.num_rows)))
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(f"{source.table.num_rows} tiles ({kept} with data), grid {grid:.2f} s, {kept / seconds:.0f} tiles/s, "
-              f"{kept / cpu:.0f} tiles a CPU second, "
-              f"peak memory {peak:.0f} MB ({before:.0f} MB before tiling)")  # fmt: skip
+        print(
+            f"{source.table.num_rows} tiles ({kept} with data), grid {grid:.2f} s, {kept / seconds:.0f} tiles/s, "
+            f"{kept / cpu:.0f} tiles a CPU second, "
+            f"peak memory {peak:.0f} MB ({before:.0f} MB before tiling)"
+        )
 
 
 if __name__ == "__main__":

@@ -96,8 +96,17 @@ def table() -> str:
         "changes nothing here."
     )
     head = ["# Notebooks", "", told, ""]
-    return "\n".join([*head, "| notebook | what | |", "| --- | --- | --- |", *rows, "",
-                      "This table is written by `python notebooks/run.py --table`.", ""])  # fmt: skip
+    return "\n".join(
+        [
+            *head,
+            "| notebook | what | |",
+            "| --- | --- | --- |",
+            *rows,
+            "",
+            "This table is written by `python notebooks/run.py --table`.",
+            "",
+        ]
+    )
 
 
 def cpu_seconds() -> float:

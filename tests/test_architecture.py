@@ -30,7 +30,7 @@ MAY_IMPORT = {
 PRESENT: set[tuple[str, str]] = {
     ("data", "learning"),
 }
-LARGER: set[str] = set()  # files of more than 400 lines today
+LARGER: set[str] = {"gengeo_hf/encoding/encoder.py"}  # files of more than 400 lines today
 MAX_LINES = 400
 
 

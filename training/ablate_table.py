@@ -60,9 +60,15 @@ def write_table(
     stored = {name: [None if x is None else asdict(x) for x in found] for name, found in differences.items()}
     write_json(
         folder / f"{table}.json",
-        {"command": command, "seeds": seeds, "note": note, "rows": [vars(row) for row in rows],
-         "differences": _finite(stored), "verdicts": verdicts},
-    )  # fmt: skip
+        {
+            "command": command,
+            "seeds": seeds,
+            "note": note,
+            "rows": [vars(row) for row in rows],
+            "differences": _finite(stored),
+            "verdicts": verdicts,
+        },
+    )
     lines = markdown(rows, sets, command, seeds, differences, verdicts, note)
     write_text(folder / f"{table}.md", "\n".join(lines) + "\n")
     with atomic_file(folder / f"{table}.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
@@ -136,9 +142,11 @@ def markdown(
             value = None if row.paper is None else row.paper[number]
             paper = "" if value is None else f"{value:.2f}"
             cells += [
-                mean_and_spread(list(row.percents(name).values())), format_difference(differences[name][index]), paper,
+                mean_and_spread(list(row.percents(name).values())),
+                format_difference(differences[name][index]),
+                paper,
                 verdicts[name][index],
-            ]  # fmt: skip
+            ]
         rate = "" if row.rate is None else f"{row.rate:g}"
         lines.append(f"| {row.name} | {' | '.join(cells)} | {rate} | {len(row.runs)} |")
     if any(found and found.own_spread for row in differences.values() for found in row):

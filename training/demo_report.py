@@ -79,6 +79,12 @@ def write_demo_report(
                 [figure for answer in answers[:2] for figure in agreement(encoder, world, answer)],
             ),
             Section(
+                "Position and heading inside the tile",
+                "A pose head on the frozen model, in the off-centre domain, which neither has seen. Green: where the "
+                "photo stood. Red: the answer. Yellow: how probable each position is.",
+                [Figure(Image.open(folder / "pose.png"), pose_caption(folder / "pose.json"))],
+            ),
+            Section(
                 "Why a tile wins that is not the true one",
                 "What the two tiles' scores owe to each part of the photo.",
                 [worst(encoder, world)],
@@ -100,6 +106,17 @@ def write_demo_report(
         footer=f"Made by make demo on {machine}.",
     )
     write_page(page, folder / "report.html")
+
+
+def pose_caption(path: Path) -> str:
+    """The figures of the pose head in one sentence."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return (
+        f"In its true tile a photo is found within {found['median_m']:.1f} m in the median (the tile's centre: "
+        f"{found['centre_median_m']:.1f} m), {found['within_5_m']:.0f} % within 5 m. Among all tiles of the gallery, "
+        f"{found['fused_within_10_m']:.1f} % of all photos are found within 10 m, against "
+        f"{found['centre_within_10_m']:.1f} % by the centre of the best tile."
+    )
 
 
 def curves(log: Path) -> Figure:

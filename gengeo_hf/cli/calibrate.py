@@ -30,6 +30,13 @@ def calibrate(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the reliability plot (PNG, SVG or PDF).")
     ] = None,
+    pose: Annotated[
+        bool,
+        typer.Option(
+            "--pose",
+            help="Fit radii and joined tiles of `gengeo locate --pose` too, into NAME.pose.json beside NAME.json.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Learn how confident answers are, from photos whose position is known.
@@ -40,6 +47,7 @@ def calibrate(
     """
     from gengeo_hf.data.photos import read_photos
     from gengeo_hf.localization.confidence import Calibration, check_number, reliability_plot
+    from gengeo_hf.localization.pose import PoseSettings
 
     if options.calibration is not None:
         raise console.UsageError("--calibration is what this command makes: give --out")
@@ -53,13 +61,15 @@ def calibrate(
     overruled = sum(camera.fov is not None for camera in table.cameras) if stated.fov is not None else 0
     if overruled:
         console.warning(f"--fov overrules the column of the field of view, filled for {overruled:,} photos")
-    localizer = options.open()
+    localizer = options.open(pose=PoseSettings() if pose else None)
     found = _located(localizer, table.sources, [stated.completed_by(camera) for camera in table.cameras])
     answers = list(console.progress(found, len(table.sources), "photos"))
     truth = list(zip(table.lat.tolist(), table.lon.tolist(), strict=True))
     places = [answer.places for answer in answers]
     fitted = Calibration.fit(places, truth, localizer.encoder.fingerprint, len(localizer.index), within)
     fitted.save(out)
+    if pose:
+        _fit_pose(localizer, table.sources, truth, photo, out)
     if plot:
         reliability_plot(fitted, plot)
         console.note(f"plot: {plot}")
@@ -70,12 +80,26 @@ def calibrate(
         _print_table(fitted, unread)
 
 
+<<<<<<< HEAD
 def _located(localizer: "GeoLocalizer", sources: list[Any], cameras: "list[CameraView]") -> "Iterator[Answer]":
     """Answers in the order of the photos, of which those with one camera that follow one another are asked together."""
     from gengeo_hf.localization.confidence import CANDIDATES
 
     for camera, group in itertools.groupby(zip(sources, cameras, strict=True), key=lambda pair: pair[1]):
         yield from localizer.locate_many([source for source, _ in group], top=CANDIDATES, camera=camera)
+=======
+def _fit_pose(localizer: Any, paths: Any, truth: Any, photo: PhotoOptions, out: Path) -> None:
+    """Fit and write what poses need, and say what it gains."""
+    from gengeo_hf.localization.pose_calibration import fit_pose_calibration, pose_calibration_path
+
+    found = fit_pose_calibration(localizer, paths, truth, photo.view())
+    found.save(pose_calibration_path(out))
+    state = "on" if found.fusion.enabled else "off, it gains nothing here"
+    console.note(
+        f"pose: {found.photos} photos; joining {found.fusion.tiles} tiles {state} "
+        f"({found.fusion.gain_percent:+.1f} points within 10 m); {pose_calibration_path(out)}"
+    )
+>>>>>>> main
 
 
 def _record(fitted: Any, unread: int) -> dict[str, Any]:

@@ -22,7 +22,8 @@ def compact(index: IndexPath, as_json: Json = False) -> None:
     if as_json:
         console.json_line({"segments_before": segments, "removed": removed, "tiles": len(opened)})
     elif segments > 1 or removed:
-        console.result(f"{segments} segments became one; room of {removed:,} removed tiles was freed; "
-                       f"{len(opened):,} tiles")  # fmt: skip
+        console.result(
+            f"{segments} segments became one; room of {removed:,} removed tiles was freed; {len(opened):,} tiles"
+        )
     else:
         console.result("nothing to do: one segment and no removed tiles")

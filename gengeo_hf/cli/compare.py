@@ -13,7 +13,9 @@ from gengeo_hf.cli.registry import EVALUATE, gengeo
 def compare(
     first: Annotated[Path, typer.Argument(help="JSON file of `gengeo evaluate`.")],
     second: Annotated[Path, typer.Argument(help="Another one, over the same queries.")],
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
+    metric: Annotated[
+        str, typer.Option(help="Primary metric, the only one with a verdict; choose it before you look.")
+    ] = "recall@1",
 ) -> None:
     """Tell a gain from noise: differences over the same queries, with 95 % intervals.
 
@@ -24,4 +26,4 @@ def compare(
     from gengeo_hf.evaluation.compare import compare as paired
     from gengeo_hf.evaluation.compare import comparison_text
 
-    console.result(comparison_text(paired(first, second, seed=seed), first.stem, second.stem))
+    console.result(comparison_text(paired(first, second), first.stem, second.stem, metric))

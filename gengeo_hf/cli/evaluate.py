@@ -49,9 +49,19 @@ def evaluate(
     descriptors: Annotated[
         Path | None, typer.Option(help="Directory to keep descriptors in. Default: descriptors beside --out.")
     ] = None,
+    centering: Annotated[
+        str | None,
+        typer.Option(
+            help="Subtract mean descriptors of this data set: gallery (mean of the tiles, for both views) or queries "
+            "(photos by the mean of the evaluated photos). Not part of a published protocol; the result names it."
+        ),
+    ] = None,
+    flip: Annotated[
+        bool, typer.Option("--flip", help="Compare mirror images too: twice the work. The result names it.")
+    ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward pass.")] = 32,
     device: Device = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of random headings and of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of random headings.")] = 0,
     pose: Annotated[
         bool,
         typer.Option(
@@ -123,7 +133,8 @@ def evaluate(
     result = evaluate(
         model, data, rules,
         name=name, ground_size=ground_size, aerial_size=aerial_size, ties=check_ties(ties), seed=seed,
-        batch_size=batch_size, device=device, descriptors=descriptors, show_progress_bar=console.shows_progress(),
+        batch_size=batch_size, device=device, descriptors=descriptors, centering=centering, flip=flip,
+        show_progress_bar=console.shows_progress(),
     )  # fmt: skip
     if not PartialState().is_main_process:
         return

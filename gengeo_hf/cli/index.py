@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
 
 from gengeo_hf.cli import console
@@ -21,9 +22,10 @@ from gengeo_hf.cli.options import (
 from gengeo_hf.cli.registry import INDEX, gengeo
 
 if TYPE_CHECKING:
+    from gengeo_hf.encoding.encoder import Encoder
     from gengeo_hf.index import GeoIndex
 
-RASTERS, TABLES, MAP_TILES = "Rasters", "Tables", "Map tiles"
+RASTERS, TABLES, MAP_TILES, ADAPT = "Rasters", "Tables", "Map tiles", "Adaptation to the area"
 
 
 @gengeo.command(panel=INDEX)
@@ -105,10 +107,33 @@ def index(
     truncate_dim: Annotated[
         int | None, typer.Option(min=1, help="Keep only the first values of each descriptor: a smaller index.")
     ] = None,
+    centering: Annotated[
+        str | None,
+        typer.Option(
+            metavar="gallery|PHOTOS",
+            help="Subtract mean descriptors, for areas unlike those of training: gallery is the mean of the tiles for "
+            "both views; PHOTOS is a directory with photos of at least 30 different places of the area.",
+            rich_help_panel=ADAPT,
+        ),
+    ] = None,
+    flip: Annotated[
+        bool,
+        typer.Option(
+            "--flip", help="Keep the descriptor of the mirror image too: twice the size.", rich_help_panel=ADAPT
+        ),
+    ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Tiles in one forward pass.", rich_help_panel=COMPUTE)] = 32,
     readers: Annotated[int, typer.Option(min=1, help="Threads that read imagery.", rich_help_panel=COMPUTE)] = 2,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan of imagery by address; request no tile, write nothing.")
+    ] = False,
+    pose_features: Annotated[
+        bool,
+        typer.Option(
+            "--pose-features",
+            help="Also store what the model's pose heads need of each tile (about 0.8 kB at 5 x 5 patches, 8 kB at "
+            "16 x 16, for each head), so that `gengeo locate --pose` needs no imagery. Tiles are encoded twice.",
+        ),
     ] = False,
     add: Annotated[bool, typer.Option("--add", help="Add to the index that is there.")] = False,
     overwrite: Overwrite = False,
@@ -130,9 +155,12 @@ def index(
     from gengeo_hf.imagery.tiles import PlannedSource
     from gengeo_hf.index import GeoIndex
     from gengeo_hf.index.build import build_index
+    from gengeo_hf.pose.head import heads_of
 
     if add and overwrite:
         raise console.UsageError("--add and --overwrite exclude one another")
+    if add and (centering or flip):
+        raise console.UsageError("--add keeps the adaptation of the index: leave --centering and --flip out")
     tiling = TilingOptions(
         tile_m=min(tile), tile_sizes=tile, area=where.chosen(), net=network.net(), overlap=overlap, zoom=zoom, tms=tms,
         value_range=value_range, image_column=image_column, lat_column=lat_column, lon_column=lon_column,
@@ -140,6 +168,8 @@ def index(
         leave_out_repeated=leave_out_repeated,
     )  # fmt: skip
     # All that is quick to refuse comes before the slow model.
+    if pose_features and not heads_of(options.model):
+        raise console.UsageError(f"--pose-features: {options.model} has no pose head, see gengeo pose fit")
     imagery, present = _sources(source, tiling, out, add, dry_run)
     for note in getattr(imagery, "notes", ()):  # sources of a user's own may have none
         console.warning(note)
@@ -159,18 +189,47 @@ def index(
         options.model, batch_size=batch_size, truncate_dim=truncate_dim, expected_images=images, **options.computation
     )
     report_backend(encoder)
+    encoder = _adapted(encoder, imagery, present, centering, flip)
     build: dict[str, Any] = {"model_name": options.model, "thumbnail_pixels": thumbnails, "readers": readers}
     build["progress"] = console.shows_progress()
     if present is not None:
         total = present.add(encoder, imagery, **build)
         console.result(f"{out} now holds {total:,} tiles")
+        if pose_features:
+            _store_pose_features(encoder, options.model, out, imagery)
         return
     report = build_index(encoder, imagery, out, overwrite=overwrite, **build)
     console.result(report)
     if isinstance(imagery, PlannedSource):
         console.note(imagery.summary())
     console.result(GeoIndex.load(out, verify=False).report())
+    if pose_features:
+        _store_pose_features(encoder, options.model, out, imagery)
     console.note(f"next: gengeo locate photo.jpg --index {out} --model {options.model} --map places.html")
+
+
+def _store_pose_features(encoder: Any, model: str, out: Path, imagery: Any) -> None:
+    """Encode the tiles once more, for poses."""
+    from gengeo_hf.index import GeoIndex
+    from gengeo_hf.localization.pose_features import store_features
+
+    store_features(encoder, model, GeoIndex.load(out, verify=False), imagery, progress=console.note)
+
+
+def _adapted(
+    encoder: "Encoder", imagery: Any, present: "GeoIndex | None", centering: str | None, flip: bool
+) -> "Encoder":
+    """The encoder of the index that is added to, or one that is adapted to the imagery as the options ask."""
+    from gengeo_hf.index.adapt import adapted_for, fit_to_imagery
+    from gengeo_hf.localization.adapt import encode_photos
+
+    if present is not None:
+        return adapted_for(encoder, present.manifest)
+    photos = encode_photos(encoder, Path(centering), flip=flip) if centering not in (None, "gallery") else None
+    adapted = fit_to_imagery(encoder, imagery, centering=centering is not None, photos=photos, flip=flip)
+    if photos is not None and not np.isfinite(photos[1]).all():
+        console.warning("some photos of --centering do not state a position: make sure that they show different places")
+    return adapted
 
 
 def _failed_before(imagery: Any, out: Path) -> "tuple[Any, GeoIndex | None]":

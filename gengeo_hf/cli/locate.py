@@ -63,7 +63,7 @@ def locate(
 ) -> None:
     """Find where photos were taken.
 
-    --json prints one line for each photo. Exit code 1 if a photo could not be read.
+    --json prints one line for each photo. Exit code 1 if a photo cannot be read, or no tile lies where to search.
 
     **Examples**
 
@@ -99,10 +99,10 @@ def locate(
     report = _print_nothing if console.is_stream(geojson) or console.is_stream(map_file) else _print_text
     answers = _print_all(found, len(files), _print_json if as_json else report)
     _write(answers, localizer, sequence, map_file, geojson)
-    unread = [answer for answer in answers if answer.error]
-    if unread:
-        if len(files) > 1:
-            console.note(f"{len(unread)} of {len(files)} photos could not be read")
+    unanswered = sum(bool(answer.error) or not answer.places for answer in answers)
+    if unanswered:
+        if len(answers) > 1:
+            console.note(f"{unanswered} of {len(answers)} photos have no answer")
         raise typer.Exit(1)
 
 

@@ -40,10 +40,11 @@ class NetworkOptions:
     shift: Annotated[
         str,
         typer.Option(
-            metavar="EAST,NORTH", help="Metres by which the imagery is moved, if it lies wrong.",
+            metavar="EAST,NORTH",
+            help="Metres by which the imagery is moved, if it lies wrong.",
             rich_help_panel=ADDRESS,
         ),
-    ] = "0,0"  # fmt: skip
+    ] = "0,0"
     referer: Annotated[str, typer.Option(help="Referer that the server wants.", rich_help_panel=ADDRESS)] = ""
     rate: Annotated[
         float, typer.Option(min=0, help="Requests a second to one host; 0: no limit.", rich_help_panel=ADDRESS)
@@ -87,8 +88,13 @@ class NetworkOptions:
             client=ClientOptions(
                 contact=self.contact, rate=self.rate, connections=self.connections, allow_private=self.allow_private
             ),
-            cache=str(self.cache) if self.cache else None, cache_limit_mb=self.cache_mb, max_tiles=self.max_tiles,
-            retry_missing=self.retry_missing, layer=self.layer, matrix_set=self.matrix_set,
-            tile_pixels=self.tile_pixels, shift_m=(east, north),
+            cache=str(self.cache) if self.cache else None,
+            cache_limit_mb=self.cache_mb,
+            max_tiles=self.max_tiles,
+            retry_missing=self.retry_missing,
+            layer=self.layer,
+            matrix_set=self.matrix_set,
+            tile_pixels=self.tile_pixels,
+            shift_m=(east, north),
             headers={"Referer": self.referer} if self.referer else {},
-        )  # fmt: skip
+        )

@@ -17,8 +17,14 @@ import typer
 from gengeo_hf.cli import console
 
 LOCATE, INDEX, DATA, EVALUATE, EXPLAIN, SHARING, OTHER = (
-    "Locate photos", "Make and keep an index", "Data", "Evaluate", "Explain", "Share models and data", "Other",
-)  # fmt: skip
+    "Locate photos",
+    "Make and keep an index",
+    "Data",
+    "Evaluate",
+    "Explain",
+    "Share models and data",
+    "Other",
+)
 PANELS = (LOCATE, INDEX, DATA, EVALUATE, EXPLAIN, SHARING, OTHER)  # in the order of `gengeo --help`
 
 Command = Callable[..., Any]
@@ -133,10 +139,12 @@ Quiet = Annotated[
 Verbose = Annotated[
     bool,
     typer.Option(
-        "--verbose", "-v", help="Log what the libraries do; errors with traceback.",
+        "--verbose",
+        "-v",
+        help="Log what the libraries do; errors with traceback.",
         rich_help_panel="Output on the terminal",
     ),
-]  # fmt: skip
+]
 
 
 def _with_verbosity(function: Command) -> Command:

@@ -5,6 +5,7 @@ Before: a call of huggingface_hub. After: its result, for `hub` and for whatever
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from gengeo_hf.common.errors import GenGeoError
@@ -68,3 +69,17 @@ def _refusal(repository: str, status: int, error: Exception) -> str:
 def first_line(error: Exception) -> str:
     """What an error says first; its name where it says nothing."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def refuse_missing_folder(option: str, name: str) -> None:
+    """Refuse what can only be a directory and is not there: the Hub's own message is about the form of its ids.
+
+    Args:
+        option: What the user gave it by, for the message.
+        name: Directory or Hub id.
+
+    Raises:
+        GenGeoError: There is no such directory, and a Hub id (`name` or `organisation/name`) does not look so.
+    """
+    if not Path(name).exists() and (name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1):
+        raise GenGeoError(f"{option}: there is no directory {name}")

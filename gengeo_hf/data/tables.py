@@ -99,8 +99,10 @@ def gallery_table(
 
 def _table(columns: dict[str, Any], features: datasets.Features) -> datasets.Dataset:
     schema = features.arrow_schema
-    arrays = [pa.array(columns[name], schema.field(name).type) if isinstance(columns[name], list) else columns[name]
-              for name in features]  # fmt: skip
+    arrays = [
+        pa.array(columns[name], schema.field(name).type) if isinstance(columns[name], list) else columns[name]
+        for name in features
+    ]
     return datasets.Dataset(pa.table(arrays, names=list(features)).cast(schema))
 
 

@@ -51,9 +51,12 @@ def view_transform(text: str, view: str) -> Callable[[bytes], bytes]:
     elif kind == "bev":
         rows = float(match[4]) if match[4] else None
         change = functools.partial(
-            ground_bev, side=int(match[1]), metres_per_pixel=float(match[2] or 0.06),
-            camera_height_m=float(match[3] or 1.5), vertical_fov=rows,
-        )  # fmt: skip
+            ground_bev,
+            side=int(match[1]),
+            metres_per_pixel=float(match[2] or 0.06),
+            camera_height_m=float(match[3] or 1.5),
+            vertical_fov=rows,
+        )
     else:
         size, rows = (int(match[1]), int(match[2])), float(match[4]) if match[4] else None
         change = functools.partial(downward_view, size=size, fov=float(match[3] or 170.0), vertical_fov=rows)

@@ -8,19 +8,19 @@ tells what they are worth and where they cost recall.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
+import torch
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import great_circle_m
+from gengeo_hf.encoding.encoder import Encoder, View
 
 LEAST_IMAGES = 30  # of different places: from ten photos recall fell on the synthetic world
 MOST_IMAGES = 2000  # a mean does not need more
-SAME_PLACE_M = 50.0  # photos nearer than this count as one place
+SAME_PLACE_M = 25.0  # photos nearer than this count as one place
 GALLERY, PHOTOS = "gallery", "photos"
 Means = Mapping[str, np.ndarray]
 
@@ -35,7 +35,7 @@ class Adaptation:
             of the mirror image. Empty without centring.
         centering: "gallery" when the mean of the tiles serves both views, "photos" when photos gave the ground mean,
             None without centring.
-        images: How many images of each view gave the means.
+        images: How many images gave the ground mean.
 
     Raises:
         GenGeoError: Means that are not finite or do not fit each other.
@@ -44,7 +44,7 @@ class Adaptation:
     flip: bool = False
     means: Means = field(default_factory=dict)
     centering: str | None = None
-    images: Mapping[str, int] = field(default_factory=dict)
+    images: int = 0
 
     def __post_init__(self) -> None:
         if self.centering not in (None, GALLERY, PHOTOS):
@@ -104,88 +104,50 @@ class Adaptation:
         joined = np.concatenate(parts, axis=1) / np.float32(len(parts) ** 0.5)
         return joined.astype(np.float32, copy=False)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, for manifests and files."""
-        return {
-            "flip": self.flip,
-            "centering": self.centering,
-            "images": dict(self.images),
-            "means": {view: np.asarray(mean, dtype=np.float32).tolist() for view, mean in self.means.items()},
-        }
-
-    @classmethod
-    def from_dict(cls, values: Any) -> "Adaptation":
-        """Read what `to_dict` gave.
-
-        Raises:
-            GenGeoError: It is something else.
-        """
-        try:
-            means = {str(view): np.asarray(mean, dtype=np.float32) for view, mean in values["means"].items()}
-            images = {str(view): int(count) for view, count in values["images"].items()}
-            if not isinstance(values["flip"], bool):
-                raise TypeError(f"flip is {values['flip']!r}")
-            return cls(values["flip"], means, values["centering"], images)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise GenGeoError(f"this is not a stored adaptation ({error!r:.80}): build the index again") from error
-
 
 def fit_adaptation(
-    encoder: Any,
-    tiles: Sequence[Any] | None = None,
-    photos: Sequence[Any] | None = None,
+    tiles: np.ndarray | None = None,
+    photos: np.ndarray | None = None,
     *,
-    photo_positions: np.ndarray | None = None,
     flip: bool = False,
+    photo_positions: np.ndarray | None = None,
 ) -> Adaptation:
     """Fit the means of a target area.
 
     Args:
-        encoder: Without an adaptation of its own.
-        tiles: Tiles of the area, indexable; at most 2,000, evenly spread over the sequence, are encoded. None for no
-            centring.
-        photos: Photos of at least 30 different places of the area; they need no positions and no matching tiles. None
-            takes the mean of the tiles for both views, which needs one head for both.
+        tiles: Descriptors (N, dim) of at least 30 tiles of the area; `sample_rows` says which are enough. With `flip`
+            (N, 2 * dim), of an encoder that is adapted by `Adaptation(flip=True)`. None for no centring.
+        photos: The same of photos of at least 30 different places of the area; they need no positions and no matching
+            tiles. None takes the mean of the tiles for both views, which needs one head for both.
+        flip: Keep the descriptor of the mirror image too.
         photo_positions: (photos, 2) latitude and longitude in degrees, NaN where unknown, to check that the photos are
             of different places.
-        flip: Keep the descriptor of the mirror image too.
 
     Raises:
-        GenGeoError: Too few images, or photos of too few places; or one mean for both views of a model with two heads.
+        GenGeoError: Too few images, or photos of too few places.
     """
     if tiles is None:
         if photos is not None:
             raise GenGeoError("centring with photos needs tiles of the area too")
         return Adaptation(flip=flip)
-    if photos is None and not getattr(encoder, "shares_head", True):
-        raise GenGeoError(
-            "this model has one head for each view, so the gallery's mean says nothing about photos: "
-            "give photos of the area"
-        )
     _check_count("tiles", len(tiles))
-    if photos is not None:
-        _check_count("photos", len(photos))
-        _check_places(photo_positions, len(photos))
-    plain = Adaptation(flip=flip)
-    images = {"aerial": tiles} if photos is None else {"aerial": tiles, "ground": photos}
-    means = {view: _mean(encoder, found, view, plain) for view, found in images.items()}
-    counts = {view: min(len(found), MOST_IMAGES) for view, found in images.items()}
+    means = {view: _mean(tiles, flip) for view in ("ground", "aerial")}
     if photos is None:
-        means["ground"], counts["ground"] = means["aerial"], 0
-    return Adaptation(flip, means, GALLERY if photos is None else PHOTOS, counts)
+        return Adaptation(flip, means, GALLERY, len(tiles))
+    _check_count("photos", len(photos))
+    _check_places(photo_positions, len(photos))
+    return Adaptation(flip, means | {"ground": _mean(photos, flip)}, PHOTOS, len(photos))
 
 
-def _mean(encoder: Any, images: Sequence[Any], view: str, plain: Adaptation) -> np.ndarray:
-    """Mean descriptor of a view, of the image and, with flip, of the mirror image behind it."""
-    rows = np.unique(np.linspace(0, len(images) - 1, min(len(images), MOST_IMAGES)).round().astype(int))
-    encoder.adapt(plain if plain.flip else None)
-    try:
-        total = np.zeros(encoder.dim)
-        for block in encoder.encode_stream((images[int(row)] for row in rows), view):
-            total += block.sum(axis=0, dtype=np.float64)
-    finally:
-        encoder.adapt(None)
-    return (total / len(rows) * plain.dim(1) ** 0.5).astype(np.float32)
+def sample_rows(count: int) -> np.ndarray:
+    """Rows of a table of `count` images that are enough for a mean: all of a small one, else 2,000 evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(count, MOST_IMAGES)).round().astype(int))
+
+
+def _mean(descriptors: np.ndarray, flip: bool) -> np.ndarray:
+    """Mean of unit descriptors; with flip of both halves, each of which has length 1 / sqrt(2)."""
+    mean: np.ndarray = (descriptors.mean(axis=0, dtype=np.float64) * 2 ** (flip / 2)).astype(np.float32)
+    return mean
 
 
 def _check_count(what: str, count: int) -> None:
@@ -220,15 +182,62 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return unit
 
 
-def load_adaptation(text: str) -> Adaptation:
-    """Read an adaptation from the text of a JSON file.
+class AdaptedEncoder(Encoder):
+    """An encoder whose descriptors are adapted; it shares model, preprocessing and backend with the one it is made of.
+
+    Args:
+        encoder: What encodes.
+        adaptation: What is done to its descriptors.
 
     Raises:
-        GenGeoError: It is something else.
+        GenGeoError: The means are of another width, or the gallery's mean is to serve two heads.
+
+    Example:
+        >>> mirrored = AdaptedEncoder(encoder, Adaptation(flip=True))
+        >>> adaptation = fit_adaptation(mirrored.encode(tiles, "aerial"), flip=True)
+        >>> adapted = AdaptedEncoder(encoder, adaptation)
     """
-    try:
-        return Adaptation.from_dict(json.loads(text))
-    except ValueError as error:
-        if isinstance(error, GenGeoError):
-            raise
-        raise GenGeoError(f"this is not a stored adaptation: {error}") from error
+
+    def __init__(self, encoder: Encoder, adaptation: Adaptation) -> None:
+        adaptation.check_width(encoder.dim)
+        if adaptation.centering == GALLERY and not encoder.model.config.share_aggregator:
+            raise GenGeoError(
+                "this model has one head for each view, so the gallery's mean says nothing about photos: "
+                "give photos of the area"
+            )
+        vars(self).update(vars(encoder))
+        self.base, self.adaptation = encoder, adaptation
+
+    @property
+    def dim(self) -> int:
+        """Number of values of an adapted descriptor."""
+        return self.adaptation.dim(self.base.dim)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of weights, preprocessing and adaptation."""
+        return self.adaptation.fingerprint(self.base.fingerprint)
+
+    def truncate(self, dim: int) -> None:
+        """Refused: truncate the encoder before it is adapted.
+
+        Raises:
+            GenGeoError: Always.
+        """
+        raise GenGeoError("an adapted encoder cannot be truncated: truncate the encoder, then adapt it")
+
+    def encode_pixels(self, pixels: torch.Tensor, view: View) -> np.ndarray:
+        """Adapted descriptors, float32 (B, dim), of pixel values (B, 3, H, W) on any device.
+
+        Raises:
+            ValueError: The model cannot take images of this size.
+        """
+        parts = [self.base.encode_pixels(pixels, view)]
+        if self.adaptation.flip:
+            parts.append(self.base.encode_pixels(pixels.flip(-1), view))
+        return self.adaptation.apply(parts, view)
+
+
+def adaptation_name(encoder: object) -> str:
+    """What is done to an encoder's descriptors after the model, for results; empty where nothing is done."""
+    return encoder.adaptation.name if isinstance(encoder, AdaptedEncoder) else ""

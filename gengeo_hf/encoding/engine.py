@@ -182,9 +182,13 @@ def encode_images(
     done = 0
     try:
         batches = encode_rows(
-            lambda row: load_image(images[row]), encode, wanted,
-            batch_size=encoder.batch_size, prepare=prepare, readers=readers,
-        )  # fmt: skip
+            lambda row: load_image(images[row]),
+            encode,
+            wanted,
+            batch_size=encoder.batch_size,
+            prepare=prepare,
+            readers=readers,
+        )
         with _progress(len(wanted), f"encode {view}", show_progress_bar) as bar:
             for batch in batches:
                 out[done : done + len(batch.rows)] = batch.descriptors
@@ -331,8 +335,10 @@ def encode_to_store(
     store = DescriptorStore(root, key, len(ids), encoder.dim, shard_rows)
     store.fill(
         lambda rows: encode_images(encoder, images, view, rows, transform=transform),
-        process=process, processes=processes, show_progress_bar=show_progress_bar,
-    )  # fmt: skip
+        process=process,
+        processes=processes,
+        show_progress_bar=show_progress_bar,
+    )
     return store
 
 

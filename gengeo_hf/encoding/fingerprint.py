@@ -15,15 +15,39 @@ if TYPE_CHECKING:
 
 # What may differ between two configs that give the same descriptors: initialisation, training and book-keeping.
 IRRELEVANT = {
-    "_name_or_path", "architectures", "auto_map", "chunk_size_feed_forward", "custom_pipelines", "dtype",
-    "head_dropout", "initializer_range", "label_smoothing", "layerscale_value", "logit_scale_init_value",
-    "matryoshka_dims", "output_attentions", "output_hidden_states", "position_init_std", "return_dict",
-    "trainable_blocks", "transformers_version", "ground_camera", "ground_vertical_fov",
-}  # fmt: skip
+    "_name_or_path",
+    "architectures",
+    "auto_map",
+    "chunk_size_feed_forward",
+    "custom_pipelines",
+    "dtype",
+    "head_dropout",
+    "initializer_range",
+    "label_smoothing",
+    "layerscale_value",
+    "logit_scale_init_value",
+    "matryoshka_dims",
+    "output_attentions",
+    "output_hidden_states",
+    "position_init_std",
+    "return_dict",
+    "trainable_blocks",
+    "transformers_version",
+    "ground_camera",
+    "ground_vertical_fov",
+}
 PREPROCESSING = (
-    "view_sizes", "size", "resample", "do_resize", "do_rescale", "rescale_factor", "do_normalize", "image_mean",
-    "image_std", "do_convert_rgb",
-)  # fmt: skip
+    "view_sizes",
+    "size",
+    "resample",
+    "do_resize",
+    "do_rescale",
+    "rescale_factor",
+    "do_normalize",
+    "image_mean",
+    "image_std",
+    "do_convert_rgb",
+)
 # Parameters that no descriptor depends on.
 UNUSED_WEIGHTS = ("logit_scale", "mask_token")
 

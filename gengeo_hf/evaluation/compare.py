@@ -1,7 +1,7 @@
 """Two results side by side, and the choice between checkpoints.
 
-Before: results of `gengeo evaluate`. After: differences that can be told from noise; the best checkpoint, picked
-where picking is allowed.
+One metric is the primary one, and the claim of a comparison; the intervals of the others are not corrected for their
+number.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.evaluation.intervals import Interval, paired_difference
+from gengeo_hf.evaluation.intervals import Interval, paired_differences
 from gengeo_hf.evaluation.results import Result
 
 
@@ -22,7 +22,7 @@ class Difference:
         metric: its name.
         first, second: fractions of 1.
         difference: second - first.
-        interval: 95 % bootstrap interval of the difference over the same queries.
+        interval: 95 % interval of the difference over the same queries.
     """
 
     metric: str
@@ -37,12 +37,11 @@ class Difference:
         return not self.interval.low <= 0 <= self.interval.high
 
 
-def compare(first: str | Path, second: str | Path, *, seed: int = 0) -> list[Difference]:
+def compare(first: str | Path, second: str | Path) -> list[Difference]:
     """Paired differences of two results over the same queries.
 
     Args:
         first, second: JSON files with their tables of queries beside them.
-        seed: of the bootstrap.
 
     Raises:
         GenGeoError: they were not evaluated on the same queries and tiles by the same rules.
@@ -69,29 +68,46 @@ def compare(first: str | Path, second: str | Path, *, seed: int = 0) -> list[Dif
     old, new = a.outcomes, b.outcomes
     return [
         Difference(metric, float(old[metric].mean()), float(new[metric].mean()), difference, interval)
-        for metric, (difference, interval) in paired_difference(old, new, seed=seed).items()
+        for metric, (difference, interval) in paired_differences(old, new, a.groups).items()
     ]
 
 
-def comparison_text(differences: Sequence[Difference], first: str, second: str) -> str:
+PRIMARY = "recall@1"
+
+
+def comparison_text(differences: Sequence[Difference], first: str, second: str, primary: str = PRIMARY) -> str:
     """The comparison for a terminal, in percentage points.
 
     Args:
-        differences: of `compare`.
-        first, second: names of the two sides.
+        differences: Of `compare`.
+        first, second: Names of the two sides.
+        primary: The metric that the claim is about; the others have no verdict.
+
+    Raises:
+        GenGeoError: There is no such metric.
     """
-    width = max(len(row.metric) for row in differences)
+    names = [row.metric for row in differences]
+    if primary not in names:
+        raise GenGeoError(f"there is no metric {primary!r} in both results; they have {', '.join(names)}")
+    width = max(map(len, names))
     lines = [f"{'':{width}} {first[:16]:>16} {second[:16]:>16}   difference (95 %)"]
-    for row in differences:
-        verdict = ("better" if row.difference > 0 else "worse") if row.is_clear else "within the noise"
+    for row in sorted(differences, key=lambda row: row.metric != primary):
+        verdict = ""
+        if row.metric == primary:
+            verdict = "  " + (("better" if row.difference > 0 else "worse") if row.is_clear else "within the noise")
         lines.append(
             f"{row.metric:{width}} {100 * row.first:16.2f} {100 * row.second:16.2f}   {100 * row.difference:+.2f} "
-            f"({100 * row.interval.low:+.2f} to {100 * row.interval.high:+.2f})  {verdict}"
+            f"({100 * row.interval.low:+.2f} to {100 * row.interval.high:+.2f}){verdict}"
+        )
+    if len(names) > 1:
+        lines.append(
+            f"{primary} is the primary metric. The other {len(names) - 1} intervals are not corrected for their "
+            "number: about one in twenty excludes zero by chance."
         )
     return "\n".join(lines)
 
 
-def select_best(summaries: Sequence[Mapping[str, Any]], metric: str = "recall@1") -> int:
+def select_best(summaries: Sequence[Mapping[str, Any]], metric: str = PRIMARY) -> int:
     """Which of several results of one validation set is the best: its position in the list.
 
     Args:
@@ -118,7 +134,7 @@ def select_best(summaries: Sequence[Mapping[str, Any]], metric: str = "recall@1"
     return max(range(len(summaries)), key=lambda number: summaries[number]["metrics"][metric])
 
 
-def choose_checkpoint(paths: Sequence[str | Path], metric: str = "recall@1") -> str:
+def choose_checkpoint(paths: Sequence[str | Path], metric: str = PRIMARY) -> str:
     """Which checkpoint to keep, by results of the validation part, and whether the choice can be told from chance.
 
     Args:

@@ -1,94 +1,188 @@
-"""How far a number can be trusted: bootstrap intervals, paired differences, breakdowns.
+"""Intervals that hold: of shares, means, medians and paired differences, for photos that share a street.
 
-Before: what each query adds to each metric (`per_query_outcomes`). After: intervals at a stated level, by seed.
+Every interval is closed-form: no random numbers, the same result on every machine. Photos of one street are found or
+lost together, so they count as a group: variances are of groups (Liang and Zeger 1986, with the factor G / (G - 1)),
+and quantiles are those of Student's t with G - 1 degrees of freedom. Without groups each photo counts by itself.
+
+The intervals' coverage is simulated in `tests/evaluation/test_coverage.py`.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
 from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.geo import EARTH_RADIUS_M
 
-RESAMPLES = 1000
 LEVEL = 0.95
+LEAST_GROUPS = 10  # fewer tell nothing about their own spread
+BLOCK_M = 250.0  # side of a block of land whose photos count as a group
 
 
 class Interval(NamedTuple):
-    """A bootstrap percentile interval."""
+    """A confidence interval."""
 
     low: float
     high: float
 
 
-def bootstrap_means(
-    outcomes: Mapping[str, np.ndarray], *, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL
-) -> dict[str, Interval]:
-    """Percentile interval of the mean of each outcome; queries are drawn with replacement, the same for all metrics.
-
-    Queries from one street share a fate, so where they are dense the true uncertainty is larger. A recall of
-    exactly 0 or 1 gives an interval of no width: that is a limit of the bootstrap and no proof.
+@dataclass(frozen=True)
+class Groups:
+    """Which queries are found or lost together.
 
     Args:
-        outcomes: (queries,) arrays by metric name.
-        seed: of the generator; one seed always gives one interval.
-        resamples: number of draws.
-        level: for example 0.95.
+        codes: (queries,) int, zero-based index of each query's group.
+        description: For people, for example "25 areas".
     """
-    table = _table(outcomes)
-    return _percentiles(list(outcomes), _resampled_means(table, seed, resamples), level)
+
+    codes: np.ndarray
+    description: str
+
+    @property
+    def count(self) -> int:
+        """Number of groups."""
+        return int(self.codes.max()) + 1 if len(self.codes) else 0
 
 
-def bootstrap_median(
-    values: np.ndarray, *, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL
-) -> Interval:
-    """Percentile interval of the median, for example of errors in metres.
+def independent(count: int) -> Groups:
+    """Groups of one query each."""
+    return Groups(np.arange(count), f"{count:,} queries, taken as independent")
+
+
+def query_groups(areas: Sequence[str | None], positions: np.ndarray) -> Groups:
+    """Groups of queries: areas where the data name at least ten, else blocks of land of 250 m, else single queries.
 
     Args:
-        values: (queries,) without NaN.
-        seed, resamples, level: see `bootstrap_means`.
+        areas: Area of each query, None where unknown.
+        positions: (queries, 2) latitude, longitude in degrees, NaN where unknown.
     """
-    known = np.sort(_table({"values": values})[:, 0])
-    count, generator = len(known), np.random.default_rng(seed)
-    # The median of a draw is the value of its middle rank: sorting ranks of 32 bits is all that a draw needs.
-    middle = [(count - 1) // 2, count // 2]
-    medians = np.empty((resamples, 1))
-    for number in range(resamples):
-        drawn = np.partition(generator.integers(0, count, count, dtype=np.int32), middle)[middle]
-        medians[number] = known[drawn].mean()
-    return _percentiles(["values"], medians, level)["values"]
+    named = {area for area in areas if area is not None}
+    if len(named) >= LEAST_GROUPS and len(named) < len(areas) and None not in areas:
+        return Groups(np.unique(np.array(areas, dtype=str), return_inverse=True)[1].ravel(), f"{len(named):,} areas")
+    known = np.asarray(positions, dtype=np.float64)
+    if len(known) and not np.isnan(known).any():
+        metre = np.degrees(1 / EARTH_RADIUS_M)
+        rows = np.floor(known[:, 0] / metre / BLOCK_M)
+        middle = np.radians((rows + 0.5) * BLOCK_M * metre)  # of the row, so that all of its blocks are equally wide
+        columns = np.floor(known[:, 1] / metre * np.cos(middle) / BLOCK_M)
+        _, codes = np.unique(np.stack([rows, columns], axis=1), axis=0, return_inverse=True)
+        codes = codes.ravel()
+        found = int(codes.max()) + 1
+        if LEAST_GROUPS <= found < len(known):
+            return Groups(codes, f"{found:,} blocks of {BLOCK_M:g} m")
+    return independent(len(areas))
 
 
-def paired_difference(
+def mean_interval(values: np.ndarray, groups: Groups | None = None, level: float = LEVEL) -> Interval:
+    """Interval of the mean of values in 0..1: Wilson's for shares, with the number of values that the spread is worth.
+
+    The variance v of the mean is worth p (1 - p) / v independent values of 0 and 1. For hits without groups that is
+    their number, and the interval is Wilson's (with Poisson's bound for one to three hits or misses). A spread that few
+    groups make is known from those few only: they set the degrees of freedom of Student's t.
+
+    Args:
+        values: (queries,) within 0..1, for example hits or average precisions.
+        groups: None for independent queries.
+        level: For example 0.95.
+
+    Raises:
+        GenGeoError: There are no values, or the level does not lie between 0 and 1.
+    """
+    values, groups = _checked(values, groups, level)
+    mean, count = float(values.mean()), len(values)
+    variance = _variance_of_mean(values, groups)
+    # Without any spread, the number of groups is all that is known.
+    worth = mean * (1 - mean) / variance if variance > 0 else float(groups.count)
+    if not np.isin(values, (0.0, 1.0)).all():
+        return _wilson(mean, worth, _quantile(groups.count, level))
+    if groups.count == count:
+        return _wilson_near_the_ends(mean, count, level)
+    rarer = values if mean < 0.5 else 1 - values
+    telling = len(np.unique(groups.codes[rarer > 0]))  # a spread that few groups make is known from those few
+    freedom = min(groups.count, max(3, telling))
+    return _wilson(mean, min(worth, float(count)), _quantile(freedom, level))
+
+
+def median_interval(values: np.ndarray, groups: Groups | None = None, level: float = LEVEL) -> Interval:
+    """Interval of the median (Woodruff 1952): the values at the ends of the interval of the share below it.
+
+    Args:
+        values: (queries,) without NaN, for example errors in metres; infinite ones are allowed.
+        groups: None for independent queries.
+        level: For example 0.95.
+
+    Raises:
+        GenGeoError: As `mean_interval`.
+    """
+    values, groups = _checked(values, groups, level)
+    below = (values <= np.median(values)).astype(np.float64)
+    variance = _variance_of_mean(below, groups)
+    worth = min(len(values), 0.25 / variance) if variance > 0 else groups.count
+    low, high = _wilson(0.5, worth, _quantile(groups.count, level))
+    ordered, count = np.sort(values), len(values)
+    first, last = int(np.floor(low * count)) - 1, int(np.ceil(high * count))
+    return Interval(float(ordered[max(0, first)]), float(ordered[min(count - 1, last)]))
+
+
+def paired_interval(
+    differences: np.ndarray, groups: Groups | None = None, level: float = LEVEL
+) -> tuple[float, Interval]:
+    """Mean of paired differences in -1..1, and its interval.
+
+    Half a gain, half a loss and a tie are added (Agresti and Min 2005): without them, two models that differ in no
+    query would have an interval of no width.
+
+    Args:
+        differences: (queries,) second - first over the same queries.
+        groups: None for independent queries.
+        level: For example 0.95.
+
+    Returns:
+        The plain mean, and the interval at that level.
+
+    Raises:
+        GenGeoError: As `mean_interval`.
+    """
+    values, groups = _checked(differences, groups, level)
+    count = len(values)
+    centre = values.sum() / (count + 2)
+    variance = ((values**2).sum() + 1) / (count + 2) - centre**2  # of count + 2 values
+    plain = _variance_of_mean(values, independent(count))
+    design_effect = max(1.0, _variance_of_mean(values, groups) / plain) if plain > 0 else count / groups.count
+    margin = _quantile(groups.count, level) * float(np.sqrt(design_effect * variance / (count + 2)))
+    return float(values.mean()), Interval(max(-1.0, centre - margin), min(1.0, centre + margin))
+
+
+def paired_differences(
     first: Mapping[str, np.ndarray],
     second: Mapping[str, np.ndarray],
-    *,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
+    groups: Groups | None = None,
     level: float = LEVEL,
 ) -> dict[str, tuple[float, Interval]]:
-    """Mean of second - first over the same queries, with its interval.
+    """`paired_interval` of second - first for every metric that both have.
 
     Pairing removes the part of the noise that both share (hard places are hard for both), so a gain that two
     overlapping intervals would hide can be told from noise.
 
     Args:
-        first: (queries,) arrays by metric name; metrics that only one side has are left out.
-        second: the same queries in the same order.
-        seed, resamples, level: see `bootstrap_means`.
-
-    Returns:
-        By metric: the difference, and its interval. An interval without 0 is a difference at that level.
+        first: (queries,) arrays by metric name.
+        second: The same queries in the same order.
+        groups: None for independent queries.
+        level: For example 0.95.
 
     Raises:
-        GenGeoError: the two sides have no metric in common.
+        GenGeoError: The two sides have no metric in common, or other numbers of queries.
     """
-    common = {name: second[name] - first[name] for name in first if name in second}
+    common = [name for name in first if name in second]
     if not common:
         raise GenGeoError(f"no metric in common: {sorted(first)} and {sorted(second)}")
-    means = _resampled_means(_table(common), seed, resamples)
-    intervals = _percentiles(list(common), means, level)
-    return {name: (float(values.mean()), intervals[name]) for name, values in common.items()}
+    lengths = {len(side[name]) for side in (first, second) for name in common}
+    if len(lengths) != 1:
+        raise GenGeoError(f"outcomes must cover the same queries; found the lengths {sorted(lengths)}")
+    return {name: paired_interval(second[name] - first[name], groups, level) for name in common}
 
 
 def breakdown(outcomes: Mapping[str, np.ndarray], groups: Sequence[str | None]) -> dict[str, dict[str, float | int]]:
@@ -114,28 +208,45 @@ def distance_groups(metres: np.ndarray, edges: Sequence[float]) -> list[str | No
     return [None if np.isnan(m) else names[int(np.searchsorted(edges, m, side="right"))] for m in metres]
 
 
-def _table(outcomes: Mapping[str, np.ndarray]) -> np.ndarray:
-    """(queries, metrics) float64, checked."""
-    lengths = {len(values) for values in outcomes.values()}
-    if len(lengths) != 1 or lengths == {0}:
-        raise GenGeoError(f"outcomes must cover the same queries, at least one; found the lengths {sorted(lengths)}")
-    return np.stack([np.asarray(values, dtype=np.float64) for values in outcomes.values()], axis=1)
-
-
-def _resampled_means(table: np.ndarray, seed: int, resamples: int) -> np.ndarray:
-    """(resamples, metrics) means of draws with replacement, one draw at a time: memory stays at one table."""
-    generator = np.random.default_rng(seed)
-    count = len(table)
-    means = np.empty((resamples, table.shape[1]))
-    for number in range(resamples):
-        times_drawn = np.bincount(generator.integers(0, count, count), minlength=count)
-        means[number] = times_drawn @ table / count
-    return means
-
-
-def _percentiles(names: list[str], means: np.ndarray, level: float) -> dict[str, Interval]:
-    """Interval by metric name."""
+def _checked(values: np.ndarray, groups: Groups | None, level: float) -> tuple[np.ndarray, Groups]:
+    """Values as float64, with their groups."""
     if not 0 < level < 1:
         raise GenGeoError(f"the level must lie between 0 and 1, for example 0.95; found {level:g}")
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return {name: Interval(float(low[i]), float(high[i])) for i, name in enumerate(names)}
+    array = np.asarray(values, dtype=np.float64)
+    if not len(array):
+        raise GenGeoError("an interval needs at least one query, found none")
+    if groups is not None and len(groups.codes) != len(array):
+        raise GenGeoError(f"found groups of {len(groups.codes)} queries for {len(array)} values")
+    return array, groups or independent(len(array))
+
+
+def _variance_of_mean(values: np.ndarray, groups: Groups) -> float:
+    """Cluster-robust variance of the mean: of the groups' sums of deviations."""
+    count = groups.count
+    if count < 2:
+        return 0.0
+    sums = np.bincount(groups.codes, weights=values - values.mean(), minlength=count)
+    return float(count / (count - 1) * (sums @ sums) / len(values) ** 2)
+
+
+def _quantile(groups: int, level: float) -> float:
+    """Student's t; the normal quantile would be too short for few groups."""
+    return float(stats.t.ppf((1 + level) / 2, max(1, groups - 1)))
+
+
+def _wilson_near_the_ends(share: float, count: int, level: float) -> Interval:
+    """Wilson's interval; with one to three hits or misses the bound nearer to them is Poisson's (Brown et al. 2001)."""
+    low, high = _wilson(share, count, float(stats.norm.ppf((1 + level) / 2)))
+    hits = round(share * count)
+    for few, is_low in ((hits, True), (count - hits, False)):
+        if 1 <= few <= min(3, count // 2):
+            bound = float(stats.chi2.ppf(1 - level, 2 * few)) / 2 / count
+            low, high = (min(low, bound), high) if is_low else (low, max(high, 1 - bound))
+    return Interval(low, high)
+
+
+def _wilson(share: float, count: float, z: float) -> Interval:
+    """Wilson's score interval of a share among `count` values."""
+    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    margin = z / (1 + z**2 / count) * float(np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)))
+    return Interval(max(0.0, centre - margin), min(1.0, centre + margin))

@@ -73,9 +73,16 @@ def error_curve(errors_m: Mapping[str, np.ndarray]) -> "Figure":
 
 
 def error_map(
-    lat: np.ndarray, lon: np.ndarray, found_lat: np.ndarray, found_lon: np.ndarray, error_m: np.ndarray,
-    *, areas: Sequence[str | None] = (), right_m: float = 50.0, panels: int = 4,
-) -> "Figure":  # fmt: skip
+    lat: np.ndarray,
+    lon: np.ndarray,
+    found_lat: np.ndarray,
+    found_lon: np.ndarray,
+    error_m: np.ndarray,
+    *,
+    areas: Sequence[str | None] = (),
+    right_m: float = 50.0,
+    panels: int = 4,
+) -> "Figure":
     """Where queries are, which were found, and a thin line from a lost one to where it was put.
 
     Args:
@@ -126,8 +133,11 @@ def _panel(
     near = lost & (np.abs(put) <= side).all(axis=1)
     drawn = np.nonzero(near)[0][:_MOST_LINES]
     size = float(np.clip(6000 / max(1, len(lat)), 2, 30))
-    axes.add_collection(LineCollection(list(np.stack([true[drawn], put[drawn]], axis=1)), colors=COLOURS["wrong"],
-                                       linewidths=0.7, alpha=0.4))  # fmt: skip
+    axes.add_collection(
+        LineCollection(
+            list(np.stack([true[drawn], put[drawn]], axis=1)), colors=COLOURS["wrong"], linewidths=0.7, alpha=0.4
+        )
+    )
     axes.scatter(*true[right].T, s=size, color=COLOURS["right"], lw=0, label="found")
     axes.scatter(*true[lost].T, s=1.2 * size, color=COLOURS["wrong"], marker="X", lw=0, label="lost")
     axes.scatter(*put[near].T, s=size, facecolors="none", edgecolors=COLOURS["wrong"], lw=0.9, label="where it was put")

@@ -83,15 +83,17 @@ def find_candidates(
         posterior = to_posterior(logits, positions, (0.0,))
         mass, evidence = posterior.position_mass(), posterior.log_evidence
         where = positions.numpy()
-        found.append([
-            TilePosterior(lat[row], lon[row], float(score), evidence[number], where, mass[number])
-            for number, (score, row) in enumerate(zip(scores, rows, strict=True))
-        ])  # fmt: skip
+        found.append(
+            [
+                TilePosterior(lat[row], lon[row], float(score), evidence[number], where, mass[number])
+                for number, (score, row) in enumerate(zip(scores, rows, strict=True))
+            ]
+        )
         east, north = poses_of(posterior).offset_m[0]
         best[photo] = offset(lat[rows[0]], lon[rows[0]], east, north)
     truth = np.array([dataset.queries[name][:] for name in ("lat", "lon")], dtype=np.float64).T
     top = tops.indices[:, 0].numpy()
-    scale = float(encoder.model.logit_scale.exp().clamp(max=MODEL_SCALE_CAP))
+    scale = float(encoder.model.logit_scale.detach().exp().clamp(max=MODEL_SCALE_CAP))
     return Candidates(found, np.stack([lat[top], lon[top]], 1), best, truth, scale)
 
 

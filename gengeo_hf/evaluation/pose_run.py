@@ -70,7 +70,7 @@ def evaluate_pose_of(
     random_head = _random_head(model, prior) if head is not None else None
     encoder = Encoder.from_pretrained(model, device=device, batch_size=batch_size)
     dataset: CrossViewDataset = notation.load("test")
-    result = {"protocol": protocol, "data": str(notation), "model": str(model)}
+    result: dict[str, Any] = {"protocol": protocol, "data": str(notation), "model": str(model)}
     result |= evaluate_pose(encoder, dataset, prior, head=head, random_head=random_head, fov=fov, seed=seed)
     if validation is not None and head is not None:
         weights = fit_fusion(find_candidates(encoder, head, load_notation(validation, "validation")))

@@ -21,7 +21,15 @@ import torch
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import atomic_file, sum_of, write_json
-from gengeo_hf.evaluation.intervals import bootstrap_means, bootstrap_median, breakdown, distance_groups
+from gengeo_hf.evaluation.intervals import (
+    Groups,
+    Interval,
+    breakdown,
+    distance_groups,
+    mean_interval,
+    median_interval,
+    query_groups,
+)
 from gengeo_hf.evaluation.metrics import metrics_of_scan, per_query_outcomes, within_outcomes
 from gengeo_hf.evaluation.neighbourhood import near_rule_outcomes, prior_outcomes
 from gengeo_hf.evaluation.positions import errors_m
@@ -243,6 +251,12 @@ class Result:
             name: self.queries[name].to_numpy() for name in self.queries.column_names if name in self.summary["metrics"]
         }
 
+    @property
+    def groups(self) -> Groups:
+        """Which queries are found or lost together, for intervals."""
+        positions = np.stack([self.queries["lat"].to_numpy(), self.queries["lon"].to_numpy()], axis=1)
+        return query_groups(self.queries["area"].to_pylist(), positions)
+
 
 def queries_path(path: str | Path) -> Path:
     """Where the table of queries of a result lies."""
@@ -258,7 +272,6 @@ def judge(
     model: Mapping[str, Any],
     settings: Mapping[str, Any] | None = None,
     ties: Ties = "pessimistic",
-    seed: int = 0,
     device: torch.device | str | None = None,
 ) -> Result:
     """Evaluate descriptors by a protocol.
@@ -271,7 +284,6 @@ def judge(
         model: what to write about the model: name, fingerprint, what it was trained on.
         settings: what else led to the numbers: image sizes, seed of the headings, precision.
         ties: of "metrics"; the other rules stand beside it under "metrics_by_ties".
-        seed: of the bootstrap.
         device: where blocks are multiplied.
 
     Returns:
@@ -288,16 +300,17 @@ def judge(
     if truth.knows_positions:
         outcomes |= within_outcomes(errors) | _by_distance(given, truth, protocol, ties, device)
         metrics |= {name: float(values.mean()) for name, values in outcomes.items()}
-    intervals = bootstrap_means(outcomes, seed=seed)
+    groups = query_groups(truth.areas, truth.query_positions)
+    intervals = {name: mean_interval(values, groups) for name, values in outcomes.items()}
     if "median_error_m" in metrics:
-        intervals["median_error_m"] = bootstrap_median(errors[~np.isnan(errors)], seed=seed)
+        intervals["median_error_m"] = _median_interval(errors, groups)
     summary = {
         "format": FORMAT,
         "protocol": protocol.as_dict(),
         "dataset": _dataset(truth, protocol),
         "model": dict(model),
         "settings": dict(settings or {}),
-        "rules": {"ties": ties, "rounding": protocol.rounding, "interval": "95 % bootstrap", "seed": seed},
+        "rules": {"ties": ties, "rounding": protocol.rounding, "interval": f"95 %, {groups.description}"},
         "metrics": metrics,
         "metrics_by_ties": {rule: metrics_of_scan(found, ties=rule, **options) for rule in TIES},
         "intervals": {name: list(interval) for name, interval in intervals.items()},
@@ -306,6 +319,13 @@ def judge(
         "versions": versions(),
     }
     return Result(summary, _query_table(truth, found, errors, offsets, outcomes, ties))
+
+
+def _median_interval(errors: np.ndarray, groups: Groups) -> Interval:
+    """Interval of the median error over the queries whose position is known."""
+    known = ~np.isnan(errors)
+    codes = np.unique(groups.codes[known], return_inverse=True)[1]
+    return median_interval(errors[known], Groups(codes.ravel(), groups.description))
 
 
 def _dataset(truth: Truth, protocol: Protocol) -> dict[str, Any]:

@@ -25,8 +25,10 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.schema import CrossViewDataset
 from gengeo_hf.data.loading import AerialImages, GroundImages
 from gengeo_hf.data.registry import DataNotation, parse_data
+from gengeo_hf.encoding.adaptation import adaptation_name
 from gengeo_hf.encoding.encoder import Encoder, View
 from gengeo_hf.encoding.engine import DescriptorStore, Transform, encode_images, encode_to_store, images_fingerprint
+from gengeo_hf.evaluation.adapt import adapt_to
 from gengeo_hf.evaluation.protocols import Protocol, default_protocol, find_protocol, view_headings
 from gengeo_hf.evaluation.ranks import Ties
 from gengeo_hf.evaluation.results import Result, Truth, judge
@@ -51,6 +53,8 @@ def evaluate(
     device: str | torch.device | None = None,
     descriptors: str | Path | None = None,
     encode: Encode | None = None,
+    centering: str | None = None,
+    flip: bool = False,
     show_progress_bar: bool = False,
 ) -> Result:
     """Evaluate a model: encode both views, rank all tiles for each query, count.
@@ -64,12 +68,15 @@ def evaluate(
         name: What tables call the model; default: the name of its directory, or of its run.
         ground_size, aerial_size: Size in pixels as "HxW", for example "154x770"; None takes the model's own.
         ties: Which tile wins when two score the same, see `Ties`.
-        seed: Seed of random headings and of the bootstrap.
+        seed: Seed of random headings.
         batch_size: Images in one forward pass; an `Encoder` has its own.
         device: Where the model runs; None takes a GPU if there is one. An `Encoder` has its own.
         descriptors: Directory in which descriptors are kept for another evaluation; None keeps none. Several processes
             need it.
         encode: Encodes the images of one view instead of the engine, float32 (images, dim); for a model in training.
+        centering: Subtract means of this data set's descriptors, an extension that no published protocol has and that
+            the result names: "gallery" or "queries", see `gengeo_hf.evaluation.adapt`.
+        flip: Compare mirror images too, likewise.
         show_progress_bar: Show images per second on stderr.
 
     Returns:
@@ -95,19 +102,28 @@ def evaluate(
     truth = Truth.from_dataset(loaded)
     overlap = training_overlap(encoder.training_record, truth, rules)
     check_limited_view(rules, loaded.queries["fov"][:])
+    if encode is not None and (centering or flip):
+        raise GenGeoError("centering and flip need the encoder's own images: leave encode out")
+    label = name or _model_name(model, encoder)
     with _at_size(encoder, ground_size, aerial_size):
+        encoder = adapt_to(encoder, loaded, centering, flip)
         ground, aerial, images = _descriptors(encoder, loaded, truth, rules, seed, descriptors, encode, state,
                                               show_progress_bar)  # fmt: skip
-        about = about_model(encoder, name or _model_name(model, encoder))
+        done = adaptation_name(encoder)
+        about = about_model(encoder, f"{label} ({done})" if done else label)
         sizes = {view: dict(size) for view, size in encoder.processor.view_sizes.items()}
-    settings = {
-        "view_sizes": sizes,
-        "data": str(notation) if isinstance(notation, DataNotation) else loaded.name,
-        "loader": notation.options if isinstance(notation, DataNotation) else {},
-        "seed": seed,
-        "images": images,
-    } | ({"training_pairs": overlap} if overlap else {})
-    return judge(ground, aerial, truth, rules, model=about, settings=settings, ties=ties, seed=seed,
+    settings = (
+        {
+            "view_sizes": sizes,
+            "data": str(notation) if isinstance(notation, DataNotation) else loaded.name,
+            "loader": notation.options if isinstance(notation, DataNotation) else {},
+            "seed": seed,
+            "images": images,
+        }
+        | ({"training_pairs": overlap} if overlap else {})
+        | ({"adaptation": done} if done else {})
+    )
+    return judge(ground, aerial, truth, rules, model=about, settings=settings, ties=ties,
                  device=encoder.device)  # fmt: skip
 
 

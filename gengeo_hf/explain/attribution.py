@@ -14,6 +14,7 @@ from PIL import Image
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.images import open_image
+from gengeo_hf.encoding.adaptation import adaptation_name
 from gengeo_hf.encoding.encoder import Encoder, View
 from gengeo_hf.encoding.inputs import load_image
 
@@ -145,13 +146,21 @@ def need_dustbin(encoder: Encoder) -> None:
     Raises:
         GenGeoError: there is none, so every patch is kept whole.
     """
+    _need_plain(encoder)
     config = encoder.model.config
     if config.aggregator != "salad" or not config.use_dustbin:
         raise GenGeoError(f"a {config.aggregator} head without dustbin keeps every patch: there is no map to draw")
 
 
+def _need_plain(encoder: Encoder) -> None:
+    """Refuse an adapted encoder: its scores are not sums over the patches of one image."""
+    if name := adaptation_name(encoder):
+        raise GenGeoError(f"scores with {name} cannot be explained by patches: explain with the plain model")
+
+
 def _salad(encoder: Encoder, view: View) -> tuple[Any, Any]:
     """The model and the head of a view."""
+    _need_plain(encoder)
     model: Any = encoder.model
     if model.config.aggregator != "salad":
         raise GenGeoError(

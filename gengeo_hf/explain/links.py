@@ -89,7 +89,8 @@ def explain_match(encoder: Encoder, ground: Any, aerial: Any) -> Match:
 def account(ground: Look, aerial: Look) -> Match:
     """Like `explain_match`, for images that were looked at before."""
     return Match(
-        ground, aerial,
+        ground,
+        aerial,
         score=float(ground.descriptor @ aerial.descriptor),
         links=ground.parts @ aerial.parts.T,
         ground_evidence=ground.parts @ aerial.descriptor,
@@ -97,7 +98,7 @@ def account(ground: Look, aerial: Look) -> Match:
         ground_rest=float(ground.rest @ aerial.descriptor),
         aerial_rest=float(aerial.rest @ ground.descriptor),
         cluster_agreement=np.einsum("ml,ml->m", ground.clusters, aerial.clusters),
-    )  # fmt: skip
+    )
 
 
 def link_direction_error(match: Match) -> float:

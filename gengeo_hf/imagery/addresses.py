@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from gengeo_hf.common.errors import GenGeoError, MissingExtraError
 from gengeo_hf.common.registry import Registry
-from gengeo_hf.imagery.tiles import TileSource
+from gengeo_hf.imagery.tiles import Rights, TileSource
 
 if TYPE_CHECKING:
     from gengeo_hf.imagery.client import ImageryClient
@@ -28,6 +28,13 @@ SOURCES: Registry[OpenSource] = Registry(
     "kind of imagery",
     {
         "xyz": _HERE + "open_template",
+        "wmts": "gengeo_hf.imagery.ogc:open_wmts",
+        "wms": "gengeo_hf.imagery.ogc:open_wms",
+        "arcgis": "gengeo_hf.imagery.arcgis:open_arcgis",
+        "pmtiles": "gengeo_hf.imagery.pmtiles_service:open_pmtiles",
+        "cog": "gengeo_hf.imagery.remote_rasters:open_cog",
+        "stac": "gengeo_hf.imagery.remote_rasters:open_stac",
+        "oam": "gengeo_hf.imagery.remote_rasters:open_oam",
     },
 )
 
@@ -95,16 +102,17 @@ def open_template(address: str, options: "TilingOptions") -> TileSource:
     return tiles_of(service, options)
 
 
-def check_rights(name: str, options: "TilingOptions") -> None:
-    """Make sure that the user stated whose imagery it is, where the source itself cannot.
+def check_rights(name: str, options: "TilingOptions", stated: Rights | None = None) -> None:
+    """Make sure that it is known whose imagery it is: from the user, or from what the source states.
 
     Raises:
         GenGeoError: Attribution, licence or contact is missing.
     """
     net = options.net
+    rights = net.rights.or_else(stated or Rights())
     given = {
-        "--attribution": net.rights.attribution,
-        "--licence": net.rights.licence,
+        "--attribution": rights.attribution,
+        "--licence": rights.licence,
         "--contact": net.client.contact,
     }
     missing = [name for name, value in given.items() if not value]

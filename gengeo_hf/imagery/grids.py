@@ -211,7 +211,7 @@ def virtual_grid(crs: str, tile: int = 512) -> TileGrid:
     """
     if is_web_mercator(crs):
         return web_mercator(tile)
-    side = 360.0 if _is_geographic(crs) else 2 * HALF_WORLD_M
+    side = 360.0 if is_geographic(crs) else 2 * HALF_WORLD_M
     levels = [
         Level(z, side / (tile * 2**z), -side, side, 2 ** (z + 1), 2 ** (z + 1), tile, str(z))
         for z in range(MAX_ZOOM + 1)
@@ -253,10 +253,30 @@ def _transformer(crs: str) -> Any:
         raise GenGeoError(f"the CRS {crs!r} is not known: {error}") from error
 
 
-def _is_geographic(crs: str) -> bool:
-    import pyproj
+def is_geographic(crs: str) -> bool:
+    """Whether a CRS counts in degrees.
 
+    Raises:
+        GenGeoError: It is not known.
+    """
+    return bool(_crs(crs).is_geographic)
+
+
+def starts_with_north(crs: str) -> bool:
+    """Whether the first axis of a CRS, as its authority orders them, points to the north.
+
+    Raises:
+        GenGeoError: The CRS is not known.
+    """
+    return str(_crs(crs).axis_info[0].direction).lower() == "north"
+
+
+def _crs(crs: str) -> Any:
     try:
-        return bool(pyproj.CRS(crs).is_geographic)
+        import pyproj
+    except ImportError as error:
+        raise MissingExtraError("pyproj", "geo", f"use imagery in {crs}") from error
+    try:
+        return pyproj.CRS(crs)
     except pyproj.exceptions.ProjError as error:
         raise GenGeoError(f"the CRS {crs!r} is not known: {error}") from error

@@ -27,10 +27,22 @@ REPEATED = "one picture in many places (access blocked?)"
 REFUSED = "refused by the server"
 NO_ANSWER = "no answer from the server; --retry-missing asks again"
 
-REASONS = frozenset({
-    MISSING, PAGE, MESSAGE, NO_PICTURE, EMPTY, DAMAGED, ONE_COLOUR, TRANSPARENT, WRONG_SIZE, REPEATED, REFUSED,
-    NO_ANSWER,
-})  # fmt: skip
+REASONS = frozenset(
+    {
+        MISSING,
+        PAGE,
+        MESSAGE,
+        NO_PICTURE,
+        EMPTY,
+        DAMAGED,
+        ONE_COLOUR,
+        TRANSPARENT,
+        WRONG_SIZE,
+        REPEATED,
+        REFUSED,
+        NO_ANSWER,
+    }
+)
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "AVIF", "BMP")
 SUFFIXES = {
     "JPEG": ".jpg",

@@ -124,13 +124,22 @@ class ServiceTiles:
         coarse = [size for size in self._sizes if size.pixels < most / 2]
         notes = [f"{size.tile_m:g} m tiles have {size.pixels} pixels: the imagery is not finer" for size in coarse]
         return ImageryPlan(
-            source=self.name, area=str(self.area), tiles=self.table.num_rows, source_tiles=total, requests=wanted,
-            megabytes=wanted * service.tile_kb / 1000, minutes=wanted / rate / 60, hosts=tuple(client.hosts),
+            source=self.name,
+            area=str(self.area),
+            tiles=self.table.num_rows,
+            source_tiles=total,
+            requests=wanted,
+            megabytes=wanted * service.tile_kb / 1000,
+            minutes=wanted / rate / 60,
+            hosts=tuple(client.hosts),
             zooms={f"{size.tile_m:g}": size.level.zoom for size in self._sizes},
             resolution_m={f"{size.tile_m:g}": size.tile_m / size.pixels for size in self._sizes},
-            attribution=self.rights.attribution, licence=self.rights.licence, acquired=self.rights.acquired,
-            asked_before=client.requests, notes=tuple(notes),
-        )  # fmt: skip
+            attribution=self.rights.attribution,
+            licence=self.rights.licence,
+            acquired=self.rights.acquired,
+            asked_before=client.requests,
+            notes=tuple(notes),
+        )
 
     def prepare(self) -> str:
         """Look at some source tiles all over the area before the work begins, so that a wrong source ends here.

@@ -14,6 +14,7 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import atomic_folder, real_path
 from gengeo_hf.encoding.protocol import EncoderProtocol
 from gengeo_hf.imagery.tiles import TileSource
+from gengeo_hf.index.adapt import with_adaptation
 from gengeo_hf.index.contents import MOST_SOURCES
 from gengeo_hf.index.edit import NO_DATA, Edit, check_output, editing
 from gengeo_hf.index.encode import encode_units
@@ -192,7 +193,7 @@ class _Assembly:
             encoder.truncate_dim,  # photos are then shortened alike
             encoder.computed_by,  # for people: any backend may ask
         )  # fmt: skip
-        return new_manifest(int(encoder.dim), model, dict(encoder.preprocessing))
+        return with_adaptation(new_manifest(int(encoder.dim), model, dict(encoder.preprocessing)), encoder)
 
     def _fill(self, edit: Edit, finish: Callable[[Edit, pa.Table], Manifest]) -> None:
         """Write the segment, then the manifest."""

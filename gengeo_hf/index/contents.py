@@ -50,12 +50,15 @@ def _sizes(west: np.ndarray, south: np.ndarray, east: np.ndarray, north: np.ndar
         return []
     west, south, east, north = (side[known] for side in (west, south, east, north))
     per_lat, per_lon = metres_per_degree((south + north) / 2)
-    tenths = [np.rint(10 * extent).astype(np.int64) for extent in ((east - west) % 360.0 * per_lon,
-                                                                  (north - south) * per_lat)]  # fmt: skip
+    tenths = [
+        np.rint(10 * extent).astype(np.int64) for extent in ((east - west) % 360.0 * per_lon, (north - south) * per_lat)
+    ]
     kinds, counts = np.unique((tenths[0] << 32) | tenths[1], return_counts=True)
     most = np.argsort(-counts, kind="stable")[:MOST_SIZES]
-    return [TileSize(int(k >> 32) / 10, int(k & 0xFFFFFFFF) / 10, int(c)) for k, c in zip(kinds[most], counts[most],
-                                                                                        strict=True)]  # fmt: skip
+    return [
+        TileSize(int(k >> 32) / 10, int(k & 0xFFFFFFFF) / 10, int(c))
+        for k, c in zip(kinds[most], counts[most], strict=True)
+    ]
 
 
 def summed(manifest: Manifest) -> Manifest:

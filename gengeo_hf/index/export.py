@@ -118,8 +118,12 @@ def _wkb(boxes: np.ndarray, centres: np.ndarray) -> list[bytes]:
     shapes = np.zeros(len(boxes), _POLYGON)
     shapes["order"], shapes["kind"], shapes["rings"], shapes["points"] = 1, 3, 1, 5
     shapes["ring"] = np.stack(
-        [np.stack(corner, axis=1) for corner in ((west, south), (east, south), (east, north), (west, north),
-                                                 (west, south))], axis=1)  # fmt: skip
+        [
+            np.stack(corner, axis=1)
+            for corner in ((west, south), (east, south), (east, north), (west, north), (west, south))
+        ],
+        axis=1,
+    )
     size, content = _POLYGON.itemsize, shapes.tobytes()
     found = [content[start : start + size] for start in range(0, len(content), size)]
     for row in np.flatnonzero(np.isnan(west)):
@@ -133,9 +137,11 @@ def _wkb(boxes: np.ndarray, centres: np.ndarray) -> list[bytes]:
 
 def _write_parquet(index: GeoIndex, path: Path) -> None:
     column = {
-        "encoding": "WKB", "geometry_types": ["Point", "Polygon", "MultiPolygon"], "orientation": "counterclockwise",
+        "encoding": "WKB",
+        "geometry_types": ["Point", "Polygon", "MultiPolygon"],
+        "orientation": "counterclockwise",
         "edges": "planar",
-    }  # fmt: skip
+    }
     geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}  # CRS: OGC:CRS84
     fields = [pa.field(name, pa.string()) for name in COLUMNS]
     fields += [pa.field(name, pa.float64()) for name in ("lat", "lon")] + [pa.field("geometry", pa.binary())]
@@ -151,9 +157,10 @@ def _write_gpkg(index: GeoIndex, path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path)) as file, file:
         file.executescript(_GPKG_SCHEMA)
         systems = [
-            ("Undefined Cartesian", -1, "NONE", -1, "undefined"), ("Undefined geographic", 0, "NONE", 0, "undefined"),
+            ("Undefined Cartesian", -1, "NONE", -1, "undefined"),
+            ("Undefined geographic", 0, "NONE", 0, "undefined"),
             ("WGS 84", 4326, "EPSG", 4326, _WGS84),
-        ]  # fmt: skip
+        ]
         file.executemany("INSERT INTO gpkg_spatial_ref_sys VALUES (?, ?, ?, ?, ?, NULL)", systems)
         west, south, east, north = index.manifest.bounds or [0.0] * 4
         if west > east:  # GeoPackage knows no box across the date line

@@ -376,7 +376,11 @@ def _hit(version: Version, row: int, score: float) -> Hit:
     tiles = segment.tiles.slice(row, 1)
     values = {name: tiles[name][0].as_py() for name in ("tile_id", "lat", "lon", "area", "source")}
     return Hit(
-        score=score, bounds=row_bounds(tiles, 0),
-        tile_id=values["tile_id"], lat=values["lat"], lon=values["lon"],
-        area=values["area"] or "", source=values["source"] or "",
-    )  # fmt: skip
+        score=score,
+        bounds=row_bounds(tiles, 0),
+        tile_id=values["tile_id"],
+        lat=values["lat"],
+        lon=values["lon"],
+        area=values["area"] or "",
+        source=values["source"] or "",
+    )

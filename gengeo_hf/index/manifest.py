@@ -163,12 +163,16 @@ class Model:
         name: What a person calls it.
         truncate_dim: Length to which descriptors were shortened; None for whole ones.
         computed_by: Backend and precision, for people.
+        centering: "gallery" or "photos" where `Manifest.means` were subtracted; None for plain descriptors.
+        flip: Whether descriptors hold those of the mirror images too.
     """
 
     fingerprint: str
     name: str = ""
     truncate_dim: int | None = None
     computed_by: str = ""
+    centering: str | None = None
+    flip: bool = False
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from gengeo_hf.common.text import printable
+from gengeo_hf.index.adapt import adaptation_of
 from gengeo_hf.index.manifest import Manifest
 
 MOST = 5  # sources, sizes and unreadable tiles that are named
@@ -32,6 +33,8 @@ def summary(path: str, manifest: Manifest, left_out: pa.Table) -> str:
         + (f", computed by {model.computed_by}" if model.computed_by else ""),
         f"search       {search_text(manifest)}",
     ]
+    if name := adaptation_of(manifest).name:
+        lines.insert(4, f"adapted      {name}" + (f", from {manifest.means.images} images" if manifest.means else ""))
     if manifest.bounds:
         west, south, east, north = manifest.bounds
         sizes = ", ".join(f"{s.width_m:.0f} x {s.height_m:.0f} m ({s.tiles:,})" for s in manifest.tile_sizes[:MOST])

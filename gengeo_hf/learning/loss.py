@@ -3,6 +3,7 @@
 Before: one descriptor for each ground photo and each tile of a batch. After: one number to minimise.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 MAX_SCALE = 100.0  # CLIP's bound: a sharper softmax overflows half precision and learns nothing more
+MAX_LOG_SCALE = math.log(MAX_SCALE)
 
 
 def symmetric_info_nce(
@@ -53,7 +55,7 @@ def symmetric_info_nce(
     if prefixes and not 1 <= min(prefixes) <= max(prefixes) <= ground.shape[1]:
         raise ValueError(f"prefixes {list(prefixes)} must lie between 1 and the width {ground.shape[1]}")
     with torch.autocast(ground.device.type, enabled=False):
-        scale = logit_scale.float().exp().clamp(max=MAX_SCALE)
+        scale = logit_scale.float().clamp(max=MAX_LOG_SCALE).exp()  # at the bound itself the gradient passes
         target = torch.eye(len(ground), device=ground.device)
         if positives is not None:
             target = torch.maximum(target, positives.to(target))
@@ -68,6 +70,16 @@ def symmetric_info_nce(
             losses.append(_soft_cross_entropy(logits, target, label_smoothing))
             losses.append(_soft_cross_entropy(logits.T, target.T, label_smoothing))
         return torch.stack(losses).mean()
+
+
+@torch.no_grad()
+def clamp_scale(logit_scale: Tensor) -> None:
+    """Bring the temperature's parameter back to its bound after a step: beyond it the gradient is zero, for ever.
+
+    Args:
+        logit_scale: Logarithm of the inverse temperature, 0-d, changed in place.
+    """
+    logit_scale.clamp_(max=MAX_LOG_SCALE)
 
 
 def _soft_cross_entropy(logits: Tensor, target: Tensor, label_smoothing: float) -> Tensor:

@@ -48,8 +48,13 @@ class HardNegativeBatchSampler(Sampler[list[int]]):
         return self.rules.batch_size
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose batches come next, from its first batch on."""
-        self.epoch, self.skip, self._plan = epoch, 0, None
+        """Choose the epoch whose batches come next, from its first batch on.
+
+        The epoch that is chosen already is left as it is: data loaders say it again when they begin to iterate, and
+        batches that `skip_batches` left out must stay out.
+        """
+        if epoch != self.epoch:
+            self.epoch, self.skip, self._plan = epoch, 0, None
 
     def set_tables(self, *tables: np.ndarray, shares: list[float] | None = None, **named: np.ndarray) -> None:
         """Replace the neighbour tables; none means random batches.

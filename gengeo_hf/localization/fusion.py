@@ -176,10 +176,12 @@ def fit_weights(
     best, best_right = FusionWeights(scale=scale, tiles=tiles), plain & False
     for cosine, evidence in itertools.product(COSINE_WEIGHTS, EVIDENCE_WEIGHTS):
         weights = FusionWeights(cosine, evidence, scale, tiles)
-        right = np.array([
-            great_circle_m(*_best(candidates[:tiles], weights), *true) <= within_m
-            for candidates, true in zip(photos, truth, strict=True)
-        ])  # fmt: skip
+        right = np.array(
+            [
+                great_circle_m(*_best(candidates[:tiles], weights), *true) <= within_m
+                for candidates, true in zip(photos, truth, strict=True)
+            ]
+        )
         if right.mean() > best_right.mean():
             best, best_right = weights, right
     changed = int((best_right != plain).sum())

@@ -16,6 +16,7 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import great_circle_m
 from gengeo_hf.encoding.inputs import fetch_image, is_address, is_single_image
 from gengeo_hf.encoding.protocol import EncoderProtocol
+from gengeo_hf.index.adapt import adapted_for
 from gengeo_hf.index.index import GeoIndex, Hit
 from gengeo_hf.localization.answers import Answer, Place, Track, merge_hits, place_of, to_geojson
 from gengeo_hf.localization.confidence import Calibration
@@ -81,6 +82,11 @@ class GeoLocalizer:
         self._off = calibration.caveat(len(index)) if calibration is not None else ""
         self._canvas, self._patch, self._target = panorama_canvas(encoder), encoder.patch, ground_size(encoder)
 
+    @property
+    def target_size(self) -> tuple[int, int] | None:
+        """(height, width) in pixels at which the model sees photos; None where it does not say."""
+        return self._target
+
     @classmethod
     def from_pretrained(
         cls,
@@ -117,6 +123,8 @@ class GeoLocalizer:
             if width is not None:
                 encoder.truncate(width)
         finder = None if not pose else open_finder(encoder, model, gallery, index, calibration, pose, options)
+        if isinstance(gallery, GeoIndex):
+            encoder = adapted_for(encoder, gallery.manifest)
         return cls(encoder, gallery, calibration=table, pose=finder)
 
     @property

@@ -212,6 +212,11 @@ class PoseFinder:
         """Keys of the tiles, stored ones or from their pixels: float32 (T, K, d)."""
         ids = [hit.tile_id for hit in hits]
         features = self.settings.features.get(head.config.heading_prior)
+        if features is not None and features.head != head.checksum:
+            raise GenGeoError(
+                "the pose features of the index were made by another pose head: make them again with gengeo index "
+                "--pose-features"
+            )
         stored = dict(features.keys(ids)) if features is not None else {}
         missing = [tile for tile in ids if tile not in stored]
         if missing:

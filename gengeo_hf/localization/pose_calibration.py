@@ -118,7 +118,7 @@ def fit_pose_calibration(
     if len(answers) < MIN_PHOTOS:
         raise GenGeoError(f"a pose calibration needs at least {MIN_PHOTOS} photos with a pose, found {len(answers)}")
     model: Any = finder.encoder.model
-    scale = float(model.logit_scale.exp().clamp(max=GREATEST_SCALE))
+    scale = float(model.logit_scale.detach().exp().clamp(max=GREATEST_SCALE))
     fusion = fit_weights(candidates, answers, np.array(places), scale, TILES)
     error = np.array([great_circle_m(*answer, *place) for answer, place in zip(answers, places, strict=True)])
     right = error <= RIGHT_M

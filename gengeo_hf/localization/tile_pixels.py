@@ -20,7 +20,13 @@ class TilePictures(Protocol):
 
 
 class TileFeatures(Protocol):
-    """Stored keys of a head, see `gengeo_hf.index.pose_features`."""
+    """Stored keys of a head, see `gengeo_hf.index.pose_features`.
+
+    Args:
+        head: checksum of the head that made them.
+    """
+
+    head: str
 
     def keys(self, tile_ids: Sequence[str]) -> Mapping[str, np.ndarray]:
         """Float (K, d) of those tiles that it has."""

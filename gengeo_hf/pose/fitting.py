@@ -297,7 +297,8 @@ def _train(
 
 def _rounds(encoder: Encoder, rows: np.ndarray, settings: FitSettings) -> int:
     """In how many rounds samples are drawn so that their tokens fit into memory."""
-    sizes, width = encoder.processor.view_sizes, int(encoder.model.config.backbone_config.hidden_size)
+    model: Any = encoder.model
+    sizes, width = encoder.processor.view_sizes, int(model.config.backbone_config.hidden_size)
     tokens = sum(size["height"] * size["width"] for size in sizes.values()) // encoder.patch**2
     total = tokens * width * 2 * len(rows) * (settings.views + 2 * (settings.other_share > 0))
     return max(1, min(settings.steps, math.ceil(total / (settings.memory_gb * 2**30))))

@@ -7,6 +7,7 @@ with the visibility M of `geometry`. The encoder is frozen: a head changes no de
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -120,6 +121,14 @@ class PoseHead(PreTrainedModel):
         elif isinstance(module, PoseHead):
             init.constant_(module.row_weights, 1 / self.config.ground_rows)
             init.zeros_(module.log_scale)
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of the weights: stored keys name the head that made them."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.state_dict().items()):
+            digest.update(name.encode() + value.detach().cpu().float().numpy().tobytes())
+        return digest.hexdigest()
 
     def queries(self, tokens: torch.Tensor) -> torch.Tensor:
         """Features of the columns of photos.

@@ -27,6 +27,7 @@ from gengeo_hf.pose.tokens import grid_of, normalised, patch_tokens, tokens_and_
 if TYPE_CHECKING:
     from gengeo_hf.common.schema import CrossViewDataset
     from gengeo_hf.encoding.encoder import Encoder
+    from gengeo_hf.encoding.protocol import View
 
 SIZE_BIN = 0.02  # tiles whose sides differ by less than this share have one geometry
 HEADING_BIN = 5.0  # degrees: ordinary photos whose headings differ by less have one geometry
@@ -210,12 +211,16 @@ def draw_samples(
         batch_size: images in one forward pass.
         neighbours: number of similar wrong tiles to look up for each sample.
     """
-    ground, aerial, offsets, headings = [], [], [], []
-    photos, tiles = [], []
+    ground: list[torch.Tensor] = []
+    aerial: list[torch.Tensor] = []
+    photos: list[torch.Tensor] = []
+    tiles: list[torch.Tensor] = []
+    offsets, headings = [], []
+    views: tuple[View, View] = ("ground", "aerial")
     for start in range(0, len(plan.rows), batch_size):
         numbers = plan.rows[start : start + batch_size]
         photo, tile, offset, heading = changed(pairs, numbers, plan, head.config.heading_prior, rng, encoder.patch)
-        for images, view, into, similar in ((photo, "ground", ground, photos), (tile, "aerial", aerial, tiles)):
+        for images, view, into, similar in zip((photo, tile), views, (ground, aerial), (photos, tiles), strict=True):
             pixels = normalised(encoder, images)
             if neighbours:
                 tokens, descriptors = tokens_and_descriptors(encoder, pixels, view)

@@ -40,9 +40,9 @@ def check_tokens(encoder: Encoder) -> None:
 
 
 def encoder_fingerprint(encoder: Encoder) -> str:
-    """Fingerprint of the encoder, whatever width its descriptors are truncated to."""
+    """Fingerprint of the encoder, whatever width its descriptors are truncated to and however they are adapted."""
     if encoder.truncate_dim is None:
-        return encoder.fingerprint
+        return encoder.source.fingerprint()
     return whole_fingerprint(encoder.model, encoder.processor)
 
 

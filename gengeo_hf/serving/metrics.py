@@ -30,9 +30,12 @@ class Metrics:
             "gengeo_requests", "Requests by path and status", ["path", "status"], registry=self.registry
         )
         self.seconds = Histogram(
-            "gengeo_request_seconds", "Seconds from the end of the header to the answer", ["path"],
-            buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 60), registry=self.registry,
-        )  # fmt: skip
+            "gengeo_request_seconds",
+            "Seconds from the end of the header to the answer",
+            ["path"],
+            buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 60),
+            registry=self.registry,
+        )
         self.inside = Gauge("gengeo_requests_inside", "Requests being received or answered", registry=self.registry)
         self.pixels = Gauge("gengeo_pixels_in_flight", "Pixels of decoded photos in memory", registry=self.registry)
         self.tiles = Gauge("gengeo_index_tiles", "Tiles of the index", registry=self.registry)

@@ -76,9 +76,15 @@ def make_server(app: ASGIApp, access: Access, host: str) -> uvicorn.Server:
     """A uvicorn server with our limits, not yet running."""
     _raise_open_files()
     config = uvicorn.Config(
-        access.protect(app, host), http=TimedProtocol, backlog=BACKLOG, log_config=None, access_log=False,
-        root_path=access.root_path, timeout_graceful_shutdown=GRACE_SECONDS, lifespan="on",
-    )  # fmt: skip
+        access.protect(app, host),
+        http=TimedProtocol,
+        backlog=BACKLOG,
+        log_config=None,
+        access_log=False,
+        root_path=access.root_path,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        lifespan="on",
+    )
     return uvicorn.Server(config)
 
 

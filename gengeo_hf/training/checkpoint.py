@@ -1,7 +1,8 @@
 """Training state on disk: safetensors, JSON and Parquet, so that nothing that is loaded can run code.
 
-Before: a running loop. After: a folder `checkpoint-<epoch>`, whole or absent, from which the loop goes on bit by bit.
-`Accelerator.save_state` would pickle the optimizer and the random states; that is why this file exists.
+A checkpoint is a directory `checkpoint-<epoch>` or, inside of an epoch, `checkpoint-<epoch>-<batch>`, whole or absent,
+from which the loop continues with the same bits. Random numbers need no state: each step has its own seed.
+`Accelerator.save_state` would pickle the optimizer; that is why this file exists.
 """
 
 import hashlib
@@ -33,8 +34,14 @@ class Progress:
 
     epoch: int = 0  # finished epochs
     step: int = 0  # finished optimizer steps
+    batch: int = 0  # finished batches of the next epoch, where a run stands inside of one
     best_recall: float = -1.0
     best_epoch: int = 0
+
+    @property
+    def name(self) -> str:
+        """Name of its checkpoint; the order of names is that of time."""
+        return f"checkpoint-{self.epoch:05d}" + (f"-{self.batch:07d}" if self.batch else "")
 
 
 def save(
@@ -48,7 +55,7 @@ def save(
     ids: Ids,
     average: dict[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write `checkpoint-<epoch>` on the main process and remove all but the last two.
+    """Write a checkpoint on the main process and remove all but the last two.
 
     A checkpoint that cannot be written (a full disk) is given up with a message, and the training goes on: the one
     before stays.
@@ -64,7 +71,6 @@ def save(
         ids: of the training data.
         average: averaged weights by name, where the run keeps them.
     """
-    states = _gather_random_states(accelerator)
     if accelerator.is_main_process:
         state = {
             "progress": vars(progress),
@@ -74,10 +80,9 @@ def save(
             "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
         }
         try:
-            with atomic_folder(folder / f"checkpoint-{progress.epoch:05d}") as target:
+            with atomic_folder(folder / progress.name) as target:
                 save_file({k: v.contiguous() for k, v in model.state_dict().items()}, target / "model.safetensors")
                 save_file(_optimizer_tensors(model, optimizer), target / "optimizer.safetensors")
-                save_file(states, target / "random.safetensors")
                 if average is not None:
                     save_file({k: v.contiguous() for k, v in average.items()}, target / "average.safetensors")
                 for name, rows in tables.items():
@@ -89,7 +94,7 @@ def save(
         except (OSError, SafetensorError) as error:
             whole = sorted(path.name for path in folder.glob("checkpoint-*"))
             accelerator.print(
-                f"checkpoint-{progress.epoch:05d} could not be written ({error}); training goes on, and a restart "
+                f"{progress.name} could not be written ({error}); training goes on, and a restart "
                 f"would begin {'after ' + whole[-1] if whole else 'anew'}. Free some space on the disk of {folder}"
             )
     accelerator.wait_for_everyone()
@@ -140,7 +145,12 @@ def resume(
                 average[name].copy_(value)
         if accelerator.scaler is not None and state["scaler"]:
             accelerator.scaler.load_state_dict(state["scaler"])
-        _restore_random_states(accelerator, tensors["random"])
+        found = state["settings"]["optimisation"]["epochs"]
+        if found < settings["optimisation"]["epochs"]:
+            accelerator.print(
+                f"{folder} holds a run of {found} epochs, which is made longer: from here on the learning rate follows "
+                f"the schedule of {settings['optimisation']['epochs']} epochs"
+            )
         return Progress(**state["progress"]), tables
     return Progress(), {}
 
@@ -161,7 +171,7 @@ def _read(
     _refuse_other_settings(candidate.parent, state["settings"], settings)
     if state["data"] != digest(ids):
         raise GenGeoError(f"{candidate.parent} holds a run on other training data; give another output=...")
-    names = ["model", "optimizer", "random", *(["average"] if averaged else [])]
+    names = ["model", "optimizer", *(["average"] if averaged else [])]
     tensors = {name: load_file(candidate / f"{name}.safetensors") for name in names}
     tables = {
         path.stem.removeprefix("neighbours-"): _load_table(path, *ids)
@@ -193,7 +203,17 @@ def _sweep(folder: Path) -> None:
 
 
 # What a restart may change: where things lie and how often something is written.
-FREE = {"output", "evaluate_every", "save_every", "log_every", "tracker", "data.root", "data.workers", "data.in_memory"}
+FREE = {
+    "output",
+    "evaluate_every",
+    "save_every",
+    "checkpoint_every",
+    "log_every",
+    "tracker",
+    "data.root",
+    "data.workers",
+    "data.in_memory",
+}
 
 
 def _refuse_other_settings(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -201,7 +221,8 @@ def _refuse_other_settings(folder: Path, found: dict[str, Any], wanted: dict[str
     defaults = flat(as_dict(Settings(output="")))  # for a run of an earlier version, which lacks later keys
     found, wanted = defaults | flat(found), flat(json.loads(json.dumps(wanted)))
     for key in sorted((found.keys() | wanted.keys()) - FREE):
-        if found.get(key) != wanted.get(key):
+        longer = key == "optimisation.epochs" and found.get(key, 0) < wanted[key]
+        if found.get(key) != wanted.get(key) and not longer:
             raise GenGeoError(
                 f"{folder} holds a run with {key}={found.get(key)}, not {wanted.get(key)}; "
                 "give another output=... or remove that folder"
@@ -241,26 +262,6 @@ def _restore_optimizer(
             inner.state[parameter][what] = value
         else:
             inner.state[parameter].setdefault(what, torch.zeros_like(parameter)).copy_(value)
-
-
-def _gather_random_states(accelerator: Accelerator) -> dict[str, torch.Tensor]:
-    """PyTorch's generators of all processes. Everything else that is drawn comes from (seed, epoch, step)."""
-    own = {"cpu": torch.get_rng_state()}
-    if accelerator.device.type == "cuda":
-        own["cuda"] = torch.cuda.get_rng_state(accelerator.device)
-    out: dict[str, torch.Tensor] = {}
-    for kind, state in own.items():
-        every = accelerator.gather(state.to(accelerator.device)[None]).cpu()
-        out |= {f"{kind}-{rank}": row.contiguous() for rank, row in enumerate(every)}
-    return out
-
-
-def _restore_random_states(accelerator: Accelerator, states: dict[str, torch.Tensor]) -> None:
-    rank = accelerator.process_index
-    if f"cpu-{rank}" in states:
-        torch.set_rng_state(states[f"cpu-{rank}"])
-    if f"cuda-{rank}" in states and accelerator.device.type == "cuda":
-        torch.cuda.set_rng_state(states[f"cuda-{rank}"], accelerator.device)
 
 
 def _save_table(path: Path, rows: np.ndarray, query_ids: list[str], tile_ids: list[str]) -> None:

@@ -1,22 +1,40 @@
-"""From settings to the parts of a run: model, preprocessing, augmentation, averaged weights.
-
-Before: a `Settings` object. After: objects for the loop; what does not fit is one line.
-"""
+"""The parts of a run, made from its settings: model, preprocessing, augmentation, averaged weights."""
 
 import contextlib
 from collections.abc import Iterator
 
 import numpy as np
 import torch
+from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import LoggerType
 from huggingface_hub.errors import StrictDataclassError
 
 from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.transfer import first_line, refuse_missing_folder
 from gengeo_hf.data import PairSource
 from gengeo_hf.data.augment import Augmentation
 from gengeo_hf.model import GenGeoConfig, GenGeoImageProcessor, GenGeoModel
+from gengeo_hf.model.backbones import transformer_blocks
 from gengeo_hf.training.descriptors import normalise
 from gengeo_hf.training.initialization import start_netvlad
 from gengeo_hf.training.settings import Settings
+from gengeo_hf.training.throughput import training_flops
+
+
+def check_words(settings: Settings) -> None:
+    """Refuse a tracker or a compiler that this machine does not have, before anything is loaded.
+
+    Raises:
+        GenGeoError: With the names that exist.
+    """
+    tracker, backend = settings.tracker, settings.optimisation.compile
+    if tracker is not None and tracker not in (known := [str(name) for name in LoggerType]):
+        raise GenGeoError(f"tracker={tracker} is unknown; Accelerate knows {', '.join(known)}")
+    if tracker not in (None, "all") and tracker not in (here := [str(name) for name in get_available_trackers()]):
+        raise GenGeoError(f"tracker={tracker} is not installed: pip install {tracker}, or one of {', '.join(here)}")
+    if backend is not None and backend not in (known := sorted(torch._dynamo.list_backends(exclude_tags=()))):
+        raise GenGeoError(f"optimisation.compile={backend} is unknown; torch.compile knows {', '.join(known)}")
 
 
 def build_config(settings: Settings) -> GenGeoConfig:
@@ -35,12 +53,39 @@ def build_config(settings: Settings) -> GenGeoConfig:
 
 
 def build_model(settings: Settings) -> GenGeoModel:
-    """From random weights, from a backbone, or from a GenGeo checkpoint."""
-    config = build_config(settings)
-    if settings.model.init is None:
-        return GenGeoModel(config)
-    model: GenGeoModel = GenGeoModel.from_pretrained(settings.model.init, dtype=torch.float32, **settings.model.config)
+    """A model from random weights, from a backbone, or from a GenGeo checkpoint.
+
+    Raises:
+        GenGeoError: `model.init` cannot be loaded, or more blocks would be trained than there are.
+    """
+    config, init = build_config(settings), settings.model.init
+    if init is None:
+        model = GenGeoModel(config)
+    else:
+        refuse_missing_folder("model.init", init)
+        try:
+            model = GenGeoModel.from_pretrained(init, dtype=torch.float32, **settings.model.config)
+        except Exception as error:  # a folder of something else raises whatever its reader happens to meet
+            raise GenGeoError(
+                f"model.init={init} cannot be loaded ({first_line(error)}): give the directory or Hub id of a DINOv2, "
+                "ConvNeXt or GenGeo checkpoint"
+            ) from error
+    blocks, wanted = len(transformer_blocks(model.backbone)), model.config.trainable_blocks
+    if wanted is not None and wanted > blocks:
+        raise GenGeoError(f"model.config.trainable_blocks={wanted}, but the backbone has {blocks} blocks")
     return model
+
+
+def count_operations(model: GenGeoModel, processor: GenGeoImageProcessor, accelerator: Accelerator) -> float:
+    """`training_flops`, which is also the first time that the model sees images of the run's sizes.
+
+    Raises:
+        GenGeoError: The model cannot take images of these sizes.
+    """
+    try:
+        return training_flops(model, processor, accelerator)
+    except ValueError as error:
+        raise GenGeoError(f"data.ground_size, data.aerial_size: {' '.join(str(error).split())}") from error
 
 
 START_PAIRS, AT_ONCE = 250, 25  # whose images tell a NetVLAD where to begin, and how many are seen together
@@ -90,7 +135,7 @@ def build_processor(settings: Settings) -> GenGeoImageProcessor:
 
 
 def build_augmentation(settings: Settings, patch: int = 14) -> Augmentation | None:
-    """Chance in training, or None where `augment.options` is empty.
+    """Augmentation of the training images, or None where it is turned off or has no options.
 
     Args:
         settings: of the run.
@@ -103,7 +148,7 @@ def build_augmentation(settings: Settings, patch: int = 14) -> Augmentation | No
     if unknown := sorted(set(options) - set(Augmentation.__dataclass_fields__)):
         known = ", ".join(Augmentation.__dataclass_fields__)
         raise GenGeoError(f"augment.options has no {unknown[0]!r}; it knows {known}")
-    return Augmentation(**{"multiple_of": patch, **options}) if options else None
+    return Augmentation(**{"multiple_of": patch, **options}) if options and settings.augment.enabled else None
 
 
 class Average:

@@ -31,6 +31,7 @@ from gengeo_hf.encoding.encoder import TRAINING_RECORD, Encoder, View
 from gengeo_hf.evaluation.protocols import default_protocol
 from gengeo_hf.evaluation.run import evaluate
 from gengeo_hf.learning import HardNegativeBatchSampler
+from gengeo_hf.learning.loss import clamp_scale
 from gengeo_hf.training import checkpoint
 from gengeo_hf.training.batches import batch_rules, neighbour_tables, table_shares, training_pairs
 from gengeo_hf.training.components import (
@@ -38,41 +39,58 @@ from gengeo_hf.training.components import (
     build_augmentation,
     build_model,
     build_processor,
+    check_words,
+    count_operations,
     start_head,
     weights_in_use,
 )
 from gengeo_hf.training.descriptors import encode_together
 from gengeo_hf.training.diagnostics import head_statistics
-from gengeo_hf.training.records import Log, describe_run, export, training_record
+from gengeo_hf.training.records import Log, PlateauWatch, describe_run, export, run_lock, training_record
 from gengeo_hf.training.settings import Settings, as_dict, parse
-from gengeo_hf.training.step import backward_pass, finite, learning_rate, parameter_groups
-from gengeo_hf.training.throughput import Meter, training_flops
+from gengeo_hf.training.step import backward_pass, finite, learning_rate, parameter_groups, seed_step
+from gengeo_hf.training.throughput import Meter
 
 
 def main(settings: Settings) -> dict[str, Any]:
-    """Run the training that `settings` describe; returns the validation result of the best weights."""
-    output = Path(settings.output)
-    sampling, plan = settings.sampling, settings.optimisation
+    """Run the training that `settings` describe.
+
+    Returns:
+        The validation metrics of the best weights, fractions of 1.
+
+    Raises:
+        GenGeoError: Settings, data or processes do not go together, another run writes to the same directory, or the
+            loss is no longer a number.
+    """
+    check_words(settings)
     accelerator = Accelerator(
-        mixed_precision=plan.mixed_precision,
+        mixed_precision=settings.optimisation.mixed_precision,
         dataloader_config=DataLoaderConfiguration(split_batches=True, even_batches=False, non_blocking=True),
         log_with=settings.tracker,
-        project_dir=output,
+        project_dir=settings.output,
     )
-    set_seed(settings.seed, device_specific=True)  # dropout differs between processes; all else is seeded by step
     check_processes(settings, accelerator)
+    with run_lock(Path(settings.output), accelerator):
+        return train(settings, accelerator)
+
+
+def train(settings: Settings, accelerator: Accelerator) -> dict[str, Any]:
+    """The training itself; see `main`."""
+    output = Path(settings.output)
+    sampling, plan = settings.sampling, settings.optimisation
+    set_seed(settings.seed)  # of random weights; each step is seeded by itself
     if settings.tracker:
         accelerator.init_trackers(output.name, config=checkpoint.flat(as_dict(settings)))
 
     # Data: two tables each, and the sampler that decides which pairs meet in a batch.
     with accelerator.main_process_first():  # one process builds a cache, the others find it
-        train = load_pairs(settings.data.name, settings.data.root, split="train", **settings.data.train)
+        training = load_pairs(settings.data.name, settings.data.root, split="train", **settings.data.train)
         validation = load_pairs(settings.data.name, settings.data.root, split="validation", **settings.data.validation)
-    check_apart(train, validation)
+    check_apart(training, validation)
     processor = build_processor(settings)
-    decoded, in_memory = PairSource(train, processor), settings.data.in_memory
+    decoded, in_memory = PairSource(training, processor), settings.data.in_memory
     source: Dataset[dict[str, Any]] = PairsInMemory(decoded) if in_memory else decoded
-    pairs = training_pairs(train)
+    pairs = training_pairs(training)
     sampler = HardNegativeBatchSampler(pairs, batch_rules(settings, pairs), settings.seed)
     loader = accelerator.prepare_data_loader(
         DataLoader(
@@ -85,12 +103,12 @@ def main(settings: Settings) -> dict[str, Any]:
 
     # Model and optimizer. Frozen parameters keep no activations and have no optimizer state.
     model = build_model(settings).to(accelerator.device)
-    model.config.ground_camera, model.config.ground_vertical_fov = train.ground_camera()
+    model.config.ground_camera, model.config.ground_vertical_fov = training.ground_camera()
+    meter = Meter(count_operations(model, processor, accelerator), accelerator)
     start_head(model, settings, decoded, processor)
     if plan.gradient_checkpointing:
         # transformers 5.23 renames gradient_checkpointing_enable, which 6 will drop
         getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
-    meter = Meter(training_flops(model, processor, accelerator), accelerator)
     if plan.compile is not None:
         model.compile(backend=plan.compile)
     wrapped: torch.nn.Module = accelerator.prepare(model)
@@ -104,21 +122,26 @@ def main(settings: Settings) -> dict[str, Any]:
     augment = build_augmentation(settings, encoder.patch)
 
     # Resume: the newest whole checkpoint, or zero.
-    ids = train.queries["query_id"][:], train.gallery["tile_id"][:]
+    ids = training.queries["query_id"][:], training.gallery["tile_id"][:]
     averaged = average.values if average else None
     progress, tables = checkpoint.resume(output, accelerator, model, optimizer, as_dict(settings), ids, averaged)
     steps = len(pairs) // sampling.batch_size  # of an epoch at most: the sampler may drop a batch that it cannot fill
     total_steps = plan.epochs * steps
-    log = Log(output / "log.jsonl", accelerator, progress.step)
-    accelerator.print(describe_run(settings, train, model, accelerator, steps, progress.epoch))
+    log = Log(output / "log.jsonl", accelerator, progress)
+    plateau = PlateauWatch(sampling.batch_size)
+    accelerator.print(describe_run(settings, training, model, accelerator, steps, progress.epoch))
 
     def encode(images: Sequence[Any], view: View) -> np.ndarray:
         return encode_together(images, view, accelerator, encoder, readers=settings.data.workers)
 
+    clamp_scale(model.logit_scale)  # a checkpoint beyond the bound could never adapt
     for epoch in range(progress.epoch + 1, plan.epochs + 1):
-        # Mine: neighbours on the map at first, what the model itself confuses later.
-        with weights_in_use(average):
-            mined = neighbour_tables(settings, epoch, train, pairs, tables, accelerator, encoder)
+        # Mine: neighbours on the map at first, what the model itself confuses later. Inside of an epoch the tables of
+        # the checkpoint are those of this epoch.
+        finished, mined = progress.batch, None
+        if not finished:
+            with weights_in_use(average):
+                mined = neighbour_tables(settings, epoch, training, pairs, tables, accelerator, encoder)
         ordered = dict(sorted(tables.items()))
         sampler.set_tables(shares=table_shares(settings, ordered), **ordered)
         sampler.set_epoch(epoch)
@@ -127,8 +150,11 @@ def main(settings: Settings) -> dict[str, Any]:
                 f"no batch of {sampling.batch_size} can be filled, since too many photos exclude one another: set a "
                 "smaller sampling.batch_size or sampling.min_negative_distance_m, or sampling.semi_positives=ignored"
             )
+        batches = len(sampler)
         loader.set_epoch(epoch)
-        log.write({"epoch": epoch, **{f"batches/{k}": v for k, v in sampler.report(*(mined or ())).items()}})
+        if not finished:
+            log.write({"epoch": epoch, **{f"batches/{k}": v for k, v in sampler.report(*(mined or ())).items()}})
+        sampler.skip_batches(finished)
 
         wrapped.train()
         meter.start()
@@ -136,11 +162,14 @@ def main(settings: Settings) -> dict[str, Any]:
             meter.watch(loader),
             f"epoch {epoch}/{plan.epochs}",
             disable=not accelerator.is_main_process,
-            total=len(sampler),
+            total=batches,
+            initial=finished,
             leave=False,
         )
-        for done, batch in enumerate(bar):
-            rate = learning_rate((epoch - 1) * steps + done * steps / len(sampler), total_steps, settings)
+        losses = []
+        for done, batch in enumerate(bar, finished):
+            seed_step(settings.seed, progress.step, accelerator.process_index)
+            rate = learning_rate((epoch - 1) * steps + done * steps / batches, total_steps, settings)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             if augment is not None:
@@ -150,20 +179,30 @@ def main(settings: Settings) -> dict[str, Any]:
                 accelerator.clip_grad_norm_(model.parameters(), plan.clip_norm)
             optimizer.step()
             optimizer.zero_grad()
+            clamp_scale(model.logit_scale)
             progress.step += 1
             meter.pairs += sampling.batch_size
             if average is not None:
                 average.update(progress.step)
             if progress.step % settings.log_every == 0:
                 value = finite(loss, progress.step, settings)
+                losses.append(value)
                 bar.set_postfix(loss=f"{value:.3f}")
                 scale = model.logit_scale.exp().item()
                 statistics = head_statistics(model, batch, processor)
                 log.write(
                     {"loss": value, "learning_rate": rate, "scale": scale, **statistics, **meter.read()}, progress.step
                 )
+            if settings.checkpoint_every and progress.step % settings.checkpoint_every == 0 and done + 1 < batches:
+                finite(loss, progress.step, settings)
+                progress.batch = done + 1
+                checkpoint.save(
+                    output, accelerator, model, optimizer, progress, as_dict(settings), tables, ids, averaged
+                )
         value = finite(loss, progress.step, settings)  # before it is evaluated and saved
-        progress.epoch = epoch
+        progress.epoch, progress.batch = epoch, 0
+        if (line := plateau.after_epoch([*losses, value])) is not None:
+            accelerator.print(line)
 
         # Evaluate on the validation split, which picks the weights: never on the test split.
         if epoch % settings.evaluate_every == 0 or epoch == plan.epochs:
@@ -175,7 +214,7 @@ def main(settings: Settings) -> dict[str, Any]:
                     f"epoch {epoch}: loss {value:.3f}, {validation.name} R@1 {result['recall@1']:.1%}, "
                     f"R@5 {result['recall@5']:.1%} of {result['gallery_size']} tiles; {meter.summary()}"
                 )
-                record = training_record(settings, train, validation.name, result, epoch)
+                record = training_record(settings, training, validation.name, result, epoch)
                 better = result["recall@1"] > progress.best_recall
                 if better and export(output / "model", accelerator, model, processor, record):
                     progress.best_recall, progress.best_epoch = result["recall@1"], epoch

@@ -1,10 +1,10 @@
-"""What a run says and writes beside its checkpoints: its first lines, the log, the model in Hub format.
+"""What a run prints and writes beside its checkpoints: its first lines, `log.jsonl`, and `model/` in Hub format."""
 
-Before: numbers and weights of a running loop. After: `log.jsonl`, `model/`.
-"""
-
+import contextlib
 import json
+import math
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,14 @@ import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
+from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import atomic_folder, write_json, write_text
+from gengeo_hf.common.locks import exclusive
 from gengeo_hf.common.schema import CrossViewDataset
 from gengeo_hf.encoding.encoder import TRAINING_RECORD
 from gengeo_hf.evaluation.results import pair_hashes
 from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
+from gengeo_hf.training.checkpoint import Progress
 from gengeo_hf.training.settings import Settings, as_dict
 from gengeo_hf.training.step import rate_factor
 
@@ -87,24 +90,69 @@ def training_record(
     }
 
 
-def _within(line: str, step: int) -> bool:
-    """Whether a line is whole and not of a later step: a kill or a full disk may have cut it anywhere."""
+@contextlib.contextmanager
+def run_lock(output: Path, accelerator: Accelerator) -> Iterator[None]:
+    """Hold a run's directory: two runs would remove each other's checkpoints.
+
+    Raises:
+        GenGeoError: Another run holds it.
+    """
+    if not accelerator.is_main_process:
+        yield
+        return
+    with exclusive(output / ".run.lock", wait=False) as ours:
+        if not ours:
+            raise GenGeoError(f"another run is writing to {output}: wait for it, or give another output=...")
+        yield
+
+
+class PlateauWatch:
+    """Notices a run whose loss stays at ln(batch): all descriptors are alike, and nothing is learned.
+
+    Args:
+        batch_size: Pairs of a batch.
+    """
+
+    def __init__(self, batch_size: int) -> None:
+        self.level, self.epochs = math.log(batch_size), 0
+
+    def after_epoch(self, losses: Sequence[float]) -> str | None:
+        """A line for people after the second such epoch in a row; None otherwise.
+
+        Args:
+            losses: Of some steps of the epoch.
+        """
+        stuck = bool(losses) and min(losses) > 0.99 * self.level
+        self.epochs = self.epochs + 1 if stuck else 0
+        if self.epochs != 2:
+            return None
+        return (
+            f"the loss has stayed at ln(batch) = {self.level:.2f} for two epochs: all descriptors are alike. A longer "
+            "warm-up, a lower learning rate or another seed helps; see head/effective_rank in log.jsonl"
+        )
+
+
+def _belongs(line: str, progress: Progress) -> bool:
+    """Whether a line of the log is whole and not of later work: a kill or a full disk may have cut it anywhere."""
     try:
-        return bool(json.loads(line)["step"] <= step)
+        values = json.loads(line)
+        started = progress.epoch + (progress.batch > 0)  # the epoch that a run stands in has its line already
+        return bool(values["step"] <= progress.step and values.get("epoch", 0) <= started)
     except (ValueError, KeyError, TypeError):
         return False
 
 
 class Log:
-    """`log.jsonl`, one JSON object a line, cut back to the resumed step; and the tracker if there is one."""
+    """`log.jsonl`, one JSON object a line, without what a resumed run does again; and the tracker if there is one."""
 
-    def __init__(self, path: Path, accelerator: Accelerator, step: int) -> None:
+    def __init__(self, path: Path, accelerator: Accelerator, progress: Progress) -> None:
         self.path, self.accelerator = path, accelerator
         if accelerator.is_main_process:
             path.parent.mkdir(parents=True, exist_ok=True)
             lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-            write_text(path, "".join(line + "\n" for line in lines if step and _within(line, step)))
-        self.step = step
+            kept = [line for line in lines if progress.step and _belongs(line, progress)]
+            write_text(path, "".join(line + "\n" for line in kept))
+        self.step = progress.step
 
     def write(self, values: dict[str, float], step: int | None = None) -> None:
         """Append one line; `step` defaults to the last one."""

@@ -1,6 +1,7 @@
-"""What a run is made of: one YAML file, checked against the dataclasses below, `key=value` on top.
+"""Settings of a training run: one YAML file, checked against the dataclasses below, and `key=value` on top.
 
-Before: `--config x sampling.batch_size=64`. After: a `Settings` object, saved beside the weights.
+    settings = load_settings("world_urban", ["sampling.batch_size=32", "output=runs/mine"])
+
 Defaults live here and nowhere else; a file of `configs/` states what makes its run what it is, with the reason.
 """
 
@@ -28,8 +29,10 @@ class Data:
     train: dict[str, Any] = field(default_factory=dict)  # options of the loader for the training split
     validation: dict[str, Any] = field(default_factory=dict)  # ... and for the split that picks the checkpoint
     in_memory: bool = False  # decode every training pair once and keep its resized pixels: for small images
-    workers: int = 2  # loader processes of each training process
-    ground_size: list[int] = field(default_factory=lambda: [154, 770])  # height, width in pixels (GenGeo, section 4.2)
+    workers: int = 2  # loader processes of each training process; threads that read images for mining
+    ground_size: list[int] = field(
+        default_factory=lambda: [154, 770]
+    )  # height, width in pixels (GenGeo, section 4.1.3)
     aerial_size: list[int] = field(default_factory=lambda: [392, 392])
 
 
@@ -43,8 +46,10 @@ class Model:
 
 @dataclass
 class Augment:
-    """Fields of `gengeo_hf.data.augment.Augmentation`; an empty group turns augmentation off."""
+    """Random changes of the training images: `enabled=false` turns all of them off."""
 
+    enabled: bool = True
+    # Fields of `gengeo_hf.data.augment.Augmentation`, laid over those of the base; none at all: no augmentation.
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -52,7 +57,7 @@ class Augment:
 class Sampling:
     """How batches are made; see `gengeo_hf.learning.plan.Rules`."""
 
-    batch_size: int = 256  # pairs over all processes (GenGeo, section 4.2)
+    batch_size: int = 256  # pairs over all processes (GenGeo, section 4.1.3)
     micro_batch: int | None = None  # pairs described at once on one process (GradCache); null: all of its share
     keep_frozen: bool = True  # with micro_batch: blocks that do not train run once, their outputs stay in memory
     protocol: str = "gengeo"  # or sample4geo: the published rules, semi-positives in the batch as negatives
@@ -76,8 +81,8 @@ class Sampling:
 class Optimisation:
     """AdamW and its schedule."""
 
-    epochs: int = 80  # GenGeo, section 4.2
-    learning_rate: float = 1e-4  # GenGeo, section 4.2
+    epochs: int = 80  # GenGeo, section 4.1.3
+    learning_rate: float = 1e-4  # GenGeo, section 4.1.3
     learning_rate_batch: int | None = None  # the batch that it was chosen for; null: whatever batch_size is
     batch_rule: str = "sqrt"  # how it follows another batch_size: sqrt (for Adam), linear, none
     weight_decay: float = 0.01
@@ -105,6 +110,7 @@ class Settings:
     optimisation: Optimisation = field(default_factory=Optimisation)
     evaluate_every: int = 4  # epochs, on the validation split, which also picks the best weights
     save_every: int = 1  # epochs between two checkpoints; the last two are kept
+    checkpoint_every: int | None = None  # steps between two checkpoints inside of an epoch, for long epochs
     log_every: int = 20  # steps
     tracker: str | None = None  # tensorboard, wandb, ...: whatever Accelerate knows; log.jsonl is always written
 
@@ -136,6 +142,7 @@ def load_settings(config: str | Path, overrides: list[str]) -> Settings:
         raise GenGeoError(f"expected key=value, found {wrong[0]!r}; for example sampling.batch_size=64")
     try:
         layers = [*_with_bases(path), OmegaConf.from_dotlist([_word(item) for item in overrides])]
+        _refuse_empty_groups(layers)
         merged = OmegaConf.merge(OmegaConf.structured(Settings), *layers)
         if missing := sorted(OmegaConf.missing_keys(merged)):
             raise GenGeoError(f"{path.name} leaves {missing[0]} open: add {missing[0]}=... to the command")
@@ -168,18 +175,24 @@ LEAST = {
     "evaluate_every": 1,
     "save_every": 1,
     "log_every": 1,
+    "checkpoint_every": 1,
     "data.workers": 0,
     "sampling.batch_size": 2,
     "sampling.micro_batch": 1,
+    "sampling.gps_epochs": 0,
     "sampling.mining_every": 0,
     "sampling.neighbours": 0,
     "sampling.pool": 1,
     "sampling.min_negative_distance_m": 0,
     "optimisation.epochs": 1,
     "optimisation.learning_rate_batch": 1,
+    "optimisation.weight_decay": 0,
+    "optimisation.final_learning_rate": 0,
 }
 
 
+# Numbers that must be greater than zero: a run with zero ends without having learned anything.
+POSITIVE = ("optimisation.learning_rate", "optimisation.clip_norm")
 SHARES = ("sampling.random_share", "sampling.geographic_share", "optimisation.warmup", "optimisation.label_smoothing")
 TWO_NUMBERS = {
     "data.ground_size": "height and width",
@@ -189,7 +202,7 @@ TWO_NUMBERS = {
 
 
 def _check_values(settings: Settings) -> None:
-    """Refuse a word that no code would ask for, shares that are none, and numbers that a run would end at."""
+    """Refuse unknown words, shares outside of 0..1, and numbers with which a run cannot learn."""
     for key, least in LEAST.items():
         value = operator.attrgetter(key)(settings)
         if value is not None and not value >= least:
@@ -203,6 +216,51 @@ def _check_values(settings: Settings) -> None:
     for key, what in TWO_NUMBERS.items():
         if len(found := operator.attrgetter(key)(settings)) != 2:
             raise GenGeoError(f"{key} is {found}; it must be {what}")
+    for key in POSITIVE:
+        if (value := operator.attrgetter(key)(settings)) is not None and not value > 0:
+            raise GenGeoError(f"{key} is {value}; it must be greater than 0")
+    _check_together(settings)
+
+
+def _check_together(settings: Settings) -> None:
+    """Refuse values that exclude one another."""
+    plan, sampling, data = settings.optimisation, settings.sampling, settings.data
+    if not all(0 <= beta < 1 for beta in plan.betas):
+        raise GenGeoError(f"optimisation.betas is {plan.betas}; both must lie in 0..1, 1 excluded")
+    if min(*data.ground_size, *data.aerial_size) < 1:
+        raise GenGeoError(f"data.ground_size and data.aerial_size must be pixels, found {data.ground_size} and "
+                          f"{data.aerial_size}")  # fmt: skip
+    if plan.final_learning_rate > plan.learning_rate:
+        raise GenGeoError(
+            f"optimisation.final_learning_rate is {plan.final_learning_rate:g}, above the learning rate of "
+            f"{plan.learning_rate:g}: the rate must fall"
+        )
+    if sampling.neighbours > sampling.pool:
+        raise GenGeoError(
+            f"sampling.neighbours is {sampling.neighbours} of a pool of {sampling.pool}: set sampling.pool to at least "
+            "as many"
+        )
+    if sampling.protocol == "sample4geo":
+        kept = {"random_share": 0.0, "geographic_share": 0.0, "min_negative_distance_m": 0.0}
+        for key, only in kept.items():
+            if (found := getattr(sampling, key)) != only:
+                raise GenGeoError(
+                    f"sampling.protocol=sample4geo has no {key}, found {found:g}: add sampling.{key}={only:g}"
+                )
+        if sampling.semi_positives not in ("banned", "negative"):  # the default, and what the published rules do
+            raise GenGeoError(
+                "sampling.protocol=sample4geo takes semi-positives as negatives: leave out "
+                f"sampling.semi_positives={sampling.semi_positives}"
+            )
+
+
+def _refuse_empty_groups(layers: list[Any]) -> None:
+    """An empty group is laid over the base's and changes nothing, though it reads as if it removed it."""
+    for layer in layers:
+        augment = layer.get("augment") if OmegaConf.is_dict(layer) else None
+        for name, group in (("augment", augment), ("augment.options", (augment or {}).get("options"))):
+            if OmegaConf.is_dict(group) and not group:
+                raise GenGeoError(f"{name}={{}} changes nothing: augment.enabled=false turns augmentation off")
 
 
 def _word(item: str) -> str:
@@ -235,9 +293,13 @@ def parse(arguments: list[str] | None = None) -> Settings:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", required=True, help="a YAML file, see gengeo_hf/training/configs")
+    parser.add_argument(
+        "--checkpoint-every", type=int, metavar="STEPS", help="also write a checkpoint every STEPS steps of an epoch"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="laid over the file")
-    given = parser.parse_args(arguments)
-    return load_settings(given.config, given.overrides)
+    given = parser.parse_intermixed_args(arguments)
+    every = [] if given.checkpoint_every is None else [f"checkpoint_every={given.checkpoint_every}"]
+    return load_settings(given.config, [*given.overrides, *every])
 
 
 def as_dict(settings: Settings) -> dict[str, Any]:

@@ -1,7 +1,4 @@
-"""One optimizer step: its loss, its gradient, its learning rate.
-
-Before: a batch of resized pairs. After: gradients on the parameters.
-"""
+"""One optimizer step: its seed, its loss, its gradient, its learning rate."""
 
 import math
 from typing import Any
@@ -64,6 +61,18 @@ def backward_pass(
     )
 
 
+def seed_step(seed: int, step: int, process: int) -> None:
+    """Seed PyTorch's generators for one step (dropout): a resumed run needs no stored state of them.
+
+    Args:
+        seed: Of the run.
+        step: Zero-based index of the step.
+        process: Index of this process; processes drop out different values.
+    """
+    words = np.random.SeedSequence([seed, step, process]).generate_state(2)
+    torch.manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
+
+
 def finite(loss: torch.Tensor, step: int, settings: Settings) -> float:
     """The loss as a number.
 
@@ -104,7 +113,7 @@ def semi_positive_masks(
 
 
 def learning_rate(step: float, total: int, settings: Settings) -> float:
-    """Linear warm-up, then half a cosine down to the final rate (GenGeo, section 4.2: cosine annealing)."""
+    """Linear warm-up, then half a cosine down to the final rate (GenGeo, section 4.1.3: cosine annealing)."""
     plan = settings.optimisation
     highest = plan.learning_rate * rate_factor(settings)
     warmup = max(1, round(plan.warmup * total))

@@ -76,9 +76,13 @@ def build_world(
             f"{domain}"
         )
     parameters = {
-        "version": WORLD_VERSION, "domain": domain, "split": split, "seed": seed,
-        "ground_size": list(ground_size), "aerial_size": list(aerial_size),
-    }  # fmt: skip
+        "version": WORLD_VERSION,
+        "domain": domain,
+        "split": split,
+        "seed": seed,
+        "ground_size": list(ground_size),
+        "aerial_size": list(aerial_size),
+    }
     if tile_shift_m:  # left out where it is 0: worlds that were drawn without it stay valid
         parameters["tile_shift_m"] = tile_shift_m
     mark = sum_of(parameters)[:12]
@@ -101,8 +105,15 @@ def build_world(
     return _load(name, jobs)
 
 
-def _check(domain: str, split: str, num_pairs: int, seed: int, ground_size: tuple[int, int],
-           aerial_size: tuple[int, int], workers: int | None) -> None:  # fmt: skip
+def _check(
+    domain: str,
+    split: str,
+    num_pairs: int,
+    seed: int,
+    ground_size: tuple[int, int],
+    aerial_size: tuple[int, int],
+    workers: int | None,
+) -> None:
     """Refuse arguments that make no world."""
     most = domain_named(domain).pairs_per_region * MAX_REGIONS
     if split not in SPLITS:
@@ -118,8 +129,16 @@ def _check(domain: str, split: str, num_pairs: int, seed: int, ground_size: tupl
             raise GenGeoError(f"{name} must be (height, width), whole pixels from {_MINIMUM_SIDE} up, found {size}")
 
 
-def _jobs(home: Path, domain: str, split: str, num_pairs: int, seed: int, ground_size: tuple[int, int],
-          aerial_size: tuple[int, int], tile_shift_m: float) -> list[Job]:  # fmt: skip
+def _jobs(
+    home: Path,
+    domain: str,
+    split: str,
+    num_pairs: int,
+    seed: int,
+    ground_size: tuple[int, int],
+    aerial_size: tuple[int, int],
+    tile_shift_m: float,
+) -> list[Job]:
     """The regions of a world; all are full but the last."""
     full, jobs = DOMAINS[domain].pairs_per_region, []
     for number in range(-(-num_pairs // full)):

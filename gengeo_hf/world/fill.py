@@ -9,7 +9,7 @@ from gengeo_hf.world.domains import Domain
 from gengeo_hf.world.land import Land
 from gengeo_hf.world.lots import DIRT, GARDEN, GRAVEL, PARK, PARKING, PAVED, Lot
 from gengeo_hf.world.palette import CONIFER, FOLIAGE, linear
-from gengeo_hf.world.tables import (  # fmt: skip
+from gengeo_hf.world.tables import (
     BARN,
     BOX,
     BUSH,
@@ -74,13 +74,26 @@ class Filler:
         roof = roof * random.uniform(0.85, 1.15, 3) * random.uniform(0.75, 1.2)
         trim = np.clip(facade * 0.3 + (0.6 if random.random() < 0.7 else 0.02), 0, 0.9)
         return {
-            "facade": np.clip(facade, 0.02, 0.92), "roof": np.clip(roof, 0.02, 0.9), "trim": trim,
+            "facade": np.clip(facade, 0.02, 0.92),
+            "roof": np.clip(roof, 0.02, 0.9),
+            "trim": trim,
             "shop": _SHOP_FRONTS[random.integers(len(_SHOP_FRONTS))],
-        }  # fmt: skip
+        }
 
-    def part(self, lot: Lot, along: float, deep: float, half_x: float, half_y: float, eaves: float, roof_kind: int,
-             style: int, colours: dict[str, np.ndarray],
-             ridge_across: bool | None = None, storey: float = 3.0) -> None:  # fmt: skip
+    def part(
+        self,
+        lot: Lot,
+        along: float,
+        deep: float,
+        half_x: float,
+        half_y: float,
+        eaves: float,
+        roof_kind: int,
+        style: int,
+        colours: dict[str, np.ndarray],
+        ridge_across: bool | None = None,
+        storey: float = 3.0,
+    ) -> None:
         """A part of a building centred at (along, deep) of a lot. A ridge runs along the longer side unless told.
 
         Args:
@@ -99,23 +112,50 @@ class Filler:
             half_x, half_y, cos, sin = half_y, half_x, -sin, cos
         rise = 0.0 if roof_kind == FLAT else half_y * self._uniform(0.5, 0.95)
         self.parts.add(
-            x=x, y=y, cos=cos, sin=sin, half_x=half_x, half_y=half_y, eaves=eaves, rise=rise, roof_kind=roof_kind,
-            style=style, storey=storey, pitch=self._uniform(2.1, 3.2), seed=int(self.random.integers(2**31)), **colours,
-        )  # fmt: skip
+            x=x,
+            y=y,
+            cos=cos,
+            sin=sin,
+            half_x=half_x,
+            half_y=half_y,
+            eaves=eaves,
+            rise=rise,
+            roof_kind=roof_kind,
+            style=style,
+            storey=storey,
+            pitch=self._uniform(2.1, 3.2),
+            seed=int(self.random.integers(2**31)),
+            **colours,
+        )
         if roof_kind == FLAT and half_x * half_y > 30:
             for _ in range(int(self.random.integers(1, 4))):
                 a, b = self._uniform(-0.6, 0.6) * half_x, self._uniform(-0.6, 0.6) * half_y
                 self.boxes.add(
-                    x=x + a * cos - b * sin, y=y + a * sin + b * cos, ground=eaves, cos=cos, sin=sin,
-                    half_x=self._uniform(0.6, 1.6), half_y=self._uniform(0.5, 1.1), height=self._uniform(0.7, 1.6),
-                    kind=MACHINE, colour=_MACHINES[self.random.integers(len(_MACHINES))],
-                )  # fmt: skip
+                    x=x + a * cos - b * sin,
+                    y=y + a * sin + b * cos,
+                    ground=eaves,
+                    cos=cos,
+                    sin=sin,
+                    half_x=self._uniform(0.6, 1.6),
+                    half_y=self._uniform(0.5, 1.1),
+                    height=self._uniform(0.7, 1.6),
+                    kind=MACHINE,
+                    colour=_MACHINES[self.random.integers(len(_MACHINES))],
+                )
         elif style == HOUSE and self.random.random() < 0.6:
             a = half_x * self._uniform(-0.7, 0.7)
             self.boxes.add(
-                x=x + a * cos, y=y + a * sin, ground=eaves, cos=cos, sin=sin, half_x=0.4, half_y=0.35,
-                height=rise + 0.9, kind=MACHINE, colour=linear("8a5544")[0],
-            )  # fmt: skip
+                x=x + a * cos,
+                y=y + a * sin,
+                ground=eaves,
+                cos=cos,
+                sin=sin,
+                half_x=0.4,
+                half_y=0.35,
+                height=rise + 0.9,
+                kind=MACHINE,
+                colour=linear("8a5544")[0],
+            )
 
     def tree(self, x: float, y: float, scale: float = 1.0, kind: int | None = None) -> None:
         """A tree or bush at a world position.
@@ -134,9 +174,15 @@ class Filler:
         bank = CONIFER if kind == CONIFER_TREE else FOLIAGE
         colour = bank[random.integers(len(bank))] * random.uniform(0.8, 1.25) * random.uniform(0.92, 1.08, 3)
         self.trees.add(
-            x=x, y=y, height=height, radius=radius, clear=clear, kind=kind, colour=colour,
+            x=x,
+            y=y,
+            height=height,
+            radius=radius,
+            clear=clear,
+            kind=kind,
+            colour=colour,
             seed=int(random.integers(2**31)),
-        )  # fmt: skip
+        )
 
     def _garden(self, lot: Lot, used: list[tuple[float, float, float, float]], mean: float) -> None:
         """Trees and bushes where no building stands; hedges or fences along the sides and the back."""
@@ -161,9 +207,18 @@ class Filler:
         ):
             if self.random.random() < 0.85:
                 x, y = lot.place(a, b)
-                self.boxes.add(x=x, y=y, cos=lot.cos, sin=lot.sin, half_x=p, half_y=q, height=height,
-                               kind=HEDGE if hedge else FENCE, colour=colour,
-                               seed=int(self.random.integers(2**31)))  # fmt: skip
+                self.boxes.add(
+                    x=x,
+                    y=y,
+                    cos=lot.cos,
+                    sin=lot.sin,
+                    half_x=p,
+                    half_y=q,
+                    height=height,
+                    kind=HEDGE if hedge else FENCE,
+                    colour=colour,
+                    seed=int(self.random.integers(2**31)),
+                )
 
     def _house(self, lot: Lot) -> None:
         colours = self.colours()
@@ -199,9 +254,18 @@ class Filler:
         for unit in range(units):
             storeys = max(2, base + int(self.random.integers(-1, 1)))
             style = SHOP if self.random.random() < 0.2 else HOUSE
-            self.part(lot, -lot.half_width + w * (2 * unit + 1), deep, w, d, storeys * 3.0 + 0.4, roof, style,
-                      self.colours(),
-                      ridge_across=False)  # fmt: skip
+            self.part(
+                lot,
+                -lot.half_width + w * (2 * unit + 1),
+                deep,
+                w,
+                d,
+                storeys * 3.0 + 0.4,
+                roof,
+                style,
+                self.colours(),
+                ridge_across=False,
+            )
         self._ground(GARDEN if self.random.random() < 0.6 else PAVED)
         self._garden(lot, [(0.0, deep, lot.half_width, d)], self.domain.garden_trees)
 

@@ -98,8 +98,16 @@ def _open_land(
     return colour.astype(np.float32), kind
 
 
-def _lots(layout: Layout, tables: GroundTables, day: Day, hits: Hits, speck: np.ndarray, patch: np.ndarray,
-          colour: np.ndarray, kind: np.ndarray) -> None:  # fmt: skip
+def _lots(
+    layout: Layout,
+    tables: GroundTables,
+    day: Day,
+    hits: Hits,
+    speck: np.ndarray,
+    patch: np.ndarray,
+    colour: np.ndarray,
+    kind: np.ndarray,
+) -> None:
     """Paint gardens, yards, parks and car parks over the open land, in place."""
     count = tables.owner.shape[0]
     column = np.floor((hits.point[:, 0] + tables.half) / CELL).astype(np.int32)
@@ -136,8 +144,15 @@ def _lots(layout: Layout, tables: GroundTables, day: Day, hits: Hits, speck: np.
     kind[some] = np.where(hard | on_drive | parks, PAVEMENT, GRASS)
 
 
-def _roads(layout: Layout, hits: Hits, speck: np.ndarray, patch: np.ndarray, colour: np.ndarray, kind: np.ndarray,
-           mirror: np.ndarray) -> None:  # fmt: skip
+def _roads(
+    layout: Layout,
+    hits: Hits,
+    speck: np.ndarray,
+    patch: np.ndarray,
+    colour: np.ndarray,
+    kind: np.ndarray,
+    mirror: np.ndarray,
+) -> None:
     """Paint pavements, kerbs, asphalt or dirt, and markings over everything else, in place."""
     roads, domain = layout.roads, layout.domain
     x, y = hits.point[:, 0], hits.point[:, 1]
@@ -170,8 +185,16 @@ def _roads(layout: Layout, hits: Hits, speck: np.ndarray, patch: np.ndarray, col
     colour[rows], kind[rows], mirror[rows] = surface, ROAD, 0
 
 
-def _markings(layout: Layout, road: np.ndarray, along: np.ndarray, across: np.ndarray, half: np.ndarray,
-              junction: np.ndarray, footprint: np.ndarray, surface: np.ndarray) -> None:  # fmt: skip
+def _markings(
+    layout: Layout,
+    road: np.ndarray,
+    along: np.ndarray,
+    across: np.ndarray,
+    half: np.ndarray,
+    junction: np.ndarray,
+    footprint: np.ndarray,
+    surface: np.ndarray,
+) -> None:
     """Centre lines, edge lines of main roads, zebra crossings and stop lines before junctions, in place."""
     roads = layout.roads
     main, clear = roads.main[road], junction > half + 4.5

@@ -115,13 +115,27 @@ def make_land(domain: Domain, random: np.random.Generator) -> Land:
     count = int(random.integers(1, 5)) if wet else 0
     reach = domain.extent / 2 - 40
     ponds = np.stack(
-        [random.uniform(-reach, reach, count), random.uniform(-reach, reach, count),
-         random.uniform(7, 17 if not domain.farmed else 26, count), random.uniform(0, 6.3, count)], 1,
-    )  # fmt: skip
+        [
+            random.uniform(-reach, reach, count),
+            random.uniform(-reach, reach, count),
+            random.uniform(7, 17 if not domain.farmed else 26, count),
+            random.uniform(0, 6.3, count),
+        ],
+        1,
+    )
     river = None
     if wet and random.random() < 0.6:
-        river = (float(random.uniform(0, np.pi)), float(random.uniform(-0.3, 0.3) * domain.extent),
-                 float(random.uniform(3.0, 6.5)), float(random.uniform(0, 6.3)))  # fmt: skip
-    parcel = (float(random.uniform(0, np.pi)), float(random.uniform(55, 85)), float(random.uniform(80, 120)),
-              float(random.uniform(0, 6.3)), int(random.integers(2**31)))  # fmt: skip
+        river = (
+            float(random.uniform(0, np.pi)),
+            float(random.uniform(-0.3, 0.3) * domain.extent),
+            float(random.uniform(3.0, 6.5)),
+            float(random.uniform(0, 6.3)),
+        )
+    parcel = (
+        float(random.uniform(0, np.pi)),
+        float(random.uniform(55, 85)),
+        float(random.uniform(80, 120)),
+        float(random.uniform(0, 6.3)),
+        int(random.integers(2**31)),
+    )
     return Land(waves, ponds, river, parcel, int(random.integers(2**31)))

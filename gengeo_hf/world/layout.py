@@ -89,9 +89,20 @@ def _fill(domain: Domain, land: Land, roads: Roads, cameras: np.ndarray, random:
     for table in (trees, boxes, lamps, *cars.values()):
         table["ground"] += land.height(table["x"], table["y"])
     return Layout(
-        domain, roads, land, lot_map.lots, lot_map.owner, np.array(filler.covers, np.int32),
-        np.array(filler.drives, np.float32).reshape(-1, 4), parts, trees, boxes, lamps, cars, cameras,
-    )  # fmt: skip
+        domain,
+        roads,
+        land,
+        lot_map.lots,
+        lot_map.owner,
+        np.array(filler.covers, np.int32),
+        np.array(filler.drives, np.float32).reshape(-1, 4),
+        parts,
+        trees,
+        boxes,
+        lamps,
+        cars,
+        cameras,
+    )
 
 
 def _camera_places(domain: Domain, roads: Roads, random: np.random.Generator) -> np.ndarray:
@@ -134,9 +145,13 @@ def _kerb(roads: Roads, spacing: float, clearance: float) -> tuple[np.ndarray, .
 
 
 def _cars(
-    domain: Domain, roads: Roads, lot_slots: list[tuple[float, float, float, float]], view: str, cameras: np.ndarray,
+    domain: Domain,
+    roads: Roads,
+    lot_slots: list[tuple[float, float, float, float]],
+    view: str,
+    cameras: np.ndarray,
     random: np.random.Generator,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """Cars at the kerbs, in the lanes and in car parks on the day of one view."""
     middle, direction, side, segment = _kerb(roads, _SLOT_METRES, 11.0)
     parked = (random.random(len(side)) < domain.parked) & ~roads.dirt[roads.road[segment]]

@@ -61,17 +61,23 @@ def make_day(view: str, random: np.random.Generator) -> Day:
     dry = float(np.clip(random.normal(0.3, 0.22), 0, 0.85))
     balance = 1 + random.normal(0, 0.035, 3)
     return Day(
-        sun=sun.astype(np.float32), sun_colour=sun_colour.astype(np.float32), sky_colour=sky_colour.astype(np.float32),
+        sun=sun.astype(np.float32),
+        sun_colour=sun_colour.astype(np.float32),
+        sky_colour=sky_colour.astype(np.float32),
         zenith=(_SKIES[low] * (1 - part) + _SKIES[low + 1] * part) * np.float32(random.uniform(0.85, 1.15)),
-        horizon=_HORIZONS[low] * (1 - part) + _HORIZONS[low + 1] * part, cloud=cloud,
-        cloud_shift=random.uniform(0, 5000, 2).astype(np.float32), haze=float(random.uniform(0.0004, 0.0032)),
+        horizon=_HORIZONS[low] * (1 - part) + _HORIZONS[low + 1] * part,
+        cloud=cloud,
+        cloud_shift=random.uniform(0, 5000, 2).astype(np.float32),
+        haze=float(random.uniform(0.0004, 0.0032)),
         foliage=(foliage * random.uniform(0.88, 1.12)).astype(np.float32),
         grass=np.array([1 + 0.55 * dry, 1.05 - 0.05 * dry, 1 - 0.1 * dry], np.float32)
         * np.float32(random.uniform(0.88, 1.12)),
-        dry=dry, gain=(balance * random.uniform(0.84, 1.16) * 0.6 / (0.55 + 0.2 * strength)).astype(np.float32),
-        contrast=float(random.uniform(0.92, 1.12)), noise=float(random.uniform(0.006, 0.022)),
+        dry=dry,
+        gain=(balance * random.uniform(0.84, 1.16) * 0.6 / (0.55 + 0.2 * strength)).astype(np.float32),
+        contrast=float(random.uniform(0.92, 1.12)),
+        noise=float(random.uniform(0.006, 0.022)),
         seed=int(random.integers(2**31)),
-    )  # fmt: skip
+    )
 
 
 def sky(day: Day, direction: np.ndarray) -> np.ndarray:

@@ -49,9 +49,12 @@ def surface_of(layout: Layout, tables: GroundTables, cars: np.ndarray, day: Day,
     """
     count = len(hits.ray)
     look = Surface(
-        np.zeros((count, 3), np.float32), np.full(count, OTHER, np.uint8), np.zeros(count, np.float32),
-        np.zeros(count, np.float32), hits.normal.copy(),
-    )  # fmt: skip
+        np.zeros((count, 3), np.float32),
+        np.full(count, OTHER, np.uint8),
+        np.zeros(count, np.float32),
+        np.zeros(count, np.float32),
+        hits.normal.copy(),
+    )
     order = np.argsort(hits.kind, kind="stable")
     ends = np.searchsorted(hits.kind[order], np.arange(9))
     for kind in range(8):
@@ -132,8 +135,15 @@ def _walls(parts: np.ndarray, hits: Hits) -> tuple[np.ndarray, np.ndarray]:
     return colour, mirror
 
 
-def _panes(parts: np.ndarray, hits: Hits, cell: np.ndarray, level: np.ndarray, glass: np.ndarray, colour: np.ndarray,
-           mirror: np.ndarray) -> None:  # fmt: skip
+def _panes(
+    parts: np.ndarray,
+    hits: Hits,
+    cell: np.ndarray,
+    level: np.ndarray,
+    glass: np.ndarray,
+    colour: np.ndarray,
+    mirror: np.ndarray,
+) -> None:
     """Window glass: dark, some with a curtain, all mirror a little sky; in place."""
     rows = np.flatnonzero(glass)
     luck = hash_unit(parts["seed"][rows] + 9, hits.side[rows], np.floor(cell[rows]), level[rows])
@@ -143,8 +153,16 @@ def _panes(parts: np.ndarray, hits: Hits, cell: np.ndarray, level: np.ndarray, g
     mirror[rows] = np.where(towers[:, 0], 0.34, 0.22)
 
 
-def _ground_floor(parts: np.ndarray, hits: Hits, run: np.ndarray, up: np.ndarray, cell: np.ndarray, pane_u: np.ndarray,
-                  colour: np.ndarray, mirror: np.ndarray) -> None:  # fmt: skip
+def _ground_floor(
+    parts: np.ndarray,
+    hits: Hits,
+    run: np.ndarray,
+    up: np.ndarray,
+    cell: np.ndarray,
+    pane_u: np.ndarray,
+    colour: np.ndarray,
+    mirror: np.ndarray,
+) -> None:
     """Shop windows with a coloured fascia, house doors, barn and garage doors; in place."""
     style, front = parts["style"], hits.side == 0
     shop = (style == SHOP) & (up < 3.5) & (up > 0.1)

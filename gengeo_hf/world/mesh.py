@@ -62,8 +62,15 @@ def car_mesh(cars: np.ndarray) -> Mesh:
     return _copies(cars, vertices * cars["size"][:, None, None], faces, side, CAR)
 
 
-def _copies(table: np.ndarray, local: np.ndarray, faces: np.ndarray, side: np.ndarray, kind: int,
-            owner: np.ndarray | None = None, turned: bool = True) -> Mesh:  # fmt: skip
+def _copies(
+    table: np.ndarray,
+    local: np.ndarray,
+    faces: np.ndarray,
+    side: np.ndarray,
+    kind: int,
+    owner: np.ndarray | None = None,
+    turned: bool = True,
+) -> Mesh:
     """Place one shape (n, v, 3), in each row's own axes, at every row of a table."""
     count, corners = local.shape[:2]
     cos = table["cos"][:, None] if turned else np.ones((count, 1), np.float32)
@@ -150,9 +157,13 @@ def _hip_roof(parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     px, py, low = _eaves(parts)
     ridge, run = parts["eaves"] + parts["rise"], np.maximum(parts["half_x"] - parts["half_y"], 0.15)
     local = np.stack(
-        [*(_local(s * px, t * py, low) for s, t in ((-1, -1), (1, -1), (1, 1), (-1, 1))), _local(-run, 0.0, ridge),
-         _local(run, 0.0, ridge)], 1,
-    )  # fmt: skip
+        [
+            *(_local(s * px, t * py, low) for s, t in ((-1, -1), (1, -1), (1, 1), (-1, 1))),
+            _local(-run, 0.0, ridge),
+            _local(run, 0.0, ridge),
+        ],
+        1,
+    )
     return local, np.array([[0, 1, 5], [0, 5, 4], [1, 2, 5], [2, 3, 4], [2, 4, 5], [3, 0, 4]])
 
 

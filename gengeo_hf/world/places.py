@@ -109,9 +109,11 @@ class Region:
 
     def _grid_tile(self, column: int, row: int) -> Tile:
         return Tile(
-            (column + 500) * 1000 + row + 500, f"{self.area}-{column + 500:03d}-{row + 500:03d}",
-            column * GRID_STEP, row * GRID_STEP,
-        )  # fmt: skip
+            (column + 500) * 1000 + row + 500,
+            f"{self.area}-{column + 500:03d}-{row + 500:03d}",
+            column * GRID_STEP,
+            row * GRID_STEP,
+        )
 
     def _grid_tiles(self, x: float, y: float) -> tuple[Tile, ...]:
         """The four grid tiles around a place, the one in whose central quarter it lies first."""

@@ -54,8 +54,11 @@ def _table(
     trees["x"], trees["y"], trees["kind"], trees["height"] = x, y, kind, height
     trees["radius"] = height * slim * random.uniform(0.85, 1.15, len(x))
     trees["clear"] = height * trunk
-    bank = np.where((kind == CONIFER_TREE)[:, None], CONIFER[random.integers(0, len(CONIFER), len(x))],
-                    FOLIAGE[random.integers(0, len(FOLIAGE), len(x))])  # fmt: skip
+    bank = np.where(
+        (kind == CONIFER_TREE)[:, None],
+        CONIFER[random.integers(0, len(CONIFER), len(x))],
+        FOLIAGE[random.integers(0, len(FOLIAGE), len(x))],
+    )
     trees["colour"] = bank * random.uniform(0.8, 1.25, (len(x), 1)) * random.uniform(0.92, 1.08, (len(x), 3))
     trees["seed"] = random.integers(0, 2**31, len(x))
     return trees

@@ -52,8 +52,12 @@ def panorama_rays(size: tuple[int, int], shift: tuple[float, float] = (0.5, 0.5)
     return rays.reshape(-1, 3).astype(np.float32)
 
 
-def tile_points(size: tuple[int, int], centre: tuple[float, float], sides: tuple[float, float],
-                shift: tuple[float, float] = (0.5, 0.5)) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+def tile_points(
+    size: tuple[int, int],
+    centre: tuple[float, float],
+    sides: tuple[float, float],
+    shift: tuple[float, float] = (0.5, 0.5),
+) -> tuple[np.ndarray, np.ndarray]:
     """Ground x and y (h * w,) in metres of a tile's pixels, row by row, north up; `sides`: (north-south, east-west).
 
     Args:
@@ -111,9 +115,17 @@ class Renderer:
 
         return self._draw("ground", day, size, rays, samples, float(spread), 0.0, truth)
 
-    def tile(self, day: Day, x: float, y: float, size: tuple[int, int],
-             sides: tuple[float, float] = (TILE_METRES, TILE_METRES),
-             lean: tuple[float, float] = (0.0, 0.0), samples: int = 2, truth: bool = False) -> Picture:  # fmt: skip
+    def tile(
+        self,
+        day: Day,
+        x: float,
+        y: float,
+        size: tuple[int, int],
+        sides: tuple[float, float] = (TILE_METRES, TILE_METRES),
+        lean: tuple[float, float] = (0.0, 0.0),
+        samples: int = 2,
+        truth: bool = False,
+    ) -> Picture:
         """The view from above of a box around (x, y). `lean` is how far, east and north, a metre of height moves.
 
         Args:
@@ -137,9 +149,16 @@ class Renderer:
         return self._draw("aerial", day, size, rays, samples, 0.0, sides[0] / size[0], truth)
 
     def _draw(
-        self, view: str, day: Day, size: tuple[int, int], rays: Callable[..., tuple[np.ndarray, np.ndarray]],
-        samples: int, spread: float, width: float, truth: bool,
-    ) -> Picture:  # fmt: skip
+        self,
+        view: str,
+        day: Day,
+        size: tuple[int, int],
+        rays: Callable[..., tuple[np.ndarray, np.ndarray]],
+        samples: int,
+        spread: float,
+        width: float,
+        truth: bool,
+    ) -> Picture:
         """The picture, developed, and the truth at the centres of the pixels. Pixels that differ much from a neighbour
         get all samples and their mean, the others one: patterns inside a surface fade by themselves (materials.py).
         """

@@ -125,12 +125,21 @@ def make_roads(domain: Domain, random: np.random.Generator) -> Roads:
     start, direction, length, half_width, arc, road = (np.concatenate(parts) for parts in zip(*segments, strict=True))
     edge, nearest = _rasterise(start, direction, length, half_width, domain.extent / 2)
     return Roads(
-        start=start.astype(np.float32), direction=direction.astype(np.float32), length=length.astype(np.float32),
-        half_width=half_width.astype(np.float32), arc=arc.astype(np.float32), road=road,
+        start=start.astype(np.float32),
+        direction=direction.astype(np.float32),
+        length=length.astype(np.float32),
+        half_width=half_width.astype(np.float32),
+        arc=arc.astype(np.float32),
+        road=road,
         road_length=np.array([segment[2].sum() for segment in segments], np.float32),
-        junctions=degree[ends] >= 3, main=main, dirt=dirt, tone=random.random(roads).astype(np.float32),
-        edge=edge, nearest=nearest, half_extent=domain.extent / 2,
-    )  # fmt: skip
+        junctions=degree[ends] >= 3,
+        main=main,
+        dirt=dirt,
+        tone=random.random(roads).astype(np.float32),
+        edge=edge,
+        nearest=nearest,
+        half_extent=domain.extent / 2,
+    )
 
 
 def _lattice(domain: Domain, random: np.random.Generator) -> tuple[list[tuple[np.ndarray, bool]], np.ndarray, int]:

@@ -75,9 +75,16 @@ class RegionScene:
         normal *= -np.sign(np.einsum("ij,ij->i", normal, direction))[:, None]
         mesh = self.meshes[view]
         return Hits(
-            ray, origin[ray] + direction * distance[:, None], normal, direction, distance, mesh.kind[triangle],
-            mesh.owner[triangle], mesh.side[triangle], distance * np.float32(spread) + np.float32(width),
-        )  # fmt: skip
+            ray,
+            origin[ray] + direction * distance[:, None],
+            normal,
+            direction,
+            distance,
+            mesh.kind[triangle],
+            mesh.owner[triangle],
+            mesh.side[triangle],
+            distance * np.float32(spread) + np.float32(width),
+        )
 
     def shaded(self, view: str, point: np.ndarray, towards: np.ndarray) -> np.ndarray:
         """Whether something stands between each point (n, 3) and a light in direction `towards` (3,).

@@ -88,8 +88,12 @@ def _query_row(job: Job, place: CameraPlace) -> dict[str, Any]:
         "ground": {"bytes": encode(picture.image), "path": None},
         "positive": place.tiles[0].name,
         "semi_positives": [tile.name for tile in place.tiles[1:]],
-        "lat": float(lat), "lon": float(lon), "heading": 0.0, "fov": 360.0, "area": job.region.area,
-    }  # fmt: skip
+        "lat": float(lat),
+        "lon": float(lon),
+        "heading": 0.0,
+        "fov": 360.0,
+        "area": job.region.area,
+    }
 
 
 def _gallery_row(job: Job, tile: Tile) -> dict[str, Any]:
@@ -98,10 +102,16 @@ def _gallery_row(job: Job, tile: Tile) -> dict[str, Any]:
     west, south, east, north = frame.bounds(tile.x, tile.y, TILE_METRES / 2, TILE_METRES / 2)
     picture = job.region.draw_aerial(tile, job.aerial_size, samples_for(job.aerial_size))
     return {
-        "tile_id": tile.name, "aerial": {"bytes": encode(picture.image), "path": None},
-        "lat": float(lat), "lon": float(lon), "west": west, "south": south, "east": east, "north": north,
+        "tile_id": tile.name,
+        "aerial": {"bytes": encode(picture.image), "path": None},
+        "lat": float(lat),
+        "lon": float(lon),
+        "west": west,
+        "south": south,
+        "east": east,
+        "north": north,
         "area": job.region.area,
-    }  # fmt: skip
+    }
 
 
 def check_shard(folder: Path) -> None:

@@ -17,10 +17,24 @@ HEDGE, FENCE, MACHINE, WALL_BOX = range(4)
 
 # A part of a building: a box with a roof. Half sides along its own axes; heights above the ground in metres.
 PART = np.dtype(
-    [*_PLACE, *_TURN, ("half_x", "f4"), ("half_y", "f4"), ("eaves", "f4"), ("rise", "f4"), ("roof_kind", "i4"),
-     ("style", "i4"), ("storey", "f4"), ("pitch", "f4"), ("facade", "f4", 3), ("roof", "f4", 3), ("trim", "f4", 3),
-     ("shop", "f4", 3), ("seed", "i4")]
-)  # fmt: skip
+    [
+        *_PLACE,
+        *_TURN,
+        ("half_x", "f4"),
+        ("half_y", "f4"),
+        ("eaves", "f4"),
+        ("rise", "f4"),
+        ("roof_kind", "i4"),
+        ("style", "i4"),
+        ("storey", "f4"),
+        ("pitch", "f4"),
+        ("facade", "f4", 3),
+        ("roof", "f4", 3),
+        ("trim", "f4", 3),
+        ("shop", "f4", 3),
+        ("seed", "i4"),
+    ]
+)
 # `clear` is the height of the trunk below the crown.
 TREE = np.dtype(
     [*_PLACE, ("height", "f4"), ("radius", "f4"), ("clear", "f4"), ("kind", "i4"), ("colour", "f4", 3), ("seed", "i4")]

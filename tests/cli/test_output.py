@@ -63,6 +63,13 @@ def test_broken_photo_is_an_error_on_stderr_and_exit_1(gengeo, query, photo, tmp
     assert any(line.startswith("error: ") and "broken.jpg" in line for line in err.splitlines())
 
 
+def test_no_tile_in_the_circle_is_exit_1(gengeo, query, photo):
+    code, out, _ = gengeo("locate", photo, *query, "--near", "10,10,1km")
+    assert code == 1 and "no tile" in out
+    code, out, _ = gengeo("locate", photo, *query, "--near", "10,10,1km", "--json")
+    assert code == 1 and json.loads(out)["places"] == []
+
+
 def test_quiet_leaves_results_and_cautions(gengeo, query, photo, tmp_path):
     code, out, err = gengeo("locate", photo, *query, "--map", tmp_path / "m.html", "--quiet")
     assert code == 0 and "noise-4" in out and "map:" not in err and "caution" in err

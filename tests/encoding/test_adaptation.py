@@ -1,33 +1,16 @@
 """Centring and the mirror image: against slow formulas, and what is refused."""
 
-import json
-
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.encoding.adaptation import Adaptation, fit_adaptation, load_adaptation
+from gengeo_hf.encoding.adaptation import Adaptation, AdaptedEncoder, fit_adaptation
+from gengeo_hf.encoding.encoder import Encoder
+from gengeo_hf.model import GenGeoConfig, GenGeoModel
+from tests.conftest import TINY
 
 DIM = 6
-
-
-class Vectors:
-    """An encoder whose images are vectors: the mirror image of a vector is its reverse."""
-
-    shares_head, dim, fingerprint = True, DIM, "a" * 64
-
-    def __init__(self):
-        self.adaptation = None
-
-    def adapt(self, adaptation):
-        self.adaptation = adaptation
-        self.dim = adaptation.dim(DIM) if adaptation else DIM
-
-    def encode_stream(self, images, view):
-        for image in images:
-            unit = image / np.linalg.norm(image)
-            parts = [unit[None], unit[None, ::-1]] if self.adaptation and self.adaptation.flip else [unit[None]]
-            yield self.adaptation.apply(parts, view) if self.adaptation else parts[0]
 
 
 def unit(vectors):
@@ -38,10 +21,16 @@ def vectors(count, seed, shift=0.0):
     return np.random.default_rng(seed).normal(size=(count, DIM)) + shift
 
 
+def mirrored(vectors):
+    """Descriptors of vectors whose mirror image is their reverse, as an encoder with `Adaptation(flip=True)` gives."""
+    return Adaptation(flip=True).apply([unit(vectors), unit(vectors)[:, ::-1]], "ground")
+
+
 @pytest.mark.parametrize("flip", [False, True])
 def test_adapted_similarity_is_the_mean_of_the_centred_similarities(flip):
     tiles, photos = vectors(40, 1, 0.5), vectors(35, 2, -0.5)
-    fitted = fit_adaptation(Vectors(), tiles, photos, flip=flip)
+    encode = mirrored if flip else unit
+    fitted = fit_adaptation(encode(tiles), encode(photos), flip=flip)
     query, tile = unit(vectors(3, 3)), unit(vectors(4, 4))
     sides = [(query, tile), (query[:, ::-1], tile[:, ::-1])][: 1 + flip]
     means = [unit(photos).mean(0), unit(tiles).mean(0)]
@@ -56,55 +45,73 @@ def test_adapted_similarity_is_the_mean_of_the_centred_similarities(flip):
     assert np.allclose(np.linalg.norm(ground, axis=1), 1, atol=1e-6)
 
 
-def test_the_gallery_alone_serves_both_views_of_a_shared_head_only():
-    encoder, tiles = Vectors(), vectors(40, 1, 0.5)
-    fitted = fit_adaptation(encoder, tiles)
-    assert fitted.name == "centering=gallery" and encoder.adaptation is None
-    assert np.allclose(fitted.means["ground"], unit(tiles).mean(0), atol=1e-6)
-    encoder.shares_head = False
-    with pytest.raises(GenGeoError, match="one head for each view"):
-        fit_adaptation(encoder, tiles)
+def test_the_gallery_alone_serves_both_views():
+    tiles = unit(vectors(40, 1, 0.5))
+    fitted = fit_adaptation(tiles)
+    assert fitted.name == "centering=gallery" and fitted.images == 40
+    assert np.allclose(fitted.means["ground"], tiles.mean(0), atol=1e-6)
 
 
 def test_too_few_images_and_photos_of_one_street_are_refused():
-    tiles, photos = vectors(40, 1), vectors(40, 2)
+    tiles, photos = unit(vectors(40, 1)), unit(vectors(40, 2))
     with pytest.raises(GenGeoError, match="at least 30 photos of different places, found 10"):
-        fit_adaptation(Vectors(), tiles, photos[:10])
+        fit_adaptation(tiles, photos[:10])
     with pytest.raises(GenGeoError, match="at least 30 tiles"):
-        fit_adaptation(Vectors(), tiles[:29])
+        fit_adaptation(tiles[:29])
     street = np.stack([47 + np.arange(40) * 1e-5, np.full(40, 8.0)], axis=1)  # 40 photos on 45 metres
     with pytest.raises(GenGeoError, match="the mean of one street"):
-        fit_adaptation(Vectors(), tiles, photos, photo_positions=street)
+        fit_adaptation(tiles, photos, photo_positions=street)
     town = np.stack([47 + np.arange(40) * 1e-3, np.full(40, 8.0)], axis=1)
-    assert fit_adaptation(Vectors(), tiles, photos, photo_positions=town).images == {"aerial": 40, "ground": 40}
+    assert fit_adaptation(tiles, photos, photo_positions=town).images == 40
     unknown = np.full((40, 2), np.nan)
-    assert fit_adaptation(Vectors(), tiles, photos, photo_positions=unknown).centering == "photos"
+    assert fit_adaptation(tiles, photos, photo_positions=unknown).centering == "photos"
 
 
 def test_the_fingerprint_follows_everything_that_is_done():
-    tiles = vectors(40, 1)
-    first = fit_adaptation(Vectors(), tiles)
-    others = [Adaptation(), Adaptation(flip=True), fit_adaptation(Vectors(), tiles, flip=True),
-              fit_adaptation(Vectors(), tiles + 1e-3)]  # fmt: skip
-    marks = {x.fingerprint("a" * 64) for x in [first, *others]}
-    assert len(marks) == 5 and Adaptation().fingerprint("a" * 64) == "a" * 64
-    assert first.fingerprint("b" * 64) not in marks
+    tiles = unit(vectors(40, 1))
+    first, other = fit_adaptation(tiles), fit_adaptation(unit(vectors(40, 1) + 1e-3))
+    photos = fit_adaptation(tiles, tiles)
+    all_of_them = [first, other, photos, Adaptation(), Adaptation(flip=True)]
+    assert len({x.fingerprint("a" * 64) for x in all_of_them}) == 5
+    assert Adaptation().fingerprint("a" * 64) == "a" * 64
+    assert first.fingerprint("b" * 64) not in {x.fingerprint("a" * 64) for x in all_of_them}
 
 
-def test_a_stored_adaptation_is_the_same_and_a_broken_one_is_one_line():
-    fitted = fit_adaptation(Vectors(), vectors(40, 1), vectors(40, 2), flip=True)
-    text = json.dumps(fitted.to_dict())
-    loaded = load_adaptation(text)
-    assert loaded.fingerprint("x") == fitted.fingerprint("x") and loaded.images == fitted.images
-    values = json.loads(text)
-    changes = [{"flip": 1}, {"centering": "both"}, {"means": {"ground": [1.0]}}, {"centering": None}]
-    for wrong in ("[]", "{", *(json.dumps({**values, **change}) for change in changes)):
-        with pytest.raises(GenGeoError):
-            load_adaptation(wrong)
+def test_means_that_do_not_fit_are_refused():
+    mean = np.zeros(DIM, dtype=np.float32)
+    for wrong in ({"ground": mean}, {"ground": mean, "aerial": mean[1:]}, {"ground": mean, "aerial": mean + np.nan}):
+        with pytest.raises(GenGeoError, match="finite mean"):
+            Adaptation(False, wrong, "photos")
+    with pytest.raises(GenGeoError, match="exactly when"):
+        Adaptation(centering="gallery")
+    with pytest.raises(GenGeoError, match="expected 'gallery', 'photos'"):
+        Adaptation(False, {"ground": mean, "aerial": mean}, "both")
 
 
-def test_means_of_another_width_are_refused():
-    fitted = fit_adaptation(Vectors(), vectors(40, 1))
-    fitted.check_width(DIM)
-    with pytest.raises(GenGeoError, match="6 values and the encoder's descriptors 8"):
-        fitted.check_width(8)
+def test_an_adapted_encoder_describes_the_mirror_image_and_knows_its_width(tiny_model, tiny_processor):
+    encoder = Encoder(tiny_model, tiny_processor, device="cpu")
+    images = [
+        Image.fromarray(np.random.default_rng(i).integers(0, 255, (56, 56, 3), dtype=np.uint8)) for i in range(30)
+    ]
+    mirror = AdaptedEncoder(encoder, Adaptation(flip=True))
+    found = mirror.encode(images, "aerial")
+    plain, turned = encoder.encode(images, "aerial"), encoder.encode([ImageOps.mirror(x) for x in images], "aerial")
+    assert mirror.dim == 2 * encoder.dim == found.shape[1]
+    assert np.allclose(found, np.concatenate([plain, turned], axis=1) / 2**0.5, atol=1e-5)
+    adapted = AdaptedEncoder(encoder, fit_adaptation(found, flip=True))
+    assert adapted.encode(images, "ground").shape == (30, 2 * encoder.dim)
+    assert np.abs(adapted.encode(images, "aerial").mean(0)).max() < np.abs(found.mean(0)).max()
+    assert len({x.fingerprint for x in (encoder, mirror, adapted)}) == 3
+    with pytest.raises(GenGeoError, match="truncate the encoder, then adapt"):
+        adapted.truncate(4)
+    with pytest.raises(GenGeoError, match="another model, width or mirror"):
+        AdaptedEncoder(encoder, fit_adaptation(plain[:, :8]))
+
+
+def test_the_mean_of_the_gallery_does_not_serve_two_heads(tiny_config, tiny_processor):
+    model = GenGeoModel(GenGeoConfig(**{**TINY, "share_aggregator": False}))
+    encoder = Encoder(model, tiny_processor, device="cpu")
+    tiles = unit(np.random.default_rng(0).normal(size=(30, encoder.dim)))
+    with pytest.raises(GenGeoError, match="one head for each view"):
+        AdaptedEncoder(encoder, fit_adaptation(tiles))
+    assert AdaptedEncoder(encoder, fit_adaptation(tiles, tiles)).dim == encoder.dim

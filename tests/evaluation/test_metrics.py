@@ -4,18 +4,19 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import binom
+from scipy.stats import binom, binomtest
 from sklearn.metrics import average_precision_score
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import great_circle_m
 from gengeo_hf.evaluation import evaluate_descriptors, one_percent_k, recall_at, scan
 from gengeo_hf.evaluation.intervals import (
-    bootstrap_means,
-    bootstrap_median,
     breakdown,
     distance_groups,
-    paired_difference,
+    mean_interval,
+    median_interval,
+    paired_differences,
+    query_groups,
 )
 from gengeo_hf.evaluation.metrics import metrics_of_scan, per_query_outcomes
 from gengeo_hf.evaluation.neighbourhood import near_rule_outcomes, prior_outcomes
@@ -143,39 +144,59 @@ def test_the_rule_of_five_metres_counts_any_near_tile(city):
         near_rule_outcomes(queries, gallery, rows, query_positions=places, gallery_positions=tiles)
 
 
-def test_the_bootstrap_interval_of_a_share_is_the_binomial_one():
+def test_the_interval_of_a_share_is_wilsons_and_near_the_binomial_one():
     values = np.r_[np.ones(700), np.zeros(300)]
-    low, high = bootstrap_means({"recall@1": values}, resamples=2000)["recall@1"]
+    low, high = mean_interval(values)
     assert low == pytest.approx(binom.ppf(0.025, 1000, 0.7) / 1000, abs=0.004)
     assert high == pytest.approx(binom.ppf(0.975, 1000, 0.7) / 1000, abs=0.004)
-    assert bootstrap_means({"a": values}, seed=5) == bootstrap_means({"a": values}, seed=5)
-    assert bootstrap_means({"a": values}, seed=5) != bootstrap_means({"a": values}, seed=6)
+    expected = binomtest(700, 1000).proportion_ci(0.95, "wilson")
+    assert (low, high) == pytest.approx((expected.low, expected.high))
+    low, high = mean_interval(np.ones(500))
+    assert 0.99 < low < 0.995 and high == 1.0
 
 
 @pytest.mark.parametrize("count", [200, 201])
-def test_the_bootstrap_interval_of_a_median_is_the_one_of_order_statistics(count):
+def test_the_interval_of_a_median_is_the_one_of_order_statistics(count):
     values = np.random.default_rng(2).permutation(np.arange(count) ** 2.0)
-    interval = bootstrap_median(values, resamples=2000)
+    interval = median_interval(values)
     ranks = binom.ppf([0.025, 0.975], count, 0.5)  # the distribution-free interval of a median
     assert np.sqrt(interval) == pytest.approx(ranks, abs=3)
-    draws = np.random.default_rng(7).choice(values, (2000, count))
-    assert np.sqrt(interval) == pytest.approx(np.sqrt(np.quantile(np.median(draws, axis=1), [0.025, 0.975])), abs=3)
+
+
+def test_photos_of_one_street_count_as_a_group():
+    street = np.repeat(np.random.default_rng(1).random(25) < 0.6, 20).astype(float)
+    groups = query_groups([f"street {n}" for n in range(25) for _ in range(20)], np.full((500, 2), np.nan))
+    assert groups.count == 25 and groups.description == "25 areas"
+    alone, together = mean_interval(street), mean_interval(street, groups)
+    assert together.high - together.low > 3 * (alone.high - alone.low)
+    one_each = mean_interval(street[::20])  # twenty photos of a street tell what one tells
+    assert tuple(together) == pytest.approx(tuple(one_each), abs=0.08)
+
+
+def test_photos_without_areas_are_grouped_by_blocks_of_land():
+    metre = 1 / 111_195
+    streets = np.array([[50 + 600 * metre * n, 10.0] for n in range(12)])
+    jitter = np.random.default_rng(0).uniform(0, 20 * metre, (240, 2))
+    groups = query_groups([None] * 240, np.repeat(streets, 20, axis=0) + jitter)
+    assert 12 <= groups.count <= 24 and "blocks of 250 m" in groups.description
+    assert all(len(set(groups.codes[20 * n : 20 * n + 20])) <= 2 for n in range(12))
+    unknown = query_groups([None] * 3, np.full((3, 2), np.nan))
+    assert unknown.count == 3 and "independent" in unknown.description
 
 
 def test_pairing_finds_a_gain_that_overlapping_intervals_hide():
     first = np.r_[np.ones(600), np.zeros(400)]
     second = first.copy()
     second[600:615] = 1
-    both = bootstrap_means({"first": first, "second": second})
-    assert both["first"].high > both["second"].low
-    gain, interval = paired_difference({"recall@1": first}, {"recall@1": second})["recall@1"]
+    assert mean_interval(first).high > mean_interval(second).low
+    gain, interval = paired_differences({"recall@1": first}, {"recall@1": second})["recall@1"]
     assert gain == pytest.approx(0.015)
     assert 0 < interval.low < 0.015 < interval.high
     noise = np.random.default_rng(0).permutation(first)
-    _, interval = paired_difference({"recall@1": first}, {"recall@1": noise})["recall@1"]
+    _, interval = paired_differences({"recall@1": first}, {"recall@1": noise})["recall@1"]
     assert interval.low < 0 < interval.high
     with pytest.raises(GenGeoError, match="no metric in common"):
-        paired_difference({"a": first}, {"b": first})
+        paired_differences({"a": first}, {"b": first})
 
 
 def test_groups_add_up_to_the_whole(city):
@@ -201,6 +222,8 @@ def test_nonsense_is_refused():
     with pytest.raises(GenGeoError, match="no queries"):
         recall_at(np.array([]), 1)
     with pytest.raises(GenGeoError, match="level"):
-        bootstrap_means({"a": np.ones(3)}, level=95)
+        mean_interval(np.ones(3), level=95)
     with pytest.raises(GenGeoError, match="same queries"):
-        bootstrap_means({"a": np.ones(3), "b": np.ones(2)})
+        paired_differences({"a": np.ones(3)}, {"a": np.ones(2)})
+    with pytest.raises(GenGeoError, match="at least one query"):
+        mean_interval(np.array([]))

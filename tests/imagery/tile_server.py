@@ -19,6 +19,8 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 from PIL import Image
 
+from tests.imagery.service_documents import Documents
+
 WAVES = 300_300  # round the equator: a wave is 134 m there, 67 m at 60 degrees
 HTML = b"<!DOCTYPE html><html><head><title>Sorry</title></head><body>The service is busy.</body></html>"
 
@@ -57,7 +59,7 @@ STATE = State()
 BLOCKED = encode(np.random.default_rng(7).integers(0, 255, (256, 256, 3), dtype=np.uint8), "png")
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(Documents, BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_):

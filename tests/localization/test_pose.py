@@ -92,7 +92,7 @@ def test_stated_heading_of_a_rolled_panorama_gives_the_same_position(scene):
 
 
 def test_missing_head_is_named(scene):
-    with pytest.raises(GenGeoError, match="has no pose head pose/180, .* gengeo pose fit --heading-prior 180"):
+    with pytest.raises(GenGeoError, match=r"has no pose head pose/180, .* gengeo pose fit --heading-prior 180"):
         located(scene, True, 1, CameraView(fov=360.0))
 
 
@@ -115,7 +115,7 @@ def test_heading_out_of_range_is_refused(scene):
 
 
 def test_photo_of_limited_view_gets_a_pose(scene):
-    root, photos, truth, tiles = scene
+    root, photos, _, tiles = scene
     localizer = GeoLocalizer.from_pretrained(root / "model", root / "idx", pose=True, backend="torch")
     image = Image.open(io.BytesIO(photos[0]))
     part = image.crop((0, 0, 84, image.height))  # 270 degrees round 315
@@ -132,3 +132,36 @@ def test_joined_tiles_give_the_same_place_where_one_tile_decides(scene):
     for one, other in zip(joined, single, strict=True):
         assert great_circle_m(one.best.lat, one.best.lon, other.best.lat, other.best.lon) < 6
         assert 0 < one.best.pose_probability <= 1 + 1e-6
+
+
+def test_stored_features_give_the_same_pose_without_pixels(scene):
+    from gengeo_hf.imagery.dataset import DatasetTiles
+    from gengeo_hf.localization.pose_features import store_features
+
+    root, photos, _, tiles = scene
+    test = toy_pairs(24, seed=9, shift_m=14)
+    encoder = Encoder.from_pretrained(root / "model")
+    GeoIndex.build(encoder, test, root / "bare", thumbnail_pixels=0)
+    plain = GeoLocalizer.from_pretrained(root / "model", root / "bare", pose=True, backend="torch")
+    with pytest.raises(GenGeoError, match="neither pose features"):
+        plain.locate(photos[0], camera=PANORAMA, near=near(tiles[0]), top=1)
+    assert store_features(encoder, root / "model", GeoIndex.load(root / "bare"), DatasetTiles(test)) == {"known": 24}
+    localizer = GeoLocalizer.from_pretrained(root / "model", root / "bare", pose=True, backend="torch")
+    found = localizer.locate(photos[0], camera=PANORAMA, near=near(tiles[0]), top=1).best
+    seen = located(scene, True, 1)[0].best  # from thumbnails, which are compressed
+    assert great_circle_m(found.lat, found.lon, seen.lat, seen.lon) < 3
+    assert (root / "bare.pose" / "known.parquet").stat().st_size < 24 * 16 * 16 * 2 + 10_000
+
+
+def test_calibration_fits_radii_and_joining(scene, tmp_path):
+    from gengeo_hf.localization.pose_calibration import PoseCalibration, fit_pose_calibration
+
+    root, photos, truth, _ = scene
+    localizer = GeoLocalizer.from_pretrained(root / "model", root / "idx", pose=True, backend="torch")
+    fitted = fit_pose_calibration(localizer, photos * 3, truth * 3, PANORAMA)
+    fitted.save(tmp_path / "c.pose.json")
+    again = PoseCalibration.load(tmp_path / "c.pose.json")
+    assert again == fitted and again.photos == 72
+    (tmp_path / "c.pose.json").write_text((tmp_path / "c.pose.json").read_text().replace("72", "73"))
+    with pytest.raises(GenGeoError, match="is damaged or was changed"):
+        PoseCalibration.load(tmp_path / "c.pose.json")

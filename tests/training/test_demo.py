@@ -56,6 +56,9 @@ def test_the_demo_from_nothing_and_again(tmp_path):
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))["results"]
     assert len(results) == 5  # three domains, random weights, colour histograms
     assert (folder / "gengeo-world-urban" / "model.safetensors").is_file() and "gengeo" in first.stdout
+    pose = json.loads((folder / "pose.json").read_text(encoding="utf-8"))
+    assert set(pose) == {"centre_median_m", "median_m", "within_5_m", "centre_within_10_m", "fused_within_10_m"}
+    assert (folder / "gengeo-world-urban" / "pose" / "known" / "model.safetensors").is_file()
 
     kept = ["gengeo-world-urban/model.safetensors", "world.gengeo/manifest.json", "results.json", "run/log.jsonl"]
     before = {name: (folder / name).stat().st_mtime_ns for name in kept[:3]}

@@ -26,7 +26,7 @@ from gengeo_hf.training.batches import (
 )
 from gengeo_hf.training.components import Average, build_augmentation, build_model, build_processor, start_head
 from gengeo_hf.training.descriptors import encode_together, gather_parts
-from gengeo_hf.training.records import Log
+from gengeo_hf.training.records import Log, PlateauWatch, run_lock
 from gengeo_hf.training.settings import Sampling, Settings
 from gengeo_hf.training.step import learning_rate, rate_factor, semi_positive_masks
 from gengeo_hf.training.throughput import Meter, card_of, training_flops
@@ -105,9 +105,80 @@ def test_a_log_with_lines_that_a_full_disk_cut_goes_on(tmp_path):
     path.write_text(
         '{"step": 1, "loss": 3}\n{"step": 2, "lo{"step": 3, "loss": 2}\n{"step": 4, "loss": 1}\n{"step": 9}\n{"st'
     )
-    log = Log(path, Accelerator(cpu=True), step=4)
+    log = Log(path, Accelerator(cpu=True), checkpoint.Progress(step=4))
     log.write({"loss": 0.5}, step=5)
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("progress", "kept"),
+    [
+        (checkpoint.Progress(epoch=1, step=3), [1, 2, 3]),  # the line of epoch 2 is written again
+        (checkpoint.Progress(epoch=1, step=4, batch=1), [1, 2, 3, "epoch 2", 4]),
+        (checkpoint.Progress(), []),
+    ],
+)
+def test_a_log_holds_every_line_once_after_a_resume(tmp_path, progress, kept):
+    path = tmp_path / "log.jsonl"
+    lines = [{"step": 1}, {"step": 2}, {"step": 3}, {"step": 3, "epoch": 2}, {"step": 4}, {"step": 5}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    Log(path, Accelerator(cpu=True), progress)
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [f"epoch {line['epoch']}" if "epoch" in line else line["step"] for line in found] == kept
+
+
+def test_a_loss_that_stays_at_ln_batch_is_told_once():
+    watch = PlateauWatch(16)
+    level = np.log(16)
+    assert watch.after_epoch([level, level + 0.1]) is None
+    assert "all descriptors are alike" in watch.after_epoch([level]) and watch.after_epoch([level]) is None
+    watch = PlateauWatch(16)
+    assert [watch.after_epoch([level, level - 0.3]) for _ in range(3)] == [None] * 3
+
+
+def test_a_directory_holds_one_run_at_a_time(tmp_path):
+    accelerator = Accelerator(cpu=True)
+    with (
+        run_lock(tmp_path / "run", accelerator),
+        pytest.raises(GenGeoError, match="another run is writing to"),
+        run_lock(tmp_path / "run", accelerator),
+    ):
+        pass
+    with run_lock(tmp_path / "run", accelerator):
+        pass
+    assert not list((tmp_path / "run").iterdir())
+
+
+@pytest.mark.parametrize("start", [100.0, 121.5, 99.0])
+def test_a_temperature_at_its_bound_still_learns(start):
+    """Descriptors that contradict the labels: the scale must fall from wherever it starts."""
+    from gengeo_hf.learning import symmetric_info_nce
+    from gengeo_hf.learning.loss import MAX_SCALE, clamp_scale
+
+    generator = torch.Generator().manual_seed(0)
+    ground, aerial = (torch.nn.functional.normalize(torch.randn(16, 8, generator=generator)) for _ in range(2))
+    scale = torch.nn.Parameter(torch.tensor(start).log())
+    clamp_scale(scale)
+    optimizer = torch.optim.AdamW([scale], lr=0.01, weight_decay=0)
+    for _ in range(50):
+        optimizer.zero_grad()
+        symmetric_info_nce(ground, aerial, scale).backward()
+        optimizer.step()
+        clamp_scale(scale)
+        assert scale.exp() <= MAX_SCALE * (1 + 1e-6)
+    assert scale.exp() < 70
+
+
+def test_steps_and_processes_have_different_seeds_and_the_same_ones_again():
+    from gengeo_hf.training.step import seed_step
+
+    drawn = {}
+    for key in ((0, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 0)):
+        seed_step(*key)
+        drawn[key] = torch.rand(1).item()
+        seed_step(*key)
+        assert torch.rand(1).item() == drawn[key]
+    assert len(set(drawn.values())) == 4
 
 
 def test_a_kill_between_two_renames_does_not_lose_the_best_model(tmp_path):

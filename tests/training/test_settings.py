@@ -46,6 +46,17 @@ def test_values_on_the_command_line_win():
         ("optimisation.epochs=0", "must be at least 1"),
         ("seed=-1", "seed is -1; it must be at least 0"),
         ("optimisation.warmup=2", r"optimisation\.warmup is 2.0; it must lie in 0..1"),
+        ("optimisation.learning_rate=-0.01", r"optimisation\.learning_rate is -0.01; it must be greater than 0"),
+        ("optimisation.clip_norm=0", r"optimisation\.clip_norm is 0.0; it must be greater than 0"),
+        ("optimisation.weight_decay=-1", "must be at least 0"),
+        ("optimisation.final_learning_rate=1", "the rate must fall"),
+        ("optimisation.betas=[0.9,1.5]", r"both must lie in 0\.\.1"),
+        ("sampling.gps_epochs=-1", "must be at least 0"),
+        ("sampling.neighbours=100", "100 of a pool of 64"),
+        ("checkpoint_every=0", "must be at least 1"),
+        ("augment.options={}", r"augment\.options=\{\} changes nothing: augment\.enabled=false"),
+        ("augment={}", r"augment=\{\} changes nothing"),
+        ("sampling.protocol=sample4geo", r"has no random_share, found 0.5: add sampling\.random_share=0"),
         ("data.ground_size=[154]", r"data\.ground_size is \[154\]; it must be height and width"),
     ],
 )
@@ -61,6 +72,26 @@ def test_a_row_of_a_table_states_only_what_it_changes():
     assert row.model.config["num_clusters"] == 48 and base.model.config["num_clusters"] == 64
     row.model.config["num_clusters"], row.output = 64, base.output
     assert row == base
+
+
+def test_augmentation_is_turned_off_by_its_switch_and_not_by_an_empty_group(tmp_path):
+    from gengeo_hf.training.components import build_augmentation
+
+    assert build_augmentation(load_settings(URBAN, [])).flip
+    assert build_augmentation(load_settings(URBAN, ["augment.enabled=false"])) is None
+    row = tmp_path / "row.yaml"
+    row.write_text(f"base: {URBAN}\naugment: {{options: {{}}}}\n")
+    with pytest.raises(GenGeoError, match=r"augment\.enabled=false"):
+        load_settings(row, [])
+    row.write_text(f"base: {URBAN}\naugment: {{enabled: false}}\n")
+    assert build_augmentation(load_settings(row, [])) is None
+
+
+def test_published_rules_refuse_what_they_would_drop():
+    rules = ["sampling.protocol=sample4geo", "sampling.random_share=0"]
+    assert load_settings(URBAN, rules).sampling.protocol == "sample4geo"
+    with pytest.raises(GenGeoError, match="takes semi-positives as negatives"):
+        load_settings(URBAN, [*rules, "sampling.semi_positives=positive"])
 
 
 def test_a_missing_value_is_asked_for(tmp_path):

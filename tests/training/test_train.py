@@ -63,29 +63,70 @@ def test_writes_a_model_that_loads_and_a_log(settings, tmp_path):
 
 
 def test_it_learns(settings, tmp_path):
-    train.main(settings("log_every=1", "optimisation.epochs=25", "evaluate_every=25", "augment.options={}"))
+    train.main(settings("log_every=1", "optimisation.epochs=25", "evaluate_every=25", "augment.enabled=false"))
     curve = losses(tmp_path / "run")
     assert sum(curve[-5:]) / 5 < 0.75 * sum(curve[:5]) / 5
 
 
-@pytest.mark.parametrize("stop_after", [1, 3])
+@pytest.mark.parametrize("stop_after", [(1, 0), (3, 0), (0, 2), (2, 1)], ids=str)
 def test_a_resumed_run_ends_with_the_same_bits(settings, tmp_path, monkeypatch, stop_after):
+    """Stopped after an epoch, or after a batch inside of one: of an epoch on the map, and of one that was mined."""
     train.main(settings(f"output={tmp_path}/whole", "log_every=1"))
     save = checkpoint.save
 
     def save_and_stop(*arguments):
         save(*arguments)
-        if arguments[4].epoch == stop_after:
+        if (arguments[4].epoch, arguments[4].batch) == stop_after:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(checkpoint, "save", save_and_stop)
     with pytest.raises(KeyboardInterrupt):
-        train.main(settings(f"output={tmp_path}/broken", "log_every=1"))
+        train.main(settings(f"output={tmp_path}/broken", "log_every=1", "checkpoint_every=1"))
     monkeypatch.setattr(checkpoint, "save", save)
-    train.main(settings(f"output={tmp_path}/broken", "log_every=1"))
+    train.main(settings(f"output={tmp_path}/broken", "log_every=1", "checkpoint_every=1"))
     for name, expected in weights(tmp_path / "whole").items():
         assert torch.equal(weights(tmp_path / "broken")[name], expected), name
     assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
+    steps = [
+        [(line["step"], line.get("epoch")) for line in map(json.loads, (tmp_path / run / "log.jsonl").open())]
+        for run in ("whole", "broken")
+    ]
+    assert steps[0] == steps[1]
+
+
+def test_a_finished_run_is_made_longer_and_not_shorter(settings, tmp_path, capsys):
+    train.main(settings("optimisation.epochs=2", "log_every=1"))
+    before = losses(tmp_path / "run")
+    train.main(settings("optimisation.epochs=3", "log_every=1"))
+    assert "a run of 2 epochs, which is made longer" in capsys.readouterr().out
+    assert losses(tmp_path / "run")[:6] == before and len(losses(tmp_path / "run")) == 9
+    with pytest.raises(GenGeoError, match=r"holds a run with optimisation\.epochs=3, not 2"):
+        train.main(settings("optimisation.epochs=2"))
+
+
+def test_the_last_line_tells_recall_in_percent(settings, capsys):
+    result = train.main(settings("optimisation.epochs=1"))
+    last = capsys.readouterr().out.rstrip().splitlines()[-1]
+    assert last.endswith(f"R@1 {100 * result['recall@1']:.1f}%")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("data.ground_size=[50,112]", "data.ground_size, data.aerial_size: "),
+        ("data.aerial_size=[14,14]", "data.ground_size, data.aerial_size: "),
+        ("model.init=/nonexistent/model", "model.init: there is no directory /nonexistent/model"),
+        ("model.init={empty}", "cannot be loaded"),
+        ("tracker=foo", "tracker=foo is unknown; Accelerate knows all, "),
+        ("optimisation.compile=foo", "optimisation.compile=foo is unknown"),
+        ("model.config.trainable_blocks=9", "trainable_blocks=9, but the backbone has"),
+    ],
+)
+def test_settings_that_do_not_fit_are_one_line(settings, tmp_path, override, said):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(GenGeoError) as caught:
+        train.main(settings(override.format(empty=tmp_path / "empty")))
+    assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +206,7 @@ def test_the_learning_rate_ends_where_it_should_when_batches_are_dropped(setting
 
 
 def test_micro_batches_give_the_same_training(settings, tmp_path):
-    still = ["augment.options={}", "model.config.head_dropout=0.0", "log_every=1", "optimisation.epochs=2"]
+    still = ["augment.enabled=false", "model.config.head_dropout=0.0", "log_every=1", "optimisation.epochs=2"]
     train.main(settings(f"output={tmp_path}/plain", *still))
     train.main(settings(f"output={tmp_path}/parts", "sampling.micro_batch=4", *still))
     assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "plain"), abs=1e-4)

@@ -46,9 +46,14 @@ def export(
     found = asked.load(split)
     if out is not None:
         written, kept = export_pairs(
-            found, out, split, form, ground_view=ground_view, aerial_view=aerial_view,
+            found,
+            out,
+            split,
+            form,
+            ground_view=ground_view,
+            aerial_view=aerial_view,
             progress=console.shows_progress(),
-        )  # fmt: skip
+        )
         console.result(f"{out}: {written} files written, {kept} were there already")
     if push is not None:
         from gengeo_hf.hub.repository import push_dataset

@@ -1,5 +1,6 @@
 """`gengeo pose fit`: fit a pose head on the frozen patch tokens of a model."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -70,10 +71,9 @@ def fit(
     from gengeo_hf.pose.fitting import WHOLE_TILE, FitSettings, fit_head
     from gengeo_hf.pose.head import FOLDER
 
-    settings = FitSettings(
-        heading_prior, steps=steps, pairs=pairs, hard_tiles=hard_tiles, seed=seed,
-        **({"coverage": WHOLE_TILE} if whole_tile else {}),
-    )  # fmt: skip
+    settings = FitSettings(heading_prior, steps=steps, pairs=pairs, hard_tiles=hard_tiles, seed=seed)
+    if whole_tile:
+        settings = replace(settings, coverage=WHOLE_TILE)
     if out is None and not Path(model).is_dir():
         raise console.UsageError(f"{model} is not a directory: give --out for the head of a model on the Hub")
     folder = out or Path(model) / FOLDER / heading_prior

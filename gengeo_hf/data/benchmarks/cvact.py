@@ -89,9 +89,15 @@ def load(
     lat, lon = _positions(ids, index)
     if split in ("train", "validation"):
         cut = split_training(
-            ids, lat, lon, validation_share, method=validation_by, block_m=BLOCK_M, margin_m=MARGIN_M,
+            ids,
+            lat,
+            lon,
+            validation_share,
+            method=validation_by,
+            block_m=BLOCK_M,
+            margin_m=MARGIN_M,
             seed=validation_seed,
-        )  # fmt: skip
+        )
         part = cut.part(split)
         ids, lat, lon = [ids[row] for row in np.flatnonzero(part)], lat[part], lon[part]
     ground = [folder / GROUND / f"{name}{GROUND_END}" for name in ids]
@@ -140,8 +146,10 @@ def read_index(home: Path) -> Index | None:
         content: dict[str, Any] = loadmat(path, simplify_cells=True)
         ids = [str(name).strip() for name in np.atleast_1d(content["panoIds"])]
         utm = np.asarray(content["utm"], dtype=np.float64)
-        rows = {split: np.atleast_1d(content[variable][field]).astype(np.int64).ravel() - 1  # MATLAB counts from 1
-                for split, (variable, field) in FIELDS.items()}  # fmt: skip
+        rows = {
+            split: np.atleast_1d(content[variable][field]).astype(np.int64).ravel() - 1  # MATLAB counts from 1
+            for split, (variable, field) in FIELDS.items()
+        }
     except NotImplementedError as error:
         raise GenGeoError(f"{path} is in MATLAB's 7.3 format; fetch the distributed file, of format 5") from error
     except KeyError as error:
@@ -169,8 +177,12 @@ def check(root: str | Path) -> Report:
     for folder, name in ((home / "ANU_data_small", "training images"), (home / "ANU_data_test", "test images")):
         both = _ids_with_both(folder)
         counts = [f"{len(names_in(folder / view)):,} in {view}" for view in (GROUND, AERIAL)]
-        report.add(f"{name} in {folder.name}", ", ".join(counts), ok=bool(both),
-                   advice="" if both else "ask the authors for the archive (github.com/Liumouliu/OriCNN)")  # fmt: skip
+        report.add(
+            f"{name} in {folder.name}",
+            ", ".join(counts),
+            ok=bool(both),
+            advice="" if both else "ask the authors for the archive (github.com/Liumouliu/OriCNN)",
+        )
         for view, size in ((GROUND, (832, 1664)), (AERIAL, (1200, 1200))):
             if both:
                 report.images(f"{folder.name}/{view}", folder / view, size)
@@ -181,8 +193,13 @@ def check(root: str | Path) -> Report:
                 listed = [index.ids[row] for row in index.rows[split]]
                 report.count(f"pairs of {split}", len(listed), PUBLISHED[split])
                 gone = [name for name in listed if name not in both]
-                report.missing(f"images of {split}", gone, len(listed), "unpack the archive again, or set missing=drop",
-                               known=int(WITHOUT_IMAGES in gone))  # fmt: skip
+                report.missing(
+                    f"images of {split}",
+                    gone,
+                    len(listed),
+                    "unpack the archive again, or set missing=drop",
+                    known=int(WITHOUT_IMAGES in gone),
+                )
     if index is not None and len(test := _ids_with_both(home / "ANU_data_test")):
         listed_test = {index.ids[row] for row in index.rows["test"]}
         extra = len(test - listed_test)

@@ -38,9 +38,13 @@ DEDUPLICATED = {
 LISTS = {"train": "train-19zl.csv", "test": "val-19zl.csv"}
 LIST_FOLDERS = ("splits", "", "split", "split_locations")
 GPS_PLACES = (
-    "split_locations/all.csv", "all.csv", "splits/all.csv", "split/all.csv", "splits/split_locations/all.csv",
+    "split_locations/all.csv",
+    "all.csv",
+    "splits/all.csv",
+    "split/all.csv",
+    "splits/split_locations/all.csv",
     "split_locations_all.csv",
-)  # fmt: skip
+)
 GROUND, AERIAL = "streetview/panos", "bingmap/19"
 BLOCK_M, MARGIN_M = 20_000.0, 500.0  # the country is large, and its photos cluster
 
@@ -182,12 +186,18 @@ def check(root: str | Path) -> Report:
     """Look at a folder; see `gengeo data check`."""
     home = _home(root)
     report = Report("cvusa", home)
-    for what, folder, published, size in (("aerial tiles", AERIAL, 44_416, (750, 750)),
-                                          ("panoramas", GROUND, 44_516, (224, 1232))):  # fmt: skip
+    for what, folder, published, size in (
+        ("aerial tiles", AERIAL, 44_416, (750, 750)),
+        ("panoramas", GROUND, 44_516, (224, 1232)),
+    ):
         found = len(names_in(home / folder))
         # 100 panoramas of the archive belong to no pair; both counts are fine when every listed pair is there.
-        report.add(f"{what} in {folder}", f"{found:,} files (the archive has {published:,})", ok=found > 0,
-                   advice="" if found else "unpack the CVPR subset of CVUSA here")  # fmt: skip
+        report.add(
+            f"{what} in {folder}",
+            f"{found:,} files (the archive has {published:,})",
+            ok=found > 0,
+            advice="" if found else "unpack the CVPR subset of CVUSA here",
+        )
         if found:
             report.images(what, home / folder, size)
     present = {AERIAL: names_in(home / AERIAL), GROUND: names_in(home / GROUND)}

@@ -63,8 +63,16 @@ def load(
     present = np.array([building in tiles for building in buildings])
     rows = kept_pairs(f"university1652/{which}", [str(path) for path in pictures], present, missing)
     if which == "train":
-        cut = split_training([buildings[row] for row in rows], None, None, validation_share, method="id", block_m=0,
-                             margin_m=0, seed=validation_seed)  # fmt: skip
+        cut = split_training(
+            [buildings[row] for row in rows],
+            None,
+            None,
+            validation_share,
+            method="id",
+            block_m=0,
+            margin_m=0,
+            seed=validation_seed,
+        )
         rows = rows[cut.part(split)]
         kept = {buildings[row] for row in rows}
         tiles = {building: path for building, path in tiles.items() if building in kept}
@@ -83,8 +91,9 @@ def check(root: str | Path) -> Report:
     for which, view in PUBLISHED:
         folder = _folder(home, which, view)
         found = len(_pictures(folder)) if folder.is_dir() else 0
-        report.count(f"{view} pictures in {folder.relative_to(home)}", found, PUBLISHED[which, view],
-                     "unpack the archive again")  # fmt: skip
+        report.count(
+            f"{view} pictures in {folder.relative_to(home)}", found, PUBLISHED[which, view], "unpack the archive again"
+        )
     for which, published in TILES.items():
         folder = _folder(home, which, "satellite")
         found = len(_tiles(folder)) if folder.is_dir() else 0

@@ -20,9 +20,16 @@ MANIFEST = "gengeo_onnx.json"
 VIEWS = get_args(View)
 INPUT, OUTPUT = "pixel_values", "descriptor"
 FIELDS: dict[str, Any] = {  # of a manifest, and their types
-    "fingerprint": str, "truncate_dim": int | None, "dim": int, "patch": list, "whole_patches": bool,
-    "fewest_tokens": int, "preprocessing": dict, "graphs": dict, "files": dict,
-}  # fmt: skip
+    "fingerprint": str,
+    "truncate_dim": int | None,
+    "dim": int,
+    "patch": list,
+    "whole_patches": bool,
+    "fewest_tokens": int,
+    "preprocessing": dict,
+    "graphs": dict,
+    "files": dict,
+}
 
 
 class ExportedGraphs:

@@ -96,9 +96,14 @@ class MilvusEngine:
         """
         self._load(name)
         found = self._client.search(
-            name, queries.tolist(), limit=k, output_fields=list(FIELDS), filter=_box(near) if near else "",
-            search_params={"metric_type": "IP"}, timeout=self.timeout,
-        )  # fmt: skip
+            name,
+            queries.tolist(),
+            limit=k,
+            output_fields=list(FIELDS),
+            filter=_box(near) if near else "",
+            search_params={"metric_type": "IP"},
+            timeout=self.timeout,
+        )
         return [
             [(dict(hit["entity"]) | {"tile_id": hit["tile_id"]}, float(hit["distance"])) for hit in hits]
             for hits in found

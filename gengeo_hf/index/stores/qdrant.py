@@ -72,11 +72,12 @@ class QdrantEngine:
 
         points = [
             models.PointStruct(
-                id=_id(row["tile_id"]), vector=vector.tolist(),
+                id=_id(row["tile_id"]),
+                vector=vector.tolist(),
                 payload={**row, "place": {"lat": row["lat"], "lon": row["lon"]}},
             )
             for row, vector in zip(rows, vectors, strict=True)
-        ]  # fmt: skip
+        ]
         self._client.upsert(name, points, wait=True)
 
     def search(self, name: str, queries: np.ndarray, k: int, near: Near | None) -> list[list[tuple[dict, float]]]:
@@ -96,9 +97,13 @@ class QdrantEngine:
         answers = []
         for query in queries:
             found = self._client.query_points(
-                name, query=query.tolist(), limit=k, query_filter=condition, with_payload=True,
+                name,
+                query=query.tolist(),
+                limit=k,
+                query_filter=condition,
+                with_payload=True,
                 search_params=exact,
-            )  # fmt: skip
+            )
             answers.append([(dict(point.payload or {}), float(point.score)) for point in found.points])
         return answers
 

@@ -1,0 +1,155 @@
+"""ArcGIS servers: cached tiles of a MapServer, and pictures that a MapServer or ImageServer draws.
+
+Much of the orthophotos of the United States is offered so.
+"""
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.geo import Bounds
+from gengeo_hf.imagery.addresses import check_rights, tiles_of
+from gengeo_hf.imagery.client import Answer, ImageryClient, ServerError
+from gengeo_hf.imagery.grids import HALF_WORLD_M, Level, TileGrid, is_web_mercator, virtual_grid
+from gengeo_hf.imagery.hosts import host_of, redact
+from gengeo_hf.imagery.options import NetOptions
+from gengeo_hf.imagery.tiles import Rights, TileSource
+
+if TYPE_CHECKING:
+    from gengeo_hf.imagery.registry import TilingOptions
+
+
+class ArcGisService:
+    """Tiles of an ArcGIS MapServer or ImageServer; see `TileService`.
+
+    Args:
+        address: `.../MapServer` or `.../ImageServer`, with a token in its query if it wants one.
+        about: What the server says of itself (`?f=json`).
+        net: What the user said.
+
+    Raises:
+        GenGeoError: The grid of its tiles cannot be used.
+    """
+
+    kind = "ArcGIS"
+
+    def __init__(self, address: str, about: dict[str, Any], net: NetOptions) -> None:
+        parts = urlsplit(address)
+        self._base = urlunsplit(parts._replace(query="", fragment="")).rstrip("/")
+        self._query = dict(parse_qsl(parts.query))
+        self._query.pop("f", None)
+        self._headers = net.headers
+        self.name = redact(self._base)
+        self.host = host_of(address)
+        self.is_cached = bool(about.get("singleFusedMapCache") and about.get("tileInfo"))
+        self.grid = _cached_grid(about) if self.is_cached else virtual_grid("EPSG:3857", net.tile_pixels or 512)
+        self._layers = net.layer
+        self.identity = f"{self.name} {net.layer or ''} {self.grid.name}"
+        self.extent = _extent(about.get("fullExtent") or about.get("extent"))
+        copyright_text = str(about.get("copyrightText") or (about.get("documentInfo") or {}).get("Author") or "")
+        self.rights = Rights(copyright_text.strip(), str(about.get("licenseInfo") or ""), "", self.name)
+        self.tile_kb = 20.0 * (next(iter(self.grid.levels.values())).tile / 256) ** 2
+
+    def address(self, zoom: int, column: int, row: int) -> str:
+        """Address of one tile, with secrets. Of cached tiles the row stands before the column."""
+        level = self.grid.level(zoom)
+        if self.is_cached:
+            query = f"?{urlencode(self._query)}" if self._query else ""
+            return f"{self._base}/tile/{level.name}/{row}/{column}{query}"
+        box = ",".join(f"{value:.10g}" for value in level.box(column, row))
+        is_image_server = self._base.lower().endswith("imageserver")
+        query = self._query | {
+            "bbox": box, "bboxSR": "3857", "imageSR": "3857", "size": f"{level.tile},{level.tile}", "f": "image",
+            "format": "jpgpng" if is_image_server else "png32", "transparent": "true",
+        }  # fmt: skip
+        if is_image_server:
+            query |= {"interpolation": "RSP_BilinearInterpolation"}
+        elif self._layers:
+            query |= {"layers": f"show:{self._layers}"}
+        return f"{self._base}/{'exportImage' if is_image_server else 'export'}?{urlencode(query, safe=',:')}"
+
+    def fetch(self, client: ImageryClient, zoom: int, column: int, row: int) -> Answer:
+        """The answer for one tile."""
+        return client.get(self.address(zoom, column, row), headers=self._headers)
+
+
+def open_arcgis(address: str, options: "TilingOptions") -> TileSource:
+    """Tiles of an ArcGIS server."""
+    service, client = arcgis_service(address, options.net)
+    check_rights(service.name, options, service.rights)
+    return tiles_of(service, options, client)
+
+
+def arcgis_service(address: str, net: NetOptions) -> tuple[ArcGisService, ImageryClient]:
+    """Ask an ArcGIS server what it is.
+
+    Raises:
+        GenGeoError: It is not one, or it wants a token.
+    """
+    client = ImageryClient(net.client, (host_of(address),))
+    parts = urlsplit(address)
+    query = urlencode(dict(parse_qsl(parts.query)) | {"f": "json"})
+    answer = client.get(urlunsplit(parts._replace(query=query)), headers=net.headers)
+    if answer.is_missing:
+        raise ServerError(f"there is no ArcGIS service at {answer.address} ({answer.status})", answer.status)
+    try:
+        about = json.loads(answer.content)
+        if not isinstance(about, dict):
+            raise ValueError("not an object")
+    except ValueError:
+        raise GenGeoError(f"{answer.address} is not an ArcGIS service: it does not answer in JSON") from None
+    if "error" in about:  # with status 200
+        said = about["error"] if isinstance(about["error"], dict) else {"message": about["error"]}
+        hint = "give a token: ...?token=..., which is shown nowhere" if said.get("code") in (498, 499, 403) else ""
+        words = f"{said.get('code', '')} {said.get('message', '')}"
+        raise ServerError(f"{answer.address} refuses: {words}; {hint or 'check the address'}")
+    if "tileInfo" not in about and "spatialReference" not in about and "fullExtent" not in about:
+        raise GenGeoError(f"{answer.address} is not a MapServer or ImageServer: its address ends in one of these words")
+    return ArcGisService(address, about, net), client
+
+
+def _cached_grid(about: dict[str, Any]) -> TileGrid:
+    info = about["tileInfo"]
+    try:
+        crs = _crs(info.get("spatialReference") or about["spatialReference"])
+        left, top, side = float(info["origin"]["x"]), float(info["origin"]["y"]), int(info["rows"])
+        if side != int(info["cols"]):
+            raise ValueError("tiles that are not squares")
+        extent = about.get("fullExtent") or about["extent"]
+        levels = []
+        for lod in info["lods"]:
+            step = side * float(lod["resolution"])
+            right = max(float(extent["xmax"]), HALF_WORLD_M if is_web_mercator(crs) else -math.inf)
+            bottom = min(float(extent["ymin"]), -HALF_WORLD_M if is_web_mercator(crs) else math.inf)
+            columns, rows = math.ceil((right - left) / step - 1e-9), math.ceil((top - bottom) / step - 1e-9)
+            zoom = int(lod["level"])
+            levels.append(Level(zoom, float(lod["resolution"]), left, top, columns, rows, side, str(zoom)))
+    except (KeyError, TypeError, ValueError) as error:
+        raise GenGeoError(f"the tiles of this ArcGIS service cannot be used: {error}") from None
+    grid = TileGrid(crs, levels, f"{crs} tiles")
+    deepest = about.get("maxLOD")
+    return grid.limited(about.get("minLOD"), deepest) if isinstance(deepest, int) else grid
+
+
+def _crs(reference: dict[str, Any]) -> str:
+    number = reference.get("latestWkid") or reference.get("wkid")
+    if number in (102100, 102113, 3857):
+        return "EPSG:3857"
+    if number:
+        return f"EPSG:{number}" if int(number) < 32768 else f"ESRI:{number}"
+    return str(reference.get("wkt") or "")
+
+
+def _extent(extent: Any) -> Bounds | None:
+    """The extent in degrees, None where it is not stated or cannot be computed."""
+    try:
+        import pyproj
+
+        crs = _crs(extent["spatialReference"])
+        to_degrees = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
+        box = to_degrees.transform_bounds(*(float(extent[key]) for key in ("xmin", "ymin", "xmax", "ymax")))
+        return Bounds(*box) if all(map(math.isfinite, box)) else None
+    except Exception:  # a server's own words about its extent; without them no check of the area is made
+        return None

@@ -1,0 +1,73 @@
+"""PMTiles archives by address: map tiles in one file, read in pieces through the imagery client."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gengeo_hf.common.errors import GenGeoError, MissingExtraError
+from gengeo_hf.common.geo import Bounds
+from gengeo_hf.imagery.addresses import check_rights, client_of, tiles_of
+from gengeo_hf.imagery.client import Answer, ImageryClient
+from gengeo_hf.imagery.grids import web_mercator
+from gengeo_hf.imagery.hosts import host_of, redact
+from gengeo_hf.imagery.options import NetOptions
+from gengeo_hf.imagery.ranges import RemoteFile
+from gengeo_hf.imagery.tile_cache import TileCache
+from gengeo_hf.imagery.tiles import Rights, TileSource
+
+if TYPE_CHECKING:
+    from gengeo_hf.imagery.registry import TilingOptions
+
+
+class PmTilesService:
+    """Tiles of a PMTiles archive; see `TileService`.
+
+    Args:
+        address: Of the archive.
+        client: Fetches its pieces.
+        net: What the user said.
+
+    Raises:
+        GenGeoError: It is not a PMTiles archive, or holds vector tiles.
+    """
+
+    kind = "PMTiles"
+
+    def __init__(self, address: str, client: ImageryClient, net: NetOptions) -> None:
+        try:
+            from pmtiles.reader import Reader
+            from pmtiles.tile import TileType
+        except ImportError as error:
+            raise MissingExtraError("pmtiles", "net", "read PMTiles") from error
+        self.name, self.host = redact(address), host_of(address)
+        self.identity = f"{self.name} tiles"
+        root = Path(net.cache) if net.cache else None
+        file = RemoteFile(client, address, TileCache(root, self.name, self.host, net.cache_limit_mb))
+        self._reader = Reader(file.read_at)
+        try:
+            header = self._reader.header()
+            attribution = str(self._reader.metadata().get("attribution") or "")
+        except GenGeoError:
+            raise
+        except Exception as error:  # whatever the reader says of what is not an archive
+            raise GenGeoError(f"{self.name} is not a PMTiles archive (version 3): {error}") from error
+        if header["tile_type"] == TileType.MVT:
+            raise GenGeoError(f"{self.name} holds vector tiles; aerial imagery is needed")
+        lowest, highest = int(header["min_zoom"]), int(header["max_zoom"])
+        self.grid = web_mercator(net.tile_pixels or 256).limited(lowest, highest)
+        box = [header[key] / 1e7 for key in ("min_lon_e7", "min_lat_e7", "max_lon_e7", "max_lat_e7")]
+        self.extent: Bounds | None = Bounds(*box)
+        self.rights = Rights(attribution, address=self.name)
+        self.tile_kb = 20.0
+
+    def fetch(self, client: ImageryClient, zoom: int, column: int, row: int) -> Answer:
+        """One tile; its bytes come through the client that the archive was opened with."""
+        content = self._reader.get(zoom, column, row)
+        return Answer(404 if content is None else 200, content or b"", {}, self.name)
+
+
+def open_pmtiles(address: str, options: "TilingOptions") -> TileSource:
+    """Tiles of a PMTiles archive by address."""
+    client = client_of(options, host_of(address))
+    service = PmTilesService(address, client, options.net)
+    check_rights(service.name, options, service.rights)
+    return tiles_of(service, options, client)

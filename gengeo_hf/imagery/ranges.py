@@ -1,0 +1,164 @@
+"""Files by address that are read in pieces: COG and PMTiles through the imagery client, pieces kept on disk.
+
+GDAL reads through these objects (rasterio's `opener`), so that it opens no socket of its own and all rules of the
+client hold for it. A file that changes on the server between two pieces is noticed and refused.
+"""
+
+import threading
+from collections import OrderedDict
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.imagery.client import Answer, ImageryClient, ServerError
+from gengeo_hf.imagery.tile_cache import TileCache
+
+BLOCK = 128 << 10  # bytes of one piece
+MEMORY_BLOCKS = 128
+
+
+class RemoteFile:
+    """One file by address. Safe for threads; each `open` gives a reader with a position of its own.
+
+    Args:
+        client: Fetches the pieces.
+        address: Where the file is.
+        cache: Keeps the pieces on disk.
+
+    Raises:
+        GenGeoError: The file is not there, or the server does not give parts of files.
+    """
+
+    def __init__(self, client: ImageryClient, address: str, cache: TileCache) -> None:
+        self._client, self._address, self._cache = client, address, cache
+        self._lock = threading.Lock()
+        self._memory: OrderedDict[int, bytes] = OrderedDict()
+        self.problem: GenGeoError | None = None  # the last one: GDAL swallows exceptions of what it reads through
+        self.size, self._mark = self._look()
+
+    def open(self) -> "RemoteReader":
+        """A reader at the start of the file."""
+        return RemoteReader(self)
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Bytes from an offset; fewer at the end of the file.
+
+        Raises:
+            GenGeoError: The server does not give them.
+        """
+        end = min(offset + length, self.size)
+        if end <= offset:
+            return b""
+        first, last = offset // BLOCK, (end - 1) // BLOCK
+        try:
+            with self._lock:
+                blocks = [self._block(number, last) for number in range(first, last + 1)]
+        except GenGeoError as error:
+            self.problem = error
+            raise
+        content = b"".join(blocks)
+        return content[offset - first * BLOCK : end - first * BLOCK]
+
+    def _look(self) -> tuple[int, str]:
+        """Size and entity tag, from the cache or from the answer that has the first piece."""
+        known = self._cache.get(0, 0, 0)
+        if known is not None:
+            size, _, mark = known.decode("utf-8").partition(" ")
+            return int(size), mark
+        answer = self._client.get(self._address, headers={"Range": f"bytes=0-{BLOCK - 1}"})
+        if answer.is_missing:
+            raise ServerError(f"there is no file at {answer.address} ({answer.status})", answer.status)
+        total = answer.headers.get("content-range", "").rpartition("/")[2]
+        if answer.status != 206 or not total.isdigit():
+            raise ServerError(
+                f"{answer.address} cannot be read in parts (no ranges): download it, and give the file as the source"
+            )
+        mark = answer.headers.get("etag", "")
+        mark = "" if mark.startswith("W/") else mark or answer.headers.get("last-modified", "")
+        self._cache.put(0, 0, 0, f"{total} {mark}".encode(), ".bin")
+        self._cache.put(1, 0, 0, answer.content, ".bin")
+        return int(total), mark
+
+    def _block(self, number: int, last: int) -> bytes:
+        if number in self._memory:
+            self._memory.move_to_end(number)
+            return self._memory[number]
+        content = self._cache.get(1, number // 1000, number)
+        if content is None or len(content) != self._length(number):
+            self._fetch(number, last)
+            return self._memory[number]
+        self._keep(number, content)
+        return content
+
+    def _length(self, number: int) -> int:
+        return min(BLOCK, self.size - number * BLOCK)
+
+    def _fetch(self, number: int, last: int) -> None:
+        """Fetch a piece, and those that follow up to the last one or the next one that is there, in one request."""
+        stop = number
+        while stop < min(last, number + 63) and not self._cache.has(1, (stop + 1) // 1000, stop + 1):
+            stop += 1
+        start, end = number * BLOCK, min((stop + 1) * BLOCK, self.size)
+        headers = {"Range": f"bytes={start}-{end - 1}"} | ({"If-Range": self._mark} if self._mark else {})
+        answer = self._client.get(self._address, headers=headers)
+        self._check(answer, start, end)
+        for piece in range(number, stop + 1):
+            content = answer.content[(piece - number) * BLOCK : (piece - number + 1) * BLOCK]
+            self._cache.put(1, piece // 1000, piece, content, ".bin")
+            self._keep(piece, content)
+
+    def _check(self, answer: Answer, start: int, end: int) -> None:
+        stated = answer.headers.get("content-range", "").removeprefix("bytes ").partition("/")[0].strip()
+        if answer.status != 206 or stated != f"{start}-{end - 1}" or len(answer.content) != end - start:
+            raise ServerError(
+                f"{answer.address} gave another part than was asked for: the file may have changed; remove "
+                f"{self._cache.directory} and start again"
+            )
+
+    def _keep(self, number: int, content: bytes) -> None:
+        self._memory[number] = content
+        while len(self._memory) > MEMORY_BLOCKS:
+            self._memory.popitem(last=False)
+
+
+class RemoteReader:
+    """A file object, opened for reading, on a `RemoteFile`."""
+
+    def __init__(self, file: RemoteFile) -> None:
+        self._file, self._position = file, 0
+
+    def read(self, size: int = -1) -> bytes:
+        """Read up to so many bytes; all that are left for a negative number."""
+        content = self._file.read_at(self._position, self._file.size if size < 0 else size)
+        self._position += len(content)
+        return content
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Move the position, as `io.IOBase.seek`."""
+        base = (0, self._position, self._file.size)[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def tell(self) -> int:
+        """The position in bytes."""
+        return self._position
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self._file.size
+
+    def seekable(self) -> bool:
+        """Always true."""
+        return True
+
+    def readable(self) -> bool:
+        """Always true."""
+        return True
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def __enter__(self) -> "RemoteReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,45 @@
+"""Descriptors of photos of an area, from which the mean of its ground view is fitted (see `index.adapt`)."""
+
+from pathlib import Path
+
+import numpy as np
+
+from gengeo_hf.common.camera import CameraView
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.encoding.adaptation import Adaptation, AdaptedEncoder
+from gengeo_hf.encoding.encoder import Encoder
+from gengeo_hf.localization.photos import (
+    encode_pictures,
+    find_photos,
+    ground_size,
+    panorama_canvas,
+    pictures,
+    read_photo,
+)
+
+
+def encode_photos(encoder: Encoder, folder: Path, *, flip: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Encode the photos of a directory as `gengeo locate` would.
+
+    Args:
+        encoder: Without an adaptation.
+        folder: A directory with photos, or one photo.
+        flip: Describe the mirror images too.
+
+    Returns:
+        Descriptors, float32 (photos, dim), and latitude and longitude in degrees, (photos, 2), NaN where unknown.
+
+    Raises:
+        GenGeoError: There are no photos, or one cannot be read.
+    """
+    plain, camera = AdaptedEncoder(encoder, Adaptation(flip=flip)), CameraView()
+    canvas, target = panorama_canvas(encoder), ground_size(encoder)
+    descriptors, positions = [], []
+    for path in find_photos([folder]):
+        photo = read_photo(path, target)
+        if photo.error:
+            raise GenGeoError(f"{path}: {photo.error}")
+        descriptors.append(encode_pictures(plain, pictures(photo, camera, canvas, encoder.patch)).mean(axis=0))
+        exif = photo.metadata.position
+        positions.append((np.nan, np.nan) if exif is None else (exif.lat, exif.lon))
+    return np.array(descriptors, dtype=np.float32), np.array(positions, dtype=float)

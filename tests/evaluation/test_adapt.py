@@ -1,0 +1,40 @@
+"""An evaluation with centring or mirror images: what is ranked, and that the result names it."""
+
+import pytest
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.encoding.adaptation import AdaptedEncoder
+from gengeo_hf.encoding.encoder import Encoder
+from gengeo_hf.evaluation import evaluate
+from gengeo_hf.evaluation.adapt import adapt_to
+from tests.data.helpers import toy_dataset
+
+
+@pytest.fixture
+def places():
+    return toy_dataset(32)  # 111 m apart
+
+
+@pytest.fixture
+def encoder(tiny_model, tiny_processor):
+    return Encoder(tiny_model, tiny_processor, device="cpu")
+
+
+def test_the_result_names_what_was_done(encoder, places):
+    plain, adapted = evaluate(encoder, places), evaluate(encoder, places, centering="queries", flip=True)
+    assert adapted.summary["model"]["name"].endswith("(centering=photos flip)")
+    assert adapted.summary["model"]["fingerprint"] != plain.summary["model"]["fingerprint"]
+    assert "(" not in plain.summary["model"]["name"]
+    assert adapted.summary["model"]["descriptor_dim"] == 2 * encoder.dim
+
+
+def test_centring_takes_what_it_says(encoder, places):
+    gallery = adapt_to(encoder, places, "gallery", False)
+    assert gallery.adaptation.means["ground"] is not None and gallery.adaptation.centering == "gallery"
+    assert adapt_to(encoder, places, "queries", False).adaptation.images == 32
+    assert adapt_to(encoder, places, None, False) is encoder
+    assert isinstance(adapt_to(encoder, places, None, True), AdaptedEncoder)
+    with pytest.raises(GenGeoError, match="expected gallery or queries"):
+        adapt_to(encoder, places, "photos", False)
+    with pytest.raises(GenGeoError, match="adapted already"):
+        adapt_to(gallery, places, None, True)

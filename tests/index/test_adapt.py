@@ -1,0 +1,56 @@
+"""An index of adapted descriptors: what its manifest keeps is what photos are compared with."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.encoding.adaptation import Adaptation, AdaptedEncoder
+from gengeo_hf.encoding.encoder import Encoder
+from gengeo_hf.index import GeoIndex
+from gengeo_hf.index.adapt import adaptation_of, adapted_for, fit_to_imagery
+from gengeo_hf.index.build import build_index
+from gengeo_hf.localization import GeoLocalizer
+from gengeo_hf.localization.adapt import encode_photos
+from tests.stubs import ListSource
+
+
+@pytest.fixture
+def encoder(tiny_model, tiny_processor):
+    return Encoder(tiny_model, tiny_processor, device="cpu")
+
+
+@pytest.mark.parametrize(("centering", "flip"), [(True, False), (False, True), (True, True)])
+def test_photos_are_compared_as_the_index_says(encoder, tiny_checkpoint, tmp_path, centering, flip):
+    tiles = ListSource(40)
+    adapted = fit_to_imagery(encoder, tiles, centering=centering, flip=flip)
+    build_index(adapted, tiles, tmp_path / "index")
+    index = GeoIndex.load(tmp_path / "index")
+    assert index.manifest.dim == encoder.dim * (1 + flip)
+    assert adapted_for(encoder, index.manifest).fingerprint == adapted.fingerprint
+    assert adaptation_of(index.manifest).name in index.report()
+    localizer = GeoLocalizer.from_pretrained(tiny_checkpoint, tmp_path / "index", device="cpu", backend="torch")
+    photo = Image.fromarray(np.random.default_rng(5).integers(0, 255, (28, 112, 3), dtype=np.uint8))
+    found = localizer.index.search(localizer.encoder.encode([photo], "ground"), k=1)[0][0]
+    scores = adapted.encode([tiles.read(row) for row in range(40)], "aerial") @ adapted.encode(photo, "ground")
+    assert found.score == pytest.approx(scores.max(), abs=2e-3)
+    with pytest.raises(GenGeoError, match="made by another model"):
+        GeoLocalizer(encoder, index)
+
+
+def test_photos_of_the_area_give_the_mean_of_the_ground_view(encoder, tmp_path):
+    for row in range(31):
+        pixels = np.random.default_rng(row).integers(0, 255, (28, 112, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{row:02d}.png")
+    descriptors, positions = encode_photos(encoder, tmp_path, flip=True)
+    assert descriptors.shape == (31, 2 * encoder.dim) and np.isnan(positions).all()
+    adapted = fit_to_imagery(encoder, ListSource(40), photos=(descriptors, positions), flip=True)
+    assert isinstance(adapted, AdaptedEncoder) and adapted.adaptation.centering == "photos"
+    plain = AdaptedEncoder(encoder, Adaptation(flip=True))
+    mean = plain.encode([Image.open(path) for path in sorted(tmp_path.glob("*.png"))], "ground").mean(axis=0) * 2**0.5
+    assert np.allclose(adapted.adaptation.means["ground"], mean, atol=1e-5)
+
+
+def test_too_few_tiles_are_refused(encoder):
+    with pytest.raises(GenGeoError, match="at least 30 tiles of different places, found 9"):
+        fit_to_imagery(encoder, ListSource(9))
