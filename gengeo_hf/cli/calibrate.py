@@ -80,14 +80,14 @@ def calibrate(
         _print_table(fitted, unread)
 
 
-<<<<<<< HEAD
 def _located(localizer: "GeoLocalizer", sources: list[Any], cameras: "list[CameraView]") -> "Iterator[Answer]":
     """Answers in the order of the photos, of which those with one camera that follow one another are asked together."""
     from gengeo_hf.localization.confidence import CANDIDATES
 
     for camera, group in itertools.groupby(zip(sources, cameras, strict=True), key=lambda pair: pair[1]):
         yield from localizer.locate_many([source for source, _ in group], top=CANDIDATES, camera=camera)
-=======
+
+
 def _fit_pose(localizer: Any, paths: Any, truth: Any, photo: PhotoOptions, out: Path) -> None:
     """Fit and write what poses need, and say what it gains."""
     from gengeo_hf.localization.pose_calibration import fit_pose_calibration, pose_calibration_path
@@ -99,7 +99,6 @@ def _fit_pose(localizer: Any, paths: Any, truth: Any, photo: PhotoOptions, out: 
         f"pose: {found.photos} photos; joining {found.fusion.tiles} tiles {state} "
         f"({found.fusion.gain_percent:+.1f} points within 10 m); {pose_calibration_path(out)}"
     )
->>>>>>> main
 
 
 def _record(fitted: Any, unread: int) -> dict[str, Any]:
