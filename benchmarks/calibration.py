@@ -3,9 +3,9 @@
     python benchmarks/calibration.py --model demo/gengeo-world-urban
     python benchmarks/calibration.py --model demo/gengeo-world-urban --domain rural --photos 500
 
-Two indexes hold the aerial tiles (65 m) that the world draws for the photos of its test regions, one half of the regions
-each. Photos of the first half fit the calibration, photos of the second half measure it. Photos of the first half, asked
-in the index of the second, are those "not in the index". The tiles are those of the data set, not a full mosaic.
+Two indexes hold the aerial tiles (65 m) that the world draws for photos of its test regions, one half of the regions
+each. Photos of the first half fit the calibration, photos of the second half measure it. Photos of the first half,
+asked in the index of the second, are those "not in the index". The tiles are those of the data set, not a mosaic.
 """
 
 import argparse
@@ -80,8 +80,9 @@ def main() -> None:
     parser.add_argument("--domain", default="urban", choices=("urban", "rural"))
     parser.add_argument("--photos", type=int, default=1000, help="photos, half of which fit the calibration")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cache", help="folder of worlds that are drawn already")
     given = parser.parse_args()
-    data = load_pairs(f"world-{given.domain}", None, "test", num_pairs=given.photos, seed=given.seed)
+    data = load_pairs(f"world-{given.domain}", given.cache, "test", num_pairs=given.photos, seed=given.seed)
     encoder = Encoder.from_pretrained(given.model, device="cpu")
     areas = np.array(data.queries["area"][:])
     names = sorted(set(areas.tolist()))

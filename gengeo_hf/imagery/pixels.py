@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 LEVELS = 21  # quantiles kept of each file
 # Values that programs write where there is no data, whether or not they say so in the file.
 SENTINELS = (-9999.0, -32767.0, -32768.0, -99999.0, float(np.finfo(np.float32).min), float(np.finfo(np.float64).min))
-LEAST_FILL, LEAST_FILL_PIXELS = 0.001, 32  # a solid area at a corner from this share and number of coarse pixels on
+CORNER = 256  # pixels of a file's corners that are looked at
+LEAST_FILL, LEAST_FILL_PIXELS = 0.005, 32  # a solid area at a corner counts from this share and number of pixels on
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,10 @@ def rendering_of(dataset: "DatasetReader", nodata: float | None = None) -> Rende
         raise GenGeoError(f"{dataset.name} has two bands; one (grey), three (RGB) or more (RGB and NIR) are expected")
     if alpha is not None and not _is_mask(dataset, alpha):
         alpha = None  # NAIP's near infrared is the fourth band, and GDAL calls every fourth band alpha
-    look = _look(dataset, bands)
-    fills = _corner_fills(look)
+    fills = _corner_fills(dataset, bands)
     if nodata is not None:
         fills = (*fills, (float(nodata),) * len(bands))
-    levels = _levels(dataset, bands, look, fills)
+    levels = _levels(dataset, bands, fills)
     low, high = (levels[0], levels[-1]) if levels else (0.0, 255.0)
     return Rendering(bands, low, high, alpha=alpha, nodata=dataset.nodata, levels=levels, fills=fills)
 
@@ -134,19 +134,27 @@ def _is_mask(dataset: "DatasetReader", band: int) -> bool:
     return bool(np.isin(values, [0, 1, 255, top]).all())
 
 
-def _corner_fills(look: np.ndarray) -> tuple[tuple[float, ...], ...]:
-    """Colours of solid areas at the corners of a coarse look (bands, height, width); zeros are known anyway."""
+def _corner_fills(dataset: "DatasetReader", bands: tuple[int, ...]) -> tuple[tuple[float, ...], ...]:
+    """Colours of solid black or white areas at the corners of a file; zeros are known anyway.
+
+    Only the corners are read, at full resolution: a look at a whole file without overviews would read all of it.
+    """
+    from rasterio.errors import RasterioError
+    from rasterio.windows import Window
     from scipy.ndimage import label
 
-    height, width = look.shape[1:]
-    top = np.iinfo(look.dtype).max - 1 if look.dtype.kind in "ui" else float(np.nanmax(look, initial=0.0))
+    height, width = min(dataset.height, CORNER), min(dataset.width, CORNER)
     fills: dict[tuple[float, ...], None] = {}
-    for row, column in ((0, 0), (0, width - 1), (height - 1, 0), (height - 1, width - 1)):
+    for row, column in ((0, 0), (0, -1), (-1, 0), (-1, -1)):
+        window = Window(-column * (dataset.width - width), -row * (dataset.height - height), width, height)
+        try:
+            look = dataset.read(list(bands), window=window)
+        except RasterioError:  # a damaged block is found again, and counted, when tiles are read
+            continue
         colour = look[:, row, column].astype(np.float64)
-        if not np.isfinite(colour).all() or not colour.any() or tuple(colour) in fills:
-            continue
-        if np.ptp(colour) or not (colour[0] <= 1 or colour[0] >= top):  # only black, white and the ends of the range
-            continue
+        top = np.iinfo(look.dtype).max - 1 if look.dtype.kind in "ui" else np.inf
+        if not np.isfinite(colour).all() or np.ptp(colour) or not (0 < colour[0] <= 1 or colour[0] >= top):
+            continue  # only black and white: a field of one colour is a picture
         areas, _ = label((look == look[:, row, column][:, None, None]).all(axis=0))
         if (areas == areas[row, column]).sum() >= max(LEAST_FILL_PIXELS, LEAST_FILL * height * width):
             fills[tuple(colour.tolist())] = None
@@ -172,12 +180,12 @@ def _near(bands: np.ndarray, fill: tuple[float, ...]) -> np.ndarray:
 
 
 def _levels(
-    dataset: "DatasetReader", bands: tuple[int, ...], look: np.ndarray, fills: tuple[tuple[float, ...], ...]
+    dataset: "DatasetReader", bands: tuple[int, ...], fills: tuple[tuple[float, ...], ...]
 ) -> tuple[float, ...]:
     """Quantiles from the 1st to the 99th percentile of the whole file; none for 8 bits, which need no stretch."""
     if dataset.dtypes[bands[0] - 1] == "uint8":
         return ()
-    values = look.astype(np.float64)
+    values = _look(dataset, bands).astype(np.float64)
     empty = np.isin(values, SENTINELS) | ~np.isfinite(values)
     empty |= values == (dataset.nodata if dataset.nodata is not None else 0)
     for fill in fills:
