@@ -16,13 +16,13 @@ import numpy as np
 
 from gengeo_hf.common.camera import PROJECTIONS
 from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.geo import mean_positions
 from gengeo_hf.common.plausibility import check_bounds, distance_summary
 from gengeo_hf.common.schema import CrossViewDataset
 from gengeo_hf.common.tables import Table
 from gengeo_hf.data.own_files import ImageFiles, InsideImages
 from gengeo_hf.data.own_ids import extra_positives, query_ids, tile_ids
 from gengeo_hf.data.tables import gallery_table, query_table
-from gengeo_hf.learning.neighbours import mean_positions
 
 SIDES = ("west", "south", "east", "north")
 ANGLES = ("heading", "fov", "vertical_fov", "pitch", "roll")  # of the camera, degrees
