@@ -1,7 +1,6 @@
 """From ranks to numbers: recall@k, hit rates, average precision, errors in metres.
 
-Before: descriptors of queries and gallery with each query's right tile (or a finished `Scan`).
-After: a flat dict of numbers that names its own rules. Rates are fractions of 1; tables print percent.
+Metrics are a flat dict that names its own rules. Rates are fractions of 1; tables print percent.
 """
 
 import math
@@ -78,6 +77,24 @@ def average_precision(relevant_ranks: np.ndarray, gallery_size: int) -> np.ndarr
     found = relevant_ranks < gallery_size
     precision = np.arange(1, relevant_ranks.shape[1] + 1) / (relevant_ranks + 1)
     return np.asarray((precision * found).sum(axis=1) / np.maximum(found.sum(axis=1), 1))
+
+
+def average_precision_trapezoid(relevant_ranks: np.ndarray, gallery_size: int) -> np.ndarray:
+    """Average precision as University-1652's script counts it: the mean of the precision before and at each hit.
+
+    Args:
+        relevant_ranks: See `average_precision`.
+        gallery_size: Number of tiles.
+
+    Returns:
+        (queries,) mean over the right tiles of (precision before + precision at the hit) / 2, where the precision
+        before the first rank counts as 1.
+    """
+    found = relevant_ranks < gallery_size
+    hits = np.arange(relevant_ranks.shape[1])
+    before = np.where(relevant_ranks > 0, hits / np.maximum(relevant_ranks, 1), 1.0)
+    halves = (before + (hits + 1) / (relevant_ranks + 1)) / 2
+    return np.asarray((halves * found).sum(axis=1) / np.maximum(found.sum(axis=1), 1))
 
 
 def evaluate_descriptors(
