@@ -17,6 +17,7 @@ from gengeo_hf.cli.options import (
     AreaOptions,
     EncoderOptions,
     Overwrite,
+    checked,
     report_backend,
 )
 from gengeo_hf.cli.registry import INDEX, gengeo
@@ -24,6 +25,17 @@ from gengeo_hf.cli.registry import INDEX, gengeo
 if TYPE_CHECKING:
     from gengeo_hf.encoding.encoder import Encoder
     from gengeo_hf.index import GeoIndex
+
+
+def read_shard(text: str) -> tuple[int, int]:
+    """A part of a divided build from `I/N`."""
+    from gengeo_hf.common.errors import GenGeoError
+
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and int(number) < int(count)):
+        raise GenGeoError(f"expected I/N with I from 0 to N - 1, for example 0/4, found {text!r}")
+    return int(number), int(count)
+
 
 RASTERS, TABLES, MAP_TILES, ADAPT = "Rasters", "Tables", "Map tiles", "Adaptation to the area"
 
@@ -119,6 +131,14 @@ def index(
     ] = False,
     add: Annotated[bool, typer.Option("--add", help="Add to the index that is there.")] = False,
     overwrite: Overwrite = False,
+    shard: Annotated[
+        Any,
+        typer.Option(
+            help="Encode only part I of N, counted from 0; `gengeo merge` joins the parts.",
+            rich_help_panel=COMPUTE,
+            **checked(read_shard, "I/N"),
+        ),
+    ] = None,
 ) -> None:
     """Build an index from aerial imagery.
 
@@ -141,6 +161,8 @@ def index(
 
     if add and overwrite:
         raise console.UsageError("--add and --overwrite exclude one another")
+    if add and shard:
+        raise console.UsageError("--add and --shard exclude one another: merge the parts and add the whole")
     if add and (centering or flip):
         raise console.UsageError("--add keeps the adaptation of the index: leave --centering and --flip out")
     tiling = TilingOptions(
@@ -177,8 +199,10 @@ def index(
         if pose_features:
             _store_pose_features(encoder, options.model, out, imagery)
         return
-    report = build_index(encoder, imagery, out, overwrite=overwrite, **build)
+    report = build_index(encoder, imagery, out, overwrite=overwrite, shard=shard, **build)
     console.result(report)
+    if report.was_complete and not pose_features:
+        return
     if isinstance(imagery, PlannedSource):
         console.note(imagery.summary())
     console.result(GeoIndex.load(out, verify=False).report())
