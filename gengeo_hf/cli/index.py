@@ -95,6 +95,24 @@ def index(
     tms: Annotated[
         bool, typer.Option("--tms", help="Rows of a directory are counted from the south.", rich_help_panel=MAP_TILES)
     ] = False,
+    north_rows: Annotated[
+        bool, typer.Option("--north-rows", help="MBTiles: rows counted from the north.", rich_help_panel=MAP_TILES)
+    ] = False,
+    tile_order: Annotated[
+        str, typer.Option(help="Order of the numbers in a name: zxy or zyx.", rich_help_panel=MAP_TILES)
+    ] = "zxy",
+    leave_out_repeated: Annotated[
+        bool,
+        typer.Option(
+            "--leave-out-repeated", help="Leave out pictures that stand in several places.", rich_help_panel=MAP_TILES
+        ),
+    ] = False,
+    nodata: Annotated[
+        float | None, typer.Option(help="Value of pixels without data, in all bands.", rich_help_panel=RASTERS)
+    ] = None,
+    max_empty: Annotated[
+        Any, typer.Option(help="Share of a tile that may hold no data.", rich_help_panel=RASTERS, **SHARE)
+    ] = "50%",
     thumbnails: Annotated[
         int, typer.Option(min=0, help="Side of the thumbnails for maps, in pixels; 0 keeps none.")
     ] = 128,
@@ -168,12 +186,15 @@ def index(
     tiling = TilingOptions(
         tile_m=min(tile), tile_sizes=tile, area=where.chosen(), net=network.net(), overlap=overlap, zoom=zoom, tms=tms,
         value_range=value_range, image_column=image_column, lat_column=lat_column, lon_column=lon_column,
-        tile_size_m=tile_size_m,
+        tile_size_m=tile_size_m, north_rows=north_rows, tile_order=tile_order, nodata=nodata, max_empty=max_empty,
+        leave_out_repeated=leave_out_repeated,
     )  # fmt: skip
     # All that is quick to refuse comes before the slow model.
     if pose_features and not heads_of(options.model):
         raise console.UsageError(f"--pose-features: {options.model} has no pose head, see gengeo pose fit")
     imagery, present = _sources(source, tiling, out, add, dry_run)
+    for note in getattr(imagery, "notes", ()):  # sources of a user's own may have none
+        console.warning(note)
     if dry_run:
         console.result(imagery.plan() if isinstance(imagery, PlannedSource) else f"tiles: {len(imagery.table):,}")
         return

@@ -16,7 +16,7 @@ BYTES_A_PIXEL = 0.4  # of JPEG imagery at a quality that keeps streets and roofs
 ROW_BYTES = 110  # of a tile in the table, with names of some ten letters
 THUMBNAIL_BYTES = 4000  # of 128 pixels
 PROCESS_MB = 80  # of a process that searches, without the model
-FLAT_NS, HALF_NS, SCAN_NS = 0.15, 0.065, 0.03  # for each dimension of each tile and one query on one core
+FLAT_NS, HALF_NS, SCAN_NS = 0.15, 0.065, 0.06  # for each dimension of each tile and one query on one core
 SCAN_FLOOR_MS = 3.0  # the second, exact look at the best
 
 

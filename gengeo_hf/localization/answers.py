@@ -20,6 +20,7 @@ from gengeo_hf.index.index import Hit
 if TYPE_CHECKING:
     from gengeo_hf.common.metadata import PhotoPosition
 
+VOTE_WINDOW = 40  # hits after a place's best one that may vote for it
 SHARPNESS = 20.0  # weight of a vote is exp(SHARPNESS * score): 0.05 less cosine weighs about a third
 
 
@@ -126,12 +127,14 @@ def merge_hits(hits: Sequence[Hit]) -> list[Place]:
 
     The best hit that is left takes every other hit whose tile overlaps its own; tiles of unknown size never merge.
     """
-    left = list(hits)
+    left = list(enumerate(hits))
     places: list[Place] = []
     while left:
-        best = left[0]
-        votes = [hit for hit in left if hit is best or share_ground(best, hit)]
-        left = [hit for hit in left if all(hit is not vote for vote in votes)]
+        first, best = left[0]
+        alike = {row for row, hit in left if hit is best or share_ground(best, hit)}
+        # Hits far behind do not vote, so that the number of hits that were asked for does not move a place.
+        votes = [hit for row, hit in left if row in alike and row < first + VOTE_WINDOW]
+        left = [(row, hit) for row, hit in left if row not in alike]
         places.append(place_of(votes, len(places) + 1))
     return places
 
@@ -152,7 +155,16 @@ def place_of(votes: Sequence[Hit], rank: int) -> Place:
     within = sum(side**2 for side in size_of(best.bounds)) / 12 if best.bounds else 0.0
     radius = math.sqrt(spread + within) or None
     return Place(
-        rank, *middle, best.score, best.tile_id, best.bounds, radius, len(votes), area=best.area, source=best.source
+        rank,
+        *middle,
+        best.score,
+        best.tile_id,
+        best.bounds,
+        radius,
+        len(votes),
+        area=best.area,
+        source=best.source,
+        attribution=best.attribution,
     )
 
 
