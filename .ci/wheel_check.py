@@ -26,8 +26,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = "world,app"  # app brings serve
 TRAINING = (
-    "--config world_small data.train.num_pairs=640 data.validation.num_pairs=32 "
-    "optimisation.epochs=1 sampling.gps_epochs=1 evaluate_every=1 save_every=1 output=run"
+    "--config world_small data.train.num_pairs=160 data.validation.num_pairs=32 optimisation.epochs=1 "
+    "sampling.batch_size=16 sampling.neighbours=4 sampling.pool=16 sampling.gps_epochs=1 "
+    "evaluate_every=1 save_every=1 output=run"
 )
 REMOTE_CODE = """
 import sys

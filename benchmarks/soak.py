@@ -42,7 +42,7 @@ def request(kind: str, photo: bytes, draw: random.Random) -> bytes:
     return {
         "photo": lambda: post("/locate?top=3", photo),
         "photo as form": lambda: post("/locate?top=3", form, "Content-Type: multipart/form-data; boundary=b\r\n"),
-        "descriptor": lambda: post("/describe", photo),
+        "descriptor": lambda: post("/encode", photo),
         "health": lambda: b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
         "empty": lambda: post("/locate", b""),
         "no photo": lambda: post("/locate", draw.randbytes(5000)),

@@ -351,9 +351,9 @@ def test_passwords_in_addresses_of_stores_are_not_shown(address, shown):
 def test_a_service_does_not_tell_where_its_store_stands():
     pytest.importorskip("pydantic")
     from gengeo_hf.index.stores.protocol import StoreIndex
-    from gengeo_hf.serving.schemas import IndexReply
+    from gengeo_hf.serving.schemas import IndexResponse
 
-    reply = IndexReply.of(StoreIndex(object(), "qdrant:http://me:geheim@10.0.0.7:6333"))
+    reply = IndexResponse.of(StoreIndex(object(), "qdrant:http://me:geheim@10.0.0.7:6333"))
     assert reply.name == "qdrant"
 
 

@@ -31,13 +31,16 @@ def app(
 
     require("app", "show the page")
     from gengeo_hf.localization.photos import find_photos
-    from gengeo_hf.serving.locator import Desk
+    from gengeo_hf.serving.decoding import DecodingLimits
+    from gengeo_hf.serving.locator import Locator
     from gengeo_hf.serving.page import show
 
     access = sharing.access()
     photos = find_photos([examples]) if examples is not None else []  # before the slow model
-    desk = Desk.open(options.model, options.index, options.calibration, **options.computation)
-    report_backend(desk.encoder)
-    if desk.caveat:
-        console.warning(desk.caveat)
-    show(desk, host, port, browser, photos, access)
+    locator = Locator.open(
+        options.model, options.index, options.calibration, **options.computation, decoding=DecodingLimits()
+    )
+    report_backend(locator.encoder)
+    if locator.caveat:
+        console.warning(locator.caveat)
+    show(locator, host, port, browser, photos, access)

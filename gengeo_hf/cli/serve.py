@@ -34,7 +34,7 @@ def serve(
         float, typer.Option(min=0.01, help="Largest photo, in millions of pixels.", rich_help_panel=LIMITS)
     ] = 50,
 ) -> None:
-    """Answer photos over HTTP: /locate, /describe, /health; /docs says what they take.
+    """Answer photos over HTTP: /locate, /encode, /health; /docs says what they take.
 
     After the index was replaced, `kill -HUP PID` takes the new one without losing a request.
 
@@ -49,21 +49,23 @@ def serve(
     from gengeo_hf.serving import require
 
     require("serve", "answer over HTTP")
-    from gengeo_hf.serving.locator import Desk
+    from gengeo_hf.serving.decoding import DecodingLimits
+    from gengeo_hf.serving.locator import Locator
     from gengeo_hf.serving.queue import Limits
     from gengeo_hf.serving.service import serve as run
 
     access = sharing.access(time_limit)
     limits = Limits(queue, batch, time_limit, int(max_megabytes * 1e6))
-    desk = Desk.open(
+    locator = Locator.open(
         options.model, options.index, options.calibration, **options.computation,
         batch_size=batch, max_pixels=int(max_megapixels * 1e6),
+        decoding=DecodingLimits(),
     )  # fmt: skip
-    report_backend(desk.encoder)
-    if desk.caveat:
-        console.warning(desk.caveat)
+    report_backend(locator.encoder)
+    if locator.caveat:
+        console.warning(locator.caveat)
 
     def listening(address: str) -> None:
         console.note(f"{address}/docs tells how to ask; a new index is taken at: kill -HUP {os.getpid()}")
 
-    run(desk, host, port, limits, listening, access)
+    run(locator, host, port, limits, listening, access)

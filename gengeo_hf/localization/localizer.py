@@ -81,6 +81,11 @@ class GeoLocalizer:
         self._off = calibration.caveat(len(index)) if calibration is not None else ""
         self._canvas, self._patch, self._target = panorama_canvas(encoder), encoder.patch, ground_size(encoder)
 
+    @property
+    def target_size(self) -> tuple[int, int] | None:
+        """(height, width) in pixels at which the model sees photos; None where it does not say."""
+        return self._target
+
     @classmethod
     def from_pretrained(
         cls,

@@ -16,7 +16,7 @@ from PIL import Image
 
 from gengeo_hf.common.camera import UNKNOWN_HEADING, CameraView
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.images import IMAGE_SUFFIXES, find_images, read_image
+from gengeo_hf.common.images import IMAGE_SUFFIXES, ImageFile, find_images, read_image
 from gengeo_hf.common.metadata import PhotoMetadata, PhotoPosition
 from gengeo_hf.common.projection import PanoramaCanvas, fitted, is_steep, levelled, rolled, unrolled, vertical_extent
 
@@ -91,14 +91,14 @@ def find_photos(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def read_photo(photo: Any, target_size: tuple[int, int] | None = None) -> Photo:
-    """Read a path, bytes, an open file or a PIL image; what is wrong with it is in `error`.
+    """Read a path, bytes, an open file, a PIL image or what `read_image` gave; what is wrong with it is in `error`.
 
     Args:
         photo: What is read.
         target_size: (height, width) in pixels that the model looks at, see `open_image`.
     """
     try:
-        found = read_image(photo, target_size=target_size)
+        found = photo if isinstance(photo, ImageFile) else read_image(photo, target_size=target_size)
     except GenGeoError as error:
         return Photo(None, error=str(error))
     return Photo(found.image, found.metadata)

@@ -1,7 +1,7 @@
 """Answers over HTTP: a page for people (`gengeo app`) and a service for programs (`gengeo serve`).
 
 Before: a model, an index and photos that arrive as bytes. After: places, as a page or as JSON and GeoJSON. Both ask
-the same desk (`answering.py`); what they know about places, maps and heatmaps they know from those rooms.
+the same locator (`answering.py`); what they know about places, maps and heatmaps they know from those rooms.
 """
 
 from importlib.util import find_spec

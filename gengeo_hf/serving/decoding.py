@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from gengeo_hf.common.images import ImageFile
 
 
+MAX_SCANS = 500  # of a JPEG; a progressive one of a camera has about ten
+
+
 @dataclass(frozen=True)
 class DecodingLimits:
     """What the decoding of one image, and of all together, may cost.
@@ -106,11 +109,12 @@ class Decoder:
         )
 
     @contextlib.contextmanager
-    def read(self, content: bytes) -> Iterator[ImageFile]:
+    def read(self, content: bytes, target_size: tuple[int, int] | None = None) -> Iterator[ImageFile]:
         """Decode a file; the budget holds its pixels until the block ends.
 
         Args:
             content: The file's bytes.
+            target_size: (height, width) in pixels that the model looks at, see `common.images.open_image`.
 
         Yields:
             The upright RGB image and what its file says, see `common.images.read_image`.
@@ -119,6 +123,8 @@ class Decoder:
             GenGeoError: It is not an image, damaged, has too many pixels, or costs too much to decode.
             BudgetError: See `PixelBudget.take`.
         """
+        if content.startswith(b"\xff\xd8") and content.count(b"\xff\xda") > MAX_SCANS:
+            raise GenGeoError(f"the photo is a JPEG of more than {MAX_SCANS} scans; save it again as a plain JPEG")
         width, height = self._run(_size, content)
         if width * height > self.limits.max_pixels:
             raise GenGeoError(
@@ -126,13 +132,13 @@ class Decoder:
                 "megapixels; make it smaller: the model looks at a few hundred pixels only"
             )
         with self.budget.take(width * height, self.limits.seconds):
-            yield self._run(_read, content)
+            yield self._run(_read, content, target_size)
 
-    def _run(self, function: Any, content: bytes) -> Any:
+    def _run(self, function: Any, *given: Any) -> Any:
         from pebble import ProcessExpired
 
         task = self._pool.schedule(
-            _limited, args=[function, content, self.limits.cpu_seconds], timeout=self.limits.seconds
+            _limited, args=[self.limits.cpu_seconds, function, *given], timeout=self.limits.seconds
         )
         try:
             return task.result()
@@ -167,7 +173,7 @@ def _limit_worker(megabytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (start + megabytes * 2**20,) * 2)
 
 
-def _limited(function: Any, content: bytes, cpu_seconds: float) -> Any:
+def _limited(cpu_seconds: float, function: Any, *given: Any) -> Any:
     """Run a task; the system ends the process when its CPU time is used up, also inside a codec."""
     import signal
 
@@ -176,7 +182,7 @@ def _limited(function: Any, content: bytes, cpu_seconds: float) -> Any:
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
     try:
-        return function(content)
+        return function(*given)
     finally:
         if timed:
             signal.setitimer(signal.ITIMER_PROF, 0)
@@ -195,7 +201,7 @@ def _size(content: bytes) -> tuple[int, int]:
         return 0, 0
 
 
-def _read(content: bytes) -> ImageFile:
+def _read(content: bytes, target_size: tuple[int, int] | None) -> ImageFile:
     from gengeo_hf.common.images import read_image
 
-    return read_image(content)
+    return read_image(content, target_size=target_size)

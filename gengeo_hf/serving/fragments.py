@@ -13,19 +13,19 @@ from gengeo_hf.explain import SCALE_NOTE
 
 if TYPE_CHECKING:
     from gengeo_hf.localization.localizer import Answer, Place
-    from gengeo_hf.serving.locator import Desk, Question
+    from gengeo_hf.serving.locator import LocateQuery, Locator
 
 
-def heading(desk: Desk) -> str:
+def heading(locator: Locator) -> str:
     """Title, what the photo is compared with, and the caveat."""
-    index = desk.localizer.index
+    index = locator.localizer.index
     kind = str(getattr(index, "address", "")).partition(":")[0]  # of a store; strangers need not know where it stands
     name = html.escape(kind or index.path.name)  # type: ignore[union-attr]  # not a store
-    caveat = f'<p class="gg-caveat" role="note">{html.escape(_sentence(desk.caveat))}</p>' if desk.caveat else ""
+    caveat = f'<p class="gg-caveat" role="note">{html.escape(_sentence(locator.caveat))}</p>' if locator.caveat else ""
     return (
         '<div class="gg-head"><h1>Where was this photo taken?</h1>'
         f"<p>Your photo is compared with {len(index):,} aerial tiles of <b>{name}</b> by the model "
-        f"<b>{html.escape(desk.model_name)}</b>. It stays on the machine that runs this page.</p>{caveat}</div>"
+        f"<b>{html.escape(locator.model_name)}</b>. It stays on the machine that runs this page.</p>{caveat}</div>"
     )
 
 
@@ -48,7 +48,7 @@ def failure(message: str) -> str:
     return f'<div class="gg-card gg-bad" role="alert"><h2>No answer</h2><p>{text}</p></div>'
 
 
-def answer(found: Answer, question: Question) -> str:
+def answer(found: Answer, question: LocateQuery) -> str:
     """The best place, or that it is not known, and how sure that is."""
     if not found.places:
         return failure("No tile lies in the circle that was asked for; widen it, or clear the field.")

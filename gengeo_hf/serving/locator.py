@@ -1,11 +1,11 @@
-"""The desk: one model and the index that is in use now, asked by the page and by the service.
+"""One model and the index that is in use now, asked by the page and by the service.
 
-Before: photos as bytes or files, from people who may send anything. After: `Answer`s of the places room.
+Photos come from people who may send anything: they are decoded by `serving.decoding`.
 """
 
 from __future__ import annotations
 
-import io
+import contextlib
 import threading
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,12 +15,15 @@ from PIL import Image
 
 from gengeo_hf.common.camera import CameraView
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.images import image_header, open_image
+from gengeo_hf.common.images import ImageFile, image_header, open_image, read_image
 from gengeo_hf.index.index import GeoIndex
 from gengeo_hf.localization.localizer import Answer, GeoLocalizer, open_index
 from gengeo_hf.serving.batching import BatchingEncoder
+from gengeo_hf.serving.decoding import Decoder, DecodingLimits
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy as np
 
     from gengeo_hf.common.units import Near
@@ -32,11 +35,11 @@ MAX_PIXELS = 50_000_000  # 150 MB decoded; a 48-megapixel phone still fits
 
 
 class PhotoError(GenGeoError):
-    """What was sent is no photo that we can read."""
+    """What was sent is not a photo that can be read."""
 
 
 @dataclass(frozen=True)
-class Question:
+class LocateQuery:
     """What is asked about a photo.
 
     Args:
@@ -57,7 +60,7 @@ class Question:
     camera: CameraView = field(default_factory=CameraView)
 
 
-class Desk:
+class Locator:
     """A model and an index that may be exchanged while questions are answered.
 
     Each question is answered from start to end by the index that was in use when it began.
@@ -69,6 +72,7 @@ class Desk:
         model_name: how answers call the model.
         batch_size: photos encoded together, see `BatchingEncoder`.
         max_pixels: photos with more are refused before they are decoded.
+        decoding: bounds of decoding, in worker processes; None decodes in this process, for files that are trusted.
 
     Raises:
         GenGeoError: another model made the index or the calibration.
@@ -82,7 +86,9 @@ class Desk:
         model_name: str = "",
         batch_size: int = 8,
         max_pixels: int = MAX_PIXELS,
+        decoding: DecodingLimits | None = None,
     ) -> None:
+        self.decoder = Decoder(replace(decoding, max_pixels=max_pixels)) if decoding is not None else None
         self.encoder = BatchingEncoder(encoder, batch_size)
         self.localizer = GeoLocalizer(self.encoder, index, calibration=calibration)
         self.model_name, self.max_pixels = Path(model_name).name, max_pixels
@@ -98,7 +104,7 @@ class Desk:
         backend: str = "auto",
         compute_dtype: str = "auto",
         **options: Any,
-    ) -> Desk:
+    ) -> Locator:
         """Load a checkpoint folder or Hub id, an index folder or store address, and a calibration file.
 
         Args:
@@ -115,30 +121,48 @@ class Desk:
         """What must be known before an answer is believed; empty where there is nothing to warn of."""
         return self.localizer.caveat
 
-    def ask(self, source: bytes | Path, question: Question, name: str = "photo") -> tuple[Answer, Any]:
+    @contextlib.contextmanager
+    def read(self, content: bytes) -> Iterator[ImageFile]:
+        """Decode a photo; its pixels count against the budget until the block ends.
+
+        Raises:
+            PhotoError: It is not a photo, damaged, too small, too large, or costs too much to decode.
+            BudgetError: Other photos fill the budget.
+        """
+        try:
+            with contextlib.ExitStack() as stack:
+                if self.decoder is not None:
+                    yield stack.enter_context(self.decoder.read(content, self.localizer.target_size))
+                else:
+                    check_size(content, self.max_pixels)
+                    yield read_image(content, target_size=self.localizer.target_size)
+        except PhotoError:
+            raise
+        except GenGeoError as error:
+            raise PhotoError(str(error)) from error
+
+    def ask(self, image: ImageFile, query: LocateQuery, name: str = "photo") -> tuple[Answer, Any]:
         """Places for one photo, and the index that gave them.
 
         Args:
-            source: the file's bytes or its path.
-            question: what is asked.
+            image: of `read`.
+            query: what is asked.
             name: how the answer calls the photo.
 
         Raises:
-            PhotoError: it is no photo, damaged, too small or too large.
+            PhotoError: the model cannot use it.
             GenGeoError: a threshold without a calibration, or the index cannot answer.
         """
-        localizer = self.localizer  # one for the whole answer, also when the desk changes its index meanwhile
-        check_size(source, self.max_pixels)
-        photo: Any = Upload(source, name) if isinstance(source, bytes) else source
+        localizer = self.localizer  # one for the whole answer, also when the index is changed meanwhile
         answer = next(
             localizer.locate_many(
-                [photo],
-                top=question.top,
-                near=question.near,
-                merge=question.merge,
-                exif_radius_m=question.near_exif_m,
-                threshold=question.threshold,
-                camera=question.camera,
+                [image],
+                top=query.top,
+                near=query.near,
+                merge=query.merge,
+                exif_radius_m=query.near_exif_m,
+                threshold=query.threshold,
+                camera=query.camera,
             )
         )
         if answer.error:
@@ -147,13 +171,9 @@ class Desk:
         places = [replace(place, source=Path(place.source).name) for place in answer.places]
         return replace(answer, photo=name, places=places), localizer.index
 
-    def describe(self, source: bytes | Path, view: View) -> np.ndarray:
-        """The unit descriptor of a photo or a tile, float32 (dim,).
-
-        Raises:
-            PhotoError: see `ask`.
-        """
-        descriptor: np.ndarray = self.encoder.encode([read_photo(source, self.max_pixels)], view)[0]
+    def encode(self, image: ImageFile, view: View) -> np.ndarray:
+        """The unit descriptor of a photo or a tile, float32 (dim,)."""
+        descriptor: np.ndarray = self.encoder.encode([image.image], view)[0]
         return descriptor
 
     @property
@@ -175,19 +195,10 @@ class Desk:
         return len(index)
 
     def close(self) -> None:
-        """Finish what waits and end the encoder's thread."""
+        """Finish what waits, end the encoder's thread and the decoders."""
         self.encoder.close()
-
-
-class Upload(io.BytesIO):
-    """The bytes of a photo as an open file that knows its name."""
-
-    def __init__(self, content: bytes, name: str) -> None:
-        super().__init__(content)
-        self.name = name
-
-    def __str__(self) -> str:
-        return self.name
+        if self.decoder is not None:
+            self.decoder.close()
 
 
 def check_size(source: bytes | Path, max_pixels: int = MAX_PIXELS) -> None:

@@ -1,7 +1,7 @@
 """The page behind `gengeo app`: drop a photo, see the places, the tiles, and what the head kept of both views.
 
-Before: a desk (answering.py). After: a person with a browser. It works without internet: no script, font or tile comes
-from elsewhere, and the photo does not leave the machine that runs it.
+It works without internet: no script, font or tile comes from elsewhere, and the photo does not leave the machine that
+runs the page.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from gengeo_hf.localization.localizer import Place, to_geojson
 from gengeo_hf.localization.maps import answers_map, map_frame
 from gengeo_hf.serving import fragments as words
 from gengeo_hf.serving import server
+from gengeo_hf.serving.decoding import BudgetError
 from gengeo_hf.serving.heatmaps import Seen, agreement, clusters, contrast, see
-from gengeo_hf.serving.locator import Desk, Question, read_photo
+from gengeo_hf.serving.locator import LocateQuery, Locator, read_photo
 from gengeo_hf.serving.page_uploads import UploadPathsMiddleware, uploads_directory
 from gengeo_hf.serving.server import Access
 
@@ -67,22 +68,22 @@ class Shown:
         return [place for place in self.places if place.tile_id in self.pictures]
 
 
-def build_page(desk: Desk, examples: Sequence[Path] = ()) -> gr.Blocks:
+def build_page(locator: Locator, examples: Sequence[Path] = ()) -> gr.Blocks:
     """The page, not yet served.
 
     Args:
-        desk: model and index.
+        locator: model and index.
         examples: photos that are offered to try.
     """
     with gr.Blocks(title="GenGeo: where was this photo taken?", delete_cache=(KEEP_FILES_S, KEEP_FILES_S)) as page:
-        gr.HTML(words.heading(desk))
+        gr.HTML(words.heading(locator))
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=300):
                 photo = gr.File(label="Photo", elem_id="photo", height=130)
                 if examples:
                     _examples(examples, photo)
                 preview = gr.Image(label="Your photo", interactive=False, visible=False, elem_id="preview", buttons=[])
-                settings = _settings(desk)
+                settings = _settings(locator)
                 button = gr.Button("Locate", variant="primary", elem_id="locate")
             with gr.Column(scale=5, min_width=320):
                 banner = gr.HTML(words.welcome(), elem_id="answer")
@@ -90,20 +91,20 @@ def build_page(desk: Desk, examples: Sequence[Path] = ()) -> gr.Blocks:
                     result = _results()
         shown = gr.State(time_to_live=KEEP_FILES_S)
         asked: dict[str, Any] = {
-            "fn": lambda path, *values: _answer(desk, path, *values),
+            "fn": lambda path, *values: _answer(locator, path, *values),
             "inputs": [photo, *settings],
             "outputs": [preview, banner, results, *result, shown],
         }
         button.click(**asked, api_name="locate", show_progress="minimal")
         photo.change(**asked, **QUIET).then(None, js=TO_THE_ANSWER, **QUIET)
         tiles, seen = result[1], result[2:]
-        tiles.select(_chooser(desk), shown, seen, **QUIET)
+        tiles.select(_chooser(locator), shown, seen, **QUIET)
     page.queue(max_size=64)
     return page
 
 
 def show(
-    desk: Desk,
+    locator: Locator,
     host: str = "127.0.0.1",
     port: int = 7860,
     browser: bool = False,
@@ -113,7 +114,7 @@ def show(
     """Serve the page until the process is told to stop.
 
     Args:
-        desk: model and index.
+        locator: model and index.
         host: address to listen on.
         port: 0 takes a free one.
         browser: open it.
@@ -125,7 +126,7 @@ def show(
     """
     access = access or Access()
     with uploads_directory() as uploads, server.listen(host, port) as (listening, address):
-        app = page_app(build_page(desk, examples[:EXAMPLES]), uploads, access.root_path)
+        app = page_app(build_page(locator, examples[:EXAMPLES]), uploads, access.root_path)
         print(f"{address} shows the page; stop it with Ctrl-C", flush=True)
         if browser:
             webbrowser.open(address)
@@ -152,9 +153,9 @@ def page_app(page: gr.Blocks, uploads: Path, root_path: str = "") -> ASGIApp:
     return UploadPathsMiddleware(app, uploads)
 
 
-def _settings(desk: Desk) -> list[Any]:
+def _settings(locator: Locator) -> list[Any]:
     """Fields that `_question` takes, in its order."""
-    calibrated = desk.localizer.calibration is not None
+    calibrated = locator.localizer.calibration is not None
     with gr.Accordion("Settings", open=False, elem_id="settings"):
         top = gr.Slider(1, 10, 5, step=1, label="Places", info="How many to show")
         near = gr.Textbox(
@@ -212,32 +213,33 @@ def _results() -> list[Any]:
     return [ground_map, tiles, title, photo, tile, figure, other, versus, *maps]
 
 
-def _answer(desk: Desk, path: str | None, *settings: Any) -> list[Any]:
+def _answer(locator: Locator, path: str | None, *settings: Any) -> list[Any]:
     """Everything that changes on the page when a photo is asked about: the outputs of `build_page`, in order."""
     if not path:
         return _only(words.welcome())
     name, preview = Path(path).name, None
     try:
-        image = read_photo(Path(path), desk.max_pixels)
-        preview = gr.update(value=_small(image), visible=True)
         question = _question(*settings)
-        if desk.outdated:  # the map must show the tiles of the index that answered
-            desk.reload()
-        answer, index = desk.ask(Path(path), question, name)
+        with locator.read(Path(path).read_bytes()) as photo:
+            preview = gr.update(value=_small(photo.image), visible=True)
+            small = _small(photo.image)
+            if locator.outdated:  # the map must show the tiles of the index that answered
+                locator.reload()
+            answer, index = locator.ask(photo, question, name)
         pictures = index.thumbnails([place.tile_id for place in answer.places])
-    except GenGeoError as error:
-        return _only(words.failure(str(error).replace(path, name)), preview)
+    except (GenGeoError, BudgetError) as error:
+        return _only(words.failure(f"{name}: {error}"), preview)
     banner = words.answer(answer, question)
     if not answer.places:
         return _only(banner, preview)
     found = [replace(answer, photo=path)]  # the map reads the photo again
-    banner += words.downloads(answers_map(found, index, desk.caveat), to_geojson([answer], desk.caveat))
+    banner += words.downloads(answers_map(found, index, locator.caveat), to_geojson([answer], locator.caveat))
     frame = map_frame(answers_map(found, index), MAP_HEIGHT)  # the page has said the caveat
-    state = Shown(answer.places, see(desk.encoder.encoder, _small(image), "ground"), pictures)
+    state = Shown(answer.places, see(locator.encoder.encoder, small, "ground"), pictures)
     gallery = [(read_photo(pictures[place.tile_id]), words.caption(place)) for place in state.with_picture]
     row = gr.update(value=gallery, visible=bool(gallery), selected_index=0 if gallery else None)
     shown = gr.update(visible=True)
-    return [preview, banner, shown, frame, row, *_seen(desk, state, 0), state]
+    return [preview, banner, shown, frame, row, *_seen(locator, state, 0), state]
 
 
 def _only(banner: str, preview: Any = None) -> list[Any]:
@@ -258,47 +260,47 @@ def _only(banner: str, preview: Any = None) -> list[Any]:
 
 def _question(
     top: float, near: str, radius: str, gps: bool, kind: str, fov: float, heading: str, threshold: float
-) -> Question:
-    """The settings as the desk wants them."""
+) -> LocateQuery:
+    """The settings as the locator wants them."""
     near = (near or "").strip()
     length = parse_metres(radius or "") if near or gps else 0.0
     place = parse_near(f"{near},{length}m") if near else None
     camera = parse_camera({AS_FILE: None, PANORAMA: 360.0, ORDINARY: float(fov)}[kind], HEADINGS[heading])
-    return Question(int(top), place, length if gps else None, True, float(threshold), camera)
+    return LocateQuery(int(top), place, length if gps else None, True, float(threshold), camera)
 
 
-def _chooser(desk: Desk) -> Callable[[Shown | None, gr.SelectData], list[Any]]:
+def _chooser(locator: Locator) -> Callable[[Shown | None, gr.SelectData], list[Any]]:
     """What happens when a tile is clicked."""
 
     def choose(state: Shown | None, event: gr.SelectData) -> list[Any]:
-        return [gr.skip()] * 8 if state is None else _seen(desk, state, int(event.index))
+        return [gr.skip()] * 8 if state is None else _seen(locator, state, int(event.index))
 
     return choose
 
 
-def _seen(desk: Desk, state: Shown, number: int) -> list[Any]:
+def _seen(locator: Locator, state: Shown, number: int) -> list[Any]:
     """Title, photo, tile and the pictures that tell why, for the tile at a position of the row."""
     if number >= len(state.with_picture):
         tile = Seen(note="The index keeps no pictures of its tiles, so only the photo can be looked at.")
         which = ""
     else:
         place = state.with_picture[number]
-        tile = see(desk.encoder.encoder, read_photo(state.pictures[place.tile_id]), "aerial")
+        tile = see(locator.encoder.encoder, read_photo(state.pictures[place.tile_id]), "aerial")
         which = f"place {place.rank}"
     return [
         words.kept(which, state.photo.note or tile.note),
         gr.update(value=state.photo.picture, visible=state.photo.picture is not None),
         gr.update(value=tile.picture, visible=tile.picture is not None, label=f"Tile of {which}"),
-        *_why(desk, state, number, tile),
+        *_why(locator, state, number, tile),
     ]
 
 
-def _why(desk: Desk, state: Shown, number: int, tile: Seen) -> list[Any]:
+def _why(locator: Locator, state: Shown, number: int, tile: Seen) -> list[Any]:
     """Which parts agree; whether and why the best place rather than this one; where the clusters look in both views."""
     versus = None
     if 0 < number < len(state.with_picture):
         places = state.with_picture
-        best = see(desk.encoder.encoder, read_photo(state.pictures[places[0].tile_id]), "aerial")
+        best = see(locator.encoder.encoder, read_photo(state.pictures[places[0].tile_id]), "aerial")
         names = (f"place {places[0].rank}", f"place {places[number].rank}")
         versus = contrast(state.photo, best, tile, names)
     shown = gr.update(visible=versus is not None)

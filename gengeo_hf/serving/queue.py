@@ -1,7 +1,4 @@
-"""A bounded line of requests: so many wait, so many are worked on, none waits for ever.
-
-Before: the service, which holds bodies of unknown size. After: worker threads.
-"""
+"""A bounded queue of requests: so many wait, so many are worked on, none waits without end."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ Result = TypeVar("Result")
 
 
 class BusyError(Exception):
-    """The line is full.
+    """The queue is full.
 
     Args:
         retry_after: seconds after which a place should be free.
@@ -38,7 +35,7 @@ class Limits:
         workers: photos that are decoded and located at the same time; also the largest batch of the encoder.
         seconds: time limit of a request, from its first byte to its answer.
         photo_bytes: largest upload.
-        queue_bytes: all uploads that are inside together; beyond, the line is full.
+        queue_bytes: all uploads that are inside together; beyond, the queue is full.
     """
 
     queue: int = 256
@@ -48,11 +45,11 @@ class Limits:
     queue_bytes: int = 512_000_000
 
 
-class Ticket:
-    """A place in the line; it knows how many bytes its request holds."""
+class Slot:
+    """A slot of the queue; it knows how many bytes its request holds."""
 
-    def __init__(self, line: Line) -> None:
-        self._line = line
+    def __init__(self, queue: RequestQueue) -> None:
+        self._queue = queue
         self.held = 0
 
     def take(self, size: int) -> None:
@@ -61,14 +58,14 @@ class Ticket:
         Raises:
             BusyError: all requests together hold too much.
         """
-        if self._line.held + size > self._line.limits.queue_bytes:
-            raise BusyError(self._line.retry_after)
-        self._line.held += size
+        if self._queue.held + size > self._queue.limits.queue_bytes:
+            raise BusyError(self._queue.retry_after)
+        self._queue.held += size
         self.held += size
 
 
-class Line:
-    """The line and its workers. Everything but the work itself happens in the event loop's thread.
+class RequestQueue:
+    """The queue and its workers. Everything but the work itself happens in the event loop's thread.
 
     Args:
         limits: see `Limits`.
@@ -76,21 +73,22 @@ class Line:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.inside = 0  # requests with a ticket
+        self.inside = 0  # requests with a slot
         self.held = 0  # bytes of their uploads
         self.refused = 0
         self._seconds_each = 0.1  # of work, a moving mean
         self._pool = ThreadPoolExecutor(limits.workers, thread_name_prefix="gengeo-worker")
+        self._waiters = ThreadPoolExecutor(limits.queue, thread_name_prefix="gengeo-decode")  # they only wait
         self._free = asyncio.Semaphore(limits.workers)
 
     @property
     def retry_after(self) -> int:
-        """Seconds until half of the line will have been answered, at the pace of the last requests."""
+        """Seconds until half of the queue will have been answered, at the pace of the last requests."""
         return max(1, math.ceil(self.inside / 2 * self._seconds_each / self.limits.workers))
 
     @contextlib.asynccontextmanager
-    async def ticket(self) -> AsyncIterator[Ticket]:
-        """A place in the line for the time of a request.
+    async def slot(self) -> AsyncIterator[Slot]:
+        """A slot for the time of a request.
 
         Raises:
             BusyError: there is none.
@@ -100,16 +98,34 @@ class Line:
             self.refused += 1
             raise BusyError(self.retry_after)
         self.inside += 1
-        ticket = Ticket(self)
+        slot = Slot(self)
         try:
             async with asyncio.timeout(self.limits.seconds):
-                yield ticket
+                yield slot
         except BusyError:
             self.refused += 1
             raise
         finally:
             self.inside -= 1
-            self.held -= ticket.held
+            self.held -= slot.held
+
+    @contextlib.asynccontextmanager
+    async def decoded(self, reading: contextlib.AbstractContextManager[Result]) -> AsyncIterator[Result]:
+        """Enter a context that waits for a decoder, in a thread of its own, and leave it in every case.
+
+        Args:
+            reading: See `serving.decoding.Decoder.read`.
+        """
+        future = self._waiters.submit(reading.__enter__)
+        try:
+            image = await asyncio.wrap_future(future)
+        except asyncio.CancelledError:  # the request was given up: what it gets now is given back
+            future.add_done_callback(lambda done: done.exception() or reading.__exit__(None, None, None))
+            raise
+        try:
+            yield image
+        finally:
+            reading.__exit__(None, None, None)
 
     async def run(self, work: Callable[[], Result]) -> Result:
         """Run `work` in a worker thread when one is free.
@@ -134,5 +150,6 @@ class Line:
         self._free.release()
 
     def close(self) -> None:
-        """Let the workers finish and end."""
+        """Let the workers finish and end; what only waits is given up."""
+        self._waiters.shutdown(wait=False, cancel_futures=True)
         self._pool.shutdown(wait=True)

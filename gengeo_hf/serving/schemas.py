@@ -1,6 +1,6 @@
-"""What the service says, as types: the OpenAPI schema and the JSON come from here.
+"""Requests and responses of the service as types: the OpenAPI schema and the JSON come from here.
 
-Before: `Answer`s of the places room. After: JSON. Angles in degrees (WGS84), distances in metres.
+Angles are degrees (WGS84), distances metres.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from gengeo_hf.common.camera import parse_camera
 from gengeo_hf.common.units import parse_metres, parse_near
 from gengeo_hf.index.index import GeoIndex
-from gengeo_hf.localization.localizer import Answer, Place
-from gengeo_hf.serving.locator import Desk, Question
+from gengeo_hf.localization.answers import Answer
+from gengeo_hf.localization.records import answer_record
+from gengeo_hf.serving.locator import LocateQuery, Locator
 
 MAX_TOP = 100
 ErrorCode = Literal[
     "bad_parameter", "no_photo", "bad_photo", "too_large", "busy", "timeout", "cannot_answer", "not_found",
-    "method_not_allowed", "bad_request", "internal",
+    "method_not_allowed", "bad_request", "no_space", "internal",
 ]  # fmt: skip
 
 
@@ -29,55 +30,42 @@ class Problem(BaseModel):
     message: str = Field(description="for people: what was found, what was expected, what to do")
 
 
-class ErrorReply(BaseModel):
+class ErrorResponse(BaseModel):
     """Every answer that is not a success looks like this."""
 
     error: Problem
 
 
-class Box(BaseModel):
-    """A tile's box in degrees; west > east runs across the date line."""
+class PlaceResponse(BaseModel):
+    """Where the photo may have been taken: the same keys as in `gengeo locate --json`."""
 
-    west: float
-    south: float
-    east: float
-    north: float
-
-
-class PlaceReply(BaseModel):
-    """Where the photo may have been taken."""
-
-    rank: int = Field(description="1 is the best")
     lat: float
     lon: float
     score: float = Field(description="cosine of the photo and the best tile of this place, -1 to 1")
-    confidence: float | None = Field(description="chance that the place is right; null without a calibration")
-    uncertainty_m: float | None = Field(description="root-mean-square distance to expect when the place is right")
-    votes: int = Field(description="overlapping tiles that were merged into this place")
+    confidence: float | None = Field(description="probability that the place is right; null without a calibration")
+    radius_68_m: float | None = Field(description="metres that hold 68 % of cameras if the place is right, or null")
+    radius_95_m: float | None = Field(description="metres that hold 95 % of cameras if the place is right, or null")
     tile_id: str
-    bounds: Box | None
-    area: str
-    source: str = Field(description="name of the imagery's file")
-    heading: float | None = Field(description="of a panorama's centre column, degrees from north, where it was sought")
-
-    @classmethod
-    def of(cls, place: Place) -> PlaceReply:
-        """From a `Place`."""
-        bounds = Box(**place.bounds._asdict()) if place.bounds else None
-        names = [name for name in cls.model_fields if name != "bounds"]
-        return cls(bounds=bounds, **{name: getattr(place, name) for name in names})
+    bounds: list[float] | None = Field(description="west, south, east, north; west > east crosses the date line")
+    heading: float | None = Field(description="of the centre column, degrees clockwise from north, where estimated")
+    pose: dict[str, Any] | None = Field(description="position and heading inside the tile, where estimated")
+    source: str | None = Field(description="name of the imagery's file")
+    attribution: str | None = Field(description="text that must be shown with the imagery")
+    rank: int = Field(description="1 is the best")
+    votes: int = Field(description="overlapping tiles that were merged into this place")
+    uncertainty_m: float | None = Field(description="root-mean-square distance to expect when the place is right")
+    area: str | None
 
 
-class PositionReply(BaseModel):
+class PositionResponse(BaseModel):
     """The position in the photo's EXIF data."""
 
     lat: float
     lon: float
-    heading: float | None
     distance_m: float | None = Field(description="from the best place; null where this position limited the search")
 
 
-class IndexReply(BaseModel):
+class IndexResponse(BaseModel):
     """Which gallery answered."""
 
     name: str
@@ -85,7 +73,7 @@ class IndexReply(BaseModel):
     created: str
 
     @classmethod
-    def of(cls, index: Any) -> IndexReply:
+    def of(cls, index: Any) -> IndexResponse:
         """From an index folder or a store."""
         if not isinstance(index, GeoIndex):
             kind = str(index.address).partition(":")[0]  # where the database stands is nobody's business
@@ -94,37 +82,29 @@ class IndexReply(BaseModel):
         return cls(name=index.path.name, version=manifest.content_id, created=manifest.created)
 
 
-class LocateReply(BaseModel):
-    """Places for one photo."""
+class LocateResponse(BaseModel):
+    """Places for one photo: the object of one line of `gengeo locate --json`, the caveat and the index."""
 
-    known: bool = Field(description='false: less sure than the threshold, the honest answer is "don\'t know"')
-    places: list[PlaceReply] = Field(description="best first; empty where no tile lies near the prior")
-    exif: PositionReply | None
+    photo: str
+    places: list[PlaceResponse] = Field(description="best first; empty where no tile lies near the prior")
+    not_in_index: float | None = Field(description="probability that the photo was taken elsewhere, or null")
     notes: list[str] = Field(description="what was assumed about the photo")
+    error: str | None
+    known: bool = Field(description='false: less confident than the threshold, the honest answer is "don\'t know"')
+    exif: PositionResponse | None
+    time: str | None = Field(description="when the photo was taken, by its file")
     caveat: str = Field(description="what must be known about the model before its answers are believed")
-    index: IndexReply
+    index: IndexResponse
 
     @classmethod
-    def of(cls, answer: Answer, index: Any, caveat: str) -> LocateReply:
+    def of(cls, answer: Answer, index: Any, caveat: str) -> LocateResponse:
         """From an `Answer` and the index that gave it."""
-        position = answer.exif_position
-        exif = None
-        if position is not None:
-            exif = PositionReply(
-                lat=position.lat, lon=position.lon, heading=position.heading, distance_m=answer.exif_distance_m
-            )
-        places = [PlaceReply.of(place) for place in answer.places]
-        return cls(
-            known=answer.known,
-            places=places,
-            exif=exif,
-            notes=[note.replace("--fov", "fov") for note in answer.notes],
-            caveat=caveat,
-            index=IndexReply.of(index),
-        )
+        record = answer_record(answer)
+        record["notes"] = [note.replace("--fov", "fov") for note in record["notes"]]
+        return cls(**record, caveat=caveat, index=IndexResponse.of(index))
 
 
-class DescribeReply(BaseModel):
+class EncodeResponse(BaseModel):
     """The descriptor of one image."""
 
     view: Literal["ground", "aerial"]
@@ -133,13 +113,13 @@ class DescribeReply(BaseModel):
     fingerprint: str = Field(description="descriptors of different fingerprints must never be compared")
 
 
-class HealthReply(BaseModel):
+class HealthResponse(BaseModel):
     """How the service is."""
 
     status: Literal["ok"]
     model: str
     fingerprint: str
-    index: IndexReply
+    index: IndexResponse
     tiles: int
     index_outdated: bool = Field(description="another index lies on disk: send SIGHUP to take it")
     inside: int = Field(description="requests that are received, waiting or worked on now")
@@ -148,7 +128,7 @@ class HealthReply(BaseModel):
     refused: int = Field(description="requests that found the queue full")
 
 
-class LocateOptions(BaseModel):
+class LocateParameters(BaseModel):
     """Options of a question, in the query string."""
 
     model_config = ConfigDict(extra="forbid")
@@ -202,15 +182,15 @@ class LocateOptions(BaseModel):
         parse_camera(None, text)
         return text
 
-    def question(self) -> Question:
-        """What the desk is asked."""
+    def query(self) -> LocateQuery:
+        """The same for `Locator.ask`."""
         near = parse_near(self.near) if self.near is not None else None
         near_exif_m = parse_metres(self.near_exif) if self.near_exif is not None else None
         camera = parse_camera(self.fov, self.heading)
-        return Question(self.top, near, near_exif_m, self.merge, self.threshold, camera)
+        return LocateQuery(self.top, near, near_exif_m, self.merge, self.threshold, camera)
 
 
-class DescribeOptions(BaseModel):
+class EncodeParameters(BaseModel):
     """Options of a description, in the query string."""
 
     model_config = ConfigDict(extra="forbid")
@@ -218,16 +198,16 @@ class DescribeOptions(BaseModel):
     view: Literal["ground", "aerial"] = Field("ground", description="ground for a photo, aerial for a tile")
 
 
-def health(desk: Desk, inside: int, capacity: int, answered: int, refused: int) -> HealthReply:
-    """The state of the desk and of the line before it."""
-    index = desk.localizer.index
-    return HealthReply(
+def health(locator: Locator, inside: int, capacity: int, answered: int, refused: int) -> HealthResponse:
+    """The state of the service and of its queue."""
+    index = locator.localizer.index
+    return HealthResponse(
         status="ok",
-        model=desk.model_name,
-        fingerprint=desk.encoder.fingerprint,
-        index=IndexReply.of(index),
+        model=locator.model_name,
+        fingerprint=locator.encoder.fingerprint,
+        index=IndexResponse.of(index),
         tiles=len(index),
-        index_outdated=desk.outdated,
+        index_outdated=locator.outdated,
         inside=inside,
         capacity=capacity,
         answered=answered,

@@ -13,7 +13,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from gengeo_hf.serving.queue import Ticket
+from gengeo_hf.serving.queue import Slot
 
 if TYPE_CHECKING:
     from starlette.types import Message, Receive
@@ -38,12 +38,12 @@ class TooLargeError(Exception):
         super().__init__(f"the upload is larger than the {limit / 1e6:g} MB that are allowed; send a smaller photo")
 
 
-async def photo_of(request: Request, ticket: Ticket, limit: int) -> bytes:
+async def photo_of(request: Request, slot: Slot, limit: int) -> bytes:
     """The photo's bytes.
 
     Args:
         request: its content type `multipart/form-data` means a form; everything else means the bytes themselves.
-        ticket: accounts for what is held.
+        slot: accounts for what is held.
         limit: largest body, in bytes.
 
     Raises:
@@ -54,7 +54,7 @@ async def photo_of(request: Request, ticket: Ticket, limit: int) -> bytes:
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced[:20]) > limit:  # no need to receive it
         raise TooLargeError(limit)
-    counted = Request(request.scope, _counted(request.receive, ticket, limit))
+    counted = Request(request.scope, _counted(request.receive, slot, limit))
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         body = await counted.body()
         if not body:
@@ -94,13 +94,13 @@ async def drain(request: Request, limit: int, seconds: float = 2.0) -> None:
         return
 
 
-def _counted(receive: Receive, ticket: Ticket, limit: int) -> Receive:
+def _counted(receive: Receive, slot: Slot, limit: int) -> Receive:
     """The same stream, ended when it holds more than allowed."""
 
     async def counted() -> Message:
         message = await receive()
-        ticket.take(len(message.get("body", b"")))
-        if ticket.held > limit:
+        slot.take(len(message.get("body", b"")))
+        if slot.held > limit:
             raise TooLargeError(limit)
         return message
 

@@ -1,4 +1,4 @@
-"""What the tests of this room share: a small gallery behind a desk, photos as bytes, and a running server."""
+"""What the tests of this room share: a small gallery behind a locator, photos as bytes, and a running server."""
 
 import contextlib
 import io
@@ -41,10 +41,10 @@ def index(encoder, source, tmp_path):
 
 
 @pytest.fixture
-def desk(encoder, index):
-    from gengeo_hf.serving.locator import Desk
+def locator(encoder, index):
+    from gengeo_hf.serving.locator import Locator
 
-    made = Desk(encoder, index, model_name="stub")
+    made = Locator(encoder, index, model_name="stub")
     yield made
     made.close()
 

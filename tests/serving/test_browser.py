@@ -19,7 +19,7 @@ from selenium import webdriver  # noqa: E402  # after the skips
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
-from gengeo_hf.serving.locator import Desk  # noqa: E402
+from gengeo_hf.serving.locator import Locator  # noqa: E402
 from gengeo_hf.serving.page import build_page, page_app  # noqa: E402
 from gengeo_hf.serving.page_uploads import uploads_directory  # noqa: E402
 from gengeo_hf.serving.server import in_thread  # noqa: E402
@@ -58,9 +58,9 @@ def connections(monkeypatch):
 
 
 @contextlib.contextmanager
-def serve(desk):
+def serve(locator):
     """Run the page; gives its address."""
-    with uploads_directory() as uploads, in_thread(page_app(build_page(desk), uploads)) as address:
+    with uploads_directory() as uploads, in_thread(page_app(build_page(locator), uploads)) as address:
         yield address
 
 
@@ -85,10 +85,10 @@ def requested_hosts(browser):
     return {urlsplit(address).hostname for address in addresses if address.startswith(("http", "ws"))}
 
 
-def test_from_a_photo_to_a_place_and_a_bad_file_in_words(desk, source, browser, connections, tmp_path):
+def test_from_a_photo_to_a_place_and_a_bad_file_in_words(locator, source, browser, connections, tmp_path):
     source.images[4].resize((160, 80)).save(tmp_path / "street.png")
     (tmp_path / "letter.jpg").write_text("Dear reader")
-    with serve(desk) as address:
+    with serve(locator) as address:
         browser.get(address)
         assert "unknown training data" in wait(browser, ".gg-caveat").text.lower()
         upload(browser, tmp_path / "street.png")
@@ -105,7 +105,7 @@ def test_from_a_photo_to_a_place_and_a_bad_file_in_words(desk, source, browser, 
         wait(browser, "#answer .gg-empty")
         upload(browser, tmp_path / "letter.jpg")
         words = wait(browser, "#answer .gg-bad").text
-        assert "letter.jpg is not an image" in words and str(tmp_path) not in words
+        assert "letter.jpg: the image" in words and str(tmp_path) not in words
         assert not [e for e in browser.find_elements(By.CSS_SELECTOR, "#map iframe") if e.is_displayed()]
         assert requested_hosts(browser) == {"127.0.0.1"}
         severe = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
@@ -119,9 +119,9 @@ def test_heatmaps_of_both_views_and_a_chosen_tile(tiny_model, tiny_processor, so
     from gengeo_hf.index import GeoIndex
 
     encoder = Encoder(tiny_model, tiny_processor, device="cpu")
-    desk = Desk(encoder, GeoIndex.build(encoder, source, tmp_path / "real.gengeo"))
+    locator = Locator(encoder, GeoIndex.build(encoder, source, tmp_path / "real.gengeo"))
     Image.effect_noise((224, 112), 90).convert("RGB").save(tmp_path / "street.png")
-    with serve(desk) as address:
+    with serve(locator) as address:
         browser.get(address)
         upload(browser, tmp_path / "street.png")
         before = wait(browser, "#kept-tile img").get_attribute("src")
@@ -136,4 +136,4 @@ def test_heatmaps_of_both_views_and_a_chosen_tile(tiny_model, tiny_processor, so
         wait(browser, "#near textarea, #near input").send_keys("-60, 0")
         wait(browser, "#locate").click()
         assert "no tile lies in the circle" in wait(browser, "#answer .gg-bad").text.lower()
-    desk.close()
+    locator.close()

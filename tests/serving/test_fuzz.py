@@ -30,13 +30,13 @@ def client(tmp_path_factory):
     from starlette.testclient import TestClient
 
     from gengeo_hf.index import GeoIndex
-    from gengeo_hf.serving.locator import Desk
+    from gengeo_hf.serving.locator import Locator
     from gengeo_hf.serving.service import create_app
     from tests.stubs import ListSource, StubEncoder
 
     folder: Path = tmp_path_factory.mktemp("fuzz") / "idx"
-    desk = Desk(StubEncoder(), GeoIndex.build(StubEncoder(), ListSource(4), folder))
-    app = create_app(desk, Limits(photo_bytes=20_000))
+    locator = Locator(StubEncoder(), GeoIndex.build(StubEncoder(), ListSource(4), folder))
+    app = create_app(locator, Limits(photo_bytes=20_000))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with TestClient(app, raise_server_exceptions=False) as client:
@@ -80,7 +80,7 @@ def any_form(client, kind, body):
     check(client.post("/locate", content=body, headers={"Content-Type": kind}))
 
 
-PATHS = st.sampled_from(["/locate", "/describe"])
+PATHS = st.sampled_from(["/locate", "/encode"])
 NAMES = st.sampled_from(
     ["top", "near", "near_exif", "merge", "threshold", "fov", "heading", "format", "view"]
 ) | st.text(max_size=8)

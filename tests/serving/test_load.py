@@ -35,11 +35,11 @@ def ask(address, photo):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads memory from /proc")
-def test_two_hundred_at_once_lose_none_and_keep_nothing(desk, source):
+def test_two_hundred_at_once_lose_none_and_keep_nothing(locator, source):
     # 600 x 600 pixels are 1 MB decoded: what 200 requests would keep is far above the noise of the measurement.
     photos = [picture(image.resize((600, 600), Image.Resampling.NEAREST), "JPEG") for image in source.images]
     memory = []
-    with running(create_app(desk)) as address, ThreadPoolExecutor(REQUESTS) as pool:
+    with running(create_app(locator)) as address, ThreadPoolExecutor(REQUESTS) as pool:
         for _ in range(3):
             futures = [pool.submit(ask, address, photos[number % 8]) for number in range(REQUESTS)]
             found = [future.result() for future in futures]

@@ -13,7 +13,7 @@ from gengeo_hf.index import GeoIndex
 from gengeo_hf.localization.confidence import Calibration
 from gengeo_hf.localization.localizer import Answer, Place
 from gengeo_hf.serving import fragments as words
-from gengeo_hf.serving.locator import Desk, Question
+from gengeo_hf.serving.locator import LocateQuery, Locator
 from gengeo_hf.serving.page import AS_FILE, FROM_FILE, NORTH, ORDINARY, PANORAMA, _answer, _question, _seen
 from tests.stubs import ListSource
 
@@ -27,7 +27,7 @@ def street(source, tmp_path):
 
 
 def test_settings_become_a_question():
-    assert _question(*USUAL) == Question()
+    assert _question(*USUAL) == LocateQuery()
     asked = _question(3, " 60.1, 24.9 ", "500m", False, ORDINARY, 70, NORTH, 0.5)
     assert asked.near == (60.1, 24.9, 500.0) and asked.near_exif_m is None and asked.camera.fov == 70
     asked = _question(3, None, "1km", True, PANORAMA, 70, "unknown: try eight", 0)
@@ -37,8 +37,8 @@ def test_settings_become_a_question():
         _question(3, "60.1", "500m", False, AS_FILE, 70, NORTH, 0)
 
 
-def test_a_photo_gives_map_tiles_and_files(desk, street):
-    preview, banner, results, frame, row, title, *_ = _answer(desk, street, *USUAL)
+def test_a_photo_gives_map_tiles_and_files(locator, street):
+    preview, banner, results, frame, row, title, *_ = _answer(locator, street, *USUAL)
     assert preview["visible"] and results["visible"] and len(row["value"]) >= 2
     assert "Best place" in banner and "60.1" in banner and "places.geojson" in banner
     assert frame.startswith("<iframe") and "street.png" in frame and str(Path(street).parent) not in frame
@@ -47,11 +47,11 @@ def test_a_photo_gives_map_tiles_and_files(desk, street):
 
 def test_another_tile_is_held_against_the_best(tiny_model, tiny_processor, source, tmp_path):
     encoder = Encoder(tiny_model, tiny_processor, device="cpu")
-    desk = Desk(encoder, GeoIndex.build(encoder, source, tmp_path / "real.gengeo"))
+    locator = Locator(encoder, GeoIndex.build(encoder, source, tmp_path / "real.gengeo"))
     Image.effect_noise((224, 112), 90).convert("RGB").save(tmp_path / "street.png")
-    *_, state = _answer(desk, str(tmp_path / "street.png"), *USUAL)
-    best, other = _seen(desk, state, 0), _seen(desk, state, 1)
-    desk.close()
+    *_, state = _answer(locator, str(tmp_path / "street.png"), *USUAL)
+    best, other = _seen(locator, state, 0), _seen(locator, state, 1)
+    locator.close()
     assert not best[4]["visible"] and best[5] is None
     assert other[4]["visible"] and other[5].width > 500 and other[5] != best[3]
     assert best[6] == other[6] and best[7] != other[7], "clusters: the same photo, another tile"
@@ -65,44 +65,47 @@ def test_another_tile_is_held_against_the_best(tiny_model, tiny_processor, sourc
         ((5, "-60, 25", "2km", False, AS_FILE, 65, NORTH, 0), "No tile lies in the circle"),
     ],
 )
-def test_mistakes_are_told_in_words(desk, street, settings, message):
-    _, banner, results, frame, *_ = _answer(desk, street, *settings)
+def test_mistakes_are_told_in_words(locator, street, settings, message):
+    _, banner, results, frame, *_ = _answer(locator, street, *settings)
     assert message in banner and "alert" in banner and not results["visible"] and not frame
 
 
-def test_a_bad_file_is_called_by_its_name(desk, tmp_path):
+def test_a_bad_file_is_called_by_its_name(locator, tmp_path):
     (tmp_path / "letter.jpg").write_text("Dear reader")
     Image.new("1", (20_000, 2_600)).save(tmp_path / "huge.png")
-    assert "letter.jpg is not an image" in (told := _answer(desk, str(tmp_path / "letter.jpg"), *USUAL)[1])
+    assert "letter.jpg: the image of 11 bytes is not an image" in (
+        told := _answer(locator, str(tmp_path / "letter.jpg"), *USUAL)[1]
+    )
     assert str(tmp_path) not in told
-    assert "50 megapixels" in _answer(desk, str(tmp_path / "huge.png"), *USUAL)[1]
-    assert "Drop a photo" in _answer(desk, None, *USUAL)[1]
+    assert "50 megapixels" in _answer(locator, str(tmp_path / "huge.png"), *USUAL)[1]
+    assert "Drop a photo" in _answer(locator, None, *USUAL)[1]
 
 
 def test_an_unsure_answer_says_dont_know(encoder, index, street):
     unsure = Calibration(-9.0, 10.0, 0.0, 50, encoder.fingerprint, 8, 20, 0.0)
-    desk = Desk(encoder, index, unsure)
-    told = _answer(desk, street, 5, "", "2km", False, AS_FILE, 65, NORTH, 0.99)[1]
-    desk.close()
+    locator = Locator(encoder, index, unsure)
+    told = _answer(locator, street, 5, "", "2km", False, AS_FILE, 65, NORTH, 0.99)[1]
+    locator.close()
     assert "Don&#x27;t know" in told or "Don't know" in told
     assert "Less sure than 99%" in told
 
 
-def test_a_replaced_index_is_taken_at_the_next_photo(desk, encoder, index, street):
+def test_a_replaced_index_is_taken_at_the_next_photo(locator, encoder, index, street):
     GeoIndex.build(encoder, ListSource(3, "new"), index.path, overwrite=True)
-    assert "new-" in _answer(desk, street, *USUAL)[3]
+    assert "new-" in _answer(locator, street, *USUAL)[3]
 
 
-def test_pictures_of_a_replaced_index_are_left_out_not_mixed_up(encoder, index):
-    """The old index must not show the new one's pictures under its own names; a shorter one must not break it."""
-    assert len(index.thumbnails(["noise-1", "noise-6"])) == 2
+def test_pictures_of_a_replaced_index_are_not_mixed_up(encoder, index):
+    """The old index keeps the pictures of the version that it opened, never those of the new one."""
+    before = index.thumbnails(["noise-1", "noise-6"])
+    assert len(before) == 2
     GeoIndex.build(encoder, ListSource(3, "new", seed=1), index.path, overwrite=True)
-    assert index.thumbnails(["noise-1", "noise-6"]) == {}
+    assert index.thumbnails(["noise-1", "noise-6"]) == before
     assert set(GeoIndex.load(index.path).thumbnails(["new-1"])) == {"new-1"}
 
 
-def test_names_cannot_become_markup(desk):
+def test_names_cannot_become_markup(locator):
     evil = "<img src=x onerror=alert(1)>"
     place = Place(1, 1.0, 2.0, 0.5, evil)
-    text = words.answer(Answer(evil, [place], notes=(evil,)), Question()) + words.failure(evil) + words.kept(evil)
+    text = words.answer(Answer(evil, [place], notes=(evil,)), LocateQuery()) + words.failure(evil) + words.kept(evil)
     assert "<img" not in text

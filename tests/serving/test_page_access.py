@@ -15,11 +15,11 @@ TOKEN = "a-token-of-some-length"
 
 
 @pytest.fixture
-def page(desk):
+def page(locator):
     access = Access(token=TOKEN)
     with (
         uploads_directory() as uploads,
-        in_thread(page_app(build_page(desk), uploads), access) as address,
+        in_thread(page_app(build_page(locator), uploads), access) as address,
         httpx.Client(base_url=address, auth=("me", TOKEN), timeout=60) as client,
     ):
         client.uploads = uploads

@@ -16,7 +16,7 @@ from gengeo_hf.common.errors import GenGeoError  # noqa: E402  # after the skips
 from gengeo_hf.index import GeoIndex  # noqa: E402
 from gengeo_hf.localization import GeoLocalizer  # noqa: E402
 from gengeo_hf.localization.confidence import Calibration  # noqa: E402
-from gengeo_hf.serving.locator import Desk  # noqa: E402
+from gengeo_hf.serving.locator import Locator  # noqa: E402
 from gengeo_hf.serving.queue import Limits  # noqa: E402
 from gengeo_hf.serving.service import create_app, serve  # noqa: E402
 from tests.serving.conftest import picture, running  # noqa: E402
@@ -24,8 +24,8 @@ from tests.stubs import ListSource, StubEncoder  # noqa: E402
 
 
 @pytest.fixture
-def client(desk):
-    with running(create_app(desk)) as address, httpx.Client(base_url=address, timeout=30) as client:
+def client(locator):
+    with running(create_app(locator)) as address, httpx.Client(base_url=address, timeout=30) as client:
         yield client
 
 
@@ -45,7 +45,7 @@ def test_a_form_and_bare_bytes_give_the_localizers_places(client, encoder, index
         assert reply.status_code == 200, reply.text
         found = reply.json()
         assert [place["tile_id"] for place in found["places"]] == [place.tile_id for place in best]
-        assert found["places"][0]["lat"] == best[0].lat and found["places"][0]["bounds"]["west"] == best[0].bounds.west
+        assert found["places"][0]["lat"] == best[0].lat and found["places"][0]["bounds"] == list(best[0].bounds)
         assert found["known"] and "unknown training data" in found["caveat"]
         assert found["index"]["name"] == "city.gengeo" and len(found["index"]["version"]) == 12
 
@@ -80,19 +80,19 @@ def test_exif_is_shown_and_a_prior_when_asked(client, shared_data):
     assert client.post("/locate", params={"near_exif": "1km"}, content=photo).json()["places"] == []
 
 
-def test_descriptors_of_both_views(desk, client, encoder, source, tiny_model, tiny_processor):
+def test_descriptors_of_both_views(locator, client, encoder, source, tiny_model, tiny_processor):
     image = source.images[1]
     for view in ("ground", "aerial"):
-        reply = client.post("/describe", params={"view": view}, content=picture(image)).json()
+        reply = client.post("/encode", params={"view": view}, content=picture(image)).json()
         np.testing.assert_allclose(reply["descriptor"], encoder.encode([image], view)[0], rtol=1e-6)
         assert reply["view"] == view and reply["fingerprint"] == encoder.fingerprint
     from gengeo_hf.encoding.encoder import Encoder
 
     real = Encoder(tiny_model, tiny_processor, device="cpu")
-    index = GeoIndex.build(real, source, desk.localizer.index.path.with_name("real.gengeo"))
-    with running(create_app(Desk(real, index))) as address:
+    index = GeoIndex.build(real, source, locator.localizer.index.path.with_name("real.gengeo"))
+    with running(create_app(Locator(real, index))) as address:
         for view in ("ground", "aerial"):
-            reply = httpx.post(f"{address}/describe", params={"view": view}, content=picture(image)).json()
+            reply = httpx.post(f"{address}/encode", params={"view": view}, content=picture(image)).json()
             np.testing.assert_allclose(reply["descriptor"], real.encode([image], view)[0], atol=1e-5)
 
 
@@ -109,7 +109,7 @@ def test_health_counts_and_names(client, photo):
     [
         ({"content": b""}, 400, "no_photo", "request is empty"),
         ({"content": b"hello"}, 422, "bad_photo", "is not an image"),
-        ({"content": b"\x89PNG\r\n\x1a\n" + b"0" * 50}, 422, "bad_photo", "photo"),
+        ({"content": b"\x89PNG\r\n\x1a\n" + b"0" * 50}, 422, "bad_photo", "cannot be opened"),
         ({"files": {"photo": b"x"}}, 400, "no_photo", "field 'photo'"),
         ({"files": {"image": b"x"}, "data": {"top": "3"}}, 400, "no_photo", "query string"),
         ({"files": [("image", b"x"), ("image", b"y")]}, 400, "no_photo", "2 values"),
@@ -145,9 +145,9 @@ def test_a_damaged_photo(client, big_photo):
 
 
 @pytest.mark.parametrize("announced", [True, False])
-def test_too_large_an_upload_is_refused_and_the_client_learns_why(desk, announced):
+def test_too_large_an_upload_is_refused_and_the_client_learns_why(locator, announced):
     body = b"0" * 3_000_000
-    with running(create_app(desk, Limits(photo_bytes=1_000_000))) as address:
+    with running(create_app(locator, Limits(photo_bytes=1_000_000))) as address:
         content = body if announced else (body[start : start + 65536] for start in range(0, len(body), 65536))
         assert "1 MB" in problem(httpx.post(f"{address}/locate", content=content), 413, "too_large")
         assert "1 MB" in problem(httpx.post(f"{address}/locate", files={"image": body}), 413, "too_large")
@@ -161,7 +161,7 @@ class Slow(StubEncoder):
         super().__init__()
         self.go = threading.Event()
 
-    def encode(self, images, view, progress=False):
+    def encode(self, images, view, **options):
         self.go.wait(20)
         return super().encode(images, view)
 
@@ -182,7 +182,7 @@ def wait_for(condition):
 
 
 def test_a_full_queue_is_503_with_retry_after_and_then_all_are_answered(slow, index, photo):
-    app = create_app(Desk(slow, index, batch_size=2), Limits(queue=6, workers=2))
+    app = create_app(Locator(slow, index, batch_size=2), Limits(queue=6, workers=2))
     with running(app) as address, ThreadPoolExecutor(6) as pool:
         inside = [pool.submit(httpx.post, f"{address}/locate", content=photo, timeout=30) for _ in range(6)]
         wait_for(lambda: httpx.get(f"{address}/health").json()["inside"] == 6)
@@ -194,7 +194,7 @@ def test_a_full_queue_is_503_with_retry_after_and_then_all_are_answered(slow, in
 
 
 def test_the_time_limit_is_504_and_frees_the_place(slow, index, photo):
-    with running(create_app(Desk(slow, index), Limits(seconds=0.2))) as address:
+    with running(create_app(Locator(slow, index), Limits(seconds=0.2))) as address:
         assert "0.2 s" in problem(httpx.post(f"{address}/locate", content=photo), 504, "timeout")
         assert httpx.get(f"{address}/health").json()["inside"] == 0
         slow.go.set()
@@ -203,22 +203,22 @@ def test_the_time_limit_is_504_and_frees_the_place(slow, index, photo):
 
 def test_a_broken_model_is_not_the_clients_fault(index, photo):
     class Broken(StubEncoder):
-        def encode(self, images, view, progress=False):
+        def encode(self, images, view, **options):
             return np.full((len(images), 64), np.nan, np.float32)
 
     class Worse(StubEncoder):
-        def encode(self, images, view, progress=False):
+        def encode(self, images, view, **options):
             raise RuntimeError("secret of the machine")
 
-    with running(create_app(Desk(Broken(), index))) as address:
+    with running(create_app(Locator(Broken(), index))) as address:
         assert "NaN" in problem(httpx.post(f"{address}/locate", content=photo), 503, "cannot_answer")
-    with running(create_app(Desk(Worse(), index))) as address:
+    with running(create_app(Locator(Worse(), index))) as address:
         assert "secret" not in problem(httpx.post(f"{address}/locate", content=photo), 500, "internal")
 
 
 def test_confidence_and_dont_know(encoder, index, photo):
     sure = Calibration(-9.0, 10.0, 0.0, 50, encoder.fingerprint, 8, 20, 0.0)
-    with running(create_app(Desk(encoder, index, sure))) as address:
+    with running(create_app(Locator(encoder, index, sure))) as address:
         replies = [httpx.post(f"{address}/locate", params={"threshold": t}, content=photo).json() for t in (0.5, 0.99)]
     assert [reply["known"] for reply in replies] == [True, False]
     assert 0.5 < replies[0]["places"][0]["confidence"] < 0.99
@@ -226,7 +226,7 @@ def test_confidence_and_dont_know(encoder, index, photo):
 
 def test_the_schema_names_what_is_sent_and_the_docs_need_no_internet(client, photo):
     schema = client.get("/openapi.json").json()
-    assert set(schema["paths"]) == {"/locate", "/describe", "/health"}
+    assert set(schema["paths"]) == {"/locate", "/encode", "/health"}
     content = schema["paths"]["/locate"]["post"]["requestBody"]["content"]
     assert set(content) == {"multipart/form-data", "image/*", "application/octet-stream"}
     assert {"400", "413", "422", "503", "504", "200"} <= set(schema["paths"]["/locate"]["post"]["responses"])
@@ -241,7 +241,7 @@ def test_answers_are_as_the_schema_says(client, photo):
     schema = client.get("/openapi.json").json()
     for path, reply in {
         "/locate": client.post("/locate", content=photo),
-        "/describe": client.post("/describe", content=photo),
+        "/encode": client.post("/encode", content=photo),
     }.items():
         wanted = schema["paths"][path]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
         jsonschema.validate(reply.json(), wanted | {"components": schema["components"]})
@@ -249,8 +249,8 @@ def test_answers_are_as_the_schema_says(client, photo):
 
 def test_an_index_replaced_on_disk_is_taken_at_reload_and_answers_never_mix(encoder, index, photo):
     """Old answers name old tiles and the old version, new ones new tiles, while photos keep coming."""
-    desk = Desk(encoder, index)
-    names = {desk.localizer.index.manifest.content_id: "noise"}
+    locator = Locator(encoder, index)
+    names = {locator.localizer.index.manifest.content_id: "noise"}
     stop, seen, wrong = threading.Event(), set(), []
 
     def keep_asking(address):
@@ -262,13 +262,13 @@ def test_an_index_replaced_on_disk_is_taken_at_reload_and_answers_never_mix(enco
                 if kinds != {names.get(reply["index"]["version"])}:
                     wrong.append(reply)
 
-    with running(create_app(desk)) as address, ThreadPoolExecutor(3) as pool:
+    with running(create_app(locator)) as address, ThreadPoolExecutor(3) as pool:
         asking = [pool.submit(keep_asking, address) for _ in range(3)]
         for generation in ("second", "third", "fourth"):
             new = GeoIndex.build(encoder, ListSource(8, generation, seed=len(generation)), index.path, overwrite=True)
             assert httpx.get(f"{address}/health").json()["index_outdated"]
             names[new.manifest.content_id] = generation
-            assert desk.reload() == 8
+            assert locator.reload() == 8
             assert not httpx.get(f"{address}/health").json()["index_outdated"]
         wait_for(lambda: len(seen) >= 2)
         stop.set()
@@ -278,23 +278,23 @@ def test_an_index_replaced_on_disk_is_taken_at_reload_and_answers_never_mix(enco
 
 
 def test_a_reload_of_something_else_keeps_the_old_index(encoder, index, photo):
-    desk = Desk(encoder, index)
+    locator = Locator(encoder, index)
     GeoIndex.build(StubEncoder("other"), ListSource(3), index.path, overwrite=True)
     with pytest.raises(GenGeoError, match="made by another model"):
-        desk.reload()
+        locator.reload()
     (index.path / GeoIndex.load(index.path).manifest.segments[0].name / "tiles.arrow").write_bytes(b"broken")
     with pytest.raises(GenGeoError, match="truncated"):
-        desk.reload()
-    from gengeo_hf.serving.locator import Question
+        locator.reload()
+    from gengeo_hf.serving.locator import LocateQuery
 
-    assert desk.ask(photo, Question())[0].places[0].tile_id == "noise-4"
+    assert locator.ask(photo, LocateQuery())[0].places[0].tile_id == "noise-4"
 
 
-def test_a_taken_port_is_said(desk):
+def test_a_taken_port_is_said(locator):
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(GenGeoError, match="cannot listen"):
-        serve(desk, port=taken.getsockname()[1])
+        serve(locator, port=taken.getsockname()[1])
 
 
 def test_a_multipart_photo_larger_than_memory_pieces(client):
@@ -303,5 +303,22 @@ def test_a_multipart_photo_larger_than_memory_pieces(client):
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, "PNG")
     assert len(buffer.getvalue()) > 2_000_000
-    form = client.post("/describe", files={"image": buffer.getvalue()}).json()
-    assert form["descriptor"] == client.post("/describe", content=buffer.getvalue()).json()["descriptor"]
+    form = client.post("/encode", files={"image": buffer.getvalue()}).json()
+    assert form["descriptor"] == client.post("/encode", content=buffer.getvalue()).json()["descriptor"]
+
+
+def test_metrics_count_requests_and_health_tells_alive_from_ready(client, photo):
+    client.post("/locate", content=photo)
+    text = client.get("/metrics").text
+    assert 'gengeo_requests_total{path="/locate",status="200"} 1.0' in text and "gengeo_index_tiles 8.0" in text
+    assert client.get("/health/live").json() == {"status": "ok"} == client.get("/health/ready").json()
+    assert client.get("/health", headers={"x-request-id": "abc-1"}).headers["x-request-id"] == "abc-1"
+    assert client.get("/", follow_redirects=False).headers["location"] == "docs"
+
+
+def test_a_full_disk_is_not_ready(client, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    assert "No space left" in problem(client.get("/health/ready"), 503, "cannot_answer")

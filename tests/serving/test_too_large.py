@@ -16,9 +16,9 @@ from tests.serving.conftest import running
 
 
 @pytest.mark.parametrize("times", [1.1, 5])
-def test_the_sender_of_a_large_upload_is_told(desk, times):
+def test_the_sender_of_a_large_upload_is_told(locator, times):
     limit = 1_000_000
-    with running(create_app(desk, Limits(photo_bytes=limit))) as address:
+    with running(create_app(locator, Limits(photo_bytes=limit))) as address:
         for _ in range(5):
             connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)
             connection.request("POST", "/locate", bytes(int(times * limit)), {"Connection": "close"})
@@ -30,10 +30,10 @@ def test_the_sender_of_a_large_upload_is_told(desk, times):
 @pytest.mark.parametrize(
     ("path", "status"), [("/locate?near=1,2", 422), ("/nowhere", 404), ("/locate?threshold=1", 422)]
 )
-def test_a_refusal_waits_for_the_end_of_what_is_sent(desk, path, status):
+def test_a_refusal_waits_for_the_end_of_what_is_sent(locator, path, status):
     body = bytes(5_000_000)
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
-    with running(create_app(desk)) as address:
+    with running(create_app(locator)) as address:
         where = urlsplit(address)
         with socket.create_connection((where.hostname, where.port), timeout=60) as connection:
             connection.sendall(head + body[:1000])

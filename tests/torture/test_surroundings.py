@@ -70,18 +70,18 @@ def test_two_processes_build_one_world(tmp_path, counts):
 @pytest.mark.parametrize("when", [0.0, 4e9])
 def test_a_clock_that_was_set_back_or_ahead(tmp_path, counts, when):
     """Files from the past or the future: a change is still seen, and the newest work is still taken."""
-    from gengeo_hf.serving.locator import Desk
+    from gengeo_hf.serving.locator import Locator
 
     index = GeoIndex.build(StubEncoder(), ListSource(6), tmp_path / "idx")
-    desk = Desk(StubEncoder(), index)
+    locator = Locator(StubEncoder(), index)
     for file in [index.path, *index.path.rglob("*")]:
         os.utime(file, (when, when))
-    assert not desk.outdated
+    assert not locator.outdated
     GeoIndex.load(index.path).add(StubEncoder(), ListSource(4, name="more", lat=61.0))
     for file in [index.path, *index.path.rglob("*")]:
         os.utime(file, (when, when))
-    assert desk.outdated and desk.reload() == 10
-    desk.close()
+    assert locator.outdated and locator.reload() == 10
+    locator.close()
     counts("clock set", 1)
 
 
