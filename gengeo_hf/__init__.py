@@ -66,4 +66,9 @@ def _register(transformers: ModuleType) -> None:
     importlib.import_module("gengeo_hf.model")  # registers as it is imported
 
 
+def _register_pipeline(pipelines: ModuleType) -> None:
+    importlib.import_module("gengeo_hf.hub.pipeline").register()
+
+
 wrapt.register_post_import_hook(_register, "transformers")
+wrapt.register_post_import_hook(_register_pipeline, "transformers.pipelines")

@@ -10,7 +10,6 @@ import json
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from rich.table import Table as Lines
 
 from gengeo_hf.common.errors import GenGeoError, told_in_one_line
 from gengeo_hf.common.files import atomic_folder, write_json, write_text
+from gengeo_hf.training.launch import run_training
 from gengeo_hf.training.settings import CONFIGS
 
 HERE = Path(__file__).resolve().parent
@@ -103,7 +103,7 @@ def train(folder: Folder, overrides: list[str]) -> None:
         *(str(HERE / "train.py"), "--config", str(CONFIG)),
         *(f"output={folder.root / 'run'}", f"data.root={folder.root / 'world'}", *overrides),
     ]
-    if subprocess.run(command, check=False, env={**os.environ, "TOKENIZERS_PARALLELISM": "false"}).returncode:
+    if run_training(command, {**os.environ, "TOKENIZERS_PARALLELISM": "false"}):
         raise GenGeoError("training stopped (see above); the same command goes on from the last checkpoint")
     best = folder.root / "run" / "model"
     if not folder.model.exists() or digest(best) != digest(folder.model):

@@ -163,3 +163,28 @@ def mean_position(lat: ArrayLike, lon: ArrayLike, weights: ArrayLike | None = No
     shares = None if weights is None else np.asarray(weights, dtype=np.float64)
     x, y, z = np.average(to_unit_vectors(lat, lon), axis=0, weights=shares)
     return float(np.degrees(np.arctan2(z, np.hypot(x, y)))), float(np.degrees(np.arctan2(y, x)))
+
+
+def mean_positions(group: np.ndarray, lat: np.ndarray, lon: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The middle of each group of positions on the sphere, right across the date line and at the poles.
+
+    Args:
+        group: int (N,), from 0 to `count` - 1: to which group each position belongs.
+        lat, lon: degrees, (N,); positions with NaN are left out.
+        count: how many groups there are.
+
+    Returns:
+        Latitudes and longitudes in degrees, (count,), NaN where a group has no position. A group of one keeps its
+        position to the last bit.
+    """
+    known = ~(np.isnan(lat) | np.isnan(lon))
+    group, lat, lon = group[known], lat[known], lon[known]
+    points = to_unit_vectors(lat, lon)
+    x, y, z = (np.bincount(group, points[:, axis], count) for axis in range(3))
+    members = np.bincount(group, minlength=count)
+    middle = np.degrees(np.arctan2(z, np.hypot(x, y))), np.degrees(np.arctan2(y, x))
+    for out, own in zip(middle, (lat, lon), strict=True):
+        out[members == 0] = np.nan
+        alone = members[group] == 1
+        out[group[alone]] = own[alone]
+    return middle

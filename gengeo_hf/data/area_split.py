@@ -18,6 +18,11 @@ from gengeo_hf.common.geo import EARTH_RADIUS_M, chord, to_unit_vectors
 
 METHODS = ("area", "id")
 
+BY_ID = (
+    "validation_by=id, of a table or folder split_by=id; when training, data.train.split_by=id "
+    "data.validation.split_by=id"
+)
+
 
 @dataclass(frozen=True)
 class Split:
@@ -89,8 +94,7 @@ def split_training(
     if lat is None or lon is None or np.isnan(lat).any() or np.isnan(lon).any():
         raise GenGeoError(
             "a part can only be cut by area where every pair has a position: supply the positions, or set "
-            "validation_by=id, of a table or folder split_by=id (single pairs are drawn, and their neighbours stay in "
-            "training)"
+            f"{BY_ID} (single pairs are drawn, and their neighbours stay in training)"
         )
     blocks = blocks_of(lat, lon, block_m)
     chosen = _chosen_blocks(blocks, share, seed, block_m)
@@ -146,7 +150,7 @@ def _chosen_blocks(blocks: np.ndarray, share: float, seed: int, block_m: float) 
     if not chosen or total == len(blocks):
         raise GenGeoError(
             f"{len(blocks):,} pairs lie in {len(unique)} blocks of {block_m:g} m: none can be set aside; split by id "
-            "instead (validation_by=id, of a table or folder split_by=id), or choose smaller blocks (there, block_m)"
+            f"instead ({BY_ID}), or choose smaller blocks (there, block_m)"
         )
     return chosen
 

@@ -13,9 +13,9 @@ import datasets
 import numpy as np
 
 from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.geo import mean_positions
 from gengeo_hf.common.schema import CrossViewDataset
 from gengeo_hf.data.tables import gallery_table, query_table
-from gengeo_hf.learning.neighbours import mean_positions
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl")
 # What people call the columns, in order of preference; compared without regard to case and punctuation.

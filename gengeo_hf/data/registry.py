@@ -4,7 +4,6 @@ Every command line, configuration file and Python call finds a data set here. `l
 `load_notation` takes them as a text such as `"table:test pairs.csv validation_share=0.05"`.
 """
 
-import functools
 import inspect
 import re
 import shlex
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.registry import Registry
 from gengeo_hf.common.schema import WORLD_DOMAINS, CrossViewDataset
 
 
@@ -35,19 +35,18 @@ def load_pairs(name: str, root: str | Path | None = None, split: str = "train", 
     Raises:
         GenGeoError: an unknown name, split or option, or data that are not as expected.
     """
-    loaders = _loaders()
-    if name not in loaders:
-        path = Path(name)
-        form = f"; write `{'folder' if path.is_dir() else 'table'} {name}`" if path.exists() else ""
-        raise GenGeoError(f"unknown data set {name!r}; expected one of {', '.join(sorted(loaders))}{form}")
-    if root is None and not name.startswith("world-"):
+    if name not in DATASETS and (path := Path(name)).exists():
+        form = f"`{'folder' if path.is_dir() else 'table'} {name}`"
+        raise GenGeoError(f"unknown data set {name!r}; expected one of {', '.join(sorted(DATASETS))}; write {form}")
+    loader = DATASETS[name]
+    if root is None and name in _ON_DISK:
         raise GenGeoError(f"{name} needs its folder: root=... (the synthetic worlds are the only data without one)")
-    return _call(name, loaders[name], root, split, **options).validate()
+    return _call(name, loader, root, split, **options).validate()
 
 
 def dataset_names() -> list[str]:
     """All names that `load_pairs` knows."""
-    return sorted(_loaders())
+    return sorted(DATASETS)
 
 
 @dataclass(frozen=True)
@@ -160,25 +159,6 @@ def _dotted(options: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     return out
 
 
-def _loaders() -> dict[str, Callable[..., CrossViewDataset]]:
-    """Loader of each name: (root, split, options) -> data set."""
-    from gengeo_hf.data import own, parquet, webdataset
-    from gengeo_hf.data.benchmarks import cvact, cvusa, university1652, vigor
-
-    files: dict[str, Callable[..., CrossViewDataset]] = {
-        "cvusa": cvusa.load,
-        "cvact": cvact.load,
-        "vigor-same": functools.partial(vigor.load, protocol="same"),
-        "vigor-cross": functools.partial(vigor.load, protocol="cross"),
-        "university1652": university1652.load,
-        "table": own.load_table,
-        "folder": own.load_folder,
-        "parquet": parquet.read_pairs,  # what `gengeo data export` wrote or `gengeo pull` fetched
-        "webdataset": webdataset.read_shards,
-    }
-    return files | {f"world-{domain}": _world(domain) for domain in WORLD_DOMAINS}
-
-
 def _call(name: str, loader: Callable[..., CrossViewDataset], /, *given: Any, **options: Any) -> CrossViewDataset:
     """Call a loader. An option that it does not know is the user's mistake, any other `TypeError` is ours."""
     try:
@@ -199,3 +179,22 @@ def _world(domain: str) -> Callable[..., CrossViewDataset]:
         return _call(f"world-{domain}", build_world, domain, split, num_pairs, **options)
 
     return load
+
+
+Loader = Callable[..., CrossViewDataset]
+_HOME = "gengeo_hf.data."
+_ON_DISK: dict[str, str | Loader] = {
+    "cvusa": _HOME + "benchmarks.cvusa:load",
+    "cvact": _HOME + "benchmarks.cvact:load",
+    "vigor-same": _HOME + "benchmarks.vigor:load_same",
+    "vigor-cross": _HOME + "benchmarks.vigor:load_cross",
+    "university1652": _HOME + "benchmarks.university1652:load",
+    "table": _HOME + "own:load_table",
+    "folder": _HOME + "own:load_folder",
+    "parquet": _HOME + "parquet:read_pairs",  # what `gengeo data export` wrote or `gengeo pull` fetched
+    "webdataset": _HOME + "webdataset:read_shards",
+}
+# Loader of each name: (root, split, **options) -> data set. A loader of your own joins by `@DATASETS.register(name)`.
+DATASETS: Registry[Loader] = Registry(
+    "data set", _ON_DISK | {f"world-{domain}": _world(domain) for domain in WORLD_DOMAINS}
+)

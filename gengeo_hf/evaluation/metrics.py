@@ -80,6 +80,24 @@ def average_precision(relevant_ranks: np.ndarray, gallery_size: int) -> np.ndarr
     return np.asarray((precision * found).sum(axis=1) / np.maximum(found.sum(axis=1), 1))
 
 
+def average_precision_trapezoid(relevant_ranks: np.ndarray, gallery_size: int) -> np.ndarray:
+    """Average precision as University-1652's script counts it: the mean of the precision before and at each hit.
+
+    Args:
+        relevant_ranks: See `average_precision`.
+        gallery_size: Number of tiles.
+
+    Returns:
+        (queries,) mean over the right tiles of (precision before + precision at the hit) / 2, where the precision
+        before the first rank counts as 1.
+    """
+    found = relevant_ranks < gallery_size
+    hits = np.arange(relevant_ranks.shape[1])
+    before = np.where(relevant_ranks > 0, hits / np.maximum(relevant_ranks, 1), 1.0)
+    halves = (before + (hits + 1) / (relevant_ranks + 1)) / 2
+    return np.asarray((halves * found).sum(axis=1) / np.maximum(found.sum(axis=1), 1))
+
+
 def evaluate_descriptors(
     query_descriptors: Descriptors,
     gallery_descriptors: Descriptors,

@@ -45,6 +45,7 @@ class Protocol:
         prior_radii_m: radii in metres of searches around the true position.
         fov: horizontal field of view in degrees that panoramas are cut to; 360 keeps them.
         heading: "known": the cut looks north; "unknown": it looks anywhere.
+        trapezoid_ap: Also count average precision as University-1652's script does.
         note: what a reader must know before comparing.
     """
 
@@ -64,6 +65,7 @@ class Protocol:
     prior_radii_m: tuple[float, ...] = ()
     fov: int = 360
     heading: str = "known"
+    trapezoid_ap: bool = False
     note: str = ""
 
     @property

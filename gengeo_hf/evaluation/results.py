@@ -30,7 +30,12 @@ from gengeo_hf.evaluation.intervals import (
     median_interval,
     query_groups,
 )
-from gengeo_hf.evaluation.metrics import metrics_of_scan, per_query_outcomes, within_outcomes
+from gengeo_hf.evaluation.metrics import (
+    average_precision_trapezoid,
+    metrics_of_scan,
+    per_query_outcomes,
+    within_outcomes,
+)
 from gengeo_hf.evaluation.neighbourhood import near_rule_outcomes, prior_outcomes
 from gengeo_hf.evaluation.positions import errors_m
 from gengeo_hf.evaluation.protocols import Protocol
@@ -297,6 +302,10 @@ def judge(
     options: dict[str, Any] = {"ks": protocol.ks, "rounding": protocol.rounding}
     metrics: dict[str, Any] = metrics_of_scan(found, ties=ties, errors=errors, **options)
     outcomes = per_query_outcomes(found, ties=ties, **options)
+    if protocol.trapezoid_ap:
+        ranks = found.relevant_ranks(ties)
+        outcomes["average_precision_trapezoid"] = average_precision_trapezoid(ranks, found.gallery_size)
+        metrics["average_precision_trapezoid"] = float(outcomes["average_precision_trapezoid"].mean())
     if truth.knows_positions:
         outcomes |= within_outcomes(errors) | _by_distance(given, truth, protocol, ties, device)
         metrics |= {name: float(values.mean()) for name, values in outcomes.items()}

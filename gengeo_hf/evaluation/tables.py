@@ -1,6 +1,6 @@
-"""The paper's tables with our rows below: every cell says by which rules it was counted, or it is left out.
+"""Tables of results as Markdown, LaTeX or CSV: the paper's with our rows below, or any results side by side.
 
-Before: results of `gengeo evaluate` and `assets/published.yaml`. After: Markdown, LaTeX or CSV.
+Every cell says by which rules it was counted, or it is left out. `assets/published.yaml` holds the published numbers.
 """
 
 import csv
@@ -22,7 +22,9 @@ _LATEX = str.maketrans(
     {letter: "\\" + letter for letter in "%&_#${}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 )
-_SHORT = {"recall@1": "R@1", "recall@5": "R@5", "recall@10": "R@10", "recall@1%": "R@1%", "hit_rate_code": "Hit"}
+_SHORT = {"recall@1": "R@1", "recall@5": "R@5", "recall@10": "R@10", "recall@1%": "R@1%", "hit_rate_code": "Hit",
+    "average_precision_trapezoid": "AP", "within_25m": "<= 25 m", "within_50m": "<= 50 m", "within_100m": "<= 100 m",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,50 @@ def build_table(number: int, results: Sequence[str | Path] = ()) -> Table:
     summaries = {str(path): Result.load(path, with_queries=False).summary for path in results}
     ours, our_notes = _our_rows(summaries, groups, published.get("accepts", {}))
     return Table(f"Table {number}: {published['title']} (percent)", groups, rows + ours, notes + our_notes)
+
+
+def build_results_table(results: Sequence[str | Path]) -> Table:
+    """Any results side by side: a row for each model, a group of columns for each data set and protocol.
+
+    Args:
+        results: JSON files of `gengeo evaluate`.
+
+    Raises:
+        GenGeoError: There are no results, or two of one model claim the same cell.
+    """
+    if not results:
+        raise GenGeoError("a table of results needs result files; make one with gengeo evaluate --out")
+    summaries = {str(path): Result.load(path, with_queries=False).summary for path in results}
+    groups: dict[str, list[str]] = {}
+    cells: dict[str, dict[str, dict[str, Any]]] = {}
+    notes: list[str] = []
+    for path, summary in summaries.items():
+        protocol, data, name = summary["protocol"], summary["dataset"], summary["model"]["name"]
+        group = protocol["name"] if protocol["name"].startswith(data["name"].split("/")[0]) else (
+            f"{data['name']} ({protocol['name']})"
+        )  # fmt: skip
+        shown = [metric for metric in _SHORT if metric in summary["metrics"]]
+        groups[group] = [metric for metric in _SHORT if metric in {*groups.get(group, ()), *shown}]
+        if group in cells.setdefault(name, {}):
+            raise GenGeoError(f"{path}: there are two results of {name} on {group}; name the models apart with --name")
+        cells[name][group] = summary
+        rules = summary["rules"]
+        note = (
+            f"{group}: {data['queries']:,} queries, {data['gallery']:,} tiles; ties {rules['ties']}, R@1% rounded by "
+            f"{rules['rounding']}" + ("" if data["complete"] else "; NOT the whole published set")
+        )
+        if note not in notes:
+            notes.append(note)
+    rows = [
+        (name, [_own_percent(found.get(group), metric) for group, metrics in groups.items() for metric in metrics])
+        for name, found in cells.items()
+    ]
+    return Table("Results (percent)", list(groups.items()), rows, notes)
+
+
+def _own_percent(summary: Mapping[str, Any] | None, metric: str) -> float | None:
+    """Our number by our own tie rule; None where there is none."""
+    return None if summary is None or metric not in summary["metrics"] else 100 * summary["metrics"][metric]
 
 
 def render(table: Table, style: Format = "md") -> str:

@@ -206,10 +206,9 @@ def _patch_tokens(model: Any, output: Any) -> torch.Tensor:
 
 def _features_before_norm(model: Any, output: Any) -> torch.Tensor:
     """The last block's patch features before the final LayerNorm: (B, n, C)."""
-    last: torch.Tensor = output.hidden_states[-1]
-    if last.ndim == 4:  # ConvNeXt's map
-        return last.flatten(2).transpose(1, 2)
-    return last[:, 1 + getattr(model.backbone.config, "num_register_tokens", 0) :]
+    from gengeo_hf.model.backbones import family_of
+
+    return family_of(model.backbone.config).patches_before_norm(model.backbone, output)
 
 
 def as_picture(image: Any) -> Image.Image:

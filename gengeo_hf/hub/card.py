@@ -1,7 +1,4 @@
-"""The model card: what a checkpoint is, how it was trained, what it reached. Only numbers that a file states.
-
-Before: a checkpoint folder, its training record and evaluation results. After: the text of README.md.
-"""
+"""The model card: what a checkpoint is, how it was trained, what it reached. Only numbers that a file states."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +8,6 @@ from gengeo_hf.common.errors import GenGeoError
 
 ASSETS = Path(__file__).parents[1] / "assets" / "hub"
 SHOWN = ("recall@1", "recall@5", "recall@10", "recall@1%", "hit_rate_code", "hit_rate_wording")
-AGGREGATORS = {"salad": "SALAD", "netvlad": "NetVLAD", "gem": "GeM pooling", "mean": "mean pooling", "cls": "CLS token"}
 # What of the training settings a reader wants first: the label, and where it lies.
 RECIPE = (
     ("started from", ("settings", "model", "init")),
@@ -63,6 +59,8 @@ def model_card(
     """
     from huggingface_hub import ModelCard
 
+    from gengeo_hf.model.aggregators import AGGREGATORS
+
     config = model.config
     rows, metrics = _table(results)  # first: it says what a result lacks
     card = ModelCard.from_template(
@@ -72,8 +70,7 @@ def model_card(
         repository=repository,
         dim=config.truncate_dim or next(iter(model.heads.values())).width_out,
         backbone=config.backbone_config.model_type,
-        aggregator=AGGREGATORS[config.aggregator] + ("" if config.share_aggregator else ", one head per view"),
-        two_heads=not config.share_aggregator,
+        aggregator=AGGREGATORS[config.aggregator].title + ("" if config.share_aggregator else ", one head per view"),
         view_sizes=processor.view_sizes,
         synthetic=record.get("synthetic", False),
         record=record,
@@ -112,7 +109,8 @@ def _card_data(
         if metric in summary["metrics"]
     ]
     return ModelCardData(
-        license=license,
+        license=license or "other",
+        license_name=None if license else "not-stated",
         library_name="transformers",
         pipeline_tag="image-feature-extraction",
         base_model=_hub_id(_look_up(record, ("settings", "model", "init"))),

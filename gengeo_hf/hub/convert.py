@@ -5,6 +5,7 @@ Nothing in a source file can run code: `.pth` and `.ckpt` are read with `weights
 """
 
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -164,7 +165,9 @@ def fill(module: Any, tensors: "Tensors", unknown: list[str], optional: tuple[st
     Raises:
         GenGeoError: a name is unknown or missing, or a shape is wrong; the first of each is named.
     """
-    expected = module.state_dict()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # it becomes a part of a GenGeoModel
+        expected = module.state_dict()
     missing = [name for name in expected if name not in tensors and not name.endswith(optional)]
     extra = unknown + [name for name in tensors if name not in expected]
     for what, names in (("misses", missing), ("has the unknown", extra)):

@@ -1,24 +1,21 @@
-"""Folders that stand on their own: a checkpoint with its code and card, and a page (Space) that uses one.
+"""Directories that load without this package: a checkpoint with its code and card, and a page (Space) that uses one."""
 
-Before: a checkpoint as training left it. After: a folder that loads without this package, ready for `hub.repository`.
-"""
-
-import contextlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import atomic_folder, check_replaceable, write_json, write_text
 from gengeo_hf.hub.card import ASSETS, model_card, read_results
+from gengeo_hf.hub.published import without_local_paths
 
 if TYPE_CHECKING:
     from gengeo_hf.encoding.encoder import Encoder
 
 SPACE_SDK = "6.31.0"
 EXPORT_RECORD = "gengeo_export.json"  # the fingerprint, for readers without this package
-REQUIREMENTS = "torch>=2.13\ntransformers>=5.23\npillow\n"
+REQUIREMENTS = "torch\ntransformers>=5.18\npillow\nnumpy\n"  # 5.18: AutoImageProcessor without torchvision
 
 
 def export_folder(
@@ -39,7 +36,8 @@ def export_folder(
         out: folder to write; it appears whole or not at all.
         results: JSON files of gengeo evaluate, shown in the card and copied to `results/`.
         examples: images for the card's widget, written to `examples/` without their EXIF (positions!).
-        license: identifier of the weights' licence, for example "apache-2.0"; None states none.
+        license: identifier of the weights' licence, for example "apache-2.0"; with None the card says that none was
+            stated, and whom to ask.
         repository: what the card tells users to load; default: the name of the folder.
         onnx: also write ONNX graphs of both views to `onnx/`.
         overwrite: replace an earlier export.
@@ -58,24 +56,25 @@ def export_folder(
     encoder = Encoder.from_pretrained(checkpoint, device="cpu")
     _check_results(summaries, encoder.processor, encoder.fingerprint)
     with atomic_folder(out, "export") as folder:
-        with _travelling_code():
-            encoder.model.save_pretrained(folder)
-            encoder.processor.save_pretrained(folder)
-        if encoder.training_record:
-            write_json(folder / TRAINING_RECORD, encoder.training_record)
+        encoder.model.save_pretrained(folder)
+        encoder.processor.save_pretrained(folder)
+        record = without_local_paths(encoder.training_record)
+        if record:
+            write_json(folder / TRAINING_RECORD, record)
         write_json(folder / EXPORT_RECORD, {"fingerprint": encoder.fingerprint, "dim": encoder.dim})
         for number, (path, summary) in enumerate(zip(results, summaries, strict=True)):
-            write_json(folder / "results" / f"{number}-{Path(path).stem}.json", summary)
+            write_json(folder / "results" / f"{number}-{Path(path).stem}.json", without_local_paths(summary))
         names = _write_examples(examples, folder / "examples")
-        shutil.copyfile(ASSETS / "handler.py", folder / "handler.py")
+        for name in ("handler.py", "CODE_LICENSE"):
+            shutil.copyfile(ASSETS / name, folder / name)
         write_text(folder / "requirements.txt", REQUIREMENTS)
         card = model_card(
             encoder.model,
             encoder.processor,
             name=(repository or Path(out).name).rpartition("/")[2],
             repository=repository or f"./{Path(out).name}",
-            record=encoder.training_record,
-            results=summaries,
+            record=record,
+            results=without_local_paths(summaries),
             license=license,
             # A folder has no address that a widget could show.
             examples=[_address(repository, f"examples/{name}") for name in names] if repository else [],
@@ -130,25 +129,6 @@ def _write_examples(examples: Sequence[str | Path], folder: Path) -> list[str]:
         folder.mkdir(exist_ok=True)
         open_image(path).save(folder / name, quality=95)
     return names
-
-
-@contextlib.contextmanager
-def _travelling_code() -> Iterator[None]:
-    """Inside, `save_pretrained` writes our model files beside the weights. Training checkpoints stay without."""
-    from gengeo_hf.model import GenGeoConfig, GenGeoImageProcessor, GenGeoModel
-
-    classes: dict[Any, str] = {
-        GenGeoConfig: "AutoConfig",
-        GenGeoModel: "AutoModel",
-        GenGeoImageProcessor: "AutoImageProcessor",
-    }
-    for kind, auto_class in classes.items():
-        kind.register_for_auto_class(auto_class)
-    try:
-        yield
-    finally:
-        for kind in classes:
-            kind._auto_class = None
 
 
 def _check_results(summaries: Sequence[dict[str, Any]], processor: Any, fingerprint: str) -> None:

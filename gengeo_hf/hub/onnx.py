@@ -46,7 +46,7 @@ def export_onnx(model: "GenGeoModel", processor: "GenGeoImageProcessor", folder:
         GenGeoError: the packages of `gengeo_hf[onnx]` are missing, or a graph does not agree with the model.
     """
     _require()
-    from gengeo_hf.model.backbones import patch_sides
+    from gengeo_hf.model.backbones import family_of, patch_sides
 
     model = model.cpu().float().eval()
     config: Any = model.config
@@ -67,8 +67,8 @@ def export_onnx(model: "GenGeoModel", processor: "GenGeoImageProcessor", folder:
             "truncate_dim": config.truncate_dim,
             "dim": config.truncate_dim or head.width_out,
             "patch": patch_sides(config.backbone_config),
-            "whole_patches": config.backbone_config.model_type != "convnext",
-            "fewest_tokens": config.num_clusters + 1 if config.aggregator == "salad" and config.use_dustbin else 1,
+            "whole_patches": family_of(config.backbone_config).whole_patches,
+            "fewest_tokens": head.aggregator.fewest_tokens,
             "preprocessing": preprocessing(processor),
             "lowest_cosine_to_torch": lowest,
             "graphs": graph_of,

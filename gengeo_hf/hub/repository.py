@@ -27,6 +27,7 @@ KINDS: tuple[Kind, ...] = ("model", "index", "dataset")
 MANIFEST = "manifest.json"  # of an index
 # What an upload may leave behind from an earlier one; such files go in the same commit.
 MODEL_FILES = ("model*.safetensors*", "onnx/*", "results/*.json", "examples/*", "gengeo_training.json")
+NOT_STATED = "not stated; ask whoever published them"
 INDEX_FILES = ("segment-*/*", "left_out-*.parquet")
 
 
@@ -307,18 +308,22 @@ def pull_dataset(
 
 def _index_card(repository: str, index: "GeoIndex") -> str:
     title, fingerprint = repository.rpartition("/")[2], index.manifest.model.fingerprint
+    licences = sorted({source.licence for source in index.manifest.sources if source.licence})
+    shown = sorted({source.attribution for source in index.manifest.sources if source.attribution})
+    rights = f"Licence of the imagery: {', '.join(licences) or NOT_STATED}.\n"
+    rights += f"Shown with it: {', '.join(shown)}.\n" if shown else ""
     return (
-        f"---\ntags:\n- geo-localization\n- gengeo-index\n---\n\n# {title}\n\n"
-        f"An index of {len(index)} geo-tagged aerial tiles for `gengeo locate`, fetched by "
-        f"`gengeo pull {repository} city.gengeo`. Fingerprint of the model that made it: `{fingerprint}`.\n"
+        f"---\nlicense: other\nlicense_name: see-below\ntags:\n- geo-localization\n- gengeo-index\n---\n\n"
+        f"# {title}\n\nAn index of {len(index)} geo-tagged aerial tiles for `gengeo locate`, fetched by "
+        f"`gengeo pull {repository} city.gengeo`. Fingerprint of the model that made it: `{fingerprint}`.\n\n{rights}"
     )
 
 
 def _dataset_card(name: str, repository: str, license: str | None) -> str:
     configs = "".join(f"- config_name: {table}\n  data_dir: {table}\n" for table in ("queries", "gallery"))
-    title, terms = repository.rpartition("/")[2], f"license: {license}\n" if license else ""
+    title, terms = repository.rpartition("/")[2], f"license: {license or 'other'}\n"
     return (
         f"---\n{terms}configs:\n{configs}tags:\n- geo-localization\n- cross-view\n---\n\n# {title}\n\n"
         f"Ground photos (`queries`) and aerial tiles (`gallery`) of {name}; a query names its tile by `positive`.\n"
-        f"`gengeo pull {repository} pairs` fetches them.\n"
+        f"`gengeo pull {repository} pairs` fetches them.\n\nLicence of the images: {license or NOT_STATED}.\n"
     )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.geo import arc_m, to_unit_vectors
+from gengeo_hf.common.geo import arc_m, mean_positions, to_unit_vectors
 
 
 @dataclass(frozen=True)
@@ -146,31 +146,6 @@ def _checked(ids: Sequence[str], lat: Any, lon: Any, k: int) -> tuple[tuple[str,
             "expected degrees, latitude first"
         )
     return ids, lat, lon
-
-
-def mean_positions(group: np.ndarray, lat: np.ndarray, lon: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The middle of each group of positions on the sphere, right across the date line and at the poles.
-
-    Args:
-        group: int (N,), from 0 to `count` - 1: to which group each position belongs.
-        lat, lon: degrees, (N,); positions with NaN are left out.
-        count: how many groups there are.
-
-    Returns:
-        Latitudes and longitudes in degrees, (count,), NaN where a group has no position. A group of one keeps its
-        position to the last bit.
-    """
-    known = ~(np.isnan(lat) | np.isnan(lon))
-    group, lat, lon = group[known], lat[known], lon[known]
-    points = to_unit_vectors(lat, lon)
-    x, y, z = (np.bincount(group, points[:, axis], count) for axis in range(3))
-    members = np.bincount(group, minlength=count)
-    middle = np.degrees(np.arctan2(z, np.hypot(x, y))), np.degrees(np.arctan2(y, x))
-    for out, own in zip(middle, (lat, lon), strict=True):
-        out[members == 0] = np.nan
-        alone = members[group] == 1
-        out[group[alone]] = own[alone]
-    return middle
 
 
 def _nearest(points: np.ndarray, k: int) -> np.ndarray:

@@ -6,6 +6,9 @@ loaded without this package (`trust_remote_code=True`) has nothing else.
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
+from .aggregation import GenGeoAggregator
+from .aggregators import register_aggregator
+from .backbones import BackboneFamily, register_backbone
 from .configuration_gengeo import GenGeoConfig
 from .image_processing_gengeo import GenGeoImageProcessor
 from .modeling_gengeo import GenGeoModel, GenGeoModelOutput
@@ -21,8 +24,15 @@ def register() -> None:
         image_processor_classes={"pil": GenGeoImageProcessor, "torchvision": GenGeoImageProcessor},
         exist_ok=True,
     )
+    # Code and `auto_map` then travel together with whatever is saved or pushed, also by Trainer and `push_to_hub`.
+    GenGeoConfig.register_for_auto_class("AutoConfig")
+    GenGeoModel.register_for_auto_class("AutoModel")
+    GenGeoImageProcessor.register_for_auto_class("AutoImageProcessor")
 
 
 register()
 
-__all__ = ["GenGeoConfig", "GenGeoImageProcessor", "GenGeoModel", "GenGeoModelOutput", "register"]
+__all__ = [
+    "BackboneFamily", "GenGeoAggregator", "GenGeoConfig", "GenGeoImageProcessor", "GenGeoModel", "GenGeoModelOutput",
+    "register", "register_aggregator", "register_backbone",
+]  # fmt: skip

@@ -1,23 +1,28 @@
-"""From tokens to a descriptor: SALAD or one of its rivals, then the projection.
+# SPDX-License-Identifier: Apache-2.0
+# Part of gengeo_hf. Licence: https://www.apache.org/licenses/LICENSE-2.0
+"""From tokens to a descriptor: SALAD or another aggregator, then the projection.
 
-Before: patch tokens (B, n, C) and the global token (B, C). After: the unit descriptor (B, D), float32.
+An aggregator of your own is a subclass of `GenGeoAggregator`, added by `register_aggregator`; see docs/extend.md.
 This file travels with published checkpoints, so it imports only torch and its siblings.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from .configuration_gengeo import GenGeoConfig
-from .salad import Float32Linear, GenGeoSalad, float32_island, token_mlp
+from .aggregation import Float32Linear, GenGeoAggregator, float32_island, token_mlp
+from .salad import GenGeoSalad
 
 
-class GenGeoMean(nn.Module):
+class GenGeoMean(GenGeoAggregator):
     """The average of the patch tokens, with length 1."""
 
-    def __init__(self, config: GenGeoConfig, width: int) -> None:
+    title = "mean pooling"
+
+    def __init__(self, config: Any, width: int) -> None:
         super().__init__()
         self.width_out = width
 
@@ -26,10 +31,12 @@ class GenGeoMean(nn.Module):
         return functional.normalize(tokens.float().mean(dim=1), dim=1), None
 
 
-class GenGeoCls(nn.Module):
+class GenGeoCls(GenGeoAggregator):
     """The backbone's own global token, with length 1."""
 
-    def __init__(self, config: GenGeoConfig, width: int) -> None:
+    title = "CLS token"
+
+    def __init__(self, config: Any, width: int) -> None:
         super().__init__()
         self.width_out = width
 
@@ -38,19 +45,24 @@ class GenGeoCls(nn.Module):
         return functional.normalize(global_token.float(), dim=1), None
 
 
-class GenGeoGem(nn.Module):
+class GenGeoGem(GenGeoAggregator):
     """Generalised mean pooling (Radenovic et al. 2019, equation 3) with one learned exponent, with length 1.
 
     Negative values count as the smallest allowed one, so it discards about half of what signed features say.
     """
 
+    title = "GeM pooling"
     exponent_init = 3.0
     smallest = 1e-6
 
-    def __init__(self, config: GenGeoConfig, width: int) -> None:
+    def __init__(self, config: Any, width: int) -> None:
         super().__init__()
         self.width_out = width
         self.exponent = nn.Parameter(torch.tensor(self.exponent_init))
+
+    def init_weights(self, init: Any) -> None:
+        """The exponent at its start."""
+        init.constant_(self.exponent, self.exponent_init)
 
     def forward(self, tokens: torch.Tensor, global_token: torch.Tensor) -> tuple[torch.Tensor, None]:
         """Aggregate tokens (B, n, C) to (B, C)."""
@@ -60,14 +72,16 @@ class GenGeoGem(nn.Module):
             return functional.normalize(pooled, dim=1), None
 
 
-class GenGeoNetVlad(nn.Module):
+class GenGeoNetVlad(GenGeoAggregator):
     """NetVLAD (Arandjelovic et al. 2016, equation 4): soft-assigned residuals to learned centroids.
 
     Tokens are first reduced to `cluster_dim` by an MLP (None keeps them as they are) and scaled to length 1. Random
     centroids work poorly: start them from data with `set_centroids`.
     """
 
-    def __init__(self, config: GenGeoConfig, width: int) -> None:
+    title = "NetVLAD"
+
+    def __init__(self, config: Any, width: int) -> None:
         super().__init__()
         local = config.cluster_dim or width
         self.width_out = config.num_clusters * local
@@ -75,6 +89,10 @@ class GenGeoNetVlad(nn.Module):
         self.cluster_features = token_mlp(width, hidden, local, dropout) if config.cluster_dim else nn.Identity()
         self.assignment = Float32Linear(local, config.num_clusters, bias=False)
         self.centroids = nn.Parameter(torch.randn(config.num_clusters, local))
+
+    def init_weights(self, init: Any) -> None:
+        """Random centroids of about unit length."""
+        init.normal_(self.centroids, std=self.centroids.shape[1] ** -0.5)
 
     def local_features(self, tokens: torch.Tensor) -> torch.Tensor:
         """The vectors that are clustered: (B, n, l), float32, each with length 1."""
@@ -102,13 +120,33 @@ class GenGeoNetVlad(nn.Module):
         self.assignment.weight.copy_(sharpness * functional.normalize(centroids, dim=1))
 
 
-AGGREGATORS: dict[str, type[nn.Module]] = {
+AGGREGATORS: dict[str, type[GenGeoAggregator]] = {
     "salad": GenGeoSalad,
     "netvlad": GenGeoNetVlad,
     "gem": GenGeoGem,
     "mean": GenGeoMean,
     "cls": GenGeoCls,
 }
+
+
+def register_aggregator(name: str) -> Callable[[type[GenGeoAggregator]], type[GenGeoAggregator]]:
+    """A class decorator that adds an aggregator, which `GenGeoConfig(aggregator=name)` then uses.
+
+    Args:
+        name: Name of the aggregator in configurations.
+
+    Raises:
+        ValueError: Another aggregator has this name.
+    """
+
+    def add(aggregator: type[GenGeoAggregator]) -> type[GenGeoAggregator]:
+        present = AGGREGATORS.get(name)
+        if present is not None and present.__qualname__ != aggregator.__qualname__:
+            raise ValueError(f"the aggregator {name!r} exists: choose another name")
+        AGGREGATORS[name] = aggregator
+        return aggregator
+
+    return add
 
 
 class GenGeoHead(nn.Module):
@@ -119,10 +157,10 @@ class GenGeoHead(nn.Module):
         width: width C of the backbone's tokens.
 
     Raises:
-        ValueError: descriptors are to be cut to more values than they have.
+        ValueError: descriptors are to be truncated to more values than they have.
     """
 
-    def __init__(self, config: GenGeoConfig, width: int) -> None:
+    def __init__(self, config: Any, width: int) -> None:
         super().__init__()
         self.truncate_dim = config.truncate_dim
         aggregator: Any = AGGREGATORS[config.aggregator](config, width)
@@ -140,7 +178,7 @@ class GenGeoHead(nn.Module):
     def forward(
         self, tokens: torch.Tensor, global_token: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Describe a batch of images.
+        """Encode a batch of images.
 
         Returns:
             The descriptor (B, D) with length 1, what it was projected from, and the aggregator's assignment of tokens
@@ -153,4 +191,4 @@ class GenGeoHead(nn.Module):
         return descriptor, unprojected, assignment
 
 
-__all__ = ["AGGREGATORS", "GenGeoHead", "GenGeoNetVlad"]
+__all__ = ["AGGREGATORS", "GenGeoHead", "GenGeoNetVlad", "register_aggregator"]

@@ -1,17 +1,19 @@
-"""What GenGeo needs from an image backbone: its tokens, its position grid, and which of its blocks are trained.
+# SPDX-License-Identifier: Apache-2.0
+# Part of gengeo_hf. Licence: https://www.apache.org/licenses/LICENSE-2.0
+"""Image backbones: one `BackboneFamily` for each kind says how its tokens are read and which of its blocks are trained.
 
-Before: a transformers backbone and its config. After: (patch tokens, global token, grid) of a batch of images.
-This file travels with published checkpoints, so it imports only torch, transformers and its siblings.
+A kind of your own is a subclass, registered under the `model_type` of its configuration; see docs/extend.md.
+This file travels with published checkpoints, so it imports only torch and transformers.
 """
 
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel
 from transformers.models.dinov2.modeling_dinov2 import Dinov2Embeddings
-
-from .configuration_gengeo import GenGeoConfig
 
 # The original DINOv2 code adds this to the new number of patches before it divides by the old one.
 HUB_OFFSET = 0.1
@@ -28,7 +30,7 @@ class GenGeoDinov2Embeddings(Dinov2Embeddings):
     def interpolate_pos_encoding(self, embeddings: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """Position embeddings for an image of height x width pixels, (1, 1 + n, C)."""
         positions = self.position_embeddings
-        side = round((positions.shape[1] - 1) ** 0.5)
+        side = round((int(positions.shape[1]) - 1) ** 0.5)
         rows, columns = height // self.patch_embeddings.patch_size[0], width // self.patch_embeddings.patch_size[1]
         if rows == side and columns == side:
             return positions
@@ -43,81 +45,242 @@ class GenGeoDinov2Embeddings(Dinov2Embeddings):
         grid = grid.permute(0, 2, 3, 1).flatten(1, 2).to(positions.dtype)
         return torch.cat((positions[:, :1], grid), dim=1)
 
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if prefix == "embeddings.":  # the backbone alone, not as a part of a GenGeoModel
+            warnings.warn(
+                "weights of the backbone alone do not state position_interpolation='hub': a plain Dinov2Model resizes "
+                "its position grid in another way and gives other features; save the GenGeoModel to keep it",
+                stacklevel=2,
+            )
 
-def build_backbone(config: GenGeoConfig) -> PreTrainedModel:
-    """Make the backbone with random weights, with the position interpolation that the config asks for."""
-    backbone = AutoModel.from_config(config.backbone_config)
-    if backbone.config.model_type == "dinov2" and config.position_interpolation == "hub":
-        backbone.embeddings = GenGeoDinov2Embeddings(backbone.config)
-    return backbone
+
+class BackboneFamily:
+    """A vision transformer whose output is [global token, other tokens, patch tokens]; subclasses say what differs.
+
+    Attributes:
+        has_blocks: Whether there is a sequence of equal blocks, of which `trainable_blocks` may train the last.
+        has_position_grid: Whether a grid of position embeddings is learned and resized to each image.
+        smooth_positions: Whether that grid is resized with antialiasing.
+        whole_patches: Whether both sides of an image must be multiples of the patch.
+        embeddings_name: Name of the module with the embeddings.
+    """
+
+    has_blocks = True
+    has_position_grid = False
+    smooth_positions = False
+    whole_patches = True
+    embeddings_name = "embeddings"
+
+    def build(self, backbone_config: Any, position_interpolation: str) -> Any:
+        """The backbone with random weights."""
+        return AutoModel.from_config(backbone_config)
+
+    def token_width(self, backbone_config: Any) -> int:
+        """Width C of the tokens."""
+        return int(backbone_config.hidden_size)
+
+    def patch_sides(self, backbone_config: Any) -> tuple[int, int]:
+        """Height and width in pixels of what becomes one token."""
+        patch = backbone_config.patch_size
+        return (patch, patch) if isinstance(patch, int) else (int(patch[0]), int(patch[1]))
+
+    def other_tokens(self, backbone_config: Any) -> int:
+        """Number of tokens between the global token and the patch tokens."""
+        return int(getattr(backbone_config, "num_register_tokens", 0))  # a class of transformers may lack it
+
+    def run(self, backbone: Any, pixel_values: torch.Tensor, **kwargs: Any) -> Any:
+        """The backbone's output for pixel values (B, 3, H, W) of any float type."""
+        return backbone(pixel_values, **kwargs)
+
+    def read_tokens(self, backbone: Any, output: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Patch tokens (B, n, C) in row-major order and the global token (B, C), both after the final norm."""
+        skip = 1 + self.other_tokens(backbone.config)
+        return output.last_hidden_state[:, skip:], output.last_hidden_state[:, 0]
+
+    def patches_before_norm(self, backbone: Any, output: Any) -> torch.Tensor:
+        """The last block's patch features before the final norm, (B, n, C), with `output_hidden_states=True`."""
+        hidden: torch.Tensor = output.hidden_states[-1]
+        return hidden[:, 1 + self.other_tokens(backbone.config) :]
+
+    def embeddings(self, backbone: Any) -> Any:
+        """The module that turns pixels into the first block's input."""
+        return getattr(backbone, self.embeddings_name)
+
+    def blocks(self, backbone: Any) -> list[nn.Module]:
+        """The blocks in the order in which they run; empty where there are none."""
+        return list(backbone.encoder.layer)
+
+    def final_norm(self, backbone: Any) -> nn.Module:
+        """The norm after the last block."""
+        norm: nn.Module = backbone.layernorm
+        return norm
+
+
+class _Dinov2(BackboneFamily):
+    has_position_grid = True
+
+    def build(self, backbone_config: Any, position_interpolation: str) -> Any:
+        backbone = super().build(backbone_config, position_interpolation)
+        if position_interpolation == "hub":
+            backbone.embeddings = GenGeoDinov2Embeddings(backbone.config)
+        return backbone
+
+
+class _Dinov2WithRegisters(BackboneFamily):
+    has_position_grid = True
+    smooth_positions = True
+
+
+class _Dinov3(BackboneFamily):
+    def blocks(self, backbone: Any) -> list[nn.Module]:
+        return list(backbone.model.layer)
+
+    def final_norm(self, backbone: Any) -> nn.Module:
+        norm: nn.Module = backbone.norm
+        return norm
+
+
+class _ConvNext(BackboneFamily):
+    has_blocks = False
+    whole_patches = False  # strided convolutions leave what is over at the right and at the bottom out
+
+    def token_width(self, backbone_config: Any) -> int:
+        return int(backbone_config.hidden_sizes[-1])
+
+    def patch_sides(self, backbone_config: Any) -> tuple[int, int]:
+        side = backbone_config.patch_size * 2 ** (len(backbone_config.hidden_sizes) - 1)
+        return side, side
+
+    def run(self, backbone: Any, pixel_values: torch.Tensor, **kwargs: Any) -> Any:
+        # The transformers cast the pixels by themselves.
+        return backbone(pixel_values.to(backbone.embeddings.patch_embeddings.weight.dtype), **kwargs)
+
+    def read_tokens(self, backbone: Any, output: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        # The last map is not normalised; its own final norm is applied to each position as it is to the average.
+        tokens = backbone.layernorm(output.last_hidden_state.flatten(2).transpose(1, 2))
+        return tokens, output.pooler_output
+
+    def patches_before_norm(self, backbone: Any, output: Any) -> torch.Tensor:
+        hidden: torch.Tensor = output.hidden_states[-1]
+        return hidden.flatten(2).transpose(1, 2)
+
+    def blocks(self, backbone: Any) -> list[nn.Module]:
+        return []
+
+
+BACKBONES: dict[str, BackboneFamily] = {
+    "dinov2": _Dinov2(),
+    "dinov2_with_registers": _Dinov2WithRegisters(),
+    "dinov3_vit": _Dinov3(),
+    "convnext": _ConvNext(),
+}
+
+
+def register_backbone(model_type: str) -> Callable[[type[BackboneFamily]], type[BackboneFamily]]:
+    """A class decorator that adds a family of backbones.
+
+    Args:
+        model_type: `model_type` of the backbone's configuration in transformers.
+
+    Raises:
+        ValueError: Another family has this model type.
+    """
+
+    def add(family: type[BackboneFamily]) -> type[BackboneFamily]:
+        present = BACKBONES.get(model_type)
+        if present is not None and type(present).__qualname__ != family.__qualname__:
+            raise ValueError(f"backbones of model type {model_type!r} are known already")
+        BACKBONES[model_type] = family()
+        return family
+
+    return add
+
+
+def family_of(backbone_config: Any) -> BackboneFamily:
+    """The family of a backbone by its configuration.
+
+    Raises:
+        ValueError: The family is unknown.
+    """
+    model_type = backbone_config.model_type
+    if model_type not in BACKBONES:
+        raise ValueError(
+            f"backbone_config has model_type {model_type!r}: GenGeo can use {', '.join(BACKBONES)}; import the module "
+            "that registers another one (see docs/extend.md)"
+        )
+    return BACKBONES[model_type]
+
+
+def build_backbone(config: Any) -> Any:
+    """The backbone of a `GenGeoConfig` with random weights, with the position interpolation that it asks for."""
+    return family_of(config.backbone_config).build(config.backbone_config, config.position_interpolation)
+
+
+def run_backbone(backbone: Any, pixel_values: torch.Tensor, **kwargs: Any) -> Any:
+    """The backbone's output for pixel values (B, 3, H, W) of any float type."""
+    return family_of(backbone.config).run(backbone, pixel_values, **kwargs)
 
 
 def token_width(backbone_config: Any) -> int:
     """Width C of the backbone's tokens."""
-    if backbone_config.model_type == "convnext":
-        return backbone_config.hidden_sizes[-1]
-    return backbone_config.hidden_size
+    return family_of(backbone_config).token_width(backbone_config)
 
 
 def patch_sides(backbone_config: Any) -> tuple[int, int]:
     """Height and width in pixels of what becomes one token."""
-    if backbone_config.model_type == "convnext":
-        side = backbone_config.patch_size * 2 ** (len(backbone_config.hidden_sizes) - 1)
-        return side, side
-    patch = backbone_config.patch_size
-    return (patch, patch) if isinstance(patch, int) else (patch[0], patch[1])
+    return family_of(backbone_config).patch_sides(backbone_config)
 
 
 def read_tokens(backbone: Any, output: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Patch tokens (B, n, C) in row-major order and the global token (B, C), both after the final norm."""
-    if backbone.config.model_type == "convnext":
-        # The last map is not normalised; its own final norm is applied to each position as it is to the average.
-        tokens = backbone.layernorm(output.last_hidden_state.flatten(2).transpose(1, 2))
-        return tokens, output.pooler_output
-    skip = 1 + getattr(backbone.config, "num_register_tokens", 0)
-    return output.last_hidden_state[:, skip:], output.last_hidden_state[:, 0]
+    return family_of(backbone.config).read_tokens(backbone, output)
+
+
+def transformer_blocks(backbone: Any) -> list[nn.Module]:
+    """The blocks in the order in which they run; empty for a family without blocks."""
+    return family_of(backbone.config).blocks(backbone)
 
 
 def set_trainable(backbone: Any, blocks: int | None) -> None:
     """Freeze all but the last `blocks` transformer blocks and the final norm.
 
     Args:
-        backbone: its parameters' `requires_grad` is set.
+        backbone: Its parameters' `requires_grad` is set; quantised weights, which have no gradient, are left alone.
         blocks: 0 freezes the backbone with its final norm, None trains all of it.
     """
-    train_all = blocks is None
-    for parameter in backbone.parameters():
-        parameter.requires_grad_(train_all)
+    family = family_of(backbone.config)
+    _require_gradients(backbone, blocks is None)
     if blocks:
-        norm = backbone.norm if backbone.config.model_type == "dinov3_vit" else backbone.layernorm
-        for module in (*transformer_blocks(backbone)[-blocks:], norm):
-            module.requires_grad_(True)
-    mask_token = getattr(getattr(backbone, "embeddings", None), "mask_token", None)
-    if mask_token is not None:
-        # It never enters a forward pass, and a parameter without gradient stops distributed training.
-        mask_token.requires_grad_(False)
+        for module in (*family.blocks(backbone)[-blocks:], family.final_norm(backbone)):
+            _require_gradients(module, True)
+    for name, parameter in backbone.named_parameters():
+        if name.endswith("mask_token"):
+            # It never enters a forward pass, and a parameter without gradient stops distributed training.
+            parameter.requires_grad_(False)
+
+
+def _require_gradients(module: nn.Module, required: bool) -> None:
+    for parameter in module.parameters():
+        if parameter.is_floating_point():
+            parameter.requires_grad_(required)
 
 
 def frozen_stages(backbone: Any) -> list[nn.Module]:
     """The embeddings and the transformer blocks before the first one that trains, in the order in which they run.
 
-    Empty where the embeddings train, and for a ConvNeXt, whose stages are not a row of equals.
+    Empty where the embeddings train, and for a family without a sequence of blocks.
     """
-    if backbone.config.model_type == "convnext":
+    family = family_of(backbone.config)
+    if not family.has_blocks:
         return []
-    stages = [backbone.embeddings, *transformer_blocks(backbone)]
+    stages = [family.embeddings(backbone), *family.blocks(backbone)]
     first = next((i for i, stage in enumerate(stages) if any(p.requires_grad for p in stage.parameters())), len(stages))
     return stages[:first]
 
 
-def transformer_blocks(backbone: Any) -> list[nn.Module]:
-    """The blocks in the order in which they run; a ConvNeXt has none."""
-    if backbone.config.model_type == "convnext":
-        return []
-    return list(backbone.model.layer if backbone.config.model_type == "dinov3_vit" else backbone.encoder.layer)
-
-
 __all__ = [
-    "GenGeoDinov2Embeddings", "build_backbone", "frozen_stages", "patch_sides", "read_tokens", "set_trainable",
-    "token_width", "transformer_blocks",
+    "BACKBONES", "BackboneFamily", "GenGeoDinov2Embeddings", "build_backbone", "family_of", "frozen_stages",
+    "patch_sides", "read_tokens", "register_backbone", "run_backbone", "set_trainable", "token_width",
+    "transformer_blocks",
 ]  # fmt: skip

@@ -1,22 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+# Part of gengeo_hf. Licence: https://www.apache.org/licenses/LICENSE-2.0
 """The configuration of GenGeo: which backbone, which aggregation head, what is trained.
 
-Before: a YAML file, a checkpoint folder or keyword arguments. After: a `GenGeoConfig` whose values have been checked.
-This file travels with published checkpoints, so it imports only transformers and huggingface_hub.
+This file travels with published checkpoints, so it imports only transformers, huggingface_hub and its siblings.
 """
 
 # No `from __future__ import annotations` here: it turns the type checks of `@strict` off without a word.
+import difflib
 import math
+import warnings
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
-from transformers.configuration_utils import SubConfigSpec
 
-# Backbones whose tokens GenGeo knows how to read.
-TRANSFORMER_BACKBONES = ("dinov2", "dinov2_with_registers", "dinov3_vit")
-BACKBONES = (*TRANSFORMER_BACKBONES, "convnext")
-# Those that learn a grid of position embeddings, resized to each image.
-POSITION_GRID_BACKBONES = ("dinov2", "dinov2_with_registers")
+from .aggregators import AGGREGATORS
+from .backbones import BACKBONES, family_of
 
 
 @strict
@@ -25,9 +24,11 @@ class GenGeoConfig(PreTrainedConfig):
 
     Args:
         backbone_config: configuration of the image backbone, as an object or a dict with `model_type`
-            ("dinov2", "dinov2_with_registers", "dinov3_vit", "convnext"). None gives DINOv2 ViT-B/14 at 518 px.
-        aggregator: how patch tokens become one vector: "salad", "netvlad", "gem", "mean", or "cls" (the backbone's own
-            global token; for ConvNeXt its normalised average, which is the Sample4Geo baseline).
+            ("dinov2", "dinov2_with_registers", "dinov3_vit", "convnext", or one that `register_backbone` added). None
+            gives DINOv2 ViT-B/14 at 518 px.
+        aggregator: how patch tokens become one vector: "salad", "netvlad", "gem", "mean", "cls" (the backbone's own
+            global token; for ConvNeXt its normalised average, which is the Sample4Geo baseline), or one that
+            `register_aggregator` added.
         num_clusters: clusters m of SALAD and NetVLAD.
         cluster_dim: width l of a local feature in a cluster. None keeps the backbone's width (NetVLAD only).
         token_dim: width g of the transformed global token (SALAD only).
@@ -60,12 +61,10 @@ class GenGeoConfig(PreTrainedConfig):
     """
 
     model_type = "gengeo"
-    sub_configs_defaults = {  # noqa: RUF012
-        "backbone_config": SubConfigSpec(config_class=AutoConfig, model_type="dinov2", init_kwargs={"image_size": 518})
-    }
+    sub_configs = {"backbone_config": AutoConfig}  # noqa: RUF012  # transformers' own way to declare it
 
     backbone_config: dict | PreTrainedConfig | None = None
-    aggregator: Literal["salad", "netvlad", "gem", "mean", "cls"] = "salad"
+    aggregator: str = "salad"
     num_clusters: int = 64
     cluster_dim: int | None = 128
     token_dim: int = 256
@@ -88,49 +87,73 @@ class GenGeoConfig(PreTrainedConfig):
     initializer_range: float | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Fill in what a backbone given as a dict leaves open, then let the base class build it."""
-        if isinstance(self.backbone_config, dict):
-            backbone = {"model_type": "dinov2", **self.backbone_config}
+        """Make the backbone's configuration, and refuse names that are near misses of fields."""
+        _check_names(type(self), kwargs)
+        backbone = self.backbone_config
+        if backbone is None:
+            backbone = {"image_size": 518}
+        if isinstance(backbone, dict):
+            backbone = {"model_type": "dinov2", **backbone}
             if backbone["model_type"] not in BACKBONES:
                 raise ValueError(_unknown_backbone(backbone["model_type"]))
-            self.backbone_config = backbone
+            self.backbone_config = AutoConfig.for_model(**backbone)
         super().__post_init__(**kwargs)
-        # The base class validates too, but wraps what it finds into a two-line error that is no ValueError.
+        # The base class validates too, but wraps what it finds into a two-line error that is not a ValueError.
         self.validate_architecture()
 
     def validate_architecture(self) -> None:
         """Check what types alone cannot. Called by the base class at construction and before saving.
 
         Raises:
-            ValueError: an unknown backbone or head, a size below 1, or settings that do not go together.
+            ValueError: An unknown backbone or head, a value out of its range, or settings that do not go together.
         """
         backbone: Any = self.backbone_config
-        model_type = backbone.model_type
-        if model_type not in BACKBONES:
-            raise ValueError(_unknown_backbone(model_type))
+        if backbone.model_type not in BACKBONES:
+            raise ValueError(_unknown_backbone(backbone.model_type))
+        if self.aggregator not in AGGREGATORS:
+            raise ValueError(
+                f"aggregator is {self.aggregator!r}: expected one of {', '.join(AGGREGATORS)}; import the module that "
+                "registers another one"
+            )
+        self._validate_backbone()
         widths = ("num_clusters", "cluster_dim", "token_dim", "head_hidden_dim", "sinkhorn_iterations")
         for name in (*widths, "descriptor_dim", "truncate_dim"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}: it must be at least 1")
-        if self.cluster_dim is None and self.aggregator != "netvlad":
+        if self.cluster_dim is None and self.aggregator == "salad":
             raise ValueError("cluster_dim is null: only the netvlad aggregator can keep the backbone's width")
         if self.ground_vertical_fov is not None and not 0 < self.ground_vertical_fov <= 180:
             raise ValueError(f"ground_vertical_fov is {self.ground_vertical_fov}: it must lie in 0..180 degrees")
-        self._validate_training(model_type)
+        self._validate_training()
         self._validate_nested()
 
-    def _validate_training(self, model_type: str) -> None:
-        if not 0 <= self.head_dropout < 1:
-            raise ValueError(f"head_dropout is {self.head_dropout}: it must be at least 0 and below 1")
+    def _validate_backbone(self) -> None:
+        """Square patches and images: the position grid and the tracer rely on one number for both sides."""
+        for name in ("patch_size", "image_size"):
+            value = getattr(self.backbone_config, name, 1)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"backbone_config.{name} is {value!r}: expected one whole number of pixels above 0")
+
+    def _validate_training(self) -> None:
+        family, model_type = family_of(self.backbone_config), self.backbone_config.model_type
+        for name in ("head_dropout", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 0 and below 1")
+        if not math.isfinite(self.logit_scale_init_value):
+            raise ValueError(f"logit_scale_init_value is {self.logit_scale_init_value}: it must be a finite number")
+        for name in ("position_init_std", "initializer_range"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} is {value}: it must be a positive number")
         if self.trainable_blocks is not None and self.trainable_blocks < 0:
             raise ValueError(f"trainable_blocks is {self.trainable_blocks}: give 0 (frozen), k, or null (train all)")
-        if model_type not in TRANSFORMER_BACKBONES and self.trainable_blocks:
+        if not family.has_blocks and self.trainable_blocks:
             raise ValueError(
                 f"trainable_blocks is {self.trainable_blocks}, but a {model_type} has no transformer blocks: "
                 "give null (train all) or 0 (frozen)"
             )
-        if self.position_init_std is not None and model_type not in POSITION_GRID_BACKBONES:
+        if self.position_init_std is not None and not family.has_position_grid:
             raise ValueError(
                 f"position_init_std is set, but a {model_type} learns no position embeddings: leave it out"
             )
@@ -163,13 +186,36 @@ class GenGeoConfig(PreTrainedConfig):
                 f"checkpoint, or a backbone to start from ({', '.join(BACKBONES)})"
             )
         start: dict[str, Any] = {"backbone_config": config}
-        if model_type not in TRANSFORMER_BACKBONES:
+        if not BACKBONES[model_type].has_blocks:
             start["trainable_blocks"] = None
         return start, kwargs
 
 
 def _unknown_backbone(model_type: str) -> str:
-    return f"backbone_config has model_type {model_type!r}: GenGeo can use {', '.join(BACKBONES)}"
+    return (
+        f"backbone_config has model_type {model_type!r}: GenGeo can use {', '.join(BACKBONES)}; import the module that "
+        "registers another one"
+    )
 
 
-__all__ = ["BACKBONES", "POSITION_GRID_BACKBONES", "TRANSFORMER_BACKBONES", "GenGeoConfig"]
+def _check_names(config_class: Any, given: dict[str, Any]) -> None:
+    """Refuse what is nearly the name of a field of ours, and warn about names that nothing knows."""
+    known = set(config_class.__dataclass_fields__) | set(vars(PreTrainedConfig)) | _WRITTEN_BY_TRANSFORMERS
+    own = [name for name in config_class.__dataclass_fields__ if name not in PreTrainedConfig.__dataclass_fields__]
+    foreign = [name for name in given if not name.startswith("_") and name not in known]
+    for name in foreign:
+        near = difflib.get_close_matches(name, own, n=1, cutoff=0.8)
+        if near:
+            raise ValueError(f"GenGeoConfig has no setting {name!r}; did you mean {near[0]!r}?")
+    if foreign:
+        warnings.warn(f"GenGeoConfig does not know {', '.join(sorted(foreign))}: stored, not used", stacklevel=4)
+
+
+# Keys of config.json and arguments that the base class takes without a field.
+_WRITTEN_BY_TRANSFORMERS = {
+    "adapter_config", "attn_implementation", "auto_map", "custom_pipelines", "experts_implementation", "model_type",
+    "num_labels", "output_attentions", "peft_config", "quantization_config", "return_unused_kwargs", "torch_dtype",
+    "transformers_version", "use_return_dict",
+}  # fmt: skip
+
+__all__ = ["GenGeoConfig"]

@@ -1,21 +1,24 @@
-"""From photos to pixel values, with one size per view.
+# SPDX-License-Identifier: Apache-2.0
+# Part of gengeo_hf. Licence: https://www.apache.org/licenses/LICENSE-2.0
+"""From photos (PIL images, arrays, tensors) to `pixel_values` (B, 3, H, W), with one size per view.
 
-Before: PIL images, arrays or tensors. After: `pixel_values` (B, 3, H, W), ready for `GenGeoModel`.
 This file travels with published checkpoints, so it imports only numpy, PIL, torch and transformers.
 """
 
 # No `from __future__ import annotations` here: it turns the validation of the keyword arguments off.
+import math
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from torch.nn import functional
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_backends import PilBackend
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling, SizeDict
 from transformers.processing_utils import ImagesKwargs
 
+BACKGROUND = (124, 116, 104)  # the ImageNet mean, behind what is transparent
 # torch resizes uint8 with antialiasing 4-5 times faster than PIL, and within one grey level of it.
 TORCH_MODES = {PILImageResampling.BICUBIC: "bicubic", PILImageResampling.BILINEAR: "bilinear"}
 
@@ -36,7 +39,13 @@ class GenGeoImageProcessor(PilBackend):
     """Resize to the view's exact size (no crop), scale to 0..1, normalise with the ImageNet mean and deviation.
 
     `processor(images, view="aerial", return_tensors="pt")`. An explicit `size` goes before the view's. With
-    `do_rescale=False, do_normalize=False` it gives the resized uint8 images.
+    `do_rescale=False, do_normalize=False` it gives the resized uint8 images. The result also holds `view`, so that
+    `model(**result)` takes the head of the view.
+
+    An image has one result in every form. A PIL image is turned upright as its EXIF data say, transparency is laid over
+    the ImageNet mean, and values of more than 8 bits are scaled from the least number of bits that holds their maximum.
+    Arrays and tensors of whole numbers above 255 are scaled alike; those of fractions must lie in 0..1 (or in 0..255
+    beyond 1).
     """
 
     valid_kwargs = GenGeoImageProcessorKwargs
@@ -66,25 +75,32 @@ class GenGeoImageProcessor(PilBackend):
         """
         if kwargs.get("do_center_crop") or kwargs.get("do_pad"):
             raise ValueError("GenGeoImageProcessor neither crops nor pads: it resizes the whole image")
+        if args:
+            raise ValueError('give the options of GenGeoImageProcessor by name, for example view="aerial"')
+        view = kwargs.get("view") or self.view
+        sizes = kwargs.get("view_sizes") or self.view_sizes
+        if not isinstance(view, str) or view not in sizes:
+            raise ValueError(f"unknown view {view!r}, expected one of {sorted(sizes)}")
         if kwargs.get("size") is None and self.size is None:
-            sizes, view = kwargs.get("view_sizes") or self.view_sizes, kwargs.get("view") or self.view
-            if view not in sizes:
-                raise ValueError(f"unknown view {view!r}, expected one of {sorted(sizes)}")
-            kwargs["size"] = sizes[view]
-        return super().preprocess(images, *args, **kwargs)
+            kwargs["size"] = _checked_size(sizes[view], view)
+        images = [_with_bands(image) for image in images] if isinstance(images, list | tuple) else _with_bands(images)
+        features = super().preprocess(images, **kwargs)
+        features["view"] = view
+        return features
 
     def process_image(  # type: ignore[override]  # what it does not look at stays in kwargs
         self, image: Any, do_convert_rgb: bool | None = None, **kwargs: Any
     ) -> np.ndarray:
-        """One image as an array (3, H, W), uint8 where the input is."""
+        """One image as an array (3, H, W) of the values that it holds; a PIL image as uint8."""
         if isinstance(image, Image.Image):
-            rgb = image.convert("RGB") if do_convert_rgb and image.mode != "RGB" else image
+            rgb = upright_rgb(image) if do_convert_rgb else image
             return np.atleast_3d(np.array(rgb)).transpose(2, 0, 1)
         if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3 and image.shape[0] > 4:
-            return image.transpose(2, 0, 1)  # the common layout, without the library's slow look at it
-        array = super().process_image(image, do_convert_rgb=do_convert_rgb, **kwargs)
+            array = image.transpose(2, 0, 1)  # the common layout, without the library's slow look at it
+        else:
+            array = super().process_image(image, do_convert_rgb=do_convert_rgb, **kwargs)
         if do_convert_rgb and array.shape[0] in (1, 4):  # arrays of grey or RGBA images are left alone by transformers
-            array = np.repeat(array, 3, axis=0) if array.shape[0] == 1 else array[:3]
+            array = np.repeat(array, 3, axis=0) if array.shape[0] == 1 else _opaque(array)
         return array
 
     def _preprocess(  # type: ignore[override]  # cropping and padding were refused in preprocess
@@ -101,6 +117,7 @@ class GenGeoImageProcessor(PilBackend):
         return_tensors: str | None,
         **kwargs: Any,
     ) -> BatchFeature:
+        images = [levels(image, do_rescale) for image in images]
         if do_resize:
             images = [self._resized(image, (size.height, size.width), resample) for image in images]
         if len({image.shape for image in images}) > 1:
@@ -132,6 +149,106 @@ class GenGeoImageProcessor(PilBackend):
         if pixels.dtype != torch.uint8:
             pixels = pixels.float()
         return functional.interpolate(pixels, size=size, mode=mode, antialias=True)[0].numpy()
+
+
+def _checked_size(size: Any, view: str) -> Any:
+    """The size of a view, if both sides are whole numbers of pixels.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    sides = [size.get(side) if isinstance(size, dict) else None for side in ("height", "width")]
+    if any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in sides):
+        raise ValueError(f"view_sizes of {view!r} is {size!r}: expected height and width in pixels, at least 1 each")
+    return size
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """A PIL image in RGB, 8 bits per channel, turned as its EXIF data say."""
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    rgb = _rgb(image)
+    if orientation not in range(2, 9):
+        return rgb
+    rgb = rgb.copy() if rgb is image else rgb
+    rgb.getexif()[ExifTags.Base.Orientation] = orientation  # a conversion may have dropped it
+    return ImageOps.exif_transpose(rgb)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """The image in RGB; what is transparent shows the background."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(eight_bits(np.asarray(image))).convert("RGB")
+    if image.format == "TIFF" and image.mode in ("RGBA", "RGBX"):
+        bands = np.asarray(image)  # a fourth band that is not a mask is near infrared
+        if image.mode == "RGBX" or np.any((bands[..., 3] != 0) & (bands[..., 3] != 255)):
+            return Image.fromarray(np.ascontiguousarray(bands[..., :3]))
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        if image.mode in ("La", "RGBa"):
+            image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
+        behind = Image.new("RGBA", image.size, (*BACKGROUND, 255))
+        return Image.alpha_composite(behind, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+def eight_bits(values: np.ndarray) -> np.ndarray:
+    """Grey levels of more than 8 bits, or of fractions, scaled to 0..255."""
+    values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    peak = float(values.max(initial=0.0))
+    if peak <= 1.0 and np.any(values % 1):
+        full = 1.0  # fractions of white
+    else:
+        full = 2.0 ** max(8, math.ceil(math.log2(peak + 1))) - 1 if peak > 0 else 255.0
+    return np.clip(np.rint(values * (255.0 / full)), 0, 255).astype(np.uint8)
+
+
+def _with_bands(image: Any) -> Any:
+    """An array or tensor of grey levels (H, W) with three bands (H, W, 3); anything else as it is."""
+    if isinstance(image, np.ndarray) and image.ndim == 2:
+        return np.repeat(image[..., None], 3, axis=2)
+    if isinstance(image, torch.Tensor) and image.ndim == 2:
+        return image.expand(3, *image.shape)
+    return image
+
+
+def _opaque(array: np.ndarray) -> np.ndarray:
+    """The first three bands of an array (4, H, W); uint8 ones over the background where the fourth is transparent."""
+    if array.dtype != np.uint8:
+        return array[:3]
+    rgba = Image.fromarray(np.ascontiguousarray(array.transpose(1, 2, 0)), "RGBA")
+    return np.array(_rgb(rgba)).transpose(2, 0, 1)
+
+
+def levels(array: np.ndarray, do_rescale: bool = True) -> np.ndarray:
+    """Values of an array or tensor as grey levels 0..255: uint8, or float32 where they are fractions.
+
+    Args:
+        array: Any numbers.
+        do_rescale: False leaves float values as they are: they are on the scale of the model already.
+
+    Raises:
+        ValueError: Float values below 0 or above 255, or not finite: the image was normalised already.
+    """
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * 255
+    if not np.issubdtype(array.dtype, np.floating):
+        return array.astype(np.uint8) if array.size and array.min() >= 0 and array.max() <= 255 else eight_bits(array)
+    if not do_rescale:
+        return array
+    array = array.astype(np.float32)
+    low, high = float(array.min(initial=0.0)), float(array.max(initial=0.0))
+    if not (low >= 0.0 and high <= 255.0):
+        raise ValueError(
+            f"an image of float values holds {low:g} to {high:g}: expected 0 to 1, or 0 to 255; give the image before "
+            "it is normalised, or its pixel values to the model"
+        )
+    array = array * np.float32(255.0) if high <= 1.0 else array
+    whole = np.rint(array)
+    # Values that came from 8 bits have the descriptor of their 8 bits.
+    return whole.astype(np.uint8) if np.abs(array - whole).max(initial=0.0) < 1e-3 else array
 
 
 __all__ = ["GenGeoImageProcessor", "GenGeoImageProcessorKwargs"]

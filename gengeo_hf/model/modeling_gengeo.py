@@ -1,25 +1,27 @@
-"""The model: an image of either view goes in, a unit descriptor comes out.
+# SPDX-License-Identifier: Apache-2.0
+# Part of gengeo_hf. Licence: https://www.apache.org/licenses/LICENSE-2.0
+"""The model: pixel values (B, 3, H, W) of either view to unit descriptors (B, D), `pooler_output`.
 
-Before: pixel values (B, 3, H, W) from `GenGeoImageProcessor`. After: `pooler_output` (B, D), whose dot product with
-another descriptor is their cosine similarity.
+The dot product of two descriptors is their cosine similarity.
 This file travels with published checkpoints, so it imports only torch, transformers and its siblings.
 """
 
+import difflib
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
-from .aggregators import GenGeoGem, GenGeoHead, GenGeoNetVlad
-from .backbones import build_backbone, patch_sides, read_tokens, set_trainable, token_width
+from .aggregation import GenGeoAggregator, float32_island
+from .aggregators import GenGeoHead
+from .backbones import build_backbone, family_of, patch_sides, read_tokens, run_backbone, set_trainable, token_width
 from .configuration_gengeo import GenGeoConfig
-from .salad import GenGeoSalad, float32_island
 
 VIEWS = ("ground", "aerial")
 MAX_SCALE = 100.0  # CLIP's bound on the InfoNCE scale
@@ -76,15 +78,8 @@ class GenGeoPreTrainedModel(PreTrainedModel):
             # narrow head hardly differ, the transport plan is flat, all clusters sum the same mean of the tokens, and
             # equal clusters get equal gradients (docs/learning.md).
             init.normal_(module.weight, std=self.config.initializer_range or module.in_features**-0.5)
-        elif isinstance(module, GenGeoSalad):
-            if module.dust_bin is not None:
-                init.ones_(module.dust_bin)
-            if module.dustbin_shift is not None:
-                init.zeros_(module.dustbin_shift.weight)  # the learned dustbin starts out as SALAD's
-        elif isinstance(module, GenGeoGem):
-            init.constant_(module.exponent, module.exponent_init)
-        elif isinstance(module, GenGeoNetVlad):
-            init.normal_(module.centroids, std=module.centroids.shape[1] ** -0.5)
+        elif isinstance(module, GenGeoAggregator):
+            module.init_weights(init)
         elif isinstance(module, GenGeoModel):
             init.constant_(module.logit_scale, self.config.logit_scale_init_value)
             if self.config.position_init_std is not None:
@@ -113,13 +108,36 @@ class GenGeoModel(GenGeoPreTrainedModel):
         set_trainable(self.backbone, config.trainable_blocks)
 
     @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """Load a checkpoint as `PreTrainedModel.from_pretrained` does, with `config.trainable_blocks` in force."""
-        loaded = super().from_pretrained(*args, **kwargs)
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *args: Any, allow_missing: bool = False, **kwargs: Any
+    ) -> Any:
+        """Load a checkpoint as `PreTrainedModel.from_pretrained` does, and check that it is complete.
+
+        A GenGeo checkpoint must hold every weight. Of a backbone's checkpoint (also one with a classifier) every weight
+        of the backbone must be there, and the head is made anew.
+
+        Args:
+            pretrained_model_name_or_path: A directory or a Hub id.
+            args: Passed on.
+            allow_missing: Initialise missing weights at random and ignore unknown ones, as transformers does; so does
+                an explicit `state_dict`.
+            kwargs: Passed on.
+
+        Raises:
+            ValueError: Weights are missing, unknown or not finite.
+        """
+        checked = not allow_missing and kwargs.get("state_dict") is None and pretrained_model_name_or_path is not None
+        wants_info = kwargs.pop("output_loading_info", False)
+        kind = _stored_model_type(pretrained_model_name_or_path, kwargs) if checked else cls.config_class.model_type
+        is_new = kind != cls.config_class.model_type
+        if is_new:
+            kwargs["key_mapping"] = _task_prefixes(kind) | (kwargs.get("key_mapping") or {})
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        if checked:
+            _check_complete(model, info, pretrained_model_name_or_path, is_new)
         # Loading puts new parameters in place, and all of them require gradients again.
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
         set_trainable(model.backbone, model.config.trainable_blocks)
-        return loaded
+        return (model, info) if wants_info else model
 
     @can_return_tuple
     def forward(
@@ -128,29 +146,35 @@ class GenGeoModel(GenGeoPreTrainedModel):
         aerial_pixel_values: torch.Tensor | None = None,
         view: str | None = None,
         output_assignment: bool = False,
+        return_loss: bool = True,
         **kwargs: Unpack[TransformersKwargs],
     ) -> GenGeoModelOutput:
-        """Describe images, and compute the loss when both views of each pair are given.
+        """Encode images, and compute the loss when both views of each pair are given.
 
         Args:
             pixel_values: (B, 3, H, W); the ground view if `aerial_pixel_values` is given too.
             aerial_pixel_values: (B, 3, H', W'), row i the true match of row i of `pixel_values`.
-            view: "ground" or "aerial"; needed only by a model with one head per view.
+            view: "ground" or "aerial" (or a list of equal ones, as pipelines collate it); needed only by a model with
+                one head per view.
             output_assignment: also give the token assignment, its grid and the unprojected vector.
+            return_loss: False leaves the loss out. `Trainer` learns from this argument that there is a loss.
             kwargs: passed to the backbone (`output_hidden_states`, `output_attentions`).
 
         Raises:
-            ValueError: a side is no multiple of the patch, the image has too few tokens, or the view is unknown.
+            ValueError: a side is not a multiple of the patch, the image has too few tokens, or the view is unknown.
+            TypeError: a misspelt argument.
         """
+        if kwargs:
+            _check_arguments(kwargs)
         if aerial_pixel_values is None:
-            return self._describe(pixel_values, view, output_assignment, **kwargs)
-        output = self._describe(pixel_values, "ground", output_assignment, **kwargs)
-        aerial = self._describe(aerial_pixel_values, "aerial", False)
-        loss = self._pair_loss(output[0], aerial[0])
+            return self._encode(pixel_values, view, output_assignment, **kwargs)
+        output = self._encode(pixel_values, "ground", output_assignment, **kwargs)
+        aerial = self._encode(aerial_pixel_values, "aerial", False)
+        loss = self._pair_loss(output[0], aerial[0]) if return_loss else None
         # Made anew: a field that is set later would come last in the tuple order.
         return GenGeoModelOutput(**{**output, "loss": loss, "aerial_pooler_output": aerial.pooler_output})
 
-    def _describe(
+    def _encode(
         self,
         pixel_values: torch.Tensor,
         view: str | None,
@@ -159,15 +183,12 @@ class GenGeoModel(GenGeoPreTrainedModel):
     ) -> GenGeoModelOutput:
         head = self._head(view)
         grid = self._token_grid(pixel_values)
-        backbone: Any = self.backbone
-        if backbone.config.model_type == "convnext":  # the transformers cast for themselves
-            pixel_values = pixel_values.to(backbone.embeddings.patch_embeddings.weight.dtype)
-        features = backbone(pixel_values, **kwargs)
+        features = run_backbone(self.backbone, pixel_values, **kwargs)
         descriptor, unprojected, assignment = head(*read_tokens(self.backbone, features))
         extra = {}
         if output_assignment:
             extra = {"assignment": assignment, "token_grid": grid, "unprojected": unprojected}
-            if self.config.aggregator == "salad" and self.config.use_dustbin:
+            if head.aggregator.has_dustbin:
                 extra["rejected_share"] = assignment[:, -1].mean(dim=1)
         return GenGeoModelOutput(
             pooler_output=descriptor,
@@ -177,8 +198,10 @@ class GenGeoModel(GenGeoPreTrainedModel):
             **extra,
         )
 
-    def _head(self, view: str | None) -> nn.Module:
-        if view is not None and view not in VIEWS:
+    def _head(self, view: Any) -> Any:
+        if isinstance(view, list | tuple) and view and all(one == view[0] for one in view):
+            view = view[0]
+        if view is not None and (not isinstance(view, str) or view not in VIEWS):
             raise ValueError(f'view is {view!r}: expected "ground" or "aerial"')
         if self.config.share_aggregator:
             return self.heads["shared"]
@@ -190,17 +213,18 @@ class GenGeoModel(GenGeoPreTrainedModel):
         height, width = pixel_values.shape[-2:]
         backbone: Any = self.config.backbone_config
         patch_height, patch_width = patch_sides(backbone)
-        # A ConvNeXt has no patches to cut: its strided convolutions leave what is over at the right and bottom out.
-        if backbone.model_type != "convnext" and (height % patch_height or width % patch_width):
+        if family_of(backbone).whole_patches and (height % patch_height or width % patch_width):
             raise ValueError(
                 f"the image is {height} x {width} pixels (height x width): both sides must be multiples of the patch, "
                 f"{patch_height} x {patch_width}"
             )
         rows, columns = height // patch_height, width // patch_width
-        if self.config.aggregator == "salad" and self.config.use_dustbin and rows * columns <= self.config.num_clusters:
+        head: Any = next(iter(self.heads.values()))
+        if rows * columns < head.aggregator.fewest_tokens:
             raise ValueError(
                 f"an image of {height} x {width} pixels gives {rows * columns} tokens for {self.config.num_clusters} "
-                "clusters: SALAD with a dustbin needs more tokens than clusters; use larger images or fewer clusters"
+                f"clusters: {head.aggregator.title} needs at least {head.aggregator.fewest_tokens} tokens; use larger "
+                "images or fewer clusters"
             )
         return rows, columns
 
@@ -220,6 +244,55 @@ class GenGeoModel(GenGeoPreTrainedModel):
                 logits = scale * (queries @ gallery.T)
                 losses += [functional.cross_entropy(x, targets, label_smoothing=smoothing) for x in (logits, logits.T)]
         return torch.stack(losses).mean()
+
+
+def _check_arguments(given: Any) -> None:
+    """Refuse what is nearly the name of an argument of ours: it would be swallowed."""
+    known = ("aerial_pixel_values", "output_assignment", "pixel_values", "return_loss", "view")
+    for name in given:
+        if name not in TransformersKwargs.__annotations__ and (
+            near := difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+        ):
+            raise TypeError(f"GenGeoModel has no argument {name!r}; did you mean {near[0]!r}?")
+
+
+def _stored_model_type(name: Any, kwargs: Any) -> str:
+    """The model type that the config.json of a checkpoint states."""
+    where = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+    stored, _ = PreTrainedConfig.get_config_dict(name, **{key: kwargs[key] for key in where if key in kwargs})
+    return str(stored.get("model_type", GenGeoConfig.model_type))
+
+
+def _task_prefixes(model_type: str) -> dict[str, str]:
+    """The renaming of weights of a backbone's model for another task, whose names have the backbone's prefix."""
+    from transformers import AutoConfig, AutoModel
+
+    prefix = AutoModel._model_mapping[type(AutoConfig.for_model(model_type))].base_model_prefix
+    # "model." is a part of DINOv3's own names.
+    return {} if prefix in ("", "model") else {rf"^{prefix}\.": "backbone."}
+
+
+# What a backbone's checkpoint may hold beside the backbone.
+_OTHER_TASKS = ("classifier.", "head.", "decode_head.", "decoder.")
+
+
+def _check_complete(model: Any, info: Any, name: Any, is_new: bool) -> None:
+    """Refuse a checkpoint whose weights do not fill the model.
+
+    Raises:
+        ValueError: A weight is missing, unknown or not finite; the message names the first one.
+    """
+    found = info if isinstance(info, dict) else vars(info)
+    new = ("heads.", "logit_scale") if is_new else ()
+    missing = sorted(key for key in found["missing_keys"] if not key.startswith(new) or not new)
+    extra = sorted(key for key in found["unexpected_keys"] if not (is_new and key.startswith(_OTHER_TASKS)))
+    advice = "fetch or save the checkpoint again, or pass allow_missing=True to fill it with random weights"
+    for what, keys in (("lacks", missing), ("has the unknown weight", extra)):
+        if keys:
+            raise ValueError(f"the checkpoint {name} {what} {keys[0]} ({len(keys)} in all): {advice}")
+    for key, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not parameter.is_meta and not bool(torch.isfinite(parameter).all()):
+            raise ValueError(f"the checkpoint {name} is damaged: {key} holds values that are not finite numbers")
 
 
 __all__ = ["GenGeoModel", "GenGeoModelOutput", "GenGeoPreTrainedModel"]

@@ -1,36 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+# Part of gengeo_hf. Licence: https://www.apache.org/licenses/LICENSE-2.0
 """SALAD: patch tokens are assigned to clusters by optimal transport and summed per cluster.
 
 Written from the equations of Izquierdo and Civera, "Optimal Transport Aggregation for Visual Place Recognition"
 (CVPR 2024, section 3) and of the GenGeo paper (Remote Sensing 2026, 18(8), 1116, section 3.3).
 
-Before: patch tokens (B, n, C) and one global token (B, C) of a backbone. After: one vector (B, g + l m) of length 1.
+Patch tokens (B, n, C) and one global token (B, C) of a backbone give one vector (B, g + l m) of length 1.
 This file travels with published checkpoints, so it imports only torch and its siblings.
 """
 
-import contextlib
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from .configuration_gengeo import GenGeoConfig
-
-
-def float32_island(device: torch.device) -> contextlib.AbstractContextManager:
-    """A block in which autocast does nothing. What is computed inside is float32 if its inputs are."""
-    if torch.amp.is_autocast_available(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return contextlib.nullcontext()
-
-
-class Float32Linear(nn.Linear):
-    """A linear layer that computes in float32, under autocast and with half precision weights too."""
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Map (..., in) of any dtype to (..., out), float32."""
-        with float32_island(inputs.device):
-            bias = None if self.bias is None else self.bias.float()
-            return functional.linear(inputs.float(), self.weight.float(), bias)
+from .aggregation import Float32Linear, GenGeoAggregator, float32_island, token_mlp
 
 
 def sinkhorn(scores: torch.Tensor, row_mass: torch.Tensor, iterations: int) -> torch.Tensor:
@@ -54,25 +39,7 @@ def sinkhorn(scores: torch.Tensor, row_mass: torch.Tensor, iterations: int) -> t
     return torch.exp(scores + rows + columns)
 
 
-def token_mlp(
-    width_in: int, hidden: int, width_out: int, dropout: float, last: type[nn.Linear] = nn.Linear
-) -> nn.Sequential:
-    """The token-wise MLP of SALAD. Layers 0 and 3 carry the weights, as in the published checkpoints.
-
-    Args:
-        width_in, hidden, width_out: C, q and the output's width.
-        dropout: share of hidden values that training drops; 0 leaves the layer out.
-        last: class of the last layer.
-    """
-    return nn.Sequential(
-        nn.Linear(width_in, hidden),
-        nn.Dropout(dropout) if dropout > 0 else nn.Identity(),
-        nn.ReLU(),
-        last(hidden, width_out),
-    )
-
-
-class GenGeoSalad(nn.Module):
+class GenGeoSalad(GenGeoAggregator):
     """The SALAD aggregation. Its parameter names are those of the published SALAD checkpoints.
 
     Two parameters are inert by construction and are kept for those checkpoints: `dust_bin` (a constant added to a
@@ -84,7 +51,9 @@ class GenGeoSalad(nn.Module):
         width: width C of the backbone's tokens.
     """
 
-    def __init__(self, config: GenGeoConfig, width: int) -> None:
+    title = "SALAD"
+
+    def __init__(self, config: Any, width: int) -> None:
         super().__init__()
         self.num_clusters = config.num_clusters
         self.iterations = config.sinkhorn_iterations
@@ -97,6 +66,23 @@ class GenGeoSalad(nn.Module):
         self.dust_bin = nn.Parameter(torch.ones(())) if config.use_dustbin else None
         self.dustbin_shift = Float32Linear(width, 1) if config.dustbin_mass == "learned" else None
 
+    def init_weights(self, init: Any) -> None:
+        """The dustbin at 1; a learned dustbin starts out as SALAD's."""
+        if self.dust_bin is not None:
+            init.ones_(self.dust_bin)
+        if self.dustbin_shift is not None:
+            init.zeros_(self.dustbin_shift.weight)
+
+    @property
+    def fewest_tokens(self) -> int:
+        """One more than the clusters where there is a dustbin: its mass is n - m."""
+        return self.num_clusters + 1 if self.dust_bin is not None else 1
+
+    @property
+    def has_dustbin(self) -> bool:
+        """Whether the last row of the plan is the dustbin."""
+        return self.dust_bin is not None
+
     def forward(self, tokens: torch.Tensor, global_token: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Aggregate one image's tokens.
 
@@ -108,7 +94,7 @@ class GenGeoSalad(nn.Module):
             The descriptor (B, g + l m), float32 with length 1: the global part first, then the clusters with the
             cluster index running fastest. And the plan (B, m + 1, n), the dustbin last; (B, m, n) without a dustbin.
 
-        The caller makes sure that n > m where there is a dustbin; its mass is n - m.
+        The caller makes sure that n >= `fewest_tokens`.
         """
         features = self.cluster_features(tokens)
         scores = self.score(tokens).transpose(1, 2)
@@ -147,4 +133,4 @@ class GenGeoSalad(nn.Module):
         return torch.cat((per_cluster.expand(-1, clusters), total + functional.logsigmoid(logit)), dim=1)
 
 
-__all__ = ["Float32Linear", "GenGeoSalad", "float32_island", "sinkhorn", "token_mlp"]
+__all__ = ["GenGeoSalad", "sinkhorn"]

@@ -12,8 +12,7 @@ import torch
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.encoding.fingerprint import whole_fingerprint
-from gengeo_hf.model.backbones import patch_sides, read_tokens
-from gengeo_hf.model.configuration_gengeo import TRANSFORMER_BACKBONES
+from gengeo_hf.model.backbones import BACKBONES, family_of, patch_sides, read_tokens
 
 if TYPE_CHECKING:
     from gengeo_hf.encoding.backends.protocol import View
@@ -32,10 +31,10 @@ def check_tokens(encoder: Encoder) -> None:
         raise GenGeoError("pose needs the patch tokens of the weights, and exported graphs give descriptors alone: "
                           "use --backend torch with the checkpoint")  # fmt: skip
     model_type = model.config.backbone_config.model_type
-    if model_type not in TRANSFORMER_BACKBONES:
+    if not family_of(model.config.backbone_config).has_blocks:
         raise GenGeoError(
             f"pose needs patch tokens, and a {model_type} backbone has none: expected one of "
-            f"{', '.join(TRANSFORMER_BACKBONES)}"
+            f"{', '.join(name for name, family in BACKBONES.items() if family.has_blocks)}"
         )
 
 

@@ -60,14 +60,14 @@ def _sample_features(model: "GenGeoModel", aggregator: Any, batches: Iterable[An
     """Random local features of each image, (N, l), on the CPU."""
     import torch
 
-    from gengeo_hf.model.backbones import read_tokens
+    from gengeo_hf.model.backbones import read_tokens, run_backbone
 
     generator = torch.Generator().manual_seed(seed)
     was_training, rows = model.training, []
     model.eval()
     with torch.no_grad():
         for pixels in batches:
-            tokens, _ = read_tokens(model.backbone, model.backbone(pixels.to(model.device)))
+            tokens, _ = read_tokens(model.backbone, run_backbone(model.backbone, pixels.to(model.device)))
             local = aggregator.local_features(tokens).cpu()
             rows += [image[torch.randperm(len(image), generator=generator)[:TOKENS_PER_IMAGE]] for image in local]
     model.train(was_training)

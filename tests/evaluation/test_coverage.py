@@ -10,7 +10,7 @@ import pytest
 from gengeo_hf.evaluation.intervals import Groups, mean_interval, median_interval, paired_interval
 
 pytestmark = pytest.mark.slow
-RUNS = 3000  # the standard error of a coverage of 95 % is 0.4 points
+RUNS = 1500  # the standard error of a coverage of 95 % is 0.6 points
 
 
 def coverage(draw, interval, seed=0):

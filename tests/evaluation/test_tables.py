@@ -10,8 +10,8 @@ import pytest
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.evaluation.compare import compare, comparison_text, refuse_reported_split, select_best
 from gengeo_hf.evaluation.protocols import find_protocol, protocol_names
-from gengeo_hf.evaluation.results import Truth, judge
-from gengeo_hf.evaluation.tables import build_table, render, table_numbers
+from gengeo_hf.evaluation.results import Result, Truth, judge
+from gengeo_hf.evaluation.tables import build_results_table, build_table, render, table_numbers
 
 from .test_ranks import unit
 
@@ -131,6 +131,57 @@ def test_a_result_carries_its_breakdowns(tmp_path):
     low, high = summary["intervals"]["recall@1"]
     assert low < summary["metrics"]["recall@1"] < high
     assert "recall_5m@1" in result(tmp_path, protocol="cvact-test")[0].summary["metrics"]
+
+
+def test_any_results_stand_side_by_side_without_a_number(tmp_path):
+    _, one = result(tmp_path, "one.json", name="first", protocol="table")
+    _, two = result(tmp_path, "two.json", name="second", protocol="table", noise=2.0)
+    _, three = result(tmp_path, "three.json", name="first", protocol="world-rural")
+    table = build_results_table([one, two, three])
+    assert [name for name, _ in table.rows] == ["first", "second"] and len(table.groups) == 2
+    found = Result.load(one).metrics
+    metrics = table.groups[0][1]
+    assert table.rows[0][1][: len(metrics)] == [pytest.approx(100 * found[metric]) for metric in metrics]
+    assert table.rows[1][1][len(metrics) :] == [None] * len(table.groups[1][1])
+    assert "R@1" in render(table) and "90 queries, 120 tiles" in render(table)
+    with pytest.raises(GenGeoError, match="name the models apart"):
+        build_results_table(
+            [one, one.with_name("one.json"), result(tmp_path, "x.json", name="first", protocol="table")[1]]
+        )
+    with pytest.raises(GenGeoError, match="needs result files"):
+        build_results_table([])
+
+
+def test_university1652_counts_as_its_own_script(tmp_path):
+    """A second formula, as the script walks through the hits."""
+    found, _ = result(tmp_path, protocol="university1652", complete=False)
+    ranks = found.queries["rank"].to_numpy()
+    semi = np.array([len(row) for row in found.queries["semi_positives"].to_pylist()])
+    assert (semi == 2).all()
+    scores = (GALLERY[:90] + NOISE) @ GALLERY.T
+    expected = []
+    for query, row in enumerate(scores):
+        right = {query, (query + 1) % 120, (query + 2) % 120}
+        order = np.argsort(-row, kind="stable")
+        hits = [place for place, tile in enumerate(order) if tile in right]
+        ap = 0.0
+        for number, place in enumerate(hits):
+            precision = (number + 1) / (place + 1)
+            before = number / place if place != 0 else 1.0
+            ap += (before + precision) / 2 / len(hits)
+        expected.append(ap)
+    assert found.metrics["average_precision_trapezoid"] == pytest.approx(np.mean(expected), abs=1e-6)
+    assert found.metrics["one_percent_k"] == round(0.01 * 120) + 1 and len(ranks) == 90
+
+
+def test_only_the_primary_metric_has_a_verdict(tmp_path):
+    _, good = result(tmp_path, "good.json", noise=1.0)
+    _, bad = result(tmp_path, "bad.json", noise=2.0, name="worse")
+    text = comparison_text(compare(good, bad), "good", "bad", "recall@5")
+    verdicts = [line for line in text.splitlines() if line.endswith(("better", "worse", "within the noise"))]
+    assert len(verdicts) == 1 and verdicts[0].startswith("recall@5") and "not corrected" in text
+    with pytest.raises(GenGeoError, match="there is no metric 'luck'"):
+        comparison_text(compare(good, bad), "good", "bad", "luck")
 
 
 def test_a_gain_is_told_from_noise(tmp_path):

@@ -139,7 +139,11 @@ exif[0x0112] = 6  # the camera was held upright
 image.transpose(Image.Transpose.ROTATE_90).save(turned, "PNG", exif=exif)
 answers.append(endpoint({{"inputs": turned.getvalue(), "parameters": {{"view": "aerial"}}}})["descriptors"])
 errors = []
-for request in ({{"inputs": "no image"}}, {{"inputs": image, "view": "satellite"}}, {{}}):
+assert endpoint({{"inputs": []}})["descriptors"] == []
+broken = text[:60] + "\\n" + text[60:]
+answers[1] = endpoint({{"inputs": [broken, text], "parameters": {{"view": "aerial"}}}})["descriptors"]
+wrong = [{{"inputs": "no image"}}, {{"inputs": image, "view": "sky"}}, {{}}, {{"inputs": image, "parameters": "x"}}]
+for request in wrong:
     try:
         endpoint(request)
     except ValueError as error:
@@ -157,7 +161,7 @@ print(json.dumps([aerial, pipe(image), answers, errors, type(model).__module__])
     assert np.allclose(answers[0], ground, atol=1e-6)
     assert np.allclose(answers[1], np.repeat(expected, 2, 0), atol=1e-6)
     assert np.allclose(answers[2], expected, atol=1e-6) and np.allclose(answers[3], expected, atol=1e-6)
-    assert len(errors) == 3 and "no image" in errors[0] and "satellite" in errors[1]
+    assert len(errors) == 4 and "no image" in errors[0] and "sky" in errors[1]
 
 
 def test_examples_are_published_without_what_the_camera_told(tiny_checkpoint, tmp_path):
@@ -185,13 +189,13 @@ def test_an_export_never_takes_a_users_files_away(tiny_checkpoint, tmp_path, mon
         export_folder(tiny_checkpoint, ".")
 
 
-def test_code_travels_only_with_an_export(tiny_checkpoint, tiny_model, tmp_path):
+def test_code_and_auto_map_travel_with_every_save(tiny_checkpoint, tiny_model, tmp_path):
     folder = export_folder(export_folder(tiny_checkpoint, tmp_path / "export"), tmp_path / "twice")
     folder = export_folder(folder, tmp_path / "export", overwrite=True)
     assert {"salad.py", "modeling_gengeo.py", "handler.py", "README.md"} <= {path.name for path in folder.iterdir()}
     tiny_model.save_pretrained(tmp_path / "after")
-    assert not list((tmp_path / "after").glob("*.py"))
-    assert "auto_map" not in json.loads((tmp_path / "after" / "config.json").read_text())
+    assert {"salad.py", "modeling_gengeo.py"} <= {path.name for path in (tmp_path / "after").iterdir()}
+    assert "AutoModel" in json.loads((tmp_path / "after" / "config.json").read_text())["auto_map"]
 
 
 # In one process: words of the command line, then its exit code and what it printed.

@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from sklearn.metrics.pairwise import haversine_distances
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.geo import EARTH_RADIUS_M
+from gengeo_hf.common.geo import EARTH_RADIUS_M, mean_positions
 from gengeo_hf.learning.neighbours import (
     great_circle_neighbours,
-    mean_positions,
     training_neighbours,
     true_tiles,
 )

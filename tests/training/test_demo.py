@@ -26,7 +26,7 @@ def test_a_kill_while_the_model_is_copied_leaves_no_half_of_it(tmp_path, monkeyp
     best.mkdir(parents=True)
     (best / "config.json").write_text("{}")
     (best / "model.safetensors").write_bytes(b"weights")
-    monkeypatch.setattr(demo.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0))
+    monkeypatch.setattr(demo, "run_training", lambda *_: 0)
 
     def stopped(source, target, **_):
         (Path(target) / "config.json").write_text("{}")

@@ -1,7 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
 """Answers an Inference Endpoint: images of either view to unit descriptors.
 
-Before: a raw image body, or JSON {"inputs": base64 or a list of them, "parameters": {"view": "ground" or "aerial"}}.
-After: {"view": ..., "descriptors": one list of numbers for each image}. The dot product of two is their cosine.
+The request is a raw image body, or JSON {"inputs": base64 or a list of them, "parameters": {"view": "aerial"}}.
+The answer is {"view": ..., "descriptors": one list of numbers for each image}. The dot product of two is their cosine.
 """
 
 import base64
@@ -9,7 +10,7 @@ import io
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from transformers import AutoImageProcessor, AutoModel
 
 # Not everything that Pillow knows: EPS, for one, would start Ghostscript on a stranger's file. For the whole process:
@@ -33,27 +34,35 @@ class EndpointHandler:
 
     @torch.inference_mode()
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
-        """Describe the images of one request.
+        """Encode the images of one request.
 
         Raises:
-            ValueError: the view is unknown, or an input is no image.
+            ValueError: the request is not as described above, the view is unknown, or an input is not an image.
         """
-        view = (data.get("parameters") or {}).get("view") or data.get("view") or "ground"
+        parameters = data.get("parameters") or {}
+        if not isinstance(parameters, dict):
+            raise ValueError(f'parameters is {parameters!r:.40}: expected an object such as {{"view": "aerial"}}')
+        view = parameters.get("view") or data.get("view") or "ground"
         if view not in ("ground", "aerial"):
             raise ValueError(f'view is {view!r}: expected "ground" or "aerial"')
         inputs = data.get("inputs")
         images = [read_image(item) for item in (inputs if isinstance(inputs, list) else [inputs])]
+        if not images:
+            return {"view": view, "descriptors": []}
         pixels = self.processor(images, view=view, return_tensors="pt")["pixel_values"].to(self.device)
         return {"view": view, "descriptors": self.model(pixels, view=view).pooler_output.tolist()}
 
 
 def read_image(item: Any) -> Image.Image:
-    """An upright RGB image from a PIL image, bytes, or base64 text with or without a data: prefix."""
+    """A decoded image from a PIL image, bytes, or base64 text; the image processor turns it upright and into RGB."""
     if isinstance(item, Image.Image):
-        return ImageOps.exif_transpose(item).convert("RGB")
+        return item
     try:
         if isinstance(item, str):
-            item = base64.b64decode(item.rpartition("base64,")[2], validate=True)
-        return ImageOps.exif_transpose(Image.open(io.BytesIO(item))).convert("RGB")  # phones turn photos by EXIF
+            text = "".join(item.rpartition("base64,")[2].split())  # `base64 photo.jpg` breaks its lines
+            item = base64.b64decode(text, validate=True)
+        image = Image.open(io.BytesIO(item))
+        image.load()
+        return image
     except Exception as error:  # decoders meet damaged files in many ways
         raise ValueError(f"an input is no image ({error}): send image bytes, or base64 of them in JSON") from error

@@ -8,6 +8,7 @@ schema, with the one positive and the three semi-positive tiles of each panorama
     VIGOR/splits/<City>/*.txt, VIGOR/splits__corrected/<City>/*__corrected.txt
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -394,3 +395,7 @@ def _gallery(tiles: list[tuple[str, str]], files: Files) -> datasets.Dataset:
 def _tile_id(name: str) -> str:
     """A tile's name without its suffix, in which lists and archives differ."""
     return name.rpartition(".")[0]
+
+
+load_same = functools.partial(load, protocol="same")
+load_cross = functools.partial(load, protocol="cross")

@@ -26,9 +26,9 @@ class Descriptor(torch.nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Descriptors (B, dim) of pixel values (B, 3, H, W)."""
-        from gengeo_hf.model.backbones import read_tokens
+        from gengeo_hf.model.backbones import read_tokens, run_backbone
 
-        descriptor: torch.Tensor = self.head(*read_tokens(self.backbone, self.backbone(pixel_values)))[0]
+        descriptor: torch.Tensor = self.head(*read_tokens(self.backbone, run_backbone(self.backbone, pixel_values)))[0]
         return descriptor
 
 
@@ -38,15 +38,16 @@ def free_positions(model: GenGeoModel) -> Iterator[None]:
 
     The exporter would otherwise write the scale of the image that it traced into the graph.
     """
-    from gengeo_hf.model.backbones import HUB_OFFSET, GenGeoDinov2Embeddings
+    from gengeo_hf.model.backbones import HUB_OFFSET, GenGeoDinov2Embeddings, family_of
 
-    embeddings: Any = getattr(model.backbone, "embeddings", None)
-    if not hasattr(embeddings, "interpolate_pos_encoding"):
-        yield  # no grid to resize: rotary positions, or none
+    family = family_of(model.config.backbone_config)
+    if not family.has_position_grid:
+        yield
         return
+    embeddings = family.embeddings(model.backbone)
     offset = HUB_OFFSET if isinstance(embeddings, GenGeoDinov2Embeddings) else 0.0
     backbone: Any = model.config.backbone_config
-    smooth = backbone.model_type == "dinov2_with_registers"
+    smooth = family.smooth_positions
 
     def resize(self: Any, tokens: torch.Tensor, height: Any, width: Any) -> torch.Tensor:
         rows, columns = height // backbone.patch_size, width // backbone.patch_size

@@ -3,6 +3,6 @@
 Before: a `GeoIndex` folder, which stays the store of record. After: `StoreIndex`, which answers like a `GeoIndex`.
 """
 
-from gengeo_hf.index.stores.protocol import Engine, StoreIndex, connect, export_index, is_address
+from gengeo_hf.index.stores.protocol import ENGINES, Engine, StoreIndex, connect, export_index, is_address
 
-__all__ = ["Engine", "StoreIndex", "connect", "export_index", "is_address"]
+__all__ = ["ENGINES", "Engine", "StoreIndex", "connect", "export_index", "is_address"]

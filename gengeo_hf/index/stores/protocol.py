@@ -7,7 +7,7 @@ Each model has its own collection, named by its fingerprint, so descriptors of t
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ import pyarrow as pa
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import write_json
 from gengeo_hf.common.geo import Bounds, great_circle_m
+from gengeo_hf.common.registry import Registry
 from gengeo_hf.common.transfer import first_line
 from gengeo_hf.common.units import Near, check_near
 from gengeo_hf.encoding.fingerprint import truncated
@@ -89,6 +90,13 @@ class Engine(Protocol):
     def delete(self, name: str, tile_ids: Sequence[str]) -> None:
         """Remove rows; unknown ids are no error."""
         ...
+
+
+_HOME = "gengeo_hf.index.stores."
+# What opens the engine of each kind of address: (address without its kind) -> engine.
+ENGINES: Registry[Callable[[str], Engine]] = Registry(
+    "store", {"milvus": _HOME + "milvus:MilvusEngine", "qdrant": _HOME + "qdrant:QdrantEngine"}
+)
 
 
 class StoreIndex:
@@ -186,7 +194,8 @@ class StoreIndex:
 
 def is_address(text: str) -> bool:
     """True for the address of a store, False for a folder."""
-    return text.startswith(("milvus:", "qdrant:"))
+    kind, colon, _ = text.partition(":")
+    return bool(colon) and kind in ENGINES
 
 
 def connect(address: str) -> StoreIndex:
@@ -197,17 +206,12 @@ def connect(address: str) -> StoreIndex:
         MissingExtraError: its client is not installed.
     """
     kind, _, where = address.partition(":")
-    if kind == "milvus" and where:
-        from gengeo_hf.index.stores.milvus import MilvusEngine
-
-        return StoreIndex(MilvusEngine(where), address)
-    if kind == "qdrant" and where:
-        from gengeo_hf.index.stores.qdrant import QdrantEngine
-
-        return StoreIndex(QdrantEngine(where), address)
-    raise GenGeoError(
-        f"{shown(address)!r} is no store: milvus:./local.db, milvus:http://host:19530, qdrant:http://host:6333"
-    )
+    if kind not in ENGINES or not where:
+        raise GenGeoError(
+            f"{shown(address)!r} is not the address of a store ({', '.join(ENGINES)}): expected for example "
+            "milvus:./local.db, milvus:http://host:19530 or qdrant:http://host:6333"
+        )
+    return StoreIndex(ENGINES[kind](where), address)
 
 
 def export_index(index: GeoIndex, store: StoreIndex, progress: bool = False, samples: int = 20) -> dict[str, Any]:

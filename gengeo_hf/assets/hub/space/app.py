@@ -1,6 +1,5 @@
-"""A page that describes one photo and ranks aerial tiles by it.
+"""A page that ranks aerial images, or the tiles of an index on the Hub, by their similarity with one photo.
 
-Before: a photo, and either some aerial images or an index on the Hub. After: the best matches with their similarity.
 Settings come from space.json: the model, and an index (a dataset repository made by `gengeo push`) or none.
 """
 
@@ -11,7 +10,7 @@ import gradio as gr
 import numpy as np
 import torch
 from huggingface_hub import snapshot_download
-from PIL import Image, ImageOps
+from PIL import Image
 from transformers import AutoImageProcessor, AutoModel
 
 SETTINGS = json.loads((Path(__file__).parent / "space.json").read_text(encoding="utf-8"))
@@ -27,9 +26,9 @@ processor = AutoImageProcessor.from_pretrained(SETTINGS["model"], trust_remote_c
 
 
 @torch.inference_mode()
-def describe(images: list[Image.Image], view: str) -> np.ndarray:
+def encode(images: list[Image.Image], view: str) -> np.ndarray:
     """Unit descriptors (N, D) of images of one view."""
-    pixels = processor([image.convert("RGB") for image in images], view=view, return_tensors="pt")["pixel_values"]
+    pixels = processor(images, view=view, return_tensors="pt")["pixel_values"]
     return model(pixels, view=view).pooler_output.numpy()
 
 
@@ -70,10 +69,10 @@ def rank_images(photo: Image.Image, tiles: list[str]) -> list[tuple[Image.Image,
     if photo is None or not tiles:
         raise gr.Error("Give a photo and at least one aerial image.")
     try:
-        images = [ImageOps.exif_transpose(Image.open(tile)).convert("RGB") for tile in tiles]
+        images = [Image.open(tile) for tile in tiles]
     except Exception as error:  # decoders meet damaged files in many ways
         raise gr.Error(f"One of the files is no image: {error}") from error
-    scores = describe([photo], "ground")[0] @ describe(images, "aerial").T
+    scores = encode([photo], "ground")[0] @ encode(images, "aerial").T
     return [(images[i], f"{scores[i]:.3f}") for i in np.argsort(-scores)]
 
 
@@ -82,7 +81,7 @@ def rank_index(photo: Image.Image) -> list[list[str]]:
     if photo is None:
         raise gr.Error("Give a photo.")
     descriptors, tiles = INDEX
-    query = describe([photo], "ground")[0]
+    query = encode([photo], "ground")[0]
     # A block at a time: the stored numbers are half floats, and a whole gallery as floats may not fit.
     starts = range(0, len(descriptors), BLOCK)
     scores = np.concatenate([descriptors[start : start + BLOCK].astype(np.float32) @ query for start in starts])

@@ -1,0 +1,39 @@
+"""`pipeline("image-feature-extraction")` with `view=`, for GenGeo models in a process that imports this package.
+
+The class of transformers drops arguments that it does not know, `view` among them, and turns PIL images into 8-bit RGB
+before the image processor sees them. This one passes both on, and is the class of transformers for any other model.
+"""
+
+from typing import Any
+
+from transformers import ImageFeatureExtractionPipeline
+from transformers.pipelines import SUPPORTED_TASKS
+
+from gengeo_hf.encoding.inputs import load_image
+
+TASK = "image-feature-extraction"
+
+
+class GenGeoFeaturePipeline(ImageFeatureExtractionPipeline):
+    """Descriptors of images: `pipe(images, view="aerial")`, or `pipeline(..., view="aerial")`."""
+
+    def _sanitize_parameters(self, view: str | None = None, **kwargs: Any) -> tuple[dict, dict, dict]:
+        if view is not None:
+            if self.model.config.model_type != "gengeo":
+                raise TypeError(f"view is an argument of GenGeo models, found a {self.model.config.model_type} model")
+            kwargs["image_processor_kwargs"] = {**(kwargs.get("image_processor_kwargs") or {}), "view": view}
+        first, second, third = super()._sanitize_parameters(**kwargs)
+        return first, second, third
+
+    def preprocess(self, image: Any, timeout: float | None = None, **image_processor_kwargs: Any) -> Any:
+        """Open an image and prepare it; an address is fetched as transformers does it."""
+        is_address = isinstance(image, str) and image.startswith(("http://", "https://", "data:"))
+        if self.model.config.model_type != "gengeo" or is_address:
+            return super().preprocess(image, timeout=timeout, **image_processor_kwargs)
+        inputs = self.image_processor(load_image(image), return_tensors="pt", **image_processor_kwargs)
+        return inputs.to(self.dtype)
+
+
+def register() -> None:
+    """Make it the class of the task. It is not a custom pipeline: saved models do not name it."""
+    SUPPORTED_TASKS[TASK]["impl"] = GenGeoFeaturePipeline

@@ -1,0 +1,163 @@
+"""Checkpoints that do not fill the model, and settings that nothing knows, are refused by name."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    Dinov2Config,
+    Dinov2ForImageClassification,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersForImageClassification,
+)
+
+from gengeo_hf.model import GenGeoConfig, GenGeoModel
+from tests.conftest import TINY
+
+SMALL = {key: value for key, value in TINY["backbone_config"].items() if key != "model_type"}
+CLASSIFIERS = {
+    "convnext": lambda: ConvNextForImageClassification(ConvNextConfig(hidden_sizes=[8, 8, 16, 16], depths=[1] * 4)),
+    "dinov2": lambda: Dinov2ForImageClassification(Dinov2Config(**SMALL)),
+    "dinov2_with_registers": lambda: Dinov2WithRegistersForImageClassification(
+        Dinov2WithRegistersConfig(**SMALL, num_register_tokens=2)
+    ),
+}
+DINOV3 = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "image_size": 64,
+}
+
+
+def check_same(model, backbone):
+    expected = backbone.state_dict()
+    found = model.backbone.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.filterwarnings("ignore:weights of the backbone alone")
+@pytest.mark.parametrize("kind", CLASSIFIERS)
+def test_backbone_of_a_classifier_or_alone_is_taken_whole(kind, tmp_path):
+    classifier = CLASSIFIERS[kind]()
+    classifier.save_pretrained(tmp_path / "classifier")
+    check_same(GenGeoModel.from_pretrained(tmp_path / "classifier", num_clusters=4), classifier.base_model)
+    classifier.base_model.save_pretrained(tmp_path / "bare")
+    check_same(GenGeoModel.from_pretrained(tmp_path / "bare", num_clusters=4), classifier.base_model)
+
+
+def test_backbone_of_dinov3_is_taken_whole(tmp_path):
+    backbone = AutoModel.from_config(AutoConfig.for_model("dinov3_vit", **DINOV3))
+    backbone.save_pretrained(tmp_path)
+    check_same(GenGeoModel.from_pretrained(tmp_path, num_clusters=4), backbone)
+
+
+def changed(folder, change):
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    "name", ["heads.shared.projection.weight", "backbone.encoder.layer.0.norm1.weight", "logit_scale"]
+)
+def test_missing_weight_is_refused_by_name(tiny_checkpoint, name):
+    changed(tiny_checkpoint, lambda tensors: tensors.pop(name))
+    with pytest.raises(ValueError, match=rf"lacks {name}"):
+        GenGeoModel.from_pretrained(tiny_checkpoint)
+    GenGeoModel.from_pretrained(tiny_checkpoint, allow_missing=True)
+
+
+def test_missing_head_of_a_gengeo_checkpoint_is_refused(tiny_checkpoint):
+    def drop(tensors):
+        for name in [name for name in tensors if name.startswith("heads.")]:
+            tensors.pop(name)
+
+    changed(tiny_checkpoint, drop)
+    with pytest.raises(ValueError, match=r"lacks heads\.shared"):
+        GenGeoModel.from_pretrained(tiny_checkpoint)
+
+
+def test_unknown_weight_and_nan_are_refused_by_name(tiny_checkpoint):
+    changed(tiny_checkpoint, lambda tensors: tensors.update({"heads.other.weight": torch.ones(2)}))
+    with pytest.raises(ValueError, match=r"unknown weight heads\.other\.weight"):
+        GenGeoModel.from_pretrained(tiny_checkpoint)
+    changed(tiny_checkpoint, lambda tensors: tensors.pop("heads.other.weight"))
+    changed(tiny_checkpoint, lambda tensors: tensors["heads.shared.projection.bias"].fill_(float("nan")))
+    with pytest.raises(ValueError, match=r"heads\.shared\.projection\.bias holds values that are not finite"):
+        GenGeoModel.from_pretrained(tiny_checkpoint)
+
+
+def test_explicit_state_dict_is_exempt(tiny_checkpoint, tiny_model):
+    tensors = tiny_model.state_dict()
+    tensors.pop("heads.shared.projection.bias")
+    GenGeoModel.from_pretrained(None, config=tiny_model.config, state_dict=tensors)
+
+
+def test_another_config_than_the_weights_is_refused(tiny_checkpoint):
+    with pytest.raises(ValueError, match=r"lacks heads\.aerial"):
+        GenGeoModel.from_pretrained(tiny_checkpoint, share_aggregator=False)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"num_cluster": 9}, "no setting 'num_cluster'; did you mean 'num_clusters'"),
+        ({"agregator": "gem"}, "did you mean 'aggregator'"),
+        ({"aggregator": "sald"}, "expected one of salad, netvlad"),
+        ({"label_smoothing": 2.0}, "label_smoothing is 2.0"),
+        ({"label_smoothing": -1}, "label_smoothing is -1"),
+        ({"logit_scale_init_value": float("nan")}, "logit_scale_init_value"),
+        ({"position_init_std": -1.0}, "position_init_std"),
+        ({"backbone_config": {**SMALL, "image_size": [70, 140]}}, r"image_size is \[70, 140\]"),
+        ({"backbone_config": {**SMALL, "patch_size": [14, 7]}}, r"patch_size is \[14, 7\]"),
+        ({"backbone_config": {"model_type": "resnet"}}, "model_type 'resnet'"),
+    ],
+)
+def test_wrong_setting_is_refused_at_construction(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        GenGeoConfig(**{**TINY, **wrong})
+
+
+def test_foreign_setting_of_a_file_is_warned_about():
+    with pytest.warns(UserWarning, match="does not know zebra"):
+        GenGeoConfig(**TINY, zebra=1)
+
+
+def test_misspelt_argument_is_refused(tiny_model, tiny_processor):
+    pixels = torch.randn(1, 3, 28, 56)
+    with pytest.raises(TypeError, match="no argument 'veiw'; did you mean 'view'"):
+        tiny_model(pixels, veiw="aerial")
+    for size in ({"height": 0, "width": 14}, {"height": -14, "width": 14}, {"height": 14}):
+        with pytest.raises(ValueError, match="view_sizes of 'ground'"):
+            tiny_processor(torch.zeros(3, 28, 28, dtype=torch.uint8), view_sizes={"ground": size})
+
+
+def test_set_trainable_leaves_quantised_weights_alone(tiny_model):
+    from gengeo_hf.model.backbones import set_trainable
+
+    layer = tiny_model.backbone.encoder.layer[1].mlp.fc1
+    layer.weight = torch.nn.Parameter(torch.ones(layer.weight.shape, dtype=torch.int8), requires_grad=False)
+    set_trainable(tiny_model.backbone, 1)
+    set_trainable(tiny_model.backbone, None)
+    assert not layer.weight.requires_grad and layer.bias.requires_grad
+
+
+def test_trainer_reports_the_evaluation_loss(tiny_model, tmp_path):
+    from transformers import Trainer, TrainingArguments
+
+    rows = [{"pixel_values": torch.randn(3, 28, 56), "aerial_pixel_values": torch.randn(3, 56, 56)} for _ in range(4)]
+    arguments = TrainingArguments(tmp_path, use_cpu=True, per_device_eval_batch_size=4, report_to=[])
+    found = Trainer(tiny_model, arguments, eval_dataset=rows).evaluate()
+    assert found["eval_loss"] > 0
+
+
+def test_backbone_saved_alone_says_that_its_interpolation_is_lost(tiny_model, tmp_path):
+    with pytest.warns(UserWarning, match="position_interpolation='hub'"):
+        tiny_model.backbone.save_pretrained(tmp_path)

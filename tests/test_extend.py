@@ -1,0 +1,119 @@
+"""The recipes of docs/extend.md, executed as modules outside of the package."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gengeo_hf import GenGeoError
+from gengeo_hf.common import registry
+from gengeo_hf.common.registry import load_plugins
+from tests.conftest import TINY
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = (ROOT / "docs" / "extend.md").read_text(encoding="utf-8")
+RECIPES = dict(re.findall(r"^## ([^\n]+)\n.*?```(?:python|yaml)\n(.*?)```", PAGE, re.MULTILINE | re.DOTALL))
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """Load a recipe as a user's module; gives its file."""
+
+    def load(title):
+        path = tmp_path / f"mine_{len(list(tmp_path.iterdir()))}_{abs(hash(title))}.py"
+        path.write_text(RECIPES[title])
+        monkeypatch.setattr(registry, "_loaded", set())
+        monkeypatch.setenv(registry.PLUGINS_VARIABLE, "")
+        load_plugins([str(path)])
+        return path
+
+    return load
+
+
+def test_there_are_seven_recipes_of_at_most_ten_lines():
+    assert len(RECIPES) == 7
+    for title, code in RECIPES.items():
+        assert len([line for line in code.splitlines() if line.strip()]) <= 10, title
+
+
+def test_an_aggregator_of_ones_own_is_used_saved_and_loaded(plugin, tmp_path):
+    from gengeo_hf import GenGeoConfig, GenGeoModel
+
+    with pytest.raises(ValueError, match="aggregator is 'maximum'"):
+        GenGeoConfig(**TINY, aggregator="maximum")
+    plugin("An aggregator")
+    model = GenGeoModel(GenGeoConfig(**TINY, aggregator="max")).eval()
+    pixels = torch.randn(2, 3, 28, 56)
+    output = model(pixels, output_assignment=True)
+    tokens = output.last_hidden_state[:, 1:].amax(1)
+    expected = torch.nn.functional.normalize(model.heads["shared"].projection(torch.nn.functional.normalize(tokens)))
+    assert torch.allclose(output.pooler_output, expected, atol=1e-5)
+    model.save_pretrained(tmp_path / "model")
+    again = GenGeoModel.from_pretrained(tmp_path / "model").eval()
+    assert torch.equal(again(pixels).pooler_output, output.pooler_output)
+
+
+def test_a_backbone_of_ones_own_is_read_and_trained_in_part(plugin):
+    from gengeo_hf import GenGeoConfig, GenGeoModel
+
+    plugin("A backbone")
+    backbone = {**TINY["backbone_config"], "model_type": "vit", "intermediate_size": 64}
+    model = GenGeoModel(GenGeoConfig(**{**TINY, "backbone_config": backbone, "trainable_blocks": 1})).eval()
+    assert model(torch.randn(2, 3, 28, 56)).pooler_output.shape == (2, 24)
+    trained = {name for name, p in model.backbone.named_parameters() if p.requires_grad}
+    assert any(name.startswith("layers.1.") for name in trained)
+    assert not any(name.startswith(("layers.0.", "embeddings.")) for name in trained)
+
+
+def test_a_data_set_of_ones_own_is_known_by_name(plugin, monkeypatch):
+    import gengeo_hf
+    from gengeo_hf.data.registry import DATASETS, dataset_names
+
+    plugin("A data set")
+    assert "my-city" in dataset_names()
+    asked = []
+    monkeypatch.setitem(DATASETS["my-city"].__globals__, "load_pairs", lambda *given, **options: asked.append(given))
+    DATASETS["my-city"]("/data", "test")
+    assert asked == [("table", "/data/pairs_test.csv", "all")]
+    with pytest.raises(GenGeoError, match="did you mean 'my-city'"):
+        gengeo_hf.load_pairs("my-citi", ".")
+
+
+def test_a_source_of_imagery_of_ones_own_is_opened_by_its_name(plugin):
+    from gengeo_hf.imagery.registry import open_imagery
+
+    plugin("A source of imagery")
+    source = open_imagery("nothing:here")
+    assert source.table["tile_id"].to_pylist() == ["a"]
+    assert source.read(0).size == (64, 64)
+
+
+def test_a_store_of_ones_own_is_filled_and_searched(plugin, index):
+    pytest.importorskip("qdrant_client")
+    from gengeo_hf.index.stores import connect, export_index
+
+    plugin("A store")
+    store = connect("memory:x")
+    assert export_index(index, store)["count"] == len(index)
+    found = store.search(np.asarray(index.descriptors[3], np.float32), 1)[0]
+    assert found[0].tile_id == "noise-3"
+
+
+def test_a_command_of_ones_own_runs(plugin):
+    path = plugin("A command")
+    words = [sys.executable, "-m", "gengeo_hf.cli", "--plugin", str(path), "hello", "world"]
+    found = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
+    assert found.stdout.strip() == "hello world", found.stderr
+
+
+def test_a_row_of_an_ablation_is_added_to_its_table(tmp_path):
+    from ablate import HERE, read_plan
+
+    (tmp_path / "my_rows.yaml").write_text(RECIPES["A row of an ablation"])
+    rows = read_plan(HERE / "ablations" / "world.yaml", [tmp_path / "my_rows.yaml"])["tables"]["table7"]
+    assert rows[-1]["name"] == "max pooling"
+    assert rows[-1]["set"] == ["model.config.aggregator=max"]

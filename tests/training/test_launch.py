@@ -1,0 +1,54 @@
+"""A signal to whoever started a training ends the training and what it started."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gengeo_hf.training.launch import run_training
+
+CHILD = """
+import subprocess, sys, time
+inner = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"])
+open(sys.argv[1], "w").write(str(inner.pid))
+time.sleep(120)
+"""
+STARTER = """
+import sys
+from gengeo_hf.training.launch import run_training
+run_training([sys.executable, "-c", sys.argv[1], sys.argv[2]])
+"""
+
+
+def is_running(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return state != "Z"  # a zombie has ended, and waits for its parent to look
+
+
+def test_the_exit_code_comes_back():
+    assert run_training([sys.executable, "-c", "raise SystemExit(3)"]) == 3
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="looks at processes by /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_to_the_starter_ends_the_training_and_what_it_started(tmp_path, number):
+    told = tmp_path / "pid"
+    starter = subprocess.Popen([sys.executable, "-c", STARTER, CHILD, str(told)], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while (not told.exists() or not told.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    inner = int(told.read_text())
+    assert is_running(inner)
+    starter.send_signal(number)
+    assert starter.wait(60) != 0
+    while is_running(inner) and time.monotonic() < deadline + 30:
+        time.sleep(0.05)
+    assert not is_running(inner)
