@@ -8,7 +8,7 @@ OLDEST := .venv-oldest
 # One thread per pytest worker: two workers that each start two OpenMP threads wait on one another.
 TEST_ENV := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 
-.PHONY: help setup demo test test-slow test-changed test-oldest torture wheel bench notebooks notebooks-check docs \
+.PHONY: help setup demo test test-slow test-changed test-oldest torture wheel bench bench-10m notebooks notebooks-check docs \
 	pictures lint format clean
 .DEFAULT_GOAL := help
 
@@ -52,6 +52,9 @@ test-oldest: pyproject.toml  ## Run the tests with the lower bounds of pyproject
 
 bench: setup  ## Measure everything beside its alternatives: benchmarks/results/bench.md (20 minutes on 2 quiet cores)
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/run.py
+
+bench-10m: setup  ## Measure an index of ten million tiles and edits of a million (8 GB of disk, 30 minutes on 2 quiet cores)
+	$(BIN)/python benchmarks/search_ten_million.py --out benchmarks/results/bench_10m.json
 
 notebooks: setup  ## Execute the notebooks on the synthetic world and write their outputs
 	$(BIN)/python notebooks/run.py

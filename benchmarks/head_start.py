@@ -2,7 +2,8 @@
 
     python benchmarks/head_start.py
 
-Tokens are Gaussian with length sqrt(width), as after a layer norm; they are simulated, so this says what the start of the
+Tokens are Gaussian with length sqrt(width), as after a layer norm; they are simulated, so this says what the
+start of the
 head does to any such tokens, not what a pretrained backbone gives.
 """
 
@@ -45,7 +46,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=16, help="simulated images")
     given = parser.parse_args()
     print(
-        "| size | start | cosine of clusters | entropy of the plan | effective rank |\n| --- | --- | ---: | ---: | ---: |"
+        "| size | start | cosine of clusters | entropy of the plan | effective rank |\n"
+        "| --- | --- | ---: | ---: | ---: |"
     )
     for name, size in SIZES.items():
         for start, spread in (("0.02", 0.02), ("1 / sqrt(fan in)", None)):

@@ -20,7 +20,8 @@ import faiss
 import numpy as np
 
 from gengeo_hf.common.files import write_json
-from gengeo_hf.index.search import THREADS, Part, Searcher, build_scan, measure_depth, sample_queries
+from gengeo_hf.index.scan import build_scan, measure_depth, sample_queries
+from gengeo_hf.index.search import THREADS, Part, Searcher
 
 SITES_SIBLINGS = 8
 

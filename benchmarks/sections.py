@@ -86,7 +86,8 @@ def extract(sizes: Sizes) -> list[Figure]:
 
 def answer(sizes: Sizes) -> list[Figure]:
     """From a photo's bytes to its best tiles, beside the forward pass of torch in float32 alone."""
-    from gengeo_hf.index.search import Part, Searcher, build_scan
+    from gengeo_hf.index.scan import build_scan
+    from gengeo_hf.index.search import Part, Searcher
 
     with tempfile.TemporaryDirectory() as name:
         folder = extraction.random_checkpoint(sizes.width, Path(name), onnx=False)

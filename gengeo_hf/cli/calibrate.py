@@ -1,13 +1,19 @@
 """`gengeo calibrate`: learn confidences from photos whose position is known."""
 
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gengeo_hf.cli import console
 from gengeo_hf.cli.options import LENGTH, Json, LocalizerOptions, Overwrite, PhotoOptions
 from gengeo_hf.cli.registry import LOCATE, gengeo
+
+if TYPE_CHECKING:
+    from gengeo_hf.common.camera import CameraView
+    from gengeo_hf.localization import Answer, GeoLocalizer
 
 
 @gengeo.command(panel=LOCATE)
@@ -39,7 +45,7 @@ def calibrate(
 
         gengeo calibrate held_out.csv --index city.gengeo --model ./gengeo-cvusa --out calibration.json
     """
-    from gengeo_hf.imagery.table import TableTiles
+    from gengeo_hf.data.photos import read_photos
     from gengeo_hf.localization.confidence import Calibration, check_number, reliability_plot
     from gengeo_hf.localization.pose import PoseSettings
 
@@ -47,17 +53,23 @@ def calibrate(
         raise console.UsageError("--calibration is what this command makes: give --out")
     console.check_writable(out, plot)
     console.check_not_there(out, overwrite)
-    table = TableTiles(pairs, image_column, photos=True)
-    check_number(len(table.paths))
+    table = read_photos(pairs, image_column)
+    for note in table.notes:
+        console.warning(note)
+    check_number(len(table.sources))
+    stated = photo.view()
+    overruled = sum(camera.fov is not None for camera in table.cameras) if stated.fov is not None else 0
+    if overruled:
+        console.warning(f"--fov overrules the column of the field of view, filled for {overruled:,} photos")
     localizer = options.open(pose=PoseSettings() if pose else None)
-    found = localizer.locate_many(table.paths, top=5, camera=photo.view())
-    answers = list(console.progress(found, len(table.paths), "photos"))
-    truth = list(zip(table.table["lat"].to_pylist(), table.table["lon"].to_pylist(), strict=True))
+    found = _located(localizer, table.sources, [stated.completed_by(camera) for camera in table.cameras])
+    answers = list(console.progress(found, len(table.sources), "photos"))
+    truth = list(zip(table.lat.tolist(), table.lon.tolist(), strict=True))
     places = [answer.places for answer in answers]
     fitted = Calibration.fit(places, truth, localizer.encoder.fingerprint, len(localizer.index), within)
     fitted.save(out)
     if pose:
-        _fit_pose(localizer, table.paths, truth, photo, out)
+        _fit_pose(localizer, table.sources, truth, photo, out)
     if plot:
         reliability_plot(fitted, plot)
         console.note(f"plot: {plot}")
@@ -66,6 +78,14 @@ def calibrate(
         console.json_line(_record(fitted, unread))
     else:
         _print_table(fitted, unread)
+
+
+def _located(localizer: "GeoLocalizer", sources: list[Any], cameras: "list[CameraView]") -> "Iterator[Answer]":
+    """Answers in the order of the photos, of which those with one camera that follow one another are asked together."""
+    from gengeo_hf.localization.confidence import CANDIDATES
+
+    for camera, group in itertools.groupby(zip(sources, cameras, strict=True), key=lambda pair: pair[1]):
+        yield from localizer.locate_many([source for source, _ in group], top=CANDIDATES, camera=camera)
 
 
 def _fit_pose(localizer: Any, paths: Any, truth: Any, photo: PhotoOptions, out: Path) -> None:
@@ -88,6 +108,9 @@ def _record(fitted: Any, unread: int) -> dict[str, Any]:
         "unreadable": unread,
         "within_m": fitted.within_m,
         "expected_calibration_error": fitted.expected_calibration_error,
+        "brier_skill": dict(zip(("best", "places_2_to_5"), fitted.brier_skill, strict=True)),
+        "auroc": fitted.auroc,
+        "radius_factors": list(fitted.radius_factors),
         "reliability": [dict(zip(("stated", "right", "photos"), row, strict=True)) for row in fitted.reliability],
         "thresholds": [dict(zip(("threshold", "answered", "right"), row, strict=True)) for row in fitted.trade],
     }
@@ -97,6 +120,8 @@ def _print_table(fitted: Any, unread: int) -> None:
     left_out = f"; {unread} could not be read" if unread else ""
     error = f"expected calibration error {fitted.expected_calibration_error:.3f} (two-fold)"
     console.result(f"{fitted.photos} photos{left_out}, {error}")
+    best, further = fitted.brier_skill
+    console.result(f"Brier skill {best:+.3f} (best place), {further:+.3f} (places 2 to 5); AUROC {fitted.auroc:.3f}")
     console.result("stated   right   photos")
     for stated, right, count in fitted.reliability:
         console.result(f"{stated:6.2f}  {right:6.2f}  {count:7d}")

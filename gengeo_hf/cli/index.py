@@ -17,6 +17,7 @@ from gengeo_hf.cli.options import (
     AreaOptions,
     EncoderOptions,
     Overwrite,
+    checked,
     report_backend,
 )
 from gengeo_hf.cli.registry import INDEX, gengeo
@@ -24,6 +25,17 @@ from gengeo_hf.cli.registry import INDEX, gengeo
 if TYPE_CHECKING:
     from gengeo_hf.encoding.encoder import Encoder
     from gengeo_hf.index import GeoIndex
+
+
+def read_shard(text: str) -> tuple[int, int]:
+    """A part of a divided build from `I/N`."""
+    from gengeo_hf.common.errors import GenGeoError
+
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and int(number) < int(count)):
+        raise GenGeoError(f"expected I/N with I from 0 to N - 1, for example 0/4, found {text!r}")
+    return int(number), int(count)
+
 
 RASTERS, TABLES, MAP_TILES, ADAPT = "Rasters", "Tables", "Map tiles", "Adaptation to the area"
 
@@ -83,6 +95,24 @@ def index(
     tms: Annotated[
         bool, typer.Option("--tms", help="Rows of a directory are counted from the south.", rich_help_panel=MAP_TILES)
     ] = False,
+    north_rows: Annotated[
+        bool, typer.Option("--north-rows", help="MBTiles: rows counted from the north.", rich_help_panel=MAP_TILES)
+    ] = False,
+    tile_order: Annotated[
+        str, typer.Option(help="Order of the numbers in a name: zxy or zyx.", rich_help_panel=MAP_TILES)
+    ] = "zxy",
+    leave_out_repeated: Annotated[
+        bool,
+        typer.Option(
+            "--leave-out-repeated", help="Leave out pictures that stand in several places.", rich_help_panel=MAP_TILES
+        ),
+    ] = False,
+    nodata: Annotated[
+        float | None, typer.Option(help="Value of pixels without data, in all bands.", rich_help_panel=RASTERS)
+    ] = None,
+    max_empty: Annotated[
+        Any, typer.Option(help="Share of a tile that may hold no data.", rich_help_panel=RASTERS, **SHARE)
+    ] = "50%",
     thumbnails: Annotated[
         int, typer.Option(min=0, help="Side of the thumbnails for maps, in pixels; 0 keeps none.")
     ] = 128,
@@ -119,6 +149,14 @@ def index(
     ] = False,
     add: Annotated[bool, typer.Option("--add", help="Add to the index that is there.")] = False,
     overwrite: Overwrite = False,
+    shard: Annotated[
+        Any,
+        typer.Option(
+            help="Encode only part I of N, counted from 0; `gengeo merge` joins the parts.",
+            rich_help_panel=COMPUTE,
+            **checked(read_shard, "I/N"),
+        ),
+    ] = None,
 ) -> None:
     """Build an index from aerial imagery.
 
@@ -141,17 +179,22 @@ def index(
 
     if add and overwrite:
         raise console.UsageError("--add and --overwrite exclude one another")
+    if add and shard:
+        raise console.UsageError("--add and --shard exclude one another: merge the parts and add the whole")
     if add and (centering or flip):
         raise console.UsageError("--add keeps the adaptation of the index: leave --centering and --flip out")
     tiling = TilingOptions(
         tile_m=min(tile), tile_sizes=tile, area=where.chosen(), net=network.net(), overlap=overlap, zoom=zoom, tms=tms,
         value_range=value_range, image_column=image_column, lat_column=lat_column, lon_column=lon_column,
-        tile_size_m=tile_size_m,
+        tile_size_m=tile_size_m, north_rows=north_rows, tile_order=tile_order, nodata=nodata, max_empty=max_empty,
+        leave_out_repeated=leave_out_repeated,
     )  # fmt: skip
     # All that is quick to refuse comes before the slow model.
     if pose_features and not heads_of(options.model):
         raise console.UsageError(f"--pose-features: {options.model} has no pose head, see gengeo pose fit")
     imagery, present = _sources(source, tiling, out, add, dry_run)
+    for note in getattr(imagery, "notes", ()):  # sources of a user's own may have none
+        console.warning(note)
     if dry_run:
         console.result(imagery.plan() if isinstance(imagery, PlannedSource) else f"tiles: {len(imagery.table):,}")
         return
@@ -177,8 +220,10 @@ def index(
         if pose_features:
             _store_pose_features(encoder, options.model, out, imagery)
         return
-    report = build_index(encoder, imagery, out, overwrite=overwrite, **build)
+    report = build_index(encoder, imagery, out, overwrite=overwrite, shard=shard, **build)
     console.result(report)
+    if report.was_complete and not pose_features:
+        return
     if isinstance(imagery, PlannedSource):
         console.note(imagery.summary())
     console.result(GeoIndex.load(out, verify=False).report())

@@ -1,15 +1,30 @@
 """`gengeo info`: print what an index holds."""
 
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
 from gengeo_hf.cli import console
 from gengeo_hf.cli.options import GeoJson, IndexPath, Json
 from gengeo_hf.cli.registry import INDEX, gengeo
 
 
 @gengeo.command(panel=INDEX)
-def info(index: IndexPath, as_json: Json = False, geojson: GeoJson = None) -> None:
+def info(
+    index: IndexPath,
+    as_json: Json = False,
+    geojson: GeoJson = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write the tiles' boxes as .gpkg (GeoPackage), .parquet (GeoParquet) or .geojson."
+        ),
+    ] = None,
+) -> None:
     """Print what an index holds and how it was made.
 
-    --geojson writes the bounds of the tiles for a GIS.
+    --geojson and --export write the bounds of the tiles for a GIS, a block at a time.
 
     **Example**
 
@@ -21,11 +36,13 @@ def info(index: IndexPath, as_json: Json = False, geojson: GeoJson = None) -> No
 
     if as_json and console.is_stream(geojson):
         raise console.UsageError("--json and --geojson - both write to stdout: give the latter a file name")
-    console.check_writable(geojson)
+    console.check_writable(geojson, export)
     opened = GeoIndex.load(index, verify=False)
     if as_json:
         console.json_line(as_json_record(opened.manifest))
     elif not console.is_stream(geojson):
         console.result(opened.report())
     if geojson:
-        export_tiles(opened, geojson)
+        export_tiles(opened, geojson, ".geojson")
+    if export:
+        export_tiles(opened, export)

@@ -174,7 +174,7 @@ def _lines(answer: "Answer") -> Iterator[str]:
     yield f"{answer.photo}" + ("" if answer.known else ": don't know; best guesses")
     yield from (f"  note: {note}" for note in answer.notes)
     if not answer.places:
-        yield "  no tile there: widen the radius"
+        yield "  no place found"
     for place in answer.places:
         radius = f" ± {place.uncertainty_m:.0f} m" if place.uncertainty_m is not None else ""
         confidence = f", {place.confidence:.0%} confident" if place.confidence is not None else ""

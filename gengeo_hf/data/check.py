@@ -1,13 +1,11 @@
-"""Look at a folder of a data set before hours of training find out: the facts behind `gengeo data check`.
-
-Before: a name and a folder. After: a `Report`.
-"""
+"""Check a data set before hours of training find out: the facts behind `gengeo data check`."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.schema import CrossViewDataset
 from gengeo_hf.data.benchmarks.report import Report
 
 OWN = ("table", "folder")  # of a user, with no published counts
@@ -53,43 +51,66 @@ def _checks() -> dict[str, Callable[[str | Path], Report]]:
 
 
 def _parts(report: Report, name: str, root: str | Path, options: dict[str, Any]) -> Report:
-    """Load every part, and decode some images of each view."""
-    import numpy as np
-
-    from gengeo_hf.data.loading import AerialImages, GroundImages
+    """Load every split, and decode some images of each view."""
     from gengeo_hf.data.registry import load_pairs
 
-    if not Path(root).exists():
+    if not str(root).startswith("hf:") and not Path(root).exists():
         raise GenGeoError(f"there is no {root}")
-    if name == "table":
-        _column_split(report, root, options)
+    load, own = _table_loader(report, root, options) if name == "table" else (None, set[str]())
     for split in ("train", "validation", "test"):
+        if own and split not in own:
+            report.warn(split, f"the column split has no {split!r}")
+            continue
         try:
-            data = load_pairs(name, root, split, **options)
+            data = load_pairs(name, root, split, **options) if load is None else load(split)
         except GenGeoError as error:
             report.add(split, str(error), "pairs", False)
             continue
-        known = sum(lat is not None for lat in data.queries["lat"][:])
-        panoramas = sum(fov is not None and fov >= 360 for fov in data.queries["fov"][:])
-        report.add(split, f"{len(data.queries):,} photos ({panoramas:,} panoramas, {known:,} with a position), "
-                          f"{len(data.gallery):,} tiles")  # fmt: skip
-        for images in (GroundImages(data), AerialImages(data)):
-            for row in np.unique(np.linspace(0, len(images) - 1, 12).astype(int)):
-                try:
-                    images[int(row)]
-                except GenGeoError as error:
-                    report.add(split, str(error), "a whole image", False, "fetch or export it again")
+        _split(report, split, data)
     return report
 
 
-def _column_split(report: Report, root: str | Path, options: dict[str, Any]) -> None:
-    """Say how many rows of a table name no part in their column `split`."""
-    from gengeo_hf.data.own import in_no_part
-    from gengeo_hf.data.own_columns import read_rows
+def _table_loader(
+    report: Report, root: str | Path, options: dict[str, Any]
+) -> tuple[Callable[[str], CrossViewDataset], set[str]]:
+    """Read a table once; say what was noticed in it. Gives what loads a split, and the splits of its own column."""
+    from gengeo_hf.common.tables import read_table
+    from gengeo_hf.data.own import PARTS, SPLIT_WORDS, Splits, in_no_part, understand
 
-    try:
-        lost = in_no_part(read_rows(Path(root), options.get("columns") or {}))
-    except GenGeoError:  # whoever loads the parts says so
-        return
-    for word, count in lost.items():
-        report.add(f"column split, {word!r}" if word else "column split, empty", f"{count:,} rows belong to no part")
+    given = dict(options)
+    columns, missing = given.pop("columns", None), given.pop("missing", "error")
+    rows = understand(read_table(root), columns, given)
+    for note in rows.notes:
+        report.warn("table", note.removeprefix(f"{root}: "))
+    if rows.distances:
+        report.add("distances", rows.distances)
+    for word, count in in_no_part(rows).items():
+        what = f"column split, {word!r}" if word else "column split, empty"
+        report.warn(what, f"{count:,} rows belong to no part")
+    splits = Splits(rows, missing, given)
+    words = {str(word or "").strip().lower() for word in rows.split or ()}
+    own = {SPLIT_WORDS.get(word, word) for word in words} & set(PARTS)
+    return (lambda split: splits.load(split).validate()), own
+
+
+def _split(report: Report, split: str, data: CrossViewDataset) -> None:
+    """Counts of one split, what its cameras say, and whether some of its images decode."""
+    import numpy as np
+
+    from gengeo_hf.data.loading import AerialImages, GroundImages
+
+    lat, lon = (np.array(data.queries[key][:], dtype=np.float64) for key in ("lat", "lon"))
+    known = int((np.isfinite(lat) & np.isfinite(lon)).sum())
+    cameras = data.cameras()
+    panoramas = [camera for camera in cameras if camera.is_panorama]
+    report.add(split, f"{len(data.queries):,} photos ({len(panoramas):,} panoramas, {known:,} with a position), "
+                      f"{len(data.gallery):,} tiles")  # fmt: skip
+    lost = sum(camera.heading is None for camera in panoramas)
+    if lost:
+        report.warn(split, f"{lost:,} panoramas have no heading: they are taken as aligned with north")
+    for images in (GroundImages(data), AerialImages(data)):
+        for row in np.unique(np.linspace(0, len(images) - 1, 12).astype(int)):
+            try:
+                images[int(row)]
+            except GenGeoError as error:
+                report.add(split, str(error), "a whole image", False, "fetch or export it again")

@@ -1,12 +1,12 @@
-"""Everyone's own pairs: a table (CSV, Parquet, JSON lines, a saved HF dataset) or two folders with equal names.
+"""Everyone's own pairs: a table of any kind that `gengeo_hf.common.tables` reads, or two folders with equal names.
 
-Before: rows with a photo, a tile and, where they are known, position, heading and field of view. After: the schema.
-
-A row needs `ground` and `aerial`. Known beside them are `lat`, `lon` (of the photo), `tile_lat`, `tile_lon`, `heading`,
-`fov`, `area`, `query_id`, `tile_id`, `extra_positives` (other tiles that show the place) and `split`; usual other names
-are recognised, and `columns={...}` overrules. Photos without `fov` are taken for ordinary photos, not for panoramas.
+A row needs `ground` and `aerial`. Known beside them are `lat`, `lon` (of the photo), `tile_lat`, `tile_lon` or `west`,
+`south`, `east`, `north` (of the tile), the camera (`heading`, `fov`, `vertical_fov`, `pitch`, `roll`, `projection`),
+`area`, `query_id`, `tile_id`, `extra_positives` (other tiles that show the place) and `split`. Usual other names are
+recognised, and `columns={...}` overrules. Photos without `fov` are taken for ordinary photos, not for panoramas.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,18 +16,18 @@ import datasets
 import numpy as np
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.images import read_metadata
+from gengeo_hf.common.images import IMAGE_SUFFIXES, is_hidden, read_metadata
 from gengeo_hf.common.schema import CrossViewDataset
+from gengeo_hf.common.tables import Table, as_table, read_table
 from gengeo_hf.data.area_split import fitting_block_m, split_training
 from gengeo_hf.data.benchmarks.layout import kept_pairs, logger, names_in, unknown_split
-from gengeo_hf.data.own_columns import Rows, read_rows, rows_of
+from gengeo_hf.data.own_columns import ANGLES, Rows, rows_of
 from gengeo_hf.data.tables import gallery_table, query_table
 
 PARTS = ("train", "validation", "test")
 SPLITS = (*PARTS, "all")
 NOTHING_LEFT = "the cut left none: change its share, set a smaller margin_m, or split_by=id"
 SPLIT_WORDS = {"val": "validation", "valid": "validation", "dev": "validation", "eval": "test", "training": "train"}
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".heic")
 GROUND_FOLDERS = ("ground", "photos", "query", "street", "streetview")
 AERIAL_FOLDERS = ("aerial", "tiles", "satellite", "gallery", "sat")
 
@@ -70,15 +70,15 @@ def load_table(
     """Load pairs from a table.
 
     Args:
-        root: a CSV, Parquet or JSON-lines file; a folder that `Dataset.save_to_disk` wrote; or a folder that holds
-            exactly one such file. Paths in it are relative to its folder.
+        root: see `gengeo_hf.common.tables.read_table`. Paths in a table are relative to its folder.
         split: "train", "validation", "test" or "all". A column `split` decides, and rows in which it is empty belong to
             no part; without one, test and validation parts are cut out, whole blocks of land each. All photos of a tile
             fall into one part.
         columns: names of the table's columns by the names above, where they are not recognised. A name with braces
             is a pattern over the columns: `{"ground": "{id}.jpg", "aerial": "{id}_sat.jpg"}`.
         missing: "error" or "drop"; see `kept_pairs`.
-        cut: fields of `Cut`, for a table without a column `split`.
+        cut: fields of `Cut`, for a table without a column `split`; and `fov`, `heading`, `vertical_fov`, `pitch`,
+            `roll` of all photos in degrees, which go before the table's columns.
 
     Example:
         >>> data = load_pairs("table", "pairs.csv", split="train", columns={"heading": "compass"})
@@ -88,7 +88,7 @@ def load_table(
     """
     if split not in SPLITS:
         raise unknown_split("table", split, SPLITS)
-    return _part(read_rows(Path(root), columns or {}), split, missing, cut)
+    return _loaded(understand(read_table(root), columns, cut), split, missing, cut)
 
 
 def load_folder(root: str | Path, split: str, *, fov: float | None = None, **cut: Any) -> CrossViewDataset:
@@ -146,7 +146,22 @@ def load_hf_dataset(
     """
     if split not in SPLITS:
         raise unknown_split("dataset", split, SPLITS)
-    return _part(rows_of("dataset", table, None, columns or {}), split, missing, cut).validate()
+    return _loaded(understand(as_table(table), columns, cut), split, missing, cut).validate()
+
+
+def understand(table: Table, columns: Mapping[str, str] | None, options: dict[str, Any]) -> Rows:
+    """The rows of a table.
+
+    Args:
+        table: As it was read.
+        columns: See `load_table`.
+        options: See `load_table`; those of the camera are taken out.
+
+    Raises:
+        GenGeoError: See `rows_of`.
+    """
+    camera = {key: float(options.pop(key)) for key in ANGLES if options.get(key) is not None}
+    return rows_of(table, columns or {}, camera)
 
 
 def three_parts(ids: Sequence[str], lat: np.ndarray, lon: np.ndarray, cut: Cut) -> np.ndarray:
@@ -160,10 +175,23 @@ def three_parts(ids: Sequence[str], lat: np.ndarray, lon: np.ndarray, cut: Cut) 
     Raises:
         GenGeoError: see `split_training`; or the margin around the test part takes all that is left.
     """
-    known = not (np.isnan(lat).any() or np.isnan(lon).any())
-    method = ("area" if known else "id") if cut.split_by == "auto" else cut.split_by
+    unknown = np.isnan(lat) | np.isnan(lon)
+    method = ("area" if 2 * unknown.sum() < len(ids) else "id") if cut.split_by == "auto" else cut.split_by
     parts = np.full(len(ids), "train", dtype="U10")
     left = np.arange(len(ids))
+    if unknown.any() and not unknown.all() and cut.split_by == "auto":
+        row = int(np.argmax(unknown))
+        if method == "area":
+            logger.warning(
+                "%d of %d photos have no position, first %s: splits are drawn by area, and these are left out of all; "
+                "split_by=id keeps them", unknown.sum(), len(ids), ids[row],
+            )  # fmt: skip
+            parts[unknown], left = "", np.flatnonzero(~unknown)
+        else:
+            logger.warning(
+                "%d of %d photos have no position, first %s: splits are drawn by id and not by area, which flatters "
+                "results", unknown.sum(), len(ids), ids[row],
+            )  # fmt: skip
 
     def size(rows: np.ndarray) -> int:
         """What shares count: pairs by area, names by id."""
@@ -192,25 +220,44 @@ def three_parts(ids: Sequence[str], lat: np.ndarray, lon: np.ndarray, cut: Cut) 
 
 def in_no_part(rows: Rows) -> dict[str, int]:
     """How many rows of a table with a column `split` belong to no part, by the word that stands there."""
-    words = [] if rows.split is None else [_word(value) for value in rows.split]
-    return {word: words.count(word) for word in sorted(set(words) - set(PARTS))}
+    counts = Counter(_word(value) for value in rows.split or ())
+    return {word: counts[word] for word in sorted(set(counts) - set(PARTS))}
 
 
-def _part(rows: Rows, split: str, missing: str, options: dict[str, Any]) -> CrossViewDataset:
-    """One part of a table."""
-    cut, name = _cut(options), f"{rows.name}/{split}"
-    kept = kept_pairs(rows.name, rows.calls, rows.present, missing)
-    if not rows.has_photo[kept].any():
-        raise GenGeoError(f"{rows.name} has no row with a photo: there is nothing to ask for")
-    if split == "all":
-        return rows.dataset(name, kept.tolist())
-    if lost := in_no_part(rows):
-        said = ", ".join(f"{count:,} of {word!r}" if word else f"{count:,} empty" for word, count in lost.items())
-        logger.warning("%s: cells of the column split that name no part (%s); their rows are left out", rows.name, said)
-    parts = _parts(rows, kept, cut)
-    wanted = [int(row) for row, part in zip(kept, parts, strict=True) if part == split]
-    if not any(rows.has_photo[row] for row in wanted):
-        there = ", ".join(sorted(set(parts) & set(PARTS))) or "none"
+class Splits:
+    """The splits of a table, drawn once.
+
+    Args:
+        rows: As `understand` gives them.
+        missing: "error" or "drop"; see `kept_pairs`.
+        options: Fields of `Cut`.
+
+    Raises:
+        GenGeoError: Images are missing, no row has a photo, or an option is unknown.
+    """
+
+    def __init__(self, rows: Rows, missing: str, options: dict[str, Any]) -> None:
+        self.rows, self._cut = rows, _cut(options)
+        self.kept = kept_pairs(rows.name, rows.label, rows.present, missing)
+        if not rows.has_photo[self.kept].any():
+            raise GenGeoError(f"{rows.name} has no row with a photo: there is nothing to ask for")
+        self._words: list[str] | None = None
+
+    def load(self, split: str) -> CrossViewDataset:
+        """One split, or "all".
+
+        Raises:
+            GenGeoError: It has no pairs.
+        """
+        rows, name = self.rows, f"{self.rows.name}/{split}"
+        if split == "all":
+            return rows.dataset(name, self.kept.tolist())
+        if self._words is None:
+            self._words = _parts(rows, self.kept, self._cut)
+        wanted = [int(row) for row, part in zip(self.kept, self._words, strict=True) if part == split]
+        if any(rows.has_photo[row] for row in wanted):
+            return rows.dataset(name, wanted)
+        there = ", ".join(sorted(set(self._words) & set(PARTS))) or "none"
         said = f"{rows.name} has no pairs of the split {split!r}; it has {there}"
         if rows.split is None:
             raise GenGeoError(f"{said}; {NOTHING_LEFT}")
@@ -218,7 +265,17 @@ def _part(rows: Rows, split: str, missing: str, options: dict[str, Any]) -> Cros
             word = next(iter(in_no_part(rows)))
             said += f": its column for split says {word!r}; write {', '.join(PARTS)} there, or rename it: parts are cut"
         raise GenGeoError(said)
-    return rows.dataset(name, wanted)
+
+
+def _loaded(rows: Rows, split: str, missing: str, options: dict[str, Any]) -> CrossViewDataset:
+    """One split of a table, after its notes."""
+    for note in rows.notes:
+        logger.warning("%s", note)
+    splits = Splits(rows, missing, options)
+    if split != "all" and (lost := in_no_part(rows)):
+        said = ", ".join(f"{count:,} of {word!r}" if word else f"{count:,} empty" for word, count in lost.items())
+        logger.warning("%s: cells of the column split that name no part (%s); their rows are left out", rows.name, said)
+    return splits.load(split)
 
 
 def _cut(options: dict[str, Any]) -> Cut:
@@ -236,7 +293,7 @@ def _parts(rows: Rows, kept: np.ndarray, cut: Cut) -> list[str]:
     photos = np.array([row for row in kept if rows.has_photo[row]], dtype=np.int64)
     of_photo = three_parts([rows.tile_ids[int(row)] for row in photos], *rows.places(photos), cut)
     part_of = dict(zip(photos.tolist(), of_photo.tolist(), strict=True))
-    return [part_of.get(int(row), "test") for row in kept]
+    return [part_of.get(int(rows.anchor[row]), "test") for row in kept]
 
 
 def _word(cell: Any) -> str:
@@ -259,5 +316,6 @@ def _files(home: Path, names: Sequence[str]) -> dict[str, Path]:
     folder = next((home / name for name in names if (home / name).is_dir()), None)
     if folder is None:
         raise GenGeoError(f"{home} has no folder {names[0]!r} (or {', '.join(names[1:])}) with image files")
-    found = sorted(name for name in names_in(folder) if name.lower().endswith(IMAGES))
+    images = (name for name in names_in(folder) if name.lower().endswith(IMAGE_SUFFIXES))
+    found = sorted(name for name in images if not is_hidden(Path(name)))
     return {name.rpartition(".")[0]: folder / name for name in found}

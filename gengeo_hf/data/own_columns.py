@@ -1,10 +1,12 @@
-"""A user's table, read and understood: which column is what, where the images lie.
+"""A user's table of pairs, understood: which column is what, where the images lie, which rows belong together.
 
-Before: a file of a user. After: `Rows`, from which `own.py` makes the parts.
+`rows_of` turns a `Table` into `Rows`, from which `own.py` makes the splits. Nothing is dropped without a line in
+`Rows.notes` that says how much and gives an example.
 """
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,18 @@ from typing import Any
 import datasets
 import numpy as np
 
+from gengeo_hf.common.camera import PROJECTIONS
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import mean_positions
+from gengeo_hf.common.plausibility import check_bounds, distance_summary
 from gengeo_hf.common.schema import CrossViewDataset
+from gengeo_hf.common.tables import Table
+from gengeo_hf.data.own_files import ImageFiles, InsideImages
+from gengeo_hf.data.own_ids import extra_positives, query_ids, tile_ids
 from gengeo_hf.data.tables import gallery_table, query_table
 
-SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl")
+SIDES = ("west", "south", "east", "north")
+ANGLES = ("heading", "fov", "vertical_fov", "pitch", "roll")  # of the camera, degrees
 # What people call the columns, in order of preference; compared without regard to case and punctuation.
 NAMES = {
     "ground": ("ground", "groundimage", "groundpath", "groundfilename", "photo", "photopath", "query", "panorama",
@@ -27,55 +35,72 @@ NAMES = {
     "lat": ("lat", "latitude", "groundlat", "querylat"),
     "lon": ("lon", "lng", "long", "longitude", "groundlon", "querylon"),
     "tile_lat": ("tilelat", "aeriallat", "satlat", "satellitelat"),
-    "tile_lon": ("tilelon", "aeriallon", "satlon", "satellitelon"),
+    "tile_lon": ("tilelon", "aeriallon", "satlon", "satellitelon", "satlng", "tilelng"),
     "heading": ("heading", "compassangle", "compass", "bearing", "azimuth", "yaw"),
     "fov": ("fov", "hfov", "horizontalfov", "fieldofview"),
+    "vertical_fov": ("verticalfov", "vfov"),
+    "pitch": ("pitch", "tilt"),
+    "roll": ("roll",),
+    "projection": ("projection", "projectiontype", "cameratype"),
     "area": ("area", "city", "region", "place"),
     "query_id": ("queryid", "groundid", "photoid"),
     "tile_id": ("tileid", "aerialid", "satid"),
     "extra_positives": ("extrapositives", "semipositives", "otherpositives"),
     "split": ("split", "subset", "fold"),
+    "west": ("west", "minlon", "xmin", "minx"),
+    "south": ("south", "minlat", "ymin", "miny"),
+    "east": ("east", "maxlon", "xmax", "maxx"),
+    "north": ("north", "maxlat", "ymax", "maxy"),
 }  # fmt: skip
+NUMBERS = ("lat", "lon", "tile_lat", "tile_lon", *ANGLES, *SIDES)
+_EQUIRECTANGULAR = ("spherical", "equirectangular", "equirect", "360", "panorama")  # what Mapillary and others write
 
 
 @dataclass
 class Rows:
-    """A table whose columns are understood; one row for each pair.
+    """A table whose columns are understood; one row for each photo, or for each tile without a photo.
 
     Args:
-        name: of the file or its folder.
-        table: the images, where they are inside the table; else None.
-        ground, aerial: paths, None where there is none; or the name of the column of `table`.
-        query_ids, tile_ids: of each row.
-        extra: ids of further tiles of each row.
-        extra_paths: path of each further tile that is no row's own.
-        numbers: `lat`, `lon` (of the photo), `tile_lat`, `tile_lon`, `heading`, `fov`: degrees, float64 (N,) each, NaN
-            where unknown.
-        area, split: of each row; split is None without such a column.
-        present: whether the images of each row are there.
-        has_photo: whether the row has a photo; one without is a tile of the gallery only.
+        name: Of the file or its folder.
+        table: The images, where they are inside the table; else None.
+        source_rows: Row of the file that each row came from, int64 (N,).
+        ground, aerial: Paths, "" where there is none; or the name of the column of `table`.
+        query_ids, tile_ids: Of each row.
+        extra: Ids of further tiles of each row.
+        extra_paths: Path of each further tile that is not in a row of its own.
+        numbers: Values by `NUMBERS`: degrees, float64 (N,) each, NaN where unknown.
+        projection, area, split: Of each row; split is None without such a column.
+        present: Whether the images of each row are there, bool (N,).
+        has_photo: Whether the row has a photo, bool (N,); one without is a tile of the gallery only.
+        anchor: Row of the photo that a row without one was merged into, or the row itself, int64 (N,).
+        notes: What was left out, merged or cannot be true, one line each.
+        distances: One line about distances of photos and tiles.
     """
 
     name: str
     table: datasets.Dataset | None
-    ground: list[Any] | str
-    aerial: list[Any] | str
+    source_rows: np.ndarray
+    ground: list[str] | str
+    aerial: list[str] | str
     query_ids: list[str]
     tile_ids: list[str]
     extra: list[list[str]]
-    extra_paths: dict[str, Path]
+    extra_paths: dict[str, str]
     numbers: dict[str, np.ndarray]
+    projection: list[str | None]
     area: list[str | None]
-    split: list[Any] | None
+    split: list[str | None] | None
     present: np.ndarray
     has_photo: np.ndarray
+    anchor: np.ndarray
+    notes: tuple[str, ...] = ()
+    distances: str = ""
 
-    @property
-    def calls(self) -> list[str]:
-        """How messages call each row."""
-        return [f"{query} with {tile}" for query, tile in zip(self.query_ids, self.tile_ids, strict=True)]
+    def label(self, row: int) -> str:
+        """How messages call a row."""
+        return f"{self.query_ids[row] or 'no photo'} with {self.tile_ids[row]}"
 
-    def dataset(self, name: str, rows: list[int]) -> CrossViewDataset:
+    def dataset(self, name: str, rows: Sequence[int]) -> CrossViewDataset:
         """Some rows as a data set, its gallery with every tile that one of their photos names.
 
         Several photos may share a tile; it lies where they lie in the mean.
@@ -89,249 +114,276 @@ class Rows:
             first_row.setdefault(self.tile_ids[row], int(row))
         further = {tile: self.extra_paths[tile] for tile in named if tile not in first_row and tile in self.extra_paths}
         known = first_row.keys() | further.keys()
+        of = {key: values[photos] for key, values in self.numbers.items()}
+        camera: dict[str, Any] = {key: of[key] for key in ("vertical_fov", "pitch", "roll") if self._states(key)}
+        if any(value is not None for value in self.projection):
+            camera["projection"] = [self.projection[row] for row in photos]
         queries = query_table(
-            [self.query_ids[row] for row in photos],
-            _paths(self.ground, photos),
+            [self.query_ids[row] for row in photos], _paths(self.ground, photos),
             [self.tile_ids[row] for row in photos],
             semi_positives=[[tile for tile in self.extra[row] if tile in known] for row in photos],
             area=[self.area[row] for row in photos],
-            lat=self.numbers["lat"][photos],
-            lon=self.numbers["lon"][photos],
-            heading=self.numbers["heading"][photos],
-            fov=self.numbers["fov"][photos],
-        )
-        lat, lon = self._tile_positions(rows, list(first_row))
-        none = np.full(len(further), np.nan)
-        gallery = gallery_table(
-            [*first_row, *further],
-            [*_paths(self.aerial, list(first_row.values())), *further.values()],
-            lat=np.concatenate([lat, none]),
-            lon=np.concatenate([lon, none]),
-            area=[*(self.area[row] for row in first_row.values()), *(None for _ in further)],
-        )
+            lat=of["lat"], lon=of["lon"], heading=of["heading"], fov=of["fov"], **camera,
+        )  # fmt: skip
+        gallery = self._gallery(rows, first_row, further)
         if self.table is not None:
-            queries = _with_images(queries, "ground", self.table, str(self.ground), photos)
-            gallery = _with_images(gallery, "aerial", self.table, str(self.aerial), list(first_row.values()))
+            tile_rows = self.source_rows[list(first_row.values())]
+            queries = _with_images(queries, "ground", self.table, str(self.ground), self.source_rows[photos])
+            gallery = _with_images(gallery, "aerial", self.table, str(self.aerial), tile_rows)
         return CrossViewDataset(name, queries, gallery)
 
-    def _tile_positions(self, rows: list[int], tiles: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Positions of tiles: their own, or the mean of their photos'."""
-        number = {tile: place for place, tile in enumerate(tiles)}
-        place = np.array([number[self.tile_ids[row]] for row in rows])
-        own = np.isfinite(self.numbers["tile_lat"]) & np.isfinite(self.numbers["tile_lon"])
-        lat, lon = (np.where(own, self.numbers[f"tile_{key}"], self.numbers[key])[rows] for key in ("lat", "lon"))
-        return mean_positions(place, lat, lon, len(tiles))
+    def _states(self, key: str) -> bool:
+        return bool(np.isfinite(self.numbers[key]).any())
+
+    def _gallery(self, rows: list[int], first_row: dict[str, int], further: dict[str, str]) -> datasets.Dataset:
+        """Tiles of some rows, then tiles that stand in no row."""
+        firsts = list(first_row.values())
+        lat, lon = self._tile_positions(rows, list(first_row))
+        sides = np.stack([self.numbers[side][firsts] for side in SIDES], axis=1)
+        none = np.full(len(further), np.nan)
+        return gallery_table(
+            [*first_row, *further],
+            [*_paths(self.aerial, firsts), *further.values()],
+            lat=np.concatenate([lat, none]),
+            lon=np.concatenate([lon, none]),
+            bounds=np.concatenate([sides, np.full((len(further), 4), np.nan)]),
+            area=[*(self.area[row] for row in firsts), *(None for _ in further)],
+        )
+
+    def _tile_positions(self, rows: Sequence[int], tiles: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Positions of tiles: their own, the middle of their bounds, or the mean of their photos'."""
+        number = {tile: index for index, tile in enumerate(tiles)}
+        group = np.array([number[self.tile_ids[row]] for row in rows])
+        lat, lon = self.tile_centres()
+        unknown = np.isnan(lat) | np.isnan(lon)
+        lat, lon = (np.where(unknown, self.numbers[key], own)[rows] for key, own in (("lat", lat), ("lon", lon)))
+        return mean_positions(group, lat, lon, len(tiles))
+
+    def tile_centres(self) -> tuple[np.ndarray, np.ndarray]:
+        """Centre of each row's tile as the table states it, NaN where it does not: degrees, (N,) each."""
+        lat, lon = self.numbers["tile_lat"], self.numbers["tile_lon"]
+        west, south, east, north = (self.numbers[side] for side in SIDES)
+        middle = np.where(west > east, (west + east) / 2 + 180.0, (west + east) / 2)
+        middle = np.where(middle > 180.0, middle - 360.0, middle)
+        known = np.isfinite(lat) & np.isfinite(lon)
+        return np.where(known, lat, (south + north) / 2), np.where(known, lon, middle)
 
     def places(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where parts are cut, for some rows: latitude and longitude of the middle of all photos of the row's tile.
+        """Where splits are drawn, for some rows: latitude and longitude of the middle of all photos of the row's tile.
 
-        Photos of one tile stand at one place, so that they fall into one part. One whose own position is unknown stands
-        where its tile lies.
+        Photos of one tile stand at one position, so that they fall into one split. One whose own position is unknown
+        stands where its tile lies.
 
         Args:
-            rows: (k,) of the table.
+            rows: Rows of the table, (k,).
 
         Returns:
             Degrees, (k,) each.
         """
-        _, place = np.unique([self.tile_ids[row] for row in rows], return_inverse=True)
+        _, group = np.unique([self.tile_ids[row] for row in rows], return_inverse=True)
         unknown = np.isnan(self.numbers["lat"]) | np.isnan(self.numbers["lon"])
-        at = {key: np.where(unknown, self.numbers[f"tile_{key}"], self.numbers[key])[rows] for key in ("lat", "lon")}
-        lat, lon = mean_positions(place, at["lat"], at["lon"], int(place.max(initial=-1)) + 1)
-        return lat[place], lon[place]
+        tile_lat, tile_lon = self.tile_centres()
+        lat = np.where(unknown, tile_lat, self.numbers["lat"])[rows]
+        lon = np.where(unknown, tile_lon, self.numbers["lon"])[rows]
+        lat, lon = mean_positions(group, lat, lon, int(group.max(initial=-1)) + 1)
+        return lat[group], lon[group]
 
 
-def read_rows(root: Path, columns: Mapping[str, str]) -> Rows:
-    """Read a table from a file or a folder.
-
-    Raises:
-        GenGeoError: no table, several, an unreadable one, or columns that are not understood.
-    """
-    if (root / "dataset_info.json").is_file():
-        try:
-            return rows_of(root.name, datasets.load_from_disk(root), root, columns)
-        except (OSError, ValueError) as error:
-            raise GenGeoError(f"{root} is no saved dataset that can be read: {error}") from error
-    path = _table_file(root)
-    suffix = path.suffix.lower()
-    try:
-        if suffix == ".parquet":
-            return rows_of(path.stem, datasets.Dataset.from_parquet(str(path)), path.parent, columns)
-        import pandas as pd
-
-        if suffix == ".jsonl":
-            frame = pd.read_json(path, lines=True, dtype=False)
-        else:
-            with path.open(encoding="utf-8-sig") as file:
-                header = file.readline()
-            # As text: ids such as 007 keep their zeros. European spreadsheets write semicolons.
-            separator = max(",;\t", key=header.count)
-            frame = pd.read_csv(path, sep=separator, dtype=str, encoding="utf-8-sig", keep_default_na=False)
-        table = datasets.Dataset.from_pandas(frame, preserve_index=False)
-    except GenGeoError:
-        raise
-    except Exception as error:  # what pandas, pyarrow and datasets say of a damaged file
-        raise GenGeoError(f"{path} cannot be read as a table: {' '.join(str(error).split())[:200]}") from error
-    return rows_of(path.stem, table, path.parent, columns)
-
-
-def rows_of(name: str, table: datasets.Dataset, folder: Path | None, columns: Mapping[str, str]) -> Rows:
+def rows_of(table: Table, columns: Mapping[str, str], camera: Mapping[str, float] | None = None) -> Rows:
     """Understand the columns of a table.
 
     Args:
-        name: for messages.
-        table: rows; image columns hold paths, or images.
-        folder: that relative paths start from; None is the working directory.
-        columns: names or patterns by our names.
+        table: As it was read.
+        columns: Names of its columns by our names, where they are not recognised; a name with braces is a pattern.
+        camera: Angles of all photos by `ANGLES`, which go before the table's columns.
 
     Raises:
-        GenGeoError: a column that is needed is missing, or a number is none.
+        GenGeoError: A column that is needed is missing, or a value is not a number or cannot be true.
     """
+    found = _columns_of(table, columns)
+    count, notes = len(table), list(table.notes)
+    inside = {key: "{" not in str(found[key]) and table.is_image(str(found[key])) for key in ("ground", "aerial")}
+    if inside["ground"] != inside["aerial"]:
+        raise GenGeoError(f"{table.file}: one of {found['ground']}, {found['aerial']} holds images and the other paths")
+    numbers = {key: _numbers(table, key, found[key], count) for key in NUMBERS}
+    _apply_camera(table, numbers, camera or {}, notes)
+    texts = {key: _texts(table, found[key]) if found[key] and not inside.get(key) else None
+             for key in ("ground", "aerial", "query_id", "tile_id", "area", "projection")}  # fmt: skip
+    split = None if found["split"] is None else [_plain_text(value) for value in table.values(str(found["split"]))]
+    files: InsideImages | ImageFiles
+    if inside["ground"]:
+        files = InsideImages(table, str(found["ground"]), str(found["aerial"]))
+    else:
+        files = ImageFiles(table.folder or Path(), texts["ground"] or [], texts["aerial"] or [])
+    stated = "tile_id" in columns
+    tiles, own_id_of = tile_ids(table, texts["tile_id"], files.tile_texts, stated, inside["ground"], notes)
+    photos = query_ids(texts["query_id"], files.photo_texts, "query_id" in columns, notes, table.file)
+    raw_extra = table.values(str(found["extra_positives"])) if found["extra_positives"] else [None] * count
+    extra, extra_paths = extra_positives(table, raw_extra, tiles, own_id_of, files.path_of, notes)
+    rows = Rows(
+        table.name, table.rows if inside["ground"] else None, np.arange(count), files.ground, files.aerial, photos,
+        tiles, extra, extra_paths, numbers, _projections(table, texts["projection"], count, notes),
+        texts["area"] or [None] * count, split, files.present, files.has_photo,
+        np.arange(count),
+    )  # fmt: skip
+    rows = _merged(rows, texts["query_id"] if inside["ground"] else files.photo_texts, notes)
+    _check_positions(table, rows, notes)
+    if not inside["ground"] and not rows.present.all():
+        notes.extend(files.hints())
+    rows.notes = tuple(notes)
+    return rows
+
+
+def _columns_of(table: Table, columns: Mapping[str, str]) -> dict[str, str | None]:
+    """The table's column, or a pattern over its columns, by our names."""
     if unknown := sorted(set(columns) - set(NAMES)):
         raise GenGeoError(f"columns has no {unknown[0]!r}; it may name {', '.join(NAMES)}")
-    found = {key: columns.get(key) or _recognised(table.column_names, names) for key, names in NAMES.items()}
+    found = {key: columns.get(key) or table.find(names) for key, names in NAMES.items()}
     for key in ("ground", "aerial"):
         if found[key] is None:
             raise GenGeoError(
-                f"{name}: no column for {key!r} among {', '.join(table.column_names)}; name it: columns={{{key}: ...}}"
+                f"{table.file}: no column for {key!r} among {', '.join(table.columns)}; name it: "
+                f"columns.{key}=NAME{_header_hint(table.columns)}"
             )
-    inside = {key: isinstance(table.features.get(found[key]), datasets.Image) for key in ("ground", "aerial")}
-    if inside["ground"] != inside["aerial"]:
-        raise GenGeoError(f"{name}: one of {found['ground']}, {found['aerial']} holds images and the other paths")
-    values: dict[str, Any] = {key: None if column is None or inside.get(key) else _values(name, table, column)
-              for key, column in found.items()}  # fmt: skip
-    count, base = len(table), folder or Path()
-    numbers = {key: _as_numbers(name, key, values[key], count)
-               for key in ("lat", "lon", "tile_lat", "tile_lon", "heading", "fov")}  # fmt: skip
-    area = [str(value) if value not in (None, "") else None for value in values["area"] or [None] * count]
-    tile_texts = [f"tile-{row}" for row in range(count)] if inside["aerial"] else [str(v) for v in values["aerial"]]
-    tile_ids = _tile_ids(name, values["tile_id"], tile_texts, "tile_id" in columns)
-    own_of = dict(zip(tile_texts, tile_ids, strict=True))
-    extra = [[own_of.get(text, text) for text in _listed(value)] for value in values["extra_positives"] or [""] * count]
-    shared: dict[str, Any] = {
-        "tile_ids": tile_ids, "extra": extra, "numbers": numbers, "area": area, "split": values["split"],
-    }  # fmt: skip
-    if inside["ground"]:
-        ids = _query_ids(values["query_id"], [f"row-{row}" for row in range(count)], "query_id" in columns)
-        whole = np.ones(count, dtype=bool)
-        return Rows(name, table, str(found["ground"]), str(found["aerial"]), ids, extra_paths={}, present=whole,
-                    has_photo=whole, **shared)  # fmt: skip
-    photo_texts = [str(value) if value not in (None, "") else "" for value in values["ground"]]
-    ground = [base / text if text else None for text in photo_texts]
-    aerial = [base / text for text in tile_texts]
-    extra_paths = {tile: base / tile for row in extra for tile in row if (base / tile).is_file()}
-    present = np.array([(g is None or g.is_file()) and a.is_file() for g, a in zip(ground, aerial, strict=True)])
-    has_photo = np.array([path is not None for path in ground])
-    ids = _query_ids(values["query_id"], photo_texts, "query_id" in columns)
-    return Rows(name, None, ground, aerial, ids, extra_paths=extra_paths, present=present, has_photo=has_photo,
-                **shared)  # fmt: skip
+    return found
 
 
-def _tile_ids(name: str, given: list[Any] | None, texts: list[str], stated: bool) -> list[str]:
-    """The ids of a column where each stands for one image, else the paths.
-
-    Raises:
-        GenGeoError: the user named the column, and an id stands for two images.
-    """
-    if given is None:
-        return texts
-    ids = [str(value) for value in given]
-    image_of: dict[str, str] = {}
-    for tile, text in zip(ids, texts, strict=True):
-        if image_of.setdefault(tile, text) != text:
-            if stated:
-                raise GenGeoError(f"{name}: the tile_id {tile!r} stands for {image_of[tile]} and for {text}")
-            return texts  # a column that is called so, and means something else: a map sheet, for example
-    return ids
+def _header_hint(names: Sequence[str]) -> str:
+    """What to do where the first line looks like data."""
+    data = [name for name in names if re.search(r"\.\w{3,4}$|^[-+]?\d+(\.\d+)?$", name)]
+    return "; does the file lack a header line, such as ground,aerial,lat,lon?" if len(data) > 1 else ""
 
 
-def _query_ids(given: list[Any] | None, texts: list[str], stated: bool) -> list[str]:
-    """The user's ids, or the paths; a photo that stands in two rows gets a number behind its path.
-
-    Ids of a column that was only recognised must be unique to be taken; `validate` refuses repeated ones of the user.
-    Rows without a photo, whose text is empty, need none.
-    """
-    of_photos = [value for value, text in zip(given or (), texts, strict=given is not None) if text]
-    if given is not None and (stated or len(set(of_photos)) == len(of_photos)):
-        return [str(value) for value in given]
-    seen: dict[str, int] = {}
-    out = []
-    for text in texts:
-        seen[text] = seen.get(text, 0) + 1
-        out.append(text if seen[text] == 1 else f"{text}#{seen[text]}")
-    return out
-
-
-def _table_file(root: Path) -> Path:
-    """The table that was meant."""
-    if root.is_file():
-        if root.suffix.lower() not in SUFFIXES:
-            raise GenGeoError(f"{root} is no table; expected {', '.join(SUFFIXES)} or a saved HF dataset")
-        return root
-    found = sorted(path for path in root.glob("*") if path.suffix.lower() in SUFFIXES) if root.is_dir() else []
-    if len(found) != 1:
-        there = ", ".join(path.name for path in found[:5]) or "none"
-        raise GenGeoError(
-            f"{root}: expected a table ({', '.join(SUFFIXES)}) or a folder with exactly one, found {there}"
-        )
-    return found[0]
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
-def _recognised(present: list[str], names: tuple[str, ...]) -> str | None:
-    """The first known name that the table has."""
-    by_plain = {_plain(column): column for column in reversed(present)}
-    return next((by_plain[name] for name in names if name in by_plain), None)
-
-
-def _values(name: str, table: datasets.Dataset, column: str) -> list[Any]:
-    """A column, or a pattern filled in for each row."""
+def _texts(table: Table, column: str | None) -> list[str | None]:
+    """A column as text, or a pattern filled in for each row."""
+    if column is None:
+        return [None] * len(table)
     if "{" not in column:
-        if column not in table.column_names:
-            raise GenGeoError(f"{name} has no column {column!r}; it has {', '.join(table.column_names)}")
-        return list(table[column][:])
+        return table.text(column)
     needed = re.findall(r"{(\w+)}", column)
-    if not needed or set(needed) - set(table.column_names):
-        raise GenGeoError(f"{name}: the pattern {column!r} names no column of {', '.join(table.column_names)}")
-    parts = {key: table[key][:] for key in needed}
-    return [column.format(**{key: parts[key][row] for key in needed}) for row in range(len(table))]
+    if not needed or set(needed) - set(table.columns):
+        raise GenGeoError(f"{table.file}: the pattern {column!r} names no column of {', '.join(table.columns)}")
+    parts = {key: table.text(key) for key in needed}
+    rows = zip(*(parts[key] for key in needed), strict=True)
+    return [None if None in row else column.format(**dict(zip(needed, row, strict=True))) for row in rows]
 
 
-def _as_numbers(name: str, key: str, values: list[Any] | None, count: int) -> np.ndarray:
-    """float64 (N,), NaN for what is empty.
+def _numbers(table: Table, key: str, column: str | None, count: int) -> np.ndarray:
+    """Degrees, (N,), NaN where unknown."""
+    values = np.full(count, np.nan) if column is None else table.numbers(column, key)
+    limit = {"lat": 90.0, "lon": 180.0}.get(key.removeprefix("tile_"))
+    if limit is not None and (wrong := np.abs(np.nan_to_num(values)) > limit).any():
+        row = int(np.argmax(wrong))
+        raise GenGeoError(
+            f"{table.file}, row {row + 1}: {key} is {values[row]:g}, expected -{limit:g}..{limit:g} degrees; are the "
+            "columns swapped or in metres?"
+        )
+    return values
 
-    Raises:
-        GenGeoError: a value is no number.
-    """
-    out = np.full(count, np.nan)
-    for row, value in enumerate(values or ()):
-        if value in (None, ""):
-            continue
-        try:
-            out[row] = float(value)
-        except (TypeError, ValueError):
-            raise GenGeoError(f"{name}, row {row + 1}: {key} is {value!r}, expected a number") from None
+
+def _apply_camera(table: Table, numbers: dict[str, np.ndarray], camera: Mapping[str, float], notes: list[str]) -> None:
+    """Put what an option states for all photos before the table's columns."""
+    for key, value in camera.items():
+        filled = int(np.isfinite(numbers[key]).sum())
+        if filled:
+            count = len(numbers[key])
+            notes.append(f"{table.file}: {key}={value:g} overrules its column, filled in {filled:,} of {count:,} rows")
+        numbers[key] = np.full(len(numbers[key]), float(value))
+
+
+def _projections(table: Table, texts: list[str | None] | None, count: int, notes: list[str]) -> list[str | None]:
+    """Projections by our names."""
+    if texts is None:
+        return [None] * count
+    out: list[str | None] = []
+    unknown: Counter[str] = Counter()
+    for text in texts:
+        word = (text or "").lower()
+        known = "equirectangular" if word in _EQUIRECTANGULAR else word if word in PROJECTIONS else None
+        if word and known is None:
+            unknown[word] += 1
+        out.append(known)
+    for word, times in unknown.most_common(3):
+        notes.append(f"{table.file}: projection {word!r} ({times:,} rows) is not known and not used")
     return out
 
 
-def _listed(value: Any) -> list[str]:
-    """Several ids in one cell: a list, or text with `;` or `|` between them."""
-    if value in (None, ""):
-        return []
-    parts = value if isinstance(value, list | tuple | np.ndarray) else re.split(r"[;|]", str(value))
-    return [str(part).strip() for part in parts if str(part).strip()]
+def _merged(rows: Rows, photos: Sequence[str | None] | None, notes: list[str]) -> Rows:
+    """Rows of one photo as one row: its first tile is the true one, the others are further positives."""
+    first: dict[str, int] = {}
+    keep: list[int] = []
+    repeated, merged, example = 0, 0, ""
+    for row in range(len(rows.tile_ids)):
+        photo = photos[row] if photos is not None else None
+        if photo is None or not rows.has_photo[row] or first.setdefault(photo, row) == row:
+            keep.append(row)
+            continue
+        known = first[photo]
+        if rows.tile_ids[row] == rows.tile_ids[known]:
+            repeated += 1
+            continue
+        merged += 1
+        example = example or f"{photo} with {rows.tile_ids[known]} and {rows.tile_ids[row]}"
+        if rows.tile_ids[row] not in rows.extra[known]:
+            rows.extra[known] = [*rows.extra[known], rows.tile_ids[row]]
+        rows.has_photo[row], rows.anchor[row] = False, known  # its tile stays in the gallery, in the photo's split
+        keep.append(row)
+    if merged:
+        notes.append(f"{rows.name}: {merged:,} rows repeat a photo with another tile, which becomes a further positive "
+                     f"of it: {example}")  # fmt: skip
+    if repeated:
+        notes.append(f"{rows.name}: {repeated:,} rows repeat a photo with the same tile; they are left out")
+    return rows if not repeated else _selected(rows, keep)
 
 
-def _paths(images: list[Any] | str, rows: list[int]) -> list[Any]:
+def _selected(rows: Rows, keep: list[int]) -> Rows:
+    """Some rows of `rows`."""
+    index = np.array(keep, dtype=np.int64)
+
+    def of(values: Any) -> Any:
+        return [values[row] for row in keep] if isinstance(values, list) else values
+
+    return Rows(
+        rows.name, rows.table, rows.source_rows[index], of(rows.ground), of(rows.aerial), of(rows.query_ids),
+        of(rows.tile_ids), of(rows.extra), rows.extra_paths, {key: v[index] for key, v in rows.numbers.items()},
+        of(rows.projection), of(rows.area), of(rows.split), rows.present[index], rows.has_photo[index],
+        np.searchsorted(index, rows.anchor[index]),
+    )  # fmt: skip
+
+
+def _check_positions(table: Table, rows: Rows, notes: list[str]) -> None:
+    """Refuse bounds that cannot be; say where distances or headings cannot be."""
+    numbers, photo = rows.numbers, rows.has_photo
+    own = np.isfinite(numbers["lat"]) & np.isfinite(numbers["lon"])
+    half = int((np.isfinite(numbers["lat"]) ^ np.isfinite(numbers["lon"])).sum())
+    if half:
+        row = int(np.argmax(np.isfinite(numbers["lat"]) ^ np.isfinite(numbers["lon"]))) + 1
+        notes.append(f"{table.file}: {half:,} rows have one of lat and lon only, first row {row}: position unknown")
+    for key in ("lat", "lon"):
+        numbers[key] = np.where(own, numbers[key], np.nan)
+    sides = np.stack([numbers[side] for side in SIDES], axis=1)
+    if np.isfinite(sides).any():
+        check_bounds(table.file, sides, numbers["lat"], numbers["lon"])
+    lat, lon = (np.where(photo, numbers[key], np.nan) for key in ("lat", "lon"))
+    tile_lat, tile_lon = rows.tile_centres()
+    if not np.isfinite(tile_lat).any():
+        tile_lat, tile_lon, lat = numbers["lat"], numbers["lon"], np.full(len(lat), np.nan)
+    rows.distances, warning = distance_summary(lat, lon, tile_lat, tile_lon)
+    if warning:
+        notes.append(f"{table.file}: {warning}")
+
+
+def _plain_text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _paths(images: list[str] | str, rows: Sequence[int]) -> list[str]:
     """Paths of some rows; placeholders where the images are inside the table."""
     return [""] * len(rows) if isinstance(images, str) else [images[row] for row in rows]
 
 
 def _with_images(
-    made: datasets.Dataset, column: str, table: datasets.Dataset, source: str, rows: list[int]
+    made: datasets.Dataset, column: str, table: datasets.Dataset, source: str, rows: Sequence[int] | np.ndarray
 ) -> datasets.Dataset:
     """The same table with the images of a user's table in one column, which is copied on disk and not in memory."""
     features = made.features

@@ -110,7 +110,7 @@ def parse_data(notation: str | Sequence[str]) -> DataNotation:
     if not words or not words[0] or _OPTION.match(words[0]):
         found = f"found {' '.join(words)!r}" if words else "found nothing"
         raise GenGeoError(f"a data set is written as NAME[:SPLIT] [ROOT] [key=value ...]; {found}")
-    given = [word for word in words[1:] if _OPTION.match(word)]
+    given = [_quoted(word) for word in words[1:] if _OPTION.match(word)]
     roots = [word for word in words[1:] if not _OPTION.match(word)]
     if len(roots) > 1:
         raise GenGeoError(
@@ -125,6 +125,14 @@ def parse_data(notation: str | Sequence[str]) -> DataNotation:
     if colon and not split:
         raise GenGeoError(f"{words[0]!r} names no split after the colon; for example {name}:test")
     return DataNotation(name, split or None, roots[0] if roots else None, dict(options))
+
+
+def _quoted(word: str) -> str:
+    """The option with a pattern such as `{id}.jpg` as text: YAML takes a brace for the start of a mapping."""
+    key, _, value = word.partition("=")
+    if re.match(r"\{\w+\}", value) and "'" not in value:
+        return f"{key}='{value}'"
+    return word
 
 
 def load_notation(notation: str | Sequence[str], split: str = "test") -> CrossViewDataset:

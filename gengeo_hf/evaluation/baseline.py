@@ -1,6 +1,6 @@
 """How far one gets without learning: tiles ranked by their colours alone.
 
-Before: a world. After: ranks. A world in which this finds places would be a world that teaches nothing.
+If this found places in a synthetic world, the world would teach nothing.
 """
 
 from collections.abc import Iterable

@@ -1,6 +1,6 @@
 """One block of queries while the gallery passes by: the work behind `ranks.scan`.
 
-Before: descriptors and the rows of each query's right tiles. After: how many tiles stand above each, and the best few.
+It counts how many tiles score above each right tile, and keeps the best few.
 
 A product of 2048 x 8192 scores is 64 MB, and every further pass over it costs time. So it is read once, to find the
 highest score of each `CHUNK` columns; best tiles and tiles above a right one are then looked for only in the chunks

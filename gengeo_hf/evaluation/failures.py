@@ -1,6 +1,6 @@
 """Why queries fail: grouped, so that a page of strips teaches something.
 
-Before: the table of queries of a `Result`. After: rows of each group, the most telling first.
+From the table of queries of a `Result`: rows of each group, the clearest cases first.
 """
 
 import numpy as np

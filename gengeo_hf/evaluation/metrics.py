@@ -1,7 +1,6 @@
 """From ranks to numbers: recall@k, hit rates, average precision, errors in metres.
 
-Before: descriptors of queries and gallery with each query's right tile (or a finished `Scan`).
-After: a flat dict of numbers that names its own rules. Rates are fractions of 1; tables print percent.
+Metrics are a flat dict that names its own rules. Rates are fractions of 1; tables print percent.
 """
 
 import math

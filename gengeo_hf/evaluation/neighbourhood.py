@@ -1,6 +1,6 @@
 """Recall when distance matters: a search around a believed position, and CVACT's rule of 5 metres.
 
-Before: descriptors with positions. After: what each query adds to recalls that are named by their radius.
+Each function gives what every query adds to recalls that are named by their radius.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """Curves and maps of results.
 
-Before: columns of the table of queries of a `Result`. After: matplotlib figures; no window opens.
+From columns of the table of queries of a `Result` to matplotlib figures; no window opens.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,6 @@
 """Positions in evaluation: errors in metres, and searches restricted to a neighbourhood.
 
-Before: latitudes and longitudes in degrees of queries and tiles. After: metres, and which tiles a query may see.
+Positions are latitudes and longitudes in degrees; distances are great-circle metres.
 """
 
 from dataclasses import dataclass

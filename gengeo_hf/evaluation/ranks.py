@@ -1,7 +1,7 @@
 """Ranks of the right tiles, streamed: no queries x gallery array is ever held.
 
-Before: one descriptor for each ground query and each aerial tile, and the gallery row of each right tile.
-After: ranks and best tiles, from which every metric is counted.
+From one descriptor for each ground query and each aerial tile, and the gallery row of each right tile, `scan` makes
+ranks and best tiles, from which every metric is counted.
 
 Scores are float32 dot products (cosines, for unit descriptors). The sum of a thousand float32 products depends on
 the block it was computed in, in its last digits, so two scores nearer than `SCORE_TOLERANCE` are compared again in

@@ -1,6 +1,6 @@
 """A folder of pictures that tells what a result means: strips, curves, a map, failures in groups.
 
-Before: results of `gengeo evaluate` and, for the strips, the images. After: PNG files and one page.
+Drawn from results of `gengeo evaluate` and, for the strips, the images: PNG files and one page.
 """
 
 import io

@@ -116,7 +116,7 @@ def check_rights(name: str, options: "TilingOptions", stated: Rights | None = No
         "--contact": net.client.contact,
     }
     missing = [name for name, value in given.items() if not value]
-    if missing and not net.client.allow_private:
+    if missing and net.needs_rights and not net.client.allow_private:
         raise GenGeoError(
             f"{name}: say {' and '.join(missing)} as well: whose imagery it is, what its licence allows, and how its "
             "operator can reach you; the index and all answers carry it on"

@@ -342,3 +342,19 @@ def _crs_name(text: str) -> str:
     if "CRS84" in text or text == "CRS:84":
         return "OGC:CRS84"
     return f"EPSG:{number}" if number.isdigit() else text
+
+
+def layer_names(kind: str, address: str, net: NetOptions) -> list[str]:
+    """Names of the layers of a WMS or WMTS; only the one that the address itself names, where it does.
+
+    Raises:
+        GenGeoError: The capabilities cannot be read.
+    """
+    if asked := _asked(address, "layer" if kind == "WMTS" else "layers"):
+        return [asked]
+    client = ImageryClient(net.client, (host_of(address),))
+    content = capabilities(client, address, kind)
+    if kind == "WMTS":
+        return list(_parsed("wmts", "WebMapTileService", address, content).contents)
+    version = "1.3.0" if b"WMS_Capabilities" in content[:4000] else "1.1.1"
+    return list(_parsed("wms", "WebMapService", address, content, version=version).contents)

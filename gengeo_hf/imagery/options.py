@@ -53,6 +53,7 @@ class NetOptions:
         tile_pixels: Side of a source tile in pixels; None recognises it.
         shift_m: Metres to the east and to the north by which the imagery is moved, for sources that lie wrong.
         headers: Further header fields, for example a Referer that a server wants.
+        needs_rights: Refuse a source whose attribution, licence or user's contact nobody stated.
     """
 
     rights: Rights = field(default_factory=Rights)
@@ -66,3 +67,4 @@ class NetOptions:
     tile_pixels: int | None = None
     shift_m: tuple[float, float] = (0.0, 0.0)
     headers: dict[str, str] = field(default_factory=dict)
+    needs_rights: bool = True

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from rasterio.io import DatasetReader
 
 LEVELS = 21  # quantiles kept of each file
+# Values that programs write where there is no data, whether or not they say so in the file.
+SENTINELS = (-9999.0, -32767.0, -32768.0, -99999.0, float(np.finfo(np.float32).min), float(np.finfo(np.float64).min))
+CORNER = 256  # pixels of a file's corners that are looked at
+LEAST_FILL, LEAST_FILL_PIXELS = 0.005, 32  # a solid area at a corner counts from this share and number of pixels on
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,8 @@ class Rendering:
         alpha: band that masks the others, counted from 1.
         nodata: value of pixels without data.
         levels: quantiles of the values of a file deeper than 8 bits, from 1 to 99 %; empty for 8 bits.
+        fills: colours of the file's corners that mean "no data" although nothing in the file says so, one value for
+            each of `bands`.
     """
 
     bands: tuple[int, ...]
@@ -36,6 +42,7 @@ class Rendering:
     alpha: int | None = None
     nodata: float | None = None
     levels: tuple[float, ...] = ()
+    fills: tuple[tuple[float, ...], ...] = ()
 
     def to_rgb(self, bands: np.ndarray) -> np.ndarray:
         """Bands (n, height, width) of any number type to RGB (height, width, 3) uint8."""
@@ -47,8 +54,12 @@ class Rendering:
         return np.ascontiguousarray(np.moveaxis(np.broadcast_to(bands, (3, *bands.shape[1:])), 0, -1))
 
 
-def rendering_of(dataset: "DatasetReader") -> Rendering:
+def rendering_of(dataset: "DatasetReader", nodata: float | None = None) -> Rendering:
     """Decide from a file's header and a coarse look at its pixels.
+
+    Args:
+        dataset: The file.
+        nodata: Value of pixels without data, as the user states it; None takes only what the file shows.
 
     Raises:
         GenGeoError: the file has two bands, or numbers that are not colours (complex).
@@ -70,17 +81,32 @@ def rendering_of(dataset: "DatasetReader") -> Rendering:
         raise GenGeoError(f"{dataset.name} has two bands; one (grey), three (RGB) or more (RGB and NIR) are expected")
     if alpha is not None and not _is_mask(dataset, alpha):
         alpha = None  # NAIP's near infrared is the fourth band, and GDAL calls every fourth band alpha
-    levels = _levels(dataset, bands)
+    fills = _corner_fills(dataset, bands)
+    if nodata is not None:
+        fills = (*fills, (float(nodata),) * len(bands))
+    levels = _levels(dataset, bands, fills)
     low, high = (levels[0], levels[-1]) if levels else (0.0, 255.0)
-    return Rendering(bands, low, high, alpha=alpha, nodata=dataset.nodata, levels=levels)
+    return Rendering(bands, low, high, alpha=alpha, nodata=dataset.nodata, levels=levels, fills=fills)
 
 
 def no_data_mask(dataset: "DatasetReader", rendering: Rendering, bands: np.ndarray, window: Any) -> np.ndarray:
     """Mask (height, width) uint8, 255 where there is data.
 
-    A file that declares neither a nodata value nor a mask is taken at its word, except for pixels that are exactly
-    zero in every band: that is what the corners of orthophotos are filled with.
+    No data are: what the file's nodata value, mask or alpha band says; in a file without these, pixels that are exactly
+    zero in every band; NaN and values such as -9999; and areas of the colour that fills the file's corners.
     """
+    mask = _declared_mask(dataset, rendering, bands, window)
+    if bands.dtype.kind == "f":
+        mask[~np.isfinite(bands).all(axis=0)] = 0
+    if bands.dtype.kind in "fi":
+        mask[np.isin(bands, SENTINELS).all(axis=0)] = 0
+    for fill in rendering.fills:
+        mask[_solid(bands, fill)] = 0
+    return mask
+
+
+def _declared_mask(dataset: "DatasetReader", rendering: Rendering, bands: np.ndarray, window: Any) -> np.ndarray:
+    """What the file itself says about data, or exact zeros where it says nothing."""
     from rasterio.enums import MaskFlags
 
     shape = bands.shape[1:]
@@ -89,7 +115,7 @@ def no_data_mask(dataset: "DatasetReader", rendering: Rendering, bands: np.ndarr
     flags = dataset.mask_flag_enums[rendering.bands[0] - 1]
     if rendering.nodata is not None or (MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags):
         masks = dataset.read_masks(list(rendering.bands), window=window, out_shape=(len(rendering.bands), *shape))
-        return masks.max(axis=0)
+        return np.asarray(masks.max(axis=0)).copy()
     if rendering.palette is not None:
         return np.full(shape, 255, np.uint8)
     return np.where((bands != 0).any(axis=0), 255, 0).astype(np.uint8)
@@ -108,12 +134,63 @@ def _is_mask(dataset: "DatasetReader", band: int) -> bool:
     return bool(np.isin(values, [0, 1, 255, top]).all())
 
 
-def _levels(dataset: "DatasetReader", bands: tuple[int, ...]) -> tuple[float, ...]:
+def _corner_fills(dataset: "DatasetReader", bands: tuple[int, ...]) -> tuple[tuple[float, ...], ...]:
+    """Colours of solid black or white areas at the corners of a file; zeros are known anyway.
+
+    Only the corners are read, at full resolution: a look at a whole file without overviews would read all of it.
+    """
+    from rasterio.errors import RasterioError
+    from rasterio.windows import Window
+    from scipy.ndimage import label
+
+    height, width = min(dataset.height, CORNER), min(dataset.width, CORNER)
+    fills: dict[tuple[float, ...], None] = {}
+    for row, column in ((0, 0), (0, -1), (-1, 0), (-1, -1)):
+        window = Window(-column * (dataset.width - width), -row * (dataset.height - height), width, height)
+        try:
+            look = dataset.read(list(bands), window=window)
+        except RasterioError:  # a damaged block is found again, and counted, when tiles are read
+            continue
+        colour = look[:, row, column].astype(np.float64)
+        top = np.iinfo(look.dtype).max - 1 if look.dtype.kind in "ui" else np.inf
+        if not np.isfinite(colour).all() or np.ptp(colour) or not (0 < colour[0] <= 1 or colour[0] >= top):
+            continue  # only black and white: a field of one colour is a picture
+        areas, _ = label((look == look[:, row, column][:, None, None]).all(axis=0))
+        if (areas == areas[row, column]).sum() >= max(LEAST_FILL_PIXELS, LEAST_FILL * height * width):
+            fills[tuple(colour.tolist())] = None
+    return tuple(fills)
+
+
+def _solid(bands: np.ndarray, fill: tuple[float, ...]) -> np.ndarray:
+    """Areas of one colour that are at least 5 pixels wide, and one pixel around them, bool (height, width)."""
+    from scipy.ndimage import binary_dilation, binary_opening
+
+    same = (bands == np.array(fill, dtype=np.float64)[:, None, None]).all(axis=0)
+    if not same.any():
+        return same
+    # The border counts as filled, so that an area that goes on beyond the window is as solid as it is.
+    padded = binary_opening(np.pad(same, 5, mode="edge"), np.ones((5, 5)))[5:-5, 5:-5]
+    return np.asarray(binary_dilation(padded, np.ones((3, 3))) & (padded | _near(bands, fill)))
+
+
+def _near(bands: np.ndarray, fill: tuple[float, ...]) -> np.ndarray:
+    """Pixels that interpolation has mixed with the fill: nearer to it than to what else stands there."""
+    apart = np.abs(bands.astype(np.float64) - np.array(fill)[:, None, None]).max(axis=0)
+    return apart < max(1.0, 0.5 * float(np.ptp(bands)))
+
+
+def _levels(
+    dataset: "DatasetReader", bands: tuple[int, ...], fills: tuple[tuple[float, ...], ...]
+) -> tuple[float, ...]:
     """Quantiles from the 1st to the 99th percentile of the whole file; none for 8 bits, which need no stretch."""
     if dataset.dtypes[bands[0] - 1] == "uint8":
         return ()
     values = _look(dataset, bands).astype(np.float64)
-    values = values[np.isfinite(values) & (values != (dataset.nodata if dataset.nodata is not None else 0))]
+    empty = np.isin(values, SENTINELS) | ~np.isfinite(values)
+    empty |= values == (dataset.nodata if dataset.nodata is not None else 0)
+    for fill in fills:
+        empty |= (values == np.array(fill)[:, None, None]).all(axis=0)
+    values = values[~empty]
     if not values.size:
         return (0.0, 1.0)
     levels = np.percentile(values, np.linspace(1, 99, LEVELS))

@@ -29,12 +29,12 @@ from gengeo_hf.imagery.cells import cell_grids
 from gengeo_hf.imagery.cutter import TileWindow
 from gengeo_hf.imagery.grids import affine_maps
 from gengeo_hf.imagery.pixels import Rendering, no_data_mask, rendering_of
+from gengeo_hf.imagery.placing import acquisition_date, area_of_use_note, from_degrees, georeference, outline
 from gengeo_hf.imagery.tiles import tile_table
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
 
-FARTHEST = 1e10  # of a raster's edge from the origin of its CRS, in the CRS's units; the Earth is 4e7 m around
 MIN_VALID = 0.5  # share of a tile's pixels that must hold data
 
 
@@ -48,6 +48,7 @@ class _Sheet:
     width: int
     height: int
     rendering: Rendering
+    date: str = ""  # when it was taken, in a form that sorts by time
 
 
 class _Pieces(NamedTuple):
@@ -70,13 +71,16 @@ class RasterTiles:
     """Square tiles of a ground size and overlap, from one raster or a mosaic of many.
 
     Args:
-        paths: raster files. Where files overlap, the first one that holds data wins.
+        paths: raster files. Where files overlap, the newest one that holds data wins, by the date in its tags; of
+            files with equal dates or none, the one that is named last.
         tile_m: side of a tile in metres on the ground.
         overlap: share of a tile that its neighbour repeats, in [0, 1).
         pixels: side of a tile in pixels, at most; imagery that is coarser is not blown up beyond its own resolution.
         value_range: values that become black and white; None takes 0..255 for 8 bits, and for deeper files the 1st and
             99th percentile of all files together, so that a mosaic has no seams.
         area: Only tiles that touch this area; None takes all that the files cover.
+        nodata: Value of pixels without data, beside the one that a file declares.
+        max_empty: Share of a tile that may hold no data, in [0, 1).
         open_dataset: Opens one of `paths`, for files that GDAL must not open itself; None takes `rasterio.open`.
 
     Raises:
@@ -94,15 +98,21 @@ class RasterTiles:
         *,
         area: Area | None = None,
         open_dataset: "Callable[[str], DatasetReader] | None" = None,
+        nodata: float | None = None,
+        max_empty: float = 1 - MIN_VALID,
     ) -> None:
         self.name = Path(paths[0]).name if len(paths) == 1 else f"{len(paths)} rasters"
-        self._tile_m, self._open_dataset = tile_m, open_dataset
+        self._tile_m, self._open_dataset, self._min_valid = tile_m, open_dataset, 1 - max_empty
         self._open = threading.local()  # a GDAL handle must not be used by two threads at a time
-        self._sheets = _same_range([_open_sheet(path, open_dataset) for path in paths], value_range)
+        # Where files overlap the first sheet that holds data wins: the newest, and of equal dates the last named.
+        sheets = [_open_sheet(path, open_dataset, nodata) for path in paths][::-1]
+        self._sheets = _same_range(sorted(sheets, key=lambda sheet: sheet.date, reverse=True), value_range)
         boxes = []
+        self.notes: list[str] = []
         for sheet in self._sheets:
             with _about(sheet.path):
                 boxes.append(_box(sheet))
+                self.notes += filter(None, [area_of_use_note(sheet.crs, boxes[-1], sheet.path)])
         lat, lon = cell_grids(boxes if area is None else area.boxes, tile_m, tile_m * (1 - overlap))
         if area is not None:
             wanted = area.touches(lat, lon, tile_m * (1 - overlap))
@@ -116,12 +126,14 @@ class RasterTiles:
             )
         lat, lon = lat[keep], lon[keep]
         self._pieces = pieces
+        self.notes += _unused(self._sheets, pieces)
         # Pieces of tile t are first[t] to first[t + 1], in the order of the files.
         self._first = np.searchsorted(pieces.tile, np.arange(len(lat) + 1))
         finest = float(np.abs(np.linalg.det(pieces.maps[:, :, :2])).max())  # raster pixels in a square metre
         self._pixels = min(pixels, max(1, round(tile_m * math.sqrt(finest))))
         ranges = sorted({(sheet.rendering.low, sheet.rendering.high) for sheet in self._sheets})
-        self.rendering = f"{self._pixels} pixels, values {ranges}"
+        empty = {"nodata": nodata, "max_empty": max_empty}
+        self.rendering = f"{self._pixels} pixels, values {ranges}, {empty}"
         self.table: pa.Table = tile_table(
             [f"{a:.7f}_{b:.7f}_{tile_m:g}m" for a, b in zip(lat, lon, strict=True)],
             lat,
@@ -149,7 +161,7 @@ class RasterTiles:
             empty &= ~valid
             if not empty.any():
                 break
-        return None if 1 - empty.mean() < MIN_VALID else Image.fromarray(canvas)
+        return None if 1 - empty.mean() < self._min_valid else Image.fromarray(canvas)
 
     def _dataset(self, number: int) -> "DatasetReader":
         """This thread's own handle of one file; a few stay open, so that 10,000 files do not."""
@@ -198,7 +210,9 @@ def _open(path: str, open_dataset: "Callable[[str], DatasetReader] | None") -> "
     return rasterio.open(path) if open_dataset is None else open_dataset(path)
 
 
-def _open_sheet(path: str | Path, open_dataset: "Callable[[str], DatasetReader] | None" = None) -> _Sheet:
+def _open_sheet(
+    path: str | Path, open_dataset: "Callable[[str], DatasetReader] | None" = None, nodata: float | None = None
+) -> _Sheet:
     """Read what is needed of one file's header."""
     os.environ.setdefault("GDAL_CACHEMAX", "256")  # MB; by default GDAL keeps blocks up to 5 % of the machine's memory
     try:
@@ -208,13 +222,12 @@ def _open_sheet(path: str | Path, open_dataset: "Callable[[str], DatasetReader] 
     if open_dataset is None and not Path(path).exists():
         raise GenGeoError(f"there is no raster at {path}")
     with _about(str(path)), _open(str(path), open_dataset) as dataset:
-        if dataset.crs is None:
-            raise GenGeoError(
-                f"{path} has no CRS, so its place on Earth is unknown; "
-                "if you know it, write it with: rio edit-info --crs EPSG:xxxx FILE"
-            )
-        to_pixel = ~dataset.transform
-        return _Sheet(str(path), dataset.crs, to_pixel, dataset.width, dataset.height, rendering_of(dataset))
+        crs, to_pixel = georeference(dataset, path)
+        if crs.is_geographic:  # before anything is read: numbers that are no degrees would be a grid without end
+            outline(crs, to_pixel, dataset.width, dataset.height, path)
+        date = acquisition_date(dataset.tags() | dataset.tags(ns="IMAGERY"))
+        rendering = rendering_of(dataset, nodata)
+        return _Sheet(str(path), crs, to_pixel, dataset.width, dataset.height, rendering, date)
 
 
 @contextlib.contextmanager
@@ -230,10 +243,7 @@ def _about(path: str) -> Iterator[None]:
 
 def _project(sheet: _Sheet, lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
     """Raster (column, row) of positions, shape (2, n); infinite where the CRS does not reach."""
-    from rasterio.warp import transform
-
-    x, y = transform("EPSG:4326", sheet.crs, lon.tolist(), lat.tolist())
-    xs, ys = np.asarray(x), np.asarray(y)
+    xs, ys = from_degrees(sheet.crs, lat, lon)
     if sheet.crs.is_geographic:  # a raster may run from 170 to 190 degrees
         middle = (~sheet.to_pixel @ (sheet.width / 2, sheet.height / 2))[0]
         xs = xs + 360.0 * np.round((middle - xs) / 360.0)
@@ -247,13 +257,22 @@ def _affine_maps(sheet: _Sheet, lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
 
 
 def _coverage(sheet: _Sheet, maps: np.ndarray, tile_m: float) -> np.ndarray:
-    """Share of each tile that lies on the sheet, from 5 x 5 points of it: shape (n,)."""
-    steps = (np.arange(5) + 0.5) / 5 - 0.5
+    """Share of each tile that lies on the sheet, from 5 x 5 points of it, at its edge from 25 x 25: shape (n,)."""
+    share = _share_inside(sheet, maps, tile_m, 5)
+    edge = np.flatnonzero((share > 0) & (share < 1))
+    for rows in np.array_split(edge, -(-len(edge) // 10_000) or 1):
+        share[rows] = _share_inside(sheet, maps[rows], tile_m, 25)
+    return share
+
+
+def _share_inside(sheet: _Sheet, maps: np.ndarray, tile_m: float, side: int) -> np.ndarray:
+    steps = (np.arange(side) + 0.5) / side - 0.5
     grid = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2).T * tile_m
     points = maps[:, :, :2] @ grid + maps[:, :, 2:]
     with np.errstate(invalid="ignore"):
         inside = (points >= 0).all(axis=1) & (points[:, 0] <= sheet.width) & (points[:, 1] <= sheet.height)
-    return inside.mean(axis=1)
+    share: np.ndarray = inside.mean(axis=1)
+    return share
 
 
 def _same_range(sheets: list[_Sheet], value_range: tuple[float, float] | None) -> list[_Sheet]:
@@ -290,6 +309,19 @@ def _cut(
     return keep, _Pieces(tile[order], sheet_of[order], maps[order])
 
 
+def _unused(sheets: Sequence[_Sheet], pieces: _Pieces) -> list[str]:
+    """What to say about files that are the first one of no tile."""
+    _, first = np.unique(pieces.tile, return_index=True)
+    idle = sorted(set(range(len(sheets))) - set(pieces.sheet[first].tolist()))
+    if not idle:
+        return []
+    names = ", ".join(Path(sheets[number].path).name for number in idle[:3])
+    return [
+        f"{len(idle):,} of {len(sheets):,} files give whole tiles nowhere, first {names}: others cover the same ground "
+        "and are newer by their date, or are named later"
+    ]
+
+
 def _rows_in(box: np.ndarray, lat: np.ndarray, lon: np.ndarray, margin_m: float) -> np.ndarray:
     """Rows whose centre lies in a box (south, north, west, east) or within the margin round it."""
     south, north, west, east = (float(side) for side in box)
@@ -302,29 +334,6 @@ def _rows_in(box: np.ndarray, lat: np.ndarray, lon: np.ndarray, margin_m: float)
 
 def _box(sheet: _Sheet) -> np.ndarray:
     """South, north, west, east of a file in degrees; in one piece across the date line, so beyond 180 perhaps."""
-    lat, lon = _outline(sheet)
-    if not (np.isfinite(lat).all() and np.isfinite(lon).all()):
-        raise GenGeoError(f"{sheet.path} lies where its CRS has no place on Earth; are its CRS and position right?")
+    lat, lon = outline(sheet.crs, sheet.to_pixel, sheet.width, sheet.height, sheet.path)
     lon = lon[0] + (lon - lon[0] + 180.0) % 360.0 - 180.0
     return np.array([lat.min(), lat.max(), lon.min(), lon.max()])
-
-
-def _outline(sheet: _Sheet) -> tuple[np.ndarray, np.ndarray]:
-    """Latitudes and longitudes of points along a sheet's edge, and of a pole that lies on it."""
-    from rasterio.warp import transform
-
-    share = np.linspace(0, 1, 21)
-    flat = np.zeros_like(share)
-    columns = np.concatenate([share, share, flat, flat + 1]) * sheet.width
-    rows = np.concatenate([flat, flat + 1, share, share]) * sheet.height
-    x, y = ~sheet.to_pixel @ (columns, rows)
-    if not (np.abs(x) < FARTHEST).all() or not (np.abs(y) < FARTHEST).all():  # PROJ may never come back from there
-        raise GenGeoError(f"{sheet.path} lies {np.abs([x, y]).max():g} units from its CRS's origin; is it damaged?")
-    lon, lat = (
-        np.asarray(v) for v in transform(sheet.crs, "EPSG:4326", np.asarray(x).tolist(), np.asarray(y).tolist())
-    )
-    for pole in (90.0, -90.0):
-        spot = _project(sheet, np.array([pole]), np.array([0.0]))[:, 0]
-        if 0 < spot[0] < sheet.width and 0 < spot[1] < sheet.height and not sheet.crs.is_geographic:
-            return np.append(lat, [pole] * 2), np.append(lon, [-180.0, 179.999])
-    return lat, lon

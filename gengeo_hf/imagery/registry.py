@@ -15,7 +15,7 @@ from gengeo_hf.imagery.options import NetOptions
 from gengeo_hf.imagery.raster import RasterTiles
 from gengeo_hf.imagery.table import TABLE_SUFFIXES, TableTiles
 from gengeo_hf.imagery.tiles import TileSource
-from gengeo_hf.imagery.xyz import MbTiles, XyzTiles, xyz_zooms
+from gengeo_hf.imagery.xyz import MbTiles, XyzTiles, holds_tiles
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img", ".gpkg")
 
@@ -29,8 +29,13 @@ class TilingOptions:
         overlap: rasters: share of a tile that its neighbour repeats.
         pixels: rasters: side of a tile in pixels, at most.
         value_range: rasters: values that become black and white; None looks at the files.
-        zoom: map tiles: the level; None takes the deepest.
+        zoom: map tiles: the level; None takes the one with the most tiles.
         tms: map tiles in a folder: rows counted from the south.
+        north_rows: MBTiles: rows counted from the north.
+        tile_order: map tiles in a folder: "zxy", or "zyx".
+        leave_out_repeated: map tiles: leave out pictures that stand in several places.
+        nodata: rasters: value of pixels without data, beside what the files declare and show.
+        max_empty: rasters: share of a tile that may hold no data.
         image_column, lat_column, lon_column: tables: columns to use; None recognises them.
         tile_size_m: tables: ground size of a tile in metres; None takes it from the table.
         tile_sizes: by address: several ground sizes in metres around each cell; empty takes `tile_m`.
@@ -44,6 +49,11 @@ class TilingOptions:
     value_range: tuple[float, float] | None = None
     zoom: int | None = None
     tms: bool = False
+    north_rows: bool = False
+    tile_order: str = "zxy"
+    leave_out_repeated: bool = False
+    nodata: float | None = None
+    max_empty: float = 0.5
     image_column: str | None = None
     lat_column: str | None = None
     lon_column: str | None = None
@@ -78,7 +88,7 @@ def open_imagery(source: str | Path, options: TilingOptions | None = None) -> Ti
         if suffix in TABLE_SUFFIXES:
             return _table(path, options)
         if suffix == ".mbtiles":
-            return MbTiles(path, options.zoom)
+            return _inside(MbTiles(path, options.zoom, options.north_rows, options.leave_out_repeated), options)
         return _rasters([path], options)
     if (path / "dataset_info.json").is_file() or (path / "gallery" / "dataset_info.json").is_file():
         return _saved_dataset(path)
@@ -87,8 +97,9 @@ def open_imagery(source: str | Path, options: TilingOptions | None = None) -> Ti
         return parquet_tiles(shards)
     if any(child.suffix.lower() in TABLE_SUFFIXES for child in path.iterdir()):
         return _table(path, options)
-    if xyz_zooms(path):
-        return XyzTiles(path, options.zoom, options.tms)
+    if holds_tiles(path):
+        tiles = XyzTiles(path, options.zoom, options.tms, options.tile_order, options.leave_out_repeated)
+        return _inside(tiles, options)
     rasters = sorted(child for child in path.rglob("*") if child.suffix.lower() in RASTER_SUFFIXES)
     if not rasters:
         raise GenGeoError(
@@ -99,7 +110,25 @@ def open_imagery(source: str | Path, options: TilingOptions | None = None) -> Ti
 
 
 def _rasters(paths: list[Path], options: TilingOptions) -> RasterTiles:
-    return RasterTiles(paths, options.tile_m, options.overlap, options.pixels, options.value_range, area=options.area)
+    return RasterTiles(paths, options.tile_m, options.overlap, options.pixels, options.value_range, area=options.area,
+                       nodata=options.nodata, max_empty=options.max_empty)  # fmt: skip
+
+
+def _inside(tiles: MbTiles | XyzTiles, options: TilingOptions) -> MbTiles | XyzTiles:
+    """The tiles, after a look whether any of them lies in the area that was asked for.
+
+    Raises:
+        GenGeoError: All lie elsewhere: their columns and rows are in another order than it was taken.
+    """
+    if options.area is None:
+        return tiles
+    lat, lon = tiles.table["lat"].to_numpy(), tiles.table["lon"].to_numpy()
+    if not options.area.touches(lat, lon, 100.0).any():
+        raise GenGeoError(
+            f"{tiles.name} lies around {lat.mean():.3f}, {lon.mean():.3f}, outside of {options.area}: are its names "
+            "z/y/x (--tile-order zyx), or its rows counted from the other side (--tms, --north-rows)?"
+        )
+    return tiles
 
 
 def _table(path: Path, options: TilingOptions) -> TableTiles:

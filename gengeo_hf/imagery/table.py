@@ -1,58 +1,59 @@
-"""Tiles that are image files, with a table that says where each of them is.
+"""Tiles that are rows of a table: an image file or an image in each, and where it is.
 
-Before: a CSV or Parquet table, alone or in a folder with the images. After: a `TileSource`.
-
-The rule: one column holds the image file, or an id from which the file name follows; two columns hold the centre of the
-tile in degrees; the ground size comes from a column or an option. Names are recognised without regard to case and to
-anything that is not a letter or a digit, and every guess can be overruled.
+One column holds the image, its file, or an id from which the file name follows; two columns hold the centre of the tile
+in degrees, or four its bounds; the ground size comes from a column or an option. Names are recognised without regard to
+case and punctuation, and every guess can be overruled.
 """
 
-import re
+import io
+import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
 from PIL import Image
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import Bounds, bounds_around
-from gengeo_hf.common.transfer import first_line
+from gengeo_hf.common.images import IMAGE_SUFFIXES
+from gengeo_hf.common.plausibility import check_bounds, distance_summary
+from gengeo_hf.common.tables import TABLE_SUFFIXES, Table, read_table
 from gengeo_hf.common.units import parse_metres
+from gengeo_hf.data.own_columns import NAMES as PAIR_NAMES
 from gengeo_hf.imagery.tiles import tile_table
 
-TABLE_SUFFIXES = (".csv", ".parquet")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+__all__ = ["IMAGE_SUFFIXES", "TABLE_SUFFIXES", "TableTiles"]
+
 # In order of preference. "aerial" first: a table of pairs also has a column of photos.
 IMAGE_NAMES = ("aerial", "aerialimage", "satellite", "satimage", "tile", "tilepath", "tileimage", "image", "imagepath",
                "file", "filename", "filepath", "path")  # fmt: skip
-PHOTO_NAMES = ("ground", "groundimage", "photo", "photopath", "image", "imagepath", "file", "filename", "filepath",
-               "path")  # fmt: skip
 ID_NAMES = ("tileid", "id", "grdid", "imageid", "uuid", "name", "key")
-LAT_NAMES = ("lat", "latitude", "satlat", "tilelat", "centrelat", "centerlat", "y")
-LON_NAMES = ("lon", "lng", "long", "longitude", "satlon", "satlng", "tilelon", "centrelon", "centerlon", "x")
+# The tile's own position before any other: in a table of pairs, lat and lon are the photo's.
+LAT_NAMES = ("tilelat", "aeriallat", "satlat", "satellitelat", "centrelat", "centerlat", "lat", "latitude", "y")
+LON_NAMES = ("tilelon", "aeriallon", "satlon", "satellitelon", "tilelng", "satlng", "centrelon", "centerlon", "lon",
+             "lng", "long", "longitude", "x")  # fmt: skip
 SIZE_NAMES = ("tilesizem", "sizem", "tilesize", "groundsizem", "widthm")
-SIDE_NAMES = (("west", "minlon", "xmin"), ("south", "minlat", "ymin"), ("east", "maxlon", "xmax"),
-              ("north", "maxlat", "ymax"))  # fmt: skip
+SIDE_NAMES = (("west", "minlon", "xmin", "minx"), ("south", "minlat", "ymin", "miny"),
+              ("east", "maxlon", "xmax", "maxx"), ("north", "maxlat", "ymax", "maxy"))  # fmt: skip
 # What stands between an id and the ending of its tile; with photos beside the tiles, the marked name is the tile.
 TILE_MARKS = ("_sat", "_satellite", "_aerial", "_tile", "-sat", "-aerial", "")
+NO_POSITION, NO_IMAGE, REPEATED = "row without a position", "row without an image", "row that repeats a tile"
+SAMPLE = 200  # rows from which the way to the files is found
 
 
 class TableTiles:
     """Tiles listed in a table.
 
     Args:
-        source: a CSV or Parquet file, or a folder that holds exactly one.
-        image_column, lat_column, lon_column: columns to use; None recognises them by their names.
-        tile_size_m: ground size of a square tile in metres; None takes a column of sizes or of bounds, and where there
+        source: See `gengeo_hf.common.tables.read_table`.
+        image_column, lat_column, lon_column: Columns to use; None recognises them by their names.
+        tile_size_m: Ground size of a square tile in metres; None takes a column of sizes or of bounds, and where there
             is none either, the bounds stay unknown.
-        photos: the table lists ground photos instead: their columns and unmarked file names come first.
 
     Raises:
-        GenGeoError: no table, more than one, a missing column, no image file.
+        GenGeoError: No table, more than one, a missing column, no image file, or bounds that cannot be.
     """
 
     def __init__(
@@ -62,146 +63,167 @@ class TableTiles:
         lat_column: str | None = None,
         lon_column: str | None = None,
         tile_size_m: float | None = None,
-        photos: bool = False,
     ) -> None:
-        path = find_table(Path(source))
-        self._image_names = (*PHOTO_NAMES, *ID_NAMES) if photos else (*IMAGE_NAMES, *ID_NAMES)
-        self._marks = ("",) if photos else TILE_MARKS
-        self.name = path.parent.name if Path(source).is_dir() else path.stem
-        table = read_table(path)
-        self._columns = _Columns(path.name, table)
-        lat = self._numbers(self._columns.need("lat_column", lat_column, LAT_NAMES, "latitude"))
-        lon = self._numbers(self._columns.need("lon_column", lon_column, LON_NAMES, "longitude"))
-        self.paths = self._find_images(path.parent, image_column)
-        ids = self._tile_ids(image_column)
-        self.table = tile_table(ids, lat, lon, self._bounds(lat, lon, tile_size_m), source=[str(p) for p in self.paths])
+        self._source = table = read_table(source)
+        self.name = Path(str(source)).name if Path(str(source)).is_dir() else table.name
+        column = _find(table, "image_column", image_column, (*IMAGE_NAMES, *ID_NAMES))
+        if column is None:
+            raise GenGeoError(_missing(table, "image_column", "the image file or an id"))
+        lat, lon, sides = _positions(table, lat_column, lon_column)
+        images = self._inside(column) if table.is_image(column) else self._files(column)
+        ids = _tile_ids(table, images, column if image_column else None)
+        keep, self.left_out = _usable(images, ids, lat, lon)
+        if not keep:
+            raise GenGeoError(f"{table.file}: no row has an image and a position")
+        self.notes = [*table.notes, *_distance_warning(table, lat, lon)]
+        self.notes += [f"{table.file}: {count:,} rows left out: {why}" for why, count in self.left_out.items()]
+        self._images = [images[row] for row in keep]
+        bounds = _bounds(table, lat, lon, sides, tile_size_m)
+        origin = [str(image) if isinstance(image, Path) else table.name for image in self._images]
+        self.table = tile_table(
+            [ids[row] for row in keep], lat[keep], lon[keep], [bounds[row] for row in keep], source=origin
+        )
 
     def read(self, row: int) -> Image.Image:
-        """Open one tile's file.
+        """Decode one tile.
 
         Raises:
-            GenGeoError: it is missing, or no picture that can be read.
+            GenGeoError: Its file is missing, or is not an image that can be read.
         """
         from gengeo_hf.common.images import open_image
 
-        return open_image(self.paths[row])
+        image = self._images[row]
+        if isinstance(image, Path):
+            return open_image(image)
+        cell = self._undecoded[image][self._column]
+        if cell.get("bytes") is not None:
+            return open_image(io.BytesIO(cell["bytes"]))
+        return open_image(cell["path"])
 
-    def _numbers(self, column: str) -> np.ndarray:
-        try:
-            return np.array(self._columns.values(column), dtype=np.float64)  # null becomes NaN and is refused later
-        except (TypeError, ValueError) as error:
-            raise GenGeoError(f"{self._columns.file}: column {column!r} must hold numbers ({error})") from None
+    def _inside(self, column: str) -> list[Any]:
+        """Row of the table of each image inside it, None where there is none."""
+        import datasets
 
-    def _find_images(self, folder: Path, image_column: str | None) -> list[Path]:
+        self._column = column
+        rows = self._source.rows.select_columns([column])
+        self._undecoded = rows.cast_column(column, datasets.Image(decode=False))
+        cells = (self._undecoded[row][column] for row in range(len(rows)))
+        return [None if cell is None else row for row, cell in enumerate(cells)]
+
+    def _files(self, column: str) -> list[Any]:
         """The file of each row, from the image column, or from the id column and a mark such as `_sat`."""
-        column = self._columns.find("image_column", image_column, self._image_names)
-        if column is None:
-            raise GenGeoError(self._columns.missing("image_column", "the image file or an id"))
-        names = [str(value) for value in self._columns.values(column)]
-        for candidate in _file_rules(folder, self._marks):
-            if candidate(names[0]).is_file():
-                return [candidate(name) for name in names]
+        table, folder = self._source, self._source.folder or Path()
+        names = table.text(column)
+        known = [name for name in names if name is not None]
+        for rule in _file_rules(folder):
+            if any(os.path.isfile(rule(name)) for name in known[:SAMPLE]):  # noqa: PTH113  # many rows
+                return [None if name is None else Path(rule(name)) for name in names]
+        first = known[0] if known else ""
         raise GenGeoError(
-            f"{self._columns.file}: no image for {names[0]!r} of column {column!r} in {folder}; tried the name itself "
-            f"and with {', '.join(filter(None, self._marks)) or 'nothing'} before {', '.join(IMAGE_SUFFIXES)}; "
-            "name the column of the files with --image-column"
+            f"{table.file}: no image for {first!r} of column {column!r} in {folder}; tried the name itself and with "
+            f"{', '.join(filter(None, TILE_MARKS))} before {', '.join(IMAGE_SUFFIXES)}; name the column of the files "
+            "with --image-column"
         )
 
-    def _tile_ids(self, image_column: str | None) -> list[str]:
-        """Ids from an id column where it is unique, else the names of the files."""
-        column = None if image_column else self._columns.find("id", None, ID_NAMES)
-        if column is not None and len(set(self._columns.values(column))) == len(self.paths):
-            return [str(value) for value in self._columns.values(column)]
-        return [path.stem for path in self.paths]
 
-    def _bounds(self, lat: np.ndarray, lon: np.ndarray, tile_size_m: float | None) -> Sequence[Bounds | None]:
-        """Boxes from the option, else from columns of bounds, else from a column of sizes."""
-        sides = [self._columns.find("bounds", None, names) for names in SIDE_NAMES]
-        if tile_size_m is None and None not in sides:
-            columns = [self._numbers(str(side)) for side in sides]
-            return [Bounds(*map(float, box)) for box in zip(*columns, strict=True)]
-        size_column = self._columns.find("size", None, SIZE_NAMES)
-        if tile_size_m is not None:
-            sizes = np.full(len(lat), tile_size_m)
-        elif size_column is not None:
-            sizes = np.array([parse_metres(str(value)) for value in self._columns.values(size_column)])
+def _positions(table: Table, lat_column: str | None, lon_column: str | None) -> tuple[np.ndarray, np.ndarray, Any]:
+    """Centres in degrees, (N,) each, and bounds (N, 4) or None; the middle of the bounds where no centre is given."""
+    columns = [_find(table, "bounds", None, names) for names in SIDE_NAMES]
+    sides = None if None in columns else np.stack([table.numbers(str(name)) for name in columns], axis=1)
+    lat_name = _find(table, "lat_column", lat_column, LAT_NAMES)
+    lon_name = _find(table, "lon_column", lon_column, LON_NAMES)
+    if sides is not None and (lat_name is None or lon_name is None):
+        check_bounds(table.file, sides)
+        west, south, east, north = sides.T
+        lon = np.where(west > east, (west + east) / 2 + 180.0, (west + east) / 2)
+        return (south + north) / 2, np.where(lon > 180.0, lon - 360.0, lon), sides
+    if lat_name is None or lon_name is None:
+        which, what = ("lat_column", "latitude") if lat_name is None else ("lon_column", "longitude")
+        raise GenGeoError(_missing(table, which, what))
+    return table.numbers(lat_name, "lat"), table.numbers(lon_name, "lon"), sides
+
+
+def _distance_warning(table: Table, lat: np.ndarray, lon: np.ndarray) -> list[str]:
+    """What cannot be true about the distances of tiles from the photos of the same table, and from one another."""
+    names = [table.find(PAIR_NAMES[key]) for key in ("lat", "lon")]
+    photo = [np.full(len(lat), np.nan) if name is None else table.numbers(name) for name in names]
+    warning = distance_summary(photo[0], photo[1], lat, lon)[1]
+    return [f"{table.file}: {warning}"] if warning else []
+
+
+def _bounds(
+    table: Table, lat: np.ndarray, lon: np.ndarray, sides: np.ndarray | None, tile_size_m: float | None
+) -> Sequence[Bounds | None]:
+    """Boxes from the option, else from columns of bounds, else from a column of sizes."""
+    if tile_size_m is None and sides is not None:
+        check_bounds(table.file, sides, lat, lon)
+        return [Bounds(*map(float, box)) if np.isfinite(box).all() else None for box in sides]
+    size_column = _find(table, "size", None, SIZE_NAMES)
+    if tile_size_m is not None:
+        sizes = np.full(len(lat), tile_size_m)
+    elif size_column is not None:
+        sizes = np.array([np.nan if text is None else parse_metres(text) for text in table.text(size_column)])
+    else:
+        return [None] * len(lat)
+    rows = zip(lat, lon, sizes, strict=True)
+    return [bounds_around(a, b, s, s) if np.isfinite([a, b, s]).all() and abs(a) <= 90 else None for a, b, s in rows]
+
+
+def _tile_ids(table: Table, images: list[Any], image_column: str | None) -> list[str]:
+    """Ids of a column where each is there and stands for one image, else the names of the files."""
+    column = None if image_column else table.find(ID_NAMES)
+    if column is not None:
+        ids = table.text(column)
+        image_of: dict[str, Any] = {}
+        # Images inside a table are known by their id alone: several rows of one id are one tile.
+        same = all(image_of.setdefault(str(i), image) == image or isinstance(image, int)
+                   for i, image in zip(ids, images, strict=True))  # fmt: skip
+        if None not in ids and same:
+            return [str(value) for value in ids]
+    stems = [image.stem if isinstance(image, Path) else f"row-{row}" for row, image in enumerate(images)]
+    files_of: dict[str, set[Any]] = {}
+    for stem, image in zip(stems, images, strict=True):
+        files_of.setdefault(stem, set()).add(image)
+    # Files of one name in several folders are told apart by their path.
+    home = table.folder or Path()
+    return [
+        stem if len(files_of[stem]) == 1 else os.path.relpath(image, home)
+        for stem, image in zip(stems, images, strict=True)
+    ]
+
+
+def _usable(images: list[Any], ids: list[str], lat: np.ndarray, lon: np.ndarray) -> tuple[list[int], dict[str, int]]:
+    """Rows that become tiles, and how many do not, by reason."""
+    keep, left_out = [], Counter[str]()
+    seen: set[str] = set()
+    for row, (image, tile) in enumerate(zip(images, ids, strict=True)):
+        if image is None:
+            left_out[NO_IMAGE] += 1
+        elif not (np.isfinite(lat[row]) and np.isfinite(lon[row])):
+            left_out[NO_POSITION] += 1
+        elif tile in seen:
+            left_out[REPEATED] += 1  # a table of pairs lists a tile once for each of its photos
         else:
-            return [None] * len(lat)
-        rows = zip(lat, lon, sizes, strict=True)
-        return [bounds_around(a, b, s, s) if np.isfinite(a) and abs(a) <= 90 else None for a, b, s in rows]
+            seen.add(tile)
+            keep.append(row)
+    return keep, dict(left_out)
 
 
-class _Columns:
-    """Columns of one table, found by name; its errors list what the table has."""
-
-    def __init__(self, file: str, table: pa.Table) -> None:
-        self.file, self._table = file, table
-        self._plain = {re.sub(r"[^a-z0-9]", "", name.lower()): name for name in reversed(table.column_names)}
-
-    def values(self, column: str) -> list[Any]:
-        if self._table.column_names.count(column) > 1:
-            raise GenGeoError(f"{self.file} has two columns {column!r}: which one is meant? Give them different names")
-        return self._table[column].to_pylist()
-
-    def find(self, option: str, asked: str | None, names: Sequence[str]) -> str | None:
-        if asked is not None:
-            if asked not in self._table.column_names:
-                raise GenGeoError(self.missing(option, f"{asked!r}"))
-            return asked
-        return next((self._plain[name] for name in names if name in self._plain), None)
-
-    def need(self, option: str, asked: str | None, names: Sequence[str], what: str) -> str:
-        column = self.find(option, asked, names)
-        if column is None:
-            raise GenGeoError(self.missing(option, what))
-        return column
-
-    def missing(self, option: str, what: str) -> str:
-        found = ", ".join(self._table.column_names)
-        return f"{self.file} has no column for {what}; it has: {found}. Name it with --{option.replace('_', '-')}"
+def _find(table: Table, option: str, asked: str | None, names: Sequence[str]) -> str | None:
+    if asked is not None and asked not in table.columns:
+        raise GenGeoError(_missing(table, option, f"{asked!r}"))
+    return asked or table.find(names)
 
 
-def find_table(source: Path) -> Path:
-    """The one table at `source`, which is the file itself or a folder that holds it.
-
-    Raises:
-        GenGeoError: no table, or several.
-    """
-    if not source.is_dir():
-        return source
-    tables = sorted(path for path in source.iterdir() if path.suffix.lower() in TABLE_SUFFIXES)
-    if len(tables) != 1:
-        found = ", ".join(path.name for path in tables) or "none"
-        raise GenGeoError(f"{source}: one CSV or Parquet table with coordinates is expected, found {found}")
-    return tables[0]
+def _missing(table: Table, option: str, what: str) -> str:
+    found = ", ".join(table.columns)
+    return f"{table.file} has no column for {what}; it has: {found}. Name it with --{option.replace('_', '-')}"
 
 
-def read_table(path: Path) -> pa.Table:
-    """Read CSV or Parquet. Ids stay text: 111050484379850 is a name, not a number.
+def _file_rules(folder: Path) -> list[Callable[[str], str]]:
+    """Ways from a cell to a file; the first one that finds a file of the first rows is used for all rows."""
 
-    Raises:
-        GenGeoError: the file is missing, broken or empty.
-    """
-    if not path.is_file():
-        raise GenGeoError(f"there is no table at {path}")
-    try:
-        if path.suffix.lower() == ".parquet":
-            table = pa.parquet.read_table(path)
-        else:
-            names = pa.csv.open_csv(path).schema.names
-            as_text = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True)
-            table = pa.csv.read_csv(path, convert_options=as_text)
-    except (pa.ArrowException, OSError) as error:
-        raise GenGeoError(f"{path} cannot be read as a table: {first_line(error)}") from error
-    if not table.num_rows:
-        raise GenGeoError(f"{path} lists no tile")
-    return table
+    def rule(ending: str) -> Callable[[str], str]:
+        return lambda name: os.path.join(folder, f"{name}{ending}")  # noqa: PTH118  # many rows
 
-
-def _file_rules(folder: Path, marks: Sequence[str]) -> list[Callable[[str], Path]]:
-    """Ways from a cell to a file, the first one that finds the first row's file is used for all rows."""
-
-    def rule(ending: str) -> Callable[[str], Path]:
-        return lambda name: folder / f"{name}{ending}"
-
-    return [rule(""), *(rule(mark + suffix) for mark in marks for suffix in IMAGE_SUFFIXES)]
+    return [rule(""), *(rule(mark + suffix) for mark in TILE_MARKS for suffix in IMAGE_SUFFIXES)]

@@ -1,21 +1,57 @@
 """Connections to checked addresses: what lies under the imagery client.
 
-The name of a host is resolved here, each result is checked, and the connection goes to the checked number. Where the
-environment names a proxy, the proxy resolves names; those that are known here are checked as well.
+The name of a host is resolved when a connection is made, each result is checked, and the connection goes to the checked
+number. Where the environment names a proxy, the proxy resolves names; those that are known here are checked as well.
 """
 
 import contextlib
-import threading
-import time
 import urllib.request
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import httpcore
 import httpx
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.imagery.hosts import redact, resolve
 
-NAME_S = 60.0  # seconds for which a resolved name is kept
+MAX_CONNECTIONS = 64
+
+
+class CheckedNetwork(httpcore.SyncBackend):
+    """Makes connections to addresses that were resolved and checked; used by httpcore's pool.
+
+    Args:
+        allow_private: Whether private, loopback and link-local addresses are allowed.
+    """
+
+    def __init__(self, allow_private: bool) -> None:
+        self._allow_private = allow_private
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:
+        """Connect to the first address of a host that answers.
+
+        Raises:
+            GenGeoError: One of its addresses is not public, and private ones are not allowed.
+        """
+        try:
+            numbers = resolve(host, port, self._allow_private)
+        except OSError as error:
+            raise httpcore.ConnectError(f"the name {host} is not known ({error})") from error
+        for number in numbers:
+            try:
+                return super().connect_tcp(number, port, timeout, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout):
+                if number == numbers[-1]:
+                    raise
+        raise httpcore.ConnectError(f"the name {host} has no address")
 
 
 class GuardedTransport(httpx.BaseTransport):
@@ -27,64 +63,68 @@ class GuardedTransport(httpx.BaseTransport):
 
     def __init__(self, allow_private: bool = False) -> None:
         self._allow_private = allow_private
-        self._lock = threading.Lock()
-        self._names: dict[tuple[str, int], tuple[list[str], float]] = {}
-        limits = httpx.Limits(max_connections=64, max_keepalive_connections=16)
         context = _certificates()
-        self._connect = lambda: httpx.HTTPTransport(verify=context, limits=limits)
-        # One pool for each name: two names with one address must not share a connection, whose certificate was
-        # checked for the first one only.
-        self._direct: dict[str, httpx.HTTPTransport] = {}
+        # The pool knows hosts by their names, and the certificate is checked against the name.
+        self._direct = httpcore.ConnectionPool(
+            ssl_context=context, max_connections=MAX_CONNECTIONS, max_keepalive_connections=16, keepalive_expiry=30.0,
+            network_backend=CheckedNetwork(allow_private),
+        )  # fmt: skip
         found = urllib.request.getproxies()
         self._proxies = {
-            scheme: httpx.HTTPTransport(verify=context, limits=limits, proxy=_proxy(found[key]))
+            scheme: httpx.HTTPTransport(verify=context, proxy=_proxy(found[key]))
             for scheme in ("http", "https")
             if (key := next((name for name in (scheme, "all") if name in found), ""))
         }
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send one request to the first address of its host that answers."""
-        host, port = request.url.host, request.url.port or (443 if request.url.scheme == "https" else 80)
-        proxy = self._proxies.get(request.url.scheme)
-        if proxy is not None and not urllib.request.proxy_bypass(host):
+        """Send one request."""
+        url = request.url
+        proxy = self._proxies.get(url.scheme)
+        if proxy is not None and not urllib.request.proxy_bypass(url.host):
+            port = url.port or (443 if url.scheme == "https" else 80)
             with contextlib.suppress(OSError):  # inside of a company only the proxy may know names of the outside
-                self._resolve(host, port)
+                resolve(url.host, port, self._allow_private)
             return proxy.handle_request(request)
-        try:
-            numbers = self._resolve(host, port)
-        except OSError as error:
-            raise httpx.ConnectError(f"the name {host} is not known ({error})", request=request) from error
-        return self._first_that_answers(request, host, numbers)
-
-    def _resolve(self, host: str, port: int) -> list[str]:
-        with self._lock:
-            numbers, until = self._names.get((host, port), ([], 0.0))
-        if time.monotonic() > until:
-            numbers = resolve(host, port, self._allow_private)
-            with self._lock:
-                self._names[host, port] = numbers, time.monotonic() + NAME_S
-        return numbers
-
-    def _first_that_answers(self, request: httpx.Request, host: str, numbers: list[str]) -> httpx.Response:
-        extensions = request.extensions | {"sni_hostname": host}  # the certificate must be that of the name
-        with self._lock:
-            transport = self._direct.setdefault(host, self._direct.get(host) or self._connect())
-        for number in numbers:
-            url = request.url.copy_with(host=number)
-            pinned = httpx.Request(
-                request.method, url, headers=request.headers, stream=request.stream, extensions=extensions
-            )
-            try:
-                return transport.handle_request(pinned)
-            except (httpx.ConnectError, httpx.ConnectTimeout):
-                if number == numbers[-1]:
-                    raise
-        raise httpx.ConnectError(f"the name {host} has no address", request=request)
+        target = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
+        with _translated(request):
+            answer = self._direct.handle_request(
+                httpcore.Request(
+                    request.method, target, headers=request.headers.raw, content=request.stream,
+                    extensions=request.extensions,
+                )
+            )  # fmt: skip
+        stream = _Stream(answer.stream, request)
+        return httpx.Response(answer.status, headers=answer.headers, stream=stream, extensions=answer.extensions)
 
     def close(self) -> None:
         """Close all connections."""
-        for transport in (*self._direct.values(), *self._proxies.values()):
+        self._direct.close()
+        for transport in self._proxies.values():
             transport.close()
+
+
+class _Stream(httpx.SyncByteStream):
+    """The body of an answer, with httpx's names for what goes wrong."""
+
+    def __init__(self, stream: Any, request: httpx.Request) -> None:
+        self._stream, self._request = stream, request
+
+    def __iter__(self) -> Iterator[bytes]:
+        with _translated(self._request):
+            yield from self._stream
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+@contextlib.contextmanager
+def _translated(request: httpx.Request) -> Iterator[None]:
+    """Raise httpx's exception of the same name for one of httpcore."""
+    try:
+        yield
+    except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError) as error:
+        kind = getattr(httpx, type(error).__name__, httpx.TransportError)
+        raise kind(str(error), request=request) from error
 
 
 def _certificates() -> Any:

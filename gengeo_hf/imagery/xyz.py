@@ -1,14 +1,16 @@
 """Web map tiles on disk: a folder `z/x/y.png`, or the same in one MBTiles file (SQLite).
 
-Before: what a tile server or QGIS exported. After: a `TileSource` of the tiles of one zoom level.
-
 A tile of the Web Mercator grid is square in the projection; on the ground its side shrinks with the cosine of the
 latitude (at 60 degrees half of that at the equator), so the size in metres is computed and not asked for.
 """
 
+import hashlib
 import math
+import re
 import sqlite3
 import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +19,14 @@ from PIL import Image
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import Bounds
+from gengeo_hf.common.images import IMAGE_SUFFIXES, is_hidden
 from gengeo_hf.common.transfer import first_line
-from gengeo_hf.imagery.table import IMAGE_SUFFIXES
+from gengeo_hf.imagery.pictures import ONE_COLOUR, REPEATED, TRANSPARENT, NotAPictureError, decode_tile
 from gengeo_hf.imagery.tiles import tile_table
 
 MOST_ZOOM = 30  # 4 cm a tile
+ORDERS = ("zxy", "zyx")
+LEAST_REPEATED = 3  # places in which one picture is more than a coincidence
 # What SQLite raises of a damaged file, which may also make it speak no UTF-8, or ask for more memory than there is.
 UNREADABLE = (sqlite3.Error, UnicodeError, MemoryError)
 
@@ -46,40 +51,63 @@ def xyz_bounds(zoom: int, column: int, row: int) -> Bounds:
 
 
 class XyzTiles:
-    """Tiles of a folder `z/x/y.<image>`.
+    """Tiles of a folder: `z/x/y.png`, `z/y/x.png`, with `@2x` or letters (`z18/x1/y1.png`), or flat `z_x_y.png`.
 
     Args:
-        folder: the folder that holds the zoom levels.
-        zoom: the level to use; None takes the deepest.
-        tms: rows counted from the south, as in the TMS standard.
+        folder: The folder that holds the zoom levels, or the files.
+        zoom: The level to use; None takes the one with the most tiles.
+        tms: Rows are counted from the south, as in the TMS standard.
+        order: Order of the numbers in a name: "zxy", or "zyx" as in the addresses of Esri.
+        leave_out_repeated: Leave out pictures that stand in several places, instead of only counting them.
 
     Raises:
-        GenGeoError: no zoom level, or no tile in it.
+        GenGeoError: No zoom level, or no tile in it.
     """
 
-    def __init__(self, folder: str | Path, zoom: int | None = None, tms: bool = False) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        zoom: int | None = None,
+        tms: bool = False,
+        order: str = "zxy",
+        leave_out_repeated: bool = False,
+    ) -> None:
+        if order not in ORDERS:
+            raise GenGeoError(f"the order of map tiles must be one of {', '.join(ORDERS)}, found {order!r}")
         folder = Path(folder)
         self.name = folder.name
-        level = pick_zoom(xyz_zooms(folder), zoom, str(folder))
-        found = []
-        for path in (folder / str(level)).glob("*/*"):
-            if path.suffix.lower() in IMAGE_SUFFIXES and _digits(path.stem) and _digits(path.parent.name):
-                column, row = int(path.parent.name), int(path.stem)
-                if _on_grid(level, column, row):
-                    found.append((column, 2**level - 1 - row if tms else row, path))
-        found.sort()
-        self._paths = [path for _, _, path in found]
-        self.table = _grid_table(level, [(x, y) for x, y, _ in found], str(folder))
+        levels = find_tiles(folder, order)
+        counts = {level: len(tiles) for level, tiles in levels.items()}
+        level = pick_zoom(counts, zoom, str(folder))
+        self.notes = _level_note(counts, level, str(folder))
+        found: dict[tuple[int, int], Path] = {}
+        twice = 0
+        for column, row, path in sorted(levels[level]):
+            if _on_grid(level, column, row):
+                place = (column, 2**level - 1 - row if tms else row)
+                twice += place in found
+                found.setdefault(place, path)
+        if twice:
+            self.notes.append(f"{folder}: {twice:,} tiles have two files (such as .png and .jpg); the first is taken")
+        places = sorted(found)
+        self._paths = [found[place] for place in places]
+        self.table = _grid_table(level, places, str(folder))
+        self._content = _Content([path.stat().st_size for path in self._paths], self._bytes, leave_out_repeated)
+        self.notes += self._content.notes(str(folder), [f"{level}/{x}/{y}" for x, y in places])
 
-    def read(self, row: int) -> Image.Image:
-        """Open one tile's file.
+    def read(self, row: int) -> Image.Image | None:
+        """Decode one tile.
 
         Raises:
-            GenGeoError: it is missing, or no picture that can be read.
+            GenGeoError: Its file is missing, or is not a picture of the ground.
         """
-        from gengeo_hf.common.images import open_image
+        return self._content.image(self._bytes(row), row, str(self._paths[row]))
 
-        return open_image(self._paths[row])
+    def _bytes(self, row: int) -> bytes:
+        try:
+            return self._paths[row].read_bytes()
+        except OSError as error:
+            raise GenGeoError(f"{self._paths[row]} cannot be read: {error.strerror or error}") from error
 
 
 class MbTiles:
@@ -87,41 +115,51 @@ class MbTiles:
 
     Args:
         path: the file.
-        zoom: the level to use; None takes the deepest.
+        zoom: the level to use; None takes the one with the most tiles.
+        north_rows: rows are counted from the north, against the specification, as some programs write them.
+        leave_out_repeated: see `XyzTiles`.
 
     Raises:
         GenGeoError: not an MBTiles file, vector tiles, or no tile at that level.
     """
 
-    def __init__(self, path: str | Path, zoom: int | None = None) -> None:
+    def __init__(
+        self, path: str | Path, zoom: int | None = None, north_rows: bool = False, leave_out_repeated: bool = False
+    ) -> None:
         self.name = Path(path).name
         self._path = Path(path)
         self._local = threading.local()  # an SQLite connection belongs to one thread
         try:
             kind = self._ask("SELECT value FROM metadata WHERE name = 'format'")
-            found = self._ask("SELECT DISTINCT zoom_level FROM tiles")
+            found = self._ask("SELECT zoom_level, COUNT(*) FROM tiles GROUP BY zoom_level")
             if kind and kind[0][0] == "pbf":
                 raise GenGeoError(f"{path} holds vector tiles; aerial imagery is needed")
             # A column of SQLite may hold anything: a level or a place that is no number names no tile.
-            levels = [level for (level,) in found if isinstance(level, int) and 0 <= level <= MOST_ZOOM]
-            self._zoom = pick_zoom(levels, zoom, str(path))
-            places = self._ask(
-                "SELECT DISTINCT tile_column, tile_row FROM tiles WHERE zoom_level = ? ORDER BY 1, 2", (self._zoom,)
-            )
+            counts = {level: count for level, count in found if isinstance(level, int) and 0 <= level <= MOST_ZOOM}
+            self._zoom = pick_zoom(counts, zoom, str(path))
+            rows_of = self._ask(
+                "SELECT tile_column, tile_row, MIN(LENGTH(tile_data)) FROM tiles WHERE zoom_level = ? "
+                "GROUP BY 1, 2 ORDER BY 1, 2", (self._zoom,),
+            )  # fmt: skip
         except UNREADABLE as error:
             raise GenGeoError(f"{path} cannot be read as MBTiles: {first_line(error)}") from error
-        self._places = [place for place in places if _on_grid(self._zoom, *place)]
-        rows = [(x, 2**self._zoom - 1 - y) for x, y in self._places]
+        known = [(x, y, size or 0) for x, y, size in rows_of if _on_grid(self._zoom, x, y)]
+        self._places = [(x, y) for x, y, _ in known]
+        rows = [(x, y if north_rows else 2**self._zoom - 1 - y) for x, y in self._places]
         self.table = _grid_table(self._zoom, rows, self.name)
+        self.notes = _level_note(counts, self._zoom, str(path))
+        self._content = _Content([size for _, _, size in known], self._bytes, leave_out_repeated)
+        self.notes += self._content.notes(str(path), [f"{self._zoom}/{x}/{y}" for x, y in rows])
 
-    def read(self, row: int) -> Image.Image:
+    def read(self, row: int) -> Image.Image | None:
         """Decode one tile.
 
         Raises:
-            GenGeoError: the file cannot be read, or the picture in it is none.
+            GenGeoError: the file cannot be read, or what it holds is not a picture of the ground.
         """
-        from gengeo_hf.common.images import open_image
+        return self._content.image(self._bytes(row), row, f"tile {self.table['tile_id'][row]} of {self.name}")
 
+    def _bytes(self, row: int) -> bytes:
         where = (self._zoom, *self._places[row])
         name = f"tile {'/'.join(map(str, where))} of {self.name}"
         try:
@@ -133,7 +171,7 @@ class MbTiles:
         content = found[0][0] if found else None
         if not isinstance(content, bytes):
             raise GenGeoError(f"{name} has no picture")
-        return open_image(content)
+        return content
 
     def _ask(self, question: str, values: tuple[int, ...] = ()) -> list[tuple]:
         if not hasattr(self._local, "connection"):
@@ -147,33 +185,134 @@ def _on_grid(zoom: int, column: object, row: object) -> bool:
     return all(isinstance(place, int) and 0 <= place < 2**zoom for place in (column, row))
 
 
-def xyz_zooms(folder: Path) -> list[int]:
-    """Zoom levels of a folder of map tiles: its subfolders that are named by a number and hold such folders."""
-    levels = [path for path in folder.iterdir() if path.is_dir() and _digits(path.name) and int(path.name) <= MOST_ZOOM]
-    return sorted(int(path.name) for path in levels if any(x.is_dir() and _digits(x.name) for x in path.iterdir()))
-
-
-def _digits(name: str) -> bool:
-    """A number as tile servers write it: `str.isdigit` also knows superscripts, which are no numbers to `int`."""
-    return name.isascii() and name.isdigit() and len(name) < 12
-
-
-def pick_zoom(levels: list[int], zoom: int | None, where: str) -> int:
-    """The level asked for, or the deepest one.
+class _Content:
+    """What is known about tiles by their content: pictures that stand in several places, and what is no picture.
 
     Args:
-        levels: zoom levels that are there.
-        zoom: the one asked for, None for the deepest.
-        where: name for messages.
+        sizes: Bytes of each tile; only tiles of one size are compared.
+        read: Gives the bytes of a tile.
+        leave_out: Leave out repeated pictures.
+    """
+
+    def __init__(self, sizes: list[int], read: Callable[[int], bytes], leave_out: bool) -> None:
+        self._leave_out = leave_out
+        alike: dict[int, list[int]] = {}
+        for row, size in enumerate(sizes):
+            alike.setdefault(size, []).append(row)
+        self.repeated: dict[int, int] = {}  # row -> first row that shows the same
+        groups: dict[bytes, list[int]] = {}
+        for rows in alike.values():
+            for row in rows if len(rows) >= LEAST_REPEATED else ():
+                try:
+                    groups.setdefault(hashlib.blake2b(read(row), digest_size=16).digest(), []).append(row)
+                except GenGeoError:  # it is counted as unreadable when it is encoded
+                    continue
+        for rows in groups.values():
+            if len(rows) >= LEAST_REPEATED:
+                self.repeated |= dict.fromkeys(rows, rows[0])
+
+    def notes(self, name: str, ids: list[str]) -> list[str]:
+        """What to say about repeated pictures."""
+        if not self.repeated:
+            return []
+        first = Counter(self.repeated.values()).most_common(1)[0][0]
+        others = [ids[row] for row, other in self.repeated.items() if other == first][:3]
+        done = "they are left out" if self._leave_out else "--leave-out-repeated leaves them out"
+        return [
+            f"{name}: {len(self.repeated):,} of {len(ids):,} tiles show a picture that stands in other places too, for "
+            f"example {', '.join(others)} (open water, or 'access blocked'?); {done}"
+        ]
+
+    def image(self, content: bytes, row: int, name: str) -> Image.Image | None:
+        """The tile over the ImageNet mean; None where more than half of it is transparent.
+
+        Raises:
+            NotAPictureError: It is one colour, transparent, or repeated and to be left out.
+            GenGeoError: It cannot be decoded.
+        """
+        from gengeo_hf.common.images import open_image
+
+        if self._leave_out and row in self.repeated:
+            raise NotAPictureError(REPEATED)
+        try:
+            _, mask, _ = decode_tile(content)
+        except NotAPictureError as error:
+            if error.reason in (ONE_COLOUR, TRANSPARENT):
+                raise
+            raise GenGeoError(f"{name}: {error.reason}") from error
+        return None if mask is not None and (mask > 0).mean() < 0.5 else open_image(content)
+
+
+def find_tiles(folder: Path, order: str = "zxy") -> dict[int, list[tuple[int, int, Path]]]:
+    """Map tiles of a folder by zoom level: column, row and file of each.
+
+    Args:
+        folder: `z/x/y` folders, or files with three numbers in their name.
+        order: Order of the numbers, "zxy" or "zyx".
+    """
+    levels: dict[int, list[tuple[int, int, Path]]] = {}
+    for path in _tile_files(folder):
+        numbers = _numbers_of(path.relative_to(folder))
+        if numbers is None:
+            continue
+        level, one, two = numbers
+        column, row = (one, two) if order == "zxy" else (two, one)
+        levels.setdefault(level, []).append((column, row, path))
+    return levels
+
+
+def holds_tiles(folder: Path) -> bool:
+    """Whether a folder holds map tiles by the names of its files."""
+    return any(_numbers_of(path.relative_to(folder)) is not None for path in _tile_files(folder))
+
+
+def _tile_files(folder: Path) -> Iterator[Path]:
+    """Image files whose path may name a tile: directly in the folder, or two folders deep."""
+    for pattern in ("*/*/*", "*"):
+        for path in folder.glob(pattern):
+            if path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path.relative_to(folder)):
+                yield path
+
+
+def _numbers_of(path: Path) -> tuple[int, int, int] | None:
+    """Zoom and the two other numbers that a relative path names."""
+    stem = re.sub(r"@\d+x$", "", path.stem)
+    is_raster = path.suffix.lower() in (".tif", ".tiff", ".jp2")  # 12_05_2020.tif is a day and not a tile
+    flat = [] if is_raster else re.split(r"[_\-,.]", stem)
+    parts = [*path.parts[:-1], stem] if len(path.parts) == 3 else flat
+    if len(parts) != 3:
+        return None
+    found = [re.fullmatch(r"[A-Za-z]?(\d{1,11})", part, re.ASCII) for part in parts]
+    if any(match is None for match in found):
+        return None
+    z, one, two = (int(match[1]) for match in found if match is not None)
+    return (z, one, two) if z <= MOST_ZOOM and max(one, two) < 2**z else None
+
+
+def pick_zoom(counts: dict[int, int], zoom: int | None, where: str) -> int:
+    """The level asked for, or the one with the most tiles, of equal ones the deepest.
+
+    Args:
+        counts: Tiles of each level that is there.
+        zoom: The one asked for, None for the fullest.
+        where: Name for messages.
 
     Raises:
-        GenGeoError: there are no levels, or not this one.
+        GenGeoError: There are no levels, or not this one.
     """
-    if not levels:
+    if not counts:
         raise GenGeoError(f"{where} holds no map tiles (z/x/y)")
-    if zoom is not None and zoom not in levels:
-        raise GenGeoError(f"{where} has no zoom level {zoom}; it has {sorted(levels)}")
-    return max(levels) if zoom is None else zoom
+    if zoom is not None and zoom not in counts:
+        raise GenGeoError(f"{where} has no zoom level {zoom}; it has {sorted(counts)}")
+    return max(counts, key=lambda level: (counts[level], level)) if zoom is None else zoom
+
+
+def _level_note(counts: dict[int, int], level: int, where: str) -> list[str]:
+    """Which levels are there, where there are several."""
+    if len(counts) == 1:
+        return []
+    there = ", ".join(f"{counts[z]:,} tiles at zoom {z}" for z in sorted(counts))
+    return [f"{where} holds {there}: zoom {level} is taken; --zoom takes another"]
 
 
 def _grid_table(zoom: int, places: list[tuple[int, int]], source: str) -> pa.Table:

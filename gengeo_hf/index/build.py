@@ -201,11 +201,10 @@ class _Assembly:
         rows, broken, no_data = read_states(files)
         report = self.report
         report.no_data, report.broken_count, report.broken = no_data, len(broken), list(broken.values())[:10]
-        if not len(rows):
+        if not len(rows) and self.shard is None:  # a part of a divided build may be empty
             self.work.end()
             reason = f"first: {report.broken[0]}" if report.broken else "the imagery is empty"
-            wanted = sum(map(len, self.work.units(self.shard or (0, 1))))
-            raise GenGeoError(f"none of the {wanted} tiles of {self.source.name} could be read; {reason}")
+            raise GenGeoError(f"none of the {self.work.tiles} tiles of {self.source.name} could be read; {reason}")
         table, root = without_local_paths(self.source.table)
         tiles = table.take(pa.array(rows))
         bad = table.take(pa.array(list(broken), pa.int64()))
@@ -216,7 +215,8 @@ class _Assembly:
         edit.reasons[NO_DATA] = edit.reasons.get(NO_DATA, 0) + no_data
         new = NewRows(tiles, read_descriptors(files, manifest.dim), read_jpegs(files) if self.thumbnails else None)
         total = len(rows) + sum(record.live for record in edit.segments)
-        edit.segments.append(write_segment(edit.path, new, manifest.dim, total))
+        if len(rows):
+            edit.segments.append(write_segment(edit.path, new, manifest.dim, total))
         edit.tidy()
         report.tiles = sum(record.live for record in edit.segments)
         edit.commit(manifest)

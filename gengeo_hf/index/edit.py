@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.files import atomic_folder, match_modes, real_path, sha256_of, sync
+from gengeo_hf.common.files import NEW, atomic_folder, match_modes, real_path, sha256_of, sync
 from gengeo_hf.common.locks import exclusive
 from gengeo_hf.imagery.pictures import REASONS
 from gengeo_hf.index.contents import contents_of, summed
@@ -38,6 +38,7 @@ from gengeo_hf.index.segment import (
     LEFT_OUT_SCHEMA,
     NewRows,
     SegmentReader,
+    add_scan,
     write_segment,
     write_tombstones,
 )
@@ -45,8 +46,9 @@ from gengeo_hf.index.version import Version, is_in
 
 LOCK = ".lock"
 CARD = "README.md"  # what the Hub adds when an index is published
-MOST_SEGMENTS = 20  # more are merged by the edit that makes them, the smallest first
-MERGED_TO = 10
+MOST_SEGMENTS = 20  # of more, the edit that makes them merges the smallest
+MERGED_TILES = 20_000  # at most, so that an edit stays cheap; larger segments wait for `compact`
+TOO_MANY_SEGMENTS = 64  # of more, also larger ones are merged
 MOST_DEAD = 0.5  # of a segment; with more it is written anew
 NO_DATA, UNREADABLE = "no data", "unreadable"  # why tiles are left out
 
@@ -128,12 +130,19 @@ class Edit:
         self.segments = [record for record in self.segments if record.name not in names] + [merged]
 
     def tidy(self) -> None:
-        """Merge what has become too many or too empty."""
+        """Merge what has become too many or too empty, and make what a large index needs to be searched fast."""
         for record in [s for s in self.segments if s.deleted > MOST_DEAD * s.tiles]:
             self.merge([record])
         if len(self.segments) > MOST_SEGMENTS:
             by_size = sorted(self.segments, key=lambda record: record.live)
-            self.merge(by_size[: len(self.segments) - MERGED_TO + 1])
+            tiles = np.cumsum([record.live for record in by_size])
+            count = int((tiles <= MERGED_TILES).sum())
+            if len(self.segments) > TOO_MANY_SEGMENTS:
+                count = max(count, len(self.segments) - MOST_SEGMENTS // 2)
+            if count > 1:
+                self.merge(by_size[:count])
+        total = sum(record.live for record in self.segments)
+        self.segments = [add_scan(self.path, record, total) for record in self.segments]
 
     def commit(self, manifest: Manifest) -> None:
         """Make the segments, and what was left out, the current version.
@@ -316,10 +325,16 @@ def check_output(path: str | Path, overwrite: bool = False, whole: bool = False)
                           "replace it, or give the name of a new directory")  # fmt: skip
     if whole:
         ours = {*manifest.checked_files(), MANIFEST, CARD, ".gitattributes"}
-        present = {child.relative_to(path).as_posix() for child in path.rglob("*") if child.is_file()}
-        if foreign := sorted(present - ours):
+        present = [child.relative_to(path) for child in path.rglob("*") if child.is_file()]
+        if foreign := sorted(f.as_posix() for f in present if f.as_posix() not in ours and not _is_leftover(f)):
             raise GenGeoError(f"{path} also holds {foreign[0]}: move it away or choose another directory")
     return manifest
+
+
+def _is_leftover(file: Path) -> bool:
+    """Whether a file of an index is what an edit wrote that was killed, or is writing."""
+    segment = len(file.parts) == 2 and SEGMENT_NAME.fullmatch(file.parts[0]) is not None
+    return segment or file.match("left_out-*.parquet") or file.name.startswith(LOCK) or NEW in file.name
 
 
 def tombstone_mask(

@@ -6,7 +6,7 @@ import io
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ from gengeo_hf.index.manifest import (
     Segment,
     Tombstones,
 )
-from gengeo_hf.index.search import FACTORY, Part, build_scan, measure_depth, needs_scan, read_scan
+from gengeo_hf.index.scan import FACTORY, build_scan, measure_depth, read_scan
+from gengeo_hf.index.search import Part, needs_scan
 from gengeo_hf.index.spatial import BLOCK_ROWS, block_balls, runs_near, spatial_order, within
 
 THUMBNAIL = "thumbnail"  # row of the picture in thumbnails.parquet; pictures stay in the order of the imagery
@@ -164,6 +165,28 @@ def _write_scan(folder: Path, tiles: int, total: int) -> Scan | None:
     for name, index in zip(names, made, strict=True):
         faiss.write_index(index, str(folder / name))
     return Scan(FACTORY, names, **measured)
+
+
+def add_scan(index: Path, record: Segment, total: int) -> Segment:
+    """Give a segment the compressed structure that it needs since the index has grown.
+
+    Args:
+        index: The index's directory.
+        record: The segment.
+        total: Tiles of the whole index.
+    """
+    if record.scan or not needs_scan(record.tiles, total):
+        return record
+    folder = index / record.name
+    scan = _write_scan(folder, record.tiles, total)
+    files = dict(record.files)
+    for name in scan.files if scan else ():
+        file = folder / name
+        match_modes(file, index)
+        sync(file)
+        files[name] = FileRecord(file.stat().st_size, sha256_of(file))
+    sync(folder)
+    return replace(record, files=files, scan=scan)
 
 
 def write_tombstones(index: Path, segment: Segment, dead: np.ndarray, version: int) -> Tombstones:

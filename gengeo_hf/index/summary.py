@@ -8,6 +8,7 @@ import pyarrow as pa
 from gengeo_hf.common.text import printable
 from gengeo_hf.index.adapt import adaptation_of
 from gengeo_hf.index.manifest import Manifest
+from gengeo_hf.index.search import whole_depth
 
 MOST = 5  # sources, sizes and unreadable tiles that are named
 
@@ -73,10 +74,15 @@ def search_text(manifest: Manifest) -> str:
     scanned = sum(segment.tiles for segment in manifest.segments if segment.scan)
     worst = min(scans, key=lambda scan: scan.recall_at_10)
     return (
-        f"one-bit scan of {scanned:,} tiles, the best {max(scan.depth for scan in scans):,} scored exactly; measured "
+        f"one-bit scan of {scanned:,} tiles, the best {search_depth(manifest):,} scored exactly; measured "
         f"against exact search on {worst.samples} made-up queries: recall@1 {worst.recall_at_1:.3f}, recall@10 "
         f"{worst.recall_at_10:.3f}"
     )
+
+
+def search_depth(manifest: Manifest) -> int:
+    """How many tiles are scored exactly for ten that are asked for."""
+    return whole_depth([segment.scan.depth for segment in manifest.segments if segment.scan])
 
 
 def as_json(manifest: Manifest) -> dict[str, Any]:
@@ -105,7 +111,7 @@ def as_json(manifest: Manifest) -> dict[str, Any]:
         "tile_sizes": [asdict(size) for size in manifest.tile_sizes],
         "search": {
             "kind": "scan" if scans else "exact",
-            "depth": max((scan.depth for scan in scans), default=None),
+            "depth": search_depth(manifest) if scans else None,
             "recall_at_1": min((scan.recall_at_1 for scan in scans), default=1.0),
             "recall_at_10": min((scan.recall_at_10 for scan in scans), default=1.0),
             "samples": min((scan.samples for scan in scans), default=0),

@@ -5,7 +5,7 @@ gives to the data loader.
 
 Why batches are the heart of this field: InfoNCE only learns from the negatives that share a batch, and among 35,000
 places two random ones are told apart by the colour of the soil. So a batch is grown from a few *anchors*, each of
-which brings along the places that are easily taken for it (Sample4Geo, section 3; GenGeo, section 3.5).
+which brings along the places that are easily taken for it (Sample4Geo, section 3; GenGeo, section 3.4.2).
 
 A pair is a ground photo (`query`, a row number) and its true tile (a row number of the gallery). Two photos may share
 a tile, and a tile may also cover the place of another photo (a semi-positive, as in VIGOR).

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gengeo_hf.common.metadata import PhotoPosition
 
 CONE_M, CONE_DEG = 25.0, 40.0  # length and width of the cone that shows a heading
+VOTE_WINDOW = 40  # hits after a place's best one that may vote for it
 SHARPNESS = 20.0  # weight of a vote is exp(SHARPNESS * score): 0.05 less cosine weighs about a third
 
 
@@ -127,12 +128,14 @@ def merge_hits(hits: Sequence[Hit]) -> list[Place]:
 
     The best hit that is left takes every other hit whose tile overlaps its own; tiles of unknown size never merge.
     """
-    left = list(hits)
+    left = list(enumerate(hits))
     places: list[Place] = []
     while left:
-        best = left[0]
-        votes = [hit for hit in left if hit is best or share_ground(best, hit)]
-        left = [hit for hit in left if all(hit is not vote for vote in votes)]
+        first, best = left[0]
+        alike = {row for row, hit in left if hit is best or share_ground(best, hit)}
+        # Hits far behind do not vote, so that the number of hits that were asked for does not move a place.
+        votes = [hit for row, hit in left if row in alike and row < first + VOTE_WINDOW]
+        left = [(row, hit) for row, hit in left if row not in alike]
         places.append(place_of(votes, len(places) + 1))
     return places
 

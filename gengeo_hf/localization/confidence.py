@@ -1,14 +1,20 @@
-"""How sure an answer is: scores turned into chances by photos whose place is known.
+"""How far an answer can be believed: scores turned into probabilities by photos whose position is known.
 
-Before: answers of a model on held-out pairs, with their distances to the truth. After: `Place.confidence`.
+A cosine is not a probability: how much it means depends on the model and on how many tiles compete. Photos with known
+positions fit, in turn:
 
-A cosine is no chance: how much it means depends on the model and on how many tiles compete. Two numbers of each place,
-its score and its lead over the best place elsewhere, go into a logistic regression that is fitted on held-out photos.
+- the probability that the best place is right: a logistic regression on its score and its lead over the best place
+  elsewhere;
+- the probability of each further place, given that the best one is wrong: a conditional logit over the places with
+  "none of them" as one more outcome, so that the probabilities of one photo sum to at most 1;
+- the probability that the photo is not in the index, at equal odds: a logistic regression on the same two numbers, of
+  the photos as they are and as they would be without the tiles near their true position;
+- radii that hold 68 % and 95 % of the cameras of right places.
 """
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,16 +31,18 @@ if TYPE_CHECKING:
     from gengeo_hf.localization.answers import Place
 
 MIN_PHOTOS = 20
+CANDIDATES = 10  # places that share the probability of a photo; a fixed number, whatever is shown
+ABSENT = 4.0  # times `within_m`: tiles nearer to a photo are left out to see it as absent from the index
 FAR = 2  # times as many tiles, or as few, from where on confidences are called off
 RIDGE = 1e-2  # keeps the weights finite when held-out photos are separated without an error
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A fitted chance: sigmoid(bias + score_weight * score + lead_weight * lead).
+    """Fitted probabilities. The best place: sigmoid(bias + score_weight * score + lead_weight * lead).
 
     Args:
-        bias, score_weight, lead_weight: the regression.
+        bias, score_weight, lead_weight: the regression of the best place.
         within_m: "right" means closer than this to the truth, in metres.
         fingerprint: of the model.
         gallery: number of tiles that competed; with many more or fewer the chances are off.
@@ -44,6 +52,15 @@ class Calibration:
         reliability: (mean chance, share right, photos) of each bin of that measurement.
         trade: (threshold, share of photos that are answered, share right of these), measured on the same photos; how
             to choose the confidence below which "don't know" is the answer.
+        rest_bias, rest_weight: utility of a further place, rest_bias + rest_weight * (its score - the best score),
+            where "none of them" has utility 0.
+        absence: bias, score weight and lead weight of the probability that a photo is not in the index; empty where it
+            was not fitted.
+        radius_factors: factors on `Place.uncertainty_m` that give the radii of 68 % and 95 %; empty where they were not
+            fitted.
+        brier_skill: 1 - Brier score / Brier score of the share of right answers, of the best place and of places 2 to
+            5, measured on photos that the fit did not see.
+        auroc: area under the ROC curve of the best place's confidence, right against wrong, on the same photos.
     """
 
     bias: float
@@ -56,6 +73,12 @@ class Calibration:
     expected_calibration_error: float
     reliability: tuple[tuple[float, float, int], ...] = ()
     trade: tuple[tuple[float, float, float], ...] = ()
+    rest_bias: float = -2.0
+    rest_weight: float = 0.0
+    absence: tuple[float, ...] = ()
+    radius_factors: tuple[float, ...] = ()
+    brier_skill: tuple[float, ...] = ()
+    auroc: float = 0.5
 
     @classmethod
     def fit(
@@ -66,7 +89,7 @@ class Calibration:
         gallery: int,
         within_m: float,
     ) -> "Calibration":
-        """Fit on the best place of each held-out photo, and on its lead.
+        """Fit on held-out photos.
 
         Args:
             places: what was found for each photo, best first.
@@ -78,39 +101,71 @@ class Calibration:
         Raises:
             GenGeoError: fewer than 20 photos, or all of them right or all wrong.
         """
-        from gengeo_hf.common.geo import great_circle_m
-
         answered = [(found, place) for found, place in zip(places, truth, strict=True) if found]
         check_number(len(answered))
-        features = np.array([_features(found)[0] for found, _ in answered])
-        right = np.array([great_circle_m(f[0].lat, f[0].lon, *t) <= within_m for f, t in answered], dtype=float)
+        photos = [_Photo.of(found, *position, within_m) for found, position in answered]
+        right = np.array([photo.right == 0 for photo in photos], dtype=float)
         if right.min() == right.max():
             state = "right" if right.max() else "wrong"
             raise GenGeoError(
                 f"all {len(right)} answers are {state} within {within_m:g} m: nothing to learn a chance from"
             )
-        halves = np.arange(len(right)) % 2
-        chances = np.empty(len(right))
-        for half in (0, 1):
-            chances[halves == half] = _chance(
-                _fit(features[halves != half], right[halves != half]), features[halves == half]
-            )
+        chances, further, further_right = _held_out(photos)
         gap, bins = reliability(chances, right)
-        bias, score, lead = _fit(features, right).tolist()
-        trade = _trade(chances, right)
-        return cls(bias, score, lead, within_m, fingerprint, gallery, len(right), gap, bins, trade)
+        (bias, score, lead), rest = _fit_best(photos), _fit_rest(photos)
+        return cls(
+            bias, score, lead, within_m, fingerprint, gallery, len(right), gap, bins, _trade(chances, right), *rest,
+            absence=_fit_absence(photos), radius_factors=_radius_factors(photos),
+            brier_skill=(_brier_skill(chances, right), _brier_skill(further, further_right)),
+            auroc=_auroc(chances, right),
+        )  # fmt: skip
 
-    def apply(self, places: Sequence["Place"]) -> list["Place"]:
-        """The same places with a confidence each.
+    def apply(self, places: Sequence["Place"], window: int | None = None) -> list["Place"]:
+        """The same places with a confidence and radii each.
+
+        Confidences of places that do not share ground sum to at most 1; places that share ground (tiles that were not
+        merged) have one confidence together.
+
+        Args:
+            places: of one photo, best first.
+            window: how many of them take part, so that the number of places that were asked for does not change a
+                confidence; None takes all. The first ten that do not share ground get a confidence.
+        """
+        if not places:
+            return []
+        groups = _groups(places[:window])
+        firsts = list(dict.fromkeys(groups))[:CANDIDATES]
+        stated = dict(zip(firsts, self._probabilities(np.array([places[row].score for row in firsts])), strict=True))
+        each = [stated.get(group) for group in groups] + [None] * (len(places) - len(groups))
+        return [
+            replace(place, confidence=None if chance is None else float(chance), **self._radii(place))
+            for place, chance in zip(places, each, strict=True)
+        ]
+
+    def not_in_index(self, places: Sequence["Place"]) -> float | None:
+        """Probability that a photo was taken outside of the index, if that is as likely as not before it is seen.
 
         Args:
             places: of one photo, best first.
         """
-        if not places:
-            return []
+        if not self.absence or not places:
+            return None
+        firsts = list(dict.fromkeys(_groups(places)))[:CANDIDATES]
+        scores = np.array([places[row].score for row in firsts])
+        return float(_chance(np.array(self.absence), np.array([_score_and_lead(scores)]))[0])
+
+    def _probabilities(self, scores: np.ndarray) -> np.ndarray:
+        """Probability of each of some places that do not share ground, by their scores in falling order."""
         weights = np.array([self.bias, self.score_weight, self.lead_weight])
-        chances = _chance(weights, np.array(_features(places)))
-        return [replace(place, confidence=float(chance)) for place, chance in zip(places, chances, strict=True)]
+        best = float(_chance(weights, np.array([_score_and_lead(scores)]))[0])
+        rest = _rest(np.array([self.rest_bias, self.rest_weight]), scores)
+        return np.concatenate([[best], (1 - best) * rest])
+
+    def _radii(self, place: "Place") -> dict[str, float]:
+        if not self.radius_factors or place.uncertainty_m is None:
+            return {}
+        small, large = self.radius_factors
+        return {"radius_68_m": small * place.uncertainty_m, "radius_95_m": large * place.uncertainty_m}
 
     def check_model(self, encoder: "EncoderProtocol") -> None:
         """Refuse a calibration that was fitted on another model's scores.
@@ -157,6 +212,8 @@ class Calibration:
             stated = values.pop("sha256", None)
             for table in ("reliability", "trade"):
                 values[table] = tuple(map(tuple, values.get(table, ())))
+            for row in ("absence", "radius_factors", "brier_skill"):
+                values[row] = tuple(values.get(row, ()))
             found = cls(**values)
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise GenGeoError(f"{path} is no calibration ({error}); make one with gengeo calibrate") from error
@@ -172,10 +229,19 @@ class Calibration:
     def _wrong_value(self) -> str | None:
         """Which value is of another kind than it must be; None where all are right."""
         for name, value in vars(self).items():
-            numbers = [number for row in value for number in row] if name in ("reliability", "trade") else [value]
+            numbers = list(_flat(value))
             if not (isinstance(value, str) if name == "fingerprint" else all(map(_is_number, numbers))):
                 return f"{name} is {value!r:.60}"
         return None
+
+
+def _flat(value: object) -> Iterator[object]:
+    """The values in tuples of tuples."""
+    if isinstance(value, tuple):
+        for part in value:
+            yield from _flat(part)
+    else:
+        yield value
 
 
 def _is_number(value: object) -> bool:
@@ -258,17 +324,140 @@ def _trade(chances: np.ndarray, right: np.ndarray) -> tuple[tuple[float, float, 
     return tuple(rows)
 
 
-def _features(places: Sequence["Place"]) -> list[tuple[float, float]]:
-    """Score of each place and its lead over the best place elsewhere (0 where there is none).
+@dataclass(frozen=True)
+class _Photo:
+    """What the fits need of one held-out photo.
 
-    A tile that overlaps its own speaks for the same ground and is no rival: so places that were not merged get the
-    chances of merged ones.
+    Args:
+        scores: of its places that do not share ground, falling.
+        right: which of them is right, None for none.
+        absent_scores: the same without the places near the true position.
+        ratio: distance of the right place to the true position over its `uncertainty_m`; None where it is not known.
     """
-    rows = []
-    for place in places:
-        rival = next((other for other in places if other is not place and not share_ground(place, other)), None)
-        rows.append((place.score, place.score - rival.score if rival is not None else 0.0))
-    return rows
+
+    scores: np.ndarray
+    right: int | None
+    absent_scores: np.ndarray
+    ratio: float | None
+
+    @classmethod
+    def of(cls, places: Sequence["Place"], lat: float, lon: float, within_m: float) -> "_Photo":
+        from gengeo_hf.common.geo import great_circle_m
+
+        firsts = list(dict.fromkeys(_groups(places)))[:CANDIDATES]
+        found = [places[row] for row in firsts]
+        scores = np.array([place.score for place in found])
+        away = great_circle_m([p.lat for p in found], [p.lon for p in found], lat, lon)
+        near = np.flatnonzero(away <= within_m)
+        right = int(near[np.argmin(away[near])]) if len(near) else None
+        place = found[right] if right is not None else None
+        ratio = float(away[right]) / place.uncertainty_m if place is not None and place.uncertainty_m else None
+        return cls(scores, right, scores[away > ABSENT * within_m], ratio)
+
+
+def _groups(places: Sequence["Place"]) -> list[int]:
+    """Row of the first place that shares ground with each; a tile that overlaps its own shows the same ground."""
+    groups: list[int] = []
+    for row, place in enumerate(places):
+        earlier = (other for other in dict.fromkeys(groups) if share_ground(place, places[other]))
+        groups.append(next(earlier, row))
+    return groups
+
+
+def _score_and_lead(scores: np.ndarray) -> tuple[float, float]:
+    """Best score, and its lead over the next (0 where there is none)."""
+    return float(scores[0]), float(scores[0] - scores[1]) if len(scores) > 1 else 0.0
+
+
+def _rest(weights: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Probability of each further place, given that the first is wrong; what is missing to 1 is "none of them"."""
+    utility = np.exp(np.clip(weights[0] + weights[1] * (scores[1:] - scores[0]), -50, 50))
+    found: np.ndarray = utility / (1 + utility.sum())
+    return found
+
+
+def _fit_best(photos: Sequence[_Photo]) -> tuple[float, float, float]:
+    features = np.array([_score_and_lead(photo.scores) for photo in photos])
+    weights = _fit(features, np.array([photo.right == 0 for photo in photos], dtype=float))
+    return float(weights[0]), float(weights[1]), float(weights[2])
+
+
+def _fit_rest(photos: Sequence[_Photo]) -> tuple[float, float]:
+    """Conditional logit over further places, of photos whose best place is wrong, by maximum likelihood."""
+    from scipy.optimize import minimize
+
+    wrong = [photo for photo in photos if photo.right != 0 and len(photo.scores) > 1]
+    if not wrong:
+        return -2.0, 0.0
+    behind = np.full((len(wrong), max(len(photo.scores) for photo in wrong) - 1), -np.inf)
+    for row, photo in enumerate(wrong):
+        behind[row, : len(photo.scores) - 1] = photo.scores[1:] - photo.scores[0]
+    known = np.isfinite(behind)
+    scale = float(behind[known].std()) + 1e-6
+    behind = np.where(known, behind / scale, 0.0)
+    outcome = np.array([-1 if photo.right is None else photo.right - 1 for photo in wrong])
+    rows = np.arange(len(wrong))
+
+    def loss(weights: np.ndarray) -> float:
+        utility = np.where(known, np.exp(np.clip(weights[0] + weights[1] * behind, -50, 50)), 0.0)
+        total = 1 + utility.sum(axis=1)
+        chosen = np.where(outcome < 0, 1.0, utility[rows, outcome])
+        return float(np.log(total / np.maximum(chosen, 1e-30)).mean() + RIDGE * weights @ weights / 2)
+
+    found = minimize(loss, np.array([-2.0, 0.0]), method="Nelder-Mead", options={"maxiter": 300}).x
+    return float(found[0]), float(found[1] / scale)
+
+
+def _fit_absence(photos: Sequence[_Photo]) -> tuple[float, ...]:
+    """Regression of photos as they are against the same photos without the tiles near their true position."""
+    absent = [photo.absent_scores for photo in photos if len(photo.absent_scores)]
+    if len(absent) < MIN_PHOTOS:
+        return ()
+    features = np.array([_score_and_lead(scores) for scores in [*(photo.scores for photo in photos), *absent]])
+    gone = np.concatenate([np.zeros(len(photos)), np.ones(len(absent))])
+    return tuple(map(float, _fit(features, gone, counts=np.where(gone > 0, len(photos) / len(absent), 1.0))))
+
+
+def _radius_factors(photos: Sequence[_Photo]) -> tuple[float, ...]:
+    """Quantiles of 68 % and 95 % of distance over uncertainty, one rank up (split conformal), of right places."""
+    ratios = np.sort([photo.ratio for photo in photos if photo.right == 0 and photo.ratio is not None])
+    if len(ratios) < MIN_PHOTOS:
+        return ()
+    ranks = [min(len(ratios), int(np.ceil(share * (len(ratios) + 1)))) for share in (0.68, 0.95)]
+    return tuple(float(ratios[rank - 1]) for rank in ranks)
+
+
+def _held_out(photos: Sequence[_Photo]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Probabilities of photos that the fit did not see (two-fold): of best places, of places 2 to 5, and which of the
+    latter are right.
+    """
+    best = np.empty(len(photos))
+    further: list[float] = []
+    further_right: list[float] = []
+    for half in (0, 1):
+        fitted, seen = photos[1 - half :: 2], photos[half::2]
+        weights, rest = np.array(_fit_best(fitted)), np.array(_fit_rest(fitted))
+        best[half::2] = _chance(weights, np.array([_score_and_lead(photo.scores) for photo in seen]))
+        for photo, chance in zip(seen, best[half::2], strict=True):
+            stated = (1 - chance) * _rest(rest, photo.scores)[:4]
+            further += stated.tolist()
+            further_right += [float(photo.right == row + 1) for row in range(len(stated))]
+    return best, np.array(further), np.array(further_right)
+
+
+def _brier_skill(stated: np.ndarray, right: np.ndarray) -> float:
+    """1 - Brier score / Brier score of always stating the share of right answers; 0 where that is exact."""
+    base = float(right.mean() * (1 - right.mean())) if len(right) else 0.0
+    return 0.0 if base == 0 else 1 - float(((stated - right) ** 2).mean()) / base
+
+
+def _auroc(stated: np.ndarray, right: np.ndarray) -> float:
+    """Chance that a right answer has a higher confidence than a wrong one (Mann and Whitney 1947), ties half."""
+    from scipy.stats import rankdata
+
+    ranks, good = rankdata(stated), right > 0
+    count = int(good.sum())
+    return float((ranks[good].sum() - count * (count + 1) / 2) / (count * (len(right) - count)))
 
 
 def _chance(weights: np.ndarray, features: np.ndarray) -> np.ndarray:
@@ -276,16 +465,23 @@ def _chance(weights: np.ndarray, features: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-np.clip(logits, -50, 50)))
 
 
-def _fit(features: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Ridge logistic regression by Newton steps on standardised features; (bias, score weight, lead weight)."""
+def _fit(features: np.ndarray, right: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:
+    """Ridge logistic regression by Newton steps on standardised features; (bias, score weight, lead weight).
+
+    Args:
+        features: (photos, 2).
+        right: the outcome, 0 or 1, (photos,).
+        counts: how many photos each stands for; None is one.
+    """
+    counts = np.ones(len(right)) if counts is None else counts
     mean, scale = features.mean(axis=0), features.std(axis=0) + 1e-6
     design = np.column_stack([np.ones(len(right)), (features - mean) / scale])
     penalty = np.diag([0.0, 1.0, 1.0]) * RIDGE * len(right)
     weights = np.zeros(3)
     for _ in range(50):
         chance = _chance(weights, design[:, 1:])
-        slope = design.T @ (chance - right) + penalty @ weights
-        curvature = design.T @ (design * (chance * (1 - chance))[:, None]) + penalty + 1e-9 * np.eye(3)
+        slope = design.T @ (counts * (chance - right)) + penalty @ weights
+        curvature = design.T @ (design * (counts * chance * (1 - chance))[:, None]) + penalty + 1e-9 * np.eye(3)
         step = np.linalg.solve(curvature, slope)
         weights = weights - step * min(1.0, 5.0 / (np.abs(step).max() + 1e-12))
         if np.abs(step).max() < 1e-8:

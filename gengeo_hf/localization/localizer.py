@@ -13,6 +13,7 @@ from PIL import Image
 
 from gengeo_hf.common.camera import CameraView
 from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.geo import great_circle_m
 from gengeo_hf.encoding.inputs import fetch_image, is_address, is_single_image
 from gengeo_hf.encoding.protocol import EncoderProtocol
 from gengeo_hf.index.adapt import adapted_for
@@ -43,7 +44,7 @@ __all__ = [
 VOTES_FOR_EACH = 8  # hits that are asked for, for each place wanted: enough for overlaps of 50 % and some strangers
 # Places for which hits are asked at the least: a confidence, which needs the best place elsewhere, must not change with
 # how many places the user wants to see.
-LEAST_PLACES = 5
+LEAST_PLACES = 10
 DRIVE_CANDIDATES = 20  # places of each frame that a drive may choose from
 OnePhoto: TypeAlias = str | Path | bytes | BinaryIO | Image.Image | np.ndarray
 
@@ -229,12 +230,16 @@ class GeoLocalizer:
                 yield Answer(
                     photo=_name(name),
                     places=places,
-                    notes=(*camera_notes(photo, camera, self._canvas), *filter(None, [photo.note])),
+                    notes=(
+                        *camera_notes(photo, camera, self._canvas),
+                        *filter(None, [photo.note, "" if places or photo.error else self._far_note(near)]),
+                    ),
                     error=photo.error,
                     exif_position=photo.position,
                     known=not places or (places[0].confidence or 0.0) >= threshold,
                     exif_is_prior=mine,
                     time=photo.time,
+                    not_in_index=photo.not_in_index,
                 )
 
     def search_photo(self, photo: Any, camera: CameraView, tiles: int) -> tuple[Photo, list[Hit]] | None:
@@ -251,6 +256,18 @@ class GeoLocalizer:
         views = pictures(found, camera, self._canvas, self._patch)
         hits = self.index.search(encode_pictures(self.encoder, views), tiles)
         return found, _best_of([(one, view.heading) for one, view in zip(hits, views, strict=True)], tiles)[0]
+
+    def _far_note(self, near: tuple[float, float, float] | None) -> str:
+        """Why nothing was found near a prior: how far the index is, and whether latitude and longitude are swapped."""
+        if near is None or not isinstance(self.index, GeoIndex):
+            return ""
+        lat, lon = self.index.tiles["lat"].to_numpy(), self.index.tiles["lon"].to_numpy()
+        apart = float(great_circle_m(near[0], near[1], lat, lon).min())
+        extent = f"{lat.min():.4f}..{lat.max():.4f} N, {lon.min():.4f}..{lon.max():.4f} E"
+        note = f"no tile within {near[2]:,.0f} m: the nearest is {apart / 1000:,.1f} km away; the index covers {extent}"
+        if abs(near[1]) <= 90 and float(great_circle_m(near[1], near[0], lat, lon).min()) <= max(near[2], 50_000.0):
+            note += f"; are latitude and longitude swapped? --near {near[1]:g},{near[0]:g},{near[2]:g}m lies in it"
+        return note
 
     def _places_each(
         self, photos: Sequence[Photo], top: int, priors: Sequence[Any], merge: bool, camera: CameraView
@@ -282,7 +299,12 @@ class GeoLocalizer:
             places = merge_hits(hits) if merge else [place_of([hit], rank) for rank, hit in enumerate(hits, 1)]
             if len(several) > 1:
                 places = [replace(place, heading=headings[place.tile_id]) for place in places]
-            places = (self.calibration.apply(places) if self.calibration else places)[:top]
+            if self.calibration is not None:
+                always = hits[: LEAST_PLACES * VOTES_FOR_EACH]  # however many places are wanted
+                window = len(merge_hits(always)) if merge else len(always)
+                photo.not_in_index = self.calibration.not_in_index(places[:window])
+                places = self.calibration.apply(places, window)
+            places = places[:top]
             if self.pose is not None:
                 places, photo.note = self.pose.refine(photo, camera, hits, places)
             results.append(places)

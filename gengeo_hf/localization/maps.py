@@ -87,6 +87,7 @@ def map_page(
     caveat: str = "",
     tile_url: str = "",
     attribution: str = "",
+    max_native_zoom: int = 19,
     line: Sequence[tuple[float, float]] = (),
 ) -> str:
     """A complete HTML page.
@@ -99,6 +100,7 @@ def map_page(
         caveat: warning shown above the map.
         tile_url: online background such as `https://.../{z}/{x}/{y}.png`; empty (the default) makes no request at all.
         attribution: whom the background's licence asks to name.
+        max_native_zoom: deepest zoom level of the background; deeper views enlarge its tiles.
     """
     origin = [point.lon for photo in photos for point in photo.points] or [o.bounds.west for o in overlays] or [0.0]
     content = {
@@ -107,6 +109,7 @@ def map_page(
         "line": [[lat, _unwrapped(lon, origin[0])] for lat, lon in line],
         "tileUrl": tile_url,
         "attribution": attribution,
+        "maxNativeZoom": max_native_zoom,
     }
     server = urlsplit(tile_url.replace("{s}", "*")) if tile_url else None
     return render(

@@ -54,12 +54,14 @@ class Photo:
         metadata: What its file says about position, time and camera.
         error: Why it could not be read.
         note: What could not be found out while it was located; empty where nothing was left open.
+        not_in_index: Probability that it was taken outside of the index; None without a calibration.
     """
 
     image: Image.Image | None
     metadata: PhotoMetadata = field(default_factory=PhotoMetadata)
     error: str = ""
     note: str = ""
+    not_in_index: float | None = None
 
     @property
     def position(self) -> PhotoPosition | None:

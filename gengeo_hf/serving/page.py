@@ -265,7 +265,8 @@ def _question(
     near = (near or "").strip()
     length = parse_metres(radius or "") if near or gps else 0.0
     place = parse_near(f"{near},{length}m") if near else None
-    camera = parse_camera({AS_FILE: None, PANORAMA: 360.0, ORDINARY: float(fov)}[kind], HEADINGS[heading])
+    stated = HEADINGS[heading] if kind == PANORAMA else None  # the field is hidden for other kinds
+    camera = parse_camera({AS_FILE: None, PANORAMA: 360.0, ORDINARY: float(fov)}[kind], stated)
     return LocateQuery(int(top), place, length if gps else None, True, float(threshold), camera)
 
 

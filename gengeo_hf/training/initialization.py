@@ -1,6 +1,6 @@
 """Start NetVLAD from data: its centroids are k-means clusters of the tokens of real images.
 
-Before: a freshly made model with `aggregator="netvlad"` and some images. After: the same model, ready to be trained.
+From random centroids a short run learns little.
 """
 
 from collections.abc import Iterable

@@ -75,7 +75,7 @@ def test_own_table(tmp_path, gengeo):
     assert code == 0 and "everything is there" in out and "with a position" in out
     (tmp_path / "g/000.jpg").write_bytes(b"nothing")
     code, out, _ = gengeo("data", "check", "table", path)
-    assert code == 1 and "no image" in out
+    assert code == 1 and "not an image" in out
     with pytest.raises(GenGeoError, match="cvact, cvusa"):
         check_data("imagenet", tmp_path)
     assert gengeo("data", "check", "cvusa", tmp_path)[0] == 1  # not that data set at all
@@ -90,7 +90,7 @@ def test_a_check_takes_the_loaders_options(tmp_path, gengeo, published):
     assert gengeo("data", "check", "table", path)[0] == 1
     path.write_text(path.read_text().replace("train", "", 1))
     code, out, _ = gengeo("data", "check", "table", path, "columns.aerial=overview")
-    assert code == 1 and "29 photos" in out and "1 rows belong to no part" in out  # it has no test part
+    assert code == 0 and "29 photos" in out and "1 rows belong to no part" in out and "no 'test'" in out
     folder = folders.make_cvusa(tmp_path / "cvusa", gps=44_516)
     code, out, err = gengeo("data", "check", "cvusa", folder, "validation_by=id")
     assert code == 0 and "validation" in out, out + err

@@ -110,8 +110,8 @@ def test_a_tile_across_the_date_line_lies_where_its_photos_lie(tmp_path):
 @pytest.mark.parametrize("split_by", ["area", "id"])
 def test_photos_of_one_tile_fall_into_one_part(tmp_path, split_by):
     """Two photos of each tile, 60 m apart, in blocks of 100 m: many a border runs between them."""
-    make_table(tmp_path, 20)
-    rows = [f"g/{n % 20:03d}.jpg,a/{n // 2:03d}.png,{48 + 0.00054 * n},9" for n in range(40)]
+    make_table(tmp_path, 40)
+    rows = [f"g/{n:03d}.jpg,a/{n // 2:03d}.png,{48 + 0.00054 * n},9" for n in range(40)]
     (tmp_path / "twice.csv").write_text("\n".join(["ground,aerial,lat,lon", *rows]))
     for seed in range(5):
         options = {"split_by": split_by, "block_m": 100.0, "margin_m": 0.0, "seed": seed, "test_share": 0.2}

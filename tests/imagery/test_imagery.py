@@ -15,7 +15,9 @@ from gengeo_hf.imagery.xyz import xyz_bounds
 
 def picture(path, colour=(10, 200, 30), size=(8, 8)):
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, colour).save(path)
+    image = Image.new("RGB", size, colour)
+    image.putpixel((size[0] - 1, size[1] - 1), (250, 250, 250))  # a tile of one colour shows nothing
+    image.save(path)
 
 
 class TestTables:
@@ -26,7 +28,7 @@ class TestTables:
         (tmp_path / "pairs.csv").write_text("Grd_ID,Latitude,Longitude\na,60.1,24.9\nb,60.2,24.8\n")
         source = open_imagery(tmp_path, TilingOptions(tile_size_m=250))
         assert source.table["tile_id"].to_pylist() == ["a", "b"]
-        assert source.paths[0].name == "a_sat.jpg" and source.read(1).size == (8, 8)
+        assert source.table["source"][0].as_py().endswith("a_sat.jpg") and source.read(1).size == (8, 8)
         assert size_of(row_bounds(source.table, 0)) == pytest.approx((250, 250), rel=1e-4)
 
     def test_parquet_with_bounds_and_an_image_column(self, tmp_path):
@@ -39,6 +41,35 @@ class TestTables:
         pa.parquet.write_table(pa.table(columns), tmp_path / "t.parquet")
         source = open_imagery(tmp_path / "t.parquet")
         assert row_bounds(source.table, 0).crosses_date_line and source.read(0).getpixel((0, 0)) == (10, 200, 30)
+
+    def test_the_tiles_own_position_goes_before_the_photos(self, tmp_path):
+        picture(tmp_path / "x.png")
+        (tmp_path / "t.csv").write_text("aerial,lat,lon,tile_lat,tile_lon\nx.png,60.18,24.91,60.17,24.9\n")
+        assert open_imagery(tmp_path).table["lat"].to_pylist() == [60.17]
+        (tmp_path / "t.csv").write_text("aerial,lat,lon,tile_lat,tile_lon\nx.png,60.17,24.9,24.9,60.17\n")
+        assert "swapped" in open_imagery(tmp_path).notes[0]
+
+    def test_bounds_alone_give_the_centre_and_are_checked(self, tmp_path):
+        picture(tmp_path / "x.png")
+        (tmp_path / "t.csv").write_text("aerial,minx,miny,maxx,maxy\nx.png,24.899,60.1695,24.901,60.1705\n")
+        table = open_imagery(tmp_path).table
+        assert table["lat"][0].as_py() == pytest.approx(60.17) and table["lon"][0].as_py() == pytest.approx(24.9)
+        (tmp_path / "t.csv").write_text("aerial,minx,miny,maxx,maxy\nx.png,24.899,60.1705,24.901,60.1695\n")
+        with pytest.raises(GenGeoError, match="south must lie below north"):
+            open_imagery(tmp_path)
+
+    def test_rows_that_are_no_tile_are_counted(self, tmp_path):
+        for name in ("d1/0.png", "d2/0.png"):
+            (tmp_path / name).parent.mkdir()
+            picture(tmp_path / name)
+        rows = ["d0/0.png,1,2", "d1/0.png,1,2", "d1/0.png,1,2", "d2/0.png,1,2.1", "d2/0.png,,", ",1,2"]
+        (tmp_path / "t.csv").write_text("\n".join(["aerial,lat,lon", *rows]))
+        source = open_imagery(tmp_path)
+        assert source.table["tile_id"].to_pylist() == ["d0/0.png", "d1/0.png", "d2/0.png"]
+        assert sum(source.left_out.values()) == 3 and len(source.notes) == len(source.left_out) == 3
+        assert source.read(1).size == (8, 8)
+        with pytest.raises(GenGeoError, match="there is no image"):  # it is counted as unreadable when it is encoded
+            source.read(0)
 
     def test_sizes_from_a_column_and_named_columns(self, tmp_path):
         picture(tmp_path / "x.png")
@@ -53,11 +84,10 @@ class TestTables:
             ("id,lat\na,1\n", "it has: id, lat. Name it with --lon-column"),
             ("lat,lon\n1,2\n", "--image-column"),
             ("id,lat,lon\na,1,2\n", "no image for 'a'"),
-            ("id,lat,lon\nx,north,2\n", "must hold numbers"),
+            ("id,lat,lon\nx,north,2\n", "expected a number"),
             ("id,lat,lon\nx,400000,2\n", "swapped, empty or in metres"),
-            ("id,lat,lon\nx,,2\n", "swapped, empty or in metres"),
-            ("image,lat,lon\nx.png,1,2\nx.png,1,2\n", "occurs twice"),
-            ("id,lat,lon\n", "lists no tile"),
+            ("id,lat,lon\nx,,2\n", "no row has an image and a position"),
+            ("id,lat,lon\n", "a header and no rows"),
             ("id,lat,lon,lat\nx,1,2,3\n", "two columns 'lat'"),
         ],
     )

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.index.search import Part, Searcher, build_scan, measure_depth, needs_scan, read_scan, sample_queries
+from gengeo_hf.index.scan import build_scan, measure_depth, read_scan, sample_queries
+from gengeo_hf.index.search import Part, Searcher, needs_scan
 
 
 def gallery(count=4000, dim=64, seed=0):
@@ -68,6 +69,7 @@ def test_a_removed_row_never_comes_back(share):
 
 def test_a_scan_measures_how_deep_it_must_look(monkeypatch):
     monkeypatch.setattr("gengeo_hf.index.search.LEAST_DEPTH", 10)
+    monkeypatch.setattr("gengeo_hf.index.scan.SEGMENT_DEPTH", 10)
     vectors = gallery()
     made = build_scan(vectors)
     found = measure_depth(vectors, made, samples=50)
@@ -86,9 +88,10 @@ def test_a_scan_of_several_files_equals_that_of_one(monkeypatch):
     vectors = gallery()
     queries = sample_queries(vectors, 20)
     one = Searcher([Part(vectors, scan=build_scan(vectors), depth=4000)]).search(queries, 10)
-    monkeypatch.setattr("gengeo_hf.index.search.SCAN_ROWS", 1500)
+    monkeypatch.setattr("gengeo_hf.index.scan.SCAN_ROWS", 1500)
     made = build_scan(vectors)
     assert [index.ntotal for index in made] == [1500, 1500, 1000]
+    monkeypatch.setattr("gengeo_hf.index.search.THREADED_ROWS", 10)
     several = Searcher([Part(vectors, scan=made, depth=4000)])
     assert np.array_equal(several.search(queries, 10)[1], one[1])
     assert np.array_equal(several.search(queries[:1], 10)[1], one[1][:1])
@@ -132,3 +135,12 @@ def test_sample_queries_stand_at_the_stated_cosine():
     queries = sample_queries(vectors, 50)
     np.testing.assert_allclose((queries * vectors.astype(np.float32)).sum(axis=1), 0.65, atol=1e-2)
     np.testing.assert_allclose(np.linalg.norm(queries, axis=1), 1, atol=1e-3)
+
+
+def test_conversion_equals_numpys_for_every_finite_half():
+    from gengeo_hf.index.search import to_float32
+
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(-1, 64)
+    finite = np.isfinite(halves).all(axis=1)
+    found = to_float32(halves[finite])
+    assert np.array_equal(found.view(np.int32), halves[finite].astype(np.float32).view(np.int32))

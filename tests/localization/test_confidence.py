@@ -212,3 +212,71 @@ def test_calibrate_says_what_computes(gengeo, monkeypatch, tmp_path):
     code, out, err = gengeo("calibrate", tmp_path / "held_out.csv", *words)
     assert code == 0 and "24 photos" in out, err
     assert "openvino float32, the faster of two" in err
+
+
+def crowd(count=1200, seed=1):
+    """Photos of five far places whose probability to be right is known: softmax of 30 x score with one outcome more."""
+    rng = np.random.default_rng(seed)
+    answers, truth, stated = [], [], []
+    for _ in range(count):
+        scores = np.sort(rng.uniform(0.3, 0.7, 5))[::-1]
+        utility = np.exp(30 * (scores - 0.55))
+        chances = utility / (1 + utility.sum())
+        pick = rng.choice(6, p=[*chances, 1 - chances.sum()])
+        answers.append([Place(n + 1, 60.0 + n, 25.0, s, f"t{n}", uncertainty_m=20.0) for n, s in enumerate(scores)])
+        east = rng.normal(0, 20 / np.sqrt(2))
+        lat, lon = (float(v) for v in offset(60.0 + pick, 25.0, east, rng.normal(0, 20 / np.sqrt(2))))
+        truth.append((lat, lon) if pick < 5 else (10.0, 25.0))
+        stated.append(chances)
+    return answers, truth, np.array(stated)
+
+
+def test_each_place_has_its_own_probability_and_they_sum_to_at_most_one():
+    answers, truth, chances = crowd()
+    fitted = Calibration.fit(answers, truth, "f", 5, within_m=100)
+    found = np.array([[place.confidence for place in fitted.apply(places)] for places in answers])
+    assert (found.sum(axis=1) <= 1 + 1e-9).all()
+    assert np.abs(found[:, 0] - chances[:, 0]).mean() < 0.08 and np.abs(found[:, 1:] - chances[:, 1:]).mean() < 0.03
+    assert min(fitted.brier_skill) > 0 and fitted.auroc > 0.75
+    # Of a second place, what the regression of best places says is far too much.
+    naive = [Calibration.apply(fitted, places[1:])[0].confidence for places in answers]
+    assert np.mean(naive) > 2 * found[:, 1].mean()
+
+
+def test_radii_hold_their_share_of_cameras():
+    answers, truth, _ = crowd()
+    fitted = Calibration.fit(answers[:700], truth[:700], "f", 5, within_m=100)
+    from gengeo_hf.common.geo import great_circle_m
+
+    inside = {"radius_68_m": [], "radius_95_m": []}
+    for places, where in zip(answers[700:], truth[700:], strict=True):
+        place = fitted.apply(places)[0]
+        away = float(great_circle_m(place.lat, place.lon, *where))
+        if away <= 100:
+            for name, found in inside.items():
+                found.append(away <= getattr(place, name))
+    assert abs(np.mean(inside["radius_68_m"]) - 0.68) < 0.06 and abs(np.mean(inside["radius_95_m"]) - 0.95) < 0.03
+
+
+def test_a_photo_of_elsewhere_is_less_likely_in_the_index():
+    answers, truth, _ = scored()
+    fitted = Calibration.fit(answers, truth, "f", 12, within_m=50)
+    here, elsewhere = fitted.not_in_index(answers[int(np.argmax([a[0].score for a in answers]))]), 0.0
+    elsewhere = fitted.not_in_index([Place(1, 61.0, 25.0, 0.5, "b"), Place(2, 62.0, 25.0, 0.499, "c")])
+    assert elsewhere > here + 0.3
+
+
+def test_how_many_places_are_shown_never_moves_the_best_one(encoder, tmp_path):
+    source = crowded(near=60, far=60)
+    source.images[0].save(tmp_path / "photo.png")
+    localizer = GeoLocalizer(encoder, GeoIndex.build(encoder, source, tmp_path / "idx"))
+    best = [localizer.locate(tmp_path / "photo.png", top=top).places[0] for top in (1, 5, 10, 50)]
+    assert all(place == best[0] for place in best)
+
+
+def test_a_prior_far_from_the_index_is_explained(index, encoder, photo):
+    localizer = GeoLocalizer(encoder, index)
+    (swapped,) = localizer.locate_many([photo], near=(24.94, 60.17, 2000.0))
+    assert not swapped.places and "swapped" in swapped.notes[-1] and "km away" in swapped.notes[-1]
+    (abroad,) = localizer.locate_many([photo], near=(48.8, 2.3, 2000.0))
+    assert "swapped" not in abroad.notes[-1] and "the index covers 60.17" in abroad.notes[-1]

@@ -110,6 +110,66 @@ class Add(Index):
     tiles, start = "b", "start.gengeo"
 
 
+class Edit(Index):
+    """Edits of an index of five segments with tombstones: always whole, as it was or as it shall be."""
+
+    start = "start.gengeo"
+
+    def act(self, place):
+        raise NotImplementedError
+
+    def lost(self, place):
+        """Whether the index cannot be read, or holds neither what it held nor what it shall hold."""
+        try:
+            index = self.open(place / "out.gengeo")
+            index.verify()
+            now = content(index)
+        except GenGeoError as error:
+            print(error, file=sys.stderr)
+            return True
+        return now not in (self.before, self.wanted())
+
+    def wanted(self):
+        return self.before
+
+
+class Remove(Edit):
+    """`gengeo remove`."""
+
+    gone = ("first-3", "added2-1", "added3-0", "added3-1")
+
+    def act(self, place):
+        gengeo("remove", place / "out.gengeo", *[word for name in self.gone for word in ("--tile-id", name)])
+
+    def wanted(self):
+        return {name: value for name, value in self.before.items() if name not in self.gone}
+
+
+class Compact(Edit):
+    """`gengeo compact`."""
+
+    def act(self, place):
+        gengeo("compact", place / "out.gengeo")
+
+
+class Merge(Edit):
+    """`gengeo merge` into a new index: it is whole or not there, and the parts stay."""
+
+    def act(self, place):
+        gengeo("merge", place / "out.gengeo", self.folder / "other.gengeo", "--out", place / "merged.gengeo",
+               "--overwrite")  # fmt: skip
+
+    def lost(self, place):
+        if super().lost(place):
+            return True
+        return (place / "merged.gengeo").exists() and self.state(place) is None
+
+    def state(self, place):
+        index = self.open(place / "merged.gengeo")
+        index.verify()
+        return content(index)
+
+
 class Push:
     """`gengeo push` of a new index over an old one: what the Hub has is one of the two, whole."""
 
@@ -146,7 +206,9 @@ class Push:
         push(self.folder / "old.gengeo", f"someone/{place.name}")
 
 
-JOBS = {"world": World, "index": Index, "add": Add, "push": Push}
+JOBS = {
+    "world": World, "index": Index, "add": Add, "remove": Remove, "compact": Compact, "merge": Merge, "push": Push,
+}  # fmt: skip
 
 
 def start(job, place):

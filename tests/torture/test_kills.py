@@ -68,6 +68,21 @@ def test_adding_to_an_index(folder, counts):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600 * ROUNDS)
+@pytest.mark.parametrize("job", ["remove", "compact", "merge"])
+def test_editing_an_index_of_segments(tmp_path, counts, job):
+    from gengeo_hf.index import GeoIndex
+    from tests.stubs import ListSource, StubEncoder
+
+    index = GeoIndex.build(StubEncoder(), ListSource(600, "first"), tmp_path / "start.gengeo")
+    for number in range(4):
+        index.add(StubEncoder(), ListSource(40, f"added{number}", seed=number + 1, broken=[7]))
+    index.remove([f"first-{number}" for number in range(100, 160)])
+    GeoIndex.build(StubEncoder(), ListSource(300, "first", seed=9), tmp_path / "other.gengeo")
+    kill(job, tmp_path, 25, counts)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600 * ROUNDS)
 def test_pushing(tmp_path, counts):
     from gengeo_hf.index import GeoIndex
     from tests.stubs import ListSource, StubEncoder

@@ -5,7 +5,7 @@ Before: a folder of a user. After: paths, and one line for each thing that is no
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -84,12 +84,14 @@ def existing_name(name: str, present: set[str], suffixes: Sequence[str]) -> str 
     return next((stem + suffix for suffix in suffixes if stem + suffix in present), None)
 
 
-def kept_pairs(name: str, pairs: Sequence[str], present: np.ndarray, missing: str, known: int = 0) -> np.ndarray:
+def kept_pairs(
+    name: str, pairs: Sequence[str] | Callable[[int], str], present: np.ndarray, missing: str, known: int = 0
+) -> np.ndarray:
     """Which pairs can be used.
 
     Args:
         name: of the data set and split, for messages.
-        pairs: how a message calls each pair.
+        pairs: how a message calls each pair, as a list or by its row.
         present: bool (N,): both images are there.
         missing: "error" refuses a set with gaps, "drop" goes on without the missing pairs and says so.
         known: pairs that everyone lacks; so many are left out without a word.
@@ -103,10 +105,11 @@ def kept_pairs(name: str, pairs: Sequence[str], present: np.ndarray, missing: st
     if missing not in MISSING:
         raise GenGeoError(f"missing must be one of {', '.join(MISSING)}, found {missing!r}")
     gone = np.flatnonzero(~present)
+    label = pairs if callable(pairs) else pairs.__getitem__
     if len(gone) == len(present):
-        raise GenGeoError(f"{name}: not one of {len(present):,} pairs has both images, first {pairs[0]}")
+        raise GenGeoError(f"{name}: not one of {len(present):,} pairs has both images, first {label(0)}")
     if len(gone) > known:
-        said = f"{name}: {len(gone):,} of {len(present):,} pairs lack an image, first {pairs[gone[0]]}"
+        said = f"{name}: {len(gone):,} of {len(present):,} pairs lack an image, first {label(int(gone[0]))}"
         if missing == "error":
             raise GenGeoError(f"{said}; see `gengeo data check`, or set missing=drop to go on without them")
         logger.warning("%s; they are left out", said)

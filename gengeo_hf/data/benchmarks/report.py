@@ -24,6 +24,7 @@ class Finding:
         expected: what should be there; empty where anything will do.
         ok: whether training and evaluation can go on with it.
         advice: what to do.
+        is_warning: whether it is something to look at that stops nothing.
     """
 
     what: str
@@ -31,11 +32,13 @@ class Finding:
     expected: str = ""
     ok: bool = True
     advice: str = ""
+    is_warning: bool = False
 
     def __str__(self) -> str:
         wanted = f" (expected {self.expected})" if self.expected and not self.ok else ""
         advice = f"\n      -> {self.advice}" if self.advice else ""
-        return f"{'ok  ' if self.ok else 'FAIL'}  {self.what}: {self.found}{wanted}{advice}"
+        state = "FAIL" if not self.ok else "warn" if self.is_warning else "ok  "
+        return f"{state}  {self.what}: {self.found}{wanted}{advice}"
 
 
 @dataclass
@@ -62,6 +65,10 @@ class Report:
     def add(self, what: str, found: str, expected: str = "", ok: bool = True, advice: str = "") -> None:
         """Append a finding."""
         self.findings.append(Finding(what, found, expected, ok, advice))
+
+    def warn(self, what: str, found: str) -> None:
+        """Append something to look at that stops nothing."""
+        self.findings.append(Finding(what, found, is_warning=True))
 
     def count(self, what: str, found: int, expected: int, advice: str = "", also: dict[int, str] | None = None) -> None:
         """Append a finding that compares a number; sizes in `also` are known and accepted."""
@@ -141,5 +148,7 @@ class Report:
     def __str__(self) -> str:
         failed = sum(not finding.ok for finding in self.findings)
         lines = [f"{self.name} in {self.folder}", *(str(finding) for finding in self.findings)]
-        lines.append("everything is there" if self.ok else f"{failed} of {len(self.findings)} checks failed")
+        warned = sum(finding.is_warning for finding in self.findings)
+        fine = "everything is there" + (f", with {warned} warnings: read them" if warned else "")
+        lines.append(fine if self.ok else f"{failed} of {len(self.findings)} checks failed")
         return "\n".join(lines)

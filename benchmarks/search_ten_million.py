@@ -1,0 +1,325 @@
+"""An index of ten million tiles on one machine, and what edits cost at a million: `make bench-10m`.
+
+    python benchmarks/search_ten_million.py --out benchmarks/results/bench_10m.json
+
+Descriptors are made up: 3,000 regions in a random basis with a power-law spectrum at 1024 dimensions, families of eight
+overlapping siblings, shortened to 256. Queries stand at cosine 0.65 to their tile, and differ from it as tiles differ
+from one another; they are drawn here, and not by the package that measures itself. Tiles lie on a grid of 32.5 m. Ten
+million need 8 GB on disk, 20 minutes on two quiet cores and 4 GB of memory. Wall time and CPU time are both written:
+on a busy machine the first tells of the neighbours.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from gengeo_hf.common.files import write_json
+from gengeo_hf.common.geo import metres_per_degree
+from gengeo_hf.imagery.tiles import TILE_SCHEMA
+from gengeo_hf.index import GeoIndex
+from gengeo_hf.index.edit import write_index
+from gengeo_hf.index.manifest import Model
+from gengeo_hf.index.segment import NewRows
+
+DIM, WHOLE, SIBLINGS, REGIONS, COSINE = 256, 1024, 8, 3000, 0.65
+SPACING_M, TILE_M = 32.5, 65.0
+LAT, LON = 48.0, 11.0
+BLOCK = 65_536
+QUERIES = 200
+RADIUS_M = 5000.0
+
+
+class Gallery:
+    """Made-up descriptors and positions of `count` tiles, the same for the same seed."""
+
+    def __init__(self, count: int, seed: int = 0) -> None:
+        self.count, self.seed = count, seed
+        rng = np.random.default_rng(seed)
+        basis = np.linalg.qr(rng.standard_normal((WHOLE, WHOLE)))[0] * (np.arange(1, WHOLE + 1) ** -0.5)[:, None]
+        shortened = basis[:, :DIM]
+        # Shortened vectors of a Gaussian are a Gaussian with this covariance: no 1024 values need to be drawn.
+        self.spread = np.linalg.cholesky(shortened.T @ shortened).T.astype(np.float32)
+        self.regions = rng.standard_normal((REGIONS, DIM), dtype=np.float32)
+
+    def descriptors(self) -> Iterator[np.ndarray]:
+        """float16 (at most `BLOCK`, DIM) at a time."""
+        for start in range(0, self.count, BLOCK):
+            rng = np.random.default_rng((self.seed, 1, start))
+            size = min(BLOCK, self.count - start)
+            sites = rng.standard_normal((size // SIBLINGS + 1, DIM), dtype=np.float32)
+            sites += self.regions[rng.integers(0, REGIONS, len(sites))]
+            block = np.repeat(sites, SIBLINGS, axis=0)[:size]
+            block += 0.6 * rng.standard_normal(block.shape, dtype=np.float32)
+            block = block @ self.spread
+            yield (block / np.linalg.norm(block, axis=1, keepdims=True)).astype(np.float16)
+
+    def tiles(self) -> pa.Table:
+        """`TILE_SCHEMA`: a square grid, siblings side by side."""
+        side = int(np.ceil(np.sqrt(self.count)))
+        row, column = np.divmod(np.arange(self.count), side)
+        per_lat, per_lon = (float(v) for v in metres_per_degree(LAT))
+        lat, lon = LAT + row * SPACING_M / per_lat, LON + column * SPACING_M / per_lon
+        high, wide = TILE_M / 2 / per_lat, TILE_M / 2 / per_lon
+        columns = [
+            pa.array(np.arange(self.count)).cast(pa.string()), pa.array(lat), pa.array(lon), pa.array(lon - wide),
+            pa.array(lat - high), pa.array(lon + wide), pa.array(lat + high), pa.repeat("made up", self.count),
+            pa.repeat("made up", self.count),
+        ]  # fmt: skip
+        return pa.table(columns, schema=TILE_SCHEMA)
+
+    def queries(self, vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Other views of some tiles: float32 (queries, DIM)."""
+        rng = np.random.default_rng((self.seed, 2))
+        tiles = vectors[rows].astype(np.float32)
+        tiles /= np.linalg.norm(tiles, axis=1, keepdims=True)
+        noise = rng.standard_normal(tiles.shape, dtype=np.float32) @ self.spread
+        noise -= (noise * tiles).sum(axis=1, keepdims=True) * tiles
+        noise /= np.linalg.norm(noise, axis=1, keepdims=True)
+        return (COSINE * tiles + np.sqrt(1 - COSINE**2) * noise).astype(np.float32)
+
+
+def exact_ids(index: GeoIndex, queries: np.ndarray, k: int) -> list[set[str]]:
+    """Ids of the k best live tiles by a full comparison, in numpy alone."""
+    best: list[list[tuple[float, Any, int]]] = [[] for _ in queries]
+    for segment in index.segments:
+        rows = segment.live_rows()
+        for start in range(0, len(rows), 16_384):
+            some = rows[start : start + 16_384]
+            scores = queries @ segment.descriptors[some].astype(np.float32).T
+            found = np.argpartition(-scores, min(k, len(some) - 1), axis=1)[:, :k]
+            for number, line in enumerate(found):
+                best[number] += [(float(scores[number, column]), segment, int(some[column])) for column in line]
+                best[number] = sorted(best[number], key=lambda item: -item[0])[:k]
+    return [{segment.tiles["tile_id"][row].as_py() for _, segment, row in line} for line in best]
+
+
+def recall(index: GeoIndex, queries: np.ndarray, exact: list[set[str]]) -> float:
+    """Share of the exact ten best that the index finds."""
+    found = index.search(queries, 10)
+    shares = [len({hit.tile_id for hit in line} & best) / len(best) for line, best in zip(found, exact, strict=True)]
+    return float(np.mean(shares))
+
+
+def timed(call: Any, queries: np.ndarray, times: int) -> dict[str, float]:
+    """Median and best wall milliseconds, and mean CPU milliseconds, of calls with one query each."""
+    call(queries[:1])
+    walls, cpu = [], time.process_time()
+    for number in range(times):
+        started = time.perf_counter()
+        call(queries[number % len(queries)][None])
+        walls.append((time.perf_counter() - started) * 1000)
+    return {
+        "median_ms": statistics.median(walls), "best_ms": min(walls),
+        "cpu_ms": (time.process_time() - cpu) / times * 1000,
+    }  # fmt: skip
+
+
+def forget_pages(index: GeoIndex) -> None:
+    """Take the index's files out of the page cache, where the system can do that."""
+    if hasattr(os, "posix_fadvise"):
+        for file in index.files().values():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+                os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+OPENED = """
+import json, sys, time
+import numpy as np
+from gengeo_hf.index import GeoIndex
+started = time.perf_counter()
+index = GeoIndex.load(sys.argv[1], verify=False)
+opened = time.perf_counter() - started
+queries = np.load(sys.argv[2])
+started = time.perf_counter()
+index.search(queries[:1], 10)
+first = time.perf_counter() - started
+for query in queries[:50]:
+    index.search(query, 10)
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+resident = int(status["RssAnon"].split()[0]) / 1024
+print(json.dumps({"open_s": opened, "first_query_ms": first * 1000, "resident_mb": resident}))
+"""
+
+
+def opened_alone(index: GeoIndex, queries: np.ndarray, folder: Path, cold: bool) -> dict[str, float]:
+    """What a new process needs to open the index, for its first query, and in memory without the page cache."""
+    np.save(folder / "queries.npy", queries)
+    if cold:
+        forget_pages(index)
+    words = [sys.executable, "-c", OPENED, str(index.path), str(folder / "queries.npy")]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+class OneColour:
+    """A source of `count` tiles for `add`; what they cost to encode is not measured here."""
+
+    rendering = ""
+
+    def __init__(self, count: int, first: int) -> None:
+        self.name = "added"
+        gallery = Gallery(count)
+        ids = pa.array(np.arange(first, first + count)).cast(pa.string())
+        self.table = gallery.tiles().set_column(0, TILE_SCHEMA.field(0), ids)
+
+    def read(self, row: int) -> Image.Image:
+        return Image.new("RGB", (8, 8), (row % 256, 0, 0))
+
+
+class RandomEncoder:
+    """Unit vectors from nowhere, at no cost."""
+
+    dim, fingerprint, batch_size = DIM, "0" * 64, 32
+    truncate_dim, computed_by, preprocessing = DIM, "", {}
+
+    def encode(self, images: Any, view: str) -> np.ndarray:
+        vectors = np.random.default_rng(len(images)).standard_normal((len(images), DIM)).astype(np.float32)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def cost(index: GeoIndex, action: Any) -> dict[str, float]:
+    """Seconds and megabytes written of an edit."""
+    before = {path: path.stat().st_mtime_ns for path in index.path.rglob("*") if path.is_file()}
+    started, cpu = time.perf_counter(), time.process_time()
+    action()
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
+    written = [path for path in index.path.rglob("*") if path.is_file() and before.get(path) != path.stat().st_mtime_ns]
+    return {"s": seconds, "cpu_s": cpu_seconds, "written_mb": sum(path.stat().st_size for path in written) / 1e6}
+
+
+def build(count: int, path: Path) -> dict[str, float]:
+    """Write an index of made-up tiles."""
+    gallery = Gallery(count)
+    started, cpu = time.perf_counter(), time.process_time()
+    write_index(path, NewRows(gallery.tiles(), gallery.descriptors()), DIM, Model("0" * 64, "made up"))
+    return {
+        "build_s": time.perf_counter() - started, "build_cpu_s": time.process_time() - cpu,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }  # fmt: skip
+
+
+def drawn_queries(index: GeoIndex) -> np.ndarray:
+    segment = max(index.segments, key=lambda one: one.record.tiles)
+    rows = np.sort(np.random.default_rng(3).choice(segment.live_rows(), QUERIES, replace=False))
+    return Gallery(8).queries(segment.descriptors, rows)
+
+
+def edits(count: int, folder: Path) -> dict[str, Any]:
+    """What edits cost, and what segments and tombstones cost a search."""
+    path = folder / "edits.gengeo"
+    part = count // 19
+    gallery, vectors = Gallery(count), Gallery(count).descriptors()
+    tiles, waiting = gallery.tiles(), np.empty((0, DIM), np.float16)
+    for number in range(19):  # the twentieth is what is added below
+        while len(waiting) < part:
+            waiting = np.concatenate([waiting, next(vectors)])
+        rows = NewRows(tiles.slice(number * part, part), [waiting[:part]])
+        waiting = waiting[part:]
+        one = folder / f"part-{number}.gengeo"
+        write_index(one, rows, DIM, Model("0" * 64))
+        if number == 0:
+            one.rename(path)
+        else:
+            GeoIndex.load(path, verify=False).add(RandomEncoder(), GeoIndex.load(one, verify=False))
+    index = GeoIndex.load(path, verify=False)
+    # Parts of 50,000 tiles are small indexes; as segments of a large one they have a scan.
+    result: dict[str, Any] = {"tiles": len(index), "segments": len(index.manifest.segments)}
+    result["remove_one"] = cost(index, lambda: index.remove(["77"]))
+    more = OneColour(32, count)
+    result["add_32"] = cost(index, lambda: index.add(RandomEncoder(), more))
+    dead = np.random.default_rng(1).choice(count, count // 10, replace=False).astype(str).tolist()
+    result["remove_tenth"] = cost(index, lambda: index.remove(dead))
+    queries = drawn_queries(index)
+    exact = exact_ids(index, queries, 10)
+    result["many"] = {"segments": len(index.manifest.segments), "deleted": index.manifest.deleted,
+                      "recall_at_10": recall(index, queries, exact)}  # fmt: skip
+    many = timed(lambda query: index.search(query, 10), queries, 50)
+    result["compact"] = cost(index, index.compact)
+    result["one"] = {"recall_at_10": recall(index, queries, exact)}
+    one = timed(lambda query: index.search(query, 10), queries, 50)
+    result["many"] |= many
+    result["one"] |= one
+    result["ratio_cpu"] = many["cpu_ms"] / one["cpu_ms"]
+    result["ratio_wall"] = many["median_ms"] / one["median_ms"]
+    return result
+
+
+def large(count: int, folder: Path, known: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Figures of one large index, more with each step. One that an interrupted run left is used again."""
+    path = folder / "large.gengeo"
+    result: dict[str, Any] = {"tiles": count, "dim": DIM} | known
+    if not path.exists():
+        result |= build(count, path)
+        yield result
+    index = GeoIndex.load(path, verify=False)
+    result["disk_mb"] = sum(file.stat().st_size for file in index.files().values()) / 1e6
+    scan = index.manifest.segments[0].scan
+    if scan:
+        result["measured_at_build"] = {"depth": scan.depth, "recall_at_1": scan.recall_at_1,
+                                       "recall_at_10": scan.recall_at_10, "samples": scan.samples}  # fmt: skip
+    queries = drawn_queries(index)
+    result["cold"] = opened_alone(index, queries, folder, cold=True)
+    result["warm"] = opened_alone(index, queries, folder, cold=False)
+    yield result
+    result["search_k10"] = timed(lambda query: index.search(query, 10), queries, 50)
+    side = int(np.ceil(np.sqrt(count))) // 2
+    per_lat, per_lon = (float(v) for v in metres_per_degree(LAT))
+    near = (LAT + side * SPACING_M / per_lat, LON + side * SPACING_M / per_lon, RADIUS_M)
+    result["near_5km"] = timed(lambda query: index.search(query, 10, near), queries, 20)
+    from gengeo_hf.common.units import check_near
+
+    runs = index.segments[0].runs_near(check_near(near))
+    result["near_5km"] |= {"tiles": int(sum(inside.sum() for _, _, inside in runs)), "runs": len(runs)}
+    yield result
+    result["recall_at_10"] = recall(index, queries, exact_ids(index, queries, 10))
+    result["queries"] = QUERIES
+    yield result
+    result["remove_one"] = cost(index, lambda: index.remove(["77"]))
+    more = OneColour(32, count)
+    result["add_32"] = cost(index, lambda: index.add(RandomEncoder(), more))
+    yield result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tiles", type=int, default=10_000_000)
+    parser.add_argument("--edits", type=int, default=1_000_000, help="tiles of the index that is edited; 0: none")
+    parser.add_argument("--folder", type=Path, help="where the indexes lie meanwhile; default: a temporary folder")
+    parser.add_argument("--out", type=Path, help="JSON file; written after each step")
+    given = parser.parse_args()
+    figures: dict[str, Any] = json.loads(given.out.read_text()) if given.out and given.out.exists() else {}
+
+    def keep(name: str, value: dict[str, Any]) -> None:
+        value = value | {"load_average": os.getloadavg()[0], "cores": os.cpu_count()}
+        figures[name] = json.loads(json.dumps(value), parse_float=lambda text: round(float(text), 4))
+        print(name, json.dumps(figures[name]), flush=True)
+        if given.out:
+            write_json(given.out, figures)
+
+    with contextlib.ExitStack() as stack:
+        folder = given.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(exist_ok=True, parents=True)
+        if given.edits:
+            keep(f"edits at {given.edits:,}", edits(given.edits, folder))
+        name = f"{given.tiles:,} tiles"
+        for step in large(given.tiles, folder, figures.get(name, {})) if given.tiles else ():
+            keep(name, step)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""`gengeo plan`: estimate what an index of an area costs, before anything is downloaded or encoded."""
+
+from typing import Annotated, Any
+
+import typer
+
+from gengeo_hf.cli import console
+from gengeo_hf.cli.options import LENGTH, SHARE, AreaOptions, Json, Model
+from gengeo_hf.cli.registry import INDEX, gengeo
+
+
+@gengeo.command(panel=INDEX)
+def plan(
+    where: AreaOptions,
+    model: Model,
+    tile: Annotated[Any, typer.Option(help="Side of a tile on the ground.", **LENGTH)] = "100m",
+    overlap: Annotated[Any, typer.Option(help="Share of a tile that its neighbour repeats.", **SHARE)] = "50%",
+    throughput: Annotated[
+        float | None,
+        typer.Option(min=0.0001, help="Tiles encoded per second, all machines together. Default: measured here."),
+    ] = None,
+    truncate_dim: Annotated[
+        int | None, typer.Option(min=1, help="Keep only the first values of each descriptor.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Estimate tiles, imagery, encoding time, disk, memory and search time for an area.
+
+    Without --throughput the model is loaded and encodes some tiles of noise.
+
+    **Example**
+
+        gengeo plan --area city.geojson --tile 60m --model ./gengeo-cvusa --throughput 200
+    """
+    from gengeo_hf.encoding.encoder import Encoder
+    from gengeo_hf.index.plan import plan_index
+
+    area = where.chosen()
+    if area is None:
+        raise console.UsageError("say where: --area FILE.geojson, --bounds W,S,E,N or --near lat,lon,radius")
+    encoder = Encoder.from_pretrained(model, truncate_dim=truncate_dim)
+    speed = throughput if throughput is not None else _measured(encoder)
+    pixels = int(encoder.view_sizes["aerial"]["height"])
+    found = plan_index(area, tile, overlap=overlap, dim=encoder.dim, pixels=pixels, tiles_per_second=speed)
+    if as_json:
+        console.json_line(found.to_dict())
+    else:
+        console.result(found)
+        if throughput is None:
+            console.note("encoding was measured on this machine; --throughput plans for others")
+
+
+def _measured(encoder: Any) -> float:
+    """Tiles per second of this machine, over two batches of noise after one that warms up."""
+    import time
+
+    import numpy as np
+
+    size = encoder.view_sizes["aerial"]
+    rng = np.random.default_rng(0)
+    images = list(rng.integers(0, 255, (min(8, encoder.batch_size), size["height"], size["width"], 3), np.uint8))
+    encoder.encode(images, "aerial")
+    started = time.perf_counter()
+    for _ in range(2):
+        encoder.encode(images, "aerial")
+    return 2 * len(images) / (time.perf_counter() - started)

@@ -1,0 +1,92 @@
+"""Tables of photos whose position is known, without tiles: what `gengeo calibrate` reads."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gengeo_hf.common.camera import CameraView, table_cameras
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.images import IMAGE_SUFFIXES
+from gengeo_hf.common.tables import Table, read_table
+from gengeo_hf.data.own_columns import ANGLES, NAMES
+
+PHOTO_NAMES = (*NAMES["ground"], "imagepath", "file", "filename", "filepath", "path")
+ID_NAMES = ("id", "imageid", "photoid", "uuid", "name", "key")
+SAMPLE = 200  # rows from which the way to the files is found
+
+
+@dataclass(frozen=True)
+class PhotoTable:
+    """Photos with their true positions.
+
+    Args:
+        sources: Path or bytes of each photo.
+        lat, lon: Degrees, (N,).
+        cameras: How each photo was taken, as far as the table says.
+        notes: What was left out.
+    """
+
+    sources: list[Any]
+    lat: np.ndarray
+    lon: np.ndarray
+    cameras: list[CameraView]
+    notes: tuple[str, ...] = ()
+
+
+def read_photos(source: str | Path, image_column: str | None = None) -> PhotoTable:
+    """Read a table of photos and their positions.
+
+    Args:
+        source: See `gengeo_hf.common.tables.read_table`.
+        image_column: Column with the photo's file, an id that its name starts with, or the photo itself; None
+            recognises it.
+
+    Raises:
+        GenGeoError: No such table or column, or no row with a photo and a position.
+    """
+    table = read_table(source)
+    column = image_column or table.find((*PHOTO_NAMES, *ID_NAMES))
+    if column is None or column not in table.columns:
+        wanted = repr(image_column) if image_column else "the photo's file"
+        raise GenGeoError(f"{table.file} has no column for {wanted}; it has: {', '.join(table.columns)}")
+    columns = {key: table.find(NAMES[key]) for key in ("lat", "lon", *ANGLES)}
+    for key in ("lat", "lon"):
+        if columns[key] is None:
+            raise GenGeoError(f"{table.file} has no column for {key}; it has: {', '.join(table.columns)}")
+    numbers = {key: table.numbers(name, key) for key, name in columns.items() if name is not None}
+    images = _inside(table, column) if table.is_image(column) else _files(table, column)
+    placed = np.isfinite(numbers["lat"]) & np.isfinite(numbers["lon"])
+    keep = [row for row, image in enumerate(images) if image is not None and placed[row]]
+    if not keep:
+        raise GenGeoError(f"{table.file}: no row has a photo and a position")
+    notes = list(table.notes)
+    if len(keep) < len(images):
+        notes.append(f"{table.file}: {len(images) - len(keep):,} rows without a photo or a position are left out")
+    angles = {key: values[keep].tolist() for key, values in numbers.items() if key in ANGLES}
+    cameras = table_cameras(angles, len(keep))
+    return PhotoTable([images[row] for row in keep], numbers["lat"][keep], numbers["lon"][keep], cameras, tuple(notes))
+
+
+def _inside(table: Table, column: str) -> list[Any]:
+    """Bytes or path of each photo inside the table."""
+    import datasets
+
+    rows = table.rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+    cells = (rows[row][column] for row in range(len(rows)))
+    return [None if cell is None else cell.get("bytes") or cell.get("path") for cell in cells]
+
+
+def _files(table: Table, column: str) -> list[Any]:
+    """Path of each photo, from the name in the column or with an ending added."""
+    folder = str(table.folder or Path())
+    names = table.text(column)
+    known = [name for name in names if name is not None]
+    for ending in ("", *IMAGE_SUFFIXES):
+        paths = (os.path.join(folder, f"{name}{ending}") for name in known[:SAMPLE])  # noqa: PTH118  # many rows
+        if any(os.path.isfile(path) for path in paths):  # noqa: PTH113
+            return [None if name is None else Path(folder, f"{name}{ending}") for name in names]
+    first = known[0] if known else ""
+    raise GenGeoError(f"{table.file}: there is no photo {first!r} of column {column!r} in {folder}")

@@ -1,0 +1,129 @@
+"""What a source of imagery by address holds: layers, zoom levels, metres per pixel, extent and rights.
+
+Capabilities and headers are asked for; no tile is.
+"""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from gengeo_hf.common.area import Area
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.geo import Bounds
+from gengeo_hf.imagery.addresses import SOURCES, client_of, kind_of
+from gengeo_hf.imagery.hosts import host_of, redact
+from gengeo_hf.imagery.services import TileService
+from gengeo_hf.imagery.tiles import PlannedSource, Rights
+
+if TYPE_CHECKING:
+    from gengeo_hf.imagery.registry import TilingOptions
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """What is known of a source.
+
+    Args:
+        kind: Kind of source, as it may be written before a colon.
+        name: Its address without secrets.
+        layers: Names of the layers to choose from; empty where there is only one, or one was chosen.
+        zooms: Metres on the ground in one pixel for each zoom level, at the middle of the area or extent.
+        extent: Box in degrees: west, south, east, north; None where it is not stated.
+        rights: What the source itself states.
+        tiles: Of a source without zoom levels, the tiles that the area would have.
+    """
+
+    kind: str
+    name: str
+    layers: tuple[str, ...] = ()
+    zooms: dict[int, float] = field(default_factory=dict)
+    extent: Bounds | None = None
+    rights: Rights = field(default_factory=Rights)
+    tiles: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as JSON takes it."""
+        return {
+            "kind": self.kind, "name": self.name, "layers": list(self.layers),
+            "metres_per_pixel": {str(zoom): value for zoom, value in self.zooms.items()},
+            "extent": list(self.extent) if self.extent else None, "attribution": self.rights.attribution or None,
+            "licence": self.rights.licence or None, "acquired": self.rights.acquired or None, "tiles": self.tiles,
+        }  # fmt: skip
+
+    def __str__(self) -> str:
+        lines = [f"kind:        {self.kind}", f"source:      {self.name}"]
+        if self.layers:
+            lines.append(f"layers:      {', '.join(self.layers)} (choose with --layer)")
+        if self.zooms:
+            listed = ", ".join(f"{zoom}: {value:.3g}" for zoom, value in self.zooms.items())
+            lines.append(f"zoom levels: {min(self.zooms)} to {max(self.zooms)}; metres per pixel {listed}")
+        if self.tiles is not None:
+            lines.append(f"tiles:       {self.tiles:,}")
+        stated = "west {:g}, south {:g}, east {:g}, north {:g}".format(*self.extent) if self.extent else "not stated"
+        lines.append(f"extent:      {stated}")
+        lines.append(f"attribution: {self.rights.attribution or 'not stated: give --attribution'}")
+        lines.append(f"licence:     {self.rights.licence or 'not stated: give --licence'}")
+        if self.rights.acquired:
+            lines.append(f"acquired:    {self.rights.acquired}")
+        return "\n".join(lines)
+
+
+def source_info(text: str, options: "TilingOptions") -> SourceInfo:
+    """Ask a source what it holds.
+
+    Args:
+        text: Address, template, or `KIND:address`.
+        options: The layer, if one was chosen; the area at whose middle metres per pixel are computed.
+
+    Raises:
+        GenGeoError: The address is not one of imagery, or its documents cannot be read.
+    """
+    kind, _, address = text.partition(":")
+    if kind not in SOURCES or address.startswith("//"):
+        kind, address = kind_of(text), text
+    if kind in ("wms", "wmts") and options.net.layer is None:
+        from gengeo_hf.imagery.ogc import layer_names
+
+        names = layer_names(kind.upper(), address, options.net)
+        if len(names) != 1:
+            return SourceInfo(kind, redact(address), tuple(names))
+    service = _service(kind, address, options)
+    if service is None:
+        source = SOURCES[kind](address, options)
+        rights = source.rights if isinstance(source, PlannedSource) else Rights()
+        west, south, east, north = (source.table[side].to_pylist() for side in ("west", "south", "east", "north"))
+        extent = Bounds(min(west), min(south), max(east), max(north))
+        return SourceInfo(kind, source.name, extent=extent, rights=rights, tiles=source.table.num_rows)
+    where = options.area or (Area.from_bounds(service.extent) if service.extent else None)
+    lat, lon = (0.0, 0.0) if where is None else _middle(where)
+    levels = service.grid.levels
+    zooms = {zoom: service.grid.ground_resolution(levels[zoom], lat, lon) for zoom in sorted(levels)}
+    return SourceInfo(kind, service.name, zooms=zooms, extent=service.extent, rights=service.rights)
+
+
+def _middle(area: Area) -> tuple[float, float]:
+    bounds = area.bounds
+    return (bounds.south + bounds.north) / 2, float(area.boxes[:, 2:].mean())
+
+
+def _service(kind: str, address: str, options: "TilingOptions") -> TileService | None:
+    """The tile service at an address, None for kinds that are not one."""
+    net = options.net
+    if kind == "xyz":
+        from gengeo_hf.imagery.templates import TemplateService
+
+        return TemplateService(address, net, options.tms)
+    if kind in ("wmts", "wms"):
+        from gengeo_hf.imagery.ogc import wms_service, wmts_service
+
+        return (wmts_service if kind == "wmts" else wms_service)(address, net)[0]
+    if kind == "arcgis":
+        from gengeo_hf.imagery.arcgis import arcgis_service
+
+        return arcgis_service(address, net)[0]
+    if kind == "pmtiles":
+        from gengeo_hf.imagery.pmtiles_service import PmTilesService
+
+        return PmTilesService(address, client_of(options, host_of(address)), net)
+    if kind not in SOURCES:
+        raise GenGeoError(f"{redact(address)}: nothing is known about {kind!r}")
+    return None
