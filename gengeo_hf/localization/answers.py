@@ -156,7 +156,16 @@ def place_of(votes: Sequence[Hit], rank: int) -> Place:
     within = sum(side**2 for side in size_of(best.bounds)) / 12 if best.bounds else 0.0
     radius = math.sqrt(spread + within) or None
     return Place(
-        rank, *middle, best.score, best.tile_id, best.bounds, radius, len(votes), area=best.area, source=best.source
+        rank,
+        *middle,
+        best.score,
+        best.tile_id,
+        best.bounds,
+        radius,
+        len(votes),
+        area=best.area,
+        source=best.source,
+        attribution=best.attribution,
     )
 
 
