@@ -92,7 +92,7 @@ def parse(words: list[str], whole: bool = True) -> None:
     if words[0] == "gengeo":
         parse_gengeo(words[1:], whole)
     elif words[0] == "make":
-        targets = re.findall(r"(?m)^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"))
+        targets = re.findall(r"(?m)^([a-z0-9-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"))
         assert set(words[1:]) <= set(targets), f"{' '.join(words)}: the Makefile has {targets}"
     else:
         script = next((i for i, word in enumerate(words) if word.endswith(".py")), None)

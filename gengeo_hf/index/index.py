@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Hit:
-    """One tile that was found: where it is and how alike it is (cosine, -1 to 1)."""
+    """One tile that was found: where it is, how alike it is (cosine, -1 to 1), and whom its licence asks to name."""
 
     tile_id: str
     score: float
@@ -38,6 +38,7 @@ class Hit:
     bounds: Bounds | None
     area: str
     source: str
+    attribution: str = ""
 
 
 class GeoIndex:
@@ -383,4 +384,5 @@ def _hit(version: Version, row: int, score: float) -> Hit:
         lon=values["lon"],
         area=values["area"] or "",
         source=values["source"] or "",
+        attribution=next((s.attribution for s in version.manifest.sources if s.name == (values["source"] or "")), ""),
     )

@@ -272,7 +272,8 @@ class PoseFinder:
             heading = (float(poses.heading[number]) + view.rolled) % 360
             place = replace(
                 base, rank=rank, lat=mode.lat, lon=mode.lon, score=hit.score, tile_id=hit.tile_id, bounds=hit.bounds,
-                area=hit.area, source=hit.source, heading=heading, pose=FITTED, pose_probability=mode.probability,
+                area=hit.area, source=hit.source, attribution=hit.attribution, heading=heading, pose=FITTED,
+                pose_probability=mode.probability,
             )  # fmt: skip
             found.append(_with_radii(place, mode.spread_m, factors))
         return found

@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from gengeo_hf.index import GeoIndex
 from tests.imagery.conftest import _server_process, server  # noqa: F401  # the same server process as tests/imagery
 
 BOX = ["--bounds", "24.93,60.16,24.9318,60.1609"]
@@ -35,6 +37,8 @@ def test_index_by_address_carries_rights_and_reasons(gengeo, command, server, tm
     assert told["attribution"] == "Example Survey" and told["licence"] == "CC BY 4.0"
     assert set(told["left_out"]) == {"no tile on the server (404)"} and told["tiles"] > 0
     assert len(server.paths) == len(set(server.paths))
+    hits = GeoIndex.load(tmp_path / "x").search(np.eye(24, dtype=np.float32)[0], 3)[0]
+    assert {hit.attribution for hit in hits} == {"Example Survey"}
     count = len(server.paths)
     code, out, _ = gengeo(*command("third404", "--zoom", "17", "--tile", "20m", *rights))
     assert code == 0 and "complete" in out and len(server.paths) == count
