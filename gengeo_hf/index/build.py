@@ -213,6 +213,8 @@ class _Assembly:
         manifest = finish(edit, tiles)
         edit.left_out = joined_left_out(edit.left_out, left_out, tiles)
         edit.reasons[NO_DATA] = edit.reasons.get(NO_DATA, 0) + no_data
+        for why, count in getattr(self.source, "left_out", {}).items():  # rows of a table that are no tile
+            edit.reasons[why] = edit.reasons.get(why, 0) + count
         new = NewRows(tiles, read_descriptors(files, manifest.dim), read_jpegs(files) if self.thumbnails else None)
         total = len(rows) + sum(record.live for record in edit.segments)
         if len(rows):
