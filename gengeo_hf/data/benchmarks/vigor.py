@@ -1,7 +1,6 @@
 """VIGOR: panoramas of four cities that stand anywhere in their tiles; most places lie in four tiles.
 
-Before: the folders as they are distributed or as Sample4Geo wants them, with original or corrected labels. After: the
-schema, with the one positive and the three semi-positive tiles of each panorama::
+Folders as they are distributed or as Sample4Geo wants them, original or corrected labels, semi-positives included::
 
     VIGOR/<City>/panorama/*.jpg, VIGOR/<City>/satellite/*.png     as distributed
     VIGOR/ground/<City>/*.jpg, VIGOR/satellite/<City>/*.png       as Sample4Geo wants them
