@@ -4,7 +4,7 @@
 
 Give trainings that differ in their seed. The first 100 photos of each domain only fit the means and are not queries;
 the others are ranked against all tiles. Differences are paired by seed. With one model, they are paired by photo and
-the interval is that of a bootstrap over photos: it says nothing about another training.
+the interval is over independent photos: it says nothing about another training.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from gengeo_hf.common.files import write_text
 from gengeo_hf.data.loading import AerialImages, GroundImages
 from gengeo_hf.encoding.adaptation import Adaptation, fit_adaptation
 from gengeo_hf.encoding.encoder import Encoder
-from gengeo_hf.evaluation.intervals import paired_difference
+from gengeo_hf.evaluation.intervals import paired_interval
 from gengeo_hf.evaluation.seeds import paired_differences, warn_comparisons
 from gengeo_hf.world import build_world
 
@@ -92,8 +92,8 @@ def lines(hits: dict[str, list[dict[str, np.ndarray]]]) -> list[str]:
 def difference(runs: list[dict[str, np.ndarray]], kind: str) -> str:
     """Mean difference to plain with its interval: over seeds, or over photos of a single model."""
     if len(runs) == 1:
-        plain, other = ({"hit": runs[0][name].astype(float)} for name in (KINDS[0], kind))
-        mean, interval = paired_difference(plain, other)["hit"]
+        plain, other = (runs[0][name].astype(float) for name in (KINDS[0], kind))
+        mean, interval = paired_interval(other - plain)
         return f"{100 * mean:+.1f} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}] (photos)"
     rows = [{seed: 100 * float(run[name].mean()) for seed, run in enumerate(runs)} for name in (KINDS[0], kind)]
     found = paired_differences(rows)[1]

@@ -2,9 +2,8 @@
 
     python benchmarks/head_start.py
 
-Tokens are Gaussian with length sqrt(width), as after a layer norm; they are simulated, so this says what the
-start of the
-head does to any such tokens, not what a pretrained backbone gives.
+Tokens are Gaussian with length sqrt(width), as after a layer norm. They are simulated: this says what the start of the
+head does to such tokens, not what a pretrained backbone gives.
 """
 
 import argparse
@@ -45,10 +44,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=16, help="simulated images")
     given = parser.parse_args()
-    print(
-        "| size | start | cosine of clusters | entropy of the plan | effective rank |\n"
-        "| --- | --- | ---: | ---: | ---: |"
-    )
+    print("| size | start | cosine of clusters | entropy of the plan | effective rank |")
+    print("| --- | --- | ---: | ---: | ---: |")
     for name, size in SIZES.items():
         for start, spread in (("0.02", 0.02), ("1 / sqrt(fan in)", None)):
             cosine, entropy, rank = measure(size, spread, given.images)

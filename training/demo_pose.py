@@ -47,7 +47,7 @@ def measure_pose(root: Path, model: Path, train: Any, build: Any, places: int) -
         return dict(json.loads(path.read_text(encoding="utf-8")))
     encoder = Encoder.from_pretrained(model)
     settings = FitSettings(pairs=PAIRS, other_share=0.0)
-    head = fit_head(encoder, train, head_folder, settings, random_baseline=False)
+    head = fit_head(encoder, train, head_folder, settings, random_baseline=False, overwrite=True)
     world = build("test", places)
     true_tile = evaluate_pose(encoder, world, head=head)
     weights = fit_fusion(find_candidates(encoder, head, build("validation", min(VALIDATION, places))))

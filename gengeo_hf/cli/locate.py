@@ -60,6 +60,12 @@ def locate(
     map_file: Annotated[
         Path | None, typer.Option("--map", metavar="FILE", help="Write a map that works offline (HTML).")
     ] = None,
+    gpx: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write GPX: a track with --sequence, else waypoints.")
+    ] = None,
+    pairs: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write photo-tile pairs, one line each, as hloc reads them.")
+    ] = None,
 ) -> None:
     """Find where photos were taken.
 
@@ -85,7 +91,7 @@ def locate(
         "threshold": threshold,
         "camera": photo.view(),
     }
-    console.check_writable(map_file, geojson)
+    console.check_writable(map_file, geojson, gpx, pairs)
     motion = Motion(top_speed / 3.6, interval)
     photos, method = method_among(photos, pose.pose)
     files = find_photos(photos)
@@ -99,6 +105,7 @@ def locate(
     report = _print_nothing if console.is_stream(geojson) or console.is_stream(map_file) else _print_text
     answers = _print_all(found, len(files), _print_json if as_json else report)
     _write(answers, localizer, sequence, map_file, geojson)
+    _write_tracks(answers, sequence, gpx, pairs)
     unanswered = sum(bool(answer.error) or not answer.places for answer in answers)
     if unanswered:
         if len(answers) > 1:
@@ -150,6 +157,16 @@ def _write(
     if map_file:
         console.write_output(map_file, answers_map(answers, localizer.index, localizer.caveat, drive=drive))
         console.note(f"map: {map_file}")
+
+
+def _write_tracks(answers: "list[Answer]", drive: bool, gpx: Path | None, pairs: Path | None) -> None:
+    """Write the files for other programs that were asked for."""
+    from gengeo_hf.localization.tracks import to_gpx, to_pairs
+
+    if gpx:
+        console.write_output(gpx, to_gpx(answers, drive))
+    if pairs:
+        console.write_output(pairs, to_pairs(answers))
 
 
 def _lines(answer: "Answer") -> Iterator[str]:

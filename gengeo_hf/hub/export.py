@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gengeo_hf.encoding.encoder import Encoder
 
 SPACE_SDK = "6.31.0"
+POSE_HEADS = "pose"  # heads of `gengeo pose fit`, one directory for each heading prior
 EXPORT_RECORD = "gengeo_export.json"  # the fingerprint, for readers without this package
 REQUIREMENTS = "torch\ntransformers>=5.18\npillow\nnumpy\n"  # 5.18: AutoImageProcessor without torchvision
 
@@ -80,6 +81,10 @@ def export_folder(
             examples=[_address(repository, f"examples/{name}") for name in names] if repository else [],
         )
         write_text(folder / "README.md", card)
+        if (heads := Path(checkpoint) / POSE_HEADS).is_dir():
+            shutil.copytree(
+                heads, folder / POSE_HEADS, ignore=shutil.ignore_patterns("*.partial", "gengeo_output.json")
+            )
         _add_onnx(encoder, checkpoint, folder, make=onnx)
     return Path(out)
 

@@ -6,6 +6,8 @@ from typing import Any
 
 # Keys whose values say who trained and where.
 PRIVATE_KEYS = {"host", "hostname", "user", "username", "cwd", "command", "argv", "environment"}
+# Settings that take a path; other texts with slashes may be names, such as "world/urban/train".
+PATH_KEYS = {"cache_dir", "descriptors", "folder", "init", "model", "output", "path", "pretrained", "resume", "root"}
 LOCAL = "(a local path)"
 _LOCAL = re.compile(r"^(/|~|\.{1,2}[/\\]|[A-Za-z]:[/\\]|\\\\|file:)")
 _ADDRESS = re.compile(r"^[a-z][a-z0-9+.-]+://")
@@ -22,7 +24,7 @@ def without_local_paths(value: Any) -> Any:
     """
     if isinstance(value, dict):
         return {
-            without_local_paths(key): without_local_paths(entry)
+            without_local_paths(key): LOCAL if _names_path(key, entry) else without_local_paths(entry)
             for key, entry in value.items()
             if not (isinstance(key, str) and key.lower() in PRIVATE_KEYS)
         }
@@ -36,6 +38,11 @@ def without_local_paths(value: Any) -> Any:
     return "".join(_public_word(word) for word in re.split(r"(\s+)", value))
 
 
+def _names_path(key: Any, entry: Any) -> bool:
+    """Whether a setting that takes a path holds one that is relative; a Hub id has one slash."""
+    return key in PATH_KEYS and isinstance(entry, str) and entry.count("/") > 1 and not _ADDRESS.match(entry)
+
+
 def _public_word(word: str) -> str:
     if _ADDRESS.match(word) and not word.startswith("file:"):
         return word
@@ -47,7 +54,7 @@ def _is_local(text: str) -> bool:
     """Whether all of a text is a path of this machine, as far as that can be seen."""
     if not ("/" in text or "\\" in text) or (_ADDRESS.match(text) and not text.startswith("file:")):
         return False
-    return bool(_LOCAL.match(text)) or _exists(text) or (text.count("/") > 1 and " " not in text and ":/" not in text)
+    return bool(_LOCAL.match(text)) or _exists(text)
 
 
 def _exists(text: str) -> bool:

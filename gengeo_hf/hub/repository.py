@@ -26,7 +26,9 @@ Kind = Literal["model", "index", "dataset"]
 KINDS: tuple[Kind, ...] = ("model", "index", "dataset")
 MANIFEST = "manifest.json"  # of an index
 # What an upload may leave behind from an earlier one; such files go in the same commit.
-MODEL_FILES = ("model*.safetensors*", "onnx/*", "results/*.json", "examples/*", "gengeo_training.json")
+MODEL_FILES = (
+    "model*.safetensors*", "onnx/*", "pose/*/*", "pose/*/*/*", "results/*.json", "examples/*", "gengeo_training.json",
+)  # fmt: skip
 NOT_STATED = "not stated; ask whoever published them"
 INDEX_FILES = ("segment-*/*", "left_out-*.parquet")
 

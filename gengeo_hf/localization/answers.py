@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gengeo_hf.common.geo import Bounds, great_circle_m, mean_position, size_of
+from gengeo_hf.common.geo import Bounds, great_circle_m, mean_position, offset, size_of
 from gengeo_hf.index.index import Hit
 
 if TYPE_CHECKING:
     from gengeo_hf.common.metadata import PhotoPosition
 
+CONE_M, CONE_DEG = 25.0, 40.0  # length and width of the cone that shows a heading
 VOTE_WINDOW = 40  # hits after a place's best one that may vote for it
 SHARPNESS = 20.0  # weight of a vote is exp(SHARPNESS * score): 0.05 less cosine weighs about a third
 
@@ -184,6 +185,10 @@ def to_geojson(answers: Sequence[Answer], caveat: str = "", drive: bool = False)
             values |= {"bounds": list(place.bounds) if place.bounds else None, "known": answer.known}
             values |= {"notes": list(answer.notes), "not_in_index": answer.not_in_index}
             features.append(_feature(place.lat, place.lon, common | {"kind": "place"} | values))
+        if answer.best is not None and answer.best.pose is not None and answer.best.heading is not None:
+            ring = [[round(lon, 7), round(lat, 7)] for lat, lon in view_cone(answer.best)]
+            cone = {"type": "Polygon", "coordinates": [ring]}
+            features.append({"type": "Feature", "geometry": cone, "properties": common | {"kind": "view"}})
         if (position := answer.exif_position) is not None:
             properties = {"kind": "exif", "error_m": answer.exif_distance_m, "prior": answer.exif_is_prior}
             features.append(_feature(position.lat, position.lon, common | properties))
@@ -196,6 +201,23 @@ def to_geojson(answers: Sequence[Answer], caveat: str = "", drive: bool = False)
     errors = {answer.photo: answer.error for answer in answers if answer.error}
     collection = {"type": "FeatureCollection", "features": features, "caveat": caveat, "errors": errors}
     return json.dumps(collection, indent=1, allow_nan=False) + "\n"
+
+
+def view_cone(place: Place) -> list[tuple[float, float]]:
+    """A cone in the direction of view, from the position: (lat, lon) of a closed ring, counter-clockwise.
+
+    It shows the heading of the photo's centre column, not the field of view.
+    """
+    heading = math.radians(place.heading or 0.0)
+    half = math.radians(CONE_DEG / 2)
+    corners = [
+        (CONE_M * math.sin(heading + turn), CONE_M * math.cos(heading + turn)) for turn in (half, 0.0, -half)
+    ]  # from right to left of the direction of view
+    ring = [(place.lat, place.lon)]
+    for east, north in corners:
+        lat, lon = offset(place.lat, place.lon, east, north)
+        ring.append((float(lat), float(lon)))
+    return [*ring, ring[0]]
 
 
 def drive_line(answers: Sequence[Answer]) -> list[tuple[float, float]]:

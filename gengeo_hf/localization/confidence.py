@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -148,10 +148,11 @@ class Calibration:
         firsts = list(dict.fromkeys(groups))[:CANDIDATES]
         stated = dict(zip(firsts, self._probabilities(np.array([places[row].score for row in firsts])), strict=True))
         each = [stated.get(group) for group in groups] + [None] * (len(places) - len(groups))
-        return [
-            replace(place, confidence=None if chance is None else float(chance), **self._radii(place))
-            for place, chance in zip(places, each, strict=True)
-        ]
+        done = []
+        for place, chance in zip(places, each, strict=True):
+            radii: dict[str, Any] = self._radii(place)
+            done.append(replace(place, confidence=None if chance is None else float(chance), **radii))
+        return done
 
     def not_in_index(self, places: Sequence["Place"]) -> float | None:
         """Probability that a photo was taken outside of the index, if that is as likely as not before it is seen.

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from gengeo_hf.common.geo import Bounds
 from gengeo_hf.common.html import ASSETS, render
 from gengeo_hf.index.index import GeoIndex
-from gengeo_hf.localization.answers import Answer, drive_line
+from gengeo_hf.localization.answers import Answer, drive_line, view_cone
 
 if TYPE_CHECKING:
     from gengeo_hf.index.stores import StoreIndex
@@ -39,6 +39,7 @@ class MapPoint:
         picture: JPEG or PNG shown when it is clicked.
         radius_m: circle of uncertainty in metres.
         bounds: box of its tile, drawn as a frame.
+        view: (lat, lon) of the cone in the direction of view, see `view_cone`; empty draws none.
     """
 
     lat: float
@@ -49,6 +50,7 @@ class MapPoint:
     picture: bytes = b""
     radius_m: float | None = None
     bounds: Bounds | None = None
+    view: Sequence[tuple[float, float]] = ()
 
 
 @dataclass(frozen=True)
@@ -180,11 +182,13 @@ def _answer(answer: Answer, pictures: dict[str, bytes]) -> MapPhoto:
             "found",
             f"{place.lat:.6f}, {place.lon:.6f} · score {place.score:.3f}"
             + (f" · sure to {place.confidence:.0%}" if place.confidence is not None else "")
+            + (f" · heading {place.heading:.0f}°" if place.pose and place.heading is not None else "")
             + f" · tile {place.tile_id}",
             place.rank,
             pictures.get(place.tile_id, b""),
             place.uncertainty_m,
             place.bounds,
+            view_cone(place) if place.pose and place.heading is not None else (),
         )
         for place in answer.places
     ]
@@ -239,6 +243,7 @@ def _photo(photo: MapPhoto, origin: float) -> dict[str, Any]:
             "picture": data_uri(point.picture),
             "radius": point.radius_m,
             "box": _box(point.bounds, origin) if point.bounds else None,
+            "view": [[lat, _unwrapped(lon, origin)] for lat, lon in point.view],
         }
         for point in photo.points
     ]

@@ -42,6 +42,7 @@ SCALES = (0.7, 0.85, 1.2, 1.5)  # tile sizes beside the data set's own
 NARROW = (70.0, 90.0, 120.0, 180.0)  # fields of view that panoramas are cut to, degrees
 SAVE_EVERY_S = 30.0
 LEAST_PAIRS = 40
+OUTPUT = "pose head"  # what the directory of a head is called in its record of files
 WHOLE_TILE = 1.02  # coverage whose positions reach the edge of a tile
 
 
@@ -94,6 +95,7 @@ def fit_head(
     settings: FitSettings | None = None,
     *,
     random_baseline: bool | None = None,
+    overwrite: bool = False,
     progress: Callable[[str], None] = lambda line: None,
 ) -> PoseHead:
     """Fit a pose head and write its folder (`config.json`, `model.safetensors`).
@@ -107,15 +109,16 @@ def fit_head(
         settings: see `FitSettings`.
         random_baseline: fit the same head on an encoder with random weights too, into `random_encoder/` of the folder;
             None does so for the synthetic world, whose two views share colours.
+        overwrite: replace an earlier head.
         progress: called with lines for people.
 
     Raises:
-        GenGeoError: the encoder has no patch tokens, the data lack positions, bounds or fields of view, or there are
-            too few pairs.
+        GenGeoError: `out` holds something else, or a head while `overwrite` is False; the encoder has no patch tokens,
+            the data lack positions, bounds or fields of view, or there are too few pairs.
     """
     settings, out = settings or FitSettings(), Path(out)
     check_tokens(encoder)
-    check_replaceable(out, "config.json")
+    check_replaceable(out, OUTPUT, overwrite)
     pairs = Pairs.of(dataset, encoder.processor)
     head = _fitted(encoder, dataset, pairs, Path(f"{out}.partial"), settings, progress)
     heads = {"": head}
@@ -123,7 +126,7 @@ def fit_head(
         progress("the same on an encoder with random weights, for comparison")
         blank = random_encoder(encoder)
         heads[SUBFOLDER] = _fitted(blank, dataset, pairs, Path(f"{out}.random.partial"), settings, progress)
-    with atomic_folder(out) as folder:
+    with atomic_folder(out, OUTPUT) as folder:
         for name, each in heads.items():
             each.save_pretrained(folder / name)
     for partial in (f"{out}.partial", f"{out}.random.partial"):

@@ -18,17 +18,19 @@ def test_paths_of_this_machine_are_replaced_and_names_of_others_stay():
         "host": "alices-laptop",
         "settings": {"output": "/home/alice/secret/run", "seed": 1},
         "data": "table:test /home/alice/secret/pairs.csv size=224",
-        "init": ["C:\\Users\\alice\\dinov2", "facebook/dinov2-base", "runs/secret/model", "~/secret/x"],
+        "init": ["C:\\Users\\alice\\dinov2", "facebook/dinov2-base", "~/secret/x"],
+        "pretrained": "runs/secret/model",
         "card": "https://example.org/a/b/c",
-        "trained_on": "world-urban/train",
+        "trained_on": "world/urban/train",
     }
     found = without_local_paths(record)
     assert found == {
         "settings": {"output": LOCAL, "seed": 1},
         "data": f"table:test {LOCAL} size=224",
-        "init": [LOCAL, "facebook/dinov2-base", LOCAL, LOCAL],
+        "init": [LOCAL, "facebook/dinov2-base", LOCAL],
+        "pretrained": LOCAL,
         "card": "https://example.org/a/b/c",
-        "trained_on": "world-urban/train",
+        "trained_on": "world/urban/train",
     }
 
 

@@ -1,6 +1,7 @@
 """Photos located with poses: position, heading and radii inside the tiles of an index."""
 
 import io
+import itertools
 
 import numpy as np
 import pytest
@@ -165,3 +166,31 @@ def test_calibration_fits_radii_and_joining(scene, tmp_path):
     (tmp_path / "c.pose.json").write_text((tmp_path / "c.pose.json").read_text().replace("72", "73"))
     with pytest.raises(GenGeoError, match="is damaged or was changed"):
         PoseCalibration.load(tmp_path / "c.pose.json")
+
+
+def test_geojson_map_gpx_and_pairs_show_the_pose(scene):
+    import json
+    import xml.etree.ElementTree as ElementTree
+
+    from gengeo_hf.localization.answers import to_geojson
+    from gengeo_hf.localization.maps import answers_map
+    from gengeo_hf.localization.tracks import to_gpx, to_pairs
+
+    root, photos, _, tiles = scene
+    localizer = GeoLocalizer.from_pretrained(root / "model", root / "idx", pose=True, backend="torch")
+    path = root / "a photo.png"
+    path.write_bytes(photos[0])
+    answer = localizer.locate(path, camera=CameraView(fov=360.0, heading=90.0), near=near(tiles[0]), top=1)
+    features = json.loads(to_geojson([answer]))["features"]
+    spot, cone = (next(f for f in features if f["properties"]["kind"] == kind) for kind in ("place", "view"))
+    assert spot["properties"]["pose"] == "fitted" and spot["properties"]["radius_68_m"] > 0
+    ring = cone["geometry"]["coordinates"][0]
+    assert ring[0] == ring[-1] == spot["geometry"]["coordinates"]
+    assert all(lon > ring[0][0] for lon, _ in ring[1:-1])  # it looks east
+    area = sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in itertools.pairwise(ring))
+    assert area > 0  # counter-clockwise, as RFC 7946 asks
+    assert '"view": [[' in answers_map([answer], localizer.index)
+    track = ElementTree.fromstring(to_gpx([answer, answer], drive=True))
+    points = track.findall(".//{http://www.topografix.com/GPX/1/1}trkpt")
+    assert len(points) == 2 and float(points[0].get("lat")) == pytest.approx(answer.best.lat, abs=1e-6)
+    assert to_pairs([answer]).split() == ["_".join(str(path).split()), "place-000"]

@@ -54,7 +54,8 @@ def test_fit_leaves_the_encoder_bit_for_bit(encoder, fitted):
 
 def test_head_folder_holds_safetensors_and_json_and_loads_the_same(fitted):
     head, folder, _, _ = fitted
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    files = {path.name for path in folder.iterdir()}
+    assert files == {"config.json", "model.safetensors", "gengeo_output.json"}
     again = PoseHead.from_pretrained(folder.parent, subfolder="known")
     assert all(
         torch.equal(one, two) for one, two in zip(head.state_dict().values(), again.state_dict().values(), strict=True)

@@ -67,8 +67,9 @@ def fit(
 
         gengeo pose fit --model ./model --data "world-urban:train num_pairs=4500" --heading-prior known
     """
+    from gengeo_hf.common.files import check_replaceable
     from gengeo_hf.encoding.encoder import Encoder
-    from gengeo_hf.pose.fitting import WHOLE_TILE, FitSettings, fit_head
+    from gengeo_hf.pose.fitting import OUTPUT, WHOLE_TILE, FitSettings, fit_head
     from gengeo_hf.pose.head import FOLDER
 
     settings = FitSettings(heading_prior, steps=steps, pairs=pairs, hard_tiles=hard_tiles, seed=seed)
@@ -77,10 +78,12 @@ def fit(
     if out is None and not Path(model).is_dir():
         raise console.UsageError(f"{model} is not a directory: give --out for the head of a model on the Hub")
     folder = out or Path(model) / FOLDER / heading_prior
-    console.check_not_there(folder, overwrite)
+    check_replaceable(folder, OUTPUT, overwrite)
     dataset = parse_dataset([data]).load("train")
     encoder = Encoder.from_pretrained(model, device=device)
-    head = fit_head(encoder, dataset, folder, settings, random_baseline=random_baseline, progress=console.note)
+    head = fit_head(
+        encoder, dataset, folder, settings, random_baseline=random_baseline, overwrite=overwrite, progress=console.note
+    )
     figures = head.config.record["held_out"]
     if as_json:
         console.json_line({"head": str(folder), "data": dataset.name, **figures})
