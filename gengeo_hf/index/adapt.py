@@ -60,7 +60,8 @@ def with_adaptation(manifest: Manifest, encoder: Any) -> Manifest:
     done = encoder.adaptation
     means = None
     if done.means:
-        means = Means(*(np.asarray(done.means[view]).tolist() for view in ("ground", "aerial")), images=done.images)
+        ground, aerial = (np.asarray(done.means[view]).tolist() for view in ("ground", "aerial"))
+        means = Means(ground, aerial, images=done.images)
     return replace(manifest, model=replace(manifest.model, centering=done.centering, flip=done.flip), means=means)
 
 
