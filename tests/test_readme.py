@@ -68,8 +68,9 @@ def own_pairs(folder):
 def results(folder):
     """Results of evaluations of `pairs.csv`, of descriptors that are noise: two of the test part, two to pick from."""
     from gengeo_hf.data import load_pairs
+    from gengeo_hf.evaluation.ground_truth import Truth
     from gengeo_hf.evaluation.protocols import find_protocol
-    from gengeo_hf.evaluation.results import Truth, judge
+    from gengeo_hf.evaluation.results import judge
 
     names = {"before": "table", "after": "table", "epoch-20": "table@validation", "epoch-24": "table@validation"}
     for seed, (name, protocol) in enumerate(names.items()):

@@ -66,7 +66,7 @@ def evaluate(
         bool,
         typer.Option(
             "--pose",
-            help="Errors of position and heading in the true tile instead of ranks. Protocols: world-pose, vigor-pose.",
+            help="Errors of position and heading in the true tile instead of ranks. Protocol: world-pose.",
             rich_help_panel=POSE,
         ),
     ] = False,
@@ -104,7 +104,7 @@ def evaluate(
 
         gengeo evaluate --model ./model --protocol cvusa-to-cvact --data "cvact /data/CVACT"
 
-        gengeo evaluate --model ./model --pose --heading-prior 45 --data "vigor-same /data/VIGOR" --protocol vigor-pose
+        gengeo evaluate --model ./model --pose --heading-prior 45 --protocol world-pose
     """
     from accelerate import PartialState
 

@@ -1,4 +1,4 @@
-"""Errors of position and heading inside the true tile: the protocols `vigor-pose` and `world-pose`."""
+"""Errors of position and heading inside the true tile: the protocol `world-pose`, or any data with positions."""
 
 from __future__ import annotations
 

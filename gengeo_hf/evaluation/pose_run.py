@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 # Name -> data sets that it takes, the one that needs no files first, and the options of their loader.
 PROTOCOLS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "world-pose": (("world-urban", "world-rural"), {"num_pairs": 500, "tile_shift_m": 15.8}),
-    "vigor-pose": (("vigor-same", "vigor-cross"), {"labels": "corrected", "positions": "labels"}),
 }
 METHODS = ("auto", "fitted", "search")
 
@@ -46,7 +45,7 @@ def evaluate_pose_of(
         model: checkpoint directory or Hub id, with heads under `pose/`.
         data: `NAME[:SPLIT] [ROOT] [key=value ...]`; None takes the protocol's own.
         prior: "known", "45" or "180".
-        protocol: "world-pose" or "vigor-pose": how the data are loaded; None takes them as they are.
+        protocol: "world-pose": how the data are loaded; None takes them as they are.
         method: "fitted", "search", or "auto": the head where there is one.
         fov: panoramas are cut to this many degrees.
         validation: data set on which the weights of the joined map are fitted; with it, all photos are also located in

@@ -18,8 +18,9 @@ from gengeo_hf.common.html import Figure, Page, Section, Table, write_page
 from gengeo_hf.encoding.engine import images_fingerprint
 from gengeo_hf.evaluation import pictures, plots
 from gengeo_hf.evaluation.failures import GROUPS, group_failures, marks_of
+from gengeo_hf.evaluation.ground_truth import Truth
 from gengeo_hf.evaluation.protocols import Protocol, view_headings
-from gengeo_hf.evaluation.results import Result, Truth
+from gengeo_hf.evaluation.results import Result
 
 FOUND = "found"
 MEANINGS = {FOUND: "the best tile is the true one"} | GROUPS

@@ -29,9 +29,10 @@ from gengeo_hf.encoding.adaptation import adaptation_name
 from gengeo_hf.encoding.encoder import Encoder, View
 from gengeo_hf.encoding.engine import DescriptorStore, Transform, encode_images, encode_to_store, images_fingerprint
 from gengeo_hf.evaluation.adapt import adapt_to
+from gengeo_hf.evaluation.ground_truth import Truth
 from gengeo_hf.evaluation.protocols import Protocol, default_protocol, find_protocol, view_headings
 from gengeo_hf.evaluation.ranks import Ties
-from gengeo_hf.evaluation.results import Result, Truth, judge
+from gengeo_hf.evaluation.results import Result, judge
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

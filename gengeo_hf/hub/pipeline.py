@@ -17,23 +17,27 @@ TASK = "image-feature-extraction"
 class GenGeoFeaturePipeline(ImageFeatureExtractionPipeline):
     """Descriptors of images: `pipe(images, view="aerial")`, or `pipeline(..., view="aerial")`."""
 
-    def _sanitize_parameters(self, view: str | None = None, **kwargs: Any) -> tuple[dict, dict, dict]:
+    def _sanitize_parameters(self, *args: Any, view: str | None = None, **kwargs: Any) -> tuple[dict, dict, dict]:
         if view is not None:
             if self.model.config.model_type != "gengeo":
                 raise TypeError(f"view is an argument of GenGeo models, found a {self.model.config.model_type} model")
             kwargs["image_processor_kwargs"] = {**(kwargs.get("image_processor_kwargs") or {}), "view": view}
-        first, second, third = super()._sanitize_parameters(**kwargs)
+        first, second, third = super()._sanitize_parameters(*args, **kwargs)
         return first, second, third
 
-    def preprocess(self, image: Any, timeout: float | None = None, **image_processor_kwargs: Any) -> Any:
+    def preprocess(  # type: ignore[override]  # as the class of transformers that it extends
+        self, image: Any, timeout: float | None = None, **image_processor_kwargs: Any
+    ) -> Any:
         """Open an image and prepare it; an address is fetched as transformers does it."""
         is_address = isinstance(image, str) and image.startswith(("http://", "https://", "data:"))
         if self.model.config.model_type != "gengeo" or is_address:
             return super().preprocess(image, timeout=timeout, **image_processor_kwargs)
-        inputs = self.image_processor(load_image(image), return_tensors="pt", **image_processor_kwargs)
+        prepare: Any = self.image_processor
+        inputs = prepare(load_image(image), return_tensors="pt", **image_processor_kwargs)
         return inputs.to(self.dtype)
 
 
 def register() -> None:
     """Make it the class of the task. It is not a custom pipeline: saved models do not name it."""
-    SUPPORTED_TASKS[TASK]["impl"] = GenGeoFeaturePipeline
+    task: Any = SUPPORTED_TASKS[TASK]
+    task["impl"] = GenGeoFeaturePipeline

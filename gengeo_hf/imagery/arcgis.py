@@ -56,8 +56,8 @@ class ArcGisService:
         """Address of one tile, with secrets. Of cached tiles the row stands before the column."""
         level = self.grid.level(zoom)
         if self.is_cached:
-            query = f"?{urlencode(self._query)}" if self._query else ""
-            return f"{self._base}/tile/{level.name}/{row}/{column}{query}"
+            suffix = f"?{urlencode(self._query)}" if self._query else ""
+            return f"{self._base}/tile/{level.name}/{row}/{column}{suffix}"
         box = ",".join(f"{value:.10g}" for value in level.box(column, row))
         is_image_server = self._base.lower().endswith("imageserver")
         query = self._query | {
@@ -149,7 +149,8 @@ def _extent(extent: Any) -> Bounds | None:
 
         crs = _crs(extent["spatialReference"])
         to_degrees = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
-        box = to_degrees.transform_bounds(*(float(extent[key]) for key in ("xmin", "ymin", "xmax", "ymax")))
+        west, south, east, north = (float(extent[key]) for key in ("xmin", "ymin", "xmax", "ymax"))
+        box = to_degrees.transform_bounds(west, south, east, north)
         return Bounds(*box) if all(map(math.isfinite, box)) else None
     except Exception:  # a server's own words about its extent; without them no check of the area is made
         return None

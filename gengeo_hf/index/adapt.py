@@ -61,7 +61,7 @@ def with_adaptation(manifest: Manifest, encoder: Any) -> Manifest:
     means = None
     if done.means:
         ground, aerial = (np.asarray(done.means[view]).tolist() for view in ("ground", "aerial"))
-        means = Means(ground, aerial, done.images)
+        means = Means(ground, aerial, images=done.images)
     return replace(manifest, model=replace(manifest.model, centering=done.centering, flip=done.flip), means=means)
 
 

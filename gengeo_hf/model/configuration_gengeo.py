@@ -136,7 +136,8 @@ class GenGeoConfig(PreTrainedConfig):
                 raise ValueError(f"backbone_config.{name} is {value!r}: expected one whole number of pixels above 0")
 
     def _validate_training(self) -> None:
-        family, model_type = family_of(self.backbone_config), self.backbone_config.model_type
+        backbone: Any = self.backbone_config
+        family, model_type = family_of(backbone), backbone.model_type
         for name in ("head_dropout", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 0 and below 1")

@@ -128,11 +128,12 @@ class GenGeoModel(GenGeoPreTrainedModel):
         """
         checked = not allow_missing and kwargs.get("state_dict") is None and pretrained_model_name_or_path is not None
         wants_info = kwargs.pop("output_loading_info", False)
-        kind = _stored_model_type(pretrained_model_name_or_path, kwargs) if checked else cls.config_class.model_type
-        is_new = kind != cls.config_class.model_type
+        kind = _stored_model_type(pretrained_model_name_or_path, kwargs) if checked else GenGeoConfig.model_type
+        is_new = kind != GenGeoConfig.model_type
         if is_new:
             kwargs["key_mapping"] = _task_prefixes(kind) | (kwargs.get("key_mapping") or {})
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        model, info = loaded
         if checked:
             _check_complete(model, info, pretrained_model_name_or_path, is_new)
         # Loading puts new parameters in place, and all of them require gradients again.
@@ -267,7 +268,8 @@ def _task_prefixes(model_type: str) -> dict[str, str]:
     """The renaming of weights of a backbone's model for another task, whose names have the backbone's prefix."""
     from transformers import AutoConfig, AutoModel
 
-    prefix = AutoModel._model_mapping[type(AutoConfig.for_model(model_type))].base_model_prefix
+    kind: Any = AutoModel._model_mapping[type(AutoConfig.for_model(model_type))]
+    prefix = kind.base_model_prefix
     # "model." is a part of DINOv3's own names.
     return {} if prefix in ("", "model") else {rf"^{prefix}\.": "backbone."}
 

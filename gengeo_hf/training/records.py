@@ -17,7 +17,7 @@ from gengeo_hf.common.files import atomic_folder, write_json, write_text
 from gengeo_hf.common.locks import exclusive
 from gengeo_hf.common.schema import CrossViewDataset
 from gengeo_hf.encoding.encoder import TRAINING_RECORD
-from gengeo_hf.evaluation.results import pair_hashes
+from gengeo_hf.evaluation.ground_truth import pair_hashes
 from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
 from gengeo_hf.training.checkpoint import Progress
 from gengeo_hf.training.settings import Settings, as_dict

@@ -17,8 +17,9 @@ from gengeo_hf.cli import gengeo
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.encoding import engine
 from gengeo_hf.evaluation import run as script
+from gengeo_hf.evaluation.ground_truth import Truth, pair_hashes
 from gengeo_hf.evaluation.protocols import find_protocol, view_headings
-from gengeo_hf.evaluation.results import Result, Truth, pair_hashes
+from gengeo_hf.evaluation.results import Result
 from tests.training.made_up import made_up_pairs
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -9,8 +9,9 @@ import pytest
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.evaluation.compare import compare, comparison_text, refuse_reported_split, select_best
+from gengeo_hf.evaluation.ground_truth import Truth
 from gengeo_hf.evaluation.protocols import find_protocol, protocol_names
-from gengeo_hf.evaluation.results import Result, Truth, judge
+from gengeo_hf.evaluation.results import Result, judge
 from gengeo_hf.evaluation.tables import build_results_table, build_table, render, table_numbers
 
 from .test_ranks import unit

@@ -50,7 +50,7 @@ def test_evaluate_without_a_head_searches(gengeo, tiny_checkpoint, pairs_folder)
     [
         (("--heading-prior", "90"), "--heading-prior must be one of known, 45, 180"),
         (("--pose-method", "links"), "--pose-method must be one of auto, fitted, search"),
-        (("--protocol", "cvusa"), "--pose takes the protocols world-pose, vigor-pose"),
+        (("--protocol", "cvusa"), "--pose takes the protocols world-pose"),
     ],
 )
 def test_wrong_words_are_one_line(gengeo, tiny_checkpoint, pairs_folder, words, message):

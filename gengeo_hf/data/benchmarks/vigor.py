@@ -372,10 +372,7 @@ def _queries(labels: Labels, rows: np.ndarray, files: Files) -> datasets.Dataset
         semi_positives=semi,
         lat=positions[:, 0],
         lon=positions[:, 1],
-        heading=0.0,
-        fov=PANORAMA,
-        vertical_fov=180.0,
-        area=cities,
+        **{"heading": 0.0, "fov": PANORAMA, "vertical_fov": 180.0, "area": cities},
     )
 
 

@@ -1,0 +1,74 @@
+"""What an `Encoder` is loaded from: a checkpoint or an ONNX export, with its preprocessing and its training record."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.transfer import first_line
+from gengeo_hf.encoding.backends.exported import ExportedGraphs, find_export
+
+if TYPE_CHECKING:
+    from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
+
+TRAINING_RECORD = "gengeo_training.json"
+
+
+def load_checkpoint(name: str | Path, **kwargs: Any) -> tuple[GenGeoModel, GenGeoImageProcessor, dict[str, Any]]:
+    """Model, preprocessing and training record of a checkpoint folder or Hub id."""
+    from transformers import AutoConfig
+
+    from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
+
+    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+        raise GenGeoError(f"{name} is a folder without config.json; give the folder of a GenGeo checkpoint")
+    # All three from one place: preprocessing of another revision would silently change descriptors.
+    where = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "subfolder") if key in kwargs}
+    try:
+        # Nobody is asked whether code of a stranger may run: it may not.
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False, **where)
+    except Exception as error:  # a damaged file raises whatever its reader happens to meet
+        raise GenGeoError(f"no GenGeo checkpoint at {name}: {first_line(error)}") from error
+    if config.model_type != "gengeo":
+        raise GenGeoError(
+            f"{name} holds a {config.model_type!r} model, not a GenGeo checkpoint; "
+            "a bare DINOv2 gives no place descriptor before it is trained (see training/train.py)"
+        )
+    try:
+        model = GenGeoModel.from_pretrained(name, **kwargs)
+        processor = GenGeoImageProcessor.from_pretrained(name, **where)
+    except Exception as error:  # a damaged file raises whatever its reader happens to meet
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise GenGeoError(f"the checkpoint {name} cannot be read ({why:.300}); fetch or save it again") from error
+    return model, processor, training_record(name, **where)
+
+
+def load_export(name: str | Path, **where: Any) -> tuple[ExportedGraphs, GenGeoImageProcessor, dict[str, Any]]:
+    """Graphs, preprocessing and training record of an ONNX export."""
+    graphs, processor, home = find_export(name, **where)
+    return graphs, processor, training_record(home)
+
+
+def training_record(name: str | Path, revision: str | None = None, **where: Any) -> dict[str, Any]:
+    """What training wrote beside a checkpoint, in a folder or on the Hub; empty where there is no such file.
+
+    Args:
+        name: the folder or Hub id.
+        revision: branch, tag or commit on the Hub.
+        where: `token`, `cache_dir`, `subfolder`, the same as for the weights.
+
+    Raises:
+        GenGeoError: the file is there and is no such record.
+    """
+    from transformers.utils import cached_file
+
+    path = cached_file(
+        str(name), TRAINING_RECORD, revision=revision, **where,
+        _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
+    )  # fmt: skip
+    try:
+        return {} if path is None else dict(json.loads(Path(path).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise GenGeoError(f"{path} is no training record ({error}); fetch or save the checkpoint again") from error

@@ -1,0 +1,185 @@
+"""The fits behind `Calibration`: regressions, conditional logit, quantiles, and how they are measured."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gengeo_hf.localization.answers import share_ground
+
+if TYPE_CHECKING:
+    from gengeo_hf.localization.answers import Place
+
+MIN_PHOTOS = 20
+CANDIDATES = 10  # places that share the probability of a photo; a fixed number, whatever is shown
+ABSENT = 4.0  # times `within_m`: tiles nearer to a photo are left out to see it as absent from the index
+RIDGE = 1e-2  # keeps the weights finite when held-out photos are separated without an error
+
+
+@dataclass(frozen=True)
+class HeldOutPhoto:
+    """What the fits need of one held-out photo.
+
+    Args:
+        scores: of its places that do not share ground, falling.
+        right: which of them is right, None for none.
+        absent_scores: the same without the places near the true position.
+        ratio: distance of the right place to the true position over its `uncertainty_m`; None where it is not known.
+    """
+
+    scores: np.ndarray
+    right: int | None
+    absent_scores: np.ndarray
+    ratio: float | None
+
+    @classmethod
+    def of(cls, places: Sequence["Place"], lat: float, lon: float, within_m: float) -> "HeldOutPhoto":
+        """From the places of a photo and its true position in degrees."""
+        from gengeo_hf.common.geo import great_circle_m
+
+        firsts = list(dict.fromkeys(place_groups(places)))[:CANDIDATES]
+        found = [places[row] for row in firsts]
+        scores = np.array([place.score for place in found])
+        away = great_circle_m([p.lat for p in found], [p.lon for p in found], lat, lon)
+        near = np.flatnonzero(away <= within_m)
+        right = int(near[np.argmin(away[near])]) if len(near) else None
+        place = found[right] if right is not None else None
+        ratio = float(away[right]) / place.uncertainty_m if place is not None and place.uncertainty_m else None
+        return cls(scores, right, scores[away > ABSENT * within_m], ratio)
+
+
+def place_groups(places: Sequence["Place"]) -> list[int]:
+    """Row of the first place that shares ground with each; a tile that overlaps its own shows the same ground."""
+    groups: list[int] = []
+    for row, place in enumerate(places):
+        earlier = (other for other in dict.fromkeys(groups) if share_ground(place, places[other]))
+        groups.append(next(earlier, row))
+    return groups
+
+
+def score_and_lead(scores: np.ndarray) -> tuple[float, float]:
+    """Best score, and its lead over the next (0 where there is none)."""
+    return float(scores[0]), float(scores[0] - scores[1]) if len(scores) > 1 else 0.0
+
+
+def rest_probabilities(weights: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Probability of each further place, given that the first is wrong; what is missing to 1 is "none of them"."""
+    utility = np.exp(np.clip(weights[0] + weights[1] * (scores[1:] - scores[0]), -50, 50))
+    found: np.ndarray = utility / (1 + utility.sum())
+    return found
+
+
+def fit_best(photos: Sequence[HeldOutPhoto]) -> tuple[float, float, float]:
+    """Bias, score weight and lead weight of the best place."""
+    features = np.array([score_and_lead(photo.scores) for photo in photos])
+    weights = fit_logistic(features, np.array([photo.right == 0 for photo in photos], dtype=float))
+    return float(weights[0]), float(weights[1]), float(weights[2])
+
+
+def fit_rest(photos: Sequence[HeldOutPhoto]) -> tuple[float, float]:
+    """Conditional logit over further places, of photos whose best place is wrong, by maximum likelihood."""
+    from scipy.optimize import minimize
+
+    wrong = [photo for photo in photos if photo.right != 0 and len(photo.scores) > 1]
+    if not wrong:
+        return -2.0, 0.0
+    behind = np.full((len(wrong), max(len(photo.scores) for photo in wrong) - 1), -np.inf)
+    for row, photo in enumerate(wrong):
+        behind[row, : len(photo.scores) - 1] = photo.scores[1:] - photo.scores[0]
+    known = np.isfinite(behind)
+    scale = float(behind[known].std()) + 1e-6
+    behind = np.where(known, behind / scale, 0.0)
+    outcome = np.array([-1 if photo.right is None else photo.right - 1 for photo in wrong])
+    rows = np.arange(len(wrong))
+
+    def loss(weights: np.ndarray) -> float:
+        utility = np.where(known, np.exp(np.clip(weights[0] + weights[1] * behind, -50, 50)), 0.0)
+        total = 1 + utility.sum(axis=1)
+        chosen = np.where(outcome < 0, 1.0, utility[rows, outcome])
+        return float(np.log(total / np.maximum(chosen, 1e-30)).mean() + RIDGE * weights @ weights / 2)
+
+    found = minimize(loss, np.array([-2.0, 0.0]), method="Nelder-Mead", options={"maxiter": 300}).x
+    return float(found[0]), float(found[1] / scale)
+
+
+def fit_absence(photos: Sequence[HeldOutPhoto]) -> tuple[float, ...]:
+    """Regression of photos as they are against the same photos without the tiles near their true position."""
+    absent = [photo.absent_scores for photo in photos if len(photo.absent_scores)]
+    if len(absent) < MIN_PHOTOS:
+        return ()
+    features = np.array([score_and_lead(scores) for scores in [*(photo.scores for photo in photos), *absent]])
+    gone = np.concatenate([np.zeros(len(photos)), np.ones(len(absent))])
+    return tuple(map(float, fit_logistic(features, gone, counts=np.where(gone > 0, len(photos) / len(absent), 1.0))))
+
+
+def radius_factors(photos: Sequence[HeldOutPhoto]) -> tuple[float, ...]:
+    """Quantiles of 68 % and 95 % of distance over uncertainty, one rank up (split conformal), of right places."""
+    ratios = np.sort([photo.ratio for photo in photos if photo.right == 0 and photo.ratio is not None])
+    if len(ratios) < MIN_PHOTOS:
+        return ()
+    ranks = [min(len(ratios), int(np.ceil(share * (len(ratios) + 1)))) for share in (0.68, 0.95)]
+    return tuple(float(ratios[rank - 1]) for rank in ranks)
+
+
+def held_out(photos: Sequence[HeldOutPhoto]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Probabilities of photos that the fit did not see (two-fold): of best places, of places 2 to 5, and which of the
+    latter are right.
+    """
+    best = np.empty(len(photos))
+    further: list[float] = []
+    further_right: list[float] = []
+    for half in (0, 1):
+        fitted, seen = photos[1 - half :: 2], photos[half::2]
+        weights, rest = np.array(fit_best(fitted)), np.array(fit_rest(fitted))
+        best[half::2] = logistic(weights, np.array([score_and_lead(photo.scores) for photo in seen]))
+        for photo, chance in zip(seen, best[half::2], strict=True):
+            stated = (1 - chance) * rest_probabilities(rest, photo.scores)[:4]
+            further += stated.tolist()
+            further_right += [float(photo.right == row + 1) for row in range(len(stated))]
+    return best, np.array(further), np.array(further_right)
+
+
+def brier_skill(stated: np.ndarray, right: np.ndarray) -> float:
+    """1 - Brier score / Brier score of always stating the share of right answers; 0 where that is exact."""
+    base = float(right.mean() * (1 - right.mean())) if len(right) else 0.0
+    return 0.0 if base == 0 else 1 - float(((stated - right) ** 2).mean()) / base
+
+
+def auroc(stated: np.ndarray, right: np.ndarray) -> float:
+    """Chance that a right answer has a higher confidence than a wrong one (Mann and Whitney 1947), ties half."""
+    from scipy.stats import rankdata
+
+    ranks, good = rankdata(stated), right > 0
+    count = int(good.sum())
+    return float((ranks[good].sum() - count * (count + 1) / 2) / (count * (len(right) - count)))
+
+
+def logistic(weights: np.ndarray, features: np.ndarray) -> np.ndarray:
+    """Probability of each row of features, by bias and weights."""
+    logits = weights[0] + features @ weights[1:]
+    return 1 / (1 + np.exp(-np.clip(logits, -50, 50)))
+
+
+def fit_logistic(features: np.ndarray, right: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:
+    """Ridge logistic regression by Newton steps on standardised features; (bias, score weight, lead weight).
+
+    Args:
+        features: (photos, 2).
+        right: the outcome, 0 or 1, (photos,).
+        counts: how many photos each stands for; None is one.
+    """
+    counts = np.ones(len(right)) if counts is None else counts
+    mean, scale = features.mean(axis=0), features.std(axis=0) + 1e-6
+    design = np.column_stack([np.ones(len(right)), (features - mean) / scale])
+    penalty = np.diag([0.0, 1.0, 1.0]) * RIDGE * len(right)
+    weights = np.zeros(3)
+    for _ in range(50):
+        chance = logistic(weights, design[:, 1:])
+        slope = design.T @ (counts * (chance - right)) + penalty @ weights
+        curvature = design.T @ (design * (counts * chance * (1 - chance))[:, None]) + penalty + 1e-9 * np.eye(3)
+        step = np.linalg.solve(curvature, slope)
+        weights = weights - step * min(1.0, 5.0 / (np.abs(step).max() + 1e-12))
+        if np.abs(step).max() < 1e-8:
+            break
+    return np.array([weights[0] - (weights[1:] / scale * mean).sum(), *(weights[1:] / scale)])
