@@ -23,8 +23,7 @@ from gengeo_hf.encoding.encoder import Encoder
 from gengeo_hf.imagery.dataset import DatasetTiles
 from gengeo_hf.index import GeoIndex
 from gengeo_hf.localization import GeoLocalizer
-from gengeo_hf.localization.confidence import Calibration
-from gengeo_hf.localization.confidence_fit import CANDIDATES
+from gengeo_hf.localization.confidence import CANDIDATES, Calibration
 
 WITHIN_M = 50.0
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
 
 from gengeo_hf.common.files import atomic_file, sha256_of, write_json
@@ -60,6 +61,7 @@ def measure_pose(root: Path, model: Path, train: Any, build: Any, places: int) -
     return figures
 
 
+@torch.inference_mode()
 def draw_poses(path: Path, encoder: Any, head: Any, world: Any) -> None:
     """A few photos with the posterior of their position in the true tile: truth green, answer red, mass yellow."""
     from gengeo_hf.pose.geometry import positions_of

@@ -82,7 +82,7 @@ def calibrate(
 
 def _located(localizer: "GeoLocalizer", sources: list[Any], cameras: "list[CameraView]") -> "Iterator[Answer]":
     """Answers in the order of the photos, of which those with one camera that follow one another are asked together."""
-    from gengeo_hf.localization.confidence_fit import CANDIDATES
+    from gengeo_hf.localization.confidence import CANDIDATES
 
     for camera, group in itertools.groupby(zip(sources, cameras, strict=True), key=lambda pair: pair[1]):
         yield from localizer.locate_many([source for source, _ in group], top=CANDIDATES, camera=camera)

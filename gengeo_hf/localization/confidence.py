@@ -24,22 +24,22 @@ import numpy as np
 from gengeo_hf.common.errors import GenGeoError, MissingExtraError
 from gengeo_hf.common.files import atomic_file, sum_of, write_json
 from gengeo_hf.common.statistics import wilson
-from gengeo_hf.localization.confidence_fit import (
+from gengeo_hf.localization.confidence_fits import (
     CANDIDATES,
     MIN_PHOTOS,
-    CalibrationPhoto,
-    auroc,
-    brier_skill,
+    HeldOutPhoto,
     fit_absence,
     fit_best,
     fit_rest,
-    ground_groups,
     held_out,
     logistic,
-    radius_factors,
-    rest_scores,
+    place_groups,
+    rest_probabilities,
     score_and_lead,
 )
+from gengeo_hf.localization.confidence_fits import auroc as area_under_roc
+from gengeo_hf.localization.confidence_fits import brier_skill as skill
+from gengeo_hf.localization.confidence_fits import radius_factors as radius_quantiles
 
 if TYPE_CHECKING:
     from gengeo_hf.encoding.protocol import EncoderProtocol
@@ -114,7 +114,7 @@ class Calibration:
         """
         answered = [(found, place) for found, place in zip(places, truth, strict=True) if found]
         check_number(len(answered))
-        photos = [CalibrationPhoto.of(found, *position, within_m) for found, position in answered]
+        photos = [HeldOutPhoto.of(found, *position, within_m) for found, position in answered]
         right = np.array([photo.right == 0 for photo in photos], dtype=float)
         if right.min() == right.max():
             state = "right" if right.max() else "wrong"
@@ -126,9 +126,9 @@ class Calibration:
         (bias, score, lead), rest = fit_best(photos), fit_rest(photos)
         return cls(
             bias, score, lead, within_m, fingerprint, gallery, len(right), gap, bins, _trade(chances, right), *rest,
-            absence=fit_absence(photos), radius_factors=radius_factors(photos),
-            brier_skill=(brier_skill(chances, right), brier_skill(further, further_right)),
-            auroc=auroc(chances, right),
+            absence=fit_absence(photos), radius_factors=radius_quantiles(photos),
+            brier_skill=(skill(chances, right), skill(further, further_right)),
+            auroc=area_under_roc(chances, right),
         )  # fmt: skip
 
     def apply(self, places: Sequence["Place"], window: int | None = None) -> list["Place"]:
@@ -144,7 +144,7 @@ class Calibration:
         """
         if not places:
             return []
-        groups = ground_groups(places[:window])
+        groups = place_groups(places[:window])
         firsts = list(dict.fromkeys(groups))[:CANDIDATES]
         stated = dict(zip(firsts, self._probabilities(np.array([places[row].score for row in firsts])), strict=True))
         each = [stated.get(group) for group in groups] + [None] * (len(places) - len(groups))
@@ -162,7 +162,7 @@ class Calibration:
         """
         if not self.absence or not places:
             return None
-        firsts = list(dict.fromkeys(ground_groups(places)))[:CANDIDATES]
+        firsts = list(dict.fromkeys(place_groups(places)))[:CANDIDATES]
         scores = np.array([places[row].score for row in firsts])
         return float(logistic(np.array(self.absence), np.array([score_and_lead(scores)]))[0])
 
@@ -170,7 +170,7 @@ class Calibration:
         """Probability of each of some places that do not share ground, by their scores in falling order."""
         weights = np.array([self.bias, self.score_weight, self.lead_weight])
         best = float(logistic(weights, np.array([score_and_lead(scores)]))[0])
-        rest = rest_scores(np.array([self.rest_bias, self.rest_weight]), scores)
+        rest = rest_probabilities(np.array([self.rest_bias, self.rest_weight]), scores)
         return np.concatenate([[best], (1 - best) * rest])
 
     def _radii(self, place: "Place") -> dict[str, float]:

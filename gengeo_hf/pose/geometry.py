@@ -73,6 +73,7 @@ def patch_points(layout: Layout) -> torch.Tensor:
 
 
 @lru_cache(maxsize=32)
+@torch.inference_mode(False)  # cached: training must be able to use it too
 def visibility(layout: Layout) -> torch.Tensor:
     """Which patches lie in which direction and at which distance of each position.
 
@@ -146,6 +147,7 @@ def azimuth_weights(azimuths: torch.Tensor, headings: Sequence[float], bins: int
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(False)  # cached: training must be able to use it too
 def score_matrix(layout: Layout, azimuths: tuple[float, ...], headings: tuple[float, ...]) -> torch.Tensor:
     """`visibility` in the directions of the columns: one matrix that turns products of features into scores.
 

@@ -1,4 +1,4 @@
-"""The fits behind `Calibration`: regressions of right answers on scores, radii, and measures on held-out photos."""
+"""The fits behind `Calibration`: regressions, conditional logit, quantiles, and how they are measured."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gengeo_hf.common.geo import great_circle_m
 from gengeo_hf.localization.answers import share_ground
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ RIDGE = 1e-2  # keeps the weights finite when held-out photos are separated with
 
 
 @dataclass(frozen=True)
-class CalibrationPhoto:
+class HeldOutPhoto:
     """What the fits need of one held-out photo.
 
     Args:
@@ -35,9 +34,11 @@ class CalibrationPhoto:
     ratio: float | None
 
     @classmethod
-    def of(cls, places: Sequence["Place"], lat: float, lon: float, within_m: float) -> "CalibrationPhoto":
-        """From the places of one photo, best first, and its known position in degrees."""
-        firsts = list(dict.fromkeys(ground_groups(places)))[:CANDIDATES]
+    def of(cls, places: Sequence["Place"], lat: float, lon: float, within_m: float) -> "HeldOutPhoto":
+        """From the places of a photo and its true position in degrees."""
+        from gengeo_hf.common.geo import great_circle_m
+
+        firsts = list(dict.fromkeys(place_groups(places)))[:CANDIDATES]
         found = [places[row] for row in firsts]
         scores = np.array([place.score for place in found])
         away = great_circle_m([p.lat for p in found], [p.lon for p in found], lat, lon)
@@ -48,7 +49,7 @@ class CalibrationPhoto:
         return cls(scores, right, scores[away > ABSENT * within_m], ratio)
 
 
-def ground_groups(places: Sequence["Place"]) -> list[int]:
+def place_groups(places: Sequence["Place"]) -> list[int]:
     """Row of the first place that shares ground with each; a tile that overlaps its own shows the same ground."""
     groups: list[int] = []
     for row, place in enumerate(places):
@@ -62,21 +63,21 @@ def score_and_lead(scores: np.ndarray) -> tuple[float, float]:
     return float(scores[0]), float(scores[0] - scores[1]) if len(scores) > 1 else 0.0
 
 
-def rest_scores(weights: np.ndarray, scores: np.ndarray) -> np.ndarray:
+def rest_probabilities(weights: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Probability of each further place, given that the first is wrong; what is missing to 1 is "none of them"."""
     utility = np.exp(np.clip(weights[0] + weights[1] * (scores[1:] - scores[0]), -50, 50))
     found: np.ndarray = utility / (1 + utility.sum())
     return found
 
 
-def fit_best(photos: Sequence[CalibrationPhoto]) -> tuple[float, float, float]:
-    """Bias, score weight and lead weight of the regression of the best place."""
+def fit_best(photos: Sequence[HeldOutPhoto]) -> tuple[float, float, float]:
+    """Bias, score weight and lead weight of the best place."""
     features = np.array([score_and_lead(photo.scores) for photo in photos])
     weights = fit_logistic(features, np.array([photo.right == 0 for photo in photos], dtype=float))
     return float(weights[0]), float(weights[1]), float(weights[2])
 
 
-def fit_rest(photos: Sequence[CalibrationPhoto]) -> tuple[float, float]:
+def fit_rest(photos: Sequence[HeldOutPhoto]) -> tuple[float, float]:
     """Conditional logit over further places, of photos whose best place is wrong, by maximum likelihood."""
     from scipy.optimize import minimize
 
@@ -102,7 +103,7 @@ def fit_rest(photos: Sequence[CalibrationPhoto]) -> tuple[float, float]:
     return float(found[0]), float(found[1] / scale)
 
 
-def fit_absence(photos: Sequence[CalibrationPhoto]) -> tuple[float, ...]:
+def fit_absence(photos: Sequence[HeldOutPhoto]) -> tuple[float, ...]:
     """Regression of photos as they are against the same photos without the tiles near their true position."""
     absent = [photo.absent_scores for photo in photos if len(photo.absent_scores)]
     if len(absent) < MIN_PHOTOS:
@@ -112,7 +113,7 @@ def fit_absence(photos: Sequence[CalibrationPhoto]) -> tuple[float, ...]:
     return tuple(map(float, fit_logistic(features, gone, counts=np.where(gone > 0, len(photos) / len(absent), 1.0))))
 
 
-def radius_factors(photos: Sequence[CalibrationPhoto]) -> tuple[float, ...]:
+def radius_factors(photos: Sequence[HeldOutPhoto]) -> tuple[float, ...]:
     """Quantiles of 68 % and 95 % of distance over uncertainty, one rank up (split conformal), of right places."""
     ratios = np.sort([photo.ratio for photo in photos if photo.right == 0 and photo.ratio is not None])
     if len(ratios) < MIN_PHOTOS:
@@ -121,7 +122,7 @@ def radius_factors(photos: Sequence[CalibrationPhoto]) -> tuple[float, ...]:
     return tuple(float(ratios[rank - 1]) for rank in ranks)
 
 
-def held_out(photos: Sequence[CalibrationPhoto]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def held_out(photos: Sequence[HeldOutPhoto]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Probabilities of photos that the fit did not see (two-fold): of best places, of places 2 to 5, and which of the
     latter are right.
     """
@@ -133,7 +134,7 @@ def held_out(photos: Sequence[CalibrationPhoto]) -> tuple[np.ndarray, np.ndarray
         weights, rest = np.array(fit_best(fitted)), np.array(fit_rest(fitted))
         best[half::2] = logistic(weights, np.array([score_and_lead(photo.scores) for photo in seen]))
         for photo, chance in zip(seen, best[half::2], strict=True):
-            stated = (1 - chance) * rest_scores(rest, photo.scores)[:4]
+            stated = (1 - chance) * rest_probabilities(rest, photo.scores)[:4]
             further += stated.tolist()
             further_right += [float(photo.right == row + 1) for row in range(len(stated))]
     return best, np.array(further), np.array(further_right)
@@ -155,7 +156,7 @@ def auroc(stated: np.ndarray, right: np.ndarray) -> float:
 
 
 def logistic(weights: np.ndarray, features: np.ndarray) -> np.ndarray:
-    """Probabilities (photos,) of weights (1 + features,) and features (photos, features)."""
+    """Probability of each row of features, by bias and weights."""
     logits = weights[0] + features @ weights[1:]
     return 1 / (1 + np.exp(-np.clip(logits, -50, 50)))
 
