@@ -48,7 +48,8 @@ class PlaceResponse(BaseModel):
     tile_id: str
     bounds: list[float] | None = Field(description="west, south, east, north; west > east crosses the date line")
     heading: float | None = Field(description="of the centre column, degrees clockwise from north, where estimated")
-    pose: dict[str, Any] | None = Field(description="position and heading inside the tile, where estimated")
+    pose: str | None = Field(description="fitted or search, where position and heading are those of a pose")
+    pose_probability: float | None = Field(description="mass of the posterior near the pose, 0 to 1, or null")
     source: str | None = Field(description="name of the imagery's file")
     attribution: str | None = Field(description="text that must be shown with the imagery")
     rank: int = Field(description="1 is the best")
