@@ -28,7 +28,7 @@ MAY_IMPORT = {
 }
 # Arrows that are against the table today. Mend one and take it out; a new one is not allowed.
 PRESENT: set[tuple[str, str]] = set()
-LARGER = {"gengeo_hf/encoding/encoder.py", "gengeo_hf/evaluation/results.py"}  # files of more than 400 lines today
+LARGER: set[str] = set()  # files of more than 400 lines today
 MAX_LINES = 400
 
 

@@ -66,9 +66,9 @@ def draw_poses(path: Path, encoder: Any, head: Any, world: Any) -> None:
     """A few photos with the posterior of their position in the true tile: truth green, answer red, mass yellow."""
     from gengeo_hf.pose.geometry import positions_of
     from gengeo_hf.pose.posterior import poses_of, to_posterior
-    from gengeo_hf.pose.samples import Pairs, draw_samples, plain_plans
+    from gengeo_hf.pose.samples import PosePairs, draw_samples, plain_plans
 
-    pairs = Pairs.of(world, encoder.processor)
+    pairs = PosePairs.of(world, encoder.processor)
     rows = np.linspace(0, len(pairs) - 1, min(SHOWN, len(pairs))).astype(int)
     plan = plain_plans(pairs, rows)[0]
     samples = draw_samples(encoder, head, pairs, plan, np.random.default_rng(0))

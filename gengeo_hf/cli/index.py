@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
 from gengeo_hf.cli import console
@@ -251,6 +250,8 @@ def _adapted(
         return adapted_for(encoder, present.manifest)
     photos = encode_photos(encoder, Path(centering), flip=flip) if centering not in (None, "gallery") else None
     adapted = fit_to_imagery(encoder, imagery, centering=centering is not None, photos=photos, flip=flip)
+    import numpy as np
+
     if photos is not None and not np.isfinite(photos[1]).all():
         console.warning("some photos of --centering do not state a position: make sure that they show different places")
     return adapted

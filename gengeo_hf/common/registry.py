@@ -1,7 +1,7 @@
 """Named parts of the package that a user's own module can add to: data sets, imagery sources, stores, commands.
 
 A `Registry` maps a name to a part. Entries of the package itself are written as "module:attribute", so that a registry
-imports nothing before a part is used. A user's module adds a part when it is imported:
+imports nothing before a part is used. A user's module adds a part when it is imported::
 
     from gengeo_hf.data.registry import DATASETS
 

@@ -125,6 +125,8 @@ class Encoder:
             GenGeoError: Nothing is there, it is not a GenGeo checkpoint, or the backend cannot be had.
         """
         check_words(backend, compute_dtype or "auto")
+        if dtype is not None and backend == "onnx":
+            raise GenGeoError("backend onnx computes in float32: leave dtype out, or take another backend")
         if dtype is not None:
             kwargs["dtype"] = dtype
         found: tuple[GenGeoModel | ExportedGraphs, GenGeoImageProcessor, dict[str, Any]]

@@ -10,7 +10,7 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.pose.estimate import PoseErrors, errors_of_head, errors_of_search
 from gengeo_hf.pose.head import PRIORS, PoseHead
 from gengeo_hf.pose.random_encoder import random_encoder
-from gengeo_hf.pose.samples import Pairs
+from gengeo_hf.pose.samples import PosePairs
 from gengeo_hf.pose.search import is_rough
 from gengeo_hf.pose.tokens import check_head
 
@@ -54,7 +54,7 @@ def evaluate_pose(
     """
     if prior not in PRIORS:
         raise GenGeoError(f"--heading-prior must be one of {', '.join(PRIORS)}, found {prior!r}")
-    pairs = Pairs.of(dataset, encoder.processor)
+    pairs = PosePairs.of(dataset, encoder.processor)
     rows, rng = np.arange(len(pairs)), np.random.default_rng([seed, 6])
     if head is None:
         errors = errors_of_search(encoder, pairs, rows, prior, rng)

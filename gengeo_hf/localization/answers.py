@@ -1,4 +1,4 @@
-"""What is found for photos: `Answer` with its `Place`s, merged from overlapping tiles, and answers as GeoJSON.
+"""What is found for photos: `Answer` and `Place`, merged from overlapping tiles, and answers as GeoJSON.
 
 Tiles overlap, so one place answers with several tiles. Hits whose tiles overlap are votes for the same place: they are
 merged into one position, weighted by score, with a radius that says how far the photo may stand from it.

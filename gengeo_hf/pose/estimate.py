@@ -13,7 +13,7 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.pose.geometry import positions_of
 from gengeo_hf.pose.head import PRIORS, PoseHead
 from gengeo_hf.pose.posterior import Poses, poses_of, to_posterior, turn_between
-from gengeo_hf.pose.samples import Pairs, Samples, changed, draw_samples, plain_plans
+from gengeo_hf.pose.samples import PosePairs, Samples, changed, draw_samples, plain_plans
 from gengeo_hf.pose.search import SearchSettings, search_pose
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def estimate_samples(head: PoseHead, samples: Samples, batch_size: int = 128) ->
 def errors_of_head(
     encoder: Encoder,
     head: PoseHead,
-    pairs: Pairs,
+    pairs: PosePairs,
     rows: np.ndarray,
     rng: np.random.Generator,
     *,
@@ -115,7 +115,7 @@ def errors_of_head(
 
 
 def errors_of_search(
-    encoder: Encoder, pairs: Pairs, rows: np.ndarray, prior: str, rng: np.random.Generator
+    encoder: Encoder, pairs: PosePairs, rows: np.ndarray, prior: str, rng: np.random.Generator
 ) -> PoseErrors:
     """Errors of the search without a head, on panoramas.
 
@@ -134,7 +134,7 @@ def errors_of_search(
     return PoseErrors.join(parts, prior == "known")
 
 
-def _check_whole(pairs: Pairs) -> None:
+def _check_whole(pairs: PosePairs) -> None:
     """Refuse figures of pairs that were replaced because an image is broken."""
     if pairs.source.broken:
         raise GenGeoError(

@@ -24,8 +24,8 @@ from gengeo_hf.pose.posterior import radius_factors, turn_between
 from gengeo_hf.pose.random_encoder import SUBFOLDER, random_encoder
 from gengeo_hf.pose.samples import (
     NEIGHBOURS,
-    Pairs,
     Plan,
+    PosePairs,
     Samples,
     batches,
     draw_samples,
@@ -119,7 +119,7 @@ def fit_head(
     settings, out = settings or FitSettings(), Path(out)
     check_tokens(encoder)
     check_replaceable(out, OUTPUT, overwrite)
-    pairs = Pairs.of(dataset, encoder.processor)
+    pairs = PosePairs.of(dataset, encoder.processor)
     head = _fitted(encoder, dataset, pairs, Path(f"{out}.partial"), settings, progress)
     heads = {"": head}
     if dataset.synthetic if random_baseline is None else random_baseline:
@@ -137,7 +137,7 @@ def fit_head(
 def _fitted(
     encoder: Encoder,
     dataset: CrossViewDataset,
-    pairs: Pairs,
+    pairs: PosePairs,
     partial: Path,
     settings: FitSettings,
     progress: Callable[[str], None],
@@ -154,7 +154,7 @@ def _fitted(
     return head
 
 
-def new_head(encoder: Encoder, pairs: Pairs, settings: FitSettings) -> PoseHead:
+def new_head(encoder: Encoder, pairs: PosePairs, settings: FitSettings) -> PoseHead:
     """A head with random weights for an encoder and the tile sizes of some pairs."""
     model: Any = encoder.model
     ground = encoder.processor.view_sizes["ground"]
@@ -172,7 +172,7 @@ def new_head(encoder: Encoder, pairs: Pairs, settings: FitSettings) -> PoseHead:
         return PoseHead(config).train()
 
 
-def split_rows(pairs: Pairs, settings: FitSettings) -> tuple[np.ndarray, np.ndarray]:
+def split_rows(pairs: PosePairs, settings: FitSettings) -> tuple[np.ndarray, np.ndarray]:
     """Rows to fit on and rows that are held out, apart by area where the data name several areas.
 
     Raises:
@@ -195,7 +195,7 @@ def split_rows(pairs: Pairs, settings: FitSettings) -> tuple[np.ndarray, np.ndar
     return train, rows[:wanted] if len(rows) <= wanted else np.sort(rng.permutation(rows)[:wanted])
 
 
-def plans_of(pairs: Pairs, rows: np.ndarray, settings: FitSettings, rng: np.random.Generator) -> list[list[Plan]]:
+def plans_of(pairs: PosePairs, rows: np.ndarray, settings: FitSettings, rng: np.random.Generator) -> list[list[Plan]]:
     """What is drawn: the pairs as they are, at other tile sizes, and with narrower fields of view."""
     reach = settings.coverage
     own = [
@@ -219,7 +219,7 @@ def plans_of(pairs: Pairs, rows: np.ndarray, settings: FitSettings, rng: np.rand
     return [kind for kind in (own, others, narrow) if kind]
 
 
-def _stated(pairs: Pairs, group: np.ndarray) -> float:
+def _stated(pairs: PosePairs, group: np.ndarray) -> float:
     return float(np.round(pairs.heading[group].mean())) if pairs.fov[group[0]] < 360 else 0.0
 
 
@@ -272,7 +272,7 @@ def _key(encoder: Encoder, dataset: CrossViewDataset, settings: FitSettings) -> 
 
 
 def _train(
-    fit: _Fit, encoder: Encoder, pairs: Pairs, rows: np.ndarray, progress: Callable[[str], None]
+    fit: _Fit, encoder: Encoder, pairs: PosePairs, rows: np.ndarray, progress: Callable[[str], None]
 ) -> None:  # fmt: skip
     """All rounds: draw samples, take steps on them."""
     settings = fit.settings
@@ -368,7 +368,7 @@ def soft_target(samples: Samples, rows: torch.Tensor) -> torch.Tensor:
 
 
 def hold_out(
-    encoder: Encoder, head: PoseHead, pairs: Pairs, rows: np.ndarray, settings: FitSettings
+    encoder: Encoder, head: PoseHead, pairs: PosePairs, rows: np.ndarray, settings: FitSettings
 ) -> dict[str, float | int | None]:
     """Figures on held-out pairs with moved tiles; sets the head's radius factors from the same pairs."""
     rng = np.random.default_rng([settings.seed, 5])

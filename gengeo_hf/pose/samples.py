@@ -36,7 +36,7 @@ NEIGHBOURS = 30  # wrong tiles are drawn from the most similar ones
 
 
 @dataclass(frozen=True)
-class Pairs:
+class PosePairs:
     """Photos with their true tiles, in the order of the data set: where a photo stands in its tile, and what is known.
 
     Args:
@@ -79,7 +79,7 @@ class Pairs:
         return np.array(final), torch.stack(photos), torch.stack(tiles)
 
     @classmethod
-    def of(cls, dataset: CrossViewDataset, processor: Any) -> Pairs:
+    def of(cls, dataset: CrossViewDataset, processor: Any) -> PosePairs:
         """The pairs of a data set.
 
         Raises:
@@ -170,7 +170,7 @@ class Samples:
         return self.headings[len(self.headings) // 2]
 
 
-def geometry_groups(pairs: Pairs, rows: np.ndarray) -> list[np.ndarray]:
+def geometry_groups(pairs: PosePairs, rows: np.ndarray) -> list[np.ndarray]:
     """Some rows by tile size, field of view and, for ordinary photos, heading."""
     flat = pairs.fov < 360
     headings = np.where(flat, np.round(pairs.heading / HEADING_BIN), 0)
@@ -179,7 +179,7 @@ def geometry_groups(pairs: Pairs, rows: np.ndarray) -> list[np.ndarray]:
     return [rows[group.ravel() == number] for number in range(group.max() + 1)]
 
 
-def plain_plans(pairs: Pairs, rows: np.ndarray, fov: float = 360.0, moved: float = 0.0) -> list[Plan]:
+def plain_plans(pairs: PosePairs, rows: np.ndarray, fov: float = 360.0, moved: float = 0.0) -> list[Plan]:
     """Some pairs once, neither mirrored nor turned: for evaluation.
 
     Args:
@@ -197,7 +197,7 @@ def plain_plans(pairs: Pairs, rows: np.ndarray, fov: float = 360.0, moved: float
 
 
 def draw_samples(
-    encoder: Encoder, head: PoseHead, pairs: Pairs, plan: Plan, rng: np.random.Generator, batch_size: int = 64,
+    encoder: Encoder, head: PoseHead, pairs: PosePairs, plan: Plan, rng: np.random.Generator, batch_size: int = 64,
     neighbours: int = 0,
 ) -> Samples:  # fmt: skip
     """Draw a group: change the pixels, encode, keep tokens in float16.
@@ -246,7 +246,7 @@ def draw_samples(
     )
 
 
-def fov_shown(fov: float, width: int, pairs: Pairs, flat: bool) -> float:
+def fov_shown(fov: float, width: int, pairs: PosePairs, flat: bool) -> float:
     """Degrees that the columns of an image cover: a cut panorama keeps its scale, so its width tells."""
     if flat or fov >= 360:
         return fov
@@ -254,7 +254,7 @@ def fov_shown(fov: float, width: int, pairs: Pairs, flat: bool) -> float:
 
 
 def changed(
-    pairs: Pairs, rows: np.ndarray, plan: Plan, prior: str, rng: np.random.Generator, patch: int
+    pairs: PosePairs, rows: np.ndarray, plan: Plan, prior: str, rng: np.random.Generator, patch: int
 ) -> tuple[torch.Tensor, torch.Tensor, np.ndarray, np.ndarray]:
     """Pixels of some pairs after the changes of a plan.
 

@@ -9,8 +9,8 @@ from torch.utils.data import DataLoader
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.data import AerialImages, GroundImages, PairSource, load_pairs
-from gengeo_hf.data.benchmarks import cvusa
 from gengeo_hf.data.cache import PairsInMemory
+from gengeo_hf.data.registry import DATASETS
 from tests.data.helpers import toy_dataset
 
 
@@ -91,7 +91,8 @@ def test_unknown_names(tmp_path):
 def test_an_unknown_option_is_the_users_mistake_and_any_other_type_error_is_ours(tmp_path, monkeypatch):
     with pytest.raises(GenGeoError, match="world-urban: got an unexpected keyword argument 'pairs'"):
         load_pairs("world-urban", pairs=3)
-    monkeypatch.setattr(cvusa, "load", lambda root, split: int(None))  # int() argument must be a string ...
+    (tmp_path / "bingmap/19").mkdir(parents=True)  # a folder that may hold the data set
+    monkeypatch.setitem(DATASETS._parts, "cvusa", lambda root, split: int(None))  # int() argument must be a string ...
     with pytest.raises(TypeError, match="argument must be"):
         load_pairs("cvusa", tmp_path)
 

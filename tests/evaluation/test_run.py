@@ -106,7 +106,7 @@ def test_the_whole_circle_to_the_north_is_the_panorama_itself(run):
         ({"ground_size": "30x112"}, "multiples of 14"),
         ({"ground_size": "wide"}, "HxW"),
         ({"ties": "lucky"}, "ties must be one of"),
-        ({"protocol": "world-urban-fov90-known"}, "more tokens than clusters"),
+        ({"protocol": "world-urban-fov90-known"}, "SALAD needs at least 5 tokens"),
     ],
 )
 def test_bad_orders_are_one_line(run, more, words):

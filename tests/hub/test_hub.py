@@ -261,13 +261,13 @@ print(json.dumps([pushed, encoder.encode([image], "aerial").tolist(), pipe(image
     assert fetched[0] == 0 and "holds the model" in fetched[1] and same and kept_record == record
     messages = (
         "no someone/absent",
-        "nothing is no folder",
+        "nothing is not a directory",
         "'not a name' cannot",
         "no someone/gengeo-tiny",
         "refused the token",
     )
     for (code, _, text), message in zip(wrong, messages, strict=True):
-        assert code == 2 and message in text and text.splitlines()[-1].startswith("error: "), text
+        assert code == 1 and message in text and text.splitlines()[-1].startswith("error: "), text
     assert "hf auth login" in wrong[-1][2] and not leftover
     assert ("model", "someone/other") not in hub.repositories
 
@@ -347,7 +347,7 @@ print(json.dumps([same, pixels, positives, library["query_id"][:], folder, comma
     same, pixels, positives, library, folder, commands, errors, leftovers = found
     assert same and pixels and positives == ["t0", "t1", "t2"] and library == ["q0", "q1", "q2"]
     assert folder == ["q0", "q1", "q2", "q3"]
-    assert [code for code, _, _ in commands] == [0, 0, 0, 0, 2, 2, 2], commands
+    assert [code for code, _, _ in commands] == [0, 0, 0, 0, 2, 1, 1], commands
     assert "holds the index" in commands[1][1] and "holds the dataset" in commands[2][1]
     assert "--onnx goes with a checkpoint" in commands[4][2] and "holds no index" in commands[5][2]
     assert "unknown kind 'map'" in commands[6][2]
@@ -395,7 +395,7 @@ print(json.dumps([index("hf:someone/town/gallery/test", "a"), index("hf:someone/
     ], error2  # fmt: skip
     for (code, error, _), words in zip(refused, ("/gallery/SPLIT", "['lon']", "someone/none"), strict=True):
         last = error.splitlines()[-1]
-        assert code == 2 and last.startswith("error: ") and words in last, error
+        assert code == 1 and last.startswith("error: ") and words in last, error
 
 
 def test_card_states_what_files_state(tiny_model, tiny_processor):

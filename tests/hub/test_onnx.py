@@ -90,7 +90,7 @@ def test_the_encoder_runs_the_graph_and_cuts_its_descriptors(stand_in, tiny_proc
     prefix = expected[:, :2] / np.linalg.norm(expected[:, :2], axis=1, keepdims=True)
     assert np.allclose(encoder.encode(photos(5), "aerial"), prefix, atol=1e-5)
     assert encoder.fingerprint == truncated(whole, 2) != whole
-    with pytest.raises(GenGeoError, match="cannot be cut to 4"):
+    with pytest.raises(GenGeoError, match="cannot be truncated to 4"):
         encoder.truncate(4)
     for size, message in (
         ((30, 28), "multiples of the patch, 14 x 14"),
@@ -181,7 +181,7 @@ def test_what_onnx_cannot_do_is_said_before_the_work(stand_in, monkeypatch):
     def opened(**options):
         return Encoder.from_pretrained(stand_in, backend="onnx", **options)
 
-    with pytest.raises(GenGeoError, match="batch_size=0"):
+    with pytest.raises(GenGeoError, match="batch_size is 0"):
         opened(batch_size=0)
     for word, message in (("gpu", "device gpu cannot be used"), ("meta", "give --device cpu or cuda")):
         with pytest.raises(GenGeoError, match=message):

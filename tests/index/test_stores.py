@@ -137,7 +137,8 @@ def test_an_export_of_tiles_that_moved_begins_again(store, encoder, tmp_path, mo
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(store.engine, "upsert", upsert)
         export_index(GeoIndex.load(tmp_path / "big"), store)
-    moved = GeoIndex.build(encoder, ListSource(count=600, lat=10.0), tmp_path / "big", thumbnail_pixels=0)
+    source = ListSource(count=600, lat=10.0)
+    moved = GeoIndex.build(encoder, source, tmp_path / "big", thumbnail_pixels=0, overwrite=True)
     export_index(moved, store)
     hits = store.search(encoder.encode(ListSource(count=600).images[:5], "ground"), 1)
     assert [line[0].lat for line in hits] == pytest.approx([10.0] * 5, abs=0.01)
@@ -213,7 +214,7 @@ def test_a_store_of_shortened_descriptors_shortens_those_of_photos(tiny_checkpoi
 def test_addresses():
     assert is_address("milvus:./a.db") and is_address("qdrant:http://h:1") and not is_address("city.gengeo")
     for wrong in ("milvus:", "other:x", "folder"):
-        with pytest.raises(GenGeoError, match="is no store"):
+        with pytest.raises(GenGeoError, match="is not the address of a store"):
             connect(wrong)
 
 

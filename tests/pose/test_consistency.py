@@ -8,7 +8,7 @@ from gengeo_hf.encoding.encoder import Encoder
 from gengeo_hf.pose.fitting import FitSettings, fit_head
 from gengeo_hf.pose.geometry import column_azimuths, positions_of
 from gengeo_hf.pose.posterior import poses_of, to_posterior, turn_between
-from gengeo_hf.pose.samples import Pairs
+from gengeo_hf.pose.samples import PosePairs
 from gengeo_hf.pose.tokens import normalised, patch_tokens
 from tests.pose.toy import toy_pairs
 
@@ -28,7 +28,7 @@ def encoder():
 @pytest.fixture(scope="module")
 def pairs(encoder):
     """Unseen pairs whose photos stand off the centre: pixels, and true offsets in metres."""
-    found = Pairs.of(toy_pairs(PHOTOS, seed=9, shift_m=15), encoder.processor)
+    found = PosePairs.of(toy_pairs(PHOTOS, seed=9, shift_m=15), encoder.processor)
     _, photos, tiles = found.pixels(np.arange(PHOTOS))
     return photos, tiles, found.offset_m
 

@@ -32,7 +32,9 @@ def test_the_sender_of_a_large_upload_is_told(locator, times):
 )
 def test_a_refusal_waits_for_the_end_of_what_is_sent(locator, path, status):
     body = bytes(5_000_000)
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
+    )
     with running(create_app(locator)) as address:
         where = urlsplit(address)
         with socket.create_connection((where.hostname, where.port), timeout=60) as connection:

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
+from gengeo_hf import evaluate
 from gengeo_hf.training import loop as train
 from gengeo_hf.training.settings import CONFIGS, load_settings
 from tests.conftest import TINY, TINY_SIZES
 from tests.data import folders
-from tests.training.test_evaluate import script
 
 MAKERS = {
     "cvusa": folders.make_cvusa,
@@ -46,9 +46,7 @@ def test_train_then_evaluate(tmp_path, name):
     steps = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert sum("loss" in line for line in steps) >= 2
     protocol = PROTOCOLS[name]
-    given = ["--model", str(tmp_path / "run/model"), "--protocol", protocol, "--data", str(root), "--cpu",
-             "--out", str(tmp_path / "result.json")]  # fmt: skip
-    summary = script.main(script.parse(given)).summary
+    summary = evaluate(tmp_path / "run/model", f"{name.partition('_')[0]}:test {root}", protocol, device="cpu").summary
     assert summary["protocol"]["name"] == protocol and summary["dataset"]["complete"] is False
     if name.startswith("vigor"):
         assert "hit_rate_code" in summary["metrics"]

@@ -18,7 +18,8 @@ open(sys.argv[1], "w").write(str(inner.pid))
 time.sleep(120)
 """
 STARTER = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests with it ignored
 from gengeo_hf.training.launch import run_training
 run_training([sys.executable, "-c", sys.argv[1], sys.argv[2]])
 """
