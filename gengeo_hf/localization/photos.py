@@ -27,6 +27,9 @@ TURNS = 8  # headings tried for a panorama whose heading is unknown: at most 22.
 PANORAMA, PHOTO = "panorama", "photo"  # what `GenGeoConfig.ground_camera` may say
 
 
+WIDEST = 3  # times its own width that a narrow photo is widened to
+
+
 class TooNarrowError(GenGeoError):
     """What a photo shows is too narrow for the model: it concerns this photo, not the others in its batch."""
 
@@ -174,10 +177,30 @@ def encode_pictures(encoder: "EncoderProtocol", asked: Sequence[Picture]) -> np.
         out[whole] = encoder.encode([asked[row].image for row in whole], "ground")
     for width in sorted({picture.image.width for picture in asked if picture.own_size}):
         rows = [row for row, picture in enumerate(asked) if picture.own_size and picture.image.width == width]
+        out[rows] = _encode_unrolled(encoder, [asked[row].image for row in rows])
+    return out
+
+
+def _encode_unrolled(encoder: "EncoderProtocol", images: Sequence[Image.Image]) -> np.ndarray:
+    """Descriptors of unrolled photos of one width.
+
+    A head needs more tokens than it has clusters. A photo that gives fewer is widened by its own mirror image, up to
+    three times its width, which keeps its scale.
+    """
+    width = images[0].width
+    refused: ValueError | None = None
+    for wider in range(width, WIDEST * width + 1, encoder.patch):
         try:
-            out[rows] = encoder.encode([asked[row].image for row in rows], "ground", resize=False)
+            return encoder.encode([_widened(image, wider) for image in images], "ground", resize=False)
         except GenGeoError:
             raise
         except ValueError as error:  # the model names the sizes that it cannot take
-            raise TooNarrowError(f"the field of view is too narrow for this model: {error}") from error
-    return out
+            refused = refused or error
+    raise TooNarrowError(f"the field of view is too narrow for this model: {refused}") from refused
+
+
+def _widened(image: Image.Image, width: int) -> Image.Image:
+    """The image in the middle of its mirror images."""
+    left = (width - image.width) // 2
+    pixels = np.pad(np.asarray(image), ((0, 0), (left, width - image.width - left), (0, 0)), mode="symmetric")
+    return Image.fromarray(pixels)

@@ -254,13 +254,18 @@ def test_a_model_of_panoramas_sees_cut_outs_and_turns(panorama_model, tiny_proce
     assert "--fov" in both[0].notes[0] and not both[1].notes
 
 
-def test_a_field_of_view_too_narrow_for_the_model_is_one_line(panorama_model, tiny_processor, tmp_path):
+def test_a_field_of_view_too_narrow_for_the_model_is_widened_or_one_line(
+    panorama_model, tiny_processor, tmp_path, monkeypatch
+):
     from gengeo_hf.encoding.encoder import Encoder
 
     encoder = Encoder(panorama_model, tiny_processor, device="cpu")
     index = GeoIndex.build(encoder, ListSource(count=3), tmp_path / "idx")
     Image.new("RGB", (90, 60)).save(tmp_path / "photo.png")
-    answer = GeoLocalizer(encoder, index).locate(tmp_path / "photo.png", camera=CameraView(fov=20))
+    narrow = {"photo": tmp_path / "photo.png", "camera": CameraView(fov=20)}
+    assert GeoLocalizer(encoder, index).locate(narrow["photo"], camera=narrow["camera"]).places
+    monkeypatch.setattr("gengeo_hf.localization.photos.WIDEST", 1)
+    answer = GeoLocalizer(encoder, index).locate(narrow["photo"], camera=narrow["camera"])
     assert "too narrow" in answer.error and not answer.places
     # Among others it is an answer with an error, and the others are answered.
     jpeg(tmp_path / "tele.jpg", focal=400)
