@@ -33,6 +33,8 @@ def test_every_command_has_a_summary_and_an_example():
     for group in (cli.gengeo, *(group.typer_instance for group in cli.gengeo.registered_groups)):
         for command in group.registered_commands:
             name = command.callback.__name__
+            if not command.callback.__module__.startswith("gengeo_hf."):
+                continue  # of a plugin that another test loaded
             assert command.help and command.epilog and "Example" in command.epilog, name
             assert command.help.splitlines()[0][0].isupper(), name
 
