@@ -1,5 +1,6 @@
 """`gengeo serve`: answer photos over HTTP."""
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -9,6 +10,13 @@ from gengeo_hf.cli.options import AccessOptions, Host, LocalizerOptions, report_
 from gengeo_hf.cli.registry import LOCATE, gengeo
 
 LIMITS = "Limits"
+
+
+class LogFormat(StrEnum):
+    """How the service logs to stderr."""
+
+    text = "text"
+    json = "json"
 
 
 @gengeo.command(panel=LOCATE)
@@ -33,6 +41,9 @@ def serve(
     max_megapixels: Annotated[
         float, typer.Option(min=0.01, help="Largest photo, in millions of pixels.", rich_help_panel=LIMITS)
     ] = 50,
+    log_format: Annotated[
+        LogFormat, typer.Option(help="text: warnings and errors; json: one JSON object a line, also for each request.")
+    ] = LogFormat.text,
 ) -> None:
     """Answer photos over HTTP: /locate, /encode, /health; /docs says what they take.
 
@@ -51,9 +62,11 @@ def serve(
     require("serve", "answer over HTTP")
     from gengeo_hf.serving.decoding import DecodingLimits
     from gengeo_hf.serving.locator import Locator
+    from gengeo_hf.serving.metrics import configure_logs
     from gengeo_hf.serving.queue import Limits
     from gengeo_hf.serving.service import serve as run
 
+    configure_logs(log_format.value)
     access = sharing.access(time_limit)
     limits = Limits(queue, batch, time_limit, int(max_megabytes * 1e6))
     locator = Locator.open(

@@ -129,17 +129,16 @@ class Locator:
             PhotoError: It is not a photo, damaged, too small, too large, or costs too much to decode.
             BudgetError: Other photos fill the budget.
         """
-        try:
-            with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack:
+            try:
                 if self.decoder is not None:
-                    yield stack.enter_context(self.decoder.read(content, self.localizer.target_size))
+                    image = stack.enter_context(self.decoder.read(content, self.localizer.target_size))
                 else:
                     check_size(content, self.max_pixels)
-                    yield read_image(content, target_size=self.localizer.target_size)
-        except PhotoError:
-            raise
-        except GenGeoError as error:
-            raise PhotoError(str(error)) from error
+                    image = read_image(content, target_size=self.localizer.target_size)
+            except GenGeoError as error:
+                raise PhotoError(str(error)) from error
+            yield image
 
     def ask(self, image: ImageFile, query: LocateQuery, name: str = "photo") -> tuple[Answer, Any]:
         """Places for one photo, and the index that gave them.

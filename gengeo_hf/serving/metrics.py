@@ -102,16 +102,15 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, ensure_ascii=False)
 
 
-def configure_logs(style: str = "text", level: int = logging.INFO) -> None:
+def configure_logs(style: str = "text") -> None:
     """Send the service's logs to stderr.
 
     Args:
-        style: "text" or "json".
-        level: Least level that is logged.
+        style: "text" logs warnings and errors; "json" logs each request as well, one JSON object a line.
     """
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if style == "json" else logging.Formatter("%(levelname)s: %(message)s"))
     for name in ("gengeo", "uvicorn"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(level if name == "gengeo" else logging.WARNING)
+        logger.setLevel(logging.INFO if style == "json" and name == "gengeo" else logging.WARNING)

@@ -7,7 +7,7 @@ import contextlib
 import math
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -62,6 +62,12 @@ class Slot:
             raise BusyError(self._queue.retry_after)
         self._queue.held += size
         self.held += size
+
+
+def _leave(entered: Future[Result], reading: contextlib.AbstractContextManager[Result]) -> None:
+    """Leave a context that was entered for nothing; one that was never entered is left alone."""
+    if not entered.cancelled() and entered.exception() is None:
+        reading.__exit__(None, None, None)
 
 
 class RequestQueue:
@@ -120,7 +126,7 @@ class RequestQueue:
         try:
             image = await asyncio.wrap_future(future)
         except asyncio.CancelledError:  # the request was given up: what it gets now is given back
-            future.add_done_callback(lambda done: done.exception() or reading.__exit__(None, None, None))
+            future.add_done_callback(lambda done: _leave(done, reading))
             raise
         try:
             yield image

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import signal
 import tempfile
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("gengeo.serve")
 GEOJSON = "application/geo+json"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # why an upload cannot be stored
 BINARY = {"type": "string", "format": "binary"}
 PHOTO_BODY = {
     "requestBody": {
@@ -77,6 +79,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         "headers": {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}},
     },
     504: {"model": ErrorResponse, "description": "timeout: not answered within the time limit"},
+    507: {"model": ErrorResponse, "description": "no_space: the upload cannot be stored"},
 }
 
 
@@ -304,12 +307,15 @@ def _add_error_replies(app: FastAPI, limits: Limits) -> None:
         log.error("a request failed", exc_info=error)
         return _problem(500, "internal", "the service met an error of its own; its log says more")
 
+    def no_space(error: OSError) -> Response:
+        return _problem(507, "no_space", f"the upload cannot be stored ({error.strerror})")
+
     late = f"not answered within {limits.seconds:g} s; try again later or with a smaller photo"
     on(HTTPException, http)
     on(RequestValidationError, options)
     on(BusyError, busy)
     on(BudgetError, lambda error: _problem(503, "busy", str(error), {"Retry-After": "5"}))
-    on(OSError, lambda error: _problem(507, "no_space", f"the upload cannot be stored ({error.strerror or error})"))
+    on(OSError, lambda error: no_space(error) if error.errno in FULL else failed(error))
     on(NoPhotoError, lambda error: _problem(400, "no_photo", str(error)))
     on(TooLargeError, lambda error: _problem(413, "too_large", str(error)))
     on(PhotoError, lambda error: _problem(422, "bad_photo", str(error)))

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import threading
 
 import pytest
@@ -84,3 +85,35 @@ def test_who_gives_up_while_waiting_is_never_worked_on_and_who_is_worked_on_keep
     outcomes, busy_still = asyncio.run(run())
     assert all(isinstance(outcome, TimeoutError) for outcome in outcomes)
     assert started == [0] and busy_still
+
+
+@pytest.mark.parametrize("pending", [False, True])
+def test_what_a_request_that_was_given_up_gets_too_late_is_given_back(pending):
+    """A decoder answers after the time limit: its pixels must not stay in the budget."""
+    go, events = threading.Event(), []
+
+    @contextlib.contextmanager
+    def reading():
+        go.wait(10)
+        events.append("entered")
+        try:
+            yield
+        finally:
+            events.append("left")
+
+    async def run():
+        queue = RequestQueue(Limits(queue=1 if pending else 2, workers=1))
+        blocked = [asyncio.create_task(use(queue)) for _ in range(2 if pending else 1)]
+        await asyncio.sleep(0.1)
+        for task in blocked:
+            task.cancel()
+        await asyncio.gather(*blocked, return_exceptions=True)
+        go.set()
+        await asyncio.get_running_loop().run_in_executor(None, queue._waiters.shutdown)
+
+    async def use(queue):
+        async with queue.decoded(reading()):
+            raise AssertionError("it was given up")
+
+    asyncio.run(run())
+    assert events == ["entered", "left"]

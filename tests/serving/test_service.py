@@ -1,7 +1,9 @@
 """The service from outside: what a program sends and what it gets back."""
 
+import errno
 import io
 import json
+import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,6 +19,7 @@ from gengeo_hf.index import GeoIndex  # noqa: E402
 from gengeo_hf.localization import GeoLocalizer  # noqa: E402
 from gengeo_hf.localization.confidence import Calibration  # noqa: E402
 from gengeo_hf.serving.locator import Locator  # noqa: E402
+from gengeo_hf.serving.metrics import configure_logs  # noqa: E402
 from gengeo_hf.serving.queue import Limits  # noqa: E402
 from gengeo_hf.serving.service import create_app, serve  # noqa: E402
 from tests.serving.conftest import picture, running  # noqa: E402
@@ -322,3 +325,30 @@ def test_a_full_disk_is_not_ready(client, monkeypatch):
 
     monkeypatch.setattr("tempfile.TemporaryFile", full)
     assert "No space left" in problem(client.get("/health/ready"), 503, "cannot_answer")
+
+
+def test_a_full_disk_is_507_and_any_other_failure_of_the_system_is_500(locator, photo, monkeypatch):
+    for number, status, code in ((errno.ENOSPC, 507, "no_space"), (errno.EACCES, 500, "internal")):
+
+        async def failing(*_, number=number, **__):
+            raise OSError(number, "as the system says it")
+
+        monkeypatch.setattr("gengeo_hf.serving.service.photo_of", failing)
+        with running(create_app(locator)) as address:
+            message = problem(httpx.post(f"{address}/locate", content=photo), status, code)
+        assert ("as the system says it" in message) == (status == 507)
+
+
+def test_json_logs_are_one_object_a_line_with_the_request_id(locator, photo, capfd):
+    before = {name: (logging.getLogger(name).handlers, logging.getLogger(name).level) for name in ("gengeo", "uvicorn")}
+    try:
+        configure_logs("json")
+        with running(create_app(locator)) as address:
+            httpx.post(f"{address}/locate", content=photo, headers={"x-request-id": "abc-1"})
+    finally:
+        for name, (handlers, level) in before.items():
+            logger = logging.getLogger(name)
+            logger.handlers, logger.propagate, logger.level = handlers, True, level
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
+    found = next(line for line in lines if line.get("request_id") == "abc-1")
+    assert found["level"] == "info" and found["message"].startswith("POST /locate 200")
