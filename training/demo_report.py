@@ -1,7 +1,4 @@
-"""The demo's page: numbers, curves, answers as strips, what the head kept, a map.
-
-Before: a trained model, its answers and the synthetic world. After: `report.html`.
-"""
+"""The demo's page: numbers, curves, answers as strips, what the head kept, a map."""
 
 import json
 from pathlib import Path

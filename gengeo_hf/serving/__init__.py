@@ -1,7 +1,6 @@
 """Answers over HTTP: a page for people (`gengeo app`) and a service for programs (`gengeo serve`).
 
-Before: a model, an index and photos that arrive as bytes. After: places, as a page or as JSON and GeoJSON. Both ask
-the same locator (`answering.py`); what they know about places, maps and heatmaps they know from those rooms.
+Both ask one `Locator` (`locator.py`) and run on one server (`server.py`).
 """
 
 from importlib.util import find_spec

@@ -1,7 +1,4 @@
-"""What the page says, as small pieces of HTML. Everything that comes from outside is escaped.
-
-Before: answers. After: page.py, which puts the pieces in their places.
-"""
+"""What the page says, as small pieces of HTML. Everything that comes from outside is escaped."""
 
 from __future__ import annotations
 

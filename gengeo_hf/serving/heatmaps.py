@@ -1,7 +1,4 @@
-"""Pictures that tell why: what the head kept, which parts of photo and tile agree, why another tile scored higher.
-
-Before: a photo and the picture of a tile. After: pictures for the page, or one sentence why there are none.
-"""
+"""Pictures that tell why: what the head kept, which parts of photo and tile agree, why another tile scored higher."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""One photo out of one HTTP request: a form upload or the bare bytes, never more than allowed.
-
-Before: a request of a stranger. After: bytes, or an error that says what to send.
-"""
+"""One photo out of one HTTP request: a form upload or the bare bytes, never more than allowed."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The synthetic world: made-up places, drawn from the street and from above, in the one schema of `data`.
 
-It lets the whole path run and be tested without a download. Before: nothing. After: `learning`, `evaluation`, `places`.
+It lets the whole path run and be tested without a download.
 """
 
 from gengeo_hf.world.dataset import WORLD_VERSION, build_world

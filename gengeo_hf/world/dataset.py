@@ -1,7 +1,4 @@
-"""The synthetic world as a dataset: draw what is missing, keep it on disk, give the one schema.
-
-Before: a domain, a split, a number of pairs. After: training, evaluation, indexing, exactly as CVUSA would.
-"""
+"""The synthetic world as a dataset: draw what is missing, keep it on disk, give the one schema."""
 
 import contextlib
 import multiprocessing

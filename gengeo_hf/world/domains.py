@@ -1,7 +1,4 @@
-"""The kinds of place: what a region of each domain is made of.
-
-Before: a name. After: roads, layout, dataset.
-"""
+"""The kinds of place: what a region of each domain is made of."""
 
 from dataclasses import dataclass
 

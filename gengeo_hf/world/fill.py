@@ -1,7 +1,4 @@
-"""What stands on one lot: houses with wings and garages, terraces, flats, shops, barns, parks, car parks.
-
-Before: a lot and its kind. After: rows in the tables of a layout.
-"""
+"""What stands on one lot: houses with wings and garages, terraces, flats, shops, barns, parks, car parks."""
 
 import numpy as np
 

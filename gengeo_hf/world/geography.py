@@ -1,7 +1,5 @@
 """Where on Earth a made-up region lies, and metres to degrees.
 
-Before: a domain, a split and a region number. After: rows of the dataset, maps, mosaics.
-
 The regions lie in the Atlantic, where no map shows a town: nobody can take them for a real place. Splits are hundreds
 of kilometres apart, regions of one split kilometres apart.
 """

@@ -1,6 +1,6 @@
 """What the ground looks like: asphalt and its markings, pavements, gardens, car parks, fields, water.
 
-Before: hits on the ground. After: `materials.py`. Every edge is a formula of (x, y): crisp at any resolution.
+Every edge is a formula of (x, y): crisp at any resolution.
 """
 
 import numpy as np

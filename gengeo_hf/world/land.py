@@ -1,6 +1,5 @@
 """The land under everything: gentle hills, water, and the parcels of farmed country.
 
-Before: a domain and a random generator. After: layout (where things may stand), materials (what the ground looks like).
 All of it is a formula of (x, y), so that pictures are crisp at any resolution.
 """
 

@@ -1,6 +1,5 @@
 """What stands where in a region: buildings, trees, hedges, cars, camera places.
 
-Before: domain, roads, land, lots. After: `scene.py` makes triangles of it, `materials.py` looks colours up in it.
 Every table is a structured array, one row for each object; positions in metres, colours in linear light.
 """
 

@@ -1,7 +1,4 @@
-"""The day on which a picture was taken: sun, clouds, haze, season, camera. Each view of a pair has its own.
-
-Before: a random generator. After: `materials.py` (season), `render.py` (light, sky, camera).
-"""
+"""The day on which a picture was taken: sun, clouds, haze, season, camera. Each view of a pair has its own."""
 
 from dataclasses import dataclass
 

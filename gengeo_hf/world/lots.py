@@ -1,7 +1,4 @@
-"""Lots along the roads and in the courtyards: where buildings, gardens, parks and car parks go.
-
-Before: roads and land. After: `layout.py` fills each lot by its kind.
-"""
+"""Lots along the roads and in the courtyards: where buildings, gardens, parks and car parks go."""
 
 import bisect
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """What things look like at the point where a ray met them: colour, class, how much they mirror.
 
-Before: hits. After: `render.py` lights them. Patterns are formulas of the place, so they are sharp at any resolution,
-and fade where they are finer than a pixel.
+Patterns are formulas of the place, so they are sharp at any resolution, and
+fade where they are finer than a pixel.
 """
 
 from dataclasses import dataclass

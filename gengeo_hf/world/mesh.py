@@ -1,7 +1,4 @@
-"""Triangles of a layout: each piece knows what kind of thing it is and which row of which table it belongs to.
-
-Before: a layout. After: `scene.py` hands the triangles to the ray caster.
-"""
+"""Triangles of a layout: each piece knows what kind of thing it is and which row of which table it belongs to."""
 
 from dataclasses import dataclass
 from typing import Any

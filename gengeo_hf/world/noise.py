@@ -1,6 +1,6 @@
 """Random numbers that are a function of place: integer hashes, smooth noise, one tileable texture.
 
-Before: nothing. After: layout (hash and smooth noise), materials (texture). No state: equal keys give equal values.
+No state: equal keys give equal values.
 """
 
 import functools

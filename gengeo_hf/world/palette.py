@@ -1,7 +1,4 @@
-"""Colours of buildings, cars and land. Written as sRGB hex, used as linear light.
-
-Before: nothing. After: layout picks per object, materials per point.
-"""
+"""Colours of buildings, cars and land. Written as sRGB hex, used as linear light."""
 
 from dataclasses import dataclass
 

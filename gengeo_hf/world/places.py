@@ -1,7 +1,4 @@
-"""Which pictures a region gives: its camera places, its tiles, which tile answers which place.
-
-Before: a region's scene. After: `shards.py` draws and stores them, `dataset.py` joins regions.
-"""
+"""Which pictures a region gives: its camera places, its tiles, which tile answers which place."""
 
 import functools
 from dataclasses import dataclass

@@ -1,7 +1,4 @@
-"""Trees that no lot owns: along streets, in woods, in the hedgerows of the parcels.
-
-Before: roads, land, lots. After: rows of the layout's table of trees.
-"""
+"""Trees that no lot owns: along streets, in woods, in the hedgerows of the parcels."""
 
 import numpy as np
 

@@ -1,7 +1,4 @@
-"""Both views of a place: rays, light, pixels.
-
-Before: a region's scene, a camera place, a day for each view. After: pictures, class maps, depths.
-"""
+"""Both views of a place: rays, light, pixels."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

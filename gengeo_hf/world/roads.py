@@ -1,7 +1,4 @@
-"""The road network of a region: a warped, jittered lattice with gaps, and its distance raster.
-
-Before: a domain and a random generator. After: lots beside the roads, cameras on them, materials on the ground.
-"""
+"""The road network of a region: a warped, jittered lattice with gaps, and its distance raster."""
 
 from dataclasses import dataclass
 

@@ -1,7 +1,4 @@
-"""A region as the ray caster sees it: two scenes, because the two views of a place have different cars.
-
-Before: a layout. After: `render.py` casts rays, `materials.py` reads what they hit.
-"""
+"""A region as the ray caster sees it: two scenes, because the two views of a place have different cars."""
 
 import functools
 from dataclasses import dataclass

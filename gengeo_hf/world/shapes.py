@@ -1,7 +1,4 @@
-"""Shapes that stand many times in a region: crowns, trunks, cars. Unit sized, made once.
-
-Before: nothing. After: `mesh.py` copies them to their places.
-"""
+"""Shapes that stand many times in a region: crowns, trunks, cars. Unit sized, made once."""
 
 import functools
 

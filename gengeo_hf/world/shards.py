@@ -1,7 +1,6 @@
 """Stored regions: draw one, write it, read it back, notice damage.
 
-Before: a region and the sizes. After: `dataset.py`. A worker process imports this file, so it must stay light:
-no torch, no datasets.
+A worker process imports this file, so it must stay light: no torch, no datasets.
 """
 
 import io

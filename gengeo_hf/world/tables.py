@@ -1,7 +1,4 @@
-"""The columns of a layout's tables, and a growing table.
-
-Before: nothing. After: fill, planting, layout, scene, materials.
-"""
+"""The columns of a layout's tables, and a growing table."""
 
 from typing import Any
 

@@ -1,7 +1,4 @@
-"""The true class of every pixel of a picture of the synthetic world, drawn again from the picture's id.
-
-Before: ids of a world's tables. After: class maps, for measuring what a model looks at.
-"""
+"""The true class of every pixel of a picture of the synthetic world, drawn again from the picture's id."""
 
 import re
 
