@@ -62,6 +62,12 @@ def hostname(text: str) -> str | None:
         return None
 
 
+def path_of(scope: Scope) -> str:
+    """Path of a request without the prefix that a proxy removed (`root_path`)."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
 class AccessMiddleware:
     """Refuse requests of strangers before anything else looks at them.
 
@@ -100,7 +106,7 @@ class AccessMiddleware:
         origin = headers.get(b"origin")
         if origin and hostname(origin) != host and not self._is_allowed(hostname(origin)):
             return 403, "forbidden", "requests of other web pages are not answered (Origin)"
-        if self.token and scope["path"] not in OPEN_PATHS and not self._has_token(headers.get(b"authorization", "")):
+        if self.token and path_of(scope) not in OPEN_PATHS and not self._has_token(headers.get(b"authorization", "")):
             return 401, "unauthorized", "send the access token: Authorization: Bearer TOKEN"
         return None
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from gengeo_hf.serving.access import path_of
+
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -77,7 +79,7 @@ class ObservedMiddleware:
             await self.app(scope, receive, observed)
         finally:
             seconds = time.perf_counter() - started
-            path = scope["path"] if scope["path"] in PATHS else "other"
+            path = path_of(scope) if path_of(scope) in PATHS else "other"
             self.metrics.requests.labels(path, str(status)).inc()
             self.metrics.seconds.labels(path).observe(seconds)
             log.info("%s %s %d %.3f s", scope["method"], path, status, seconds)
