@@ -23,9 +23,13 @@ from gengeo_hf.world import build_world
 
 FIT = 100  # photos that fit the means
 KINDS = (
-    "plain", "centring, gallery", "centring, 30 photos", "centring, 100 photos", "mirror",
+    "plain",
+    "centring, gallery",
+    "centring, 30 photos",
+    "centring, 100 photos",
+    "mirror",
     "mirror and centring, 100 photos",
-)  # fmt: skip
+)
 
 
 def main() -> None:

@@ -63,14 +63,16 @@ def measure(calibration: Calibration, places: list[list], truth: list[tuple[floa
     hits, sure = np.array(right), np.array(best)
     covered = float(np.mean(inside[95])) if radii else float("nan")
     return {
-        "photos": len(hits), "right": float(hits.mean()),
+        "photos": len(hits),
+        "right": float(hits.mean()),
         "brier_skill_best": brier_skill(sure, hits.astype(float)),
         "brier_skill_places_2_to_5": brier_skill(np.array(further), np.array(further_right, dtype=float)),
         "auroc_right": auroc(sure, hits) if hits.any() and not hits.all() else None,
-        "radius_95_covers": covered, "radius_95_interval": [float(v) for v in wilson(covered, len(radii))],
+        "radius_95_covers": covered,
+        "radius_95_interval": [float(v) for v in wilson(covered, len(radii))],
         "radius_68_covers": float(np.mean(inside[68])) if radii else None,
         "radius_68_median_m": float(np.median(radii)) if radii else None,
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

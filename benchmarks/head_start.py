@@ -24,9 +24,14 @@ def measure(size: tuple[int, ...], spread: float | None, images: int) -> list[fl
     """Cluster cosine, entropy of the plan and effective rank of the descriptors of some images."""
     width, clusters, cluster_dim, token_dim, hidden, descriptor, tokens = size
     config = GenGeoConfig(
-        num_clusters=clusters, cluster_dim=cluster_dim, token_dim=token_dim, head_hidden_dim=hidden,
-        descriptor_dim=descriptor, initializer_range=spread, head_dropout=0.0,
-    )  # fmt: skip
+        num_clusters=clusters,
+        cluster_dim=cluster_dim,
+        token_dim=token_dim,
+        head_hidden_dim=hidden,
+        descriptor_dim=descriptor,
+        initializer_range=spread,
+        head_dropout=0.0,
+    )
     torch.manual_seed(0)
     head = GenGeoHead(config, width).eval()
     for layer in head.modules():

@@ -75,10 +75,16 @@ class Gallery:
         lat, lon = LAT + row * SPACING_M / per_lat, LON + column * SPACING_M / per_lon
         high, wide = TILE_M / 2 / per_lat, TILE_M / 2 / per_lon
         columns = [
-            pa.array(np.arange(self.count)).cast(pa.string()), pa.array(lat), pa.array(lon), pa.array(lon - wide),
-            pa.array(lat - high), pa.array(lon + wide), pa.array(lat + high), pa.repeat("made up", self.count),
+            pa.array(np.arange(self.count)).cast(pa.string()),
+            pa.array(lat),
+            pa.array(lon),
+            pa.array(lon - wide),
+            pa.array(lat - high),
+            pa.array(lon + wide),
+            pa.array(lat + high),
             pa.repeat("made up", self.count),
-        ]  # fmt: skip
+            pa.repeat("made up", self.count),
+        ]
         return pa.table(columns, schema=TILE_SCHEMA)
 
     def queries(self, vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -123,9 +129,10 @@ def timed(call: Any, queries: np.ndarray, times: int) -> dict[str, float]:
         call(queries[number % len(queries)][None])
         walls.append((time.perf_counter() - started) * 1000)
     return {
-        "median_ms": statistics.median(walls), "best_ms": min(walls),
+        "median_ms": statistics.median(walls),
+        "best_ms": min(walls),
         "cpu_ms": (time.process_time() - cpu) / times * 1000,
-    }  # fmt: skip
+    }
 
 
 def forget_pages(index: GeoIndex) -> None:
@@ -208,9 +215,10 @@ def build(count: int, path: Path) -> dict[str, float]:
     started, cpu = time.perf_counter(), time.process_time()
     write_index(path, NewRows(gallery.tiles(), gallery.descriptors()), DIM, Model("0" * 64, "made up"))
     return {
-        "build_s": time.perf_counter() - started, "build_cpu_s": time.process_time() - cpu,
+        "build_s": time.perf_counter() - started,
+        "build_cpu_s": time.process_time() - cpu,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    }  # fmt: skip
+    }
 
 
 def drawn_queries(index: GeoIndex) -> np.ndarray:
@@ -246,8 +254,11 @@ def edits(count: int, folder: Path) -> dict[str, Any]:
     result["remove_tenth"] = cost(index, lambda: index.remove(dead))
     queries = drawn_queries(index)
     exact = exact_ids(index, queries, 10)
-    result["many"] = {"segments": len(index.manifest.segments), "deleted": index.manifest.deleted,
-                      "recall_at_10": recall(index, queries, exact)}  # fmt: skip
+    result["many"] = {
+        "segments": len(index.manifest.segments),
+        "deleted": index.manifest.deleted,
+        "recall_at_10": recall(index, queries, exact),
+    }
     many = timed(lambda query: index.search(query, 10), queries, 50)
     result["compact"] = cost(index, index.compact)
     result["one"] = {"recall_at_10": recall(index, queries, exact)}
@@ -270,8 +281,12 @@ def large(count: int, folder: Path, known: dict[str, Any]) -> Iterator[dict[str,
     result["disk_mb"] = sum(file.stat().st_size for file in index.files().values()) / 1e6
     scan = index.manifest.segments[0].scan
     if scan:
-        result["measured_at_build"] = {"depth": scan.depth, "recall_at_1": scan.recall_at_1,
-                                       "recall_at_10": scan.recall_at_10, "samples": scan.samples}  # fmt: skip
+        result["measured_at_build"] = {
+            "depth": scan.depth,
+            "recall_at_1": scan.recall_at_1,
+            "recall_at_10": scan.recall_at_10,
+            "samples": scan.samples,
+        }
     queries = drawn_queries(index)
     result["cold"] = opened_alone(index, queries, folder, cold=True)
     result["warm"] = opened_alone(index, queries, folder, cold=False)

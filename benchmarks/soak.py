@@ -25,9 +25,18 @@ from service_load import Service, made_up_photos, random_index, random_model
 
 GROWTH_MB = 40.0  # between the first and the last third of the run; caches and pools are full after the first
 KINDS = {  # what is sent, and the answers that are right
-    "photo": {200}, "photo as form": {200}, "descriptor": {200}, "health": {200}, "empty": {400}, "no photo": {422},
-    "cut photo": {422}, "wrong option": {422}, "too large": {413}, "unknown path": {404}, "dropped": {None},
-}  # fmt: skip
+    "photo": {200},
+    "photo as form": {200},
+    "descriptor": {200},
+    "health": {200},
+    "empty": {400},
+    "no photo": {422},
+    "cut photo": {422},
+    "wrong option": {422},
+    "too large": {413},
+    "unknown path": {404},
+    "dropped": {None},
+}
 SHARES = [8, 4, 3, 2, 1, 1, 1, 1, 1, 1, 1]
 
 
@@ -126,23 +135,33 @@ class Soak:
         first, last = float(np.median(megabytes[:third])), float(np.median(megabytes[-third:]))
         quantiles = np.percentile(self.seconds, [50, 99]) if self.seconds else [float("nan")] * 2
         return {
-            "requests": sum(self.sent.values()), "sent": self.sent, "lost": len(self.lost), "wrong": len(self.wrong),
-            "p50_s": float(quantiles[0]), "p99_s": float(quantiles[1]), "photos": len(self.seconds),
-            "memory_first_third_MB": first, "memory_last_third_MB": last, "memory_growth_MB": last - first,
+            "requests": sum(self.sent.values()),
+            "sent": self.sent,
+            "lost": len(self.lost),
+            "wrong": len(self.wrong),
+            "p50_s": float(quantiles[0]),
+            "p99_s": float(quantiles[1]),
+            "photos": len(self.seconds),
+            "memory_first_third_MB": first,
+            "memory_last_third_MB": last,
+            "memory_growth_MB": last - first,
             "problems": [*self.lost[:10], *self.wrong[:10]],
             "machine": {"cores": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()},
-        }  # fmt: skip
+        }
 
 
 def markdown(found: dict, minutes: float, clients: int) -> str:
     """The figures as a table."""
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in found["sent"].items())
     rows = {
-        "requests": f"{found['requests']:,}", "lost": found["lost"], "answered wrongly": found["wrong"],
-        "p50 of a photo": f"{found['p50_s'] * 1000:.0f} ms", "p99 of a photo": f"{found['p99_s'] * 1000:.0f} ms",
+        "requests": f"{found['requests']:,}",
+        "lost": found["lost"],
+        "answered wrongly": found["wrong"],
+        "p50 of a photo": f"{found['p50_s'] * 1000:.0f} ms",
+        "p99 of a photo": f"{found['p99_s'] * 1000:.0f} ms",
         "memory, first third": f"{found['memory_first_third_MB']:.0f} MB",
         "memory, last third": f"{found['memory_last_third_MB']:.0f} MB",
-    }  # fmt: skip
+    }
     lines = [f"# {minutes:g} minutes of `gengeo serve`, {clients} clients", "", "| | |", "|---|---:|"]
     return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in rows.items()), "", f"Sent: {kinds}.", ""])
 

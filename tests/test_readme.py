@@ -162,8 +162,13 @@ def test_every_example_in_the_help_is_understood(monkeypatch):
 def test_the_check_notices_what_is_wrong(monkeypatch):
     monkeypatch.chdir(ROOT)
     config = "--config cvusa"
-    for wrong in ("gengeo lokate photo.jpg", "gengeo locate photo.jpg --index i", "make nonsense",
-                  "python training/nonsense.py", f"python training/train.py {config} a.b=1"):  # fmt: skip
+    for wrong in (
+        "gengeo lokate photo.jpg",
+        "gengeo locate photo.jpg --index i",
+        "make nonsense",
+        "python training/nonsense.py",
+        f"python training/train.py {config} a.b=1",
+    ):
         with pytest.raises(Exception, match=r".+"):
             parse(wrong.split())
     with pytest.raises(AssertionError, match="--nowhere"):
@@ -172,7 +177,8 @@ def test_the_check_notices_what_is_wrong(monkeypatch):
     text = marked + "\n    make demo  # now\n\ntext `gengeo index`\n"
     found = blocks(text)
     assert [(b.mark, b.commands) for b in found] == [
-        ("executed", [["gengeo", "verify", "i"]]), ("", [["make", "demo"]]),
-    ]  # fmt: skip
+        ("executed", [["gengeo", "verify", "i"]]),
+        ("", [["make", "demo"]]),
+    ]
     assert mentions(text) == [["gengeo", "index"]]
     assert json.dumps([b.line for b in found]) == "[2, 6]"

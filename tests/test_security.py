@@ -93,16 +93,25 @@ def test_every_file_of_an_index(tmp_path, poison, marker):
     manifest = json.loads((index.path / "manifest.json").read_text())
     segment = manifest["segments"][0]
     (index.path / segment["name"] / "scan-0.faiss").write_bytes(b"")
-    segment["scan"] = {"factory": "", "files": ["scan-0.faiss"], "depth": 9, "samples": 9, "recall_at_1": 1,
-                       "recall_at_10": 1}  # fmt: skip
+    segment["scan"] = {
+        "factory": "",
+        "files": ["scan-0.faiss"],
+        "depth": 9,
+        "samples": 9,
+        "recall_at_1": 1,
+        "recall_at_10": 1,
+    }
     vouched = {"bytes": len(poison), "sha256": hashlib.sha256(poison).hexdigest()}
     for file in sorted(path for path in index.path.rglob("*") if path.is_file()):
         content = file.read_bytes()
         file.write_bytes(poison)
         if file.name != "manifest.json":
             changed = json.loads(json.dumps(manifest))
-            for part in (changed["segments"][0]["files"], {"": changed["segments"][0]["tombstones"]},
-                         {"": changed["left_out"]}):  # fmt: skip
+            for part in (
+                changed["segments"][0]["files"],
+                {"": changed["segments"][0]["tombstones"]},
+                {"": changed["left_out"]},
+            ):
                 for name, record in part.items():
                     if file.name in (name, record.get("file")):
                         record.update(vouched)
@@ -176,12 +185,14 @@ def test_results_calibrations_and_tables(tmp_path, poison, marker):
     for name in ("dataset_info.json", "state.json", "data-00000-of-00001.arrow"):
         (saved / name).write_bytes(poison)
     reads = [
-        lambda: Result.load(tmp_path / "r.json"), lambda: Result.load(tmp_path / "s.json"),
+        lambda: Result.load(tmp_path / "r.json"),
+        lambda: Result.load(tmp_path / "s.json"),
         lambda: Calibration.load(tmp_path / "c.json"),
         lambda: read_pairs(tmp_path / "pairs", "test", cache_dir=tmp_path / "cache"),
-        lambda: load_table(tmp_path / "t.csv", "all"), lambda: load_table(tmp_path / "t.parquet", "all"),
+        lambda: load_table(tmp_path / "t.csv", "all"),
+        lambda: load_table(tmp_path / "t.parquet", "all"),
         lambda: open_imagery(saved),
-    ]  # fmt: skip
+    ]
     reads += [lambda name=name: open_imagery(tmp_path / name) for name in ("t.csv", "t.parquet", "m.mbtiles", "i.tif")]
     for read in reads:
         with pytest.raises(GenGeoError):

@@ -82,8 +82,9 @@ def draw_poses(path: Path, encoder: Any, head: Any, world: Any) -> None:
         photo = Image.fromarray(photos[number].permute(1, 2, 0).numpy()).resize((4 * SIDE, SIDE))
         tile = Image.fromarray(tiles[number].permute(1, 2, 0).numpy()).resize((SIDE, SIDE))
         side_m = (samples.layout.width_m, samples.layout.height_m)
-        marked = _marked(tile, side_m, posterior.positions, mass[number], found.offset_m[number],
-                         samples.offset_m[number].numpy())  # fmt: skip
+        marked = _marked(
+            tile, side_m, posterior.positions, mass[number], found.offset_m[number], samples.offset_m[number].numpy()
+        )
         strip = Image.new("RGB", (4 * SIDE + 10 + SIDE, SIDE), "white")
         strip.paste(photo, (0, 0))
         strip.paste(marked, (4 * SIDE + 10, 0))

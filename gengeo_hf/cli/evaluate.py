@@ -120,10 +120,20 @@ def evaluate(
 
         _show_pose(
             evaluate_pose_of(
-                model, data, heading_prior, protocol=protocol, method=pose_method, fov=pose_fov, validation=fuse_on,
-                device=device, batch_size=batch_size, seed=seed,
-            ), as_json, out,
-        )  # fmt: skip
+                model,
+                data,
+                heading_prior,
+                protocol=protocol,
+                method=pose_method,
+                fov=pose_fov,
+                validation=fuse_on,
+                device=device,
+                batch_size=batch_size,
+                seed=seed,
+            ),
+            as_json,
+            out,
+        )
         return
     rules = choose_protocol(protocol, None if data is None else parse_data(data))
     if rounding is not None:
@@ -131,11 +141,21 @@ def evaluate(
     if descriptors is None and out is not None:
         descriptors = out.parent / "descriptors"
     result = evaluate(
-        model, data, rules,
-        name=name, ground_size=ground_size, aerial_size=aerial_size, ties=check_ties(ties), seed=seed,
-        batch_size=batch_size, device=device, descriptors=descriptors, centering=centering, flip=flip,
+        model,
+        data,
+        rules,
+        name=name,
+        ground_size=ground_size,
+        aerial_size=aerial_size,
+        ties=check_ties(ties),
+        seed=seed,
+        batch_size=batch_size,
+        device=device,
+        descriptors=descriptors,
+        centering=centering,
+        flip=flip,
         show_progress_bar=console.shows_progress(),
-    )  # fmt: skip
+    )
     if not PartialState().is_main_process:
         return
     if as_json:

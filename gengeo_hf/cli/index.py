@@ -183,11 +183,24 @@ def index(
     if add and (centering or flip):
         raise console.UsageError("--add keeps the adaptation of the index: leave --centering and --flip out")
     tiling = TilingOptions(
-        tile_m=min(tile), tile_sizes=tile, area=where.chosen(), net=network.net(), overlap=overlap, zoom=zoom, tms=tms,
-        value_range=value_range, image_column=image_column, lat_column=lat_column, lon_column=lon_column,
-        tile_size_m=tile_size_m, north_rows=north_rows, tile_order=tile_order, nodata=nodata, max_empty=max_empty,
+        tile_m=min(tile),
+        tile_sizes=tile,
+        area=where.chosen(),
+        net=network.net(),
+        overlap=overlap,
+        zoom=zoom,
+        tms=tms,
+        value_range=value_range,
+        image_column=image_column,
+        lat_column=lat_column,
+        lon_column=lon_column,
+        tile_size_m=tile_size_m,
+        north_rows=north_rows,
+        tile_order=tile_order,
+        nodata=nodata,
+        max_empty=max_empty,
         leave_out_repeated=leave_out_repeated,
-    )  # fmt: skip
+    )
     # All that is quick to refuse comes before the slow model.
     if pose_features and not heads_of(options.model):
         raise console.UsageError(f"--pose-features: {options.model} has no pose head, see gengeo pose fit")

@@ -70,10 +70,14 @@ def serve(
     access = sharing.access(time_limit)
     limits = Limits(queue, batch, time_limit, int(max_megabytes * 1e6))
     locator = Locator.open(
-        options.model, options.index, options.calibration, **options.computation,
-        batch_size=batch, max_pixels=int(max_megapixels * 1e6),
+        options.model,
+        options.index,
+        options.calibration,
+        **options.computation,
+        batch_size=batch,
+        max_pixels=int(max_megapixels * 1e6),
         decoding=DecodingLimits(),
-    )  # fmt: skip
+    )
     report_backend(locator.encoder)
     if locator.caveat:
         console.warning(locator.caveat)

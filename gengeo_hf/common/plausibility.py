@@ -27,12 +27,14 @@ def check_bounds(file: str, sides: np.ndarray, lat: np.ndarray | None = None, lo
     width = np.where(west > east, east + 360.0 - west, east - west)
     per_lat, per_lon = metres_per_degree((south + north) / 2)
     tests = [
-        ((np.abs(west) > 180) | (np.abs(east) > 180) | (np.abs(south) > 90) | (np.abs(north) > 90),
-         "expected degrees in -180..180 and -90..90; are they metres of a projection, or in another order?"),
+        (
+            (np.abs(west) > 180) | (np.abs(east) > 180) | (np.abs(south) > 90) | (np.abs(north) > 90),
+            "expected degrees in -180..180 and -90..90; are they metres of a projection, or in another order?",
+        ),
         (south >= north, "south must lie below north; are the two columns swapped?"),
         (width * per_lon > LARGEST_TILE_M, "a tile wider than 100 km; are west and east swapped?"),
         ((north - south) * per_lat > LARGEST_TILE_M, "a tile higher than 100 km"),
-    ]  # fmt: skip
+    ]
     if lat is not None and lon is not None:
         middle_lon = west + width / 2
         far = great_circle_m((south + north) / 2, middle_lon, np.nan_to_num(lat), np.nan_to_num(lon))

@@ -97,8 +97,9 @@ def read_parquet(files: Sequence[Path]) -> "datasets.Dataset":
     import pyarrow.parquet as pq
 
     schema = pq.read_schema(files[0])
-    has_images = any(pa.types.is_struct(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary(kind)
-                     for kind in schema.types)  # fmt: skip
+    has_images = any(
+        pa.types.is_struct(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary(kind) for kind in schema.types
+    )
     if has_images:
         return datasets.Dataset.from_parquet([str(file) for file in files])
     return datasets.Dataset(pa.concat_tables([pq.read_table(file) for file in files]).replace_schema_metadata(None))

@@ -29,10 +29,15 @@ SPLIT = "split"
 EXACT = 2**53  # integers above are not exact as floating point numbers
 _EMPTY = frozenset({"", "na", "n/a", "nan", "null", "none", "-"})
 _OTHER_SUFFIXES = {
-    ".xlsx": "save it as 'CSV UTF-8'", ".xls": "save it as 'CSV UTF-8'", ".ods": "save it as CSV, UTF-8",
-    ".json": "write one JSON object a line and name it .jsonl", ".geojson": "export its attributes as CSV",
-    ".txt": "name it .csv or .tsv", ".gz": "unpack it", ".zip": "unpack it",
-}  # fmt: skip
+    ".xlsx": "save it as 'CSV UTF-8'",
+    ".xls": "save it as 'CSV UTF-8'",
+    ".ods": "save it as CSV, UTF-8",
+    ".json": "write one JSON object a line and name it .jsonl",
+    ".geojson": "export its attributes as CSV",
+    ".txt": "name it .csv or .tsv",
+    ".gz": "unpack it",
+    ".zip": "unpack it",
+}
 
 
 @dataclass(frozen=True)

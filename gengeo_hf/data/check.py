@@ -103,8 +103,11 @@ def _split(report: Report, split: str, data: CrossViewDataset) -> None:
     known = int((np.isfinite(lat) & np.isfinite(lon)).sum())
     cameras = data.cameras()
     panoramas = [camera for camera in cameras if camera.is_panorama]
-    report.add(split, f"{len(data.queries):,} photos ({len(panoramas):,} panoramas, {known:,} with a position), "
-                      f"{len(data.gallery):,} tiles")  # fmt: skip
+    report.add(
+        split,
+        f"{len(data.queries):,} photos ({len(panoramas):,} panoramas, {known:,} with a position), "
+        f"{len(data.gallery):,} tiles",
+    )
     lost = sum(camera.heading is None for camera in panoramas)
     if lost:
         report.warn(split, f"{lost:,} panoramas have no heading: they are taken as aligned with north")

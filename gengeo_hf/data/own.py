@@ -21,7 +21,8 @@ from gengeo_hf.common.schema import CrossViewDataset
 from gengeo_hf.common.tables import Table, as_table, read_table
 from gengeo_hf.data.area_split import fitting_block_m, split_training
 from gengeo_hf.data.benchmarks.layout import kept_pairs, logger, names_in, unknown_split
-from gengeo_hf.data.own_columns import ANGLES, Rows, rows_of
+from gengeo_hf.data.column_names import ANGLES
+from gengeo_hf.data.own_columns import Rows, rows_of
 from gengeo_hf.data.tables import gallery_table, query_table
 
 PARTS = ("train", "validation", "test")
@@ -119,8 +120,10 @@ def load_folder(root: str | Path, split: str, *, fov: float | None = None, **cut
     else:
         raise GenGeoError(f"{root} has no folder {split!r}; it has {', '.join(ready)}")
     names, found = list(pairs), [read_metadata(photo).position for photo, _ in pairs.values()]
-    lat, lon, heading = (np.array([np.nan if p is None or getattr(p, key) is None else getattr(p, key) for p in found])
-                         for key in ("lat", "lon", "heading"))  # fmt: skip
+    lat, lon, heading = (
+        np.array([np.nan if p is None or getattr(p, key) is None else getattr(p, key) for p in found])
+        for key in ("lat", "lon", "heading")
+    )
     chosen = np.arange(len(names))
     if not ready and split != "all":
         chosen = np.flatnonzero(three_parts(names, lat, lon, how) == split)
@@ -136,9 +139,13 @@ def load_folder(root: str | Path, split: str, *, fov: float | None = None, **cut
 
 
 def load_hf_dataset(
-    table: datasets.Dataset, split: str = "all", *, columns: Mapping[str, str] | None = None, missing: str = "error",
+    table: datasets.Dataset,
+    split: str = "all",
+    *,
+    columns: Mapping[str, str] | None = None,
+    missing: str = "error",
     **cut: Any,
-) -> CrossViewDataset:  # fmt: skip
+) -> CrossViewDataset:
     """Pairs from an HF dataset in memory or from `datasets.load_dataset`; arguments as in `load_table`.
 
     Example:
@@ -184,14 +191,20 @@ def three_parts(ids: Sequence[str], lat: np.ndarray, lon: np.ndarray, cut: Cut) 
         if method == "area":
             logger.warning(
                 "%d of %d photos have no position, first %s: splits are drawn by area, and these are left out of all; "
-                "split_by=id keeps them", unknown.sum(), len(ids), ids[row],
-            )  # fmt: skip
+                "split_by=id keeps them",
+                unknown.sum(),
+                len(ids),
+                ids[row],
+            )
             parts[unknown], left = "", np.flatnonzero(~unknown)
         else:
             logger.warning(
                 "%d of %d photos have no position, first %s: splits are drawn by id and not by area, which flatters "
-                "results", unknown.sum(), len(ids), ids[row],
-            )  # fmt: skip
+                "results",
+                unknown.sum(),
+                len(ids),
+                ids[row],
+            )
 
     def size(rows: np.ndarray) -> int:
         """What shares count: pairs by area, names by id."""
@@ -209,9 +222,15 @@ def three_parts(ids: Sequence[str], lat: np.ndarray, lon: np.ndarray, cut: Cut) 
         share = min(0.5, share * size(np.arange(len(ids))) / max(1, size(left)))
         side = cut.block_m or (fitting_block_m(lat[left], lon[left], share) if method == "area" else 0.0)
         found = split_training(
-            [ids[int(row)] for row in left], lat[left], lon[left], share,
-            method=method, block_m=side, margin_m=cut.margin_m, seed=2 * cut.seed + number,
-        )  # fmt: skip
+            [ids[int(row)] for row in left],
+            lat[left],
+            lon[left],
+            share,
+            method=method,
+            block_m=side,
+            margin_m=cut.margin_m,
+            seed=2 * cut.seed + number,
+        )
         parts[left[found.validation]] = part
         parts[left[~found.validation & ~found.train]] = ""
         left = left[found.train]

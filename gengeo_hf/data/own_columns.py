@@ -20,39 +20,11 @@ from gengeo_hf.common.geo import mean_positions
 from gengeo_hf.common.plausibility import check_bounds, distance_summary
 from gengeo_hf.common.schema import CrossViewDataset
 from gengeo_hf.common.tables import Table
+from gengeo_hf.data.column_names import NAMES, NUMBERS, SIDES
 from gengeo_hf.data.own_files import ImageFiles, InsideImages
 from gengeo_hf.data.own_ids import extra_positives, query_ids, tile_ids
 from gengeo_hf.data.tables import gallery_table, query_table
 
-SIDES = ("west", "south", "east", "north")
-ANGLES = ("heading", "fov", "vertical_fov", "pitch", "roll")  # of the camera, degrees
-# What people call the columns, in order of preference; compared without regard to case and punctuation.
-NAMES = {
-    "ground": ("ground", "groundimage", "groundpath", "groundfilename", "photo", "photopath", "query", "panorama",
-               "pano", "streetview", "image"),
-    "aerial": ("aerial", "aerialimage", "aerialpath", "aerialfilename", "satellite", "sat", "tile", "overhead",
-               "reference"),
-    "lat": ("lat", "latitude", "groundlat", "querylat"),
-    "lon": ("lon", "lng", "long", "longitude", "groundlon", "querylon"),
-    "tile_lat": ("tilelat", "aeriallat", "satlat", "satellitelat"),
-    "tile_lon": ("tilelon", "aeriallon", "satlon", "satellitelon", "satlng", "tilelng"),
-    "heading": ("heading", "compassangle", "compass", "bearing", "azimuth", "yaw"),
-    "fov": ("fov", "hfov", "horizontalfov", "fieldofview"),
-    "vertical_fov": ("verticalfov", "vfov"),
-    "pitch": ("pitch", "tilt"),
-    "roll": ("roll",),
-    "projection": ("projection", "projectiontype", "cameratype"),
-    "area": ("area", "city", "region", "place"),
-    "query_id": ("queryid", "groundid", "photoid"),
-    "tile_id": ("tileid", "aerialid", "satid"),
-    "extra_positives": ("extrapositives", "semipositives", "otherpositives"),
-    "split": ("split", "subset", "fold"),
-    "west": ("west", "minlon", "xmin", "minx"),
-    "south": ("south", "minlat", "ymin", "miny"),
-    "east": ("east", "maxlon", "xmax", "maxx"),
-    "north": ("north", "maxlat", "ymax", "maxy"),
-}  # fmt: skip
-NUMBERS = ("lat", "lon", "tile_lat", "tile_lon", *ANGLES, *SIDES)
 _EQUIRECTANGULAR = ("spherical", "equirectangular", "equirect", "360", "panorama")  # what Mapillary and others write
 
 
@@ -119,12 +91,17 @@ class Rows:
         if any(value is not None for value in self.projection):
             camera["projection"] = [self.projection[row] for row in photos]
         queries = query_table(
-            [self.query_ids[row] for row in photos], _paths(self.ground, photos),
+            [self.query_ids[row] for row in photos],
+            _paths(self.ground, photos),
             [self.tile_ids[row] for row in photos],
             semi_positives=[[tile for tile in self.extra[row] if tile in known] for row in photos],
             area=[self.area[row] for row in photos],
-            lat=of["lat"], lon=of["lon"], heading=of["heading"], fov=of["fov"], **camera,
-        )  # fmt: skip
+            lat=of["lat"],
+            lon=of["lon"],
+            heading=of["heading"],
+            fov=of["fov"],
+            **camera,
+        )
         gallery = self._gallery(rows, first_row, further)
         if self.table is not None:
             tile_rows = self.source_rows[list(first_row.values())]
@@ -207,8 +184,10 @@ def rows_of(table: Table, columns: Mapping[str, str], camera: Mapping[str, float
         raise GenGeoError(f"{table.file}: one of {found['ground']}, {found['aerial']} holds images and the other paths")
     numbers = {key: _numbers(table, key, found[key], count) for key in NUMBERS}
     _apply_camera(table, numbers, camera or {}, notes)
-    texts = {key: _texts(table, found[key]) if found[key] and not inside.get(key) else None
-             for key in ("ground", "aerial", "query_id", "tile_id", "area", "projection")}  # fmt: skip
+    texts = {
+        key: _texts(table, found[key]) if found[key] and not inside.get(key) else None
+        for key in ("ground", "aerial", "query_id", "tile_id", "area", "projection")
+    }
     split = None if found["split"] is None else [_plain_text(value) for value in table.values(str(found["split"]))]
     files: InsideImages | ImageFiles
     if inside["ground"]:
@@ -221,11 +200,23 @@ def rows_of(table: Table, columns: Mapping[str, str], camera: Mapping[str, float
     raw_extra = table.values(str(found["extra_positives"])) if found["extra_positives"] else [None] * count
     extra, extra_paths = extra_positives(table, raw_extra, tiles, own_id_of, files.path_of, notes)
     rows = Rows(
-        table.name, table.rows if inside["ground"] else None, np.arange(count), files.ground, files.aerial, photos,
-        tiles, extra, extra_paths, numbers, _projections(table, texts["projection"], count, notes),
-        texts["area"] or [None] * count, split, files.present, files.has_photo,
+        table.name,
+        table.rows if inside["ground"] else None,
         np.arange(count),
-    )  # fmt: skip
+        files.ground,
+        files.aerial,
+        photos,
+        tiles,
+        extra,
+        extra_paths,
+        numbers,
+        _projections(table, texts["projection"], count, notes),
+        texts["area"] or [None] * count,
+        split,
+        files.present,
+        files.has_photo,
+        np.arange(count),
+    )
     rows = _merged(rows, texts["query_id"] if inside["ground"] else files.photo_texts, notes)
     _check_positions(table, rows, notes)
     if not inside["ground"] and not rows.present.all():
@@ -329,8 +320,10 @@ def _merged(rows: Rows, photos: Sequence[str | None] | None, notes: list[str]) -
         rows.has_photo[row], rows.anchor[row] = False, known  # its tile stays in the gallery, in the photo's split
         keep.append(row)
     if merged:
-        notes.append(f"{rows.name}: {merged:,} rows repeat a photo with another tile, which becomes a further positive "
-                     f"of it: {example}")  # fmt: skip
+        notes.append(
+            f"{rows.name}: {merged:,} rows repeat a photo with another tile, which becomes a further positive "
+            f"of it: {example}"
+        )
     if repeated:
         notes.append(f"{rows.name}: {repeated:,} rows repeat a photo with the same tile; they are left out")
     return rows if not repeated else _selected(rows, keep)
@@ -344,11 +337,23 @@ def _selected(rows: Rows, keep: list[int]) -> Rows:
         return [values[row] for row in keep] if isinstance(values, list) else values
 
     return Rows(
-        rows.name, rows.table, rows.source_rows[index], of(rows.ground), of(rows.aerial), of(rows.query_ids),
-        of(rows.tile_ids), of(rows.extra), rows.extra_paths, {key: v[index] for key, v in rows.numbers.items()},
-        of(rows.projection), of(rows.area), of(rows.split), rows.present[index], rows.has_photo[index],
+        rows.name,
+        rows.table,
+        rows.source_rows[index],
+        of(rows.ground),
+        of(rows.aerial),
+        of(rows.query_ids),
+        of(rows.tile_ids),
+        of(rows.extra),
+        rows.extra_paths,
+        {key: v[index] for key, v in rows.numbers.items()},
+        of(rows.projection),
+        of(rows.area),
+        of(rows.split),
+        rows.present[index],
+        rows.has_photo[index],
         np.searchsorted(index, rows.anchor[index]),
-    )  # fmt: skip
+    )
 
 
 def _check_positions(table: Table, rows: Rows, notes: list[str]) -> None:

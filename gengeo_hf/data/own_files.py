@@ -55,8 +55,12 @@ class ImageFiles:
         self.aerial = [self._path(text) if text else "" for text in self.tile_texts]
         self.has_photo = np.array([bool(text) for text in self.photo_texts], dtype=bool)
         self.present = np.array(
-            [(not photo or self._exists(photo)) and bool(tile) and self._exists(tile)
-             for photo, tile in zip(self.ground, self.aerial, strict=True)], dtype=bool)  # fmt: skip
+            [
+                (not photo or self._exists(photo)) and bool(tile) and self._exists(tile)
+                for photo, tile in zip(self.ground, self.aerial, strict=True)
+            ],
+            dtype=bool,
+        )
 
     def path_of(self, text: str) -> str | None:
         """Path of a file that a cell names, None where there is none."""

@@ -69,9 +69,13 @@ def query_ids(
 
 
 def extra_positives(
-    table: Table, cells: list[Any], tiles: list[str], own_id_of: dict[str, str],
-    path_of: Callable[[str], str | None], notes: list[str],
-) -> tuple[list[list[str]], dict[str, str]]:  # fmt: skip
+    table: Table,
+    cells: list[Any],
+    tiles: list[str],
+    own_id_of: dict[str, str],
+    path_of: Callable[[str], str | None],
+    notes: list[str],
+) -> tuple[list[list[str]], dict[str, str]]:
     """Ids of further tiles of each row, and the paths of those that are in no row.
 
     A cell names tiles by id, by path, or by a file name that is the only one of its kind.

@@ -11,7 +11,7 @@ from gengeo_hf.common.camera import CameraView, table_cameras
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.images import IMAGE_SUFFIXES
 from gengeo_hf.common.tables import Table, read_table
-from gengeo_hf.data.own_columns import ANGLES, NAMES
+from gengeo_hf.data.column_names import ANGLES, NAMES
 
 PHOTO_NAMES = (*NAMES["ground"], "imagepath", "file", "filename", "filepath", "path")
 ID_NAMES = ("id", "imageid", "photoid", "uuid", "name", "key")

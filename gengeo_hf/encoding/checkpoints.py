@@ -65,9 +65,13 @@ def training_record(name: str | Path, revision: str | None = None, **where: Any)
     from transformers.utils import cached_file
 
     path = cached_file(
-        str(name), TRAINING_RECORD, revision=revision, **where,
-        _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
-    )  # fmt: skip
+        str(name),
+        TRAINING_RECORD,
+        revision=revision,
+        **where,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
     try:
         return {} if path is None else dict(json.loads(Path(path).read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:

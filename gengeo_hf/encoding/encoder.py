@@ -133,9 +133,14 @@ class Encoder:
         found = load_export(name, **kwargs) if backend == "onnx" else load_checkpoint(name, **kwargs)
         model, processor, record = found
         encoder = cls(
-            model, processor, device=device, batch_size=batch_size, backend=backend, compute_dtype=compute_dtype,
+            model,
+            processor,
+            device=device,
+            batch_size=batch_size,
+            backend=backend,
+            compute_dtype=compute_dtype,
             expected_images=expected_images,
-        )  # fmt: skip
+        )
         encoder.training_record = record
         if truncate_dim is not None:
             encoder.truncate(truncate_dim)

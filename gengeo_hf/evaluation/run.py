@@ -108,8 +108,9 @@ def evaluate(
     label = name or _model_name(model, encoder)
     with _at_size(encoder, ground_size, aerial_size):
         encoder = adapt_to(encoder, loaded, centering, flip)
-        ground, aerial, images = _descriptors(encoder, loaded, truth, rules, seed, descriptors, encode, state,
-                                              show_progress_bar)  # fmt: skip
+        ground, aerial, images = _descriptors(
+            encoder, loaded, truth, rules, seed, descriptors, encode, state, show_progress_bar
+        )
         done = adaptation_name(encoder)
         about = about_model(encoder, f"{label} ({done})" if done else label)
         sizes = {view: dict(size) for view, size in encoder.processor.view_sizes.items()}
@@ -124,8 +125,7 @@ def evaluate(
         | ({"training_pairs": overlap} if overlap else {})
         | ({"adaptation": done} if done else {})
     )
-    return judge(ground, aerial, truth, rules, model=about, settings=settings, ties=ties,
-                 device=encoder.device)  # fmt: skip
+    return judge(ground, aerial, truth, rules, model=about, settings=settings, ties=ties, device=encoder.device)
 
 
 def choose_protocol(protocol: str | Protocol | None, data: "DataNotation | CrossViewDataset | None") -> Protocol:
@@ -198,10 +198,11 @@ def _descriptors(
     looked = None if headings is None else hashlib.sha256(headings.tobytes()).hexdigest()
     key = [rules.fov, looked] if rules.limited else None
     stores: list[DescriptorStore] = [
-        encode_to_store(encoder, photos, "ground", truth.query_ids, root, transform=transform, transform_key=key,
-                        **share),
+        encode_to_store(
+            encoder, photos, "ground", truth.query_ids, root, transform=transform, transform_key=key, **share
+        ),
         encode_to_store(encoder, tiles, "aerial", truth.tile_ids, root, **share),
-    ]  # fmt: skip
+    ]
     state.wait_for_everyone()
     return stores[0].load(), stores[1].load(), {"ground": str(stores[0].images), "aerial": str(stores[1].images)}
 

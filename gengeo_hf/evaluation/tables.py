@@ -22,9 +22,17 @@ _LATEX = str.maketrans(
     {letter: "\\" + letter for letter in "%&_#${}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 )
-_SHORT = {"recall@1": "R@1", "recall@5": "R@5", "recall@10": "R@10", "recall@1%": "R@1%", "hit_rate_code": "Hit",
-    "average_precision_trapezoid": "AP", "within_25m": "<= 25 m", "within_50m": "<= 50 m", "within_100m": "<= 100 m",
-}  # fmt: skip
+_SHORT = {
+    "recall@1": "R@1",
+    "recall@5": "R@5",
+    "recall@10": "R@10",
+    "recall@1%": "R@1%",
+    "hit_rate_code": "Hit",
+    "average_precision_trapezoid": "AP",
+    "within_25m": "<= 25 m",
+    "within_50m": "<= 50 m",
+    "within_100m": "<= 100 m",
+}
 
 
 @dataclass(frozen=True)
@@ -91,9 +99,11 @@ def build_results_table(results: Sequence[str | Path]) -> Table:
     notes: list[str] = []
     for path, summary in summaries.items():
         protocol, data, name = summary["protocol"], summary["dataset"], summary["model"]["name"]
-        group = protocol["name"] if protocol["name"].startswith(data["name"].split("/")[0]) else (
-            f"{data['name']} ({protocol['name']})"
-        )  # fmt: skip
+        group = (
+            protocol["name"]
+            if protocol["name"].startswith(data["name"].split("/")[0])
+            else (f"{data['name']} ({protocol['name']})")
+        )
         shown = [metric for metric in _SHORT if metric in summary["metrics"]]
         groups[group] = [metric for metric in _SHORT if metric in {*groups.get(group, ()), *shown}]
         if group in cells.setdefault(name, {}):

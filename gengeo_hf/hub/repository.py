@@ -27,8 +27,14 @@ KINDS: tuple[Kind, ...] = ("model", "index", "dataset")
 MANIFEST = "manifest.json"  # of an index
 # What an upload may leave behind from an earlier one; such files go in the same commit.
 MODEL_FILES = (
-    "model*.safetensors*", "onnx/*", "pose/*/*", "pose/*/*/*", "results/*.json", "examples/*", "gengeo_training.json",
-)  # fmt: skip
+    "model*.safetensors*",
+    "onnx/*",
+    "pose/*/*",
+    "pose/*/*/*",
+    "results/*.json",
+    "examples/*",
+    "gengeo_training.json",
+)
 NOT_STATED = "not stated; ask whoever published them"
 INDEX_FILES = ("segment-*/*", "left_out-*.parquet")
 
@@ -102,9 +108,14 @@ def push_dataset(
         write_text(folder / "README.md", _dataset_card(data.name, repository, license))
         stale = [f"{table}/{split}-*.parquet" for table in TABLES]
         return upload(
-            folder_files(folder), repository, "dataset", f"Add {data.name}",
-            replaces=stale, private=private, token=token,
-        )  # fmt: skip
+            folder_files(folder),
+            repository,
+            "dataset",
+            f"Add {data.name}",
+            replaces=stale,
+            private=private,
+            token=token,
+        )
 
 
 def _check_name(repository: str) -> None:

@@ -61,9 +61,14 @@ class ArcGisService:
         box = ",".join(f"{value:.10g}" for value in level.box(column, row))
         is_image_server = self._base.lower().endswith("imageserver")
         query = self._query | {
-            "bbox": box, "bboxSR": "3857", "imageSR": "3857", "size": f"{level.tile},{level.tile}", "f": "image",
-            "format": "jpgpng" if is_image_server else "png32", "transparent": "true",
-        }  # fmt: skip
+            "bbox": box,
+            "bboxSR": "3857",
+            "imageSR": "3857",
+            "size": f"{level.tile},{level.tile}",
+            "f": "image",
+            "format": "jpgpng" if is_image_server else "png32",
+            "transparent": "true",
+        }
         if is_image_server:
             query |= {"interpolation": "RSP_BilinearInterpolation"}
         elif self._layers:

@@ -37,6 +37,10 @@ DEGREE_M = 111_319.49079327358
 ROOTS = {"WMTS": ("Capabilities",), "WMS": ("WMS_Capabilities", "WMT_MS_Capabilities")}
 FORMATS = ("image/jpeg", "image/jpg", "image/png", "image/webp", "image/vnd.jpeg-png", "image/jpgpng")
 
+_OWN_PARAMETERS = frozenset(
+    "service request layer layers version bbox width height format styles style crs srs".split()
+)
+
 
 class OgcService:
     """Tiles of a WMTS or WMS layer; see `TileService`.
@@ -53,9 +57,16 @@ class OgcService:
     """
 
     def __init__(
-        self, kind: str, name: str, grid: TileGrid, template: str, extent: Bounds | None, rights: Rights,
-        is_swapped: bool = False, headers: Mapping[str, str] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        kind: str,
+        name: str,
+        grid: TileGrid,
+        template: str,
+        extent: Bounds | None,
+        rights: Rights,
+        is_swapped: bool = False,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         self.kind, self.name, self.grid, self.extent, self.rights = kind, name, grid, extent, rights
         self.identity = f"{redact(template)} {grid.name}"
         self.host = host_of(template)
@@ -116,8 +127,7 @@ def capabilities(client: ImageryClient, address: str, kind: str) -> bytes:
         raise MissingExtraError("defusedxml", "net", "read capabilities") from error
     asked = address
     if not urlsplit(address).path.lower().endswith(".xml"):
-        kept = {k: v for k, v in parse_qsl(urlsplit(address).query) if k.lower() not in ("service", "request", "layer",
-                "layers", "version", "bbox", "width", "height", "format", "styles", "style", "crs", "srs")}  # fmt: skip
+        kept = {k: v for k, v in parse_qsl(urlsplit(address).query) if k.lower() not in _OWN_PARAMETERS}
         query = urlencode(kept | {"SERVICE": kind, "REQUEST": "GetCapabilities"})
         asked = urlunsplit(urlsplit(address)._replace(query=query))
     answer = client.get(asked)
@@ -184,17 +194,33 @@ def wms_service(address: str, net: NetOptions) -> tuple[OgcService, ImageryClien
     grid = virtual_grid(crs, net.tile_pixels or 512)
     side = str(grid.level(1).tile)
     query = {
-        "SERVICE": "WMS", "VERSION": version, "REQUEST": "GetMap", "LAYERS": layer.name, "STYLES": "", "FORMAT": image,
-        ("CRS" if version == "1.3.0" else "SRS"): crs, "WIDTH": side, "HEIGHT": side,
-    }  # fmt: skip
-    extra = [(k, v) for k, v in parse_qsl(urlsplit(base).query) + parse_qsl(urlsplit(address).query)
-             if k.upper() not in (*query, "BBOX", "LAYER", "CRS", "SRS", "TRANSPARENT")]  # fmt: skip
+        "SERVICE": "WMS",
+        "VERSION": version,
+        "REQUEST": "GetMap",
+        "LAYERS": layer.name,
+        "STYLES": "",
+        "FORMAT": image,
+        ("CRS" if version == "1.3.0" else "SRS"): crs,
+        "WIDTH": side,
+        "HEIGHT": side,
+    }
+    extra = [
+        (k, v)
+        for k, v in parse_qsl(urlsplit(base).query) + parse_qsl(urlsplit(address).query)
+        if k.upper() not in (*query, "BBOX", "LAYER", "CRS", "SRS", "TRANSPARENT")
+    ]
     template = urlunsplit(urlsplit(base)._replace(query=urlencode({**dict(extra), **query}, safe="/:,")))
     box = layer.boundingBoxWGS84
     service = OgcService(
-        "WMS", f"{redact(address)} layer {layer.name}", grid, template, Bounds(*map(float, box)) if box else None,
-        _rights(parsed, layer, address), version == "1.3.0" and starts_with_north(crs), net.headers,
-    )  # fmt: skip
+        "WMS",
+        f"{redact(address)} layer {layer.name}",
+        grid,
+        template,
+        Bounds(*map(float, box)) if box else None,
+        _rights(parsed, layer, address),
+        version == "1.3.0" and starts_with_north(crs),
+        net.headers,
+    )
     return service, client
 
 
@@ -263,10 +289,18 @@ def _wmts_template(layer: Any, matrix_set: str, parsed: Any, address: str) -> st
                 return text
     base = _get_address(parsed.getOperationByName("GetTile").methods) or address
     query = {
-        **dict(parse_qsl(urlsplit(base).query)), "SERVICE": "WMTS", "REQUEST": "GetTile", "VERSION": "1.0.0",
-        "LAYER": layer.id, "STYLE": style, "FORMAT": kinds[0], "TILEMATRIXSET": matrix_set,
-        "TILEMATRIX": "{TileMatrix}", "TILEROW": "{TileRow}", "TILECOL": "{TileCol}",
-    }  # fmt: skip
+        **dict(parse_qsl(urlsplit(base).query)),
+        "SERVICE": "WMTS",
+        "REQUEST": "GetTile",
+        "VERSION": "1.0.0",
+        "LAYER": layer.id,
+        "STYLE": style,
+        "FORMAT": kinds[0],
+        "TILEMATRIXSET": matrix_set,
+        "TILEMATRIX": "{TileMatrix}",
+        "TILEROW": "{TileRow}",
+        "TILECOL": "{TileCol}",
+    }
     return urlunsplit(urlsplit(base)._replace(query=urlencode(query, safe="{}/:,")))
 
 

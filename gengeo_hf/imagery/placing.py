@@ -14,8 +14,14 @@ if TYPE_CHECKING:
 FARTHEST = 1e10  # of a raster's edge from the origin of its CRS, in the CRS's units; the Earth is 4e7 m around
 SLACK = 1.0  # degrees beyond the area of use of a CRS that are not mentioned
 # Tags that say when imagery was taken, in order of preference. TIFFTAG_DATETIME is when the file was written.
-DATE_TAGS = ("ACQUISITIONDATETIME", "ACQUISITIONDATE", "ACQUISITION_DATE", "ACQUISITION", "EXIF_DateTimeOriginal",
-             "TIFFTAG_DATETIME")  # fmt: skip
+DATE_TAGS = (
+    "ACQUISITIONDATETIME",
+    "ACQUISITIONDATE",
+    "ACQUISITION_DATE",
+    "ACQUISITION",
+    "EXIF_DateTimeOriginal",
+    "TIFFTAG_DATETIME",
+)
 
 
 def georeference(dataset: "DatasetReader", path: str | Path) -> tuple[Any, Any]:

@@ -110,8 +110,16 @@ def open_imagery(source: str | Path, options: TilingOptions | None = None) -> Ti
 
 
 def _rasters(paths: list[Path], options: TilingOptions) -> RasterTiles:
-    return RasterTiles(paths, options.tile_m, options.overlap, options.pixels, options.value_range, area=options.area,
-                       nodata=options.nodata, max_empty=options.max_empty)  # fmt: skip
+    return RasterTiles(
+        paths,
+        options.tile_m,
+        options.overlap,
+        options.pixels,
+        options.value_range,
+        area=options.area,
+        nodata=options.nodata,
+        max_empty=options.max_empty,
+    )
 
 
 def _inside(tiles: MbTiles | XyzTiles, options: TilingOptions) -> MbTiles | XyzTiles:

@@ -72,9 +72,14 @@ class RemoteRasters:
             names[_path_of(raster.address)] = file
         self._files = names
         self._tiles = RasterTiles(
-            list(names), options.tile_m, options.overlap, options.pixels, options.value_range, area=options.area,
+            list(names),
+            options.tile_m,
+            options.overlap,
+            options.pixels,
+            options.value_range,
+            area=options.area,
             open_dataset=self._open,
-        )  # fmt: skip
+        )
         self.table, self.rendering = self._tiles.table, f"{name} {self._tiles.rendering}"
 
     def read(self, row: int) -> Image.Image | None:
@@ -100,12 +105,20 @@ class RemoteRasters:
         requests = max(len(self._files), round(size / BLOCK / 4))  # neighbouring pieces come in one request
         rate = self._client.options.rate or 50.0
         return ImageryPlan(
-            source=self.name, area=str(self._options.area or "all that the files cover"), tiles=self.table.num_rows,
-            source_tiles=requests, requests=requests, megabytes=size / 1e6, minutes=requests / rate / 60,
-            hosts=tuple(self._client.hosts), attribution=self.rights.attribution, licence=self.rights.licence,
-            acquired=self.rights.acquired, asked_before=self._client.requests,
+            source=self.name,
+            area=str(self._options.area or "all that the files cover"),
+            tiles=self.table.num_rows,
+            source_tiles=requests,
+            requests=requests,
+            megabytes=size / 1e6,
+            minutes=requests / rate / 60,
+            hosts=tuple(self._client.hosts),
+            attribution=self.rights.attribution,
+            licence=self.rights.licence,
+            acquired=self.rights.acquired,
+            asked_before=self._client.requests,
             notes=(f"{len(self._files)} rasters; requests and megabytes are estimates from their sizes",),
-        )  # fmt: skip
+        )
 
     def prepare(self) -> str:
         """Read one tile in the middle, so that a file that cannot be read ends here."""
@@ -202,9 +215,12 @@ def _search(client: ImageryClient, root: str, asked: dict[str, str], bounds: Any
     try:
         catalogue = pystac_client.Client.open(root, stac_io=PoliteIO())
         search = catalogue.search(
-            collections=asked["collections"].split(","), bbox=[west, south, east, north],
-            datetime=asked.get("datetime"), max_items=MAX_FILES + 1, method="GET",
-        )  # fmt: skip
+            collections=asked["collections"].split(","),
+            bbox=[west, south, east, north],
+            datetime=asked.get("datetime"),
+            max_items=MAX_FILES + 1,
+            method="GET",
+        )
         found = list(search.items())
         licences = {name: _rights_of(catalogue.get_collection(name)) for name in asked["collections"].split(",")}
     except GenGeoError:

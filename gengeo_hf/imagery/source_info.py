@@ -43,11 +43,16 @@ class SourceInfo:
     def to_dict(self) -> dict[str, Any]:
         """The same as JSON takes it."""
         return {
-            "kind": self.kind, "name": self.name, "layers": list(self.layers),
+            "kind": self.kind,
+            "name": self.name,
+            "layers": list(self.layers),
             "metres_per_pixel": {str(zoom): value for zoom, value in self.zooms.items()},
-            "extent": list(self.extent) if self.extent else None, "attribution": self.rights.attribution or None,
-            "licence": self.rights.licence or None, "acquired": self.rights.acquired or None, "tiles": self.tiles,
-        }  # fmt: skip
+            "extent": list(self.extent) if self.extent else None,
+            "attribution": self.rights.attribution or None,
+            "licence": self.rights.licence or None,
+            "acquired": self.rights.acquired or None,
+            "tiles": self.tiles,
+        }
 
     def __str__(self) -> str:
         lines = [f"kind:        {self.kind}", f"source:      {self.name}"]

@@ -21,22 +21,52 @@ from gengeo_hf.common.images import IMAGE_SUFFIXES
 from gengeo_hf.common.plausibility import check_bounds, distance_summary
 from gengeo_hf.common.tables import TABLE_SUFFIXES, Table, read_table
 from gengeo_hf.common.units import parse_metres
-from gengeo_hf.data.own_columns import NAMES as PAIR_NAMES
+from gengeo_hf.data.column_names import NAMES as PAIR_NAMES
 from gengeo_hf.imagery.tiles import tile_table
 
 __all__ = ["IMAGE_SUFFIXES", "TABLE_SUFFIXES", "TableTiles"]
 
 # In order of preference. "aerial" first: a table of pairs also has a column of photos.
-IMAGE_NAMES = ("aerial", "aerialimage", "satellite", "satimage", "tile", "tilepath", "tileimage", "image", "imagepath",
-               "file", "filename", "filepath", "path")  # fmt: skip
+IMAGE_NAMES = (
+    "aerial",
+    "aerialimage",
+    "satellite",
+    "satimage",
+    "tile",
+    "tilepath",
+    "tileimage",
+    "image",
+    "imagepath",
+    "file",
+    "filename",
+    "filepath",
+    "path",
+)
 ID_NAMES = ("tileid", "id", "grdid", "imageid", "uuid", "name", "key")
 # The tile's own position before any other: in a table of pairs, lat and lon are the photo's.
 LAT_NAMES = ("tilelat", "aeriallat", "satlat", "satellitelat", "centrelat", "centerlat", "lat", "latitude", "y")
-LON_NAMES = ("tilelon", "aeriallon", "satlon", "satellitelon", "tilelng", "satlng", "centrelon", "centerlon", "lon",
-             "lng", "long", "longitude", "x")  # fmt: skip
+LON_NAMES = (
+    "tilelon",
+    "aeriallon",
+    "satlon",
+    "satellitelon",
+    "tilelng",
+    "satlng",
+    "centrelon",
+    "centerlon",
+    "lon",
+    "lng",
+    "long",
+    "longitude",
+    "x",
+)
 SIZE_NAMES = ("tilesizem", "sizem", "tilesize", "groundsizem", "widthm")
-SIDE_NAMES = (("west", "minlon", "xmin", "minx"), ("south", "minlat", "ymin", "miny"),
-              ("east", "maxlon", "xmax", "maxx"), ("north", "maxlat", "ymax", "maxy"))  # fmt: skip
+SIDE_NAMES = (
+    ("west", "minlon", "xmin", "minx"),
+    ("south", "minlat", "ymin", "miny"),
+    ("east", "maxlon", "xmax", "maxx"),
+    ("north", "maxlat", "ymax", "maxy"),
+)
 # What stands between an id and the ending of its tile; with photos beside the tiles, the marked name is the tile.
 TILE_MARKS = ("_sat", "_satellite", "_aerial", "_tile", "-sat", "-aerial", "")
 NO_POSITION, NO_IMAGE, REPEATED = "row without a position", "row without an image", "row that repeats a tile"
@@ -176,8 +206,10 @@ def _tile_ids(table: Table, images: list[Any], image_column: str | None) -> list
         ids = table.text(column)
         image_of: dict[str, Any] = {}
         # Images inside a table are known by their id alone: several rows of one id are one tile.
-        same = all(image_of.setdefault(str(i), image) == image or isinstance(image, int)
-                   for i, image in zip(ids, images, strict=True))  # fmt: skip
+        same = all(
+            image_of.setdefault(str(i), image) == image or isinstance(image, int)
+            for i, image in zip(ids, images, strict=True)
+        )
         if None not in ids and same:
             return [str(value) for value in ids]
     stems = [image.stem if isinstance(image, Path) else f"row-{row}" for row, image in enumerate(images)]

@@ -66,9 +66,12 @@ class GuardedTransport(httpx.BaseTransport):
         context = _certificates()
         # The pool knows hosts by their names, and the certificate is checked against the name.
         self._direct = httpcore.ConnectionPool(
-            ssl_context=context, max_connections=MAX_CONNECTIONS, max_keepalive_connections=16, keepalive_expiry=30.0,
+            ssl_context=context,
+            max_connections=MAX_CONNECTIONS,
+            max_keepalive_connections=16,
+            keepalive_expiry=30.0,
             network_backend=CheckedNetwork(allow_private),
-        )  # fmt: skip
+        )
         found = urllib.request.getproxies()
         self._proxies = {
             scheme: httpx.HTTPTransport(verify=context, proxy=_proxy(found[key]))
@@ -89,10 +92,13 @@ class GuardedTransport(httpx.BaseTransport):
         with _translated(request):
             answer = self._direct.handle_request(
                 httpcore.Request(
-                    request.method, target, headers=request.headers.raw, content=request.stream,
+                    request.method,
+                    target,
+                    headers=request.headers.raw,
+                    content=request.stream,
                     extensions=request.extensions,
                 )
-            )  # fmt: skip
+            )
         stream = _Stream(answer.stream, request)
         return httpx.Response(answer.status, headers=answer.headers, stream=stream, extensions=answer.extensions)
 

@@ -139,8 +139,9 @@ class MbTiles:
             self._zoom = pick_zoom(counts, zoom, str(path))
             rows_of = self._ask(
                 "SELECT tile_column, tile_row, MIN(LENGTH(tile_data)) FROM tiles WHERE zoom_level = ? "
-                "GROUP BY 1, 2 ORDER BY 1, 2", (self._zoom,),
-            )  # fmt: skip
+                "GROUP BY 1, 2 ORDER BY 1, 2",
+                (self._zoom,),
+            )
         except UNREADABLE as error:
             raise GenGeoError(f"{path} cannot be read as MBTiles: {first_line(error)}") from error
         known = [(x, y, size or 0) for x, y, size in rows_of if _on_grid(self._zoom, x, y)]

@@ -189,10 +189,11 @@ class _Assembly:
         encoder = self.encoder
         name = Path(self.model_name).name if Path(self.model_name).exists() else self.model_name
         model = Model(
-            encoder.fingerprint, name,
+            encoder.fingerprint,
+            name,
             encoder.truncate_dim,  # photos are then shortened alike
             encoder.computed_by,  # for people: any backend may ask
-        )  # fmt: skip
+        )
         return with_adaptation(new_manifest(int(encoder.dim), model, dict(encoder.preprocessing)), encoder)
 
     def _fill(self, edit: Edit, finish: Callable[[Edit, pa.Table], Manifest]) -> None:
@@ -227,9 +228,12 @@ class _Assembly:
         """Nothing of the earlier version stays."""
         edit.segments, edit.reasons, edit.left_out = [], {}, LEFT_OUT_SCHEMA.empty_table()
         manifest = replace(
-            self._manifest(), sources=self._sources(tiles), work=[self.work.key], shard=_shard_record(self.shard,
-            self.work), build=Build(self.report.seconds, self.report.tiles_per_second),
-        )  # fmt: skip
+            self._manifest(),
+            sources=self._sources(tiles),
+            work=[self.work.key],
+            shard=_shard_record(self.shard, self.work),
+            build=Build(self.report.seconds, self.report.tiles_per_second),
+        )
         return manifest.with_event("built", source=self.source.name, tiles=tiles.num_rows)
 
     def _added(self, edit: Edit, tiles: pa.Table) -> Manifest:
@@ -239,18 +243,27 @@ class _Assembly:
         known = {source.name: source for source in edit.manifest.sources}
         known |= {source.name: source for source in self._sources(tiles)}
         manifest = replace(
-            edit.manifest, sources=list(known.values()), work=[*edit.manifest.work, self.work.key], shard=None,
+            edit.manifest,
+            sources=list(known.values()),
+            work=[*edit.manifest.work, self.work.key],
+            shard=None,
             build=Build(self.report.seconds, self.report.tiles_per_second),
-        )  # fmt: skip
+        )
         return manifest.with_event("added", source=self.source.name, tiles=tiles.num_rows)
 
     def _sources(self, tiles: pa.Table) -> list[Source]:
         """The rights of the imagery, under the name of each of its files."""
         rights = getattr(self.source, "rights", None)
-        stated = {} if rights is None else {
-            "attribution": rights.attribution, "licence": rights.licence, "acquired": rights.acquired,
-            "address": rights.address,
-        }  # fmt: skip
+        stated = (
+            {}
+            if rights is None
+            else {
+                "attribution": rights.attribution,
+                "licence": rights.licence,
+                "acquired": rights.acquired,
+                "address": rights.address,
+            }
+        )
         names = pc.unique(tiles["source"]).to_pylist()
         if len(names) > MOST_SOURCES:
             names = [self.source.name]

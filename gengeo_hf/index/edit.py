@@ -231,8 +231,12 @@ def sweep(path: Path) -> None:
 
 def merged_rows(segments: Sequence[SegmentReader]) -> NewRows:
     """The live rows of some segments, a block at a time."""
-    blocks = [(s, rows[start : start + BLOCK]) for s in segments for rows in [s.live_rows()]
-              for start in range(0, len(rows), BLOCK)]  # fmt: skip
+    blocks = [
+        (s, rows[start : start + BLOCK])
+        for s in segments
+        for rows in [s.live_rows()]
+        for start in range(0, len(rows), BLOCK)
+    ]
 
     def thumbnails() -> Iterator[list[bytes]]:
         for segment, rows in blocks:
@@ -321,8 +325,10 @@ def check_output(path: str | Path, overwrite: bool = False, whole: bool = False)
     except GenGeoError as error:
         raise GenGeoError(f"{path} exists and holds something else, or an index that cannot be read: {error}") from None
     if not overwrite:
-        raise GenGeoError(f"{path} holds an index of {manifest.tiles:,} tiles: add --add to add to it, --overwrite to "
-                          "replace it, or give the name of a new directory")  # fmt: skip
+        raise GenGeoError(
+            f"{path} holds an index of {manifest.tiles:,} tiles: add --add to add to it, --overwrite to "
+            "replace it, or give the name of a new directory"
+        )
     if whole:
         ours = {*manifest.checked_files(), MANIFEST, CARD, ".gitattributes"}
         present = [child.relative_to(path) for child in path.rglob("*") if child.is_file()]
@@ -349,8 +355,11 @@ def tombstone_mask(
                 chosen |= is_in(table[column], [value])
         if bounds is not None:
             lat, lon = (table[name].to_numpy() for name in ("lat", "lon"))
-            east = (lon >= bounds.west) | (lon <= bounds.east) if bounds.crosses_date_line else (
-                (lon >= bounds.west) & (lon <= bounds.east))  # fmt: skip
+            east = (
+                (lon >= bounds.west) | (lon <= bounds.east)
+                if bounds.crosses_date_line
+                else ((lon >= bounds.west) & (lon <= bounds.east))
+            )
             chosen |= (lat >= bounds.south) & (lat <= bounds.north) & east
         return chosen
 

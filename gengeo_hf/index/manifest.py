@@ -347,9 +347,16 @@ def new_manifest(dim: int, model: Model, preprocessing: dict[str, Any]) -> Manif
     from gengeo_hf import __version__
 
     return Manifest(
-        FORMAT, FORMAT_VERSION, dim, model, [], version=0, created_by=f"gengeo_hf {__version__}", created=now(),
+        FORMAT,
+        FORMAT_VERSION,
+        dim,
+        model,
+        [],
+        version=0,
+        created_by=f"gengeo_hf {__version__}",
+        created=now(),
         preprocessing=preprocessing,
-    )  # fmt: skip
+    )
 
 
 def has_manifest(path: str | Path) -> bool:

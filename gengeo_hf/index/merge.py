@@ -80,9 +80,11 @@ def _check_parts(parts: Sequence[str | Path], manifests: Sequence[Manifest]) -> 
         if (manifest.shard is None) != (first.shard is None):
             whole = part if manifest.shard is None else parts[0]
             raise GenGeoError(f"{whole} is not a part of a divided build as the others are: merge it on its own")
-        if manifest.shard and first.shard and (manifest.shard.work, manifest.shard.count) != (
-            first.shard.work, first.shard.count
-        ):  # fmt: skip
+        if (
+            manifest.shard
+            and first.shard
+            and (manifest.shard.work, manifest.shard.count) != (first.shard.work, first.shard.count)
+        ):
             raise GenGeoError(f"{part} is a part of another build than {parts[0]}: imagery, cutting or division differ")
         key: object = manifest.shard.number if manifest.shard else manifest.segments and manifest.segments[0].name
         if key in seen:

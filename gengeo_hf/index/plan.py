@@ -56,14 +56,16 @@ class IndexPlan:
     def __str__(self) -> str:
         speed = f" at {self.tiles_per_second:g} tiles/s" if self.tiles_per_second else ""
         hours = "not known: give --throughput" if self.encode_hours is None else f"{self.encode_hours:,.2f} h{speed}"
-        return "\n".join([
-            f"area      {self.area}",
-            f"tiles     {self.tiles:,} of {self.tile_m:g} m, overlap {self.overlap:.0%}, {self.dim} dimensions",
-            f"imagery   {self.source_mb:,.0f} MB",
-            f"encoding  {hours}",
-            f"index     {self.index_mb:,.0f} MB on disk, {self.memory_mb:,.0f} MB of memory",
-            f"search    {self.search_ms:,.1f} ms for one query",
-        ])  # fmt: skip
+        return "\n".join(
+            [
+                f"area      {self.area}",
+                f"tiles     {self.tiles:,} of {self.tile_m:g} m, overlap {self.overlap:.0%}, {self.dim} dimensions",
+                f"imagery   {self.source_mb:,.0f} MB",
+                f"encoding  {hours}",
+                f"index     {self.index_mb:,.0f} MB on disk, {self.memory_mb:,.0f} MB of memory",
+                f"search    {self.search_ms:,.1f} ms for one query",
+            ]
+        )
 
 
 def plan_index(
@@ -91,17 +93,25 @@ def plan_index(
         GenGeoError: A size, an overlap or a throughput that cannot be.
     """
     if tile_m <= 0 or not 0 <= overlap < 1 or (tiles_per_second is not None and tiles_per_second <= 0):
-        raise GenGeoError(f"tiles of {tile_m:g} m, overlap {overlap:g}, {tiles_per_second} tiles/s: expected a size "
-                          "above 0, an overlap of at least 0 and below 1, and a speed above 0")  # fmt: skip
+        raise GenGeoError(
+            f"tiles of {tile_m:g} m, overlap {overlap:g}, {tiles_per_second} tiles/s: expected a size "
+            "above 0, an overlap of at least 0 and below 1, and a speed above 0"
+        )
     tiles = max(1, round(estimate_cells(area, tile_m, overlap)))
     disk, memory = bytes_of(tiles, dim, thumbnails)
     return IndexPlan(
-        area=str(area), tile_m=tile_m, overlap=overlap, dim=dim, tiles=tiles,
+        area=str(area),
+        tile_m=tile_m,
+        overlap=overlap,
+        dim=dim,
+        tiles=tiles,
         source_mb=area.area_m2 / (tile_m / pixels) ** 2 * BYTES_A_PIXEL / 1e6,
         encode_hours=None if tiles_per_second is None else tiles / tiles_per_second / 3600,
-        index_mb=disk / 1e6, memory_mb=PROCESS_MB + memory / 1e6, search_ms=search_ms(tiles, dim),
+        index_mb=disk / 1e6,
+        memory_mb=PROCESS_MB + memory / 1e6,
+        search_ms=search_ms(tiles, dim),
         tiles_per_second=tiles_per_second,
-    )  # fmt: skip
+    )
 
 
 def bytes_of(tiles: int, dim: int, thumbnails: bool = True) -> tuple[float, float]:

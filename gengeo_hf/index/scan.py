@@ -82,9 +82,11 @@ def measure_depth(descriptors: np.ndarray, scan: Sequence[Any], samples: int = 2
     needed = np.sort(ranks, axis=None)[math.ceil(WANTED_RECALL * ranks.size) - 1] + 1
     depth = int(min(max(SEGMENT_DEPTH, math.ceil(1.25 * needed)), MOST_DEPTH))
     return {
-        "depth": depth, "samples": len(queries), "recall_at_1": float((ranks[:, 0] < depth).mean()),
+        "depth": depth,
+        "samples": len(queries),
+        "recall_at_1": float((ranks[:, 0] < depth).mean()),
         "recall_at_10": float((ranks < depth).mean()),
-    }  # fmt: skip
+    }
 
 
 def sample_queries(descriptors: np.ndarray, samples: int, cosine: float = SAMPLE_COSINE, seed: int = 0) -> np.ndarray:

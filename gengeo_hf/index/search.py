@@ -179,9 +179,7 @@ class Searcher:
             estimates = np.concatenate([estimate for estimate, _ in found], axis=1)
             enough = estimates.shape[1] > depth
             least = np.partition(estimates, -depth, axis=1)[:, -depth] if enough else np.full(len(queries), -np.inf)
-            again = np.array([
-                n for n in np.flatnonzero(asked < most) if (found[n][0][:, -1] > least).any()
-            ], np.int64)  # fmt: skip
+            again = np.array([n for n in np.flatnonzero(asked < most) if (found[n][0][:, -1] > least).any()], np.int64)
             asked[again] = np.minimum(most[again], asked[again] * 4)
         if not found:
             return _nothing(len(queries))[1]

@@ -59,8 +59,9 @@ def _sources(manifest: Manifest) -> list[str]:
         return [f"sources      {len(manifest.sources):,} of one tile each, first {manifest.sources[0].name}"]
     for source in manifest.sources[:MOST]:
         rights = [text for text in (source.attribution, source.licence, source.acquired) if text]
-        lines.append(f"source       {source.name or 'unnamed'} ({source.tiles:,} tiles){'; ' * bool(rights)}"
-                     + ", ".join(rights))  # fmt: skip
+        lines.append(
+            f"source       {source.name or 'unnamed'} ({source.tiles:,} tiles){'; ' * bool(rights)}" + ", ".join(rights)
+        )
     if len(manifest.sources) > MOST:
         lines.append(f"             and {len(manifest.sources) - MOST:,} more sources")
     return lines

@@ -125,11 +125,22 @@ class Calibration:
         gap, bins = reliability(chances, right)
         (bias, score, lead), rest = fit_best(photos), fit_rest(photos)
         return cls(
-            bias, score, lead, within_m, fingerprint, gallery, len(right), gap, bins, _trade(chances, right), *rest,
-            absence=fit_absence(photos), radius_factors=radius_quantiles(photos),
+            bias,
+            score,
+            lead,
+            within_m,
+            fingerprint,
+            gallery,
+            len(right),
+            gap,
+            bins,
+            _trade(chances, right),
+            *rest,
+            absence=fit_absence(photos),
+            radius_factors=radius_quantiles(photos),
             brier_skill=(skill(chances, right), skill(further, further_right)),
             auroc=area_under_roc(chances, right),
-        )  # fmt: skip
+        )
 
     def apply(self, places: Sequence["Place"], window: int | None = None) -> list["Place"]:
         """The same places with a confidence and radii each.

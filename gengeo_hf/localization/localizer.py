@@ -38,9 +38,18 @@ if TYPE_CHECKING:
     from gengeo_hf.index.stores import StoreIndex
 
 __all__ = [
-    "Answer", "CameraView", "GeoLocalizer", "Motion", "Place", "Track", "caveat_of", "find_photos", "merge_hits",
-    "open_index", "to_geojson",
-]  # fmt: skip
+    "Answer",
+    "CameraView",
+    "GeoLocalizer",
+    "Motion",
+    "Place",
+    "Track",
+    "caveat_of",
+    "find_photos",
+    "merge_hits",
+    "open_index",
+    "to_geojson",
+]
 VOTES_FOR_EACH = 8  # hits that are asked for, for each place wanted: enough for overlaps of 50 % and some strangers
 # Places for which hits are asked at the least: a confidence, which needs the best place elsewhere, must not change with
 # how many places the user wants to see.

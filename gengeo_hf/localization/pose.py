@@ -253,9 +253,7 @@ class PoseFinder:
             poses.append((replace(found, heading=(found.heading + view.stated + view.rolled) % 360), 0))
         return poses
 
-    def _joined(
-        self, view: GroundView, head: PoseHead, hits: Sequence[Hit], places: Sequence[Place]
-    ) -> list[Place]:  # fmt: skip
+    def _joined(self, view: GroundView, head: PoseHead, hits: Sequence[Hit], places: Sequence[Place]) -> list[Place]:
         """Peaks of the joined map as places."""
         fusion = self.settings.fusion
         assert fusion is not None
@@ -271,10 +269,20 @@ class PoseFinder:
             base = of_tile.get(hit.tile_id, places[0])
             heading = (float(poses.heading[number]) + view.rolled) % 360
             place = replace(
-                base, rank=rank, lat=mode.lat, lon=mode.lon, score=hit.score, tile_id=hit.tile_id, bounds=hit.bounds,
-                area=hit.area, source=hit.source, attribution=hit.attribution, heading=heading, pose=FITTED,
+                base,
+                rank=rank,
+                lat=mode.lat,
+                lon=mode.lon,
+                score=hit.score,
+                tile_id=hit.tile_id,
+                bounds=hit.bounds,
+                area=hit.area,
+                source=hit.source,
+                attribution=hit.attribution,
+                heading=heading,
+                pose=FITTED,
                 pose_probability=mode.probability,
-            )  # fmt: skip
+            )
             found.append(_with_radii(place, mode.spread_m, factors))
         return found
 
@@ -297,18 +305,26 @@ def _bounds(hit: Hit) -> Any:
 
 
 def _posed(
-    place: Place, hit: Hit, found: tuple[Poses, int], method: str, factors: Mapping[str, float] | None = None,
+    place: Place,
+    hit: Hit,
+    found: tuple[Poses, int],
+    method: str,
+    factors: Mapping[str, float] | None = None,
     rolled: float = 0.0,
-) -> Place:  # fmt: skip
+) -> Place:
     """The place with its pose."""
     poses, number = found
     east, north = poses.offset_m[number]
     lat, lon = offset(hit.lat, hit.lon, east, north)
     heading = (float(poses.heading[number]) + rolled) % 360
     posed = replace(
-        place, lat=float(lat), lon=float(lon), heading=heading, pose=method,
+        place,
+        lat=float(lat),
+        lon=float(lon),
+        heading=heading,
+        pose=method,
         pose_probability=float(poses.mode_mass[number]),
-    )  # fmt: skip
+    )
     return _with_radii(posed, float(poses.spread_m[number]), factors or {})
 
 
@@ -321,9 +337,14 @@ def _with_radii(place: Place, spread_m: float, factors: Mapping[str, float]) -> 
 
 
 def open_finder(
-    encoder: Any, checkpoint: str | Path, index: Any, path: str | Path, calibration: str | Path | None,
-    pose: PoseSettings | bool, options: Mapping[str, Any],
-) -> PoseFinder:  # fmt: skip
+    encoder: Any,
+    checkpoint: str | Path,
+    index: Any,
+    path: str | Path,
+    calibration: str | Path | None,
+    pose: PoseSettings | bool,
+    options: Mapping[str, Any],
+) -> PoseFinder:
     """A finder for an opened index: with its pixels, stored features and, where they were fitted, joining weights.
 
     Args:

@@ -33,6 +33,13 @@ def register() -> None:
 register()
 
 __all__ = [
-    "BackboneFamily", "GenGeoAggregator", "GenGeoConfig", "GenGeoImageProcessor", "GenGeoModel", "GenGeoModelOutput",
-    "register", "register_aggregator", "register_backbone",
-]  # fmt: skip
+    "BackboneFamily",
+    "GenGeoAggregator",
+    "GenGeoConfig",
+    "GenGeoImageProcessor",
+    "GenGeoModel",
+    "GenGeoModelOutput",
+    "register",
+    "register_aggregator",
+    "register_backbone",
+]

@@ -280,7 +280,17 @@ def frozen_stages(backbone: Any) -> list[nn.Module]:
 
 
 __all__ = [
-    "BACKBONES", "BackboneFamily", "GenGeoDinov2Embeddings", "build_backbone", "family_of", "frozen_stages",
-    "patch_sides", "read_tokens", "register_backbone", "run_backbone", "set_trainable", "token_width",
+    "BACKBONES",
+    "BackboneFamily",
+    "GenGeoDinov2Embeddings",
+    "build_backbone",
+    "family_of",
+    "frozen_stages",
+    "patch_sides",
+    "read_tokens",
+    "register_backbone",
+    "run_backbone",
+    "set_trainable",
+    "token_width",
     "transformer_blocks",
-]  # fmt: skip
+]

@@ -214,9 +214,20 @@ def _check_names(config_class: Any, given: dict[str, Any]) -> None:
 
 # Keys of config.json and arguments that the base class takes without a field.
 _WRITTEN_BY_TRANSFORMERS = {
-    "adapter_config", "attn_implementation", "auto_map", "custom_pipelines", "experts_implementation", "model_type",
-    "num_labels", "output_attentions", "peft_config", "quantization_config", "return_unused_kwargs", "torch_dtype",
-    "transformers_version", "use_return_dict",
-}  # fmt: skip
+    "adapter_config",
+    "attn_implementation",
+    "auto_map",
+    "custom_pipelines",
+    "experts_implementation",
+    "model_type",
+    "num_labels",
+    "output_attentions",
+    "peft_config",
+    "quantization_config",
+    "return_unused_kwargs",
+    "torch_dtype",
+    "transformers_version",
+    "use_return_dict",
+}
 
 __all__ = ["GenGeoConfig"]

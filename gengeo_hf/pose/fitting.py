@@ -271,9 +271,7 @@ def _key(encoder: Encoder, dataset: CrossViewDataset, settings: FitSettings) -> 
     return sum_of(values | asdict(settings))
 
 
-def _train(
-    fit: _Fit, encoder: Encoder, pairs: PosePairs, rows: np.ndarray, progress: Callable[[str], None]
-) -> None:  # fmt: skip
+def _train(fit: _Fit, encoder: Encoder, pairs: PosePairs, rows: np.ndarray, progress: Callable[[str], None]) -> None:
     """All rounds: draw samples, take steps on them."""
     settings = fit.settings
     rounds = _rounds(encoder, rows, settings)
@@ -309,7 +307,7 @@ def _rounds(encoder: Encoder, rows: np.ndarray, settings: FitSettings) -> int:
 
 def _steps(
     fit: _Fit, groups: list[Samples], weights: list[float], first: int, last: int, progress: Callable[[str], None]
-) -> None:  # fmt: skip
+) -> None:
     """Optimiser steps of one round, `first` to `last`. Batches used before an interruption are passed over."""
     settings, head = fit.settings, fit.head
     rng = np.random.default_rng([settings.seed, 3, first])

@@ -174,9 +174,7 @@ class PoseHead(PreTrainedModel):
                 f"{least:.0f} to {most:.0f} m: index tiles of that size, or fit a head on such tiles (gengeo pose fit)"
             )
         edges = tuple(config.radius_edges_m)
-        return Layout(
-            *size_m, *grid, config.coverage, config.step_m, edges, config.bins, config.sigma_deg
-        ).rounded()  # fmt: skip
+        return Layout(*size_m, *grid, config.coverage, config.step_m, edges, config.bins, config.sigma_deg).rounded()
 
     def scores(
         self,
@@ -200,9 +198,7 @@ class PoseHead(PreTrainedModel):
         """
         if keys.ndim == 4:
             count, tiles = keys.shape[:2]
-            flat = self.scores(
-                queries.repeat_interleave(tiles, 0), keys.flatten(0, 1), layout, azimuths, headings
-            )  # fmt: skip
+            flat = self.scores(queries.repeat_interleave(tiles, 0), keys.flatten(0, 1), layout, azimuths, headings)
             return flat.view(count, tiles, *flat.shape[1:])
         scale = self.log_scale.exp() / math.sqrt(queries.shape[-1])
         count, columns, classes, _ = queries.shape

@@ -197,9 +197,14 @@ def plain_plans(pairs: PosePairs, rows: np.ndarray, fov: float = 360.0, moved: f
 
 
 def draw_samples(
-    encoder: Encoder, head: PoseHead, pairs: PosePairs, plan: Plan, rng: np.random.Generator, batch_size: int = 64,
+    encoder: Encoder,
+    head: PoseHead,
+    pairs: PosePairs,
+    plan: Plan,
+    rng: np.random.Generator,
+    batch_size: int = 64,
     neighbours: int = 0,
-) -> Samples:  # fmt: skip
+) -> Samples:
     """Draw a group: change the pixels, encode, keep tokens in float16.
 
     Args:
@@ -328,9 +333,14 @@ def padded_move(tile: torch.Tensor, shares: np.ndarray, scale: float = 1.0) -> t
 
 
 def _rolled_within(
-    photo: torch.Tensor, panorama: np.ndarray, heading: np.ndarray, plan: Plan, prior: str, rng: np.random.Generator,
+    photo: torch.Tensor,
+    panorama: np.ndarray,
+    heading: np.ndarray,
+    plan: Plan,
+    prior: str,
+    rng: np.random.Generator,
     patch: int,
-) -> tuple[torch.Tensor, np.ndarray]:  # fmt: skip
+) -> tuple[torch.Tensor, np.ndarray]:
     """Panoramas rolled so that their centre looks within the prior of the stated heading; cut to the field of view."""
     if not panorama.all():  # ordinary photos: their own heading, nothing to roll
         return photo, heading

@@ -28,8 +28,10 @@ def check_tokens(encoder: Encoder) -> None:
     """
     model: Any = getattr(encoder, "model", None)
     if model is None:
-        raise GenGeoError("pose needs the patch tokens of the weights, and exported graphs give descriptors alone: "
-                          "use --backend torch with the checkpoint")  # fmt: skip
+        raise GenGeoError(
+            "pose needs the patch tokens of the weights, and exported graphs give descriptors alone: "
+            "use --backend torch with the checkpoint"
+        )
     model_type = model.config.backbone_config.model_type
     if not family_of(model.config.backbone_config).has_blocks:
         raise GenGeoError(

@@ -48,9 +48,13 @@ HEADINGS: dict[str, float | str] = {FROM_FILE: "exif", NORTH: 0.0, "unknown: try
 KEEP_FILES_S = 3600  # uploads are deleted after an hour
 TO_THE_ANSWER = "() => document.getElementById('answer').scrollIntoView({block: 'nearest', behavior: 'smooth'})"
 ROW: dict[str, Any] = {  # of pictures that are clicked
-    "show_label": False, "allow_preview": False, "object_fit": "cover", "buttons": [], "interactive": False,
+    "show_label": False,
+    "allow_preview": False,
+    "object_fit": "cover",
+    "buttons": [],
+    "interactive": False,
     "height": "auto",
-}  # fmt: skip
+}
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
 
 
@@ -146,10 +150,18 @@ def page_app(page: gr.Blocks, uploads: Path, root_path: str = "") -> ASGIApp:
     )
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     gr.mount_gradio_app(
-        app, page, path="", ssr_mode=False, show_error=True, footer_links=["settings"], theme=theme,
-        css=STYLE.read_text(encoding="utf-8"), max_file_size=MAX_FILE, enable_monitoring=False,
+        app,
+        page,
+        path="",
+        ssr_mode=False,
+        show_error=True,
+        footer_links=["settings"],
+        theme=theme,
+        css=STYLE.read_text(encoding="utf-8"),
+        max_file_size=MAX_FILE,
+        enable_monitoring=False,
         root_path=root_path or None,
-    )  # fmt: skip
+    )
     return UploadPathsMiddleware(app, uploads)
 
 
@@ -159,9 +171,13 @@ def _settings(locator: Locator) -> list[Any]:
     with gr.Accordion("Settings", open=False, elem_id="settings"):
         top = gr.Slider(1, 10, 5, step=1, label="Places", info="How many to show")
         near = gr.Textbox(
-            "", label="Search only near", placeholder="60.1699, 24.9384", info="Latitude, longitude in degrees",
-            max_lines=1, elem_id="near",
-        )  # fmt: skip
+            "",
+            label="Search only near",
+            placeholder="60.1699, 24.9384",
+            info="Latitude, longitude in degrees",
+            max_lines=1,
+            elem_id="near",
+        )
         radius = gr.Textbox("2km", label="Within", info="For example 500m or 2km", max_lines=1)
         gps = gr.Checkbox(label="Search only near the photo's own GPS position, where it has one")
         kind = gr.Radio(list(KINDS), value=AS_FILE, label="Kind of photo", info="A panorama shows all directions")
@@ -176,8 +192,10 @@ def _settings(locator: Locator) -> list[Any]:
         )
         kind.change(
             lambda chosen: [gr.update(visible=chosen == ORDINARY), gr.update(visible=chosen == PANORAMA)],
-            kind, [fov, heading], **QUIET,
-        )  # fmt: skip
+            kind,
+            [fov, heading],
+            **QUIET,
+        )
     return [top, near, radius, gps, kind, fov, heading, threshold]
 
 

@@ -18,9 +18,19 @@ from gengeo_hf.serving.locator import LocateQuery, Locator
 
 MAX_TOP = 100
 ErrorCode = Literal[
-    "bad_parameter", "no_photo", "bad_photo", "too_large", "busy", "timeout", "cannot_answer", "not_found",
-    "method_not_allowed", "bad_request", "no_space", "internal",
-]  # fmt: skip
+    "bad_parameter",
+    "no_photo",
+    "bad_photo",
+    "too_large",
+    "busy",
+    "timeout",
+    "cannot_answer",
+    "not_found",
+    "method_not_allowed",
+    "bad_request",
+    "no_space",
+    "internal",
+]
 
 
 class Problem(BaseModel):

@@ -228,8 +228,9 @@ def _check_together(settings: Settings) -> None:
     if not all(0 <= beta < 1 for beta in plan.betas):
         raise GenGeoError(f"optimisation.betas is {plan.betas}; both must lie in 0..1, 1 excluded")
     if min(*data.ground_size, *data.aerial_size) < 1:
-        raise GenGeoError(f"data.ground_size and data.aerial_size must be pixels, found {data.ground_size} and "
-                          f"{data.aerial_size}")  # fmt: skip
+        raise GenGeoError(
+            f"data.ground_size and data.aerial_size must be pixels, found {data.ground_size} and {data.aerial_size}"
+        )
     if plan.final_learning_rate > plan.learning_rate:
         raise GenGeoError(
             f"optimisation.final_learning_rate is {plan.final_learning_rate:g}, above the learning rate of "

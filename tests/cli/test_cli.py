@@ -179,9 +179,11 @@ def test_a_drive_is_located_and_the_options_say_what_they_take(gengeo, stub, til
     assert '"line": [[60.0, 25.0]' in (tmp_path / "m.html").read_text()
     assert gengeo("locate", tiles / "1.png", *options, "--fov", "70", "--heading", "unknown")[0] == 0
     for wrong, words in (
-        (("--fov", "0"), "1..360 degrees"), (("--heading", "left"), "degrees, exif or unknown"),
-        (("--top-speed", "0"), "positive"), (("--heading", "nan"), "heading"),
-    ):  # fmt: skip
+        (("--fov", "0"), "1..360 degrees"),
+        (("--heading", "left"), "degrees, exif or unknown"),
+        (("--top-speed", "0"), "positive"),
+        (("--heading", "nan"), "heading"),
+    ):
         code, _, err = gengeo("locate", tiles / "1.png", *options, *wrong)
         assert code in (1, 2) and words in err and err.count("\n") == 1
 

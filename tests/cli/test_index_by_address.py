@@ -16,8 +16,19 @@ BOX = ["--bounds", "24.93,60.16,24.9318,60.1609"]
 def command(server, tiny_checkpoint, tmp_path):  # noqa: F811  # the fixture of that name
     def words(mode, *more, out="x"):
         options = ["--allow-private", "--rate", "0", "--cache", tmp_path / "cache", "--backend", "torch"]
-        return ["index", server.template(mode), *BOX, "--tile", "60m", "--out", tmp_path / out, "--model",
-                tiny_checkpoint, *options, *more]  # fmt: skip
+        return [
+            "index",
+            server.template(mode),
+            *BOX,
+            "--tile",
+            "60m",
+            "--out",
+            tmp_path / out,
+            "--model",
+            tiny_checkpoint,
+            *options,
+            *more,
+        ]
 
     return words
 

@@ -85,10 +85,16 @@ def test_signed_degrees_beside_their_hemisphere_are_not_turned_round():
 
 def test_gpano_of_a_crop_moves_heading_and_horizon():
     tags = {
-        "FullPanoWidthPixels": 1000, "CroppedAreaImageWidthPixels": 250, "CroppedAreaLeftPixels": 0,
-        "FullPanoHeightPixels": 500, "CroppedAreaImageHeightPixels": 100, "CroppedAreaTopPixels": 100,
-        "PoseHeadingDegrees": 90, "PosePitchDegrees": 5, "PoseRollDegrees": -3,
-    }  # fmt: skip
+        "FullPanoWidthPixels": 1000,
+        "CroppedAreaImageWidthPixels": 250,
+        "CroppedAreaLeftPixels": 0,
+        "FullPanoHeightPixels": 500,
+        "CroppedAreaImageHeightPixels": 100,
+        "CroppedAreaTopPixels": 100,
+        "PoseHeadingDegrees": 90,
+        "PosePitchDegrees": 5,
+        "PoseRollDegrees": -3,
+    }
     text = "".join(f"<GPano:{name}>{value}</GPano:{name}>" for name, value in tags.items())  # as elements
     camera = read_metadata(photo(text.encode())).camera
     # The crop's centre column is column 125 of 1000, 375 left of the centre: 135 degrees; its middle row is row 150.

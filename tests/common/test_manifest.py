@@ -43,8 +43,16 @@ def read(path):
 
 
 def test_values_become_dataclasses(tmp_path):
-    found = read(write(tmp_path, parts=[{"name": "a", "size": 2}], shares=[1, 0.5], by_name={"b": {"name": "b"}},
-                       kind="scan", free={"x": [1]}))  # fmt: skip
+    found = read(
+        write(
+            tmp_path,
+            parts=[{"name": "a", "size": 2}],
+            shares=[1, 0.5],
+            by_name={"b": {"name": "b"}},
+            kind="scan",
+            free={"x": [1]},
+        )
+    )
     assert found == Whole("whole", 3, [Part("a", 2)], (1.0, 0.5), {"b": Part("b")}, "scan", {"x": [1]})
 
 

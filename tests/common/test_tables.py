@@ -23,10 +23,13 @@ def text(separator, quote=""):
 
 def test_every_text_form_gives_the_same_rows(tmp_path):
     forms = {
-        "a.csv": text(",").encode(), "b.csv": text(";").encode(), "c.tsv": text("\t").encode(),
-        "d.csv": b"\xef\xbb\xbf" + text(",").encode(), "e.csv": b"sep=;\r\n" + text(";").replace("\n", "\r\n").encode(),
+        "a.csv": text(",").encode(),
+        "b.csv": text(";").encode(),
+        "c.tsv": text("\t").encode(),
+        "d.csv": b"\xef\xbb\xbf" + text(",").encode(),
+        "e.csv": b"sep=;\r\n" + text(";").replace("\n", "\r\n").encode(),
         "f.csv": text(",").replace(",", " , ").encode() + b",,\n , ,\n",
-    }  # fmt: skip
+    }
     for name, content in forms.items():
         (tmp_path / name).write_bytes(content)
         table = read_table(tmp_path / name)
@@ -96,9 +99,14 @@ def test_files_that_must_be_changed_say_how(tmp_path, content, message):
 
 @pytest.mark.parametrize(
     ("cell", "message"),
-    [("60,17", r"decimal point \(60.17\)"), ("60.17°", "without signs"), ("24.9 W", "sign for the hemisphere"),
-     ("inf", "infinite"), ("north", "leave the cell empty")],
-)  # fmt: skip
+    [
+        ("60,17", r"decimal point \(60.17\)"),
+        ("60.17°", "without signs"),
+        ("24.9 W", "sign for the hemisphere"),
+        ("inf", "infinite"),
+        ("north", "leave the cell empty"),
+    ],
+)
 def test_cells_that_are_not_numbers_say_what_to_change(tmp_path, cell, message):
     (tmp_path / "t.csv").write_text(f"lat;lon\n60.1;24\n{cell};24\n")
     with pytest.raises(GenGeoError, match=f"row 2.*{message}"):

@@ -84,8 +84,10 @@ def make_cvact(root, train=60, val=12, test=20, lost="1LqOHPdTiBbRucz-jFOSbQ", n
 def vigor_grid(city, rows=6, columns=8):
     """Names of a grid of tiles, and label rows of a panorama in each square between four tiles."""
     south = LAT + CITIES.index(city)  # each city has its own latitude
-    tiles = [[f"satellite_{south + i * LAT_STEP:.12f}_{LON + j * LON_STEP:.12f}.png" for j in range(columns)]
-             for i in range(rows)]  # fmt: skip
+    tiles = [
+        [f"satellite_{south + i * LAT_STEP:.12f}_{LON + j * LON_STEP:.12f}.png" for j in range(columns)]
+        for i in range(rows)
+    ]
     labels = []
     for i in range(rows - 1):
         for j in range(columns - 1):
@@ -113,8 +115,11 @@ def make_vigor(root, cities=CITIES, layout="original", labels="original", tile_s
         mark = "__corrected" if labels == "corrected" else ""
         folder = root / f"splits{mark}" / city
         folder.mkdir(parents=True, exist_ok=True)
-        for name, part in (("same_area_balanced_train", rows[::2]), ("same_area_balanced_test", rows[1::2]),
-                           ("pano_label_balanced", rows)):  # fmt: skip
+        for name, part in (
+            ("same_area_balanced_train", rows[::2]),
+            ("same_area_balanced_test", rows[1::2]),
+            ("pano_label_balanced", rows),
+        ):
             (folder / f"{name}{mark}.txt").write_text("\n".join(part))  # no final newline, as the real ones
     return root
 

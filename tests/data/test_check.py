@@ -42,8 +42,14 @@ def test_cvusa_of_the_wrong_size_says_what_and_what_to_do(tmp_path, gengeo):
     (root / "split_locations/all.csv").rename(root / "all.csv")
     code, out, err = gengeo("data", "check", "cvusa", tmp_path)
     assert code == 1 and not err
-    for words in ("1 files of 0 bytes, first 0000001.jpg", "pairs of test: 20 (expected 8,884)", "0000006.jpg has not",
-                  "GPS lines: 200 (expected 44,516 or more)", "--fix would make 1 link", "differ in size"):  # fmt: skip
+    for words in (
+        "1 files of 0 bytes, first 0000001.jpg",
+        "pairs of test: 20 (expected 8,884)",
+        "0000006.jpg has not",
+        "GPS lines: 200 (expected 44,516 or more)",
+        "--fix would make 1 link",
+        "differ in size",
+    ):
         assert words in out, words
     before = set(tmp_path.rglob("*"))
     code, out, _ = gengeo("data", "check", "cvusa", tmp_path, "--fix")

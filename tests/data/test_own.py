@@ -115,8 +115,10 @@ def test_photos_of_one_tile_fall_into_one_part(tmp_path, split_by):
     (tmp_path / "twice.csv").write_text("\n".join(["ground,aerial,lat,lon", *rows]))
     for seed in range(5):
         options = {"split_by": split_by, "block_m": 100.0, "margin_m": 0.0, "seed": seed, "test_share": 0.2}
-        parts = {split: load_pairs("table", tmp_path / "twice.csv", split, **options) for split in
-                 ("train", "validation", "test")}  # fmt: skip
+        parts = {
+            split: load_pairs("table", tmp_path / "twice.csv", split, **options)
+            for split in ("train", "validation", "test")
+        }
         tiles = {split: set(part.gallery["tile_id"][:]) for split, part in parts.items()}
         assert sum(map(len, tiles.values())) == 20 == len(set.union(*tiles.values()))
         assert sum(len(part.queries) for part in parts.values()) == 40
@@ -156,8 +158,9 @@ def test_parts_are_cut_by_area_where_only_tiles_have_a_position(tmp_path):
         path.write_text(text.replace("lat,lon", name))
         parts[name] = [load_pairs("table", path, split).queries["query_id"][:] for split in ("train", "test")]
     assert parts["lat,lon"] == parts["tile_lat,tile_lon"]
-    assert parts["lat,lon"] != [load_pairs("table", path, split, split_by="id").queries["query_id"][:] for split in
-                                ("train", "test")]  # fmt: skip
+    assert parts["lat,lon"] != [
+        load_pairs("table", path, split, split_by="id").queries["query_id"][:] for split in ("train", "test")
+    ]
 
 
 def test_a_column_that_is_called_like_a_split_and_is_none(tmp_path):
@@ -184,8 +187,15 @@ def test_cells_that_name_no_part_are_counted(tmp_path, caplog):
 def test_images_inside_a_dataset(tmp_path):
     path = make_table(tmp_path, 12)
     plain = load_pairs("table", path, "all")
-    rows = [{"ground": str(tmp_path / f"g/{n:03d}.jpg"), "aerial": str(tmp_path / f"a/{n:03d}.png"),
-             "lat": 48 + n * 0.01, "lon": 9.0} for n in range(12)]  # fmt: skip
+    rows = [
+        {
+            "ground": str(tmp_path / f"g/{n:03d}.jpg"),
+            "aerial": str(tmp_path / f"a/{n:03d}.png"),
+            "lat": 48 + n * 0.01,
+            "lon": 9.0,
+        }
+        for n in range(12)
+    ]
     images = datasets.Dataset.from_list(rows).cast_column("ground", datasets.Image())
     images = images.cast_column("aerial", datasets.Image())
     images.save_to_disk(tmp_path / "saved")

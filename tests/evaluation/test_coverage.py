@@ -30,9 +30,16 @@ def streets(count, photos):
 
 @pytest.mark.parametrize(
     ("count", "low", "high", "most"),
-    [(500, 0.4, 0.6, 0.97), (64, 0.85, 0.95, 0.97), (64, 0.02, 0.1, 0.985), (500, 0.99, 0.999, 0.985),
-     (500, 0.002, 0.01, 0.985), (8884, 0.985, 0.992, 0.97), (25, 0.3, 0.7, 0.97)],
-)  # fmt: skip
+    [
+        (500, 0.4, 0.6, 0.97),
+        (64, 0.85, 0.95, 0.97),
+        (64, 0.02, 0.1, 0.985),
+        (500, 0.99, 0.999, 0.985),
+        (500, 0.002, 0.01, 0.985),
+        (8884, 0.985, 0.992, 0.97),
+        (25, 0.3, 0.7, 0.97),
+    ],
+)
 def test_a_share(count, low, high, most):
     def draw(rng):
         share = rng.uniform(low, high)
@@ -43,9 +50,16 @@ def test_a_share(count, low, high, most):
 
 @pytest.mark.parametrize(
     ("count", "photos", "share", "alike"),
-    [(25, 20, 0.8, 0.5), (25, 20, 0.5, 0.5), (25, 20, 0.95, 0.3), (50, 10, 0.9, 0.3), (10, 50, 0.7, 0.3),
-     (200, 3, 0.95, 0.2), (25, 20, 0.8, 0.02)],
-)  # fmt: skip
+    [
+        (25, 20, 0.8, 0.5),
+        (25, 20, 0.5, 0.5),
+        (25, 20, 0.95, 0.3),
+        (50, 10, 0.9, 0.3),
+        (10, 50, 0.7, 0.3),
+        (200, 3, 0.95, 0.2),
+        (25, 20, 0.8, 0.02),
+    ],
+)
 def test_a_share_of_photos_that_come_in_streets(count, photos, share, alike):
     """Each street has its own share, beta-distributed with the intraclass correlation `alike`."""
 
@@ -81,9 +95,16 @@ def test_a_median_of_photos_that_come_in_streets(count, photos):
 
 @pytest.mark.parametrize(
     ("count", "gains", "losses", "most"),
-    [(500, 0.05, 0.05, 0.97), (500, 0.03, 0.01, 0.97), (500, 0.006, 0.0, 0.985), (64, 0.1, 0.1, 0.97),
-     (500, 0.3, 0.25, 0.97), (500, 0.004, 0.004, 0.99), (100, 0.2, 0.02, 0.97)],
-)  # fmt: skip
+    [
+        (500, 0.05, 0.05, 0.97),
+        (500, 0.03, 0.01, 0.97),
+        (500, 0.006, 0.0, 0.985),
+        (64, 0.1, 0.1, 0.97),
+        (500, 0.3, 0.25, 0.97),
+        (500, 0.004, 0.004, 0.99),
+        (100, 0.2, 0.02, 0.97),
+    ],
+)
 def test_a_paired_difference(count, gains, losses, most):
     def draw(rng):
         drawn = rng.random(count)

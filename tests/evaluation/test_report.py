@@ -126,9 +126,13 @@ def test_an_album_shows_every_group_and_says_how_many(paths, tmp_path):
     files = album.make_album(paths, tmp_path / "out", album.Images(image("q", (90, 30)), image("t", (40, 40))), each=2)
     groups = group_failures(Result.load(paths[0]).queries)
     assert {f.name for f in files} == {
-        "index.html", "recall.png", "errors.png", "map.png", "strips-found.png",
+        "index.html",
+        "recall.png",
+        "errors.png",
+        "map.png",
+        "strips-found.png",
         *(f"strips-{name.replace(' ', '-')}.png" for name in groups),
-    }  # fmt: skip
+    }
     for file in files[1:]:
         with Image.open(file) as opened:
             assert min(opened.size) > 100

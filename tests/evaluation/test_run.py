@@ -32,9 +32,13 @@ def run(tiny_checkpoint, tmp_path, monkeypatch):
 
     def run(out="x.json", protocol="world-urban", **more):
         result = script.evaluate(
-            tiny_checkpoint, made_up_pairs(40, seed=1), protocol, descriptors=tmp_path / "descriptors", device="cpu",
+            tiny_checkpoint,
+            made_up_pairs(40, seed=1),
+            protocol,
+            descriptors=tmp_path / "descriptors",
+            device="cpu",
             **more,
-        )  # fmt: skip
+        )
         result.save(tmp_path / out)
         return result
 
@@ -54,8 +58,12 @@ def test_a_result_says_what_it_is_and_reads_back(run, tmp_path):
     assert loaded.summary["protocol"]["name"] == "world-urban"
     assert len(loaded.summary["model"]["fingerprint"]) == 64
     assert loaded.summary["dataset"] | {"fingerprint": ""} == {
-        "name": "made-up/train", "queries": 40, "gallery": 40, "complete": False, "fingerprint": "",
-    }  # fmt: skip
+        "name": "made-up/train",
+        "queries": 40,
+        "gallery": 40,
+        "complete": False,
+        "fingerprint": "",
+    }
     for name, values in loaded.outcomes.items():
         assert loaded.summary["metrics"][name] == values.mean()
     assert {"recall@1", "recall@1%"} <= set(loaded.outcomes)

@@ -48,12 +48,18 @@ def variant(tiny_processor, **changes):
 @pytest.mark.parametrize(
     "changes",
     [
-        {}, {"use_dustbin": False}, {"share_aggregator": False}, {"descriptor_dim": None}, {"truncate_dim": 10},
-        {"dustbin_mass": "learned"}, {"head_dropout": 0.0},
-        {"backbone_config": CONVNEXT}, {"backbone_config": REGISTERS},
+        {},
+        {"use_dustbin": False},
+        {"share_aggregator": False},
+        {"descriptor_dim": None},
+        {"truncate_dim": 10},
+        {"dustbin_mass": "learned"},
+        {"head_dropout": 0.0},
+        {"backbone_config": CONVNEXT},
+        {"backbone_config": REGISTERS},
     ],
     ids=lambda changes: "-".join(changes) or "paper",
-)  # fmt: skip
+)
 def test_the_pieces_add_up_to_the_score(tiny_processor, images, changes):
     encoder = variant(tiny_processor, **changes)
     match = explain_match(encoder, images["ground"], images["aerial"])

@@ -391,8 +391,9 @@ print(json.dumps([index("hf:someone/town/gallery/test", "a"), index("hf:someone/
     assert code == 0 and [row["tile_id"] for row in gallery] == ["t0", "t1", "t2"], error
     assert gallery[0]["west"] == 10.9 and gallery[0]["area"] == "a" and gallery[0]["source"] == "someone/town/gallery"
     assert code2 == 0 and [(row["tile_id"], row["lon"], row["west"]) for row in tiles] == [
-        ("20", 5.0, None), ("10", 6.0, None),
-    ], error2  # fmt: skip
+        ("20", 5.0, None),
+        ("10", 6.0, None),
+    ], error2
     for (code, error, _), words in zip(refused, ("/gallery/SPLIT", "['lon']", "someone/none"), strict=True):
         last = error.splitlines()[-1]
         assert code == 1 and last.startswith("error: ") and words in last, error

@@ -115,9 +115,13 @@ def test_files_of_an_export_that_are_wrong_are_named(stand_in, tiny_model):
         Encoder.from_pretrained(stand_in, backend="onnx")
     sound = json.loads(stated)
     for wrong in (
-        {"dim": "3"}, {"patch": [14]}, {"patch": [14, 0]}, {"graphs": {"ground": "shared.onnx"}}, {"files": []},
+        {"dim": "3"},
+        {"patch": [14]},
+        {"patch": [14, 0]},
+        {"graphs": {"ground": "shared.onnx"}},
+        {"files": []},
         {"truncate_dim": 2.5},
-    ):  # fmt: skip
+    ):
         manifest.write_text(json.dumps(sound | wrong))
         with pytest.raises(GenGeoError, match=f"is damaged: {next(iter(wrong))} is"):
             Encoder.from_pretrained(stand_in, backend="onnx")

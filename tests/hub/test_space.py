@@ -90,8 +90,10 @@ def test_the_page_answers_in_a_real_gradio(tiny_checkpoint, tmp_path):
     settings = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
     result = subprocess.run(
         [sys.executable, "-c", PAGE, str(space), str(tmp_path / "photo.png")],
-        capture_output=True, text=True, env=os.environ | settings,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env=os.environ | settings,
+    )
     assert result.returncode == 0, result.stderr[-3000:]
     rows = json.loads(result.stdout.splitlines()[-1])["data"]
     expected = index.search(encoder.encode([photo(1)], "ground"), k=5)[0]

@@ -28,9 +28,20 @@ def geotiff():
     v = 0.5 - np.log(np.tan(np.pi / 4 + np.radians(lat) / 2)) / (2 * np.pi)
     pixels = np.clip(np.rint(colour((lon + 180) / 360, v)), 0, 255).astype(np.uint8)
     with rasterio.MemoryFile() as memory:
-        profile = {"driver": "GTiff", "width": size, "height": size, "count": 3, "dtype": "uint8", "crs": "EPSG:32635",
-                   "transform": from_origin(west, north, gsd, gsd), "tiled": True, "blockxsize": 256,
-                   "blockysize": 256, "compress": "deflate", "photometric": "RGB"}  # fmt: skip
+        profile = {
+            "driver": "GTiff",
+            "width": size,
+            "height": size,
+            "count": 3,
+            "dtype": "uint8",
+            "crs": "EPSG:32635",
+            "transform": from_origin(west, north, gsd, gsd),
+            "tiled": True,
+            "blockxsize": 256,
+            "blockysize": 256,
+            "compress": "deflate",
+            "photometric": "RGB",
+        }
         with memory.open(**profile) as dataset:
             dataset.write(np.moveaxis(pixels, -1, 0))
         return memory.read()
@@ -50,10 +61,18 @@ def pmtiles(kind="png"):
     for number, x, y in places:
         writer.write_tile(number, encode(draw(17, x, y), "png"))
     header = {
-        "tile_type": TileType.PNG if kind == "png" else TileType.MVT, "tile_compression": Compression.NONE,
-        "min_zoom": 17, "max_zoom": 17, "min_lon_e7": int(24.5e7), "min_lat_e7": int(60e7), "max_lon_e7": int(25.5e7),
-        "max_lat_e7": int(60.5e7), "center_zoom": 17, "center_lon_e7": int(25e7), "center_lat_e7": int(60.1e7),
-    }  # fmt: skip
+        "tile_type": TileType.PNG if kind == "png" else TileType.MVT,
+        "tile_compression": Compression.NONE,
+        "min_zoom": 17,
+        "max_zoom": 17,
+        "min_lon_e7": int(24.5e7),
+        "min_lat_e7": int(60e7),
+        "max_lon_e7": int(25.5e7),
+        "max_lat_e7": int(60.5e7),
+        "center_zoom": 17,
+        "center_lon_e7": int(25e7),
+        "center_lat_e7": int(60.1e7),
+    }
     writer.finalize(header, {"attribution": "Example Survey"})
     return file.getvalue()
 
@@ -122,16 +141,25 @@ def wms(host, version="1.3.0", crs=("EPSG:3857", "EPSG:4326")):
 
 def arcgis(cached):
     about = {
-        "copyrightText": "Example Survey", "spatialReference": {"wkid": 102100, "latestWkid": 3857},
-        "fullExtent": {"xmin": 2671667, "ymin": 8399737, "xmax": 2894306, "ymax": 8625154,
-                       "spatialReference": {"wkid": 102100, "latestWkid": 3857}},
+        "copyrightText": "Example Survey",
+        "spatialReference": {"wkid": 102100, "latestWkid": 3857},
+        "fullExtent": {
+            "xmin": 2671667,
+            "ymin": 8399737,
+            "xmax": 2894306,
+            "ymax": 8625154,
+            "spatialReference": {"wkid": 102100, "latestWkid": 3857},
+        },
         "singleFusedMapCache": cached,
-    }  # fmt: skip
+    }
     if cached:
         about["tileInfo"] = {
-            "rows": 256, "cols": 256, "origin": {"x": -HALF, "y": HALF}, "spatialReference": {"wkid": 102100},
+            "rows": 256,
+            "cols": 256,
+            "origin": {"x": -HALF, "y": HALF},
+            "spatialReference": {"wkid": 102100},
             "lods": [{"level": z, "resolution": 156543.03392804097 / 2**z, "scale": 1} for z in range(15, 19)],
-        }  # fmt: skip
+        }
     return about
 
 
@@ -224,36 +252,63 @@ class Documents:
     def on_stac(self, rest):
         root = f"http://{self.headers['Host']}/stac"
         landing = {
-            "type": "Catalog", "id": "c", "stac_version": "1.0.0", "description": "d",
-            "conformsTo": ["https://api.stacspec.org/v1.0.0/core", "https://api.stacspec.org/v1.0.0/item-search",
-                           "https://api.stacspec.org/v1.0.0/collections"],
-            "links": [{"rel": "self", "href": root, "type": "application/json"},
-                      {"rel": "root", "href": root, "type": "application/json"},
-                      {"rel": "data", "href": f"{root}/collections", "type": "application/json"},
-                      {"rel": "search", "href": f"{root}/search", "type": "application/geo+json", "method": "GET"}],
-        }  # fmt: skip
+            "type": "Catalog",
+            "id": "c",
+            "stac_version": "1.0.0",
+            "description": "d",
+            "conformsTo": [
+                "https://api.stacspec.org/v1.0.0/core",
+                "https://api.stacspec.org/v1.0.0/item-search",
+                "https://api.stacspec.org/v1.0.0/collections",
+            ],
+            "links": [
+                {"rel": "self", "href": root, "type": "application/json"},
+                {"rel": "root", "href": root, "type": "application/json"},
+                {"rel": "data", "href": f"{root}/collections", "type": "application/json"},
+                {"rel": "search", "href": f"{root}/search", "type": "application/geo+json", "method": "GET"},
+            ],
+        }
         if not rest:
             return self.json(landing)
         if rest[0] == "collections":
-            return self.json({
-                "type": "Collection", "id": rest[1], "stac_version": "1.0.0", "description": "d",
-                "license": "CC-BY-4.0",
-                "providers": [{"name": "Example Survey", "roles": ["licensor"]}], "links": [],
-                "extent": {"spatial": {"bbox": [[24, 60, 26, 61]]}, "temporal": {"interval": [[None, None]]}},
-            })  # fmt: skip
+            return self.json(
+                {
+                    "type": "Collection",
+                    "id": rest[1],
+                    "stac_version": "1.0.0",
+                    "description": "d",
+                    "license": "CC-BY-4.0",
+                    "providers": [{"name": "Example Survey", "roles": ["licensor"]}],
+                    "links": [],
+                    "extent": {"spatial": {"bbox": [[24, 60, 26, 61]]}, "temporal": {"interval": [[None, None]]}},
+                }
+            )
         ring = [[24.92, 60.15], [24.96, 60.15], [24.96, 60.2], [24.92, 60.15]]
         west = float(self.query.get("bbox", "0").split(",")[0])
         item = {
-            "type": "Feature", "stac_version": "1.0.0", "id": "i1", "collection": "ortho", "links": [],
-            "bbox": [24.92, 60.15, 24.96, 60.2], "properties": {"datetime": "2023-06-01T10:00:00Z"},
+            "type": "Feature",
+            "stac_version": "1.0.0",
+            "id": "i1",
+            "collection": "ortho",
+            "links": [],
+            "bbox": [24.92, 60.15, 24.96, 60.2],
+            "properties": {"datetime": "2023-06-01T10:00:00Z"},
             "geometry": {"type": "Polygon", "coordinates": [ring]},
-            "assets": {"thumbnail": {"href": f"{root}/t.png", "type": "image/png"},
-                       "visual": {"href": f"http://{self.headers['Host']}/files/a.tif?sig=hush-hush-9",
-                                  "type": "image/tiff; application=geotiff; profile=cloud-optimized"}},
-        }  # fmt: skip
+            "assets": {
+                "thumbnail": {"href": f"{root}/t.png", "type": "image/png"},
+                "visual": {
+                    "href": f"http://{self.headers['Host']}/files/a.tif?sig=hush-hush-9",
+                    "type": "image/tiff; application=geotiff; profile=cloud-optimized",
+                },
+            },
+        }
         return self.json({"type": "FeatureCollection", "features": [item] if west > 20 else [], "links": []})
 
     def on_meta(self, _):  # OpenAerialMap
-        record = {"uuid": f"http://{self.headers['Host']}/files/oam.tif", "provider": "A Flyer",
-                  "acquisition_end": "2022-05-01T00:00:00Z", "properties": {"license": "CC-BY 4.0"}}  # fmt: skip
+        record = {
+            "uuid": f"http://{self.headers['Host']}/files/oam.tif",
+            "provider": "A Flyer",
+            "acquisition_end": "2022-05-01T00:00:00Z",
+            "properties": {"license": "CC-BY 4.0"},
+        }
         return self.json({"results": [record]})

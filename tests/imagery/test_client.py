@@ -177,8 +177,10 @@ class TestRefusals:
     def test_a_name_that_resolves_to_a_private_address_is_refused(self, monkeypatch):
         import socket
 
-        answer = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("8.8.8.8", 80)),
-                  (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("169.254.169.254", 80))]  # fmt: skip
+        answer = [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("8.8.8.8", 80)),
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("169.254.169.254", 80)),
+        ]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answer)
         with pytest.raises(GenGeoError, match=r"169\.254\.169\.254"):
             GuardedTransport().handle_request(httpx.Request("GET", "http://metadata.example.org/"))
@@ -202,13 +204,25 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("number", "expected"),
         [
-            ("8.8.8.8", True), ("2001:4860:4860::8888", True), ("10.0.0.1", False), ("192.168.1.1", False),
-            ("172.16.0.1", False), ("127.0.0.1", False), ("169.254.169.254", False), ("0.0.0.0", False),
-            ("100.64.0.1", False), ("224.0.0.1", False), ("::1", False), ("fe80::1%eth0", False), ("fc00::1", False),
-            ("::ffff:127.0.0.1", False), ("2002:7f00:1::", False), ("64:ff9b::7f00:1", False),
+            ("8.8.8.8", True),
+            ("2001:4860:4860::8888", True),
+            ("10.0.0.1", False),
+            ("192.168.1.1", False),
+            ("172.16.0.1", False),
+            ("127.0.0.1", False),
+            ("169.254.169.254", False),
+            ("0.0.0.0", False),
+            ("100.64.0.1", False),
+            ("224.0.0.1", False),
+            ("::1", False),
+            ("fe80::1%eth0", False),
+            ("fc00::1", False),
+            ("::ffff:127.0.0.1", False),
+            ("2002:7f00:1::", False),
+            ("64:ff9b::7f00:1", False),
             ("64:ff9b::808:808", True),
         ],
-    )  # fmt: skip
+    )
     def test_public_addresses_are_told_from_private_ones(self, number, expected):
         assert is_public(number) is expected
 

@@ -36,8 +36,15 @@ class TestTables:
         import pyarrow.parquet
 
         picture(tmp_path / "tiles" / "x.png")
-        columns = {"tile": ["tiles/x.png"], "lat": [1.0], "lng": [179.9], "west": [179.8], "south": [0.9],
-                   "east": [-180.0], "north": [1.1]}  # fmt: skip
+        columns = {
+            "tile": ["tiles/x.png"],
+            "lat": [1.0],
+            "lng": [179.9],
+            "west": [179.8],
+            "south": [0.9],
+            "east": [-180.0],
+            "north": [1.1],
+        }
         pa.parquet.write_table(pa.table(columns), tmp_path / "t.parquet")
         source = open_imagery(tmp_path / "t.parquet")
         assert row_bounds(source.table, 0).crosses_date_line and source.read(0).getpixel((0, 0)) == (10, 200, 30)
@@ -159,9 +166,13 @@ def small_dataset():
 
     row = {"tile_id": "a", "aerial": Image.new("RGB", (8, 8), (9, 9, 9)), "lat": 1.0, "lon": 2.0}
     features = datasets.Features(
-        {"tile_id": datasets.Value("string"), "aerial": datasets.Image(), "lat": datasets.Value("float64"),
-         "lon": datasets.Value("float64")}
-    )  # fmt: skip
+        {
+            "tile_id": datasets.Value("string"),
+            "aerial": datasets.Image(),
+            "lat": datasets.Value("float64"),
+            "lon": datasets.Value("float64"),
+        }
+    )
     return datasets.Dataset.from_list([row], features=features)
 
 

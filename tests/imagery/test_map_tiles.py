@@ -26,10 +26,14 @@ def places(count=4):
 @pytest.mark.parametrize(
     ("form", "options"),
     [
-        ("{z}/{x}/{y}.png", {}), ("{z}/{x}/{y}@2x.png", {}), ("{z}_{x}_{y}.png", {}), ("{z}-{x}-{y}.jpg", {}),
-        ("z{z}/x{x}/y{y}.png", {}), ("{z}/{y}/{x}.png", {"tile_order": "zyx"}),
+        ("{z}/{x}/{y}.png", {}),
+        ("{z}/{x}/{y}@2x.png", {}),
+        ("{z}_{x}_{y}.png", {}),
+        ("{z}-{x}-{y}.jpg", {}),
+        ("z{z}/x{x}/y{y}.png", {}),
+        ("{z}/{y}/{x}.png", {"tile_order": "zyx"}),
     ],
-)  # fmt: skip
+)
 def test_every_way_of_naming_tiles_gives_the_same_places(tmp_path, form, options):
     for seed, (x, y) in enumerate(places()):
         noise(tmp_path / form.format(z=Z, x=x, y=y), seed)

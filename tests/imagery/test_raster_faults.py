@@ -9,8 +9,16 @@ from gengeo_hf.imagery import TilingOptions, open_imagery
 rasterio = pytest.importorskip("rasterio")
 
 # Where each of these Lambert conformal conic systems is used: EPSG code, longitude, latitude.
-LAMBERT = [(2154, 2.35, 48.86), (2249, -71.06, 42.36), (2263, -73.98, 40.75), (3034, 10.0, 50.0), (3347, -95.0, 52.0),
-           (3812, 4.35, 50.85), (6372, -99.1, 19.4), (31370, 4.35, 50.85)]  # fmt: skip
+LAMBERT = [
+    (2154, 2.35, 48.86),
+    (2249, -71.06, 42.36),
+    (2263, -73.98, 40.75),
+    (3034, 10.0, 50.0),
+    (3347, -95.0, 52.0),
+    (3812, 4.35, 50.85),
+    (6372, -99.1, 19.4),
+    (31370, 4.35, 50.85),
+]
 
 
 def write(path, bands, crs="EPSG:32635", origin=(385000.0, 6672300.0), pixel=1.0, gcps=None, tags=None, **options):
@@ -19,8 +27,18 @@ def write(path, bands, crs="EPSG:32635", origin=(385000.0, 6672300.0), pixel=1.0
     count, height, width = bands.shape
     if gcps:
         options["gcps"] = gcps
-    with rasterio.open(path, "w", driver="GTiff", width=width, height=height, count=count, dtype=bands.dtype, crs=crs,
-                       transform=transform, **options) as file:  # fmt: skip
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        width=width,
+        height=height,
+        count=count,
+        dtype=bands.dtype,
+        crs=crs,
+        transform=transform,
+        **options,
+    ) as file:
         file.write(bands)
         file.update_tags(**(tags or {}))
     return path

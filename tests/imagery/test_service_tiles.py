@@ -54,9 +54,16 @@ def seen_from_the_formula(source, row, image):
 
 @pytest.mark.parametrize(
     ("lat", "lon", "tile_m", "zoom"),
-    [(60.16, 24.93, 60.0, None), (0.01, 36.8, 60.0, None), (-41.3, 174.8, 150.0, None), (69.6, 18.9, 40.0, 18),
-     (60.16, 24.93, 60.0, 21), (60.16, 24.93, 500.0, None), (-17.5, 179.9999, 60.0, None)],
-)  # fmt: skip
+    [
+        (60.16, 24.93, 60.0, None),
+        (0.01, 36.8, 60.0, None),
+        (-41.3, 174.8, 150.0, None),
+        (69.6, 18.9, 40.0, 18),
+        (60.16, 24.93, 60.0, 21),
+        (60.16, 24.93, 500.0, None),
+        (-17.5, 179.9999, 60.0, None),
+    ],
+)
 def test_tiles_show_the_ground_of_their_box(opened, lat, lon, tile_m, zoom):
     bounds = f"{lon},{lat},{lon + 0.0002},{lat + 0.0002}" if lon < 179.9 else "179.9998,-17.5,-179.9998,-17.4997"
     source = opened("good", bounds=bounds, tile_m=tile_m, zoom=zoom)
@@ -115,11 +122,19 @@ def test_several_sizes_lie_around_each_cell(opened):
 class TestWhatIsNotAPicture:
     @pytest.mark.parametrize(
         ("mode", "reason"),
-        [("html", pictures.PAGE), ("html_as_png", pictures.PAGE), ("xml", pictures.MESSAGE),
-         ("flat", pictures.ONE_COLOUR), ("clear", pictures.TRANSPARENT), ("small", pictures.WRONG_SIZE),
-         ("blocked", pictures.REPEATED),
-         ("cut", pictures.DAMAGED), ("empty", pictures.MISSING), ("notfound", pictures.MISSING)],
-    )  # fmt: skip
+        [
+            ("html", pictures.PAGE),
+            ("html_as_png", pictures.PAGE),
+            ("xml", pictures.MESSAGE),
+            ("flat", pictures.ONE_COLOUR),
+            ("clear", pictures.TRANSPARENT),
+            ("small", pictures.WRONG_SIZE),
+            ("blocked", pictures.REPEATED),
+            ("cut", pictures.DAMAGED),
+            ("empty", pictures.MISSING),
+            ("notfound", pictures.MISSING),
+        ],
+    )
     def test_a_source_of_nothing_else_is_an_error_that_names_it(self, opened, tmp_path, mode, reason):
         source = opened(mode)
         with pytest.raises(ImageryStoppedError, match=r"at zoom 19 in west 24.93, south 60.16") as caught:
@@ -129,9 +144,14 @@ class TestWhatIsNotAPicture:
 
     @pytest.mark.parametrize(
         ("mode", "reason"),
-        [("thirdhtml", pictures.PAGE), ("thirdflat", pictures.ONE_COLOUR), ("thirdblocked", pictures.REPEATED),
-         ("third404", pictures.MISSING), ("thirdsmall", pictures.WRONG_SIZE)],
-    )  # fmt: skip
+        [
+            ("thirdhtml", pictures.PAGE),
+            ("thirdflat", pictures.ONE_COLOUR),
+            ("thirdblocked", pictures.REPEATED),
+            ("third404", pictures.MISSING),
+            ("thirdsmall", pictures.WRONG_SIZE),
+        ],
+    )
     def test_what_is_bad_in_part_is_left_out_counted_and_not_cached(self, opened, tmp_path, mode, reason):
         source = opened(mode, tile_m=20.0, zoom=18, bounds="24.93,60.16,24.933,60.1615")
         images, reasons = read_all(source)

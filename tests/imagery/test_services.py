@@ -26,13 +26,20 @@ def opened(server, tmp_path):
 @pytest.mark.parametrize(
     ("path", "layer", "prefix"),
     [
-        ("wmts?SERVICE=WMTS&REQUEST=GetCapabilities", "ortho", ""), ("wmts/1.0.0/WMTSCapabilities.xml", "ortho", ""),
-        ("wmtsswapped?service=wmts", "ortho", ""), ("wms?service=WMS&layers=ortho", None, ""), ("wms11", None, "wms:"),
-        ("arcgis/cached/MapServer", None, ""), ("arcgis/drawn/MapServer", None, ""),
-        ("arcgis/drawn/ImageServer?token=abcdef", None, ""), ("files/town.pmtiles", None, ""),
-        ("files/a.tif", None, ""), ("stac?collections=ortho", None, "stac:"), ("", None, "oam:"),
+        ("wmts?SERVICE=WMTS&REQUEST=GetCapabilities", "ortho", ""),
+        ("wmts/1.0.0/WMTSCapabilities.xml", "ortho", ""),
+        ("wmtsswapped?service=wmts", "ortho", ""),
+        ("wms?service=WMS&layers=ortho", None, ""),
+        ("wms11", None, "wms:"),
+        ("arcgis/cached/MapServer", None, ""),
+        ("arcgis/drawn/MapServer", None, ""),
+        ("arcgis/drawn/ImageServer?token=abcdef", None, ""),
+        ("files/town.pmtiles", None, ""),
+        ("files/a.tif", None, ""),
+        ("stac?collections=ortho", None, "stac:"),
+        ("", None, "oam:"),
     ],
-)  # fmt: skip
+)
 def test_source_shows_the_ground_of_each_tile(opened, server, path, layer, prefix):
     source = opened(path, layer=layer, prefix=prefix)
     plan = source.plan()
@@ -74,19 +81,26 @@ def test_a_second_run_requests_no_imagery(opened, server, path):
     [
         ("wmts?service=wmts", "", None, "has 2 layers: choose one with --layer; map, ortho"),
         ("wmts?service=wmts", "", "orto", "no layer 'orto'; it has map, ortho"),
-        ("wfs?service=wms", "", None, "another service"), ("wfs", "wmts:", None, "another service"),
-        ("evilwms?service=wms", "", None, "entities"), ("html/1/1/1", "wms:", None, "another service \\(html"),
-        ("notfound/1/1/1.png", "wms:", None, "there is no WMS"), ("arcgistoken/MapServer", "", None, "Token Required"),
+        ("wfs?service=wms", "", None, "another service"),
+        ("wfs", "wmts:", None, "another service"),
+        ("evilwms?service=wms", "", None, "entities"),
+        ("html/1/1/1", "wms:", None, "another service \\(html"),
+        ("notfound/1/1/1.png", "wms:", None, "there is no WMS"),
+        ("arcgistoken/MapServer", "", None, "Token Required"),
         ("good/1/1/1.png", "arcgis:", None, "not an ArcGIS service"),
         ("good/1/1/1.png", "wmts:", None, "not a capabilities"),
-        ("files/missing.tif", "", None, "there is no file"), ("files/whole.tif", "", None, "no ranges"),
-        ("files/page.tif", "", None, "not a raster"), ("files/a.tif", "pmtiles:", None, "not a PMTiles archive"),
-        ("files/vector.pmtiles", "", None, "vector tiles"), ("stac", "stac:", None, "names no collection"),
+        ("files/missing.tif", "", None, "there is no file"),
+        ("files/whole.tif", "", None, "no ranges"),
+        ("files/page.tif", "", None, "not a raster"),
+        ("files/a.tif", "pmtiles:", None, "not a PMTiles archive"),
+        ("files/vector.pmtiles", "", None, "vector tiles"),
+        ("stac", "stac:", None, "names no collection"),
         ("html/1/1/1?collections=a", "stac:", None, "not a STAC API"),
         ("stac?collections=ortho", "stac:", "x", "no asset 'x'"),
-        ("html/1/1", "oam:", None, "OpenAerialMap"), ("somewhere", "", None, "does not look like imagery"),
+        ("html/1/1", "oam:", None, "OpenAerialMap"),
+        ("somewhere", "", None, "does not look like imagery"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_source_is_refused_in_one_line(opened, path, prefix, layer, message):
     with pytest.raises(GenGeoError, match=message) as caught:
         opened(path, prefix=prefix, layer=layer)

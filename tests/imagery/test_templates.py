@@ -27,9 +27,12 @@ def address(template, *place, tms=False, environment=None, **options):
         ("tms[19]:https://t.org/{zoom}/{x}/{-y}.jpg", "https://t.org/3/5/5.jpg"),
         ("tms:https://t.org/{zoom}/{x}/{y}.jpg", "https://t.org/3/5/2.jpg"),
         ("type=xyz&url=https://t.org/%7Bz%7D/%7Bx%7D/%7By%7D.png&zmax=19&zmin=0", "https://t.org/3/5/2.png"),
-        ("https://t.org/w?tileMatrix={TileMatrix}&tileRow={TileRow}&tileCol={TileCol}", "https://t.org/w?tileMatrix=3&tileRow=2&tileCol=5"),
+        (
+            "https://t.org/w?tileMatrix={TileMatrix}&tileRow={TileRow}&tileCol={TileCol}",
+            "https://t.org/w?tileMatrix=3&tileRow=2&tileCol=5",
+        ),
     ],
-)  # fmt: skip
+)
 def test_template_spelling_gives_the_address(template, expected):
     assert is_template(template)
     assert address(template, 3, 5, 2) == expected

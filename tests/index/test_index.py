@@ -226,10 +226,19 @@ def test_a_datasets_gallery_is_indexed_by_its_ids(encoder, tmp_path):
 
     images = ListSource(count=3).images
     rows = [
-        {"tile_id": f"t{n}", "aerial": image, "lat": 1.0 + n, "lon": 2.0, "west": None, "south": None, "east": None,
-         "north": None, "area": "a"}
+        {
+            "tile_id": f"t{n}",
+            "aerial": image,
+            "lat": 1.0 + n,
+            "lon": 2.0,
+            "west": None,
+            "south": None,
+            "east": None,
+            "north": None,
+            "area": "a",
+        }
         for n, image in enumerate(images)
-    ]  # fmt: skip
+    ]
     gallery = datasets.Dataset.from_list(rows, features=GALLERY_FEATURES)
     index = GeoIndex.build(encoder, gallery, tmp_path / "idx")
     hit = index.search(encoder.encode(images, "aerial"), k=1)[2][0]

@@ -27,8 +27,10 @@ def rows(index):
     """What an index says of each tile, whatever the order of the rows."""
     names, table = index.tiles["tile_id"].to_pylist(), index.tiles.to_pylist()
     pictures = index.thumbnails(names)
-    return {name: (str(row), index.descriptors[n].tobytes(), pictures[name]) for n, (name, row) in
-            enumerate(zip(names, table, strict=True))}  # fmt: skip
+    return {
+        name: (str(row), index.descriptors[n].tobytes(), pictures[name])
+        for n, (name, row) in enumerate(zip(names, table, strict=True))
+    }
 
 
 def test_parts_become_what_one_process_makes(parts, tmp_path):
@@ -153,8 +155,16 @@ def test_shards_and_merge_on_the_command_line(gengeo, tiny_checkpoint, tmp_path)
 
     making.map_tiles(tmp_path / "tiles", 20, 15, 0)
     for number in (0, 1):
-        code, _, err = gengeo("index", tmp_path / "tiles", "--out", tmp_path / f"p{number}", "--model", tiny_checkpoint,
-                              "--shard", f"{number}/2")  # fmt: skip
+        code, _, err = gengeo(
+            "index",
+            tmp_path / "tiles",
+            "--out",
+            tmp_path / f"p{number}",
+            "--model",
+            tiny_checkpoint,
+            "--shard",
+            f"{number}/2",
+        )
         assert code == 0, err
     code, out, _ = gengeo("merge", tmp_path / "p0", tmp_path / "p1", "--out", tmp_path / "city")
     assert code == 0 and "of 2 parts" in out

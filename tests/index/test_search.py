@@ -30,8 +30,9 @@ def cut(vectors, count, dead_share=0.0, scanned=()):
 
 
 def test_only_large_segments_of_large_indexes_get_a_scan():
-    assert [needs_scan(*sizes) for sizes in ((200_000, 200_000), (200_001, 200_001), (4095, 300_000), (4096, 300_000))
-            ] == [False, True, False, True]  # fmt: skip
+    assert [
+        needs_scan(*sizes) for sizes in ((200_000, 200_000), (200_001, 200_001), (4095, 300_000), (4096, 300_000))
+    ] == [False, True, False, True]
 
 
 @pytest.mark.parametrize("flat_limit", [20_000, 100])

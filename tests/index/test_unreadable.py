@@ -25,9 +25,18 @@ def mbtiles(path, rows):
 
 def test_tiles_of_an_mbtiles_file_that_hold_no_picture_are_left_out(tmp_path):
     picture = saved("PNG", 16)
-    rows = [(3, 1, 1, picture), (3, 1, 2, None), (3, 1, 3, "text"), (3, 1, 4, b"no picture"), (3, 2, 1, picture[:-30]),
-            (3, "x", 1, picture), (3, 99, 1, picture), (3, -1, 1, picture), ("deep", 1, 1, picture),
-            (70, 1, 1, picture)]  # fmt: skip
+    rows = [
+        (3, 1, 1, picture),
+        (3, 1, 2, None),
+        (3, 1, 3, "text"),
+        (3, 1, 4, b"no picture"),
+        (3, 2, 1, picture[:-30]),
+        (3, "x", 1, picture),
+        (3, 99, 1, picture),
+        (3, -1, 1, picture),
+        ("deep", 1, 1, picture),
+        (70, 1, 1, picture),
+    ]
     report = build_index(StubEncoder(), open_imagery(mbtiles(tmp_path / "m.mbtiles", rows)), tmp_path / "idx")
     assert (report.tiles, report.broken_count) == (1, 4)
     reasons = GeoIndex.load(tmp_path / "idx").left_out["reason"].to_pylist()
@@ -66,13 +75,29 @@ SEGMENT = {"name": "segment-0123456789ab", "tiles": 1, "files": {}, "contents": 
 @pytest.mark.parametrize(
     "change",
     [
-        {"segments": "12"}, {"segments": {}}, {"segments": [1]}, {"segments": [SEGMENT]}, {"dim": 0}, {"dim": 2**70},
-        {"dim": True}, {"model": "m"}, {"model": {}}, {"model": {"fingerprint": 1}}, {"history": ["x"]},
-        {"build": []}, {"created": 7}, {"model": {"fingerprint": "a", "truncate_dim": "8"}}, {"bounds": [1]},
-        {"left_out": {"reasons": {"a": "b"}}}, {"left_out": {"file": "../x"}}, {"means": {"ground": [], "aerial": []}},
-        {"shard": {"number": 2, "count": 2, "work": ""}}, {"sources": [{}]}, {"unknown": 1},
+        {"segments": "12"},
+        {"segments": {}},
+        {"segments": [1]},
+        {"segments": [SEGMENT]},
+        {"dim": 0},
+        {"dim": 2**70},
+        {"dim": True},
+        {"model": "m"},
+        {"model": {}},
+        {"model": {"fingerprint": 1}},
+        {"history": ["x"]},
+        {"build": []},
+        {"created": 7},
+        {"model": {"fingerprint": "a", "truncate_dim": "8"}},
+        {"bounds": [1]},
+        {"left_out": {"reasons": {"a": "b"}}},
+        {"left_out": {"file": "../x"}},
+        {"means": {"ground": [], "aerial": []}},
+        {"shard": {"number": 2, "count": 2, "work": ""}},
+        {"sources": [{}]},
+        {"unknown": 1},
     ],
-)  # fmt: skip
+)
 def test_fields_of_a_manifest_have_types(index, change):
     manifest = json.loads((index.path / "manifest.json").read_text())
     (index.path / "manifest.json").write_text(json.dumps(manifest | change))

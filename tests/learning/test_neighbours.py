@@ -94,8 +94,9 @@ def test_the_middle_of_a_tiles_photos_is_near_all_of_them(lat, lon, seed):
 def test_true_tiles_without_a_position_lie_where_their_photos_lie():
     data = toy_dataset()
     one = data.queries[0]["positive"]
-    queries = data.queries.map(lambda row, n: row | {"positive": one, "lat": -17.0, "lon": (179.999, -179.997)[n % 2]},
-                               with_indices=True).select(range(2))  # fmt: skip
+    queries = data.queries.map(
+        lambda row, n: row | {"positive": one, "lat": -17.0, "lon": (179.999, -179.997)[n % 2]}, with_indices=True
+    ).select(range(2))
     gallery = data.gallery.map(lambda row: row | {"lat": None, "lon": None})
     ids, lat, lon = true_tiles(dataclasses.replace(data, queries=queries, gallery=gallery))
     assert ids == [one] and lat[0] == pytest.approx(-17) and lon[0] == pytest.approx(-179.999)
@@ -114,8 +115,12 @@ def test_rows_for_the_sampler():
     table = training_neighbours(data, k=3)
     tiles = data.gallery["tile_id"][:]
     rows = table.rows_for(data.queries["positive"][:], tiles)
-    assert [tiles[row] for row in rows[5]] in (["t4", "t6", "t3"], ["t6", "t4", "t3"], ["t4", "t6", "t7"],
-                                               ["t6", "t4", "t7"])  # fmt: skip
+    assert [tiles[row] for row in rows[5]] in (
+        ["t4", "t6", "t3"],
+        ["t6", "t4", "t3"],
+        ["t4", "t6", "t7"],
+        ["t6", "t4", "t7"],
+    )
     with pytest.raises(GenGeoError, match="rebuild"):
         table.rows_for(["nowhere"], tiles)
 

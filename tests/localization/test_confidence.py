@@ -180,10 +180,17 @@ def test_a_calibration_of_an_earlier_version_states_no_sum_and_is_read(tmp_path)
 @pytest.mark.parametrize(
     "change",
     [
-        {"bias": "1"}, {"bias": None}, {"bias": float("nan")}, {"lead_weight": 10**400}, {"gallery": True},
-        {"fingerprint": 7}, {"trade": [["a", 1, 1]]}, {"reliability": 3}, {"unknown": 1},
+        {"bias": "1"},
+        {"bias": None},
+        {"bias": float("nan")},
+        {"lead_weight": 10**400},
+        {"gallery": True},
+        {"fingerprint": 7},
+        {"trade": [["a", 1, 1]]},
+        {"reliability": 3},
+        {"unknown": 1},
     ],
-)  # fmt: skip
+)
 def test_values_of_another_kind_are_refused_when_they_are_read(tmp_path, change):
     _, file = saved(tmp_path)
     values = json.loads(file.read_text())

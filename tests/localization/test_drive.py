@@ -69,10 +69,15 @@ def test_the_way_is_the_cheapest_of_all_ways():
     generator = np.random.default_rng(1)
     for _ in range(8):
         answers = [
-            frame(n, *sorted(zip(*generator.uniform(-400, 400, (2, 3)), generator.uniform(0.5, 0.8, 3), strict=True),
-                             key=lambda row: -row[2]))
+            frame(
+                n,
+                *sorted(
+                    zip(*generator.uniform(-400, 400, (2, 3)), generator.uniform(0.5, 0.8, 3), strict=True),
+                    key=lambda row: -row[2],
+                ),
+            )
             for n in range(4)
-        ]  # fmt: skip
+        ]
         motion = Motion(top_speed=20, left_out=2.0)
         picks = list(itertools.product([None, 0, 1, 2], repeat=4))[1:]
         best = min(picks, key=lambda way: _cost(answers, way, motion))

@@ -111,9 +111,10 @@ def test_a_drive_over_the_date_line_is_a_line_in_parts():
     line = json.loads(to_geojson(answers, drive=True))["features"][-1]["geometry"]
     assert line["type"] == "MultiLineString"
     assert line["coordinates"] == [
-        [[179.0, -17.0], [179.5, -16.0], [180.0, -15.5]], [[-180.0, -15.5], [-179.5, -15.0], [-180.0, -14.0]],
+        [[179.0, -17.0], [179.5, -16.0], [180.0, -15.5]],
+        [[-180.0, -15.5], [-179.5, -15.0], [-180.0, -14.0]],
         [[180.0, -14.0], [180.0, -14.0]],
-    ]  # fmt: skip
+    ]
 
 
 def test_what_a_model_was_trained_on_is_said():

@@ -58,15 +58,33 @@ def toy_pairs(count=120, seed=0, shift_m=0.0, side_m=SIDE_M, **changes):
         name = f"place-{number:03d}"
         area = f"area-{number // 10}"
         queries.append(
-            {"query_id": name, "ground": encoded(panorama(colours, east, north, side_m=side_m)), "positive": name,
-             "semi_positives": [], "lat": float(where[0]), "lon": float(where[1]), "heading": 0.0, "fov": 360.0,
-             "area": area} | changes
-        )  # fmt: skip
+            {
+                "query_id": name,
+                "ground": encoded(panorama(colours, east, north, side_m=side_m)),
+                "positive": name,
+                "semi_positives": [],
+                "lat": float(where[0]),
+                "lon": float(where[1]),
+                "heading": 0.0,
+                "fov": 360.0,
+                "area": area,
+            }
+            | changes
+        )
         west, south, e, n = bounds_around(lat, lon, side_m, side_m)
         gallery.append(
-            {"tile_id": name, "aerial": encoded(tile(colours, side_m=side_m)), "lat": lat, "lon": lon, "west": west,
-             "south": south, "east": e, "north": n, "area": area}
-        )  # fmt: skip
+            {
+                "tile_id": name,
+                "aerial": encoded(tile(colours, side_m=side_m)),
+                "lat": lat,
+                "lon": lon,
+                "west": west,
+                "south": south,
+                "east": e,
+                "north": n,
+                "area": area,
+            }
+        )
     tables = (
         datasets.Dataset.from_list(rows, features=features)
         for rows, features in ((queries, QUERY_FEATURES), (gallery, GALLERY_FEATURES))

@@ -93,13 +93,33 @@ VALUES = (
 )
 OPTIONS = st.dictionaries(NAMES, VALUES, max_size=4)
 TYPES = st.sampled_from(
-    ["multipart/form-data", "multipart/form-data; boundary=b", "multipart/form-data; boundary=", "text/plain",
-     "application/json", "multipart/form-data; boundary=\x22b\x22; charset=utf-99", "image/jpeg; q=\x22", ""]
-)  # fmt: skip
+    [
+        "multipart/form-data",
+        "multipart/form-data; boundary=b",
+        "multipart/form-data; boundary=",
+        "text/plain",
+        "application/json",
+        "multipart/form-data; boundary=\x22b\x22; charset=utf-99",
+        "image/jpeg; q=\x22",
+        "",
+    ]
+)
 PIECES = st.sampled_from(
-    [b"--b\r\n", b"--b--\r\n", b"--b", b"\r\n", b"\r\n\r\n", b'Content-Disposition: form-data; name="image"',
-     b'; filename="a.png"', b"Content-Type: image/png", b"Content-Disposition: ", b"name=", b"\xff\xfe", b"\x00"]
-)  # fmt: skip
+    [
+        b"--b\r\n",
+        b"--b--\r\n",
+        b"--b",
+        b"\r\n",
+        b"\r\n\r\n",
+        b'Content-Disposition: form-data; name="image"',
+        b'; filename="a.png"',
+        b"Content-Type: image/png",
+        b"Content-Disposition: ",
+        b"name=",
+        b"\xff\xfe",
+        b"\x00",
+    ]
+)
 BODIES = st.lists(PIECES | st.binary(max_size=6), max_size=14).map(b"".join)
 
 

@@ -93,8 +93,14 @@ def map_tiles(content):
 def database(content):
     """Whatever the cells of an MBTiles file hold."""
     data = atheris.FuzzedDataProvider(content)
-    cells = [lambda: data.ConsumeInt(8), lambda: data.ConsumeIntInRange(0, 40), data.ConsumeFloat, lambda: None,
-             lambda: data.ConsumeBytes(8), lambda: data.ConsumeUnicodeNoSurrogates(8)]  # fmt: skip
+    cells = [
+        lambda: data.ConsumeInt(8),
+        lambda: data.ConsumeIntInRange(0, 40),
+        data.ConsumeFloat,
+        lambda: None,
+        lambda: data.ConsumeBytes(8),
+        lambda: data.ConsumeUnicodeNoSurrogates(8),
+    ]
     path = FOLDER / "m.mbtiles"
     path.unlink(missing_ok=True)
     with sqlite3.connect(path) as file:
@@ -199,12 +205,16 @@ TARGETS = {
     "manifest values": (manifest, [bytes(range(32)), bytes(8)]),
     "manifest text": (manifest_text, []),
     "exif": (exif, []),
-    "split lists": (split_lists, [
-        b"bingmap/19/0000001.jpg,streetview/panos/0000001.jpg,streetview/annotations/0000001.png\n",
-        b"a,47.6,-122.3,b.jpg satellite_47.6_-122.3.png 1 2 satellite_4_-1.png 3 4 s_1_2.png 5 6 s_1_3.png 7 8\n",
-        b"satellite_47.6_-122.3.png", b"1,2,3,4,5\n6,7,8,9,10\n",
-    ]),
-}  # fmt: skip
+    "split lists": (
+        split_lists,
+        [
+            b"bingmap/19/0000001.jpg,streetview/panos/0000001.jpg,streetview/annotations/0000001.png\n",
+            b"a,47.6,-122.3,b.jpg satellite_47.6_-122.3.png 1 2 satellite_4_-1.png 3 4 s_1_2.png 5 6 s_1_3.png 7 8\n",
+            b"satellite_47.6_-122.3.png",
+            b"1,2,3,4,5\n6,7,8,9,10\n",
+        ],
+    ),
+}
 INDEX, MANIFEST, JPEG = None, "", b""
 
 
@@ -256,8 +266,14 @@ def main():
     corpus.mkdir()
     for number, seed in enumerate(seeds):
         (corpus / str(number)).write_bytes(seed)
-    options = [f"-max_total_time={given.seconds}", "-print_final_stats=1", "-rss_limit_mb=4096", "-timeout=20",
-               "-max_len=4096", f"-artifact_prefix={given.out}/"]  # fmt: skip
+    options = [
+        f"-max_total_time={given.seconds}",
+        "-print_final_stats=1",
+        "-rss_limit_mb=4096",
+        "-timeout=20",
+        "-max_len=4096",
+        f"-artifact_prefix={given.out}/",
+    ]
     atheris.Setup([sys.argv[0], *options, str(corpus)], tried)
     atheris.Fuzz()
 

@@ -156,8 +156,9 @@ class Merge(Edit):
     """`gengeo merge` into a new index: it is whole or not there, and the parts stay."""
 
     def act(self, place):
-        gengeo("merge", place / "out.gengeo", self.folder / "other.gengeo", "--out", place / "merged.gengeo",
-               "--overwrite")  # fmt: skip
+        gengeo(
+            "merge", place / "out.gengeo", self.folder / "other.gengeo", "--out", place / "merged.gengeo", "--overwrite"
+        )
 
     def lost(self, place):
         if super().lost(place):
@@ -207,8 +208,14 @@ class Push:
 
 
 JOBS = {
-    "world": World, "index": Index, "add": Add, "remove": Remove, "compact": Compact, "merge": Merge, "push": Push,
-}  # fmt: skip
+    "world": World,
+    "index": Index,
+    "add": Add,
+    "remove": Remove,
+    "compact": Compact,
+    "merge": Merge,
+    "push": Push,
+}
 
 
 def start(job, place):

@@ -91,8 +91,13 @@ def test_pushing(tmp_path, counts):
         GeoIndex.build(StubEncoder(), ListSource(count, seed=count), tmp_path / f"{name}.gengeo")
     hub = HubServer()
     try:
-        settings = {"HF_ENDPOINT": hub.address, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1",
-                    "HF_HOME": str(tmp_path / "hf")}  # fmt: skip
+        settings = {
+            "HF_ENDPOINT": hub.address,
+            "HF_TOKEN": TOKEN,
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HOME": str(tmp_path / "hf"),
+        }
         kill("push", tmp_path, 15, counts, **settings)
     finally:
         hub.close()

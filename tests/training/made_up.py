@@ -26,16 +26,30 @@ def made_up_pairs(count, seed=0, name="made-up/train"):
         tile = f"tile-{seed}-{number}"
         queries.append(
             {
-                "query_id": f"photo-{seed}-{number}", "ground": png(ground), "positive": tile, "semi_positives": [],
-                "lat": lat, "lon": lon, "heading": 0.0, "fov": 360.0, "area": "a",
+                "query_id": f"photo-{seed}-{number}",
+                "ground": png(ground),
+                "positive": tile,
+                "semi_positives": [],
+                "lat": lat,
+                "lon": lon,
+                "heading": 0.0,
+                "fov": 360.0,
+                "area": "a",
             }
-        )  # fmt: skip
+        )
         gallery.append(
             {
-                "tile_id": tile, "aerial": png(aerial), "lat": lat, "lon": lon, "west": None, "south": None,
-                "east": None, "north": None, "area": "a",
+                "tile_id": tile,
+                "aerial": png(aerial),
+                "lat": lat,
+                "lon": lon,
+                "west": None,
+                "south": None,
+                "east": None,
+                "north": None,
+                "area": "a",
             }
-        )  # fmt: skip
+        )
     return CrossViewDataset(
         name,
         datasets.Dataset.from_list(queries, features=QUERY_FEATURES),

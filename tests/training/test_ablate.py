@@ -191,8 +191,14 @@ def test_the_verdict_is_undecided_where_the_interval_contains_zero():
         runs = {seed: {"x": {"recall@1": value / 100}} for seed, value in enumerate(values)}
         return Row(name, runs, paper)
 
-    rows = [row("full", 50, [90.0]), row("worse", 40, [80.0]), row("better", 60, [80.0]), row("same as", 50, [80.0]),
-            row("our own", 40, None), Row("open")]  # fmt: skip
+    rows = [
+        row("full", 50, [90.0]),
+        row("worse", 40, [80.0]),
+        row("better", 60, [80.0]),
+        row("same as", 50, [80.0]),
+        row("our own", 40, None),
+        Row("open"),
+    ]
     differences = paired_differences([x.percents("x") for x in rows])
     verdicts = give_verdicts(rows, 0, differences)
     assert verdicts == ["", "agrees", "contradicts", "undecided", "worse", ""]

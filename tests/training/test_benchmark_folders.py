@@ -28,12 +28,23 @@ def small(output, root, name):
     return load_settings(
         CONFIGS / f"{name}.yaml",
         [
-            f"output={output}", f"data.root={root}", "data.workers=0", f"data.train={options}",
-            f"data.validation={options}", f"data.ground_size={sizes['ground']}", f"data.aerial_size={sizes['aerial']}",
-            "model.init=null", f"model.config={model}", "sampling.batch_size=16", "sampling.neighbours=4",
-            "sampling.pool=8", "optimisation.epochs=1", 'optimisation.mixed_precision="no"', "log_every=1",
+            f"output={output}",
+            f"data.root={root}",
+            "data.workers=0",
+            f"data.train={options}",
+            f"data.validation={options}",
+            f"data.ground_size={sizes['ground']}",
+            f"data.aerial_size={sizes['aerial']}",
+            "model.init=null",
+            f"model.config={model}",
+            "sampling.batch_size=16",
+            "sampling.neighbours=4",
+            "sampling.pool=8",
+            "optimisation.epochs=1",
+            'optimisation.mixed_precision="no"',
+            "log_every=1",
         ],
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,14 @@ import pytest
 
 DEMO = Path(__file__).parents[2] / "training" / "demo.py"
 SMALL = (
-    "data.train.num_pairs=48", "data.validation.num_pairs=8", "optimisation.epochs=2", "evaluate_every=1",
-    "sampling.batch_size=16", "sampling.neighbours=8", "sampling.pool=16",
-)  # fmt: skip
+    "data.train.num_pairs=48",
+    "data.validation.num_pairs=8",
+    "optimisation.epochs=2",
+    "evaluate_every=1",
+    "sampling.batch_size=16",
+    "sampling.neighbours=8",
+    "sampling.pool=16",
+)
 
 
 def run(folder, *words):

@@ -347,11 +347,15 @@ def test_a_broken_image_in_a_reader_is_one_line(tiny_model, tiny_processor):
 @pytest.mark.parametrize(
     ("device", "card"),
     [
-        ("NVIDIA H100 80GB HBM3", "H100"), ("NVIDIA H100 PCIe", "H100 PCIe"), ("NVIDIA A100-SXM4-40GB", "A100"),
-        ("NVIDIA L40S", "L40S"), ("NVIDIA L40", None), ("NVIDIA L4", "L4"),
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA H100 PCIe", "H100 PCIe"),
+        ("NVIDIA A100-SXM4-40GB", "A100"),
+        ("NVIDIA L40S", "L40S"),
+        ("NVIDIA L40", None),
+        ("NVIDIA L4", "L4"),
         ("NVIDIA GeForce RTX 2080 Ti", "RTX 2080 Ti"),
     ],
-)  # fmt: skip
+)
 def test_a_card_is_not_taken_for_another_of_a_similar_name(device, card):
     assert card_of(device) == card
 

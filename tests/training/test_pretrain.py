@@ -15,10 +15,15 @@ from gengeo_hf.world import CLASS_NAMES
 
 SIZES = {"ground": (28, 112), "aerial": (28, 28)}
 KEYS = [
-    "output=x", "model.init=null", "data.ground_size=[28,112]", "data.aerial_size=[28,28]",
-    "model.config.backbone_config.hidden_size=24", "model.config.backbone_config.num_hidden_layers=1",
-    "model.config.num_clusters=2", "model.config.trainable_blocks=1",
-]  # fmt: skip
+    "output=x",
+    "model.init=null",
+    "data.ground_size=[28,112]",
+    "data.aerial_size=[28,28]",
+    "model.config.backbone_config.hidden_size=24",
+    "model.config.backbone_config.num_hidden_layers=1",
+    "model.config.num_clusters=2",
+    "model.config.trainable_blocks=1",
+]
 
 
 @pytest.fixture

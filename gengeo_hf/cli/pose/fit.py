@@ -91,5 +91,6 @@ def fit(
     console.result(f"{folder}: {figures['photos']} held-out pairs of {dataset.name}, tiles moved")
     console.result(f"  centre of the tile  median {figures['centre_median_m']:.2f} m")
     turn = "" if figures["median_deg"] is None else f", {figures['median_deg']:.1f} degrees"
-    console.result(f"  pose                median {figures['median_m']:.2f} m{turn}, "
-                   f"{figures['within_5_m']:.0f} % within 5 m")  # fmt: skip
+    console.result(
+        f"  pose                median {figures['median_m']:.2f} m{turn}, {figures['within_5_m']:.0f} % within 5 m"
+    )

@@ -130,8 +130,11 @@ def compare_count(name: str, found: int, published: int, also: dict[int, str] | 
     known = (also or {}).get(found)
     logger.warning(
         "%s: %s pairs, published are %s%s; results are not comparable",
-        name, f"{found:,}", f"{published:,}", f" (this is {known})" if known else "",
-    )  # fmt: skip
+        name,
+        f"{found:,}",
+        f"{published:,}",
+        f" (this is {known})" if known else "",
+    )
 
 
 def unknown_split(name: str, split: str, splits: Sequence[str]) -> GenGeoError:

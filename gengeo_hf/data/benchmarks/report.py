@@ -106,8 +106,13 @@ class Report:
             if size is not None and (height, width) != size:
                 other.append(f"{name} is {height} x {width}")
         if other and size is not None:
-            self.add(what, f"{len(other)} of {len(samples)} samples differ in size: {other[0]} pixels",
-                     f"{size[0]} x {size[1]}", True, "resized copies can be used; say so beside results")  # fmt: skip
+            self.add(
+                what,
+                f"{len(other)} of {len(samples)} samples differ in size: {other[0]} pixels",
+                f"{size[0]} x {size[1]}",
+                True,
+                "resized copies can be used; say so beside results",
+            )
 
     def missing(self, what: str, gone: Sequence[str], total: int, advice: str, known: int = 0) -> None:
         """Append a finding about pairs without images."""

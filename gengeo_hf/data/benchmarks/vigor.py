@@ -9,7 +9,6 @@ Folders as they are distributed or as Sample4Geo wants them, original or correct
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
@@ -20,7 +19,6 @@ from gengeo_hf.common.schema import CrossViewDataset
 from gengeo_hf.data.area_split import split_training
 from gengeo_hf.data.benchmarks.layout import (
     compare_count,
-    existing_folder,
     existing_name,
     first_file,
     kept_pairs,
@@ -31,10 +29,26 @@ from gengeo_hf.data.benchmarks.layout import (
     unknown_split,
 )
 from gengeo_hf.data.benchmarks.report import Report
+from gengeo_hf.data.benchmarks.vigor_files import (
+    CITIES,
+    LABELS,
+    PANORAMAS,
+    SUFFIXES,
+    TILES,
+    VERSIONS,
+    Files,
+    Labels,
+    check_on_earth,
+    image_folder,
+    label_places,
+    position_of_panorama,
+    read_labels,
+    tile_list_places,
+    vigor_home,
+)
 from gengeo_hf.data.tables import PANORAMA, gallery_table, query_table
 
 SPLITS = ("train", "validation", "test")
-CITIES = ("Chicago", "NewYork", "SanFrancisco", "Seattle")
 PROTOCOL_CITIES = {
     ("same", "train"): CITIES,
     ("same", "test"): CITIES,
@@ -48,34 +62,8 @@ PUBLISHED = {
     ("cross", "train"): 51_520,
     ("cross", "test"): 53_694,
 }
-TILES = {"Chicago": 22_308, "NewYork": 23_279, "SanFrancisco": 24_255, "Seattle": 20_776}
-PANORAMAS = {"Chicago": 25_479, "NewYork": 27_769, "SanFrancisco": 28_215, "Seattle": 23_751}
-LABELS = {
-    ("same", "train"): "same_area_balanced_train",
-    ("same", "test"): "same_area_balanced_test",
-    ("cross", "train"): "pano_label_balanced",
-    ("cross", "test"): "pano_label_balanced",
-}
-VERSIONS = {"original": "", "corrected": "__corrected"}
-SUFFIXES = (".jpg", ".png", ".jpeg")  # the lists say .png, the readme .jpg
-FIELDS = 13
 TILE_PIXELS, ZOOM = 640, 20
 BLOCK_M, MARGIN_M = 500.0, 100.0
-
-
-@dataclass(frozen=True)
-class Labels:
-    """Rows of label files.
-
-    Args:
-        panoramas: file name of each panorama.
-        tiles: (N, 4) names: the positive, then three semi-positives.
-        cities: of each row.
-    """
-
-    panoramas: list[str]
-    tiles: list[list[str]]
-    cities: list[str]
 
 
 def load(
@@ -114,7 +102,7 @@ def load(
         raise unknown_split(f"vigor-{protocol}", split, SPLITS)
     if (protocol, which) not in PUBLISHED:
         raise GenGeoError(f"VIGOR's protocols are same and cross, found {protocol!r}")
-    home, chosen = _home(root), _cities(protocol, which, cities)
+    home, chosen = vigor_home(root), _cities(protocol, which, cities)
     name = f"vigor-{protocol}/{split}" + ("" if cities is None else f"[{','.join(chosen)}]")
     labelled = _read_cities(home, protocol, which, labels, chosen)
     if cities is None:
@@ -127,81 +115,20 @@ def load(
     if split != "test":
         ids = [labelled.tiles[row][0] for row in rows]
         cut = split_training(
-            ids, *_positions(ids), validation_share, method=validation_by, block_m=BLOCK_M, margin_m=MARGIN_M,
+            ids,
+            *_positions(ids),
+            validation_share,
+            method=validation_by,
+            block_m=BLOCK_M,
+            margin_m=MARGIN_M,
             seed=validation_seed,
-        )  # fmt: skip
+        )
         rows = rows[cut.part(split)]
         inside = cut.covers(*_positions([tile for _, tile in everything]))
         everything = [everything[row] for row in np.flatnonzero(inside)]
     named = [(labelled.cities[row], tile) for row in rows for tile in labelled.tiles[row]]
     tiles = _with_image(name, list(dict.fromkeys([*everything, *named])), files, missing)
     return CrossViewDataset(name, _queries(labelled, rows, files), _gallery(tiles, files))
-
-
-class Files:
-    """Where the images of some cities lie, in either layout and with either suffix. Each folder is listed once.
-
-    Args:
-        home: the folder of VIGOR.
-        cities: that are asked for.
-    """
-
-    def __init__(self, home: Path, cities: Sequence[str]) -> None:
-        folders = {(city, view): _folder(home, city, view) for city in cities for view in ("ground", "aerial")}
-        self._names = {key: names_in(folder) for key, folder in folders.items()}
-        self._folders = {key: folder.as_posix() for key, folder in folders.items()}
-
-    def ground(self, city: str, name: str) -> str | None:
-        """Path of a panorama, None where it is missing."""
-        return self._path(city, "ground", name)
-
-    def aerial(self, city: str, name: str) -> str | None:
-        """Path of a tile, None where it is missing."""
-        return self._path(city, "aerial", name)
-
-    def _path(self, city: str, view: str, name: str) -> str | None:
-        found = existing_name(name, self._names[city, view], SUFFIXES)
-        return None if found is None else f"{self._folders[city, view]}/{found}"  # 20 times faster than a Path
-
-
-def read_labels(path: Path, city: str) -> Labels:
-    """Read a label file: 13 fields a row, separated by white space (names hold commas).
-
-    Raises:
-        GenGeoError: a row has another number of fields, or a name gives no position.
-    """
-    panoramas, tiles = [], []
-    for number, line in enumerate(read_lines(path), 1):
-        fields = line.split()
-        if len(fields) != FIELDS:
-            raise GenGeoError(f"{path}, line {number}: {len(fields)} fields, expected {FIELDS}: a panorama and four "
-                              f"tiles with two numbers each")  # fmt: skip
-        position_of_panorama(fields[0])
-        panoramas.append(fields[0])
-        tiles.append([fields[1], fields[4], fields[7], fields[10]])
-    if not panoramas:
-        raise GenGeoError(f"{path} is empty")
-    return Labels(panoramas, tiles, [city] * len(panoramas))
-
-
-def position_of_panorama(name: str) -> tuple[float, float]:
-    """Latitude and longitude in degrees from `<id>,<lat>,<lon>,.jpg`.
-
-    Raises:
-        GenGeoError: the name has another form.
-    """
-    try:
-        _, lat, lon, _ = name.split(",")
-        return _on_earth(float(lat), float(lon))
-    except ValueError:
-        raise GenGeoError(f"{name!r} is no panorama of VIGOR: expected <id>,<lat>,<lon>,.jpg") from None
-
-
-def _on_earth(lat: float, lon: float) -> tuple[float, float]:
-    """The position, if it is one: a name may hold any number, and NaN."""
-    if not (abs(lat) <= 90 and abs(lon) <= 180):
-        raise ValueError(f"{lat}, {lon} is not on Earth")
-    return lat, lon
 
 
 def position_of_tile(name: str) -> tuple[float, float]:
@@ -212,7 +139,7 @@ def position_of_tile(name: str) -> tuple[float, float]:
     """
     try:
         _, lat, lon = name.rpartition(".")[0].split("_")
-        return _on_earth(float(lat), float(lon))
+        return check_on_earth(float(lat), float(lon))
     except ValueError:
         raise GenGeoError(f"{name!r} is no tile of VIGOR: expected satellite_<lat>_<lon>.png") from None
 
@@ -230,14 +157,18 @@ def tile_bounds(lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
 
 def check(root: str | Path) -> Report:
     """Look at a folder; see `gengeo data check`."""
-    home = _home(root)
+    home = vigor_home(root)
     report = Report("vigor", home)
     for city in CITIES:
         for view, published, size in (("ground", PANORAMAS[city], (1024, 2048)), ("aerial", TILES[city], (640, 640))):
-            folder = _folder(home, city, view)
+            folder = image_folder(home, city, view)
             found = names_in(folder)
-            report.count(f"{city}, {view} images in {folder.relative_to(home)}", len(found), published,
-                         "unpack the city's archive again")  # fmt: skip
+            report.count(
+                f"{city}, {view} images in {folder.relative_to(home)}",
+                len(found),
+                published,
+                "unpack the city's archive again",
+            )
             if found:
                 report.images(f"{city}, {view}", folder, size)
         _check_lists(report, home, city)
@@ -247,29 +178,37 @@ def check(root: str | Path) -> Report:
 
 def _check_lists(report: Report, home: Path, city: str) -> None:
     """Lists of one city against its images."""
-    tiles, pictures = names_in(_folder(home, city, "aerial")), names_in(_folder(home, city, "ground"))
-    path = first_file(home, _tile_list_places(city))
+    tiles, pictures = names_in(image_folder(home, city, "aerial")), names_in(image_folder(home, city, "ground"))
+    path = first_file(home, tile_list_places(city))
     if path is None:
-        report.add(
-            f"{city}, list of tiles", "not found", _tile_list_places(city)[0], False, "the test gallery needs it"
-        )
+        report.add(f"{city}, list of tiles", "not found", tile_list_places(city)[0], False, "the test gallery needs it")
     else:
         listed = read_lines(path)
         gone = [tile for tile in listed if existing_name(tile, tiles, SUFFIXES) is None]
         ok = len(listed) == TILES[city] and not gone
-        report.add(f"{city}, list of tiles", f"{len(listed):,} tiles, {len(gone):,} of them without an image",
-                   f"{TILES[city]:,} and none", ok)  # fmt: skip
+        report.add(
+            f"{city}, list of tiles",
+            f"{len(listed):,} tiles, {len(gone):,} of them without an image",
+            f"{TILES[city]:,} and none",
+            ok,
+        )
     for stem in dict.fromkeys(LABELS.values()):
-        found = [version for version in VERSIONS if first_file(home, _label_places(city, stem, version))]
+        found = [version for version in VERSIONS if first_file(home, label_places(city, stem, version))]
         if not found:
-            report.add(f"{city}, {stem}", "not found", _label_places(city, stem, "original")[0], False,
-                       "the lists come with VIGOR; corrected ones with SliceMatch")  # fmt: skip
+            report.add(
+                f"{city}, {stem}",
+                "not found",
+                label_places(city, stem, "original")[0],
+                False,
+                "the lists come with VIGOR; corrected ones with SliceMatch",
+            )
         for version in found:
-            labels = read_labels(need_file(home, _label_places(city, stem, version), stem), city)
+            labels = read_labels(need_file(home, label_places(city, stem, version), stem), city)
             gone = [
-                panorama for panorama, row in zip(labels.panoramas, labels.tiles, strict=True)
+                panorama
+                for panorama, row in zip(labels.panoramas, labels.tiles, strict=True)
                 if existing_name(panorama, pictures, SUFFIXES) is None or existing_name(row[0], tiles, SUFFIXES) is None
-            ]  # fmt: skip
+            ]
             report.missing(
                 f"{city}, {stem} ({version})", gone, len(labels.panoramas), "unpack the city's archive again"
             )
@@ -288,10 +227,6 @@ def _offer_links(report: Report, home: Path) -> None:
                     report.links.append((link, target))
 
 
-def _home(root: str | Path) -> Path:
-    return existing_folder(root, ("VIGOR", "vigor"), (*CITIES, "ground", "splits", "splits__corrected"))
-
-
 def _cities(protocol: str, which: str, cities: Sequence[str] | None) -> list[str]:
     """Cities of the protocol, or those asked for."""
     allowed = PROTOCOL_CITIES[protocol, which]
@@ -303,24 +238,8 @@ def _cities(protocol: str, which: str, cities: Sequence[str] | None) -> list[str
     return chosen
 
 
-def _folder(home: Path, city: str, view: str) -> Path:
-    """The folder of a city's images in either layout."""
-    distributed = home / city / ("panorama" if view == "ground" else "satellite")
-    rearranged = home / ("ground" if view == "ground" else "satellite") / city
-    return rearranged if rearranged.is_dir() and not distributed.is_dir() else distributed
-
-
-def _tile_list_places(city: str) -> list[str]:
-    return [f"{folder}/{city}/satellite_list.txt" for folder in ("splits", "splits__corrected", "splits_new")]
-
-
 def _tile_list(home: Path, city: str) -> list[str]:
-    return read_lines(need_file(home, _tile_list_places(city), f"the list of {city}'s tiles"))
-
-
-def _label_places(city: str, stem: str, version: str) -> list[str]:
-    mark = VERSIONS[version]
-    return [f"{folder}/{city}/{stem}{mark}.txt" for folder in (f"splits{mark}", "splits", "splits_new")]
+    return read_lines(need_file(home, tile_list_places(city), f"the list of {city}'s tiles"))
 
 
 def _read_cities(home: Path, protocol: str, which: str, labels: str, cities: Sequence[str]) -> Labels:
@@ -330,7 +249,7 @@ def _read_cities(home: Path, protocol: str, which: str, labels: str, cities: Seq
     versions = list(VERSIONS) if labels == "auto" else [labels]
     joined = Labels([], [], [])
     for city in cities:
-        places = [place for version in versions for place in _label_places(city, LABELS[protocol, which], version)]
+        places = [place for version in versions for place in label_places(city, LABELS[protocol, which], version)]
         part = read_labels(need_file(home, places, f"the {which} labels of {city}"), city)
         joined.panoramas.extend(part.panoramas)
         joined.tiles.extend(part.tiles)
