@@ -17,7 +17,7 @@ from gengeo_hf.encoding.protocol import EncoderProtocol
 from gengeo_hf.imagery.tiles import TileSource, row_bounds
 from gengeo_hf.index import edit
 from gengeo_hf.index.build import build_index, joined_left_out
-from gengeo_hf.index.manifest import MANIFEST, Manifest, read_manifest
+from gengeo_hf.index.manifest import MANIFEST, Manifest, Source, read_manifest
 from gengeo_hf.index.search import BLOCK
 from gengeo_hf.index.segment import SegmentReader, check_files
 from gengeo_hf.index.summary import summary
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Hit:
-    """One tile that was found: where it is, how alike it is (cosine, -1 to 1), and whom its licence asks to name."""
+    """One tile that was found: where it is, how alike it is (cosine, -1 to 1), and the rights of its imagery."""
 
     tile_id: str
     score: float
@@ -39,6 +39,8 @@ class Hit:
     area: str
     source: str
     attribution: str = ""
+    licence: str = ""
+    acquired: str = ""
 
 
 class GeoIndex:
@@ -229,6 +231,10 @@ class GeoIndex:
             for s, r in zip(scores, rows, strict=True)
         ]
 
+    def source_of(self, name: str) -> Source:
+        """The rights of imagery by its name; those that all sources share where the name is not listed."""
+        return self._version.source_of(name)
+
     def thumbnails(self, tile_ids: Sequence[str]) -> dict[str, bytes]:
         """Small JPEGs of tiles, where the index keeps them."""
         return self._version.thumbnails(tile_ids)
@@ -376,6 +382,7 @@ def _hit(version: Version, row: int, score: float) -> Hit:
     segment, row = version.locate(row)
     tiles = segment.tiles.slice(row, 1)
     values = {name: tiles[name][0].as_py() for name in ("tile_id", "lat", "lon", "area", "source")}
+    rights = version.source_of(values["source"] or "")
     return Hit(
         score=score,
         bounds=row_bounds(tiles, 0),
@@ -384,5 +391,7 @@ def _hit(version: Version, row: int, score: float) -> Hit:
         lon=values["lon"],
         area=values["area"] or "",
         source=values["source"] or "",
-        attribution=next((s.attribution for s in version.manifest.sources if s.name == (values["source"] or "")), ""),
+        attribution=rights.attribution,
+        licence=rights.licence,
+        acquired=rights.acquired,
     )
