@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from gengeo_hf.common.errors import GenGeoError, disk_problem, exit_on_error
+from gengeo_hf.common.errors import GenGeoError, UsageError, disk_problem, exit_on_error
 
 
 def test_an_error_is_one_line_whatever_a_file_is_called():
@@ -21,9 +21,15 @@ def test_a_full_disk_and_a_missing_right_are_one_line():
     assert disk_problem(OSError(errno.EIO, "Input/output error")) is None
 
 
-def test_an_error_to_be_mended_and_ctrl_c_are_one_line_and_others_keep_their_traceback():
-    with pytest.raises(SystemExit, match="error: no such folder"), exit_on_error():
-        raise GenGeoError("no such folder")
+@pytest.mark.parametrize(("error", "status"), [(GenGeoError("no such folder"), 1), (UsageError("no such key"), 2)])
+def test_an_error_to_be_mended_is_one_line_and_a_status(error, status, capsys):
+    with pytest.raises(SystemExit) as ended, exit_on_error():
+        raise error
+    assert ended.value.code == status
+    assert capsys.readouterr().err == f"error: {error}\n"
+
+
+def test_ctrl_c_is_one_line_and_others_keep_their_traceback():
     with pytest.raises(SystemExit, match="the same command goes on"), exit_on_error("the same command goes on"):
         raise KeyboardInterrupt
     with pytest.raises(ZeroDivisionError), exit_on_error():
