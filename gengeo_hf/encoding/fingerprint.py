@@ -60,7 +60,9 @@ def _relevant(config: dict[str, Any]) -> dict[str, Any]:
 def preprocessing(processor: "GenGeoImageProcessor") -> dict[str, Any]:
     """What of an image processor's settings decides the descriptors."""
     settings = processor.to_dict()
-    return {key: settings.get(key) for key in PREPROCESSING}
+    found = {key: settings.get(key) for key in PREPROCESSING}
+    changed = settings.get("view_transforms")  # left out where there is none: fingerprints of stored indexes stay
+    return found | ({"view_transforms": changed} if changed else {})
 
 
 def fingerprint(model: "GenGeoModel", processor: "GenGeoImageProcessor") -> str:
