@@ -48,12 +48,23 @@ PREPROCESSING = (
     "image_std",
     "do_convert_rgb",
 )
+# Settings that came later, with what they are where nothing is said: left out then, so that fingerprints of stored
+# indexes stay.
+LATER = {
+    "share_backbone": True,
+    "token_counts": None,
+    "layout_layers": 2,
+    "layout_heads": 4,
+    "aerial_keep": None,
+    "guide_size": None,
+}
 # Parameters that no descriptor depends on.
 UNUSED_WEIGHTS = ("logit_scale", "mask_token")
 
 
 def _relevant(config: dict[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in config.items() if key not in IRRELEVANT}
+    usual = object()
+    kept = {key: value for key, value in config.items() if key not in IRRELEVANT and LATER.get(key, usual) != value}
     return {key: _relevant(value) if isinstance(value, dict) else value for key, value in kept.items()}
 
 

@@ -142,5 +142,5 @@ def test_padding_and_mistakes():
         lambda: polar_tile(torch.ones(1, 3, 8, 9), (8, 8)),
         lambda: ground_bev(torch.ones(1, 3, 8, 40), 8, vertical_fov=0),
     ):
-        with pytest.raises(ValueError):  # noqa: PT011  # six messages, all of the views
+        with pytest.raises(ValueError):  # six messages, all of the views
             call()
