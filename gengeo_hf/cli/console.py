@@ -119,6 +119,24 @@ def check_writable(*paths: str | Path | None) -> None:
             raise GenGeoError(f"{path} cannot be written: {parent}: {error.strerror or error}") from error
 
 
+def confirm(question: str, yes: bool) -> None:
+    """Ask once before something large begins; anything but y or yes stops the command with exit code 1.
+
+    Args:
+        question: What is going to happen.
+        yes: Whether --yes was given: nothing is asked.
+
+    Raises:
+        UsageError: Nobody can be asked, since stdin is not a terminal.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError(f"{question} needs your consent, and there is no terminal to ask: add --yes")
+    if not typer.confirm(f"{question}?", err=True):
+        raise GenGeoError("stopped: nothing was fetched or written")
+
+
 def check_not_there(path: Path, overwrite: bool) -> None:
     """Refuse to replace a file or a folder unless --overwrite was given.
 

@@ -26,8 +26,8 @@ def load_pairs(name: str, root: str | Path | None = None, split: str = "train", 
         split: "train", "validation" or "test". "validation" is a part of the published training set, cut out by area.
             CVACT's published "val" is a split of its own; a user's table or folder also has "all".
         options: passed to the loader: see `load` in `gengeo_hf/data/benchmarks/cvusa.py`, `cvact.py`, `vigor.py`,
-            `university1652.py`, `load_table` and `load_folder` in `gengeo_hf/data/own.py`, and
-            `gengeo_hf.world.build_world`.
+            `university1652.py`, `load_table` and `load_folder` in `gengeo_hf/data/own.py`,
+            `load_mixture` in `gengeo_hf/data/mixture.py`, and `gengeo_hf.world.build_world`.
 
     Returns:
         The validated data set.
@@ -204,5 +204,8 @@ _ON_DISK: dict[str, str | Loader] = {
 }
 # Loader of each name: (root, split, **options) -> data set. A loader of your own joins by `@DATASETS.register(name)`.
 DATASETS: Registry[Loader] = Registry(
-    "data set", _ON_DISK | {f"world-{domain}": _world(domain) for domain in WORLD_DOMAINS}
+    "data set",
+    _ON_DISK
+    | {f"world-{domain}": _world(domain) for domain in WORLD_DOMAINS}
+    | {"mixture": _HOME + "mixture:load_mixture"},
 )
