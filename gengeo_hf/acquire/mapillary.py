@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.imagery.client import ImageryClient, ServerError
+from gengeo_hf.imagery.client import HostUnavailableError, ImageryClient, ServerError
 from gengeo_hf.imagery.hosts import host_of, remember_secret
 from gengeo_hf.imagery.options import ClientOptions
 
@@ -43,6 +43,7 @@ FIELDS = (
 )
 TRIES = 3  # for an answer that arrives and is not what was asked for
 BAD_TOKEN = 190  # error code of a token that is wrong, expired or withdrawn
+TOO_MANY = (4, 17, 32, 613)  # error codes of a limit on requests, whatever the status
 
 Box = tuple[float, float, float, float]  # west, south, east, north in degrees
 
@@ -201,6 +202,8 @@ def _explained(error: ServerError, host: str) -> GenGeoError:
         message, code = str(said.get("message", ""))[:200], said.get("code")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         message, code = "", None
+    if code in TOO_MANY:
+        return HostUnavailableError(f"{host} wants fewer requests ({message}); the same command goes on later")
     if error.status in (401, 403) or code == BAD_TOKEN:
         reason = f" ({message})" if message else ""
         return TokenError(

@@ -9,7 +9,7 @@ import io
 import os
 import re
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -21,14 +21,13 @@ from PIL import Image
 from gengeo_hf.acquire.mapillary import Mapillary, TokenError
 from gengeo_hf.acquire.photo_facts import Photo
 from gengeo_hf.acquire.photo_rules import PhotoRules, is_whole_sphere
-from gengeo_hf.acquire.photo_search import Journal
+from gengeo_hf.acquire.photo_search import Journal, Progress
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.images import open_image
 from gengeo_hf.imagery.tiles import ImageryStoppedError, TileSource
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Progress = Callable[[Iterable[Item], int, str], Iterable[Item]]  # iterates with a bar: items, total, unit
 
 PHOTO_FOLDER, TILE_FOLDER = "photos", "tiles"
 PHOTO_WORKERS, TILE_WORKERS = 8, 4
@@ -68,7 +67,7 @@ def fetch_photos(
     pixels: int,
     rules: PhotoRules,
     journal: Journal,
-    progress: Progress[str],
+    progress: Progress,
 ) -> tuple[dict[str, str], FetchErrors]:
     """Fetch the pixels of photos.
 
@@ -136,7 +135,7 @@ def _fetched(client: Mapillary, photo: Photo, path: Path, pixels: int, rules: Ph
 
 
 def fetch_tiles(
-    source: TileSource, rows: Sequence[int], folder: Path, progress: Progress[str]
+    source: TileSource, rows: Sequence[int], folder: Path, progress: Progress
 ) -> tuple[dict[int, str], FetchErrors]:
     """Crop tiles of a source and write them.
 
@@ -240,8 +239,3 @@ def brightness(image: Image.Image) -> float:
     small = image.convert("L")
     small.thumbnail((SMALL, SMALL))
     return float(np.asarray(small, dtype=np.float64).mean())
-
-
-def counted(reasons: Iterable[str]) -> Counter[str]:
-    """How often each reason occurs."""
-    return Counter(reasons)

@@ -7,11 +7,12 @@ import json
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -24,6 +25,26 @@ from gengeo_hf.imagery.tiles import ImageryStoppedError
 CELL_DEGREES = 0.009  # the API refuses boxes with a side of 0.01 degrees or more
 SMALLEST_DEGREES = 1e-5  # about a metre: a fuller box is not divided any more
 WORKERS = 4
+Item = TypeVar("Item")
+
+
+class Progress(Protocol):
+    """Iterates over items and shows how far it is."""
+
+    def __call__(self, items: Iterable[Item], total: int, unit: str) -> Iterable[Item]:
+        """The items.
+
+        Args:
+            items: What is iterated.
+            total: How many there are, about.
+            unit: Their plural noun.
+        """
+        ...
+
+
+def without_progress(items: Iterable[Item], total: int, unit: str) -> Iterable[Item]:
+    """The items, without showing anything."""
+    return items
 
 
 class Journal:
@@ -97,11 +118,11 @@ def search_boxes(area: Area) -> list[Box]:
     boxes = list(found)
     if not boxes:
         return []
-    sides = np.array(boxes)
-    lat, lon = (sides[:, 1] + sides[:, 3]) / 2, (sides[:, 0] + sides[:, 2]) / 2
-    side_m = float((np.diff(sides[:, [1, 3]], axis=1)[:, 0] * metres_per_degree(lat)[0]).max())
-    wide_m = float((np.diff(sides[:, [0, 2]], axis=1)[:, 0] * metres_per_degree(lat)[1]).max())
-    wanted = area.touches(lat, lon, max(side_m, wide_m))
+    left, low, right, top = np.array(boxes).T
+    lat, lon = (low + top) / 2, (left + right) / 2
+    per_lat, per_lon = metres_per_degree(lat)
+    side_m = max(float(((top - low) * per_lat).max()), float(((right - left) * per_lon).max()))
+    wanted = area.touches(lat, lon, side_m)
     return [box for box, is_wanted in zip(boxes, wanted, strict=True) if is_wanted]
 
 
@@ -119,7 +140,7 @@ def search_area(
     area: Area,
     is_panorama: bool,
     journal: Journal,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = without_progress,
 ) -> Found:
     """Search every box of an area; boxes that the journal holds are not asked for again.
 
@@ -128,28 +149,33 @@ def search_area(
         area: Where.
         is_panorama: Panoramas, or all other photos.
         journal: Answers of this and earlier runs.
-        progress: Called with the numbers of boxes that are done and known.
+        progress: Shows how far it is: boxes as they are done, how many there are at first, their name.
 
     Raises:
         TokenError: The token is refused.
         ImageryStoppedError: The server is down.
     """
+    found, boxes = Found(), search_boxes(area)
+    for _ in progress(_searched(client, boxes, is_panorama, journal, found), len(boxes), "boxes"):
+        pass
+    return found
+
+
+def _searched(client: Mapillary, boxes: list[Box], is_panorama: bool, journal: Journal, found: Found) -> Iterator[Box]:
+    """Search boxes, and the quarters of full ones, a few at a time; adds to `found` and yields each that is done."""
     known = {_key(line.get("box", ()), bool(line.get("panorama"))): line for line in journal.lines()}
-    found, waiting = Found(), search_boxes(area)
-    total = len(waiting)
+    waiting = deque(boxes)
     running: dict[Future[list[dict[str, Any]]], Box] = {}
     pool = ThreadPoolExecutor(WORKERS)
     try:
         while waiting or running:
             while waiting and len(running) < 2 * WORKERS:
-                box = waiting.pop(0)
-                line = known.get(_key(box, is_panorama))
-                if line is None:
+                box = waiting.popleft()
+                if (line := known.get(_key(box, is_panorama))) is None:
                     running[pool.submit(client.search, box, is_panorama)] = box
-                    continue
-                parts = _taken(found, box, line)
-                waiting, total = [*waiting, *parts], total + len(parts)
-            progress(found.boxes + len(found.failed), total)
+                else:
+                    waiting += _taken(found, box, line)
+                    yield box
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 box = running.pop(future)
                 try:
@@ -158,14 +184,12 @@ def search_area(
                     raise
                 except GenGeoError as error:
                     found.failed[box] = str(error)
-                    continue
-                journal.add(line)
-                parts = _taken(found, box, line)
-                waiting, total = [*waiting, *parts], total + len(parts)
+                else:
+                    journal.add(line)
+                    waiting += _taken(found, box, line)
+                yield box
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-    progress(found.boxes + len(found.failed), total)
-    return found
 
 
 def _key(box: Any, is_panorama: bool) -> tuple[bool, str]:
