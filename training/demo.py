@@ -21,7 +21,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table as Lines
 
-from gengeo_hf.common.errors import GenGeoError, told_in_one_line
+from gengeo_hf.common.errors import GenGeoError, exit_on_error
 from gengeo_hf.common.files import atomic_folder, write_json, write_text
 from gengeo_hf.training.launch import run_training
 from gengeo_hf.training.settings import CONFIGS
@@ -86,7 +86,7 @@ def build_worlds(folder: Folder, overrides: list[str]) -> None:
     from gengeo_hf.world import build_world
 
     data = load_settings(CONFIG, overrides).data
-    sizes = {"ground_size": tuple(data.ground_size), "aerial_size": tuple(data.aerial_size)}
+    sizes: dict[str, Any] = {"ground_size": tuple(data.ground_size), "aerial_size": tuple(data.aerial_size)}
     wanted = [("urban", "train", data.train["num_pairs"]), ("urban", "validation", data.validation["num_pairs"])]
     wanted += [(domain, "test", folder.places) for domain in DOMAINS]
     for domain, split, pairs in wanted:
@@ -221,7 +221,7 @@ def find_poses(folder: Folder, overrides: list[str]) -> None:
 def locate_and_report(folder: Folder, count: int, results: dict[str, dict[str, float]]) -> None:
     """Ask for a few unseen photos, write the map, the GeoJSON and the page."""
     from demo_report import write_demo_report
-    from gengeo_hf.common.images import PhotoPosition
+    from gengeo_hf.common.metadata import PhotoPosition
     from gengeo_hf.data.loading import GroundImages
     from gengeo_hf.encoding.encoder import Encoder
     from gengeo_hf.index import GeoIndex
@@ -287,5 +287,5 @@ Train longer, or change the model:
 
 
 if __name__ == "__main__":
-    with told_in_one_line("stopped; the same command goes on where it was"):
+    with exit_on_error("stopped; the same command goes on where it was"):
         main()

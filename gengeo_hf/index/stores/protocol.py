@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from gengeo_hf.common.area import Area
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import write_json
 from gengeo_hf.common.geo import Bounds, great_circle_m
@@ -151,20 +152,24 @@ class StoreIndex:
         return self.engine.count(self._name)
 
     def search(
-        self, descriptors: np.ndarray, k: int = 5, near: tuple[float, float, float] | None = None
+        self, descriptors: np.ndarray, k: int = 5, near: tuple[float, float, float] | Area | None = None
     ) -> list[list[Hit]]:
         """Best tiles for each query, as `GeoIndex.search`.
 
         Args:
             descriptors: float32 (queries, dim).
             k: best tiles for each query.
-            near: latitude, longitude in degrees, radius in metres; or None.
+            near: Latitude, longitude in degrees, radius in metres; or a circle as `Area`; or None.
 
         Raises:
             GenGeoError: k is below 1, values are not finite, or the store does not answer.
         """
         if k < 1:
             raise GenGeoError(f"at least one tile must be asked for, found k={k}")
+        if isinstance(near, Area):
+            if near.near is None:
+                raise GenGeoError(f"a store searches within a circle, not in {near}: give --near lat,lon,radius")
+            near = near.near
         prior = check_near(near) if near is not None else None
         return [self._one(query, k, prior) for query in finite_queries(descriptors)]
 
