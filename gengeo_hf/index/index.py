@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +16,11 @@ from gengeo_hf.common.geo import Bounds
 from gengeo_hf.common.transfer import retried, upload
 from gengeo_hf.common.units import check_near
 from gengeo_hf.encoding.protocol import EncoderProtocol
-from gengeo_hf.imagery.tiles import TileSource, row_bounds
+from gengeo_hf.imagery.tiles import TileSource
 from gengeo_hf.index import edit
 from gengeo_hf.index.build import build_index, joined_left_out
 from gengeo_hf.index.card import index_card
+from gengeo_hf.index.hits import Hit, finite_queries, hit_of
 from gengeo_hf.index.manifest import MANIFEST, Manifest, read_manifest
 from gengeo_hf.index.search import BLOCK
 from gengeo_hf.index.segment import SegmentReader, check_files
@@ -30,20 +31,6 @@ PUBLISHED = ("segment-*/*", "left_out-*.parquet")  # files of an earlier upload 
 
 if TYPE_CHECKING:
     from gengeo_hf.common.schema import CrossViewDataset
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One tile that was found: where it is, how alike it is (cosine, -1 to 1), and whom its licence asks to name."""
-
-    tile_id: str
-    score: float
-    lat: float
-    lon: float
-    bounds: Bounds | None
-    area: str
-    source: str
-    attribution: str = ""
 
 
 class GeoIndex:
@@ -248,7 +235,7 @@ class GeoIndex:
         area = near if isinstance(near, Area) or near is None else Area.from_near(check_near(near))
         scores, rows = version.search(queries, k, area)
         return [
-            [_hit(version, int(row), float(score)) for score, row in zip(s, r, strict=True) if row >= 0]
+            [hit_of(version, int(row), float(score)) for score, row in zip(s, r, strict=True) if row >= 0]
             for s, r in zip(scores, rows, strict=True)
         ]
 
@@ -378,34 +365,3 @@ class GeoIndex:
     def report(self) -> str:
         """What the index holds and how it was made, for people."""
         return summary(real_path(self.path).name, self.manifest, self.left_out)
-
-
-def finite_queries(descriptors: np.ndarray) -> np.ndarray:
-    """Queries as searches want them: contiguous float32 (queries, dim).
-
-    Args:
-        descriptors: (queries, dim) or (dim,).
-
-    Raises:
-        GenGeoError: Values are not finite.
-    """
-    queries = np.ascontiguousarray(np.atleast_2d(descriptors), dtype=np.float32)
-    if not np.isfinite(queries).all():
-        raise GenGeoError("a query descriptor holds NaN or infinity: the model's weights or its input are broken")
-    return queries
-
-
-def _hit(version: Version, row: int, score: float) -> Hit:
-    segment, row = version.locate(row)
-    tiles = segment.tiles.slice(row, 1)
-    values = {name: tiles[name][0].as_py() for name in ("tile_id", "lat", "lon", "area", "source")}
-    return Hit(
-        score=score,
-        bounds=row_bounds(tiles, 0),
-        tile_id=values["tile_id"],
-        lat=values["lat"],
-        lon=values["lon"],
-        area=values["area"] or "",
-        source=values["source"] or "",
-        attribution=next((s.attribution for s in version.manifest.sources if s.name == (values["source"] or "")), ""),
-    )

@@ -24,7 +24,8 @@ from gengeo_hf.common.units import Near, check_near
 from gengeo_hf.encoding.fingerprint import truncated
 from gengeo_hf.encoding.protocol import EncoderProtocol
 from gengeo_hf.imagery.tiles import TILE_SCHEMA
-from gengeo_hf.index.index import GeoIndex, Hit, finite_queries
+from gengeo_hf.index.hits import Hit, finite_queries
+from gengeo_hf.index.index import GeoIndex
 from gengeo_hf.index.scan import sample_queries
 from gengeo_hf.index.stores.address import shown, without_secrets
 
