@@ -12,8 +12,10 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import Bounds
 from gengeo_hf.imagery.client import HostUnavailableError, ServerError
 from gengeo_hf.imagery.options import ClientOptions
-from tests.acquire.conftest import LAT, LON, entity
+from tests.acquire.mapillary_double import LAT, LON, _service_process, entity, service  # noqa: F401  # the double, for both files
 from tests.acquire.mapillary_server import TOKEN
+
+pytest_plugins = ["tests.acquire.mapillary_double"]
 
 BOX = (LON - 0.004, LAT - 0.004, LON + 0.004, LAT + 0.004)
 AREA = Area.from_bounds(Bounds(*BOX))
