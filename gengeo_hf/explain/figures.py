@@ -1,6 +1,6 @@
 """The pictures: what was kept, which patches speak for which, why another tile won, regions, clusters, pairs.
 
-Before: looks and accounts of `look`, `links`, `clusters`. After: one PIL picture each, with its reading below it.
+One PIL picture with a caption for each kind of attribution (`attribution`, `links`, `clusters`).
 """
 
 from __future__ import annotations

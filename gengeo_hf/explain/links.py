@@ -1,6 +1,6 @@
 """Which patches of one view speak for which patches of the other, and why one tile won over another.
 
-Before: looks at two images. After: an exact account of their score, patch by patch.
+The similarity of two images as an exact sum over pairs of patches.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """What a vector database must do for us, and what we do with any that does it.
 
-Before: addresses such as `milvus:./local.db`, `milvus:http://host:19530`, `qdrant:http://host:6333`, `qdrant::memory:`.
-After: `StoreIndex` for locate.py.
+Addresses look like `milvus:./local.db`, `milvus:http://host:19530`, `qdrant:http://host:6333`, `qdrant::memory:`.
 
 Each model has its own collection, named by its fingerprint, so descriptors of two models cannot meet.
 """
