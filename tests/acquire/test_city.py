@@ -17,7 +17,7 @@ from gengeo_hf.data.own import Cut
 from gengeo_hf.data.sources import read_sources
 from gengeo_hf.imagery.client import HostUnavailableError
 from gengeo_hf.imagery.tiles import ImageryStoppedError, Rights
-from tests.acquire.mapillary_double import LAT, LON, GridTiles, _service_process, entity, service  # noqa: F401  # the double, for both files
+from tests.acquire.mapillary_double import LAT, LON, GridTiles, entity
 from tests.acquire.mapillary_server import TOKEN
 
 pytest_plugins = ["tests.acquire.mapillary_double"]
