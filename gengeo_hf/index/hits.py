@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
+from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import Bounds
 from gengeo_hf.imagery.tiles import row_bounds
 from gengeo_hf.index.version import Version
@@ -21,6 +24,21 @@ class Hit:
     attribution: str = ""
     licence: str = ""
     acquired: str = ""
+
+
+def finite_queries(descriptors: np.ndarray) -> np.ndarray:
+    """Queries as searches want them: contiguous float32 (queries, dim).
+
+    Args:
+        descriptors: (queries, dim) or (dim,).
+
+    Raises:
+        GenGeoError: Values are not finite.
+    """
+    queries = np.ascontiguousarray(np.atleast_2d(descriptors), dtype=np.float32)
+    if not np.isfinite(queries).all():
+        raise GenGeoError("a query descriptor holds NaN or infinity: the model's weights or its input are broken")
+    return queries
 
 
 def hit_of(version: Version, row: int, score: float) -> Hit:

@@ -20,7 +20,7 @@ from gengeo_hf.imagery.tiles import TileSource
 from gengeo_hf.index import edit
 from gengeo_hf.index.build import build_index, joined_left_out
 from gengeo_hf.index.card import index_card
-from gengeo_hf.index.hits import Hit, hit_of
+from gengeo_hf.index.hits import Hit, finite_queries, hit_of
 from gengeo_hf.index.manifest import MANIFEST, Manifest, Source, read_manifest
 from gengeo_hf.index.search import BLOCK
 from gengeo_hf.index.segment import SegmentReader, check_files
@@ -369,18 +369,3 @@ class GeoIndex:
     def report(self) -> str:
         """What the index holds and how it was made, for people."""
         return summary(real_path(self.path).name, self.manifest, self.left_out)
-
-
-def finite_queries(descriptors: np.ndarray) -> np.ndarray:
-    """Queries as searches want them: contiguous float32 (queries, dim).
-
-    Args:
-        descriptors: (queries, dim) or (dim,).
-
-    Raises:
-        GenGeoError: Values are not finite.
-    """
-    queries = np.ascontiguousarray(np.atleast_2d(descriptors), dtype=np.float32)
-    if not np.isfinite(queries).all():
-        raise GenGeoError("a query descriptor holds NaN or infinity: the model's weights or its input are broken")
-    return queries

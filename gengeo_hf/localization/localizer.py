@@ -18,7 +18,8 @@ from gengeo_hf.common.geo import great_circle_m
 from gengeo_hf.encoding.inputs import fetch_image, is_address, is_single_image
 from gengeo_hf.encoding.protocol import EncoderProtocol
 from gengeo_hf.index.adapt import adapted_for
-from gengeo_hf.index.index import GeoIndex, Hit
+from gengeo_hf.index.hits import Hit
+from gengeo_hf.index.index import GeoIndex
 from gengeo_hf.localization.answers import Answer, Place, Track, merge_hits, place_of, to_geojson
 from gengeo_hf.localization.confidence import Calibration
 from gengeo_hf.localization.drive import Motion, follow, in_order

@@ -22,8 +22,7 @@ from gengeo_hf.encoding.fingerprint import truncated
 from gengeo_hf.encoding.protocol import EncoderProtocol
 from gengeo_hf.imagery.tiles import TILE_SCHEMA
 from gengeo_hf.index.edit import tombstone_mask
-from gengeo_hf.index.hits import Hit
-from gengeo_hf.index.index import finite_queries
+from gengeo_hf.index.hits import Hit, finite_queries
 from gengeo_hf.index.stores.address import shown, split_address, without_secrets
 
 PREFIX = "gengeo_"
