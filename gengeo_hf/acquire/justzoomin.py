@@ -205,7 +205,8 @@ def photo_archives(files: HubFiles, wanted: str) -> list[str]:
     if wanted.strip().lower() == "all":
         return [found[number] for number in sorted(found)]
     words = [word.strip() for word in wanted.split(",") if word.strip()]
-    if lost := [word for word in words if not (word.isascii() and word.isdigit() and int(word) in found)] or not words:
+    lost = [word for word in words if not (word.isascii() and word.isdigit() and int(word) in found)]
+    if lost or not words:
         raise GenGeoError(
             f"there is no archive {lost[0] if words else wanted!r}: --archives takes numbers from {min(found)} to "
             f"{max(found)} with commas between them, or all"

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.geo import Bounds
 from gengeo_hf.data.benchmarks import justzoomin_grid as grid
 from gengeo_hf.data.benchmarks.layout import names_in
 from gengeo_hf.imagery.client import Answer, ImageryClient
@@ -49,14 +50,15 @@ class PyramidFolder:
         zooms: Levels that exist.
     """
 
-    kind, host, extent, tile_kb = "folder", "", None, 20.0
+    kind, host, tile_kb = "folder", "", 20.0
+    extent: Bounds | None = None
 
     def __init__(self, root: Path, zooms: Iterable[int]) -> None:
         self.root, self.name = root, str(root)
         self.identity = f"folder {root}"
         self.rights = Rights("Open Data DC", "CC-BY-4.0")
         levels = [_level(zoom) for zoom in zooms]
-        self.grid = TileGrid(grid.CRS, levels, "Just Zoom In", lambda lat, lon: tuple(grid.project(lat, lon)))  # type: ignore[arg-type, return-value]  # an array of two rows
+        self.grid = TileGrid(grid.CRS, levels, "Just Zoom In", lambda lat, lon: tuple(grid.project(lat, lon)))
 
     def fetch(self, client: ImageryClient, zoom: int, column: int, row: int) -> Answer:
         """The file of one tile, or 404."""

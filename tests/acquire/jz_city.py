@@ -36,14 +36,11 @@ def noise(seed, width, height):
 
 
 def sequence_of(row, column):
-    actions = []
-    for step in (64, 16, 4, 1):
-        actions.append(row // step % 4 * 4 + column // step % 4)
-    return str(actions)
+    return str([row // step % 4 * 4 + column // step % 4 for step in (64, 16, 4, 1)])
 
 
 class City:
-    """Cells `rows` x `columns` with one photo for each image of `photos`, which are (row, column, east, north, image)."""
+    """Cells `rows` x `columns`; `photos` are (row, column, metres to the east and north of its middle, image)."""
 
     def __init__(self, rows=range(60, 64), columns=range(100, 104), picture=None, photos=None, test_share=0.5):
         self.rows, self.columns = rows, columns

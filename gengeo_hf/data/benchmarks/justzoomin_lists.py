@@ -162,8 +162,9 @@ def published_parts(photos: Photos) -> np.ndarray:
     parts = np.where(photos.is_test, "test", "").astype("U10")
     rows = np.flatnonzero(~photos.is_test)
     ids = [photos.ids[row] for row in rows]
-    cut = {"block_m": BLOCK_M, "margin_m": MARGIN_M}
-    found = split_training(ids, photos.lat[rows], photos.lon[rows], VALIDATION_SHARE, **cut)
+    found = split_training(
+        ids, photos.lat[rows], photos.lon[rows], VALIDATION_SHARE, block_m=BLOCK_M, margin_m=MARGIN_M
+    )
     parts[rows[found.train]], parts[rows[found.validation]] = "train", "validation"
     return parts
 
