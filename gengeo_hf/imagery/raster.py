@@ -1,6 +1,6 @@
 """Tiles cut from georeferenced rasters: GeoTIFF, COG, VRT and whatever else GDAL opens, one file or many.
 
-Before: files of any size, CRS, band order and bit depth. After: a `TileSource` of north-up tiles, square on the ground.
+Files of any size, CRS, band order and bit depth become a `TileSource` of north-up tiles, square on the ground.
 
 Tile centres lie on rows of equal latitude, spaced in metres, so a tile is as large in Helsinki as in Nairobi, in UTM as
 in Web Mercator. Within one tile the way from local metres to raster pixels is affine to well below a pixel: three

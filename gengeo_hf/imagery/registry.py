@@ -1,7 +1,4 @@
-"""Which reader fits what the user pointed at.
-
-Before: a path from the command line. After: a `TileSource`.
-"""
+"""Choose the reader of an imagery source."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

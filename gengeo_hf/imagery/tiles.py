@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.errors import GenGeoError, SourceStoppedError
 from gengeo_hf.common.geo import Bounds
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Rights:
         return Rights(*(mine or theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
 
 
-class ImageryStoppedError(GenGeoError):
+class ImageryStoppedError(SourceStoppedError):
     """Reading cannot go on for any tile: a server is down, the disk is full. What was read is kept."""
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gengeo_hf.common.area import Area
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import put_back, real_path
-from gengeo_hf.common.units import Near
 from gengeo_hf.imagery.tiles import TILE_SCHEMA
 from gengeo_hf.index.manifest import MANIFEST, has_manifest, read_manifest
 from gengeo_hf.index.search import BLOCK, Searcher
@@ -41,20 +41,20 @@ class Version:
         self.bases = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         self.searcher = Searcher([segment.part() for segment in self.segments])
 
-    def search(self, queries: np.ndarray, k: int, near: Near | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def search(self, queries: np.ndarray, k: int, area: Area | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Scores and rows, numbered through all segments; see `Searcher.search`.
 
         Args:
             queries: float32 (queries, dim), unit length.
             k: Best tiles for each query.
-            near: Circle that tiles must lie in; they are then scored exactly.
+            area: Where the centres of tiles must lie; they are then scored exactly.
         """
-        if near is None:
+        if area is None:
             return self.searcher.search(queries, k)
         runs = [
             (int(base) + first, int(base) + last, counts)
             for segment, base in zip(self.segments, self.bases[:-1], strict=True)
-            for first, last, counts in segment.runs_near(near)
+            for first, last, counts in segment.runs_in(area)
         ]
         return self.searcher.search_runs(queries, runs, k)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gengeo_hf.common.geo import Bounds, great_circle_m, mean_position, offset, size_of
-from gengeo_hf.index.index import Hit
+from gengeo_hf.index.hits import Hit
 
 if TYPE_CHECKING:
     from gengeo_hf.common.metadata import PhotoPosition

@@ -1,6 +1,6 @@
 """A map that works without internet: one HTML page with Leaflet, imagery and thumbnails inside.
 
-Before: locate.py's answers, or the demo's. After: a page, or the same page in a frame for a report.
+Answers as a page, or as the same page in a frame for a report.
 
 The page's content security policy forbids every connection, so nothing about the photos leaves the machine.
 """

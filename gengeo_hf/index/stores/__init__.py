@@ -1,6 +1,6 @@
 """The same index in a vector database, for galleries past one machine: Milvus or Qdrant.
 
-Before: a `GeoIndex` folder, which stays the store of record. After: `StoreIndex`, which answers like a `GeoIndex`.
+The `GeoIndex` folder stays the store of record; `StoreIndex` answers like a `GeoIndex`.
 """
 
 from gengeo_hf.index.stores.protocol import ENGINES, Engine, StoreIndex, connect, export_index, is_address

@@ -1,6 +1,6 @@
 """Addresses of stores as they may be shown: an address may carry a user, a password or a key.
 
-Before: what the user typed. After: what messages, files and answers say.
+What the user typed, without its secrets: for messages, files and answers.
 """
 
 import re

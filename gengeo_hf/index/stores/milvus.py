@@ -1,9 +1,9 @@
 """Milvus, embedded (`./local.db`, milvus-lite) or a server or cluster (`http://host:19530`): the same calls.
 
-Before: contract.py. After: a Milvus collection with one row for each tile.
+A collection has one row for each tile.
 
 A prior becomes a box of latitudes and longitudes: milvus-lite's `ST_DWITHIN` measures planar degrees, so the circle is
-checked by contract.py in metres.
+checked in metres by `protocol.py`.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,6 @@
 """What a vector database must do for us, and what we do with any that does it.
 
-Before: addresses such as `milvus:./local.db`, `milvus:http://host:19530`, `qdrant:http://host:6333`, `qdrant::memory:`.
-After: `StoreIndex` for locate.py.
+Addresses look like `milvus:./local.db`, `milvus:http://host:19530`, `qdrant:http://host:6333`, `qdrant::memory:`.
 
 Each model has its own collection, named by its fingerprint, so descriptors of two models cannot meet.
 """
@@ -14,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from gengeo_hf.common.area import Area
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import write_json
 from gengeo_hf.common.geo import Bounds, great_circle_m
@@ -23,7 +23,8 @@ from gengeo_hf.common.units import Near, check_near
 from gengeo_hf.encoding.fingerprint import truncated
 from gengeo_hf.encoding.protocol import EncoderProtocol
 from gengeo_hf.imagery.tiles import TILE_SCHEMA
-from gengeo_hf.index.index import GeoIndex, Hit, finite_queries
+from gengeo_hf.index.hits import Hit, finite_queries
+from gengeo_hf.index.index import GeoIndex
 from gengeo_hf.index.scan import sample_queries
 from gengeo_hf.index.stores.address import shown, without_secrets
 
@@ -151,20 +152,24 @@ class StoreIndex:
         return self.engine.count(self._name)
 
     def search(
-        self, descriptors: np.ndarray, k: int = 5, near: tuple[float, float, float] | None = None
+        self, descriptors: np.ndarray, k: int = 5, near: tuple[float, float, float] | Area | None = None
     ) -> list[list[Hit]]:
         """Best tiles for each query, as `GeoIndex.search`.
 
         Args:
             descriptors: float32 (queries, dim).
             k: best tiles for each query.
-            near: latitude, longitude in degrees, radius in metres; or None.
+            near: Latitude, longitude in degrees, radius in metres; or a circle as `Area`; or None.
 
         Raises:
             GenGeoError: k is below 1, values are not finite, or the store does not answer.
         """
         if k < 1:
             raise GenGeoError(f"at least one tile must be asked for, found k={k}")
+        if isinstance(near, Area):
+            if near.near is None:
+                raise GenGeoError(f"a store searches within a circle, not in {near}: give --near lat,lon,radius")
+            near = near.near
         prior = check_near(near) if near is not None else None
         return [self._one(query, k, prior) for query in finite_queries(descriptors)]
 

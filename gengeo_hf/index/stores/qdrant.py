@@ -1,6 +1,6 @@
 """Qdrant: a server or cluster (`http://host:6333`), or in memory (`:memory:`) for tests.
 
-Before: contract.py. After: a Qdrant collection with one point for each tile.
+A collection has one point for each tile.
 
 The in-memory mode of the client is what the tests run; its way over the wire is untested here.
 """
