@@ -197,6 +197,9 @@ _ON_DISK: dict[str, str | Loader] = {
     "vigor-same": _HOME + "benchmarks.vigor:load_same",
     "vigor-cross": _HOME + "benchmarks.vigor:load_cross",
     "university1652": _HOME + "benchmarks.university1652:load",
+    "justzoomin": _HOME + "benchmarks.justzoomin:load",
+    "justzoomin-area": _HOME + "benchmarks.justzoomin:load_area",
+    "justzoomin-covered": _HOME + "benchmarks.justzoomin:load_covered",
     "table": _HOME + "own:load_table",
     "folder": _HOME + "own:load_folder",
     "parquet": _HOME + "parquet:read_pairs",  # what `gengeo data export` wrote or `gengeo pull` fetched
