@@ -212,6 +212,9 @@ _ON_DISK: dict[str, str | Loader] = {
     "cvcities": _HOME + "benchmarks.cvcities:load",
     **{f"cvcities-{city}": _cvcities(city) for city in CVCITIES_TEST},
     "loci": _HOME + "benchmarks.loci:load",
+    "justzoomin": _HOME + "benchmarks.justzoomin:load",
+    "justzoomin-area": _HOME + "benchmarks.justzoomin:load_area",
+    "justzoomin-covered": _HOME + "benchmarks.justzoomin:load_covered",
     "table": _HOME + "own:load_table",
     "folder": _HOME + "own:load_folder",
     "parquet": _HOME + "parquet:read_pairs",  # what `gengeo data export` wrote or `gengeo pull` fetched

@@ -1,4 +1,4 @@
-"""Which patches of one view speak for which patches of the other, and why one tile won over another.
+"""Which patches of the two views match, and why one tile won over another.
 
 The similarity of two images as an exact sum over pairs of patches.
 """
@@ -144,7 +144,7 @@ class Preference:
 
 
 def explain_preference(encoder: Encoder, ground: Any, chosen: Any, other: Any) -> Preference:
-    """Which parts of a photo speak for one tile and which for another: for a wrong answer, chosen and true tile.
+    """Which parts of a photo support one tile and which another: for a wrong answer, chosen and true tile.
 
     Args:
         encoder: a model with a SALAD head.
