@@ -1,7 +1,7 @@
 """A checkpoint as an ONNX graph, for machines that describe images without torch's kernels.
 
-Before: a GenGeo model and its image processor. After: a folder with one graph for each head (one where both views
-share it) that takes any batch size and any image size, the weights, and what `gengeo_hf.encoding.backends` must know.
+The folder has one graph for each head (one where both views share it), which takes any batch size and any image size,
+the weights, and the settings that `gengeo_hf.encoding.backends` reads.
 """
 
 import contextlib

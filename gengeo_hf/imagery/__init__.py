@@ -1,6 +1,6 @@
 """Imagery of every kind becomes a `TileSource`: tiles with a place each, and their pixels on demand.
 
-Before: what the user has on disk. After: build.py. `open_imagery` picks the reader by what it finds.
+`open_imagery` picks the reader by what it finds.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -91,7 +91,7 @@ def finite(loss: torch.Tensor, step: int, settings: Settings) -> float:
 def kept_stages(model: GenGeoModel, settings: Settings) -> list[torch.nn.Module]:
     """The modules whose outputs GradCache keeps between its two descriptions of a part."""
     wanted = settings.sampling.keep_frozen and settings.optimisation.compile is None
-    return frozen_stages(model.backbone) if wanted else []
+    return frozen_stages(model.backbone) if wanted and model.config.share_backbone else []
 
 
 def semi_positive_masks(

@@ -1,6 +1,6 @@
 """The files of `gengeo export --onnx`: what an encoder must know of a model without its weights in torch.
 
-Before: a checkpoint folder or Hub id with an `onnx` folder. After: facts for the encoder, graphs for onnxruntime.
+They come from the `onnx` folder of a checkpoint folder or Hub repository.
 """
 
 from __future__ import annotations

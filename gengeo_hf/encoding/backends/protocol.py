@@ -1,7 +1,4 @@
-"""What computes descriptors: one small contract for torch, onnxruntime and OpenVINO.
-
-Before: a model in memory, or graphs that were exported. After: the encoder, which knows nothing of kernels.
-"""
+"""What computes descriptors: one small contract for torch, onnxruntime and OpenVINO."""
 
 from __future__ import annotations
 

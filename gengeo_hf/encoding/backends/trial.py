@@ -1,6 +1,6 @@
 """Which backend, in which precision: what the machine can do, settled by a trial.
 
-Before: a model on its device and the user's wishes. After: a backend, and one line that says why.
+Gives a backend, and one line that says why.
 
 Only a CPU has a choice, and only for models whose forward pass is long enough to notice: small ones always stay with
 torch in float32, so that their descriptors are the same bits wherever they were computed so far. Each candidate runs
