@@ -73,9 +73,7 @@ def figures(rounds: int) -> list[Figure]:
     rows = []
     for name, (wall, cpu) in least.items():
         rows.append(Figure("start", name, cpu, "CPU s", wall, cpu, GOALS.get(name, "")))
-    rows.append(
-        Figure("start", f"{EXPORT}", least[WEIGHTS][1] / least[EXPORT][1], "times as from the weights")
-    )
+    rows.append(Figure("start", EXPORT, least[WEIGHTS][1] / least[EXPORT][1], "times as from the weights"))
     ours, theirs = least["import gengeo_hf, GenGeoModel"][1], least["import transformers, PreTrainedModel"][1]
     return [*rows, Figure("start", "import gengeo_hf, GenGeoModel", ours / theirs, "x PreTrainedModel alone")]
 
