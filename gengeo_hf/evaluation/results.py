@@ -125,8 +125,8 @@ class Result:
         notes = []
         if not data["complete"]:
             notes.append(
-                f"not the whole set of {_published_sizes(protocol)}, but {data['queries']:,} of {protocol['queries']:,} "
-                "queries: do not compare with published numbers"
+                f"not the whole set of {_published_sizes(protocol)}, but {data['queries']:,} of "
+                f"{protocol['queries']:,} queries: do not compare with published numbers"
             )
         if protocol["trained_on"] and model["trained_on"] not in protocol["trained_on"]:
             notes.append(f"the model was trained on {model['trained_on'] or 'unknown data'}, not as the protocol says")

@@ -116,6 +116,7 @@ class SubsetTiles:
         self.name, self.table = source.name, source.table.take(pa.array(self._rows))
         self.rights: Rights = getattr(source, "rights", Rights())  # a user's own source may state none
         self.rendering: str = getattr(source, "rendering", "")
+        self.acquired: dict[str, str] = getattr(source, "acquired", {})
 
     def read(self, row: int) -> Image.Image | None:
         """Pixels of one tile."""

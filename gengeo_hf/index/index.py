@@ -21,7 +21,7 @@ from gengeo_hf.index import edit
 from gengeo_hf.index.build import build_index, joined_left_out
 from gengeo_hf.index.card import index_card
 from gengeo_hf.index.hits import Hit, finite_queries, hit_of
-from gengeo_hf.index.manifest import MANIFEST, Manifest, read_manifest
+from gengeo_hf.index.manifest import MANIFEST, Manifest, Source, read_manifest
 from gengeo_hf.index.search import BLOCK
 from gengeo_hf.index.segment import SegmentReader, check_files
 from gengeo_hf.index.summary import summary
@@ -238,6 +238,10 @@ class GeoIndex:
             [hit_of(version, int(row), float(score)) for score, row in zip(s, r, strict=True) if row >= 0]
             for s, r in zip(scores, rows, strict=True)
         ]
+
+    def source_of(self, name: str) -> Source:
+        """The rights of imagery by its name; those that all sources share where the name is not listed."""
+        return self._version.source_of(name)
 
     def thumbnails(self, tile_ids: Sequence[str]) -> dict[str, bytes]:
         """Small JPEGs of tiles, where the index keeps them."""

@@ -90,8 +90,9 @@ def _implied(options: dict[str, Any], key: str, value: str) -> dict[str, Any]:
     """Options with the one that a name implies."""
     if options.get(key, value) != value:
         raise GenGeoError(
-            f"the name of the data set implies {key}={value}, found {key}={options[key]}: leave it out, or take another "
-            f"of {NAME} (published test photos), {NAME}-covered (the same among all cells), {NAME}-area (split by area)"
+            f"the name of the data set implies {key}={value}, found {key}={options[key]}: leave it out, or take "
+            f"another of {NAME} (published test photos), {NAME}-covered (the same among all cells) and {NAME}-area "
+            "(split by area)"
         )
     return options | {key: value}
 
