@@ -29,7 +29,6 @@ from gengeo_hf.localization.photos import (
     camera_notes,
     encode_pictures,
     find_photos,
-    ground_size,
     panorama_canvas,
     pictures,
     read_photo,
@@ -91,12 +90,7 @@ class GeoLocalizer:
             calibration.check_model(encoder)
         self.encoder, self.index, self.calibration, self.pose = encoder, index, calibration, pose
         self._off = calibration.caveat(len(index)) if calibration is not None else ""
-        self._canvas, self._patch, self._target = panorama_canvas(encoder), encoder.patch, ground_size(encoder)
-
-    @property
-    def target_size(self) -> tuple[int, int] | None:
-        """(height, width) in pixels at which the model sees photos; None where it does not say."""
-        return self._target
+        self._canvas, self._patch = panorama_canvas(encoder), encoder.patch
 
     @classmethod
     def from_pretrained(
@@ -232,7 +226,7 @@ class GeoLocalizer:
         camera = camera or CameraView()
         for start in range(0, len(photos), batch_size):
             names = photos[start : start + batch_size]
-            batch = [read_photo(name, self._target) for name in names]
+            batch = [read_photo(name) for name in names]
             asked = [photo for photo in batch if photo.image is not None]
             own = [exif_radius_m is not None and photo.position is not None for photo in batch]
             priors = [
@@ -266,7 +260,7 @@ class GeoLocalizer:
             camera: How it was taken.
             tiles: Number of tiles.
         """
-        found = read_photo(photo, self._target)
+        found = read_photo(photo)
         if found.image is None:
             return None
         views = pictures(found, camera, self._canvas, self._patch)

@@ -95,15 +95,13 @@ def find_photos(paths: Iterable[str | Path]) -> list[Path]:
     return photos
 
 
-def read_photo(photo: Any, target_size: tuple[int, int] | None = None) -> Photo:
+def read_photo(photo: Any) -> Photo:
     """Read a path, bytes, an open file, a PIL image or what `read_image` gave; what is wrong with it is in `error`.
 
-    Args:
-        photo: What is read.
-        target_size: (height, width) in pixels that the model looks at, see `open_image`.
+    All pixels are decoded, also of a large JPEG: a photo has the same descriptor here as from `Encoder`.
     """
     try:
-        found = photo if isinstance(photo, ImageFile) else read_image(photo, target_size=target_size)
+        found = photo if isinstance(photo, ImageFile) else read_image(photo)
     except GenGeoError as error:
         return Photo(None, error=str(error))
     return Photo(found.image, found.metadata)
