@@ -129,6 +129,13 @@ class Encoder:
             raise GenGeoError("backend onnx computes in float32: leave dtype out, or take another backend")
         if dtype is not None:
             kwargs["dtype"] = dtype
+        if (Path(name) / "gengeo_fusion.json").is_file():
+            from gengeo_hf.encoding.fusion import load_fusion
+
+            if truncate_dim is not None or backend == "onnx":
+                raise GenGeoError(f"{name} is a fused model: leave truncate_dim and backend onnx out")
+            options = {"device": device, "batch_size": batch_size, "backend": backend, "compute_dtype": compute_dtype}
+            return load_fusion(Path(name), expected_images=expected_images, **options, **kwargs)  # type: ignore[return-value]
         found: tuple[GenGeoModel | ExportedGraphs, GenGeoImageProcessor, dict[str, Any]]
         found = load_export(name, **kwargs) if backend == "onnx" else load_checkpoint(name, **kwargs)
         model, processor, record = found
@@ -156,6 +163,11 @@ class Encoder:
         if self._model is None:
             raise GenGeoError("an ONNX encoder gives descriptors only: use the torch checkpoint that it was made from")
         return self._model
+
+    @property
+    def can_mirror(self) -> bool:
+        """Whether pixel values of a mirrored image are the mirrored pixel values."""
+        return True
 
     @property
     def backend(self) -> Backend:
@@ -294,6 +306,11 @@ class Encoder:
         _check_view(view)
         size = self.batch_size if batch_size is None else batch_size
         _check_batch_size(size)
+        if not resize and (changed := (self.processor.view_transforms or {}).get(view)):
+            raise GenGeoError(
+                f"this model changes {view} images to the view {changed}, which needs whole ones: images of their own "
+                "size, such as photos with a smaller field of view, cannot be encoded"
+            )
         iterator = iter(images)
         while batch := [load_image(image) for image in itertools.islice(iterator, size)]:
             options: dict[str, Any] = {} if resize else {"do_resize": False}
