@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from gengeo_hf.common.errors import GenGeoError, told_in_one_line
+from gengeo_hf.common.errors import GenGeoError, UsageError, exit_on_error
 from gengeo_hf.training.launch import run_training
 
 HERE = Path(__file__).resolve().parent
@@ -47,14 +47,14 @@ def read_stages(curriculum: str) -> Stages:
     """The stages of a curriculum by name, in their order.
 
     Raises:
-        GenGeoError: There is no such file, or it has no stages with a configuration each.
+        GenGeoError: There is no such file (a `UsageError`), or it has no stages with a configuration each.
     """
     for path in (Path(curriculum), CURRICULA / f"{curriculum}.yaml"):
         if path.is_file():
             break
     else:
         known = ", ".join(sorted(found.stem for found in CURRICULA.glob("*.yaml")))
-        raise GenGeoError(f"no curriculum {curriculum}: give the path of a YAML file or one of {known}")
+        raise UsageError(f"no curriculum {curriculum}: give the path of a YAML file or one of {known}")
     content: Any = OmegaConf.to_container(OmegaConf.load(path))
     stages = content.get("stages") if isinstance(content, dict) else None
     if not isinstance(stages, dict) or not stages or not all("config" in (row or {}) for row in stages.values()):
@@ -74,5 +74,5 @@ def run_stage(stage: dict[str, Any], folder: Path, overrides: list[str]) -> None
 
 
 if __name__ == "__main__":
-    with told_in_one_line("stopped; the same command goes on from the last checkpoint"):
+    with exit_on_error("stopped; the same command goes on from the last checkpoint"):
         main()

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import typer
 
 from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.errors import UsageError as UsageError
 from gengeo_hf.common.text import printable
 
 Item = TypeVar("Item")
@@ -23,10 +24,6 @@ Item = TypeVar("Item")
 STREAMS = ("-", "/dev/stdout")  # names of stdout where a file is expected
 
 _verbosity = {"quiet": False, "verbose": False}
-
-
-class UsageError(GenGeoError):
-    """The words of the command line do not go together: exit code 2."""
 
 
 def configure(*, quiet: bool = False, verbose: bool = False) -> None:

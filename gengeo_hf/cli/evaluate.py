@@ -92,9 +92,10 @@ def evaluate(
     """Evaluate a model: rank all tiles for each photo, and count by the rules of a protocol.
 
     Protocols: cvusa, cvact-val, cvact-test, vigor-same, vigor-cross, cvusa-to-cvact, cvact-to-cvusa,
-    cvusa-to-vigor-same, cvusa-to-vigor-cross, vigor-to-cvusa, university1652, world-urban, world-rural,
-    world-offcenter, table, folder, parquet; each also as `NAME@validation`, the part of the training data on which a
-    checkpoint may be picked, and as `NAME-fov360|180|90|70-known|unknown` with a limited field of view.
+    cvusa-to-vigor-same, cvusa-to-vigor-cross, vigor-to-cvusa, university1652, cvcities, cvcities-CITY, loci,
+    world-urban, world-rural, world-offcenter, table, folder, parquet; each also as `NAME@validation`, the part of
+    the training data on which a checkpoint may be picked, and as `NAME-fov360|180|90|70-known|unknown` with a
+    limited field of view.
 
     **Examples**
 

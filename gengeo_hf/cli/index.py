@@ -36,6 +36,15 @@ def read_shard(text: str) -> tuple[int, int]:
     return int(number), int(count)
 
 
+def read_date(text: str) -> tuple[str, str]:
+    """The pattern of files and their date, from `DATE` or `PATTERN=DATE`."""
+    from gengeo_hf.imagery.placing import digits_of
+
+    pattern, _, date = text.rpartition("=")
+    digits_of(date)
+    return pattern or "*", date
+
+
 RASTERS, TABLES, MAP_TILES, ADAPT = "Rasters", "Tables", "Map tiles", "Adaptation to the area"
 
 
@@ -112,6 +121,15 @@ def index(
     max_empty: Annotated[
         Any, typer.Option(help="Share of a tile that may hold no data.", rich_help_panel=RASTERS, **SHARE)
     ] = "50%",
+    date: Annotated[
+        list[Any] | None,
+        typer.Option(
+            help="When the imagery was taken, for example 2018 or 2018-06-01; NAME=DATE for the files with that name "
+            "or pattern, may be given several times. Where rasters overlap, the newest is used.",
+            rich_help_panel=RASTERS,
+            **checked(read_date, "[NAME=]DATE"),
+        ),
+    ] = None,
     thumbnails: Annotated[
         int, typer.Option(min=0, help="Side of the thumbnails for maps, in pixels; 0 keeps none.")
     ] = 128,
@@ -200,6 +218,7 @@ def index(
         nodata=nodata,
         max_empty=max_empty,
         leave_out_repeated=leave_out_repeated,
+        dates=tuple(date or ()),
     )
     # All that is quick to refuse comes before the slow model.
     if pose_features and not heads_of(options.model):

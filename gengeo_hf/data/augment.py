@@ -1,6 +1,6 @@
-"""Chance in training: what may change in a pair, and what must change in both views alike.
+"""Augmentation of training pairs: random changes of one view, and changes that both views share.
 
-Before: a batch of resized pairs from `PairSource`. After: normalisation and the model.
+Runs on a batch of resized pairs from `PairSource`, before normalisation and the model.
 
 The order is that of Sample4Geo (compression after the resize instead of before it): joint flip, compression, colour,
 blur or sharpening, dropout, joint rotation. Flip and rotation keep "up in the tile = centre of the panorama".

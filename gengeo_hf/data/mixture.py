@@ -34,7 +34,10 @@ def load_mixture(root: str | Path | None, split: str, *, parts: Sequence[str]) -
 
     given = [parts] if isinstance(parts, str) else list(parts)
     if len(given) < 2:
-        raise GenGeoError(f"a mixture needs two or more parts, found {len(given)}")
+        raise GenGeoError(
+            f"a mixture needs two or more parts, found {len(given)}: give the option parts, for training "
+            "'data.train.parts=[table data/a, table data/b]' and data.validation.parts likewise"
+        )
     loaded = []
     for notation in map(parse_data, given):
         if notation.name == "mixture":

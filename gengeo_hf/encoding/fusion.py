@@ -177,16 +177,19 @@ def fuse(models: Sequence[str | Path], out: str | Path, *, overwrite: bool = Fal
     return Path(out)
 
 
-def load_fusion(folder: Path, **options: Any) -> FusedEncoder:
+def load_fusion(folder: Path, truncate_dim: int | None = None, **options: Any) -> FusedEncoder:
     """The encoder of a directory that `fuse` wrote.
 
     Args:
         folder: With `gengeo_fusion.json`.
+        truncate_dim: Refused.
         options: Of `Encoder.from_pretrained`, for each branch.
 
     Raises:
-        GenGeoError: The record is damaged, a branch is missing or was changed.
+        GenGeoError: The record is damaged, a branch is missing or was changed, or an option is one of single models.
     """
+    if truncate_dim is not None or options.get("backend") == "onnx":
+        raise GenGeoError(f"{folder} is a fused model: leave truncate_dim and backend onnx out")
     try:
         record = json.loads((folder / FUSION).read_text(encoding="utf-8"))
         names = [str(int(name)) for name in record["branches"]]

@@ -91,14 +91,14 @@ def export_folder(
 
 def _add_onnx(encoder: "Encoder", checkpoint: str | Path, folder: Path, make: bool) -> None:
     """Take the checkpoint's ONNX export along, or make one. Last: it turns the weights into float32."""
-    from gengeo_hf.encoding.backends.exported import FOLDER, MANIFEST, ExportedGraphs
+    from gengeo_hf.encoding.backends.exported import FOLDER, MANIFEST, WEIGHTS, ExportedGraphs
     from gengeo_hf.encoding.fingerprint import fingerprint
 
     present = Path(checkpoint) / FOLDER
     if make:
         from gengeo_hf.hub.onnx import export_onnx
 
-        export_onnx(encoder.model, encoder.processor, folder / FOLDER)
+        export_onnx(encoder.model, encoder.processor, folder / FOLDER, folder / WEIGHTS)
     elif (present / MANIFEST).is_file():
         # Graphs hold float32 values, whatever the weights are.
         ours = fingerprint(encoder.model.float(), encoder.processor)

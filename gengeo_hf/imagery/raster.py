@@ -1,6 +1,6 @@
 """Tiles cut from georeferenced rasters: GeoTIFF, COG, VRT and whatever else GDAL opens, one file or many.
 
-Before: files of any size, CRS, band order and bit depth. After: a `TileSource` of north-up tiles, square on the ground.
+Files of any size, CRS, band order and bit depth become a `TileSource` of north-up tiles, square on the ground.
 
 Tile centres lie on rows of equal latitude, spaced in metres, so a tile is as large in Helsinki as in Nairobi, in UTM as
 in Web Mercator. Within one tile the way from local metres to raster pixels is affine to well below a pixel: three
@@ -29,7 +29,15 @@ from gengeo_hf.imagery.cells import cell_grids
 from gengeo_hf.imagery.cutter import TileWindow
 from gengeo_hf.imagery.grids import affine_maps
 from gengeo_hf.imagery.pixels import Rendering, no_data_mask, rendering_of
-from gengeo_hf.imagery.placing import acquisition_date, area_of_use_note, from_degrees, georeference, outline
+from gengeo_hf.imagery.placing import (
+    acquisition_date,
+    area_of_use_note,
+    from_degrees,
+    georeference,
+    outline,
+    readable_date,
+    stated_date,
+)
 from gengeo_hf.imagery.tiles import tile_table
 
 if TYPE_CHECKING:
@@ -71,8 +79,8 @@ class RasterTiles:
     """Square tiles of a ground size and overlap, from one raster or a mosaic of many.
 
     Args:
-        paths: raster files. Where files overlap, the newest one that holds data wins, by the date in its tags; of
-            files with equal dates or none, the one that is named last.
+        paths: raster files. Where files overlap, the newest one that holds data wins, by the date in its tags or in
+            `dates`; of files with equal dates or none, the one that is named last.
         tile_m: side of a tile in metres on the ground.
         overlap: share of a tile that its neighbour repeats, in [0, 1).
         pixels: side of a tile in pixels, at most; imagery that is coarser is not blown up beyond its own resolution.
@@ -81,6 +89,7 @@ class RasterTiles:
         area: Only tiles that touch this area; None takes all that the files cover.
         nodata: Value of pixels without data, beside the one that a file declares.
         max_empty: Share of a tile that may hold no data, in [0, 1).
+        dates: (pattern of a file's name, date); the first that fits goes before the date in a file's tags.
         open_dataset: Opens one of `paths`, for files that GDAL must not open itself; None takes `rasterio.open`.
 
     Raises:
@@ -100,15 +109,20 @@ class RasterTiles:
         open_dataset: "Callable[[str], DatasetReader] | None" = None,
         nodata: float | None = None,
         max_empty: float = 1 - MIN_VALID,
+        dates: Sequence[tuple[str, str]] = (),
     ) -> None:
         self.name = Path(paths[0]).name if len(paths) == 1 else f"{len(paths)} rasters"
         self._tile_m, self._open_dataset, self._min_valid = tile_m, open_dataset, 1 - max_empty
         self._open = threading.local()  # a GDAL handle must not be used by two threads at a time
         # Where files overlap the first sheet that holds data wins: the newest, and of equal dates the last named.
         sheets = [_open_sheet(path, open_dataset, nodata) for path in paths][::-1]
+        stated = [stated_date(sheet.path, dates) for sheet in sheets]
+        overruled = sum(bool(said and s.date) and said != s.date for said, s in zip(stated, sheets, strict=True))
+        sheets = [replace(sheet, date=said or sheet.date) for said, sheet in zip(stated, sheets, strict=True)]
+        self.acquired = {Path(s.path).name: readable_date(s.date) for s in sheets if s.date}  # of each source
         self._sheets = _same_range(sorted(sheets, key=lambda sheet: sheet.date, reverse=True), value_range)
         boxes = []
-        self.notes: list[str] = []
+        self.notes = [f"--date overrules the date in the tags of {overruled:,} files"] if overruled else []
         for sheet in self._sheets:
             with _about(sheet.path):
                 boxes.append(_box(sheet))

@@ -1,10 +1,8 @@
-"""Which reader fits what the user pointed at.
-
-Before: a path from the command line. After: a `TileSource`.
-"""
+"""Choose the reader of an imagery source."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from gengeo_hf.common.area import Area
 from gengeo_hf.common.errors import GenGeoError
@@ -14,7 +12,7 @@ from gengeo_hf.imagery.dataset import HUB, holds_pictures, hub_tiles, parquet_ti
 from gengeo_hf.imagery.options import NetOptions
 from gengeo_hf.imagery.raster import RasterTiles
 from gengeo_hf.imagery.table import TABLE_SUFFIXES, TableTiles
-from gengeo_hf.imagery.tiles import TileSource
+from gengeo_hf.imagery.tiles import Rights, TileSource
 from gengeo_hf.imagery.xyz import MbTiles, XyzTiles, holds_tiles
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img", ".gpkg")
@@ -38,6 +36,7 @@ class TilingOptions:
         max_empty: rasters: share of a tile that may hold no data.
         image_column, lat_column, lon_column: tables: columns to use; None recognises them.
         tile_size_m: tables: ground size of a tile in metres; None takes it from the table.
+        dates: rasters: (pattern of a file's name, date); the first that fits goes before the date in a file's tags.
         tile_sizes: by address: several ground sizes in metres around each cell; empty takes `tile_m`.
         area: by address and rasters: only tiles that touch it; None takes all that a raster covers.
         net: by address: limits, rights and further words of the user.
@@ -58,6 +57,7 @@ class TilingOptions:
     lat_column: str | None = None
     lon_column: str | None = None
     tile_size_m: float | None = None
+    dates: tuple[tuple[str, str], ...] = ()
     tile_sizes: tuple[float, ...] = ()
     area: Area | None = None
     net: NetOptions = field(default_factory=NetOptions)
@@ -74,10 +74,19 @@ def open_imagery(source: str | Path, options: TilingOptions | None = None) -> Ti
         GenGeoError: nothing is there, or nothing of it is imagery that we know.
     """
     options = options or TilingOptions()
-    if str(source).startswith(HUB):
-        return hub_tiles(str(source).removeprefix(HUB))
     if is_address(str(source)):
         return open_address(str(source), options)
+    tiles: Any = _open_local(source, options)
+    everywhere = Rights(acquired=next((date for pattern, date in options.dates if pattern == "*"), ""))
+    tiles.rights = options.net.rights.or_else(everywhere).or_else(getattr(tiles, "rights", Rights()))
+    found: TileSource = tiles
+    return found
+
+
+def _open_local(source: str | Path, options: TilingOptions) -> TileSource:
+    """Imagery on disk, or a data set on the Hub."""
+    if str(source).startswith(HUB):
+        return hub_tiles(str(source).removeprefix(HUB))
     path = Path(source)
     if not path.exists():
         raise GenGeoError(f"there is nothing at {source}")
@@ -119,6 +128,7 @@ def _rasters(paths: list[Path], options: TilingOptions) -> RasterTiles:
         area=options.area,
         nodata=options.nodata,
         max_empty=options.max_empty,
+        dates=options.dates,
     )
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.errors import GenGeoError, SourceStoppedError
 from gengeo_hf.common.geo import Bounds
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Rights:
         return Rights(*(mine or theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
 
 
-class ImageryStoppedError(GenGeoError):
+class ImageryStoppedError(SourceStoppedError):
     """Reading cannot go on for any tile: a server is down, the disk is full. What was read is kept."""
 
 
@@ -116,6 +116,7 @@ class SubsetTiles:
         self.name, self.table = source.name, source.table.take(pa.array(self._rows))
         self.rights: Rights = getattr(source, "rights", Rights())  # a user's own source may state none
         self.rendering: str = getattr(source, "rendering", "")
+        self.acquired: dict[str, str] = getattr(source, "acquired", {})
 
     def read(self, row: int) -> Image.Image | None:
         """Pixels of one tile."""

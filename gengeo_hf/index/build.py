@@ -267,7 +267,8 @@ class _Assembly:
         names = pc.unique(tiles["source"]).to_pylist()
         if len(names) > MOST_SOURCES:
             names = [self.source.name]
-        return [Source(name or "", **stated) for name in names]
+        dates = getattr(self.source, "acquired", {})  # of single files, where they state one
+        return [Source(name or "", **(stated | ({"acquired": dates[name]} if name in dates else {}))) for name in names]
 
 
 def joined_left_out(earlier: pa.Table, newer: pa.Table, tiles: pa.Table) -> pa.Table:

@@ -22,7 +22,7 @@ from accelerate.utils import DistributedType, set_seed
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from gengeo_hf.common.errors import GenGeoError, told_in_one_line
+from gengeo_hf.common.errors import GenGeoError, exit_on_error
 from gengeo_hf.common.schema import check_apart
 from gengeo_hf.data import load_pairs
 from gengeo_hf.data.cache import PairsInMemory
@@ -262,5 +262,5 @@ def check_processes(settings: Settings, accelerator: Accelerator) -> None:
 
 def start() -> None:
     """Parse the command line and train; an error that the user can correct is one line."""
-    with told_in_one_line("stopped; the same command goes on from the last checkpoint"):
+    with exit_on_error("stopped; the same command goes on from the last checkpoint"):
         main(parse())

@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.errors import GenGeoError, UsageError
 
 CONFIGS = Path(__file__).with_name("configs")  # shipped with the package
 
@@ -310,7 +310,11 @@ def describe_settings() -> str:
 
 
 def parse(arguments: list[str] | None = None) -> Settings:
-    """Settings from the command line."""
+    """Settings from the command line.
+
+    Raises:
+        UsageError: As `load_settings`.
+    """
     parser = argparse.ArgumentParser(
         description="Train a GenGeo model. The same command runs on a laptop, one GPU or several machines.",
         epilog="example: accelerate launch training/train.py --config world_urban "
@@ -324,7 +328,10 @@ def parse(arguments: list[str] | None = None) -> Settings:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="laid over the file")
     given = parser.parse_intermixed_args(arguments)
     every = [] if given.checkpoint_every is None else [f"checkpoint_every={given.checkpoint_every}"]
-    return load_settings(given.config, [*given.overrides, *every])
+    try:
+        return load_settings(given.config, [*given.overrides, *every])
+    except GenGeoError as error:
+        raise UsageError(str(error)) from error
 
 
 def as_dict(settings: Settings) -> dict[str, Any]:
