@@ -185,10 +185,7 @@ class Encoder:
             raise GenGeoError("an ONNX encoder gives descriptors only: use the torch checkpoint that it was made from")
         return self._model
 
-    @property
-    def can_mirror(self) -> bool:
-        """Whether pixel values of a mirrored image are the mirrored pixel values."""
-        return True
+    can_mirror = True  # pixel values of a mirrored image are the mirrored pixel values
 
     @property
     def backend(self) -> Backend:

@@ -85,6 +85,8 @@ class FusedEncoder(Encoder):
         GenGeoError: There are fewer than two, or one is truncated or on another device.
     """
 
+    can_mirror = False
+
     def __init__(self, branches: Sequence[Encoder]) -> None:
         if len(branches) < 2:
             raise GenGeoError(f"a fusion needs at least two models, found {len(branches)}")
@@ -114,11 +116,6 @@ class FusedEncoder(Encoder):
     def truncate_dim(self) -> None:
         """Fused descriptors are whole."""
         return
-
-    @property
-    def can_mirror(self) -> bool:
-        """Pixel values of several branches cannot be mirrored."""
-        return False
 
     def truncate(self, dim: int) -> None:
         """Refused: the first values are those of the first branch alone.

@@ -102,6 +102,6 @@ def check_own_size(processor: Any, view: str) -> None:
     """
     if changed := (processor.view_transforms or {}).get(view):
         raise GenGeoError(
-            f"this model changes {view} images to the view {changed}, which needs whole ones: images of their own size, "
-            "such as photos with a smaller field of view, cannot be encoded"
+            f"this model changes {view} images to the view {changed}, which needs whole ones: images of their own "
+            "size, such as photos with a smaller field of view, cannot be encoded"
         )
