@@ -31,6 +31,7 @@ from gengeo_hf.localization.photos import (
     panorama_canvas,
     pictures,
     read_photo,
+    widened_note,
 )
 from gengeo_hf.localization.pose import PoseFinder, PoseSettings, open_finder
 
@@ -263,7 +264,7 @@ class GeoLocalizer:
         if found.image is None:
             return None
         views = pictures(found, camera, self._canvas, self._patch)
-        hits = self.index.search(encode_pictures(self.encoder, views), tiles)
+        hits = self.index.search(encode_pictures(self.encoder, views)[0], tiles)
         return found, _best_of([(one, view.heading) for one, view in zip(hits, views, strict=True)], tiles)[0]
 
     def _far_note(self, near: tuple[float, float, float] | None) -> str:
@@ -301,7 +302,10 @@ class GeoLocalizer:
             return []
         asked = max(top, LEAST_PLACES) * VOTES_FOR_EACH if merge or self.calibration or self.pose else top
         each = [prior for prior, several in zip(priors, views, strict=True) for _ in several]
-        found = iter(self._search(encode_pictures(self.encoder, flat), asked, each))
+        descriptors, widened = encode_pictures(self.encoder, flat)
+        for row, photo in enumerate(photo for photo, several in zip(photos, views, strict=True) for _ in several):
+            photo.note = widened_note(widened[row]) if row in widened else photo.note
+        found = iter(self._search(descriptors, asked, each))
         results = []
         for photo, several in zip(photos, views, strict=True):
             hits, headings = _best_of([(next(found), view.heading) for view in several], asked)
@@ -315,7 +319,8 @@ class GeoLocalizer:
                 places = self.calibration.apply(places, window)
             places = places[:top]
             if self.pose is not None:
-                places, photo.note = self.pose.refine(photo, camera, hits, places)
+                places, note = self.pose.refine(photo, camera, hits, places)
+                photo.note = "; ".join(filter(None, (photo.note, note)))
             results.append(places)
         return results
 
