@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gengeo_hf.common.errors import told_in_one_line
+from gengeo_hf.common.errors import exit_on_error
 from gengeo_hf.common.files import write_json, write_text
 from gengeo_hf.data.loading import AerialImages, GroundImages
 from gengeo_hf.encoding.encoder import Encoder
@@ -139,5 +139,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with told_in_one_line():
+    with exit_on_error():
         main()

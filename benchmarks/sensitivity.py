@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from gengeo_hf.common.errors import told_in_one_line
+from gengeo_hf.common.errors import exit_on_error
 from gengeo_hf.common.files import write_json, write_text
 
 HERE = Path(__file__).resolve().parents[1] / "training"
@@ -99,5 +99,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with told_in_one_line():
+    with exit_on_error():
         main()

@@ -1,4 +1,4 @@
-"""A training step of the paper's model: full fine-tuning, the last four blocks, and GradCache, side by side.
+"""A training step of the paper's model: full fine-tuning, the last four blocks, GradCache, checkpointing, side by side.
 
     python benchmarks/training_step.py --device cuda --batch 256 --micro 32 --precision bf16
     OMP_NUM_THREADS=1 python benchmarks/training_step.py --small --batch 32 --micro 8      # on a laptop's CPU
@@ -16,40 +16,53 @@ import time
 import torch
 from accelerate import Accelerator
 
-from gengeo_hf.learning import FrozenPrefix, cached_backward, symmetric_info_nce
-from gengeo_hf.model import GenGeoConfig, GenGeoModel
+from gengeo_hf.learning.grad_cache import FrozenPrefix, cached_backward
+from gengeo_hf.learning.loss import symmetric_info_nce
+from gengeo_hf.model import GenGeoConfig, GenGeoImageProcessor, GenGeoModel
 from gengeo_hf.model.backbones import frozen_stages
-from gengeo_hf.training.components import build_processor
-from gengeo_hf.training.settings import Settings
 from gengeo_hf.training.throughput import peak_flops, training_flops
 
 SMALL = {"model_type": "dinov2", "hidden_size": 96, "num_hidden_layers": 12, "num_attention_heads": 4, "mlp_ratio": 4}
-WAYS = {  # trained blocks, GradCache
-    "full fine-tuning": (None, False),
-    "last 4 blocks": (4, False),
-    "full fine-tuning, GradCache": (None, True),
-    "last 4 blocks, GradCache": (4, True),
+SMALL_SIZES = {"ground": {"height": 84, "width": 336}, "aerial": {"height": 140, "width": 140}}
+HEAD = {"num_clusters": 16, "cluster_dim": 32, "token_dim": 32, "head_hidden_dim": 128, "descriptor_dim": 128}
+WAYS = {  # trained blocks, what saves memory
+    "full fine-tuning": (None, ""),
+    "last 4 blocks": (4, ""),
+    "full fine-tuning, checkpointing": (None, "checkpointing"),
+    "full fine-tuning, GradCache": (None, "GradCache"),
+    "last 4 blocks, GradCache": (4, "GradCache"),
 }
 
 
 class Way:
-    """One way to train, ready to take steps."""
+    """One way to train, ready to take steps.
 
-    def __init__(self, given: argparse.Namespace, blocks: int | None, cached: bool, accelerator: Accelerator) -> None:
-        backbone = {**SMALL, "image_size": 518, "patch_size": 14} if given.small else None
-        sizes = {"num_clusters": 16, "cluster_dim": 32, "token_dim": 32, "head_hidden_dim": 128, "descriptor_dim": 128}
-        config = GenGeoConfig(backbone_config=backbone, trainable_blocks=blocks, **(sizes if given.small else {}))
-        settings = Settings(output="unused")
-        if given.small:
-            settings.data.ground_size, settings.data.aerial_size = [84, 336], [140, 140]
+    Args:
+        blocks: last blocks of the backbone that train; None trains all.
+        saving: "GradCache", "checkpointing" or nothing.
+        accelerator: says device and precision.
+        batch, micro: pairs of a step, and of a micro-batch of GradCache.
+        small: 12 blocks of width 96 and small images.
+    """
+
+    def __init__(
+        self, blocks: int | None, saving: str, accelerator: Accelerator, batch: int, micro: int, small: bool = False
+    ) -> None:
+        backbone = {**SMALL, "image_size": 518, "patch_size": 14} if small else None
+        config = GenGeoConfig(backbone_config=backbone, trainable_blocks=blocks, **(HEAD if small else {}))
+        processor = GenGeoImageProcessor(**({"view_sizes": SMALL_SIZES} if small else {}))
         torch.manual_seed(0)
         self.model = GenGeoModel(config).to(accelerator.device)
+        if saving == "checkpointing":
+            self.model.train()
+            # transformers 5.20 renames gradient_checkpointing_enable
+            getattr(self.model, "activation_checkpointing_enable", self.model.gradient_checkpointing_enable)()
         self.stages = frozen_stages(self.model.backbone)
-        self.flops = training_flops(self.model, build_processor(settings), accelerator)
-        self.accelerator, self.cached, self.micro = accelerator, cached, given.micro
+        self.flops = training_flops(self.model, processor, accelerator) if saving != "checkpointing" else 0.0
+        self.accelerator, self.saving, self.micro = accelerator, saving, micro
         self.batch = {
-            "ground": torch.randn(given.batch, 3, *settings.data.ground_size, device=accelerator.device),
-            "aerial": torch.randn(given.batch, 3, *settings.data.aerial_size, device=accelerator.device),
+            view: torch.randn(batch, 3, size["height"], size["width"], device=accelerator.device)
+            for view, size in processor.view_sizes.items()
         }
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=1e-4)
@@ -62,7 +75,7 @@ class Way:
         return symmetric_info_nce(ground, aerial, self.model.logit_scale, label_smoothing=0.1)
 
     def step(self) -> None:
-        if self.cached:
+        if self.saving == "GradCache":
             count = len(self.batch["ground"])
             parts = [{k: v[i : i + self.micro] for k, v in self.batch.items()} for i in range(0, count, self.micro)]
             prefix = FrozenPrefix(self.stages)
@@ -98,8 +111,8 @@ def main() -> None:
     peak, peak_name = peak_flops(device)
     seconds: dict[str, list[float]] = {name: [] for name in WAYS}
     ways, memory = {}, {}
-    for name, (blocks, cached) in WAYS.items():
-        ways[name] = Way(given, blocks, cached, accelerator)
+    for name, (blocks, saving) in WAYS.items():
+        ways[name] = Way(blocks, saving, accelerator, given.batch, given.micro, given.small)
     for turn in range(given.rounds + 1):
         for name in [name for name in ways if name in seconds]:
             try:
@@ -120,12 +133,13 @@ def main() -> None:
     first = statistics.median(next(iter(seconds.values())))
     for name, measured in seconds.items():
         way, median = ways[name], statistics.median(measured)
-        plain = seconds.get(name.removesuffix(", GradCache"))
-        cached = f", {median / statistics.median(plain):.2f} x the plain step" if way.cached and plain else ""
+        plain = seconds.get(name.removesuffix(f", {way.saving}"))
+        saved = f", {median / statistics.median(plain):.2f} x the plain step" if way.saving and plain else ""
         allocated = f", {memory[name] / 2**30:.1f} GiB allocated at most" if memory[name] else ""
+        used = f", MFU {way.flops * given.batch / median / peak:.0%}" if way.flops else ""
         print(
-            f"{name}: {median:.3f} s a step ({median / first:.2f} of the first{cached}), {given.batch / median:.1f} "
-            f"pairs/s, MFU {way.flops * given.batch / median / peak:.0%}{allocated}"
+            f"{name}: {median:.3f} s a step ({median / first:.2f} of the first{saved}), {given.batch / median:.1f} "
+            f"pairs/s{used}{allocated}"
         )
 
 

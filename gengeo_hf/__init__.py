@@ -9,7 +9,10 @@ import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import wrapt
+try:
+    import wrapt
+except ImportError:  # a checkout that was not installed: GenGeo then registers when gengeo_hf.model is imported
+    wrapt = None  # type: ignore[assignment]  # the same name
 
 if TYPE_CHECKING:
     from gengeo_hf.common.errors import GenGeoError
@@ -70,5 +73,6 @@ def _register_pipeline(pipelines: ModuleType) -> None:
     importlib.import_module("gengeo_hf.hub.pipeline").register()
 
 
-wrapt.register_post_import_hook(_register, "transformers")
-wrapt.register_post_import_hook(_register_pipeline, "transformers.pipelines")
+if wrapt is not None:
+    wrapt.register_post_import_hook(_register, "transformers")
+    wrapt.register_post_import_hook(_register_pipeline, "transformers.pipelines")

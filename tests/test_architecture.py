@@ -13,7 +13,7 @@ MAY_IMPORT = {
     "common": "",
     "encoding": "model common",
     "world": "common",
-    "data": "world common",
+    "data": "world model common",  # model: view transforms travel with checkpoints
     "learning": "common",
     "imagery": "data common",
     "acquire": "imagery data common",

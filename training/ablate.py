@@ -31,7 +31,7 @@ from omegaconf import OmegaConf
 
 import pretrain
 from ablate_table import Row, write_table
-from gengeo_hf.common.errors import GenGeoError, told_in_one_line
+from gengeo_hf.common.errors import GenGeoError, UsageError, exit_on_error
 from gengeo_hf.common.files import write_json, write_text
 from gengeo_hf.training.settings import as_dict, find_config, load_settings
 
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name, root in (item.split("=", 1) for item in given.root):
         plan["roots"][name] = root
     if given.table not in ("all", "rates", *plan["tables"]):
-        raise GenGeoError(f"the plan has no table {given.table!r}; it has all, rates, {', '.join(plan['tables'])}")
+        raise UsageError(f"the plan has no table {given.table!r}; it has all, rates, {', '.join(plan['tables'])}")
     if given.table == "rates":
         print(search_rates(given, plan))
         return
@@ -120,10 +120,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     given = parser.parse_intermixed_args(arguments)  # key=value may come after the options
     for name in ("seeds", "jobs"):
         if getattr(given, name) < 1:
-            raise GenGeoError(f"--{name} must be at least 1, found {getattr(given, name)}")
+            raise UsageError(f"--{name} must be at least 1, found {getattr(given, name)}")
     for item in (*given.root, *given.overrides):
         if "=" not in item:
-            raise GenGeoError(f"expected key=value, found {item!r}")
+            raise UsageError(f"expected key=value, found {item!r}")
     return given
 
 
@@ -131,15 +131,15 @@ def read_plan(path: Path, added: Iterable[Path] = ()) -> Plan:
     """A file of tables with the fields that its rows leave out, and the rows of other files.
 
     Raises:
-        GenGeoError: There is no such file, or it is not a plan.
+        GenGeoError: There is no such file (a `UsageError`), or it is not a plan.
     """
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in (HERE / "ablations").glob("*.yaml")))
-        raise GenGeoError(f"there is no plan {path}; --data knows {known}")
+        raise UsageError(f"there is no plan {path}; --data knows {known}")
     plan: Any = OmegaConf.to_container(OmegaConf.load(path))
     if not isinstance(plan, dict) or not {"base", "test", "tables"} <= plan.keys():
         raise GenGeoError(f"{path} is not a plan of ablations: it needs base, test and tables")
-    defaults = {
+    defaults: dict[str, Any] = {
         "budget": [],
         "roots": {},
         "stand_ins": {},
@@ -341,5 +341,5 @@ def collect(given: argparse.Namespace, plan: Plan, table: str, command: str) -> 
 
 
 if __name__ == "__main__":
-    with told_in_one_line("stopped; the same command continues"):
+    with exit_on_error("stopped; the same command continues"):
         main()

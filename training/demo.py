@@ -21,7 +21,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table as Lines
 
-from gengeo_hf.common.errors import GenGeoError, told_in_one_line
+from gengeo_hf.common.errors import GenGeoError, exit_on_error
 from gengeo_hf.common.files import atomic_folder, write_json, write_text
 from gengeo_hf.training.launch import run_training
 from gengeo_hf.training.settings import CONFIGS
@@ -30,6 +30,7 @@ HERE = Path(__file__).resolve().parent
 CONFIG = CONFIGS / "world_urban.yaml"
 SHORT = ["optimisation.epochs=20", "optimisation.warmup=0.3", "evaluate_every=4"]  # a quarter of an hour is enough
 DOMAINS = ("urban", "rural", "offcenter")
+TITLES = {"rural": "rural", "offcenter": "off-centre"}
 KS = ("recall@1", "recall@5", "recall@10", "recall@1%")
 console = Console()
 
@@ -86,7 +87,7 @@ def build_worlds(folder: Folder, overrides: list[str]) -> None:
     from gengeo_hf.world import build_world
 
     data = load_settings(CONFIG, overrides).data
-    sizes = {"ground_size": tuple(data.ground_size), "aerial_size": tuple(data.aerial_size)}
+    sizes: dict[str, Any] = {"ground_size": tuple(data.ground_size), "aerial_size": tuple(data.aerial_size)}
     wanted = [("urban", "train", data.train["num_pairs"]), ("urban", "validation", data.validation["num_pairs"])]
     wanted += [(domain, "test", folder.places) for domain in DOMAINS]
     for domain, split, pairs in wanted:
@@ -149,7 +150,7 @@ def evaluate_model(folder: Folder) -> dict[str, dict[str, float]]:
     results: dict[str, dict[str, float]] = {}
     for domain in DOMAINS:
         world = test_world(folder, domain)
-        name = "urban, unseen places" if domain == "urban" else f"{domain}, a domain never seen"
+        name = "urban, unseen places" if domain == "urban" else f"{TITLES[domain]}, a domain never seen"
         results[name] = numbers(evaluate(trained, world, show_progress_bar=True).metrics)
         if domain == "urban":
             results["random weights, urban"] = numbers(evaluate(blank, world).metrics)
@@ -221,7 +222,7 @@ def find_poses(folder: Folder, overrides: list[str]) -> None:
 def locate_and_report(folder: Folder, count: int, results: dict[str, dict[str, float]]) -> None:
     """Ask for a few unseen photos, write the map, the GeoJSON and the page."""
     from demo_report import write_demo_report
-    from gengeo_hf.common.images import PhotoPosition
+    from gengeo_hf.common.metadata import PhotoPosition
     from gengeo_hf.data.loading import GroundImages
     from gengeo_hf.encoding.encoder import Encoder
     from gengeo_hf.index import GeoIndex
@@ -287,5 +288,5 @@ Train longer, or change the model:
 
 
 if __name__ == "__main__":
-    with told_in_one_line("stopped; the same command goes on where it was"):
+    with exit_on_error("stopped; the same command goes on where it was"):
         main()

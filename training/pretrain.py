@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn import functional
 from tqdm.auto import tqdm
 
-from gengeo_hf.common.errors import GenGeoError, told_in_one_line
+from gengeo_hf.common.errors import GenGeoError, exit_on_error
 from gengeo_hf.common.files import atomic_folder, write_json
 from gengeo_hf.data.augment import jittered
 from gengeo_hf.model import GenGeoModel
@@ -282,5 +282,5 @@ def format_record(record: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    with told_in_one_line("stopped; nothing was written"):
+    with exit_on_error("stopped; nothing was written"):
         main()

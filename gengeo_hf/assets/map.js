@@ -241,6 +241,7 @@ function addTools() {
 function firstView() { show(best.isValid() ? best : everything, 0.2); }
 
 map.attributionControl.setPrefix("Leaflet");
+for (const credit of content.credits) map.attributionControl.addAttribution(credit);  // escaped by the page's maker
 const anywhere = content.photos.flatMap(photo => photo.points)[0];
 map.setView(anywhere ? anywhere.at : [0, 0], anywhere ? 16 : 1);  // circles in metres need a map with a view
 addGround();

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import typer
 
 from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.errors import UsageError as UsageError
 from gengeo_hf.common.text import printable
 
 Item = TypeVar("Item")
@@ -23,10 +24,6 @@ Item = TypeVar("Item")
 STREAMS = ("-", "/dev/stdout")  # names of stdout where a file is expected
 
 _verbosity = {"quiet": False, "verbose": False}
-
-
-class UsageError(GenGeoError):
-    """The words of the command line do not go together: exit code 2."""
 
 
 def configure(*, quiet: bool = False, verbose: bool = False) -> None:
@@ -117,6 +114,24 @@ def check_writable(*paths: str | Path | None) -> None:
                 pass
         except OSError as error:
             raise GenGeoError(f"{path} cannot be written: {parent}: {error.strerror or error}") from error
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask once before something large begins; anything but y or yes stops the command with exit code 1.
+
+    Args:
+        question: What is going to happen.
+        yes: Whether --yes was given: nothing is asked.
+
+    Raises:
+        UsageError: Nobody can be asked, since stdin is not a terminal.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError(f"{question} needs your consent, and there is no terminal to ask: add --yes")
+    if not typer.confirm(f"{question}?", err=True):
+        raise GenGeoError("stopped: nothing was fetched or written")
 
 
 def check_not_there(path: Path, overwrite: bool) -> None:

@@ -10,13 +10,12 @@ from gengeo_hf.cli import console
 from gengeo_hf.cli.options import (
     LENGTH,
     PHOTO,
+    AreaOptions,
     GeoJson,
     Json,
     LocalizerOptions,
     MapOptions,
     PhotoOptions,
-    checked,
-    read_near,
 )
 from gengeo_hf.cli.pose_options import PoseOptions, method_among
 from gengeo_hf.cli.registry import LOCATE, gengeo
@@ -37,15 +36,12 @@ def locate(
     photo: PhotoOptions,
     pose: PoseOptions,
     drawn: MapOptions,
+    where: AreaOptions,
     top: Annotated[int, typer.Option(min=1, help="Number of places for each photo.")] = 5,
     threshold: Annotated[
         float, typer.Option(min=0, max=1, help="Below this confidence the answer is: don't know.")
     ] = 0.0,
     merge: Annotated[bool, typer.Option(help="Merge overlapping tiles into one place.")] = True,
-    near: Annotated[
-        Any,
-        typer.Option(help="Search only here, for example 60.17,24.94,2km.", **checked(read_near, "LAT,LON,RADIUS")),
-    ] = None,
     near_exif: Annotated[
         Any,
         typer.Option(
@@ -84,6 +80,8 @@ def locate(
 
         gengeo locate photo.jpg --index city.gengeo --model ./gengeo-cvusa --top 5 --map places.html
 
+        gengeo locate photo.jpg --near 60.17,24.94,2km --index city.gengeo --model ./gengeo-cvusa
+
         gengeo locate photo.jpg --pose --heading 120 --index city.gengeo --model ./gengeo-cvusa
 
         gengeo locate drive/ --sequence --interval 2 --index city.gengeo --model ./gengeo-cvusa
@@ -95,7 +93,7 @@ def locate(
     if as_json and (console.is_stream(geojson) or console.is_stream(map_file)):
         raise console.UsageError("--json and --geojson - both write to stdout: give one of them a file name")
     settings = {
-        "near": near,
+        "near": where.chosen(),
         "exif_radius_m": near_exif,
         "merge": merge,
         "threshold": threshold,
@@ -205,6 +203,7 @@ def _lines(answer: "Answer") -> Iterator[str]:
         pose = f" ({place.pose})" if place.pose else ""
         position = f"  {place.rank}. {place.lat:.6f}, {place.lon:.6f}{radius}"
         yield f"{position}  score {place.score:.3f}{confidence}{votes}{heading}{pose}  {place.tile_id}"
+    yield from (f"  imagery: {rights}" for rights in dict.fromkeys(p.rights for p in answer.places if p.rights))
     if (exif := answer.exif_position) is not None:
         error = f", {answer.exif_distance_m:,.0f} m from the best place" if answer.exif_distance_m is not None else ""
         error = ", which limited the search" if answer.exif_is_prior else error

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from gengeo_hf.common.area import Area
     from gengeo_hf.common.camera import CameraView
     from gengeo_hf.common.geo import Bounds
-    from gengeo_hf.common.units import Near
     from gengeo_hf.localization import GeoLocalizer
     from gengeo_hf.localization.maps import Background
     from gengeo_hf.localization.pose import PoseSettings
@@ -67,13 +66,6 @@ def read_bounds(text: str) -> "Bounds":
     from gengeo_hf.common.units import parse_bounds
 
     return parse_bounds(text)
-
-
-def read_near(text: str) -> "Near":
-    """A circle from `lat,lon,radius`, where a command takes no other kind of area."""
-    from gengeo_hf.common.units import parse_near
-
-    return parse_near(text)
 
 
 def _range(text: str) -> tuple[float, float]:

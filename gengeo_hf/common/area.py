@@ -104,6 +104,25 @@ class Area:
             return Bounds(-180.0, south, 180.0, north)
         return Bounds(west - 360.0 if west > 180.0 else west, south, east - 360.0 if east > 180.0 else east, north)
 
+    @property
+    def near(self) -> Near | None:
+        """The circle, where the area is one."""
+        return self._near
+
+    def around(self) -> Near:
+        """A circle that holds the area: the area itself, or one through the corners of its box."""
+        if self._near is not None:
+            return self._near
+        west, south, east, north = self.bounds
+        width = (east - west) % 360.0 or (360.0 if east != west else 0.0)
+        if width > 180.0:
+            return Near(0.0, 0.0, 2 * math.pi * EARTH_RADIUS_M)
+        lat, lon = (south + north) / 2, west + width / 2
+        edge_lat = np.array([south, south, north, north, min(max(0.0, south), north)])
+        edge_lon = np.array([west, west + width, west, west + width, west])
+        radius_m = float(great_circle_m(lat, lon, edge_lat, edge_lon).max())
+        return Near(lat, (lon + 180.0) % 360.0 - 180.0, 1.001 * radius_m + 1.0)
+
     def touches(self, lat: np.ndarray, lon: np.ndarray, side_m: float) -> np.ndarray:
         """Which squares share ground with the area.
 

@@ -20,6 +20,14 @@ class GenGeoError(ValueError):
         super().__init__(printable(message))
 
 
+class SourceStoppedError(GenGeoError):
+    """Nothing more can be read, whichever row is asked for: the server is down, the disk is full."""
+
+
+class UsageError(GenGeoError):
+    """The command line is wrong: scripts and commands end with status 2."""
+
+
 class MissingExtraError(GenGeoError):
     """An optional package is needed for what was asked.
 
@@ -45,8 +53,10 @@ def disk_problem(error: BaseException) -> str | None:
 
 
 @contextlib.contextmanager
-def told_in_one_line(stopped: str = "stopped") -> Iterator[None]:
-    """For a script's main part: an error that the user can mend, or Ctrl-C, ends it with one line and status 1.
+def exit_on_error(stopped: str = "stopped") -> Iterator[None]:
+    """For a script's main part: an error that the user can mend, or Ctrl-C, ends it with one line.
+
+    The status is 2 for a wrong command line, 1 for anything else.
 
     Args:
         stopped: what Ctrl-C leaves, for example "stopped; the same command goes on".
@@ -54,7 +64,8 @@ def told_in_one_line(stopped: str = "stopped") -> Iterator[None]:
     try:
         yield
     except GenGeoError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
     except KeyboardInterrupt:
         sys.exit(stopped)
     except Exception as error:

@@ -26,6 +26,7 @@ TEXT_SUFFIXES = (".csv", ".tsv")
 TABLE_SUFFIXES = (*TEXT_SUFFIXES, ".parquet", ".jsonl", ".ndjson", ".arrow", ".feather")
 HUB_PREFIXES = ("hf://datasets/", "hf://", "hf:")
 SPLIT = "split"
+PAIRS_FILE = "pairs.parquet"  # the table of a folder that `gengeo data get` or `gengeo data make` wrote
 EXACT = 2**53  # integers above are not exact as floating point numbers
 _EMPTY = frozenset({"", "na", "n/a", "nan", "null", "none", "-"})
 _OTHER_SUFFIXES = {
@@ -166,8 +167,8 @@ def read_table(source: str | Path) -> Table:
 
     Args:
         source: A CSV, TSV, Parquet, JSON-lines or Arrow file; a directory that `save_to_disk` of a `Dataset` or
-            `DatasetDict` wrote; a directory with exactly one such file, or with Parquet files that hold images; or
-            `hf://owner/name[/config[/split]]`. The splits of a dictionary become a column `split`.
+            `DatasetDict` wrote; a directory with exactly one such file, with `pairs.parquet`, or with Parquet files
+            that hold images; or `hf://owner/name[/config[/split]]`. The splits of a dictionary become a column `split`.
 
     Raises:
         GenGeoError: Nothing is there, it is of another kind, damaged, not UTF-8, or has no rows.
@@ -205,6 +206,8 @@ def find_table(source: Path) -> Path:
     """
     kinds = ", ".join(TABLE_SUFFIXES)
     if source.is_dir():
+        if (source / PAIRS_FILE).is_file():
+            return source / PAIRS_FILE
         found = sorted(
             path for path in source.iterdir() if path.suffix.lower() in TABLE_SUFFIXES and path.name[0] not in "._"
         )
@@ -235,7 +238,8 @@ def _file_table(path: Path, source: Path) -> Table:
     suffix = path.suffix.lower()
     notes: list[str] = []
     doubled: tuple[str, ...] = ()
-    files = sorted(source.glob("*.parquet")) if source.is_dir() and suffix == ".parquet" else [path]
+    is_whole_folder = source.is_dir() and suffix == ".parquet" and path.name != PAIRS_FILE
+    files = sorted(source.glob("*.parquet")) if is_whole_folder else [path]
     try:
         if suffix in TEXT_SUFFIXES:
             arrow, notes, doubled = read_text(path)
@@ -250,7 +254,7 @@ def _file_table(path: Path, source: Path) -> Table:
         raise
     except Exception as error:  # what pyarrow, csv and datasets say of a damaged file
         raise GenGeoError(f"{path} cannot be read as a table: {first_line(error)}") from error
-    name = source.name if source.is_dir() and suffix == ".parquet" and len(files) > 1 else path.stem
+    name = source.name if len(files) > 1 or (source.is_dir() and path.name == PAIRS_FILE) else path.stem
     return Table(name, str(path), path.parent, _with_image_features(rows), tuple(notes), doubled)
 
 

@@ -1,14 +1,13 @@
-"""One exchange with the Hub: tried again where that can help, refused in one line where it cannot.
-
-Before: a call of huggingface_hub. After: its result, for `hub` and for whatever else fetches.
-"""
+"""Exchanges with the Hub: tried again where that can help, refused in one line where it cannot."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.files import OUTPUT_RECORD
 
 T = TypeVar("T")
 ATTEMPTS = 5
@@ -83,3 +82,72 @@ def refuse_missing_folder(option: str, name: str) -> None:
     """
     if not Path(name).exists() and (name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1):
         raise GenGeoError(f"{option}: there is no directory {name}")
+
+
+def check_repository_name(repository: str) -> None:
+    """Refuse what the Hub would refuse, before any work is done for it.
+
+    Raises:
+        GenGeoError: The name is not `organisation/name`.
+    """
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        raise GenGeoError(f"{repository!r} cannot be the name of a repository: {first_line(error)}") from error
+    if repository.count("/") != 1:
+        raise GenGeoError(f"{repository!r} cannot be the name of a repository: expected organisation/name")
+
+
+def folder_files(folder: Path) -> dict[str, Path]:
+    """The files of a folder by their path inside it, without the local record of who wrote it."""
+    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {name: path for name, path in found.items() if name != OUTPUT_RECORD}
+
+
+def upload(
+    files: Mapping[str, Path | bytes],
+    repository: str,
+    kind: str,
+    message: str,
+    *,
+    replaces: Sequence[str] = (),
+    private: bool = False,
+    token: str | None = None,
+) -> str:
+    """Send files as one commit to a repository, which is made if needed.
+
+    Args:
+        files: content by path in the repository.
+        repository: `organisation/name`.
+        kind: "model" or "dataset".
+        message: of the commit.
+        replaces: patterns of files that the same commit removes where `files` does not hold them: a part of an
+            earlier, larger upload must not be taken for a part of this one.
+        private: of a repository that is made.
+        token: of the Hub; None takes the stored one, or that of the variable HF_TOKEN.
+
+    Returns:
+        The address of the commit.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+    api = HfApi(token=token)
+
+    def commit() -> str:
+        present = api.list_repo_files(repository, repo_type=kind)
+        stale = [name for name in present if name not in files and any(_fits(name, p) for p in replaces)]
+        # Made anew for each attempt: an operation remembers what it has already sent.
+        additions = [CommitOperationAdd(name, content) for name, content in files.items()]
+        operations: list[Any] = [*additions, *(CommitOperationDelete(name) for name in stale)]
+        info = api.create_commit(repository, operations=operations, commit_message=message, repo_type=kind)
+        return str(info.commit_url)
+
+    retried(lambda: api.create_repo(repository, repo_type=kind, private=private, exist_ok=True), repository)
+    return retried(commit, repository)
+
+
+def _fits(name: str, pattern: str) -> bool:
+    """Whether a path fits a pattern whose stars do not reach into folders."""
+    return name.count("/") == pattern.count("/") and fnmatch(name, pattern)

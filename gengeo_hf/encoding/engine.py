@@ -22,7 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.errors import GenGeoError, SourceStoppedError
 from gengeo_hf.common.files import atomic_file
 from gengeo_hf.encoding.inputs import load_image
 
@@ -94,6 +94,7 @@ def encode_rows(
 
     Raises:
         GenGeoError: An image is missing or broken, and `skip_unreadable` is False.
+        SourceStoppedError: `read` raised it.
     """
 
     def read_chunk(some: list[int]) -> _Chunk:
@@ -101,6 +102,8 @@ def encode_rows(
         for row in some:
             try:
                 image = read(row)
+            except SourceStoppedError:
+                raise
             except GenGeoError as error:
                 if not skip_unreadable:
                     raise

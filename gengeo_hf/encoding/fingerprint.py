@@ -1,7 +1,7 @@
 """One short string for everything that decides a descriptor: weights, architecture, preprocessing.
 
-Before: a model and its image processor. After: a SHA-256 that is stored with each index and neighbour table, so that
-descriptors of two models are never compared by mistake.
+The fingerprint of a model and its image processor is a SHA-256. It is stored with each index, so that descriptors of
+two models are never compared by mistake.
 """
 
 import hashlib
@@ -48,19 +48,32 @@ PREPROCESSING = (
     "image_std",
     "do_convert_rgb",
 )
+# Settings that came later, with what they are where nothing is said: left out then, so that fingerprints of stored
+# indexes stay.
+LATER = {
+    "share_backbone": True,
+    "token_counts": None,
+    "layout_layers": 2,
+    "layout_heads": 4,
+    "aerial_keep": None,
+    "guide_size": None,
+}
 # Parameters that no descriptor depends on.
 UNUSED_WEIGHTS = ("logit_scale", "mask_token")
 
 
 def _relevant(config: dict[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in config.items() if key not in IRRELEVANT}
+    usual = object()
+    kept = {key: value for key, value in config.items() if key not in IRRELEVANT and LATER.get(key, usual) != value}
     return {key: _relevant(value) if isinstance(value, dict) else value for key, value in kept.items()}
 
 
 def preprocessing(processor: "GenGeoImageProcessor") -> dict[str, Any]:
     """What of an image processor's settings decides the descriptors."""
     settings = processor.to_dict()
-    return {key: settings.get(key) for key in PREPROCESSING}
+    found = {key: settings.get(key) for key in PREPROCESSING}
+    changed = settings.get("view_transforms")  # left out where there is none: fingerprints of stored indexes stay
+    return found | ({"view_transforms": changed} if changed else {})
 
 
 def fingerprint(model: "GenGeoModel", processor: "GenGeoImageProcessor") -> str:

@@ -1,6 +1,6 @@
 """One image as the head sees it: where mass goes, how strong patches are, what each patch adds to the descriptor.
 
-Before: a checkpoint and an image. After: arrays on the patch grid, for `links`, `clusters` and the pictures.
+Arrays on the patch grid of an image, for `links`, `clusters` and the pictures.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def look_many(encoder: Encoder, images: list[Any], view: View) -> list[Look]:
     inputs = encoder.processor(opened, view=view, return_tensors="pt")  # type: ignore[call-arg]  # valid_kwargs
     pixels = inputs["pixel_values"].to(encoder.device)
     output = model(pixels, view=view, output_assignment=True, output_hidden_states=True)
-    tokens = _patch_tokens(model, output)
+    tokens = _patch_tokens(model.backbone_of(view), output)
     features = head.aggregator.cluster_features(tokens).float()
     norms = _features_before_norm(model, output).float().norm(dim=-1)
     looks = []
@@ -162,6 +162,8 @@ def _salad(encoder: Encoder, view: View) -> tuple[Any, Any]:
     """The model and the head of a view."""
     _need_plain(encoder)
     model: Any = encoder.model
+    if model.config.aerial_keep is not None and view == "aerial":
+        raise GenGeoError("this model encodes some of a tile's patches (aerial_keep): explain its photos alone")
     if model.config.aggregator != "salad":
         raise GenGeoError(
             f"this model has a {model.config.aggregator} head; only SALAD's assignment of patches can be explained"
@@ -196,11 +198,11 @@ def _contributions(
     return parts / length, rest / length
 
 
-def _patch_tokens(model: Any, output: Any) -> torch.Tensor:
+def _patch_tokens(backbone: Any, output: Any) -> torch.Tensor:
     """What the head read: (B, n, C), after the final norm."""
     from gengeo_hf.model.backbones import read_tokens
 
-    tokens: torch.Tensor = read_tokens(model.backbone, output)[0]  # the global token it gives besides is not used
+    tokens: torch.Tensor = read_tokens(backbone, output)[0]  # the global token it gives besides is not used
     return tokens
 
 

@@ -1,26 +1,22 @@
-"""Publishing and fetching: checkpoints, indexes and datasets, each upload one commit that is tried again.
-
-Before: folders on this machine. After: repositories on the Hub; or the other way round.
-"""
+"""Publishing and fetching: checkpoints, indexes and datasets, each upload one commit that is tried again."""
 
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from fnmatch import fnmatch
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.files import OUTPUT_RECORD, atomic_folder, check_replaceable, write_text
-from gengeo_hf.common.transfer import first_line, retried
+from gengeo_hf.common.files import atomic_folder, check_replaceable, write_text
+from gengeo_hf.common.transfer import check_repository_name, folder_files, retried, upload
 from gengeo_hf.hub.export import export_folder
+from gengeo_hf.index.card import NOT_STATED
 from gengeo_hf.index.edit import check_output
 
 if TYPE_CHECKING:
     from gengeo_hf.common.schema import CrossViewDataset
-    from gengeo_hf.index import GeoIndex
 
 Kind = Literal["model", "index", "dataset"]
 KINDS: tuple[Kind, ...] = ("model", "index", "dataset")
@@ -32,11 +28,10 @@ MODEL_FILES = (
     "pose/*/*",
     "pose/*/*/*",
     "results/*.json",
+    ".eval_results/*.yaml",
     "examples/*",
     "gengeo_training.json",
 )
-NOT_STATED = "not stated; ask whoever published them"
-INDEX_FILES = ("segment-*/*", "left_out-*.parquet")
 
 
 def push(
@@ -57,7 +52,7 @@ def push(
     Raises:
         GenGeoError: the folder is neither, or the Hub refuses.
     """
-    _check_name(repository)
+    check_repository_name(repository)
     folder = Path(folder)
     access: dict[str, Any] = {"private": private, "token": token}
     if (folder / MANIFEST).is_file():
@@ -65,10 +60,7 @@ def push(
             raise GenGeoError(f"{folder} is an index: {', '.join(options)} can only go with a checkpoint")
         from gengeo_hf.index import GeoIndex
 
-        index = GeoIndex.load(folder)
-        content: dict[str, Path | bytes] = {"README.md": _index_card(repository, index).encode()}
-        content |= {name: folder / name for name in index.files()}
-        return upload(content, repository, "dataset", "Add the index", replaces=INDEX_FILES, **access)
+        return GeoIndex.load(folder).push_to_hub(repository, **access)
     if not (folder / "config.json").is_file():
         raise GenGeoError(f"{folder} holds neither config.json (a checkpoint) nor {MANIFEST} (an index)")
     with tempfile.TemporaryDirectory() as temporary:
@@ -101,7 +93,7 @@ def push_dataset(
     """
     from gengeo_hf.data.parquet import TABLES, write_pairs
 
-    _check_name(repository)
+    check_repository_name(repository)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_pairs(data, folder, split)
@@ -116,71 +108,6 @@ def push_dataset(
             private=private,
             token=token,
         )
-
-
-def _check_name(repository: str) -> None:
-    """Refuse what the Hub would refuse, before any work is done for it."""
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
-
-    try:
-        validate_repo_id(repository)
-    except HFValidationError as error:
-        raise GenGeoError(f"{repository!r} cannot be the name of a repository: {first_line(error)}") from error
-    if repository.count("/") != 1:
-        raise GenGeoError(f"{repository!r} cannot be the name of a repository: expected organisation/name")
-
-
-def folder_files(folder: Path) -> dict[str, Path]:
-    """The files of a folder by their path inside it, without the local record of who wrote it."""
-    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {name: path for name, path in found.items() if name != OUTPUT_RECORD}
-
-
-def upload(
-    files: Mapping[str, Path | bytes],
-    repository: str,
-    kind: str,
-    message: str,
-    *,
-    replaces: Sequence[str] = (),
-    private: bool = False,
-    token: str | None = None,
-) -> str:
-    """Send files as one commit to a repository, which is made if needed.
-
-    Args:
-        files: content by path in the repository.
-        repository: `organisation/name`.
-        kind: "model" or "dataset".
-        message: of the commit.
-        replaces: patterns of files that the same commit removes where `files` does not hold them: a part of an
-            earlier, larger upload must not be taken for a part of this one.
-        private: of a repository that is made.
-        token: see `push`.
-
-    Returns:
-        The address of the commit.
-    """
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-
-    api = HfApi(token=token)
-
-    def commit() -> str:
-        present = api.list_repo_files(repository, repo_type=kind)
-        stale = [name for name in present if name not in files and any(_fits(name, p) for p in replaces)]
-        # Made anew for each attempt: an operation remembers what it has already sent.
-        additions = [CommitOperationAdd(name, content) for name, content in files.items()]
-        operations: list[Any] = [*additions, *(CommitOperationDelete(name) for name in stale)]
-        info = api.create_commit(repository, operations=operations, commit_message=message, repo_type=kind)
-        return str(info.commit_url)
-
-    retried(lambda: api.create_repo(repository, repo_type=kind, private=private, exist_ok=True), repository)
-    return retried(commit, repository)
-
-
-def _fits(name: str, pattern: str) -> bool:
-    """Whether a path fits a pattern whose stars do not reach into folders."""
-    return name.count("/") == pattern.count("/") and fnmatch(name, pattern)
 
 
 def pull(
@@ -211,7 +138,7 @@ def pull(
     """
     if kind is not None and kind not in KINDS:
         raise GenGeoError(f"unknown kind {kind!r}: expected {', '.join(KINDS)}")
-    _check_name(repository)
+    check_repository_name(repository)
     kind = kind or _kind_of(repository, revision, token)
     if kind == "index":  # which knows its files itself, also after edits
         check_output(out, overwrite, whole=True)
@@ -292,44 +219,6 @@ def _download(repository: str, folder: Path, repo_type: str, revision: str | Non
         repository,
     )
     shutil.rmtree(folder / ".cache", ignore_errors=True)  # book-keeping of the download
-
-
-def pull_dataset(
-    repository: str,
-    split: str,
-    *,
-    revision: str | None = None,
-    token: str | None = None,
-    cache_dir: str | Path | None = None,
-) -> "CrossViewDataset":
-    """Fetch one split of pairs that `push_dataset` published, into the cache.
-
-    Raises:
-        GenGeoError: the repository or the split is missing, or the tables do not fit the schema.
-    """
-    from huggingface_hub import snapshot_download
-
-    from gengeo_hf.data.parquet import TABLES, read_pairs
-
-    patterns = [f"{table}/{split}-*.parquet" for table in TABLES]
-    options: dict[str, Any] = {"revision": revision, "token": token, "cache_dir": cache_dir}
-    folder = retried(
-        lambda: snapshot_download(repository, repo_type="dataset", allow_patterns=patterns, **options), repository
-    )
-    return read_pairs(folder, split, name=repository, cache_dir=cache_dir)
-
-
-def _index_card(repository: str, index: "GeoIndex") -> str:
-    title, fingerprint = repository.rpartition("/")[2], index.manifest.model.fingerprint
-    licences = sorted({source.licence for source in index.manifest.sources if source.licence})
-    shown = sorted({source.attribution for source in index.manifest.sources if source.attribution})
-    rights = f"Licence of the imagery: {', '.join(licences) or NOT_STATED}.\n"
-    rights += f"Shown with it: {', '.join(shown)}.\n" if shown else ""
-    return (
-        f"---\nlicense: other\nlicense_name: see-below\ntags:\n- geo-localization\n- gengeo-index\n---\n\n"
-        f"# {title}\n\nAn index of {len(index)} geo-tagged aerial tiles for `gengeo locate`, fetched by "
-        f"`gengeo pull {repository} city.gengeo`. Fingerprint of the model that made it: `{fingerprint}`.\n\n{rights}"
-    )
 
 
 def _dataset_card(name: str, repository: str, license: str | None) -> str:

@@ -37,11 +37,12 @@ class ServerError(GenGeoError):
     Args:
         message: One line for the user.
         status: HTTP status, 0 where there was no answer.
+        content: The beginning of what the server sent with it.
     """
 
-    def __init__(self, message: str, status: int = 0) -> None:
+    def __init__(self, message: str, status: int = 0, content: bytes = b"") -> None:
         super().__init__(redact(message))
-        self.status = status
+        self.status, self.content = status, content
 
 
 class HostUnavailableError(ServerError, ImageryStoppedError):
@@ -187,7 +188,7 @@ class ImageryClient:
             return answer
         if not host.has_answered:  # some stores answer 403 for what they do not have, so later ones count as missing
             host.failures += 1
-        raise _refused(name, response.status_code)
+        raise _refused(name, response.status_code, response.content[:2000])
 
     def _redirected(self, address: str, location: str) -> str:
         target = urljoin(address, location)
@@ -311,7 +312,7 @@ def user_agent(contact: str) -> str:
     return f"gengeo_hf/{__version__}" + (f" (+{safe})" if safe else "")
 
 
-def _refused(host: str, status: int) -> ServerError:
+def _refused(host: str, status: int, content: bytes = b"") -> ServerError:
     reasons = {
         400: "the request is wrong in its eyes: check layer, format and zoom",
         401: "it wants a login: put the key into the address, for example as {apikey} from the environment",
@@ -321,7 +322,7 @@ def _refused(host: str, status: int) -> ServerError:
         429: "it wants fewer requests: lower --rate, and go on later",
     }
     reason = reasons.get(status, "its own fault: go on later" if status >= 500 else "an answer that is not understood")
-    return ServerError(f"{host} answers {status}: {reason}", status)
+    return ServerError(f"{host} answers {status}: {reason}", status, content)
 
 
 def _is_lasting(error: httpx.RequestError) -> bool:

@@ -2,43 +2,35 @@
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
+from gengeo_hf.common.area import Area
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import atomic_folder, real_path
 from gengeo_hf.common.geo import Bounds
+from gengeo_hf.common.transfer import retried, upload
 from gengeo_hf.common.units import check_near
 from gengeo_hf.encoding.protocol import EncoderProtocol
-from gengeo_hf.imagery.tiles import TileSource, row_bounds
+from gengeo_hf.imagery.tiles import TileSource
 from gengeo_hf.index import edit
 from gengeo_hf.index.build import build_index, joined_left_out
-from gengeo_hf.index.manifest import MANIFEST, Manifest, read_manifest
+from gengeo_hf.index.card import index_card
+from gengeo_hf.index.hits import Hit, finite_queries, hit_of
+from gengeo_hf.index.manifest import MANIFEST, Manifest, Source, read_manifest
 from gengeo_hf.index.search import BLOCK
 from gengeo_hf.index.segment import SegmentReader, check_files
 from gengeo_hf.index.summary import summary
 from gengeo_hf.index.version import Version, is_in, open_version
 
+PUBLISHED = ("segment-*/*", "left_out-*.parquet")  # files of an earlier upload that a new one replaces
+
 if TYPE_CHECKING:
     from gengeo_hf.common.schema import CrossViewDataset
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One tile that was found: where it is, how alike it is (cosine, -1 to 1), and whom its licence asks to name."""
-
-    tile_id: str
-    score: float
-    lat: float
-    lon: float
-    bounds: Bounds | None
-    area: str
-    source: str
-    attribution: str = ""
 
 
 class GeoIndex:
@@ -109,8 +101,6 @@ class GeoIndex:
             return cls.load(name, verify)
         from huggingface_hub import snapshot_download
 
-        from gengeo_hf.common.transfer import retried
-
         folder = retried(
             lambda: snapshot_download(str(name), repo_type="dataset", revision=revision, token=token), str(name)
         )
@@ -137,6 +127,24 @@ class GeoIndex:
         except OSError as error:
             raise GenGeoError(f"the index could not be written to {path}: {error.strerror or error}") from error
         return Path(path)
+
+    def push_to_hub(self, repository: str, *, private: bool = False, token: str | None = None) -> str:
+        """Publish the version in use as a data set repository: one commit, tried again when the network fails.
+
+        Args:
+            repository: `organisation/name`; it is made if it does not exist.
+            private: Of a repository that is made.
+            token: Of the Hub; None takes the stored one, or that of the variable HF_TOKEN.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            GenGeoError: The Hub refuses, or the name can be none of a repository.
+        """
+        content: dict[str, Path | bytes] = {"README.md": index_card(repository, self).encode(), **self.files()}
+        message = "Add the index"
+        return upload(content, repository, "dataset", message, replaces=PUBLISHED, private=private, token=token)
 
     @property
     def segments(self) -> Sequence[SegmentReader]:
@@ -202,14 +210,21 @@ class GeoIndex:
             )
 
     def search(
-        self, descriptors: np.ndarray, k: int = 5, near: tuple[float, float, float] | None = None
+        self,
+        descriptors: np.ndarray,
+        k: int = 5,
+        near: tuple[float, float, float] | Area | None = None,
+        *,
+        fused: bool = True,
     ) -> list[list[Hit]]:
-        """Best tiles for each query.
+        """Best tiles for each query; of an index with several ground sizes the best cells, by their smallest tile.
 
         Args:
             descriptors: float32 (queries, dim) or (dim,), unit length.
             k: How many tiles at most.
-            near: Only tiles within (lat, lon, radius in metres); they are scored exactly.
+            near: Only tiles within (lat, lon, radius in metres), or with their centre in an area; they are scored
+                exactly.
+            fused: False searches for single tiles where cells have tiles of several ground sizes.
 
         Returns:
             For each query its hits, best first; none where the index or the prior's circle is empty.
@@ -223,11 +238,17 @@ class GeoIndex:
             raise GenGeoError(f"the index holds descriptors of {dim} dimensions, the query has shape {queries.shape}")
         if k < 1:
             raise GenGeoError(f"at least one tile must be asked for, found k={k}")
-        scores, rows = version.search(queries, k, None if near is None else check_near(near))
+        area = near if isinstance(near, Area) or near is None else Area.from_near(check_near(near))
+        cells = version.cells if fused else None
+        scores, rows = (version if cells is None else cells).search(queries, k, area)
         return [
-            [_hit(version, int(row), float(score)) for score, row in zip(s, r, strict=True) if row >= 0]
+            [hit_of(version, int(row), float(score)) for score, row in zip(s, r, strict=True) if row >= 0]
             for s, r in zip(scores, rows, strict=True)
         ]
+
+    def source_of(self, name: str) -> Source:
+        """The rights of imagery by its name; those that all sources share where the name is not listed."""
+        return self._version.source_of(name)
 
     def thumbnails(self, tile_ids: Sequence[str]) -> dict[str, bytes]:
         """Small JPEGs of tiles, where the index keeps them."""
@@ -296,8 +317,13 @@ class GeoIndex:
             change.take(other.manifest.segments, other.path)
             change.tidy()
             known = {source.name: source for source in [*change.manifest.sources, *other.manifest.sources]}
+            mine, theirs = change.manifest, other.manifest
             manifest = replace(
-                change.manifest, sources=list(known.values()), work=[*change.manifest.work, *other.manifest.work]
+                mine,
+                sources=list(known.values()),
+                work=[*mine.work, *theirs.work],
+                fusion=mine.fusion or theirs.fusion,
+                partly_empty=mine.partly_empty + theirs.partly_empty,
             )
             change.commit(manifest.with_event("added", source=other.path.name, tiles=len(other)))
 
@@ -355,34 +381,3 @@ class GeoIndex:
     def report(self) -> str:
         """What the index holds and how it was made, for people."""
         return summary(real_path(self.path).name, self.manifest, self.left_out)
-
-
-def finite_queries(descriptors: np.ndarray) -> np.ndarray:
-    """Queries as searches want them: contiguous float32 (queries, dim).
-
-    Args:
-        descriptors: (queries, dim) or (dim,).
-
-    Raises:
-        GenGeoError: Values are not finite.
-    """
-    queries = np.ascontiguousarray(np.atleast_2d(descriptors), dtype=np.float32)
-    if not np.isfinite(queries).all():
-        raise GenGeoError("a query descriptor holds NaN or infinity: the model's weights or its input are broken")
-    return queries
-
-
-def _hit(version: Version, row: int, score: float) -> Hit:
-    segment, row = version.locate(row)
-    tiles = segment.tiles.slice(row, 1)
-    values = {name: tiles[name][0].as_py() for name in ("tile_id", "lat", "lon", "area", "source")}
-    return Hit(
-        score=score,
-        bounds=row_bounds(tiles, 0),
-        tile_id=values["tile_id"],
-        lat=values["lat"],
-        lon=values["lon"],
-        area=values["area"] or "",
-        source=values["source"] or "",
-        attribution=next((s.attribution for s in version.manifest.sources if s.name == (values["source"] or "")), ""),
-    )

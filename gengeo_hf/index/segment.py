@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet
 from PIL import Image
 
+from gengeo_hf.common.area import Area
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import match_modes, sha256_of, sync
 from gengeo_hf.common.transfer import first_line
-from gengeo_hf.common.units import Near
 from gengeo_hf.imagery.tiles import TILE_SCHEMA
 from gengeo_hf.index.contents import contents_of
 from gengeo_hf.index.manifest import (
@@ -255,12 +255,13 @@ class SegmentReader:
         """A column of numbers, all rows."""
         return self.tiles[name].to_numpy()
 
-    def runs_near(self, near: Near) -> list[tuple[int, int, np.ndarray]]:
-        """Runs of rows and which of them lie in a circle."""
-        found = []
+    def runs_in(self, area: Area) -> list[tuple[int, int, np.ndarray]]:
+        """Runs of rows and which of them have their centre in an area."""
+        found, near = [], area.around()
         for first, last in runs_near(self.balls, self.record.tiles, near):
             lat, lon = (self.tiles[name].slice(first, last - first).to_numpy() for name in ("lat", "lon"))
-            found.append((first, last, within(lat, lon, near)))
+            inside = within(lat, lon, near) if area.near is not None else area.touches(lat, lon, 0.0)
+            found.append((first, last, inside))
         return found
 
     def thumbnails(self, rows: Iterable[int]) -> dict[int, bytes]:

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias, overload
 import numpy as np
 from PIL import Image
 
+from gengeo_hf.common.area import Area
 from gengeo_hf.common.camera import CameraView
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import great_circle_m
 from gengeo_hf.encoding.inputs import fetch_image, is_address, is_single_image
 from gengeo_hf.encoding.protocol import EncoderProtocol
 from gengeo_hf.index.adapt import adapted_for
-from gengeo_hf.index.index import GeoIndex, Hit
+from gengeo_hf.index.hits import Hit
+from gengeo_hf.index.index import GeoIndex
 from gengeo_hf.localization.answers import Answer, Place, Track, merge_hits, place_of, to_geojson
 from gengeo_hf.localization.confidence import Calibration
 from gengeo_hf.localization.drive import Motion, follow, in_order
@@ -33,10 +35,10 @@ from gengeo_hf.localization.photos import (
     read_photo,
     widened_note,
 )
-from gengeo_hf.localization.pose import PoseFinder, PoseSettings, open_finder
 
 if TYPE_CHECKING:
     from gengeo_hf.index.stores import StoreIndex
+    from gengeo_hf.localization.pose import PoseFinder, PoseSettings
 
 __all__ = [
     "Answer",
@@ -127,12 +129,17 @@ class GeoLocalizer:
         gallery = open_index(index)  # before the model: it is quick to say that it is not there
         if isinstance(gallery, GeoIndex) and (width := gallery.manifest.model.truncate_dim):
             options.setdefault("truncate_dim", int(width))
+        options.setdefault("needs_model", bool(pose))
         encoder = Encoder.from_pretrained(model, **({"backend": "auto", "compute_dtype": "auto"} | options))
         if not isinstance(gallery, GeoIndex) and options.get("truncate_dim") is None:
             width = gallery.width_for(encoder.fingerprint, encoder.dim)
             if width is not None:
                 encoder.truncate(width)
-        finder = None if not pose else open_finder(encoder, model, gallery, index, calibration, pose, options)
+        finder = None
+        if pose:
+            from gengeo_hf.localization.pose import open_finder  # imports torch
+
+            finder = open_finder(encoder, model, gallery, index, calibration, pose, options)
         if isinstance(gallery, GeoIndex):
             encoder = adapted_for(encoder, gallery.manifest)
         return cls(encoder, gallery, calibration=table, pose=finder)
@@ -196,7 +203,7 @@ class GeoLocalizer:
         photos: Sequence[Any],
         *,
         top: int = 5,
-        near: tuple[float, float, float] | None = None,
+        near: tuple[float, float, float] | Area | None = None,
         merge: bool = True,
         exif_radius_m: float | None = None,
         threshold: float = 0.0,
@@ -208,7 +215,7 @@ class GeoLocalizer:
         Args:
             photos: Paths, bytes, open binary files or PIL images; addresses are not fetched here.
             top: Number of places at most, best first.
-            near: Only places within (lat, lon, radius in metres).
+            near: Only places within (lat, lon, radius in metres), or in an area.
             merge: Merge overlapping tiles into one place; False gives one place for each tile.
             camera: How the photos were taken, where that is known better than from their files; see `CameraView`.
             exif_radius_m: Search only within this many metres of the position in a photo's EXIF data, where it has one.
@@ -267,14 +274,17 @@ class GeoLocalizer:
         hits = self.index.search(encode_pictures(self.encoder, views)[0], tiles)
         return found, _best_of([(one, view.heading) for one, view in zip(hits, views, strict=True)], tiles)[0]
 
-    def _far_note(self, near: tuple[float, float, float] | None) -> str:
+    def _far_note(self, near: tuple[float, float, float] | Area | None) -> str:
         """Why nothing was found near a prior: how far the index is, and whether latitude and longitude are swapped."""
         if near is None or not isinstance(self.index, GeoIndex):
             return ""
         lat, lon = self.index.tiles["lat"].to_numpy(), self.index.tiles["lon"].to_numpy()
+        if isinstance(near, Area):
+            if near.near is None:
+                return f"no tile of the index has its centre in {near}; {_extent(lat, lon)}"
+            near = near.near
         apart = float(great_circle_m(near[0], near[1], lat, lon).min())
-        extent = f"{lat.min():.4f}..{lat.max():.4f} N, {lon.min():.4f}..{lon.max():.4f} E"
-        note = f"no tile within {near[2]:,.0f} m: the nearest is {apart / 1000:,.1f} km away; the index covers {extent}"
+        note = f"no tile within {near[2]:,.0f} m: the nearest is {apart / 1000:,.1f} km away; {_extent(lat, lon)}"
         if abs(near[1]) <= 90 and float(great_circle_m(near[1], near[0], lat, lon).min()) <= max(near[2], 50_000.0):
             note += f"; are latitude and longitude swapped? --near {near[1]:g},{near[0]:g},{near[2]:g}m lies in it"
         return note
@@ -359,6 +369,11 @@ class _Named(io.BytesIO):
     def __init__(self, content: bytes, name: str) -> None:
         super().__init__(content)
         self.name = name
+
+
+def _extent(lat: np.ndarray, lon: np.ndarray) -> str:
+    """What an index covers, for a note."""
+    return f"the index covers {lat.min():.4f}..{lat.max():.4f} N, {lon.min():.4f}..{lon.max():.4f} E"
 
 
 def _source(photo: Any) -> Any:

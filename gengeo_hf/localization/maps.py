@@ -118,6 +118,7 @@ def map_page(
     caveat: str = "",
     background: Background | None = None,
     line: Sequence[tuple[float, float]] = (),
+    credits: Sequence[str] = (),
 ) -> str:
     """A complete HTML page.
 
@@ -128,6 +129,7 @@ def map_page(
         title: heading and window title.
         caveat: warning shown above the map.
         background: online map under everything; None (the default) makes no request at all.
+        credits: whose own imagery is shown, one text for each of its sources.
     """
     background = background or Background("")
     pictures: dict[bytes, str] = {}
@@ -139,6 +141,7 @@ def map_page(
         "tileUrl": background.url,
         "attribution": html.escape(background.attribution),  # Leaflet writes it as markup
         "maxNativeZoom": background.max_zoom,
+        "credits": [html.escape(text) for text in credits],
     }
     content["pictures"] = {key: data_uri(picture) for picture, key in pictures.items()}
     server = urlsplit(background.url.replace("{s}", "*")) if background.url else None
@@ -196,7 +199,9 @@ def answers_map(
     ground = list(overlays.values())
     if isinstance(index, GeoIndex) and len(overlays) < MAX_TILES:
         ground = [*_neighbours(answers, index, set(overlays), MAX_TILES - len(overlays)), *ground]
-    return map_page(photos, ground, caveat=caveat, line=drive_line(answers) if drive else (), **options)
+    credits = list(dict.fromkeys(place.rights for answer in answers for place in answer.places if place.rights))
+    line = drive_line(answers) if drive else ()
+    return map_page(photos, ground, caveat=caveat, line=line, credits=credits, **options)
 
 
 def data_uri(picture: bytes) -> str:

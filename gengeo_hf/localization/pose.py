@@ -35,7 +35,7 @@ from gengeo_hf.pose.tokens import check_head, grid_of, normalised, patch_tokens
 if TYPE_CHECKING:
     from gengeo_hf.common.projection import PanoramaCanvas
     from gengeo_hf.encoding.encoder import Encoder
-    from gengeo_hf.index.index import Hit
+    from gengeo_hf.index.hits import Hit
 
 FITTED, SEARCH = "fitted", "search"
 METHODS = ("auto", FITTED, SEARCH)
@@ -279,6 +279,8 @@ class PoseFinder:
                 area=hit.area,
                 source=hit.source,
                 attribution=hit.attribution,
+                licence=hit.licence,
+                acquired=hit.acquired,
                 heading=heading,
                 pose=FITTED,
                 pose_probability=mode.probability,

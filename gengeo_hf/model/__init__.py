@@ -4,6 +4,8 @@ They are flat siblings (`from .x import y`) that import only torch and transform
 loaded without this package (`trust_remote_code=True`) has nothing else.
 """
 
+import contextlib
+
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 from .aggregation import GenGeoAggregator
@@ -19,11 +21,13 @@ def register() -> None:
     AutoConfig.register(GenGeoConfig.model_type, GenGeoConfig, exist_ok=True)
     AutoModel.register(GenGeoConfig, GenGeoModel, exist_ok=True)
     # One class serves both backends: without torchvision "pil" is asked for, with it "torchvision".
-    AutoImageProcessor.register(
-        GenGeoConfig,
-        image_processor_classes={"pil": GenGeoImageProcessor, "torchvision": GenGeoImageProcessor},
-        exist_ok=True,
-    )
+    # transformers before 5.20 has no AutoImageProcessor without torchvision: the class itself serves there.
+    with contextlib.suppress(ImportError):
+        AutoImageProcessor.register(
+            GenGeoConfig,
+            image_processor_classes={"pil": GenGeoImageProcessor, "torchvision": GenGeoImageProcessor},
+            exist_ok=True,
+        )
     # Code and `auto_map` then travel together with whatever is saved or pushed, also by Trainer and `push_to_hub`.
     GenGeoConfig.register_for_auto_class("AutoConfig")
     GenGeoModel.register_for_auto_class("AutoModel")

@@ -21,9 +21,14 @@ class GenGeoAggregator(nn.Module):
 
     Attributes:
         title: How model cards call it.
+        needs_token_counts: Whether it is tied to a number of patch tokens; `__init__` then also gets `tokens`, from
+            `GenGeoConfig.token_counts`.
+        has_layout: Whether it sums tokens by masks that may be replaced, see `counterfactual`.
     """
 
     title = "an aggregator"
+    needs_token_counts = False
+    has_layout = False
     width_out: int
 
     def forward(self, tokens: torch.Tensor, global_token: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -41,6 +46,14 @@ class GenGeoAggregator(nn.Module):
         Args:
             init: `transformers.initialization`, whose functions leave loaded weights alone.
         """
+
+    def counterfactual(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The vector (B, width_out) that patch tokens (B, n, C) give with a random layout, for counterfactual losses.
+
+        Raises:
+            NotImplementedError: The aggregator has no layout.
+        """
+        raise NotImplementedError
 
     @property
     def fewest_tokens(self) -> int:

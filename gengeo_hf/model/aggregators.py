@@ -14,6 +14,8 @@ from torch import nn
 from torch.nn import functional
 
 from .aggregation import Float32Linear, GenGeoAggregator, float32_island, token_mlp
+from .backbones import family_of
+from .layout import GenGeoLayout
 from .salad import GenGeoSalad
 
 
@@ -32,13 +34,13 @@ class GenGeoMean(GenGeoAggregator):
 
 
 class GenGeoCls(GenGeoAggregator):
-    """The backbone's own global token, with length 1."""
+    """The backbone's own global token, with length 1; of a distilled DeiT both of them, one behind the other."""
 
     title = "CLS token"
 
     def __init__(self, config: Any, width: int) -> None:
         super().__init__()
-        self.width_out = width
+        self.width_out = family_of(config.backbone_config).global_width(config.backbone_config)
 
     def forward(self, tokens: torch.Tensor, global_token: torch.Tensor) -> tuple[torch.Tensor, None]:
         """Pass the global token (B, C) on."""
@@ -126,6 +128,7 @@ AGGREGATORS: dict[str, type[GenGeoAggregator]] = {
     "gem": GenGeoGem,
     "mean": GenGeoMean,
     "cls": GenGeoCls,
+    "layout": GenGeoLayout,
 }
 
 
@@ -155,15 +158,19 @@ class GenGeoHead(nn.Module):
     Args:
         config: see `GenGeoConfig`.
         width: width C of the backbone's tokens.
+        view: "ground" or "aerial" for a head of one view, "shared" for a head of both.
 
     Raises:
-        ValueError: descriptors are to be truncated to more values than they have.
+        ValueError: an aggregator does not know the number of tokens that it is tied to, or descriptors are to be
+            truncated to more values than they have.
     """
 
-    def __init__(self, config: Any, width: int) -> None:
+    def __init__(self, config: Any, width: int, view: str = "shared") -> None:
         super().__init__()
         self.truncate_dim = config.truncate_dim
-        aggregator: Any = AGGREGATORS[config.aggregator](config, width)
+        kind: Any = AGGREGATORS[config.aggregator]
+        more = {"tokens": _token_count(config, view)} if kind.needs_token_counts else {}
+        aggregator: Any = kind(config, width, **more)
         self.aggregator = aggregator
         self.width_out: int = config.descriptor_dim or aggregator.width_out
         # Only here is the width of an aggregator without projection known.
@@ -185,10 +192,31 @@ class GenGeoHead(nn.Module):
             to clusters (None for aggregators without clusters).
         """
         unprojected, assignment = self.aggregator(tokens, global_token)
-        with float32_island(tokens.device):
+        return self.project(unprojected), unprojected, assignment
+
+    def project(self, unprojected: torch.Tensor) -> torch.Tensor:
+        """The descriptor (B, D) of an aggregator's vector (B, width_out)."""
+        with float32_island(unprojected.device):
             descriptor = unprojected if self.projection is None else self.projection(unprojected)
-            descriptor = functional.normalize(descriptor[:, : self.truncate_dim], dim=1)
-        return descriptor, unprojected, assignment
+            return functional.normalize(descriptor[:, : self.truncate_dim], dim=1)
+
+
+def _token_count(config: Any, view: str) -> int:
+    """The number of patch tokens that a head of a view sees.
+
+    Raises:
+        ValueError: it is not known, or differs between the views of a shared head.
+    """
+    counts = config.token_counts or {}
+    wanted = ("ground", "aerial") if view == "shared" else (view,)
+    found = {int(counts[name]) for name in wanted if name in counts}
+    if len(found) != 1 or any(name not in counts for name in wanted):
+        raise ValueError(
+            f"the {config.aggregator} aggregator is tied to a number of tokens, and token_counts is "
+            f"{config.token_counts}: give the number for {' and '.join(wanted)}"
+            + ("; a head that both views share needs equal numbers" if len(found) > 1 else "")
+        )
+    return found.pop()
 
 
 __all__ = ["AGGREGATORS", "GenGeoHead", "GenGeoNetVlad", "register_aggregator"]

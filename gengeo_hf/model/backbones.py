@@ -64,6 +64,7 @@ class BackboneFamily:
         smooth_positions: Whether that grid is resized with antialiasing.
         whole_patches: Whether both sides of an image must be multiples of the patch.
         embeddings_name: Name of the module with the embeddings.
+        global_tokens: Number of global tokens, which come first: 2 with a distillation token.
     """
 
     has_blocks = True
@@ -71,6 +72,7 @@ class BackboneFamily:
     smooth_positions = False
     whole_patches = True
     embeddings_name = "embeddings"
+    global_tokens = 1
 
     def build(self, backbone_config: Any, position_interpolation: str) -> Any:
         """The backbone with random weights."""
@@ -79,6 +81,15 @@ class BackboneFamily:
     def token_width(self, backbone_config: Any) -> int:
         """Width C of the tokens."""
         return int(backbone_config.hidden_size)
+
+    def global_width(self, backbone_config: Any) -> int:
+        """Width of the global token that `read_tokens` gives."""
+        return self.token_width(backbone_config)
+
+    def embed(self, backbone: Any, pixel_values: torch.Tensor) -> torch.Tensor:
+        """The first block's input for pixel values (B, 3, H, W): (B, 1 + n, C), positions added."""
+        tokens: torch.Tensor = self.embeddings(backbone)(pixel_values)
+        return tokens
 
     def patch_sides(self, backbone_config: Any) -> tuple[int, int]:
         """Height and width in pixels of what becomes one token."""
@@ -141,6 +152,35 @@ class _Dinov3(BackboneFamily):
         return norm
 
 
+class _Deit(BackboneFamily):
+    """DeiT with a distillation token; the global token is [class token, distillation token], 2 C values."""
+
+    has_position_grid = True
+    global_tokens = 2
+
+    def build(self, backbone_config: Any, position_interpolation: str) -> Any:
+        return AutoModel.from_config(backbone_config, add_pooling_layer=False)  # its pooler reads the class token alone
+
+    def global_width(self, backbone_config: Any) -> int:
+        return 2 * self.token_width(backbone_config)
+
+    def other_tokens(self, backbone_config: Any) -> int:
+        return 1
+
+    def run(self, backbone: Any, pixel_values: torch.Tensor, **kwargs: Any) -> Any:
+        return backbone(pixel_values, interpolate_pos_encoding=True, **kwargs)
+
+    def embed(self, backbone: Any, pixel_values: torch.Tensor) -> torch.Tensor:
+        tokens: torch.Tensor = backbone.embeddings(pixel_values, interpolate_pos_encoding=True)
+        return tokens
+
+    def read_tokens(self, backbone: Any, output: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        return output.last_hidden_state[:, 2:], output.last_hidden_state[:, :2].flatten(1)
+
+    def blocks(self, backbone: Any) -> list[nn.Module]:
+        return list(backbone.layers)
+
+
 class _ConvNext(BackboneFamily):
     has_blocks = False
     whole_patches = False  # strided convolutions leave what is over at the right and at the bottom out
@@ -174,6 +214,7 @@ BACKBONES: dict[str, BackboneFamily] = {
     "dinov2_with_registers": _Dinov2WithRegisters(),
     "dinov3_vit": _Dinov3(),
     "convnext": _ConvNext(),
+    "deit": _Deit(),
 }
 
 

@@ -24,10 +24,12 @@ class GenGeoConfig(PreTrainedConfig):
 
     Args:
         backbone_config: configuration of the image backbone, as an object or a dict with `model_type`
-            ("dinov2", "dinov2_with_registers", "dinov3_vit", "convnext", or one that `register_backbone` added). None
+            ("dinov2", "dinov2_with_registers", "dinov3_vit", "convnext", "deit", or one that `register_backbone`
+            added). None
             gives DINOv2 ViT-B/14 at 518 px.
         aggregator: how patch tokens become one vector: "salad", "netvlad", "gem", "mean", "cls" (the backbone's own
-            global token; for ConvNeXt its normalised average, which is the Sample4Geo baseline), or one that
+            global token; for ConvNeXt its normalised average, which is the Sample4Geo baseline), "layout" (the masks
+            of GeoDTR+, num_clusters of them, tied to the number of tokens), or one that
             `register_aggregator` added.
         num_clusters: clusters m of SALAD and NetVLAD.
         cluster_dim: width l of a local feature in a cluster. None keeps the backbone's width (NetVLAD only).
@@ -40,6 +42,14 @@ class GenGeoConfig(PreTrainedConfig):
             linear layer on the global token shift that share per image; it starts out equal to "fixed".
         descriptor_dim: width of the descriptor after the linear projection. None leaves the projection out.
         share_aggregator: one head for both views, or (False) one head per view, picked by the `view` argument.
+        share_backbone: one backbone for both views, or (False) one per view, which then has its own head too.
+        token_counts: patch tokens of an image by view, {"ground": n, "aerial": n}; only aggregators that are tied to
+            the size of images need it, and training fills it in.
+        layout_layers: layers of the layout aggregator's transformer.
+        layout_heads: attention heads of it.
+        aerial_keep: share of an aerial image's patches that are encoded: those to which a second backbone, the guide,
+            attends most (TransGeo's attend and zoom). None encodes all of them.
+        guide_size: height and width in pixels at which the guide sees an aerial image.
         trainable_blocks: the last k transformer blocks and the final norm are trained; 0 freezes the backbone, None
             trains all of it. A number above the backbone's depth means every block.
         position_interpolation: how DINOv2's position grid is resized: "hub" as the original code (scale factor with an
@@ -75,6 +85,12 @@ class GenGeoConfig(PreTrainedConfig):
     dustbin_mass: Literal["fixed", "learned"] = "fixed"
     descriptor_dim: int | None = 1024
     share_aggregator: bool = True
+    share_backbone: bool = True
+    token_counts: dict | None = None
+    layout_layers: int = 2
+    layout_heads: int = 4
+    aerial_keep: float | int | None = None
+    guide_size: list[int] | None = None
     trainable_blocks: int | None = 4
     position_interpolation: Literal["hub", "size"] = "hub"
     position_init_std: float | None = None
@@ -125,8 +141,33 @@ class GenGeoConfig(PreTrainedConfig):
             raise ValueError("cluster_dim is null: only the netvlad aggregator can keep the backbone's width")
         if self.ground_vertical_fov is not None and not 0 < self.ground_vertical_fov <= 180:
             raise ValueError(f"ground_vertical_fov is {self.ground_vertical_fov}: it must lie in 0..180 degrees")
+        self._validate_views()
         self._validate_training()
         self._validate_nested()
+
+    def _validate_views(self) -> None:
+        """What differs between the views, and what heads are tied to."""
+        family = family_of(self.backbone_config)
+        if not self.share_backbone and self.share_aggregator:
+            raise ValueError(
+                "share_backbone is false: each view then needs its own head, set share_aggregator to false"
+            )
+        if self.aerial_keep is not None:
+            if not 0 < self.aerial_keep <= 1:
+                raise ValueError(f"aerial_keep is {self.aerial_keep}: it must lie above 0 and be at most 1")
+            if not (family.has_blocks and family.has_position_grid):
+                raise ValueError(
+                    "aerial_keep needs a backbone of blocks with learned positions, such as dinov2 or deit"
+                )
+        if self.guide_size is not None and (len(self.guide_size) != 2 or min(self.guide_size) < 1):
+            raise ValueError(f"guide_size is {self.guide_size}: expected height and width in pixels")
+        backbone: Any = self.backbone_config
+        if family.global_tokens > 1 and self.aggregator == "salad":
+            raise ValueError(f"aggregator salad reads one global token, and a {backbone.model_type} has two: use cls")
+        if self.layout_layers < 1 or self.layout_heads < 1:
+            raise ValueError("layout_layers and layout_heads must be at least 1")
+        if self.aggregator == "layout" and (width := family.token_width(backbone)) % self.layout_heads:
+            raise ValueError(f"layout_heads is {self.layout_heads}: the width of a token, {width}, must be a multiple")
 
     def _validate_backbone(self) -> None:
         """Square patches and images: the position grid and the tracer rely on one number for both sides."""
@@ -189,6 +230,8 @@ class GenGeoConfig(PreTrainedConfig):
         start: dict[str, Any] = {"backbone_config": config}
         if not BACKBONES[model_type].has_blocks:
             start["trainable_blocks"] = None
+        if BACKBONES[model_type].global_tokens > 1:
+            start["aggregator"] = "cls"
         return start, kwargs
 
 

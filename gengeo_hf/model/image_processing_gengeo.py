@@ -18,6 +18,8 @@ from transformers.image_processing_backends import PilBackend
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling, SizeDict
 from transformers.processing_utils import ImagesKwargs
 
+from .view_transforms import ViewTransform, parse_view
+
 BACKGROUND = (124, 116, 104)  # the ImageNet mean, behind what is transparent
 # torch resizes uint8 with antialiasing 4-5 times faster than PIL, and within one grey level of it.
 TORCH_MODES = {PILImageResampling.BICUBIC: "bicubic", PILImageResampling.BILINEAR: "bilinear"}
@@ -29,10 +31,13 @@ class GenGeoImageProcessorKwargs(ImagesKwargs, total=False):
     Args:
         view: "ground" or "aerial"; picks the size.
         view_sizes: height and width in pixels of each view.
+        view_transforms: the view that an image is changed to before it is resized, by "ground" and "aerial"; for
+            example {"ground": "bev:512:0.06"} or {"aerial": "polar:112x616"}, see `view_transforms.parse_view`.
     """
 
     view: Literal["ground", "aerial"] | None
     view_sizes: dict[str, dict[str, int]] | None
+    view_transforms: dict[str, str] | None
 
 
 class GenGeoImageProcessor(PilBackend):
@@ -63,6 +68,7 @@ class GenGeoImageProcessor(PilBackend):
         "ground": {"height": 154, "width": 770},
         "aerial": {"height": 392, "width": 392},
     }
+    view_transforms = None  # images as they are
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -71,7 +77,8 @@ class GenGeoImageProcessor(PilBackend):
         """Prepare one image or a list of images; see the class.
 
         Raises:
-            ValueError: an unknown view, or a crop or padding is asked for.
+            ValueError: an unknown view, a crop or padding is asked for, or an image has no view of the kind that
+                `view_transforms` asks for.
         """
         if kwargs.get("do_center_crop") or kwargs.get("do_pad"):
             raise ValueError("GenGeoImageProcessor neither crops nor pads: it resizes the whole image")
@@ -118,6 +125,9 @@ class GenGeoImageProcessor(PilBackend):
         **kwargs: Any,
     ) -> BatchFeature:
         images = [levels(image, do_rescale) for image in images]
+        transform = self.transform_of(kwargs.get("view") or self.view, kwargs.get("view_transforms"))
+        if transform is not None:
+            images = [_changed(image, transform) for image in images]
         if do_resize:
             images = [self._resized(image, (size.height, size.width), resample) for image in images]
         if len({image.shape for image in images}) > 1:
@@ -136,6 +146,15 @@ class GenGeoImageProcessor(PilBackend):
             data = list(data)
         return BatchFeature(data={"pixel_values": data}, tensor_type=return_tensors)
 
+    def transform_of(self, view: str, given: dict[str, str] | None = None) -> ViewTransform | None:
+        """What changes the images of a view before they are resized; None where they stay as they are.
+
+        Raises:
+            ValueError: the transform is unknown.
+        """
+        text = (given or self.view_transforms or {}).get(view)
+        return None if text is None else parse_view(text, view)
+
     def _resized(self, image: np.ndarray, size: tuple[int, int], resample: PILImageResampling) -> np.ndarray:
         """The image (3, H, W) at the given height and width."""
         if image.shape[1:] == size:
@@ -149,6 +168,12 @@ class GenGeoImageProcessor(PilBackend):
         if pixels.dtype != torch.uint8:
             pixels = pixels.float()
         return functional.interpolate(pixels, size=size, mode=mode, antialias=True)[0].numpy()
+
+
+def _changed(image: np.ndarray, transform: ViewTransform) -> np.ndarray:
+    """An image (3, H, W) in another view, of the same type."""
+    changed = transform(torch.from_numpy(np.ascontiguousarray(image))[None])[0]
+    return (changed.round().clamp(0, 255).to(torch.uint8) if image.dtype == np.uint8 else changed).numpy()
 
 
 def _checked_size(size: Any, view: str) -> Any:

@@ -22,6 +22,7 @@ from .aggregation import GenGeoAggregator, float32_island
 from .aggregators import GenGeoHead
 from .backbones import build_backbone, family_of, patch_sides, read_tokens, run_backbone, set_trainable, token_width
 from .configuration_gengeo import GenGeoConfig
+from .token_choice import attention_map, choose_tokens, run_chosen
 
 VIEWS = ("ground", "aerial")
 MAX_SCALE = 100.0  # CLIP's bound on the InfoNCE scale
@@ -94,18 +95,43 @@ class GenGeoModel(GenGeoPreTrainedModel):
 
     Args:
         config: see `GenGeoConfig`. `requires_grad` of the backbone follows `config.trainable_blocks`.
+
+    Attributes:
+        backbone: the backbone of both views, or of the ground view where each has its own.
+        aerial_backbone: the aerial view's own backbone, only with `share_backbone=False`.
+        guide: the backbone that chooses aerial tokens, never trained, only with `aerial_keep`.
     """
 
     def __init__(self, config: GenGeoConfig) -> None:
         config.validate_architecture()  # fields may have been changed after the config was made
         super().__init__(config)
         self.backbone = build_backbone(config)
+        if not config.share_backbone:
+            self.aerial_backbone = build_backbone(config)
+        if config.aerial_keep is not None:
+            self.guide = build_backbone(config)
+            self.guide.set_attn_implementation("eager")  # others do not give their attention
         width = token_width(config.backbone_config)
         names = ("shared",) if config.share_aggregator else VIEWS
-        self.heads = nn.ModuleDict({name: GenGeoHead(config, width) for name in names})
+        self.heads = nn.ModuleDict({name: GenGeoHead(config, width, name) for name in names})
         self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
         self.post_init()
-        set_trainable(self.backbone, config.trainable_blocks)
+        self._set_trainable()
+
+    def _set_trainable(self) -> None:
+        for backbone in self.backbones:
+            set_trainable(backbone, self.config.trainable_blocks)
+        if self.config.aerial_keep is not None:
+            set_trainable(self.guide, 0)
+
+    @property
+    def backbones(self) -> tuple[Any, ...]:
+        """The backbones that are trained: one for both views, or that of the ground and that of the aerial view."""
+        return (self.backbone,) if self.config.share_backbone else (self.backbone, self.aerial_backbone)
+
+    def backbone_of(self, view: str | None) -> Any:
+        """The backbone of a view."""
+        return self.aerial_backbone if view == "aerial" and not self.config.share_backbone else self.backbone
 
     @classmethod
     def from_pretrained(
@@ -114,7 +140,8 @@ class GenGeoModel(GenGeoPreTrainedModel):
         """Load a checkpoint as `PreTrainedModel.from_pretrained` does, and check that it is complete.
 
         A GenGeo checkpoint must hold every weight. Of a backbone's checkpoint (also one with a classifier) every weight
-        of the backbone must be there, and the head is made anew.
+        of the backbone must be there, and the head is made anew. A second backbone that the checkpoint lacks starts as
+        a copy: the aerial view's of the ground's, the guide of the aerial view's.
 
         Args:
             pretrained_model_name_or_path: A directory or a Hub id.
@@ -134,10 +161,11 @@ class GenGeoModel(GenGeoPreTrainedModel):
             kwargs["key_mapping"] = _task_prefixes(kind) | (kwargs.get("key_mapping") or {})
         loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         model, info = loaded
+        _copy_backbones(model, info)
         if checked:
             _check_complete(model, info, pretrained_model_name_or_path, is_new)
         # Loading puts new parameters in place, and all of them require gradients again.
-        set_trainable(model.backbone, model.config.trainable_blocks)
+        model._set_trainable()
         return (model, info) if wants_info else model
 
     @can_return_tuple
@@ -184,8 +212,12 @@ class GenGeoModel(GenGeoPreTrainedModel):
     ) -> GenGeoModelOutput:
         head = self._head(view)
         grid = self._token_grid(pixel_values)
-        features = run_backbone(self.backbone, pixel_values, **kwargs)
-        descriptor, unprojected, assignment = head(*read_tokens(self.backbone, features))
+        backbone = self.backbone_of(_one_view(view))
+        if self.config.aerial_keep is not None and _one_view(view) == "aerial":
+            features = run_chosen(backbone, pixel_values, self.chosen_tokens(pixel_values))
+        else:
+            features = run_backbone(backbone, pixel_values, **kwargs)
+        descriptor, unprojected, assignment = head(*read_tokens(backbone, features))
         extra = {}
         if output_assignment:
             extra = {"assignment": assignment, "token_grid": grid, "unprojected": unprojected}
@@ -199,11 +231,27 @@ class GenGeoModel(GenGeoPreTrainedModel):
             **extra,
         )
 
+    @torch.no_grad()
+    def chosen_tokens(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """The patches of aerial images (B, 3, H, W) that the guide chooses: int64 (B, k), row-major and ascending."""
+        rows, columns = self._token_grid(pixel_values)
+        size, training = self.config.guide_size, self.guide.training
+        seen = (
+            pixel_values
+            if size is None
+            else functional.interpolate(pixel_values, size, mode="bilinear", antialias=True)
+        )
+        self.guide.eval()
+        chosen = choose_tokens(attention_map(self.guide, seen), (rows, columns), self.config.aerial_keep)
+        self.guide.train(training)
+        return chosen
+
     def _head(self, view: Any) -> Any:
-        if isinstance(view, list | tuple) and view and all(one == view[0] for one in view):
-            view = view[0]
+        view = _one_view(view)
         if view is not None and (not isinstance(view, str) or view not in VIEWS):
             raise ValueError(f'view is {view!r}: expected "ground" or "aerial"')
+        if view is None and self.config.aerial_keep is not None:
+            raise ValueError('this model chooses aerial tokens: say view="ground" or view="aerial"')
         if self.config.share_aggregator:
             return self.heads["shared"]
         if view is None:
@@ -247,6 +295,24 @@ class GenGeoModel(GenGeoPreTrainedModel):
         return torch.stack(losses).mean()
 
 
+def _one_view(view: Any) -> Any:
+    """The view of a batch, from equal ones of its images."""
+    several = isinstance(view, list | tuple) and view and all(one == view[0] for one in view)
+    return view[0] if several else view
+
+
+def _copy_backbones(model: Any, info: Any) -> None:
+    """Fill a second backbone that a checkpoint lacks as a whole, and take its weights off the list of missing ones."""
+    found = info if isinstance(info, dict) else vars(info)
+    missing = set(found["missing_keys"])
+    for name, source in (("aerial_backbone", model.backbone), ("guide", model.backbone_of("aerial"))):
+        own = {f"{name}.{key}" for key in getattr(model, name).state_dict()} if hasattr(model, name) else set()
+        if own and missing >= own:
+            getattr(model, name).load_state_dict(source.state_dict())
+            missing -= own
+    found["missing_keys"] = type(found["missing_keys"])(missing)
+
+
 def _check_arguments(given: Any) -> None:
     """Refuse what is nearly the name of an argument of ours: it would be swallowed."""
     known = ("aerial_pixel_values", "output_assignment", "pixel_values", "return_loss", "view")
@@ -275,7 +341,15 @@ def _task_prefixes(model_type: str) -> dict[str, str]:
 
 
 # What a backbone's checkpoint may hold beside the backbone.
-_OTHER_TASKS = ("classifier.", "head.", "decode_head.", "decoder.")
+_OTHER_TASKS = (
+    "classifier.",
+    "cls_classifier.",
+    "distillation_classifier.",
+    "pooler.",
+    "head.",
+    "decode_head.",
+    "decoder.",
+)
 
 
 def _check_complete(model: Any, info: Any, name: Any, is_new: bool) -> None:

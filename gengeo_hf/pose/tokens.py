@@ -32,6 +32,11 @@ def check_tokens(encoder: Encoder) -> None:
             "pose needs the patch tokens of the weights, and exported graphs give descriptors alone: "
             "use --backend torch with the checkpoint"
         )
+    if not model.config.share_backbone or model.config.aerial_keep is not None:
+        raise GenGeoError(
+            "pose compares the patch tokens of both views, and this model has one backbone per view or encodes some of "
+            "a tile's patches: use a model with one backbone for both"
+        )
     model_type = model.config.backbone_config.model_type
     if not family_of(model.config.backbone_config).has_blocks:
         raise GenGeoError(

@@ -42,7 +42,7 @@ def start_netvlad(
     head: Any = model.heads["shared" if model.config.share_aggregator else (view or "ground")]
     if model.config.aggregator != "netvlad":
         raise GenGeoError(f"the aggregator is {model.config.aggregator!r}: only netvlad starts from data")
-    features = _sample_features(model, head.aggregator, batches, seed)
+    features = _sample_features(model, view, head.aggregator, batches, seed)
     clusters = model.config.num_clusters
     if len(features) <= clusters:
         raise GenGeoError(f"{len(features)} tokens for {clusters} clusters: give more images")
@@ -56,7 +56,9 @@ def start_netvlad(
     return sharpness
 
 
-def _sample_features(model: "GenGeoModel", aggregator: Any, batches: Iterable[Any], seed: int) -> "torch.Tensor":
+def _sample_features(
+    model: "GenGeoModel", view: str | None, aggregator: Any, batches: Iterable[Any], seed: int
+) -> "torch.Tensor":
     """Random local features of each image, (N, l), on the CPU."""
     import torch
 
@@ -67,7 +69,8 @@ def _sample_features(model: "GenGeoModel", aggregator: Any, batches: Iterable[An
     model.eval()
     with torch.no_grad():
         for pixels in batches:
-            tokens, _ = read_tokens(model.backbone, run_backbone(model.backbone, pixels.to(model.device)))
+            backbone = model.backbone_of(view)
+            tokens, _ = read_tokens(backbone, run_backbone(backbone, pixels.to(model.device)))
             local = aggregator.local_features(tokens).cpu()
             rows += [image[torch.randperm(len(image), generator=generator)[:TOKENS_PER_IMAGE]] for image in local]
     model.train(was_training)

@@ -53,6 +53,10 @@ def test_from_tiles_to_a_map(gengeo, tiles, tiny_checkpoint, tmp_path):
     assert "unknown training data" in (tmp_path / "m.html").read_text()
     code, out, _ = gengeo("locate", tiles / "2.png", *options, "--near", "60.1,25.0,1km")
     assert code == 0 and "60.100000" in out and "60.200000" not in out
+    code, boxed, _ = gengeo("locate", tiles / "2.png", *options, "--bounds", "24,60.05,26,60.15")
+    assert code == 0 and "60.100000" in boxed and "60.200000" not in boxed
+    code, out, _ = gengeo("locate", tiles / "2.png", *options, "--bounds", "0,0,1,1")
+    assert code == 1 and "no tile of the index has its centre in the box 0,0,1,1" in out
     assert gengeo("verify", tmp_path / "idx")[1].startswith(f"{tmp_path / 'idx'}: 4 tiles")
     assert "removed 1" in gengeo("remove", tmp_path / "idx", "--bounds", "24,60.05,26,60.15")[1]
     code, out, err = gengeo("index", tiles, "--out", tmp_path / "idx", "--model", tiny_checkpoint, "--add")

@@ -7,7 +7,8 @@ import pytest
 
 from gengeo_hf.common.area import Area, parse_area
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.geo import EARTH_RADIUS_M
+from gengeo_hf.common.geo import EARTH_RADIUS_M, great_circle_m
+from gengeo_hf.common.units import Near
 
 
 def write(path, geometry, **extra):
@@ -92,3 +93,16 @@ def test_two_areas_at_once_are_refused(file):
     file.write_text("<html>")
     with pytest.raises(GenGeoError, match="is not GeoJSON"):
         parse_area(area=file)
+
+
+@pytest.mark.parametrize(
+    "bounds", ["24,60,25,61", "-71,-35,-70,-30", "179.5,-17,-179.5,-16", "-10,-5,10,40", "-170,0,170,1"]
+)
+def test_circle_around_an_area_holds_its_box(bounds):
+    area = parse_area(bounds=bounds)
+    circle = area.around()
+    box = area.bounds
+    east = box.west + (box.east - box.west) % 360
+    lat, lon = np.meshgrid(np.linspace(box.south, box.north, 41), np.linspace(box.west, east, 41))
+    assert np.all(great_circle_m(lat, lon, circle.lat, circle.lon) <= circle.radius_m)
+    assert parse_area(near="60,24,2km").around() == Near(60.0, 24.0, 2000.0)

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from gengeo_hf.common.errors import GenGeoError, disk_problem, told_in_one_line
+from gengeo_hf.common.errors import GenGeoError, UsageError, disk_problem, exit_on_error
 
 
 def test_an_error_is_one_line_whatever_a_file_is_called():
@@ -14,17 +14,23 @@ def test_an_error_is_one_line_whatever_a_file_is_called():
 
 def test_a_full_disk_and_a_missing_right_are_one_line():
     for number, word in ((errno.ENOSPC, "No space left"), (errno.EACCES, "Permission denied")):
-        with pytest.raises(SystemExit, match=f"out.npy cannot be read or written: {word}"), told_in_one_line():
+        with pytest.raises(SystemExit, match=f"out.npy cannot be read or written: {word}"), exit_on_error():
             raise OSError(number, os.strerror(number), "out.npy")
-    with pytest.raises(SystemExit, match="No space left"), told_in_one_line():
+    with pytest.raises(SystemExit, match="No space left"), exit_on_error():
         raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
     assert disk_problem(OSError(errno.EIO, "Input/output error")) is None
 
 
-def test_an_error_to_be_mended_and_ctrl_c_are_one_line_and_others_keep_their_traceback():
-    with pytest.raises(SystemExit, match="error: no such folder"), told_in_one_line():
-        raise GenGeoError("no such folder")
-    with pytest.raises(SystemExit, match="the same command goes on"), told_in_one_line("the same command goes on"):
+@pytest.mark.parametrize(("error", "status"), [(GenGeoError("no such folder"), 1), (UsageError("no such key"), 2)])
+def test_an_error_to_be_mended_is_one_line_and_a_status(error, status, capsys):
+    with pytest.raises(SystemExit) as ended, exit_on_error():
+        raise error
+    assert ended.value.code == status
+    assert capsys.readouterr().err == f"error: {error}\n"
+
+
+def test_ctrl_c_is_one_line_and_others_keep_their_traceback():
+    with pytest.raises(SystemExit, match="the same command goes on"), exit_on_error("the same command goes on"):
         raise KeyboardInterrupt
-    with pytest.raises(ZeroDivisionError), told_in_one_line():
+    with pytest.raises(ZeroDivisionError), exit_on_error():
         1 / 0  # noqa: B018  (the error is the point)

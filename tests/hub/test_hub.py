@@ -17,10 +17,9 @@ import torch
 from PIL import ExifTags, Image
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.transfer import retried
+from gengeo_hf.common.transfer import folder_files, retried
 from gengeo_hf.hub.card import ASSETS, model_card
 from gengeo_hf.hub.export import export_folder, write_space
-from gengeo_hf.hub.repository import folder_files
 from tests.hub.hub_server import TOKEN, HubServer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -306,7 +305,7 @@ from pathlib import Path
 from tests.hub.test_hub import pairs
 from gengeo_hf.encoding.encoder import Encoder
 from gengeo_hf.data import load_pairs, parquet
-from gengeo_hf.hub.repository import pull_dataset, push_dataset
+from gengeo_hf.hub.repository import push_dataset
 from gengeo_hf.index import GeoIndex
 GeoIndex.build(Encoder.from_pretrained({str(tiny_checkpoint)!r}, device="cpu"), pairs(), "city.gengeo")
 commands = [gengeo("push", "city.gengeo", "someone/city"), gengeo("pull", "someone/city", "pulled.gengeo")]
@@ -317,12 +316,12 @@ push_dataset(pairs(5), "someone/pairs", "test")
 push_dataset(pairs(3), "someone/pairs", "test", license="cc-by-4.0")  # fewer files: none of the first may stay
 push_dataset(pairs(4), "someone/pairs", "train")
 parquet.ROWS_IN_FILE = whole
-again = pull_dataset("someone/pairs", "test", cache_dir="cache")
+commands.append(gengeo("pull", "someone/pairs", "pairs"))
+again = load_pairs("parquet", root="pairs", split="test", cache_dir="cache")
 tiles = [[np.array(image) for image in table["aerial"]] for table in (pairs().gallery, again.gallery)]
 pixels = all(np.array_equal(a, b) for a, b in zip(*tiles, strict=True))
 import datasets
 library = datasets.load_dataset("someone/pairs", "queries", split="test", cache_dir="cache2")
-commands.append(gengeo("pull", "someone/pairs", "pairs"))
 folder = load_pairs("parquet", root="pairs", split="train", cache_dir="cache3").queries["query_id"][:]
 commands += [gengeo("push", "parquet:train pairs", "someone/copy"),
     gengeo("push", "parquet:train pairs", "someone/copy", "--onnx"),
@@ -330,7 +329,7 @@ commands += [gengeo("push", "parquet:train pairs", "someone/copy"),
     gengeo("pull", "someone/pairs", "none", "--kind", "map")]
 errors = []
 try:
-    pull_dataset("someone/pairs", "validation", cache_dir="cache")
+    load_pairs("parquet", root="pairs", split="validation", cache_dir="cache")
 except ValueError as error:
     errors.append(str(error))
 next(Path("pairs/gallery").glob("train-00001*")).unlink()

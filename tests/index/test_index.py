@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 
+from gengeo_hf.common.area import Area
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import Bounds, great_circle_m
 from gengeo_hf.imagery.tiles import row_bounds, tile_table
@@ -48,6 +49,24 @@ def test_a_prior_keeps_only_tiles_within_the_radius(index):
     for near in ((91, 0, 5), (0, 0, -1), (0, 0, float("nan"))):
         with pytest.raises(GenGeoError):
             index.search(unit(1), near=near)
+
+
+def test_search_in_a_box_and_in_polygons_keeps_tiles_with_their_centre_there(index, tmp_path):
+    lat, lon = index.tiles["lat"].to_numpy(), index.tiles["lon"].to_numpy()
+    edges = np.quantile(lon, [0.2, 0.7])
+    bounds = Bounds(edges[0], lat.min() - 0.001, edges[1], lat.max() + 0.001)
+    inside = set(np.array(index.tiles["tile_id"].to_pylist())[(lon >= bounds.west) & (lon <= bounds.east)])
+    ring = [
+        [bounds.west, bounds.south],
+        [bounds.east, bounds.south],
+        [bounds.east, bounds.north],
+        [bounds.west, bounds.north],
+    ]
+    file = tmp_path / "area.geojson"
+    file.write_text(json.dumps({"type": "Polygon", "coordinates": [[*ring, ring[0]]]}))
+    for area in (Area.from_bounds(bounds), Area.from_geojson(file)):
+        hits = index.search(unit(1), k=99, near=area)[0]
+        assert {hit.tile_id for hit in hits} == inside and 0 < len(inside) < len(index)
 
 
 def test_a_prior_reaches_across_the_date_line(encoder, tmp_path):

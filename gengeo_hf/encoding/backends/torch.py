@@ -50,8 +50,11 @@ def _rounded(model: GenGeoModel) -> GenGeoModel:
     """
     rounded = copy.copy(model)
     rounded._modules = dict(model._modules)  # the copy's own, so that the backbone of `model` stays in its place
-    rounded.backbone = copy.deepcopy(model.backbone)
-    for layer in rounded.backbone.modules():
-        if isinstance(layer, torch.nn.Linear):
-            layer.to(torch.bfloat16)
+    for name in ("backbone", "aerial_backbone"):
+        if name not in model._modules:
+            continue
+        rounded._modules[name] = copy.deepcopy(model._modules[name])
+        for layer in rounded.get_submodule(name).modules():
+            if isinstance(layer, torch.nn.Linear):
+                layer.to(torch.bfloat16)
     return rounded

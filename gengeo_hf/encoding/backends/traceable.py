@@ -1,6 +1,6 @@
 """The model in a form that a tracer can follow to any image size: for ONNX and for OpenVINO.
 
-Before: a GenGeo model. After: a module from pixel values to descriptors whose graph keeps no size.
+The module goes from pixel values to descriptors, and its graph keeps no size.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from gengeo_hf.common.errors import GenGeoError
+
 if TYPE_CHECKING:
     from gengeo_hf.model import GenGeoModel
 
@@ -22,7 +24,11 @@ class Descriptor(torch.nn.Module):
 
     def __init__(self, model: GenGeoModel, head: str) -> None:
         super().__init__()
-        self.backbone, self.head = model.backbone, model.heads[head]
+        if model.config.aerial_keep is not None:
+            raise GenGeoError(
+                "a model that chooses aerial tokens (aerial_keep) has no exported form: use backend torch"
+            )
+        self.backbone, self.head = model.backbone_of(head), model.heads[head]
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Descriptors (B, dim) of pixel values (B, 3, H, W)."""
@@ -44,35 +50,39 @@ def free_positions(model: GenGeoModel) -> Iterator[None]:
     if not family.has_position_grid:
         yield
         return
-    embeddings = family.embeddings(model.backbone)
-    offset = HUB_OFFSET if isinstance(embeddings, GenGeoDinov2Embeddings) else 0.0
+    every = [family.embeddings(part) for part in model.backbones]
+    offset = HUB_OFFSET if isinstance(every[0], GenGeoDinov2Embeddings) else 0.0
     backbone: Any = model.config.backbone_config
     smooth = family.smooth_positions
 
     def resize(self: Any, tokens: torch.Tensor, height: Any, width: Any) -> torch.Tensor:
         rows, columns = height // backbone.patch_size, width // backbone.patch_size
-        return resized_positions(self.position_embeddings, rows, columns, offset, smooth)
+        return resized_positions(self.position_embeddings, rows, columns, offset, smooth, family.global_tokens)
 
-    embeddings.interpolate_pos_encoding = types.MethodType(resize, embeddings)
+    for embeddings in every:
+        embeddings.interpolate_pos_encoding = types.MethodType(resize, embeddings)
     try:
         yield
     finally:
-        del embeddings.interpolate_pos_encoding  # the class's own shows again
+        for embeddings in every:
+            del embeddings.interpolate_pos_encoding  # the class's own shows again
 
 
-def resized_positions(positions: torch.Tensor, rows: Any, columns: Any, offset: float, smooth: bool) -> torch.Tensor:
-    """DINOv2's position embeddings (1, 1 + side^2, C) for a grid of rows x columns, (1, 1 + rows columns, C).
+def resized_positions(
+    positions: torch.Tensor, rows: Any, columns: Any, offset: float, smooth: bool, first: int = 1
+) -> torch.Tensor:
+    """Position embeddings (1, first + side^2, C) for a grid of rows x columns, (1, first + rows columns, C).
 
     The same numbers as bicubic `torch.nn.functional.interpolate` by the scale (new + offset) / side, with antialiasing
     where `smooth`, from operations on tensors alone. A grid of the native size is passed on.
     """
-    side, width = math.isqrt(int(positions.shape[1]) - 1), int(positions.shape[2])
+    side, width = math.isqrt(int(positions.shape[1]) - first), int(positions.shape[2])
     down, across = (torch.arange(count, dtype=torch.float32) for count in (rows, columns))
     native = (down[-1] == side - 1) & (across[-1] == side - 1)
-    grid = positions[0, 1:].reshape(side, side * width)
+    grid = positions[0, first:].reshape(side, side * width)
     grid = (_axis_weights(down, side, offset, smooth, native) @ grid).reshape(-1, side, width)
     grid = (_axis_weights(across, side, offset, smooth, native) @ grid).reshape(1, -1, width)
-    return torch.cat((positions[:, :1], grid), dim=1)
+    return torch.cat((positions[:, :first], grid), dim=1)
 
 
 def _axis_weights(target: torch.Tensor, side: int, offset: float, smooth: bool, native: torch.Tensor) -> torch.Tensor:

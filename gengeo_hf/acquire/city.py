@@ -1,0 +1,320 @@
+"""One's own city as a data set: photos of Mapillary's contributors, tiles of an open orthophoto, one own-data table.
+
+In this order, each step resumable: search the area, apply the rules, find the tiles, divide by area, fetch photos, crop
+tiles, write the table. The gallery covers the whole area, also where there is no photo.
+"""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gengeo_hf.acquire import mapillary
+from gengeo_hf.acquire.city_pairs import (
+    Pairing,
+    TileGrid,
+    keep_paired,
+    least_distance_m,
+    margin_of,
+    pair,
+    parts_of,
+)
+from gengeo_hf.acquire.city_table import City, write_city
+from gengeo_hf.acquire.download import check_space, gigabytes
+from gengeo_hf.acquire.mapillary import Mapillary
+from gengeo_hf.acquire.photo_facts import photo_of
+from gengeo_hf.acquire.photo_files import PHOTO_FOLDER, TILE_FOLDER, FetchErrors, fetch_photos, fetch_tiles
+from gengeo_hf.acquire.photo_rules import PhotoRules, Selection, flight_year, limit, select
+from gengeo_hf.acquire.photo_search import (
+    Found,
+    Journal,
+    Progress,
+    search_area,
+    search_boxes,
+    without_progress,
+)
+from gengeo_hf.common.area import Area
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.files import write_json
+from gengeo_hf.common.tables import PAIRS_FILE
+from gengeo_hf.data.own import Cut
+from gengeo_hf.imagery.plan import ImageryPlan
+from gengeo_hf.imagery.tiles import PlannedSource, Rights, TileSource
+
+REQUEST_FILE = "request.json"
+STATE = ".making"  # in the folder of the data set while it is not complete
+PHOTO_KB = {256: 20, 1024: 150, 2048: 450}
+TILE_KB = 45
+
+
+@dataclass(frozen=True)
+class CityOptions:
+    """How a city is made.
+
+    Args:
+        rules: Which photos are taken.
+        cut: Shares of the parts; None keeps all photos for evaluation. Its margin is raised to what the tiles need.
+        pixels: Width of the photos: 256, 1024 or 2048.
+        allow_gaps: Go on though some boxes, photos or tiles got no answer.
+    """
+
+    rules: PhotoRules = field(default_factory=PhotoRules)
+    cut: Cut | None = field(default_factory=Cut)
+    pixels: int = 2048
+    allow_gaps: bool = False
+
+
+@dataclass(frozen=True)
+class CityPlan:
+    """What will be requested and how large it may become, before anything is.
+
+    Args:
+        area: What the area is called.
+        searches: Requests to the photo service for the search, at least: full boxes are divided.
+        max_photos: Photos at most; each is two requests.
+        photo_megabytes: Megabytes of so many photos.
+        tiles: Tiles of the gallery.
+        tile_megabytes: Megabytes of their files.
+        hosts: Hosts that are asked; those of the pixels are named by the photo service.
+        imagery: What the imagery takes, where it is fetched.
+    """
+
+    area: str
+    searches: int
+    max_photos: int
+    photo_megabytes: float
+    tiles: int
+    tile_megabytes: float
+    hosts: tuple[str, ...]
+    imagery: ImageryPlan | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON takes it."""
+        return {**self.__dict__, "imagery": None if self.imagery is None else self.imagery.to_dict()}
+
+    def __str__(self) -> str:
+        lines = [
+            f"area:         {self.area}",
+            f"photos:       at least {self.searches:,} searches, at most {self.max_photos:,} photos of about "
+            f"{self.photo_megabytes:,.0f} MB (--max-photos)",
+            f"gallery:      {self.tiles:,} tiles, about {self.tile_megabytes:,.0f} MB on disk",
+            f"hosts:        {', '.join(self.hosts)}, and those that it names for the pixels",
+        ]
+        if self.imagery is not None:
+            lines += [f"imagery:      {line}" for line in str(self.imagery).splitlines() if not line.startswith("area")]
+        return "\n".join(lines)
+
+
+def plan_city(area: Area, source: TileSource, options: CityOptions, address: str = mapillary.API) -> CityPlan:
+    """Count what a city takes. Nothing is requested.
+
+    Args:
+        area: Where.
+        source: The imagery, tiled over the area.
+        options: How the city is made.
+        address: Address of the photo service.
+    """
+    from gengeo_hf.imagery.hosts import host_of
+
+    imagery = source.plan() if isinstance(source, PlannedSource) else None
+    return CityPlan(
+        area=str(area),
+        searches=len(search_boxes(area)),
+        max_photos=options.rules.max_photos,
+        photo_megabytes=options.rules.max_photos * PHOTO_KB[options.pixels] / 1000,
+        tiles=source.table.num_rows,
+        tile_megabytes=source.table.num_rows * TILE_KB / 1000,
+        hosts=(host_of(address), *(imagery.hosts if imagery else ())),
+        imagery=imagery,
+    )
+
+
+def make_city(
+    client: Mapillary,
+    area: Area,
+    source: TileSource,
+    rights: Rights,
+    out: str | Path,
+    options: CityOptions | None = None,
+    *,
+    overwrite: bool = False,
+    progress: Progress = without_progress,
+    say: Callable[[str], None] = lambda text: None,
+) -> City:
+    """Make the data set of a city. A run that was stopped continues when it is called again.
+
+    Args:
+        client: The photo service.
+        area: Where.
+        source: The imagery, tiled over the area; tiles must say how large they are.
+        rights: Of the imagery: attribution and licence must be known.
+        out: Directory to write.
+        options: How the city is made.
+        overwrite: Make it anew where it is complete; photos that are there are kept.
+        progress: Shows how far a step is: items, their number, their plural noun.
+        say: Takes one line for the user after each step.
+
+    Returns:
+        What was made.
+
+    Raises:
+        GenGeoError: Rights are missing, the directory holds something else, no photo is left, or some requests got no
+            answer and `allow_gaps` is not set.
+        TokenError: The access token is refused.
+        ImageryStoppedError: A server is down or the disk is full; the next run continues.
+    """
+    options, out = options or CityOptions(), Path(out)
+    if not rights.attribution or not rights.licence:
+        raise GenGeoError(f"{source.name}: say whose imagery it is and what it allows: --attribution and --licence")
+    request = _request(area, source, options)
+    state = begin(out, request, overwrite)
+    found = _search(client, area, options, state, progress, say)
+    flight = flight_year(rights.acquired)
+    chosen = select([photo_of(name, entity) for name, entity in found.photos.items()], options.rules, area, flight)
+    tiles = TileGrid.from_table(source.table, source.name)
+    pairing = keep_paired(chosen, tiles)
+    limit(chosen, options.rules.max_photos)
+    _need_photos(chosen, found)
+    parts, pairing = _divided(chosen, tiles, options)
+    say(f"{len(chosen.photos):,} photos are wanted: " + _counts(Counter(parts.tolist())))
+    needed = len(chosen.photos) * PHOTO_KB[options.pixels] * 1000 + len(tiles) * TILE_KB * 1000
+    check_space(out, needed)
+    say(f"photos and tiles take about {gigabytes(needed)}")
+
+    journal = Journal(state / "refused.jsonl")
+    refused, lost = fetch_photos(client, chosen.photos, out, options.pixels, options.rules, journal, progress)
+    _check_gaps("photos", lost, options)
+    if isinstance(source, PlannedSource) and (note := source.prepare()):
+        say(note)
+    empty, lost_tiles = fetch_tiles(source, range(len(tiles)), out, progress)
+    _check_gaps("tiles", lost_tiles, options)
+
+    city = City(out, tiles, chosen, pairing, parts, found, empty, flight)
+    city.without_pixels(refused, lambda photo: (out / PHOTO_FOLDER / f"{photo.id}.jpg").is_file())
+    _need_photos(city.chosen, found)
+    write_city(city, source.name, rights, request, least_distance_m(city.chosen.photos, city.parts))
+    shutil.rmtree(state)
+    return city
+
+
+def _request(area: Area, source: TileSource, options: CityOptions) -> dict[str, Any]:
+    """What makes a data set another one: a run that was begun with one request is not continued with another."""
+    return {
+        "area": str(area),
+        "boxes": area.boxes.round(7).tolist(),
+        "kind": options.rules.kind,
+        "photo_pixels": options.pixels,
+        "imagery": source.name,
+        "rendering": str(getattr(source, "rendering", "")),  # a source of a user's own may not have it
+        "tiles": source.table.num_rows,
+    }
+
+
+def begin(out: Path, request: dict[str, Any], overwrite: bool) -> Path:
+    """Make the directory of a data set ready, or find it as a stopped run left it.
+
+    Args:
+        out: The directory.
+        request: What is asked for.
+        overwrite: Begin anew where something else was made or begun.
+
+    Returns:
+        The directory that holds the state of the work.
+
+    Raises:
+        GenGeoError: The directory holds something else.
+    """
+    state = out / STATE
+    begun = _begun(out)
+    if begun is None:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise GenGeoError(f"{out} exists and holds something else: give the name of a new directory")
+    elif begun == request and not (out / PAIRS_FILE).is_file():
+        return state
+    elif not overwrite:
+        what = "is complete" if begun == request else "was made with another area, imagery or kind"
+        raise GenGeoError(f"{out} {what}: give the name of a new directory, or --overwrite to make it anew")
+    else:
+        (out / PAIRS_FILE).unlink(missing_ok=True)
+        are_same_photos = all(begun.get(key) == request[key] for key in ("kind", "photo_pixels"))
+        for name in (TILE_FOLDER, STATE, *(() if are_same_photos else (PHOTO_FOLDER,))):
+            shutil.rmtree(out / name, ignore_errors=True)
+    state.mkdir(parents=True, exist_ok=True)
+    write_json(state / REQUEST_FILE, request)
+    return state
+
+
+def _begun(out: Path) -> dict[str, Any] | None:
+    """What a directory was begun or made with, None where it is none of ours."""
+    from gengeo_hf.data.sources import read_sources
+
+    file = out / STATE / REQUEST_FILE
+    try:
+        if file.is_file():
+            return dict(json.loads(file.read_text(encoding="utf-8")))
+        sources = read_sources(out) if out.is_dir() else None
+        return None if sources is None else dict(sources.facts["request"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _search(
+    client: Mapillary,
+    area: Area,
+    options: CityOptions,
+    state: Path,
+    progress: Progress,
+    say: Callable[[str], None],
+) -> Found:
+    found = search_area(client, area, options.rules.is_panorama, Journal(state / "search.jsonl"), progress)
+    say(f"{found.boxes:,} boxes searched: {len(found.photos):,} photos")
+    for box in found.full[:1]:
+        say(f"{len(found.full):,} boxes of a metre hold more photos than one answer, first {box}: some are not seen")
+    if found.failed and not options.allow_gaps:
+        box, reason = next(iter(found.failed.items()))
+        sides = ",".join(f"{side:g}" for side in box)
+        raise GenGeoError(
+            f"{len(found.failed):,} of {found.boxes + len(found.failed):,} boxes got no answer, first {sides}: "
+            f"{reason}; the same command asks for these alone, and --allow-gaps goes on without them"
+        )
+    return found
+
+
+def _divided(chosen: Selection, tiles: TileGrid, options: CityOptions) -> tuple[np.ndarray, Pairing]:
+    """The part of each photo, and its tiles; photos of no part are dropped."""
+    pairing = pair(chosen.photos, tiles)
+    if options.cut is None:
+        return np.full(len(chosen.photos), "test", dtype="U10"), pairing
+    margin = max(options.cut.margin_m, margin_of(tiles.side_m))
+    cut = Cut(**{**options.cut.__dict__, "margin_m": margin, "split_by": "area"})
+    parts = parts_of(chosen.photos, pairing, tiles, cut)
+    chosen.keep(f"within {margin:g} m of another part, or of its sequence", parts != "")
+    return parts[parts != ""], pair(chosen.photos, tiles)
+
+
+def _need_photos(chosen: Selection, found: Found) -> None:
+    if chosen.photos:
+        return
+    if not found.photos:
+        raise GenGeoError(
+            "the photo service has none in this area: look at https://www.mapillary.com/app, or try --kind perspective"
+        )
+    rules = "; ".join(f"{count:,} {rule}" for rule, count in chosen.dropped.most_common(3))
+    raise GenGeoError(f"none of {len(found.photos):,} photos is left: {rules}")
+
+
+def _check_gaps(what: str, lost: FetchErrors, options: CityOptions) -> None:
+    if lost.count and not options.allow_gaps:
+        raise GenGeoError(
+            f"{lost.count:,} {what} could not be fetched, first {lost.first}; the same command asks for these alone, "
+            "and --allow-gaps goes on without them"
+        )
+
+
+def _counts(parts: Counter[str]) -> str:
+    return ", ".join(f"{parts[part]:,} {part}" for part in ("train", "validation", "test"))

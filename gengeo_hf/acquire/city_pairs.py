@@ -1,0 +1,182 @@
+"""Which tile answers which photo, and which photos train, validate and test: of a city, before any pixel is fetched."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from gengeo_hf.acquire.photo_facts import Photo
+from gengeo_hf.acquire.photo_rules import Selection, positions
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.geo import Bounds, arc_m, great_circle_m, metres_per_degree, size_of, to_unit_vectors
+from gengeo_hf.data.own import Cut, three_parts
+
+NEIGHBOURS = 16  # tile centres near a photo that are looked at
+INNER = 0.25  # half of the side of a tile's inner half, as a share of the tile's side
+SEQUENCE_M = 200.0  # photos of one sequence nearer than this must not lie in two parts
+MIN_MARGIN_M = 100.0
+
+
+@dataclass(frozen=True)
+class TileGrid:
+    """Tiles of an area.
+
+    Args:
+        ids: Their ids.
+        lat, lon: Centres in degrees, (tiles,).
+        bounds: West, south, east, north in degrees, (tiles, 4).
+    """
+
+    ids: list[str]
+    lat: np.ndarray
+    lon: np.ndarray
+    bounds: np.ndarray
+
+    @classmethod
+    def from_table(cls, table: pa.Table, name: str) -> "TileGrid":
+        """The tiles of a source.
+
+        Raises:
+            GenGeoError: The source does not say how large its tiles are.
+        """
+        sides = [table[side].to_numpy() for side in ("west", "south", "east", "north")]
+        bounds = np.stack([np.asarray(side, dtype=np.float64) for side in sides], axis=1)
+        if not np.isfinite(bounds).all():
+            raise GenGeoError(f"{name} does not say how large its tiles are: photos cannot be paired with them")
+        return cls(table["tile_id"].to_pylist(), table["lat"].to_numpy(), table["lon"].to_numpy(), bounds)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def side_m(self) -> float:
+        """Longest side of the first tile in metres: all have about the same."""
+        return max(size_of(Bounds(*self.bounds[0].tolist())))
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """The tiles of each photo.
+
+    Args:
+        positive: Index of the tile in whose inner half the photo stands, or that holds it, int64 (photos,); -1: none.
+        further: Indices of other tiles in whose inner half it stands.
+    """
+
+    positive: np.ndarray
+    further: list[list[int]]
+
+
+def pair(photos: Sequence[Photo], tiles: TileGrid) -> Pairing:
+    """Find the tiles of photos: the one whose centre is nearest, and others whose inner half holds the photo.
+
+    Args:
+        photos: With known positions.
+        tiles: Of the whole area.
+    """
+    from scipy.spatial import cKDTree
+
+    lat, lon = positions(photos)
+    if not len(lat):
+        return Pairing(np.zeros(0, dtype=np.int64), [])
+    count = min(NEIGHBOURS, len(tiles))
+    _, near = cKDTree(to_unit_vectors(tiles.lat, tiles.lon)).query(to_unit_vectors(lat, lon), k=count)
+    near = near.reshape(len(lat), count)
+    per_lat, per_lon = metres_per_degree(lat)
+    east = np.abs((tiles.lon[near] - lon[:, None] + 180.0) % 360.0 - 180.0) * per_lon[:, None]
+    north = np.abs(tiles.lat[near] - lat[:, None]) * per_lat[:, None]
+    west, south, right, top = (tiles.bounds[near, side] for side in range(4))
+    wide = (right - west + np.where(west > right, 360.0, 0.0)) * per_lon[:, None]
+    high = (top - south) * per_lat[:, None]
+    slack = 1e-6 * high  # a photo on the border of two inner halves belongs to both
+    holds = (east <= wide / 2 + slack) & (north <= high / 2 + slack)
+    inner = (east <= wide * INNER + slack) & (north <= high * INNER + slack)
+    # The query gives neighbours in the order of their distance, so that the first one that fits is the nearest.
+    first = np.where(inner.any(axis=1), inner.argmax(axis=1), holds.argmax(axis=1))
+    positive = np.where(holds.any(axis=1), near[np.arange(len(lat)), first], -1)
+    further = [
+        [int(tile) for tile, fits in zip(row, is_inner, strict=True) if fits and tile != own]
+        for row, is_inner, own in zip(near.tolist(), inner.tolist(), positive.tolist(), strict=True)
+    ]
+    return Pairing(positive.astype(np.int64), further)
+
+
+def keep_paired(chosen: Selection, tiles: TileGrid) -> Pairing:
+    """Drop photos that no tile shows, and all but one of a sequence on a tile."""
+    found = pair(chosen.photos, tiles)
+    chosen.keep("no tile of the imagery shows the place", found.positive >= 0)
+    found = pair(chosen.photos, tiles)
+    seen: set[tuple[str, int]] = set()
+    kept = []
+    for photo, tile in zip(chosen.photos, found.positive.tolist(), strict=True):
+        key = (photo.sequence or photo.id, tile)
+        kept.append(key not in seen)
+        seen.add(key)
+    chosen.keep("another frame of the sequence on the same tile", kept)
+    return pair(chosen.photos, tiles)
+
+
+def margin_of(tile_m: float) -> float:
+    """Metres between tiles of two parts so that they share no ground, at least `MIN_MARGIN_M`."""
+    return max(MIN_MARGIN_M, tile_m * 2**0.5 + 10.0)
+
+
+def parts_of(photos: Sequence[Photo], pairing: Pairing, tiles: TileGrid, cut: Cut) -> np.ndarray:
+    """The part of each photo: "train", "validation", "test", or "" for what lies too near to another part.
+
+    Photos stand where their tile does, so that those of one tile fall into one part. Of a sequence that runs through
+    two parts, the photos within `SEQUENCE_M` of each other stay in one: test before validation before training.
+
+    Args:
+        photos, pairing, tiles: See `pair`.
+        cut: Shares and margin.
+
+    Raises:
+        GenGeoError: The photos lie too near to each other to be divided.
+    """
+    lat, lon = tiles.lat[pairing.positive], tiles.lon[pairing.positive]
+    try:
+        parts = three_parts([photo.id for photo in photos], lat, lon, cut)
+    except GenGeoError as error:
+        reason = str(error).partition(":")[0]
+        raise GenGeoError(
+            f"{reason}: {len(photos):,} photos cannot be divided by area; choose a larger area, or keep all of them "
+            "for evaluation with --split test"
+        ) from None
+    for earlier, later in (("test", "validation"), ("test", "train"), ("validation", "train")):
+        parts[_near_in_sequence(photos, parts, earlier, later)] = ""
+    if not (parts == "train").any():
+        raise GenGeoError(
+            f"the margin of {cut.margin_m:g} m around test and validation leaves none of {len(photos):,} photos for "
+            "training; choose a larger area, or keep all for evaluation with --split test"
+        )
+    return parts
+
+
+def _near_in_sequence(photos: Sequence[Photo], parts: np.ndarray, earlier: str, later: str) -> np.ndarray:
+    """Photos of part `later` within `SEQUENCE_M` of one of part `earlier` of the same sequence: rows, int64."""
+    rows: dict[str, list[int]] = {}
+    for row, photo in enumerate(photos):
+        if photo.sequence and parts[row] == earlier:
+            rows.setdefault(photo.sequence, []).append(row)
+    lat, lon = positions(photos)
+    found = []
+    for row, photo in enumerate(photos):
+        if parts[row] == later and photo.sequence in rows:
+            others = rows[photo.sequence]
+            if (great_circle_m(lat[row], lon[row], lat[others], lon[others]) < SEQUENCE_M).any():
+                found.append(row)
+    return np.array(found, dtype=np.int64)
+
+
+def least_distance_m(photos: Sequence[Photo], parts: np.ndarray) -> float:
+    """Metres between the nearest photos of training and test; infinite where one of them is empty."""
+    from scipy.spatial import cKDTree
+
+    lat, lon = positions(photos)
+    points = to_unit_vectors(lat, lon)
+    train, test = points[parts == "train"], points[parts == "test"]
+    if not len(train) or not len(test):
+        return float("inf")
+    return float(arc_m(cKDTree(train).query(test)[0]).min())

@@ -1,0 +1,212 @@
+"""The client of Mapillary's API, version 4: photos in a box, and their pixels.
+
+The access token is read from the environment and sent in a header, to the API's own host alone; it reaches no address,
+file, log or message. Addresses of pixels expire, so they are asked for right before each download. Every request passes
+the client for imagery by address, with its limits, pauses and checks.
+"""
+
+import json
+import os
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import urlencode
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.imagery.client import HostUnavailableError, ImageryClient, ServerError
+from gengeo_hf.imagery.hosts import host_of, remember_secret
+from gengeo_hf.imagery.options import ClientOptions
+
+API = "https://graph.mapillary.com"
+TOKEN_VARIABLE = "MAPILLARY_ACCESS_TOKEN"  # the name of a variable, not a secret
+TOKEN_PAGE = "https://www.mapillary.com/dashboard/developers"  # likewise
+LICENCE = "CC-BY-SA-4.0"
+LIMIT = 2000  # photos in one answer at most; a box has no second page
+FULL = 0.95  # share of the limit from which an answer is taken for incomplete
+KINDS = ("panorama", "perspective")
+PIXELS = {256: "thumb_256_url", 1024: "thumb_1024_url", 2048: "thumb_2048_url"}
+FIELDS = (
+    "id",
+    "geometry",
+    "computed_geometry",
+    "compass_angle",
+    "computed_compass_angle",
+    "computed_rotation",
+    "captured_at",
+    "camera_type",
+    "camera_parameters",
+    "is_pano",
+    "width",
+    "height",
+    "sequence",
+    "creator",
+    "quality_score",
+)
+TRIES = 3  # for an answer that arrives and is not what was asked for
+BAD_TOKEN = 190  # error code of a token that is wrong, expired or withdrawn
+TOO_MANY = (4, 17, 32, 613)  # error codes of a limit on requests, whatever the status
+
+Box = tuple[float, float, float, float]  # west, south, east, north in degrees
+
+
+class TokenError(GenGeoError):
+    """The access token is missing or refused: no further request has a chance."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Pixels of a photo as the server sent them.
+
+    Args:
+        content: The file's bytes; empty where there is no photo any more.
+        reason: Why there is none.
+    """
+
+    content: bytes = b""
+    reason: str = ""
+
+
+def read_token() -> str:
+    """The access token of the environment.
+
+    Raises:
+        TokenError: It is not set, or cannot be a token.
+    """
+    token = os.environ.get(TOKEN_VARIABLE, "").strip()
+    if not token:
+        raise TokenError(f"set {TOKEN_VARIABLE} to your access token; it is free: {TOKEN_PAGE}, 'Client Token'")
+    remember_secret(token)
+    if not token.isascii() or not token.isprintable() or any(letter.isspace() for letter in token):
+        raise TokenError(f"{TOKEN_VARIABLE} holds white space or other letters than a token has: copy it again")
+    return token
+
+
+class Mapillary:
+    """Searches photos and fetches their pixels. Safe for threads.
+
+    Args:
+        token: Access token.
+        options: Limits; None takes polite ones, far below those of the API.
+        address: Address of the API.
+
+    Raises:
+        GenGeoError: The address would send the token in clear text over a network.
+    """
+
+    def __init__(self, token: str, options: ClientOptions | None = None, address: str = API) -> None:
+        options = options or replace(ClientOptions(), connections=8, rate=20.0)
+        host = host_of(address)
+        if not address.lower().startswith("https:") and not options.allow_private:
+            raise GenGeoError(f"{host} is asked by http, which would show your token: give an https address")
+        remember_secret(token)
+        self._address = address.rstrip("/")
+        self._headers = {"Authorization": f"OAuth {token}"}
+        # Two clients: the hosts of the pixels must never see the token, not by a redirect either.
+        self._api, self._pixels = ImageryClient(options, (host,)), ImageryClient(options)
+
+    def __enter__(self) -> "Mapillary":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._api.close()
+        self._pixels.close()
+
+    @property
+    def requests(self) -> int:
+        """Requests that were sent, tries counted."""
+        return self._api.requests + self._pixels.requests
+
+    @property
+    def hosts(self) -> list[str]:
+        """Hosts that were asked so far."""
+        return [*self._api.hosts, *self._pixels.hosts]
+
+    def search(self, box: Box, is_panorama: bool) -> list[dict[str, Any]]:
+        """Photos in a box; up to `LIMIT` of them, in no order that could be relied on.
+
+        Args:
+            box: West, south, east, north in degrees, each side less than 0.01 degrees.
+            is_panorama: Panoramas, or all other photos.
+
+        Returns:
+            What the API says of each: `FIELDS`, absent ones are missing keys.
+
+        Raises:
+            TokenError: The token is refused.
+            ServerError: No answer, or something else in its place.
+        """
+        words = {
+            "bbox": ",".join(f"{side:.7f}" for side in box),
+            "is_pano": str(is_panorama).lower(),
+            "limit": str(LIMIT),
+            "fields": ",".join(FIELDS),
+        }
+        found = self._ask("images", words)
+        photos = None if found is None else found.get("data")
+        if not isinstance(photos, list) or not all(isinstance(photo, dict) for photo in photos):
+            raise ServerError(f"{host_of(self._address)} answers a search without a list of photos: go on later")
+        return photos
+
+    def picture(self, photo_id: str, pixels: int) -> Picture:
+        """Pixels of a photo.
+
+        Args:
+            photo_id: Id of the photo.
+            pixels: Width: 256, 1024 or 2048.
+
+        Raises:
+            TokenError: The token is refused.
+            ServerError: No answer, or something else in its place.
+        """
+        field = PIXELS[pixels]
+        for _ in range(TRIES):
+            found = self._ask(photo_id, {"fields": f"id,{field}"})
+            address = None if found is None else found.get(field)
+            if not isinstance(address, str):
+                return Picture(reason="not there any more")
+            self._pixels.allow(address)
+            try:
+                answer = self._pixels.get(address)
+            except ServerError as error:
+                if error.status == 403:  # the address has expired
+                    continue
+                raise
+            if not answer.is_missing:
+                return Picture(answer.content)
+        return Picture(reason="address expires at once")
+
+    def _ask(self, path: str, words: dict[str, str]) -> dict[str, Any] | None:
+        """One JSON object of the API; None where there is nothing of that name."""
+        host = host_of(self._address)
+        address = f"{self._address}/{path}?{urlencode(words, safe=',')}"
+        for _ in range(TRIES):
+            try:
+                answer = self._api.get(address, headers=self._headers)
+            except ServerError as error:
+                raise _explained(error, host) from None
+            if answer.is_missing:
+                return None
+            try:
+                found = json.loads(answer.content)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(found, dict):
+                return found
+        kind = "a web page" if answer.media_type == "text/html" else f"{answer.media_type or 'something'}"
+        raise ServerError(f"{host} sends {kind} in the place of JSON: is a login or a proxy in between?")
+
+
+def _explained(error: ServerError, host: str) -> GenGeoError:
+    """What the API itself says of a refusal."""
+    try:
+        said = json.loads(error.content)["error"]
+        message, code = str(said.get("message", ""))[:200], said.get("code")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        message, code = "", None
+    if code in TOO_MANY:
+        return HostUnavailableError(f"{host} wants fewer requests ({message}); the same command goes on later")
+    if error.status in (401, 403) or code == BAD_TOKEN:
+        reason = f" ({message})" if message else ""
+        return TokenError(
+            str(ServerError(f"{host} refuses the token in {TOKEN_VARIABLE}{reason}: make a new one at {TOKEN_PAGE}"))
+        )
+    return ServerError(f"{error}; it says: {message}", error.status) if message else error

@@ -1,0 +1,241 @@
+"""Image files of a city, fetched by several threads: photos from the API, tiles from any imagery source.
+
+A file that is there is not fetched again; each is written aside and renamed. What was looked at and refused is in a
+journal, so that it is not fetched twice either.
+"""
+
+import contextlib
+import io
+import os
+import re
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+
+from gengeo_hf.acquire.mapillary import Mapillary, TokenError
+from gengeo_hf.acquire.photo_facts import Photo
+from gengeo_hf.acquire.photo_rules import PhotoRules, is_whole_sphere
+from gengeo_hf.acquire.photo_search import Journal, Progress
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.images import open_image
+from gengeo_hf.imagery.tiles import ImageryStoppedError, TileSource
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+PHOTO_FOLDER, TILE_FOLDER = "photos", "tiles"
+PHOTO_WORKERS, TILE_WORKERS = 8, 4
+JPEG_QUALITY = 92
+SMALL = 64  # pixels of the longer side at which brightness is measured
+UNREADABLE = "not an image, or cut off"
+
+
+class FetchErrors:
+    """What could not be fetched this time, though it may be later; the first few with their reason."""
+
+    def __init__(self) -> None:
+        self.count, self.first = 0, ""
+        self._lock = threading.Lock()
+
+    def add(self, what: str, error: Exception) -> None:
+        """Count one."""
+        with self._lock:
+            self.count += 1
+            self.first = self.first or f"{what}: {error}"
+
+
+def photo_path(folder: Path, photo: Photo) -> Path:
+    """Where a photo's file lies."""
+    return folder / PHOTO_FOLDER / f"{photo.id}.jpg"
+
+
+def tile_path(folder: Path, tile_id: str) -> Path:
+    """Where a tile's file lies."""
+    return folder / TILE_FOLDER / f"{re.sub(r'[^A-Za-z0-9._-]', '_', tile_id)}.jpg"
+
+
+def fetch_photos(
+    client: Mapillary,
+    photos: Sequence[Photo],
+    folder: Path,
+    pixels: int,
+    rules: PhotoRules,
+    journal: Journal,
+    progress: Progress,
+) -> tuple[dict[str, str], FetchErrors]:
+    """Fetch the pixels of photos.
+
+    Args:
+        client: Who is asked.
+        photos: Those that are wanted.
+        folder: Of the data set.
+        pixels: Width of the pictures.
+        rules: Which pictures are refused.
+        journal: Refused ones of this and earlier runs.
+        progress: Shows how far it is.
+
+    Returns:
+        Reason by id of the photos that were refused; and what was not answered.
+
+    Raises:
+        TokenError: The token is refused.
+        ImageryStoppedError: The server is down.
+    """
+    refused = {str(line["id"]): str(line["rule"]) for line in journal.lines() if "id" in line and "rule" in line}
+    failed = FetchErrors()
+
+    def fetch(photo: Photo) -> str:
+        path = photo_path(folder, photo)
+        if photo.id in refused or is_there(path):
+            return ""
+        try:
+            rule = _fetched(client, photo, path, pixels, rules)
+        except (TokenError, ImageryStoppedError):
+            raise
+        except GenGeoError as error:
+            failed.add(f"photo {photo.id}", error)
+            return ""
+        if rule:
+            journal.add({"id": photo.id, "rule": rule})
+            refused[photo.id] = rule
+        return rule
+
+    (folder / PHOTO_FOLDER).mkdir(parents=True, exist_ok=True)
+    for _ in progress(in_threads(fetch, photos, PHOTO_WORKERS), len(photos), "photos"):
+        pass
+    wanted = {photo.id for photo in photos}
+    return {name: rule for name, rule in refused.items() if name in wanted}, failed
+
+
+def _fetched(client: Mapillary, photo: Photo, path: Path, pixels: int, rules: PhotoRules) -> str:
+    """Fetch one photo and write it; the rule that it breaks, "" where it is fine."""
+    for is_last in (False, True):  # a picture that was cut off is asked for once more
+        picture = client.picture(photo.id, pixels)
+        if picture.reason:
+            return picture.reason
+        try:
+            image = open_image(picture.content)
+        except GenGeoError:
+            if is_last:
+                return UNREADABLE
+            continue
+        if rules.is_panorama and not is_whole_sphere(*image.size):
+            return "pixels not twice as wide as high"
+        if brightness(image) < rules.min_brightness:
+            return f"darker than {rules.min_brightness:g} of 255"
+        write_image(path, picture.content)
+        break
+    return ""
+
+
+def fetch_tiles(
+    source: TileSource, rows: Sequence[int], folder: Path, progress: Progress
+) -> tuple[dict[int, str], FetchErrors]:
+    """Crop tiles of a source and write them.
+
+    Args:
+        source: The imagery.
+        rows: Rows of its table that are wanted.
+        folder: Of the data set.
+        progress: Shows how far it is.
+
+    Returns:
+        Reason by row of the tiles without a picture; and what was not answered.
+
+    Raises:
+        ImageryStoppedError: The server is down, or the disk is full.
+    """
+    from gengeo_hf.imagery.pictures import LASTING, NotAPictureError
+
+    ids = source.table["tile_id"].to_pylist()
+    empty: dict[int, str] = {}
+    failed = FetchErrors()
+
+    def fetch(row: int) -> str:
+        path = tile_path(folder, ids[row])
+        if is_there(path):
+            return ""
+        try:
+            image = source.read(row)
+        except ImageryStoppedError:
+            raise
+        except NotAPictureError as error:
+            if error.reason not in LASTING:
+                failed.add(f"tile {ids[row]}", error)
+            empty[row] = error.reason
+            return error.reason
+        except GenGeoError as error:
+            failed.add(f"tile {ids[row]}", error)
+            empty[row] = str(error)
+            return str(error)
+        if image is None:
+            empty[row] = "no data"
+            return empty[row]
+        content = io.BytesIO()
+        image.convert("RGB").save(content, "JPEG", quality=JPEG_QUALITY)
+        write_image(path, content.getvalue())
+        return ""
+
+    (folder / TILE_FOLDER).mkdir(parents=True, exist_ok=True)
+    for _ in progress(in_threads(fetch, rows, TILE_WORKERS), len(rows), "tiles"):
+        pass
+    return empty, failed
+
+
+def in_threads(action: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+    """Results of an action in the order of the items, a few of which are in work at a time.
+
+    An error ends it at once: what is in work is finished, nothing new is begun.
+    """
+    pool = ThreadPoolExecutor(workers)
+    running: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            running.append(pool.submit(action, item))
+            if len(running) >= 4 * workers:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def is_there(path: Path) -> bool:
+    """Whether an image file was written before."""
+    try:
+        return path.stat().st_size > 0
+    except OSError:
+        return False
+
+
+def write_image(path: Path, content: bytes) -> None:
+    """Write an image aside and rename it.
+
+    Not by `atomic_file`, which looks through the whole folder each time and waits for the disk: too slow for 100,000.
+
+    Raises:
+        ImageryStoppedError: The disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise ImageryStoppedError(
+            f"{path} cannot be written: {error.strerror or error}; what is there is kept, and the same command goes on"
+        ) from error
+
+
+def brightness(image: Image.Image) -> float:
+    """Mean grey level of an image, 0 to 255."""
+    small = image.convert("L")
+    small.thumbnail((SMALL, SMALL))
+    return float(np.asarray(small, dtype=np.float64).mean())

@@ -1,0 +1,249 @@
+"""Which photos of a search become queries: rules on what is known without pixels, each with its count.
+
+The rules follow what makes a pair wrong (position or heading not trusted, camera tilted, another kind of camera) and
+what makes a set flatter itself (frames of one drive a metre apart).
+"""
+
+import hashlib
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import numpy as np
+
+from gengeo_hf.acquire.photo_facts import FISHEYES, Photo
+from gengeo_hf.common.area import Area
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.geo import metres_per_degree
+
+YEAR_S = 365.25 * 86_400
+RATIO_SLACK = 0.01  # of a panorama's width against twice its height
+CONSTANT = 3  # photos of a sequence from which one heading for all of them is not believed
+
+
+@dataclass(frozen=True)
+class PhotoRules:
+    """What a photo must be.
+
+    Args:
+        kind: "panorama" (whole spheres) or "perspective"; the two are never mixed.
+        max_shift_m: Metres between the computed and the stated position.
+        max_heading_gap: Degrees between the computed and the stated heading.
+        max_tilt: Degrees of pitch or roll; pixels are not levelled.
+        max_years: Years between photo and flight; None takes all.
+        min_quality: The API's score of 0 to 1; photos without one are kept.
+        min_brightness: Mean of the grey levels, 0 to 255; darker photos are taken for night.
+        sequence_step_m: Metres between kept frames of a sequence.
+        grid_m: One photo is kept in each square of this side.
+        max_photos: At most so many, spread over the area.
+    """
+
+    kind: str = "panorama"
+    max_shift_m: float = 15.0
+    max_heading_gap: float = 30.0
+    max_tilt: float = 10.0
+    max_years: float | None = None
+    min_quality: float = 0.0
+    min_brightness: float = 25.0
+    sequence_step_m: float = 4.0
+    grid_m: float = 3.0
+    max_photos: int = 20_000
+
+    @property
+    def is_panorama(self) -> bool:
+        """Whether panoramas are wanted."""
+        return self.kind == "panorama"
+
+
+@dataclass
+class Selection:
+    """Photos that are left, and how many each rule took.
+
+    Args:
+        photos: In the order of their ids.
+        dropped: Photos by the rule that took them; each photo is counted once, by the first rule that it breaks.
+    """
+
+    photos: list[Photo]
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    def keep(self, rule: str, is_kept: Sequence[bool] | np.ndarray) -> None:
+        """Drop photos, and count them."""
+        kept = [photo for photo, stays in zip(self.photos, is_kept, strict=True) if stays]
+        if len(kept) < len(self.photos):
+            self.dropped[rule] += len(self.photos) - len(kept)
+        self.photos = kept
+
+
+def select(photos: Sequence[Photo], rules: PhotoRules, area: Area, flight: float | None) -> Selection:
+    """Apply all rules that need no pixels.
+
+    Args:
+        photos: Of a search, each once.
+        rules: What a photo must be.
+        area: Where photos are wanted: answers hold some from just outside.
+        flight: When the aerial imagery was taken, as a year with decimals; None where unknown.
+
+    Raises:
+        GenGeoError: A greatest age is asked for, and the flight's date is not known.
+    """
+    if rules.max_years is not None and flight is None:
+        raise GenGeoError("--max-years needs the date of the flight: give --acquired, for example --acquired 2023")
+    chosen = Selection(sorted(photos, key=lambda photo: (len(photo.id), photo.id)))
+    known = [math.isfinite(photo.lat) and math.isfinite(photo.lon) for photo in chosen.photos]
+    chosen.keep("without a position", known)
+    lat, lon = positions(chosen.photos)
+    chosen.keep("outside the area", area.touches(lat, lon, 0.0) if len(lat) else [])
+    for name, test in _tests(rules, flight):
+        chosen.keep(name, [test(photo) for photo in chosen.photos])
+    constant = _constant_headings(chosen.photos)
+    chosen.keep("one heading for a whole sequence", [photo.sequence not in constant for photo in chosen.photos])
+    chosen.keep(f"nearer than {rules.sequence_step_m:g} m to the last frame", _spaced(chosen.photos, rules))
+    chosen.keep(f"more than one in {rules.grid_m:g} m", _one_per_cell(chosen.photos, rules.grid_m))
+    return chosen
+
+
+def limit(chosen: Selection, count: int) -> None:
+    """Keep at most so many photos, drawn by a hash of their ids: spread over the area, the same in each run."""
+    if len(chosen.photos) > count:
+        order = sorted(chosen.photos, key=lambda photo: _mixed(photo.id))
+        kept = {photo.id for photo in order[:count]}
+        chosen.keep("beyond --max-photos", [photo.id in kept for photo in chosen.photos])
+
+
+def positions(photos: Sequence[Photo]) -> tuple[np.ndarray, np.ndarray]:
+    """Latitudes and longitudes in degrees, (photos,) each."""
+    return np.array([photo.lat for photo in photos]), np.array([photo.lon for photo in photos])
+
+
+def flight_year(acquired: str) -> float | None:
+    """The middle of the time that a source states for its imagery, as a year with decimals.
+
+    Args:
+        acquired: For example "2023", "2021-05-13", "20210513", "2019/2021"; None is returned where no year is in it.
+    """
+    found = re.findall(r"(?<!\d)((?:19|20)\d\d)(?:-?(0[1-9]|1[0-2])(?!\d)|-?(0[1-9]|1[0-2])-?[0-3]\d)?", acquired)
+    years = []
+    for year, month_alone, month in found:
+        number = month_alone or month
+        years.append(int(year) + ((int(number) - 0.5) / 12 if number else 0.5))
+    return sum(years) / len(years) if years else None
+
+
+def photo_year(photo: Photo) -> float:
+    """When a photo was taken, as a year with decimals; NaN where unknown."""
+    if photo.captured_at is None:
+        return math.nan
+    return 1970.0 + photo.captured_at / 1000 / YEAR_S
+
+
+def day_of(photo: Photo) -> str:
+    """Day on which a photo was taken, ISO 8601, "" where unknown."""
+    if photo.captured_at is None:
+        return ""
+    try:
+        return datetime.fromtimestamp(photo.captured_at / 1000, UTC).date().isoformat()
+    except (ValueError, OverflowError, OSError):
+        return ""
+
+
+def _tests(rules: PhotoRules, flight: float | None) -> list[tuple[str, Callable[[Photo], bool]]]:
+    """Rules that look at one photo. Comparisons with NaN are false: what is unknown is not held against a photo."""
+    kind = [("another kind of camera", lambda photo: _is_kind(photo, rules))]
+    if rules.is_panorama:
+        kind += [
+            ("not twice as wide as high", lambda photo: is_whole_sphere(photo.width, photo.height)),
+            ("without a heading", lambda photo: math.isfinite(photo.heading)),
+        ]
+    years = math.inf if rules.max_years is None else rules.max_years
+    return [
+        *kind,
+        ("without a computed position", lambda photo: math.isfinite(photo.shift_m)),
+        (f"positions more than {rules.max_shift_m:g} m apart", lambda photo: not photo.shift_m > rules.max_shift_m),
+        ("headings both 0", lambda photo: not (photo.heading == 0.0 and photo.heading_gap == 0.0)),
+        (
+            f"headings more than {rules.max_heading_gap:g} degrees apart",
+            lambda photo: not photo.heading_gap > rules.max_heading_gap,
+        ),
+        (f"tilted by more than {rules.max_tilt:g} degrees", lambda photo: not photo.tilt > rules.max_tilt),
+        (
+            f"more than {years:g} years from the flight",
+            lambda photo: flight is None or not abs(photo_year(photo) - flight) > years,
+        ),
+        (f"quality below {rules.min_quality:g}", lambda photo: not photo.quality < rules.min_quality),
+    ]
+
+
+def _is_kind(photo: Photo, rules: PhotoRules) -> bool:
+    if rules.is_panorama:
+        return photo.is_sphere
+    return not photo.is_panorama and photo.camera not in (*FISHEYES, "spherical", "equirectangular")
+
+
+def is_whole_sphere(width: int, height: int) -> bool:
+    """Whether a picture has the shape of a whole sphere; True where its size is unknown.
+
+    Args:
+        width, height: Pixels, 0 where unknown.
+    """
+    return not (width and height) or abs(width / (2 * height) - 1) <= RATIO_SLACK
+
+
+def _constant_headings(photos: Sequence[Photo]) -> set[str]:
+    """Sequences all of whose photos state the same heading to the last digit."""
+    headings: dict[str, set[float]] = {}
+    sizes: Counter[str] = Counter()
+    for photo in photos:
+        if photo.sequence and math.isfinite(photo.heading):
+            headings.setdefault(photo.sequence, set()).add(photo.heading)
+            sizes[photo.sequence] += 1
+    return {name for name, values in headings.items() if len(values) == 1 and sizes[name] >= CONSTANT}
+
+
+def _plane(photos: Sequence[Photo]) -> np.ndarray:
+    """Metres east and north of photos in a plane over the area, (photos, 2)."""
+    lat, lon = positions(photos)
+    if not len(lat):
+        return np.zeros((0, 2))
+    middle = float(np.median(lat))
+    per_lat, per_lon = (float(value) for value in metres_per_degree(middle))
+    east = (lon - lon[0] + 180.0) % 360.0 - 180.0
+    return np.stack([east * per_lon, (lat - middle) * per_lat], axis=1)
+
+
+def _spaced(photos: Sequence[Photo], rules: PhotoRules) -> np.ndarray:
+    """Which photos keep the distance to the last kept frame of their sequence, in the order of time: bool (photos,)."""
+    plane, kept = _plane(photos), np.ones(len(photos), dtype=bool)
+    last: dict[str, np.ndarray] = {}
+    for row in sorted(range(len(photos)), key=lambda row: (photos[row].captured_at or 0, photos[row].id)):
+        name = photos[row].sequence
+        if not name:
+            continue
+        if name in last and np.hypot(*(plane[row] - last[name])) < rules.sequence_step_m:
+            kept[row] = False
+        else:
+            last[name] = plane[row]
+    return kept
+
+
+def _one_per_cell(photos: Sequence[Photo], side_m: float) -> np.ndarray:
+    """The best photo of each square, by quality and then the newest: bool (photos,)."""
+    kept = np.zeros(len(photos), dtype=bool)
+    cells = np.floor(_plane(photos) / side_m).astype(np.int64)
+    taken = set()
+    order = sorted(
+        range(len(photos)),
+        key=lambda row: (-np.nan_to_num(photos[row].quality), -(photos[row].captured_at or 0), photos[row].id),
+    )
+    for row in order:
+        cell = (int(cells[row, 0]), int(cells[row, 1]))
+        kept[row] = cell not in taken
+        taken.add(cell)
+    return kept
+
+
+def _mixed(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()

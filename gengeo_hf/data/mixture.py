@@ -1,0 +1,92 @@
+"""Several data sets as one, for a model that serves all of them.
+
+data:
+  name: mixture
+  train:
+    parts: [world-urban num_pairs=6800, world-offcenter num_pairs=6800]
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import datasets
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.schema import CAMERA_FEATURES, GALLERY_FEATURES, QUERY_FEATURES, CrossViewDataset
+
+
+def load_mixture(root: str | Path | None, split: str, *, parts: Sequence[str]) -> CrossViewDataset:
+    """Load several data sets and join their tables.
+
+    Args:
+        root: Folder of the parts that name none.
+        split: Split of the parts that name none.
+        parts: Two or more data sets, each as `NAME[:SPLIT] [ROOT] [key=value ...]`.
+
+    Returns:
+        The photos and the tiles of all parts, one part after the other. Where two parts share a `query_id` or a
+        `tile_id`, all ids begin with the number of their part, `1/` for the first.
+
+    Raises:
+        GenGeoError: Fewer than two parts, or a part that cannot be loaded.
+    """
+    from gengeo_hf.data.registry import load_pairs, parse_data  # the registry names this loader
+
+    given = [parts] if isinstance(parts, str) else list(parts)
+    if len(given) < 2:
+        raise GenGeoError(
+            f"a mixture needs two or more parts, found {len(given)}: give the option parts, for training "
+            "'data.train.parts=[table data/a, table data/b]' and data.validation.parts likewise"
+        )
+    loaded = []
+    for notation in map(parse_data, given):
+        if notation.name == "mixture":
+            raise GenGeoError("a mixture cannot be a part of a mixture: name its parts instead")
+        home = notation.root if notation.root is not None else root
+        loaded.append(load_pairs(notation.name, home, notation.split or split, **notation.options))
+    if any(_shared(loaded, view, column) for view, column in (("queries", "query_id"), ("gallery", "tile_id"))):
+        loaded = [_numbered(part, number) for number, part in enumerate(loaded, 1)]
+    cameras = {name for part in loaded for name in CAMERA_FEATURES if name in part.queries.column_names}
+    kept = datasets.Features({name: kind for name, kind in CAMERA_FEATURES.items() if name in cameras})
+    return CrossViewDataset(
+        f"mixture/{split}({', '.join(part.name for part in loaded)})",
+        _joined([part.queries for part in loaded], datasets.Features(QUERY_FEATURES | kept)),
+        _joined([part.gallery for part in loaded], GALLERY_FEATURES),
+    )
+
+
+def _shared(parts: Sequence[CrossViewDataset], view: str, column: str) -> bool:
+    """Whether two parts have an id in common."""
+    ids = [value for part in parts for value in getattr(part, view)[column][:]]
+    return len(set(ids)) < len(ids)
+
+
+def _numbered(part: CrossViewDataset, number: int) -> CrossViewDataset:
+    """The part with its number before each id."""
+
+    def named(tile: str | None) -> str | None:
+        return None if tile is None else f"{number}/{tile}"
+
+    def replaced(table: datasets.Dataset, column: str, values: Sequence[object]) -> datasets.Dataset:
+        feature = table.features[column]
+        return table.remove_columns(column).add_column(column, list(values), feature=feature)
+
+    queries, gallery = part.queries, part.gallery
+    for column in ("query_id", "positive"):
+        queries = replaced(queries, column, [named(value) for value in queries[column][:]])
+    semi = [[named(tile) for tile in row or ()] for row in queries["semi_positives"][:]]
+    queries = replaced(queries, "semi_positives", semi)
+    gallery = replaced(gallery, "tile_id", [named(value) for value in gallery["tile_id"][:]])
+    return CrossViewDataset(part.name, queries, gallery)
+
+
+def _joined(tables: Sequence[datasets.Dataset], features: datasets.Features) -> datasets.Dataset:
+    """Rows of all tables with the columns of `features`; a column that a table lacks is null there."""
+    same = []
+    for table in tables:
+        table = table.select_columns([name for name in features if name in table.column_names])
+        for name in features:
+            if name not in table.column_names:
+                table = table.add_column(name, [None] * len(table), feature=features[name])
+        same.append(table.select_columns(list(features)).cast(features))
+    return datasets.concatenate_datasets(same)

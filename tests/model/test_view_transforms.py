@@ -1,0 +1,75 @@
+"""Views that the image processor makes: what they turn with, and what they refuse."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gengeo_hf.encoding.fingerprint import fingerprint
+from gengeo_hf.model import GenGeoImageProcessor
+from gengeo_hf.model.view_transforms import ground_bev, parse_view, polar_tile
+
+SIZES = {"ground": {"height": 28, "width": 28}, "aerial": {"height": 28, "width": 112}}
+
+
+def noise(*shape, seed=0):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) * 255
+
+
+def test_a_quarter_turn_of_the_panorama_is_one_of_its_bird_s_eye_view():
+    panorama = noise(2, 3, 42, 168)
+    bev = parse_view("bev:70:0.45:2:70", "ground")
+    assert bev.is_map
+    for turn in (1, 2, 3):
+        rolled = torch.roll(panorama, -turn * 42, dims=-1)
+        torch.testing.assert_close(bev(rolled), torch.rot90(bev(panorama), turn, (2, 3)), atol=2e-2, rtol=0)
+    torch.testing.assert_close(bev(panorama.flip(-1)), bev(panorama).flip(-1), atol=2e-2, rtol=0)
+
+
+def test_a_turned_or_mirrored_tile_is_a_rolled_or_mirrored_polar_tile():
+    tile = noise(2, 3, 71, 71)
+    polar = parse_view("polar:24x96:exact", "aerial")
+    assert not polar.is_map
+    for turn in (1, 2, 3):
+        rolled = torch.roll(polar(tile), -turn * 24, dims=-1)
+        torch.testing.assert_close(polar(torch.rot90(tile, turn, (2, 3))), rolled, atol=2e-2, rtol=0)
+    torch.testing.assert_close(polar(tile.flip(-1)), polar(tile).flip(-1), atol=2e-2, rtol=0)
+
+
+def test_the_processor_changes_the_view_before_it_resizes(tiny_model, tmp_path):
+    plain = GenGeoImageProcessor(view_sizes=SIZES)
+    views = {"ground": "bev:40:0.5:2:70", "aerial": "polar:28x112"}
+    processor = GenGeoImageProcessor(view_sizes=SIZES, view_transforms=views)
+    panorama = noise(1, 3, 42, 168).to(torch.uint8)
+    bev = ground_bev(panorama, 40, 0.5, 2.0, vertical_fov=70.0).round().to(torch.uint8)
+    options = {"view": "ground", "return_tensors": "pt"}
+    expected = plain([bev[0]], **options)["pixel_values"]
+    assert torch.equal(processor([panorama[0]], **options)["pixel_values"], expected)
+    picture = Image.fromarray(panorama[0].permute(1, 2, 0).numpy())
+    assert torch.equal(processor([picture], **options)["pixel_values"], expected)
+    tile = noise(1, 3, 70, 70).to(torch.uint8)
+    unrolled = polar_tile(tile, (28, 112)).round().to(torch.uint8)
+    found = processor([tile[0]], view="aerial", return_tensors="pt", do_rescale=False, do_normalize=False)
+    assert np.array_equal(found["pixel_values"], unrolled)
+    processor.save_pretrained(tmp_path)
+    again = GenGeoImageProcessor.from_pretrained(tmp_path)
+    assert torch.equal(again([picture], **options)["pixel_values"], expected)
+    assert fingerprint(tiny_model, again) == fingerprint(tiny_model, processor) != fingerprint(tiny_model, plain)
+
+
+@pytest.mark.parametrize(
+    ("text", "view", "message"),
+    [
+        ("bev:70:0.45:2:70", "ground", "needs a whole panorama, at least twice as wide as high; found 48 x 64 pixels"),
+        ("downward:28x28:170:70", "ground", "needs a whole panorama"),
+        ("bev:70", "ground", "needs a whole panorama"),
+        ("polar:28x112", "aerial", "only square tiles can be unrolled, found 48 x 64 pixels"),
+        ("polar:28x112", "ground", "is not a view of ground images: write it as bev:512:0.06:1.5:70 or downward:"),
+        ("fisheye", "aerial", "'fisheye' is not a view of aerial images: write it as polar:112x616"),
+    ],
+)
+def test_images_without_such_a_view_are_refused_in_one_line(text, view, message):
+    processor = GenGeoImageProcessor(view_sizes=SIZES, view_transforms={view: text})
+    with pytest.raises(ValueError, match=message) as caught:
+        processor([Image.new("RGB", (64, 48))], view=view)
+    assert "\n" not in str(caught.value)

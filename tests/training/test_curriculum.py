@@ -1,0 +1,56 @@
+"""A training in stages: order, starts, and what is refused."""
+
+import pytest
+
+import curriculum
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.training.settings import load_settings
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """The commands that are run, and the exit code that they give."""
+    seen, code = [], [0]
+    monkeypatch.setattr(curriculum, "run_training", lambda command, env: seen.append(command) or code[0])
+    return seen, code
+
+
+def init_of(command):
+    return next((word.partition("=")[2] for word in command if word.startswith("model.init=")), None)
+
+
+def test_each_stage_starts_from_the_weights_of_the_one_before(commands, tmp_path):
+    seen, _ = commands
+    curriculum.main(["world_anywhere", "--out", str(tmp_path), "seed=3"])
+    first, second, third = seen
+    assert init_of(first) is None
+    assert init_of(second) == str(tmp_path / "centred" / "model")
+    assert init_of(third) == str(tmp_path / "moved" / "model")
+    assert f"output={tmp_path}" in third and all("seed=3" in command for command in seen)
+
+
+def test_a_trained_model_takes_the_place_of_the_first_stage(commands, tmp_path):
+    seen, _ = commands
+    curriculum.main(["world_anywhere", "--out", str(tmp_path), "--start", "mine"])
+    assert len(seen) == 2 and init_of(seen[0]) == "mine"
+
+
+def test_a_stage_that_stops_ends_the_training(commands, tmp_path):
+    seen, code = commands
+    code[0] = 1
+    with pytest.raises(GenGeoError, match="goes on from the last checkpoint"):
+        curriculum.main(["world_anywhere", "--out", str(tmp_path)])
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("path", sorted(curriculum.CURRICULA.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_curricula_name_configurations_and_keys_that_exist(path):
+    for stage in curriculum.read_stages(str(path)).values():
+        load_settings(stage["config"], [*stage.get("set", []), "output=unused"])
+
+
+def test_what_is_no_curriculum_is_refused(tmp_path):
+    (tmp_path / "x.yaml").write_text("stages: {one: {set: [a=1]}}")
+    for given in (str(tmp_path / "x.yaml"), "unknown"):
+        with pytest.raises(GenGeoError, match="curriculum"):
+            curriculum.read_stages(given)
