@@ -26,6 +26,7 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.schema import CrossViewDataset
 from gengeo_hf.data.loading import AerialImages, GroundImages
 from gengeo_hf.data.registry import DataNotation, parse_data
+from gengeo_hf.data.view_checks import check_views
 from gengeo_hf.encoding.adaptation import adaptation_name
 from gengeo_hf.encoding.encoder import Encoder, View
 from gengeo_hf.encoding.engine import DescriptorStore, Transform, encode_images, encode_to_store, images_fingerprint
@@ -154,6 +155,12 @@ def encode_data(
     truth = Truth.from_dataset(loaded)
     overlap = training_overlap(encoder.training_record, truth, rules)
     check_limited_view(rules, loaded.queries["fov"][:])
+    check_views(loaded, encoder.processor)
+    if rules.limited and (changed := (encoder.processor.view_transforms or {}).get("ground")):
+        raise GenGeoError(
+            f"protocol {rules.name} crops panoramas to {rules.fov} degrees, and this model's view {changed} needs the "
+            "whole one"
+        )
     if encode is not None and (centering or flip):
         raise GenGeoError("centering and flip need the encoder's own images: leave encode out")
     label = name or _model_name(model, encoder)

@@ -38,7 +38,7 @@ def encode_photos(encoder: Encoder, folder: Path, *, flip: bool = False) -> tupl
         photo = read_photo(path)
         if photo.error:
             raise GenGeoError(f"{path}: {photo.error}")
-        descriptors.append(encode_pictures(plain, pictures(photo, camera, canvas, encoder.patch)).mean(axis=0))
+        descriptors.append(encode_pictures(plain, pictures(photo, camera, canvas, encoder.patch))[0].mean(axis=0))
         exif = photo.metadata.position
         positions.append((np.nan, np.nan) if exif is None else (exif.lat, exif.lon))
     return np.array(descriptors, dtype=np.float32), np.array(positions, dtype=float)
