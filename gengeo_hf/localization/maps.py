@@ -205,10 +205,14 @@ def _answer(answer: Answer, pictures: dict[str, bytes]) -> MapPhoto:
 def _photo_picture(answer: Answer) -> bytes:
     """A small JPEG of the photo itself."""
     from gengeo_hf.common.images import open_image
+    from gengeo_hf.common.video import read_frame
     from gengeo_hf.index.segment import thumbnail
 
+    if answer.error:
+        return b""
     size = (PHOTO_PIXELS, PHOTO_PIXELS)
-    return b"" if answer.error else thumbnail(open_image(answer.photo, target_size=size), PHOTO_PIXELS)
+    image = open_image(answer.photo, target_size=size) if answer.video_s is None else read_frame(answer.photo)
+    return thumbnail(image, PHOTO_PIXELS)
 
 
 def _neighbours(answers: Sequence[Answer], index: GeoIndex, drawn: set[str], limit: int) -> list[MapOverlay]:
