@@ -21,6 +21,7 @@ from gengeo_hf.encoding.encoder import TRAINING_RECORD
 from gengeo_hf.evaluation.ground_truth import pair_hashes
 from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
 from gengeo_hf.training.checkpoint import Progress
+from gengeo_hf.training.objective import model_weights
 from gengeo_hf.training.settings import Settings, as_dict
 from gengeo_hf.training.step import rate_factor
 
@@ -37,7 +38,7 @@ def export(
     if accelerator.is_main_process:
         try:
             with atomic_folder(folder) as target:
-                model.save_pretrained(target)
+                model.save_pretrained(target, state_dict=model_weights(model))
                 processor.save_pretrained(target)
                 write_json(target / TRAINING_RECORD, record)
         except (OSError, SafetensorError) as error:
