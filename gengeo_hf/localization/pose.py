@@ -119,7 +119,7 @@ class PoseFinder:
             return list(places), ""
         view = ground_view(self.encoder, self.canvas, photo, camera, self.settings.heading_prior)
         if view is None:
-            return list(places), "no pose: its field of view is not known; give --fov"
+            return list(places), "no pose: its field of view is not known; state it (--fov DEGREES)"
         head = self._head(view.prior)
         fusion = self.settings.fusion
         if head is not None and fusion is not None and fusion.enabled and view.prior == "known":
