@@ -7,13 +7,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gengeo_hf.cli import console
-from gengeo_hf.cli.options import LENGTH, PHOTO, SECONDS, AreaOptions, GeoJson, Json, LocalizerOptions, PhotoOptions
+from gengeo_hf.cli.options import (
+    LENGTH,
+    PHOTO,
+    SECONDS,
+    AreaOptions,
+    GeoJson,
+    Json,
+    LocalizerOptions,
+    MapOptions,
+    PhotoOptions,
+)
 from gengeo_hf.cli.pose_options import PoseOptions, method_among
 from gengeo_hf.cli.registry import LOCATE, gengeo
 from gengeo_hf.common.text import printable
 
 if TYPE_CHECKING:
     from gengeo_hf.localization import Answer, GeoLocalizer
+    from gengeo_hf.localization.maps import Background
     from gengeo_hf.localization.sources import Frames
 
 DRIVE, FILES = "Drives", "Files"
@@ -26,6 +37,7 @@ def locate(
     options: LocalizerOptions,
     photo: PhotoOptions,
     pose: PoseOptions,
+    drawn: MapOptions,
     where: AreaOptions,
     top: Annotated[int, typer.Option(min=1, help="Number of places for each photo.")] = 5,
     threshold: Annotated[
@@ -63,9 +75,6 @@ def locate(
     ] = None,
     as_json: Json = False,
     geojson: GeoJson = None,
-    map_file: Annotated[
-        Path | None, typer.Option("--map", metavar="FILE", help="Write a map that works offline (HTML).")
-    ] = None,
     gpx: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write GPX: a track with --sequence, else waypoints.")
     ] = None,
@@ -93,6 +102,7 @@ def locate(
     from gengeo_hf.localization.localizer import find_photos
     from gengeo_hf.localization.sources import Frames
 
+    map_file, background = drawn.map_file, drawn.background_map()
     if as_json and (console.is_stream(geojson) or console.is_stream(map_file)):
         raise console.UsageError("--json and --geojson - both write to stdout: give one of them a file name")
     settings = {
@@ -117,7 +127,8 @@ def locate(
         found = localizer.locate_many(taken, top=top, batch_size=BATCH, **settings)
     report = _print_nothing if console.is_stream(geojson) or console.is_stream(map_file) else _print_text
     answers = _print_all(found, files.total, _print_json if as_json else report)
-    _write(answers, localizer, sequence, map_file, geojson)
+    _write(answers, localizer, sequence, geojson)
+    _write_map(answers, localizer, sequence, map_file, background)
     _write_tracks(answers, sequence, gpx, pairs)
     unanswered = sum(bool(answer.error) or not answer.places for answer in answers)
     if unanswered:
@@ -172,18 +183,29 @@ def _print_nothing(answer: "Answer") -> None:
         console.error(f"{answer.photo}: {answer.error}" if answer.photo not in answer.error else answer.error)
 
 
-def _write(
-    answers: "list[Answer]", localizer: "GeoLocalizer", drive: bool, map_file: Path | None, geojson: Path | None
-) -> None:
-    """Write the files that were asked for."""
+def _write(answers: "list[Answer]", localizer: "GeoLocalizer", drive: bool, geojson: Path | None) -> None:
+    """Write the answers as GeoJSON, if a file was given."""
     from gengeo_hf.localization.localizer import to_geojson
-    from gengeo_hf.localization.maps import answers_map
 
     if geojson:
         console.write_output(geojson, to_geojson(answers, localizer.caveat, drive=drive))
+
+
+def _write_map(
+    answers: "list[Answer]",
+    localizer: "GeoLocalizer",
+    drive: bool,
+    map_file: Path | None,
+    background: "Background | None",
+) -> None:
+    """Write the map, if a file was given."""
+    from gengeo_hf.localization.maps import answers_map
+
     if map_file:
-        console.write_output(map_file, answers_map(answers, localizer.index, localizer.caveat, drive=drive))
-        console.note(f"map: {map_file}")
+        page = answers_map(answers, localizer.index, localizer.caveat, drive=drive, background=background)
+        console.write_output(map_file, page)
+        if not console.is_stream(map_file):
+            console.note(f"map: {map_file}")
 
 
 def _write_tracks(answers: "list[Answer]", drive: bool, gpx: Path | None, pairs: Path | None) -> None:
@@ -210,6 +232,7 @@ def _lines(answer: "Answer") -> Iterator[str]:
         pose = f" ({place.pose})" if place.pose else ""
         position = f"  {place.rank}. {place.lat:.6f}, {place.lon:.6f}{radius}"
         yield f"{position}  score {place.score:.3f}{confidence}{votes}{heading}{pose}  {place.tile_id}"
+    yield from (f"  imagery: {rights}" for rights in dict.fromkeys(p.rights for p in answer.places if p.rights))
     if (exif := answer.exif_position) is not None:
         error = f", {answer.exif_distance_m:,.0f} m from the best place" if answer.exif_distance_m is not None else ""
         error = ", which limited the search" if answer.exif_is_prior else error

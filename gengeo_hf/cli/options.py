@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from gengeo_hf.common.camera import CameraView
     from gengeo_hf.common.geo import Bounds
     from gengeo_hf.localization import GeoLocalizer
+    from gengeo_hf.localization.maps import Background
     from gengeo_hf.localization.pose import PoseSettings
     from gengeo_hf.serving.server import Access
 
-COMPUTE, PHOTO, WHERE, ACCESS = "Computation", "Photos", "Area", "Access"  # panels of long helps
+COMPUTE, PHOTO, WHERE, ACCESS, MAP = "Computation", "Photos", "Area", "Access", "Map"  # panels of long helps
 
 
 def checked(parse: Callable[[str], Any], metavar: str) -> dict[str, Any]:
@@ -233,6 +234,53 @@ class PhotoOptions:
             return parse_camera(self.fov, self.heading)
         except GenGeoError as error:
             raise console.UsageError(f"--fov, --heading: {error}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapOptions:
+    """A map of answers, and the online map that it may show under them."""
+
+    map_file: Annotated[
+        Path | None,
+        typer.Option("--map", metavar="FILE", help="Write a map that works offline (HTML).", rich_help_panel=MAP),
+    ] = None
+    background: Annotated[
+        str,
+        typer.Option(
+            metavar="URL",
+            help="Online map under it, for example 'https://tiles.example.org/{z}/{x}/{y}.png'. A map that is opened "
+            "as a file sends no Referer: servers that require one (OpenStreetMap's own) refuse it.",
+            rich_help_panel=MAP,
+        ),
+    ] = ""
+    background_attribution: Annotated[
+        str,
+        typer.Option(metavar="TEXT", help="Whom the online map's licence asks to name.", rich_help_panel=MAP),
+    ] = ""
+    background_max_zoom: Annotated[
+        int,
+        typer.Option(min=0, max=24, help="Deepest zoom level of the online map's tiles.", rich_help_panel=MAP),
+    ] = 19
+
+    def background_map(self) -> "Background | None":
+        """The online map; None where none was asked for.
+
+        Raises:
+            UsageError: the address is not a template, nobody is named, or no map is written.
+        """
+        from gengeo_hf.common.errors import GenGeoError
+        from gengeo_hf.localization.maps import Background
+
+        if not self.background:
+            return None
+        if self.map_file is None:
+            raise console.UsageError("--background belongs to a map: give --map FILE, too")
+        if not self.background_attribution:
+            raise console.UsageError("--background needs --background-attribution: whom its licence asks to name")
+        try:
+            return Background(self.background, self.background_attribution, self.background_max_zoom)
+        except GenGeoError as error:
+            raise console.UsageError(f"--background: {error}") from None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,13 +13,13 @@ from PIL import Image
 from gengeo_hf.common.area import Area
 from gengeo_hf.common.camera import CameraView
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.geo import great_circle_m
 from gengeo_hf.encoding.inputs import is_single_image
 from gengeo_hf.encoding.protocol import EncoderProtocol
 from gengeo_hf.index.adapt import adapted_for
 from gengeo_hf.index.hits import Hit
 from gengeo_hf.index.index import GeoIndex
 from gengeo_hf.localization.answers import Answer, Place, Track, merge_hits, place_of, to_geojson
+from gengeo_hf.localization.area_notes import far_note
 from gengeo_hf.localization.confidence import Calibration
 from gengeo_hf.localization.drive import Motion, follow, in_order
 from gengeo_hf.localization.photos import (
@@ -28,16 +28,16 @@ from gengeo_hf.localization.photos import (
     camera_notes,
     encode_pictures,
     find_photos,
-    ground_size,
     panorama_canvas,
     pictures,
     read_photo,
+    widened_note,
 )
-from gengeo_hf.localization.pose import PoseFinder, PoseSettings, open_finder
 from gengeo_hf.localization.sources import batched, load_source, seconds_of, source_name
 
 if TYPE_CHECKING:
     from gengeo_hf.index.stores import StoreIndex
+    from gengeo_hf.localization.pose import PoseFinder, PoseSettings
 
 __all__ = [
     "Answer",
@@ -91,12 +91,7 @@ class GeoLocalizer:
             calibration.check_model(encoder)
         self.encoder, self.index, self.calibration, self.pose = encoder, index, calibration, pose
         self._off = calibration.caveat(len(index)) if calibration is not None else ""
-        self._canvas, self._patch, self._target = panorama_canvas(encoder), encoder.patch, ground_size(encoder)
-
-    @property
-    def target_size(self) -> tuple[int, int] | None:
-        """(height, width) in pixels at which the model sees photos; None where it does not say."""
-        return self._target
+        self._canvas, self._patch = panorama_canvas(encoder), encoder.patch
 
     @classmethod
     def from_pretrained(
@@ -128,12 +123,17 @@ class GeoLocalizer:
         gallery = open_index(index)  # before the model: it is quick to say that it is not there
         if isinstance(gallery, GeoIndex) and (width := gallery.manifest.model.truncate_dim):
             options.setdefault("truncate_dim", int(width))
+        options.setdefault("needs_model", bool(pose))
         encoder = Encoder.from_pretrained(model, **({"backend": "auto", "compute_dtype": "auto"} | options))
         if not isinstance(gallery, GeoIndex) and options.get("truncate_dim") is None:
             width = gallery.width_for(encoder.fingerprint, encoder.dim)
             if width is not None:
                 encoder.truncate(width)
-        finder = None if not pose else open_finder(encoder, model, gallery, index, calibration, pose, options)
+        finder = None
+        if pose:
+            from gengeo_hf.localization.pose import open_finder  # imports torch
+
+            finder = open_finder(encoder, model, gallery, index, calibration, pose, options)
         if isinstance(gallery, GeoIndex):
             encoder = adapted_for(encoder, gallery.manifest)
         return cls(encoder, gallery, calibration=table, pose=finder)
@@ -229,7 +229,7 @@ class GeoLocalizer:
         camera = camera or CameraView()
         alone = isinstance(photos, Sequence) and len(photos) == 1
         for names in batched(photos, batch_size):
-            batch = [read_photo(name, self._target) for name in names]
+            batch = [read_photo(name) for name in names]
             asked = [photo for photo in batch if photo.image is not None]
             own = [exif_radius_m is not None and photo.position is not None for photo in batch]
             priors = [
@@ -247,7 +247,7 @@ class GeoLocalizer:
                     places=places,
                     notes=(
                         *camera_notes(photo, camera, self._canvas),
-                        *filter(None, [photo.note, "" if places or photo.error else self._far_note(near)]),
+                        *filter(None, [photo.note, "" if places or photo.error else far_note(self.index, near)]),
                     ),
                     error=photo.error,
                     exif_position=photo.position,
@@ -266,27 +266,12 @@ class GeoLocalizer:
             camera: How it was taken.
             tiles: Number of tiles.
         """
-        found = read_photo(photo, self._target)
+        found = read_photo(photo)
         if found.image is None:
             return None
         views = pictures(found, camera, self._canvas, self._patch)
-        hits = self.index.search(encode_pictures(self.encoder, views), tiles)
+        hits = self.index.search(encode_pictures(self.encoder, views)[0], tiles)
         return found, _best_of([(one, view.heading) for one, view in zip(hits, views, strict=True)], tiles)[0]
-
-    def _far_note(self, near: tuple[float, float, float] | Area | None) -> str:
-        """Why nothing was found near a prior: how far the index is, and whether latitude and longitude are swapped."""
-        if near is None or not isinstance(self.index, GeoIndex):
-            return ""
-        lat, lon = self.index.tiles["lat"].to_numpy(), self.index.tiles["lon"].to_numpy()
-        if isinstance(near, Area):
-            if near.near is None:
-                return f"no tile of the index has its centre in {near}; {_extent(lat, lon)}"
-            near = near.near
-        apart = float(great_circle_m(near[0], near[1], lat, lon).min())
-        note = f"no tile within {near[2]:,.0f} m: the nearest is {apart / 1000:,.1f} km away; {_extent(lat, lon)}"
-        if abs(near[1]) <= 90 and float(great_circle_m(near[1], near[0], lat, lon).min()) <= max(near[2], 50_000.0):
-            note += f"; are latitude and longitude swapped? --near {near[1]:g},{near[0]:g},{near[2]:g}m lies in it"
-        return note
 
     def _places_each(
         self, photos: Sequence[Photo], top: int, priors: Sequence[Any], merge: bool, camera: CameraView
@@ -311,7 +296,10 @@ class GeoLocalizer:
             return []
         asked = max(top, LEAST_PLACES) * VOTES_FOR_EACH if merge or self.calibration or self.pose else top
         each = [prior for prior, several in zip(priors, views, strict=True) for _ in several]
-        found = iter(self._search(encode_pictures(self.encoder, flat), asked, each))
+        descriptors, widened = encode_pictures(self.encoder, flat)
+        for row, photo in enumerate(photo for photo, several in zip(photos, views, strict=True) for _ in several):
+            photo.note = widened_note(widened[row]) if row in widened else photo.note
+        found = iter(self._search(descriptors, asked, each))
         results = []
         for photo, several in zip(photos, views, strict=True):
             hits, headings = _best_of([(next(found), view.heading) for view in several], asked)
@@ -325,7 +313,8 @@ class GeoLocalizer:
                 places = self.calibration.apply(places, window)
             places = places[:top]
             if self.pose is not None:
-                places = self.pose.refine(photo, camera, hits, places)
+                places, note = self.pose.refine(photo, camera, hits, places)
+                photo.note = "; ".join(filter(None, (photo.note, note)))
             results.append(places)
         return results
 
@@ -356,11 +345,6 @@ def caveat_of(record: Mapping[str, Any]) -> str:
             "real photo: its answers on real photos mean nothing"
         )
     return ""
-
-
-def _extent(lat: np.ndarray, lon: np.ndarray) -> str:
-    """What an index covers, for a note."""
-    return f"the index covers {lat.min():.4f}..{lat.max():.4f} N, {lon.min():.4f}..{lon.max():.4f} E"
 
 
 def _best_of(several: Sequence[tuple[list[Hit], float]], k: int) -> tuple[list[Hit], dict[str, float]]:

@@ -98,17 +98,15 @@ def find_photos(paths: Iterable[str | Path]) -> list[Path]:
     return photos
 
 
-def read_photo(photo: Any, target_size: tuple[int, int] | None = None) -> Photo:
+def read_photo(photo: Any) -> Photo:
     """Read a path, bytes, an open file, a PIL image, a frame or what `read_image` gave; `error` says what is wrong.
 
-    Args:
-        photo: What is read.
-        target_size: (height, width) in pixels that the model looks at, see `open_image`.
+    All pixels are decoded, also of a large JPEG: a photo has the same descriptor here as from `Encoder`.
     """
     if isinstance(photo, BrokenFrame):
         return Photo(None, error=photo.error)
     try:
-        found = photo if isinstance(photo, ImageFile) else read_image(photo, target_size=target_size)
+        found = photo if isinstance(photo, ImageFile) else read_image(photo)
     except GenGeoError as error:
         return Photo(None, error=str(error))
     return Photo(found.image, found.metadata)
@@ -145,7 +143,7 @@ def camera_notes(photo: Photo, camera: CameraView, canvas: PanoramaCanvas | None
     view = camera.completed_by(photo.metadata.camera)
     notes = list(photo.metadata.notes)
     if canvas is not None and view.fov is None:
-        notes.append("field of view unknown, so the whole photo was taken for a panorama: give --fov")
+        notes.append("field of view unknown, so the whole photo was taken for a panorama: state it (--fov DEGREES)")
     elif canvas is not None and view.is_panorama and view.heading is None:
         notes.append("its file states no heading: taken as north-aligned")
     if canvas is None and not view.is_level:
@@ -170,24 +168,39 @@ def ground_size(encoder: "EncoderProtocol") -> tuple[int, int]:
     return int(size["height"]), int(size["width"])
 
 
-def encode_pictures(encoder: "EncoderProtocol", asked: Sequence[Picture]) -> np.ndarray:
-    """Descriptors of ground pictures: float32 (pictures, dim).
+def encode_pictures(encoder: "EncoderProtocol", asked: Sequence[Picture]) -> tuple[np.ndarray, dict[int, float]]:
+    """Encode ground pictures.
+
+    Returns:
+        Descriptors, float32 (pictures, dim), and for each picture that was widened by its mirror image its row and how
+        many times its own width it was encoded at.
 
     Raises:
         TooNarrowError: An unrolled photo is too narrow for the model.
     """
     out = np.empty((len(asked), encoder.dim), np.float32)
+    widened: dict[int, float] = {}
     whole = [row for row, picture in enumerate(asked) if not picture.own_size]
     if whole:
         out[whole] = encoder.encode([asked[row].image for row in whole], "ground")
     for width in sorted({picture.image.width for picture in asked if picture.own_size}):
         rows = [row for row, picture in enumerate(asked) if picture.own_size and picture.image.width == width]
-        out[rows] = _encode_unrolled(encoder, [asked[row].image for row in rows])
-    return out
+        out[rows], wider = _encode_unrolled(encoder, [asked[row].image for row in rows])
+        if wider > width:
+            widened |= dict.fromkeys(rows, wider / width)
+    return out, widened
 
 
-def _encode_unrolled(encoder: "EncoderProtocol", images: Sequence[Image.Image]) -> np.ndarray:
-    """Descriptors of unrolled photos of one width.
+def widened_note(times: float) -> str:
+    """What to say about a photo that was widened to so many times its width."""
+    return (
+        f"narrow view: the model needs more of it, so the photo was widened to {times:.1f} times its width by its own "
+        "mirror image; a wider photo gives a better answer"
+    )
+
+
+def _encode_unrolled(encoder: "EncoderProtocol", images: Sequence[Image.Image]) -> tuple[np.ndarray, int]:
+    """Descriptors of unrolled photos of one width, and the width at which they were encoded.
 
     A head needs more tokens than it has clusters. A photo that gives fewer is widened by its own mirror image, up to
     three times its width, which keeps its scale.
@@ -196,12 +209,14 @@ def _encode_unrolled(encoder: "EncoderProtocol", images: Sequence[Image.Image]) 
     refused: ValueError | None = None
     for wider in range(width, WIDEST * width + 1, encoder.patch):
         try:
-            return encoder.encode([_widened(image, wider) for image in images], "ground", resize=False)
+            return encoder.encode([_widened(image, wider) for image in images], "ground", resize=False), wider
         except GenGeoError:
             raise
         except ValueError as error:  # the model names the sizes that it cannot take
             refused = refused or error
-    raise TooNarrowError(f"the field of view is too narrow for this model: {refused}") from refused
+    raise TooNarrowError(
+        "the field of view is too narrow for this model: take a photo with a wider view (less zoom, or a panorama)"
+    ) from refused
 
 
 def _widened(image: Image.Image, width: int) -> Image.Image:

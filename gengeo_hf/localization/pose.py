@@ -101,33 +101,34 @@ class PoseFinder:
         self.settings, self._where = settings or PoseSettings(), where
         self._heads: dict[str, PoseHead | None] = {}
 
-    def refine(self, photo: Photo, camera: CameraView, hits: Sequence[Hit], places: Sequence[Place]) -> list[Place]:
+    def refine(
+        self, photo: Photo, camera: CameraView, hits: Sequence[Hit], places: Sequence[Place]
+    ) -> tuple[list[Place], str]:
         """The places of one photo with position, heading and radii of their poses.
 
         Args:
-            photo: with an image. Its `note` becomes a sentence for the user: what is rough, or why there is no pose;
-                `refused` the error where the photo lacks what the heads or the search need.
+            photo: with an image. `refused` becomes the error where it lacks what the heads or the search need.
             camera: what the user states.
             hits: the most similar tiles, best first.
             places: of these tiles, best first.
 
         Returns:
-            The places. With fitted weights they are peaks of the joined map of all hits.
+            The places, and a sentence for the user: what is rough, or why there is no pose. With fitted weights the
+            places are peaks of the joined map of all hits.
 
         Raises:
             GenGeoError: tiles have no bounds or no pixels, a tile size or heading prior without a head.
         """
         if not places:
-            return list(places)
+            return list(places), ""
         view = ground_view(self.encoder, self.canvas, photo, camera, self.settings.heading_prior)
         if view is None:
-            photo.note = "no pose: its field of view is not known; give --fov"
-            return list(places)
+            return list(places), "no pose: its field of view is not known; state it (--fov DEGREES)"
         try:
-            found, photo.note = self._refined(view, hits, places)
+            return self._refined(view, hits, places)
         except UnposedError as error:
-            found, photo.note, photo.refused = list(places), f"no pose: {error}", error
-        return found
+            photo.refused = error
+            return list(places), f"no pose: {error}"
 
     def _refined(self, view: GroundView, hits: Sequence[Hit], places: Sequence[Place]) -> tuple[list[Place], str]:
         """The places with their poses, and what is rough."""
@@ -290,6 +291,8 @@ class PoseFinder:
                 area=hit.area,
                 source=hit.source,
                 attribution=hit.attribution,
+                licence=hit.licence,
+                acquired=hit.acquired,
                 heading=heading,
                 pose=FITTED,
                 pose_probability=mode.probability,

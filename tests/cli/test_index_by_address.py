@@ -57,6 +57,19 @@ def test_index_by_address_carries_rights_and_reasons(gengeo, command, server, tm
     assert "asking again for" in err
 
 
+def test_plan_of_a_source_by_address_counts_its_requests_and_the_index(gengeo, server, tiny_checkpoint, tmp_path):  # noqa: F811
+    words = ["plan", server.template("good"), *BOX, "--tile", "60m,120m", "--model", tiny_checkpoint]
+    words += ["--allow-private", "--cache", tmp_path / "cache", "--throughput", "10"]
+    code, out, err = gengeo(*words, "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["tiles"] == found["imagery"]["tiles"] == 18 and found["imagery"]["requests"] > 0
+    assert found["encode_hours"] == pytest.approx(18 / 36_000) and {"index_mb", "memory_mb", "search_ms"} <= set(found)
+    text = gengeo(*words)[1]
+    assert "127.0.0.1" in text and "requests:" in text and "search:" in text
+    assert server.paths == []  # no tile was requested
+
+
 def test_index_of_several_sizes_has_each_cell_in_each(gengeo, command, tmp_path):
     code, *_ = gengeo(*command("good", "--tile", "60m,120m"))
     assert code == 0

@@ -1,4 +1,4 @@
-"""`gengeo imagery info`: what a source of imagery by address holds."""
+"""`gengeo imagery info`: what a source of imagery holds."""
 
 from typing import Annotated
 
@@ -13,7 +13,7 @@ from gengeo_hf.cli.options import AreaOptions, Json
 @imagery.command()
 def info(
     source: Annotated[
-        str, typer.Argument(help="Address of imagery, as `gengeo index` takes it: a template, a service, a file.")
+        str, typer.Argument(help="Imagery as `gengeo index` takes it: an address, a template, a service, a file.")
     ],
     where: AreaOptions,
     network: NetworkOptions,
