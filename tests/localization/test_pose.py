@@ -107,7 +107,7 @@ def test_photo_without_field_of_view_has_no_pose_and_says_so(scene, tmp_path):
     Image.effect_noise((90, 60), 50).convert("RGB").save(tmp_path / "photo.png")
     localizer = GeoLocalizer.from_pretrained(root / "model", root / "idx", pose=True, backend="torch")
     answer = localizer.locate(tmp_path / "photo.png", near=near(tiles[0]))
-    assert answer.best.pose is None and any("give --fov" in note for note in answer.notes)
+    assert answer.best.pose is None and any("no pose" in note and "--fov" in note for note in answer.notes)
 
 
 def test_heading_out_of_range_is_refused(scene):
