@@ -81,7 +81,7 @@ class Shift:
 
 
 def measure_shift(source: "TileSource", reference: "TileSource") -> Shift:
-    """Shift of imagery against other imagery, by phase correlation of tiles with the same centres (Kuglin and Hines 1975).
+    """Shift of imagery against other imagery, by phase correlation (Kuglin and Hines 1975) of tiles with equal centres.
 
     Args:
         source, reference: With tiles of the same names, as two sources have that are cut by one area and tile size.

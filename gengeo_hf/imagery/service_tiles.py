@@ -93,6 +93,7 @@ class ServiceTiles:
         self.rendering = f"{service.identity} {limits} " + ", ".join(
             f"{size.tile_m:g} m: zoom {size.level.zoom}, {size.pixels} pixels" for size in self._sizes
         )
+        self._needed: dict[int, np.ndarray] = {}  # source tiles of each zoom level
         self._maps: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
         self._maps_lock = threading.Lock()
         self._preparing = threading.Lock()
@@ -182,12 +183,15 @@ class ServiceTiles:
 
     def _places(self, zoom: int) -> np.ndarray:
         """Source tiles (column, row) of a zoom level that the cells need, (n, 2)."""
+        if zoom in self._needed:
+            return self._needed[zoom]
         grid = self.reader.service.grid
         sizes = [size for size in self._sizes if size.level.zoom == zoom]
         pieces = (
             piece for size in sizes for piece in source_places(grid, size.level, self._lat, self._lon, size.tile_m)
         )
-        return unique_places(pieces, grid.level(zoom))
+        self._needed[zoom] = unique_places(pieces, grid.level(zoom))
+        return self._needed[zoom]
 
     def _map(self, cell: int, number: int) -> np.ndarray:
         """Affine map of one tile; those of neighbours are computed together."""
