@@ -257,8 +257,9 @@ def train_row(out: Path, row: dict[str, Any], seed: int, plan: Plan, overrides: 
         fuse([part / "model" for part in folders], folder / "model", overwrite=True)
     else:
         init = [f"model.init={folders[0] / 'model'}"] if row["after"] else start_of(out, row, plan)
-        with ablate_cost.counted(folder):
-            train(plan, config_of(row, plan), folder, [*keys, *init])
+        if not ablate_cost.is_finished(folder):
+            with ablate_cost.counted(folder):
+                train(plan, config_of(row, plan), folder, [*keys, *init])
         spent.append(ablate_cost.spent_in(folder))
     return None if None in spent else sum(x for x in spent if x is not None)
 

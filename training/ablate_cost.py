@@ -33,14 +33,21 @@ def parts_of(row: dict[str, Any]) -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def counted(folder: Path) -> Iterator[None]:
-    """Add the CPU time of the block to what was spent in a run's folder, also when it is interrupted."""
-    before, started = spent_in(folder) or 0.0, time.process_time()
-    finished = (folder / "model").is_dir() and before > 0
+    """Add the CPU time of a training to what was spent in its folder, also when it is interrupted."""
+    before, started, finished = spent_in(folder) or 0.0, time.process_time(), False
     try:
         yield
+        finished = True
     finally:
-        if folder.is_dir() and not finished:
-            write_json(folder / SPENT, {"cpu_s": before + time.process_time() - started})
+        spent = before + time.process_time() - started
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / SPENT, {"cpu_s": spent, "finished": finished})
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a training in this folder came to its end."""
+    path = folder / SPENT
+    return path.is_file() and bool(json.loads(path.read_text(encoding="utf-8"))["finished"])
 
 
 def spent_in(folder: Path) -> float | None:
@@ -89,7 +96,8 @@ def equal_time_rows(rows: Sequence[dict[str, Any]], spent: Sequence[float | None
         if seconds is None or spent[0] is None:
             raise GenGeoError(f"the CPU time of {row['name']} is not known: remove its run, and it is trained again")
         count = max(1, round(epochs * spent[0] / seconds))
-        out.append({**row, "set": [*row["set"], f"optimisation.epochs={count}"], "note": f"{count} of {epochs} epochs"})
+        changed = [] if count == epochs else [f"optimisation.epochs={count}"]  # unchanged, it is the same run
+        out.append({**row, "set": [*row["set"], *changed], "note": f"{count} of {epochs} epochs"})
     return out
 
 
