@@ -1,112 +1,160 @@
-"""Confidences, radii and `not_in_index` on test regions of the synthetic world, fitted on other regions.
+"""Confidences, radii and `not_in_index` on mosaics of test regions of the synthetic world, fitted on other regions.
 
     python benchmarks/calibration.py --model demo/gengeo-world-urban
-    python benchmarks/calibration.py --model demo/gengeo-world-urban --domain rural --photos 500
+    python benchmarks/calibration.py --model demo/gengeo-world-urban --photos 100      # does it work?
 
-Two indexes hold the aerial tiles (65 m) that the world draws for photos of its test regions, one half of the regions
-each. Photos of the first half fit the calibration, photos of the second half measure it. Photos of the first half,
-asked in the index of the second, are those "not in the index". The tiles are those of the data set, not a mosaic.
+Indexes hold 65 m tiles of orthophoto mosaics, cut with 50 % overlap. The calibration is fitted once, on photos of one
+set of urban test regions in the index of these; the photos and the index of other urban regions, and of rural regions,
+measure it. Photos of other regions of the same domain, asked in the measured index, are those "not in the index".
+Confidences are those that `GeoLocalizer` states. The world is synthetic: the figures say nothing about real photos.
 """
 
 import argparse
 import json
 import tempfile
+import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from world_mosaics import RegionPhotos, draw_mosaics, draw_photos, index_mosaics
 
-from gengeo_hf.common.geo import great_circle_m
+from gengeo_hf.common.files import write_json
 from gengeo_hf.common.statistics import wilson
-from gengeo_hf.data import load_pairs
-from gengeo_hf.data.loading import GroundImages
 from gengeo_hf.encoding.encoder import Encoder
-from gengeo_hf.imagery.dataset import DatasetTiles
 from gengeo_hf.index import GeoIndex
 from gengeo_hf.localization import GeoLocalizer
+from gengeo_hf.localization.answers import Answer
 from gengeo_hf.localization.confidence import CANDIDATES, Calibration
+from gengeo_hf.world.places import Region
 
-WITHIN_M = 50.0
-
-
-def answers_of(localizer: GeoLocalizer, data: object, rows: list[int]) -> list[list]:
-    """Places of some photos of a data set."""
-    images = GroundImages(data)
-    return [answer.places for answer in localizer.locate_many([images[row] for row in rows], top=CANDIDATES)]
+WITHIN_M = 50.0  # the default of `gengeo calibrate --within`
+SHOWN = 5  # places that are judged: rank 1, and 2 to 5 pooled
+HERE = Path(__file__).parent
 
 
-def brier_skill(stated: np.ndarray, right: np.ndarray) -> float:
-    """Against always stating the share of right answers."""
+@dataclass
+class Group:
+    """Regions of one domain: their photos and the index of their mosaics."""
+
+    photos: RegionPhotos
+    index: GeoIndex
+
+
+def make_group(encoder: Encoder, domain: str, numbers: range, photos: int, folder: Path) -> Group:
+    """Draw photos and mosaics of some test regions, and index the mosaics."""
+    regions = [Region(domain, "test", 0, number) for number in numbers]
+    name = f"{domain}-{numbers.start}"
+    paths = draw_mosaics(regions, folder / name)
+    return Group(draw_photos(regions, photos), index_mosaics(encoder, paths, folder / f"{name}.gengeo"))
+
+
+def brier_skill(stated: np.ndarray, right: np.ndarray) -> float | None:
+    """Against always stating the share of right answers; None where all are right or all are wrong."""
     base = right.mean() * (1 - right.mean())
-    return float(1 - ((stated - right) ** 2).mean() / base) if base else 0.0
+    return float(1 - ((stated - right) ** 2).mean() / base) if base else None
 
 
-def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
-    """By counting pairs, ties half."""
+def auroc(scores: np.ndarray, positive: np.ndarray) -> float | None:
+    """By counting pairs, ties half; None without both kinds."""
     one, other = scores[positive], scores[~positive]
+    if not len(one) or not len(other):
+        return None
     return float(((one[:, None] > other) + 0.5 * (one[:, None] == other)).mean())
 
 
-def measure(calibration: Calibration, places: list[list], truth: list[tuple[float, float]]) -> dict[str, object]:
-    """All figures of one set of photos."""
-    best, right, further, further_right, inside, radii = [], [], [], [], {68: [], 95: []}, []
-    for found, where in zip(places, truth, strict=True):
-        stated = calibration.apply(found)
-        away = [float(great_circle_m(place.lat, place.lon, *where)) for place in stated]
-        best.append(stated[0].confidence)
-        right.append(away[0] <= WITHIN_M)
-        further += [place.confidence for place in stated[1:5]]
-        further_right += [distance <= WITHIN_M for distance in away[1:5]]
-        if right[-1] and stated[0].radius_95_m is not None:
-            inside[68].append(away[0] <= stated[0].radius_68_m)
-            inside[95].append(away[0] <= stated[0].radius_95_m)
-            radii.append(stated[0].radius_68_m)
-    hits, sure = np.array(right), np.array(best)
-    covered = float(np.mean(inside[95])) if radii else float("nan")
+def interval(statistic: Any, columns: list[np.ndarray], seed: int = 0) -> list[float]:
+    """95 % percentile bootstrap over photos."""
+    rng, count = np.random.default_rng(seed), len(columns[0])
+    draws = [statistic(*(column[rows] for column in columns)) for rows in rng.integers(0, count, (500, count))]
+    return [float(value) for value in np.percentile([draw for draw in draws if draw is not None], [2.5, 97.5])]
+
+
+def measure(answers: list[Answer], photos: RegionPhotos) -> dict[str, Any]:
+    """All figures of one set of photos whose places state confidences and radii."""
+    away = [
+        photos.distances(row, *(np.array([getattr(p, side) for p in answer.places]) for side in ("lat", "lon")))
+        for row, answer in enumerate(answers)
+    ]
+    right = np.array([distances[0] <= WITHIN_M for distances in away])
+    sure = np.array([answer.places[0].confidence for answer in answers])
+    further = [
+        (place.confidence, distance <= WITHIN_M)
+        for answer, distances in zip(answers, away, strict=True)
+        for place, distance in zip(answer.places[1:SHOWN], distances[1:SHOWN], strict=True)
+    ]
+    stated, further_right = (np.array(column, dtype=float) for column in zip(*further, strict=True))
+    good = [(a.places[0], d[0]) for a, d, is_right in zip(answers, away, right, strict=True) if is_right]
+    covers = {share: np.array([d <= getattr(p, f"radius_{share}_m") for p, d in good]) for share in (68, 95)}
+    sums = [sum(place.confidence or 0.0 for place in answer.places) for answer in answers]
     return {
-        "photos": len(hits),
-        "right": float(hits.mean()),
-        "brier_skill_best": brier_skill(sure, hits.astype(float)),
-        "brier_skill_places_2_to_5": brier_skill(np.array(further), np.array(further_right, dtype=float)),
-        "auroc_right": auroc(sure, hits) if hits.any() and not hits.all() else None,
-        "radius_95_covers": covered,
-        "radius_95_interval": [float(v) for v in wilson(covered, len(radii))],
-        "radius_68_covers": float(np.mean(inside[68])) if radii else None,
-        "radius_68_median_m": float(np.median(radii)) if radii else None,
+        "photos": len(answers),
+        "share_right": float(right.mean()),
+        "brier_skill_rank_1": brier_skill(sure, right.astype(float)),
+        "brier_skill_rank_1_interval": interval(brier_skill, [sure, right.astype(float)]),
+        "brier_skill_ranks_2_to_5": brier_skill(stated, further_right),
+        "share_right_ranks_2_to_5": float(further_right.mean()),
+        "auroc_right": auroc(sure, right),
+        "auroc_right_interval": interval(auroc, [sure, right]),
+        "mean_confidence_rank_1": float(sure.mean()),
+        "largest_sum_of_confidences": float(max(sums)),
+        "radius_95_covers": float(covers[95].mean()),
+        "radius_95_covers_interval": [float(v) for v in wilson(float(covers[95].mean()), len(good))],
+        "radius_68_covers": float(covers[68].mean()),
+        "radius_68_median_m": float(np.median([place.radius_68_m for place, _ in good])),
+        "radius_95_median_m": float(np.median([place.radius_95_m for place, _ in good])),
     }
 
 
+def absence(here: list[Answer], elsewhere: list[Answer]) -> dict[str, Any]:
+    """How well `not_in_index` tells photos of the index from photos of other regions."""
+    inside, outside = (np.array([answer.not_in_index for answer in answers]) for answers in (here, elsewhere))
+    stated = np.concatenate([inside, outside])
+    return {
+        "not_in_index_auroc": auroc(stated, np.arange(len(stated)) >= len(inside)),
+        "not_in_index_false_alarms_at_0.5": float((inside > 0.5).mean()),
+        "not_in_index_detected_at_0.5": float((outside > 0.5).mean()),
+        "absent_photos": len(outside),
+    }
+
+
+def run(model: str, photos: int, folder: Path) -> dict[str, Any]:
+    """Fit on one half of the urban regions, measure the other half and rural ones."""
+    encoder = Encoder.from_pretrained(model, device="cpu")
+    count = -(-photos // 150)  # regions in a group
+    fitted_on = make_group(encoder, "urban", range(count), photos, folder)
+    found = GeoLocalizer(encoder, fitted_on.index).locate_many(fitted_on.photos.images, top=CANDIDATES)
+    places = [answer.places for answer in found]
+    calibration = Calibration.fit(places, fitted_on.photos.truth, encoder.fingerprint, len(fitted_on.index), WITHIN_M)
+    elsewhere = {
+        "urban": fitted_on.photos,
+        "rural": draw_photos([Region("rural", "test", 0, 40 + n) for n in range(count)], photos),
+    }
+    result: dict[str, Any] = {"model": Path(model).name, "within_m": WITHIN_M, "fitted_tiles": calibration.gallery}
+    for domain in ("urban", "rural"):
+        group = make_group(encoder, domain, range(20, 20 + count), photos, folder)
+        localizer = GeoLocalizer(encoder, group.index, calibration=calibration)
+        answers = list(localizer.locate_many(group.photos.images, top=CANDIDATES))
+        absent = list(localizer.locate_many(elsewhere[domain].images, top=CANDIDATES))
+        result[domain] = {"tiles": len(group.index)} | measure(answers, group.photos) | absence(answers, absent)
+    return result
+
+
 def main() -> None:
-    """Build, fit, measure, print one JSON object."""
+    """Build, fit, measure, print one JSON object and write it beside the other results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--domain", default="urban", choices=("urban", "rural"))
-    parser.add_argument("--photos", type=int, default=1000, help="photos, half of which fit the calibration")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--cache", help="folder of worlds that are drawn already")
+    parser.add_argument("--photos", type=int, default=600, help="photos of each group of regions")
+    parser.add_argument("--out", type=Path, help="JSON file for the result")
     given = parser.parse_args()
-    data = load_pairs(f"world-{given.domain}", given.cache, "test", num_pairs=given.photos, seed=given.seed)
-    encoder = Encoder.from_pretrained(given.model, device="cpu")
-    areas = np.array(data.queries["area"][:])
-    names = sorted(set(areas.tolist()))
-    halves = [np.flatnonzero(np.isin(areas, names[half::2])).tolist() for half in (0, 1)]
-    truth = list(zip(data.queries["lat"][:], data.queries["lon"][:], strict=True))
+    started = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        localizers = []
-        for half in (0, 1):
-            rows = np.flatnonzero(np.isin(np.array(data.gallery["area"][:]), names[half::2])).tolist()
-            tiles = DatasetTiles(data.gallery.select(rows), f"half {half}")
-            localizers.append(GeoLocalizer(encoder, GeoIndex.build(encoder, tiles, Path(folder) / f"{half}.gengeo")))
-        found = [answers_of(localizers[half], data, halves[half]) for half in (0, 1)]
-        absent = answers_of(localizers[1], data, halves[0])
-        size = len(localizers[0].index)
-    where = [[truth[row] for row in rows] for rows in halves]
-    fitted = Calibration.fit(found[0], where[0], encoder.fingerprint, size, WITHIN_M)
-    result = {"domain": given.domain, "tiles": size} | measure(fitted, found[1], where[1])
-    stated = np.array([fitted.not_in_index(places) or 0.0 for places in [*found[1], *absent]])
-    is_absent = np.arange(len(stated)) >= len(found[1])
-    result["auroc_not_in_index"] = auroc(stated, is_absent)
-    result["false_alarms_at_0.5"] = float((stated[~is_absent] > 0.5).mean())
+        result = run(given.model, given.photos, Path(folder))
+    result["cpu_seconds"] = round(time.process_time() - started, 1)
     print(json.dumps(result, indent=1))
+    if given.out:
+        write_json(given.out, result)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ HERE = Path(__file__).resolve().parent
 CONFIG = CONFIGS / "world_urban.yaml"
 SHORT = ["optimisation.epochs=20", "optimisation.warmup=0.3", "evaluate_every=4"]  # a quarter of an hour is enough
 DOMAINS = ("urban", "rural", "offcenter")
+TITLES = {"rural": "rural", "offcenter": "off-centre"}
 KS = ("recall@1", "recall@5", "recall@10", "recall@1%")
 console = Console()
 
@@ -149,7 +150,7 @@ def evaluate_model(folder: Folder) -> dict[str, dict[str, float]]:
     results: dict[str, dict[str, float]] = {}
     for domain in DOMAINS:
         world = test_world(folder, domain)
-        name = "urban, unseen places" if domain == "urban" else f"{domain}, a domain never seen"
+        name = "urban, unseen places" if domain == "urban" else f"{TITLES[domain]}, a domain never seen"
         results[name] = numbers(evaluate(trained, world, show_progress_bar=True).metrics)
         if domain == "urban":
             results["random weights, urban"] = numbers(evaluate(blank, world).metrics)

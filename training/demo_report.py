@@ -70,7 +70,7 @@ def write_demo_report(
                 [kept(encoder, world, answers[:2])],
             ),
             Section(
-                "Which patches speak for which",
+                "Which patches match",
                 "The score of a photo and its true tile, taken apart exactly: what each pair of patches adds. "
                 "gengeo explain draws this for any pair.",
                 [figure for answer in answers[:2] for figure in agreement(encoder, world, answer)],

@@ -37,6 +37,15 @@ def read_shard(text: str) -> tuple[int, int]:
     return int(number), int(count)
 
 
+def read_date(text: str) -> tuple[str, str]:
+    """The pattern of files and their date, from `DATE` or `PATTERN=DATE`."""
+    from gengeo_hf.imagery.placing import digits_of
+
+    pattern, _, date = text.rpartition("=")
+    digits_of(date)
+    return pattern or "*", date
+
+
 RASTERS, TABLES, MAP_TILES, ADAPT = "Rasters", "Tables", "Map tiles", "Adaptation to the area"
 
 
@@ -58,12 +67,20 @@ def index(
     tile: Annotated[
         Any,
         typer.Option(
-            help="Side of a tile on the ground; by address several, 60m,120m.", rich_help_panel=RASTERS, **LENGTHS
+            help="Side of a tile on the ground, or several around each centre: 60m,120m.",
+            rich_help_panel=RASTERS,
+            **LENGTHS,
         ),
     ] = "100m",
     overlap: Annotated[
         Any, typer.Option(help="Share of a tile that its neighbour repeats.", rich_help_panel=RASTERS, **SHARE)
     ] = "50%",
+    fusion: Annotated[
+        str,
+        typer.Option(
+            help="Score of a centre with several sizes: mean or max of its tiles' scores.", rich_help_panel=RASTERS
+        ),
+    ] = "mean",
     value_range: Annotated[
         Any,
         typer.Option(
@@ -114,6 +131,15 @@ def index(
     max_empty: Annotated[
         Any, typer.Option(help="Share of a tile that may hold no data.", rich_help_panel=RASTERS, **SHARE)
     ] = "50%",
+    date: Annotated[
+        list[Any] | None,
+        typer.Option(
+            help="When the imagery was taken, for example 2018 or 2018-06-01; NAME=DATE for the files with that name "
+            "or pattern, may be given several times. Where rasters overlap, the newest is used.",
+            rich_help_panel=RASTERS,
+            **checked(read_date, "[NAME=]DATE"),
+        ),
+    ] = None,
     thumbnails: Annotated[
         int, typer.Option(min=0, help="Side of the thumbnails for maps, in pixels; 0 keeps none.")
     ] = 128,
@@ -176,6 +202,7 @@ def index(
     from gengeo_hf.imagery.tiles import PlannedSource
     from gengeo_hf.index import GeoIndex
     from gengeo_hf.index.build import build_index
+    from gengeo_hf.index.fusion import check_fusion
     from gengeo_hf.pose.head import heads_of
 
     if add and overwrite:
@@ -203,8 +230,10 @@ def index(
         nodata=nodata,
         max_empty=max_empty,
         leave_out_repeated=leave_out_repeated,
+        dates=tuple(date or ()),
     )
     # All that is quick to refuse comes before the slow model.
+    check_fusion(fusion)
     if pose_features and not heads_of(options.model):
         raise console.UsageError(f"--pose-features: {options.model} has no pose head, see gengeo pose fit")
     imagery, present = _sources(source, tiling, out, add, dry_run)
@@ -224,6 +253,7 @@ def index(
     images = imagery.table.num_rows if hasattr(imagery, "table") else None
     loading = {"batch_size": batch_size, "truncate_dim": truncate_dim, "expected_images": images, **options.computation}
     build: dict[str, Any] = {"model_name": options.model, "thumbnail_pixels": thumbnails, "readers": readers}
+    build["fusion"] = fusion
     encoder: Any = None
     if not cluster.uses_ray or centering or flip:
         encoder = Encoder.from_pretrained(options.model, **loading)

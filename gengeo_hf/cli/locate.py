@@ -182,6 +182,7 @@ def _lines(answer: "Answer") -> Iterator[str]:
         pose = f" ({place.pose})" if place.pose else ""
         position = f"  {place.rank}. {place.lat:.6f}, {place.lon:.6f}{radius}"
         yield f"{position}  score {place.score:.3f}{confidence}{votes}{heading}{pose}  {place.tile_id}"
+    yield from (f"  imagery: {rights}" for rights in dict.fromkeys(p.rights for p in answer.places if p.rights))
     if (exif := answer.exif_position) is not None:
         error = f", {answer.exif_distance_m:,.0f} m from the best place" if answer.exif_distance_m is not None else ""
         error = ", which limited the search" if answer.exif_is_prior else error

@@ -55,13 +55,13 @@ class PoseOptions:
         Raises:
             UsageError: a value that is not known.
         """
-        from gengeo_hf.common.errors import GenGeoError
-        from gengeo_hf.localization.pose import PoseSettings
-
         if not self.pose:
             if self.pose_method != "auto" or self.heading_prior is not None:
                 raise console.UsageError("--pose-method and --heading-prior need --pose")
             return None
+        from gengeo_hf.common.errors import GenGeoError
+        from gengeo_hf.localization.pose import PoseSettings
+
         try:
             settings = PoseSettings(method or self.pose_method, self.heading_prior)
         except GenGeoError as error:

@@ -1,17 +1,19 @@
-"""`gengeo remove`: remove tiles from an index."""
+"""`gengeo remove`: remove tiles from an index, or from a vector database."""
 
 from typing import Annotated, Any
 
 import typer
 
 from gengeo_hf.cli import console
-from gengeo_hf.cli.options import IndexPath, Json, checked, read_bounds
+from gengeo_hf.cli.options import Json, checked, read_bounds
 from gengeo_hf.cli.registry import INDEX, gengeo
 
 
 @gengeo.command(panel=INDEX)
 def remove(
-    index: IndexPath,
+    index: Annotated[
+        str, typer.Argument(metavar="INDEX", help="Index directory made by `gengeo index`, or the address of a store.")
+    ],
     tile_id: Annotated[list[str] | None, typer.Option(help="Tile to remove; may be given several times.")] = None,
     area_name: Annotated[
         str | None, typer.Option(help="Remove all tiles of the area with this name, as `gengeo info` prints it.")
@@ -25,22 +27,38 @@ def remove(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Remove tiles from an index.
+    """Remove tiles from an index, or from a store.
 
-    **Example**
+    A store that holds a copy of the index follows with the next `gengeo to-store`.
+
+    **Examples**
 
         gengeo remove city.gengeo --bounds 24.90,60.16,24.95,60.18
+
+        gengeo remove milvus:http://localhost:19530#city --tile-id 60.17_24.94_100m
     """
     from gengeo_hf.index import GeoIndex
+    from gengeo_hf.index.stores import connect, is_address
 
     if not (tile_id or area_name is not None or bounds or source is not None):
         raise console.UsageError("say what to remove: --tile-id, --area-name, --bounds or --source")
+    if is_address(index):
+        store = connect(index).use()
+        removed = store.remove(tile_id or (), area_name, bounds, source)
+        _print(removed, len(store), as_json, f"no tile of {store.address} matches: nothing was removed")
+        return
     opened = GeoIndex.load(index, verify=False)
     unreadable = opened.left_out.num_rows
     removed = opened.remove(tile_id or (), area_name, bounds, source)
+    nothing = f"no tile matches: nothing was removed; gengeo info {index} lists what it holds"
+    _print(removed, len(opened), as_json, nothing if opened.left_out.num_rows == unreadable else "")
+
+
+def _print(removed: int, left: int, as_json: bool, nothing: str) -> None:
+    """Say what was removed, or `nothing` where that was no tile."""
     if as_json:
-        console.json_line({"removed": removed, "tiles": len(opened)})
-    elif not removed and opened.left_out.num_rows == unreadable:
-        console.result(f"no tile matches: nothing was removed; gengeo info {index} lists what it holds")
+        console.json_line({"removed": removed, "tiles": left})
+    elif not removed and nothing:
+        console.result(nothing)
     else:
-        console.result(f"removed {removed:,} tiles, {len(opened):,} left")
+        console.result(f"removed {removed:,} tiles, {left:,} left")

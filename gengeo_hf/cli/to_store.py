@@ -17,7 +17,9 @@ def to_store(
 ) -> None:
     """Copy an index into a vector database; an interrupted export continues where it stopped.
 
-    Then give the same address to `gengeo locate --index`. Exit code 1 if the store then answers otherwise.
+    Tiles that the index no longer holds are removed from the store. Each index has a collection of its own, named like
+    its directory, or as #NAME at the end of the address says. Then give the same address to `gengeo locate --index`.
+    Exit code 1 if the store then answers otherwise than the index.
 
     **Example**
 
@@ -25,10 +27,23 @@ def to_store(
     """
     from gengeo_hf.index import GeoIndex
     from gengeo_hf.index.stores import connect, export_index
+    from gengeo_hf.index.stores.address import shown
+    from gengeo_hf.index.stores.export import LEAST_AGREEMENT
 
-    report = export_index(GeoIndex.load(index), connect(store), progress=console.shows_progress())
+    opened = GeoIndex.load(index)
+    if opened.manifest.fusion:
+        console.warning("a store answers by single tiles: it does not fuse the ground sizes of this index")
+    report = export_index(opened, connect(store), progress=console.shows_progress())
     if as_json:
         console.json_line(report)
     else:
         agreement = f"top ten agree to {report['top10_agreement']:.1%} with the exact answer"
-        console.result(f"{store}: {report['count']:,} tiles for {report['tiles']:,} of the index; {agreement}")
+        removed = f", {report['removed']:,} removed" if report["removed"] else ""
+        count = f"{report['count']:,} tiles for {report['tiles']:,} of the index{removed}"
+        console.result(f"{shown(store)}: {count}; {agreement}")
+    if report["top10_agreement"] < LEAST_AGREEMENT:
+        console.error(
+            f"the store finds only {report['top10_agreement']:.1%} of the exact top ten, expected at least "
+            f"{LEAST_AGREEMENT:.0%}: check its index settings, and run this command again"
+        )
+        raise typer.Exit(1)

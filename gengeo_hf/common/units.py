@@ -1,6 +1,6 @@
 """What people write for sizes and places: `100m`, `2km`, `50%`, `60.17,24.94,2km`.
 
-Before: the command line. After: floats in metres, degrees and shares.
+Gives floats in metres, degrees and shares.
 """
 
 import re

@@ -1,7 +1,6 @@
 """A validation part cut out of the training pairs by area, or by id where no positions are known.
 
-Before: the published training list. After: training and a validation split that share no place, so that the
-checkpoint is picked without a look at the test split.
+Training and validation share no place, so that the checkpoint is picked without a look at the test split.
 
 The Earth is cut into blocks of equal height and nearly equal width in metres along the great circles; whole blocks go
 to one side or the other. Which ones follows from a hash of the block and the seed, never from the order of the list.

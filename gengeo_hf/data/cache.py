@@ -1,7 +1,4 @@
-"""A training table that fits into memory: decode every pair once, not once an epoch.
-
-Before: a `PairSource`. After: the data loader, without worker processes.
-"""
+"""Training pairs in memory: each pair is decoded once, not once an epoch."""
 
 from typing import Any
 

@@ -18,7 +18,8 @@ def check_data(name: str, root: str | Path, **options: Any) -> Report:
     some of its images are decoded.
 
     Args:
-        name: "cvusa", "cvact", "vigor" (also "vigor-same", "vigor-cross"), "university1652", "table" or "folder".
+        name: "cvusa", "cvact", "vigor" (also "vigor-same", "vigor-cross"), "university1652", "cvcities", "loci",
+            "justzoomin", "table" or "folder".
         root: its folder (or, for "table", its file).
         options: of the loader, as for `load_pairs`; a benchmark is then loaded with them in all its parts as well.
 
@@ -38,7 +39,7 @@ def check_data(name: str, root: str | Path, **options: Any) -> Report:
 
 
 def _checks() -> dict[str, Callable[[str | Path], Report]]:
-    from gengeo_hf.data.benchmarks import cvact, cvusa, university1652, vigor
+    from gengeo_hf.data.benchmarks import cvact, cvcities, cvusa, justzoomin, loci, university1652, vigor
 
     return {
         "cvusa": cvusa.check,
@@ -47,6 +48,11 @@ def _checks() -> dict[str, Callable[[str | Path], Report]]:
         "vigor-same": vigor.check,
         "vigor-cross": vigor.check,
         "university1652": university1652.check,
+        "cvcities": cvcities.check,
+        "loci": loci.check,
+        "justzoomin": justzoomin.check,
+        "justzoomin-area": justzoomin.check,
+        "justzoomin-covered": justzoomin.check,
     }
 
 

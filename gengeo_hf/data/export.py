@@ -1,7 +1,6 @@
 """Pairs in files that travel: Parquet with the images inside, or webdataset shards; a stopped export goes on.
 
-Before: a `CrossViewDataset` whose images lie in many files. After: a folder that `load_pairs("parquet", ...)`,
-`datasets.load_dataset` or the webdataset library read.
+The folder is read by `load_pairs("parquet", ...)`, `datasets.load_dataset` or the webdataset library.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """Pairs as Parquet files with the images inside: what is published on the Hub and what comes back from there.
 
-Before: a `CrossViewDataset`. After: `queries/<split>-00000-of-00001.parquet` and the same under `gallery`, which
-`datasets.load_dataset` reads without this package; or the other way round.
+The files are `queries/<split>-00000-of-00001.parquet` and the same under `gallery`; `datasets.load_dataset` reads them
+without this package.
 """
 
 import re

@@ -26,7 +26,7 @@ def load_pairs(name: str, root: str | Path | None = None, split: str = "train", 
         split: "train", "validation" or "test". "validation" is a part of the published training set, cut out by area.
             CVACT's published "val" is a split of its own; a user's table or folder also has "all".
         options: passed to the loader: see `load` in `gengeo_hf/data/benchmarks/cvusa.py`, `cvact.py`, `vigor.py`,
-            `university1652.py`, `load_table` and `load_folder` in `gengeo_hf/data/own.py`,
+            `university1652.py`, `cvcities.py`, `loci.py`, `load_table` and `load_folder` in `gengeo_hf/data/own.py`,
             `load_mixture` in `gengeo_hf/data/mixture.py`, and `gengeo_hf.world.build_world`.
 
     Returns:
@@ -189,6 +189,18 @@ def _world(domain: str) -> Callable[..., CrossViewDataset]:
     return load
 
 
+def _cvcities(city: str) -> Callable[..., CrossViewDataset]:
+    """Loader of one test city of CV-Cities: its photos against its own tiles, as the authors evaluate."""
+
+    def load(root: str | Path, split: str, **options: Any) -> CrossViewDataset:
+        from gengeo_hf.data.benchmarks.cvcities import load_city
+
+        return _call(f"cvcities-{city}", load_city, root, split, city=city, **options)
+
+    return load
+
+
+CVCITIES_TEST = ("taipei", "singapore", "london", "seattle", "rio", "sydney")
 Loader = Callable[..., CrossViewDataset]
 _HOME = "gengeo_hf.data."
 _ON_DISK: dict[str, str | Loader] = {
@@ -197,6 +209,12 @@ _ON_DISK: dict[str, str | Loader] = {
     "vigor-same": _HOME + "benchmarks.vigor:load_same",
     "vigor-cross": _HOME + "benchmarks.vigor:load_cross",
     "university1652": _HOME + "benchmarks.university1652:load",
+    "cvcities": _HOME + "benchmarks.cvcities:load",
+    **{f"cvcities-{city}": _cvcities(city) for city in CVCITIES_TEST},
+    "loci": _HOME + "benchmarks.loci:load",
+    "justzoomin": _HOME + "benchmarks.justzoomin:load_published",
+    "justzoomin-area": _HOME + "benchmarks.justzoomin:load_area",
+    "justzoomin-covered": _HOME + "benchmarks.justzoomin:load_covered",
     "table": _HOME + "own:load_table",
     "folder": _HOME + "own:load_folder",
     "parquet": _HOME + "parquet:read_pairs",  # what `gengeo data export` wrote or `gengeo pull` fetched

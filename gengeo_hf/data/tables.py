@@ -1,7 +1,7 @@
-"""Columns to tables of the schema: what every loader of image files ends with.
+"""Columns to the two tables of the schema, for loaders of image files.
 
-Before: names, paths and positions as lists or arrays. After: a `CrossViewDataset`. Images stay paths until they are
-asked for, so a table of 100,000 rows takes some MB and a second.
+Names, paths and positions become the tables of a `CrossViewDataset`. Images stay paths until they are asked for, so a
+table of 100,000 rows takes some MB and a second.
 """
 
 from collections.abc import Sequence

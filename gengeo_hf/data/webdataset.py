@@ -1,7 +1,7 @@
 """Webdataset shards that `gengeo data export --format webdataset` wrote, as pairs again.
 
-Before: tar files in the folders `queries` and `gallery`. After: the schema. Members are only read, never unpacked to
-files, and their names are only compared.
+Tar files lie in the folders `queries` and `gallery`. Members are only read, never unpacked to files, and their names
+are only compared.
 """
 
 import json

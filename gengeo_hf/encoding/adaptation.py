@@ -7,16 +7,21 @@ works unchanged at twice the size. Both are extensions to GenGeo, off by default
 tells what they are worth and where they cost recall.
 """
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import great_circle_m
 from gengeo_hf.encoding.encoder import Encoder, View
+
+if TYPE_CHECKING:
+    import torch
 
 LEAST_IMAGES = 30  # of different places: from ten photos recall fell on the synthetic world
 MOST_IMAGES = 2000  # a mean does not need more
@@ -200,6 +205,8 @@ class AdaptedEncoder(Encoder):
 
     def __init__(self, encoder: Encoder, adaptation: Adaptation) -> None:
         adaptation.check_width(encoder.dim)
+        if adaptation.flip and not encoder.can_mirror:
+            raise GenGeoError("a fused model cannot compare mirror images: leave flip out")
         if adaptation.centering == GALLERY and not encoder.model.config.share_aggregator:
             raise GenGeoError(
                 "this model has one head for each view, so the gallery's mean says nothing about photos: "
@@ -226,7 +233,7 @@ class AdaptedEncoder(Encoder):
         """
         raise GenGeoError("an adapted encoder cannot be truncated: truncate the encoder, then adapt it")
 
-    def encode_pixels(self, pixels: torch.Tensor, view: View) -> np.ndarray:
+    def encode_pixels(self, pixels: torch.Tensor | np.ndarray, view: View) -> np.ndarray:
         """Adapted descriptors, float32 (B, dim), of pixel values (B, 3, H, W) on any device.
 
         Raises:
@@ -234,7 +241,8 @@ class AdaptedEncoder(Encoder):
         """
         parts = [self.base.encode_pixels(pixels, view)]
         if self.adaptation.flip:
-            parts.append(self.base.encode_pixels(pixels.flip(-1), view))
+            mirrored = pixels[..., ::-1] if isinstance(pixels, np.ndarray) else pixels.flip(-1)
+            parts.append(self.base.encode_pixels(mirrored, view))
         return self.adaptation.apply(parts, view)
 
 

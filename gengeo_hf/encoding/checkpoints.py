@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.transfer import first_line
-from gengeo_hf.encoding.backends.exported import ExportedGraphs, find_export
+from gengeo_hf.encoding.backends.exported import FOLDER, MANIFEST, ExportedGraphs, find_export
+from gengeo_hf.encoding.preprocessing import FileProcessor
 
 if TYPE_CHECKING:
     from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
@@ -45,10 +47,28 @@ def load_checkpoint(name: str | Path, **kwargs: Any) -> tuple[GenGeoModel, GenGe
     return model, processor, training_record(name, **where)
 
 
-def load_export(name: str | Path, **where: Any) -> tuple[ExportedGraphs, GenGeoImageProcessor, dict[str, Any]]:
-    """Graphs, preprocessing and training record of an ONNX export."""
-    graphs, processor, home = find_export(name, **where)
+def load_export(
+    name: str | Path, folder: str = FOLDER, **where: Any
+) -> tuple[ExportedGraphs, FileProcessor, dict[str, Any]]:
+    """Graphs, preprocessing and training record of an export.
+
+    Args:
+        name: Folder or Hub id.
+        folder: Which export of it.
+        where: `revision`, `token`, `cache_dir`.
+    """
+    graphs, processor, home = find_export(name, folder, **where)
     return graphs, processor, training_record(home)
+
+
+def has_matching_export(name: str | Path) -> bool:
+    """Whether a checkpoint folder holds an ONNX export of its own weights that this machine can run."""
+    if not (Path(name) / FOLDER / MANIFEST).is_file() or importlib.util.find_spec("onnxruntime") is None:
+        return False
+    try:
+        return find_export(name)[0].belongs_to_weights()
+    except GenGeoError:
+        return False  # damaged: the weights serve, and are checked by themselves
 
 
 def training_record(name: str | Path, revision: str | None = None, **where: Any) -> dict[str, Any]:
@@ -62,16 +82,20 @@ def training_record(name: str | Path, revision: str | None = None, **where: Any)
     Raises:
         GenGeoError: the file is there and is no such record.
     """
-    from transformers.utils import cached_file
+    if Path(name).is_dir():
+        own = Path(name) / where.get("subfolder", "") / TRAINING_RECORD
+        path = own if own.is_file() else None
+    else:
+        from transformers.utils import cached_file
 
-    path = cached_file(
-        str(name),
-        TRAINING_RECORD,
-        revision=revision,
-        **where,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
+        path = cached_file(
+            str(name),
+            TRAINING_RECORD,
+            revision=revision,
+            **where,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
     try:
         return {} if path is None else dict(json.loads(Path(path).read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:

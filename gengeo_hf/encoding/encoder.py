@@ -9,21 +9,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.transfer import first_line
 from gengeo_hf.encoding.backends.exported import ExportedGraphs
 from gengeo_hf.encoding.backends.loaded import LoadedModel
 from gengeo_hf.encoding.backends.onnx import OnnxBackend
-from gengeo_hf.encoding.backends.protocol import Backend
-from gengeo_hf.encoding.backends.torch import TorchBackend
-from gengeo_hf.encoding.backends.trial import Choice, check_words, choose
-from gengeo_hf.encoding.checkpoints import TRAINING_RECORD, load_checkpoint, load_export, training_record
-from gengeo_hf.encoding.inputs import fetch_image, is_address, is_single_image, load_image
+from gengeo_hf.encoding.backends.protocol import FEW, Backend, Choice, check_words
+from gengeo_hf.encoding.checkpoints import (
+    TRAINING_RECORD,
+    has_matching_export,
+    load_checkpoint,
+    load_export,
+    training_record,
+)
+from gengeo_hf.encoding.inputs import check_own_size, fetch_image, is_address, is_single_image, load_image
 from gengeo_hf.encoding.protocol import EncoderProtocol, View
 
 if TYPE_CHECKING:
+    import torch
+
+    from gengeo_hf.encoding.preprocessing import FileProcessor
     from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
 
 VIEWS = ("ground", "aerial")
@@ -56,7 +62,7 @@ class Encoder:
     def __init__(
         self,
         model: GenGeoModel | ExportedGraphs,
-        processor: GenGeoImageProcessor,
+        processor: GenGeoImageProcessor | FileProcessor,
         *,
         device: str | torch.device | None = None,
         batch_size: int = 32,
@@ -66,9 +72,11 @@ class Encoder:
     ) -> None:
         _check_batch_size(batch_size)
         check_words(backend, compute_dtype or "auto")
-        self.processor, self.batch_size = processor, batch_size
+        self.processor: Any = processor
+        self.batch_size = batch_size
         self.training_record: dict[str, Any] = {}
         self.source: LoadedModel | ExportedGraphs
+        self.device: Any
         self._model: GenGeoModel | None = None
         if isinstance(model, ExportedGraphs):
             if compute_dtype == "bfloat16":
@@ -78,6 +86,11 @@ class Encoder:
             return
         if backend == "onnx":
             raise GenGeoError("backend onnx runs exported graphs, found a model in memory: use Encoder.from_pretrained")
+        import torch  # not above: exported graphs run without it
+
+        from gengeo_hf.encoding.backends.torch import TorchBackend
+        from gengeo_hf.encoding.backends.trial import choose
+
         on_cpu = backend == "openvino" and device is None  # it has no other place
         self.device = _usable(device or ("cuda" if torch.cuda.is_available() and not on_cpu else "cpu"))
         self._model = model
@@ -103,6 +116,7 @@ class Encoder:
         dtype: str | torch.dtype | None = None,
         compute_dtype: str | None = None,
         expected_images: int | None = None,
+        needs_model: bool = True,
         **kwargs: Any,
     ) -> Encoder:
         """Load model, preprocessing and training record from a checkpoint directory or a Hub id.
@@ -118,6 +132,8 @@ class Encoder:
                 saved in (also None). Another type gives another fingerprint.
             compute_dtype: Precision of computation, see the class.
             expected_images: See the class.
+            needs_model: False allows "auto" to run the ONNX export of a checkpoint directory, where there is one of
+                these weights, instead of the model: for a few images on a CPU, which then do not wait for torch.
             kwargs: Passed to `GenGeoModel.from_pretrained`, for example `revision`; exported graphs know `revision`,
                 `token` and `cache_dir`.
 
@@ -129,7 +145,17 @@ class Encoder:
             raise GenGeoError("backend onnx computes in float32: leave dtype out, or take another backend")
         if dtype is not None:
             kwargs["dtype"] = dtype
-        found: tuple[GenGeoModel | ExportedGraphs, GenGeoImageProcessor, dict[str, Any]]
+        if (Path(name) / "gengeo_fusion.json").is_file():
+            from gengeo_hf.encoding.fusion import load_fusion
+
+            kwargs |= {"device": device, "batch_size": batch_size, "expected_images": expected_images}
+            return load_fusion(Path(name), truncate_dim, backend=backend, compute_dtype=compute_dtype, **kwargs)
+        reason = ""
+        few = expected_images is not None and expected_images < FEW
+        usual = dtype is None and compute_dtype in (None, "auto", "float32") and str(device or "cpu") == "cpu"
+        if backend == "auto" and not needs_model and few and usual and not kwargs and has_matching_export(name):
+            backend, reason = "onnx", "CPU: onnx float32, the export of these weights, which starts without torch"
+        found: tuple[Any, Any, dict[str, Any]]
         found = load_export(name, **kwargs) if backend == "onnx" else load_checkpoint(name, **kwargs)
         model, processor, record = found
         encoder = cls(
@@ -142,6 +168,8 @@ class Encoder:
             expected_images=expected_images,
         )
         encoder.training_record = record
+        if reason:
+            encoder.choice = Choice(encoder.backend, reason)
         if truncate_dim is not None:
             encoder.truncate(truncate_dim)
         return encoder
@@ -156,6 +184,8 @@ class Encoder:
         if self._model is None:
             raise GenGeoError("an ONNX encoder gives descriptors only: use the torch checkpoint that it was made from")
         return self._model
+
+    can_mirror = True  # pixel values of a mirrored image are the mirrored pixel values
 
     @property
     def backend(self) -> Backend:
@@ -282,7 +312,6 @@ class Encoder:
             row += len(block)
         return descriptors[0] if single else descriptors
 
-    @torch.inference_mode()
     def encode_stream(
         self, images: Iterable[Any], view: View, *, batch_size: int | None = None, resize: bool = True
     ) -> Iterator[np.ndarray]:
@@ -294,14 +323,16 @@ class Encoder:
         _check_view(view)
         size = self.batch_size if batch_size is None else batch_size
         _check_batch_size(size)
+        if not resize:
+            check_own_size(self.processor, view)
         iterator = iter(images)
         while batch := [load_image(image) for image in itertools.islice(iterator, size)]:
             options: dict[str, Any] = {} if resize else {"do_resize": False}
             options["view"] = view
-            inputs = self.processor(batch, return_tensors="pt", **options)
+            inputs = self.processor(batch, return_tensors="np" if self._model is None else "pt", **options)
             yield self.encode_pixels(inputs["pixel_values"], view)
 
-    def encode_pixels(self, pixels: torch.Tensor, view: View) -> np.ndarray:
+    def encode_pixels(self, pixels: torch.Tensor | np.ndarray, view: View) -> np.ndarray:
         """Unit descriptors, float32 (B, dim), of pixel values (B, 3, H, W) on any device.
 
         Raises:
@@ -337,6 +368,8 @@ class Encoder:
 
 def _usable(name: str | torch.device) -> torch.device:
     """The device, after it has held a tensor: the word may be unknown, the card or its support missing."""
+    import torch
+
     try:
         torch.empty(0, device=name)
         return torch.device(name)

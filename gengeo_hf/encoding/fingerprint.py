@@ -1,7 +1,7 @@
 """One short string for everything that decides a descriptor: weights, architecture, preprocessing.
 
-Before: a model and its image processor. After: a SHA-256 that is stored with each index and neighbour table, so that
-descriptors of two models are never compared by mistake.
+The fingerprint of a model and its image processor is a SHA-256. It is stored with each index, so that descriptors of
+two models are never compared by mistake.
 """
 
 import hashlib

@@ -1,5 +1,6 @@
 """What may be given as an image: one or many, a path, an address, bytes, a PIL image, an array, a tensor."""
 
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping
@@ -7,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from gengeo_hf.common.errors import GenGeoError
@@ -26,8 +26,8 @@ def is_single_image(images: Any) -> bool:
     """
     if isinstance(images, str | Path | bytes | bytearray | Image.Image | Mapping):
         return True
-    if isinstance(images, np.ndarray | torch.Tensor):
-        return images.ndim < 4
+    if _is_array(images):
+        return bool(images.ndim < 4)
     is_collection = isinstance(images, Iterable) or hasattr(images, "__getitem__")
     return hasattr(images, "read") or not is_collection
 
@@ -53,12 +53,18 @@ def load_image(image: Any) -> Any:
         image = bytes(image)
     if isinstance(image, str | Path | bytes | Image.Image) or hasattr(image, "read"):
         return open_image(image)  # a photo from `Image.open` must have the descriptor of its file
-    if isinstance(image, np.ndarray | torch.Tensor):
+    if _is_array(image):
         return image
     raise GenGeoError(
         f"an image is a {type(image).__name__}; expected a path, an http(s) address, bytes, a PIL image, an array or "
         "a tensor"
     )
+
+
+def _is_array(image: Any) -> bool:
+    """Whether this is an array or a tensor; torch is not imported to find that out."""
+    torch = sys.modules.get("torch")
+    return isinstance(image, np.ndarray) or (torch is not None and isinstance(image, torch.Tensor))
 
 
 def is_address(image: Any) -> bool:
@@ -86,3 +92,16 @@ def fetch_image(address: str) -> bytes:
 
 
 __all__ = ["fetch_image", "is_address", "is_single_image", "load_image"]
+
+
+def check_own_size(processor: Any, view: str) -> None:
+    """Refuse images of their own size for a model that changes the view of whole ones.
+
+    Raises:
+        GenGeoError: The model's preprocessing changes this view.
+    """
+    if changed := (processor.view_transforms or {}).get(view):
+        raise GenGeoError(
+            f"this model changes {view} images to the view {changed}, which needs whole ones: images of their own "
+            "size, such as photos with a smaller field of view, cannot be encoded"
+        )

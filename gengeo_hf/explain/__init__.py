@@ -1,7 +1,6 @@
-"""Seeing why: what the head kept, which patches speak for which, why another tile won, what clusters stand for.
+"""Explanations of a match: what the head kept, which patches match, why another tile won, what clusters stand for.
 
-Before: a checkpoint and a photo with its tile. After: arrays, and pictures with their reading below them. The command
-line has `gengeo explain` and `gengeo figure`.
+Arrays, and pictures with a caption, for a photo and its tile. The commands are `gengeo explain` and `gengeo figure`.
 """
 
 from gengeo_hf.explain.attribution import Look, kept_map, look, look_many

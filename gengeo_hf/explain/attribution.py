@@ -1,6 +1,6 @@
 """One image as the head sees it: where mass goes, how strong patches are, what each patch adds to the descriptor.
 
-Before: a checkpoint and an image. After: arrays on the patch grid, for `links`, `clusters` and the pictures.
+Arrays on the patch grid of an image, for `links`, `clusters` and the pictures.
 """
 
 from __future__ import annotations

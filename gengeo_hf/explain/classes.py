@@ -1,7 +1,7 @@
 """What is kept, by class of what is seen: the "semantic preference asymmetry" of the paper's section 5.1 as numbers.
 
-Before: looks at images and the true class of each pixel. After: how much of each class the head keeps in each view, and
-how much of that is mere habit of place.
+From attributions and the true class of each pixel: how much of each class the head keeps in each view, and how much of
+that is explained by the position in the image alone.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What the clusters stand for: histograms of regions, and the patches that a cluster collects across a data set.
 
-Before: looks at images. After: arrays for the paper's Figure 7 and for sheets of clusters.
+Arrays for the paper's Figure 7 and for sheets of clusters.
 """
 
 from __future__ import annotations

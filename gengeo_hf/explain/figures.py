@@ -1,6 +1,6 @@
-"""The pictures: what was kept, which patches speak for which, why another tile won, regions, clusters, pairs.
+"""The pictures: what was kept, which patches match, why another tile won, regions, clusters, pairs.
 
-Before: looks and accounts of `look`, `links`, `clusters`. After: one PIL picture each, with its reading below it.
+One PIL picture with a caption for each kind of attribution (`attribution`, `links`, `clusters`).
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def selection_figure(
 
 
 def match_figure(match: Match, count: int = 5, side: int = 250) -> Image.Image:
-    """Which patches of a photo speak for which patches of a tile, as two heatmaps linked by lines.
+    """Which patches of a photo match which patches of a tile, as two heatmaps linked by lines.
 
     Args:
         match: from `explain_match`.
@@ -98,13 +98,13 @@ def match_figure(match: Match, count: int = 5, side: int = 250) -> Image.Image:
         EVIDENCE_NOTE,
     ]
     scale = Scale("adds least to the score", "adds most")
-    return sheet([row, below, chart], "Which patches speak for which", notes, scale)
+    return sheet([row, below, chart], "Which patches match", notes, scale)
 
 
 def preference_figure(
     preference: Preference, names: tuple[str, str] = ("the chosen tile", "the true tile"), side: int = 250
 ) -> Image.Image:
-    """Why one tile won over another: the photo's patches by whom they speak for, and both tiles.
+    """Why one tile won over another: the photo's patches by the tile that they support, and both tiles.
 
     Args:
         preference: from `explain_preference`.
@@ -134,7 +134,7 @@ def preference_figure(
         f"Clusters in which the photo agrees more with {names[0]} (+) or with {names[1]} (-), as a difference of "
         f"cosines before the projection: {words}.",
         "The difference is exact: patches and global token add up to the gap of the two scores. White patches of the "
-        "photo speak for both alike; the colours end at the 98th percentile of the differences' sizes. The tiles' maps "
+        "photo support both alike; the colours end at the 98th percentile of the differences' sizes. The tiles' maps "
         "run from violet (adds least) to yellow (adds most), each scaled by itself.",
     ]
     higher = "higher" if preference.gap >= 0 else "lower"
@@ -167,7 +167,7 @@ def regions_figure(ground: Look, ground_box: Box, aerial: Look, aerial_box: Box,
         "Share of the region's mass in each cluster; the dustbin is left out and the rest scaled to sum 1.",
     ]
     heading = Panel(chart, "mean assignment to the clusters")
-    return sheet([Row(images, side), Row([heading], 220)], "Two regions in the language of the clusters", notes)
+    return sheet([Row(images, side), Row([heading], 220)], "Clusters of two regions", notes)
 
 
 def clusters_figure(

@@ -1,6 +1,6 @@
-"""Which patches of one view speak for which patches of the other, and why one tile won over another.
+"""Which patches of the two views match, and why one tile won over another.
 
-Before: looks at two images. After: an exact account of their score, patch by patch.
+The similarity of two images as an exact sum over pairs of patches.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class Preference:
 
 
 def explain_preference(encoder: Encoder, ground: Any, chosen: Any, other: Any) -> Preference:
-    """Which parts of a photo speak for one tile and which for another: for a wrong answer, chosen and true tile.
+    """Which parts of a photo support one tile and which another: for a wrong answer, chosen and true tile.
 
     Args:
         encoder: a model with a SALAD head.

@@ -1,7 +1,7 @@
-"""Weights of others, in GenGeo's format: DINOv2 (hub files), SALAD, MegaLoc, Sample4Geo.
+"""Published weights of other projects, in GenGeo's format: DINOv2 (hub files), SALAD, MegaLoc, Sample4Geo.
 
-Before: a file with a state dict (.pth, .ckpt, .safetensors). After: a folder that `GenGeoModel.from_pretrained` loads.
-Nothing in a source file can run code: `.pth` and `.ckpt` are read with `weights_only=True`.
+The file holds a state dict (.pth, .ckpt, .safetensors); the result is a folder that `GenGeoModel.from_pretrained`
+loads. Nothing in a source file can run code: `.pth` and `.ckpt` are read with `weights_only=True`.
 """
 
 import re

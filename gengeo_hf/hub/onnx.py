@@ -1,7 +1,7 @@
 """A checkpoint as an ONNX graph, for machines that describe images without torch's kernels.
 
-Before: a GenGeo model and its image processor. After: a folder with one graph for each head (one where both views
-share it) that takes any batch size and any image size, the weights, and what `gengeo_hf.encoding.backends` must know.
+The folder has one graph for each head (one where both views share it), which takes any batch size and any image size,
+the weights, and the settings that `gengeo_hf.encoding.backends` reads.
 """
 
 import contextlib
@@ -31,13 +31,16 @@ BATCHES = (1, 3)  # neither is the batch size that the graph is traced with
 TRACED = (2, 3, 5)  # batch, rows and columns of patches
 
 
-def export_onnx(model: "GenGeoModel", processor: "GenGeoImageProcessor", folder: str | Path) -> float:
+def export_onnx(
+    model: "GenGeoModel", processor: "GenGeoImageProcessor", folder: str | Path, checkpoint: Path | None = None
+) -> float:
     """Write the graphs, and compare them with torch at both views' sizes before anything appears.
 
     Args:
         model: its weights are exported as float32; it is put into evaluation mode on the CPU.
         processor: says the image size of each view.
         folder: it appears whole or not at all.
+        checkpoint: the weights' file that will lie beside it; an encoder then knows that the two belong together.
 
     Returns:
         The lowest cosine between descriptors of the graphs and of torch, on random images.
@@ -72,6 +75,7 @@ def export_onnx(model: "GenGeoModel", processor: "GenGeoImageProcessor", folder:
             "preprocessing": preprocessing(processor),
             "lowest_cosine_to_torch": lowest,
             "graphs": graph_of,
+            "checkpoint": described(checkpoint) if checkpoint is not None and checkpoint.is_file() else None,
             "files": {path.name: described(path) for path in sorted(target.iterdir())},
         }
         write_json(target / MANIFEST, manifest)

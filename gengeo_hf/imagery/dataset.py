@@ -2,7 +2,6 @@
 
 On disk (`save_to_disk`), as Parquet files with the pictures inside, or on the Hub.
 
-Before: data/ and world/. After: a `TileSource`.
 """
 
 import io

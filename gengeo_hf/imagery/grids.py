@@ -18,6 +18,7 @@ WEB_MERCATOR = "EPSG:3857"
 HALF_WORLD_M = math.pi * 6_378_137.0  # of Web Mercator: from the equator to the grid's edge
 MAX_LATITUDE = math.degrees(math.atan(math.sinh(math.pi)))  # 85.05, where the Web Mercator square ends
 MAX_ZOOM = 24
+Projection = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 REACH_M = 10.0  # of the central differences that give a tile's affine map
 
 
@@ -71,12 +72,13 @@ class TileGrid:
         crs: CRS of the grid, as PROJ knows it.
         levels: The zoom levels.
         name: What messages call the grid.
+        project: Latitudes and longitudes in degrees to x and y of the CRS, (n,) each; None asks PROJ.
     """
 
-    def __init__(self, crs: str, levels: Iterable[Level], name: str = "") -> None:
-        self.crs, self.name = crs, name or crs
+    def __init__(self, crs: str, levels: Iterable[Level], name: str = "", project: Projection | None = None) -> None:
+        self.crs, self.name, self._given = crs, name or crs, project
         self.levels: Mapping[int, Level] = {level.zoom: level for level in levels}
-        self._project = _mercator if is_web_mercator(crs) else _projection(crs)
+        self._project = project or (_mercator if is_web_mercator(crs) else _projection(crs))
 
     def level(self, zoom: int) -> Level:
         """A level by its number.
@@ -124,7 +126,8 @@ class TileGrid:
 
     def with_tile(self, pixels: int) -> "TileGrid":
         """The same grid with tiles of another number of pixels."""
-        return TileGrid(self.crs, [level.with_tile(pixels) for level in self.levels.values()], self.name)
+        levels = [level.with_tile(pixels) for level in self.levels.values()]
+        return TileGrid(self.crs, levels, self.name, self._given)
 
     def limited(self, lowest: int | None, highest: int | None) -> "TileGrid":
         """The grid without the levels that a service does not have.
@@ -136,7 +139,7 @@ class TileGrid:
         kept = [level for level in self.levels.values() if low <= level.zoom <= high]
         if not kept:
             raise GenGeoError(f"no zoom level between {low} and {high} is left; look at the source's own limits")
-        return TileGrid(self.crs, kept, self.name)
+        return TileGrid(self.crs, kept, self.name, self._given)
 
 
 def affine_maps(
@@ -232,7 +235,7 @@ def _mercator(lat: np.ndarray, lon: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return 6_378_137.0 * np.radians(lon), y
 
 
-def _projection(crs: str) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+def _projection(crs: str) -> Projection:
     transformer = _transformer(crs)
 
     def project(lat: np.ndarray, lon: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
 """From a raster's numbers to RGB: which bands, which range, and which pixels hold no data.
 
-Before: raster.py reads a window. After: an 8-bit RGB array and a mask.
+A window that `raster.py` has read becomes an 8-bit RGB array and a mask.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,8 @@
 """Where a raster file lies on Earth: its georeference, its outline in degrees, and whether that can be true."""
 
-from collections.abc import Mapping
-from pathlib import Path
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -142,6 +143,40 @@ def area_of_use_note(crs: Any, box: np.ndarray, path: str | Path) -> str:
         f"{path} lies at {lat:.2f}, {lon:.2f}, outside the area of use of its CRS EPSG:{code} ({used.name:.60}): "
         "is it tagged with the right CRS?"
     )
+
+
+def stated_date(path: str | Path, dates: Sequence[tuple[str, str]]) -> str:
+    """When a user says that a file was taken, in the form of `acquisition_date`; empty where no pattern fits.
+
+    Args:
+        path: the file.
+        dates: (pattern of the file's name or of the end of its path, date); the first that fits counts.
+    """
+    for pattern, date in dates:
+        if PurePath(path).match(pattern):
+            return digits_of(date)
+    return ""
+
+
+def is_date(text: str) -> bool:
+    """Whether a text is a date such as 2018, 2018-06, 2018-06-01 or 20180601."""
+    return bool(re.fullmatch(r"\d{4}([-:/]?(0[1-9]|1[0-2])([-:/]?(0[1-9]|[12]\d|3[01]))?)?", text))
+
+
+def digits_of(date: str) -> str:
+    """The digits of a date.
+
+    Raises:
+        GenGeoError: it is not one, see `is_date`.
+    """
+    if not is_date(date):
+        raise GenGeoError(f"{date!r} is not a date: expected for example 2018, 2018-06 or 2018-06-01")
+    return re.sub(r"\D", "", date)
+
+
+def readable_date(digits: str) -> str:
+    """2018, 2018-06 or 2018-06-01 from the form of `acquisition_date`."""
+    return "-".join(filter(None, (digits[:4], digits[4:6], digits[6:8])))
 
 
 def acquisition_date(tags: Mapping[str, str]) -> str:

@@ -1,10 +1,8 @@
-"""Which reader fits what the user pointed at.
-
-Before: a path from the command line. After: a `TileSource`.
-"""
+"""Choose the reader of an imagery source."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from gengeo_hf.common.area import Area
 from gengeo_hf.common.errors import GenGeoError
@@ -13,8 +11,9 @@ from gengeo_hf.imagery.addresses import is_address, open_address
 from gengeo_hf.imagery.dataset import HUB, holds_pictures, hub_tiles, parquet_tiles
 from gengeo_hf.imagery.options import NetOptions
 from gengeo_hf.imagery.raster import RasterTiles
+from gengeo_hf.imagery.raster_sizes import SeveralRasterSizes, open_rasters
 from gengeo_hf.imagery.table import TABLE_SUFFIXES, TableTiles
-from gengeo_hf.imagery.tiles import TileSource
+from gengeo_hf.imagery.tiles import Rights, TileSource
 from gengeo_hf.imagery.xyz import MbTiles, XyzTiles, holds_tiles
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img", ".gpkg")
@@ -35,10 +34,11 @@ class TilingOptions:
         tile_order: map tiles in a folder: "zxy", or "zyx".
         leave_out_repeated: map tiles: leave out pictures that stand in several places.
         nodata: rasters: value of pixels without data, beside what the files declare and show.
-        max_empty: rasters: share of a tile that may hold no data.
+        max_empty: by address and rasters: share of a tile that may hold no data.
         image_column, lat_column, lon_column: tables: columns to use; None recognises them.
         tile_size_m: tables: ground size of a tile in metres; None takes it from the table.
-        tile_sizes: by address: several ground sizes in metres around each cell; empty takes `tile_m`.
+        dates: rasters: (pattern of a file's name, date); the first that fits goes before the date in a file's tags.
+        tile_sizes: by address and rasters: several ground sizes in metres around each cell; empty takes `tile_m`.
         area: by address and rasters: only tiles that touch it; None takes all that a raster covers.
         net: by address: limits, rights and further words of the user.
     """
@@ -58,6 +58,7 @@ class TilingOptions:
     lat_column: str | None = None
     lon_column: str | None = None
     tile_size_m: float | None = None
+    dates: tuple[tuple[str, str], ...] = ()
     tile_sizes: tuple[float, ...] = ()
     area: Area | None = None
     net: NetOptions = field(default_factory=NetOptions)
@@ -74,10 +75,24 @@ def open_imagery(source: str | Path, options: TilingOptions | None = None) -> Ti
         GenGeoError: nothing is there, or nothing of it is imagery that we know.
     """
     options = options or TilingOptions()
-    if str(source).startswith(HUB):
-        return hub_tiles(str(source).removeprefix(HUB))
     if is_address(str(source)):
         return open_address(str(source), options)
+    tiles: Any = _open_local(source, options)
+    everywhere = Rights(acquired=next((date for pattern, date in options.dates if pattern == "*"), ""))
+    tiles.rights = options.net.rights.or_else(everywhere).or_else(getattr(tiles, "rights", Rights()))
+    if len(options.tile_sizes) > 1 and not hasattr(tiles, "tile_sizes"):
+        raise GenGeoError(
+            f"{source} has tiles of its own size: several ground sizes (--tile) can be cut from rasters and from "
+            "imagery by address"
+        )
+    found: TileSource = tiles
+    return found
+
+
+def _open_local(source: str | Path, options: TilingOptions) -> TileSource:
+    """Imagery on disk, or a data set on the Hub."""
+    if str(source).startswith(HUB):
+        return hub_tiles(str(source).removeprefix(HUB))
     path = Path(source)
     if not path.exists():
         raise GenGeoError(f"there is nothing at {source}")
@@ -109,16 +124,17 @@ def open_imagery(source: str | Path, options: TilingOptions | None = None) -> Ti
     return _rasters(rasters, options)
 
 
-def _rasters(paths: list[Path], options: TilingOptions) -> RasterTiles:
-    return RasterTiles(
+def _rasters(paths: list[Path], options: TilingOptions) -> RasterTiles | SeveralRasterSizes:
+    return open_rasters(
         paths,
-        options.tile_m,
+        options.tile_sizes or (options.tile_m,),
         options.overlap,
-        options.pixels,
-        options.value_range,
+        pixels=options.pixels,
+        value_range=options.value_range,
         area=options.area,
         nodata=options.nodata,
         max_empty=options.max_empty,
+        dates=options.dates,
     )
 
 

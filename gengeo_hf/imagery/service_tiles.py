@@ -85,9 +85,11 @@ class ServiceTiles:
         smallest = self._sizes[0].tile_m
         if estimate_cells(area, smallest, overlap) > 50e6:
             raise GenGeoError(f"{area} holds more than 50 million tiles of {smallest:g} m: choose a smaller one")
+        self.tile_sizes = tuple(size.tile_m for size in self._sizes)
         self._lat, self._lon = self._ordered(*area_cells(area, smallest, overlap))
         self.table = _table(self._lat, self._lon, [size.tile_m for size in self._sizes], self.name)
-        self.rendering = f"{service.identity} {self._options.shift_m} " + ", ".join(
+        limits = f"{self._options.shift_m} {reader.max_empty:g}"
+        self.rendering = f"{service.identity} {limits} " + ", ".join(
             f"{size.tile_m:g} m: zoom {size.level.zoom}, {size.pixels} pixels" for size in self._sizes
         )
         self._maps: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()

@@ -1,4 +1,4 @@
-"""What a search finds."""
+"""What a search finds: one tile with its position, its score and the rights of its imagery."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from gengeo_hf.index.version import Version
 
 @dataclass(frozen=True)
 class Hit:
-    """One tile that was found: where it is, how alike it is (cosine, -1 to 1), and whom its licence asks to name."""
+    """One tile that was found: where it is, how alike it is (cosine, -1 to 1), and the rights of its imagery."""
 
     tile_id: str
     score: float
@@ -22,6 +22,8 @@ class Hit:
     area: str
     source: str
     attribution: str = ""
+    licence: str = ""
+    acquired: str = ""
 
 
 def finite_queries(descriptors: np.ndarray) -> np.ndarray:
@@ -40,10 +42,17 @@ def finite_queries(descriptors: np.ndarray) -> np.ndarray:
 
 
 def hit_of(version: Version, row: int, score: float) -> Hit:
-    """The tile of a row, numbered through all segments of a version."""
+    """The tile of a row, as found with a score.
+
+    Args:
+        version: That was searched.
+        row: Numbered through all segments.
+        score: Cosine.
+    """
     segment, row = version.locate(row)
     tiles = segment.tiles.slice(row, 1)
     values = {name: tiles[name][0].as_py() for name in ("tile_id", "lat", "lon", "area", "source")}
+    rights = version.source_of(values["source"] or "")
     return Hit(
         score=score,
         bounds=row_bounds(tiles, 0),
@@ -52,5 +61,7 @@ def hit_of(version: Version, row: int, score: float) -> Hit:
         lon=values["lon"],
         area=values["area"] or "",
         source=values["source"] or "",
-        attribution=next((s.attribution for s in version.manifest.sources if s.name == (values["source"] or "")), ""),
+        attribution=rights.attribution,
+        licence=rights.licence,
+        acquired=rights.acquired,
     )

@@ -7,7 +7,7 @@ descriptors, then describe each part again and push its share of that gradient t
 saved beyond the paper: the last part keeps its activations from the first time, and blocks that do not train run once
 (`FrozenPrefix`).
 
-Before: micro-batches of images. After: gradients on the parameters, as of one large batch.
+Micro-batches of images give the gradients of one large batch.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -1,7 +1,4 @@
-"""Symmetric InfoNCE, and the gather that makes it exact over several processes.
-
-Before: one descriptor for each ground photo and each tile of a batch. After: one number to minimise.
-"""
+"""Symmetric InfoNCE, and the gather that makes it exact over several processes."""
 
 import math
 from collections.abc import Sequence

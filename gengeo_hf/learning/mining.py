@@ -1,7 +1,7 @@
 """Which tiles look most like a photo's place: the table of visual neighbours (dynamic similarity sampling).
 
-Before: descriptors of all training photos and tiles. After: for each photo the K tiles that the model confuses
-with its own, which the batch sampler turns into batches of hard negatives (Sample4Geo; GenGeo, section 3.4.2).
+For each training photo the K tiles that the model confuses with its own, which the batch sampler turns into batches
+of hard negatives (Sample4Geo; GenGeo, section 3.4.2).
 """
 
 import numpy as np

@@ -1,6 +1,6 @@
 """Which places lie nearest to each place: exact on the sphere, in metres, named by id.
 
-Before: ids and positions of the training tiles. After: the batch sampler, which puts neighbours into one batch.
+The batch sampler puts neighbours into one batch.
 This file imports no `datasets`, and neither does what it needs.
 """
 

@@ -1,7 +1,7 @@
 """One epoch of hard-negative batches, as a pure function of its inputs.
 
-Before: a table of neighbours (on the map, or by similarity). After: lists of pairs that `HardNegativeBatchSampler`
-gives to the data loader.
+From a table of neighbours (on the map, or by similarity) to the lists of pairs that `HardNegativeBatchSampler` gives to
+the data loader.
 
 Why batches are the heart of this field: InfoNCE only learns from the negatives that share a batch, and among 35,000
 places two random ones are told apart by the colour of the soil. So a batch is grown from a few *anchors*, each of

@@ -1,7 +1,7 @@
 """The batch sampler: geographic neighbours first, visual look-alikes later.
 
-Before: neighbour tables from `data.neighbours` (on the map) and `learning.mining` (by similarity). After: a PyTorch
-`DataLoader(batch_sampler=...)`, the same on every process.
+Neighbour tables come from `learning.neighbours` (on the map) and `learning.mining` (by similarity). The sampler is
+that of a PyTorch `DataLoader(batch_sampler=...)`, the same on every process.
 """
 
 import hashlib

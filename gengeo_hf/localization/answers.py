@@ -47,7 +47,8 @@ class Place:
             position is that of the tiles.
         pose_probability: mass of the posterior near that position; with joined tiles, evidence that the photo was
             taken there at all; None without a pose.
-        attribution: text that must be shown with the imagery; empty where none is stated.
+        attribution, licence, acquired: text that must be shown with the imagery, its licence, and when it was taken;
+            empty where they are not stated.
     """
 
     rank: int
@@ -67,6 +68,13 @@ class Place:
     pose: str | None = None
     pose_probability: float | None = None
     attribution: str = ""
+    licence: str = ""
+    acquired: str = ""
+
+    @property
+    def rights(self) -> str:
+        """Attribution, licence and date of the imagery in one line; empty where nothing is stated."""
+        return ", ".join(filter(None, (self.attribution, self.licence, self.acquired)))
 
 
 @dataclass(frozen=True)
@@ -166,6 +174,8 @@ def place_of(votes: Sequence[Hit], rank: int) -> Place:
         area=best.area,
         source=best.source,
         attribution=best.attribution,
+        licence=best.licence,
+        acquired=best.acquired,
     )
 
 

@@ -15,8 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import dijkstra
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import great_circle_m
@@ -138,6 +136,9 @@ def _cheapest(candidates: Sequence[Sequence[Place]], seconds: np.ndarray, motion
             step = _step_cost(candidates[f], candidates[g], float(seconds[g] - seconds[f]), motion)
             edges(nodes[f], nodes[g], step + own[g][None, :], g - f)
     shape = (end + 1, end + 1)
+    from scipy.sparse import coo_array  # not above: one photo does not need it
+    from scipy.sparse.csgraph import dijkstra
+
     graph = coo_array((np.concatenate(costs), (np.concatenate(tails), np.concatenate(heads))), shape=shape).tocsr()
     before = dijkstra(graph, indices=0, return_predecessors=True)[1]
     picks: list[int | None] = [None] * len(counts)

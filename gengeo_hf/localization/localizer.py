@@ -34,10 +34,10 @@ from gengeo_hf.localization.photos import (
     pictures,
     read_photo,
 )
-from gengeo_hf.localization.pose import PoseFinder, PoseSettings, open_finder
 
 if TYPE_CHECKING:
     from gengeo_hf.index.stores import StoreIndex
+    from gengeo_hf.localization.pose import PoseFinder, PoseSettings
 
 __all__ = [
     "Answer",
@@ -128,12 +128,17 @@ class GeoLocalizer:
         gallery = open_index(index)  # before the model: it is quick to say that it is not there
         if isinstance(gallery, GeoIndex) and (width := gallery.manifest.model.truncate_dim):
             options.setdefault("truncate_dim", int(width))
+        options.setdefault("needs_model", bool(pose))
         encoder = Encoder.from_pretrained(model, **({"backend": "auto", "compute_dtype": "auto"} | options))
         if not isinstance(gallery, GeoIndex) and options.get("truncate_dim") is None:
             width = gallery.width_for(encoder.fingerprint, encoder.dim)
             if width is not None:
                 encoder.truncate(width)
-        finder = None if not pose else open_finder(encoder, model, gallery, index, calibration, pose, options)
+        finder = None
+        if pose:
+            from gengeo_hf.localization.pose import open_finder  # imports torch
+
+            finder = open_finder(encoder, model, gallery, index, calibration, pose, options)
         if isinstance(gallery, GeoIndex):
             encoder = adapted_for(encoder, gallery.manifest)
         return cls(encoder, gallery, calibration=table, pose=finder)

@@ -1,6 +1,6 @@
 """A map that works without internet: one HTML page with Leaflet, imagery and thumbnails inside.
 
-Before: locate.py's answers, or the demo's. After: a page, or the same page in a frame for a report.
+Answers as a page, or as the same page in a frame for a report.
 
 The page's content security policy forbids every connection, so nothing about the photos leaves the machine.
 """
@@ -89,6 +89,7 @@ def map_page(
     attribution: str = "",
     max_native_zoom: int = 19,
     line: Sequence[tuple[float, float]] = (),
+    credits: Sequence[str] = (),
 ) -> str:
     """A complete HTML page.
 
@@ -100,6 +101,7 @@ def map_page(
         caveat: warning shown above the map.
         tile_url: online background such as `https://.../{z}/{x}/{y}.png`; empty (the default) makes no request at all.
         attribution: whom the background's licence asks to name.
+        credits: whose own imagery is shown, one text for each of its sources.
         max_native_zoom: deepest zoom level of the background; deeper views enlarge its tiles.
     """
     origin = [point.lon for photo in photos for point in photo.points] or [o.bounds.west for o in overlays] or [0.0]
@@ -110,6 +112,7 @@ def map_page(
         "tileUrl": tile_url,
         "attribution": attribution,
         "maxNativeZoom": max_native_zoom,
+        "credits": [html.escape(text) for text in credits],
     }
     server = urlsplit(tile_url.replace("{s}", "*")) if tile_url else None
     return render(
@@ -162,7 +165,9 @@ def answers_map(
     ground = list(overlays.values())
     if isinstance(index, GeoIndex) and len(overlays) < MAX_TILES:
         ground = [*_neighbours(answers, index, set(overlays), MAX_TILES - len(overlays)), *ground]
-    return map_page(photos, ground, caveat=caveat, line=drive_line(answers) if drive else (), **options)
+    credits = list(dict.fromkeys(place.rights for answer in answers for place in answer.places if place.rights))
+    line = drive_line(answers) if drive else ()
+    return map_page(photos, ground, caveat=caveat, line=line, credits=credits, **options)
 
 
 def data_uri(picture: bytes) -> str:

@@ -279,6 +279,8 @@ class PoseFinder:
                 area=hit.area,
                 source=hit.source,
                 attribution=hit.attribution,
+                licence=hit.licence,
+                acquired=hit.acquired,
                 heading=heading,
                 pose=FITTED,
                 pose_probability=mode.probability,

@@ -39,7 +39,8 @@ def place_record(place: Place) -> dict[str, Any]:
         cameras if the place is right, None where not calibrated), tile_id, bounds ([west, south, east, north] in
         degrees or None), heading (degrees clockwise from north or None), pose ("fitted" or "search" where position,
         heading and radii are those of a pose inside the tile, else None), source (name of the imagery's file),
-        attribution (text that must be shown with the imagery or None); also pose_probability (mass of the posterior
+        attribution (text that must be shown with the imagery or None), licence and acquired (of the imagery: its
+        licence, the date or year of the flight, or None); also pose_probability (mass of the posterior
         near the position or None), rank, votes (tiles merged), uncertainty_m (root-mean-square radius or None), area.
     """
     return {
@@ -56,6 +57,8 @@ def place_record(place: Place) -> dict[str, Any]:
         "pose_probability": place.pose_probability,
         "source": place.source or None,
         "attribution": place.attribution or None,
+        "licence": place.licence or None,
+        "acquired": place.acquired or None,
         "rank": place.rank,
         "votes": place.votes,
         "uncertainty_m": place.uncertainty_m,

@@ -60,6 +60,8 @@ def answer(found: Answer, question: LocateQuery) -> str:
         facts.append(f"{best.score - found.places[1].score:.3f} ahead of the second place")
     if best.heading is not None:
         facts.append(f"its middle looks to {best.heading:.0f}°")
+    if best.rights:
+        facts.append(f"imagery: {best.rights}")
     if (position := found.exif_position) is not None:
         distance = found.exif_distance_m
         far = f": {distance:,.0f} m from the best place" if distance is not None else ", as asked"

@@ -45,7 +45,7 @@ def see(encoder: Any, image: Image.Image, view: Any) -> Seen:
 
 
 def agreement(photo: Seen, tile: Seen) -> Image.Image | None:
-    """Which patches of the photo speak for which patches of the tile; None where the model cannot be looked into."""
+    """Which patches of the photo match which patches of the tile; None where the model cannot be looked into."""
     from gengeo_hf.explain import account, match_figure
 
     if photo.look is None or tile.look is None:

@@ -62,6 +62,8 @@ class PlaceResponse(BaseModel):
     pose_probability: float | None = Field(description="mass of the posterior near the pose, 0 to 1, or null")
     source: str | None = Field(description="name of the imagery's file")
     attribution: str | None = Field(description="text that must be shown with the imagery")
+    licence: str | None = Field(description="licence of the imagery, where it is stated")
+    acquired: str | None = Field(description="date or year of the imagery, where it is stated")
     rank: int = Field(description="1 is the best")
     votes: int = Field(description="overlapping tiles that were merged into this place")
     uncertainty_m: float | None = Field(description="root-mean-square distance to expect when the place is right")

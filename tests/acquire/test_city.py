@@ -17,8 +17,10 @@ from gengeo_hf.data.own import Cut
 from gengeo_hf.data.sources import read_sources
 from gengeo_hf.imagery.client import HostUnavailableError
 from gengeo_hf.imagery.tiles import ImageryStoppedError, Rights
-from tests.acquire.conftest import LAT, LON, GridTiles, entity
+from tests.acquire.mapillary_double import LAT, LON, GridTiles, entity
 from tests.acquire.mapillary_server import TOKEN
+
+pytest_plugins = ["tests.acquire.mapillary_double"]
 
 AREA = Area.from_bounds(Bounds(LON - 0.004, LAT - 0.003, LON + 0.004, LAT + 0.003))
 RIGHTS = Rights("Example Survey", "CC BY 4.0", "2021-06", "https://tiles.example.org/{z}/{x}/{y}")

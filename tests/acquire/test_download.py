@@ -7,7 +7,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from gengeo_hf.acquire.download import check_space, download
-from gengeo_hf.common import transfer
 from gengeo_hf.common.errors import GenGeoError
 
 CONTENT = bytes(range(256)) * 4_000
@@ -53,19 +52,10 @@ class Server:
 
 
 @pytest.fixture
-def server(monkeypatch):
-    import huggingface_hub.constants
-    from huggingface_hub.utils import _http
-
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 1 << 16)  # what a break may cost
-    for module in (transfer.time, _http.time):
-        monkeypatch.setattr(module, "sleep", lambda seconds: None)
-    _http.close_session()
+def server(online):
     server = Server()
     yield server
     server.server.shutdown()
-    _http.close_session()
 
 
 def test_download_with_broken_connections_continues_from_the_last_byte(server, tmp_path):

@@ -12,8 +12,10 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import Bounds
 from gengeo_hf.imagery.client import HostUnavailableError, ServerError
 from gengeo_hf.imagery.options import ClientOptions
-from tests.acquire.conftest import LAT, LON, entity
+from tests.acquire.mapillary_double import LAT, LON, entity
 from tests.acquire.mapillary_server import TOKEN
+
+pytest_plugins = ["tests.acquire.mapillary_double"]
 
 BOX = (LON - 0.004, LAT - 0.004, LON + 0.004, LAT + 0.004)
 AREA = Area.from_bounds(Bounds(*BOX))
@@ -128,6 +130,7 @@ def test_2001_hits_in_a_box_are_all_found(service, tmp_path):
 
 def test_a_box_of_a_metre_that_stays_full_is_reported(service, tmp_path, monkeypatch):
     monkeypatch.setattr(photo_search, "LIMIT", 10)
+    monkeypatch.setattr(photo_search, "SMALLEST_DEGREES", 0.003)  # not so many quarters
     service.hold([entity(n) for n in range(1, 21)])
     with service.client() as client:
         found = search_area(client, AREA, True, Journal(tmp_path / "search.jsonl"))

@@ -12,7 +12,7 @@ from gengeo_hf.common.area import Area
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import Bounds, great_circle_m, offset
 from gengeo_hf.data.own import Cut
-from tests.acquire.conftest import LAT, LON, GridTiles, entity
+from tests.acquire.mapillary_double import LAT, LON, GridTiles, entity
 
 AREA = Area.from_bounds(Bounds(LON - 0.004, LAT - 0.003, LON + 0.004, LAT + 0.003))
 

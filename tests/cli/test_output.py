@@ -6,11 +6,12 @@ import sys
 
 import pytest
 
+from gengeo_hf.imagery.tiles import Rights
 from tests.stubs import ListSource, StubEncoder
 
 PLACE_KEYS = {
     *("lat", "lon", "score", "confidence", "radius_68_m", "radius_95_m", "tile_id", "bounds", "heading", "pose"),
-    *("source", "attribution"),
+    *("source", "attribution", "licence", "acquired"),
 }
 INFO_KEYS = {"tiles", "bounds", "left_out", "sources", "attribution", "licence", "model"}
 EVIL = "\x1b[2J\x1b]0;title\x07\r\n  1. 0.000000, 0.000000 ± 1 m  score 0.999"
@@ -37,6 +38,31 @@ def test_locate_json_is_one_object_a_photo(gengeo, query, photo, tmp_path):
     assert best["confidence"] is None and best["radius_68_m"] is None and len(best["bounds"]) == 4
     west, south, east, north = best["bounds"]
     assert west < best["lon"] < east and south < best["lat"] < north
+
+
+def test_rights_of_the_imagery_are_in_every_kind_of_answer(gengeo, monkeypatch, photo, tmp_path):
+    """A page, a map, GeoJSON, JSON and text: whoever passes an answer on passes on whose imagery it is."""
+    from gengeo_hf.index import GeoIndex
+    from gengeo_hf.localization import GeoLocalizer
+    from gengeo_hf.serving.fragments import answer
+    from gengeo_hf.serving.schemas import LocateResponse
+
+    source = ListSource()
+    source.rights = Rights("<b>Survey</b>", "CC BY 4.0", "2024-06-01")
+    index = GeoIndex.build(StubEncoder(), source, tmp_path / "rights")
+    monkeypatch.setattr("gengeo_hf.encoding.encoder.Encoder.from_pretrained", lambda *_, **__: StubEncoder())
+    words = ("locate", photo, "--index", index.path, "--model", "m")
+    files = {"--map": tmp_path / "m.html", "--geojson": tmp_path / "a.geojson"}
+    text = gengeo(*words, *(word for pair in files.items() for word in pair))[1]
+    assert "imagery: <b>Survey</b>, CC BY 4.0, 2024-06-01" in text
+    assert r"\u0026lt;b\u0026gt;Survey" in files["--map"].read_text() and "2024-06-01" in files["--map"].read_text()
+    stated = {"attribution": "<b>Survey</b>", "licence": "CC BY 4.0", "acquired": "2024-06-01"}
+    feature = json.loads(files["--geojson"].read_text())["features"][0]["properties"]
+    record = json.loads(gengeo(*words, "--json")[1])["places"][0]
+    found = GeoLocalizer(StubEncoder(), index).locate(photo)
+    served = LocateResponse.of(found, index, "").places[0].model_dump()
+    assert all(entry[key] == value for entry in (feature, record, served) for key, value in stated.items())
+    assert "imagery: &lt;b&gt;Survey&lt;/b&gt;, CC BY 4.0, 2024-06-01" in answer(found, None)
 
 
 @pytest.mark.parametrize("name", ["-", "/dev/stdout"])

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.encoding.encoder import Encoder
+from gengeo_hf.encoding.encoder import Encoder, training_record
 from gengeo_hf.index import GeoIndex
 from gengeo_hf.localization import GeoLocalizer
 from tests.hub.test_hub import pairs, photo
@@ -89,5 +89,6 @@ def test_all_parts_of_a_checkpoint_come_from_one_place_with_one_token(tiny_check
 
     monkeypatch.setattr(utils, "cached_file", cached_file)
     Encoder.from_pretrained(tiny_checkpoint, **where)
+    training_record("someone/model", **where)  # of a directory it is read from there
     parts = ("AutoConfig", "GenGeoModel", "GenGeoImageProcessor", "gengeo_training.json")
     assert asked == dict.fromkeys(parts, tuple(where.values()))

@@ -13,15 +13,21 @@ KINDS = {"": "model", "datasets/": "dataset"}
 
 
 class HubServer:
-    """Repositories by (kind, id): files, commits. `fail_commits` answers that many commits with 503 first."""
+    """Repositories by (kind, id): files, commits. `fail_commits` answers that many commits with 503 first.
+
+    `faults` holds for a path what happens to its next downloads, one word each: a status, "break" (half of the bytes,
+    then the connection ends), "html" (a page in its place), "damage" (other bytes of the same length), "whole" (no
+    range is given).
+    """
 
     def __init__(self):
         self.repositories, self.objects, self.log = {}, {}, []
         self.fail_commits = 0
+        self.faults = {}
         handler = type("Handler", (_Handler,), {"hub": self})
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.address = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
 
     def close(self):
         self.server.shutdown()
@@ -53,6 +59,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+
+    def broken(self, data, start, headers):
+        self.send_response(206 if start else 200)
+        for name, value in [*headers, ("Content-Length", str(len(data) - start))]:
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data[start : start + (len(data) - start) // 2])
+        self.wfile.flush()
+        self.close_connection = True
 
     def missing(self, code):
         self.answer(404, {"error": code}, [("X-Error-Code", code)])
@@ -101,7 +116,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self.missing("RevisionNotFound")
         siblings = [{"rfilename": file} for file in sorted(repository["files"])]
         sha = repository["commits"][-1]
-        return self.answer(200, {"id": name, "sha": sha, "private": False, "tags": [], "siblings": siblings})
+        card = re.match(r"---\n(?:.*\n)*?license: (\S+)", repository["files"].get("README.md", b"").decode())
+        about = {"id": name, "sha": sha, "private": False, "tags": [], "siblings": siblings}
+        return self.answer(200, about | {"cardData": {"license": card[1]} if card else {}})
 
     def preupload(self, body, kind, name, rev):
         files = [
@@ -162,6 +179,11 @@ class _Handler(BaseHTTPRequestHandler):
                 inner = start + "/".join(parts[:depth])
                 rows[inner] = {"type": "directory", "path": inner, "size": 0, "oid": oid}
             rows[path] = {"type": "file", "path": path, "size": len(data), "oid": oid}
+            if path.endswith(".tar"):
+                sha256 = hashlib.sha256(data).hexdigest()
+                rows[path]["lfs"] = {"oid": sha256, "size": len(data), "pointerSize": 134}
+            else:
+                rows[path]["oid"] = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
         if "recursive=true" not in self.path.lower():
             rows = {path: row for path, row in rows.items() if "/" not in path[len(start) :]}
         return self.answer(200, list(rows.values())) if rows or not folder else self.missing("EntryNotFound")
@@ -174,9 +196,19 @@ class _Handler(BaseHTTPRequestHandler):
         headers = [("X-Repo-Commit", repository["commits"][-1])]
         if data is None:
             return self.answer(404, {"error": "no"}, [("X-Error-Code", "EntryNotFound"), *headers])
+        faults = self.hub.faults.get(path) if self.command == "GET" else None
+        fault = faults.pop(0) if faults else ""
+        if isinstance(fault, int):
+            return self.answer(fault, {"error": "no"}, [("Retry-After", "0")])
+        if fault == "html":
+            return self.answer(200, b"<!DOCTYPE html><p>please log in</p>", [("Content-Type", "text/html")])
+        if fault == "damage":
+            data = data[:-1] + bytes([data[-1] ^ 1])
         headers += [("ETag", f'"{hashlib.sha1(data).hexdigest()}"'), ("Accept-Ranges", "bytes")]
         part = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
-        if part is None:
+        if fault == "break":
+            return self.broken(data, int(part[1]) if part else 0, headers)
+        if part is None or fault == "whole":
             return self.answer(200, data, [*headers, ("Content-Length", str(len(data)))])
         first, last = int(part[1]), min(int(part[2] or len(data)), len(data) - 1)  # as `datasets` looks at a footer
         headers += [("Content-Range", f"bytes {first}-{last}/{len(data)}")]

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.geo import great_circle_m
+from gengeo_hf.common.geo import Bounds, great_circle_m
+from gengeo_hf.imagery.tiles import Rights
 from gengeo_hf.index import GeoIndex
 from gengeo_hf.index.stores import connect, export_index, is_address
 from gengeo_hf.localization import GeoLocalizer
@@ -87,7 +88,7 @@ def ids(lines):
 
 def test_a_store_answers_like_the_index(store, gallery, encoder):
     report = export_index(gallery, store)
-    assert report == {"tiles": 40, "count": 40, "top10_agreement": 1.0}
+    assert report == {"tiles": 40, "count": 40, "removed": 0, "index_name": "idx", "top10_agreement": 1.0}
     queries = encoder.encode(ListSource(count=5, seed=3).images, "ground")
     assert ids(store.search(queries, 7)) == ids(gallery.search(queries, 7))
     mine, theirs = gallery.search(queries, 1)[0][0], store.search(queries, 1)[0][0]
@@ -154,6 +155,86 @@ def test_another_model_finds_nothing_here(store, gallery):
     export_index(gallery, store)
     with pytest.raises(GenGeoError, match="no tiles of this model"):
         GeoLocalizer(StubEncoder("quite another"), store)
+
+
+def test_tiles_that_the_index_gave_up_leave_the_store(store, gallery, encoder):
+    export_index(gallery, store)
+    gallery.remove([f"noise-{number}" for number in range(16)])
+    report = export_index(gallery, store)
+    assert (report["count"], report["removed"], report["top10_agreement"]) == (24, 16, 1.0)
+    hits = store.search(encoder.encode(ListSource(count=40).images[:3], "ground"), 40)
+    assert all(len(line) == 24 and not {hit.tile_id for hit in line} & {"noise-0", "noise-15"} for line in hits)
+
+
+def test_two_indexes_of_one_model_stay_apart(store, gallery, encoder, tmp_path):
+    other = GeoIndex.build(encoder, ListSource(count=7, seed=9, lat=50.0, name="other"), tmp_path / "far town.gengeo")
+    export_index(gallery, store)
+    assert export_index(other, store)["index_name"] == "far_town"
+    with pytest.raises(GenGeoError, match="holds 2 indexes: far_town, idx; say which one by adding #NAME"):
+        GeoLocalizer(encoder, store)
+    store.index_name = "far_town"  # what #far_town in the address sets
+    assert len(GeoLocalizer(encoder, store).index) == 7
+
+
+def test_another_index_of_the_same_name_is_not_overwritten(store, gallery, encoder, tmp_path):
+    other = GeoIndex.build(encoder, ListSource(count=7, seed=9, name="other"), tmp_path / "elsewhere" / "idx")
+    export_index(gallery, store)
+    with pytest.raises(GenGeoError, match="they are of another index; give this one another name"):
+        export_index(other, store)
+    assert len(store) == 40
+
+
+def test_tiles_are_removed_from_a_store_as_from_an_index(store, gallery):
+    export_index(gallery, store)
+    box = Bounds(179.99, -17.2, -179.9, -16.8)
+    kinds = [{"tile_ids": ["noise-3", "not there"]}, {"source": "noise"}, {"bounds": box}, {"area": "no such area"}]
+    for kind in kinds:
+        assert store.remove(**kind) == gallery.remove(**kind)
+    assert len(store) == len(gallery)
+
+
+def test_rights_of_the_imagery_are_in_the_hits_of_a_store(store, encoder, tmp_path):
+    source = ListSource(count=4)
+    source.rights = Rights("Example Survey", "CC BY 4.0", "2024")
+    index = GeoIndex.build(encoder, source, tmp_path / "rights")
+    export_index(index, store)
+    query = encoder.encode(source.images[:1], "ground")
+    for hit in (index.search(query, 1)[0][0], store.search(query, 1)[0][0]):
+        assert (hit.attribution, hit.licence, hit.acquired) == ("Example Survey", "CC BY 4.0", "2024")
+
+
+@needs_milvus
+def test_a_read_only_index_is_exported(gallery, tmp_path, monkeypatch):
+    from gengeo_hf.index.stores import export
+
+    def refuse(path, content):
+        raise GenGeoError(f"{path} cannot be read or written")
+
+    monkeypatch.setattr(export, "write_json", refuse)
+    assert export_index(gallery, connect(f"milvus:{tmp_path / 'local.db'}"))["count"] == 40
+
+
+@needs_milvus
+def test_a_milvus_file_in_use_is_one_line(tmp_path, capfd):
+    fcntl = pytest.importorskip("fcntl")
+    folder = tmp_path / "held.db"
+    folder.mkdir()
+    with (folder / "LOCK").open("w") as lock:  # as milvus-lite of another process holds it
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with pytest.raises(GenGeoError, match="in use by another process, and only one at a time"):
+            connect(f"milvus:{folder}")
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@needs_milvus
+def test_commands_of_a_store_remove_and_compare(gallery, tmp_path, gengeo, monkeypatch):
+    address = f"milvus:{tmp_path / 'cli.db'}"
+    assert gengeo("to-store", gallery.path, "--store", address)[0] == 0
+    assert "removed 1 tiles, 39 left" in gengeo("remove", f"{address}#idx", "--tile-id", "noise-3")[1]
+    assert "nothing was removed" in gengeo("remove", address, "--tile-id", "noise-3")[1]
+    monkeypatch.setattr("gengeo_hf.index.stores.export._agreement", lambda *_: 0.669)
+    code, _, err = gengeo("to-store", gallery.path, "--store", address)
+    assert code == 1 and "66.9%" in err
 
 
 def test_photos_are_located_in_a_store(store, gallery, encoder):

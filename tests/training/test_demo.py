@@ -53,7 +53,7 @@ def test_the_demo_from_nothing_and_again(tmp_path):
     assert first.returncode == 0, first.stderr[-2000:]
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "synthetic world" in page and "R@1" in page and page.count("data:image") >= 10
-    for told in ("What the head kept", "Which patches speak", "Why a tile wins", "What the clusters collect"):
+    for told in ("What the head kept", "Which patches match", "Why a tile wins", "What the clusters collect"):
         assert f"<h2>{told}" in page
     assert "http://" not in page.replace("http://www.w3.org", "") and "<script src=" not in page
     places = json.loads((folder / "places.geojson").read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
 """CVACT: panoramas of Canberra and one tile for each.
 
-Before: the folders as they are distributed, and `ACT_data.mat`, which often comes from elsewhere. After: the schema::
+The folders as they are distributed, and `ACT_data.mat`, which often comes from elsewhere::
 
     CVACT/ACT_data.mat                                            ids, UTM positions, splits
     CVACT/ANU_data_small/streetview/<id>_grdView.jpg              ground, 832 x 1664 pixels, north in the centre column

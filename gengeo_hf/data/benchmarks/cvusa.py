@@ -1,6 +1,6 @@
 """CVUSA, the subset that all papers use: panoramas of the whole United States and one tile for each.
 
-Before: a folder with `bingmap/19`, `streetview/panos`, the lists, and GPS where it is there. After: the schema::
+The folder holds `bingmap/19`, `streetview/panos`, the lists, and GPS where it is there::
 
     CVUSA/bingmap/19/0000001.jpg               aerial, 750 x 750 pixels
     CVUSA/streetview/panos/0000001.jpg         ground, 224 x 1232 pixels, north in the centre column

@@ -1,6 +1,6 @@
-"""What the loaders of all benchmarks share: finding files, naming what is missing, counting against what is published.
+"""Shared by the loaders of all benchmarks: find files, name what is missing, compare counts with the published ones.
 
-Before: a folder of a user. After: paths, and one line for each thing that is not as expected.
+Gives paths, and one line for each thing that is not as expected.
 """
 
 import logging

@@ -1,6 +1,6 @@
 """What `gengeo data check` says of a folder: what was found, what was expected, what to do.
 
-Before: a folder. After: lines for the terminal, an exit code, and links that `--fix` may make.
+Lines for the terminal, an exit code, and links that `--fix` may make.
 """
 
 import os

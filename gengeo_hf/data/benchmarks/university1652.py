@@ -1,6 +1,6 @@
 """University-1652: drone pictures of buildings, and one satellite tile for each building.
 
-Before: the folders as they are distributed. After: the schema, with the drone's (or the street's) pictures as queries::
+The folders as they are distributed; the drone's (or the street's) pictures are the queries::
 
     University-Release/train/{drone,street,satellite}/<building>/*.jpeg
     University-Release/test/{query_drone,query_street,gallery_satellite}/<building>/*.jpeg

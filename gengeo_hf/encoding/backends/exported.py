@@ -1,6 +1,6 @@
 """The files of `gengeo export --onnx`: what an encoder must know of a model without its weights in torch.
 
-Before: a checkpoint folder or Hub id with an `onnx` folder. After: facts for the encoder, graphs for onnxruntime.
+They come from the `onnx` folder of a checkpoint folder or Hub repository.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from typing import Any, get_args
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.encoding.fingerprint import preprocessing, truncated
+from gengeo_hf.encoding.preprocessing import FileProcessor
 from gengeo_hf.encoding.protocol import View
 
 FORMAT = 1
 FOLDER = "onnx"  # inside a checkpoint folder
+WEIGHTS = "model.safetensors"  # beside it
 MANIFEST = "gengeo_onnx.json"
 VIEWS = get_args(View)
 INPUT, OUTPUT = "pixel_values", "descriptor"
@@ -62,6 +64,19 @@ class ExportedGraphs:
     def truncate_dim(self) -> int | None:
         """The width that descriptors are cut to, None for whole ones."""
         return self._width or self.manifest["truncate_dim"]
+
+    @property
+    def dtype(self) -> str:
+        """What the graphs multiply in: "float32" or "int8"."""
+        return str(self.manifest.get("dtype", "float32"))
+
+    def belongs_to_weights(self) -> bool:
+        """Whether the weights beside the export are, byte for byte, those that it was made from.
+
+        False too where the manifest does not say: exports of earlier versions.
+        """
+        stated, path = self.manifest.get("checkpoint"), self.folder.parent / WEIGHTS
+        return stated is not None and path.is_file() and stated == described(path)
 
     @property
     def patch(self) -> int:
@@ -132,12 +147,17 @@ def described(path: Path) -> dict[str, Any]:
 
 
 def find_export(
-    name: str | Path, revision: str | None = None, token: Any = None, cache_dir: str | Path | None = None
-) -> tuple[ExportedGraphs, Any, Path]:
+    name: str | Path,
+    folder: str = FOLDER,
+    revision: str | None = None,
+    token: Any = None,
+    cache_dir: str | Path | None = None,
+) -> tuple[ExportedGraphs, FileProcessor, Path]:
     """Open the ONNX export of a checkpoint folder or Hub id.
 
     Args:
         name: the folder or Hub id.
+        folder: which export of it, for example "onnx" or "onnx_int8".
         revision, token, cache_dir: of the Hub, as huggingface_hub takes them.
 
     Returns:
@@ -146,27 +166,23 @@ def find_export(
     Raises:
         GenGeoError: there is none, or it cannot be read.
     """
-    from gengeo_hf.model import GenGeoImageProcessor
-
     where = {"revision": revision, "token": token, "cache_dir": cache_dir}
-    home = Path(name) if Path(name).is_dir() else _fetched(str(name), where)
-    if not (home / FOLDER / MANIFEST).is_file():
-        raise GenGeoError(f"{name} holds no ONNX export: make one with gengeo export {name} OUT --onnx, use OUT")
-    try:
-        processor = GenGeoImageProcessor.from_pretrained(home)
-    except (OSError, ValueError) as error:
-        raise GenGeoError(f"{name} has no readable preprocessor_config.json: {error}") from error
-    return ExportedGraphs(home / FOLDER, processor), processor, home
+    home = Path(name) if Path(name).is_dir() else _fetched(str(name), folder, where)
+    if not (home / folder / MANIFEST).is_file():
+        what, how = ("ONNX", "--onnx") if folder == FOLDER else (folder, "--int8 --calibrate PHOTOS")
+        raise GenGeoError(f"{name} holds no {what} export: make one with gengeo export {name} OUT {how}, use OUT")
+    processor = FileProcessor(home)
+    return ExportedGraphs(home / folder, processor), processor, home
 
 
-def _fetched(name: str, where: dict[str, Any]) -> Path:
+def _fetched(name: str, folder: str, where: dict[str, Any]) -> Path:
     """The files of a Hub repository that an encoder without torch reads."""
     from gengeo_hf.common.transfer import retried
 
     def fetch() -> str:
         from huggingface_hub import snapshot_download
 
-        patterns = ["*.json", f"{FOLDER}/*"]
+        patterns = ["*.json", f"{folder}/*"]
         return snapshot_download(name, allow_patterns=patterns, **where)
 
     return Path(retried(fetch, name))

@@ -1,7 +1,4 @@
-"""A model in memory, as an encoder must know it: widths, patch, fingerprint.
-
-Before: a GenGeo model and its image processor. After: facts for the encoder, whatever computes.
-"""
+"""A model in memory, as an encoder must know it: widths, patch, fingerprint."""
 
 from __future__ import annotations
 

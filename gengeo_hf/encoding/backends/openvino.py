@@ -1,6 +1,6 @@
 """The model on OpenVINO's kernels, on a CPU: converted from the weights in memory when it is first needed.
 
-Before: a GenGeo model on the CPU. After: descriptors, for any batch size and image size.
+Takes any batch size and image size.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The model in a form that a tracer can follow to any image size: for ONNX and for OpenVINO.
 
-Before: a GenGeo model. After: a module from pixel values to descriptors whose graph keeps no size.
+The module goes from pixel values to descriptors, and its graph keeps no size.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Which backend, in which precision: what the machine can do, settled by a trial.
 
-Before: a model on its device and the user's wishes. After: a backend, and one line that says why.
+Gives a backend, and one line that says why.
 
 Only a CPU has a choice, and only for models whose forward pass is long enough to notice: small ones always stay with
 torch in float32, so that their descriptors are the same bits wherever they were computed so far. Each candidate runs
@@ -21,29 +21,15 @@ import torch
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.encoding.backends.openvino import OpenVinoBackend, installed
-from gengeo_hf.encoding.backends.protocol import BACKENDS, DTYPES, LOWEST_COSINE, Backend
+from gengeo_hf.encoding.backends.protocol import FEW, LOWEST_COSINE, Backend, Choice, check_words
 from gengeo_hf.encoding.backends.torch import TorchBackend
 
 if TYPE_CHECKING:
     from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
 
 SMALL = 5e9  # multiplications of one descriptor, below which there is no trial: a tenth of a second on a slow core
-FEW = 16  # images that a trial is not worth its time for
 MARGIN = 1.2  # times faster than torch in float32 that another way must be
 PASSES = 2  # of each candidate; the faster one counts, the first may still make room and look for kernels
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A backend and why it was taken.
-
-    Args:
-        backend: ready to describe.
-        reason: one line for people; empty where there was nothing to choose.
-    """
-
-    backend: Backend
-    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,17 +80,6 @@ def choose(
     if images is not None and images < FEW:
         return Choice(plain, f"{device}: torch float32; a trial of {' and '.join(ways)} is not worth it for {images}")
     return settle(plain, ways, _probe(processor), device)
-
-
-def check_words(backend: str, dtype: str) -> None:
-    """Refuse words that are none of ours.
-
-    Raises:
-        GenGeoError: an unknown backend or precision.
-    """
-    for what, word, known in (("backend", backend, BACKENDS), ("dtype", dtype, DTYPES)):
-        if word not in known:
-            raise GenGeoError(f"unknown {what} {word!r}: expected {', '.join(known[:-1])} or {known[-1]}")
 
 
 def has_bfloat16() -> bool:

@@ -1,6 +1,6 @@
-"""Recall@k of cross-view retrieval as an `evaluate` module: the numbers of `gengeo_hf.evaluation`, by another door.
+"""Recall@k of cross-view retrieval as an `evaluate` module, with the numbers of `gengeo_hf.evaluation`.
 
-Before: batches of query descriptors with the gallery row of each true tile. After: the dict of `evaluate_descriptors`.
+Takes batches of query descriptors with the gallery row of each true tile; gives the dict of `evaluate_descriptors`.
 
 The import scanner of `evaluate` reads line by line: keep one import on each line.
 """

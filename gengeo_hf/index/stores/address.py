@@ -1,12 +1,22 @@
-"""Addresses of stores as they may be shown: an address may carry a user, a password or a key.
-
-Before: what the user typed. After: what messages, files and answers say.
-"""
+"""Addresses of stores: their parts, and how they may be shown, as an address may carry a user, a password or a key."""
 
 import re
 from urllib.parse import urlsplit, urlunsplit
 
 HIDDEN = "***"
+
+
+def split_address(address: str) -> tuple[str, str, str]:
+    """Kind, place and name of an index of `KIND:WHERE[#NAME]`; "" for what is missing.
+
+    Args:
+        address: as the user wrote it.
+    """
+    kind, _, where = address.partition(":")
+    before, mark, name = where.rpartition("#")
+    if mark and re.fullmatch("[A-Za-z0-9_]{1,64}", name):
+        return kind, before, name
+    return kind, where, ""
 
 
 def shown(address: str) -> str:

@@ -1,12 +1,12 @@
 """Milvus, embedded (`./local.db`, milvus-lite) or a server or cluster (`http://host:19530`): the same calls.
 
-Before: contract.py. After: a Milvus collection with one row for each tile.
-
-A prior becomes a box of latitudes and longitudes: milvus-lite's `ST_DWITHIN` measures planar degrees, so the circle is
-checked by contract.py in metres.
+A collection has one row for each tile. A prior becomes a box of latitudes and longitudes: milvus-lite's `ST_DWITHIN`
+measures planar degrees, so `StoreIndex` checks the circle in metres.
 """
 
-from collections.abc import Sequence
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,12 @@ from gengeo_hf.common.transfer import first_line
 from gengeo_hf.common.units import Near
 from gengeo_hf.imagery.tiles import TILE_SCHEMA
 from gengeo_hf.index.stores.address import shown, without_secrets
+from gengeo_hf.index.stores.protocol import RIGHTS
 
-FIELDS = tuple(TILE_SCHEMA.names)
-TEXT = 1024  # longest tile id, area or source, in bytes
+FIELDS = (*TILE_SCHEMA.names, *RIGHTS)
+TEXTS = ("area", "source", *RIGHTS)
+TEXT = 1024  # longest tile id, area, source or attribution, in bytes
+PAGE = 1000  # rows that are listed at a time
 
 
 class MilvusEngine:
@@ -40,14 +43,14 @@ class MilvusEngine:
             from pymilvus import MilvusClient
         except ImportError as error:
             raise MissingExtraError("pymilvus", "milvus", "use a Milvus store") from error
-        try:
-            # The client's own pings, every 10 s, make servers with gRPC's default limits close an idle connection.
-            calm = {"grpc.keepalive_time_ms": 300_000, "grpc.keepalive_permit_without_calls": False}
-            self._client = MilvusClient(where, timeout=10, **({"grpc_options": calm} if "://" in where else {}))
-        except Exception as error:  # its own exceptions, and those of gRPC
-            first = without_secrets(first_line(error), where)
-            raise GenGeoError(f"no Milvus at {shown('milvus:' + where)}: {first}") from error
-        self._loaded: set[str] = set()
+        with _captured_log() as logged:
+            try:
+                # The client's own pings, every 10 s, make servers with gRPC's default limits close an idle connection.
+                calm = {"grpc.keepalive_time_ms": 300_000, "grpc.keepalive_permit_without_calls": False}
+                self._client = MilvusClient(where, timeout=10, **({"grpc_options": calm} if "://" in where else {}))
+            except Exception as error:  # its own exceptions, and those of gRPC
+                raise GenGeoError(_why_not_open(where, error, logged)) from error
+        self._fields: dict[str, list[str]] = {}
 
     def names(self) -> list[str]:
         """Collections that are there."""
@@ -63,7 +66,7 @@ class MilvusEngine:
         schema.add_field("tile_id", DataType.VARCHAR, is_primary=True, max_length=TEXT)
         schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
         for field in FIELDS[1:]:
-            if field in ("area", "source"):
+            if field in TEXTS:
                 schema.add_field(field, DataType.VARCHAR, max_length=TEXT, nullable=True)
             else:
                 schema.add_field(field, DataType.DOUBLE, nullable=field not in ("lat", "lon"))
@@ -81,9 +84,9 @@ class MilvusEngine:
             GenGeoError: a text is longer than Milvus keeps.
         """
         for row in rows:
-            if any(len(str(row[field]).encode()) > TEXT for field in ("tile_id", "area", "source")):
+            if any(len(str(row[field]).encode()) > TEXT for field in ("tile_id", *TEXTS)):
                 raise GenGeoError(
-                    f"tile {row['tile_id'][:60]!r}: ids, areas and sources may have {TEXT} bytes in Milvus"
+                    f"tile {row['tile_id'][:60]!r}: ids, areas, sources and rights may have {TEXT} bytes in Milvus"
                 )
         data = [{**row, "vector": vector.tolist()} for row, vector in zip(rows, vectors, strict=True)]
         self._client.upsert(name, data, timeout=self.timeout)
@@ -94,12 +97,11 @@ class MilvusEngine:
         Args:
             name, queries, k, near: as `Engine.search`.
         """
-        self._load(name)
         found = self._client.search(
             name,
             queries.tolist(),
             limit=k,
-            output_fields=list(FIELDS),
+            output_fields=self._load(name),
             filter=_box(near) if near else "",
             search_params={"metric_type": "IP"},
             timeout=self.timeout,
@@ -108,6 +110,14 @@ class MilvusEngine:
             [(dict(hit["entity"]) | {"tile_id": hit["tile_id"]}, float(hit["distance"])) for hit in hits]
             for hits in found
         ]
+
+    def rows(self, name: str) -> Iterator[list[dict[str, Any]]]:
+        """All rows without their vectors."""
+        with _captured_log():  # it warns that it uses its own clock
+            pages = self._client.query_iterator(name, batch_size=PAGE, output_fields=self._load(name), filter="")
+            while page := pages.next():
+                yield [dict(row) for row in page]
+            pages.close()
 
     def count(self, name: str) -> int:
         """Rows in a collection."""
@@ -118,11 +128,55 @@ class MilvusEngine:
         """Remove rows."""
         self._client.delete(name, ids=list(tile_ids), timeout=self.timeout)
 
-    def _load(self, name: str) -> None:
-        """A collection that was made by another process must be loaded before it can be asked."""
-        if name not in self._loaded:
+    def _load(self, name: str) -> list[str]:
+        """Make sure that a collection, which another process may have made, can be asked; the names of its fields."""
+        if name not in self._fields:
             self._client.load_collection(name, timeout=self.timeout)
-            self._loaded.add(name)
+            fields = self._client.describe_collection(name, timeout=self.timeout)["fields"]
+            self._fields[name] = [field["name"] for field in fields if field["name"] != "vector"]
+        return self._fields[name]
+
+
+class _Records(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a record."""
+        self.records.append(record)
+
+
+@contextlib.contextmanager
+def _captured_log() -> Iterator[list[logging.LogRecord]]:
+    """What the client logs, instead of on the user's terminal: its own errors say less, with a stack trace."""
+    handler = _Records()
+    loggers = [logging.getLogger(name) for name in ("milvus_lite", "pymilvus")]
+    before = [logger.propagate for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.propagate = False
+    try:
+        yield handler.records
+    finally:
+        for logger, state in zip(loggers, before, strict=True):
+            logger.removeHandler(handler)
+            logger.propagate = state
+
+
+def _why_not_open(where: str, error: Exception, logged: Sequence[logging.LogRecord]) -> str:
+    """One line about a store that cannot be opened."""
+    address = shown("milvus:" + where)
+    causes = [record.exc_info[1] for record in logged if record.exc_info and record.exc_info[1] is not None]
+    if any(type(cause).__name__ == "DataDirLockedError" for cause in causes):
+        return (
+            f"{address} is in use by another process, and only one at a time can open a Milvus file: end that process, "
+            "or run a Milvus server for several"
+        )
+    reason = first_line(causes[-1] if causes else error)
+    return f"no Milvus at {address}: {without_secrets(reason, where)}"
 
 
 def _box(near: Near) -> str:

@@ -1,14 +1,12 @@
-"""What a vector database must do for us, and what we do with any that does it.
+"""What a vector database must do for us, and `StoreIndex`, which answers from any that does it.
 
-Before: addresses such as `milvus:./local.db`, `milvus:http://host:19530`, `qdrant:http://host:6333`, `qdrant::memory:`.
-After: `StoreIndex` for locate.py.
-
-Each model has its own collection, named by its fingerprint, so descriptors of two models cannot meet.
+Addresses are `milvus:./local.db`, `milvus:http://host:19530`, `qdrant:http://host:6333` or `qdrant::memory:`, and may
+end in `#NAME`, the name of one index in the store. Each index of each model has its own collection, named by the
+model's fingerprint and the index's name: descriptors of two models never meet, and two cities stay apart.
 """
 
-import json
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +14,6 @@ import pyarrow as pa
 
 from gengeo_hf.common.area import Area
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.files import write_json
 from gengeo_hf.common.geo import Bounds, great_circle_m
 from gengeo_hf.common.registry import Registry
 from gengeo_hf.common.transfer import first_line
@@ -24,13 +21,14 @@ from gengeo_hf.common.units import Near, check_near
 from gengeo_hf.encoding.fingerprint import truncated
 from gengeo_hf.encoding.protocol import EncoderProtocol
 from gengeo_hf.imagery.tiles import TILE_SCHEMA
+from gengeo_hf.index.edit import tombstone_mask
 from gengeo_hf.index.hits import Hit, finite_queries
-from gengeo_hf.index.index import GeoIndex
-from gengeo_hf.index.scan import sample_queries
-from gengeo_hf.index.stores.address import shown, without_secrets
+from gengeo_hf.index.stores.address import shown, split_address, without_secrets
 
 PREFIX = "gengeo_"
 BATCH = 256
+MARK = 16  # letters of a model's fingerprint in the name of a collection
+RIGHTS = ("attribution", "licence", "acquired")  # of a tile's imagery, beside `TILE_SCHEMA` in each row
 
 
 class _Guarded:
@@ -43,15 +41,25 @@ class _Guarded:
         call = getattr(self._engine, name)
 
         def guarded(*words: Any) -> Any:
-            try:
+            with self._about(name):
                 return call(*words)
-            except GenGeoError:
-                raise
-            except Exception as error:
-                first = without_secrets(first_line(error), self._where)
-                raise GenGeoError(f"{self._address} did not {name.replace('names', 'answer')}: {first}") from error
 
         return guarded
+
+    def rows(self, name: str) -> Iterator[list[dict[str, Any]]]:
+        """All rows of a collection; an error may come with any of them."""
+        with self._about("list its tiles"):
+            yield from self._engine.rows(name)
+
+    @contextlib.contextmanager
+    def _about(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except GenGeoError:
+            raise
+        except Exception as error:
+            first = without_secrets(first_line(error), self._where)
+            raise GenGeoError(f"{self._address} did not {what.replace('names', 'answer')}: {first}") from error
 
 
 class Engine(Protocol):
@@ -71,7 +79,11 @@ class Engine(Protocol):
         ...
 
     def upsert(self, name: str, rows: Sequence[dict[str, Any]], vectors: np.ndarray) -> None:
-        """Write rows (`TILE_SCHEMA`) and their vectors, float32 (rows, dim); a known tile_id is replaced."""
+        """Write rows (`TILE_SCHEMA` and `RIGHTS`) and vectors, float32 (rows, dim); a known tile_id is replaced."""
+        ...
+
+    def rows(self, name: str) -> Iterator[list[dict[str, Any]]]:
+        """All rows of a collection without their vectors, some hundreds at a time, in any order."""
         ...
 
     def search(self, name: str, queries: np.ndarray, k: int, near: Near | None) -> list[list[tuple[dict, float]]]:
@@ -107,29 +119,52 @@ class StoreIndex:
     Args:
         engine: an open connection, see `connect`.
         address: for messages.
+        index_name: name of one index in the store; "" takes the only one of the model.
     """
 
-    def __init__(self, engine: Engine, address: str = "") -> None:
+    def __init__(self, engine: Engine, address: str = "", index_name: str = "") -> None:
         self.engine: Engine = _Guarded(engine, address or type(engine).__name__)
         self.address = shown(address)  # messages, files and answers to strangers say it
+        self.index_name = index_name
         self._name = ""
 
-    def use(self, fingerprint: str, dim: int | None = None) -> "StoreIndex":
-        """Choose the collection of a model; with `dim` make it where it is missing.
+    def create(self, fingerprint: str, dim: int, index_name: str) -> "StoreIndex":
+        """Choose the collection of one index of a model, and make it where it is missing.
+
+        Args:
+            fingerprint: of the model.
+            dim: length of its descriptors.
+            index_name: letters, digits and `_`.
+        """
+        self._name = f"{PREFIX}{fingerprint[:MARK]}_{index_name}"
+        self.engine.create(self._name, dim)
+        return self
+
+    def use(self, fingerprint: str = "") -> "StoreIndex":
+        """Choose the collection of the index that the address names, or the only one.
+
+        Args:
+            fingerprint: of the model; "" takes an index of any model.
 
         Raises:
-            GenGeoError: the model has no collection here.
+            GenGeoError: there is none, or there are several and the address names none of them.
         """
-        name = PREFIX + fingerprint[:16]
-        if dim is not None:
-            self.engine.create(name, dim)
-        elif name not in self.engine.names():
-            others = [other.removeprefix(PREFIX) for other in self.engine.names() if other.startswith(PREFIX)]
+        names = self.engine.names()
+        fitting = [name for name in names if _belongs(name, fingerprint)]
+        found = [name for name in fitting if not self.index_name or _index_name(name) == self.index_name]
+        if not found:
+            here = ", ".join(sorted(f"{_index_name(n) or '(unnamed)'} of model {_mark(n)}" for n in names if _mark(n)))
+            wanted = f" named {self.index_name}" if self.index_name else ""
+            model = f" of this model ({fingerprint[:MARK]})" if fingerprint else ""
             raise GenGeoError(
-                f"{self.address} has no tiles of this model ({fingerprint[:16]}), only {', '.join(others) or 'none'}; "
-                "fill it with gengeo to-store"
+                f"{self.address} has no tiles{model}{wanted}, only {here or 'none'}; fill it with gengeo to-store"
             )
-        self._name = name
+        if len(found) > 1:
+            choices = ", ".join(sorted(filter(None, (_index_name(name) for name in found))))
+            raise GenGeoError(
+                f"{self.address} holds {len(found)} indexes: {choices}; say which one by adding #NAME to the address"
+            )
+        self._name = found[0]
         return self
 
     def width_for(self, fingerprint: str, dim: int) -> int | None:
@@ -139,10 +174,10 @@ class StoreIndex:
             fingerprint: of the whole model.
             dim: length of its descriptors.
         """
-        names = set(self.engine.names())
-        if PREFIX + fingerprint[:16] in names:
+        marks = {_mark(name) for name in self.engine.names()}
+        if fingerprint[:MARK] in marks:
             return None
-        widths = (width for width in range(1, dim) if PREFIX + truncated(fingerprint, width)[:16] in names)
+        widths = (width for width in range(1, dim) if truncated(fingerprint, width)[:MARK] in marks)
         return max(widths, default=None)
 
     def check_model(self, encoder: EncoderProtocol) -> None:
@@ -190,12 +225,44 @@ class StoreIndex:
         """None: pictures stay in the index folder."""
         return {}
 
-    def remove(self, tile_ids: Sequence[str]) -> int:
+    def remove(
+        self,
+        tile_ids: Sequence[str] = (),
+        area: str | None = None,
+        bounds: Bounds | None = None,
+        source: str | None = None,
+    ) -> int:
+        """Remove tiles; arguments and result as `GeoIndex.remove`."""
+        wanted = list(tile_ids)
+        if area is not None or bounds is not None or source is not None:
+            mask = tombstone_mask(tile_ids, area, bounds, source)
+            for rows in self.engine.rows(self._name):
+                columns = {field.name: [row.get(field.name) for row in rows] for field in TILE_SCHEMA}
+                table = pa.table(columns, schema=TILE_SCHEMA)
+                wanted += table.filter(pa.array(mask(table)))["tile_id"].to_pylist()
+        return self.remove_ids(wanted)
+
+    def remove_ids(self, tile_ids: Sequence[str]) -> int:
         """Remove tiles by id; the number that were there."""
         before = len(self)
         for start in range(0, len(tile_ids), BATCH):
             self.engine.delete(self._name, list(tile_ids)[start : start + BATCH])
         return before - len(self)
+
+
+def _belongs(collection: str, fingerprint: str) -> bool:
+    """Whether a collection is one of ours, and of a model."""
+    return bool(_mark(collection)) and (not fingerprint or _mark(collection) == fingerprint[:MARK])
+
+
+def _mark(collection: str) -> str:
+    """The part of the model's fingerprint in the name of a collection; "" for collections of others."""
+    return collection.removeprefix(PREFIX)[:MARK] if collection.startswith(PREFIX) else ""
+
+
+def _index_name(collection: str) -> str:
+    """The name of the index in the name of a collection; "" in those that earlier versions made."""
+    return collection[len(PREFIX) + MARK + 1 :]
 
 
 def is_address(text: str) -> bool:
@@ -211,80 +278,17 @@ def connect(address: str) -> StoreIndex:
         GenGeoError: not an address, or nobody answers there.
         MissingExtraError: its client is not installed.
     """
-    kind, _, where = address.partition(":")
+    kind, where, index_name = split_address(address)
     if kind not in ENGINES or not where:
         raise GenGeoError(
             f"{shown(address)!r} is not the address of a store ({', '.join(ENGINES)}): expected for example "
             "milvus:./local.db, milvus:http://host:19530 or qdrant:http://host:6333"
         )
-    return StoreIndex(ENGINES[kind](where), address)
-
-
-def export_index(index: GeoIndex, store: StoreIndex, progress: bool = False, samples: int = 20) -> dict[str, Any]:
-    """Copy an index into a store, from where an interrupted export stopped, and compare the two.
-
-    Tiles that the store has and the index has not are left alone and reported.
-
-    Args:
-        index: the store of record.
-        store: an open connection.
-        progress: show a bar with tiles per second.
-        samples: queries whose top ten are compared with the exact answer of the index.
-
-    Returns:
-        `tiles` in the index, `count` in the store, `top10_agreement` in [0, 1].
-
-    Raises:
-        GenGeoError: the store holds fewer tiles than were written.
-    """
-    from tqdm.auto import tqdm
-
-    model = index.manifest.model.fingerprint
-    store.use(model, index.manifest.dim)
-    # The state belongs to this content of the index, this store and what the store still holds.
-    key = [store.address, index.manifest.content_id]
-    state = index.path.with_name(f".{index.path.name}.export.json")
-    done = _read_state(state, key) if len(store) else 0
-    with tqdm(total=len(index), initial=done, desc="export", unit="tile", disable=not progress) as bar:
-        seen = 0
-        for tiles, vectors in _batches(index):
-            seen += len(tiles)
-            if seen > done:
-                store.engine.upsert(store._name, tiles.to_pylist(), vectors.astype(np.float32))
-                write_json(state, {"key": key, "done": seen})
-                bar.update(len(tiles))
-    state.unlink(missing_ok=True)
-    count = len(store)
-    if count < len(index):
-        raise GenGeoError(f"{store.address} holds {count} tiles after writing {len(index)}; run the export again")
-    agreement = [1.0]
-    if len(index):
-        largest = max(index.segments, key=lambda segment: segment.record.live)
-        queries = sample_queries(largest.descriptors, samples)
-        pairs = zip(index.search(queries, 10), store.search(queries, 10), strict=True)
-        agreement = [len({h.tile_id for h in a} & {h.tile_id for h in b}) / len(a) for a, b in pairs]
-    return {"tiles": len(index), "count": count, "top10_agreement": float(np.mean(agreement))}
-
-
-def _batches(index: GeoIndex) -> Iterator[tuple[pa.Table, np.ndarray]]:
-    """Live tiles and their descriptors, at most `BATCH` at a time, always in the same portions."""
-    for segment in index.segments:
-        rows = segment.live_rows()
-        for start in range(0, len(rows), BATCH):
-            some = rows[start : start + BATCH]
-            yield segment.tiles.select(TILE_SCHEMA.names).take(pa.array(some)), segment.descriptors[some]
-
-
-def _read_state(path: Path, key: list[str]) -> int:
-    """Rows that an interrupted export of the same content to the same store has written."""
-    try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-        return int(state["done"]) if state["key"] == key else 0
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
+    return StoreIndex(ENGINES[kind](where), f"{kind}:{where}", index_name)
 
 
 def _hit(row: dict[str, Any], score: float) -> Hit:
     sides = [row.get(side) for side in ("west", "south", "east", "north")]
     bounds = None if None in sides else Bounds(*sides)  # type: ignore[arg-type]
-    return Hit(row["tile_id"], score, row["lat"], row["lon"], bounds, row.get("area") or "", row.get("source") or "")
+    texts = {name: row.get(name) or "" for name in ("area", "source", *RIGHTS)}
+    return Hit(row["tile_id"], score, row["lat"], row["lon"], bounds, **texts)

@@ -1,12 +1,11 @@
 """Qdrant: a server or cluster (`http://host:6333`), or in memory (`:memory:`) for tests.
 
-Before: contract.py. After: a Qdrant collection with one point for each tile.
-
-The in-memory mode of the client is what the tests run; its way over the wire is untested here.
+A collection has one point for each tile. The in-memory mode of the client is what the tests run; its way over the wire
+is untested here.
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -106,6 +105,15 @@ class QdrantEngine:
             )
             answers.append([(dict(point.payload or {}), float(point.score)) for point in found.points])
         return answers
+
+    def rows(self, name: str) -> Iterator[list[dict[str, Any]]]:
+        """All rows without their vectors."""
+        offset = None
+        while True:
+            points, offset = self._client.scroll(name, limit=1000, offset=offset, with_payload=True)
+            yield [dict(point.payload or {}) for point in points]
+            if offset is None:
+                return
 
     def count(self, name: str) -> int:
         """Rows in a collection."""

@@ -1,0 +1,332 @@
+"""Fetching Just Zoom In from the Hub: `gengeo data get justzoomin`. A stopped run continues.
+
+In the target directory lie the authors' own tree (`metadata`, `streetview`, `satellite`), the rendered `cells`, the
+table with its rights, and `.get`: the list of the Hub's files, archives on their way, and a record of each that is
+unpacked.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gengeo_hf.acquire.download import check_space, content_problem, download, gigabytes
+from gengeo_hf.acquire.hub_files import HubFile, HubFiles, authorisation, list_files
+from gengeo_hf.acquire.justzoomin_cells import render_cells
+from gengeo_hf.acquire.justzoomin_table import sources_of, write_table
+from gengeo_hf.acquire.own_table import ATTRIBUTION_FILE, LICENCES_FILE
+from gengeo_hf.acquire.remote import RemoteFile
+from gengeo_hf.acquire.unpack import Unpacked, unpack
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.locks import exclusive
+from gengeo_hf.common.tables import PAIRS_FILE
+from gengeo_hf.data.benchmarks import justzoomin_lists as lists
+from gengeo_hf.data.benchmarks.justzoomin_grid import CELL_M
+from gengeo_hf.data.sources import SOURCES_FILE
+
+REPOSITORY = "pcvlab/justzoomin"
+REVISION = "349f392b3620e7cea2596b8ade47b726786f9a1d"
+LICENCE = "cc-by-sa-4.0"
+STATE, LISTING = ".get", "files.json"
+TOPS = ("streetview", "satellite")
+OURS = {
+    *TOPS,
+    "metadata",
+    "archives",
+    "cells",
+    "README.md",
+    STATE,
+    PAIRS_FILE,
+    ATTRIBUTION_FILE,
+    SOURCES_FILE,
+    LICENCES_FILE,
+}
+SMALL = ("README.md", *lists.LISTS.values(), lists.LAYOUT)
+CELL_BYTES = 0.45  # of a rendered cell, for each of its pixels
+AT_ONCE = 200  # photos between two records of an archive that is read in part
+Progress = Callable[[Iterable[Any], int | None, str], Iterable[Any]]
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What is fetched.
+
+    Args:
+        revision: Commit, branch or tag of the data set.
+        archives: Numbers of the photo archives with commas between them, or "all".
+        max_photos: Photos to fetch at most; they are read out of the beginning of archives. None fetches whole ones.
+        zoom: Level of the aerial pyramid: -2 is 0.32 m a pixel.
+        crop_m: Side of a cell's crop in metres.
+        offline: Use what is on disk and ask no server.
+        verify: Read every unpacked file again and compare it with its archive; damaged ones are fetched again.
+        licence: What the card may state.
+    """
+
+    revision: str = REVISION
+    archives: str = "0"
+    max_photos: int | None = None
+    zoom: int = -2
+    crop_m: float = CELL_M
+    offline: bool = False
+    verify: bool = False
+    licence: str = LICENCE
+
+
+@dataclass
+class Plan:
+    """What a run will do.
+
+    Args:
+        root: Target directory.
+        wishes: Of the user.
+        files: Of the Hub.
+        archives: Whole archives that are not unpacked yet.
+        partial: Photo archives that are read in part.
+        damaged: Unpacked files that were found damaged.
+    """
+
+    root: Path
+    wishes: Wishes
+    files: HubFiles
+    archives: list[str]
+    partial: list[str]
+    damaged: list[str] = field(default_factory=list)
+
+    @property
+    def download_bytes(self) -> int:
+        """Bytes to fetch; of archives that are read in part what a mean photo of 450 KB gives."""
+        whole = sum(self.files.files[name].size for name in (*self.archives, *SMALL) if not self._is_here(name))
+        return whole + 450_000 * (self.wishes.max_photos or 0 if self.partial else 0)
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes that the disk must have free: unpacked files, cells, and the largest archive beside its content."""
+        sizes = [self.files.files[name].size for name in self.archives]
+        pixels = (self.wishes.crop_m / (0.08 * 2.0**-self.wishes.zoom)) ** 2
+        cells = int(lists.grid.CELLS**2 * CELL_BYTES * pixels)
+        return self.download_bytes + max(sizes, default=0) + cells
+
+    def _is_here(self, name: str) -> bool:
+        return (self.root / name).is_file() or (self.root / STATE / name).is_file()
+
+    def summary(self) -> str:
+        """What will be fetched, how much disk that takes, and under which licence."""
+        fetched = [*self.archives, *(f"{name} (its first photos)" for name in self.partial)]
+        archives = ", ".join(name.removeprefix("archives/") for name in fetched) or "no archive"
+        return (
+            f"{REPOSITORY} at {self.files.revision[:12]}: {archives}\n"
+            f"download {gigabytes(self.download_bytes)}, free disk needed {gigabytes(self.disk_bytes)}\n"
+            f"{sources_of(self.files, {}, '').summary()}\n"
+            f"the card states today: {self.files.licence}"
+        )
+
+
+def plan(root: Path, wishes: Wishes, progress: Progress = lambda items, total, unit: items) -> Plan:
+    """Find out what is missing. Asks the Hub for its list of files, unless `offline`; fetches nothing.
+
+    Raises:
+        GenGeoError: The directory holds something else or another revision, the Hub does not answer, an archive does
+            not exist, or the card states another licence.
+    """
+    check_directory(root)
+    files = _listing(root, wishes)
+    if files.licence.lower() != wishes.licence.lower():
+        raise GenGeoError(
+            f"{REPOSITORY} states the licence {files.licence or 'none'!r} today, expected {wishes.licence}: read "
+            f"https://huggingface.co/datasets/{REPOSITORY} and, if you agree, give --accept-licence "
+            f"{files.licence or 'none'!r}; nothing was fetched"
+        )
+    if lost := [name for name in SMALL if name not in files.files]:
+        raise GenGeoError(f"{REPOSITORY} at {files.revision[:12]} has no {lost[0]}: it changed; leave out --revision")
+    photos, tiles = photo_archives(files, wishes.archives), tile_archives(files, wishes.zoom)
+    found = Plan(root, wishes, files, [], photos if wishes.max_photos is not None else [])
+    for name in [*tiles, *([] if found.partial else photos)]:
+        record = Unpacked.load(record_path(root, name))
+        if record is not None and record.is_complete and wishes.verify:
+            shown = progress(record.damaged(root), None, f"checked files of {name}")
+            found.damaged += (bad := list(shown))
+            record = None if bad else record
+        if record is None or not record.is_complete:
+            found.archives.append(name)
+    return found
+
+
+def check_directory(root: Path) -> None:
+    """Make sure that a directory is new, or was filled from this data set.
+
+    Raises:
+        GenGeoError: It is a file, or holds something else.
+    """
+    if root.exists() and not root.is_dir():
+        raise GenGeoError(f"{root} is a file: give the name of a directory")
+    names = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
+    if strangers := [name for name in names if name not in OURS]:
+        raise GenGeoError(
+            f"{root} holds {strangers[0]}, which is not of Just Zoom In: give a new directory; nothing was touched"
+        )
+
+
+def _listing(root: Path, wishes: Wishes) -> HubFiles:
+    """The list of files, of this revision only."""
+    path = root / STATE / LISTING
+    old = HubFiles.load(path) if path.is_file() else None
+    if wishes.offline:
+        if old is None:
+            raise GenGeoError(f"{root} has no list of files yet: run once without --offline")
+        is_commit = re.fullmatch(r"[0-9a-f]{40}", wishes.revision)  # a branch cannot be looked up without a network
+        new = dataclasses.replace(old, revision=wishes.revision) if is_commit else old
+    else:
+        new = list_files(REPOSITORY, wishes.revision)
+    if old is not None and old.revision != new.revision:
+        raise GenGeoError(
+            f"{root} holds revision {old.revision[:12]} and {new.revision[:12]} is asked for: give another --out, "
+            f"or --revision {old.revision}"
+        )
+    return new
+
+
+def photo_archives(files: HubFiles, wanted: str) -> list[str]:
+    """Paths of photo archives.
+
+    Args:
+        files: Of the Hub.
+        wanted: See `Wishes`.
+
+    Raises:
+        GenGeoError: There are none, or not these.
+    """
+    found = {
+        int(m[1]): name for name in files.files if (m := re.fullmatch(r"archives/streetview_images_(\d+)\.tar", name))
+    }
+    if not found:
+        raise GenGeoError(f"{REPOSITORY} at {files.revision[:12]} has no archives of photos: its layout changed")
+    if wanted.strip().lower() == "all":
+        return [found[number] for number in sorted(found)]
+    words = [word.strip() for word in wanted.split(",") if word.strip()]
+    lost = [word for word in words if not (word.isascii() and word.isdigit() and int(word) in found)]
+    if lost or not words:
+        raise GenGeoError(
+            f"there is no archive {lost[0] if words else wanted!r}: --archives takes numbers from {min(found)} to "
+            f"{max(found)} with commas between them, or all"
+        )
+    return [found[number] for number in sorted({int(word) for word in words})]
+
+
+def tile_archives(files: HubFiles, zoom: int) -> list[str]:
+    """Paths of the archives of one zoom level, whether its number is written m2 or -2, 0 or m0.
+
+    Raises:
+        GenGeoError: There are none.
+    """
+    found: dict[int, list[str]] = {}
+    for name in sorted(files.files):
+        if match := re.fullmatch(r"archives/satellite_level_([m-]?)(\d+)_(\d+)\.tar", name):
+            found.setdefault(-int(match[2]) if match[1] else int(match[2]), []).append(name)
+    if zoom not in found:
+        known = ", ".join(map(str, sorted(found, reverse=True))) or "none"
+        raise GenGeoError(f"{REPOSITORY} has no tiles of zoom {zoom}; it has {known}")
+    return found[zoom]
+
+
+def record_path(root: Path, name: str) -> Path:
+    """Where the record of an unpacked archive lies."""
+    return root / STATE / "unpacked" / f"{Path(name).name}.parquet"
+
+
+def fetch(todo: Plan, progress: Progress = lambda items, total, unit: items) -> dict[str, Any]:
+    """Do what a plan says: download, check, unpack, render, write the table.
+
+    Returns:
+        Facts about the result, as `SOURCES.json` states them.
+
+    Raises:
+        GenGeoError: The disk is full, the Hub does not answer, an archive is not what its checksum says, or another
+            process works in the same directory. What was fetched stays, and the same command continues.
+    """
+    root = todo.root
+    if not todo.wishes.offline:
+        check_space(root, todo.disk_bytes)
+    with exclusive(root / STATE / "lock", wait=False) as ours:
+        if not ours:
+            raise GenGeoError(f"another process fetches into {root}: wait for it, or give another --out")
+        todo.files.save(root / STATE / LISTING)
+        for name in SMALL:
+            _fetch_small(todo, name)
+        lists.read_layout(root)
+        for name in todo.archives:
+            _fetch_archive(todo, name, progress)
+        if todo.wishes.max_photos is not None:
+            _fetch_part(todo, todo.wishes.max_photos, progress)
+        zoom, crop_m = todo.wishes.zoom, todo.wishes.crop_m
+        cells = render_cells(root, zoom, crop_m, lambda items, total: progress(items, total, "blocks of cells"))
+        return write_table(root, todo.files, cells, zoom, crop_m)
+
+
+def _fetch_small(todo: Plan, name: str) -> None:
+    path, file = todo.root / name, todo.files.files[name]
+    if path.is_file() and content_problem(path, name, **file.checksums) is None:
+        return
+    if todo.wishes.offline:
+        raise GenGeoError(f"{path} is missing or damaged: run once without --offline")
+    path.unlink(missing_ok=True)
+    _download(todo, name, path, file)
+
+
+def _download(todo: Plan, name: str, path: Path, file: HubFile) -> None:
+    download(todo.files.address(name), path, size=file.size, headers=authorisation(), name=name, **file.checksums)
+
+
+def _fetch_archive(todo: Plan, name: str, progress: Progress) -> None:
+    """Fetch one archive, unpack it, record that, and remove it; one that the user put there stays."""
+    file, users, ours = todo.files.files[name], todo.root / name, todo.root / STATE / name
+    path = users if users.is_file() else ours
+    if path == users or todo.wishes.offline:
+        if not path.is_file():
+            raise GenGeoError(f"{name} is not unpacked and not in {todo.root}: run once without --offline")
+        if path.stat().st_size != file.size or (problem := content_problem(path, name, **file.checksums)):
+            size = f"{name} has {path.stat().st_size:,} bytes, expected {file.size:,}"
+            raise GenGeoError(f"{size if path.stat().st_size != file.size else problem}: remove {path} and run again")
+    else:
+        _download(todo, name, path, file)
+    with path.open("rb") as archive:
+        unpack(
+            archive, todo.root, TOPS, name, progress=lambda items: progress(items, None, f"files of {Path(name).name}")
+        ).save(record_path(todo.root, name))
+    if path == ours:
+        path.unlink()
+
+
+def _fetch_part(todo: Plan, most: int, progress: Progress) -> None:
+    """Read photos out of the beginning of archives until there are enough of them."""
+    count = 0
+    for name in todo.partial:
+        record = Unpacked.load(record_path(todo.root, name)) or Unpacked([])
+        if todo.wishes.verify and any(record.damaged(todo.root)):
+            record = Unpacked([])  # no checksum says which bytes these were, so they are read again
+        while not record.is_complete and count + len(record.members) < most:
+            if todo.wishes.offline:
+                raise GenGeoError(f"only {count + len(record.members):,} photos are on disk: leave out --offline")
+            size, wanted = todo.files.files[name].size, min(AT_ONCE, most - count - len(record.members))
+            if record.next_offset >= size - 1024:  # what follows the last member is zeros
+                record = Unpacked(record.members, record.next_offset, True)
+            else:
+                record = _next_photos(todo, name, record, wanted, progress)
+            record.save(record_path(todo.root, name))
+        count += len(record.members)
+
+
+def _next_photos(todo: Plan, name: str, before: Unpacked, wanted: int, progress: Progress) -> Unpacked:
+    address, start = todo.files.address(name), before.next_offset
+    with RemoteFile(address, name, authorisation(), start) as stream:
+        more = unpack(
+            stream,  # type: ignore[arg-type]  # a raw stream is read like a file
+            todo.root,
+            TOPS,
+            name,
+            start=start,
+            most=wanted,
+            progress=lambda items: progress(items, wanted, f"photos of {Path(name).name}"),
+        )
+    return Unpacked([*before.members, *more.members], more.next_offset, more.is_complete)

@@ -1,0 +1,185 @@
+"""Just Zoom In: ordinary photos of Washington DC by Mapillary's contributors, and cells of its orthophoto.
+
+`gengeo data get justzoomin` fetches both and writes `pairs.parquet`, an own-data table; this loader chooses in it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.schema import CrossViewDataset
+from gengeo_hf.common.tables import PAIRS_FILE, read_table
+from gengeo_hf.data.benchmarks import justzoomin_lists as lists
+from gengeo_hf.data.benchmarks.layout import compare_count, logger, names_in, unknown_split
+from gengeo_hf.data.benchmarks.report import Report
+from gengeo_hf.data.own import PARTS, Splits, understand
+
+NAME = "justzoomin"
+PART_COLUMNS = {"published": "split", "area": "area_split"}
+GALLERIES = ("named", "covered")
+COVERED = "covered"  # in a column of splits: a cell that no photo of the test list names
+GET = "gengeo data get justzoomin --out"
+
+
+def load(
+    root: str | Path, split: str, *, part: str = "published", gallery: str = "named", missing: str = "error"
+) -> CrossViewDataset:
+    """Load one split of what `gengeo data get justzoomin` fetched.
+
+    Args:
+        root: The folder.
+        split: "train", "validation" or "test".
+        part: "published": the test list of the authors, whose photos stand beside training photos; "area": whole
+            blocks of land are held out, at least 100 m from any training photo.
+        gallery: "named": the cells that a photo of the split names, whether or not the photo is on disk; "covered":
+            every cell that the orthophoto covers, as in a search. Training takes its own cells only.
+        missing: "error" or "drop"; see `kept_pairs`.
+
+    Raises:
+        GenGeoError: There is no table, an option is unknown, or the split has no photos on disk.
+    """
+    if split not in PARTS:
+        raise unknown_split(NAME, split, PARTS)
+    if part not in PART_COLUMNS:
+        raise GenGeoError(f"part must be one of {', '.join(PART_COLUMNS)}, found {part!r}")
+    if gallery not in GALLERIES:
+        raise GenGeoError(f"gallery must be one of {', '.join(GALLERIES)}, found {gallery!r}")
+    rows = understand(_table(root), {"split": PART_COLUMNS[part]}, {})
+    for note in rows.notes:
+        logger.warning("%s", note)
+    rows.name = NAME + ("-area" if part == "area" else "") + ("-covered" if gallery == "covered" else "")
+    if gallery == "covered" and split != "train":
+        words, photo = rows.split or [], rows.has_photo
+        rows.split = [split if word == COVERED or not photo[row] else word for row, word in enumerate(words)]
+    data = Splits(rows, missing, {}).load(split)
+    if split == "test" and part == "published":
+        compare_count(f"{rows.name}/test", len(data.queries), lists.PUBLISHED_TEST)
+    return data
+
+
+def load_published(root: str | Path, split: str, **options: Any) -> CrossViewDataset:
+    """`load` as published.
+
+    Raises:
+        GenGeoError: Another part or gallery was asked for.
+    """
+    return load(root, split, **_implied(_implied(options, "part", "published"), "gallery", "named"))
+
+
+def load_area(root: str | Path, split: str, **options: Any) -> CrossViewDataset:
+    """`load` with part=area.
+
+    Raises:
+        GenGeoError: Another part was asked for.
+    """
+    return load(root, split, **_implied(options, "part", "area"))
+
+
+def load_covered(root: str | Path, split: str, **options: Any) -> CrossViewDataset:
+    """`load` with gallery=covered.
+
+    Raises:
+        GenGeoError: Another gallery was asked for.
+    """
+    return load(root, split, **_implied(_implied(options, "part", "published"), "gallery", "covered"))
+
+
+def _implied(options: dict[str, Any], key: str, value: str) -> dict[str, Any]:
+    """Options with the one that a name implies."""
+    if options.get(key, value) != value:
+        raise GenGeoError(
+            f"the name of the data set implies {key}={value}, found {key}={options[key]}: leave it out, or take "
+            f"another of {NAME} (published test photos), {NAME}-covered (the same among all cells) and {NAME}-area "
+            "(split by area)"
+        )
+    return options | {key: value}
+
+
+def _table(root: str | Path) -> Any:
+    path = Path(root) / PAIRS_FILE
+    if not path.is_file():
+        raise GenGeoError(f"{root} has no {PAIRS_FILE}: `{GET} {root}` makes it, and keeps what is there")
+    table = read_table(path)
+    if lost := sorted({"ground", "aerial", "query_id", "tile_id", *PART_COLUMNS.values()} - set(table.columns)):
+        raise GenGeoError(f"{path} has no column {lost[0]}, so it is of another data set; write table {root}")
+    return table
+
+
+def check(root: str | Path) -> Report:
+    """Compare a folder with what is published; measure how near test photos lie to training photos.
+
+    Raises:
+        GenGeoError: The folder or its lists cannot be read.
+    """
+    root = Path(root)
+    report = Report(NAME, root)
+    levels = lists.read_layout(root)
+    report.add("layout", f"zoom {levels.start} to {levels.stop - 1}, {lists.grid.CRS}")
+    photos = lists.read_photos(root)
+    _check_lists(report, photos)
+    names = names_in(root / lists.PHOTOS)
+    there = np.array([name + lists.SUFFIX in names for name in photos.ids], dtype=bool)
+    _check_photos(report, root, photos, there, names)
+    _check_tiles(report, root)
+    _check_leak(report, photos, there)
+    return report
+
+
+def _check_lists(report: Report, photos: lists.Photos) -> None:
+    test = int(photos.is_test.sum())
+    report.count(
+        "test list", test, lists.PUBLISHED_TEST, "fetch metadata/ again, or look whether a revision changed it"
+    )
+    report.add("all photos", f"{len(photos):,} listed", f"about {lists.PUBLISHED_ALL:,}")
+    cells = len(np.unique(photos.cells[photos.is_test]))
+    report.add("cells of the test list", f"{cells:,} (published: {lists.PUBLISHED_CELLS:,})")
+    wrong = photos.misses + photos.near_misses
+    found = f"{wrong:,} of {len(photos):,} rows disagree with their position, {photos.misses:,} by more than one cell"
+    ok = photos.misses == 0 and photos.near_misses <= lists.TOLERATED * len(photos)
+    report.add(
+        "stored cells", found, "0.1 % by one cell at most", ok, "" if ok else "the lists are damaged or of another grid"
+    )
+
+
+def _check_photos(report: Report, root: Path, photos: lists.Photos, there: np.ndarray, names: set[str]) -> None:
+    """How many of the listed photos are on disk, where they lie, and whether some decode."""
+    test = there & photos.is_test
+    advice = "" if there.any() else f"`{GET} {root}` fetches them"
+    shown, listed = int(test.sum()), int(photos.is_test.sum())
+    found = f"{int(there.sum()):,} of {len(photos):,} listed; of the test list {shown:,} of {listed:,}"
+    report.add("photos on disk", found, "some", bool(there.any()), advice)
+    if not test.any() and there.any():
+        report.warn("photos on disk", "none is of the test list: nothing can be evaluated; fetch more archives")
+    if unlisted := len(names) - int(there.sum()):
+        report.warn("photos on disk", f"{unlisted:,} files in {lists.PHOTOS} are in no list")
+    if there.any():
+        report.add("part of the city", photos.bounds(there))
+        report.images("photos", root / lists.PHOTOS)
+
+
+def _check_tiles(report: Report, root: Path) -> None:
+    """Tiles of each zoom, and the cells that were rendered."""
+    home = root / "satellite"
+    for zoom in sorted((name for name in names_in(home) if name.lstrip("-").isdigit()), key=int, reverse=True):
+        count = sum(len(names_in(home / zoom / column)) for column in names_in(home / zoom))
+        report.add(f"tiles of zoom {zoom}", f"{count:,}")
+    for folder in sorted(names_in(root / "cells")):
+        report.add(f"cells {folder}", f"{len(names_in(root / 'cells' / folder)):,} of {lists.grid.CELLS**2:,} rendered")
+        report.images(f"cells {folder}", root / "cells" / folder)
+    has_table = (root / PAIRS_FILE).is_file()
+    report.add(
+        "table", PAIRS_FILE if has_table else "not found", PAIRS_FILE, has_table, "" if has_table else f"{GET} {root}"
+    )
+
+
+def _check_leak(report: Report, photos: lists.Photos, there: np.ndarray) -> None:
+    """The distance of test photos to training photos, of the published split and of the one by area."""
+    splits = {"published": lists.published_parts(photos), "area": lists.area_parts(photos)}
+    for name, parts in splits.items():
+        by_list = lists.list_parts(photos) if name == "published" else parts
+        if len(distances := lists.distances_to_training(photos, by_list)):
+            report.add(f"split {name!r}, all listed photos", lists.format_leak(distances))
+        counts = ", ".join(f"{int((there & (parts == part)).sum()):,} {part}" for part in PARTS)
+        report.add(f"split {name!r}, on disk", counts)

@@ -1,0 +1,108 @@
+"""Preprocessing without torch: photos to pixel values by Pillow and numpy, for exported graphs.
+
+`GenGeoImageProcessor` resizes with torch, which takes seconds to import. Here upright RGB images are resized by Pillow,
+whose bicubic and bilinear kernels are the same within one grey level. Anything else (arrays, options that are not
+common) goes to `GenGeoImageProcessor`, which is loaded when it is first needed.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from gengeo_hf.common.errors import GenGeoError
+
+CONFIG = "preprocessor_config.json"
+# What `GenGeoImageProcessor` takes where its file says nothing.
+DEFAULTS: dict[str, Any] = {
+    "do_resize": True,
+    "do_rescale": True,
+    "do_normalize": True,
+    "do_convert_rgb": True,
+    "rescale_factor": 1 / 255,
+    "resample": 3,
+    "size": None,
+    "image_mean": [0.485, 0.456, 0.406],
+    "image_std": [0.229, 0.224, 0.225],
+    "view_sizes": {"ground": {"height": 154, "width": 770}, "aerial": {"height": 392, "width": 392}},
+}
+COMMON = ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb", "rescale_factor", "size")
+
+
+class FileProcessor:
+    """The image processor of a checkpoint directory, as far as its file describes it.
+
+    Args:
+        folder: Directory with preprocessor_config.json.
+
+    Raises:
+        GenGeoError: The file is missing or damaged.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder, path = Path(folder), Path(folder) / CONFIG
+        try:
+            stored = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise GenGeoError(f"{path} cannot be read ({error}): fetch or export the model again") from error
+        self._settings = DEFAULTS | stored
+        self.view_sizes: dict[str, dict[str, int]] = self._settings["view_sizes"]
+        if not isinstance(self.view_sizes, dict) or not all(map(_is_size, self.view_sizes.values())):
+            raise GenGeoError(f"{path}: view_sizes is {self.view_sizes!r:.100}; fetch or export the model again")
+        self.view_transforms: dict[str, str] | None = self._settings.get("view_transforms")
+        self._whole: Any = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain JSON values."""
+        return {**self._settings, "view_sizes": self.view_sizes}
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else the image processor has."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.whole, name)
+
+    @property
+    def whole(self) -> Any:
+        """The `GenGeoImageProcessor` of the same directory."""
+        if self._whole is None:
+            from gengeo_hf.model import GenGeoImageProcessor
+
+            self._whole = GenGeoImageProcessor.from_pretrained(self.folder)
+        return self._whole
+
+    def __call__(self, images: Any, *, view: str, **options: Any) -> dict[str, Any]:
+        """Pixel values (B, 3, H, W) of images; float32 arrays unless `return_tensors="pt"` asks for tensors."""
+        several = images if isinstance(images, list | tuple) else [images]
+        plain = not (set(options) - {"return_tensors", "do_resize"}) and options.get("return_tensors") == "np"
+        usual = all(self._settings[name] == DEFAULTS[name] for name in COMMON) and view not in (
+            self.view_transforms or {}
+        )
+        if not (plain and usual and all(isinstance(image, Image.Image) and image.mode == "RGB" for image in several)):
+            found: dict[str, Any] = self.whole(images, view=view, **{"view_sizes": self.view_sizes, **options})
+            return found
+        size = self.view_sizes[view] if options.get("do_resize", True) else None
+        if size is None and len({image.size for image in several}) > 1:
+            raise ValueError(f"images of different sizes {sorted({i.size for i in several})} need do_resize=True")
+        return {"pixel_values": np.stack([self._pixels(image, size) for image in several]), "view": view}
+
+    def _pixels(self, image: Image.Image, size: dict[str, int] | None) -> np.ndarray:
+        """One upright RGB image as normalised values (3, H, W), float32."""
+        if size is not None and image.size != (size["width"], size["height"]):
+            image = image.resize((size["width"], size["height"]), Image.Resampling(self._settings["resample"]))
+        mean, std = (np.array(self._settings[name], np.float32) for name in ("image_mean", "image_std"))
+        scale = np.float32(self._settings["rescale_factor"])
+        values: np.ndarray = np.asarray(image, np.float32) * (scale / std) - mean / std
+        return np.ascontiguousarray(values.transpose(2, 0, 1))
+
+
+def _is_size(size: Any) -> bool:
+    sides = [size.get(side) for side in ("height", "width")] if isinstance(size, dict) else [None]
+    return all(type(side) is int and side > 0 for side in sides)
+
+
+__all__ = ["FileProcessor"]
