@@ -42,8 +42,10 @@ def connected(address: str | None, workers: int = 1) -> Iterator[Any]:
         _check_is_ray(address)
     try:
         ray.init(address=address or "local", logging_level="ERROR", log_to_driver=False, **({} if address else own))
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise GenGeoError(f"Ray at {address or 'this machine'}: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # Ray raises what it likes, also bare Exception
+        raise GenGeoError(
+            f"Ray at {address or 'this machine'}: {(str(error) or repr(error)).splitlines()[0]}"
+        ) from error
     try:
         yield ray
     finally:

@@ -44,12 +44,20 @@ def small(monkeypatch):
     monkeypatch.setattr(work, "SHARD", 6)
 
 
+@pytest.fixture
+def one_ray(small, monkeypatch):
+    """One Ray for several builds: starting it takes longer than they do."""
+    with connected(None, 2) as ray:
+        monkeypatch.setattr(cluster, "connected", lambda address, workers: contextlib.nullcontext(ray))
+        yield
+
+
 def encoded(log):
     """(process, images) of each batch."""
     return [tuple(map(int, line.split())) for line in log.read_text().splitlines()] if log.exists() else []
 
 
-def wait_for(condition, seconds=120):
+def wait_for(condition, seconds=240):
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "nothing happened"
@@ -62,8 +70,8 @@ def whole(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_build_on_ray_with_a_killed_worker_equals_one_process(small, tmp_path):
+@pytest.mark.timeout(600)
+def test_build_on_ray_with_a_killed_worker_equals_one_process(one_ray, tmp_path):
     out, log, notes = tmp_path / "out.gengeo", tmp_path / "log", []
 
     def kill_one():
@@ -95,7 +103,7 @@ def test_build_on_ray_with_a_killed_worker_equals_one_process(small, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_build_on_ray_whose_driver_is_killed_goes_on(small, tmp_path):
     out, log = tmp_path / "out.gengeo", tmp_path / "log"
     words = [sys.executable, "-c", DRIVER, str(out), str(log), str(TILES), "0.05"]
