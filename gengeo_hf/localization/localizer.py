@@ -20,7 +20,7 @@ from gengeo_hf.index.hits import Hit
 from gengeo_hf.index.index import GeoIndex
 from gengeo_hf.localization.answers import Answer, Place, Track, merge_hits, place_of, to_geojson
 from gengeo_hf.localization.area_notes import far_note
-from gengeo_hf.localization.confidence import Calibration
+from gengeo_hf.localization.confidence import Calibration, absence_notes
 from gengeo_hf.localization.drive import Motion, follow, in_order
 from gengeo_hf.localization.photos import (
     Photo,
@@ -248,6 +248,7 @@ class GeoLocalizer:
                     notes=(
                         *camera_notes(photo, camera, self._canvas),
                         *filter(None, [photo.note, "" if places or photo.error else far_note(self.index, near)]),
+                        *absence_notes(photo.not_in_index),
                     ),
                     error=photo.error,
                     exif_position=photo.position,
