@@ -82,7 +82,7 @@ def evaluate(
         bool,
         typer.Option(
             "--pose",
-            help="Errors of position and heading in the true tile instead of ranks. Protocol: world-pose.",
+            help="Errors of position and heading in the true tile instead of ranks. Protocols: world-pose, vigor-pose.",
             rich_help_panel=POSE,
         ),
     ] = False,
@@ -95,12 +95,19 @@ def evaluate(
     pose_fov: Annotated[
         float, typer.Option(min=1, max=360, help="Cut panoramas to this many degrees.", rich_help_panel=POSE)
     ] = 360.0,
+    all_tiles: Annotated[
+        bool,
+        typer.Option(
+            "--all-tiles",
+            help="Locate all photos in the whole gallery too: shares within 5, 10 and 25 m.",
+            rich_help_panel=POSE,
+        ),
+    ] = False,
     fuse_on: Annotated[
         str | None,
         typer.Option(
             metavar="DATA",
-            help="Locate all photos in the whole gallery too, with the map of 40 tiles joined by weights that are "
-            "fitted on this data set.",
+            help="As --all-tiles, with the map of 40 tiles joined by weights that are fitted on this data set.",
             rich_help_panel=POSE,
         ),
     ] = None,
@@ -126,6 +133,8 @@ def evaluate(
         gengeo evaluate --model ./model --data "cvusa /data/CVUSA" --distractors country.gengeo --out x.json
 
         gengeo evaluate --model ./model --pose --heading-prior 45 --protocol world-pose
+
+        gengeo evaluate --model ./model --pose --heading-prior 180 --protocol vigor-pose --data "vigor-same /VIGOR"
     """
     from accelerate import PartialState
 
@@ -147,6 +156,7 @@ def evaluate(
                 protocol=protocol,
                 method=pose_method,
                 fov=pose_fov,
+                gallery=all_tiles,
                 validation=fuse_on,
                 device=device,
                 batch_size=batch_size,
@@ -248,12 +258,15 @@ def _show_pose(result: dict[str, Any], as_json: bool, out: Path | None) -> None:
     """Print errors of position and heading, and write them."""
     from gengeo_hf.common.files import write_json
     from gengeo_hf.evaluation.pose import format_pose
+    from gengeo_hf.evaluation.pose_published import format_published
     from gengeo_hf.evaluation.pose_run import format_gallery
 
     if as_json:
         console.json_line(result)
     else:
         console.result(format_pose(result))
+        if "published" in result:
+            console.result(format_published(result))
         if "gallery" in result:
             console.result(format_gallery(result["gallery"]))
     if out is not None:
