@@ -166,7 +166,7 @@ class Locator:
         localizer = self.localizer  # one for the whole answer, also when the index is changed meanwhile
         answer = next(
             localizer.locate_many(
-                [image],
+                iter([image]),  # not a list of one: a photo that has no pose keeps its tile and says why
                 top=query.top,
                 near=query.near,
                 merge=query.merge,
