@@ -18,6 +18,21 @@ if TYPE_CHECKING:
 TRAINING_RECORD = "gengeo_training.json"
 
 
+def load_parts(
+    name: str | Path, backend: str, compute_dtype: str | None, **kwargs: Any
+) -> tuple[Any, Any, dict[str, Any]]:
+    """What a backend runs (a model, or exported graphs), its preprocessing and the training record.
+
+    Args:
+        name: Folder or Hub id.
+        backend, compute_dtype: As `Encoder` takes them.
+        kwargs: For `GenGeoModel.from_pretrained`, or `revision`, `token` and `cache_dir` of an export.
+    """
+    if compute_dtype == "int8" and backend in ("onnx", "openvino"):
+        return load_export(name, f"{backend}_int8", **kwargs)
+    return load_export(name, **kwargs) if backend == "onnx" else load_checkpoint(name, **kwargs)
+
+
 def load_checkpoint(name: str | Path, **kwargs: Any) -> tuple[GenGeoModel, GenGeoImageProcessor, dict[str, Any]]:
     """Model, preprocessing and training record of a checkpoint folder or Hub id."""
     from transformers import AutoConfig

@@ -17,7 +17,7 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import great_circle_m
 from gengeo_hf.encoding.inputs import fetch_image, is_address, is_single_image
 from gengeo_hf.encoding.protocol import EncoderProtocol
-from gengeo_hf.index.adapt import adapted_for
+from gengeo_hf.index.adapt import adapted_for, encoder_options
 from gengeo_hf.index.hits import Hit
 from gengeo_hf.index.index import GeoIndex
 from gengeo_hf.localization.answers import Answer, Place, Track, merge_hits, place_of, to_geojson
@@ -117,7 +117,7 @@ class GeoLocalizer:
             pose: True, or settings, finds position and heading inside the tiles; see `PoseSettings`.
             options: Passed to `Encoder.from_pretrained`, for example `device="cpu"`; `backend` and `compute_dtype` are
                 "auto" unless given, which on a CPU takes what is fastest and agrees with float32. An index or a store
-                of truncated descriptors (`truncate_dim`) truncates those of the photos.
+                that was made with a `truncate_dim` or an `input_scale` sets them.
 
         Raises:
             GenGeoError: One of them is missing or damaged, or they do not belong together.
@@ -126,9 +126,9 @@ class GeoLocalizer:
 
         table = Calibration.load(calibration) if calibration is not None else None
         gallery = open_index(index)  # before the model: it is quick to say that it is not there
-        if isinstance(gallery, GeoIndex) and (width := gallery.manifest.model.truncate_dim):
-            options.setdefault("truncate_dim", int(width))
-        options.setdefault("needs_model", bool(pose))
+        options = {"needs_model": bool(pose)} | options
+        if isinstance(gallery, GeoIndex):
+            options = encoder_options(gallery.manifest) | options
         encoder = Encoder.from_pretrained(model, **({"backend": "auto", "compute_dtype": "auto"} | options))
         if not isinstance(gallery, GeoIndex) and options.get("truncate_dim") is None:
             width = gallery.width_for(encoder.fingerprint, encoder.dim)
