@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-HEAD = "POST /locate?top=3 HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\nConnection: close\r\n\r\n"
+HEAD = "POST /locate?top=3 HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\nConnection: close\r\n\r\n"
 
 
 class Service:

@@ -44,7 +44,9 @@ def request(kind: str, photo: bytes, draw: random.Random) -> bytes:
     """The bytes of one request."""
 
     def post(path: str, body: bytes, more: str = "") -> bytes:
-        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n{more}Connection: close\r\n\r\n"
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n{more}Connection: close\r\n\r\n"
+        )
         return head.encode() + body
 
     form = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.jpg"\r\n\r\n' + photo + b"\r\n--b--\r\n"
@@ -52,7 +54,7 @@ def request(kind: str, photo: bytes, draw: random.Random) -> bytes:
         "photo": lambda: post("/locate?top=3", photo),
         "photo as form": lambda: post("/locate?top=3", form, "Content-Type: multipart/form-data; boundary=b\r\n"),
         "descriptor": lambda: post("/encode", photo),
-        "health": lambda: b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        "health": lambda: b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
         "empty": lambda: post("/locate", b""),
         "no photo": lambda: post("/locate", draw.randbytes(5000)),
         "cut photo": lambda: post("/locate", photo[: draw.randrange(40, len(photo) // 2)]),

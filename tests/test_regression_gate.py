@@ -109,11 +109,11 @@ def stuck_sampler(patch):
 
 def shifted_loss(patch):
     """Each photo is pulled to the tile of its neighbour in the batch."""
-    from gengeo_hf.training import step
+    from gengeo_hf.training import objective
 
-    plain = step.symmetric_info_nce
+    plain = objective.symmetric_info_nce
     patch.setattr(
-        step,
+        objective,
         "symmetric_info_nce",
         lambda ground, aerial, *given, **named: plain(ground, aerial.roll(1, 0), *given, **named),
     )
@@ -121,11 +121,13 @@ def shifted_loss(patch):
 
 def weak_loss(patch):
     """The temperature is lost on the way: cosines enter the softmax as they are."""
-    from gengeo_hf.training import step
+    from gengeo_hf.training import objective
 
-    plain = step.symmetric_info_nce
+    plain = objective.symmetric_info_nce
     patch.setattr(
-        step, "symmetric_info_nce", lambda ground, aerial, scale, **named: plain(ground, aerial, 0 * scale, **named)
+        objective,
+        "symmetric_info_nce",
+        lambda ground, aerial, scale, **named: plain(ground, aerial, 0 * scale, **named),
     )
 
 

@@ -1,9 +1,12 @@
 """The demo's step for position and heading: fit a head, measure it on a domain never seen, draw what it says.
 
 Writes `pose.json` (percent of all photos of the off-centre test domain; metres), `pose.png` and, beside the model,
-`pose/known`. A second run with the same model finds them.
+`pose/known`. A second run with the same model finds them. For a model that was trained in another way:
+
+    python training/demo_pose.py runs/world_anywhere/model --out runs/pose --world demo/world
 """
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from gengeo_hf.common.errors import exit_on_error
 from gengeo_hf.common.files import atomic_file, sha256_of, write_json
 
 PAIRS, VALIDATION = 2_400, 300  # pairs of the urban world to fit on; off-centre places to fit the joining weights on
@@ -113,3 +117,28 @@ def _marked(
         x, y = pixel(offset)
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour, outline=(255, 255, 255, 255))
     return tile
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    from gengeo_hf.world import build_world
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help="checkpoint; the head is written into its folder pose/known")
+    parser.add_argument("--out", type=Path, default=Path("pose"), help="folder of the figures and the picture")
+    parser.add_argument("--world", type=Path, help="cache of drawn worlds")
+    parser.add_argument("--places", type=int, default=500, help="test places")
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    train = build_world("urban", "train", PAIRS, cache_dir=given.world)
+
+    def offcenter(split: str, places: int) -> Any:
+        return build_world("offcenter", split, places, cache_dir=given.world, progress=True)
+
+    measure_pose(given.out, given.model, train, offcenter, given.places)
+    print((given.out / MEASURED).read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    with exit_on_error():
+        main()

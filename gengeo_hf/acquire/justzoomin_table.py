@@ -130,7 +130,7 @@ def _facts(
     crop_m: float,
 ) -> dict[str, Any]:
     """What must be known of the set beside its rights."""
-    leak = lists.distances_to_training(photos, parts["split"])
+    leak = lists.distances_to_training(photos, lists.list_parts(photos))
     return {
         "photos": int(kept.sum()),
         "listed photos": len(photos),

@@ -10,7 +10,7 @@ from gengeo_hf.cli.options import AccessOptions, Host, LocalizerOptions, report_
 from gengeo_hf.cli.registry import LOCATE, gengeo
 
 
-@gengeo.command(panel=LOCATE)
+@gengeo.command(panel=LOCATE, environment=True)
 def app(
     options: LocalizerOptions,
     sharing: AccessOptions,
@@ -22,6 +22,8 @@ def app(
     browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = False,
 ) -> None:
     """Show a page: drop a photo, see the places on a map. It works without internet, nothing leaves this machine.
+
+    Every option can be set by an environment variable, too; the command line goes before it.
 
     **Example**
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from gengeo_hf.cli import console
-from gengeo_hf.cli.options import Device, Json, Model
+from gengeo_hf.cli.options import LENGTHS, Device, Json, Model
 from gengeo_hf.cli.registry import EVALUATE, gengeo
 
 POSE = "Position and heading"
@@ -59,6 +59,14 @@ def evaluate(
     flip: Annotated[
         bool, typer.Option("--flip", help="Compare mirror images too: twice the work. The result names it.")
     ] = False,
+    tile: Annotated[
+        Any,
+        typer.Option(
+            help="Ground sizes of tiles, for example 45m,65m,100m, on the synthetic world: each is evaluated, and the "
+            "mean of their similarities as in an index of several sizes.",
+            **LENGTHS,
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward pass.")] = 32,
     device: Device = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of random headings.")] = 0,
@@ -93,9 +101,9 @@ def evaluate(
 
     Protocols: cvusa, cvact-val, cvact-test, vigor-same, vigor-cross, cvusa-to-cvact, cvact-to-cvusa,
     cvusa-to-vigor-same, cvusa-to-vigor-cross, vigor-to-cvusa, university1652, cvcities, cvcities-CITY, loci,
-    world-urban, world-rural, world-offcenter, table, folder, parquet; each also as `NAME@validation`, the part of
-    the training data on which a checkpoint may be picked, and as `NAME-fov360|180|90|70-known|unknown` with a
-    limited field of view.
+    justzoomin, justzoomin-covered, justzoomin-area, world-urban, world-rural, world-offcenter, table, folder,
+    parquet; each also as `NAME@validation`, the part of the training data on which a checkpoint may be picked, and as
+    `NAME-fov360|180|90|70-known|unknown` with a limited field of view.
 
     **Examples**
 
@@ -104,6 +112,8 @@ def evaluate(
         gengeo evaluate --model ./model --data "table pairs.csv validation_share=0.05" --json
 
         gengeo evaluate --model ./model --protocol cvusa-to-cvact --data "cvact /data/CVACT"
+
+        gengeo evaluate --model ./model --data "world-offcenter num_pairs=500" --tile 45m,65m,100m
 
         gengeo evaluate --model ./model --pose --heading-prior 45 --protocol world-pose
     """
@@ -141,22 +151,23 @@ def evaluate(
         rules = rules.with_rounding(check_rounding(rounding))
     if descriptors is None and out is not None:
         descriptors = out.parent / "descriptors"
-    result = evaluate(
-        model,
-        data,
-        rules,
-        name=name,
-        ground_size=ground_size,
-        aerial_size=aerial_size,
-        ties=check_ties(ties),
-        seed=seed,
-        batch_size=batch_size,
-        device=device,
-        descriptors=descriptors,
-        centering=centering,
-        flip=flip,
-        show_progress_bar=console.shows_progress(),
-    )
+    options: dict[str, Any] = {
+        "name": name,
+        "ground_size": ground_size,
+        "aerial_size": aerial_size,
+        "ties": check_ties(ties),
+        "seed": seed,
+        "batch_size": batch_size,
+        "device": device,
+        "descriptors": descriptors,
+        "centering": centering,
+        "flip": flip,
+        "show_progress_bar": console.shows_progress(),
+    }
+    if tile is not None:
+        _evaluate_sizes(model, data or rules.dataset, tile, rules, options, as_json, out)
+        return
+    result = evaluate(model, data, rules, **options)
     if not PartialState().is_main_process:
         return
     if as_json:
@@ -165,6 +176,33 @@ def evaluate(
         console.result(summary_text(result))
     if out is not None:
         console.note(f"wrote {result.save(out)}")
+
+
+def _evaluate_sizes(
+    model: str,
+    data: str,
+    sizes: tuple[float, ...],
+    rules: Any,
+    options: dict[str, Any],
+    as_json: bool,
+    out: Path | None,
+) -> None:
+    """Evaluate several ground sizes and their fusion, print and write them: the fusion to `out`, others beside it."""
+    from accelerate import PartialState
+
+    from gengeo_hf.evaluation.tile_sizes import evaluate_tile_sizes
+
+    found = evaluate_tile_sizes(model, data, sizes, rules, **options)
+    if not PartialState().is_main_process:
+        return
+    if as_json:
+        console.json_line(found.to_dict())
+    else:
+        console.result(found)
+    if out is not None:
+        console.note(f"wrote {found.fused.save(out)}")
+        for size, result in found.single.items():
+            console.note(f"wrote {result.save(out.with_name(f'{out.stem}-{size:g}m.json'))}")
 
 
 def _show_pose(result: dict[str, Any], as_json: bool, out: Path | None) -> None:

@@ -65,12 +65,20 @@ def index(
     tile: Annotated[
         Any,
         typer.Option(
-            help="Side of a tile on the ground; by address several, 60m,120m.", rich_help_panel=RASTERS, **LENGTHS
+            help="Side of a tile on the ground, or several around each centre: 60m,120m.",
+            rich_help_panel=RASTERS,
+            **LENGTHS,
         ),
     ] = "100m",
     overlap: Annotated[
         Any, typer.Option(help="Share of a tile that its neighbour repeats.", rich_help_panel=RASTERS, **SHARE)
     ] = "50%",
+    fusion: Annotated[
+        str,
+        typer.Option(
+            help="Score of a centre with several sizes: mean or max of its tiles' scores.", rich_help_panel=RASTERS
+        ),
+    ] = "mean",
     value_range: Annotated[
         Any,
         typer.Option(
@@ -192,6 +200,7 @@ def index(
     from gengeo_hf.imagery.tiles import PlannedSource
     from gengeo_hf.index import GeoIndex
     from gengeo_hf.index.build import build_index
+    from gengeo_hf.index.fusion import check_fusion
     from gengeo_hf.pose.head import heads_of
 
     if add and overwrite:
@@ -221,6 +230,7 @@ def index(
         dates=tuple(date or ()),
     )
     # All that is quick to refuse comes before the slow model.
+    check_fusion(fusion)
     if pose_features and not heads_of(options.model):
         raise console.UsageError(f"--pose-features: {options.model} has no pose head, see gengeo pose fit")
     imagery, present = _sources(source, tiling, out, add, dry_run)
@@ -244,7 +254,7 @@ def index(
     report_backend(encoder)
     encoder = _adapted(encoder, imagery, present, centering, flip)
     build: dict[str, Any] = {"model_name": options.model, "thumbnail_pixels": thumbnails, "readers": readers}
-    build["progress"] = console.shows_progress()
+    build |= {"progress": console.shows_progress(), "fusion": fusion}
     if present is not None:
         total = present.add(encoder, imagery, **build)
         console.result(f"{out} now holds {total:,} tiles")

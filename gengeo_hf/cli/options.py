@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from gengeo_hf.common.camera import CameraView
     from gengeo_hf.common.geo import Bounds
     from gengeo_hf.localization import GeoLocalizer
+    from gengeo_hf.localization.maps import Background
     from gengeo_hf.localization.pose import PoseSettings
     from gengeo_hf.serving.server import Access
 
-COMPUTE, PHOTO, WHERE, ACCESS = "Computation", "Photos", "Area", "Access"  # panels of long helps
+COMPUTE, PHOTO, WHERE, ACCESS, MAP = "Computation", "Photos", "Area", "Access", "Map"  # panels of long helps
 
 
 def checked(parse: Callable[[str], Any], metavar: str) -> dict[str, Any]:
@@ -67,6 +68,12 @@ def read_bounds(text: str) -> "Bounds":
     return parse_bounds(text)
 
 
+def _seconds(text: str) -> float:
+    from gengeo_hf.common.units import parse_seconds
+
+    return parse_seconds(text)
+
+
 def _range(text: str) -> tuple[float, float]:
     from gengeo_hf.common.units import parse_range
 
@@ -76,6 +83,7 @@ def _range(text: str) -> tuple[float, float]:
 LENGTH = checked(_metres, "LENGTH")  # 65, 65m, 1.5km, 300ft: metres
 LENGTHS = checked(_lengths, "LENGTH[,LENGTH]")  # 60m,120m
 SHARE = checked(_share, "SHARE")  # 50% or 0.5
+SECONDS = checked(_seconds, "TIME")  # 1s, 500ms, 1min: seconds
 RANGE = checked(_range, "LOW,HIGH")
 
 Model = Annotated[str, typer.Option("--model", help="Checkpoint directory or Hub id.")]
@@ -239,6 +247,53 @@ class PhotoOptions:
             return parse_camera(self.fov, self.heading)
         except GenGeoError as error:
             raise console.UsageError(f"--fov, --heading: {error}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapOptions:
+    """A map of answers, and the online map that it may show under them."""
+
+    map_file: Annotated[
+        Path | None,
+        typer.Option("--map", metavar="FILE", help="Write a map that works offline (HTML).", rich_help_panel=MAP),
+    ] = None
+    background: Annotated[
+        str,
+        typer.Option(
+            metavar="URL",
+            help="Online map under it, for example 'https://tiles.example.org/{z}/{x}/{y}.png'. A map that is opened "
+            "as a file sends no Referer: servers that require one (OpenStreetMap's own) refuse it.",
+            rich_help_panel=MAP,
+        ),
+    ] = ""
+    background_attribution: Annotated[
+        str,
+        typer.Option(metavar="TEXT", help="Whom the online map's licence asks to name.", rich_help_panel=MAP),
+    ] = ""
+    background_max_zoom: Annotated[
+        int,
+        typer.Option(min=0, max=24, help="Deepest zoom level of the online map's tiles.", rich_help_panel=MAP),
+    ] = 19
+
+    def background_map(self) -> "Background | None":
+        """The online map; None where none was asked for.
+
+        Raises:
+            UsageError: the address is not a template, nobody is named, or no map is written.
+        """
+        from gengeo_hf.common.errors import GenGeoError
+        from gengeo_hf.localization.maps import Background
+
+        if not self.background:
+            return None
+        if self.map_file is None:
+            raise console.UsageError("--background belongs to a map: give --map FILE, too")
+        if not self.background_attribution:
+            raise console.UsageError("--background needs --background-attribution: whom its licence asks to name")
+        try:
+            return Background(self.background, self.background_attribution, self.background_max_zoom)
+        except GenGeoError as error:
+            raise console.UsageError(f"--background: {error}") from None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,8 @@ from typing import Annotated, Any
 import typer
 
 from gengeo_hf.cli import console
-from gengeo_hf.cli.options import LENGTH, SHARE, AreaOptions, Json, Model
+from gengeo_hf.cli.network_options import NetworkOptions
+from gengeo_hf.cli.options import LENGTHS, SHARE, AreaOptions, Json, Model
 from gengeo_hf.cli.registry import INDEX, gengeo
 
 
@@ -13,7 +14,17 @@ from gengeo_hf.cli.registry import INDEX, gengeo
 def plan(
     where: AreaOptions,
     model: Model,
-    tile: Annotated[Any, typer.Option(help="Side of a tile on the ground.", **LENGTH)] = "100m",
+    network: NetworkOptions,
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            help="Imagery by address, as `gengeo index` takes it: its tiles and requests are counted, no tile is "
+            "requested. Default: imagery in general."
+        ),
+    ] = None,
+    tile: Annotated[
+        Any, typer.Option(help="Side of a tile on the ground, or several around each centre: 60m,120m.", **LENGTHS)
+    ] = "100m",
     overlap: Annotated[Any, typer.Option(help="Share of a tile that its neighbour repeats.", **SHARE)] = "50%",
     throughput: Annotated[
         float | None,
@@ -28,9 +39,12 @@ def plan(
 
     Without --throughput the model is loaded and encodes some tiles of noise.
 
-    **Example**
+    **Examples**
 
         gengeo plan --area city.geojson --tile 60m --model ./gengeo-cvusa --throughput 200
+
+        gengeo plan "https://tiles.example.org/{z}/{x}/{y}.jpeg" --area town.geojson --model ./gengeo-cvusa \
+            --attribution "Example Survey" --licence "CC BY 4.0" --contact me@example.org
     """
     from gengeo_hf.encoding.encoder import Encoder
     from gengeo_hf.index.plan import plan_index
@@ -38,16 +52,30 @@ def plan(
     area = where.chosen()
     if area is None:
         raise console.UsageError("say where: --area FILE.geojson, --bounds W,S,E,N or --near lat,lon,radius")
+    imagery = None if source is None else _imagery_plan(source, area, tile, overlap, network)
     encoder = Encoder.from_pretrained(model, truncate_dim=truncate_dim)
     speed = throughput if throughput is not None else _measured(encoder)
     pixels = int(encoder.view_sizes["aerial"]["height"])
-    found = plan_index(area, tile, overlap=overlap, dim=encoder.dim, pixels=pixels, tiles_per_second=speed)
+    sizes = {"overlap": overlap, "dim": encoder.dim, "pixels": pixels}
+    found = plan_index(area, tile, **sizes, tiles_per_second=speed, imagery=imagery)
     if as_json:
         console.json_line(found.to_dict())
     else:
         console.result(found)
         if throughput is None:
             console.note("encoding was measured on this machine; --throughput plans for others")
+
+
+def _imagery_plan(source: str, area: Any, tile: Any, overlap: float, network: NetworkOptions) -> Any:
+    """What fetching a source by address takes."""
+    from gengeo_hf.imagery import TilingOptions, open_imagery
+    from gengeo_hf.imagery.tiles import PlannedSource
+
+    tiling = TilingOptions(tile_m=min(tile), tile_sizes=tile, area=area, net=network.net(), overlap=overlap)
+    imagery = open_imagery(source, tiling)
+    if not isinstance(imagery, PlannedSource):
+        raise console.UsageError(f"{source} is not imagery by address: plan its area without it")
+    return imagery.plan()
 
 
 def _measured(encoder: Any) -> float:

@@ -4,15 +4,17 @@ A command is one module that defines a function under `@gengeo.command()`. Modul
 themselves; a user's own module joins through `GENGEO_PLUGINS` or an entry point (see `gengeo_hf.common.registry`).
 """
 
+import copy
 import dataclasses
 import functools
 import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
+from typer.models import OptionInfo
 
 from gengeo_hf.cli import console
 
@@ -27,6 +29,8 @@ LOCATE, INDEX, DATA, EVALUATE, EXPLAIN, SHARING, OTHER = (
 )
 PANELS = (LOCATE, INDEX, DATA, EVALUATE, EXPLAIN, SHARING, OTHER)  # in the order of `gengeo --help`
 
+ENVIRONMENT = "GENGEO_"  # prefix of the variables that stand for options of long-running commands
+
 Command = Callable[..., Any]
 
 
@@ -34,13 +38,15 @@ class CommandGroup(typer.Typer):
     """A `typer.Typer` whose commands may take dataclasses of options and all know `--quiet` and `--verbose`."""
 
     def command(  # type: ignore[override]  # `panel` is the short name of `rich_help_panel`
-        self, name: str | None = None, *, panel: str = OTHER, **settings: Any
+        self, name: str | None = None, *, panel: str = OTHER, environment: bool = False, **settings: Any
     ) -> Callable[[Command], Command]:
         """Register a function as a command.
 
         Args:
             name: the word on the command line; default: the function's name with hyphens.
             panel: heading of `gengeo --help` under which the command is listed, usually one of `PANELS`.
+            environment: every option may also be set by a variable, GENGEO_MAX_MEGABYTES for `--max-megabytes`. The
+                command line goes before the variable, the variable before the default.
             settings: passed to `typer.Typer.command`.
         """
 
@@ -49,7 +55,8 @@ class CommandGroup(typer.Typer):
             register = super(CommandGroup, self).command(
                 name, rich_help_panel=panel, help=text, epilog=examples, **settings
             )
-            register(_with_verbosity(expand_options(function)))
+            expanded = _with_verbosity(expand_options(function))
+            register(_with_environment(expanded) if environment else expanded)
             return function
 
         return decorate
@@ -163,9 +170,28 @@ def _with_verbosity(function: Command) -> Command:
     return _with_signature(call, [*inspect.signature(function).parameters.values(), *extra])
 
 
+def _with_environment(function: Command) -> Command:
+    """The same function, each of whose options is also read from the variable of its name."""
+
+    @functools.wraps(function)
+    def call(**given: Any) -> Any:
+        return function(**given)
+
+    parameters = []
+    for parameter in inspect.signature(function).parameters.values():
+        kind, *notes = get_args(parameter.annotation) or (parameter.annotation,)
+        option = next((note for note in notes if isinstance(note, OptionInfo)), None)
+        if option is not None:
+            option = copy.copy(option)
+            option.envvar = ENVIRONMENT + parameter.name.upper()
+            parameter = parameter.replace(annotation=Annotated[kind, option])
+        parameters.append(parameter)
+    return _with_signature(call, parameters)
+
+
 def _with_signature(function: Command, parameters: list[inspect.Parameter]) -> Command:
     """Give a wrapper the signature and annotations that typer reads."""
-    del function.__wrapped__  # type: ignore[attr-defined]  # functools.wraps set it; typer must not look through it
+    function.__dict__.pop("__wrapped__", None)  # type: ignore[attr-defined]  # functools.wraps set it; typer must not look through it
     function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what inspect.signature reads
     function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return function

@@ -19,7 +19,7 @@ class LogFormat(StrEnum):
     json = "json"
 
 
-@gengeo.command(panel=LOCATE)
+@gengeo.command(panel=LOCATE, environment=True)
 def serve(
     options: LocalizerOptions,
     sharing: AccessOptions,
@@ -46,6 +46,8 @@ def serve(
     ] = LogFormat.text,
 ) -> None:
     """Answer photos over HTTP: /locate, /encode, /health; /docs says what they take.
+
+    Every option can be set by an environment variable, too; the command line goes before it.
 
     After the index was replaced, `kill -HUP PID` takes the new one without losing a request.
 

@@ -30,7 +30,10 @@ def to_store(
     from gengeo_hf.index.stores.address import shown
     from gengeo_hf.index.stores.export import LEAST_AGREEMENT
 
-    report = export_index(GeoIndex.load(index), connect(store), progress=console.shows_progress())
+    opened = GeoIndex.load(index)
+    if opened.manifest.fusion:
+        console.warning("a store answers by single tiles: it does not fuse the ground sizes of this index")
+    report = export_index(opened, connect(store), progress=console.shows_progress())
     if as_json:
         console.json_line(report)
     else:

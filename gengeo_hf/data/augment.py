@@ -42,6 +42,8 @@ class Augmentation:
             keeps the whole panorama. Ordinary photos of the batch stay whole, squeezed to the same width.
         unknown_heading: look in a random direction instead of north: the views are no longer aligned. The tiles of
             ordinary photos take a random quarter turn instead.
+        ground_is_map: ground images are bird's-eye views: they turn as tiles do, instead of rolling.
+        aerial_is_polar: tiles are unrolled: they roll as panoramas do, instead of turning.
         multiple_of: widths that the cut by `fov` may give, the patch size of the model.
 
     Example:
@@ -59,6 +61,8 @@ class Augmentation:
     jpeg_quality: tuple[int, int] = (90, 100)
     fov: tuple[float, float] | None = None
     unknown_heading: bool = False
+    ground_is_map: bool = False
+    aerial_is_polar: bool = False
     multiple_of: int = 14
 
     def __post_init__(self) -> None:
@@ -67,6 +71,11 @@ class Augmentation:
                 raise GenGeoError(f"{name} must lie in 0..1, found {getattr(self, name)}")
         if self.fov is not None and not 0 < self.fov[0] <= self.fov[1] <= 360:
             raise GenGeoError(f"fov must be (least, greatest) within 0..360 degrees, found {self.fov}")
+        if (self.fov is not None or self.unknown_heading) and (self.ground_is_map or self.aerial_is_polar):
+            raise GenGeoError(
+                "fov and unknown_heading cut and roll panoramas: bird's-eye views and polar tiles need the whole one, "
+                "with its heading; leave them out of augment.options"
+            )
 
     @classmethod
     def sample4geo(cls, **changes: Any) -> "Augmentation":
@@ -78,7 +87,8 @@ class Augmentation:
 
         Args:
             batch: `ground` (B, 3, H, W) and `aerial` (B, 3, S, S), uint8, or float in 0..1; `panorama` bool (B,)
-                where some ground images are none. Other keys are passed on.
+                where some ground images are none; `auxiliary`, a bird's-eye view (B, 3, S, S), and `position` (B, 2),
+                fractions of the tile from its upper left corner, where there are such. Other keys are passed on.
             seed: not negative, for example (seed of the run, step, process).
 
         Returns:
@@ -88,21 +98,28 @@ class Augmentation:
             GenGeoError: rotation of tiles that are not square.
         """
         chance = np.random.default_rng([int(part) for part in seed])
-        ground, aerial = batch["ground"], batch["aerial"]
-        count = len(ground)
+        ground, aerial, third = batch["ground"], batch["aerial"], batch.get("auxiliary")
+        position, count = batch.get("position"), len(ground)
         panorama = batch.get("panorama", torch.ones(count, dtype=torch.bool)).cpu().numpy()
         if self.flip:
             mirrored = chance.random(count) < 0.5
             ground, aerial = _flipped(ground, mirrored), _flipped(aerial, mirrored)
+            third = None if third is None else _flipped(third, mirrored)
+            position = None if position is None else _mirrored(position, mirrored)
         ground, aerial = self._changed(ground, "ground", chance), self._changed(aerial, "aerial", chance)
+        third = None if third is None else self._changed(third, "aerial", chance)
         if self.rotate:
             turns = np.where(panorama, chance.integers(0, 4, count), 0)
-            ground, aerial = rolled(ground, turns), quarter_turned(aerial, turns)
+            ground = (quarter_turned if self.ground_is_map else rolled)(ground, turns)
+            aerial = (rolled if self.aerial_is_polar else quarter_turned)(aerial, turns)
+            third = None if third is None else quarter_turned(third, turns)
+            position = None if position is None else turned_positions(position, turns)
         if self.fov is not None or self.unknown_heading:
             ground = self._looked(ground, panorama, chance)
         if self.unknown_heading and not panorama.all():
             aerial = quarter_turned(aerial, np.where(panorama, 0, chance.integers(0, 4, count)))
-        return {**batch, "ground": ground, "aerial": aerial}
+        more = {"auxiliary": third, "position": position}
+        return {**batch, "ground": ground, "aerial": aerial, **{k: v for k, v in more.items() if v is not None}}
 
     def _changed(self, images: torch.Tensor, view: str, chance: np.random.Generator) -> torch.Tensor:
         """Compression, colour, blur and dropout of one view."""
@@ -150,6 +167,23 @@ def _flipped(images: torch.Tensor, mirrored: np.ndarray) -> torch.Tensor:
     """Mirror the chosen images left to right."""
     chosen = torch.from_numpy(mirrored).to(images.device)[:, None, None, None]
     return torch.where(chosen, images.flip(-1), images)
+
+
+def _mirrored(position: torch.Tensor, mirrored: np.ndarray) -> torch.Tensor:
+    """Positions (B, 2) in the chosen tiles, mirrored left to right."""
+    out = position.clone()
+    out[mirrored, 0] = 1 - out[mirrored, 0]
+    return out
+
+
+def turned_positions(position: torch.Tensor, turns: np.ndarray) -> torch.Tensor:
+    """Positions (B, 2) in tiles that `quarter_turned` turns: a quarter brings (x, y) to (y, 1 - x)."""
+    out = position.clone()
+    for turn in (1, 2, 3):
+        rows = np.flatnonzero(turns >= turn)
+        x, y = out[rows].unbind(1)
+        out[rows] = torch.stack([y, 1 - x], dim=1)
+    return out
 
 
 def quarter_turned(aerial: torch.Tensor, turns: np.ndarray) -> torch.Tensor:

@@ -18,6 +18,7 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.images import BACKGROUND, open_image, read_image
 from gengeo_hf.common.projection import north_aligned
 from gengeo_hf.common.schema import CrossViewDataset
+from gengeo_hf.data.view_checks import check_views, positions_in_tiles
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +80,12 @@ class PairSource(Dataset[dict[str, Any]]):
 
     Args:
         dataset: queries and gallery.
-        processor: a `GenGeoImageProcessor`; it sets the sizes and the way of resizing.
+        processor: a `GenGeoImageProcessor`; it sets the sizes, the way of resizing and the views.
+        auxiliary: a processor for a third view, made from the ground images; batches then have `auxiliary`.
+        with_positions: batches then have `position`, float32 (B, 2), see `positions_in_tiles`.
+
+    Raises:
+        GenGeoError: the data lack a view of a processor, or positions that were asked for.
 
     Example:
         >>> source = PairSource(dataset, processor)
@@ -87,8 +93,18 @@ class PairSource(Dataset[dict[str, Any]]):
         >>> batch = next(iter(loader))  # ground, aerial: uint8 (B, 3, H, W); query_row, tile_row: int64 (B,)
     """
 
-    def __init__(self, dataset: CrossViewDataset, processor: Any) -> None:
-        self.dataset, self.processor = dataset, processor
+    def __init__(
+        self, dataset: CrossViewDataset, processor: Any, *, auxiliary: Any = None, with_positions: bool = False
+    ) -> None:
+        self.dataset, self.processor, self.auxiliary = dataset, processor, auxiliary
+        for each in filter(None, (processor, auxiliary)):
+            check_views(dataset, each)
+        self.positions = torch.from_numpy(positions_in_tiles(dataset)) if with_positions else None
+        if self.positions is not None and not bool(self.positions.isfinite().all()):
+            raise GenGeoError(
+                f"{dataset.name}: a photo has no position, or its tile no bounds (west, south, east, north), and the "
+                "position loss needs both; for tiles that are centred on their photos leave it out"
+            )
         self.ground = ImageColumn(dataset.queries, "ground", dataset.cameras())
         self.aerial = ImageColumn(dataset.gallery, "aerial")
         self.tile_rows = dataset.positive_rows()
@@ -116,10 +132,14 @@ class PairSource(Dataset[dict[str, Any]]):
         for start in range(0, len(rows), SLICE):
             pairs = self._pairs(final, range(start, min(start + SLICE, len(rows))))
             decoded.append({"ground": self._pixels(pairs, "ground"), "aerial": self._pixels(pairs, "aerial")})
+            if self.auxiliary is not None:
+                decoded[-1]["auxiliary"] = resized(self.auxiliary, [pair[0] for pair in pairs], "ground")
         query_row = torch.tensor(final, dtype=torch.int64)
-        batch = {view: torch.cat([part[view] for part in decoded]) for view in ("ground", "aerial")}
+        batch = {view: torch.cat([part[view] for part in decoded]) for view in decoded[0]}
         batch["query_row"] = query_row
         batch["tile_row"] = torch.from_numpy(self.tile_rows[final])
+        if self.positions is not None:
+            batch["position"] = self.positions[query_row]
         if not bool(self.panorama.all()):
             batch["panorama"] = self.panorama[query_row]
         return batch

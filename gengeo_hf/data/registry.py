@@ -212,7 +212,7 @@ _ON_DISK: dict[str, str | Loader] = {
     "cvcities": _HOME + "benchmarks.cvcities:load",
     **{f"cvcities-{city}": _cvcities(city) for city in CVCITIES_TEST},
     "loci": _HOME + "benchmarks.loci:load",
-    "justzoomin": _HOME + "benchmarks.justzoomin:load",
+    "justzoomin": _HOME + "benchmarks.justzoomin:load_published",
     "justzoomin-area": _HOME + "benchmarks.justzoomin:load_area",
     "justzoomin-covered": _HOME + "benchmarks.justzoomin:load_covered",
     "table": _HOME + "own:load_table",

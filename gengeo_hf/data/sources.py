@@ -5,7 +5,7 @@ names what the model has seen.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -138,3 +138,25 @@ def read_sources(root: str | Path) -> DataSources | None:
     except (OSError, ValueError, RecursionError) as error:
         raise GenGeoError(f"{path} cannot be read: {error}") from error
     return DataSources.from_dict(values, str(path))
+
+
+def sources_of(name: str, root: str | Path | None, options: Mapping[str, Any]) -> list[DataSources]:
+    """The sources of a data set as training and commands name it; of a mixture, those of its parts.
+
+    Args:
+        name: A name that `load_pairs` knows.
+        root: Its folder or file.
+        options: Of its loader.
+
+    Raises:
+        GenGeoError: A file of sources is damaged.
+    """
+    from gengeo_hf.data.registry import parse_data  # the registry imports the loaders
+
+    parts: Sequence[str] = options.get("parts") or ()
+    if name != "mixture":
+        found = None if root is None or "://" in str(root) else read_sources(root)
+        return [] if found is None else [found]
+    given = [parse_data(part) for part in ([parts] if isinstance(parts, str) else parts)]
+    named = {str(part.root or root): part for part in given}  # two parts of one folder have one statement
+    return [one for part in named.values() for one in sources_of(part.name, part.root or root, part.options)]

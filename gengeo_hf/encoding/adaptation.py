@@ -205,6 +205,8 @@ class AdaptedEncoder(Encoder):
 
     def __init__(self, encoder: Encoder, adaptation: Adaptation) -> None:
         adaptation.check_width(encoder.dim)
+        if adaptation.flip and not encoder.can_mirror:
+            raise GenGeoError("a fused model cannot compare mirror images: leave flip out")
         if adaptation.centering == GALLERY and not encoder.model.config.share_aggregator:
             raise GenGeoError(
                 "this model has one head for each view, so the gallery's mean says nothing about photos: "

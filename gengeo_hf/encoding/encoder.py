@@ -18,7 +18,7 @@ from gengeo_hf.encoding.backends.loaded import LoadedModel
 from gengeo_hf.encoding.backends.protocol import FEW, Backend, Choice, check_words
 from gengeo_hf.encoding.checkpoints import TRAINING_RECORD, has_matching_export, load_parts, training_record
 from gengeo_hf.encoding.fingerprint import at_input_scale
-from gengeo_hf.encoding.inputs import fetch_image, is_address, is_single_image, load_image
+from gengeo_hf.encoding.inputs import check_own_size, fetch_image, is_address, is_single_image, load_image
 from gengeo_hf.encoding.preprocessing import scaled_sizes
 from gengeo_hf.encoding.protocol import EncoderProtocol, View
 
@@ -152,6 +152,11 @@ class Encoder:
             raise GenGeoError("backend onnx computes in float32: leave dtype out, or take another backend")
         if dtype is not None:
             kwargs["dtype"] = dtype
+        if (Path(name) / "gengeo_fusion.json").is_file():
+            from gengeo_hf.encoding.fusion import load_fusion
+
+            kwargs |= {"device": device, "batch_size": batch_size, "expected_images": expected_images}
+            return load_fusion(Path(name), truncate_dim, backend=backend, compute_dtype=compute_dtype, **kwargs)
         reason = ""
         few = expected_images is not None and expected_images < FEW
         usual = dtype is None and compute_dtype in (None, "auto", "float32") and str(device or "cpu") == "cpu"
@@ -187,6 +192,8 @@ class Encoder:
         if self._model is None:
             raise GenGeoError("an ONNX encoder gives descriptors only: use the torch checkpoint that it was made from")
         return self._model
+
+    can_mirror = True  # pixel values of a mirrored image are the mirrored pixel values
 
     @property
     def backend(self) -> Backend:
@@ -343,6 +350,8 @@ class Encoder:
         _check_view(view)
         size = self.batch_size if batch_size is None else batch_size
         _check_batch_size(size)
+        if not resize:
+            check_own_size(self.processor, view)
         iterator = iter(images)
         while batch := [load_image(image) for image in itertools.islice(iterator, size)]:
             options: dict[str, Any] = {} if resize else {"do_resize": False}

@@ -92,3 +92,16 @@ def fetch_image(address: str) -> bytes:
 
 
 __all__ = ["fetch_image", "is_address", "is_single_image", "load_image"]
+
+
+def check_own_size(processor: Any, view: str) -> None:
+    """Refuse images of their own size for a model that changes the view of whole ones.
+
+    Raises:
+        GenGeoError: The model's preprocessing changes this view.
+    """
+    if changed := (processor.view_transforms or {}).get(view):
+        raise GenGeoError(
+            f"this model changes {view} images to the view {changed}, which needs whole ones: images of their own "
+            "size, such as photos with a smaller field of view, cannot be encoded"
+        )

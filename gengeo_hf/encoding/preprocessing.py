@@ -54,6 +54,7 @@ class FileProcessor:
         self.view_sizes: dict[str, dict[str, int]] = self._settings["view_sizes"]
         if not isinstance(self.view_sizes, dict) or not all(map(_is_size, self.view_sizes.values())):
             raise GenGeoError(f"{path}: view_sizes is {self.view_sizes!r:.100}; fetch or export the model again")
+        self.view_transforms: dict[str, str] | None = self._settings.get("view_transforms")
         self._whole: Any = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -79,7 +80,9 @@ class FileProcessor:
         """Pixel values (B, 3, H, W) of images; float32 arrays unless `return_tensors="pt"` asks for tensors."""
         several = images if isinstance(images, list | tuple) else [images]
         plain = not (set(options) - {"return_tensors", "do_resize"}) and options.get("return_tensors") == "np"
-        usual = all(self._settings[name] == DEFAULTS[name] for name in COMMON)
+        usual = all(self._settings[name] == DEFAULTS[name] for name in COMMON) and view not in (
+            self.view_transforms or {}
+        )
         if not (plain and usual and all(isinstance(image, Image.Image) and image.mode == "RGB" for image in several)):
             found: dict[str, Any] = self.whole(images, view=view, **{"view_sizes": self.view_sizes, **options})
             return found

@@ -94,7 +94,8 @@ def mean_interval(values: np.ndarray, groups: Groups | None = None, level: float
     values, groups = _checked(values, groups, level)
     mean, count = float(values.mean()), len(values)
     variance = _variance_of_mean(values, groups)
-    # Without any spread, the number of groups is all that is known.
+    if mean in (0.0, 1.0):  # without any spread, the number of groups is all that is known
+        return _wilson_near_the_ends(mean, groups.count, level)
     worth = mean * (1 - mean) / variance if variance > 0 else float(groups.count)
     if not np.isin(values, (0.0, 1.0)).all():
         return _wilson(mean, worth, _quantile(groups.count, level))

@@ -47,6 +47,7 @@ class Protocol:
         heading: "known": the cut looks north; "unknown": it looks anywhere.
         trapezoid_ap: Also count average precision as University-1652's script does.
         note: what a reader must know before comparing.
+        hub_id: The data set on the Hub, `organisation/name`; "" where it is not there.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Protocol:
     heading: str = "known"
     trapezoid_ap: bool = False
     note: str = ""
+    hub_id: str = ""
 
     @property
     def limited(self) -> bool:
@@ -118,7 +120,7 @@ def find_protocol(name: str) -> Protocol:
     protocol = Protocol(name=name, **given)
     notes = [protocol.note]
     if match["validation"]:
-        protocol = dataclasses.replace(protocol, split="validation", queries=None, gallery=None)
+        protocol = dataclasses.replace(protocol, split="validation", queries=None, gallery=None, hub_id="")
         notes = [contents["validation"]["note"]]
     if match["degrees"]:
         degrees, allowed = int(match["degrees"]), contents["limited_view"]["degrees"]

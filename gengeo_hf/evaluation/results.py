@@ -125,8 +125,8 @@ class Result:
         notes = []
         if not data["complete"]:
             notes.append(
-                f"not the whole set of {protocol['queries']:,} queries and {protocol['gallery']:,} tiles: "
-                "do not compare with published numbers"
+                f"not the whole set of {_published_sizes(protocol)}, but {data['queries']:,} of "
+                f"{protocol['queries']:,} queries: do not compare with published numbers"
             )
         if protocol["trained_on"] and model["trained_on"] not in protocol["trained_on"]:
             notes.append(f"the model was trained on {model['trained_on'] or 'unknown data'}, not as the protocol says")
@@ -169,6 +169,12 @@ class Result:
         """Which queries are found or lost together, for intervals."""
         positions = np.stack([self.queries["lat"].to_numpy(), self.queries["lon"].to_numpy()], axis=1)
         return query_groups(self.queries["area"].to_pylist(), positions)
+
+
+def _published_sizes(protocol: dict[str, Any]) -> str:
+    """Sizes of a published set, as far as they are known."""
+    tiles = "" if protocol["gallery"] is None else f" and {protocol['gallery']:,} tiles"
+    return f"{protocol['queries']:,} queries{tiles}"
 
 
 def queries_path(path: str | Path) -> Path:
@@ -252,7 +258,10 @@ def _dataset(truth: Truth, protocol: Protocol) -> dict[str, Any]:
         "name": truth.name,
         "queries": sizes[0],
         "gallery": sizes[1],
-        "complete": protocol.queries is None or sizes == (protocol.queries, protocol.gallery),
+        "complete": all(
+            published in (None, found)
+            for found, published in zip(sizes, (protocol.queries, protocol.gallery), strict=True)
+        ),
         "fingerprint": truth.fingerprint,
     }
 

@@ -14,6 +14,7 @@ where it was, if `descriptors` names a directory.
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.schema import CrossViewDataset
 from gengeo_hf.data.loading import AerialImages, GroundImages
 from gengeo_hf.data.registry import DataNotation, parse_data
+from gengeo_hf.data.view_checks import check_views
 from gengeo_hf.encoding.adaptation import adaptation_name
 from gengeo_hf.encoding.encoder import Encoder, View
 from gengeo_hf.encoding.engine import DescriptorStore, Transform, encode_images, encode_to_store, images_fingerprint
@@ -90,6 +92,56 @@ def evaluate(
     Example:
         >>> evaluate("demo/gengeo-world-urban", "world-urban num_pairs=100").percent()["R@1"]
     """
+    options = {"name": name, "ground_size": ground_size, "aerial_size": aerial_size, "encode": encode}
+    options |= {"seed": seed, "batch_size": batch_size, "device": device, "descriptors": descriptors}
+    options |= {"centering": centering, "flip": flip, "show_progress_bar": show_progress_bar}
+    return encode_data(model, data, protocol, **options).judge(ties)
+
+
+@dataclass(frozen=True)
+class EncodedData:
+    """Descriptors of both views of a data set, with all that is needed to judge them.
+
+    Args:
+        ground, aerial: float32 (queries, dim) and (tiles, dim), unit length.
+        truth: What is right.
+        rules: Of the protocol.
+        model, settings: What a result says of them.
+        device: Where blocks are multiplied.
+    """
+
+    ground: np.ndarray
+    aerial: np.ndarray
+    truth: Truth
+    rules: Protocol
+    model: dict[str, Any]
+    settings: dict[str, Any]
+    device: torch.device | None = None
+
+    def judge(self, ties: Ties = "pessimistic") -> Result:
+        """Rank all tiles for each query and count."""
+        given = (self.ground, self.aerial, self.truth, self.rules)
+        return judge(*given, model=self.model, settings=self.settings, ties=ties, device=self.device)
+
+
+def encode_data(
+    model: "str | Path | Encoder",
+    data: "str | DataNotation | CrossViewDataset | None" = None,
+    protocol: str | Protocol | None = None,
+    *,
+    name: str | None = None,
+    ground_size: str | None = None,
+    aerial_size: str | None = None,
+    seed: int = 0,
+    batch_size: int = 32,
+    device: str | torch.device | None = None,
+    descriptors: str | Path | None = None,
+    encode: Encode | None = None,
+    centering: str | None = None,
+    flip: bool = False,
+    show_progress_bar: bool = False,
+) -> EncodedData:
+    """The first half of `evaluate`: encode both views; arguments and errors as there."""
     notation = parse_data(data) if isinstance(data, str) else data
     rules = choose_protocol(protocol, notation)
     state = PartialState()
@@ -103,6 +155,12 @@ def evaluate(
     truth = Truth.from_dataset(loaded)
     overlap = training_overlap(encoder.training_record, truth, rules)
     check_limited_view(rules, loaded.queries["fov"][:])
+    check_views(loaded, encoder.processor)
+    if rules.limited and (changed := (encoder.processor.view_transforms or {}).get("ground")):
+        raise GenGeoError(
+            f"protocol {rules.name} crops panoramas to {rules.fov} degrees, and this model's view {changed} needs the "
+            "whole one"
+        )
     if encode is not None and (centering or flip):
         raise GenGeoError("centering and flip need the encoder's own images: leave encode out")
     label = name or _model_name(model, encoder)
@@ -125,7 +183,7 @@ def evaluate(
         | ({"training_pairs": overlap} if overlap else {})
         | ({"adaptation": done} if done else {})
     )
-    return judge(ground, aerial, truth, rules, model=about, settings=settings, ties=ties, device=encoder.device)
+    return EncodedData(ground, aerial, truth, rules, about, settings, encoder.device)
 
 
 def choose_protocol(protocol: str | Protocol | None, data: "DataNotation | CrossViewDataset | None") -> Protocol:

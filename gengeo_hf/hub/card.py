@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.hub.data_rights import data_rows, hub_ids, seen, share_alike
 
 ASSETS = Path(__file__).parents[1] / "assets" / "hub"
 SHOWN = ("recall@1", "recall@5", "recall@10", "recall@1%", "hit_rate_code", "hit_rate_wording")
@@ -75,6 +76,9 @@ def model_card(
         synthetic=record.get("synthetic", False),
         record=record,
         recipe=_recipe(record),
+        images=data_rows(record),
+        seen=seen(record),
+        share_alike=share_alike(record),
         validation=[(key, _number(value)) for key, value in (record.get("results") or {}).items()],
         results=rows,
         metrics=metrics,
@@ -114,6 +118,7 @@ def _card_data(
         library_name="transformers",
         pipeline_tag="image-feature-extraction",
         base_model=_hub_id(_look_up(record, ("settings", "model", "init"))),
+        datasets=hub_ids(record) or None,
         tags=["geo-localization", "cross-view", "gengeo", f"descriptor-{config.aggregator}"],
         model_name=name if entries else None,
         eval_results=entries or None,

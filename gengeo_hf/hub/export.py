@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import atomic_folder, check_replaceable, write_json, write_text
 from gengeo_hf.hub.card import ASSETS, model_card, read_results
+from gengeo_hf.hub.eval_results import write_eval_results
 from gengeo_hf.hub.published import without_local_paths
 
 if TYPE_CHECKING:
@@ -66,8 +67,10 @@ def export_folder(
         if record:
             write_json(folder / TRAINING_RECORD, record)
         write_json(folder / EXPORT_RECORD, {"fingerprint": encoder.fingerprint, "dim": encoder.dim})
-        for number, (path, summary) in enumerate(zip(results, summaries, strict=True)):
-            write_json(folder / "results" / f"{number}-{Path(path).stem}.json", without_local_paths(summary))
+        stems = [f"{number}-{Path(path).stem}" for number, path in enumerate(results)]
+        for stem, summary in zip(stems, summaries, strict=True):
+            write_json(folder / "results" / f"{stem}.json", without_local_paths(summary))
+        write_eval_results(folder, stems, summaries)
         names = _write_examples(examples, folder / "examples")
         for name in ("handler.py", "CODE_LICENSE"):
             shutil.copyfile(ASSETS / name, folder / name)

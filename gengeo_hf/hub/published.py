@@ -52,7 +52,11 @@ def _public_word(word: str) -> str:
 
 def _is_local(text: str) -> bool:
     """Whether all of a text is a path of this machine, as far as that can be seen."""
-    if not ("/" in text or "\\" in text) or (_ADDRESS.match(text) and not text.startswith("file:")):
+    if (
+        not text.strip("/\\")
+        or not ("/" in text or "\\" in text)
+        or (_ADDRESS.match(text) and not text.startswith("file:"))
+    ):
         return False
     return bool(_LOCAL.match(text)) or _exists(text)
 

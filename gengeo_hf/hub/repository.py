@@ -30,6 +30,7 @@ MODEL_FILES = (
     "pose/*/*",
     "pose/*/*/*",
     "results/*.json",
+    ".eval_results/*.yaml",
     "examples/*",
     "gengeo_training.json",
 )

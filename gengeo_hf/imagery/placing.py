@@ -158,13 +158,18 @@ def stated_date(path: str | Path, dates: Sequence[tuple[str, str]]) -> str:
     return ""
 
 
+def is_date(text: str) -> bool:
+    """Whether a text is a date such as 2018, 2018-06, 2018-06-01 or 20180601."""
+    return bool(re.fullmatch(r"\d{4}([-:/]?(0[1-9]|1[0-2])([-:/]?(0[1-9]|[12]\d|3[01]))?)?", text))
+
+
 def digits_of(date: str) -> str:
-    """The digits of a date such as 2018, 2018-06, 2018-06-01 or 20180601.
+    """The digits of a date.
 
     Raises:
-        GenGeoError: it is not a date.
+        GenGeoError: it is not one, see `is_date`.
     """
-    if not re.fullmatch(r"\d{4}([-:/]?(0[1-9]|1[0-2])([-:/]?(0[1-9]|[12]\d|3[01]))?)?", date):
+    if not is_date(date):
         raise GenGeoError(f"{date!r} is not a date: expected for example 2018, 2018-06 or 2018-06-01")
     return re.sub(r"\D", "", date)
 

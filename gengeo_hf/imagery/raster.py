@@ -38,7 +38,7 @@ from gengeo_hf.imagery.placing import (
     readable_date,
     stated_date,
 )
-from gengeo_hf.imagery.tiles import tile_table
+from gengeo_hf.imagery.tiles import Rights, tile_image, tile_table
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
@@ -90,6 +90,7 @@ class RasterTiles:
         nodata: Value of pixels without data, beside the one that a file declares.
         max_empty: Share of a tile that may hold no data, in [0, 1).
         dates: (pattern of a file's name, date); the first that fits goes before the date in a file's tags.
+        centres: Latitudes and longitudes of the tiles' centres in degrees, each (tiles,), instead of a grid.
         open_dataset: Opens one of `paths`, for files that GDAL must not open itself; None takes `rasterio.open`.
 
     Raises:
@@ -110,8 +111,10 @@ class RasterTiles:
         nodata: float | None = None,
         max_empty: float = 1 - MIN_VALID,
         dates: Sequence[tuple[str, str]] = (),
+        centres: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> None:
         self.name = Path(paths[0]).name if len(paths) == 1 else f"{len(paths)} rasters"
+        self.rights, self.tile_sizes = Rights(), (tile_m,)
         self._tile_m, self._open_dataset, self._min_valid = tile_m, open_dataset, 1 - max_empty
         self._open = threading.local()  # a GDAL handle must not be used by two threads at a time
         # Where files overlap the first sheet that holds data wins: the newest, and of equal dates the last named.
@@ -122,16 +125,17 @@ class RasterTiles:
         self.acquired = {Path(s.path).name: readable_date(s.date) for s in sheets if s.date}  # of each source
         self._sheets = _same_range(sorted(sheets, key=lambda sheet: sheet.date, reverse=True), value_range)
         boxes = []
-        self.notes = [f"--date overrules the date in the tags of {overruled:,} files"] if overruled else []
+        self.notes = [f"a stated date overrules the date in the tags of {overruled:,} files"] if overruled else []
         for sheet in self._sheets:
             with _about(sheet.path):
                 boxes.append(_box(sheet))
                 self.notes += filter(None, [area_of_use_note(sheet.crs, boxes[-1], sheet.path)])
-        lat, lon = cell_grids(boxes if area is None else area.boxes, tile_m, tile_m * (1 - overlap))
-        if area is not None:
+        lat, lon = centres or cell_grids(boxes if area is None else area.boxes, tile_m, tile_m * (1 - overlap))
+        if area is not None and centres is None:
             wanted = area.touches(lat, lon, tile_m * (1 - overlap))
             lat, lon = lat[wanted], lon[wanted]
-        keep, pieces = _cut(self._sheets, boxes, lat, lon, tile_m)
+        least = max(min(MIN_VALID, self._min_valid), 1e-6)
+        keep, pieces = _cut(self._sheets, boxes, lat, lon, tile_m, least)
         if not keep.any():
             if area is not None:
                 raise GenGeoError(f"{self.name} does not cover {area}; choose an area inside of it")
@@ -175,7 +179,7 @@ class RasterTiles:
             empty &= ~valid
             if not empty.any():
                 break
-        return None if 1 - empty.mean() < self._min_valid else Image.fromarray(canvas)
+        return tile_image(canvas, float(empty.mean()), 1 - self._min_valid)
 
     def _dataset(self, number: int) -> "DatasetReader":
         """This thread's own handle of one file; a few stay open, so that 10,000 files do not."""
@@ -304,7 +308,12 @@ def _same_range(sheets: list[_Sheet], value_range: tuple[float, float] | None) -
 
 
 def _cut(
-    sheets: Sequence[_Sheet], boxes: Sequence[np.ndarray], lat: np.ndarray, lon: np.ndarray, tile_m: float
+    sheets: Sequence[_Sheet],
+    boxes: Sequence[np.ndarray],
+    lat: np.ndarray,
+    lon: np.ndarray,
+    tile_m: float,
+    least: float,
 ) -> tuple[np.ndarray, _Pieces]:
     """Which candidate tiles are covered well enough, and what each file gives to them."""
     covered, found = np.zeros(len(lat)), []
@@ -315,7 +324,7 @@ def _cut(
         share = _coverage(sheet, maps, tile_m)
         covered[rows] += share
         found.append((rows[share > 0], np.full(int((share > 0).sum()), number, np.int32), maps[share > 0]))
-    keep = covered >= MIN_VALID
+    keep = covered >= least
     tile, sheet_of, maps = (np.concatenate([piece[part] for piece in found]) for part in range(3))
     wanted = keep[tile]
     tile, sheet_of, maps = (np.cumsum(keep) - 1)[tile[wanted]], sheet_of[wanted], maps[wanted]

@@ -11,6 +11,7 @@ from gengeo_hf.imagery.addresses import is_address, open_address
 from gengeo_hf.imagery.dataset import HUB, holds_pictures, hub_tiles, parquet_tiles
 from gengeo_hf.imagery.options import NetOptions
 from gengeo_hf.imagery.raster import RasterTiles
+from gengeo_hf.imagery.raster_sizes import SeveralRasterSizes, open_rasters
 from gengeo_hf.imagery.table import TABLE_SUFFIXES, TableTiles
 from gengeo_hf.imagery.tiles import Rights, TileSource
 from gengeo_hf.imagery.xyz import MbTiles, XyzTiles, holds_tiles
@@ -33,11 +34,11 @@ class TilingOptions:
         tile_order: map tiles in a folder: "zxy", or "zyx".
         leave_out_repeated: map tiles: leave out pictures that stand in several places.
         nodata: rasters: value of pixels without data, beside what the files declare and show.
-        max_empty: rasters: share of a tile that may hold no data.
+        max_empty: by address and rasters: share of a tile that may hold no data.
         image_column, lat_column, lon_column: tables: columns to use; None recognises them.
         tile_size_m: tables: ground size of a tile in metres; None takes it from the table.
         dates: rasters: (pattern of a file's name, date); the first that fits goes before the date in a file's tags.
-        tile_sizes: by address: several ground sizes in metres around each cell; empty takes `tile_m`.
+        tile_sizes: by address and rasters: several ground sizes in metres around each cell; empty takes `tile_m`.
         area: by address and rasters: only tiles that touch it; None takes all that a raster covers.
         net: by address: limits, rights and further words of the user.
     """
@@ -79,6 +80,11 @@ def open_imagery(source: str | Path, options: TilingOptions | None = None) -> Ti
     tiles: Any = _open_local(source, options)
     everywhere = Rights(acquired=next((date for pattern, date in options.dates if pattern == "*"), ""))
     tiles.rights = options.net.rights.or_else(everywhere).or_else(getattr(tiles, "rights", Rights()))
+    if len(options.tile_sizes) > 1 and not hasattr(tiles, "tile_sizes"):
+        raise GenGeoError(
+            f"{source} has tiles of its own size: several ground sizes (--tile) can be cut from rasters and from "
+            "imagery by address"
+        )
     found: TileSource = tiles
     return found
 
@@ -118,13 +124,13 @@ def _open_local(source: str | Path, options: TilingOptions) -> TileSource:
     return _rasters(rasters, options)
 
 
-def _rasters(paths: list[Path], options: TilingOptions) -> RasterTiles:
-    return RasterTiles(
+def _rasters(paths: list[Path], options: TilingOptions) -> RasterTiles | SeveralRasterSizes:
+    return open_rasters(
         paths,
-        options.tile_m,
+        options.tile_sizes or (options.tile_m,),
         options.overlap,
-        options.pixels,
-        options.value_range,
+        pixels=options.pixels,
+        value_range=options.value_range,
         area=options.area,
         nodata=options.nodata,
         max_empty=options.max_empty,

@@ -16,9 +16,10 @@ from gengeo_hf.common.errors import GenGeoError, MissingExtraError
 from gengeo_hf.imagery.addresses import check_rights, client_of
 from gengeo_hf.imagery.client import ImageryClient, ServerError
 from gengeo_hf.imagery.hosts import host_of, redact
+from gengeo_hf.imagery.placing import is_date
 from gengeo_hf.imagery.plan import ImageryPlan, check_size, estimate_cells
 from gengeo_hf.imagery.ranges import BLOCK, RemoteFile, RemoteReader
-from gengeo_hf.imagery.raster import RasterTiles
+from gengeo_hf.imagery.raster_sizes import open_rasters
 from gengeo_hf.imagery.tile_cache import TileCache
 from gengeo_hf.imagery.tiles import ImageryStoppedError, Rights, TileSource
 
@@ -45,7 +46,7 @@ class RemoteRasters:
 
     Args:
         name: What messages and the index call the source; without secrets.
-        rasters: The files. Where they overlap, the first one that holds data wins.
+        rasters: The files. Where they overlap, the newest one that holds data wins, else the one named last.
         client: Fetches them.
         options: How they are tiled.
 
@@ -55,7 +56,8 @@ class RemoteRasters:
 
     def __init__(self, name: str, rasters: list[RemoteRaster], client: ImageryClient, options: "TilingOptions") -> None:
         if options.area is not None:
-            estimate = estimate_cells(options.area, options.tile_m, options.overlap)
+            smallest = min(options.tile_sizes or (options.tile_m,))
+            estimate = estimate_cells(options.area, smallest, options.overlap)
             check_size(options.area, estimate, max(options.net.max_tiles, 20_000) * 10, 0)
         self.name, self._client, self._options = name, client, options
         stated = rasters[0].rights if len(rasters) == 1 else _joined_rights([raster.rights for raster in rasters])
@@ -71,15 +73,20 @@ class RemoteRasters:
             cache.describe({"address": shown, "attribution": raster.rights.attribution})
             names[_path_of(raster.address)] = file
         self._files = names
-        self._tiles = RasterTiles(
+        dates = [(_path_of(r.address), r.rights.acquired) for r in rasters if is_date(r.rights.acquired)]
+        self._tiles = open_rasters(
             list(names),
-            options.tile_m,
+            options.tile_sizes or (options.tile_m,),
             options.overlap,
-            options.pixels,
-            options.value_range,
+            pixels=options.pixels,
+            value_range=options.value_range,
             area=options.area,
             open_dataset=self._open,
+            nodata=options.nodata,
+            max_empty=options.max_empty,
+            dates=[*options.dates, *dates],
         )
+        self.notes, self.tile_sizes = self._tiles.notes, self._tiles.tile_sizes
         self.table, self.rendering = self._tiles.table, f"{name} {self._tiles.rendering}"
 
     def read(self, row: int) -> Image.Image | None:
@@ -136,7 +143,8 @@ class RemoteRasters:
         """About the share of the files' bytes that the tiles need."""
         if self._options.area is None:
             return 1.0
-        covered = self.table.num_rows * (self._options.tile_m * (1 - self._options.overlap)) ** 2
+        cells = self.table.num_rows / len(self.tile_sizes)
+        covered = cells * (min(self.tile_sizes) * (1 - self._options.overlap)) ** 2
         total = sum(self._ground_m2(path) for path in self._files)
         return min(1.0, 1.3 * covered / max(total, 1.0))
 

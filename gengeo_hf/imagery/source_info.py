@@ -1,4 +1,4 @@
-"""What a source of imagery by address holds: layers, zoom levels, metres per pixel, extent and rights.
+"""What a source of imagery holds: layers, zoom levels, metres per pixel, extent and rights.
 
 Capabilities and headers are asked for; no tile is.
 """
@@ -6,13 +6,15 @@ Capabilities and headers are asked for; no tile is.
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.compute as pc
+
 from gengeo_hf.common.area import Area
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import Bounds
-from gengeo_hf.imagery.addresses import SOURCES, client_of, kind_of
+from gengeo_hf.imagery.addresses import SOURCES, client_of, is_address, kind_of
 from gengeo_hf.imagery.hosts import host_of, redact
 from gengeo_hf.imagery.services import TileService
-from gengeo_hf.imagery.tiles import PlannedSource, Rights
+from gengeo_hf.imagery.tiles import Rights, TileSource
 
 if TYPE_CHECKING:
     from gengeo_hf.imagery.registry import TilingOptions
@@ -76,12 +78,16 @@ def source_info(text: str, options: "TilingOptions") -> SourceInfo:
     """Ask a source what it holds.
 
     Args:
-        text: Address, template, or `KIND:address`.
+        text: Address, template, `KIND:address`, or a file or directory of imagery.
         options: The layer, if one was chosen; the area at whose middle metres per pixel are computed.
 
     Raises:
-        GenGeoError: The address is not one of imagery, or its documents cannot be read.
+        GenGeoError: The address is not one of imagery, its documents cannot be read, or there is no such file.
     """
+    if not is_address(text):
+        from gengeo_hf.imagery.registry import open_imagery
+
+        return _listed("on disk", open_imagery(text, options))
     kind, _, address = text.partition(":")
     if kind not in SOURCES or address.startswith("//"):
         kind, address = kind_of(text), text
@@ -93,16 +99,21 @@ def source_info(text: str, options: "TilingOptions") -> SourceInfo:
             return SourceInfo(kind, redact(address), tuple(names))
     service = _service(kind, address, options)
     if service is None:
-        source = SOURCES[kind](address, options)
-        rights = source.rights if isinstance(source, PlannedSource) else Rights()
-        west, south, east, north = (source.table[side].to_pylist() for side in ("west", "south", "east", "north"))
-        extent = Bounds(min(west), min(south), max(east), max(north))
-        return SourceInfo(kind, source.name, extent=extent, rights=rights, tiles=source.table.num_rows)
+        return _listed(kind, SOURCES[kind](address, options))
     where = options.area or (Area.from_bounds(service.extent) if service.extent else None)
     lat, lon = (0.0, 0.0) if where is None else _middle(where)
     levels = service.grid.levels
     zooms = {zoom: service.grid.ground_resolution(levels[zoom], lat, lon) for zoom in sorted(levels)}
     return SourceInfo(kind, service.name, zooms=zooms, extent=service.extent, rights=service.rights)
+
+
+def _listed(kind: str, source: TileSource) -> SourceInfo:
+    """A source that knows its tiles."""
+    rights = getattr(source, "rights", Rights())
+    sides = [pc.min_max(source.table[side]).as_py() for side in ("west", "south", "east", "north")]
+    low, high = [side["min"] for side in sides], [side["max"] for side in sides]
+    extent = None if None in low else Bounds(low[0], low[1], high[2], high[3])
+    return SourceInfo(kind, source.name, extent=extent, rights=rights, tiles=source.table.num_rows)
 
 
 def _middle(area: Area) -> tuple[float, float]:

@@ -22,7 +22,8 @@ from gengeo_hf.common.plausibility import check_bounds, distance_summary
 from gengeo_hf.common.tables import TABLE_SUFFIXES, Table, read_table
 from gengeo_hf.common.units import parse_metres
 from gengeo_hf.data.column_names import NAMES as PAIR_NAMES
-from gengeo_hf.imagery.tiles import tile_table
+from gengeo_hf.data.sources import read_sources
+from gengeo_hf.imagery.tiles import Rights, tile_table
 
 __all__ = ["IMAGE_SUFFIXES", "TABLE_SUFFIXES", "TableTiles"]
 
@@ -107,6 +108,7 @@ class TableTiles:
             raise GenGeoError(f"{table.file}: no row has an image and a position")
         self.notes = [*table.notes, *_distance_warning(table, lat, lon)]
         self.notes += [f"{table.file}: {count:,} rows left out: {why}" for why, count in self.left_out.items()]
+        self.rights = Rights() if table.folder is None else _rights_beside(table.folder)
         self._images = [images[row] for row in keep]
         bounds = _bounds(table, lat, lon, sides, tile_size_m)
         origin = [str(image) if isinstance(image, Path) else table.name for image in self._images]
@@ -259,3 +261,12 @@ def _file_rules(folder: Path) -> list[Callable[[str], str]]:
         return lambda name: os.path.join(folder, f"{name}{ending}")  # noqa: PTH118  # many rows
 
     return [rule(""), *(rule(mark + suffix) for mark in TILE_MARKS for suffix in IMAGE_SUFFIXES)]
+
+
+def _rights_beside(folder: Path) -> Rights:
+    """The rights of aerial imagery that `gengeo data get` and `gengeo data make` write beside a table."""
+    found = read_sources(folder)
+    for source in found.sources if found is not None else ():
+        if "aerial" in source.what:
+            return Rights(source.attribution, source.licence, source.acquired, source.address)
+    return Rights()

@@ -21,9 +21,8 @@ from gengeo_hf.imagery.grids import Level, is_web_mercator
 from gengeo_hf.imagery.pictures import NotAPictureError, Repetitions, decode_tile
 from gengeo_hf.imagery.services import TileService
 from gengeo_hf.imagery.tile_cache import TileCache
-from gengeo_hf.imagery.tiles import ImageryStoppedError
+from gengeo_hf.imagery.tiles import ImageryStoppedError, tile_image
 
-MIN_VALID = 0.5  # share of a crop's pixels that must hold data
 MEMORY_MB = 64
 SIDES = (128, 200, 250, 256, 500, 512, 1000, 1024, 2048)  # pixels that source tiles have
 
@@ -56,6 +55,7 @@ class TileReader:
         client: Fetches them.
         cache: Keeps them on disk; None keeps nothing.
         shift_m: Metres to the east and to the north by which the imagery is moved.
+        max_empty: Share of a crop's pixels that may hold no data.
     """
 
     def __init__(
@@ -64,10 +64,12 @@ class TileReader:
         client: ImageryClient,
         cache: TileCache | None,
         shift_m: tuple[float, float] = (0.0, 0.0),
+        max_empty: float = 0.5,
     ) -> None:
         self.service, self.client, self.cache = service, client, cache
         self.bad: Counter[str] = Counter()  # source tiles that are not used, by reason
         self.fetched = 0
+        self.max_empty = max_empty
         self.refusal = ""  # what a server said last when it did not give what was asked for
         self._side: int | None = None  # pixels of a source tile; None while any square is taken
         self._shift = np.array(shift_m)
@@ -111,6 +113,16 @@ class TileReader:
         future.set_result(found)
         return found
 
+    def look(self, place: Place) -> SourceTile | str:
+        """As `tile`; one that is not usable is not counted."""
+        found = self.tile(place)
+        if isinstance(found, str):
+            with self._lock:
+                if place in self._counted:
+                    self._counted.discard(place)
+                    self.bad -= Counter([found])
+        return found
+
     @property
     def side(self) -> int:
         """Side of a source tile in pixels: as `probe` found it, before that as the grid has it."""
@@ -148,7 +160,7 @@ class TileReader:
             pixels: Side in pixels.
 
         Returns:
-            The RGB image, or None where less than half of it holds data; and the commonest reason of what is missing.
+            The RGB image, or None where too little of it holds data; and the commonest reason of what is missing.
 
         Raises:
             ImageryStoppedError: The server is down, or the cache cannot be written.
@@ -169,11 +181,11 @@ class TileReader:
         else:
             valid = None if mask.all() else mask > 0
         reason = reasons.most_common(1)[0][0] if reasons else ""
-        if valid is not None:
-            if valid.mean() < MIN_VALID:
-                return None, reason or pictures.MISSING
-            canvas = np.where(valid[..., None], canvas, 0).astype(np.uint8)
-        return Image.fromarray(canvas), reason
+        if valid is None:
+            return Image.fromarray(canvas), reason
+        canvas = np.where(valid[..., None], canvas, 0).astype(np.uint8)
+        image = tile_image(canvas, 1 - float(valid.mean()), self.max_empty)
+        return image, reason or ("" if image is not None else pictures.MISSING)
 
     def _assemble(self, box: tuple[int, int, int, int], level: Level) -> tuple[np.ndarray, np.ndarray, Counter[str]]:
         """Pixels and mask of a box of the grid, from the source tiles; and by reason the pixels without data."""

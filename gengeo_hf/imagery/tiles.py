@@ -18,6 +18,8 @@ from gengeo_hf.common.geo import Bounds
 if TYPE_CHECKING:
     from gengeo_hf.imagery.plan import ImageryPlan
 
+NO_DATA_SHARE = "no_data_share"  # key in the `info` of a tile's image: share of its pixels without data, above 0
+
 TILE_SCHEMA = pa.schema(
     [
         pa.field("tile_id", pa.string(), nullable=False),
@@ -121,6 +123,22 @@ class SubsetTiles:
     def read(self, row: int) -> Image.Image | None:
         """Pixels of one tile."""
         return self._source.read(int(self._rows[row]))
+
+
+def tile_image(pixels: np.ndarray, empty: float, most_empty: float) -> Image.Image | None:
+    """The image of a tile; None where too much of it holds no data.
+
+    Args:
+        pixels: RGB, (rows, columns, 3) uint8.
+        empty: Share of its pixels without data; noted in the image's `info` where it is above 0.
+        most_empty: Share that is allowed.
+    """
+    if empty > most_empty:
+        return None
+    image = Image.fromarray(pixels)
+    if empty:
+        image.info[NO_DATA_SHARE] = empty
+    return image
 
 
 def tile_table(

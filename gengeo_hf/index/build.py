@@ -18,6 +18,7 @@ from gengeo_hf.index.adapt import with_adaptation
 from gengeo_hf.index.contents import MOST_SOURCES
 from gengeo_hf.index.edit import NO_DATA, Edit, check_output, editing
 from gengeo_hf.index.encode import encode_units
+from gengeo_hf.index.fusion import check_fusion
 from gengeo_hf.index.manifest import Build, Manifest, Model, Shard, Source, new_manifest, read_manifest, write_manifest
 from gengeo_hf.index.segment import LEFT_OUT_SCHEMA, NewRows, write_segment
 from gengeo_hf.index.version import Version, is_in
@@ -35,6 +36,7 @@ class BuildReport:
         source: Name of the imagery.
         tiles: Tiles now in the index.
         no_data: Tiles left out because the imagery is empty there.
+        partly_empty: Tiles in the index of which some pixels hold no data.
         broken: The first ten tiles that could not be read, with the reason; all are in the index's `left_out`.
         broken_count: How many there were.
         seconds: Of this run; resumed shards cost nothing.
@@ -46,6 +48,7 @@ class BuildReport:
     source: str
     tiles: int = 0
     no_data: int = 0
+    partly_empty: int = 0
     broken: list[str] = field(default_factory=list)
     broken_count: int = 0
     seconds: float = 0.0
@@ -61,6 +64,8 @@ class BuildReport:
         lines = [f"{self.tiles:,} tiles of {self.source} in {self.seconds:.1f} s{speed}"]
         if self.no_data:
             lines.append(f"{self.no_data:,} tiles left out: no data there")
+        if self.partly_empty:
+            lines.append(f"{self.partly_empty:,} tiles partly without data")
         if self.broken_count:
             lines.append(f"{self.broken_count:,} tiles left out: unreadable, first: {self.broken[0]}")
         if self.kept_work:
@@ -80,6 +85,7 @@ def build_index(
     overwrite: bool = False,
     add: bool = False,
     shard: tuple[int, int] | None = None,
+    fusion: str = "mean",
 ) -> BuildReport:
     """Encode every tile and write the index.
 
@@ -94,12 +100,14 @@ def build_index(
         overwrite: Replace an index that is there.
         add: Add to the index that is there; tiles whose id it has are replaced.
         shard: Encode only this part (number from 0, how many); `merge_indexes` joins the parts.
+        fusion: How the scores of a cell are fused where the imagery has tiles of several ground sizes, "mean" or "max".
 
     Raises:
         GenGeoError: `path` holds something else, or an index while neither `overwrite` nor `add` is given; no tile
             could be read; the disk is full. Finished shards stay in `<path>.partial`, and the same call goes on there.
     """
     path = real_path(path)
+    check_fusion(fusion)
     source = _as_source(imagery)
     work = Work.of(path, encoder, source, thumbnail_pixels)
     present = read_manifest(path) if add else check_output(path, overwrite=True)
@@ -122,7 +130,7 @@ def build_index(
         if not ours:  # another process that shared the work has put it together
             return BuildReport(source.name, tiles=read_manifest(path).tiles)
         report = BuildReport(source.name, seconds=seconds, tiles_per_second=encoded / max(seconds, 1e-9))
-        job = _Assembly(path, work, source, encoder, model_name, thumbnail_pixels > 0, report, shard)
+        job = _Assembly(path, work, source, encoder, model_name, thumbnail_pixels > 0, report, shard, fusion)
         try:
             job.write(None if add else present, add)
         except OSError as error:
@@ -164,6 +172,7 @@ class _Assembly:
     thumbnails: bool
     report: BuildReport
     shard: tuple[int, int] | None
+    fusion: str
 
     def write(self, replaced: Manifest | None, add: bool) -> None:
         """Write a new index, or a new version of the one that is there.
@@ -199,8 +208,9 @@ class _Assembly:
     def _fill(self, edit: Edit, finish: Callable[[Edit, pa.Table], Manifest]) -> None:
         """Write the segment, then the manifest."""
         files = [self.work.file(unit) for unit in self.work.units(self.shard or (0, 1))]
-        rows, broken, no_data = read_states(files)
+        rows, broken, no_data, partly_empty = read_states(files)
         report = self.report
+        report.partly_empty = partly_empty
         report.no_data, report.broken_count, report.broken = no_data, len(broken), list(broken.values())[:10]
         if not len(rows) and self.shard is None:  # a part of a divided build may be empty
             self.work.end()
@@ -212,6 +222,9 @@ class _Assembly:
         reasons = pa.array([reason.replace(root, "") if root else reason for reason in broken.values()], pa.string())
         left_out = bad.append_column("reason", reasons).cast(LEFT_OUT_SCHEMA)
         manifest = finish(edit, tiles)
+        manifest = replace(manifest, partly_empty=manifest.partly_empty + partly_empty)
+        if len(getattr(self.source, "tile_sizes", ())) > 1:
+            manifest = replace(manifest, fusion=manifest.fusion or check_fusion(self.fusion))
         edit.left_out = joined_left_out(edit.left_out, left_out, tiles)
         edit.reasons[NO_DATA] = edit.reasons.get(NO_DATA, 0) + no_data
         for why, count in getattr(self.source, "left_out", {}).items():  # rows of a table that are no tile

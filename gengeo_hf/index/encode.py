@@ -10,9 +10,9 @@ import pyarrow as pa
 from gengeo_hf.common.locks import exclusive
 from gengeo_hf.encoding.engine import encode_rows
 from gengeo_hf.encoding.protocol import EncoderProtocol
-from gengeo_hf.imagery.tiles import TileSource
+from gengeo_hf.imagery.tiles import NO_DATA_SHARE, TileSource
 from gengeo_hf.index.segment import thumbnail
-from gengeo_hf.index.work import SHARD_SCHEMA, Work
+from gengeo_hf.index.work import PARTLY_EMPTY, SHARD_SCHEMA, Work
 
 
 def encode_units(
@@ -87,7 +87,8 @@ def encode_unit(
     for batch in batches:
         for row, image, descriptor in zip(batch.rows, batch.images, batch.descriptors, strict=True):
             small = thumbnail(image, thumbnail_pixels) if thumbnail_pixels else b""
-            lines.append((row, "", descriptor.astype(np.float16).tobytes(), small))
+            state = PARTLY_EMPTY if getattr(image, "info", {}).get(NO_DATA_SHARE) else ""
+            lines.append((row, state, descriptor.astype(np.float16).tobytes(), small))
         lines += [(row, str(error or "no data"), None, None) for row, error in batch.unreadable.items()]
         bar.update(len(batch.rows) + len(batch.unreadable))
     columns = dict(zip(SHARD_SCHEMA.names, zip(*sorted(lines), strict=True), strict=True))

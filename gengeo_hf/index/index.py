@@ -210,15 +210,21 @@ class GeoIndex:
             )
 
     def search(
-        self, descriptors: np.ndarray, k: int = 5, near: tuple[float, float, float] | Area | None = None
+        self,
+        descriptors: np.ndarray,
+        k: int = 5,
+        near: tuple[float, float, float] | Area | None = None,
+        *,
+        fused: bool = True,
     ) -> list[list[Hit]]:
-        """Best tiles for each query.
+        """Best tiles for each query; of an index with several ground sizes the best cells, by their smallest tile.
 
         Args:
             descriptors: float32 (queries, dim) or (dim,), unit length.
             k: How many tiles at most.
             near: Only tiles within (lat, lon, radius in metres), or with their centre in an area; they are scored
                 exactly.
+            fused: False searches for single tiles where cells have tiles of several ground sizes.
 
         Returns:
             For each query its hits, best first; none where the index or the prior's circle is empty.
@@ -233,7 +239,8 @@ class GeoIndex:
         if k < 1:
             raise GenGeoError(f"at least one tile must be asked for, found k={k}")
         area = near if isinstance(near, Area) or near is None else Area.from_near(check_near(near))
-        scores, rows = version.search(queries, k, area)
+        cells = version.cells if fused else None
+        scores, rows = (version if cells is None else cells).search(queries, k, area)
         return [
             [hit_of(version, int(row), float(score)) for score, row in zip(s, r, strict=True) if row >= 0]
             for s, r in zip(scores, rows, strict=True)
@@ -310,8 +317,13 @@ class GeoIndex:
             change.take(other.manifest.segments, other.path)
             change.tidy()
             known = {source.name: source for source in [*change.manifest.sources, *other.manifest.sources]}
+            mine, theirs = change.manifest, other.manifest
             manifest = replace(
-                change.manifest, sources=list(known.values()), work=[*change.manifest.work, *other.manifest.work]
+                mine,
+                sources=list(known.values()),
+                work=[*mine.work, *theirs.work],
+                fusion=mine.fusion or theirs.fusion,
+                partly_empty=mine.partly_empty + theirs.partly_empty,
             )
             change.commit(manifest.with_event("added", source=other.path.name, tiles=len(other)))
 

@@ -274,6 +274,9 @@ class Manifest:
         version: Counts the edits.
         work: Keys of the builds whose tiles are all here: the same command has nothing to do.
         bounds: West, south, east, north of all tiles in degrees; west > east across the date line.
+        fusion: How the scores of a cell's tiles are fused where cells have tiles of several ground sizes, "mean" or
+            "max"; "" where each tile stands for itself.
+        partly_empty: Tiles that were built with some pixels without data.
     """
 
     format: str
@@ -295,6 +298,8 @@ class Manifest:
     shard: Shard | None = None
     means: Means | None = None
     pose: PoseFeatures | None = None
+    fusion: str = ""
+    partly_empty: int = 0
     history: list[Event] = field(default_factory=list)
 
     def __post_init__(self) -> None:

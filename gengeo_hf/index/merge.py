@@ -44,7 +44,9 @@ def merge_indexes(parts: Sequence[str | Path], out: str | Path, *, overwrite: bo
             edit.tidy()
             known = {source.name: source for manifest in manifests for source in manifest.sources}
             work = [manifest.shard.work for manifest in manifests[:1] if manifest.shard]
-            merged = replace(edit.manifest, sources=list(known.values()), work=work)
+            fusion = next((manifest.fusion for manifest in manifests if manifest.fusion), "")
+            counts = {"partly_empty": sum(manifest.partly_empty for manifest in manifests)}
+            merged = replace(edit.manifest, sources=list(known.values()), work=work, fusion=fusion, **counts)
             tiles = sum(record.live for record in edit.segments)
             edit.commit(merged.with_event("merged", parts=len(parts), tiles=tiles))
             sweep(folder)

@@ -4,12 +4,13 @@ The figures for disk and memory are those of the file formats; those for time we
 bench_10m.json: 10,000, a million and ten million tiles of 256 dimensions on two cores).
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from gengeo_hf.common.area import Area
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.imagery.plan import estimate_cells
+from gengeo_hf.imagery.plan import ImageryPlan, estimate_cells
 from gengeo_hf.index.search import EXACT_LIMIT, FLAT_LIMIT
 
 BYTES_A_PIXEL = 0.4  # of JPEG imagery at a quality that keeps streets and roofs
@@ -26,15 +27,16 @@ class IndexPlan:
 
     Args:
         area: What the area is called.
-        tile_m, overlap: How it is cut.
+        tile_m, overlap: How it is cut; the smallest of several ground sizes.
         dim: Length of a descriptor.
         tiles: Tiles of the index.
-        source_mb: Imagery in megabytes, as JPEG at the resolution that the model sees.
+        source_mb: Imagery in megabytes: what a source by address will send, or JPEG at the resolution of the model.
         encode_hours: At `tiles_per_second`; None where that is not known.
         index_mb: On disk.
         memory_mb: Of a process that searches, without page cache and model.
         search_ms: For one query on two cores.
         tiles_per_second: Of the encoder, all machines together.
+        imagery: Requests, minutes and hosts of a source by address; None for imagery in general.
     """
 
     area: str
@@ -48,6 +50,7 @@ class IndexPlan:
     memory_mb: float
     search_ms: float
     tiles_per_second: float | None
+    imagery: ImageryPlan | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON takes it."""
@@ -56,48 +59,57 @@ class IndexPlan:
     def __str__(self) -> str:
         speed = f" at {self.tiles_per_second:g} tiles/s" if self.tiles_per_second else ""
         hours = "not known: give --throughput" if self.encode_hours is None else f"{self.encode_hours:,.2f} h{speed}"
+        about = [
+            f"area:         {self.area}",
+            f"tiles:        {self.tiles:,} of {self.tile_m:g} m, overlap {self.overlap:.0%}, {self.dim} dimensions",
+            f"imagery:      {self.source_mb:,.0f} MB",
+        ]
         return "\n".join(
             [
-                f"area      {self.area}",
-                f"tiles     {self.tiles:,} of {self.tile_m:g} m, overlap {self.overlap:.0%}, {self.dim} dimensions",
-                f"imagery   {self.source_mb:,.0f} MB",
-                f"encoding  {hours}",
-                f"index     {self.index_mb:,.0f} MB on disk, {self.memory_mb:,.0f} MB of memory",
-                f"search    {self.search_ms:,.1f} ms for one query",
+                *(about if self.imagery is None else [str(self.imagery)]),
+                f"encoding:     {hours}",
+                f"index:        {self.index_mb:,.0f} MB on disk, {self.memory_mb:,.0f} MB of memory",
+                f"search:       {self.search_ms:,.1f} ms for one query",
             ]
         )
 
 
 def plan_index(
     area: Area,
-    tile_m: float,
+    tile_m: float | Sequence[float],
     *,
     overlap: float = 0.5,
     dim: int = 1024,
     pixels: int = 392,
     thumbnails: bool = True,
     tiles_per_second: float | None = None,
+    imagery: ImageryPlan | None = None,
 ) -> IndexPlan:
     """Estimate what an index of an area costs; nothing is downloaded or encoded.
 
     Args:
         area: Where.
-        tile_m: Side of a tile on the ground in metres.
+        tile_m: Side of a tile on the ground in metres, or several around each centre.
         overlap: Share of a tile that its neighbour repeats, in [0, 1).
         dim: Length of a descriptor.
         pixels: Side of a tile as the model sees it.
         thumbnails: Whether small pictures for maps are kept.
         tiles_per_second: Of the encoder, all machines together.
+        imagery: The plan of a source by address, which knows its tiles and requests.
 
     Raises:
         GenGeoError: A size, an overlap or a throughput that cannot be.
     """
+    sizes = sorted({tile_m} if isinstance(tile_m, int | float) else set(tile_m))
+    tile_m = sizes[0]
     if tile_m <= 0 or not 0 <= overlap < 1 or (tiles_per_second is not None and tiles_per_second <= 0):
         raise GenGeoError(
             f"tiles of {tile_m:g} m, overlap {overlap:g}, {tiles_per_second} tiles/s: expected a size "
             "above 0, an overlap of at least 0 and below 1, and a speed above 0"
         )
-    tiles = max(1, round(estimate_cells(area, tile_m, overlap)))
+    cells = max(1, round(estimate_cells(area, tile_m, overlap)))
+    tiles = cells * len(sizes) if imagery is None else imagery.tiles
+    jpeg_mb = area.area_m2 / (tile_m / pixels) ** 2 * BYTES_A_PIXEL / 1e6
     disk, memory = bytes_of(tiles, dim, thumbnails)
     return IndexPlan(
         area=str(area),
@@ -105,12 +117,13 @@ def plan_index(
         overlap=overlap,
         dim=dim,
         tiles=tiles,
-        source_mb=area.area_m2 / (tile_m / pixels) ** 2 * BYTES_A_PIXEL / 1e6,
+        source_mb=jpeg_mb if imagery is None else imagery.megabytes,
         encode_hours=None if tiles_per_second is None else tiles / tiles_per_second / 3600,
         index_mb=disk / 1e6,
         memory_mb=PROCESS_MB + memory / 1e6,
         search_ms=search_ms(tiles, dim),
         tiles_per_second=tiles_per_second,
+        imagery=imagery,
     )
 
 

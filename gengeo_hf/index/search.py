@@ -155,7 +155,7 @@ class Searcher:
         if self._scanned:
             depth = max(self._depth, self._depth * k // 10)
             candidates = np.sort(self.ranked_candidates(queries, depth), axis=1)  # neighbours are read together
-            again = np.stack([self._scores(query, row) for query, row in zip(queries, candidates, strict=True)])
+            again = np.stack([self.scores(query, row) for query, row in zip(queries, candidates, strict=True)])
             scores, rows = np.concatenate([scores, again], axis=1), np.concatenate([rows, candidates], axis=1)
         return _ordered(scores, rows, k)
 
@@ -200,7 +200,7 @@ class Searcher:
             return list(_pool().map(run, jobs))
         return [run(job) for job in jobs]
 
-    def _scores(self, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def scores(self, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Exact cosines of some rows, sorted; -1 stands for "nothing" and scores below everything."""
         scores = np.full(len(rows), -np.inf, np.float32)
         edges = np.searchsorted(rows, self._bases)

@@ -42,6 +42,10 @@ def summary(path: str, manifest: Manifest, left_out: pa.Table) -> str:
         lines.append(f"ground       west {west:.5f}, south {south:.5f}, east {east:.5f}, north {north:.5f} (WGS84)")
         lines.append(f"tile size    {sizes or 'unknown'}")
     lines += _sources(manifest)
+    if manifest.fusion:
+        lines.append(f"fusion       {manifest.fusion} of the scores of the tiles around one centre")
+    if manifest.partly_empty:
+        lines.append(f"partly empty {manifest.partly_empty:,} tiles had pixels without data when they were built")
     for reason, number in manifest.left_out.reasons.items():
         lines.append(f"left out     {number:,} tiles: {reason}")
     lines += [f"             {row['tile_id']}: {row['reason']}" for row in left_out.slice(0, MOST).to_pylist()]
@@ -99,6 +103,8 @@ def as_json(manifest: Manifest) -> dict[str, Any]:
         "tiles": manifest.tiles,
         "bounds": manifest.bounds,
         "left_out": dict(manifest.left_out.reasons),
+        "partly_empty": manifest.partly_empty,
+        "fusion": manifest.fusion or None,
         "sources": [source.name for source in manifest.sources],
         "source_details": [asdict(source) for source in manifest.sources],
         "attribution": "; ".join(attributions) or None,

@@ -1,5 +1,6 @@
 """One version of an index, opened: its segments as they were at one moment. Searches use one from start to end."""
 
+import functools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ from gengeo_hf.common.area import Area
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import put_back, real_path
 from gengeo_hf.imagery.tiles import TILE_SCHEMA
+from gengeo_hf.index.fusion import CellSearch
 from gengeo_hf.index.manifest import MANIFEST, Source, has_manifest, read_manifest
 from gengeo_hf.index.search import BLOCK, Searcher
 from gengeo_hf.index.segment import LEFT_OUT_SCHEMA, SegmentReader, check_files, read_left_out
@@ -48,6 +50,11 @@ class Version:
     def source_of(self, name: str) -> Source:
         """The rights of imagery by its name; those that all sources share where the name is not listed."""
         return self._sources.get(name, self._common)
+
+    @functools.cached_property
+    def cells(self) -> CellSearch | None:
+        """The fused search of cells that have tiles of several ground sizes; None where tiles stand for themselves."""
+        return CellSearch(self, self.manifest.fusion) if self.manifest.fusion else None
 
     def search(self, queries: np.ndarray, k: int, area: Area | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Scores and rows, numbered through all segments; see `Searcher.search`.

@@ -26,6 +26,7 @@ from gengeo_hf.encoding.protocol import EncoderProtocol
 from gengeo_hf.imagery.tiles import TileSource
 
 SHARD = 256
+PARTLY_EMPTY = "partly empty"  # state of a tile that was encoded although some of its pixels hold no data
 PLAN, PLAN_LOCK, ASSEMBLY_LOCK = "plan.json", "plan.lock", ".assembly.lock"
 SHARD_SCHEMA = pa.schema(
     [("row", pa.int64()), ("state", pa.string()), ("descriptor", pa.binary()), ("jpeg", pa.binary())]
@@ -152,22 +153,25 @@ def _checksum(table: pa.Table) -> str:
     return digest.hexdigest()
 
 
-def read_states(files: list[Path]) -> tuple[np.ndarray, dict[int, str], int]:
-    """Rows that were encoded, rows that could not be read with the reason, and how many hold no data.
+def read_states(files: list[Path]) -> tuple[np.ndarray, dict[int, str], int, int]:
+    """Rows that were encoded, rows that could not be read with the reason, how many hold no data, and how many of
+    those that were encoded hold no data in part.
 
     Args:
         files: Shards in the order of their rows.
     """
-    rows, no_data = [np.empty(0, np.int64)], 0
+    rows, no_data, partly_empty = [np.empty(0, np.int64)], 0, 0
     broken: dict[int, str] = {}
     for file in files:
         part = pa.parquet.read_table(file, columns=["row", "state"])
         numbers, states = part["row"].to_numpy(), np.array(part["state"].to_pylist(), dtype=object)
-        rows.append(numbers[states == ""])
+        encoded = (states == "") | (states == PARTLY_EMPTY)
+        rows.append(numbers[encoded])
         no_data += int((states == "no data").sum())
-        wrong = (states != "") & (states != "no data")
+        partly_empty += int((states == PARTLY_EMPTY).sum())
+        wrong = ~encoded & (states != "no data")
         broken |= dict(zip(numbers[wrong].tolist(), states[wrong].tolist(), strict=True))
-    return np.concatenate(rows), broken, no_data
+    return np.concatenate(rows), broken, no_data, partly_empty
 
 
 def read_descriptors(files: list[Path], dim: int) -> Iterator[np.ndarray]:

@@ -11,7 +11,6 @@ from gengeo_hf.encoding.encoder import Encoder
 from gengeo_hf.localization.photos import (
     encode_pictures,
     find_photos,
-    ground_size,
     panorama_canvas,
     pictures,
     read_photo,
@@ -33,13 +32,13 @@ def encode_photos(encoder: Encoder, folder: Path, *, flip: bool = False) -> tupl
         GenGeoError: There are no photos, or one cannot be read.
     """
     plain, camera = AdaptedEncoder(encoder, Adaptation(flip=flip)), CameraView()
-    canvas, target = panorama_canvas(encoder), ground_size(encoder)
+    canvas = panorama_canvas(encoder)
     descriptors, positions = [], []
     for path in find_photos([folder]):
-        photo = read_photo(path, target)
+        photo = read_photo(path)
         if photo.error:
             raise GenGeoError(f"{path}: {photo.error}")
-        descriptors.append(encode_pictures(plain, pictures(photo, camera, canvas, encoder.patch)).mean(axis=0))
+        descriptors.append(encode_pictures(plain, pictures(photo, camera, canvas, encoder.patch))[0].mean(axis=0))
         exif = photo.metadata.position
         positions.append((np.nan, np.nan) if exif is None else (exif.lat, exif.lon))
     return np.array(descriptors, dtype=np.float32), np.array(positions, dtype=float)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +13,14 @@ from PIL import Image
 from gengeo_hf.common.area import Area
 from gengeo_hf.common.camera import CameraView
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.geo import great_circle_m
-from gengeo_hf.encoding.inputs import fetch_image, is_address, is_single_image
+from gengeo_hf.encoding.inputs import is_single_image
 from gengeo_hf.encoding.protocol import EncoderProtocol
 from gengeo_hf.index.adapt import adapted_for, encoder_options
 from gengeo_hf.index.hits import Hit
 from gengeo_hf.index.index import GeoIndex
 from gengeo_hf.localization.answers import Answer, Place, Track, merge_hits, place_of, to_geojson
-from gengeo_hf.localization.confidence import Calibration
+from gengeo_hf.localization.area_notes import far_note
+from gengeo_hf.localization.confidence import Calibration, absence_notes
 from gengeo_hf.localization.drive import Motion, follow, in_order
 from gengeo_hf.localization.photos import (
     Photo,
@@ -29,11 +28,12 @@ from gengeo_hf.localization.photos import (
     camera_notes,
     encode_pictures,
     find_photos,
-    ground_size,
     panorama_canvas,
     pictures,
     read_photo,
+    widened_note,
 )
+from gengeo_hf.localization.sources import batched, load_source, seconds_of, source_name
 
 if TYPE_CHECKING:
     from gengeo_hf.index.stores import StoreIndex
@@ -91,12 +91,7 @@ class GeoLocalizer:
             calibration.check_model(encoder)
         self.encoder, self.index, self.calibration, self.pose = encoder, index, calibration, pose
         self._off = calibration.caveat(len(index)) if calibration is not None else ""
-        self._canvas, self._patch, self._target = panorama_canvas(encoder), encoder.patch, ground_size(encoder)
-
-    @property
-    def target_size(self) -> tuple[int, int] | None:
-        """(height, width) in pixels at which the model sees photos; None where it does not say."""
-        return self._target
+        self._canvas, self._patch = panorama_canvas(encoder), encoder.patch
 
     @classmethod
     def from_pretrained(
@@ -188,18 +183,18 @@ class GeoLocalizer:
         single = is_single_image(photo)
         if single and sequence:
             raise GenGeoError("sequence=True takes the frames of a drive: give a list of photos")
-        photos = [_source(one) for one in ([photo] if single else photo)]
+        photos = [load_source(photo)] if single else map(load_source, photo)
         if sequence:
             motion = motion or Motion()
             found = list(self.locate_many(photos, top=max(top, DRIVE_CANDIDATES), **options))
             together = follow(*in_order(found, motion.interval_s), motion, options.get("threshold", 0.0))
             return Track(replace(answer, places=answer.places[:top]) for answer in together)
-        answers = list(self.locate_many(photos, top=top, **options))
+        answers = list(self.locate_many(list(photos) if single else photos, top=top, **options))
         return answers[0] if single else answers
 
     def locate_many(
         self,
-        photos: Sequence[Any],
+        photos: Iterable[Any],
         *,
         top: int = 5,
         near: tuple[float, float, float] | Area | None = None,
@@ -212,7 +207,8 @@ class GeoLocalizer:
         """Answer many photos, a batch at a time: answers are there before the last photo is read.
 
         Args:
-            photos: Paths, bytes, open binary files or PIL images; addresses are not fetched here.
+            photos: Paths, bytes, open binary files, PIL images or frames of `Video.frames`, no more than one batch of
+                which is held at a time; addresses are not fetched here.
             top: Number of places at most, best first.
             near: Only places within (lat, lon, radius in metres), or in an area.
             merge: Merge overlapping tiles into one place; False gives one place for each tile.
@@ -225,14 +221,15 @@ class GeoLocalizer:
             Answers in the order of the photos; a photo that cannot be read is an answer with an error.
 
         Raises:
-            GenGeoError: A threshold without a calibration.
+            GenGeoError: A threshold without a calibration; or there is one photo, and its pose cannot be found (with
+                several, the answer says so in its notes).
         """
         if threshold > 0 and self.calibration is None:
             raise GenGeoError("a threshold needs confidences: make a calibration with gengeo calibrate, and give it")
         camera = camera or CameraView()
-        for start in range(0, len(photos), batch_size):
-            names = photos[start : start + batch_size]
-            batch = [read_photo(name, self._target) for name in names]
+        alone = isinstance(photos, Sequence) and len(photos) == 1
+        for names in batched(photos, batch_size):
+            batch = [read_photo(name) for name in names]
             asked = [photo for photo in batch if photo.image is not None]
             own = [exif_radius_m is not None and photo.position is not None for photo in batch]
             priors = [
@@ -243,12 +240,15 @@ class GeoLocalizer:
             found = iter(self._places_each(asked, top, priors, merge, camera))
             for name, photo, mine in zip(names, batch, own, strict=True):
                 places = next(found) if photo.image is not None else []
+                if alone and photo.refused is not None:
+                    raise photo.refused
                 yield Answer(
-                    photo=_name(name),
+                    photo=source_name(name),
                     places=places,
                     notes=(
                         *camera_notes(photo, camera, self._canvas),
-                        *filter(None, [photo.note, "" if places or photo.error else self._far_note(near)]),
+                        *filter(None, [photo.note, "" if places or photo.error else far_note(self.index, near)]),
+                        *absence_notes(photo.not_in_index),
                     ),
                     error=photo.error,
                     exif_position=photo.position,
@@ -256,6 +256,7 @@ class GeoLocalizer:
                     exif_is_prior=mine,
                     time=photo.time,
                     not_in_index=photo.not_in_index,
+                    video_s=seconds_of(name),
                 )
 
     def search_photo(self, photo: Any, camera: CameraView, tiles: int) -> tuple[Photo, list[Hit]] | None:
@@ -266,27 +267,12 @@ class GeoLocalizer:
             camera: How it was taken.
             tiles: Number of tiles.
         """
-        found = read_photo(photo, self._target)
+        found = read_photo(photo)
         if found.image is None:
             return None
         views = pictures(found, camera, self._canvas, self._patch)
-        hits = self.index.search(encode_pictures(self.encoder, views), tiles)
+        hits = self.index.search(encode_pictures(self.encoder, views)[0], tiles)
         return found, _best_of([(one, view.heading) for one, view in zip(hits, views, strict=True)], tiles)[0]
-
-    def _far_note(self, near: tuple[float, float, float] | Area | None) -> str:
-        """Why nothing was found near a prior: how far the index is, and whether latitude and longitude are swapped."""
-        if near is None or not isinstance(self.index, GeoIndex):
-            return ""
-        lat, lon = self.index.tiles["lat"].to_numpy(), self.index.tiles["lon"].to_numpy()
-        if isinstance(near, Area):
-            if near.near is None:
-                return f"no tile of the index has its centre in {near}; {_extent(lat, lon)}"
-            near = near.near
-        apart = float(great_circle_m(near[0], near[1], lat, lon).min())
-        note = f"no tile within {near[2]:,.0f} m: the nearest is {apart / 1000:,.1f} km away; {_extent(lat, lon)}"
-        if abs(near[1]) <= 90 and float(great_circle_m(near[1], near[0], lat, lon).min()) <= max(near[2], 50_000.0):
-            note += f"; are latitude and longitude swapped? --near {near[1]:g},{near[0]:g},{near[2]:g}m lies in it"
-        return note
 
     def _places_each(
         self, photos: Sequence[Photo], top: int, priors: Sequence[Any], merge: bool, camera: CameraView
@@ -311,7 +297,10 @@ class GeoLocalizer:
             return []
         asked = max(top, LEAST_PLACES) * VOTES_FOR_EACH if merge or self.calibration or self.pose else top
         each = [prior for prior, several in zip(priors, views, strict=True) for _ in several]
-        found = iter(self._search(encode_pictures(self.encoder, flat), asked, each))
+        descriptors, widened = encode_pictures(self.encoder, flat)
+        for row, photo in enumerate(photo for photo, several in zip(photos, views, strict=True) for _ in several):
+            photo.note = widened_note(widened[row]) if row in widened else photo.note
+        found = iter(self._search(descriptors, asked, each))
         results = []
         for photo, several in zip(photos, views, strict=True):
             hits, headings = _best_of([(next(found), view.heading) for view in several], asked)
@@ -325,7 +314,8 @@ class GeoLocalizer:
                 places = self.calibration.apply(places, window)
             places = places[:top]
             if self.pose is not None:
-                places, photo.note = self.pose.refine(photo, camera, hits, places)
+                places, note = self.pose.refine(photo, camera, hits, places)
+                photo.note = "; ".join(filter(None, (photo.note, note)))
             results.append(places)
         return results
 
@@ -356,35 +346,6 @@ def caveat_of(record: Mapping[str, Any]) -> str:
             "real photo: its answers on real photos mean nothing"
         )
     return ""
-
-
-class _Named(io.BytesIO):
-    """The bytes of a photo as an open file that has a name."""
-
-    def __init__(self, content: bytes, name: str) -> None:
-        super().__init__(content)
-        self.name = name
-
-
-def _extent(lat: np.ndarray, lon: np.ndarray) -> str:
-    """What an index covers, for a note."""
-    return f"the index covers {lat.min():.4f}..{lat.max():.4f} N, {lon.min():.4f}..{lon.max():.4f} E"
-
-
-def _source(photo: Any) -> Any:
-    """What `read_photo` takes: an address is fetched, an array becomes an image."""
-    if is_address(photo):
-        return _Named(fetch_image(photo), photo)
-    return Image.fromarray(photo) if isinstance(photo, np.ndarray) else photo
-
-
-def _name(photo: Any) -> str:
-    """The name of a photo in its answer."""
-    if isinstance(photo, str | Path):
-        return str(photo)
-    if isinstance(photo, bytes | bytearray):
-        return f"photo of {len(photo)} bytes"
-    return str(getattr(photo, "filename", "") or getattr(photo, "name", "") or "photo")
 
 
 def _best_of(several: Sequence[tuple[list[Hit], float]], k: int) -> tuple[list[Hit], dict[str, float]]:

@@ -1,8 +1,7 @@
 """A map that works without internet: one HTML page with Leaflet, imagery and thumbnails inside.
 
-Answers as a page, or as the same page in a frame for a report.
-
-The page's content security policy forbids every connection, so nothing about the photos leaves the machine.
+The page's content security policy forbids every connection but those to a background map that was asked for, so nothing
+about the photos leaves the machine. Its script and style are `assets/map.js` and `assets/map.css`.
 """
 
 import base64
@@ -14,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import Bounds
 from gengeo_hf.common.html import ASSETS, render
 from gengeo_hf.index.index import GeoIndex
-from gengeo_hf.localization.answers import Answer, drive_line, view_cone
+from gengeo_hf.localization.answers import Answer, Place, drive_line, view_cone
 
 if TYPE_CHECKING:
     from gengeo_hf.index.stores import StoreIndex
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 LEAFLET = ASSETS / "leaflet"
 MAX_TILES = 200  # tiles drawn round the places: about 4 kB each
 PHOTO_PIXELS = 320
+MANY, MANY_PIXELS = 50, 120  # beyond so many photos their pictures are smaller, and only their best tiles are shown
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,9 @@ class MapPoint:
 
     Args:
         lat, lon: degrees.
-        kind: "truth" (green), "found" (blue; the first of its photo orange).
-        label: one line.
+        kind: "found" (the first of its photo a square, others circles), "exif" (position in the photo's file) or
+            "truth" (known position); both of these are diamonds.
+        label: one line, facts divided by " · ".
         rank: number written beside it; 0 writes none.
         picture: JPEG or PNG shown when it is clicked.
         radius_m: circle of uncertainty in metres.
@@ -62,12 +64,41 @@ class MapOverlay:
 
 
 @dataclass(frozen=True)
+class Background:
+    """An online map under everything.
+
+    Args:
+        url: Template such as `https://.../{z}/{x}/{y}.png`, https or http.
+        attribution: Whom its licence asks to name.
+        max_zoom: Deepest zoom level of its tiles; deeper views enlarge them.
+
+    Raises:
+        GenGeoError: The address is not such a template.
+    """
+
+    url: str
+    attribution: str = ""
+    max_zoom: int = 19
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        is_template = all(name in self.url for name in ("{z}", "{x}", "{y}"))
+        if self.url and not (parts.scheme in ("http", "https") and parts.netloc and is_template):
+            raise GenGeoError(
+                f"the background map {self.url} is not an address with {{z}}, {{x}} and {{y}}; expected, for example, "
+                "https://tiles.example.org/{z}/{x}/{y}.png"
+            )
+        if any(sign in parts.netloc for sign in " ;,'\""):
+            raise GenGeoError(f"the background map has the server {parts.netloc!r}, which is not a host name")
+
+
+@dataclass(frozen=True)
 class MapPhoto:
     """A photo in the list beside the map, with its markers.
 
     Args:
         name: what it is called.
-        points: truth and found places.
+        points: found places, EXIF position, known position.
         picture: JPEG or PNG.
         note: a line under its name, for example "12 m from its known position".
         known: False draws its places faint.
@@ -85,9 +116,7 @@ def map_page(
     overlays: Sequence[MapOverlay] = (),
     title: str = "GenGeo: places",
     caveat: str = "",
-    tile_url: str = "",
-    attribution: str = "",
-    max_native_zoom: int = 19,
+    background: Background | None = None,
     line: Sequence[tuple[float, float]] = (),
     credits: Sequence[str] = (),
 ) -> str:
@@ -99,22 +128,23 @@ def map_page(
         line: (lat, lon) of a drive, drawn as a way.
         title: heading and window title.
         caveat: warning shown above the map.
-        tile_url: online background such as `https://.../{z}/{x}/{y}.png`; empty (the default) makes no request at all.
-        attribution: whom the background's licence asks to name.
+        background: online map under everything; None (the default) makes no request at all.
         credits: whose own imagery is shown, one text for each of its sources.
-        max_native_zoom: deepest zoom level of the background; deeper views enlarge its tiles.
     """
+    background = background or Background("")
+    pictures: dict[bytes, str] = {}
     origin = [point.lon for photo in photos for point in photo.points] or [o.bounds.west for o in overlays] or [0.0]
     content = {
-        "photos": [_photo(photo, origin[0]) for photo in photos],
-        "overlays": [{"box": _box(o.bounds, origin[0]), "picture": data_uri(o.picture)} for o in overlays],
+        "photos": [_photo(photo, origin[0], pictures) for photo in photos],
+        "overlays": [{"box": _box(o.bounds, origin[0]), "picture": _key(o.picture, pictures)} for o in overlays],
         "line": [[lat, _unwrapped(lon, origin[0])] for lat, lon in line],
-        "tileUrl": tile_url,
-        "attribution": attribution,
-        "maxNativeZoom": max_native_zoom,
+        "tileUrl": background.url,
+        "attribution": html.escape(background.attribution),  # Leaflet writes it as markup
+        "maxNativeZoom": background.max_zoom,
         "credits": [html.escape(text) for text in credits],
     }
-    server = urlsplit(tile_url.replace("{s}", "*")) if tile_url else None
+    content["pictures"] = {key: data_uri(picture) for picture, key in pictures.items()}
+    server = urlsplit(background.url.replace("{s}", "*")) if background.url else None
     return render(
         "map.html.jinja",
         title=title,
@@ -122,6 +152,8 @@ def map_page(
         content=content,
         allowed_images=f"data: {server.scheme}://{server.netloc}" if server else "data:",
         leaflet=_leaflet(),
+        script=(ASSETS / "map.js").read_text(encoding="utf-8"),
+        style=(ASSETS / "map.css").read_text(encoding="utf-8"),
     )
 
 
@@ -133,7 +165,7 @@ def map_frame(page: str, height: int = 560) -> str:
     """
     return (
         f'<iframe srcdoc="{html.escape(page)}" style="width:100%;height:{height}px;border:1px solid #ccc;'
-        'border-radius:6px" sandbox="allow-scripts" title="map"></iframe>'
+        'border-radius:6px" sandbox="allow-scripts allow-popups" title="map"></iframe>'
     )
 
 
@@ -151,11 +183,13 @@ def answers_map(
         index: gives thumbnails; None draws none.
         caveat: see `map_page`.
         drive: the answers are frames of one drive: draw its way.
-        options: `title`, `tile_url`, `attribution` of `map_page`.
+        options: `title`, `background` of `map_page`.
     """
-    wanted = [place.tile_id for answer in answers for place in answer.places]
+    shown = 1 if len(answers) > MANY else None  # tiles of the best places alone, where there are many photos
+    wanted = [place.tile_id for answer in answers for place in answer.places[:shown]]
     pictures = index.thumbnails(wanted) if index is not None else {}
-    photos = [_answer(answer, pictures) for answer in answers]
+    size = PHOTO_PIXELS if len(answers) <= MANY else MANY_PIXELS
+    photos = [_answer(answer, pictures, size) for answer in answers]
     overlays = {
         place.tile_id: MapOverlay(pictures[place.tile_id], place.bounds)
         for answer in answers
@@ -178,17 +212,14 @@ def data_uri(picture: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
-def _answer(answer: Answer, pictures: dict[str, bytes]) -> MapPhoto:
+def _answer(answer: Answer, pictures: dict[str, bytes], size: int) -> MapPhoto:
     """One answer as a photo with markers."""
     points = [
         MapPoint(
             place.lat,
             place.lon,
             "found",
-            f"{place.lat:.6f}, {place.lon:.6f} · score {place.score:.3f}"
-            + (f" · sure to {place.confidence:.0%}" if place.confidence is not None else "")
-            + (f" · heading {place.heading:.0f}°" if place.pose and place.heading is not None else "")
-            + f" · tile {place.tile_id}",
+            _label(place),
             place.rank,
             pictures.get(place.tile_id, b""),
             place.uncertainty_m,
@@ -200,20 +231,39 @@ def _answer(answer: Answer, pictures: dict[str, bytes]) -> MapPhoto:
     unsure = "" if answer.known or answer.error else "don't know"
     note = "; ".join(filter(None, (answer.error, unsure, *answer.notes)))
     if (position := answer.exif_position) is not None:
-        points.append(MapPoint(position.lat, position.lon, "truth", "position in the photo's EXIF data"))
+        label = f"{position.lat:.6f}, {position.lon:.6f} · EXIF position"
+        points.append(MapPoint(position.lat, position.lon, "exif", label))
         if answer.exif_distance_m is not None:
-            error = f"best place {answer.exif_distance_m:,.0f} m from its known position"
+            error = f"best place {answer.exif_distance_m:,.0f} m from its EXIF position"
             note = "; ".join(filter(None, (note, error)))
-    return MapPhoto(Path(answer.photo).name, points, _photo_picture(answer), note, answer.known)
+    return MapPhoto(Path(answer.photo).name, points, _photo_picture(answer, size), note, answer.known)
 
 
-def _photo_picture(answer: Answer) -> bytes:
-    """A small JPEG of the photo itself."""
+def _label(place: Place) -> str:
+    """One line about a place, position first."""
+    facts = [f"{place.lat:.6f}, {place.lon:.6f}"]
+    if place.uncertainty_m is not None:
+        facts[0] += f" ± {place.uncertainty_m:,.0f} m"
+    if place.confidence is not None:
+        facts.append(f"{place.confidence:.0%} confident")
+    facts.append(f"score {place.score:.3f}")
+    if place.pose and place.heading is not None:
+        facts.append(f"heading {place.heading:.0f}°")
+    return " · ".join([*facts, f"tile {place.tile_id}"])
+
+
+def _photo_picture(answer: Answer, size: int) -> bytes:
+    """A small JPEG of the photo itself, its longer side `size` pixels."""
     from gengeo_hf.common.images import open_image
+    from gengeo_hf.common.video import read_frame
     from gengeo_hf.index.segment import thumbnail
 
-    size = (PHOTO_PIXELS, PHOTO_PIXELS)
-    return b"" if answer.error else thumbnail(open_image(answer.photo, target_size=size), PHOTO_PIXELS)
+    if answer.error:
+        return b""
+    image = (
+        read_frame(answer.photo) if answer.video_s is not None else open_image(answer.photo, target_size=(size, size))
+    )
+    return thumbnail(image, size)
 
 
 def _neighbours(answers: Sequence[Answer], index: GeoIndex, drawn: set[str], limit: int) -> list[MapOverlay]:
@@ -237,7 +287,12 @@ def _neighbours(answers: Sequence[Answer], index: GeoIndex, drawn: set[str], lim
     return [MapOverlay(picture, box) for tile, picture in index.thumbnails(wanted).items() if (box := boxes[tile])]
 
 
-def _photo(photo: MapPhoto, origin: float) -> dict[str, Any]:
+def _key(picture: bytes, pictures: dict[bytes, str]) -> str:
+    """The name of a picture in the page, where each stands once; empty for none."""
+    return pictures.setdefault(picture, f"p{len(pictures)}") if picture else ""
+
+
+def _photo(photo: MapPhoto, origin: float, pictures: dict[bytes, str]) -> dict[str, Any]:
     """A photo for the page's script."""
     points = [
         {
@@ -245,14 +300,14 @@ def _photo(photo: MapPhoto, origin: float) -> dict[str, Any]:
             "kind": point.kind,
             "label": point.label,
             "rank": point.rank,
-            "picture": data_uri(point.picture),
+            "picture": _key(point.picture, pictures),
             "radius": point.radius_m,
             "box": _box(point.bounds, origin) if point.bounds else None,
             "view": [[lat, _unwrapped(lon, origin)] for lat, lon in point.view],
         }
         for point in photo.points
     ]
-    picture = data_uri(photo.picture)
+    picture = _key(photo.picture, pictures)
     return {"name": photo.name, "note": photo.note, "known": photo.known, "picture": picture, "points": points}
 
 

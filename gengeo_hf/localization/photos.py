@@ -19,6 +19,7 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.images import IMAGE_SUFFIXES, ImageFile, find_images, read_image
 from gengeo_hf.common.metadata import PhotoMetadata, PhotoPosition
 from gengeo_hf.common.projection import PanoramaCanvas, fitted, is_steep, levelled, rolled, unrolled, vertical_extent
+from gengeo_hf.common.video import BrokenFrame
 
 if TYPE_CHECKING:
     from gengeo_hf.encoding.protocol import EncoderProtocol
@@ -58,6 +59,7 @@ class Photo:
         error: Why it could not be read.
         note: What could not be found out while it was located; empty where nothing was left open.
         not_in_index: Probability that it was taken outside of the index; None without a calibration.
+        refused: Why it has no pose, where one was wanted.
     """
 
     image: Image.Image | None
@@ -65,6 +67,7 @@ class Photo:
     error: str = ""
     note: str = ""
     not_in_index: float | None = None
+    refused: GenGeoError | None = None
 
     @property
     def position(self) -> PhotoPosition | None:
@@ -95,15 +98,15 @@ def find_photos(paths: Iterable[str | Path]) -> list[Path]:
     return photos
 
 
-def read_photo(photo: Any, target_size: tuple[int, int] | None = None) -> Photo:
-    """Read a path, bytes, an open file, a PIL image or what `read_image` gave; what is wrong with it is in `error`.
+def read_photo(photo: Any) -> Photo:
+    """Read a path, bytes, an open file, a PIL image, a frame or what `read_image` gave; `error` says what is wrong.
 
-    Args:
-        photo: What is read.
-        target_size: (height, width) in pixels that the model looks at, see `open_image`.
+    All pixels are decoded, also of a large JPEG: a photo has the same descriptor here as from `Encoder`.
     """
+    if isinstance(photo, BrokenFrame):
+        return Photo(None, error=photo.error)
     try:
-        found = photo if isinstance(photo, ImageFile) else read_image(photo, target_size=target_size)
+        found = photo if isinstance(photo, ImageFile) else read_image(photo)
     except GenGeoError as error:
         return Photo(None, error=str(error))
     return Photo(found.image, found.metadata)
@@ -140,7 +143,7 @@ def camera_notes(photo: Photo, camera: CameraView, canvas: PanoramaCanvas | None
     view = camera.completed_by(photo.metadata.camera)
     notes = list(photo.metadata.notes)
     if canvas is not None and view.fov is None:
-        notes.append("field of view unknown, so the whole photo was taken for a panorama: give --fov")
+        notes.append("field of view unknown, so the whole photo was taken for a panorama: state it (--fov DEGREES)")
     elif canvas is not None and view.is_panorama and view.heading is None:
         notes.append("its file states no heading: taken as north-aligned")
     if canvas is None and not view.is_level:
@@ -165,24 +168,39 @@ def ground_size(encoder: "EncoderProtocol") -> tuple[int, int]:
     return int(size["height"]), int(size["width"])
 
 
-def encode_pictures(encoder: "EncoderProtocol", asked: Sequence[Picture]) -> np.ndarray:
-    """Descriptors of ground pictures: float32 (pictures, dim).
+def encode_pictures(encoder: "EncoderProtocol", asked: Sequence[Picture]) -> tuple[np.ndarray, dict[int, float]]:
+    """Encode ground pictures.
+
+    Returns:
+        Descriptors, float32 (pictures, dim), and for each picture that was widened by its mirror image its row and how
+        many times its own width it was encoded at.
 
     Raises:
         TooNarrowError: An unrolled photo is too narrow for the model.
     """
     out = np.empty((len(asked), encoder.dim), np.float32)
+    widened: dict[int, float] = {}
     whole = [row for row, picture in enumerate(asked) if not picture.own_size]
     if whole:
         out[whole] = encoder.encode([asked[row].image for row in whole], "ground")
     for width in sorted({picture.image.width for picture in asked if picture.own_size}):
         rows = [row for row, picture in enumerate(asked) if picture.own_size and picture.image.width == width]
-        out[rows] = _encode_unrolled(encoder, [asked[row].image for row in rows])
-    return out
+        out[rows], wider = _encode_unrolled(encoder, [asked[row].image for row in rows])
+        if wider > width:
+            widened |= dict.fromkeys(rows, wider / width)
+    return out, widened
 
 
-def _encode_unrolled(encoder: "EncoderProtocol", images: Sequence[Image.Image]) -> np.ndarray:
-    """Descriptors of unrolled photos of one width.
+def widened_note(times: float) -> str:
+    """What to say about a photo that was widened to so many times its width."""
+    return (
+        f"narrow view: the model needs more of it, so the photo was widened to {times:.1f} times its width by its own "
+        "mirror image; a wider photo gives a better answer"
+    )
+
+
+def _encode_unrolled(encoder: "EncoderProtocol", images: Sequence[Image.Image]) -> tuple[np.ndarray, int]:
+    """Descriptors of unrolled photos of one width, and the width at which they were encoded.
 
     A head needs more tokens than it has clusters. A photo that gives fewer is widened by its own mirror image, up to
     three times its width, which keeps its scale.
@@ -191,12 +209,14 @@ def _encode_unrolled(encoder: "EncoderProtocol", images: Sequence[Image.Image]) 
     refused: ValueError | None = None
     for wider in range(width, WIDEST * width + 1, encoder.patch):
         try:
-            return encoder.encode([_widened(image, wider) for image in images], "ground", resize=False)
+            return encoder.encode([_widened(image, wider) for image in images], "ground", resize=False), wider
         except GenGeoError:
             raise
         except ValueError as error:  # the model names the sizes that it cannot take
             refused = refused or error
-    raise TooNarrowError(f"the field of view is too narrow for this model: {refused}") from refused
+    raise TooNarrowError(
+        "the field of view is too narrow for this model: take a photo with a wider view (less zoom, or a panorama)"
+    ) from refused
 
 
 def _widened(image: Image.Image, width: int) -> Image.Image:

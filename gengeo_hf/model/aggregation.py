@@ -23,10 +23,12 @@ class GenGeoAggregator(nn.Module):
         title: How model cards call it.
         needs_token_counts: Whether it is tied to a number of patch tokens; `__init__` then also gets `tokens`, from
             `GenGeoConfig.token_counts`.
+        has_layout: Whether it sums tokens by masks that may be replaced, see `counterfactual`.
     """
 
     title = "an aggregator"
     needs_token_counts = False
+    has_layout = False
     width_out: int
 
     def forward(self, tokens: torch.Tensor, global_token: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:

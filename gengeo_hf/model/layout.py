@@ -28,7 +28,7 @@ class GenGeoLayout(GenGeoAggregator):
     """
 
     title = "layout descriptors"
-    needs_token_counts = True
+    needs_token_counts = has_layout = True
 
     def __init__(self, config: Any, width: int, tokens: int) -> None:
         super().__init__()
@@ -42,9 +42,11 @@ class GenGeoLayout(GenGeoAggregator):
             layer, config.layout_layers, nn.LayerNorm(width), enable_nested_tensor=False
         )
         self.score = nn.Linear(width, config.num_clusters)
-        # Two maps over the positions of each mask, without a nonlinearity between them, as published.
+        # Two maps over the positions for each mask, without a nonlinearity between them, as published.
         half = max(1, tokens // 2)
-        self.narrow, self.widen = Float32Linear(tokens, half), Float32Linear(half, tokens)
+        self.bottlenecks = nn.ModuleList(
+            nn.Sequential(Float32Linear(tokens, half), Float32Linear(half, tokens)) for _ in range(self.num_layouts)
+        )
 
     def init_weights(self, init: Any) -> None:
         """Position embeddings of the usual small size."""
@@ -67,8 +69,8 @@ class GenGeoLayout(GenGeoAggregator):
                 "encode images of the size, and with the field of view, that it was trained with"
             )
         scores = self.score(self.transformer(tokens.to(self.positions.dtype) + self.positions)).transpose(1, 2)
-        layout: torch.Tensor = self.widen(self.narrow(scores)).sigmoid()
-        return layout
+        found = [bottleneck(scores[:, k]) for k, bottleneck in enumerate(self.bottlenecks)]
+        return torch.stack(found, dim=1).sigmoid()
 
     def aggregate(self, tokens: torch.Tensor, layout: torch.Tensor) -> torch.Tensor:
         """Tokens (B, n, C) summed by masks (B, K, n): float32 (B, K C) with length 1, mask by mask."""

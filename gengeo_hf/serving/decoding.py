@@ -3,6 +3,9 @@
 A file of some hundred bytes can cost minutes or gigabytes to decode. So each image is decoded by a worker process with
 a limit of CPU time and of memory, both enforced by the system, and all images that are decoded at one moment share one
 budget of pixels. The workers import neither torch nor transformers.
+
+Images that are costly by their header (many pixels, many scans) have a worker of their own, so that a small photo never
+waits behind them.
 """
 
 from __future__ import annotations
@@ -21,11 +24,15 @@ from gengeo_hf.common.errors import GenGeoError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from multiprocessing.context import BaseContext
+
+    from pebble import ProcessPool
 
     from gengeo_hf.common.images import ImageFile
 
-
 MAX_SCANS = 500  # of a JPEG; a progressive one of a camera has about ten
+COSTLY = 8_000_000  # pixels times passes over them; about 0.2 s of CPU time
+RESERVED = 12_000_000  # pixels of the budget that costly images leave to others
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,7 @@ class DecodingLimits:
     """What the decoding of one image, and of all together, may cost.
 
     Args:
-        workers: Processes that decode.
+        workers: Processes that decode ordinary images; costly ones have one more.
         cpu_seconds: CPU time of one image.
         seconds: Clock time of one image, waiting for a worker not counted.
         megabytes: Address space of a worker beyond what it has when it starts.
@@ -96,16 +103,20 @@ class Decoder:
     """
 
     def __init__(self, limits: DecodingLimits | None = None) -> None:
-        from pebble import ProcessPool
-
         self.limits = limits or DecodingLimits()
         self.budget = PixelBudget(self.limits.pixels)
-        self._pool = ProcessPool(
-            max_workers=self.limits.workers,
+        self._costly_budget = PixelBudget(max(self.limits.pixels - RESERVED, self.limits.pixels // 2))
+        self._pool, self._costly = self._make_pool(self.limits.workers), self._make_pool(1)
+
+    def _make_pool(self, workers: int) -> ProcessPool:
+        from pebble import ProcessPool
+
+        return ProcessPool(
+            max_workers=workers,
             max_tasks=256,  # a new process now and then: what a codec leaks ends with it
             initializer=_limit_worker,
             initargs=[self.limits.megabytes],
-            context=multiprocessing.get_context("spawn"),
+            context=_context(),
         )
 
     @contextlib.contextmanager
@@ -123,23 +134,28 @@ class Decoder:
             GenGeoError: It is not an image, damaged, has too many pixels, or costs too much to decode.
             BudgetError: See `PixelBudget.take`.
         """
-        if content.startswith(b"\xff\xd8") and content.count(b"\xff\xda") > MAX_SCANS:
+        scans = content.count(b"\xff\xda") if content.startswith(b"\xff\xd8") else 0
+        if scans > MAX_SCANS:
             raise GenGeoError(f"the photo is a JPEG of more than {MAX_SCANS} scans; save it again as a plain JPEG")
-        width, height = self._run(_size, content)
+        width, height = self._run(self._pool, _size, content)
         if width * height > self.limits.max_pixels:
             raise GenGeoError(
                 f"the photo has {width} x {height} pixels, the limit here is {self.limits.max_pixels / 1e6:g} "
                 "megapixels; make it smaller: the model looks at a few hundred pixels only"
             )
-        with self.budget.take(width * height, self.limits.seconds):
-            yield self._run(_read, content, target_size)
+        passes = scans / 2 if scans else 1.0  # JPEGs are decoded at half the cost or less of other formats
+        pixels, seconds, pool = width * height, self.limits.seconds, self._pool
+        with contextlib.ExitStack() as stack:
+            if pixels * passes > COSTLY:
+                pool = self._costly
+                stack.enter_context(self._costly_budget.take(pixels, seconds))
+            stack.enter_context(self.budget.take(pixels, seconds))
+            yield self._run(pool, _read, content, target_size)
 
-    def _run(self, function: Any, *given: Any) -> Any:
+    def _run(self, pool: ProcessPool, function: Any, *given: Any) -> Any:
         from pebble import ProcessExpired
 
-        task = self._pool.schedule(
-            _limited, args=[self.limits.cpu_seconds, function, *given], timeout=self.limits.seconds
-        )
+        task = pool.schedule(_limited, args=[self.limits.cpu_seconds, function, *given], timeout=self.limits.seconds)
         try:
             return task.result()
         except (LateError, ProcessExpired):
@@ -151,8 +167,18 @@ class Decoder:
 
     def close(self) -> None:
         """End the workers, whatever they are doing."""
-        self._pool.stop()
-        self._pool.join()
+        for pool in (self._pool, self._costly):
+            pool.stop()
+            pool.join()
+
+
+def _context() -> BaseContext:
+    """How workers start: forked from a small server that has read the codecs, so that a killed one is back at once."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():  # Windows
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", "gengeo_hf.common.images"])
+    return context
 
 
 def _limit_worker(megabytes: int) -> None:

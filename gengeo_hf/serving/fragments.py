@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import html
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gengeo_hf.explain import SCALE_NOTE
+
+DOUBTFUL = 0.5  # confidence below which an answer is not shown as good; the default of "don't know below"
 
 if TYPE_CHECKING:
     from gengeo_hf.localization.localizer import Answer, Place
@@ -66,12 +69,20 @@ def answer(found: Answer, question: LocateQuery) -> str:
         distance = found.exif_distance_m
         far = f": {distance:,.0f} m from the best place" if distance is not None else ", as asked"
         facts.append(f"the photo's own GPS says {position.lat:.6f}, {position.lon:.6f}{far}")
-    facts += [note.replace("give --fov", "say what it is under Settings") for note in found.notes]
-    title = "Best place" if found.known else "Don't know"
-    style = "gg-good" if found.known else "gg-unsure"
-    guess = "" if found.known else f"Less sure than {question.threshold:.0%}. The best guess: "
+    facts += found.notes
+    doubtful = best.confidence is not None and best.confidence < DOUBTFUL
+    title = "Don't know" if not found.known else "Perhaps here" if doubtful else "Best place"
+    style = "gg-unsure" if doubtful or not found.known else "gg-plain" if best.confidence is None else "gg-good"
+    guess = "" if found.known else f"Less than {question.threshold:.0%} confident. The best guess: "
     lines = "".join(f"<li>{html.escape(fact)}</li>" for fact in facts)
     return f'<div class="gg-card {style}"><h2>{title}</h2><p>{guess}{where}</p><ul>{lines}</ul></div>'
+
+
+def page_notes(notes: Sequence[str]) -> tuple[str, ...]:
+    """Notes of an answer in terms of the page instead of the command line's."""
+    return tuple(
+        note.replace("state it (--fov DEGREES)", "say what kind of photo it is, under Settings") for note in notes
+    )
 
 
 def downloads(page: str, geojson: str) -> str:
@@ -101,8 +112,8 @@ def kept(which: str, note: str = "") -> str:
 def _sure(place: Place) -> str:
     """The confidence in words."""
     if place.confidence is None:
-        return "how sure: not known, there is no calibration (gengeo calibrate)"
-    return f"sure to {place.confidence:.0%}"
+        return "confidence: not known, there is no calibration (gengeo calibrate)"
+    return f"{place.confidence:.0%} confident"
 
 
 def _sentence(text: str) -> str:

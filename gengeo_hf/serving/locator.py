@@ -132,10 +132,10 @@ class Locator:
         with contextlib.ExitStack() as stack:
             try:
                 if self.decoder is not None:
-                    image = stack.enter_context(self.decoder.read(content, self.localizer.target_size))
+                    image = stack.enter_context(self.decoder.read(content))
                 else:
                     check_size(content, self.max_pixels)
-                    image = read_image(content, target_size=self.localizer.target_size)
+                    image = read_image(content)  # at full size: the same descriptor as everywhere
             except GenGeoError as error:
                 raise PhotoError(str(error)) from error
             yield image

@@ -47,6 +47,25 @@ NORTH = "north"
 HEADINGS: dict[str, float | str] = {FROM_FILE: "exif", NORTH: 0.0, "unknown: try eight": "unknown"}
 KEEP_FILES_S = 3600  # uploads are deleted after an hour
 TO_THE_ANSWER = "() => document.getElementById('answer').scrollIntoView({block: 'nearest', behavior: 'smooth'})"
+# For screen readers: answers are announced, pictures say what they show. Components have no option for it.
+FOR_READERS = """() => {
+  document.getElementById('answer').setAttribute('aria-live', 'polite');
+  const texts = {
+    'preview': 'your photo', 'kept-photo': 'heat map: which parts of your photo counted in its descriptor',
+    'kept-tile': 'heat map: which parts of the chosen aerial tile counted in its descriptor',
+    'agreement': 'photo and tile side by side, with the parts that agree marked',
+    'contrast': 'photo, best tile and chosen tile, with the parts that speak for the best one marked',
+    'clusters': 'heat maps: where each cluster of the model looks', 'tiles': 'aerial tile', 'examples': 'example photo',
+  };
+  const describe = () => {
+    for (const [id, text] of Object.entries(texts))
+      document.querySelectorAll('#' + id + ' img').forEach((image, row) => {
+        image.alt = id === 'tiles' || id === 'examples' ? text + ' ' + (row + 1) : text;
+      });
+  };
+  new MutationObserver(describe).observe(document.body, {childList: true, subtree: true});
+  describe();
+}"""
 ROW: dict[str, Any] = {  # of pictures that are clicked
     "show_label": False,
     "allow_preview": False,
@@ -103,6 +122,7 @@ def build_page(locator: Locator, examples: Sequence[Path] = ()) -> gr.Blocks:
         photo.change(**asked, **QUIET).then(None, js=TO_THE_ANSWER, **QUIET)
         tiles, seen = result[1], result[2:]
         tiles.select(_chooser(locator), shown, seen, **QUIET)
+        page.load(None, js=FOR_READERS, **QUIET)
     page.queue(max_size=64)
     return page
 
@@ -174,7 +194,7 @@ def _settings(locator: Locator) -> list[Any]:
             "",
             label="Search only near",
             placeholder="60.1699, 24.9384",
-            info="Latitude, longitude in degrees",
+            info="Latitude, longitude in degrees; or with a radius: 60.17,24.94,2km",
             max_lines=1,
             elem_id="near",
         )
@@ -188,7 +208,13 @@ def _settings(locator: Locator) -> list[Any]:
             list(HEADINGS), value=FROM_FILE, label="Middle of the panorama", info="Where it looks to", visible=False
         )
         threshold = gr.Slider(
-            0, 1, 0, step=0.05, label="Don't know below", info="Confidence that an answer needs", visible=calibrated
+            0,
+            1,
+            words.DOUBTFUL if calibrated else 0,
+            step=0.05,
+            label="Don't know below",
+            info="Confidence that an answer needs",
+            visible=calibrated,
         )
         kind.change(
             lambda chosen: [gr.update(visible=chosen == ORDINARY), gr.update(visible=chosen == PANORAMA)],
@@ -244,6 +270,7 @@ def _answer(locator: Locator, path: str | None, *settings: Any) -> list[Any]:
             if locator.outdated:  # the map must show the tiles of the index that answered
                 locator.reload()
             answer, index = locator.ask(photo, question, name)
+        answer = replace(answer, notes=words.page_notes(answer.notes))
         pictures = index.thumbnails([place.tile_id for place in answer.places])
     except (GenGeoError, BudgetError) as error:
         return _only(words.failure(f"{name}: {error}"), preview)
@@ -282,7 +309,9 @@ def _question(
     """The settings as the locator wants them."""
     near = (near or "").strip()
     length = parse_metres(radius or "") if near or gps else 0.0
-    place = parse_near(f"{near},{length}m") if near else None
+    if near.count(",") < 2:
+        near = near and f"{near},{length}m"
+    place = parse_near(near) if near else None
     stated = HEADINGS[heading] if kind == PANORAMA else None  # the field is hidden for other kinds
     camera = parse_camera({AS_FILE: None, PANORAMA: 360.0, ORDINARY: float(fov)}[kind], stated)
     return LocateQuery(int(top), place, length if gps else None, True, float(threshold), camera)

@@ -113,7 +113,7 @@ class LocateResponse(BaseModel):
     def of(cls, answer: Answer, index: Any, caveat: str) -> LocateResponse:
         """From an `Answer` and the index that gave it."""
         record = answer_record(answer)
-        record["notes"] = [note.replace("--fov", "fov") for note in record["notes"]]
+        record["notes"] = [note.replace("--fov DEGREES", "fov=DEGREES") for note in record["notes"]]
         return cls(**record, caveat=caveat, index=IndexResponse.of(index))
 
 

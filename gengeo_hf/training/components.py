@@ -1,7 +1,9 @@
 """The parts of a run, made from its settings: model, preprocessing, augmentation, averaged weights."""
 
 import contextlib
+import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,13 +11,17 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType
 from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoModel
 
 from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.schema import CrossViewDataset
 from gengeo_hf.common.transfer import first_line, refuse_missing_folder
 from gengeo_hf.data import PairSource
 from gengeo_hf.data.augment import Augmentation
 from gengeo_hf.model import GenGeoConfig, GenGeoImageProcessor, GenGeoModel
-from gengeo_hf.model.backbones import transformer_blocks
+from gengeo_hf.model.aggregators import AGGREGATORS
+from gengeo_hf.model.backbones import patch_sides, transformer_blocks
+from gengeo_hf.model.view_transforms import parse_view
 from gengeo_hf.training.descriptors import normalise
 from gengeo_hf.training.initialization import start_netvlad
 from gengeo_hf.training.settings import Settings
@@ -47,7 +53,10 @@ def build_config(settings: Settings) -> GenGeoConfig:
     if unknown := sorted(set(fields) - set(GenGeoConfig.__dataclass_fields__)):
         raise GenGeoError(f"model.config has no field {unknown[0]!r}; GenGeoConfig's docstring lists the fields")
     try:
-        return GenGeoConfig(**fields)
+        config = GenGeoConfig(**fields)
+        for name, value in _token_counts(config, settings, config).items():
+            setattr(config, name, value)
+        return config
     except (ValueError, StrictDataclassError) as error:
         raise GenGeoError(f"model.config: {' '.join(str(error).split())}") from error
 
@@ -60,11 +69,16 @@ def build_model(settings: Settings) -> GenGeoModel:
     """
     config, init = build_config(settings), settings.model.init
     if init is None:
+        if config.aerial_keep is not None:
+            raise GenGeoError(
+                "model.config.aerial_keep needs a guide that has learned: set model.init to a model that was trained "
+                "without it"
+            )
         model = GenGeoModel(config)
     else:
         refuse_missing_folder("model.init", init)
         try:
-            model = GenGeoModel.from_pretrained(init, dtype=torch.float32, **settings.model.config)
+            model = _load_start(init, config, settings)
         except Exception as error:  # a folder of something else raises whatever its reader happens to meet
             raise GenGeoError(
                 f"model.init={init} cannot be loaded ({first_line(error)}): give the directory or Hub id of a DINOv2, "
@@ -74,6 +88,34 @@ def build_model(settings: Settings) -> GenGeoModel:
     if wanted is not None and wanted > blocks:
         raise GenGeoError(f"model.config.trainable_blocks={wanted}, but the backbone has {blocks} blocks")
     return model
+
+
+def _load_start(init: str, config: GenGeoConfig, settings: Settings) -> GenGeoModel:
+    """The model that a checkpoint starts; of a ConvNeXt with more stages than are wanted the first ones."""
+    stored: Any = GenGeoConfig.from_pretrained(init)
+    fields = dict(settings.model.config)
+    wanted: Any = fields.get("backbone_config") or {}
+    backbone = stored.backbone_config
+    if wanted.get("num_stages", math.inf) >= getattr(backbone, "num_stages", 0):
+        counts = _token_counts(config, settings, stored if "backbone_config" not in fields else config)
+        loaded: GenGeoModel = GenGeoModel.from_pretrained(init, dtype=torch.float32, **{**fields, **counts})
+        return loaded
+    whole, model = AutoModel.from_pretrained(init, dtype=torch.float32).state_dict(), GenGeoModel(config)
+    for part in model.backbones:
+        own = part.state_dict()
+        # The final norm is that of another width; it starts anew.
+        taken = {name: whole[name] for name in own if name in whole and whole[name].shape == own[name].shape}
+        part.load_state_dict({**own, **taken})
+    return model
+
+
+def _token_counts(config: GenGeoConfig, settings: Settings, of: GenGeoConfig) -> dict[str, Any]:
+    """`token_counts` for an aggregator that is tied to the number of tokens, from the sizes of the images."""
+    if not AGGREGATORS[config.aggregator].needs_token_counts or "token_counts" in settings.model.config:
+        return {}
+    high, wide = patch_sides(of.backbone_config)
+    sizes = {"ground": settings.data.ground_size, "aerial": settings.data.aerial_size}
+    return {"token_counts": {view: (size[0] // high) * (size[1] // wide) for view, size in sizes.items()}}
 
 
 def count_operations(model: GenGeoModel, processor: GenGeoImageProcessor, accelerator: Accelerator) -> float:
@@ -130,8 +172,42 @@ def build_processor(settings: Settings) -> GenGeoImageProcessor:
     """The preprocessing that is saved with the model."""
     sizes = {"ground": settings.data.ground_size, "aerial": settings.data.aerial_size}
     return GenGeoImageProcessor(
-        view_sizes={view: {"height": height, "width": width} for view, (height, width) in sizes.items()}
+        view_sizes={view: {"height": height, "width": width} for view, (height, width) in sizes.items()},
+        view_transforms=_checked_views(settings) or None,
     )
+
+
+def _checked_views(settings: Settings) -> dict[str, str]:
+    """The views that images are changed to.
+
+    Raises:
+        GenGeoError: a view is unknown, or `data.auxiliary_view` is.
+    """
+    given = {"ground": settings.data.ground_view, "aerial": settings.data.aerial_view}
+    try:
+        for view, text in (*given.items(), ("ground", settings.data.auxiliary_view)):
+            if text is not None:
+                parse_view(text, view)
+    except ValueError as error:
+        raise GenGeoError(f"data: {error}") from error
+    return {view: text for view, text in given.items() if text is not None}
+
+
+def build_pairs(settings: Settings, dataset: CrossViewDataset, processor: GenGeoImageProcessor) -> PairSource:
+    """The training pairs with what the terms of the loss need beside both views.
+
+    Raises:
+        GenGeoError: the data lack a view or positions.
+    """
+    terms, data = settings.loss.terms, settings.data
+    auxiliary = None
+    if data.auxiliary_view is not None:
+        height, width = data.auxiliary_size
+        sizes = {"ground": {"height": height, "width": width}}
+        auxiliary = GenGeoImageProcessor(view_sizes=sizes, view_transforms={"ground": data.auxiliary_view})
+    position = terms.get("position")
+    with_positions = "position" in terms and not (position or {}).get("centred", False)
+    return PairSource(dataset, processor, auxiliary=auxiliary, with_positions=with_positions)
 
 
 def build_augmentation(settings: Settings, patch: int = 14) -> Augmentation | None:
@@ -148,7 +224,16 @@ def build_augmentation(settings: Settings, patch: int = 14) -> Augmentation | No
     if unknown := sorted(set(options) - set(Augmentation.__dataclass_fields__)):
         known = ", ".join(Augmentation.__dataclass_fields__)
         raise GenGeoError(f"augment.options has no {unknown[0]!r}; it knows {known}")
-    return Augmentation(**{"multiple_of": patch, **options}) if options and settings.augment.enabled else None
+    if not (options and settings.augment.enabled):
+        return None
+    data = settings.data
+    forms = {"ground_is_map": data.ground_view is not None, "aerial_is_polar": data.aerial_view is not None}
+    augmentation = Augmentation(**{"multiple_of": patch, **forms, **options})
+    if data.auxiliary_view is not None and (augmentation.fov is not None or augmentation.unknown_heading):
+        raise GenGeoError(
+            f"data.auxiliary_view {data.auxiliary_view} needs whole panoramas: leave fov and unknown_heading out"
+        )
+    return augmentation
 
 
 class Average:

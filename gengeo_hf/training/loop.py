@@ -27,6 +27,7 @@ from gengeo_hf.common.schema import check_apart
 from gengeo_hf.data import load_pairs
 from gengeo_hf.data.cache import PairsInMemory
 from gengeo_hf.data.loading import PairSource
+from gengeo_hf.data.view_checks import check_views
 from gengeo_hf.encoding.encoder import TRAINING_RECORD, Encoder, View
 from gengeo_hf.evaluation.protocols import default_protocol
 from gengeo_hf.evaluation.run import evaluate
@@ -38,6 +39,7 @@ from gengeo_hf.training.components import (
     Average,
     build_augmentation,
     build_model,
+    build_pairs,
     build_processor,
     check_words,
     count_operations,
@@ -46,9 +48,10 @@ from gengeo_hf.training.components import (
 )
 from gengeo_hf.training.descriptors import encode_together
 from gengeo_hf.training.diagnostics import head_statistics
+from gengeo_hf.training.objective import build_objective
 from gengeo_hf.training.records import Log, PlateauWatch, describe_run, export, run_lock, training_record
 from gengeo_hf.training.settings import Settings, as_dict, parse
-from gengeo_hf.training.step import backward_pass, finite, learning_rate, parameter_groups, seed_step
+from gengeo_hf.training.step import backward_pass, build_optimizer, finite, learning_rate, seed_step
 from gengeo_hf.training.throughput import Meter
 
 
@@ -88,7 +91,8 @@ def train(settings: Settings, accelerator: Accelerator) -> dict[str, Any]:
         validation = load_pairs(settings.data.name, settings.data.root, split="validation", **settings.data.validation)
     check_apart(training, validation)
     processor = build_processor(settings)
-    decoded, in_memory = PairSource(training, processor), settings.data.in_memory
+    check_views(validation, processor)
+    decoded, in_memory = build_pairs(settings, training, processor), settings.data.in_memory
     source: Dataset[dict[str, Any]] = PairsInMemory(decoded) if in_memory else decoded
     pairs = training_pairs(training)
     sampler = HardNegativeBatchSampler(pairs, batch_rules(settings, pairs), settings.seed)
@@ -106,6 +110,7 @@ def train(settings: Settings, accelerator: Accelerator) -> dict[str, Any]:
     model.config.ground_camera, model.config.ground_vertical_fov = training.ground_camera()
     meter = Meter(count_operations(model, processor, accelerator), accelerator)
     start_head(model, settings, decoded, processor)
+    objective = build_objective(model, settings)
     if plan.gradient_checkpointing:
         # transformers 5.23 renames gradient_checkpointing_enable, which 6 will drop
         getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
@@ -114,10 +119,10 @@ def train(settings: Settings, accelerator: Accelerator) -> dict[str, Any]:
     wrapped: torch.nn.Module = accelerator.prepare(model)
     model = accelerator.unwrap_model(wrapped)
     average = Average(model, plan.ema) if plan.ema is not None else None
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, plan.weight_decay), betas=(plan.betas[0], plan.betas[1]), lr=1.0
-    )
-    optimizer = accelerator.prepare(optimizer)
+    plain, sharpness = build_optimizer(model, settings)
+    optimizer = accelerator.prepare(plain)
+    if sharpness is not None:
+        sharpness.base_optimizer = optimizer
     encoder = Encoder(model, processor, device=accelerator.device)
     augment = build_augmentation(settings, encoder.patch)
 
@@ -174,12 +179,17 @@ def train(settings: Settings, accelerator: Accelerator) -> dict[str, Any]:
                 group["lr"] = rate
             if augment is not None:
                 batch = augment(batch, seed=(settings.seed, progress.step, accelerator.process_index))
-            loss = backward_pass(batch, accelerator, wrapped, model, processor, settings, pairs)
+            loss = backward_pass(batch, accelerator, wrapped, model, processor, settings, pairs, objective)
+            if sharpness is not None:
+                sharpness.first_step(zero_grad=True)
+                seed_step(settings.seed, progress.step, accelerator.process_index)  # the same dropout
+                backward_pass(batch, accelerator, wrapped, model, processor, settings, pairs, objective)
             if plan.clip_norm is not None:
                 accelerator.clip_grad_norm_(model.parameters(), plan.clip_norm)
-            optimizer.step()
+            (optimizer.step if sharpness is None else sharpness.second_step)()
             optimizer.zero_grad()
             clamp_scale(model.logit_scale)
+            objective.clamp()
             progress.step += 1
             meter.pairs += sampling.batch_size
             if average is not None:

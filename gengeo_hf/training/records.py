@@ -16,10 +16,12 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import atomic_folder, write_json, write_text
 from gengeo_hf.common.locks import exclusive
 from gengeo_hf.common.schema import CrossViewDataset
+from gengeo_hf.data.sources import sources_of
 from gengeo_hf.encoding.encoder import TRAINING_RECORD
 from gengeo_hf.evaluation.ground_truth import pair_hashes
 from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
 from gengeo_hf.training.checkpoint import Progress
+from gengeo_hf.training.objective import model_weights
 from gengeo_hf.training.settings import Settings, as_dict
 from gengeo_hf.training.step import rate_factor
 
@@ -36,7 +38,7 @@ def export(
     if accelerator.is_main_process:
         try:
             with atomic_folder(folder) as target:
-                model.save_pretrained(target)
+                model.save_pretrained(target, state_dict=model_weights(model))
                 processor.save_pretrained(target)
                 write_json(target / TRAINING_RECORD, record)
         except (OSError, SafetensorError) as error:
@@ -79,6 +81,7 @@ def training_record(
     settings: Settings, train: CrossViewDataset, validated_on: str, result: dict[str, Any], epoch: int
 ) -> dict[str, Any]:
     """What a model was trained on and what it reached, for the folder, the card and whoever asks later."""
+    data = settings.data
     return {
         "trained_on": train.name,
         "synthetic": train.synthetic,
@@ -86,6 +89,7 @@ def training_record(
         "epochs": epoch,
         "results": {k: v for k, v in result.items() if isinstance(v, int | float | str)},
         "settings": as_dict(settings),
+        "data_sources": [one.as_dict() for one in sources_of(data.name, data.root, data.train)],
         "training_pairs": pair_hashes(train),  # an evaluation on one of these pairs is refused
     }
 

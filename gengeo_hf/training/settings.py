@@ -34,6 +34,14 @@ class Data:
         default_factory=lambda: [154, 770]
     )  # height, width in pixels (GenGeo, section 4.1.3)
     aerial_size: list[int] = field(default_factory=lambda: [392, 392])
+    # Views to which images are changed as they are read, before the resize, in training and in the saved model; see
+    # `gengeo_hf.model.view_transforms.parse_view`. They turn and flip together with the other view.
+    ground_view: str | None = (
+        None  # bev:SIDE:METRES_PER_PIXEL:CAMERA_HEIGHT:VERTICAL_FOV or downward:HxW:FOV:VERTICAL_FOV
+    )
+    aerial_view: str | None = None  # polar:HxW or polar:HxW:exact
+    auxiliary_view: str | None = None  # a third view of the ground image, for terms of the loss; not in the saved model
+    auxiliary_size: list[int] = field(default_factory=lambda: [384, 384])
 
 
 @dataclass
@@ -42,6 +50,16 @@ class Model:
 
     init: str | None = None  # folder or Hub id of a DINOv2 or GenGeo checkpoint; null starts from random weights
     config: dict[str, Any] = field(default_factory=dict)  # fields of GenGeoConfig
+
+
+@dataclass
+class Loss:
+    """What is minimised; see `gengeo_hf.training.objective`."""
+
+    pair: str = "info_nce"  # of the pairs: info_nce, soft_triplet, or a registered one
+    options: dict[str, Any] = field(default_factory=dict)  # of that function, for example scale of soft_triplet
+    # Terms beside it: name -> options, of which weight is one. auxiliary_view, position, counterfactual.
+    terms: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -94,6 +112,9 @@ class Optimisation:
     mixed_precision: str = "no"  # no, bf16, fp16
     gradient_checkpointing: bool = False
     ema: float | None = None  # decay of an average of the weights, such as 0.999, which is then evaluated and saved
+    # Radius rho of sharpness-aware minimisation: two passes a step, at the weights and at their worst neighbours.
+    sharpness: float | None = None
+    sharpness_adaptive: bool = True  # relative to the size of each weight (ASAM) instead of absolute (SAM)
     compile: str | None = None  # backend of torch.compile: inductor, or aot_eager to look for errors
 
 
@@ -106,6 +127,7 @@ class Settings:
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
     augment: Augment = field(default_factory=Augment)
+    loss: Loss = field(default_factory=Loss)
     sampling: Sampling = field(default_factory=Sampling)
     optimisation: Optimisation = field(default_factory=Optimisation)
     evaluate_every: int = 4  # epochs, on the validation split, which also picks the best weights
@@ -188,6 +210,7 @@ LEAST = {
     "optimisation.learning_rate_batch": 1,
     "optimisation.weight_decay": 0,
     "optimisation.final_learning_rate": 0,
+    "optimisation.sharpness": 0,
 }
 
 
@@ -197,6 +220,7 @@ SHARES = ("sampling.random_share", "sampling.geographic_share", "optimisation.wa
 TWO_NUMBERS = {
     "data.ground_size": "height and width",
     "data.aerial_size": "height and width",
+    "data.auxiliary_size": "height and width",
     "optimisation.betas": "two decay rates",
 }
 

@@ -8,11 +8,11 @@ import torch
 from accelerate import Accelerator
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.learning import FrozenPrefix, Pairs, cached_backward, gather_rows, symmetric_info_nce
+from gengeo_hf.learning import FrozenPrefix, Pairs, cached_backward
 from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
 from gengeo_hf.model.backbones import frozen_stages
 from gengeo_hf.training.batches import covering
-from gengeo_hf.training.descriptors import normalise
+from gengeo_hf.training.objective import Objective
 from gengeo_hf.training.settings import Settings
 
 
@@ -24,25 +24,21 @@ def backward_pass(
     processor: GenGeoImageProcessor,
     settings: Settings,
     pairs: Pairs,
+    objective: Objective,
 ) -> torch.Tensor:
     """The gradient of the global batch's loss, in parts where `sampling.micro_batch` asks for it; gives the loss."""
     masks = semi_positive_masks(batch, accelerator, settings, pairs)
 
-    def encode_part(part: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        with accelerator.autocast():
-            ground = wrapped(normalise(part["ground"], processor), view="ground").pooler_output
-            aerial = wrapped(normalise(part["aerial"], processor), view="aerial").pooler_output
-        return ground, aerial
+    names: list[str] = []
 
-    def loss_of(ground: torch.Tensor, aerial: torch.Tensor) -> torch.Tensor:
-        return symmetric_info_nce(
-            gather_rows(ground),
-            gather_rows(aerial),
-            model.logit_scale,
-            label_smoothing=settings.optimisation.label_smoothing,
-            prefixes=model.config.matryoshka_dims or (),
-            **masks,
-        )
+    def encode_part(part: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        with accelerator.autocast():
+            columns = objective.encode(wrapped, model, processor, part)
+        names[:] = columns
+        return tuple(columns.values())
+
+    def loss_of(*columns: torch.Tensor) -> torch.Tensor:
+        return objective.loss(dict(zip(names, columns, strict=True)), model.logit_scale, masks)
 
     size = settings.sampling.micro_batch
     if size is None or size >= len(batch["ground"]):
@@ -55,7 +51,7 @@ def backward_pass(
         loss_of,
         backward=accelerator.backward,
         no_sync=lambda: accelerator.no_sync(wrapped),
-        loss_parameters=[model.logit_scale],
+        loss_parameters=[model.logit_scale, *objective.parameters()],
         device=accelerator.device,
         prefix=FrozenPrefix(kept_stages(model, settings)),
     )
@@ -134,6 +130,30 @@ def rate_factor(settings: Settings) -> float:
         return 1.0
     ratio = batch / plan.learning_rate_batch
     return {"none": 1.0, "sqrt": math.sqrt(ratio), "linear": ratio}[plan.batch_rule]
+
+
+def build_optimizer(model: torch.nn.Module, settings: Settings) -> tuple[torch.optim.Optimizer, Any]:
+    """AdamW, and what perturbs the weights for sharpness-aware minimisation (Foret et al. 2021; Kwon et al. 2021).
+
+    Returns:
+        The optimizer, and a `pytorch_optimizer.SAM` around it or None. Its `first_step` moves the weights to their
+        worst neighbours, w + e with e = rho (w w g) / ||abs(w) g|| where adaptive; `second_step` brings them back and
+        steps by the gradient found there.
+
+    Raises:
+        GenGeoError: The library is missing.
+    """
+    plan = settings.optimisation
+    groups = parameter_groups(model, plan.weight_decay)
+    betas = plan.betas[0], plan.betas[1]
+    if plan.sharpness is None:
+        return torch.optim.AdamW(groups, betas=betas, lr=1.0), None
+    try:
+        from pytorch_optimizer import SAM
+    except ImportError as error:
+        raise GenGeoError("optimisation.sharpness needs pytorch-optimizer: pip install gengeo_hf[train]") from error
+    around = SAM(groups, torch.optim.AdamW, rho=plan.sharpness, adaptive=plan.sharpness_adaptive, betas=betas, lr=1.0)
+    return around.base_optimizer, around
 
 
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:

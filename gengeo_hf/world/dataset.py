@@ -7,12 +7,13 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import sum_of
-from gengeo_hf.world.domains import DOMAINS, TILE_METRES, domain_named
+from gengeo_hf.world.domains import DOMAINS, MARGIN_METRES, TILE_METRES, domain_named
 from gengeo_hf.world.geography import MAX_REGIONS, SPLITS
 from gengeo_hf.world.places import Region
 from gengeo_hf.world.shards import TABLES, VERTICAL_FOV, Job, check_shard, draw_shard
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 WORLD_VERSION = 3  # raise it whenever a picture changes: old caches must not be taken for new ones
 _MINIMUM_SIDE = 8  # pixels
+MOST_TILE_METRES = 2 * MARGIN_METRES  # larger tiles would show the edge of the world
 
 
 def build_world(
@@ -38,6 +40,7 @@ def build_world(
     workers: int | None = None,
     progress: bool = False,
     tile_shift_m: float = 0.0,
+    tile_m: float = TILE_METRES,
 ) -> "CrossViewDataset":
     """Build a synthetic world or read it from the cache.
 
@@ -57,6 +60,7 @@ def build_world(
         progress: show a progress bar.
         tile_shift_m: move the tiles of `urban` and `rural` by up to this many metres east and north, so that cameras
             stand anywhere in the middle of their tile; for pose (`gengeo_hf.pose`). 0 keeps the camera in the centre.
+        tile_m: side of a tile on the ground in metres; tiles of another side have the same names and centres.
 
     Returns:
         The dataset `world/<domain>/<split>`.
@@ -80,13 +84,17 @@ def build_world(
         "ground_size": list(ground_size),
         "aerial_size": list(aerial_size),
     }
-    if tile_shift_m:  # left out where it is 0: worlds that were drawn without it stay valid
-        parameters["tile_shift_m"] = tile_shift_m
+    if not 20 <= tile_m <= MOST_TILE_METRES:
+        raise GenGeoError(f"tile_m must lie in 20..{MOST_TILE_METRES:g} m, found {tile_m:g}")
+    changed = {"tile_shift_m": tile_shift_m} if tile_shift_m else {}
+    changed |= {"tile_m": tile_m} if tile_m != TILE_METRES else {}
+    parameters |= changed  # usual values are left out: worlds that were drawn without them stay valid
     mark = sum_of(parameters)[:12]
     base = Path(cache_dir) if cache_dir is not None else Path.home() / ".cache" / "gengeo_hf" / "world"
     home = base / f"{domain}-{split}-seed{seed}-v{WORLD_VERSION}-{mark}"
-    name = f"world/{domain}/{split}" + (f"[tile_shift_m={tile_shift_m:g}]" if tile_shift_m else "")
-    jobs = _jobs(home, domain, split, num_pairs, seed, ground_size, aerial_size, tile_shift_m)
+    name = f"world/{domain}/{split}" + "".join(f"[{key}={value:g}]" for key, value in changed.items())
+    region = Region(domain, split, seed, 0, tile_shift_m, tile_m)
+    jobs = _jobs(home, region, num_pairs, ground_size, aerial_size)
     missing = [job for job in jobs if not job.folder.exists()]
     if missing:
         try:
@@ -127,22 +135,14 @@ def _check(
 
 
 def _jobs(
-    home: Path,
-    domain: str,
-    split: str,
-    num_pairs: int,
-    seed: int,
-    ground_size: tuple[int, int],
-    aerial_size: tuple[int, int],
-    tile_shift_m: float,
+    home: Path, first: Region, num_pairs: int, ground_size: tuple[int, int], aerial_size: tuple[int, int]
 ) -> list[Job]:
-    """The regions of a world; all are full but the last."""
-    full, jobs = DOMAINS[domain].pairs_per_region, []
+    """The regions of a world from its first one; all are full but the last."""
+    full, jobs = DOMAINS[first.domain].pairs_per_region, []
     for number in range(-(-num_pairs // full)):
         count = min(full, num_pairs - number * full)
         folder = home / f"region-{number:04d}-{count}"
-        region = Region(domain, split, seed, number, tile_shift_m)
-        jobs.append(Job(region, count, ground_size, aerial_size, folder))
+        jobs.append(Job(replace(first, number=number), count, ground_size, aerial_size, folder))
     return jobs
 
 

@@ -40,11 +40,12 @@ class CameraPlace:
 
 @dataclass(frozen=True)
 class Region:
-    """One region of a world; a pure function of these five.
+    """One region of a world; a pure function of these.
 
     Args:
         domain, split, seed, number: which region.
         tile_shift_m: tiles of centred domains are moved by up to this, east and north, off their camera.
+        tile_m: side of a tile in metres; tiles of another side have the same centres.
     """
 
     domain: str
@@ -52,6 +53,7 @@ class Region:
     seed: int
     number: int
     tile_shift_m: float = 0.0
+    tile_m: float = TILE_METRES
 
     @property
     def area(self) -> str:
@@ -152,9 +154,8 @@ class Region:
             hash_unit(np.array(tile.number), self.number, 9)[0],
         )
         lean = (float(np.sin(turn) * far * _MAX_LEAN), float(np.cos(turn) * far * _MAX_LEAN))
-        return self.renderer.tile(
-            self.day("aerial", tile.number), tile.x, tile.y, size, lean=lean, samples=samples, truth=truth
-        )
+        day, sides = self.day("aerial", tile.number), (self.tile_m, self.tile_m)
+        return self.renderer.tile(day, tile.x, tile.y, size, sides, lean=lean, samples=samples, truth=truth)
 
 
 @functools.lru_cache(maxsize=2)

@@ -16,7 +16,6 @@ from PIL import Image
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import atomic_folder, write_json
-from gengeo_hf.world.domains import TILE_METRES
 from gengeo_hf.world.places import CameraPlace, Region, Tile
 
 VERTICAL_FOV = 70.0  # degrees of elevation that a panorama shows, see `panorama_rays`
@@ -98,7 +97,8 @@ def _query_row(job: Job, place: CameraPlace) -> dict[str, Any]:
 def _gallery_row(job: Job, tile: Tile) -> dict[str, Any]:
     frame = job.region.scene.frame
     lat, lon = frame.to_degrees(tile.x, tile.y)
-    west, south, east, north = frame.bounds(tile.x, tile.y, TILE_METRES / 2, TILE_METRES / 2)
+    half = job.region.tile_m / 2
+    west, south, east, north = frame.bounds(tile.x, tile.y, half, half)
     picture = job.region.draw_aerial(tile, job.aerial_size, samples_for(job.aerial_size))
     return {
         "tile_id": tile.name,

@@ -43,3 +43,14 @@ def test_info_of_other_kinds(gengeo, server, tmp_path, path, kind, words):  # no
 def test_info_of_nothing_is_one_line(gengeo, server):  # noqa: F811
     code, _, err = gengeo("imagery", "info", f"{server.address}/notfound/1/1/1?service=wms", *PRIVATE)
     assert code == 1 and err.count("\n") == 1 and "there is no WMS" in err
+
+
+def test_info_of_files_on_disk(gengeo, tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "tiles.csv").write_text("tile,lat,lon\na.png,60.1,24.9\n")
+    code, out, _ = gengeo("imagery", "info", tmp_path, "--json")
+    assert code == 0 and json.loads(out)["tiles"] == 1
+    code, _, err = gengeo("imagery", "info", tmp_path / "none.tif")
+    assert code == 1 and "there is nothing at" in err and err.count("\n") == 1

@@ -35,7 +35,7 @@ def command(server, tiny_checkpoint, tmp_path):  # noqa: F811  # the fixture of 
 
 def test_index_dry_run_prints_the_plan_and_requests_nothing(gengeo, command, server, tmp_path):  # noqa: F811
     code, out, _ = gengeo(*command("good", "--dry-run"))
-    assert code == 0 and "source tiles: 12" in out and "127.0.0.1" in out
+    assert code == 0 and "source tiles: 13" in out and "127.0.0.1" in out
     assert server.paths == [] and not (tmp_path / "x").exists()
 
 
@@ -55,6 +55,19 @@ def test_index_by_address_carries_rights_and_reasons(gengeo, command, server, tm
     assert code == 0 and "complete" in out and len(server.paths) == count
     code, out, err = gengeo(*command("third404", "--zoom", "17", "--tile", "20m", "--retry-missing", *rights))
     assert "asking again for" in err
+
+
+def test_plan_of_a_source_by_address_counts_its_requests_and_the_index(gengeo, server, tiny_checkpoint, tmp_path):  # noqa: F811
+    words = ["plan", server.template("good"), *BOX, "--tile", "60m,120m", "--model", tiny_checkpoint]
+    words += ["--allow-private", "--cache", tmp_path / "cache", "--throughput", "10"]
+    code, out, err = gengeo(*words, "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["tiles"] == found["imagery"]["tiles"] == 18 and found["imagery"]["requests"] > 0
+    assert found["encode_hours"] == pytest.approx(18 / 36_000) and {"index_mb", "memory_mb", "search_ms"} <= set(found)
+    text = gengeo(*words)[1]
+    assert "127.0.0.1" in text and "requests:" in text and "search:" in text
+    assert server.paths == []  # no tile was requested
 
 
 def test_index_of_several_sizes_has_each_cell_in_each(gengeo, command, tmp_path):

@@ -1,14 +1,21 @@
 """One photo has one descriptor, whatever form it comes in: modes, bit depths, number formats, orientations."""
 
+import importlib.util
 import io
+import sys
+from pathlib import Path
+from unittest.mock import MagicMock
 
+import datasets
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import gengeo_hf
 from gengeo_hf.encoding.encoder import Encoder
 
+HUB_FILES = Path(gengeo_hf.__file__).parent / "assets" / "hub"
 PIXELS = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
 
 
@@ -28,6 +35,111 @@ MODES = {
     "16 bit": lambda: (Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 16), {}),
     "sideways": rotated,
 }
+
+
+def photo_files(folder):
+    """Each mode as a PNG, and a JPEG with many times the pixels that a model looks at."""
+    files = {}
+    for mode, make in MODES.items():
+        image, options = make()
+        files[mode] = folder / f"{mode}.png"
+        image.save(files[mode], **options)
+    rng = np.random.default_rng(1)
+    large = Image.fromarray(rng.integers(0, 256, (60, 90, 3), np.uint8)).resize((1350, 900), Image.Resampling.BICUBIC)
+    files["large JPEG"] = folder / "large.jpg"
+    large.save(files["large JPEG"], quality=95)
+    return files
+
+
+def module_of(path, name):
+    """A file that travels to the Hub, as a module."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def space(tiny_checkpoint, tmp_path, monkeypatch):
+    """The Space's module, with a stand-in for gradio."""
+    Image.init()
+    monkeypatch.setattr(Image, "ID", [*Image.ID])  # the Space shortens Pillow's list of formats for its whole process
+    monkeypatch.setitem(sys.modules, "gradio", MagicMock())
+    (tmp_path / "space.json").write_text(f'{{"model": "{tiny_checkpoint}"}}')
+    (tmp_path / "app.py").write_text((HUB_FILES / "space" / "app.py").read_text())
+    return module_of(tmp_path / "app.py", "space_app")
+
+
+def test_every_interface_gives_the_descriptor_of_the_file(tiny_checkpoint, tmp_path, space, monkeypatch):
+    """Every mode, orientation and bit depth by every way in, against `Encoder.encode` of the path."""
+    from transformers import pipeline
+
+    from gengeo_hf.index import GeoIndex
+    from gengeo_hf.serving.locator import Locator
+    from tests.stubs import ListSource
+
+    files = photo_files(tmp_path)
+    encoder = Encoder.from_pretrained(tiny_checkpoint, device="cpu")
+    pipe = pipeline("image-feature-extraction", model=str(tiny_checkpoint), pool=True, device="cpu")
+    handler = module_of(HUB_FILES / "handler.py", "handler").EndpointHandler(str(tiny_checkpoint))
+    locator = Locator(encoder, GeoIndex.build(encoder, ListSource(count=2), tmp_path / "x.gengeo"))
+    names = [str(file) for file in files.values()]
+    column = datasets.Dataset.from_dict({"image": names}).cast_column("image", datasets.Image())["image"]
+
+    def served(file, view):  # what the service and the page do with an upload
+        with locator.read(file.read_bytes()) as image:
+            return locator.encode(image, view)
+
+    interfaces = {
+        "bytes": lambda file, view: encoder.encode(file.read_bytes(), view),
+        "PIL": lambda file, view: encoder.encode(Image.open(file), view),
+        "column": lambda file, view: encoder.encode(column[names.index(str(file))], view),
+        "pipeline, path": lambda file, view: np.ravel(pipe(str(file), view=view)),
+        "pipeline, PIL": lambda file, view: np.ravel(pipe(Image.open(file), image_processor_kwargs={"view": view})),
+        "handler": lambda file, view: handler({"inputs": file.read_bytes(), "view": view})["descriptors"][0],
+        "handler, PIL": lambda file, view: handler({"inputs": Image.open(file), "view": view})["descriptors"][0],
+        "Space": lambda file, view: space.encode([str(file)], view)[0],
+        "service and page": served,
+    }
+    try:
+        for mode, file in files.items():
+            for view in ("ground", "aerial"):
+                expected = encoder.encode(file, view)
+                for name, encode in interfaces.items():
+                    np.testing.assert_allclose(
+                        encode(file, view), expected, atol=1e-5, err_msg=f"{name}, {mode}, {view}"
+                    )
+    finally:
+        locator.close()
+
+
+def test_localizer_reads_all_pixels_of_a_large_jpeg(tiny_checkpoint, tmp_path):
+    from gengeo_hf.localization.photos import read_photo
+
+    file = photo_files(tmp_path)["large JPEG"]
+    encoder = Encoder.from_pretrained(tiny_checkpoint, device="cpu")
+    np.testing.assert_allclose(encoder.encode_ground(read_photo(file).image), encoder.encode_ground(file), atol=1e-6)
+
+
+def test_bfloat16_descriptors_have_a_cosine_of_0_99_to_float32(tiny_checkpoint, tmp_path):
+    exact = Encoder.from_pretrained(tiny_checkpoint, device="cpu", compute_dtype="float32")
+    fast = Encoder.from_pretrained(tiny_checkpoint, device="cpu", compute_dtype="bfloat16")
+    for file in photo_files(tmp_path).values():
+        assert float(exact.encode_ground(file) @ fast.encode_ground(file)) > 0.99
+
+
+@pytest.mark.slow
+def test_graphs_of_onnx_give_the_descriptor_of_the_file(tiny_checkpoint, tiny_model, tiny_processor, tmp_path):
+    pytest.importorskip("onnxruntime")
+    from gengeo_hf.hub.onnx import export_onnx
+
+    export_onnx(tiny_model, tiny_processor, tiny_checkpoint / "onnx", tiny_checkpoint / "model.safetensors")
+    torch_encoder = Encoder.from_pretrained(tiny_checkpoint, device="cpu", backend="torch")
+    graphs = Encoder.from_pretrained(tiny_checkpoint, backend="onnx")
+    for mode, file in photo_files(tmp_path).items():
+        for view in ("ground", "aerial"):
+            found, expected = graphs.encode(file, view), torch_encoder.encode(file, view)
+            np.testing.assert_allclose(found, expected, atol=1e-5, err_msg=f"{mode}, {view}")
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -1,13 +1,27 @@
+import contextlib
 import io
 import json
 import re
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from PIL import Image
 
+from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import Bounds
 from gengeo_hf.localization import Answer, GeoLocalizer, Place
-from gengeo_hf.localization.maps import MapOverlay, MapPhoto, MapPoint, answers_map, data_uri, map_frame, map_page
+from gengeo_hf.localization.maps import (
+    Background,
+    MapOverlay,
+    MapPhoto,
+    MapPoint,
+    answers_map,
+    data_uri,
+    map_frame,
+    map_page,
+)
 
 
 def jpeg():
@@ -43,8 +57,14 @@ def test_a_map_across_the_date_line_is_in_one_piece():
 
 
 def test_only_a_background_that_was_asked_for_is_allowed():
-    page = map_page([], tile_url="https://tiles.example.org/{z}/{x}/{y}.png", attribution="Example")
-    assert "img-src data: https://tiles.example.org" in page
+    background = Background("https://tiles.example.org/{z}/{x}/{y}.png", "<b>Example</b>")
+    page = map_page([], background=background)
+    assert "img-src data: https://tiles.example.org" in page and "<b>Example" not in page
+    for wrong in ("tiles.example.org/{z}/{x}/{y}", "https://tiles.example.org/{z}/{x}", "javascript:{z}{x}{y}"):
+        with pytest.raises(GenGeoError, match=r"is not an address with \{z\}, \{x\} and \{y\}"):
+            Background(wrong)
+    with pytest.raises(GenGeoError, match="not a host name"):
+        Background("https://a.org;script-src/{z}/{x}/{y}.png")
 
 
 def test_answers_show_tiles_truth_and_errors(index, encoder, source, tmp_path):
@@ -54,7 +74,25 @@ def test_answers_show_tiles_truth_and_errors(index, encoder, source, tmp_path):
     answers = list(localizer.locate_many([tmp_path / "photo.png", tmp_path / "bad.jpg"], top=2))
     page = answers_map(answers, index, "careful")
     assert "careful" in page and "noise-4" in page and "bad.jpg" in page
-    assert page.count("data:image/jpeg") >= 12  # photo, tiles in popups, tiles on the ground
+    assert page.count("data:image/jpeg") == 12  # each tile once: in its popup and on the ground alike; one is the photo
+
+
+def test_a_label_states_position_uncertainty_and_confidence():
+    place = Place(1, 60.0, 25.0, 0.9, "t0", uncertainty_m=26.6, confidence=0.4)
+    page = answers_map([Answer("a.jpg", [place], error="x")])
+    assert '"60.000000, 25.000000 \\u00b1 27 m \\u00b7 40% confident \\u00b7 score 0.900 \\u00b7 tile t0"' in page
+
+
+def test_a_map_of_many_photos_shows_their_best_tiles_alone():
+    class Index:
+        def thumbnails(self, tiles):
+            return {tile: jpeg() + tile.encode() for tile in tiles}
+
+    def page(count):
+        places = [Place(rank, 60.0, 25.0, 0.9, f"noise-{rank}") for rank in (1, 2)]
+        return answers_map([Answer(f"{n}.jpg", places, error="x") for n in range(count)], Index())
+
+    assert page(50).count("data:image/jpeg") == page(51).count("data:image/jpeg") + 1
 
 
 @pytest.mark.parametrize(
@@ -108,14 +146,24 @@ def test_the_map_in_a_browser(browser, index, encoder, source, tmp_path):
         return browser.find_elements("css selector", selector)
 
     assert len(find(".leaflet-image-layer")) == 12 and find(".caveat")[0].text == "careful"
-    # Two best places, and the two lesser ones of the photo that is chosen; a way in two strokes; three frames.
-    assert len(find(".leaflet-tooltip.rank")) == 4 and len(find("path.drive")) == 1
+    # Two best places, and the two lesser ones of the photo that is chosen; a way in two strokes.
+    assert len(find(".leaflet-marker-icon .photo-at")) == 2 and len(find(".leaflet-marker-icon .place-at")) == 2
+    assert len(find("path.drive")) == 1
+    labels = [icon.get_attribute("aria-label") for icon in find(".leaflet-marker-icon[role=button][tabindex='0']")]
+    assert len(labels) == 4 and all(label.startswith("Place ") for label in labels)
+    assert "line of the drive" in find("#legend")[0].text and "EXIF" not in find("#legend")[0].text
+    everything, zoom = next(b for b in find(".tools button") if b.text == "everything"), "return map.getZoom()"
+    before = browser.execute_script(zoom)
+    everything.click()
+    assert browser.execute_script(zoom) <= before
     assert [len(card.find_elements("css selector", "button.place")) for card in find(".photo")] == [3, 3]
-    assert find(".photo.chosen .name")[0].text.startswith("1 · 2.png")
+    assert find(".photo.chosen .name")[0].text.split() == ["1", "2.png"]
     find(".photo button.place.first")[1].click()
-    assert find(".photo.chosen .name")[0].text.startswith("2 · 7.png")
+    assert find(".photo.chosen .name")[0].text.split() == ["2", "7.png"]
     popup = find(".leaflet-popup-content")[0]
     assert "noise-7" in popup.text
+    targets = [link.get_attribute("href") for link in popup.find_elements("css selector", "a[rel]")]
+    assert targets[0].startswith("geo:60.") and "openstreetmap.org/?mlat=60." in targets[1]
     (tile,) = popup.find_elements("css selector", "img")
     assert browser.execute_script("return arguments[0].naturalWidth", tile) == 16
     box, pane = popup.rect, find("#map")[0].rect
@@ -127,3 +175,64 @@ def test_the_map_in_a_browser(browser, index, encoder, source, tmp_path):
     assert asked and all(url.startswith(("file:", "data:")) for url in asked)
     assert not browser.get_log("browser")
     assert browser.get_screenshot_as_png()[:4] == b"\x89PNG"
+
+
+@contextlib.contextmanager
+def tile_server(pages):
+    """Serves pages, and tiles to level 19 to whoever sends a Referer; gives its address and what was asked."""
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            name = self.path.strip("/")
+            if name in pages:
+                self.answer(200, "text/html; charset=utf-8", pages[name].encode())
+                return
+            level = int(name.split("/")[0]) if name.count("/") == 2 else 99
+            status = 403 if not self.headers.get("Referer") else 200 if level <= 19 else 404
+            asked.append((level, status))
+            self.answer(status, "image/jpeg", jpeg() if status == 200 else b"")
+
+        def answer(self, status, kind, body):
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.slow
+def test_a_background_that_demands_a_referer_and_ends_at_level_19(browser, tmp_path):
+    """From a web server its tiles come, also beyond its last level; from a file the page says why they do not."""
+    pages = {}
+    with tile_server(pages) as (address, asked):
+        place = Place(1, 60.0, 25.0, 0.9, "t", uncertainty_m=20.0)
+        background = Background(f"{address}/{{z}}/{{x}}/{{y}}.png", "Example")
+        pages["map.html"] = answers_map([Answer("a.jpg", [place], error="x")], background=background)
+        (tmp_path / "map.html").write_text(pages["map.html"], encoding="utf-8")
+        loaded = "return [...document.querySelectorAll('.leaflet-tile')].filter(tile => tile.naturalWidth).length"
+
+        def wait_for(condition):
+            deadline = time.monotonic() + 60
+            while not condition() and time.monotonic() < deadline:
+                time.sleep(0.1)
+            return condition()
+
+        browser.get(f"{address}/map.html")
+        browser.execute_script("map.setZoom(21, {animate: false})")
+        assert wait_for(lambda: browser.execute_script(loaded))
+        tiles = [status for level, status in asked if level < 99]
+        assert set(tiles) == {200} and max(level for level, status in asked if status == 200) == 19
+        assert "Example" in browser.find_elements("css selector", ".leaflet-control-attribution")[0].text
+        assert "background map" in browser.find_elements("css selector", ".leaflet-control-layers")[0].text
+        browser.get((tmp_path / "map.html").as_uri())
+        assert wait_for(lambda: browser.find_elements("css selector", ".status"))
+        assert "sends no Referer" in browser.find_elements("css selector", ".status")[0].text

@@ -263,7 +263,9 @@ def test_a_field_of_view_too_narrow_for_the_model_is_widened_or_one_line(
     index = GeoIndex.build(encoder, ListSource(count=3), tmp_path / "idx")
     Image.new("RGB", (90, 60)).save(tmp_path / "photo.png")
     narrow = {"photo": tmp_path / "photo.png", "camera": CameraView(fov=20)}
-    assert GeoLocalizer(encoder, index).locate(narrow["photo"], camera=narrow["camera"]).places
+    widened = GeoLocalizer(encoder, index).locate(narrow["photo"], camera=narrow["camera"])
+    assert widened.places and [note for note in widened.notes if "times its width by its own mirror image" in note]
+    assert not GeoLocalizer(encoder, index).locate(narrow["photo"], camera=CameraView(fov=180)).notes
     monkeypatch.setattr("gengeo_hf.localization.photos.WIDEST", 1)
     answer = GeoLocalizer(encoder, index).locate(narrow["photo"], camera=narrow["camera"])
     assert "too narrow" in answer.error and not answer.places

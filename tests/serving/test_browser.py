@@ -92,7 +92,7 @@ def test_from_a_photo_to_a_place_and_a_bad_file_in_words(locator, source, browse
         browser.get(address)
         assert "unknown training data" in wait(browser, ".gg-caveat").text.lower()
         upload(browser, tmp_path / "street.png")
-        assert "60.1" in wait(browser, "#answer .gg-good").text
+        assert "60.1" in wait(browser, "#answer .gg-plain").text
         browser.switch_to.frame(wait(browser, "#map iframe"))
         wait(browser, ".place.first").click()
         assert "Place 1 of street.png" in wait(browser, ".leaflet-popup-content").text
@@ -126,6 +126,8 @@ def test_heatmaps_of_both_views_and_a_chosen_tile(tiny_model, tiny_processor, so
         upload(browser, tmp_path / "street.png")
         before = wait(browser, "#kept-tile img").get_attribute("src")
         assert wait(browser, "#kept-photo img").get_attribute("naturalWidth") != "0"
+        assert wait(browser, "#kept-photo img").get_attribute("alt").startswith("heat map: which parts of your photo")
+        assert wait(browser, "#answer").get_attribute("aria-live") == "polite"
         browser.find_elements(By.CSS_SELECTOR, "#tiles button.thumbnail-item, #tiles .thumbnail-lg")[1].click()
         WebDriverWait(browser, SECONDS).until(
             lambda b: b.find_element(By.CSS_SELECTOR, "#kept-tile img").get_attribute("src") != before

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from gengeo_hf.cli import gengeo
 from gengeo_hf.cli.app import app
 from gengeo_hf.cli.options import AccessOptions, LocalizerOptions
 from gengeo_hf.cli.serve import serve
@@ -33,6 +34,31 @@ def test_examples_without_a_photo_are_said_before_a_model_is_loaded(tmp_path):
     with pytest.raises(GenGeoError, match="holds no photo"):
         options = LocalizerOptions(index=str(tmp_path / "nowhere"), model="nothing")
         app(options=options, sharing=AccessOptions(), examples=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["serve", "app"])
+def test_every_option_has_a_variable_that_the_command_line_goes_before(name, monkeypatch):
+    from typer.main import get_command
+    from typer.testing import CliRunner
+
+    command = get_command(gengeo).commands[name]
+    options = [option for option in command.params if option.name != "help"]
+    assert {option.envvar for option in options} == {f"GENGEO_{option.name.upper()}" for option in options}
+    assert "GENGEO_ALLOWED_HOST" in CliRunner().invoke(gengeo, [name, "--help"], terminal_width=400).output
+
+    def parsed(words, **variables):
+        for variable, value in variables.items():
+            monkeypatch.setenv(variable, value)
+        with command.make_context(name, words) as context:
+            return context.params
+
+    given = parsed([], GENGEO_MODEL="m", GENGEO_INDEX="i", GENGEO_PORT="81", GENGEO_ALLOWED_HOST="a.org b.org")
+    assert (given["model"], given["port"], given["host"]) == ("m", 81, "127.0.0.1")
+    assert list(given["allowed_host"]) == ["a.org", "b.org"]
+    assert parsed(["--port", "82"], GENGEO_PORT="81")["port"] == 82
+    with pytest.raises(Exception, match="valid integer") as caught:
+        parsed([], GENGEO_PORT="http")
+    assert "GENGEO_PORT" in caught.value.format_message()
 
 
 @pytest.mark.slow

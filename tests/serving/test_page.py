@@ -33,6 +33,7 @@ def test_settings_become_a_question():
     asked = _question(3, None, "1km", True, PANORAMA, 70, "unknown: try eight", 0)
     assert asked.near is None and asked.near_exif_m == 1000 and asked.camera.fov == 360
     assert asked.camera.heading == "unknown"
+    assert _question(3, "60.17,24.94,2km", "500m", False, AS_FILE, 70, NORTH, 0).near == (60.17, 24.94, 2000.0)
     with pytest.raises(GenGeoError, match="is not a place"):
         _question(3, "60.1", "500m", False, AS_FILE, 70, NORTH, 0)
 
@@ -87,7 +88,7 @@ def test_an_unsure_answer_says_dont_know(encoder, index, street):
     told = _answer(locator, street, 5, "", "2km", False, AS_FILE, 65, NORTH, 0.99)[1]
     locator.close()
     assert "Don&#x27;t know" in told or "Don't know" in told
-    assert "Less sure than 99%" in told
+    assert "Less than 99% confident" in told
 
 
 def test_a_replaced_index_is_taken_at_the_next_photo(locator, encoder, index, street):
@@ -109,3 +110,25 @@ def test_names_cannot_become_markup(locator):
     place = Place(1, 1.0, 2.0, 0.5, evil)
     text = words.answer(Answer(evil, [place], notes=(evil,)), LocateQuery()) + words.failure(evil) + words.kept(evil)
     assert "<img" not in text
+
+
+@pytest.mark.parametrize(
+    ("confidence", "known", "title", "style"),
+    [
+        (0.99, True, "Best place", "gg-good"),
+        (0.21, True, "Perhaps here", "gg-unsure"),
+        (0.21, False, "Don't know", "gg-unsure"),
+        (None, True, "Best place", "gg-plain"),
+    ],
+)
+def test_only_a_confident_answer_is_green(confidence, known, title, style):
+    place = Place(1, 1.0, 2.0, 0.5, "t", confidence=confidence)
+    text = words.answer(Answer("a.jpg", [place], known=known), LocateQuery(threshold=0.5))
+    assert f">{title}<" in text and style in text
+    assert confidence is None or f"{confidence:.0%} confident" in text
+
+
+def test_advice_of_the_page_names_its_own_settings():
+    notes = ("field of view unknown, so the whole photo was taken for a panorama: state it (--fov DEGREES)", "other")
+    first, second = words.page_notes(notes)
+    assert "--" not in first and "under Settings" in first and second == "other"

@@ -16,7 +16,8 @@ def test_every_config_is_readable_and_its_model_exists(path):
     settings = load_settings(path, ["data.root=somewhere"])
     assert build_config(settings).model_type == "gengeo"
     assert batch_rules(settings).batch_size == settings.sampling.batch_size
-    assert (build_augmentation(settings) is None) == (not settings.augment.options)
+    augmented = settings.augment.enabled and bool(settings.augment.options)
+    assert (build_augmentation(settings) is None) == (not augmented)
 
 
 def test_values_on_the_command_line_win():

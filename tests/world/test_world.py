@@ -44,6 +44,20 @@ def test_tiles_are_65_metres_and_the_camera_stands_in_the_middle(small):
         assert (query["lat"], query["lon"]) == pytest.approx((tile["lat"], tile["lon"]), abs=5e-5)  # a few metres
 
 
+def test_tiles_of_another_size_have_the_same_names_and_centres(small, tmp_path):
+    wide = build_world("urban", "test", 12, cache_dir=tmp_path, workers=1, tile_m=100)
+    assert wide.name == "world/urban/test[tile_m=100]" and wide.gallery["tile_id"][:] == small.gallery["tile_id"][:]
+    rows = zip(small.gallery, wide.gallery, strict=True)
+    for narrow, tile in rows:
+        assert (tile["lat"], tile["lon"]) == (narrow["lat"], narrow["lon"])
+        assert (tile["north"] - tile["south"]) == pytest.approx(100 / 65 * (narrow["north"] - narrow["south"]))
+        inner = tile["aerial"].crop((12.25, 12.25, 57.75, 57.75)).resize((70, 70))  # the same ground, seen coarser
+        colours = [np.asarray(image, float).mean(axis=(0, 1)) for image in (inner, narrow["aerial"])]
+        assert np.abs(colours[0] - colours[1]).max() < 12
+    with pytest.raises(GenGeoError, match="tile_m must lie in"):
+        build_world("urban", "test", 12, cache_dir=tmp_path, workers=1, tile_m=500)
+
+
 def test_splits_lie_far_apart(small, tmp_path):
     train = build_world("urban", "train", 4, cache_dir=tmp_path, workers=1)
     gap = np.abs(np.array(train.queries["lat"][:])[:, None] - np.array(small.queries["lat"][:])[None])

@@ -15,7 +15,8 @@ Dataset = Annotated[
         metavar="NAME[:SPLIT] [ROOT] [KEY=VALUE]...",
         help="A data set: its name, with a split where one is needed, its directory (or a table's file), and options "
         "of its loader, for example missing=drop. Names: cvusa, cvact, vigor-same, vigor-cross, university1652, "
-        "cvcities, cvcities-CITY, loci, table, folder, parquet, webdataset, world-urban, world-rural, world-offcenter.",
+        "cvcities, cvcities-CITY, loci, justzoomin, justzoomin-area, justzoomin-covered, table, folder, parquet, "
+        "webdataset, world-urban, world-rural, world-offcenter, mixture.",
     ),
 ]
 

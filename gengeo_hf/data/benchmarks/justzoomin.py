@@ -59,13 +59,22 @@ def load(
     return data
 
 
+def load_published(root: str | Path, split: str, **options: Any) -> CrossViewDataset:
+    """`load` as published.
+
+    Raises:
+        GenGeoError: Another part or gallery was asked for.
+    """
+    return load(root, split, **_implied(_implied(options, "part", "published"), "gallery", "named"))
+
+
 def load_area(root: str | Path, split: str, **options: Any) -> CrossViewDataset:
     """`load` with part=area.
 
     Raises:
         GenGeoError: Another part was asked for.
     """
-    return load(root, split, **_implied(f"{NAME}-area", options, "part", "area"))
+    return load(root, split, **_implied(options, "part", "area"))
 
 
 def load_covered(root: str | Path, split: str, **options: Any) -> CrossViewDataset:
@@ -74,13 +83,17 @@ def load_covered(root: str | Path, split: str, **options: Any) -> CrossViewDatas
     Raises:
         GenGeoError: Another gallery was asked for.
     """
-    return load(root, split, **_implied(f"{NAME}-covered", options, "gallery", "covered"))
+    return load(root, split, **_implied(_implied(options, "part", "published"), "gallery", "covered"))
 
 
-def _implied(name: str, options: dict[str, Any], key: str, value: str) -> dict[str, Any]:
+def _implied(options: dict[str, Any], key: str, value: str) -> dict[str, Any]:
     """Options with the one that a name implies."""
     if options.get(key, value) != value:
-        raise GenGeoError(f"{name} implies {key}={value}, found {key}={options[key]}: leave it out, or write {NAME}")
+        raise GenGeoError(
+            f"the name of the data set implies {key}={value}, found {key}={options[key]}: leave it out, or take "
+            f"another of {NAME} (published test photos), {NAME}-covered (the same among all cells) and {NAME}-area "
+            "(split by area)"
+        )
     return options | {key: value}
 
 
@@ -163,9 +176,10 @@ def _check_tiles(report: Report, root: Path) -> None:
 
 def _check_leak(report: Report, photos: lists.Photos, there: np.ndarray) -> None:
     """The distance of test photos to training photos, of the published split and of the one by area."""
-    for name, parts in (("published", lists.published_parts(photos)), ("area", lists.area_parts(photos))):
-        distances = lists.distances_to_training(photos, parts)
-        if len(distances):
+    splits = {"published": lists.published_parts(photos), "area": lists.area_parts(photos)}
+    for name, parts in splits.items():
+        by_list = lists.list_parts(photos) if name == "published" else parts
+        if len(distances := lists.distances_to_training(photos, by_list)):
             report.add(f"split {name!r}, all listed photos", lists.format_leak(distances))
         counts = ", ".join(f"{int((there & (parts == part)).sum()):,} {part}" for part in PARTS)
         report.add(f"split {name!r}, on disk", counts)

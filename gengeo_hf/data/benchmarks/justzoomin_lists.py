@@ -157,6 +157,11 @@ def _plain(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else float(value)
 
 
+def list_parts(photos: Photos) -> np.ndarray:
+    """Part of each photo by its list alone, "train" or "test", as the authors train and test."""
+    return np.where(photos.is_test, "test", "train")
+
+
 def published_parts(photos: Photos) -> np.ndarray:
     """Part of each photo by the published lists: the validation part is cut out of the training list by area."""
     parts = np.where(photos.is_test, "test", "").astype("U10")

@@ -108,7 +108,7 @@ def _agreement(index: GeoIndex, store: StoreIndex, samples: int) -> float:
         return 1.0
     largest = max(index.segments, key=lambda segment: segment.record.live)
     queries = sample_queries(largest.descriptors, samples)
-    pairs = zip(index.search(queries, 10), store.search(queries, 10), strict=True)
+    pairs = zip(index.search(queries, 10, fused=False), store.search(queries, 10), strict=True)
     return float(np.mean([len({h.tile_id for h in a} & {h.tile_id for h in b}) / len(a) for a, b in pairs]))
 
 

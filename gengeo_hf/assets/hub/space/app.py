@@ -26,9 +26,10 @@ processor = AutoImageProcessor.from_pretrained(SETTINGS["model"], trust_remote_c
 
 
 @torch.inference_mode()
-def encode(images: list[Image.Image], view: str) -> np.ndarray:
-    """Unit descriptors (N, D) of images of one view."""
-    pixels = processor(images, view=view, return_tensors="pt")["pixel_values"]
+def encode(images: list[str | Image.Image], view: str) -> np.ndarray:
+    """Unit descriptors (N, D) of images of one view, given as files; gradio's own opener would clip 16-bit ones."""
+    opened = [Image.open(image) if isinstance(image, str) else image for image in images]
+    pixels = processor(opened, view=view, return_tensors="pt")["pixel_values"]
     return model(pixels, view=view).pooler_output.numpy()
 
 
@@ -64,7 +65,7 @@ def fetched(repository: str, repo_type: str, names: list[str]) -> Path:
     return Path(snapshot_download(repository, repo_type=repo_type, allow_patterns=names))
 
 
-def rank_images(photo: Image.Image, tiles: list[str]) -> list[tuple[Image.Image, str]]:
+def rank_images(photo: str, tiles: list[str]) -> list[tuple[Image.Image, str]]:
     """The uploaded tiles, most similar first."""
     if photo is None or not tiles:
         raise gr.Error("Give a photo and at least one aerial image.")
@@ -76,7 +77,7 @@ def rank_images(photo: Image.Image, tiles: list[str]) -> list[tuple[Image.Image,
     return [(images[i], f"{scores[i]:.3f}") for i in np.argsort(-scores)]
 
 
-def rank_index(photo: Image.Image) -> list[list[str]]:
+def rank_index(photo: str) -> list[list[str]]:
     """The best tiles of the index: id, latitude, longitude, similarity."""
     if photo is None:
         raise gr.Error("Give a photo.")
@@ -93,7 +94,7 @@ INDEX = load_index(SETTINGS["index"]) if SETTINGS.get("index") else None
 
 with gr.Blocks(title="GenGeo") as page:
     gr.Markdown(f"Which aerial image shows the place of this photo? Model: `{SETTINGS['model']}`")
-    photo_input = gr.Image(type="pil", label="ground photo")
+    photo_input = gr.Image(type="filepath", image_mode=None, label="ground photo")
     if INDEX is None:
         tiles_input = gr.Files(label="aerial images", file_types=["image"])
         gr.Button("Rank").click(rank_images, [photo_input, tiles_input], gr.Gallery(label="most similar first"))

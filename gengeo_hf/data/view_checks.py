@@ -1,0 +1,62 @@
+"""Whether a data set has the views that a model asks for, and where in its tile each photo was taken."""
+
+from typing import Any
+
+import numpy as np
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.schema import CrossViewDataset
+
+OFF_CENTRE = 0.1  # of the tile's side: photos farther from the middle have no polar tile
+
+
+def positions_in_tiles(dataset: CrossViewDataset) -> np.ndarray:
+    """Where in its positive tile each photo was taken.
+
+    Args:
+        dataset: Queries and gallery.
+
+    Returns:
+        float32 (queries, 2): column and row as fractions of the tile's width and height from its upper left corner; NaN
+        where the photo's position or the tile's bounds are unknown.
+    """
+    rows = dataset.positive_rows()
+    west, south, east, north = (
+        np.array(dataset.gallery[name][:], dtype=float)[rows] for name in ("west", "south", "east", "north")
+    )
+    lat, lon = (np.array(dataset.queries[name][:], dtype=float) for name in ("lat", "lon"))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = np.stack([(lon - west) / (east - west), (north - lat) / (north - south)], axis=1)
+    return found.astype(np.float32)
+
+
+def check_views(dataset: CrossViewDataset, processor: Any) -> None:
+    """Refuse data that lack the views of a model, before images are read.
+
+    Args:
+        dataset: Queries and gallery.
+        processor: The model's image processor, with its `view_transforms`.
+
+    Raises:
+        GenGeoError: Bird's-eye views of photos that are not panoramas, or polar tiles of photos off their centres.
+    """
+    views = processor.view_transforms or {}
+    if ground := views.get("ground"):
+        cameras = dataset.cameras()
+        photos = sum(not camera.is_panorama for camera in cameras)
+        if photos:
+            raise GenGeoError(
+                f"the view {ground} needs panoramas, and {photos:,} of {len(cameras):,} ground images of "
+                f"{dataset.name} are photos or of an unknown field of view: use a model, or a configuration, without "
+                "a bird's-eye view"
+            )
+    if aerial := views.get("aerial"):
+        off = np.abs(positions_in_tiles(dataset) - 0.5).max(axis=1)
+        off = off[np.isfinite(off)]
+        far = int((off > OFF_CENTRE).sum())
+        if far:
+            raise GenGeoError(
+                f"the view {aerial} needs photos in the middle of their tiles, and {far:,} of {len(off):,} photos of "
+                f"{dataset.name} with known places stand farther than {OFF_CENTRE:.0%} of the tile's side from it: use "
+                "a model, or a configuration, without polar tiles"
+            )

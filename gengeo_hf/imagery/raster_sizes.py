@@ -1,0 +1,69 @@
+"""Rasters cut into tiles of one or several ground sizes around the same centres."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from gengeo_hf.imagery.raster import RasterTiles
+
+
+class SeveralRasterSizes:
+    """Tiles of several ground sizes around the centres of the smallest one.
+
+    Args:
+        paths: Raster files.
+        sizes: Sides of a tile in metres on the ground.
+        overlap: Share of the smallest tile that its neighbour repeats.
+        options: As `RasterTiles`.
+
+    Raises:
+        GenGeoError: As `RasterTiles`.
+    """
+
+    def __init__(self, paths: Sequence[str | Path], sizes: Sequence[float], overlap: float, **options: Any) -> None:
+        self.tile_sizes = tuple(sorted(set(sizes)))
+        smallest = RasterTiles(paths, self.tile_sizes[0], overlap, **options)
+        centres = smallest.table["lat"].to_numpy(), smallest.table["lon"].to_numpy()
+        rest = [RasterTiles(paths, size, overlap, centres=centres, **options) for size in self.tile_sizes[1:]]
+        self._parts = [smallest, *rest]
+        self.name, self.acquired, self.rights = smallest.name, smallest.acquired, smallest.rights
+        self.notes = list(dict.fromkeys(note for part in self._parts for note in part.notes))
+        self.rendering = "; ".join(part.rendering for part in self._parts)
+        self.table, self._part, self._row = _by_cell(self._parts)
+
+    def read(self, row: int) -> Image.Image | None:
+        """Pixels of one tile; None where too much of it holds no data.
+
+        Raises:
+            GenGeoError: A file cannot be read there.
+        """
+        return self._parts[int(self._part[row])].read(int(self._row[row]))
+
+
+def open_rasters(
+    paths: Sequence[str | Path], sizes: Sequence[float], overlap: float, **options: Any
+) -> RasterTiles | SeveralRasterSizes:
+    """Rasters cut into tiles of one or several ground sizes; arguments as `SeveralRasterSizes`."""
+    if len(set(sizes)) == 1:
+        return RasterTiles(paths, sizes[0], overlap, **options)
+    return SeveralRasterSizes(paths, sizes, overlap, **options)
+
+
+def _by_cell(parts: Sequence[RasterTiles]) -> tuple[pa.Table, np.ndarray, np.ndarray]:
+    """All tiles, those of one centre together and the smallest first; the part and the row in it of each."""
+    first = parts[0].table
+    cell_of = {place: cell for cell, place in enumerate(zip(*_centres(first), strict=True))}
+    cells = np.concatenate([[cell_of[place] for place in zip(*_centres(part.table), strict=True)] for part in parts])
+    part = np.concatenate([np.full(len(one.table), number) for number, one in enumerate(parts)])
+    row = np.concatenate([np.arange(len(one.table)) for one in parts])
+    order = np.lexsort((part, cells))
+    table = pa.concat_tables([one.table for one in parts]).take(pa.array(order)).combine_chunks()
+    return table, part[order], row[order]
+
+
+def _centres(table: pa.Table) -> tuple[list[float], list[float]]:
+    return table["lat"].to_pylist(), table["lon"].to_pylist()

@@ -1,0 +1,96 @@
+"""Search of an index that holds each cell in several ground sizes: the scores of a cell's tiles are fused.
+
+A cell is all tiles with one centre. Its score is the mean of the cosines of its tiles, or the highest of them. Cells
+whose tiles are among the best single ones are scored exactly from all of their tiles.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gengeo_hf.common.errors import GenGeoError
+
+if TYPE_CHECKING:
+    from gengeo_hf.common.area import Area
+    from gengeo_hf.index.version import Version
+
+FUSIONS = ("mean", "max")
+DEPTH = 8  # single tiles that are looked at for each cell that is asked for and each of its sizes
+LEAST_DEPTH = 256
+
+
+def check_fusion(name: str) -> str:
+    """The name of a way to fuse scores.
+
+    Raises:
+        GenGeoError: It is unknown.
+    """
+    if name not in FUSIONS:
+        raise GenGeoError(f"unknown fusion {name!r}: expected {' or '.join(FUSIONS)}")
+    return name
+
+
+class CellSearch:
+    """Fused search over one version of an index.
+
+    Args:
+        version: An open version.
+        fusion: "mean" or "max".
+    """
+
+    def __init__(self, version: "Version", fusion: str) -> None:
+        self._version, self._mean = version, check_fusion(fusion) == "mean"
+        rows, centres, sides = [], [], []
+        for base, segment in zip(version.bases[:-1], version.segments, strict=True):
+            live = segment.live_rows()
+            tiles = segment.tiles.select(["lat", "lon", "south", "north"]).take(live)
+            rows.append(live + int(base))
+            centres.append(np.stack([tiles["lat"].to_numpy(), tiles["lon"].to_numpy()], axis=1))
+            sides.append(np.nan_to_num(tiles["north"].to_numpy() - tiles["south"].to_numpy(), nan=np.inf))
+        row, centre, side = (np.concatenate(parts) for parts in (rows, centres, sides))
+        cells = np.unique(centre, axis=0, return_inverse=True)[1].ravel()
+        order = np.lexsort((side, cells))  # a cell's tiles stand together, the smallest first
+        self._rows = row[order]
+        self._first = np.concatenate([[0], np.flatnonzero(np.diff(cells[order])) + 1, [len(order)]])
+        self._cell_of = np.full(int(version.bases[-1]), -1, np.int64)
+        self._cell_of[row] = cells
+        self._sizes = int(np.diff(self._first).max()) if len(order) else 1
+
+    def search(self, queries: np.ndarray, k: int, area: "Area | None" = None) -> tuple[np.ndarray, np.ndarray]:
+        """Best cells of each query.
+
+        Args:
+            queries: float32 (queries, dim), unit length.
+            k: Cells for each query, at most.
+            area: Where their centres must lie.
+
+        Returns:
+            Fused scores, float32 (queries, cells), best first, and the row of each cell's smallest tile, int64; -1
+            where there are fewer cells.
+        """
+        depth = max(LEAST_DEPTH, DEPTH * k) * self._sizes
+        _, found = self._version.search(queries, depth, area)
+        scores = np.full((len(queries), k), -np.inf, np.float32)
+        rows = np.full((len(queries), k), -1, np.int64)
+        for number, (query, candidates) in enumerate(zip(queries, found, strict=True)):
+            cells = np.unique(self._cell_of[candidates[candidates >= 0]])
+            fused = self._fused(query, cells)
+            best = np.lexsort((cells, -fused))[:k]
+            scores[number, : len(best)] = fused[best]
+            rows[number, : len(best)] = self._rows[self._first[cells[best]]]
+        return scores, rows
+
+    def _fused(self, query: np.ndarray, cells: np.ndarray) -> np.ndarray:
+        """Scores of cells from all of their tiles, (cells,)."""
+        counts = self._first[cells + 1] - self._first[cells]
+        starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
+        inside = np.arange(int(counts.sum())) - np.repeat(starts, counts)
+        rows = self._rows[np.repeat(self._first[cells], counts) + inside]
+        if not len(rows):
+            return np.zeros(0, np.float32)
+        order = np.argsort(rows)
+        scores = np.empty(len(rows), np.float32)
+        scores[order] = self._version.searcher.scores(query, rows[order])
+        if self._mean:
+            return np.asarray(np.add.reduceat(scores, starts) / counts, dtype=np.float32)
+        return np.asarray(np.maximum.reduceat(scores, starts), dtype=np.float32)
