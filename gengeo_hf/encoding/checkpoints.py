@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.transfer import first_line
 from gengeo_hf.encoding.backends.exported import FOLDER, MANIFEST, ExportedGraphs, find_export
+from gengeo_hf.encoding.backends.protocol import FEW
 from gengeo_hf.encoding.preprocessing import FileProcessor
 
 if TYPE_CHECKING:
     from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
 
+EXPORT_REASON = "CPU: onnx float32, the export of these weights, which starts without torch"
 TRAINING_RECORD = "gengeo_training.json"
 
 
@@ -76,8 +78,19 @@ def load_export(
     return graphs, processor, training_record(home)
 
 
-def has_matching_export(name: str | Path) -> bool:
-    """Whether a checkpoint folder holds an ONNX export of its own weights that this machine can run."""
+def is_worth_export(name: str | Path, compute_dtype: str | None, images: int | None) -> bool:
+    """Whether a few images should go through the ONNX export of a checkpoint folder instead of the model.
+
+    Args:
+        name: The folder.
+        compute_dtype: Asked for; the export computes in float32.
+        images: How many will be encoded, None where that is not known.
+
+    Returns:
+        False too where the export was made from other weights, or onnxruntime is not installed.
+    """
+    if images is None or images >= FEW or compute_dtype not in (None, "auto", "float32"):
+        return False
     if not (Path(name) / FOLDER / MANIFEST).is_file() or importlib.util.find_spec("onnxruntime") is None:
         return False
     try:

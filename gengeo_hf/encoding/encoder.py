@@ -15,10 +15,10 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.encoding.backends.exported import ExportedGraphs
 from gengeo_hf.encoding.backends.graphs import graph_backend
 from gengeo_hf.encoding.backends.loaded import LoadedModel
-from gengeo_hf.encoding.backends.protocol import FEW, Backend, Choice, check_words
-from gengeo_hf.encoding.checkpoints import TRAINING_RECORD, has_matching_export, load_parts, training_record
+from gengeo_hf.encoding.backends.protocol import Backend, Choice, check_words
+from gengeo_hf.encoding.checkpoints import EXPORT_REASON, TRAINING_RECORD, is_worth_export, load_parts, training_record
 from gengeo_hf.encoding.fingerprint import at_input_scale
-from gengeo_hf.encoding.inputs import check_own_size, fetch_image, is_address, is_single_image, load_image
+from gengeo_hf.encoding.inputs import check_own_size, check_view, fetch_image, is_address, is_single_image, load_image
 from gengeo_hf.encoding.preprocessing import scaled_sizes
 from gengeo_hf.encoding.protocol import EncoderProtocol, View
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from gengeo_hf.encoding.preprocessing import FileProcessor
     from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
-
-VIEWS = ("ground", "aerial")
 
 
 class Encoder:
@@ -155,13 +153,13 @@ class Encoder:
         if (Path(name) / "gengeo_fusion.json").is_file():
             from gengeo_hf.encoding.fusion import load_fusion
 
+            if input_scale != 1:
+                raise GenGeoError(f"{name} joins several models, which have no common input scale: leave it out")
             kwargs |= {"device": device, "batch_size": batch_size, "expected_images": expected_images}
             return load_fusion(Path(name), truncate_dim, backend=backend, compute_dtype=compute_dtype, **kwargs)
-        reason = ""
-        few = expected_images is not None and expected_images < FEW
-        usual = dtype is None and compute_dtype in (None, "auto", "float32") and str(device or "cpu") == "cpu"
-        if backend == "auto" and not needs_model and few and usual and not kwargs and has_matching_export(name):
-            backend, reason = "onnx", "CPU: onnx float32, the export of these weights, which starts without torch"
+        is_export = not needs_model and backend == "auto" and str(device or "cpu") == "cpu" and not kwargs
+        if is_export := is_export and is_worth_export(name, compute_dtype, expected_images):
+            backend = "onnx"
         model, processor, record = load_parts(name, backend, compute_dtype, **kwargs)
         encoder = cls(
             model,
@@ -171,13 +169,13 @@ class Encoder:
             backend=backend,
             compute_dtype=compute_dtype,
             expected_images=expected_images,
-            directory=Path(name) if Path(name).is_dir() else None,
+            directory=Path(name),
         )
         encoder.training_record = record
         if input_scale != 1:
             encoder.scale_input(input_scale)
-        if reason:
-            encoder.choice = Choice(encoder.backend, reason)
+        if is_export:
+            encoder.choice = Choice(encoder.backend, EXPORT_REASON)
         if truncate_dim is not None:
             encoder.truncate(truncate_dim)
         return encoder
@@ -325,7 +323,7 @@ class Encoder:
             GenGeoError: An image is missing or broken, or the view is unknown.
             ValueError: The model cannot take images of this size.
         """
-        _check_view(view)
+        check_view(view)
         single = is_single_image(images)
         several = [images] if single else images if hasattr(images, "__len__") else list(images)
         fetched: Iterable[Any] = (fetch_image(image) if is_address(image) else image for image in several)
@@ -347,7 +345,7 @@ class Encoder:
         Yields:
             Unit descriptors, float32 (at most batch_size, dim).
         """
-        _check_view(view)
+        check_view(view)
         size = self.batch_size if batch_size is None else batch_size
         _check_batch_size(size)
         if not resize:
@@ -391,11 +389,6 @@ class Encoder:
             )
         cosines: np.ndarray = first @ second.T
         return cosines
-
-
-def _check_view(view: object) -> None:
-    if not isinstance(view, str) or view not in VIEWS:
-        raise GenGeoError(f'view is {view!r}: expected "ground" for photos or "aerial" for tiles')
 
 
 def _check_batch_size(batch_size: int) -> None:
