@@ -124,7 +124,7 @@ def scaled_sizes(
         )
         if high * wide < fewest_tokens:
             raise GenGeoError(
-                f"at input scale {scale:g} a {view} image has {high * wide} tokens, the model needs at least "
+                f"at input scale {scale:g} {view} images have {high * wide} tokens, the model needs at least "
                 f"{fewest_tokens}: give a larger scale"
             )
         found[view] = {"height": high * patches[0], "width": wide * patches[1]}
