@@ -1,7 +1,7 @@
 """A page without a server: onnxruntime-web encodes a photo in the browser and searches a small index there.
 
-The runtime is fetched from npm when the page is written, in a pinned version whose checksum is compared, and kept in the
-user's cache; the package does not hold it.
+The runtime is fetched from npm when the page is written, in a pinned version whose checksum is compared, and kept in
+the user's cache; the package does not hold it.
 """
 
 import hashlib
