@@ -2,8 +2,8 @@
 
     python benchmarks/startup.py --rounds 9
 
-One photo is located with a model of the demo's size, so that the start is what is measured: from the weights, and from an ONNX export
-of them, which needs neither torch nor transformers. `PreTrainedModel` is what transformers itself takes.
+One photo is located with a model of the demo's size, so that the start is what is measured: from the weights, and from
+an ONNX export of them, which needs neither torch nor transformers. `PreTrainedModel` is what transformers itself takes.
 """
 
 import argparse
