@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,3 +129,18 @@ def training_record(name: str | Path, revision: str | None = None, **where: Any)
         return {} if path is None else dict(json.loads(Path(path).read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise GenGeoError(f"{path} is no training record ({error}); fetch or save the checkpoint again") from error
+
+
+def caveat_of(record: Mapping[str, Any]) -> str:
+    """What a user must know before believing the answers of a model with this training record."""
+    if not record:
+        return (
+            "unknown training data: this checkpoint has no training record, and its weights may even be random; "
+            "believe its answers only after an evaluation"
+        )
+    if record.get("synthetic"):
+        return (
+            f"this model was trained on the synthetic {record.get('trained_on', 'world')} only and has never seen a "
+            "real photo: its answers on real photos mean nothing"
+        )
+    return ""

@@ -51,9 +51,9 @@ def write_static_space(
         GenGeoError: The model has no int8 graphs, the index is of another model or too large, or the runtime cannot be
             fetched or is not the pinned one.
     """
+    from gengeo_hf.encoding.checkpoints import caveat_of
     from gengeo_hf.encoding.encoder import Encoder
     from gengeo_hf.index import GeoIndex
-    from gengeo_hf.localization.localizer import caveat_of
 
     check_replaceable(out, "space", overwrite)
     gallery = GeoIndex.load(index)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias, overload
@@ -13,6 +13,7 @@ from PIL import Image
 from gengeo_hf.common.area import Area
 from gengeo_hf.common.camera import CameraView
 from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.encoding.checkpoints import caveat_of
 from gengeo_hf.encoding.inputs import is_single_image
 from gengeo_hf.encoding.protocol import EncoderProtocol
 from gengeo_hf.index.adapt import adapted_for, encoder_options
@@ -331,21 +332,6 @@ def open_index(where: str | Path) -> GeoIndex | StoreIndex:
     from gengeo_hf.index.stores import connect, is_address
 
     return connect(str(where)) if is_address(str(where)) else GeoIndex.load(where)
-
-
-def caveat_of(record: Mapping[str, Any]) -> str:
-    """What a user must know before believing the answers of a model with this training record."""
-    if not record:
-        return (
-            "unknown training data: this checkpoint has no training record, and its weights may even be random; "
-            "believe its answers only after an evaluation"
-        )
-    if record.get("synthetic"):
-        return (
-            f"this model was trained on the synthetic {record.get('trained_on', 'world')} only and has never seen a "
-            "real photo: its answers on real photos mean nothing"
-        )
-    return ""
 
 
 def _best_of(several: Sequence[tuple[list[Hit], float]], k: int) -> tuple[list[Hit], dict[str, float]]:
