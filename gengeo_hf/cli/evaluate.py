@@ -67,9 +67,17 @@ def evaluate(
             **LENGTHS,
         ),
     ] = None,
+    distractors: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="Tiles of other places that are added to the gallery, for R@1 against its size: an index of the "
+            "model, imagery as `gengeo index` takes it, or a data set. With --out the curve is drawn beside it.",
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward pass.")] = 32,
     device: Device = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of random headings.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of random headings and of the order of distractors.")] = 0,
     pose: Annotated[
         bool,
         typer.Option(
@@ -121,6 +129,8 @@ def evaluate(
         gengeo evaluate --model ./model --protocol cvusa-to-cvact --data "cvact /data/CVACT"
 
         gengeo evaluate --model ./model --data "world-offcenter num_pairs=500" --tile 45m,65m,100m
+
+        gengeo evaluate --model ./model --data "cvusa /data/CVUSA" --distractors country.gengeo --out x.json
 
         gengeo evaluate --model ./model --pose --heading-prior 45 --protocol world-pose
 
@@ -177,6 +187,9 @@ def evaluate(
     if tile is not None:
         _evaluate_sizes(model, data or rules.dataset, tile, rules, options, as_json, out)
         return
+    if distractors is not None:
+        _evaluate_with_distractors(model, data, rules, distractors, options, as_json, out)
+        return
     result = evaluate(model, data, rules, **options)
     if not PartialState().is_main_process:
         return
@@ -186,6 +199,32 @@ def evaluate(
         console.result(summary_text(result))
     if out is not None:
         console.note(f"wrote {result.save(out)}")
+
+
+def _evaluate_with_distractors(
+    model: str, data: str | None, rules: Any, source: str, options: dict[str, Any], as_json: bool, out: Path | None
+) -> None:
+    """Evaluate, then count again in galleries that grow by distractors; print, write and draw."""
+    from gengeo_hf.common.files import atomic_file
+    from gengeo_hf.evaluation.distractors import evaluate_with_distractors
+    from gengeo_hf.evaluation.plots import gallery_size_curve
+    from gengeo_hf.evaluation.run import summary_text
+
+    found = evaluate_with_distractors(model, data, rules, source, **options)
+    if found is None:  # another process prints
+        return
+    result, curve = found
+    if as_json:
+        console.json_line(result.percent() | {"distractors": curve.to_dict()})
+    else:
+        console.result(summary_text(result))
+        console.result(curve)
+    if out is not None:
+        console.note(f"wrote {result.save(out)}")
+        picture = out.with_suffix(".distractors.png")
+        with atomic_file(picture) as temporary:
+            gallery_size_curve({result.summary["model"]["name"]: curve}).savefig(temporary, format="png")
+        console.note(f"wrote {picture}")
 
 
 def _evaluate_sizes(
