@@ -250,16 +250,23 @@ def build_parts(count: int, folder: Path) -> GeoIndex:
     return GeoIndex.load(path, verify=False)
 
 
-def edits(count: int, folder: Path) -> Iterator[dict[str, Any]]:
-    """What edits cost, and what segments and tombstones cost a search; more figures with each step."""
-    index = build_parts(count, folder)
-    result: dict[str, Any] = {"tiles": len(index), "segments": len(index.manifest.segments)}
-    result["remove_one"] = cost(index, lambda: index.remove(["77"]))
-    more = OneColour(32, count)
-    result["add_32"] = cost(index, lambda: index.add(RandomEncoder(), more))
-    dead = np.random.default_rng(1).choice(count, count // 10, replace=False).astype(str).tolist()
-    result["remove_tenth"] = cost(index, lambda: index.remove(dead))
-    yield result
+def edits(count: int, folder: Path, known: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """What edits cost, and what segments and tombstones cost a search; more figures with each step.
+
+    An index that an interrupted run has edited is used again, with the figures that are known of it.
+    """
+    path = folder / "edits.gengeo"
+    if path.exists() and GeoIndex.load(path, verify=False).manifest.deleted >= count // 10:
+        index, result = GeoIndex.load(path, verify=False), dict(known)
+    else:
+        index = build_parts(count, folder)
+        result = {"tiles": len(index), "segments": len(index.manifest.segments)}
+        result["remove_one"] = cost(index, lambda: index.remove(["77"]))
+        more = OneColour(32, count)
+        result["add_32"] = cost(index, lambda: index.add(RandomEncoder(), more))
+        dead = np.random.default_rng(1).choice(count, count // 10, replace=False).astype(str).tolist()
+        result["remove_tenth"] = cost(index, lambda: index.remove(dead))
+        yield result
     queries = drawn_queries(index)
     exact = exact_ids(index, queries, 10)
     many, whole = index, folder / "whole.gengeo"
@@ -347,8 +354,9 @@ def main() -> None:
         folder = given.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(exist_ok=True, parents=True)
         if given.edits:
-            for step in edits(given.edits, folder):
-                keep(f"edits at {given.edits:,}", step)
+            name = f"edits at {given.edits:,}"
+            for step in edits(given.edits, folder, figures.get(name, {})):
+                keep(name, step)
         name = f"{given.tiles:,} tiles"
         for step in large(given.tiles, folder, figures.get(name, {})) if given.tiles else ():
             keep(name, step)
