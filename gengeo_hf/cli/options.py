@@ -68,6 +68,12 @@ def read_bounds(text: str) -> "Bounds":
     return parse_bounds(text)
 
 
+def _seconds(text: str) -> float:
+    from gengeo_hf.common.units import parse_seconds
+
+    return parse_seconds(text)
+
+
 def _range(text: str) -> tuple[float, float]:
     from gengeo_hf.common.units import parse_range
 
@@ -77,6 +83,7 @@ def _range(text: str) -> tuple[float, float]:
 LENGTH = checked(_metres, "LENGTH")  # 65, 65m, 1.5km, 300ft: metres
 LENGTHS = checked(_lengths, "LENGTH[,LENGTH]")  # 60m,120m
 SHARE = checked(_share, "SHARE")  # 50% or 0.5
+SECONDS = checked(_seconds, "TIME")  # 1s, 500ms, 1min: seconds
 RANGE = checked(_range, "LOW,HIGH")
 
 Model = Annotated[str, typer.Option("--model", help="Checkpoint directory or Hub id.")]

@@ -19,7 +19,17 @@ from gengeo_hf.index.contents import MOST_SOURCES
 from gengeo_hf.index.edit import NO_DATA, Edit, check_output, editing
 from gengeo_hf.index.encode import encode_units
 from gengeo_hf.index.fusion import check_fusion
-from gengeo_hf.index.manifest import Build, Manifest, Model, Shard, Source, new_manifest, read_manifest, write_manifest
+from gengeo_hf.index.manifest import (
+    Build,
+    Manifest,
+    Model,
+    Shard,
+    Source,
+    has_manifest,
+    new_manifest,
+    read_manifest,
+    write_manifest,
+)
 from gengeo_hf.index.segment import LEFT_OUT_SCHEMA, NewRows, write_segment
 from gengeo_hf.index.version import Version, is_in
 from gengeo_hf.index.work import Work, read_descriptors, read_jpegs, read_states
@@ -67,7 +77,8 @@ class BuildReport:
         if self.partly_empty:
             lines.append(f"{self.partly_empty:,} tiles partly without data")
         if self.broken_count:
-            lines.append(f"{self.broken_count:,} tiles left out: unreadable, first: {self.broken[0]}")
+            first = f", first: {self.broken[0]}" if self.broken else ""
+            lines.append(f"{self.broken_count:,} tiles left out: unreadable{first}")
         if self.kept_work:
             lines.append(f"unfinished work of another command is kept in {self.kept_work[0]}")
         return "; ".join(lines)
@@ -112,8 +123,8 @@ def build_index(
     work = Work.of(path, encoder, source, thumbnail_pixels)
     present = read_manifest(path) if add else check_output(path, overwrite=True)
     if present is not None and not add and not overwrite:
-        if work.key in present.work and present.shard == _shard_record(shard, work):
-            return _complete(source.name, present)
+        if done := finished_build(path, source.name, work.key, _shard_record(shard, work)):
+            return done
         check_output(path)
     if add and present is not None and present.model.fingerprint != encoder.fingerprint:
         raise GenGeoError(f"{path} was made by another model; use that model, or index the imagery again")
@@ -140,8 +151,18 @@ def build_index(
     return report
 
 
-def _complete(name: str, present: Manifest) -> BuildReport:
-    """The report about an index that the same command made before."""
+def finished_build(path: Path, name: str, key: str, shard: Shard | None = None) -> BuildReport | None:
+    """The report about an index that the same command made before; None where there is none.
+
+    Args:
+        path: Directory of the index.
+        name: Of the imagery.
+        key: See `Work.key`.
+        shard: Which part of a divided build it is, None for a whole one.
+    """
+    present = read_manifest(path) if has_manifest(path) else None
+    if present is None or key not in present.work or present.shard != shard:
+        return None
     no_data = present.left_out.reasons.get(NO_DATA, 0)
     unreadable = sum(present.left_out.reasons.values()) - no_data
     return BuildReport(name, tiles=present.tiles, no_data=no_data, broken_count=unreadable, was_complete=True)

@@ -92,6 +92,7 @@ class Answer:
         exif_is_prior: the search was limited by `exif_position`, so the distance to it says nothing.
         time: when it was taken, by its EXIF data.
         not_in_index: probability in [0, 1] that the photo was taken outside of the index; None without a calibration.
+        video_s: seconds since the beginning of its video; None for a photo.
     """
 
     photo: str
@@ -103,6 +104,7 @@ class Answer:
     exif_is_prior: bool = False
     time: datetime | None = None
     not_in_index: float | None = None
+    video_s: float | None = None
 
     @property
     def best(self) -> Place | None:
@@ -190,6 +192,7 @@ def to_geojson(answers: Sequence[Answer], caveat: str = "", drive: bool = False)
     features = []
     for answer in answers:
         common = {"photo": answer.photo, "time": answer.time.isoformat() if answer.time else None}
+        common |= {"video_s": answer.video_s} if answer.video_s is not None else {}
         for place in answer.places:
             values = {key: value for key, value in vars(place).items() if key not in ("lat", "lon", "bounds")}
             values |= {"bounds": list(place.bounds) if place.bounds else None, "known": answer.known}

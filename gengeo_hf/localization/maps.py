@@ -255,9 +255,15 @@ def _label(place: Place) -> str:
 def _photo_picture(answer: Answer, size: int) -> bytes:
     """A small JPEG of the photo itself, its longer side `size` pixels."""
     from gengeo_hf.common.images import open_image
+    from gengeo_hf.common.video import read_frame
     from gengeo_hf.index.segment import thumbnail
 
-    return b"" if answer.error else thumbnail(open_image(answer.photo, target_size=(size, size)), size)
+    if answer.error:
+        return b""
+    image = (
+        read_frame(answer.photo) if answer.video_s is not None else open_image(answer.photo, target_size=(size, size))
+    )
+    return thumbnail(image, size)
 
 
 def _neighbours(answers: Sequence[Answer], index: GeoIndex, drawn: set[str], limit: int) -> list[MapOverlay]:

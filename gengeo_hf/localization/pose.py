@@ -71,6 +71,10 @@ class PoseSettings:
             raise GenGeoError(f"--heading-prior must be one of {', '.join(PRIORS)}, found {self.heading_prior!r}")
 
 
+class UnposedError(GenGeoError):
+    """What one photo lacks for a pose: it concerns this photo, not the others."""
+
+
 class PoseFinder:
     """Finds poses with the heads of a checkpoint, or without a head.
 
@@ -103,7 +107,7 @@ class PoseFinder:
         """The places of one photo with position, heading and radii of their poses.
 
         Args:
-            photo: with an image.
+            photo: with an image. `refused` becomes the error where it lacks what the heads or the search need.
             camera: what the user states.
             hits: the most similar tiles, best first.
             places: of these tiles, best first.
@@ -120,6 +124,14 @@ class PoseFinder:
         view = ground_view(self.encoder, self.canvas, photo, camera, self.settings.heading_prior)
         if view is None:
             return list(places), "no pose: its field of view is not known; state it (--fov DEGREES)"
+        try:
+            return self._refined(view, hits, places)
+        except UnposedError as error:
+            photo.refused = error
+            return list(places), f"no pose: {error}"
+
+    def _refined(self, view: GroundView, hits: Sequence[Hit], places: Sequence[Place]) -> tuple[list[Place], str]:
+        """The places with their poses, and what is rough."""
         head = self._head(view.prior)
         fusion = self.settings.fusion
         if head is not None and fusion is not None and fusion.enabled and view.prior == "known":
@@ -163,7 +175,7 @@ class PoseFinder:
         if self.settings.method == FITTED or any(
             self._load(name) is not None for name in PRIORS if name not in fitting
         ):
-            raise GenGeoError(
+            raise UnposedError(
                 f"{self.checkpoint} has no pose head {FOLDER}/{prior}, which a photo with heading {prior} needs: fit "
                 f"one with gengeo pose fit --heading-prior {prior}, state the heading (--heading), or use --pose search"
             )
@@ -243,7 +255,7 @@ class PoseFinder:
     def _searched(self, view: GroundView, hits: Sequence[Hit]) -> list[tuple[Poses, int]]:
         """Poses without a head."""
         if not view.panorama:
-            raise GenGeoError("the search without a head takes panoramas; fit a head for photos (gengeo pose fit)")
+            raise UnposedError("the search without a head takes panoramas; fit a head for photos (gengeo pose fit)")
         images = self._images([hit.tile_id for hit in hits])
         settings, reach = SearchSettings.for_prior(view.prior), PRIORS[view.prior]
         poses = []
