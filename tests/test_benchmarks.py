@@ -38,9 +38,21 @@ def test_every_section_runs_and_is_written(tmp_path):
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-3000:]
     found = json.loads((tmp_path / "bench.json").read_text())
-    sections = {"start", "extraction", "answer", "head", "sampler", "mining", "ranks", "search", "world"}
+    sections = {
+        "start",
+        "extraction",
+        "answer",
+        "int8",
+        "input scale",
+        "head",
+        "sampler",
+        "mining",
+        "ranks",
+        "search",
+        "world",
+    }
     assert sections <= set(found["sections"])
-    for name in sections - {"start", "answer", "head"}:
+    for name in sections - {"start", "answer", "int8", "input scale", "head"}:
         assert any(row["unit"] == "exponent" for row in found["sections"][name]), name
     cosines = [row["value"] for row in found["sections"]["extraction"] if row["unit"] == "lowest cosine to it"]
     assert len(cosines) >= 2 and min(cosines) > 0.9
