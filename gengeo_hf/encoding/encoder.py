@@ -353,9 +353,8 @@ class Encoder:
         iterator = iter(images)
         while batch := [load_image(image) for image in itertools.islice(iterator, size)]:
             options: dict[str, Any] = {} if resize else {"do_resize": False}
-            options["view"] = view
-            inputs = self.processor(batch, return_tensors="np" if self._model is None else "pt", **options)
-            yield self.encode_pixels(inputs["pixel_values"], view)
+            options["return_tensors"] = "np" if self._model is None else "pt"
+            yield self.encode_pixels(prepare(self.processor, batch, view, **options), view)
 
     def encode_pixels(self, pixels: torch.Tensor | np.ndarray, view: View) -> np.ndarray:
         """Unit descriptors, float32 (B, dim), of pixel values (B, 3, H, W) on any device.

@@ -115,3 +115,24 @@ def check_own_size(processor: Any, view: str) -> None:
             f"this model changes {view} images to the view {changed}, which needs whole ones: images of their own "
             "size, such as photos with a smaller field of view, cannot be encoded"
         )
+
+
+def prepare(processor: Any, images: list[Any], view: str, **options: Any) -> Any:
+    """Pixel values (B, 3, H, W) of images.
+
+    Args:
+        processor: The model's image processor.
+        images: Loaded images.
+        view: "ground" or "aerial".
+        options: Of the processor.
+
+    Raises:
+        GenGeoError: An image does not have the view to which the model changes images.
+        ValueError: An image that the processor cannot take.
+    """
+    try:
+        return processor(images, view=view, **options)["pixel_values"]
+    except ValueError as error:
+        if view in (processor.view_transforms or {}):
+            raise GenGeoError(str(error)) from error
+        raise
