@@ -18,7 +18,15 @@ from gengeo_hf.encoding.backends.loaded import LoadedModel
 from gengeo_hf.encoding.backends.protocol import Backend, Choice, check_words
 from gengeo_hf.encoding.checkpoints import EXPORT_REASON, TRAINING_RECORD, is_worth_export, load_parts, training_record
 from gengeo_hf.encoding.fingerprint import at_input_scale
-from gengeo_hf.encoding.inputs import check_own_size, check_view, fetch_image, is_address, is_single_image, load_image
+from gengeo_hf.encoding.inputs import (
+    check_own_size,
+    check_view,
+    fetch_image,
+    is_address,
+    is_single_image,
+    load_image,
+    prepare,
+)
 from gengeo_hf.encoding.preprocessing import scaled_sizes
 from gengeo_hf.encoding.protocol import EncoderProtocol, View
 
