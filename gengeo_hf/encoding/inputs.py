@@ -101,9 +101,6 @@ def check_view(view: object) -> None:
         raise GenGeoError(f'view is {view!r}: expected "ground" for photos or "aerial" for tiles')
 
 
-__all__ = ["check_own_size", "check_view", "fetch_image", "is_address", "is_single_image", "load_image"]
-
-
 def prepare(processor: Any, images: list[Any], view: str, *, resize: bool, tensors: str) -> Any:
     """Pixel values (B, 3, H, W) of images.
 
@@ -132,3 +129,6 @@ def prepare(processor: Any, images: list[Any], view: str, *, resize: bool, tenso
         if changed:
             raise GenGeoError(str(error)) from error
         raise
+
+
+__all__ = ["check_view", "fetch_image", "is_address", "is_single_image", "load_image", "prepare"]
