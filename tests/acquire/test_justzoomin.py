@@ -33,6 +33,7 @@ def test_get_writes_photos_cells_and_a_table_that_every_command_reads(hub, genge
     assert code == 0, noted
     assert "FAIL  test list: 8 (expected 30,956)" in printed
     assert "within 25 m" in printed
+    assert "photo archives: 2 of 2 unpacked" in printed
     assert "CC-BY-SA-4.0" in noted
     assert "free disk needed" in noted
     assert {path.name for path in out.iterdir()} == {
