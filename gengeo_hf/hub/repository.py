@@ -26,6 +26,8 @@ MANIFEST = "manifest.json"  # of an index
 MODEL_FILES = (
     "model*.safetensors*",
     "onnx/*",
+    "onnx_int8/*",
+    "openvino_int8/*",
     "pose/*/*",
     "pose/*/*/*",
     "results/*.json",

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.transfer import first_line
+
 if TYPE_CHECKING:
     from gengeo_hf.encoding.protocol import View
     from gengeo_hf.model import GenGeoModel
@@ -58,3 +61,17 @@ def _rounded(model: GenGeoModel) -> GenGeoModel:
             if isinstance(layer, torch.nn.Linear):
                 layer.to(torch.bfloat16)
     return rounded
+
+
+def usable_device(name: str | torch.device) -> torch.device:
+    """The device, after it has held a tensor: the word may be unknown, the card or its support missing.
+
+    Raises:
+        GenGeoError: It cannot be used here.
+    """
+    try:
+        torch.empty(0, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = first_line(error)
+        raise GenGeoError(f"the device {name} cannot be used here: {reason}; give --device cpu, or none") from error
