@@ -54,6 +54,8 @@ class Encoder:
         >>> encoder.similarity(photo, tiles)  # float32 (2,): cosines
     """
 
+    input_scale = 1.0  # see `scale_input`
+
     def __init__(
         self,
         model: GenGeoModel | ExportedGraphs,
@@ -71,7 +73,6 @@ class Encoder:
         self.processor: Any = processor
         self.batch_size = batch_size
         self.training_record: dict[str, Any] = {}
-        self.input_scale = 1.0
         self.source: LoadedModel | ExportedGraphs
         self.device: Any
         self._model: GenGeoModel | None = None
