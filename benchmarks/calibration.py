@@ -1,12 +1,14 @@
 """Confidences, radii and `not_in_index` on mosaics of test regions of the synthetic world, fitted on other regions.
 
-    python benchmarks/calibration.py --model demo/gengeo-world-urban
-    python benchmarks/calibration.py --model demo/gengeo-world-urban --photos 100      # does it work?
+    python benchmarks/calibration.py --model runs/world_anywhere/model
+    python benchmarks/calibration.py --model runs/world_anywhere/model --photos 150      # does it work?
 
 Indexes hold 65 m tiles of orthophoto mosaics, cut with 50 % overlap. The calibration is fitted once, on photos of one
 set of urban test regions in the index of these; the photos and the index of other urban regions, and of rural regions,
 measure it. Photos of other regions of the same domain, asked in the measured index, are those "not in the index".
-Confidences are those that `GeoLocalizer` states. The world is synthetic: the figures say nothing about real photos.
+Confidences are those that `GeoLocalizer` states. The model must find photos anywhere in a tile: that of
+`python training/curriculum.py world_anywhere` does, one of centred pairs finds few photos in a mosaic. The world is
+synthetic: the figures say nothing about real photos.
 """
 
 import argparse
@@ -26,7 +28,7 @@ from gengeo_hf.encoding.encoder import Encoder
 from gengeo_hf.index import GeoIndex
 from gengeo_hf.localization import GeoLocalizer
 from gengeo_hf.localization.answers import Answer
-from gengeo_hf.localization.confidence import CANDIDATES, Calibration
+from gengeo_hf.localization.confidence import ABSENT, CANDIDATES, Calibration
 from gengeo_hf.world.places import Region
 
 WITHIN_M = 50.0  # the default of `gengeo calibrate --within`
@@ -113,6 +115,9 @@ def absence(here: list[Answer], elsewhere: list[Answer]) -> dict[str, Any]:
     stated = np.concatenate([inside, outside])
     return {
         "not_in_index_auroc": auroc(stated, np.arange(len(stated)) >= len(inside)),
+        "not_in_index_threshold": ABSENT,
+        "not_in_index_false_alarms": float((inside > ABSENT).mean()),
+        "not_in_index_detected": float((outside > ABSENT).mean()),
         "not_in_index_false_alarms_at_0.5": float((inside > 0.5).mean()),
         "not_in_index_detected_at_0.5": float((outside > 0.5).mean()),
         "absent_photos": len(outside),

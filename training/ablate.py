@@ -4,6 +4,7 @@
     python training/ablate.py all --data world --jobs 2
     python training/ablate.py table7 --data world --seeds 2 --add my_rows.yaml
     python training/ablate.py table7 --data cvusa --root cvusa=/data/CVUSA --root cvact=/data/CVACT
+    python training/ablate.py rivals --data world                # methods side by side, at equal steps and CPU time
 
 Each run is the training of `training/train.py` with a few keys changed. A finished run is not repeated, a killed one
 continues, and rows that are the same in two tables are trained once. After each run `<table>.md`, `.csv`, `.json` and
@@ -29,6 +30,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+import ablate_cost
 import pretrain
 from ablate_table import Row, write_table
 from gengeo_hf.common.errors import GenGeoError, UsageError, exit_on_error
@@ -75,7 +77,30 @@ def main(arguments: list[str] | None = None) -> None:
         for _ in run_rows(given, rows, seed, plan):
             for table in tables:
                 collect(given, plan, table, command)
-    print(together(given.out, tables))
+        for table, twin in equal_time_tables(given, plan, tables):
+            for _ in run_rows(given, plan["tables"][twin], seed, plan):
+                collect(given, plan, twin, command, f"CPU time of each row as that of the first in {table}.")
+    twins = [plan["equal_time"][table] for table in tables if table in plan["equal_time"]]
+    print(together(given.out, [*tables, *twins]))
+
+
+def equal_time_tables(given: argparse.Namespace, plan: Plan, tables: list[str]) -> Iterable[tuple[str, str]]:
+    """Add the tables whose rows train for as much CPU time as the first row, from what the runs with seed 0 took.
+
+    Yields:
+        The name of the table at equal steps, and that of the table at equal time.
+    """
+    for table, twin in plan["equal_time"].items():
+        if table not in tables:
+            continue
+        rows = plan["tables"][table]
+        folders = [folder_of(given.out, row, keys_of(row, 0, plan, given.overrides), plan) for row in rows]
+        spent = [ablate_cost.cost_in(folder / RESULT).get("train_cpu_s") for folder in folders]
+        epochs = load_settings(
+            config_of(rows[0], plan), [*keys_of(rows[0], 0, plan, given.overrides), "output=unused"]
+        ).optimisation.epochs
+        plan["tables"][twin] = ablate_cost.equal_time_rows(rows, spent, epochs)
+        yield table, twin
 
 
 def run_rows(given: argparse.Namespace, rows: list[dict[str, Any]], seed: int, plan: Plan) -> Iterable[None]:
@@ -146,6 +171,7 @@ def read_plan(path: Path, added: Iterable[Path] = ()) -> Plan:
         "stand_in": None,
         "rates": {},
         "found_rates": {},
+        "equal_time": {},
         "note": "",
     }
     plan = {**defaults, **plan, "home": path.parent}
@@ -155,11 +181,12 @@ def read_plan(path: Path, added: Iterable[Path] = ()) -> Plan:
             raise GenGeoError(f"{extra} is not a file of rows: it needs tables, each a list of rows with a name")
         for table, rows in more["tables"].items():
             plan["tables"].setdefault(table, []).extend(rows)
-    usual = {"set": [], "paper": None, "stand_in": plan["stand_in"], "kind": "usual", "note": ""}
+    usual = {"set": [], "paper": None, "stand_in": plan["stand_in"], "kind": "usual", "note": "", **ablate_cost.PARTS}
     for table, rows in plan["tables"].items():
         if any("name" not in row for row in rows):
             raise GenGeoError(f"a row of table {table} does not have a name")
-        plan["tables"][table] = [{**usual, **row} for row in rows]
+        costly = table in plan["equal_time"]
+        plan["tables"][table] = [{**usual, "cost": costly, **row} for row in rows]
     return plan
 
 
@@ -179,7 +206,11 @@ def keys_of(row: dict[str, Any], seed: int, plan: Plan, overrides: list[str], ra
 
 def folder_of(out: Path, row: dict[str, Any], keys: list[str], plan: Plan) -> Path:
     """Named after what the row changes, with a hash of all its settings: equal rows of two tables share a run."""
-    start = json.dumps(plan["stand_ins"].get(row["stand_in"]), sort_keys=True)
+    if row["fuse"]:
+        names = [folder_of(out, part, keys, plan).name for part in ablate_cost.parts_of(row)]
+        return out / "runs" / f"fused-{hashlib.sha256(' '.join(names).encode()).hexdigest()[:10]}"
+    start = json.dumps([plan["stand_ins"].get(row["stand_in"]), row["after"]], sort_keys=True)
+    start = start if row["after"] else json.dumps(plan["stand_ins"].get(row["stand_in"]), sort_keys=True)
     digest = _digest(config_of(row, plan), tuple(keys), start)
     config = [Path(row["config"]).stem] if row.get("config") else []
     changed = [*config, *(key.rpartition(".")[2] for key in row["set"])] or ["full"]
@@ -206,9 +237,31 @@ def run_row(out: Path, row: dict[str, Any], seed: int, plan: Plan, overrides: li
     folder = folder_of(out, row, keys, plan)
     if not (folder / RESULT).is_file():
         print(f"{row['name']}, seed {seed}: {folder}", flush=True)
-        train(plan, config_of(row, plan), folder, [*keys, *start_of(out, row, plan)])
-        write_json(folder / RESULT, {"keys": keys, "recalls": test(folder / "model", plan)})
+        spent = train_row(out, row, seed, plan, overrides)
+        wanted = {name: options for name, options in plan["test"].items() if name not in row["skip"]}
+        recalls = {name: {} for name in plan["test"]} | test(folder / "model", {**plan, "test": wanted})
+        cost = {"train_cpu_s": spent, **ablate_cost.encoding_cost(folder / "model")} if row["cost"] else {}
+        write_json(folder / RESULT, {"keys": keys, "recalls": recalls, "cost": cost})
     return recalls_in(folder, plan)
+
+
+def train_row(out: Path, row: dict[str, Any], seed: int, plan: Plan, overrides: list[str]) -> float | None:
+    """Train what a row needs, unless it is there; gives the CPU seconds of all of it, as far as they are known."""
+    keys = keys_of(row, seed, plan, overrides)
+    folder, parts = folder_of(out, row, keys, plan), ablate_cost.parts_of(row)
+    spent = [train_row(out, part, seed, plan, overrides) for part in parts]
+    folders = [folder_of(out, part, keys_of(part, seed, plan, overrides), plan) for part in parts]
+    if row["fuse"]:
+        from gengeo_hf.encoding.fusion import fuse
+
+        fuse([part / "model" for part in folders], folder / "model", overwrite=True)
+    else:
+        init = [f"model.init={folders[0] / 'model'}"] if row["after"] else start_of(out, row, plan)
+        if not ablate_cost.is_finished(folder):
+            with ablate_cost.counted(folder):
+                train(plan, config_of(row, plan), folder, [*keys, *init])
+        spent.append(ablate_cost.spent_in(folder))
+    return None if None in spent else sum(x for x in spent if x is not None)
 
 
 def recalls_in(folder: Path, plan: Plan) -> Recalls:
@@ -318,26 +371,27 @@ def test(model: Path, plan: dict[str, Any]) -> dict[str, dict[str, float]]:
     for name, options in plan["test"].items():
         root = plan["roots"].get(name, plan["roots"].get(name.split("-")[0]))
         result = evaluate(encoder, load_pairs(name, root, **{"split": "test", **options})).metrics
-        out[name] = {key: float(result[key]) for key in ("recall@1", "recall@5", "recall@10", "recall@1%")}
+        kept = ("recall@1", "recall@5", "recall@10", "recall@1%", "median_error_m")
+        out[name] = {key: float(result[key]) for key in kept if key in result}
     return out
 
 
-def collect(given: argparse.Namespace, plan: Plan, table: str, command: str) -> None:
+def collect(given: argparse.Namespace, plan: Plan, table: str, command: str, more: str = "") -> None:
     """Write a table from the runs that are finished so far."""
     rows = []
     for row in plan["tables"][table]:
-        runs = {}
+        runs, costs = {}, []
         for seed in range(given.seeds):
             folder = folder_of(given.out, row, keys_of(row, seed, plan, given.overrides), plan)
             if (folder / RESULT).is_file():
                 runs[seed] = recalls_in(folder, plan)
-        rows.append(Row(row["name"], runs, row["paper"], row["note"], rate_of(row, plan)))
+                costs.append(ablate_cost.cost_in(folder / RESULT))
+        rows.append(Row(row["name"], runs, row["paper"], row["note"], rate_of(row, plan), list(filter(None, costs))))
     searched = "Learning rates were chosen on validation, with another seed." if plan["found_rates"] else ""
     if not searched and plan["rates"]:
         searched = "Learning rates are the plan's; `ablate.py rates` has not been run."
-    write_table(
-        given.out, table, rows, list(plan["test"]), command, given.seeds, " ".join([plan["note"], searched]).strip()
-    )
+    note = " ".join(filter(None, [plan["note"], searched, more]))
+    write_table(given.out, table, rows, list(plan["test"]), command, given.seeds, note)
 
 
 if __name__ == "__main__":

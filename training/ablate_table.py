@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import ablate_cost
 from gengeo_hf.common.files import atomic_file, write_json, write_text
 from gengeo_hf.evaluation.seeds import Difference, paired_differences, warn_comparisons
 
@@ -28,6 +29,7 @@ class Row:
             paper does not have this row.
         note: What a reader must know of the row; empty for nothing.
         rate: Learning rate of the runs.
+        costs: What finished runs cost, see `ablate_cost`; empty for tables without costs.
     """
 
     name: str
@@ -35,10 +37,11 @@ class Row:
     paper: Sequence[float | None] | None = None
     note: str = ""
     rate: float | None = None
+    costs: list[dict[str, Any]] = field(default_factory=list)
 
     def percents(self, data: str) -> dict[int, float]:
         """R@1 of each seed's run on a test set, in percent."""
-        return {seed: 100 * run[data][HEADLINE] for seed, run in self.runs.items()}
+        return {seed: 100 * run[data][HEADLINE] for seed, run in self.runs.items() if run[data]}
 
 
 def write_table(
@@ -77,7 +80,7 @@ def write_table(
         writer.writerow(["row", "seed", *(f"{name} {metric}" for name in sets for metric in metrics)])
         for row in rows:
             for seed, run in row.runs.items():
-                writer.writerow([row.name, seed, *(run[name][metric] for name in sets for metric in metrics)])
+                writer.writerow([row.name, seed, *(run[name].get(metric, "") for name in sets for metric in metrics)])
     plot(folder / f"{table}.png", rows, sets)
 
 
@@ -151,6 +154,8 @@ def markdown(
         lines.append(f"| {row.name} | {' | '.join(cells)} | {rate} | {len(row.runs)} |")
     if any(found and found.own_spread for row in differences.values() for found in row):
         lines += ["", "† interval by the row's own spread, which differs from that of the other rows."]
+    if any(row.costs for row in rows):
+        lines += ["", *ablate_cost.cost_lines(rows, sets)]
     notes = [f"{row.name}: {row.note}" for row in rows if row.note]
     return [*lines, "", *notes, *filter(None, [warn_comparisons(compared)])]
 

@@ -12,7 +12,7 @@ from gengeo_hf.cli.registry import SHARING, gengeo
 
 @gengeo.command(panel=SHARING)
 def convert(
-    kind: Annotated[str, typer.Argument(help="dinov2, dino-salad, megaloc or sample4geo.")],
+    kind: Annotated[str, typer.Argument(help="dinov2, dino-salad, megaloc, sample4geo or pbev-bev.")],
     source: Annotated[Path, typer.Argument(help="The published .pth, .ckpt or .safetensors file.")],
     out: Annotated[Path, typer.Argument(help="Directory to write, in Hub format.")],
     overwrite: Overwrite = False,

@@ -67,14 +67,22 @@ def evaluate(
             **LENGTHS,
         ),
     ] = None,
+    distractors: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="Tiles of other places that are added to the gallery, for R@1 against its size: an index of the "
+            "model, imagery as `gengeo index` takes it, or a data set. With --out the curve is drawn beside it.",
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward pass.")] = 32,
     device: Device = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of random headings.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of random headings and of the order of distractors.")] = 0,
     pose: Annotated[
         bool,
         typer.Option(
             "--pose",
-            help="Errors of position and heading in the true tile instead of ranks. Protocol: world-pose.",
+            help="Errors of position and heading in the true tile instead of ranks. Protocols: world-pose, vigor-pose.",
             rich_help_panel=POSE,
         ),
     ] = False,
@@ -87,12 +95,19 @@ def evaluate(
     pose_fov: Annotated[
         float, typer.Option(min=1, max=360, help="Cut panoramas to this many degrees.", rich_help_panel=POSE)
     ] = 360.0,
+    all_tiles: Annotated[
+        bool,
+        typer.Option(
+            "--all-tiles",
+            help="Locate all photos in the whole gallery too: shares within 5, 10 and 25 m.",
+            rich_help_panel=POSE,
+        ),
+    ] = False,
     fuse_on: Annotated[
         str | None,
         typer.Option(
             metavar="DATA",
-            help="Locate all photos in the whole gallery too, with the map of 40 tiles joined by weights that are "
-            "fitted on this data set.",
+            help="As --all-tiles, with the map of 40 tiles joined by weights that are fitted on this data set.",
             rich_help_panel=POSE,
         ),
     ] = None,
@@ -115,7 +130,11 @@ def evaluate(
 
         gengeo evaluate --model ./model --data "world-offcenter num_pairs=500" --tile 45m,65m,100m
 
+        gengeo evaluate --model ./model --data "cvusa /data/CVUSA" --distractors country.gengeo --out x.json
+
         gengeo evaluate --model ./model --pose --heading-prior 45 --protocol world-pose
+
+        gengeo evaluate --model ./model --pose --heading-prior 180 --protocol vigor-pose --data "vigor-same /VIGOR"
     """
     from accelerate import PartialState
 
@@ -137,6 +156,7 @@ def evaluate(
                 protocol=protocol,
                 method=pose_method,
                 fov=pose_fov,
+                gallery=all_tiles,
                 validation=fuse_on,
                 device=device,
                 batch_size=batch_size,
@@ -167,6 +187,9 @@ def evaluate(
     if tile is not None:
         _evaluate_sizes(model, data or rules.dataset, tile, rules, options, as_json, out)
         return
+    if distractors is not None:
+        _evaluate_with_distractors(model, data, rules, distractors, options, as_json, out)
+        return
     result = evaluate(model, data, rules, **options)
     if not PartialState().is_main_process:
         return
@@ -176,6 +199,32 @@ def evaluate(
         console.result(summary_text(result))
     if out is not None:
         console.note(f"wrote {result.save(out)}")
+
+
+def _evaluate_with_distractors(
+    model: str, data: str | None, rules: Any, source: str, options: dict[str, Any], as_json: bool, out: Path | None
+) -> None:
+    """Evaluate, then count again in galleries that grow by distractors; print, write and draw."""
+    from gengeo_hf.common.files import atomic_file
+    from gengeo_hf.evaluation.distractors import evaluate_with_distractors
+    from gengeo_hf.evaluation.plots import gallery_size_curve
+    from gengeo_hf.evaluation.run import summary_text
+
+    found = evaluate_with_distractors(model, data, rules, source, **options)
+    if found is None:  # another process prints
+        return
+    result, curve = found
+    if as_json:
+        console.json_line(result.percent() | {"distractors": curve.to_dict()})
+    else:
+        console.result(summary_text(result))
+        console.result(curve)
+    if out is not None:
+        console.note(f"wrote {result.save(out)}")
+        picture = out.with_suffix(".distractors.png")
+        with atomic_file(picture) as temporary:
+            gallery_size_curve({result.summary["model"]["name"]: curve}).savefig(temporary, format="png")
+        console.note(f"wrote {picture}")
 
 
 def _evaluate_sizes(
@@ -209,12 +258,15 @@ def _show_pose(result: dict[str, Any], as_json: bool, out: Path | None) -> None:
     """Print errors of position and heading, and write them."""
     from gengeo_hf.common.files import write_json
     from gengeo_hf.evaluation.pose import format_pose
+    from gengeo_hf.evaluation.pose_published import format_published
     from gengeo_hf.evaluation.pose_run import format_gallery
 
     if as_json:
         console.json_line(result)
     else:
         console.result(format_pose(result))
+        if "published" in result:
+            console.result(format_published(result))
         if "gallery" in result:
             console.result(format_gallery(result["gallery"]))
     if out is not None:

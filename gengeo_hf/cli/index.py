@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gengeo_hf.cli import console
+from gengeo_hf.cli.cluster_options import ClusterOptions, WorkerSetup
 from gengeo_hf.cli.network_options import NetworkOptions
 from gengeo_hf.cli.options import (
     COMPUTE,
@@ -62,6 +63,7 @@ def index(
     options: EncoderOptions,
     where: AreaOptions,
     network: NetworkOptions,
+    cluster: ClusterOptions,
     tile: Annotated[
         Any,
         typer.Option(
@@ -207,6 +209,7 @@ def index(
         raise console.UsageError("--add and --overwrite exclude one another")
     if add and shard:
         raise console.UsageError("--add and --shard exclude one another: merge the parts and add the whole")
+    cluster.check(add=add, shard=shard, pose_features=pose_features, retry_missing=network.retry_missing)
     if add and (centering or flip):
         raise console.UsageError("--add keeps the adaptation of the index: leave --centering and --flip out")
     tiling = TilingOptions(
@@ -245,16 +248,25 @@ def index(
             console.warning(note)
         if network.retry_missing and present is None and not overwrite:
             imagery, present = _failed_before(imagery, out)
-    if present is not None and truncate_dim is None:
-        truncate_dim = present.manifest.model.truncate_dim
+    from gengeo_hf.index.adapt import encoder_options
+
+    stored = encoder_options(present.manifest) if present is not None else {}
+    computation = stored | ({"truncate_dim": truncate_dim} if truncate_dim else {}) | options.computation
     images = imagery.table.num_rows if hasattr(imagery, "table") else None
-    encoder = Encoder.from_pretrained(
-        options.model, batch_size=batch_size, truncate_dim=truncate_dim, expected_images=images, **options.computation
-    )
-    report_backend(encoder)
-    encoder = _adapted(encoder, imagery, present, centering, flip)
+    loading = {"batch_size": batch_size, "expected_images": images, **computation}
     build: dict[str, Any] = {"model_name": options.model, "thumbnail_pixels": thumbnails, "readers": readers}
-    build |= {"progress": console.shows_progress(), "fusion": fusion}
+    build["fusion"] = fusion
+    encoder: Any = None
+    if not cluster.uses_ray or centering or flip:
+        encoder = Encoder.from_pretrained(options.model, **loading)
+        report_backend(encoder)
+        encoder = _adapted(encoder, imagery, present, centering, flip)
+    if cluster.uses_ray:
+        setup = WorkerSetup(source, tiling, options.model, loading, getattr(encoder, "adaptation", None), build)
+        console.result(cluster.build(setup, out, imagery.name, overwrite))
+        console.result(GeoIndex.load(out, verify=False).report())
+        return
+    build["progress"] = console.shows_progress()
     if present is not None:
         total = present.add(encoder, imagery, **build)
         console.result(f"{out} now holds {total:,} tiles")

@@ -10,6 +10,7 @@ from gengeo_hf.cli import console
 from gengeo_hf.cli.options import (
     LENGTH,
     PHOTO,
+    SECONDS,
     AreaOptions,
     GeoJson,
     Json,
@@ -24,6 +25,7 @@ from gengeo_hf.common.text import printable
 if TYPE_CHECKING:
     from gengeo_hf.localization import Answer, GeoLocalizer
     from gengeo_hf.localization.maps import Background
+    from gengeo_hf.localization.sources import Frames
 
 DRIVE, FILES = "Drives", "Files"
 BATCH = 8  # photos between two answers on the screen
@@ -31,7 +33,7 @@ BATCH = 8  # photos between two answers on the screen
 
 @gengeo.command(panel=LOCATE)
 def locate(
-    photos: Annotated[list[Path], typer.Argument(help="Photos, or directories of photos.")],
+    photos: Annotated[list[Path], typer.Argument(help="Photos, directories of photos, or videos.")],
     options: LocalizerOptions,
     photo: PhotoOptions,
     pose: PoseOptions,
@@ -63,6 +65,14 @@ def locate(
         float,
         typer.Option(help="Seconds between frames, where EXIF does not give the time.", rich_help_panel=DRIVE),
     ] = 1.0,
+    every: Annotated[
+        Any,
+        typer.Option(
+            help="Seconds between the frames that are taken from a video. Default: 1s.",
+            rich_help_panel=DRIVE,
+            **SECONDS,
+        ),
+    ] = None,
     as_json: Json = False,
     geojson: GeoJson = None,
     gpx: Annotated[
@@ -85,9 +95,12 @@ def locate(
         gengeo locate photo.jpg --pose --heading 120 --index city.gengeo --model ./gengeo-cvusa
 
         gengeo locate drive/ --sequence --interval 2 --index city.gengeo --model ./gengeo-cvusa
+
+        gengeo locate drive.mp4 --every 1s --sequence --gpx track.gpx --index city.gengeo --model ./gengeo-cvusa
     """
     from gengeo_hf.localization import Motion
     from gengeo_hf.localization.localizer import find_photos
+    from gengeo_hf.localization.sources import Frames
 
     map_file, background = drawn.map_file, drawn.background_map()
     if as_json and (console.is_stream(geojson) or console.is_stream(map_file)):
@@ -102,16 +115,18 @@ def locate(
     console.check_writable(map_file, geojson, gpx, pairs)
     motion = Motion(top_speed / 3.6, interval)
     photos, method = method_among(photos, pose.pose)
-    files = find_photos(photos)
-    localizer = options.open(len(files), pose.settings(method))
+    files = Frames(find_photos(photos), every or 1.0)
+    _check_drive(files, sequence, every)
+    localizer = options.open(files.total, pose.settings(method))
     if localizer.caveat:
         console.warning(localizer.caveat)
+    taken: Iterable[Any] = files if files.videos else files.paths
     if sequence:
-        found: Iterable[Answer] = localizer.locate(files, sequence=True, motion=motion, top=top, **settings)
+        found: Iterable[Answer] = localizer.locate(taken, sequence=True, motion=motion, top=top, **settings)
     else:
-        found = localizer.locate_many(files, top=top, batch_size=BATCH, **settings)
+        found = localizer.locate_many(taken, top=top, batch_size=BATCH, **settings)
     report = _print_nothing if console.is_stream(geojson) or console.is_stream(map_file) else _print_text
-    answers = _print_all(found, len(files), _print_json if as_json else report)
+    answers = _print_all(found, files.total, _print_json if as_json else report)
     _write(answers, localizer, sequence, geojson)
     _write_map(answers, localizer, sequence, map_file, background)
     _write_tracks(answers, sequence, gpx, pairs)
@@ -122,7 +137,19 @@ def locate(
         raise typer.Exit(1)
 
 
-def _print_all(found: "Iterable[Answer]", total: int, show: Any) -> "list[Answer]":
+def _check_drive(files: "Frames", sequence: bool, every: float | None) -> None:
+    """Refuse options that do not fit what was given.
+
+    Raises:
+        UsageError: a time between frames without a video, or a drive of a video and something else.
+    """
+    if every is not None and not files.videos:
+        raise console.UsageError("--every is the time between frames of a video, and no video was given")
+    if sequence and files.videos and len(files.paths) > 1:
+        raise console.UsageError("--sequence takes the frames of one drive: one video, or photos")
+
+
+def _print_all(found: "Iterable[Answer]", total: int | None, show: Any) -> "list[Answer]":
     """Print answers as they come, with a bar on a terminal; Ctrl-C keeps those that were printed."""
     answers: list[Answer] = []
     try:
@@ -130,7 +157,9 @@ def _print_all(found: "Iterable[Answer]", total: int, show: Any) -> "list[Answer
             show(answer)
             answers.append(answer)
     except KeyboardInterrupt:
-        console.note(f"\nstopped after {len(answers)} of {total} photos; their answers are above, no file was written")
+        console.note(
+            f"\nstopped after {len(answers)} of {total or 'many'} photos; their answers are above, no file was written"
+        )
         raise typer.Exit(130) from None
     return answers
 

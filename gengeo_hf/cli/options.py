@@ -68,6 +68,12 @@ def read_bounds(text: str) -> "Bounds":
     return parse_bounds(text)
 
 
+def _seconds(text: str) -> float:
+    from gengeo_hf.common.units import parse_seconds
+
+    return parse_seconds(text)
+
+
 def _range(text: str) -> tuple[float, float]:
     from gengeo_hf.common.units import parse_range
 
@@ -77,6 +83,7 @@ def _range(text: str) -> tuple[float, float]:
 LENGTH = checked(_metres, "LENGTH")  # 65, 65m, 1.5km, 300ft: metres
 LENGTHS = checked(_lengths, "LENGTH[,LENGTH]")  # 60m,120m
 SHARE = checked(_share, "SHARE")  # 50% or 0.5
+SECONDS = checked(_seconds, "TIME")  # 1s, 500ms, 1min: seconds
 RANGE = checked(_range, "LOW,HIGH")
 
 Model = Annotated[str, typer.Option("--model", help="Checkpoint directory or Hub id.")]
@@ -95,7 +102,18 @@ Backend = Annotated[
 Dtype = Annotated[
     str,
     typer.Option(
-        help="Multiply in float32 or bfloat16; auto: the faster one on a CPU, if descriptors agree.",
+        help="Multiply in float32, bfloat16 or int8 (with --backend onnx or openvino, a directory of `gengeo export "
+        "--int8`); auto: the faster one on a CPU, if descriptors agree.",
+        rich_help_panel=COMPUTE,
+    ),
+]
+InputScale = Annotated[
+    float | None,
+    typer.Option(
+        min=0.1,
+        max=1,
+        help="Image size times this, for photos and tiles alike: 0.75 takes about half of the time. Default: that of "
+        "the index, else 1.",
         rich_help_panel=COMPUTE,
     ),
 ]
@@ -120,11 +138,13 @@ class EncoderOptions:
     device: Device = None
     backend: Backend = "auto"
     dtype: Dtype = "auto"
+    input_scale: InputScale = None
 
     @property
     def computation(self) -> dict[str, Any]:
         """Arguments of `Encoder.from_pretrained` beside the model."""
-        return {"device": self.device, "backend": self.backend, "compute_dtype": self.dtype}
+        scale = {} if self.input_scale is None else {"input_scale": self.input_scale}
+        return {"device": self.device, "backend": self.backend, "compute_dtype": self.dtype, **scale}
 
 
 @dataclass(frozen=True, kw_only=True)

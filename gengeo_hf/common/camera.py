@@ -113,18 +113,29 @@ def parse_camera(fov: float | None = None, heading: str | float | None = None) -
         heading: Degrees, "unknown", or "exif" (the file's own, as None).
 
     Raises:
-        GenGeoError: See `CameraView`.
+        GenGeoError: See `CameraView`; or a heading outside 0..360.
     """
     if heading is None or heading == "exif":
         return CameraView(fov)
-    if isinstance(heading, str):
-        try:
-            return CameraView(fov, float(heading))
-        except GenGeoError:
-            raise
-        except ValueError:
-            return CameraView(fov, heading)  # "unknown", or refused there
-    return CameraView(fov, heading)
+    try:
+        view = CameraView(fov, float(heading))
+    except GenGeoError:
+        raise
+    except ValueError:
+        return CameraView(fov, heading)  # "unknown", or refused there
+    check_heading(float(heading))
+    return view
+
+
+def check_heading(heading: float) -> float:
+    """A stated heading in degrees.
+
+    Raises:
+        GenGeoError: It lies outside 0..360.
+    """
+    if not 0 <= heading <= WHOLE_CIRCLE:
+        raise GenGeoError(f"a heading lies in 0..360 degrees clockwise from north, found {heading:g}")
+    return heading
 
 
 def table_cameras(columns: dict[str, Sequence[Any]], count: int) -> list[CameraView]:

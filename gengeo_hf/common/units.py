@@ -11,6 +11,7 @@ import numpy as np
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import Bounds
 
+_SECONDS = {"": 1.0, "s": 1.0, "ms": 0.001, "min": 60.0}
 _METRES = {"": 1.0, "m": 1.0, "km": 1000.0, "ft": 0.3048, "mi": 1609.344}
 
 
@@ -38,6 +39,22 @@ def parse_metres(text: str) -> float:
     if not (np.isfinite(metres) and metres > 0):
         raise GenGeoError(f"a length must be positive, found {text!r}")
     return metres
+
+
+def parse_seconds(text: str) -> float:
+    """Seconds from `2`, `2s`, `500ms` or `1min`.
+
+    Raises:
+        GenGeoError: no number, an unknown unit, or a time that is not positive.
+    """
+    found = re.fullmatch(r"\s*([0-9.]+)\s*([a-z]*)\s*", text.lower())
+    try:
+        seconds = float(found[1]) * _SECONDS[found[2]] if found is not None else 0.0
+    except (ValueError, KeyError):
+        seconds = 0.0
+    if not (np.isfinite(seconds) and seconds > 0):
+        raise GenGeoError(f"{text!r} is not a time between frames: write it as 1s, 500ms or 1min")
+    return seconds
 
 
 def parse_share(text: str) -> float:

@@ -91,7 +91,17 @@ def fetch_image(address: str) -> bytes:
     return content
 
 
-__all__ = ["fetch_image", "is_address", "is_single_image", "load_image"]
+def check_view(view: object) -> None:
+    """Refuse a word that is not a view.
+
+    Raises:
+        GenGeoError: It is neither "ground" nor "aerial".
+    """
+    if not isinstance(view, str) or view not in ("ground", "aerial"):
+        raise GenGeoError(f'view is {view!r}: expected "ground" for photos or "aerial" for tiles')
+
+
+__all__ = ["check_own_size", "check_view", "fetch_image", "is_address", "is_single_image", "load_image"]
 
 
 def check_own_size(processor: Any, view: str) -> None:

@@ -17,6 +17,8 @@ from gengeo_hf.evaluation.pictures import COLOURS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from gengeo_hf.evaluation.distractors import DistractorCurve
+
 SERIES = ("#1f5f8b", "#e07a1f", "#0a9b6c", "#8e5ea2", "#d1495b", "#5b6770")
 _MOST_LINES = 300  # from lost queries to where they were put, in one panel: more would be a blot
 
@@ -40,6 +42,26 @@ def recall_curve(ranks: Mapping[str, np.ndarray], *, gallery_sizes: Mapping[str,
         axes.plot(ks, chance, color=FAINT, lw=1.2, ls=(0, (4, 3)), label=f"chance in {size:,} tiles")
     axes.set(xscale="log", xlim=(1, ks[-1]), ylim=(0, 101), xlabel="k (best tiles looked at)", ylabel="recall@k in %")
     _plain_ticks(axes.xaxis, [k for k in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if k <= ks[-1]])
+    _legend(figure, axes)
+    return figure
+
+
+def gallery_size_curve(curves: "Mapping[str, DistractorCurve]") -> "Figure":
+    """Recall@1 over the number of tiles in the gallery on a logarithmic axis, with 95 % intervals.
+
+    Args:
+        curves: By label.
+    """
+    figure, axes = _figure(6.4, 4.2)
+    for (label, curve), colour in zip(curves.items(), _colours(len(curves)), strict=True):
+        tiles = [size.gallery for size in curve.sizes]
+        low, high = ([100 * getattr(size, edge) for size in curve.sizes] for edge in ("low", "high"))
+        axes.fill_between(tiles, low, high, color=colour, alpha=0.15, lw=0)
+        axes.plot(tiles, [100 * size.recall for size in curve.sizes], "o-", ms=3.5, color=colour, lw=2, label=label)
+    axes.set(xscale="log", ylim=(0, 101), xlabel="tiles in the gallery", ylabel="recall@1 in %")
+    sizes = sorted({size.gallery for curve in curves.values() for size in curve.sizes})
+    powers = [10.0**n for n in range(10) if sizes[0] <= 10**n <= sizes[-1]]
+    _plain_ticks(axes.xaxis, ticks := sorted({sizes[0], *powers, sizes[-1]}), [f"{tick:,.0f}" for tick in ticks])
     _legend(figure, axes)
     return figure
 

@@ -66,6 +66,7 @@ def evaluate_pose(
         "synthetic": dataset.synthetic,
         "heading_prior": prior,
         "method": METHODS[head is None],
+        "fitted_on": None if head is None else head.config.record.get("data"),
         "rough": head is None and is_rough(encoder.training_record),
         "fov": fov,
         "seed": seed,

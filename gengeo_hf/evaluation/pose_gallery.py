@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from gengeo_hf.encoding.encoder import Encoder
 
 WITHIN_M = (5, 10, 25)
+BLOCK = 512  # photos whose similarities to all tiles are held at a time
 MODEL_SCALE_CAP = 100.0
 
 
@@ -75,9 +77,8 @@ def find_candidates(
     layout = head.layout((float(size[0]), float(size[1])), grid_of(encoder, sizes["height"], sizes["width"]))
     azimuths, positions = column_azimuths(queries.shape[1], 360.0), positions_of(layout)
     found: list[list[TilePosterior]] = []
-    best = np.empty((len(ground), 2))
-    tops = (ground @ aerial.T).topk(min(tiles, len(aerial)), dim=1)
-    for photo, (scores, rows) in enumerate(zip(tops.values, tops.indices, strict=True)):
+    best, centre = np.empty((len(ground), 2)), np.empty((len(ground), 2))
+    for photo, (scores, rows) in enumerate(_most_similar(ground, aerial, tiles)):
         with torch.inference_mode():
             logits = head.scores(queries[photo][None], keys[rows][None], layout, azimuths, (0.0,))[0]
         posterior = to_posterior(logits, positions, (0.0,))
@@ -91,10 +92,17 @@ def find_candidates(
         )
         east, north = poses_of(posterior).offset_m[0]
         best[photo] = offset(lat[rows[0]], lon[rows[0]], east, north)
+        centre[photo] = lat[rows[0]], lon[rows[0]]
     truth = np.array([dataset.queries[name][:] for name in ("lat", "lon")], dtype=np.float64).T
-    top = tops.indices[:, 0].numpy()
     scale = float(encoder.model.logit_scale.detach().exp().clamp(max=MODEL_SCALE_CAP))
-    return Candidates(found, np.stack([lat[top], lon[top]], 1), best, truth, scale)
+    return Candidates(found, centre, best, truth, scale)
+
+
+def _most_similar(ground: torch.Tensor, aerial: torch.Tensor, tiles: int) -> Iterator[tuple[Any, Any]]:
+    """Cosines and rows of the most similar tiles of each photo, best first; a block of photos at a time."""
+    for start in range(0, len(ground), BLOCK):
+        tops = (ground[start : start + BLOCK] @ aerial.T).topk(min(tiles, len(aerial)), dim=1)
+        yield from zip(tops.values, tops.indices, strict=True)
 
 
 def _encode(
@@ -123,9 +131,9 @@ def evaluate_gallery(candidates: Candidates, weights: FusionWeights) -> dict[str
         For the centre of the best tile, the pose in the best tile, and the joined map: `within_<m>_m` and `median_m`;
         and the weights. Where joining is switched off, the joined answer is the pose in the best tile.
     """
-    joined = np.array([joined_answer(photo, weights) for photo in candidates.photos])
-    answers = {"centre": candidates.centre, "best_tile": candidates.best}
-    answers["fused"] = joined if weights.enabled else candidates.best
+    answers = {"centre": candidates.centre, "best_tile": candidates.best, "fused": candidates.best}
+    if weights.enabled:
+        answers["fused"] = np.array([joined_answer(photo, weights) for photo in candidates.photos])
     result: dict[str, Any] = {"photos": len(candidates.photos), "weights": asdict(weights)}
     for name, answer in answers.items():
         error = great_circle_m(answer[:, 0], answer[:, 1], candidates.truth[:, 0], candidates.truth[:, 1])

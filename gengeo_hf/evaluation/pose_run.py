@@ -13,6 +13,8 @@ from gengeo_hf.data.registry import DataNotation, load_notation, parse_data
 from gengeo_hf.encoding.encoder import Encoder
 from gengeo_hf.evaluation.pose import evaluate_pose
 from gengeo_hf.evaluation.pose_gallery import evaluate_gallery, find_candidates, fit_fusion
+from gengeo_hf.evaluation.pose_published import differences, published_poses
+from gengeo_hf.localization.fusion import FusionWeights
 from gengeo_hf.pose.head import FOLDER, PRIORS, PoseHead
 from gengeo_hf.pose.random_encoder import SUBFOLDER
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 # Name -> data sets that it takes, the one that needs no files first, and the options of their loader.
 PROTOCOLS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "vigor-pose": (("vigor-same", "vigor-cross"), {"labels": "corrected", "positions": "labels"}),
     "world-pose": (("world-urban", "world-rural"), {"num_pairs": 500, "tile_shift_m": 15.8}),
 }
 METHODS = ("auto", "fitted", "search")
@@ -34,6 +37,7 @@ def evaluate_pose_of(
     protocol: str | None = None,
     method: str = "auto",
     fov: float = 360.0,
+    gallery: bool = False,
     validation: str | None = None,
     device: str | torch.device | None = None,
     batch_size: int = 32,
@@ -45,17 +49,18 @@ def evaluate_pose_of(
         model: checkpoint directory or Hub id, with heads under `pose/`.
         data: `NAME[:SPLIT] [ROOT] [key=value ...]`; None takes the protocol's own.
         prior: "known", "45" or "180".
-        protocol: "world-pose": how the data are loaded; None takes them as they are.
+        protocol: "world-pose" or "vigor-pose": how the data are loaded; None takes them as they are.
         method: "fitted", "search", or "auto": the head where there is one.
         fov: panoramas are cut to this many degrees.
-        validation: data set on which the weights of the joined map are fitted; with it, all photos are also located in
-            the whole gallery, with a known heading.
+        gallery: locate all photos in the whole gallery too, with a known heading.
+        validation: as `gallery`, with the map of 40 tiles joined by weights that are fitted on this data set.
         device: where the model runs.
         batch_size: images in one forward pass.
         seed: of random headings.
 
     Returns:
-        See `evaluate_pose`; and under `gallery` see `evaluate_gallery`.
+        See `evaluate_pose`; under `gallery` see `evaluate_gallery`; with "vigor-pose", `published` rows, and under
+        `not_comparable` why the result must not be compared with them (empty where it may).
 
     Raises:
         GenGeoError: an unknown protocol, method or prior, a missing head, or data that pose cannot use.
@@ -65,14 +70,19 @@ def evaluate_pose_of(
     if prior not in PRIORS:
         raise GenGeoError(f"--heading-prior must be one of {', '.join(PRIORS)}, found {prior!r}")
     notation = pose_notation(data, protocol)
-    head = None if method == "search" else _head(model, prior, needed=method == "fitted" or bool(validation))
+    head = None if method == "search" else _head(model, prior, needed=method == "fitted" or gallery or bool(validation))
     random_head = _random_head(model, prior) if head is not None else None
     encoder = Encoder.from_pretrained(model, device=device, batch_size=batch_size)
     dataset: CrossViewDataset = notation.load("test")
     result: dict[str, Any] = {"protocol": protocol, "data": str(notation), "model": str(model)}
     result |= evaluate_pose(encoder, dataset, prior, head=head, random_head=random_head, fov=fov, seed=seed)
-    if validation is not None and head is not None:
-        weights = fit_fusion(find_candidates(encoder, head, load_notation(validation, "validation")))
+    if protocol == "vigor-pose":
+        result["published"] = published_poses(dataset, prior)
+        result["not_comparable"] = differences(dataset, encoder.training_record, result)
+    if head is not None and (gallery or validation):
+        weights = FusionWeights()  # the best tile alone
+        if validation:
+            weights = fit_fusion(find_candidates(encoder, head, load_notation(validation, "validation")))
         result["gallery"] = evaluate_gallery(find_candidates(encoder, head, dataset), weights)
     return result
 
@@ -90,6 +100,8 @@ def pose_notation(data: str | None, protocol: str | None) -> DataNotation:
     if protocol not in PROTOCOLS:
         raise GenGeoError(f"--pose takes the protocols {', '.join(PROTOCOLS)}, found {protocol!r}")
     names, options = PROTOCOLS[protocol]
+    if data is None and protocol == "vigor-pose":
+        raise GenGeoError('vigor-pose needs the folder of VIGOR: give --data "vigor-same ROOT" or "vigor-cross ROOT"')
     notation = parse_data(data) if data is not None else DataNotation(names[0])
     if notation.name not in names:
         raise GenGeoError(f"protocol {protocol} takes {' or '.join(names)}, found {notation.name!r}")
@@ -117,9 +129,9 @@ def format_gallery(found: dict[str, Any]) -> str:
     """Shares of all photos as lines for a terminal."""
     lines = [f"all {found['photos']:,} photos in the whole gallery, within 5 / 10 / 25 m:"]
     names = (("centre", "centre of the best tile"), ("best_tile", "pose in the best tile"), ("fused", "joined map"))
-    for key, name in names:
+    for key, name in names if found["weights"]["photos"] else names[:2]:
         shares = " / ".join(f"{found[f'{key}_within_{metres}_m']:.1f}" for metres in (5, 10, 25))
         lines.append(f"  {name:24} {shares} %, median {found[f'{key}_median_m']:,.1f} m")
-    if not found["weights"]["enabled"]:
+    if found["weights"]["photos"] and not found["weights"]["enabled"]:
         lines.append("  joining did not gain on the validation photos and is switched off")
     return "\n".join(lines)

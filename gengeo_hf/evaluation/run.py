@@ -163,7 +163,7 @@ def encode_data(
         )
     if encode is not None and (centering or flip):
         raise GenGeoError("centering and flip need the encoder's own images: leave encode out")
-    label = name or _model_name(model, encoder)
+    label = name or model_name(model, encoder)
     with _at_size(encoder, ground_size, aerial_size):
         encoder = adapt_to(encoder, loaded, centering, flip)
         ground, aerial, images = _descriptors(
@@ -355,8 +355,8 @@ def about_model(encoder: Encoder, name: str) -> dict[str, Any]:
     }
 
 
-def _model_name(model: "str | Path | Encoder", encoder: Encoder) -> str:
-    """Name of a checkpoint: its directory's, or that of the run which wrote `<run>/model`."""
+def model_name(model: "str | Path | Encoder", encoder: Encoder) -> str:
+    """Name of a checkpoint: that of its directory, or of the run which wrote `<run>/model`."""
     if isinstance(model, Encoder):
         output = (encoder.training_record.get("settings") or {}).get("output")
         return Path(output).name if output else "model"

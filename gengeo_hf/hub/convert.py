@@ -1,4 +1,4 @@
-"""Published weights of other projects, in GenGeo's format: DINOv2 (hub files), SALAD, MegaLoc, Sample4Geo.
+"""Published weights of other projects, in GenGeo's format: DINOv2 (hub files), SALAD, MegaLoc, Sample4Geo, P-BEV.
 
 The file holds a state dict (.pth, .ckpt, .safetensors); the result is a folder that `GenGeoModel.from_pretrained`
 loads. Nothing in a source file can run code: `.pth` and `.ckpt` are read with `weights_only=True`.
@@ -302,11 +302,35 @@ def convert_sample4geo(tensors: "Tensors") -> tuple[Any, Any]:
     return model, GenGeoImageProcessor(view_sizes=sizes, resample=Resampling.BILINEAR)  # as Sample4Geo resizes
 
 
+def convert_pbev_bev(tensors: "Tensors") -> tuple[Any, Any]:
+    """P-BEV's model of bird's-eye views of CVACT: Sample4Geo's network, on views that the image processor makes.
+
+    Args:
+        tensors: of the checkpoint, by name.
+
+    Returns:
+        The model and its image processor, which takes whole panoramas.
+
+    Raises:
+        GenGeoError: it is no ConvNeXt of timm, or a tensor is missing or left over.
+    """
+    from gengeo_hf.model import GenGeoImageProcessor
+
+    model, _ = convert_sample4geo(tensors)
+    size = {"height": 384, "width": 384}
+    views = {"ground": "bev:512:0.06:1.5"}  # as P-BEV draws them for CVACT
+    processor = GenGeoImageProcessor(
+        view_sizes={"ground": size, "aerial": size}, view_transforms=views, resample=Resampling.BILINEAR
+    )
+    return model, processor
+
+
 CONVERTERS: dict[str, Callable[["Tensors"], tuple[Any, Any]]] = {
     "dinov2": convert_dinov2,
     "dino-salad": convert_dino_salad,
     "megaloc": convert_megaloc,
     "sample4geo": convert_sample4geo,
+    "pbev-bev": convert_pbev_bev,
 }
 
 
@@ -314,7 +338,7 @@ def convert(kind: str, source: str | Path, out: str | Path, *, overwrite: bool =
     """Convert a checkpoint file of others to a folder in Hub format.
 
     Args:
-        kind: "dinov2" (gives a bare backbone to start from), "dino-salad", "megaloc" or "sample4geo".
+        kind: "dinov2" (gives a bare backbone to start from), "dino-salad", "megaloc", "sample4geo" or "pbev-bev".
         source: file with a state dict.
         out: folder to write; it appears whole or not at all.
         overwrite: replace the result of an earlier conversion.

@@ -38,6 +38,7 @@ from gengeo_hf.imagery.placing import (
     readable_date,
     stated_date,
 )
+from gengeo_hf.imagery.raster_files import open_raster
 from gengeo_hf.imagery.tiles import Rights, tile_image, tile_table
 
 if TYPE_CHECKING:
@@ -91,7 +92,8 @@ class RasterTiles:
         max_empty: Share of a tile that may hold no data, in [0, 1).
         dates: (pattern of a file's name, date); the first that fits goes before the date in a file's tags.
         centres: Latitudes and longitudes of the tiles' centres in degrees, each (tiles,), instead of a grid.
-        open_dataset: Opens one of `paths`, for files that GDAL must not open itself; None takes `rasterio.open`.
+        open_dataset: Opens one of `paths`, for files that GDAL must not open itself; None takes
+            `raster_files.open_raster`.
 
     Raises:
         GenGeoError: a file is missing, broken or has no CRS, or nothing of it is as large as half a tile.
@@ -223,9 +225,7 @@ def _read_window(
 
 
 def _open(path: str, open_dataset: "Callable[[str], DatasetReader] | None") -> "DatasetReader":
-    import rasterio
-
-    return rasterio.open(path) if open_dataset is None else open_dataset(path)
+    return open_raster(path) if open_dataset is None else open_dataset(path)
 
 
 def _open_sheet(

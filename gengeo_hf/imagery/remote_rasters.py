@@ -19,6 +19,7 @@ from gengeo_hf.imagery.hosts import host_of, redact
 from gengeo_hf.imagery.placing import is_date
 from gengeo_hf.imagery.plan import ImageryPlan, check_size, estimate_cells
 from gengeo_hf.imagery.ranges import BLOCK, RemoteFile, RemoteReader
+from gengeo_hf.imagery.raster_files import REMOTE_DRIVERS, open_with
 from gengeo_hf.imagery.raster_sizes import open_rasters
 from gengeo_hf.imagery.tile_cache import TileCache
 from gengeo_hf.imagery.tiles import ImageryStoppedError, Rights, TileSource
@@ -158,15 +159,13 @@ class RemoteRasters:
         return width * height
 
     def _open(self, path: str) -> "DatasetReader":
-        import rasterio
-
         def opener(name: str, mode: str = "rb", **_: Any) -> RemoteReader:
             if name != path or mode not in ("r", "rb"):
                 raise FileNotFoundError(name)  # GDAL looks for files beside it, which are not there
             return self._files[path].open()
 
         try:
-            return rasterio.open(path, opener=opener)
+            return open_with(REMOTE_DRIVERS, path, opener=opener)
         except Exception as error:  # GDAL's words for any failure of what it reads through
             if (problem := self._files[path].problem) is not None:
                 raise problem from None

@@ -26,8 +26,9 @@ from gengeo_hf.imagery.plan import (
     source_places,
     unique_places,
 )
+from gengeo_hf.imagery.registration import wrong_order
 from gengeo_hf.imagery.services import check_extent
-from gengeo_hf.imagery.tile_reader import SourceTile, TileReader
+from gengeo_hf.imagery.tile_reader import Place, SourceTile, TileReader
 from gengeo_hf.imagery.tiles import TILE_SCHEMA, ImageryStoppedError, check_tiles
 
 BLOCK = 8  # source tiles along a side of a block of cells
@@ -92,6 +93,7 @@ class ServiceTiles:
         self.rendering = f"{service.identity} {limits} " + ", ".join(
             f"{size.tile_m:g} m: zoom {size.level.zoom}, {size.pixels} pixels" for size in self._sizes
         )
+        self._needed: dict[int, np.ndarray] = {}  # source tiles of each zoom level
         self._maps: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
         self._maps_lock = threading.Lock()
         self._preparing = threading.Lock()
@@ -121,6 +123,9 @@ class ServiceTiles:
             for column, row in self._places(zoom).tolist():
                 total += 1
                 wanted += self.reader.cache is None or not self.reader.cache.has(zoom, column, row)
+        if (overview := self._overview()) is not None:
+            total += 1
+            wanted += self.reader.cache is None or not self.reader.cache.has(*overview[1])
         rate = client.options.rate or 50.0  # about what one's own server gives
         most = max(size.pixels for size in self._sizes)
         coarse = [size for size in self._sizes if size.pixels < most / 2]
@@ -178,12 +183,15 @@ class ServiceTiles:
 
     def _places(self, zoom: int) -> np.ndarray:
         """Source tiles (column, row) of a zoom level that the cells need, (n, 2)."""
+        if zoom in self._needed:
+            return self._needed[zoom]
         grid = self.reader.service.grid
         sizes = [size for size in self._sizes if size.level.zoom == zoom]
         pieces = (
             piece for size in sizes for piece in source_places(grid, size.level, self._lat, self._lon, size.tile_m)
         )
-        return unique_places(pieces, grid.level(zoom))
+        self._needed[zoom] = unique_places(pieces, grid.level(zoom))
+        return self._needed[zoom]
 
     def _map(self, cell: int, number: int) -> np.ndarray:
         """Affine map of one tile; those of neighbours are computed together."""
@@ -207,6 +215,8 @@ class ServiceTiles:
         reasons = reader.probe([(level.zoom, column, row) for column, row in chosen.tolist()])
         if len(reasons) == len(chosen):
             raise ImageryStoppedError(self._nothing_there(level.zoom, chosen, max(set(reasons), key=reasons.count)))
+        if wrong := self._wrong_order():
+            raise ImageryStoppedError(f"{self.name} shows other ground than its numbers say: {wrong}")
         notes = (
             [f"{len(reasons)} of {len(chosen)} source tiles looked at are not used: {reasons[0]}"] if reasons else []
         )
@@ -215,6 +225,30 @@ class ServiceTiles:
                 f"source tiles have {reader.side} pixels: with --tile-pixels {reader.side} fewer of them are needed"
             )
         return "; ".join(notes)
+
+    def _overview(self) -> tuple[Place, Place] | None:
+        """A source tile and the one of the next coarser level above it; None where a service's own documents say how
+        tiles are numbered, or no tile tells all orders apart.
+        """
+        level, service = self._sizes[0].level, self.reader.service
+        if service.kind != "XYZ" or level.zoom - 1 not in service.grid.levels:
+            return None
+        places = self._places(level.zoom)
+        telling = places[(places.sum(axis=1) % 2) == 1]
+        if not len(telling):
+            return None
+        column, row = (int(value) for value in telling[len(telling) // 2])
+        return (level.zoom, column, row), (level.zoom - 1, column // 2, row // 2)
+
+    def _wrong_order(self) -> str:
+        """What to do about rows or columns that are counted otherwise; empty where all is well or nothing tells."""
+        overview = self._overview()
+        if overview is None:
+            return ""
+        tile, above = (self.reader.look(place) for place in overview)
+        if not isinstance(tile, SourceTile) or not isinstance(above, SourceTile):
+            return ""
+        return wrong_order(tile.pixels, above.pixels, *overview[0][1:])
 
     def _nothing_there(self, zoom: int, places: np.ndarray, reason: str) -> str:
         """Why no source tile is a picture, and what would give one."""

@@ -113,6 +113,16 @@ class TileReader:
         future.set_result(found)
         return found
 
+    def look(self, place: Place) -> SourceTile | str:
+        """As `tile`; one that is not usable is not counted."""
+        found = self.tile(place)
+        if isinstance(found, str):
+            with self._lock:
+                if place in self._counted:
+                    self._counted.discard(place)
+                    self.bad -= Counter([found])
+        return found
+
     @property
     def side(self) -> int:
         """Side of a source tile in pixels: as `probe` found it, before that as the grid has it."""

@@ -7,7 +7,6 @@ latitude (at 60 degrees half of that at the equator), so the size in metres is c
 import hashlib
 import math
 import re
-import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,13 +21,12 @@ from gengeo_hf.common.geo import Bounds
 from gengeo_hf.common.images import IMAGE_SUFFIXES, is_hidden
 from gengeo_hf.common.transfer import first_line
 from gengeo_hf.imagery.pictures import ONE_COLOUR, REPEATED, TRANSPARENT, NotAPictureError, decode_tile
+from gengeo_hf.imagery.sqlite_files import UNREADABLE, BoundedDatabase
 from gengeo_hf.imagery.tiles import tile_table
 
 MOST_ZOOM = 30  # 4 cm a tile
 ORDERS = ("zxy", "zyx")
 LEAST_REPEATED = 3  # places in which one picture is more than a coincidence
-# What SQLite raises of a damaged file, which may also make it speak no UTF-8, or ask for more memory than there is.
-UNREADABLE = (sqlite3.Error, UnicodeError, MemoryError)
 
 
 def xyz_bounds(zoom: int, column: int, row: int) -> Bounds:
@@ -175,10 +173,9 @@ class MbTiles:
         return content
 
     def _ask(self, question: str, values: tuple[int, ...] = ()) -> list[tuple]:
-        if not hasattr(self._local, "connection"):
-            address = f"{self._path.resolve().as_uri()}?mode=ro"  # a missing file must not be created
-            self._local.connection = sqlite3.connect(address, uri=True)
-        return self._local.connection.execute(question, values).fetchall()
+        if not hasattr(self._local, "database"):
+            self._local.database = BoundedDatabase(self._path)
+        return self._local.database.ask(question, values)
 
 
 def _on_grid(zoom: int, column: object, row: object) -> bool:

@@ -16,10 +16,20 @@ from gengeo_hf.encoding.protocol import EncoderProtocol
 from gengeo_hf.imagery.tiles import TileSource
 from gengeo_hf.index.adapt import with_adaptation
 from gengeo_hf.index.contents import MOST_SOURCES
-from gengeo_hf.index.edit import NO_DATA, Edit, check_output, editing
+from gengeo_hf.index.edit import LISTED, NO_DATA, Edit, check_output, editing
 from gengeo_hf.index.encode import encode_units
 from gengeo_hf.index.fusion import check_fusion
-from gengeo_hf.index.manifest import Build, Manifest, Model, Shard, Source, new_manifest, read_manifest, write_manifest
+from gengeo_hf.index.manifest import (
+    Build,
+    Manifest,
+    Model,
+    Shard,
+    Source,
+    has_manifest,
+    new_manifest,
+    read_manifest,
+    write_manifest,
+)
 from gengeo_hf.index.segment import LEFT_OUT_SCHEMA, NewRows, write_segment
 from gengeo_hf.index.version import Version, is_in
 from gengeo_hf.index.work import Work, read_descriptors, read_jpegs, read_states
@@ -67,7 +77,8 @@ class BuildReport:
         if self.partly_empty:
             lines.append(f"{self.partly_empty:,} tiles partly without data")
         if self.broken_count:
-            lines.append(f"{self.broken_count:,} tiles left out: unreadable, first: {self.broken[0]}")
+            first = f", first: {self.broken[0]}" if self.broken else ""
+            lines.append(f"{self.broken_count:,} tiles left out: unreadable{first}")
         if self.kept_work:
             lines.append(f"unfinished work of another command is kept in {self.kept_work[0]}")
         return "; ".join(lines)
@@ -112,8 +123,8 @@ def build_index(
     work = Work.of(path, encoder, source, thumbnail_pixels)
     present = read_manifest(path) if add else check_output(path, overwrite=True)
     if present is not None and not add and not overwrite:
-        if work.key in present.work and present.shard == _shard_record(shard, work):
-            return _complete(source.name, present)
+        if done := finished_build(path, source.name, work.key, _shard_record(shard, work)):
+            return done
         check_output(path)
     if add and present is not None and present.model.fingerprint != encoder.fingerprint:
         raise GenGeoError(f"{path} was made by another model; use that model, or index the imagery again")
@@ -140,10 +151,21 @@ def build_index(
     return report
 
 
-def _complete(name: str, present: Manifest) -> BuildReport:
-    """The report about an index that the same command made before."""
-    no_data = present.left_out.reasons.get(NO_DATA, 0)
-    unreadable = sum(present.left_out.reasons.values()) - no_data
+def finished_build(path: Path, name: str, key: str, shard: Shard | None = None) -> BuildReport | None:
+    """The report about an index that the same command made before; None where there is none.
+
+    Args:
+        path: Directory of the index.
+        name: Of the imagery.
+        key: See `Work.key`.
+        shard: Which part of a divided build it is, None for a whole one.
+    """
+    present = read_manifest(path) if has_manifest(path) else None
+    if present is None or key not in present.work or present.shard != shard:
+        return None
+    reasons = present.left_out.reasons
+    unreadable = sum(count for reason, count in reasons.items() if reason in LISTED)  # not rows that are no tile
+    no_data = reasons.get(NO_DATA, 0)
     return BuildReport(name, tiles=present.tiles, no_data=no_data, broken_count=unreadable, was_complete=True)
 
 
@@ -221,14 +243,14 @@ class _Assembly:
         bad = table.take(pa.array(list(broken), pa.int64()))
         reasons = pa.array([reason.replace(root, "") if root else reason for reason in broken.values()], pa.string())
         left_out = bad.append_column("reason", reasons).cast(LEFT_OUT_SCHEMA)
+        repeated = finish == self._added and self.work.key in edit.manifest.work  # counted before
         manifest = finish(edit, tiles)
-        manifest = replace(manifest, partly_empty=manifest.partly_empty + partly_empty)
+        if not repeated:
+            manifest = replace(manifest, partly_empty=manifest.partly_empty + partly_empty)
+            self._count_left_out(edit, no_data)
         if len(getattr(self.source, "tile_sizes", ())) > 1:
             manifest = replace(manifest, fusion=manifest.fusion or check_fusion(self.fusion))
         edit.left_out = joined_left_out(edit.left_out, left_out, tiles)
-        edit.reasons[NO_DATA] = edit.reasons.get(NO_DATA, 0) + no_data
-        for why, count in getattr(self.source, "left_out", {}).items():  # rows of a table that are no tile
-            edit.reasons[why] = edit.reasons.get(why, 0) + count
         new = NewRows(tiles, read_descriptors(files, manifest.dim), read_jpegs(files) if self.thumbnails else None)
         total = len(rows) + sum(record.live for record in edit.segments)
         if len(rows):
@@ -236,6 +258,14 @@ class _Assembly:
         edit.tidy()
         report.tiles = sum(record.live for record in edit.segments)
         edit.commit(manifest)
+
+    def _count_left_out(self, edit: Edit, no_data: int) -> None:
+        """Count what is listed nowhere: tiles without data, and rows of a table that are no tile."""
+        counts = {NO_DATA: no_data}
+        if self.shard is None or self.shard[0] == 0:  # each part of a divided build reads the whole table
+            counts |= getattr(self.source, "left_out", {})
+        for reason, count in counts.items():
+            edit.reasons[reason] = edit.reasons.get(reason, 0) + count
 
     def _replaced(self, edit: Edit, tiles: pa.Table) -> Manifest:
         """Nothing of the earlier version stays."""

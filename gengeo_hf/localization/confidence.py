@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from gengeo_hf.encoding.protocol import EncoderProtocol
     from gengeo_hf.localization.answers import Place
 
+ABSENT = 0.75  # of `not_in_index`: above it an answer says that the photo is probably not in the index
 FAR = 2  # times as many tiles, or as few, from where on confidences are called off
 
 
@@ -270,6 +271,13 @@ def _flat(value: object) -> Iterator[object]:
 def _is_number(value: object) -> bool:
     """True for a finite int or float; True and False are none, and JSON knows integers beyond every float."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def absence_notes(not_in_index: float | None) -> list[str]:
+    """What to say about a photo that was probably taken outside of the index; nothing below `ABSENT`."""
+    if not_in_index is None or not_in_index <= ABSENT:
+        return []
+    return [f"probably not in this index ({not_in_index:.0%}, if that is as likely as not beforehand)"]
 
 
 def check_number(photos: int) -> None:

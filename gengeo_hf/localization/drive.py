@@ -52,7 +52,8 @@ def in_order(answers: Sequence[Answer], interval_s: float) -> tuple[list[Answer]
     """The frames in the order of the drive, and the time of each.
 
     Where every frame that could be read tells its time, these times count, and a broken one stays with the frame that
-    was given before it. Else the given order counts, `interval_s` apart.
+    was given before it. Else, for the frames of one video, their seconds in it count, and for photos the given order,
+    `interval_s` apart.
 
     Args:
         answers: one for each frame.
@@ -63,6 +64,9 @@ def in_order(answers: Sequence[Answer], interval_s: float) -> tuple[list[Answer]
     """
     told = [answer.time for answer in answers if answer.time is not None]
     if not told or any(answer.time is None and not answer.error for answer in answers):
+        video = [answer.video_s for answer in answers if answer.video_s is not None]
+        if len(video) == len(answers) and video == sorted(video):
+            return list(answers), np.array(video)
         return list(answers), np.arange(len(answers)) * interval_s
     time, timed = told[0], []
     for answer in answers:

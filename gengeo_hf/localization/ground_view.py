@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from gengeo_hf.common.camera import CameraView
-from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.camera import CameraView, check_heading
 from gengeo_hf.data.loading import resized
 from gengeo_hf.localization.photos import Photo, pictures
 from gengeo_hf.pose.geometry import column_azimuths
@@ -85,14 +83,3 @@ def ground_view(
     columns = grid_of(encoder, *pixels.shape[-2:])[1]
     azimuths = column_azimuths(columns, shown, flat and shown < 180)
     return GroundView(pixels, azimuths, (known or 0.0) - rolled, rolled, prior, stated.is_panorama)
-
-
-def check_heading(heading: float) -> float:
-    """A stated heading in degrees.
-
-    Raises:
-        GenGeoError: it lies outside 0..360.
-    """
-    if not (math.isfinite(heading) and 0 <= heading <= 360):
-        raise GenGeoError(f"a heading lies in 0..360 degrees clockwise from north, found {heading:g}")
-    return heading

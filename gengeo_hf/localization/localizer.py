@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias, overload
@@ -14,14 +13,15 @@ from PIL import Image
 from gengeo_hf.common.area import Area
 from gengeo_hf.common.camera import CameraView
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.encoding.inputs import fetch_image, is_address, is_single_image
+from gengeo_hf.encoding.checkpoints import caveat_of
+from gengeo_hf.encoding.inputs import is_single_image
 from gengeo_hf.encoding.protocol import EncoderProtocol
-from gengeo_hf.index.adapt import adapted_for
+from gengeo_hf.index.adapt import adapted_for, encoder_options
 from gengeo_hf.index.hits import Hit
 from gengeo_hf.index.index import GeoIndex
 from gengeo_hf.localization.answers import Answer, Place, Track, merge_hits, place_of, to_geojson
 from gengeo_hf.localization.area_notes import far_note
-from gengeo_hf.localization.confidence import Calibration
+from gengeo_hf.localization.confidence import Calibration, absence_notes
 from gengeo_hf.localization.drive import Motion, follow, in_order
 from gengeo_hf.localization.photos import (
     Photo,
@@ -34,6 +34,7 @@ from gengeo_hf.localization.photos import (
     read_photo,
     widened_note,
 )
+from gengeo_hf.localization.sources import batched, load_source, seconds_of, source_name
 
 if TYPE_CHECKING:
     from gengeo_hf.index.stores import StoreIndex
@@ -112,7 +113,7 @@ class GeoLocalizer:
             pose: True, or settings, finds position and heading inside the tiles; see `PoseSettings`.
             options: Passed to `Encoder.from_pretrained`, for example `device="cpu"`; `backend` and `compute_dtype` are
                 "auto" unless given, which on a CPU takes what is fastest and agrees with float32. An index or a store
-                of truncated descriptors (`truncate_dim`) truncates those of the photos.
+                that was made with a `truncate_dim` or an `input_scale` sets them.
 
         Raises:
             GenGeoError: One of them is missing or damaged, or they do not belong together.
@@ -121,9 +122,9 @@ class GeoLocalizer:
 
         table = Calibration.load(calibration) if calibration is not None else None
         gallery = open_index(index)  # before the model: it is quick to say that it is not there
-        if isinstance(gallery, GeoIndex) and (width := gallery.manifest.model.truncate_dim):
-            options.setdefault("truncate_dim", int(width))
-        options.setdefault("needs_model", bool(pose))
+        options = {"needs_model": bool(pose)} | options
+        if isinstance(gallery, GeoIndex):
+            options = encoder_options(gallery.manifest) | options
         encoder = Encoder.from_pretrained(model, **({"backend": "auto", "compute_dtype": "auto"} | options))
         if not isinstance(gallery, GeoIndex) and options.get("truncate_dim") is None:
             width = gallery.width_for(encoder.fingerprint, encoder.dim)
@@ -183,18 +184,18 @@ class GeoLocalizer:
         single = is_single_image(photo)
         if single and sequence:
             raise GenGeoError("sequence=True takes the frames of a drive: give a list of photos")
-        photos = [_source(one) for one in ([photo] if single else photo)]
+        photos = [load_source(photo)] if single else map(load_source, photo)
         if sequence:
             motion = motion or Motion()
             found = list(self.locate_many(photos, top=max(top, DRIVE_CANDIDATES), **options))
             together = follow(*in_order(found, motion.interval_s), motion, options.get("threshold", 0.0))
             return Track(replace(answer, places=answer.places[:top]) for answer in together)
-        answers = list(self.locate_many(photos, top=top, **options))
+        answers = list(self.locate_many(list(photos) if single else photos, top=top, **options))
         return answers[0] if single else answers
 
     def locate_many(
         self,
-        photos: Sequence[Any],
+        photos: Iterable[Any],
         *,
         top: int = 5,
         near: tuple[float, float, float] | Area | None = None,
@@ -207,7 +208,8 @@ class GeoLocalizer:
         """Answer many photos, a batch at a time: answers are there before the last photo is read.
 
         Args:
-            photos: Paths, bytes, open binary files or PIL images; addresses are not fetched here.
+            photos: Paths, bytes, open binary files, PIL images or frames of `Video.frames`, no more than one batch of
+                which is held at a time; addresses are not fetched here.
             top: Number of places at most, best first.
             near: Only places within (lat, lon, radius in metres), or in an area.
             merge: Merge overlapping tiles into one place; False gives one place for each tile.
@@ -220,13 +222,14 @@ class GeoLocalizer:
             Answers in the order of the photos; a photo that cannot be read is an answer with an error.
 
         Raises:
-            GenGeoError: A threshold without a calibration.
+            GenGeoError: A threshold without a calibration; or there is one photo, and its pose cannot be found (with
+                several, the answer says so in its notes).
         """
         if threshold > 0 and self.calibration is None:
             raise GenGeoError("a threshold needs confidences: make a calibration with gengeo calibrate, and give it")
         camera = camera or CameraView()
-        for start in range(0, len(photos), batch_size):
-            names = photos[start : start + batch_size]
+        alone = isinstance(photos, Sequence) and len(photos) == 1
+        for names in batched(photos, batch_size):
             batch = [read_photo(name) for name in names]
             asked = [photo for photo in batch if photo.image is not None]
             own = [exif_radius_m is not None and photo.position is not None for photo in batch]
@@ -238,12 +241,15 @@ class GeoLocalizer:
             found = iter(self._places_each(asked, top, priors, merge, camera))
             for name, photo, mine in zip(names, batch, own, strict=True):
                 places = next(found) if photo.image is not None else []
+                if alone and photo.refused is not None:
+                    raise photo.refused
                 yield Answer(
-                    photo=_name(name),
+                    photo=source_name(name),
                     places=places,
                     notes=(
                         *camera_notes(photo, camera, self._canvas),
                         *filter(None, [photo.note, "" if places or photo.error else far_note(self.index, near)]),
+                        *absence_notes(photo.not_in_index),
                     ),
                     error=photo.error,
                     exif_position=photo.position,
@@ -251,6 +257,7 @@ class GeoLocalizer:
                     exif_is_prior=mine,
                     time=photo.time,
                     not_in_index=photo.not_in_index,
+                    video_s=seconds_of(name),
                 )
 
     def search_photo(self, photo: Any, camera: CameraView, tiles: int) -> tuple[Photo, list[Hit]] | None:
@@ -325,45 +332,6 @@ def open_index(where: str | Path) -> GeoIndex | StoreIndex:
     from gengeo_hf.index.stores import connect, is_address
 
     return connect(str(where)) if is_address(str(where)) else GeoIndex.load(where)
-
-
-def caveat_of(record: Mapping[str, Any]) -> str:
-    """What a user must know before believing the answers of a model with this training record."""
-    if not record:
-        return (
-            "unknown training data: this checkpoint has no training record, and its weights may even be random; "
-            "believe its answers only after an evaluation"
-        )
-    if record.get("synthetic"):
-        return (
-            f"this model was trained on the synthetic {record.get('trained_on', 'world')} only and has never seen a "
-            "real photo: its answers on real photos mean nothing"
-        )
-    return ""
-
-
-class _Named(io.BytesIO):
-    """The bytes of a photo as an open file that has a name."""
-
-    def __init__(self, content: bytes, name: str) -> None:
-        super().__init__(content)
-        self.name = name
-
-
-def _source(photo: Any) -> Any:
-    """What `read_photo` takes: an address is fetched, an array becomes an image."""
-    if is_address(photo):
-        return _Named(fetch_image(photo), photo)
-    return Image.fromarray(photo) if isinstance(photo, np.ndarray) else photo
-
-
-def _name(photo: Any) -> str:
-    """The name of a photo in its answer."""
-    if isinstance(photo, str | Path):
-        return str(photo)
-    if isinstance(photo, bytes | bytearray):
-        return f"photo of {len(photo)} bytes"
-    return str(getattr(photo, "filename", "") or getattr(photo, "name", "") or "photo")
 
 
 def _best_of(several: Sequence[tuple[list[Hit], float]], k: int) -> tuple[list[Hit], dict[str, float]]:

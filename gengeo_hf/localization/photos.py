@@ -19,6 +19,7 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.images import IMAGE_SUFFIXES, ImageFile, find_images, read_image
 from gengeo_hf.common.metadata import PhotoMetadata, PhotoPosition
 from gengeo_hf.common.projection import PanoramaCanvas, fitted, is_steep, levelled, rolled, unrolled, vertical_extent
+from gengeo_hf.common.video import BrokenFrame
 
 if TYPE_CHECKING:
     from gengeo_hf.encoding.protocol import EncoderProtocol
@@ -58,6 +59,7 @@ class Photo:
         error: Why it could not be read.
         note: What could not be found out while it was located; empty where nothing was left open.
         not_in_index: Probability that it was taken outside of the index; None without a calibration.
+        refused: Why it has no pose, where one was wanted.
     """
 
     image: Image.Image | None
@@ -65,6 +67,7 @@ class Photo:
     error: str = ""
     note: str = ""
     not_in_index: float | None = None
+    refused: GenGeoError | None = None
 
     @property
     def position(self) -> PhotoPosition | None:
@@ -96,10 +99,12 @@ def find_photos(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def read_photo(photo: Any) -> Photo:
-    """Read a path, bytes, an open file, a PIL image or what `read_image` gave; what is wrong with it is in `error`.
+    """Read a path, bytes, an open file, a PIL image, a frame or what `read_image` gave; `error` says what is wrong.
 
     All pixels are decoded, also of a large JPEG: a photo has the same descriptor here as from `Encoder`.
     """
+    if isinstance(photo, BrokenFrame):
+        return Photo(None, error=photo.error)
     try:
         found = photo if isinstance(photo, ImageFile) else read_image(photo)
     except GenGeoError as error:

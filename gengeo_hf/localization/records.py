@@ -15,7 +15,7 @@ def answer_record(answer: Answer) -> dict[str, Any]:
         photo (name as given), places (see `place_record`, best first), not_in_index (probability in [0, 1] that the
         photo was taken outside of the index, None without a calibration), notes (list of sentences), error (None, or
         why there is no answer); also known (False: less confident than the threshold), exif (position in the photo's
-        file or None) and time (ISO 8601 or None).
+        file or None), time (ISO 8601 or None) and video_s (seconds since the beginning of its video or None).
     """
     exif = answer.exif_position
     return {
@@ -27,6 +27,7 @@ def answer_record(answer: Answer) -> dict[str, Any]:
         "known": answer.known,
         "exif": None if exif is None else {"lat": exif.lat, "lon": exif.lon, "distance_m": answer.exif_distance_m},
         "time": answer.time.isoformat() if answer.time else None,
+        "video_s": answer.video_s,
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +19,7 @@ from gengeo_hf.pose.search import SearchSettings, search_pose
 if TYPE_CHECKING:
     from gengeo_hf.encoding.encoder import Encoder
 
+PART = 1024  # pairs whose tokens are held at a time
 SHARES_WITHIN = (1, 3, 5, 10)  # metres and degrees
 
 
@@ -108,8 +109,10 @@ def errors_of_head(
     """
     parts = []
     for plan in plain_plans(pairs, rows, fov, moved):
-        samples = draw_samples(encoder, head, pairs, plan, rng)
-        parts.append((estimate_samples(head, samples), samples.offset_m.numpy(), samples.heading.numpy()))
+        for start in range(0, len(plan.rows), PART):
+            part = replace(plan, rows=plan.rows[start : start + PART])
+            samples = draw_samples(encoder, head, pairs, part, rng)
+            parts.append((estimate_samples(head, samples), samples.offset_m.numpy(), samples.heading.numpy()))
     _check_whole(pairs)
     return PoseErrors.join(parts, head.config.heading_prior == "known")
 

@@ -120,7 +120,8 @@ class Objective(nn.Module):
             except TypeError as error:
                 raise GenGeoError(f"loss.terms.{name}: {error}") from error
         try:
-            self._pairs(torch.eye(2), torch.eye(2), torch.zeros(()), {})
+            two = torch.eye(2, config.descriptor_dim)
+            self._pairs(two, two, torch.zeros(()), {})
         except TypeError as error:
             raise GenGeoError(f"loss.options: {error}") from error
 

@@ -33,6 +33,7 @@ def test_get_writes_photos_cells_and_a_table_that_every_command_reads(hub, genge
     assert code == 0, noted
     assert "FAIL  test list: 8 (expected 30,956)" in printed
     assert "within 25 m" in printed
+    assert "photo archives: 2 of 2 unpacked" in printed
     assert "CC-BY-SA-4.0" in noted
     assert "free disk needed" in noted
     assert {path.name for path in out.iterdir()} == {
@@ -252,3 +253,19 @@ def test_get_of_a_data_set_that_must_be_asked_for_says_so(gengeo, tmp_path):
     code, _, noted = gengeo("data", "get", "vigor", "--out", tmp_path)
     assert code == 2
     assert "asked for from its owners" in noted
+
+
+def test_archive_that_the_user_put_there_is_checked_used_and_kept(hub, gengeo, tmp_path, city):
+    out, name = tmp_path / "jz", "archives/streetview_images_000.tar"
+    content = city.files()[name]
+    (out / "archives").mkdir(parents=True)
+    (out / name).write_bytes(content[: len(content) // 2])
+    code, _, noted = get(gengeo, out)
+    assert code == 1
+    assert f"has {len(content) // 2:,} bytes, expected {len(content):,}" in noted.splitlines()[-1]
+    (out / name).write_bytes(content)
+    hub.log.clear()
+    code, _, noted = get(gengeo, out)
+    assert code == 0, noted
+    assert (out / name).read_bytes() == content
+    assert not [line for line in hub.log if name in line]

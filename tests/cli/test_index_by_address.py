@@ -35,7 +35,7 @@ def command(server, tiny_checkpoint, tmp_path):  # noqa: F811  # the fixture of 
 
 def test_index_dry_run_prints_the_plan_and_requests_nothing(gengeo, command, server, tmp_path):  # noqa: F811
     code, out, _ = gengeo(*command("good", "--dry-run"))
-    assert code == 0 and "source tiles: 12" in out and "127.0.0.1" in out
+    assert code == 0 and "source tiles: 13" in out and "127.0.0.1" in out
     assert server.paths == [] and not (tmp_path / "x").exists()
 
 

@@ -10,6 +10,7 @@ from gengeo_hf.common.area import parse_area
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.imagery import TilingOptions, open_imagery, pictures
 from gengeo_hf.imagery.options import ClientOptions, NetOptions
+from gengeo_hf.imagery.registration import measure_shift
 from gengeo_hf.imagery.tiles import ImageryStoppedError, Rights
 from gengeo_hf.imagery.xyz import XyzTiles
 from tests.imagery.tile_server import colour
@@ -326,3 +327,32 @@ def test_memory_of_decoded_tiles_is_bounded(opened, monkeypatch):
     source = opened("good")
     read_all(source)
     assert source.reader._memory_bytes <= 2 << 20
+
+
+@pytest.mark.parametrize(("mode", "advice"), [("southrows", "add --tms"), ("exchanged", "exchange {x} and {y}")])
+def test_rows_and_columns_that_show_other_ground_are_told_from_two_zoom_levels(opened, mode, advice):
+    source = opened(mode)
+    with pytest.raises(ImageryStoppedError, match="shows other ground than its numbers say") as caught:
+        source.prepare()
+    assert advice in str(caught.value)
+    assert opened("good", cache="other").prepare() == ""
+
+
+def test_a_shifted_source_is_measured_against_a_raster_with_the_option_that_corrects_it(tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    rng = np.random.default_rng(0)
+    ground = rng.integers(0, 255, (3, 60, 60), np.uint8).repeat(10, axis=1).repeat(10, axis=2)
+    ground = np.clip(ground + rng.integers(-20, 20, ground.shape), 0, 255).astype(np.uint8)
+    for name, east, north in (("right.tif", 0.0, 0.0), ("moved.tif", 4.0, -7.0)):
+        transform = rasterio.transform.from_origin(385000.0 + east, 6672300.0 + north, 1.0, 1.0)
+        profile = {"driver": "GTiff", "width": 600, "height": 600, "count": 3, "dtype": "uint8", "crs": "EPSG:32635"}
+        with rasterio.open(tmp_path / name, "w", transform=transform, **profile) as file:
+            file.write(ground)
+    area = parse_area(near="60.1704,24.9355,150")
+    options = TilingOptions(tile_m=100.0, overlap=0.0, area=area)
+    moved, right = (open_imagery(tmp_path / name, options) for name in ("moved.tif", "right.tif"))
+    shift = measure_shift(moved, right)
+    assert shift.is_clear and (shift.east_m, shift.north_m) == pytest.approx((4.0, -7.0), abs=0.4)
+    east, north = (float(value) for value in str(shift).rpartition("--shift ")[2].split()[0].split(","))
+    assert (east, north) == pytest.approx((-4.0, 7.0), abs=0.4)
+    assert "--shift" not in str(measure_shift(right, right))

@@ -116,6 +116,10 @@ class Handler(Documents, BaseHTTPRequestHandler):
         if mode in ("good", "slow"):
             time.sleep(0.05 if mode == "slow" else 0)
             return picture()
+        if mode == "southrows":  # a world of pictures whose rows are counted from the south
+            return self.answer(200, encode(draw(zoom, column, 2**zoom - 1 - row), kind), f"image/{kind}")
+        if mode == "exchanged":
+            return self.answer(200, encode(draw(zoom, row, column), kind), f"image/{kind}")
         if mode == "retina":
             return picture(side=512)
         if mode == "tms":

@@ -12,7 +12,7 @@ from gengeo_hf.common.statistics import wilson
 from gengeo_hf.imagery.tiles import tile_table
 from gengeo_hf.index import GeoIndex
 from gengeo_hf.localization import GeoLocalizer
-from gengeo_hf.localization.confidence import Calibration, reliability, reliability_plot
+from gengeo_hf.localization.confidence import Calibration, absence_notes, reliability, reliability_plot
 from gengeo_hf.localization.localizer import Place
 from tests.stubs import ListSource, StubEncoder
 
@@ -271,6 +271,8 @@ def test_a_photo_of_elsewhere_is_less_likely_in_the_index():
     here, elsewhere = fitted.not_in_index(answers[int(np.argmax([a[0].score for a in answers]))]), 0.0
     elsewhere = fitted.not_in_index([Place(1, 61.0, 25.0, 0.5, "b"), Place(2, 62.0, 25.0, 0.499, "c")])
     assert elsewhere > here + 0.3
+    assert absence_notes(here) == [] and absence_notes(None) == []
+    assert absence_notes(0.83) == ["probably not in this index (83%, if that is as likely as not beforehand)"]
 
 
 def test_how_many_places_are_shown_never_moves_the_best_one(encoder, tmp_path):

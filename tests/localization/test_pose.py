@@ -107,7 +107,7 @@ def test_photo_without_field_of_view_has_no_pose_and_says_so(scene, tmp_path):
     Image.effect_noise((90, 60), 50).convert("RGB").save(tmp_path / "photo.png")
     localizer = GeoLocalizer.from_pretrained(root / "model", root / "idx", pose=True, backend="torch")
     answer = localizer.locate(tmp_path / "photo.png", near=near(tiles[0]))
-    assert answer.best.pose is None and any("give --fov" in note for note in answer.notes)
+    assert answer.best.pose is None and any("no pose" in note and "--fov" in note for note in answer.notes)
 
 
 def test_heading_out_of_range_is_refused(scene):
@@ -194,3 +194,134 @@ def test_geojson_map_gpx_and_pairs_show_the_pose(scene):
     points = track.findall(".//{http://www.topografix.com/GPX/1/1}trkpt")
     assert len(points) == 2 and float(points[0].get("lat")) == pytest.approx(answer.best.lat, abs=1e-6)
     assert to_pairs([answer]).split() == ["_".join(str(path).split()), "place-000"]
+
+
+@pytest.fixture(scope="module")
+def drive(scene):
+    """A video of five panoramas along a line through the first tile, one a second, and where they were taken."""
+    from tests.pose.toy import field, panorama
+    from tests.videos import write_video
+
+    root, _, _, tiles = scene
+    colours, easts = field(np.random.default_rng(9)), np.array([-14.0, -7, 0, 7, 14])
+    frames = [panorama(colours, east, 0.0) for east in easts]
+    write_video(root / "drive.mp4", frames, fps=1, created="2026-05-01T10:00:00Z", quality=1)
+    return root / "drive.mp4", easts, tiles[0]
+
+
+def drive_words(scene, path, *more):
+    root = scene[0]
+    where = ("--model", root / "model", "--index", root / "idx", "--backend", "torch", "--near", "47,8,100m")
+    return ("locate", path, *where, "--pose", "--fov", 360, "--heading", 30, "--top", 1, *more)
+
+
+def test_video_becomes_a_track_of_poses_with_headings_and_times(scene, drive, gengeo, tmp_path):
+    import json
+    import xml.etree.ElementTree as ElementTree
+
+    path, easts, (lat, lon) = drive
+    gpx, page = tmp_path / "track.gpx", tmp_path / "map.html"
+    words = drive_words(scene, path, "--heading", 0, "--every", "1s", "--sequence", "--json")
+    code, out, err = gengeo(*words, "--gpx", gpx, "--map", page)
+    assert code == 0, err
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert [answer["video_s"] for answer in answers] == [0, 1, 2, 3, 4]
+    assert answers[2]["photo"] == f"{path}#t=2" and answers[2]["time"] == "2026-05-01T10:00:02+00:00"
+    best = [answer["places"][0] for answer in answers]
+    assert {(place["pose"], place["heading"]) for place in best} == {("fitted", 0.0)}
+    east = [(place["lon"] - lon) * 111_320 * np.cos(np.radians(lat)) for place in best]
+    assert np.corrcoef(east, easts)[0, 1] > 0.7
+    points = ElementTree.parse(gpx).findall(".//{http://www.topografix.com/GPX/1/1}trkpt")
+    assert [float(point.get("lon")) for point in points] == pytest.approx([p["lon"] for p in best], abs=1e-6)
+    assert "2026-05-01T10:00:04+00:00" in gpx.read_text() and "heading 0 degrees" in gpx.read_text()
+    assert page.read_text().count("data:image/jpeg") >= 5  # the frames are pictures on the map too
+
+
+def test_damaged_video_keeps_the_frames_before_the_damage(scene, drive, gengeo, tmp_path):
+    from tests.videos import write_video
+
+    rng = np.random.default_rng(0)
+    frames = [rng.integers(0, 255, (32, 112, 3), dtype=np.uint8) for _ in range(80)]
+    cut = write_video(tmp_path / "cut.mkv", frames)
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    code, out, err = gengeo(*drive_words(scene, cut), "--gpx", tmp_path / "t.gpx")
+    assert code == 1 and out.count("#t=") >= 3 and (tmp_path / "t.gpx").is_file()
+    (line,) = [line for line in err.splitlines() if line.startswith("error")]
+    assert "cut.mkv is damaged: it ends after" in line
+
+
+def test_wrong_words_about_videos_are_one_line(scene, drive, gengeo, tmp_path):
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    for words, message, expected in (
+        ((tmp_path / "bad.mp4",), "cannot be read as a video", 1),
+        ((tmp_path / "none.mp4",), "there is no video", 1),
+        ((scene[0] / "a.png", "--every", "1s"), "--every is the time between frames of a video", 2),
+        ((drive[0], "--every", "0"), "is not a time between frames", 2),
+        ((drive[0], scene[0] / "a.png", "--sequence"), "one video, or photos", 2),
+    ):
+        code, _, err = gengeo(*drive_words(scene, *words))
+        assert code == expected and message in err.strip().splitlines()[-1], err
+
+
+def test_photo_without_its_head_keeps_its_place_among_others(scene, gengeo, tmp_path):
+    root, photos, _, _ = scene
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(photos[0])
+    where = ("--model", root / "model", "--index", root / "idx", "--backend", "torch", "--pose", "--fov", 360)
+    code, out, _ = gengeo("locate", tmp_path / "a.png", tmp_path / "b.png", *where)
+    assert code == 0 and out.count("no pose: ") == 2 and "pose/180" in out
+    code, _, err = gengeo("locate", tmp_path / "a.png", *where)
+    assert code == 1 and "has no pose head pose/180" in err.strip().splitlines()[-1]
+
+
+def test_heading_of_400_is_refused_before_the_model_is_loaded(scene, gengeo):
+    code, _, err = gengeo(*drive_words(scene, "photo.jpg", "--heading", 400))
+    assert code == 2 and err.strip() == (
+        "error: --fov, --heading: a heading lies in 0..360 degrees clockwise from north, found 400"
+    )
+
+
+def test_map_offers_the_posterior_as_a_layer(scene):
+    from gengeo_hf.localization.maps import answers_map
+    from gengeo_hf.localization.position_map import PositionMap
+
+    found = located(scene, True, 1)[0].best.position_map
+    assert found.mass.sum() == pytest.approx(1, abs=1e-5)
+    grid = np.array([[-3.0, -3], [0, -3], [3, -3], [-3, 0], [0, 0], [3, 0], [-3, 3], [0, 3], [3, 3]])
+    mass = np.eye(9)[2]  # all in the south-east
+    picture = np.asarray(Image.open(io.BytesIO(PositionMap(47.0, 8.0, grid, mass).picture())))[..., 3]
+    row, column = np.unravel_index(picture.argmax(), picture.shape)
+    assert row > 2 / 3 * picture.shape[0] and column > 2 / 3 * picture.shape[1]
+    bounds = PositionMap(47.0, 8.0, grid, mass).bounds
+    assert great_circle_m(bounds.south, 8.0, bounds.north, 8.0) == pytest.approx(9, abs=0.01)
+    root, photos, _, tiles = scene
+    path = root / "one.png"
+    path.write_bytes(photos[0])
+    for pose, wanted in ((True, True), (None, False)):
+        localizer = GeoLocalizer.from_pretrained(root / "model", root / "idx", pose=pose, backend="torch")
+        answer = localizer.locate(path, camera=PANORAMA, near=near(tiles[0]))
+        page = answers_map([answer], localizer.index)
+        assert ('"probability": {"box"' in page) == wanted
+
+
+def test_service_gives_poses_also_of_a_new_index(scene, tmp_path):
+    import shutil
+
+    from gengeo_hf.serving.locator import LocateQuery, Locator
+
+    root, photos, _, tiles = scene
+    shutil.copytree(root / "idx", tmp_path / "idx")
+    locator = Locator.open(root / "model", tmp_path / "idx", backend="torch", pose=PoseSettings())
+    query = LocateQuery(camera=PANORAMA, near=near(tiles[3]), top=1)
+    try:
+        for _ in range(2):
+            with locator.read(photos[3]) as image:
+                best = locator.ask(image, query)[0].best
+                unposed = locator.ask(image, LocateQuery(camera=CameraView(fov=360.0), near=near(tiles[3])))[0]
+            assert unposed.best.pose is None and any("pose/180" in note for note in unposed.notes)
+            assert best.pose == "fitted" and best.heading == pytest.approx(0, abs=1e-6) and best.radius_68_m > 0
+            old = locator.localizer.pose
+            locator.reload()
+            assert locator.localizer.pose is not old
+    finally:
+        locator.close()

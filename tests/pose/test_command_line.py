@@ -34,6 +34,12 @@ def test_fit_and_evaluate_a_head(gengeo, tiny_checkpoint, pairs_folder):
     wanted = {"median_m", "mean_m", "within_5_m", "within_10_m", "median_deg", "within_10_deg"}
     assert wanted <= set(found) and found["method"] == "fitted" and found["photos"] == 6
     assert found["random_encoder"]["photos"] == 6
+    assert "gallery" not in found
+    code, out, _ = gengeo(*evaluate, "--all-tiles")
+    shares = json.loads(out)["gallery"]
+    for name in ("centre", "best_tile"):
+        within = [shares[f"{name}_within_{metres}_m"] for metres in (5, 10, 25)]
+        assert within == sorted(within) and all(round(share * 6 / 100, 6) in range(7) for share in within)
     code, _, err = gengeo(*evaluate, "--heading-prior", "45")
     assert code == 1 and "has no pose head pose/45" in err and len(err.strip().splitlines()) == 1
 
@@ -50,7 +56,7 @@ def test_evaluate_without_a_head_searches(gengeo, tiny_checkpoint, pairs_folder)
     [
         (("--heading-prior", "90"), "--heading-prior must be one of known, 45, 180"),
         (("--pose-method", "links"), "--pose-method must be one of auto, fitted, search"),
-        (("--protocol", "cvusa"), "--pose takes the protocols world-pose"),
+        (("--protocol", "cvusa"), "--pose takes the protocols vigor-pose, world-pose"),
     ],
 )
 def test_wrong_words_are_one_line(gengeo, tiny_checkpoint, pairs_folder, words, message):

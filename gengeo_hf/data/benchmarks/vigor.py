@@ -72,6 +72,7 @@ def load(
     *,
     protocol: str,
     labels: str = "auto",
+    positions: str = "names",
     cities: Sequence[str] | None = None,
     validation_share: float = 0.05,
     validation_by: str = "area",
@@ -88,6 +89,8 @@ def load(
             Francisco test). `vigor-same` and `vigor-cross` are the names for `load_pairs`.
         labels: "original", "corrected" (SliceMatch's release), or "auto": what is there, original before corrected.
             They differ in the offsets, which retrieval does not use; whether they ever name other tiles is not known.
+        positions: of panoramas: "names" (GPS in their file names) or "labels" (the offset from the positive tile, which
+            is what published errors of localisation count; corrected labels agree with the names to a pixel).
         cities: only these cities of the protocol; the name of the data set then says so.
         validation_share: of the training set that is cut out; give the same to both parts. 0 trains on all.
         validation_by: "area" or "id"; see `split_training`.
@@ -100,6 +103,8 @@ def load(
     which = "test" if split == "test" else "train"
     if split not in SPLITS:
         raise unknown_split(f"vigor-{protocol}", split, SPLITS)
+    if positions not in ("names", "labels"):
+        raise GenGeoError(f"positions must be names or labels, found {positions!r}")
     if (protocol, which) not in PUBLISHED:
         raise GenGeoError(f"VIGOR's protocols are same and cross, found {protocol!r}")
     home, chosen = vigor_home(root), _cities(protocol, which, cities)
@@ -128,7 +133,8 @@ def load(
         everything = [everything[row] for row in np.flatnonzero(inside)]
     named = [(labelled.cities[row], tile) for row in rows for tile in labelled.tiles[row]]
     tiles = _with_image(name, list(dict.fromkeys([*everything, *named])), files, missing)
-    return CrossViewDataset(name, _queries(labelled, rows, files), _gallery(tiles, files))
+    where = _by_labels(labelled, rows) if positions == "labels" else _by_names(labelled, rows)
+    return CrossViewDataset(name, _queries(labelled, rows, files, where), _gallery(tiles, files))
 
 
 def position_of_tile(name: str) -> tuple[float, float]:
@@ -247,13 +253,14 @@ def _read_cities(home: Path, protocol: str, which: str, labels: str, cities: Seq
     if labels not in ("auto", *VERSIONS):
         raise GenGeoError(f"labels must be one of auto, {', '.join(VERSIONS)}, found {labels!r}")
     versions = list(VERSIONS) if labels == "auto" else [labels]
-    joined = Labels([], [], [])
+    joined = Labels([], [], [], [])
     for city in cities:
         places = [place for version in versions for place in label_places(city, LABELS[protocol, which], version)]
         part = read_labels(need_file(home, places, f"the {which} labels of {city}"), city)
         joined.panoramas.extend(part.panoramas)
         joined.tiles.extend(part.tiles)
         joined.cities.extend(part.cities)
+        joined.deltas.extend(part.deltas)
     return joined
 
 
@@ -275,10 +282,22 @@ def _positions(tiles: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     return lat, lon
 
 
-def _queries(labels: Labels, rows: np.ndarray, files: Files) -> datasets.Dataset:
+def _by_names(labels: Labels, rows: np.ndarray) -> np.ndarray:
+    """Latitude and longitude of panoramas in degrees, (N, 2), from their names."""
+    return np.array([position_of_panorama(labels.panoramas[row]) for row in rows]).reshape(-1, 2)
+
+
+def _by_labels(labels: Labels, rows: np.ndarray) -> np.ndarray:
+    """Latitude and longitude of panoramas in degrees, (N, 2): the positive tile's centre minus the label's offset."""
+    centre = np.stack(_positions([labels.tiles[row][0] for row in rows]), axis=1)
+    delta = np.array([labels.deltas[row] for row in rows], dtype=np.float64).reshape(-1, 2)
+    degrees = 360.0 / (256 * 2**ZOOM)  # of a pixel, east
+    return centre - delta * np.stack([degrees * np.cos(np.radians(centre[:, 0])), np.full(len(rows), degrees)], 1)
+
+
+def _queries(labels: Labels, rows: np.ndarray, files: Files, positions: np.ndarray) -> datasets.Dataset:
     """The table of panoramas; semi-positives without an image are left out."""
     names, cities = [labels.panoramas[row] for row in rows], [labels.cities[row] for row in rows]
-    positions = np.array([position_of_panorama(name) for name in names])
     semi = [
         [_tile_id(tile) for tile in labels.tiles[row][1:] if files.aerial(labels.cities[row], tile) is not None]
         for row in rows

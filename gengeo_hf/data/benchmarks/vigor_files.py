@@ -29,11 +29,13 @@ class Labels:
         panoramas: file name of each panorama.
         tiles: (N, 4) names: the positive, then three semi-positives.
         cities: of each row.
+        deltas: (N, 2) pixels of the positive tile from the camera to its centre, north and east.
     """
 
     panoramas: list[str]
     tiles: list[list[str]]
     cities: list[str]
+    deltas: list[tuple[float, float]]
 
 
 class Files:
@@ -66,9 +68,9 @@ def read_labels(path: Path, city: str) -> Labels:
     """Read a label file: 13 fields a row, separated by white space (names hold commas).
 
     Raises:
-        GenGeoError: a row has another number of fields, or a name gives no position.
+        GenGeoError: a row has another number of fields, an offset that is not a number, or a name without a position.
     """
-    panoramas, tiles = [], []
+    panoramas, tiles, deltas = [], [], []
     for number, line in enumerate(read_lines(path), 1):
         fields = line.split()
         if len(fields) != FIELDS:
@@ -79,9 +81,13 @@ def read_labels(path: Path, city: str) -> Labels:
         position_of_panorama(fields[0])
         panoramas.append(fields[0])
         tiles.append([fields[1], fields[4], fields[7], fields[10]])
+        try:
+            deltas.append((float(fields[2]), float(fields[3])))
+        except ValueError:
+            raise GenGeoError(f"{path}, line {number}: the offsets {fields[2]} {fields[3]} are not numbers") from None
     if not panoramas:
         raise GenGeoError(f"{path} is empty")
-    return Labels(panoramas, tiles, [city] * len(panoramas))
+    return Labels(panoramas, tiles, [city] * len(panoramas), deltas)
 
 
 def position_of_panorama(name: str) -> tuple[float, float]:

@@ -1,0 +1,82 @@
+"""What may be given as photos: paths, addresses, arrays, open files, and the frames of videos."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.video import BrokenFrame, Video, VideoFrame, is_video
+from gengeo_hf.encoding.inputs import fetch_image, is_address
+
+Item = TypeVar("Item")
+
+
+class _Named(io.BytesIO):
+    """The bytes of a photo as an open file that has a name."""
+
+    def __init__(self, content: bytes, name: str) -> None:
+        super().__init__(content)
+        self.name = name
+
+
+def load_source(photo: Any) -> Any:
+    """What `read_photo` takes: an address is fetched, an array becomes an image."""
+    if is_address(photo):
+        return _Named(fetch_image(photo), photo)
+    return Image.fromarray(photo) if isinstance(photo, np.ndarray) else photo
+
+
+def source_name(photo: Any) -> str:
+    """The name of a photo in its answer."""
+    if isinstance(photo, str | Path):
+        return str(photo)
+    if isinstance(photo, bytes | bytearray):
+        return f"photo of {len(photo)} bytes"
+    return str(getattr(photo, "filename", "") or getattr(photo, "name", "") or "photo")
+
+
+def seconds_of(photo: Any) -> float | None:
+    """Seconds since the beginning of its video; None for what is not a frame."""
+    return photo.seconds if isinstance(photo, VideoFrame | BrokenFrame) else None
+
+
+def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of `size` items, the last one may be shorter; no more than one is held."""
+    iterator = iter(items)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch
+
+
+class Frames:
+    """Photos with videos among them: iterating gives the photos, and the frames of videos in place of these.
+
+    Args:
+        paths: Photos and videos.
+        every_s: Seconds between the frames of a video.
+
+    Raises:
+        GenGeoError: A video cannot be read, or `every_s` is not positive.
+    """
+
+    def __init__(self, paths: Sequence[Any], every_s: float = 1.0) -> None:
+        if not every_s > 0:
+            raise GenGeoError(f"the time between frames must be a positive number of seconds, found {every_s:g}")
+        self.paths, self.every_s = paths, every_s
+        self.videos = {number: Video.open(path) for number, path in enumerate(paths) if is_video(path)}
+
+    @property
+    def total(self) -> int | None:
+        """About how many photos and frames there are; None where a video does not state its length."""
+        counts = [video.count(self.every_s) for video in self.videos.values()]
+        return None if None in counts else len(self.paths) - len(counts) + sum(count or 0 for count in counts)
+
+    def __iter__(self) -> Iterator[Any]:
+        for number, path in enumerate(self.paths):
+            yield from self.videos[number].frames(self.every_s) if number in self.videos else (path,)

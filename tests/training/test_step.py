@@ -1,0 +1,173 @@
+"""One optimizer step: what decays, what the gradient is in parts, what the settings put into the loss."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.learning import Pairs, symmetric_info_nce
+from gengeo_hf.model import GenGeoConfig, GenGeoModel
+from gengeo_hf.training.objective import Objective
+from gengeo_hf.training.settings import Settings
+from gengeo_hf.training.step import backward_pass, build_optimizer, finite, kept_stages, learning_rate, parameter_groups
+from tests.conftest import TINY
+
+PAIRS = 6
+
+
+def tiny(**changes):
+    torch.manual_seed(0)
+    return GenGeoModel(GenGeoConfig(**TINY | changes)).eval()  # without dropout
+
+
+def photos():
+    generator = torch.Generator().manual_seed(1)
+    sizes = {"ground": (28, 112), "aerial": (56, 56)}
+    batch = {view: torch.randint(0, 256, (PAIRS, 3, *size), generator=generator) for view, size in sizes.items()}
+    return {view: pixels.to(torch.uint8) for view, pixels in batch.items()} | {"query_row": torch.arange(PAIRS)}
+
+
+def gradients(model, processor, settings, pairs=None):
+    """Loss and gradients of one step by the parts of the loop."""
+    pairs = pairs or Pairs(torch.arange(PAIRS).numpy())
+    model.zero_grad()
+    accelerator, objective = Accelerator(cpu=True), Objective(model, settings)
+    loss = backward_pass(photos(), accelerator, model, model, processor, settings, pairs, objective)
+    return loss.item(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def descriptors(model, processor):
+    """Unit descriptors of both views by a plain call of the model, in double precision of their products."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
+    batch = photos()
+    return [
+        model((batch[view].float() / 255 - mean) / std, view=view).pooler_output.detach()
+        for view in ("ground", "aerial")
+    ]
+
+
+def cross_entropy(ground, aerial, scale, smoothing):
+    """The symmetric loss by hand: 1 - e of the target on the true pair, e spread over all."""
+    logits = math.exp(scale) * ground @ aerial.T
+    target = (1 - smoothing) * torch.eye(len(logits)) + smoothing / len(logits)
+    return -(target * (logits.log_softmax(1) + logits.log_softmax(0))).sum().item() / len(logits) / 2
+
+
+def test_biases_norms_and_the_temperature_do_not_decay():
+    model = tiny(trainable_blocks=1)
+    settings = Settings(output="unused")
+    settings.optimisation.weight_decay = 0.5
+    optimizer, around = build_optimizer(model, settings)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert around is None and 0 < len(trained) < len(before)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+    for group in optimizer.param_groups:
+        group["lr"] = 0.1
+    optimizer.step()  # without a gradient only the decay moves anything: by 0.1 * 0.5
+    for name, parameter in model.named_parameters():
+        decays = name in trained and parameter.ndim >= 2
+        torch.testing.assert_close(parameter.detach(), before[name] * (0.95 if decays else 1.0), msg=name)
+        if decays:
+            assert not name.endswith(("bias", "logit_scale")), name
+    groups = parameter_groups(model, 0.5)
+    assert sorted(id(p) for group in groups for p in group["params"]) == sorted(
+        id(p) for p in model.parameters() if p.requires_grad
+    )
+    assert optimizer.param_groups[0]["betas"] == tuple(settings.optimisation.betas)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 4])
+def test_parts_give_the_gradient_of_the_whole_batch_also_for_the_scale(tiny_processor, micro_batch):
+    model = tiny()
+    settings = Settings(output="unused")
+    whole_loss, whole = gradients(model, tiny_processor, settings)
+    settings.sampling.micro_batch = micro_batch
+    loss, parts = gradients(model, tiny_processor, settings)
+    assert loss == pytest.approx(whole_loss, rel=1e-5) and parts.keys() == whole.keys()
+    assert whole["logit_scale"].abs() > 1e-4
+    for name, gradient in whole.items():
+        torch.testing.assert_close(parts[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("micro_batch", [None, 6, 7])
+def test_a_batch_that_fits_is_not_cut(tiny_processor, monkeypatch, micro_batch):
+    monkeypatch.setattr("gengeo_hf.training.step.cached_backward", None)
+    settings = Settings(output="unused")
+    settings.sampling.micro_batch = micro_batch
+    assert gradients(tiny(), tiny_processor, settings)[1]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.3])
+def test_label_smoothing_is_that_of_the_settings(tiny_processor, smoothing):
+    model = tiny()
+    settings = Settings(output="unused")
+    assert settings.optimisation.label_smoothing == 0.1  # as Sample4Geo
+    settings.optimisation.label_smoothing = smoothing
+    loss, _ = gradients(model, tiny_processor, settings)
+    expected = cross_entropy(*descriptors(model, tiny_processor), model.logit_scale.item(), smoothing)
+    assert loss == pytest.approx(expected, rel=1e-4)
+
+
+def test_matryoshka_widths_of_the_configuration_are_trained(tiny_processor):
+    settings = Settings(output="unused")
+    settings.optimisation.label_smoothing = 0.0
+    model = tiny(matryoshka_dims=[8, 16])
+    loss, _ = gradients(model, tiny_processor, settings)
+    views, scale = descriptors(model, tiny_processor), model.logit_scale.item()
+    each = [cross_entropy(*(F.normalize(v[:, :width], dim=1) for v in views), scale, 0.0) for width in (8, 16, 24)]
+    assert loss == pytest.approx(sum(each) / 3, rel=1e-4) and abs(loss - each[2]) > 1e-4
+    settings.loss.pair = "soft_triplet"
+    with pytest.raises(GenGeoError, match="matryoshka_dims needs"):
+        Objective(model, settings)
+
+
+def test_ignored_tiles_leave_the_loss_of_a_step(tiny_processor):
+    """Tile 1 covers the place of photo 0: that one entry of the matrix is left out, in both directions."""
+    model, settings = tiny(), Settings(output="unused")
+    settings.optimisation.label_smoothing = 0.0
+    semi = torch.full((PAIRS, 1), -1).numpy()
+    semi[0] = 1
+    loss, _ = gradients(model, tiny_processor, settings, Pairs(torch.arange(PAIRS).numpy(), semi))
+    ground, aerial = descriptors(model, tiny_processor)
+    logits = model.logit_scale.exp() * ground @ aerial.T
+    logits[0, 1] = -torch.inf
+    rows, columns = (F.cross_entropy(x, torch.arange(PAIRS)) for x in (logits, logits.T))
+    assert loss == pytest.approx((rows + columns).item() / 2, rel=1e-4)
+    plain = symmetric_info_nce(ground, aerial, model.logit_scale).item()
+    assert abs(loss - plain) > 1e-4
+
+
+def test_outputs_of_frozen_blocks_are_kept_only_where_it_is_asked_and_possible():
+    settings, model = Settings(output="unused"), tiny(trainable_blocks=1)
+    assert kept_stages(model, settings)
+    settings.sampling.keep_frozen = False
+    assert not kept_stages(model, settings)
+    settings.sampling.keep_frozen, settings.optimisation.compile = True, "inductor"
+    assert not kept_stages(model, settings)
+    settings.optimisation.compile = None
+    assert not kept_stages(tiny(trainable_blocks=1, share_backbone=False, share_aggregator=False), settings)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_with_advice():
+    settings = Settings(output="unused")
+    assert finite(torch.tensor(0.5), 3, settings) == 0.5
+    for value in (math.inf, -math.inf, math.nan):
+        with pytest.raises(GenGeoError, match=r"at step 7: lower optimisation\.learning_rate"):
+            finite(torch.tensor(value), 7, settings)
+
+
+def test_the_rate_ends_at_its_final_value_and_warms_up_from_the_first_step():
+    settings = Settings(output="unused")
+    settings.optimisation.learning_rate, settings.optimisation.final_learning_rate = 1e-3, 1e-5
+    settings.optimisation.warmup = 0.05
+    rates = [learning_rate(step, 40, settings) for step in range(41)]
+    assert rates[:2] == pytest.approx([5e-4, 1e-3]) and rates[2] == pytest.approx(1e-3)
+    assert rates[21] == pytest.approx((1e-3 + 1e-5) / 2) and rates[40] == pytest.approx(1e-5)
+    assert learning_rate(45, 40, settings) == pytest.approx(1e-5) and rates[2:] == sorted(rates[2:], reverse=True)
+    settings.optimisation.warmup = 0.0  # one step at least
+    assert learning_rate(0, 40, settings) == pytest.approx(1e-3)
