@@ -27,8 +27,10 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from gengeo_hf.common.area import Area
 from gengeo_hf.common.files import write_json
 from gengeo_hf.common.geo import metres_per_degree
+from gengeo_hf.common.units import check_near
 from gengeo_hf.imagery.tiles import TILE_SCHEMA
 from gengeo_hf.index import GeoIndex
 from gengeo_hf.index.edit import write_index
@@ -320,9 +322,7 @@ def large(count: int, folder: Path, known: dict[str, Any]) -> Iterator[dict[str,
     per_lat, per_lon = (float(v) for v in metres_per_degree(LAT))
     near = (LAT + side * SPACING_M / per_lat, LON + side * SPACING_M / per_lon, RADIUS_M)
     result["near_5km"] = timed(lambda query: index.search(query, 10, near), queries, 20)
-    from gengeo_hf.common.units import check_near
-
-    runs = index.segments[0].runs_near(check_near(near))
+    runs = index.segments[0].runs_in(Area.from_near(check_near(near)))
     result["near_5km"] |= {"tiles": int(sum(inside.sum() for _, _, inside in runs)), "runs": len(runs)}
     yield result
     result["recall_at_10"] = recall(index, queries, exact_ids(index, queries, 10))

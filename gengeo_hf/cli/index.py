@@ -253,7 +253,7 @@ def index(
     stored = encoder_options(present.manifest) if present is not None else {}
     computation = stored | ({"truncate_dim": truncate_dim} if truncate_dim else {}) | options.computation
     images = imagery.table.num_rows if hasattr(imagery, "table") else None
-    loading = {"batch_size": batch_size, "expected_images": images, **computation}
+    loading: dict[str, Any] = {"batch_size": batch_size, "expected_images": images, **computation}
     build: dict[str, Any] = {"model_name": options.model, "thumbnail_pixels": thumbnails, "readers": readers}
     build["fusion"] = fusion
     encoder: Any = None

@@ -18,7 +18,7 @@ from gengeo_hf.encoding.backends.loaded import LoadedModel
 from gengeo_hf.encoding.backends.protocol import Backend, Choice, check_words
 from gengeo_hf.encoding.checkpoints import EXPORT_REASON, TRAINING_RECORD, is_worth_export, load_parts, training_record
 from gengeo_hf.encoding.fingerprint import at_input_scale
-from gengeo_hf.encoding.inputs import check_own_size, check_view, fetch_image, is_address, is_single_image, load_image
+from gengeo_hf.encoding.inputs import check_view, fetch_image, is_address, is_single_image, load_image, prepare
 from gengeo_hf.encoding.preprocessing import scaled_sizes
 from gengeo_hf.encoding.protocol import EncoderProtocol, View
 
@@ -54,6 +54,8 @@ class Encoder:
         >>> encoder.similarity(photo, tiles)  # float32 (2,): cosines
     """
 
+    input_scale = 1.0  # see `scale_input`
+
     def __init__(
         self,
         model: GenGeoModel | ExportedGraphs,
@@ -71,7 +73,6 @@ class Encoder:
         self.processor: Any = processor
         self.batch_size = batch_size
         self.training_record: dict[str, Any] = {}
-        self.input_scale = 1.0
         self.source: LoadedModel | ExportedGraphs
         self.device: Any
         self._model: GenGeoModel | None = None
@@ -348,14 +349,10 @@ class Encoder:
         check_view(view)
         size = self.batch_size if batch_size is None else batch_size
         _check_batch_size(size)
-        if not resize:
-            check_own_size(self.processor, view)
         iterator = iter(images)
         while batch := [load_image(image) for image in itertools.islice(iterator, size)]:
-            options: dict[str, Any] = {} if resize else {"do_resize": False}
-            options["view"] = view
-            inputs = self.processor(batch, return_tensors="np" if self._model is None else "pt", **options)
-            yield self.encode_pixels(inputs["pixel_values"], view)
+            tensors = "np" if self._model is None else "pt"
+            yield self.encode_pixels(prepare(self.processor, batch, view, resize=resize, tensors=tensors), view)
 
     def encode_pixels(self, pixels: torch.Tensor | np.ndarray, view: View) -> np.ndarray:
         """Unit descriptors, float32 (B, dim), of pixel values (B, 3, H, W) on any device.

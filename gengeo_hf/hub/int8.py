@@ -103,7 +103,6 @@ def _quantised(
 ) -> tuple[Gate, set[str], Path]:
     """Graphs of one engine with as few float32 layers as pass the gate: the gate, these layers, the directory."""
     make, run, suffix = _ENGINES[engine]
-    gate = None
     for share in FLOAT_SHARES:
         left, target = set(ranked[: round(share * len(ranked))]), folder / f"{share:.3f}"
         target.mkdir(parents=True)
@@ -180,7 +179,8 @@ def _layer_errors(path: Path, names: dict[str, str], pixels: list[np.ndarray]) -
     with tempfile.TemporaryDirectory() as folder:
         onnx.save(graph, Path(folder) / "a.onnx", save_as_external_data=True, location="a.bin")
         session = onnxruntime.InferenceSession(Path(folder) / "a.onnx", providers=["CPUExecutionProvider"])
-    rng, kept = np.random.default_rng(0), {name: [] for name in tensors}
+    rng = np.random.default_rng(0)
+    kept: dict[str, list[np.ndarray]] = {name: [] for name in tensors}
     for image in pixels[:8]:
         for name, values in zip(tensors, session.run(tensors, {INPUT: image}), strict=True):
             rows = values.reshape(-1, values.shape[-1])

@@ -34,12 +34,12 @@ class TorchBackend:
         self.dtype = "bfloat16" if self._autocast else str(model.dtype).removeprefix("torch.")
 
     @torch.inference_mode()
-    def encode_pixels(self, pixels: torch.Tensor, view: View) -> np.ndarray:
+    def encode_pixels(self, pixels: torch.Tensor | np.ndarray, view: View) -> np.ndarray:
         """Unit descriptors, float32 (B, dim); see the contract."""
         device: Any = self._model.device
         cast: Any = torch.autocast(device.type, torch.bfloat16) if self._autocast else contextlib.nullcontext()
         with cast:
-            found = self._model(pixels.to(device), view=view).pooler_output.float()
+            found = self._model(torch.as_tensor(pixels).to(device), view=view).pooler_output.float()
         if self._autocast:  # rounded values are no longer of unit length
             found = torch.nn.functional.normalize(found, dim=1)
         descriptors: np.ndarray = found.cpu().numpy()
