@@ -4,9 +4,9 @@
     python benchmarks/mutants.py --count 150 --seed 7 --jobs 2 --out mutants
 
 Changes are drawn with a seed from the modules of `PACKAGES`: comparisons, signs, constants, conditions, minima and
-maxima. Each runs the test files that name its module, in a copy of the tree, until the first failure or a time limit;
-both count as noticed. Results are appended to `mutants.jsonl` in `--out`: a run that was ended goes on where it was, as
-long as the changed files are the same. Changes that alter nothing (equivalents) are listed in
+maxima. Each runs the test files that name its module, in a copy of the tree, until the first failure or a limit of CPU
+time; both count as noticed. Results are appended to `mutants.jsonl` in `--out`: a run that was ended goes on where it
+was, as long as the changed files are the same. Changes that alter nothing (equivalents) are listed in
 `mutants_equivalent.json`, each with its reason, and are not counted. The status is 1 below `--goal`.
 """
 
@@ -17,10 +17,13 @@ import contextlib
 import hashlib
 import itertools
 import json
+import math
 import os
 import queue
 import random
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -249,10 +252,13 @@ def run_tests(folder: Path, tests: list[str], seconds: float) -> tuple[str, str]
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=seconds,
+            timeout=20 * seconds,  # of the clock: a busy machine alone ends nothing
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(seconds),) * 2),
             check=False,
         )
     except subprocess.TimeoutExpired:
+        return "late", ""
+    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):  # what ends a process at its limit
         return "late", ""
     if done.returncode in (0, 5):  # 5: every test is skipped or deselected
         return "passed", ""
@@ -341,7 +347,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=150, help="number of changes")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument("--jobs", type=int, default=2, help="changes that are tried at the same time")
-    parser.add_argument("--seconds", type=float, default=300, help="time limit of one change")
+    parser.add_argument("--seconds", type=float, default=300, help="CPU time that the tests of one change may take")
     parser.add_argument("--only", nargs="+", choices=PACKAGES, default=list(PACKAGES), help="packages to change")
     parser.add_argument("--goal", type=float, default=0.85, help="least share that must be noticed")
     parser.add_argument("--out", type=Path, default=ROOT / "mutants", help="directory of mutants.jsonl")
