@@ -1,7 +1,8 @@
 """Position and heading inside the true tile on the synthetic world: errors and times, for all heading priors and seeds.
 
     OMP_NUM_THREADS=1 python benchmarks/pose.py --model demo/gengeo-world-urban --cache demo/world --work pose_heads
-    OMP_NUM_THREADS=1 python benchmarks/pose.py --model demo/gengeo-world-urban --quick --work /tmp/heads
+    OMP_NUM_THREADS=1 python benchmarks/pose.py --model demo/gengeo-world-urban --quick --work quick_heads
+    OMP_NUM_THREADS=1 python benchmarks/pose.py --times
 
 Fits a head on the frozen encoder for each heading prior and seed on 4,500 urban training pairs (the model is not
 changed), and one on an encoder with random weights for the first seed, since both views of this world share colours.
@@ -27,8 +28,8 @@ from gengeo_hf.encoding.encoder import Encoder
 from gengeo_hf.evaluation.pose import evaluate_pose
 from gengeo_hf.pose.estimate import estimate_samples
 from gengeo_hf.pose.fitting import FitSettings, fit_head
-from gengeo_hf.pose.geometry import positions_of
-from gengeo_hf.pose.head import PRIORS, PoseHead
+from gengeo_hf.pose.geometry import column_azimuths, positions_of
+from gengeo_hf.pose.head import PRIORS, PoseConfig, PoseHead
 from gengeo_hf.pose.posterior import poses_of, to_posterior
 from gengeo_hf.pose.random_encoder import random_encoder
 from gengeo_hf.pose.samples import PosePairs, Samples, draw_samples, plain_plans
@@ -107,7 +108,7 @@ def measure(encoder: Encoder, train: Any, tests: Tests, name: str, settings: Fit
         case: evaluate_pose(encoder, tests[domain], prior, head=head, fov=fov)
         for case, (domain, fov) in cases_of(prior).items()
     }
-    found[f"time, {prior}"] = times(encoder, tests, head)
+    found[f"time, {prior}"] = times(head, drawn_samples(encoder, tests, head))
     write_json(path, found)
     return found
 
@@ -128,11 +129,8 @@ def searched(encoder: Encoder, tests: Tests, prior: str, work: Path) -> dict[str
     return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
-def times(encoder: Encoder, tests: Tests, head: PoseHead) -> dict[str, float]:
+def times(head: PoseHead, samples: Samples) -> dict[str, float]:
     """CPU milliseconds of the head for one pair, in batches and alone."""
-    pairs = PosePairs.of(tests["urban"], encoder.processor)
-    plan = plain_plans(pairs, np.arange(min(BATCH, len(pairs))))[0]
-    samples = draw_samples(encoder, head, pairs, plan, np.random.default_rng(0))
     estimate_samples(head, samples)  # the geometry is made once and kept
 
     def cpu_ms(work: Callable[[], None], repeats: int) -> float:
@@ -145,6 +143,23 @@ def times(encoder: Encoder, tests: Tests, head: PoseHead) -> dict[str, float]:
 
     whole = cpu_ms(lambda: answer(head, samples, slice(None)), 5)
     return {"batch_ms": whole / len(samples), "alone_ms": cpu_ms(lambda: answer(head, samples, slice(0, 1)), ALONE)}
+
+
+def drawn_samples(encoder: Encoder, tests: Tests, head: PoseHead) -> Samples:
+    """One batch of test pairs."""
+    pairs = PosePairs.of(tests["urban"], encoder.processor)
+    plan = plain_plans(pairs, np.arange(min(BATCH, len(pairs))))[0]
+    return draw_samples(encoder, head, pairs, plan, np.random.default_rng(0))
+
+
+def bare_times(prior: str) -> dict[str, float]:
+    """The same for random tokens in the shapes of the demo's model; times do not depend on weights."""
+    head = PoseHead(PoseConfig(token_dim=96, ground_rows=3, heading_prior=prior, tile_m=[40.0, 90.0])).eval()
+    layout, headings = head.layout((65.0, 65.0), (5, 5)), head.config.headings
+    ground, aerial = torch.randn(BATCH, 3, 12, 96), torch.randn(BATCH, 25, 96)
+    empty = torch.empty(BATCH, 0, dtype=torch.int64)
+    nowhere = torch.zeros(BATCH, 2), torch.zeros(BATCH)
+    return times(head, Samples(ground, aerial, *nowhere, layout, column_azimuths(12, 360.0), headings, empty))
 
 
 def figures_of(case: str, seeds: list[dict[str, Any]], blank: dict[str, Any] | None) -> list[Figure]:
@@ -196,9 +211,10 @@ def as_markdown(figures: list[Figure], given: argparse.Namespace) -> str:
 def main() -> None:
     """Fit, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True)
+    parser.add_argument("--model")
+    parser.add_argument("--times", action="store_true", help="only the times of heads with random weights: seconds")
     parser.add_argument("--cache", help="folder of worlds that are drawn already")
-    parser.add_argument("--work", type=Path, required=True, help="folder of the fitted heads")
+    parser.add_argument("--work", type=Path, help="folder of the fitted heads")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--priors", nargs="+", default=list(PRIORS), choices=list(PRIORS))
     parser.add_argument("--no-random", action="store_true", help="leave the encoder with random weights out")
@@ -206,6 +222,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder of pose.json and pose.md; default: print only")
     parser.add_argument("--quick", action="store_true", help="small sizes: does it work?")
     given = parser.parse_args()
+    if given.times:
+        torch.set_num_threads(1)
+        for prior in given.priors:
+            found = figures_of(f"time, {prior}", [bare_times(prior)], None)
+            print(prior, json.dumps([figure.plain() for figure in found]), flush=True)
+        return
+    if given.model is None or given.work is None:
+        parser.error("give --model and --work, or --times")
     pairs, steps = (60, 3) if given.quick else (TRAINING_PAIRS, 1000)
     given.photos = 8 if given.quick else given.photos
     given.work.mkdir(parents=True, exist_ok=True)

@@ -27,8 +27,10 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from gengeo_hf.common.area import Area
 from gengeo_hf.common.files import write_json
 from gengeo_hf.common.geo import metres_per_degree
+from gengeo_hf.common.units import check_near
 from gengeo_hf.imagery.tiles import TILE_SCHEMA
 from gengeo_hf.index import GeoIndex
 from gengeo_hf.index.edit import write_index
@@ -40,6 +42,7 @@ SPACING_M, TILE_M = 32.5, 65.0
 LAT, LON = 48.0, 11.0
 BLOCK = 65_536
 QUERIES = 200
+PARTS = 19  # segments of the index that is edited; what is added makes one more
 RADIUS_M = 5000.0
 
 
@@ -148,18 +151,21 @@ OPENED = """
 import json, sys, time
 import numpy as np
 from gengeo_hf.index import GeoIndex
-started = time.perf_counter()
-index = GeoIndex.load(sys.argv[1], verify=False)
-opened = time.perf_counter() - started
+
+def took(call):
+    started, cpu = time.perf_counter(), time.process_time()
+    made = call()
+    return made, time.perf_counter() - started, time.process_time() - cpu
+
+index, opened, opened_cpu = took(lambda: GeoIndex.load(sys.argv[1], verify=False))
 queries = np.load(sys.argv[2])
-started = time.perf_counter()
-index.search(queries[:1], 10)
-first = time.perf_counter() - started
+_, first, first_cpu = took(lambda: index.search(queries[:1], 10))
 for query in queries[:50]:
     index.search(query, 10)
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 resident = int(status["RssAnon"].split()[0]) / 1024
-print(json.dumps({"open_s": opened, "first_query_ms": first * 1000, "resident_mb": resident}))
+found = {"open_s": opened, "open_cpu_s": opened_cpu, "resident_mb": resident}
+print(json.dumps(found | {"first_query_ms": first * 1000, "first_query_cpu_ms": first_cpu * 1000}))
 """
 
 
@@ -227,13 +233,12 @@ def drawn_queries(index: GeoIndex) -> np.ndarray:
     return Gallery(8).queries(segment.descriptors, rows)
 
 
-def edits(count: int, folder: Path) -> dict[str, Any]:
-    """What edits cost, and what segments and tombstones cost a search."""
-    path = folder / "edits.gengeo"
-    part = count // 19
+def build_parts(count: int, folder: Path) -> GeoIndex:
+    """An index of nineteen segments, each written as an index of its own and then added."""
+    path, part = folder / "edits.gengeo", count // PARTS
     gallery, vectors = Gallery(count), Gallery(count).descriptors()
     tiles, waiting = gallery.tiles(), np.empty((0, DIM), np.float16)
-    for number in range(19):  # the twentieth is what is added below
+    for number in range(PARTS):
         while len(waiting) < part:
             waiting = np.concatenate([waiting, next(vectors)])
         rows = NewRows(tiles.slice(number * part, part), [waiting[:part]])
@@ -244,30 +249,51 @@ def edits(count: int, folder: Path) -> dict[str, Any]:
             one.rename(path)
         else:
             GeoIndex.load(path, verify=False).add(RandomEncoder(), GeoIndex.load(one, verify=False))
-    index = GeoIndex.load(path, verify=False)
-    # Parts of 50,000 tiles are small indexes; as segments of a large one they have a scan.
-    result: dict[str, Any] = {"tiles": len(index), "segments": len(index.manifest.segments)}
-    result["remove_one"] = cost(index, lambda: index.remove(["77"]))
-    more = OneColour(32, count)
-    result["add_32"] = cost(index, lambda: index.add(RandomEncoder(), more))
-    dead = np.random.default_rng(1).choice(count, count // 10, replace=False).astype(str).tolist()
-    result["remove_tenth"] = cost(index, lambda: index.remove(dead))
+    return GeoIndex.load(path, verify=False)
+
+
+def edits(count: int, folder: Path, known: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """What edits cost, and what segments and tombstones cost a search; more figures with each step.
+
+    An index that an interrupted run has edited is used again, with the figures that are known of it.
+    """
+    path = folder / "edits.gengeo"
+    if path.exists() and GeoIndex.load(path, verify=False).manifest.deleted >= count // 10:
+        index, result = GeoIndex.load(path, verify=False), dict(known)
+    else:
+        index = build_parts(count, folder)
+        result = {"tiles": len(index), "segments": len(index.manifest.segments)}
+        result["remove_one"] = cost(index, lambda: index.remove(["77"]))
+        more = OneColour(32, count)
+        result["add_32"] = cost(index, lambda: index.add(RandomEncoder(), more))
+        dead = np.random.default_rng(1).choice(count, count // 10, replace=False).astype(str).tolist()
+        result["remove_tenth"] = cost(index, lambda: index.remove(dead))
+        yield result
     queries = drawn_queries(index)
     exact = exact_ids(index, queries, 10)
-    result["many"] = {
-        "segments": len(index.manifest.segments),
-        "deleted": index.manifest.deleted,
-        "recall_at_10": recall(index, queries, exact),
-    }
-    many = timed(lambda query: index.search(query, 10), queries, 50)
-    result["compact"] = cost(index, index.compact)
-    result["one"] = {"recall_at_10": recall(index, queries, exact)}
-    one = timed(lambda query: index.search(query, 10), queries, 50)
-    result["many"] |= many
-    result["one"] |= one
-    result["ratio_cpu"] = many["cpu_ms"] / one["cpu_ms"]
-    result["ratio_wall"] = many["median_ms"] / one["median_ms"]
-    return result
+    many, whole = index, folder / "whole.gengeo"
+    many.save_pretrained(whole, overwrite=True)
+    one = GeoIndex.load(whole, verify=False)
+    result["compact"] = cost(one, one.compact)
+    for name, opened in (("many", many), ("one", one)):
+        result[name] = {
+            "segments": len(opened.manifest.segments),
+            "deleted": opened.manifest.deleted,
+            "recall_at_10": recall(opened, queries, exact),
+        }
+        yield result
+    # By turns, so that a neighbour who comes or goes disturbs both.
+    turns = [(timed_of(many, queries), timed_of(one, queries)) for _ in range(5)]
+    for name, times in (("many", [a for a, _ in turns]), ("one", [b for _, b in turns])):
+        result[name] |= {key: statistics.median(time[key] for time in times) for key in times[0]}
+    result["ratio_cpu"] = statistics.median(a["cpu_ms"] / b["cpu_ms"] for a, b in turns)
+    result["ratio_wall"] = statistics.median(a["median_ms"] / b["median_ms"] for a, b in turns)
+    yield result
+
+
+def timed_of(index: GeoIndex, queries: np.ndarray) -> dict[str, float]:
+    """Times of twenty searches for ten tiles."""
+    return timed(lambda query: index.search(query, 10), queries, 20)
 
 
 def large(count: int, folder: Path, known: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -296,9 +322,7 @@ def large(count: int, folder: Path, known: dict[str, Any]) -> Iterator[dict[str,
     per_lat, per_lon = (float(v) for v in metres_per_degree(LAT))
     near = (LAT + side * SPACING_M / per_lat, LON + side * SPACING_M / per_lon, RADIUS_M)
     result["near_5km"] = timed(lambda query: index.search(query, 10, near), queries, 20)
-    from gengeo_hf.common.units import check_near
-
-    runs = index.segments[0].runs_near(check_near(near))
+    runs = index.segments[0].runs_in(Area.from_near(check_near(near)))
     result["near_5km"] |= {"tiles": int(sum(inside.sum() for _, _, inside in runs)), "runs": len(runs)}
     yield result
     result["recall_at_10"] = recall(index, queries, exact_ids(index, queries, 10))
@@ -330,7 +354,9 @@ def main() -> None:
         folder = given.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(exist_ok=True, parents=True)
         if given.edits:
-            keep(f"edits at {given.edits:,}", edits(given.edits, folder))
+            name = f"edits at {given.edits:,}"
+            for step in edits(given.edits, folder, figures.get(name, {})):
+                keep(name, step)
         name = f"{given.tiles:,} tiles"
         for step in large(given.tiles, folder, figures.get(name, {})) if given.tiles else ():
             keep(name, step)

@@ -9,6 +9,8 @@ import draw_world
 import epoch_plan
 import extraction
 import head
+import input_scale
+import int8
 import mining
 import numpy as np
 import ranks
@@ -111,6 +113,19 @@ def answer(sizes: Sizes) -> list[Figure]:
     return [Figure("answer", what, ratio, "x the forward of torch float32", clock, cpu, sizes.goal("<= 0.6"), reason)]
 
 
+def eight_bits(sizes: Sizes) -> list[Figure]:
+    """int8 graphs beside torch in float32."""
+    with tempfile.TemporaryDirectory() as name:
+        return int8.figures(int8.int8_checkpoint(sizes.width, Path(name)), sizes.rounds, sizes.whole)
+
+
+def scaled(sizes: Sizes) -> list[Figure]:
+    """Fewer tokens: the same forward pass at smaller image sizes."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = extraction.random_checkpoint(sizes.width, Path(name), onnx=False)
+        return input_scale.figures(folder, [*input_scale.SCALES], None, sizes.rounds, sizes.whole)
+
+
 def head_cost(sizes: Sizes, device: str = "cpu") -> list[Figure]:
     """The head beside the bare backbone in time, beside the expanded formulation in memory."""
     rows = []
@@ -204,6 +219,8 @@ SECTIONS: dict[str, Callable[[Sizes], list[Figure]]] = {
     "start": start,
     "extraction": extract,
     "answer": answer,
+    "int8": eight_bits,
+    "input scale": scaled,
     "head": head_cost,
     "sampler": sampler,
     "mining": mined,

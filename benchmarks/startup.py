@@ -2,8 +2,8 @@
 
     python benchmarks/startup.py --rounds 9
 
-One photo is located with a tiny model, so that the start is what is measured: from the weights, and from an ONNX export
-of them, which needs neither torch nor transformers. `PreTrainedModel` is what transformers itself takes.
+One photo is located with a model of the demo's size, so that the start is what is measured: from the weights, and from
+an ONNX export of them, which needs neither torch nor transformers. `PreTrainedModel` is what transformers itself takes.
 """
 
 import argparse
@@ -25,6 +25,17 @@ PROGRAMS = {
     "import transformers, PreTrainedModel": ["-c", "from transformers import PreTrainedModel"],
     "import gengeo_hf, GenGeoModel": ["-c", "from gengeo_hf import GenGeoModel"],
 }
+BACKBONE = {"model_type": "dinov2", "hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4}
+MODEL = {  # of the demo
+    "backbone_config": {**BACKBONE, "mlp_ratio": 2, "image_size": 70, "patch_size": 14},
+    "num_clusters": 8,
+    "cluster_dim": 32,
+    "token_dim": 64,
+    "head_hidden_dim": 192,
+    "descriptor_dim": 256,
+    "trainable_blocks": None,
+}
+SIZES = {"ground": {"height": 42, "width": 168}, "aerial": {"height": 70, "width": 70}}
 WEIGHTS, EXPORT = "gengeo locate, one photo, from the weights", "gengeo locate, one photo, from their ONNX export"
 GOALS = {"gengeo --help": "<= 0.5", EXPORT: "<= 2.5"}
 
@@ -39,11 +50,12 @@ def once(words: list[str]) -> tuple[float, float]:
 
 def locating(folder: Path) -> dict[str, list[str]]:
     """A tiny model with an export of it, an index of made-up tiles, a photo: the commands that locate it."""
-    from extraction import random_checkpoint
-
     from gengeo_hf.hub.export import export_folder
+    from gengeo_hf.model import GenGeoConfig, GenGeoImageProcessor, GenGeoModel
 
-    plain, exported = random_checkpoint("tiny", folder / "plain", onnx=False), folder / "exported"
+    plain, exported = folder / "plain", folder / "exported"
+    GenGeoModel(GenGeoConfig(**MODEL)).save_pretrained(plain)
+    GenGeoImageProcessor(view_sizes=SIZES).save_pretrained(plain)
     export_folder(plain, exported, onnx=True)
     rng, tiles = np.random.default_rng(0), folder / "tiles"
     tiles.mkdir()

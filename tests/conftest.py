@@ -1,9 +1,12 @@
 """What several rooms' tests share: a model small enough for any test, and the real sample files."""
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("GENGEO_TRIALS", "off")  # no test leaves a choice of backends in the user's cache
 
 pytest_plugins = ["tests.stubs"]  # an encoder without weights, tiles of noise, an index of them
 

@@ -32,15 +32,41 @@ def test_growth_goals_and_turns(measuring):
     assert turns.times_as_fast("first", "second") > 3
 
 
+def test_merging_keeps_the_weighted_sum_of_tokens_and_joins_what_is_alike(measuring):
+    import token_merging
+    import torch
+
+    tokens = torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(0))
+    tokens[:, 2] = tokens[:, 3] * 2  # alike in direction: the pair that must be joined first
+    sizes = torch.ones(2, 7, 1)
+    left, weights = token_merging.merge(tokens, sizes, 1)
+    assert left.shape == (2, 6, 5) and torch.allclose((left * weights).sum(1), tokens.sum(1), atol=1e-5)
+    assert torch.equal(weights.sum(1), sizes.sum(1))
+    joined = (tokens[:, 2] + tokens[:, 3]) / 2
+    assert torch.isclose(left, joined[:, None], atol=1e-6).all(-1).any(1).all()
+
+
 @pytest.mark.slow
 def test_every_section_runs_and_is_written(tmp_path):
     command = [sys.executable, str(BENCHMARKS / "run.py"), "--quick", "--out", str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-3000:]
     found = json.loads((tmp_path / "bench.json").read_text())
-    sections = {"start", "extraction", "answer", "head", "sampler", "mining", "ranks", "search", "world"}
+    sections = {
+        "start",
+        "extraction",
+        "answer",
+        "int8",
+        "input scale",
+        "head",
+        "sampler",
+        "mining",
+        "ranks",
+        "search",
+        "world",
+    }
     assert sections <= set(found["sections"])
-    for name in sections - {"start", "answer", "head"}:
+    for name in sections - {"start", "answer", "int8", "input scale", "head"}:
         assert any(row["unit"] == "exponent" for row in found["sections"][name]), name
     cosines = [row["value"] for row in found["sections"]["extraction"] if row["unit"] == "lowest cosine to it"]
     assert len(cosines) >= 2 and min(cosines) > 0.9

@@ -43,11 +43,14 @@ def test_there_are_eight_recipes_of_few_lines():
 
 def test_a_whole_method_of_ones_own_trains_saves_and_loads(plugin, tmp_path, monkeypatch):
     from gengeo_hf.encoding.encoder import Encoder
+    from gengeo_hf.model.aggregators import AGGREGATORS
     from gengeo_hf.training import loop
     from gengeo_hf.training.settings import load_settings
     from tests.training.made_up import load_made_up
 
     plugin("A whole method")
+    AGGREGATORS.pop("attention")
+    registry._loaded.clear()  # as in a new process, which knows GENGEO_PLUGINS alone
     monkeypatch.setattr(loop, "load_pairs", load_made_up)
     few = ["sampling.batch_size=16", "optimisation.epochs=1", "data.in_memory=false", f"output={tmp_path / 'run'}"]
     sizes = ["data.ground_size=[28,112]", "data.aerial_size=[28,112]", "data.aerial_view=polar:28x112"]

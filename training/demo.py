@@ -32,6 +32,8 @@ SHORT = ["optimisation.epochs=20", "optimisation.warmup=0.3", "evaluate_every=4"
 DOMAINS = ("urban", "rural", "offcenter")
 TITLES = {"rural": "rural", "offcenter": "off-centre"}
 KS = ("recall@1", "recall@5", "recall@10", "recall@1%")
+PROBE_STEPS = 4
+WHOLE_RUN = 1.9  # times the bare steps of training: drawing, augmentation, evaluation, poses, pages (two quiet cores)
 console = Console()
 
 
@@ -64,6 +66,7 @@ def main() -> None:
     folder, started = Folder(given.out, given.places), time.perf_counter()
     overrides = [*SHORT, *given.overrides]
     given.out.mkdir(parents=True, exist_ok=True)
+    console.print(how_long(folder, overrides), soft_wrap=True)
 
     stage("1/6 The synthetic world", lambda: build_worlds(folder, overrides))
     stage("2/6 Training", lambda: train(folder, overrides))
@@ -75,10 +78,43 @@ def main() -> None:
     console.print(next_steps(folder), markup=False, highlight=False, soft_wrap=True)  # commands to copy
 
 
+def how_long(folder: Folder, overrides: list[str]) -> str:
+    """About how many minutes the run will take, from a few training steps on this machine."""
+    from gengeo_hf.training.settings import load_settings
+
+    if (folder.root / "results.json").is_file():
+        return "An earlier run is here: what it finished is reused."
+    settings = load_settings(CONFIG, overrides)
+    steps = settings.optimisation.epochs * settings.data.train["num_pairs"] / settings.sampling.batch_size
+    minutes = steps * step_seconds(settings) * WHOLE_RUN / 60
+    return f"About {max(1, round(minutes))} minutes on {os.cpu_count()} cores, if nothing else runs on them."
+
+
+def step_seconds(settings: Any) -> float:
+    """Clock seconds of a training step on random pixels: the least of a few."""
+    import torch
+
+    from gengeo_hf.learning import symmetric_info_nce
+    from gengeo_hf.training.components import build_model
+
+    model, taken = build_model(settings), []
+    sizes = {"ground": settings.data.ground_size, "aerial": settings.data.aerial_size}
+    pixels = {view: torch.randn(settings.sampling.batch_size, 3, *size) for view, size in sizes.items()}
+    for _ in range(PROBE_STEPS):
+        started = time.perf_counter()
+        described = [model(images, view=view).pooler_output for view, images in pixels.items()]
+        symmetric_info_nce(*described, model.logit_scale).backward()
+        taken.append(time.perf_counter() - started)
+    return min(taken)
+
+
 def stage(title: str, work: Callable[[], Any]) -> Any:
-    """Run one stage under a heading."""
+    """Run one stage under a heading, and say how long it took."""
     console.rule(f"[bold]{title}", align="left")
-    return work()
+    started = time.perf_counter()
+    found = work()
+    console.print(f"  [dim]{(time.perf_counter() - started) / 60:.1f} minutes[/]")
+    return found
 
 
 def build_worlds(folder: Folder, overrides: list[str]) -> None:

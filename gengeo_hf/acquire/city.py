@@ -129,7 +129,7 @@ def plan_city(area: Area, source: TileSource, options: CityOptions, address: str
         photo_megabytes=options.rules.max_photos * PHOTO_KB[options.pixels] / 1000,
         tiles=source.table.num_rows,
         tile_megabytes=source.table.num_rows * TILE_KB / 1000,
-        hosts=(host_of(address), *(imagery.hosts if imagery else ())),
+        hosts=tuple(dict.fromkeys([host_of(address), *(imagery.hosts if imagery else ())])),
         imagery=imagery,
     )
 

@@ -57,7 +57,7 @@ class City:
         for rule in sorted(set(refused.values())):
             self._keep(rule, [refused.get(photo.id) != rule for photo in self.chosen.photos])
         self._keep("no answer", [is_there(photo) for photo in self.chosen.photos])
-        self._keep("tile without a picture", [tile not in self.empty for tile in self.pairing.positive.tolist()])
+        self._keep("on a tile without a picture", [tile not in self.empty for tile in self.pairing.positive.tolist()])
 
     def _keep(self, rule: str, stays: list[bool]) -> None:
         kept = np.array(stays, dtype=bool)

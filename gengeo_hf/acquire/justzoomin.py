@@ -24,12 +24,12 @@ from gengeo_hf.common.locks import exclusive
 from gengeo_hf.common.tables import PAIRS_FILE
 from gengeo_hf.data.benchmarks import justzoomin_lists as lists
 from gengeo_hf.data.benchmarks.justzoomin_grid import CELL_M
+from gengeo_hf.data.benchmarks.justzoomin_lists import LISTING, STATE, UNPACKED
 from gengeo_hf.data.sources import SOURCES_FILE
 
 REPOSITORY = "pcvlab/justzoomin"
 REVISION = "349f392b3620e7cea2596b8ade47b726786f9a1d"
 LICENCE = "cc-by-sa-4.0"
-STATE, LISTING = ".get", "files.json"
 TOPS = ("streetview", "satellite")
 OURS = {
     *TOPS,
@@ -232,7 +232,7 @@ def tile_archives(files: HubFiles, zoom: int) -> list[str]:
 
 def record_path(root: Path, name: str) -> Path:
     """Where the record of an unpacked archive lies."""
-    return root / STATE / "unpacked" / f"{Path(name).name}.parquet"
+    return root / STATE / UNPACKED / f"{Path(name).name}.parquet"
 
 
 def fetch(todo: Plan, progress: Progress = lambda items, total, unit: items) -> dict[str, Any]:

@@ -60,6 +60,10 @@ function addGround() {
     everything.extend(overlay.box);
   }
   if (content.overlays.length) overlays["imagery of the index"] = imagery;
+  const probability = L.layerGroup();  // off at first
+  for (const {probability: one} of content.photos.flatMap(photo => photo.points)) if (one)
+    L.imageOverlay(content.pictures[one.picture], one.box, {alt: "probability of the position", zIndex: 2}).addTo(probability);
+  if (probability.getLayers().length) overlays["probability of the position"] = probability;
   if (Object.keys(overlays).length) L.control.layers(bases, overlays, {collapsed: false}).addTo(map);
 }
 function say(text) {

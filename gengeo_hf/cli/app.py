@@ -7,12 +7,14 @@ import typer
 
 from gengeo_hf.cli import console
 from gengeo_hf.cli.options import AccessOptions, Host, LocalizerOptions, report_backend
+from gengeo_hf.cli.pose_options import PoseOptions
 from gengeo_hf.cli.registry import LOCATE, gengeo
 
 
 @gengeo.command(panel=LOCATE, environment=True)
 def app(
     options: LocalizerOptions,
+    pose: PoseOptions,
     sharing: AccessOptions,
     examples: Annotated[
         Path | None, typer.Option(help="Directory of photos that are offered to try; six are shown.")
@@ -40,7 +42,12 @@ def app(
     access = sharing.access()
     photos = find_photos([examples]) if examples is not None else []  # before the slow model
     locator = Locator.open(
-        options.model, options.index, options.calibration, **options.computation, decoding=DecodingLimits()
+        options.model,
+        options.index,
+        options.calibration,
+        **options.computation,
+        decoding=DecodingLimits(),
+        pose=pose.settings(),
     )
     report_backend(locator.encoder)
     if locator.caveat:

@@ -248,10 +248,12 @@ def index(
             console.warning(note)
         if network.retry_missing and present is None and not overwrite:
             imagery, present = _failed_before(imagery, out)
-    if present is not None and truncate_dim is None:
-        truncate_dim = present.manifest.model.truncate_dim
+    from gengeo_hf.index.adapt import encoder_options
+
+    stored = encoder_options(present.manifest) if present is not None else {}
+    computation = stored | ({"truncate_dim": truncate_dim} if truncate_dim else {}) | options.computation
     images = imagery.table.num_rows if hasattr(imagery, "table") else None
-    loading = {"batch_size": batch_size, "truncate_dim": truncate_dim, "expected_images": images, **options.computation}
+    loading: dict[str, Any] = {"batch_size": batch_size, "expected_images": images, **computation}
     build: dict[str, Any] = {"model_name": options.model, "thumbnail_pixels": thumbnails, "readers": readers}
     build["fusion"] = fusion
     encoder: Any = None

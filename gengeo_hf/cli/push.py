@@ -34,6 +34,7 @@ def push(
         gengeo push world-urban:test someone/urban
     """
     from gengeo_hf.common.errors import GenGeoError
+    from gengeo_hf.data.sources import sources_of
     from gengeo_hf.hub.repository import push as publish
     from gengeo_hf.hub.repository import push_dataset
 
@@ -46,4 +47,5 @@ def push(
         raise GenGeoError(f"{source} is not a directory; a data set is published with its split: {asked.name}:test")
     if unfit := sorted(given.keys() - {"license"}):
         raise console.UsageError(f"--{unfit[0].rstrip('s')} goes with a checkpoint, not with a data set")
-    console.result(push_dataset(asked.load(), repository, asked.split, private=private, **given))
+    sources = sources_of(asked.name, asked.root, asked.options)
+    console.result(push_dataset(asked.load(), repository, asked.split, sources=sources, private=private, **given))

@@ -7,6 +7,7 @@ import typer
 
 from gengeo_hf.cli import console
 from gengeo_hf.cli.options import AccessOptions, Host, LocalizerOptions, report_backend
+from gengeo_hf.cli.pose_options import PoseOptions
 from gengeo_hf.cli.registry import LOCATE, gengeo
 
 LIMITS = "Limits"
@@ -22,6 +23,7 @@ class LogFormat(StrEnum):
 @gengeo.command(panel=LOCATE, environment=True)
 def serve(
     options: LocalizerOptions,
+    pose: PoseOptions,
     sharing: AccessOptions,
     host: Host = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
@@ -79,6 +81,7 @@ def serve(
         batch_size=batch,
         max_pixels=int(max_megapixels * 1e6),
         decoding=DecodingLimits(),
+        pose=pose.settings(),
     )
     report_backend(locator.encoder)
     if locator.caveat:

@@ -1,4 +1,4 @@
-"""`gengeo space`: write a Gradio Space that shows a published model."""
+"""`gengeo space`: write a Space that shows a published model, with Gradio or as files alone."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,16 +17,46 @@ def space(
     index: Annotated[
         str | None, typer.Option("--index", help="Hub id of a published index. Default: visitors upload tiles.")
     ] = None,
+    static: Annotated[
+        bool,
+        typer.Option(
+            "--static",
+            help="A page without a server: --model is a directory of gengeo export --int8, --index an index directory; "
+            "photos are encoded in the browser. Fetches onnxruntime-web by npm.",
+        ),
+    ] = False,
+    runtime: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="With --static: the npm package of onnxruntime-web, fetched before."),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a Gradio Space that shows a published model: upload the directory to a Space, or run app.py.
+    """Write a Space that shows a published model: upload the directory to a Space, or run app.py.
 
-    **Example**
+    **Examples**
 
         gengeo space ./space --model someone/gengeo-cvusa --index someone/city-index
+
+        gengeo space ./page --static --model ./exported --index city.gengeo
     """
+    if static or runtime is not None:
+        _write_static(out, model, index, static, runtime, overwrite)
+        return
     from gengeo_hf.hub.export import write_space
 
     write_space(out, model, index, overwrite=overwrite)
     console.result(f"wrote {out}")
     console.note(f"try it: pip install gradio -r {out}/requirements.txt && python {out}/app.py")
+
+
+def _write_static(
+    out: Path, model: str, index: str | None, static: bool, runtime: Path | None, overwrite: bool
+) -> None:
+    """The page that needs no server."""
+    from gengeo_hf.hub.static_space import write_static_space
+
+    if not static or index is None:
+        raise console.UsageError("a page without a server takes --static, --model and --index")
+    megabytes = write_static_space(out, model, index, runtime=runtime, overwrite=overwrite)
+    console.result(f"wrote {out}; a visitor loads {megabytes:.1f} MB")
+    console.note(f"try it: python -m http.server --directory {out}")

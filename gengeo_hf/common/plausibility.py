@@ -7,7 +7,46 @@ from gengeo_hf.common.geo import EARTH_RADIUS_M, great_circle_m, metres_per_degr
 
 LARGEST_TILE_M = 100_000.0  # a photo is found by what lies within some hundred metres of it
 APART_M = 5_000.0  # a photo farther from its tile cannot show the tile's ground
+LEAST_FOV = 7.0  # degrees; a photo of less is taken with a telescope, and 2 pi radians are a panorama
+FEW = 8  # different headings; fewer may be small by chance
 SCATTERED_M = 50_000.0  # tiles whose nearest neighbour is farther away do not form a map
+
+
+def check_degrees(file: str, lat: np.ndarray, lon: np.ndarray) -> None:
+    """Refuse positions that are not on Earth.
+
+    Args:
+        file: How messages call the table.
+        lat, lon: (N,); NaN where unknown.
+
+    Raises:
+        GenGeoError: A value is outside -90..90 or -180..180. The message names the row.
+    """
+    for name, values, limit in (("lat", lat, 90), ("lon", lon, 180)):
+        wrong = np.abs(values) > limit  # NaN compares false
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise GenGeoError(
+                f"{file}, row {row + 1}: {name} is {values[row]:g}, expected -{limit}..{limit} degrees; are the "
+                "columns swapped or in metres?"
+            )
+
+
+def angle_warning(heading: np.ndarray, fov: np.ndarray) -> str:
+    """A warning where headings or fields of view are hardly degrees; empty where they may be.
+
+    Args:
+        heading, fov: (N,), in degrees if all is well; NaN where unknown.
+    """
+    known, fields = heading[np.isfinite(heading)], fov[np.isfinite(fov)]
+    warnings = []
+    if len(fields) and fields.max() < LEAST_FOV:
+        warnings.append(f"all fields of view are below {LEAST_FOV:g} degrees: are they radians?")
+    if len(np.unique(known)) > FEW and np.abs(known).max() <= 2 * np.pi + 0.01:
+        warnings.append(f"all headings lie between {known.min():.2f} and {known.max():.2f}: are they radians?")
+    if outside := int((np.abs(known) > 360).sum()):
+        warnings.append(f"{outside:,} headings lie outside of -360..360 degrees: full turns are taken off")
+    return "; ".join(warnings)
 
 
 def check_bounds(file: str, sides: np.ndarray, lat: np.ndarray | None = None, lon: np.ndarray | None = None) -> None:

@@ -71,7 +71,7 @@ class ImageFiles:
         """What may be wrong with the first missing file's name."""
         for photo, tile in zip(self.ground, self.aerial, strict=True):
             for path in (photo, tile):
-                if path and not self._exists(path) and (hint := _spelling_hint(path)):
+                if path and not self._exists(path) and (hint := spelling_hint(path)):
                     return [hint]
         return []
 
@@ -103,7 +103,7 @@ def _file_names(folder: str) -> set[str]:
         return set()
 
 
-def _spelling_hint(path: str) -> str:
+def spelling_hint(path: str) -> str:
     """A file that was meant perhaps: another letter case, ending, slash or Unicode form."""
     if "\\" in path:
         return f"{path} has backslashes: write forward slashes"

@@ -10,8 +10,10 @@ import numpy as np
 from gengeo_hf.common.camera import CameraView, table_cameras
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.images import IMAGE_SUFFIXES
+from gengeo_hf.common.plausibility import angle_warning, check_degrees
 from gengeo_hf.common.tables import Table, read_table
 from gengeo_hf.data.column_names import ANGLES, NAMES
+from gengeo_hf.data.own_files import spelling_hint
 
 PHOTO_NAMES = (*NAMES["ground"], "imagepath", "file", "filename", "filepath", "path")
 ID_NAMES = ("id", "imageid", "photoid", "uuid", "name", "key")
@@ -57,12 +59,16 @@ def read_photos(source: str | Path, image_column: str | None = None) -> PhotoTab
         if columns[key] is None:
             raise GenGeoError(f"{table.file} has no column for {key}; it has: {', '.join(table.columns)}")
     numbers = {key: table.numbers(name, key) for key, name in columns.items() if name is not None}
+    check_degrees(str(table.file), numbers["lat"], numbers["lon"])
     images = _inside(table, column) if table.is_image(column) else _files(table, column)
     placed = np.isfinite(numbers["lat"]) & np.isfinite(numbers["lon"])
     keep = [row for row, image in enumerate(images) if image is not None and placed[row]]
     if not keep:
         raise GenGeoError(f"{table.file}: no row has a photo and a position")
     notes = list(table.notes)
+    unknown = np.full(len(images), np.nan)
+    if warning := angle_warning(numbers.get("heading", unknown), numbers.get("fov", unknown)):
+        notes.append(f"{table.file}: {warning}")
     if len(keep) < len(images):
         notes.append(f"{table.file}: {len(images) - len(keep):,} rows without a photo or a position are left out")
     angles = {key: values[keep].tolist() for key, values in numbers.items() if key in ANGLES}
@@ -89,4 +95,7 @@ def _files(table: Table, column: str) -> list[Any]:
         if any(os.path.isfile(path) for path in paths):  # noqa: PTH113
             return [None if name is None else Path(folder, f"{name}{ending}") for name in names]
     first = known[0] if known else ""
-    raise GenGeoError(f"{table.file}: there is no photo {first!r} of column {column!r} in {folder}")
+    hint = spelling_hint(os.path.join(folder, first))  # noqa: PTH118  # as `_files` joins them
+    raise GenGeoError(
+        f"{table.file}: there is no photo {first!r} of column {column!r} in {folder}" + f"; {hint}" * bool(hint)
+    )

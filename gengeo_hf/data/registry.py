@@ -74,6 +74,10 @@ class DataNotation:
         Raises:
             GenGeoError: As `load_pairs`.
         """
+        if "split" in self.options:
+            raise GenGeoError(
+                f'the split stands behind the name: write "{self.name}:{self.options["split"]}" instead of split='
+            )
         return load_pairs(self.name, self.root, self.split or split, **self.options)
 
     def __str__(self) -> str:

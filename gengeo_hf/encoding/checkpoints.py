@@ -4,18 +4,36 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.transfer import first_line
 from gengeo_hf.encoding.backends.exported import FOLDER, MANIFEST, ExportedGraphs, find_export
+from gengeo_hf.encoding.backends.protocol import FEW
 from gengeo_hf.encoding.preprocessing import FileProcessor
 
 if TYPE_CHECKING:
     from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
 
+EXPORT_REASON = "CPU: onnx float32, the export of these weights, which starts without torch"
 TRAINING_RECORD = "gengeo_training.json"
+
+
+def load_parts(
+    name: str | Path, backend: str, compute_dtype: str | None, **kwargs: Any
+) -> tuple[Any, Any, dict[str, Any]]:
+    """What a backend runs (a model, or exported graphs), its preprocessing and the training record.
+
+    Args:
+        name: Folder or Hub id.
+        backend, compute_dtype: As `Encoder` takes them.
+        kwargs: For `GenGeoModel.from_pretrained`, or `revision`, `token` and `cache_dir` of an export.
+    """
+    if compute_dtype == "int8" and backend in ("onnx", "openvino"):
+        return load_export(name, f"{backend}_int8", **kwargs)
+    return load_export(name, **kwargs) if backend == "onnx" else load_checkpoint(name, **kwargs)
 
 
 def load_checkpoint(name: str | Path, **kwargs: Any) -> tuple[GenGeoModel, GenGeoImageProcessor, dict[str, Any]]:
@@ -61,8 +79,19 @@ def load_export(
     return graphs, processor, training_record(home)
 
 
-def has_matching_export(name: str | Path) -> bool:
-    """Whether a checkpoint folder holds an ONNX export of its own weights that this machine can run."""
+def is_worth_export(name: str | Path, compute_dtype: str | None, images: int | None) -> bool:
+    """Whether a few images should go through the ONNX export of a checkpoint folder instead of the model.
+
+    Args:
+        name: The folder.
+        compute_dtype: Asked for; the export computes in float32.
+        images: How many will be encoded, None where that is not known.
+
+    Returns:
+        False too where the export was made from other weights, or onnxruntime is not installed.
+    """
+    if images is None or images >= FEW or compute_dtype not in (None, "auto", "float32"):
+        return False
     if not (Path(name) / FOLDER / MANIFEST).is_file() or importlib.util.find_spec("onnxruntime") is None:
         return False
     try:
@@ -100,3 +129,18 @@ def training_record(name: str | Path, revision: str | None = None, **where: Any)
         return {} if path is None else dict(json.loads(Path(path).read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise GenGeoError(f"{path} is no training record ({error}); fetch or save the checkpoint again") from error
+
+
+def caveat_of(record: Mapping[str, Any]) -> str:
+    """What a user must know before believing the answers of a model with this training record."""
+    if not record:
+        return (
+            "unknown training data: this checkpoint has no training record, and its weights may even be random; "
+            "believe its answers only after an evaluation"
+        )
+    if record.get("synthetic"):
+        return (
+            f"this model was trained on the synthetic {record.get('trained_on', 'world')} only and has never seen a "
+            "real photo: its answers on real photos mean nothing"
+        )
+    return ""

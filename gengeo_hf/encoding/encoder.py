@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,19 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.transfer import first_line
 from gengeo_hf.encoding.backends.exported import ExportedGraphs
+from gengeo_hf.encoding.backends.graphs import graph_backend
 from gengeo_hf.encoding.backends.loaded import LoadedModel
-from gengeo_hf.encoding.backends.onnx import OnnxBackend
-from gengeo_hf.encoding.backends.protocol import FEW, Backend, Choice, check_words
-from gengeo_hf.encoding.checkpoints import (
-    TRAINING_RECORD,
-    has_matching_export,
-    load_checkpoint,
-    load_export,
-    training_record,
-)
-from gengeo_hf.encoding.inputs import check_own_size, fetch_image, is_address, is_single_image, load_image
+from gengeo_hf.encoding.backends.protocol import Backend, Choice, check_words
+from gengeo_hf.encoding.checkpoints import EXPORT_REASON, TRAINING_RECORD, is_worth_export, load_parts, training_record
+from gengeo_hf.encoding.fingerprint import at_input_scale
+from gengeo_hf.encoding.inputs import check_view, fetch_image, is_address, is_single_image, load_image, prepare
+from gengeo_hf.encoding.preprocessing import scaled_sizes
 from gengeo_hf.encoding.protocol import EncoderProtocol, View
 
 if TYPE_CHECKING:
@@ -31,8 +27,6 @@ if TYPE_CHECKING:
 
     from gengeo_hf.encoding.preprocessing import FileProcessor
     from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
-
-VIEWS = ("ground", "aerial")
 
 
 class Encoder:
@@ -48,6 +42,7 @@ class Encoder:
             float32. None keeps the precision of the weights.
         expected_images: How many images will be encoded, where that is known: with "auto", a trial of the backends is
             not worth its time for a few.
+        directory: Of the checkpoint, whose int8 graphs "auto" tries as well.
 
     Raises:
         GenGeoError: This machine does not have the device or the backend, or `batch_size` is below 1.
@@ -59,6 +54,8 @@ class Encoder:
         >>> encoder.similarity(photo, tiles)  # float32 (2,): cosines
     """
 
+    input_scale = 1.0  # see `scale_input`
+
     def __init__(
         self,
         model: GenGeoModel | ExportedGraphs,
@@ -69,6 +66,7 @@ class Encoder:
         backend: str = "torch",
         compute_dtype: str | None = None,
         expected_images: int | None = None,
+        directory: Path | None = None,
     ) -> None:
         _check_batch_size(batch_size)
         check_words(backend, compute_dtype or "auto")
@@ -81,18 +79,23 @@ class Encoder:
         if isinstance(model, ExportedGraphs):
             if compute_dtype == "bfloat16":
                 raise GenGeoError("backend onnx computes in float32: leave compute_dtype out, or take another backend")
-            graphs = OnnxBackend(model, device)
+            graphs = graph_backend(model, backend, device)
             self.source, self.device, self.choice = model, graphs.device, Choice(graphs)
             return
+        if compute_dtype == "int8":
+            raise GenGeoError(
+                "int8 runs exported graphs, found a model in memory: gengeo export --int8 writes them, and "
+                "Encoder.from_pretrained with backend onnx or openvino runs them"
+            )
         if backend == "onnx":
             raise GenGeoError("backend onnx runs exported graphs, found a model in memory: use Encoder.from_pretrained")
         import torch  # not above: exported graphs run without it
 
-        from gengeo_hf.encoding.backends.torch import TorchBackend
+        from gengeo_hf.encoding.backends.torch import TorchBackend, usable_device
         from gengeo_hf.encoding.backends.trial import choose
 
         on_cpu = backend == "openvino" and device is None  # it has no other place
-        self.device = _usable(device or ("cuda" if torch.cuda.is_available() and not on_cpu else "cpu"))
+        self.device = usable_device(device or ("cuda" if torch.cuda.is_available() and not on_cpu else "cpu"))
         self._model = model
         model.to(self.device)  # type: ignore[arg-type]  # the library's annotation loses `self`
         model.eval()
@@ -101,7 +104,7 @@ class Encoder:
         self.choice = (
             Choice(TorchBackend(model))
             if plain
-            else choose(model, processor, backend, compute_dtype or "auto", expected_images)
+            else choose(self.source, backend, compute_dtype or "auto", expected_images, directory)
         )
 
     @classmethod
@@ -113,6 +116,7 @@ class Encoder:
         batch_size: int = 32,
         backend: str = "torch",
         truncate_dim: int | None = None,
+        input_scale: float = 1.0,
         dtype: str | torch.dtype | None = None,
         compute_dtype: str | None = None,
         expected_images: int | None = None,
@@ -128,9 +132,11 @@ class Encoder:
             backend: "torch" or "openvino" for the weights, "onnx" for the files that `gengeo export --onnx` put beside
                 them; "auto" takes the faster of the first two.
             truncate_dim: See `truncate`; None keeps the width that the checkpoint asks for.
+            input_scale: See `scale_input`.
             dtype: Type of the weights, as in transformers: a `torch.dtype`, its name, or "auto" for the type they were
                 saved in (also None). Another type gives another fingerprint.
-            compute_dtype: Precision of computation, see the class.
+            compute_dtype: Precision of computation, see the class; "int8" runs the graphs that `gengeo export --int8`
+                put beside the weights, with backend "onnx" or "openvino".
             expected_images: See the class.
             needs_model: False allows "auto" to run the ONNX export of a checkpoint directory, where there is one of
                 these weights, instead of the model: for a few images on a CPU, which then do not wait for torch.
@@ -148,16 +154,14 @@ class Encoder:
         if (Path(name) / "gengeo_fusion.json").is_file():
             from gengeo_hf.encoding.fusion import load_fusion
 
+            if input_scale != 1:
+                raise GenGeoError(f"{name} joins several models, which have no common input scale: leave it out")
             kwargs |= {"device": device, "batch_size": batch_size, "expected_images": expected_images}
             return load_fusion(Path(name), truncate_dim, backend=backend, compute_dtype=compute_dtype, **kwargs)
-        reason = ""
-        few = expected_images is not None and expected_images < FEW
-        usual = dtype is None and compute_dtype in (None, "auto", "float32") and str(device or "cpu") == "cpu"
-        if backend == "auto" and not needs_model and few and usual and not kwargs and has_matching_export(name):
-            backend, reason = "onnx", "CPU: onnx float32, the export of these weights, which starts without torch"
-        found: tuple[Any, Any, dict[str, Any]]
-        found = load_export(name, **kwargs) if backend == "onnx" else load_checkpoint(name, **kwargs)
-        model, processor, record = found
+        is_export = not needs_model and backend == "auto" and str(device or "cpu") == "cpu" and not kwargs
+        if is_export := is_export and is_worth_export(name, compute_dtype, expected_images):
+            backend = "onnx"
+        model, processor, record = load_parts(name, backend, compute_dtype, **kwargs)
         encoder = cls(
             model,
             processor,
@@ -166,10 +170,13 @@ class Encoder:
             backend=backend,
             compute_dtype=compute_dtype,
             expected_images=expected_images,
+            directory=Path(name),
         )
         encoder.training_record = record
-        if reason:
-            encoder.choice = Choice(encoder.backend, reason)
+        if input_scale != 1:
+            encoder.scale_input(input_scale)
+        if is_export:
+            encoder.choice = Choice(encoder.backend, EXPORT_REASON)
         if truncate_dim is not None:
             encoder.truncate(truncate_dim)
         return encoder
@@ -194,8 +201,9 @@ class Encoder:
 
     @property
     def computed_by(self) -> str:
-        """Backend and precision, for manifests: "torch float32"."""
-        return f"{self.backend.name} {self.backend.dtype}"
+        """Backend and precision, for manifests and results: "torch float32", and the input scale unless it is 1."""
+        scale = f" at input scale {self.input_scale:g}" if self.input_scale != 1 else ""
+        return f"{self.backend.name} {self.backend.dtype}{scale}"
 
     @property
     def choice_reason(self) -> str:
@@ -227,7 +235,7 @@ class Encoder:
     def preprocessing(self) -> dict[str, Any]:
         """Settings of the image processor as plain JSON values."""
         settings: dict[str, Any] = json.loads(json.dumps(self.processor.to_dict(), default=str))
-        return settings
+        return settings | ({"input_scale": self.input_scale} if self.input_scale != 1 else {})
 
     @property
     def ground_camera(self) -> str | None:
@@ -253,13 +261,29 @@ class Encoder:
         if dim != self.dim:
             self.source.truncate(dim)
 
+    def scale_input(self, scale: float) -> None:
+        """Encode images of both views at `scale` times the model's sizes, in whole patches: fewer tokens, less time.
+
+        Time goes with the tokens, so with the square of the scale. What it costs in recall depends on the model: one
+        that has seen a single size in training may lose much (benchmarks/input_scale.py measures both). The scale
+        enters the fingerprint: photos and tiles are compared at one scale.
+
+        Raises:
+            GenGeoError: The scale does not lie in 0.1..1, or leaves too few patches for the head.
+        """
+        source = self.source  # whose own sizes stay what the fingerprint is made of
+        sizes = scaled_sizes(source.processor.view_sizes, scale, source.patch_sides, source.fewest_tokens)
+        self.processor = copy.copy(source.processor)
+        self.processor.view_sizes = sizes
+        self.input_scale = scale
+
     @property
     def fingerprint(self) -> str:
         """SHA-256 of weights and preprocessing: descriptors of two fingerprints must never be compared.
 
         Backends do not count: their descriptors agree, see `gengeo_hf.encoding.backends.protocol.LOWEST_COSINE`.
         """
-        return self.source.fingerprint()
+        return at_input_scale(self.source.fingerprint(), self.input_scale)
 
     def encode_ground(
         self, images: Any, *, batch_size: int | None = None, show_progress_bar: bool = False
@@ -300,12 +324,14 @@ class Encoder:
             GenGeoError: An image is missing or broken, or the view is unknown.
             ValueError: The model cannot take images of this size.
         """
-        _check_view(view)
+        check_view(view)
         single = is_single_image(images)
         several = [images] if single else images if hasattr(images, "__len__") else list(images)
         fetched: Iterable[Any] = (fetch_image(image) if is_address(image) else image for image in several)
         if show_progress_bar:
-            fetched = _with_bar(fetched, len(several), view)
+            from tqdm.auto import tqdm
+
+            fetched = tqdm(fetched, total=len(several), desc=f"encode {view}", unit="image", leave=False)
         descriptors, row = np.empty((len(several), self.dim), dtype=np.float32), 0
         for block in self.encode_stream(fetched, view, batch_size=batch_size, resize=resize):
             descriptors[row : row + len(block)] = block
@@ -320,17 +346,13 @@ class Encoder:
         Yields:
             Unit descriptors, float32 (at most batch_size, dim).
         """
-        _check_view(view)
+        check_view(view)
         size = self.batch_size if batch_size is None else batch_size
         _check_batch_size(size)
-        if not resize:
-            check_own_size(self.processor, view)
         iterator = iter(images)
         while batch := [load_image(image) for image in itertools.islice(iterator, size)]:
-            options: dict[str, Any] = {} if resize else {"do_resize": False}
-            options["view"] = view
-            inputs = self.processor(batch, return_tensors="np" if self._model is None else "pt", **options)
-            yield self.encode_pixels(inputs["pixel_values"], view)
+            tensors = "np" if self._model is None else "pt"
+            yield self.encode_pixels(prepare(self.processor, batch, view, resize=resize, tensors=tensors), view)
 
     def encode_pixels(self, pixels: torch.Tensor | np.ndarray, view: View) -> np.ndarray:
         """Unit descriptors, float32 (B, dim), of pixel values (B, 3, H, W) on any device.
@@ -366,33 +388,9 @@ class Encoder:
         return cosines
 
 
-def _usable(name: str | torch.device) -> torch.device:
-    """The device, after it has held a tensor: the word may be unknown, the card or its support missing."""
-    import torch
-
-    try:
-        torch.empty(0, device=name)
-        return torch.device(name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = first_line(error)
-        raise GenGeoError(f"the device {name} cannot be used here: {reason}; give --device cpu, or none") from error
-
-
-def _check_view(view: object) -> None:
-    if not isinstance(view, str) or view not in VIEWS:
-        raise GenGeoError(f'view is {view!r}: expected "ground" for photos or "aerial" for tiles')
-
-
 def _check_batch_size(batch_size: int) -> None:
     if batch_size < 1:
         raise GenGeoError(f"batch_size is {batch_size}: at least one image must be encoded at a time")
-
-
-def _with_bar(images: Iterable[Any], total: int, view: View) -> Iterable[Any]:
-    """The same images behind a progress bar."""
-    from tqdm.auto import tqdm
-
-    return tqdm(images, total=total, desc=f"encode {view}", unit="image", leave=False)
 
 
 __all__ = ["TRAINING_RECORD", "Encoder", "EncoderProtocol", "View", "training_record"]

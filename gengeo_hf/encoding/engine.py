@@ -7,6 +7,8 @@ interruption and that several processes may fill together.
 Batches and shards have fixed rows, so descriptors depend neither on the number of threads nor on that of processes.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os
@@ -15,10 +17,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -27,6 +28,8 @@ from gengeo_hf.common.files import atomic_file
 from gengeo_hf.encoding.inputs import load_image
 
 if TYPE_CHECKING:
+    import torch
+
     from gengeo_hf.encoding.encoder import Encoder, View
 
 SHARD_ROWS = 1024
@@ -35,7 +38,7 @@ _CHUNK = 8  # images that one thread reads before it hands them over: eight VIGO
 _BATCHES_AHEAD = 2
 _PROBES = 16  # images whose pixels enter the fingerprint of a table; all of them would mean reading the data twice
 
-Transform = Callable[[torch.Tensor, Sequence[int]], torch.Tensor]
+Transform: TypeAlias = "Callable[[torch.Tensor, Sequence[int]], torch.Tensor]"
 
 
 @dataclass
@@ -119,6 +122,8 @@ def encode_rows(
         return chunk
 
     def encode_batch(futures: list[Future[_Chunk]]) -> EncodedRows:
+        import torch  # not above: an index that is searched needs no engine
+
         chunks = [future.result() for future in futures]
         out = EncodedRows([row for chunk in chunks for row in chunk.rows])
         for chunk in chunks:
@@ -146,9 +151,9 @@ def encode_rows(
 
 
 def encode_images(
-    encoder: "Encoder",
+    encoder: Encoder,
     images: Sequence[Any],
-    view: "View",
+    view: View,
     rows: Sequence[int] | np.ndarray | range | None = None,
     *,
     transform: Transform | None = None,
@@ -297,9 +302,9 @@ class DescriptorStore:
 
 
 def encode_to_store(
-    encoder: "Encoder",
+    encoder: Encoder,
     images: Sequence[Any],
-    view: "View",
+    view: View,
     ids: Sequence[str],
     root: str | Path,
     *,

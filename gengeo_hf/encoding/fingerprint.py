@@ -115,6 +115,11 @@ def whole_fingerprint(model: "GenGeoModel", processor: "GenGeoImageProcessor") -
     return digest.hexdigest()
 
 
+def at_input_scale(fingerprint: str, scale: float) -> str:
+    """The fingerprint of a model that sees images at `scale` times its own sizes, from that of the model."""
+    return fingerprint if scale == 1 else hashlib.sha256(f"{fingerprint} input scale {scale:g}".encode()).hexdigest()
+
+
 def truncated(whole: str, width: int | None) -> str:
     """The fingerprint of a model whose descriptors are cut to `width` values, from that of the whole model.
 

@@ -136,10 +136,10 @@ class FusedEncoder(Encoder):
         whole = " ".join(["fusion", *(branch.fingerprint for branch in self.branches)])
         return hashlib.sha256(whole.encode()).hexdigest()
 
-    def encode_pixels(self, pixels: torch.Tensor, view: View) -> np.ndarray:
+    def encode_pixels(self, pixels: torch.Tensor | np.ndarray, view: View) -> np.ndarray:
         """Joined descriptors, float32 (B, dim), of what the processor gave."""
         fused: Any = self.processor
-        parts = fused.split(pixels, view)
+        parts = fused.split(torch.as_tensor(pixels), view)
         found = [branch.encode_pixels(part, view) for branch, part in zip(self.branches, parts, strict=True)]
         joined: np.ndarray = np.concatenate(found, axis=1) / np.float32(len(found) ** 0.5)
         return joined

@@ -91,17 +91,44 @@ def fetch_image(address: str) -> bytes:
     return content
 
 
-__all__ = ["fetch_image", "is_address", "is_single_image", "load_image"]
-
-
-def check_own_size(processor: Any, view: str) -> None:
-    """Refuse images of their own size for a model that changes the view of whole ones.
+def check_view(view: object) -> None:
+    """Refuse a word that is not a view.
 
     Raises:
-        GenGeoError: The model's preprocessing changes this view.
+        GenGeoError: It is neither "ground" nor "aerial".
     """
-    if changed := (processor.view_transforms or {}).get(view):
+    if not isinstance(view, str) or view not in ("ground", "aerial"):
+        raise GenGeoError(f'view is {view!r}: expected "ground" for photos or "aerial" for tiles')
+
+
+def prepare(processor: Any, images: list[Any], view: str, *, resize: bool, tensors: str) -> Any:
+    """Pixel values (B, 3, H, W) of images.
+
+    Args:
+        processor: The model's image processor.
+        images: Loaded images.
+        view: "ground" or "aerial".
+        resize: Resize to the view's size.
+        tensors: "pt" or "np".
+
+    Raises:
+        GenGeoError: The model changes images to another view, which an image does not have, or which cannot be made of
+            images of their own size.
+        ValueError: An image that the processor cannot take.
+    """
+    changed = (processor.view_transforms or {}).get(view)
+    if changed and not resize:
         raise GenGeoError(
             f"this model changes {view} images to the view {changed}, which needs whole ones: images of their own "
             "size, such as photos with a smaller field of view, cannot be encoded"
         )
+    options: dict[str, Any] = {} if resize else {"do_resize": False}
+    try:
+        return processor(images, view=view, return_tensors=tensors, **options)["pixel_values"]
+    except ValueError as error:
+        if changed:
+            raise GenGeoError(str(error)) from error
+        raise
+
+
+__all__ = ["check_view", "fetch_image", "is_address", "is_single_image", "load_image", "prepare"]

@@ -8,6 +8,7 @@ common) goes to `GenGeoImageProcessor`, which is loaded when it is first needed.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +101,39 @@ class FileProcessor:
         return np.ascontiguousarray(values.transpose(2, 0, 1))
 
 
+def scaled_sizes(
+    sizes: Mapping[str, Mapping[str, int]], scale: float, patches: tuple[int, int], fewest_tokens: int = 1
+) -> dict[str, dict[str, int]]:
+    """Image sizes times a scale, each side in whole patches.
+
+    Args:
+        sizes: `height` and `width` in pixels of each view.
+        scale: 0.1 to 1.
+        patches: Height and width of a patch in pixels.
+        fewest_tokens: Patches that an image must have at least.
+
+    Raises:
+        GenGeoError: The scale is out of its range, or leaves too few patches.
+    """
+    if not 0.1 <= scale <= 1:
+        raise GenGeoError(f"the input scale is {scale:g}: expected 0.1 to 1, times the model's own image size")
+    found = {}
+    for view, size in sizes.items():
+        high, wide = (
+            max(1, round(size[side] * scale / patch)) for side, patch in zip(("height", "width"), patches, strict=True)
+        )
+        if high * wide < fewest_tokens:
+            raise GenGeoError(
+                f"at input scale {scale:g} {view} images have {high * wide} tokens, the model needs at least "
+                f"{fewest_tokens}: give a larger scale"
+            )
+        found[view] = {"height": high * patches[0], "width": wide * patches[1]}
+    return found
+
+
 def _is_size(size: Any) -> bool:
     sides = [size.get(side) for side in ("height", "width")] if isinstance(size, dict) else [None]
     return all(type(side) is int and side > 0 for side in sides)
 
 
-__all__ = ["FileProcessor"]
+__all__ = ["FileProcessor", "scaled_sizes"]

@@ -6,6 +6,7 @@ descriptor, n times one after the other, and of the tiles' descriptors one after
 exact, and every protocol applies.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -126,6 +127,8 @@ def fuse(encoded: Sequence[EncodedData]) -> EncodedData:
         np.concatenate([np.asarray(getattr(one, view)) for one in encoded], axis=1) * scale
         for view in ("ground", "aerial")
     )
-    sizes = [one.settings.get("loader", {}).get("tile_m") for one in encoded]
+    sizes = [float(one.settings["loader"]["tile_m"]) for one in encoded]
     settings = first.settings | {"fused_tile_sizes_m": sizes}
-    return replace(first, ground=ground, aerial=aerial, settings=settings)
+    name = re.sub(r"\[tile_m=[^]]*\]", "", first.truth.name) + f"[tile_m={'+'.join(f'{size:g}' for size in sizes)}]"
+    truth = replace(first.truth, name=name)
+    return replace(first, ground=ground, aerial=aerial, truth=truth, settings=settings)

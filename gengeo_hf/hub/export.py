@@ -29,6 +29,7 @@ def export_folder(
     license: str | None = None,
     repository: str | None = None,
     onnx: bool = False,
+    calibrate: str | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write a folder that loads without this package (`trust_remote_code=True`), with card and endpoint handler.
@@ -42,6 +43,8 @@ def export_folder(
             stated, and whom to ask.
         repository: what the card tells users to load; default: the name of the folder.
         onnx: also write ONNX graphs of both views to `onnx/`.
+        calibrate: also write int8 graphs, calibrated on these images: a directory of photos, or a data set whose pairs
+            also judge R@1; see `gengeo_hf.hub.int8`. It writes the ONNX graphs as well.
         overwrite: replace an earlier export.
 
     Raises:
@@ -88,7 +91,12 @@ def export_folder(
             shutil.copytree(
                 heads, folder / POSE_HEADS, ignore=shutil.ignore_patterns("*.partial", "gengeo_output.json")
             )
-        _add_onnx(encoder, checkpoint, folder, make=onnx)
+        _add_onnx(encoder, checkpoint, folder, make=onnx or calibrate is not None)
+        if calibrate is not None:
+            from gengeo_hf.hub.calibration_images import CalibrationImages
+            from gengeo_hf.hub.int8 import export_int8
+
+            export_int8(encoder.model, folder, CalibrationImages(calibrate, encoder.processor))
     return Path(out)
 
 

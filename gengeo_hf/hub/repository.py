@@ -3,7 +3,7 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +17,7 @@ from gengeo_hf.index.edit import check_output
 
 if TYPE_CHECKING:
     from gengeo_hf.common.schema import CrossViewDataset
+    from gengeo_hf.data.sources import DataSources
 
 Kind = Literal["model", "index", "dataset"]
 KINDS: tuple[Kind, ...] = ("model", "index", "dataset")
@@ -25,6 +26,8 @@ MANIFEST = "manifest.json"  # of an index
 MODEL_FILES = (
     "model*.safetensors*",
     "onnx/*",
+    "onnx_int8/*",
+    "openvino_int8/*",
     "pose/*/*",
     "pose/*/*/*",
     "results/*.json",
@@ -75,6 +78,7 @@ def push_dataset(
     split: str,
     *,
     license: str | None = None,
+    sources: Sequence["DataSources"] = (),
     private: bool = False,
     token: str | None = None,
 ) -> str:
@@ -85,6 +89,7 @@ def push_dataset(
         repository: `organisation/name`.
         split: name of the split, for example "test". Other splits in the repository stay.
         license: identifier of the images' licence; None states none.
+        sources: Where the images come from; the card and a file `SOURCES.json` carry them on.
         private: of a repository that is made.
         token: see `push`.
 
@@ -92,12 +97,15 @@ def push_dataset(
         GenGeoError: the name of the split is no word, or the Hub refuses.
     """
     from gengeo_hf.data.parquet import TABLES, write_pairs
+    from gengeo_hf.data.sources import write_sources
 
     check_repository_name(repository)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_pairs(data, folder, split)
-        write_text(folder / "README.md", _dataset_card(data.name, repository, license))
+        write_text(folder / "README.md", _dataset_card(data.name, repository, license, sources))
+        if len(sources) == 1:
+            write_sources(folder, sources[0])
         stale = [f"{table}/{split}-*.parquet" for table in TABLES]
         return upload(
             folder_files(folder),
@@ -221,11 +229,14 @@ def _download(repository: str, folder: Path, repo_type: str, revision: str | Non
     shutil.rmtree(folder / ".cache", ignore_errors=True)  # book-keeping of the download
 
 
-def _dataset_card(name: str, repository: str, license: str | None) -> str:
+def _dataset_card(name: str, repository: str, license: str | None, sources: Sequence["DataSources"]) -> str:
     configs = "".join(f"- config_name: {table}\n  data_dir: {table}\n" for table in ("queries", "gallery"))
     title, terms = repository.rpartition("/")[2], f"license: {license or 'other'}\n"
+    stated = license or ("see below" if sources else NOT_STATED)
+    lines = [f"- {line}" for one in sources for line in one.summary().splitlines()]
     return (
         f"---\n{terms}configs:\n{configs}tags:\n- geo-localization\n- cross-view\n---\n\n# {title}\n\n"
         f"Ground photos (`queries`) and aerial tiles (`gallery`) of {name}; a query names its tile by `positive`.\n"
-        f"`gengeo pull {repository} pairs` fetches them.\n\nLicence of the images: {license or NOT_STATED}.\n"
+        f"`gengeo pull {repository} pairs` fetches them.\n\nLicence of the images: {stated}.\n"
+        + ("\n".join(["", *lines, ""]) if lines else "")
     )

@@ -112,6 +112,8 @@ class TableTiles:
         self._images = [images[row] for row in keep]
         bounds = _bounds(table, lat, lon, sides, tile_size_m)
         origin = [str(image) if isinstance(image, Path) else table.name for image in self._images]
+        if self.rights != Rights():  # stated for the whole table: one source, so that each answer names it
+            origin = [self.name] * len(origin)
         self.table = tile_table(
             [ids[row] for row in keep], lat[keep], lon[keep], [bounds[row] for row in keep], source=origin
         )

@@ -75,6 +75,19 @@ def adaptation_of(manifest: Manifest) -> Adaptation:
     return Adaptation(model.flip, arrays, model.centering, means.images)
 
 
+def encoder_options(manifest: Manifest) -> dict[str, Any]:
+    """What an encoder must be loaded with to ask an index: width and input scale, where they are not the model's own.
+
+    Args:
+        manifest: Of the index.
+
+    Returns:
+        Arguments of `Encoder.from_pretrained`.
+    """
+    width, scale = manifest.model.truncate_dim, manifest.preprocessing.get("input_scale", 1.0)
+    return ({"truncate_dim": int(width)} if width else {}) | ({"input_scale": scale} if scale != 1 else {})
+
+
 def adapted_for(encoder: Encoder, manifest: Manifest) -> Encoder:
     """The encoder that makes descriptors of photos for an index; the same one where nothing is to be done.
 

@@ -16,7 +16,7 @@ from gengeo_hf.encoding.protocol import EncoderProtocol
 from gengeo_hf.imagery.tiles import TileSource
 from gengeo_hf.index.adapt import with_adaptation
 from gengeo_hf.index.contents import MOST_SOURCES
-from gengeo_hf.index.edit import NO_DATA, Edit, check_output, editing
+from gengeo_hf.index.edit import LISTED, NO_DATA, Edit, check_output, editing
 from gengeo_hf.index.encode import encode_units
 from gengeo_hf.index.fusion import check_fusion
 from gengeo_hf.index.manifest import (
@@ -163,8 +163,9 @@ def finished_build(path: Path, name: str, key: str, shard: Shard | None = None) 
     present = read_manifest(path) if has_manifest(path) else None
     if present is None or key not in present.work or present.shard != shard:
         return None
-    no_data = present.left_out.reasons.get(NO_DATA, 0)
-    unreadable = sum(present.left_out.reasons.values()) - no_data
+    reasons = present.left_out.reasons
+    unreadable = sum(count for reason, count in reasons.items() if reason in LISTED)  # not rows that are no tile
+    no_data = reasons.get(NO_DATA, 0)
     return BuildReport(name, tiles=present.tiles, no_data=no_data, broken_count=unreadable, was_complete=True)
 
 
@@ -242,14 +243,14 @@ class _Assembly:
         bad = table.take(pa.array(list(broken), pa.int64()))
         reasons = pa.array([reason.replace(root, "") if root else reason for reason in broken.values()], pa.string())
         left_out = bad.append_column("reason", reasons).cast(LEFT_OUT_SCHEMA)
+        repeated = finish == self._added and self.work.key in edit.manifest.work  # counted before
         manifest = finish(edit, tiles)
-        manifest = replace(manifest, partly_empty=manifest.partly_empty + partly_empty)
+        if not repeated:
+            manifest = replace(manifest, partly_empty=manifest.partly_empty + partly_empty)
+            self._count_left_out(edit, no_data)
         if len(getattr(self.source, "tile_sizes", ())) > 1:
             manifest = replace(manifest, fusion=manifest.fusion or check_fusion(self.fusion))
         edit.left_out = joined_left_out(edit.left_out, left_out, tiles)
-        edit.reasons[NO_DATA] = edit.reasons.get(NO_DATA, 0) + no_data
-        for why, count in getattr(self.source, "left_out", {}).items():  # rows of a table that are no tile
-            edit.reasons[why] = edit.reasons.get(why, 0) + count
         new = NewRows(tiles, read_descriptors(files, manifest.dim), read_jpegs(files) if self.thumbnails else None)
         total = len(rows) + sum(record.live for record in edit.segments)
         if len(rows):
@@ -257,6 +258,14 @@ class _Assembly:
         edit.tidy()
         report.tiles = sum(record.live for record in edit.segments)
         edit.commit(manifest)
+
+    def _count_left_out(self, edit: Edit, no_data: int) -> None:
+        """Count what is listed nowhere: tiles without data, and rows of a table that are no tile."""
+        counts = {NO_DATA: no_data}
+        if self.shard is None or self.shard[0] == 0:  # each part of a divided build reads the whole table
+            counts |= getattr(self.source, "left_out", {})
+        for reason, count in counts.items():
+            edit.reasons[reason] = edit.reasons.get(reason, 0) + count
 
     def _replaced(self, edit: Edit, tiles: pa.Table) -> Manifest:
         """Nothing of the earlier version stays."""

@@ -51,6 +51,7 @@ MERGED_TILES = 20_000  # at most, so that an edit stays cheap; larger segments w
 TOO_MANY_SEGMENTS = 64  # of more, also larger ones are merged
 MOST_DEAD = 0.5  # of a segment; with more it is written anew
 NO_DATA, UNREADABLE = "no data", "unreadable"  # why tiles are left out
+LISTED = frozenset({UNREADABLE, *REASONS})  # reasons whose tiles are listed one by one, and counted from that list
 
 
 class Edit:
@@ -158,8 +159,7 @@ class Edit:
 
     def _write_left_out(self, version: int) -> LeftOut:
         """Counts by reason, and the table of unreadable tiles, which is written only where it has changed."""
-        listed = (UNREADABLE, *REASONS)  # counted from the table
-        reasons = {reason: count for reason, count in self.reasons.items() if count and reason not in listed}
+        reasons = {reason: count for reason, count in self.reasons.items() if count and reason not in LISTED}
         for found in pc.value_counts(self.left_out["reason"]).to_pylist():
             reason = found["values"] if found["values"] in REASONS else UNREADABLE
             reasons[reason] = reasons.get(reason, 0) + found["counts"]

@@ -6,10 +6,11 @@ vectors, so scores are always those of the exact search. How many are looked at 
 built (`measure_depth`).
 
 Removed rows never enter an exact structure. FAISS's fast scan takes no selector of rows, so a scan is asked for more
-until enough live rows have come.
+until no row that it has not shown can be among the best live ones.
 """
 
 import functools
+import itertools
 import math
 import threading
 from collections.abc import Iterator, Sequence
@@ -44,13 +45,12 @@ def whole_depth(depths: Sequence[int]) -> int:
     """How many tiles of a whole index are scored a second time for ten that are asked for.
 
     The depth that a segment needs grows about as the square root of its tiles (measured: 350 for 53,000 tiles, 1,660
-    for a million), so those of several add up as the sides of a right triangle do; a quarter more is taken.
+    for a million), so those of several add up as the sides of a right triangle do.
 
     Args:
         depths: What each segment needs on its own.
     """
-    together = math.ceil(1.25 * math.hypot(*depths)) if len(depths) > 1 else max(depths, default=0)
-    return min(max(together, LEAST_DEPTH), MOST_DEPTH)
+    return min(max(math.ceil(math.hypot(*depths)), LEAST_DEPTH), MOST_DEPTH)
 
 
 @dataclass
@@ -166,48 +166,65 @@ class Searcher:
             queries: float32 (queries, dim).
             depth: How many at most.
         """
-        live = np.array([scan.live for scan in self._scans])
-        most = np.minimum(depth, live)
-        # Each is asked for somewhat more than its share of the best; whoever may hold more of them is asked again.
-        asked = most if len(live) == 1 else np.minimum(most, 2 * depth * live // max(1, int(live.sum())) + 64)
-        found = [_nothing(len(queries))] * len(live)
-        again = np.flatnonzero(asked)
+        if not self._scans:
+            return _nothing(len(queries))[1]
+        totals = np.array([scan.index.ntotal for scan in self._scans])
+        asked = self._first_asked(totals, depth)
+        found: list[Any] = [None] * len(totals)
+        again = np.arange(len(totals))
         while len(again):
             parts = self._scanned_by_threads(queries, [(self._scans[n], int(asked[n])) for n in again])
             for number, part in zip(again, parts, strict=True):
                 found[number] = part
-            estimates = np.concatenate([estimate for estimate, _ in found], axis=1)
-            enough = estimates.shape[1] > depth
+            estimates = np.concatenate([estimate for estimate, _, _ in found], axis=1)
+            enough = estimates.shape[1] >= depth
             least = np.partition(estimates, -depth, axis=1)[:, -depth] if enough else np.full(len(queries), -np.inf)
-            again = np.array([n for n in np.flatnonzero(asked < most) if (found[n][0][:, -1] > least).any()], np.int64)
-            asked[again] = np.minimum(most[again], asked[again] * 4)
-        if not found:
-            return _nothing(len(queries))[1]
-        rows = np.concatenate([row for _, row in found], axis=1)
+            again = np.array([n for n in np.flatnonzero(asked < totals) if (found[n][2] > least).any()], np.int64)
+            asked[again] = np.minimum(totals[again], asked[again] * 2)
+        rows = np.concatenate([row for _, row, _ in found], axis=1)
         best = np.argsort(-estimates, axis=1)[:, :depth]
         return np.take_along_axis(rows, best, axis=1)
 
-    def _scanned_by_threads(self, queries: np.ndarray, jobs: Sequence[tuple["_Scan", int]]) -> list[Any]:
-        """Estimates and rows of some scans, each with the number of rows that it is asked for."""
+    def _first_asked(self, totals: np.ndarray, depth: int) -> np.ndarray:
+        """How many rows each scan is asked for: its share of the best, and somewhat more where shares may differ."""
+        live = sum(scan.live for scan in self._scans)
+        if depth >= live:
+            return totals.copy()
+        share = depth * totals / live
+        if len(totals) > 1:
+            share = 1.2 * share + 3 * np.sqrt(share) + 16
+        elif live < totals[0]:
+            share = 1.1 * share + 16
+        return np.minimum(totals, np.ceil(share).astype(np.int64))
 
-        def run(job: tuple["_Scan", int]) -> tuple[np.ndarray, np.ndarray]:
+    def _scanned_by_threads(self, queries: np.ndarray, jobs: Sequence[tuple["_Scan", int]]) -> list[Any]:
+        """What `_Scan.candidates` gives for some scans, each with the number of rows that it is asked for."""
+
+        def run(some: Sequence[tuple["_Scan", int]]) -> list[Any]:
             if len(queries) == 1:  # a setting of each thread
                 faiss.omp_set_num_threads(1)
-            return job[0].candidates(queries, job[1])
+            return [scan.candidates(queries, asked) for scan, asked in some]
 
         rows = sum(scan.index.ntotal for scan, _ in jobs)
         if len(jobs) > 1 and len(queries) == 1 and THREADS > 1 and rows > THREADED_ROWS:
-            return list(_pool().map(run, jobs))
-        return [run(job) for job in jobs]
+            # One share for each thread: handing over costs more than the scan of a small segment.
+            edges = [len(jobs) * number // THREADS for number in range(THREADS + 1)]
+            shares = [jobs[first:last] for first, last in itertools.pairwise(edges) if first < last]
+            return [part for parts in _pool().map(run, shares) for part in parts]
+        return run(jobs)
 
     def scores(self, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Exact cosines of some rows, sorted; -1 stands for "nothing" and scores below everything."""
         scores = np.full(len(rows), -np.inf, np.float32)
         edges = np.searchsorted(rows, self._bases)
+        if edges[0] == len(rows):
+            return scores
+        halves = np.empty((len(rows) - edges[0], self._parts[0].descriptors.shape[1]), np.float16)
         for part, base, first, last in zip(self._parts, self._bases[:-1], edges[:-1], edges[1:], strict=True):
-            for start in range(first, last, BLOCK):
-                some = slice(start, min(start + BLOCK, last))
-                scores[some] = to_float32(part.descriptors[rows[some] - base]) @ query
+            if first < last:
+                halves[first - edges[0] : last - edges[0]] = part.descriptors[rows[first:last] - base]
+        for start in range(0, len(halves), BLOCK):
+            scores[edges[0] + start : edges[0] + start + BLOCK] = to_float32(halves[start : start + BLOCK]) @ query
         return scores
 
     def search_runs(
@@ -275,22 +292,17 @@ class _Scan:
         self.index, self.dead, self.base = index, dead, base
         self.live = int(index.ntotal) - (0 if dead is None else int(dead.sum()))
 
-    def candidates(self, queries: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarray]:
-        """Estimates and rows of the best live rows, best first: more is asked for until there are `wanted`."""
-        total = int(self.index.ntotal)
-        asked = min(total, wanted if self.dead is None else int(wanted * total / self.live * 1.1) + 16)
-        while True:
-            estimates, rows = self.index.search(queries, asked)
-            if self.dead is None:
-                break
-            estimates = np.where(self.dead[rows] | (rows < 0), -np.inf, estimates)
-            if asked == total or bool((np.isfinite(estimates).sum(axis=1) >= wanted).all()):
-                order = np.argsort(-estimates, axis=1, kind="stable")[:, :wanted]
-                estimates, rows = np.take_along_axis(estimates, order, axis=1), np.take_along_axis(rows, order, axis=1)
-                break
-            asked = min(total, asked * 2)
-        lost = (rows < 0) | ~np.isfinite(estimates)
-        return np.where(lost, -np.inf, estimates).astype(np.float32), np.where(lost, -1, rows + self.base)
+    def candidates(self, queries: np.ndarray, asked: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Estimates and rows of the best rows, best first, and the last estimate: no row that is not seen is better.
+
+        Removed rows are among them, with the row -1 and the estimate -inf.
+        """
+        estimates, rows = self.index.search(queries, asked)
+        lost = rows < 0
+        if self.dead is not None:
+            lost |= self.dead[rows]
+        last = estimates[:, -1]
+        return np.where(lost, np.float32(-np.inf), estimates), np.where(lost, -1, rows + self.base), last
 
 
 def to_float32(vectors: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:

@@ -16,10 +16,12 @@ import numpy as np
 
 from gengeo_hf.common.geo import Bounds, great_circle_m, mean_position, offset, size_of
 from gengeo_hf.index.hits import Hit
+from gengeo_hf.localization.position_map import PositionMap
 
 if TYPE_CHECKING:
     from gengeo_hf.common.metadata import PhotoPosition
 
+NOT_IN_GEOJSON = ("lat", "lon", "bounds", "position_map")
 CONE_M, CONE_DEG = 25.0, 40.0  # length and width of the cone that shows a heading
 VOTE_WINDOW = 40  # hits after a place's best one that may vote for it
 SHARPNESS = 20.0  # weight of a vote is exp(SHARPNESS * score): 0.05 less cosine weighs about a third
@@ -49,6 +51,7 @@ class Place:
             taken there at all; None without a pose.
         attribution, licence, acquired: text that must be shown with the imagery, its licence, and when it was taken;
             empty where they are not stated.
+        position_map: posterior of the position inside the tile, for maps; None without a fitted pose.
     """
 
     rank: int
@@ -70,6 +73,7 @@ class Place:
     attribution: str = ""
     licence: str = ""
     acquired: str = ""
+    position_map: PositionMap | None = field(default=None, repr=False, compare=False)
 
     @property
     def rights(self) -> str:
@@ -194,7 +198,7 @@ def to_geojson(answers: Sequence[Answer], caveat: str = "", drive: bool = False)
         common = {"photo": answer.photo, "time": answer.time.isoformat() if answer.time else None}
         common |= {"video_s": answer.video_s} if answer.video_s is not None else {}
         for place in answer.places:
-            values = {key: value for key, value in vars(place).items() if key not in ("lat", "lon", "bounds")}
+            values = {key: value for key, value in vars(place).items() if key not in NOT_IN_GEOJSON}
             values |= {"bounds": list(place.bounds) if place.bounds else None, "known": answer.known}
             values |= {"notes": list(answer.notes), "not_in_index": answer.not_in_index}
             features.append(_feature(place.lat, place.lon, common | {"kind": "place"} | values))

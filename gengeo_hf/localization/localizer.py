@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias, overload
@@ -13,9 +13,10 @@ from PIL import Image
 from gengeo_hf.common.area import Area
 from gengeo_hf.common.camera import CameraView
 from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.encoding.checkpoints import caveat_of
 from gengeo_hf.encoding.inputs import is_single_image
 from gengeo_hf.encoding.protocol import EncoderProtocol
-from gengeo_hf.index.adapt import adapted_for
+from gengeo_hf.index.adapt import adapted_for, encoder_options
 from gengeo_hf.index.hits import Hit
 from gengeo_hf.index.index import GeoIndex
 from gengeo_hf.localization.answers import Answer, Place, Track, merge_hits, place_of, to_geojson
@@ -112,7 +113,7 @@ class GeoLocalizer:
             pose: True, or settings, finds position and heading inside the tiles; see `PoseSettings`.
             options: Passed to `Encoder.from_pretrained`, for example `device="cpu"`; `backend` and `compute_dtype` are
                 "auto" unless given, which on a CPU takes what is fastest and agrees with float32. An index or a store
-                of truncated descriptors (`truncate_dim`) truncates those of the photos.
+                that was made with a `truncate_dim` or an `input_scale` sets them.
 
         Raises:
             GenGeoError: One of them is missing or damaged, or they do not belong together.
@@ -121,9 +122,9 @@ class GeoLocalizer:
 
         table = Calibration.load(calibration) if calibration is not None else None
         gallery = open_index(index)  # before the model: it is quick to say that it is not there
-        if isinstance(gallery, GeoIndex) and (width := gallery.manifest.model.truncate_dim):
-            options.setdefault("truncate_dim", int(width))
-        options.setdefault("needs_model", bool(pose))
+        options = {"needs_model": bool(pose)} | options
+        if isinstance(gallery, GeoIndex):
+            options = encoder_options(gallery.manifest) | options
         encoder = Encoder.from_pretrained(model, **({"backend": "auto", "compute_dtype": "auto"} | options))
         if not isinstance(gallery, GeoIndex) and options.get("truncate_dim") is None:
             width = gallery.width_for(encoder.fingerprint, encoder.dim)
@@ -331,21 +332,6 @@ def open_index(where: str | Path) -> GeoIndex | StoreIndex:
     from gengeo_hf.index.stores import connect, is_address
 
     return connect(str(where)) if is_address(str(where)) else GeoIndex.load(where)
-
-
-def caveat_of(record: Mapping[str, Any]) -> str:
-    """What a user must know before believing the answers of a model with this training record."""
-    if not record:
-        return (
-            "unknown training data: this checkpoint has no training record, and its weights may even be random; "
-            "believe its answers only after an evaluation"
-        )
-    if record.get("synthetic"):
-        return (
-            f"this model was trained on the synthetic {record.get('trained_on', 'world')} only and has never seen a "
-            "real photo: its answers on real photos mean nothing"
-        )
-    return ""
 
 
 def _best_of(several: Sequence[tuple[list[Hit], float]], k: int) -> tuple[list[Hit], dict[str, float]]:

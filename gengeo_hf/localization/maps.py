@@ -42,6 +42,7 @@ class MapPoint:
         radius_m: circle of uncertainty in metres.
         bounds: box of its tile, drawn as a frame.
         view: (lat, lon) of the cone in the direction of view, see `view_cone`; empty draws none.
+        probability: picture of where inside the tile the photo was taken, in a layer that is off at first.
     """
 
     lat: float
@@ -53,6 +54,7 @@ class MapPoint:
     radius_m: float | None = None
     bounds: Bounds | None = None
     view: Sequence[tuple[float, float]] = ()
+    probability: "MapOverlay | None" = None
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def map_page(
     origin = [point.lon for photo in photos for point in photo.points] or [o.bounds.west for o in overlays] or [0.0]
     content = {
         "photos": [_photo(photo, origin[0], pictures) for photo in photos],
-        "overlays": [{"box": _box(o.bounds, origin[0]), "picture": _key(o.picture, pictures)} for o in overlays],
+        "overlays": [_overlay(overlay, origin[0], pictures) for overlay in overlays],
         "line": [[lat, _unwrapped(lon, origin[0])] for lat, lon in line],
         "tileUrl": background.url,
         "attribution": html.escape(background.attribution),  # Leaflet writes it as markup
@@ -225,6 +227,7 @@ def _answer(answer: Answer, pictures: dict[str, bytes], size: int) -> MapPhoto:
             place.uncertainty_m,
             place.bounds,
             view_cone(place) if place.pose and place.heading is not None else (),
+            _probability(place),
         )
         for place in answer.places
     ]
@@ -237,6 +240,12 @@ def _answer(answer: Answer, pictures: dict[str, bytes], size: int) -> MapPhoto:
             error = f"best place {answer.exif_distance_m:,.0f} m from its EXIF position"
             note = "; ".join(filter(None, (note, error)))
     return MapPhoto(Path(answer.photo).name, points, _photo_picture(answer, size), note, answer.known)
+
+
+def _probability(place: Place) -> MapOverlay | None:
+    """The posterior of the best place as a picture."""
+    found = place.position_map if place.rank == 1 else None
+    return None if found is None else MapOverlay(found.picture(), found.bounds)
 
 
 def _label(place: Place) -> str:
@@ -304,11 +313,17 @@ def _photo(photo: MapPhoto, origin: float, pictures: dict[bytes, str]) -> dict[s
             "radius": point.radius_m,
             "box": _box(point.bounds, origin) if point.bounds else None,
             "view": [[lat, _unwrapped(lon, origin)] for lat, lon in point.view],
+            "probability": _overlay(point.probability, origin, pictures) if point.probability else None,
         }
         for point in photo.points
     ]
     picture = _key(photo.picture, pictures)
     return {"name": photo.name, "note": photo.note, "known": photo.known, "picture": picture, "points": points}
+
+
+def _overlay(overlay: MapOverlay, origin: float, pictures: dict[bytes, str]) -> dict[str, Any]:
+    """A picture on the ground for the page's script."""
+    return {"box": _box(overlay.bounds, origin), "picture": _key(overlay.picture, pictures)}
 
 
 def _unwrapped(lon: float, origin: float) -> float:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from gengeo_hf.common.camera import CameraView
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.geo import offset, size_of
+from gengeo_hf.common.geo import size_of
 from gengeo_hf.data.loading import resized
 from gengeo_hf.index.pose_features import open_features
 from gengeo_hf.localization.answers import Place
@@ -25,6 +25,7 @@ from gengeo_hf.localization.fusion import FusionWeights, TilePosterior, fuse
 from gengeo_hf.localization.ground_view import GroundView, ground_view
 from gengeo_hf.localization.photos import Photo, panorama_canvas
 from gengeo_hf.localization.pose_calibration import PoseCalibration, pose_calibration_path
+from gengeo_hf.localization.pose_places import posed_place, position_map, with_radii
 from gengeo_hf.localization.tile_pixels import IndexPictures, TileFeatures, TilePictures
 from gengeo_hf.pose.geometry import positions_of
 from gengeo_hf.pose.head import FOLDER, PRIORS, PoseHead
@@ -142,13 +143,27 @@ class PoseFinder:
             found = self._searched(view, chosen)
             rough = is_rough(getattr(self.encoder, "training_record", {}))
             note = "pose by search is rough: the model was not trained on centred tiles" if rough else ""
-            return [_posed(p, h, pose, SEARCH) for p, h, pose in zip(places, chosen, found, strict=True)], note
+            return [posed_place(p, h, pose, SEARCH) for p, h, pose in zip(places, chosen, found, strict=True)], note
         factors = self.settings.radius_factors or head.config.radius_factors
         tiles = self._posteriors(view, head, chosen)
         return [
-            _posed(place, hit, pose, FITTED, factors, view.rolled)
-            for place, hit, (_, pose) in zip(places, chosen, tiles, strict=True)
+            posed_place(place, hit, pose, FITTED, factors, view.rolled, tile)
+            for place, hit, (tile, pose) in zip(places, chosen, tiles, strict=True)
         ], ""
+
+    def for_index(self, index: Any, path: str | Path) -> PoseFinder:
+        """The same for another index of the same model, with its pixels and stored features.
+
+        Args:
+            index: a `GeoIndex` or `StoreIndex`.
+            path: its folder or address; features lie beside it.
+        """
+        size = self.encoder.view_sizes["aerial"]
+        pixels = IndexPictures(index, (size["height"], size["width"]), self.settings.imagery)
+        settings = replace(self.settings, pictures=pixels, features=open_features(path))
+        made = PoseFinder(self.encoder, self.checkpoint, self.canvas, settings, **self._where)
+        made._heads = self._heads
+        return made
 
     def candidates(
         self, photo: Photo, camera: CameraView, hits: Sequence[Hit]
@@ -277,7 +292,7 @@ class PoseFinder:
         found = []
         modes = fuse(candidates, fusion.log_weights(cosines, evidence), len(places))
         for rank, mode in enumerate(modes, 1):
-            hit, (_, (poses, number)) = hits[mode.tile], tiles[mode.tile]
+            hit, (tile, (poses, number)) = hits[mode.tile], tiles[mode.tile]
             base = of_tile.get(hit.tile_id, places[0])
             heading = (float(poses.heading[number]) + view.rolled) % 360
             place = replace(
@@ -296,8 +311,9 @@ class PoseFinder:
                 heading=heading,
                 pose=FITTED,
                 pose_probability=mode.probability,
+                position_map=position_map(tile),
             )
-            found.append(_with_radii(place, mode.spread_m, factors))
+            found.append(with_radii(place, mode.spread_m, factors))
         return found
 
 
@@ -316,38 +332,6 @@ def _bounds(hit: Hit) -> Any:
             "--tile-size-m"
         )
     return hit.bounds
-
-
-def _posed(
-    place: Place,
-    hit: Hit,
-    found: tuple[Poses, int],
-    method: str,
-    factors: Mapping[str, float] | None = None,
-    rolled: float = 0.0,
-) -> Place:
-    """The place with its pose."""
-    poses, number = found
-    east, north = poses.offset_m[number]
-    lat, lon = offset(hit.lat, hit.lon, east, north)
-    heading = (float(poses.heading[number]) + rolled) % 360
-    posed = replace(
-        place,
-        lat=float(lat),
-        lon=float(lon),
-        heading=heading,
-        pose=method,
-        pose_probability=float(poses.mode_mass[number]),
-    )
-    return _with_radii(posed, float(poses.spread_m[number]), factors or {})
-
-
-def _with_radii(place: Place, spread_m: float, factors: Mapping[str, float]) -> Place:
-    """Conformal radii where factors are known; the spread itself stands for the uncertainty."""
-    radii = {share: factors[share] * spread_m for share in ("0.68", "0.95") if share in factors}
-    return replace(
-        place, uncertainty_m=radii.get("0.68", spread_m), radius_68_m=radii.get("0.68"), radius_95_m=radii.get("0.95")
-    )
 
 
 def open_finder(

@@ -157,6 +157,7 @@ class _Deit(BackboneFamily):
 
     has_position_grid = True
     global_tokens = 2
+    whole_patches = False  # as TransGeo has it: what is over at the right and at the bottom is left out
 
     def build(self, backbone_config: Any, position_interpolation: str) -> Any:
         return AutoModel.from_config(backbone_config, add_pooling_layer=False)  # its pooler reads the class token alone

@@ -52,11 +52,6 @@ class GenGeoLayout(GenGeoAggregator):
         """Position embeddings of the usual small size."""
         init.trunc_normal_(self.positions, std=0.02)
 
-    @property
-    def fewest_tokens(self) -> int:
-        """The number of tokens that the masks were made for."""
-        return self.tokens
-
     def layout(self, tokens: torch.Tensor) -> torch.Tensor:
         """The learned masks Q, (B, K, n) in 0..1, of tokens (B, n, C).
 

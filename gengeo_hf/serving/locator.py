@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from gengeo_hf.encoding.encoder import View
     from gengeo_hf.encoding.protocol import EncoderProtocol
     from gengeo_hf.localization.confidence import Calibration
+    from gengeo_hf.localization.pose import PoseFinder, PoseSettings
 
 MAX_PIXELS = 50_000_000  # 150 MB decoded; a 48-megapixel phone still fits
 
@@ -73,6 +74,7 @@ class Locator:
         batch_size: photos encoded together, see `BatchingEncoder`.
         max_pixels: photos with more are refused before they are decoded.
         decoding: bounds of decoding, in worker processes; None decodes in this process, for files that are trusted.
+        pose: finds position and heading inside the tiles; None answers with the tiles' own positions.
 
     Raises:
         GenGeoError: another model made the index or the calibration.
@@ -87,10 +89,11 @@ class Locator:
         batch_size: int = 8,
         max_pixels: int = MAX_PIXELS,
         decoding: DecodingLimits | None = None,
+        pose: PoseFinder | None = None,
     ) -> None:
         self.decoder = Decoder(replace(decoding, max_pixels=max_pixels)) if decoding is not None else None
         self.encoder = BatchingEncoder(encoder, batch_size)
-        self.localizer = GeoLocalizer(self.encoder, index, calibration=calibration)
+        self.localizer = GeoLocalizer(self.encoder, index, calibration=calibration, pose=pose)
         self.model_name, self.max_pixels = Path(model_name).name, max_pixels
         self._reloading = threading.Lock()
 
@@ -103,18 +106,26 @@ class Locator:
         device: str | None = None,
         backend: str = "auto",
         compute_dtype: str = "auto",
+        pose: PoseSettings | None = None,
         **options: Any,
     ) -> Locator:
         """Load a checkpoint folder or Hub id, an index folder or store address, and a calibration file.
 
         Args:
             device, backend, compute_dtype: see `gengeo_hf.encoding.encoder.Encoder`.
+            pose: how position and heading inside the tiles are found; None leaves them out.
             options: of the class: `batch_size`, `max_pixels`.
         """
         made = GeoLocalizer.from_pretrained(
-            model, index, calibration=calibration, device=device, backend=backend, compute_dtype=compute_dtype
+            model,
+            index,
+            calibration=calibration,
+            pose=pose,
+            device=device,
+            backend=backend,
+            compute_dtype=compute_dtype,
         )
-        return cls(made.encoder, made.index, made.calibration, str(model), **options)
+        return cls(made.encoder, made.index, made.calibration, str(model), pose=made.pose, **options)
 
     @property
     def caveat(self) -> str:
@@ -155,7 +166,7 @@ class Locator:
         localizer = self.localizer  # one for the whole answer, also when the index is changed meanwhile
         answer = next(
             localizer.locate_many(
-                [image],
+                iter([image]),  # not a list of one: a photo that has no pose keeps its tile and says why
                 top=query.top,
                 near=query.near,
                 merge=query.merge,
@@ -190,7 +201,8 @@ class Locator:
         with self._reloading:
             old = self.localizer
             index = open_index(old.index.path) if isinstance(old.index, GeoIndex) else old.index
-            self.localizer = GeoLocalizer(self.encoder, index, calibration=old.calibration)
+            pose = old.pose.for_index(index, old.index.path) if old.pose and isinstance(index, GeoIndex) else old.pose
+            self.localizer = GeoLocalizer(self.encoder, index, calibration=old.calibration, pose=pose)
         return len(index)
 
     def close(self) -> None:

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from gengeo_hf.common.errors import GenGeoError, exit_on_error
+from gengeo_hf.common.registry import load_plugins
 from gengeo_hf.common.schema import check_apart
 from gengeo_hf.data import load_pairs
 from gengeo_hf.data.cache import PairsInMemory
@@ -65,6 +66,7 @@ def main(settings: Settings) -> dict[str, Any]:
         GenGeoError: Settings, data or processes do not go together, another run writes to the same directory, or the
             loss is no longer a number.
     """
+    load_plugins()  # parts of a user's own: GENGEO_PLUGINS and entry points
     check_words(settings)
     accelerator = Accelerator(
         mixed_precision=settings.optimisation.mixed_precision,

@@ -120,7 +120,7 @@ class Objective(nn.Module):
             except TypeError as error:
                 raise GenGeoError(f"loss.terms.{name}: {error}") from error
         try:
-            two = torch.eye(2, config.descriptor_dim)
+            two = torch.eye(2, int(next(iter(model.heads.values())).width_out))  # type: ignore[call-overload]  # a number
             self._pairs(two, two, torch.zeros(()), {})
         except TypeError as error:
             raise GenGeoError(f"loss.options: {error}") from error

@@ -52,6 +52,15 @@ def test_own_table_is_loaded_from_its_folder_with_ids_above_2_to_53(tmp_path):
     assert data.queries[0]["ground"].size == (8, 8)
 
 
+def test_own_table_as_imagery_of_an_index_states_the_rights_of_its_tiles(tmp_path):
+    from gengeo_hf.imagery.table import TableTiles
+
+    write(tmp_path, lat=[60.0, 60.1], lon=[24.0, 24.1])
+    tiles = TableTiles(tmp_path)
+    assert (tiles.rights.attribution, tiles.rights.licence) == ("Aerial photo: the town 2021", "CC-BY-4.0")
+    assert set(tiles.table["source"].to_pylist()) == {tiles.name}
+
+
 def test_own_table_states_rights_for_people_and_programs(tmp_path):
     table = write(tmp_path)
     assert read_sources(tmp_path) == read_sources(table) == SOURCES

@@ -22,12 +22,13 @@ ROOT = Path(__file__).resolve().parents[2]
 SIDE = 30  # photos along a side of the square, 78 m apart: blocks of 500 m are enough to choose from
 TRAINING = """
 data.workers=0 data.in_memory=true data.ground_size=[42,168] data.aerial_size=[70,70] model.init=null
-model.config.num_clusters=8 model.config.cluster_dim=32 model.config.token_dim=64 model.config.descriptor_dim=256
-model.config.head_dropout=0.0 model.config.trainable_blocks=null augment.options.unknown_heading=false
-augment.options.dropout_chance=0 augment.options.jpeg_chance=0 augment.options.blur_chance=0 augment.options.colour=0
-sampling.batch_size=32 sampling.random_share=0.5 sampling.neighbours=8 sampling.pool=32 sampling.gps_epochs=2
-optimisation.learning_rate=0.003 optimisation.learning_rate_batch=32 optimisation.warmup=0.3
-optimisation.weight_decay=0.05 optimisation.mixed_precision=no evaluate_every=5 save_every=50 log_every=50 output=run
+model.config.num_clusters=8 model.config.cluster_dim=32 model.config.token_dim=64 model.config.head_hidden_dim=128
+model.config.descriptor_dim=256 model.config.position_init_std=0.5 model.config.head_dropout=0.0
+model.config.trainable_blocks=null augment.options.unknown_heading=false augment.options.dropout_chance=0
+augment.options.jpeg_chance=0 augment.options.blur_chance=0 augment.options.colour=0
+sampling.batch_size=64 sampling.random_share=0.5 sampling.neighbours=16 sampling.pool=64 sampling.gps_epochs=2
+sampling.mining_every=3 optimisation.learning_rate=0.003 optimisation.learning_rate_batch=64 optimisation.warmup=0.3
+optimisation.weight_decay=0.05 optimisation.mixed_precision=no evaluate_every=9 save_every=50 log_every=50 output=run
 """
 SMALL = (
     "model_type: dinov2, hidden_size: 64, num_hidden_layers: 2, num_attention_heads: 4, mlp_ratio: 2, image_size: 70, "
@@ -106,7 +107,7 @@ def test_rehearsal_from_get_to_a_located_photo(wheel, hub, tmp_path):
     assert "FAIL  test list: 90 (expected 30,956)" in check
 
     train = json.loads(run_python(environment, tmp_path, COUNT))
-    epochs = -(-STEPS // (train // 32))
+    epochs = -(-STEPS // (train // 64))
     words = [*TRAINING.split(), f"model.config.backbone_config={{{SMALL}}}", f"optimisation.epochs={epochs}"]
     run("--config", "justzoomin", "data.root=jz", *words, module="gengeo_hf.training")
     evaluated = json.loads(
@@ -124,7 +125,7 @@ def test_rehearsal_from_get_to_a_located_photo(wheel, hub, tmp_path):
     entries = yaml.safe_load(files[".eval_results/0-jz.yaml"])
     assert entries[0]["value"] == pytest.approx(evaluated["R@1"], abs=1e-3)
 
-    run("pull", "someone/jz-rehearsal", "--out", "pulled")
+    run("pull", "someone/jz-rehearsal", "pulled")
     run("index", "jz", "--model", "pulled", "--out", "city.gengeo")
     photo = next((tmp_path / "jz/streetview/images").iterdir())
     answer = json.loads(run("locate", photo, "--model", "pulled", "--index", "city.gengeo", "--json").splitlines()[0])

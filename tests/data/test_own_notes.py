@@ -164,3 +164,35 @@ def test_a_check_reads_a_table_once_and_shows_what_was_noticed(images, monkeypat
     lines = [f"{row(n)},{24.9 + 0.01 * n},60.17" for n in range(20)]
     report = check_data("table", write(images, lines, HEAD + ",tile_lat,tile_lon"))
     assert len(calls) == 1 and report.ok and "swapped" in str(report) and "with 1 warnings" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "words"),
+    [
+        ("fov", [1.2] * 12, "are they radians"),
+        ("heading", [0.5 * row for row in range(12)], "are they radians"),
+        ("heading", [380.0, *range(11)], "1 headings lie outside of -360..360"),
+    ],
+)
+def test_angles_that_are_hardly_degrees_are_named(tmp_path, column, values, words):
+    from gengeo_hf.common.plausibility import angle_warning
+
+    unknown = np.full(12, np.nan)
+    angles = {"heading": unknown, "fov": unknown} | {column: np.array(values)}
+    assert words in angle_warning(angles["heading"], angles["fov"])
+    assert angle_warning(np.arange(12) * 30.0, np.full(12, 360.0)) == ""
+
+
+@pytest.mark.parametrize(
+    ("row", "words"), [("200,24.9", "lat is 200, expected -90..90"), ("60,385000", "lon is 385000")]
+)
+def test_positions_of_held_out_photos_that_are_not_on_earth_are_refused(tmp_path, row, words):
+    from gengeo_hf.data.photos import read_photos
+
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.jpg")
+    (tmp_path / "p.csv").write_text(f"image,lat,lon\na.jpg,{row}\n")
+    with pytest.raises(GenGeoError, match=words):
+        read_photos(tmp_path / "p.csv")
+    (tmp_path / "q.csv").write_text("image,lat,lon\nA.jpg,60,25\n")
+    with pytest.raises(GenGeoError, match="in another letter case"):
+        read_photos(tmp_path / "q.csv")

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.encoding.backends import trial
+from gengeo_hf.encoding.backends import remembered, trial
+from gengeo_hf.encoding.backends.loaded import LoadedModel
 from gengeo_hf.encoding.backends.openvino import OpenVinoBackend
 from gengeo_hf.encoding.backends.torch import TorchBackend
 from gengeo_hf.encoding.encoder import Encoder
@@ -66,6 +67,44 @@ def test_a_way_that_cannot_be_built_is_told_and_left_out():
     assert found.backend is plain and "other: no such kernel" in found.reason
 
 
+def test_a_way_that_is_plainly_slower_is_given_up_after_a_first_look():
+    answer, passes = np.eye(1, 8, dtype=np.float32), []
+
+    class Slow(Made):
+        def encode_pixels(self, some, view):
+            passes.append(some.shape[-1])
+            return super().encode_pixels(some, view)
+
+    slow = Slow(answer, 0.2)
+    found = trial.settle(Made(answer, 0.01), {"slow": lambda: slow}, pixels(1, 56, 560), "CPU", pixels(1, 56, 112))
+    assert passes == [112] and "slow 0." in found.reason and "in a first look" in found.reason
+
+
+def test_a_choice_is_remembered_for_the_same_model_and_machine(tiny_checkpoint, large, tmp_path, monkeypatch):
+    monkeypatch.setenv("GENGEO_TRIALS", str(tmp_path / "trials.json"))
+    monkeypatch.setattr(trial, "installed", lambda: False)
+    monkeypatch.setattr(trial, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(trial, "MARGIN", 0)
+    monkeypatch.setattr(trial, "LOWEST_COSINE", 0.9)
+    monkeypatch.setattr(trial, "PLAINLY", 1e9)
+    monkeypatch.delenv("HOME", raising=False)
+    settled = []
+    settle = trial.settle
+    monkeypatch.setattr(trial, "settle", lambda *given: settled.append(1) or settle(*given))
+
+    def opened():
+        return Encoder.from_pretrained(tiny_checkpoint, device="cpu", backend="auto", compute_dtype="auto").choice
+
+    first, second = opened(), opened()
+    assert len(settled) == 1 and second.backend.dtype == first.backend.dtype == "bfloat16"
+    assert second.reason == f"{first.reason} (remembered)"
+    (tmp_path / "trials.json").write_text("{damaged")
+    assert opened().reason.endswith("in a trial") and len(settled) == 2
+    monkeypatch.setattr(remembered, "ENGINES", ("numpy",))  # other versions: another key
+    opened()
+    assert len(settled) == 3
+
+
 def test_small_models_keep_torch_in_float32_without_a_word(tiny_checkpoint, monkeypatch):
     monkeypatch.setattr(trial, "has_bfloat16", lambda: True)
     plain = Encoder.from_pretrained(tiny_checkpoint, device="cpu")
@@ -104,7 +143,7 @@ def test_bfloat16_multiplies_rounded_and_gives_unit_vectors(tiny_model):
     found = half.encode_pixels(pixels(), "ground")
     assert found.dtype == np.float32 and 0.99 < cosine(found, plain.encode_pixels(pixels(), "ground")) < 1 - 1e-7
     with pytest.raises(GenGeoError, match=r"weights are torch.bfloat16 values.*leave --dtype out"):
-        trial.choose(tiny_model.bfloat16(), None, "torch", "float32")
+        trial.choose(LoadedModel(tiny_model.bfloat16(), None), "torch", "float32")
 
 
 @pytest.mark.parametrize("kind", ["salad", "registers", "dinov3", "convnext salad"])

@@ -9,6 +9,7 @@ from gengeo_hf.encoding.encoder import Encoder, training_record
 from gengeo_hf.index import GeoIndex
 from gengeo_hf.localization import GeoLocalizer
 from tests.hub.test_hub import pairs, photo
+from tests.stubs import ListSource
 
 
 def test_shortened_descriptors_are_those_of_the_model_told_to_shorten(tiny_checkpoint, tiny_model, tmp_path):
@@ -68,6 +69,34 @@ def test_what_cannot_encode_is_refused_in_one_line(tiny_checkpoint, tiny_model, 
     (tiny_checkpoint / "gengeo_training.json").write_text('{"synthetic": tr')
     with pytest.raises(GenGeoError, match="no training record"):
         Encoder.from_pretrained(tiny_checkpoint, device="cpu")
+
+
+def test_an_input_scale_gives_fewer_tokens_and_another_fingerprint(tiny_checkpoint):
+    plain = Encoder.from_pretrained(tiny_checkpoint, device="cpu")
+    small = Encoder.from_pretrained(tiny_checkpoint, device="cpu", input_scale=0.75)
+    assert small.view_sizes == {"ground": {"height": 28, "width": 84}, "aerial": {"height": 42, "width": 42}}
+    assert plain.view_sizes["aerial"] == {"height": 56, "width": 56}
+    assert small.fingerprint != plain.fingerprint and "at input scale 0.75" in small.computed_by
+    assert Encoder.from_pretrained(tiny_checkpoint, device="cpu", input_scale=1.0).fingerprint == plain.fingerprint
+    photo = ListSource(count=1).images[0]
+    expected = plain.processor([photo], view="aerial", size={"height": 42, "width": 42}, return_tensors="pt")
+    assert np.allclose(small.encode(photo, "aerial"), plain.encode_pixels(expected["pixel_values"], "aerial")[0])
+    small.truncate(8)  # the two together are as in the other order
+    other = Encoder.from_pretrained(tiny_checkpoint, device="cpu", truncate_dim=8, input_scale=0.75)
+    assert other.fingerprint == small.fingerprint
+    for scale, message in ((1.5, "expected 0.1 to 1"), (0.25, "needs at least")):
+        with pytest.raises(GenGeoError, match=message):
+            plain.scale_input(scale)
+
+
+def test_photos_are_encoded_at_the_input_scale_of_the_index(tiny_checkpoint, tmp_path):
+    small = Encoder.from_pretrained(tiny_checkpoint, device="cpu", input_scale=0.75)
+    GeoIndex.build(small, ListSource(count=5), tmp_path / "small.gengeo")
+    localizer = GeoLocalizer.from_pretrained(tiny_checkpoint, tmp_path / "small.gengeo", device="cpu")
+    assert localizer.encoder.input_scale == 0.75
+    assert "at input scale 0.75" in GeoIndex.load(tmp_path / "small.gengeo").report()
+    with pytest.raises(GenGeoError, match="made by another model"):
+        GeoLocalizer.from_pretrained(tiny_checkpoint, tmp_path / "small.gengeo", device="cpu", input_scale=1.0)
 
 
 def test_all_parts_of_a_checkpoint_come_from_one_place_with_one_token(tiny_checkpoint, monkeypatch):

@@ -100,7 +100,7 @@ def test_what_a_fused_model_cannot_do_is_said_in_one_line(branches, tmp_path):
 def test_a_photo_without_the_view_of_a_model_is_one_line(branches, tmp_path, gengeo):
 
     encoder = Encoder.from_pretrained(branches[1])
-    with pytest.raises(ValueError, match="needs a whole panorama"):
+    with pytest.raises(GenGeoError, match="needs a whole panorama"):
         encoder.encode_ground(pictures(1, 48, 64)[0])
     with pytest.raises(GenGeoError, match="needs a whole panorama"):
         encode_images(encoder, list(pictures(1, 48, 64)), "ground")

@@ -78,3 +78,23 @@ def test_results_on_a_data_set_of_the_hub_become_eval_results(tmp_path):
 def test_damaged_sources_in_a_record_are_refused():
     with pytest.raises(GenGeoError, match="training record"):
         sources_in({"data_sources": [{"format": "other"}]})
+
+
+def test_published_pairs_carry_their_sources_on(tmp_path, monkeypatch):
+    from gengeo_hf.data import load_pairs
+    from gengeo_hf.hub import repository
+    from tests.acquire.jz_city import noise
+
+    for name in ("photo.jpg", "tile.jpg"):
+        noise(len(name), 16, 16).save(tmp_path / name)
+    (tmp_path / "pairs.csv").write_text("ground,aerial,split\nphoto.jpg,tile.jpg,test\n")
+    sent = {}
+
+    def upload(files, *_, **__):
+        sent.update({name: path.read_text() for name, path in files.items() if path.suffix in (".md", ".json")})
+        return "an address"
+
+    monkeypatch.setattr(repository, "upload", upload)
+    repository.push_dataset(load_pairs("table", tmp_path / "pairs.csv", "test"), "me/pairs", "test", sources=[SET])
+    assert "must be passed on under CC-BY-SA-4.0" in sent["README.md"]
+    assert json.loads(sent["SOURCES.json"]) == json.loads(json.dumps(SET.as_dict()))

@@ -261,3 +261,27 @@ def test_a_full_disk_is_one_line_and_the_work_goes_on_later(tmp_path, encoder):
     assert not (tmp_path / "idx").exists() and not list((tmp_path / "idx.partial").glob("*/*.parquet"))
     build_index(encoder, ListSource(count=300), tmp_path / "idx")
     assert len(GeoIndex.load(tmp_path / "idx")) == 300
+
+
+def test_what_is_left_out_is_counted_once_by_parts_and_repeated_additions(encoder, tmp_path, monkeypatch):
+    from gengeo_hf.index import work
+    from gengeo_hf.index.merge import merge_indexes
+
+    monkeypatch.setattr(work, "SHARD", 6)
+    source = ListSource(18, broken=[2], empty=[7, 14])
+    source.left_out = {"rows without a position": 5}
+    expected = {"no data": 2, "unreadable": 1, "rows without a position": 5}
+    build_index(encoder, source, tmp_path / "whole")
+    again = build_index(encoder, source, tmp_path / "whole")
+    assert (again.was_complete, again.no_data, again.broken_count) == (True, 2, 1)
+    for number in range(3):
+        build_index(encoder, source, tmp_path / f"part{number}", shard=(number, 3))
+    merge_indexes([tmp_path / f"part{number}" for number in range(3)], tmp_path / "merged")
+    index = GeoIndex.load(tmp_path / "whole")
+    index.add(encoder, source)
+    for path in (tmp_path / "whole", tmp_path / "merged"):
+        assert GeoIndex.load(path).manifest.left_out.reasons == expected
+    index.add(encoder, ListSource(6, "more", empty=[1]))
+    assert index.manifest.left_out.reasons == expected | {"no data": 3}
+    build_index(encoder, source, tmp_path / "whole", overwrite=True)
+    assert GeoIndex.load(tmp_path / "whole").manifest.left_out.reasons == expected

@@ -279,3 +279,49 @@ def test_heading_of_400_is_refused_before_the_model_is_loaded(scene, gengeo):
     assert code == 2 and err.strip() == (
         "error: --fov, --heading: a heading lies in 0..360 degrees clockwise from north, found 400"
     )
+
+
+def test_map_offers_the_posterior_as_a_layer(scene):
+    from gengeo_hf.localization.maps import answers_map
+    from gengeo_hf.localization.position_map import PositionMap
+
+    found = located(scene, True, 1)[0].best.position_map
+    assert found.mass.sum() == pytest.approx(1, abs=1e-5)
+    grid = np.array([[-3.0, -3], [0, -3], [3, -3], [-3, 0], [0, 0], [3, 0], [-3, 3], [0, 3], [3, 3]])
+    mass = np.eye(9)[2]  # all in the south-east
+    picture = np.asarray(Image.open(io.BytesIO(PositionMap(47.0, 8.0, grid, mass).picture())))[..., 3]
+    row, column = np.unravel_index(picture.argmax(), picture.shape)
+    assert row > 2 / 3 * picture.shape[0] and column > 2 / 3 * picture.shape[1]
+    bounds = PositionMap(47.0, 8.0, grid, mass).bounds
+    assert great_circle_m(bounds.south, 8.0, bounds.north, 8.0) == pytest.approx(9, abs=0.01)
+    root, photos, _, tiles = scene
+    path = root / "one.png"
+    path.write_bytes(photos[0])
+    for pose, wanted in ((True, True), (None, False)):
+        localizer = GeoLocalizer.from_pretrained(root / "model", root / "idx", pose=pose, backend="torch")
+        answer = localizer.locate(path, camera=PANORAMA, near=near(tiles[0]))
+        page = answers_map([answer], localizer.index)
+        assert ('"probability": {"box"' in page) == wanted
+
+
+def test_service_gives_poses_also_of_a_new_index(scene, tmp_path):
+    import shutil
+
+    from gengeo_hf.serving.locator import LocateQuery, Locator
+
+    root, photos, _, tiles = scene
+    shutil.copytree(root / "idx", tmp_path / "idx")
+    locator = Locator.open(root / "model", tmp_path / "idx", backend="torch", pose=PoseSettings())
+    query = LocateQuery(camera=PANORAMA, near=near(tiles[3]), top=1)
+    try:
+        for _ in range(2):
+            with locator.read(photos[3]) as image:
+                best = locator.ask(image, query)[0].best
+                unposed = locator.ask(image, LocateQuery(camera=CameraView(fov=360.0), near=near(tiles[3])))[0]
+            assert unposed.best.pose is None and any("pose/180" in note for note in unposed.notes)
+            assert best.pose == "fitted" and best.heading == pytest.approx(0, abs=1e-6) and best.radius_68_m > 0
+            old = locator.localizer.pose
+            locator.reload()
+            assert locator.localizer.pose is not old
+    finally:
+        locator.close()

@@ -58,6 +58,7 @@ def test_the_demo_from_nothing_and_again(tmp_path):
     assert "http://" not in page.replace("http://www.w3.org", "") and "<script src=" not in page
     places = json.loads((folder / "places.geojson").read_text(encoding="utf-8"))
     assert places["type"] == "FeatureCollection" and len(places["features"]) >= 2
+    assert "minutes on" in first.stdout.partition("1/6")[0]  # how long it will take, before it begins
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))["results"]
     assert len(results) == 5  # three domains, random weights, colour histograms
     assert (folder / "gengeo-world-urban" / "model.safetensors").is_file() and "gengeo" in first.stdout
@@ -70,6 +71,7 @@ def test_the_demo_from_nothing_and_again(tmp_path):
     second = run(folder, *SMALL)
     assert second.returncode == 0, second.stderr[-2000:]
     assert before == {name: (folder / name).stat().st_mtime_ns for name in kept[:3]}
+    assert "what it finished is reused" in second.stdout
     assert "up to date" in second.stdout and "epoch 1/2" not in second.stderr
 
 

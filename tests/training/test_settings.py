@@ -1,6 +1,7 @@
 import pytest
 
 from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.data import load_pairs
 from gengeo_hf.training import settings as settings_module
 from gengeo_hf.training.settings import describe_settings, load_settings
 
@@ -119,3 +120,13 @@ def test_unknown_model_field_is_refused():
 def test_help_names_every_group():
     for word in ("sampling", "micro_batch", "learning_rate", "mining_every"):
         assert word in describe_settings()
+
+
+def test_configurations_of_own_cities_take_a_table_and_several():
+    one = load_settings("own_city", ["data.root=data/town"])
+    assert (one.data.name, one.data.root, one.data.train) == ("table", "data/town", {})
+    several = load_settings("cities", ["data.train.parts=[table data/a, table data/b key=1]"])
+    assert several.data.train == {"parts": ["table data/a", "table data/b key=1"]}
+    assert several.data.ground_size == one.data.ground_size
+    with pytest.raises(GenGeoError, match=r"two or more parts.*data\.train\.parts"):
+        load_pairs(several.data.name, None, "validation", **several.data.validation)

@@ -56,6 +56,8 @@ def export(
         )
         console.result(f"{out}: {written} files written, {kept} were there already")
     if push is not None:
+        from gengeo_hf.data.sources import sources_of
         from gengeo_hf.hub.repository import push_dataset
 
-        console.result(push_dataset(found, push, split, private=private))
+        sources = sources_of(asked.name, asked.root, asked.options)
+        console.result(push_dataset(found, push, split, sources=sources, private=private))

@@ -3,6 +3,7 @@
 `gengeo data get justzoomin` fetches both and writes `pairs.parquet`, an own-data table; this loader chooses in it.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,8 @@ def _check_photos(report: Report, root: Path, photos: lists.Photos, there: np.nd
     shown, listed = int(test.sum()), int(photos.is_test.sum())
     found = f"{int(there.sum()):,} of {len(photos):,} listed; of the test list {shown:,} of {listed:,}"
     report.add("photos on disk", found, "some", bool(there.any()), advice)
+    if archives := _archives(root):
+        report.add("photo archives", archives)
     if not test.any() and there.any():
         report.warn("photos on disk", "none is of the test list: nothing can be evaluated; fetch more archives")
     if unlisted := len(names) - int(there.sum()):
@@ -157,6 +160,18 @@ def _check_photos(report: Report, root: Path, photos: lists.Photos, there: np.nd
     if there.any():
         report.add("part of the city", photos.bounds(there))
         report.images("photos", root / lists.PHOTOS)
+
+
+def _archives(root: Path) -> str:
+    """Which photo archives were unpacked, of how many; "" where the folder was not filled by `gengeo data get`."""
+    state, start = root / lists.STATE, "streetview_images_"
+    try:
+        files = json.loads((state / lists.LISTING).read_text(encoding="utf-8"))["files"]
+        total = sum(Path(name).name.startswith(start) for name in files)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    names = sorted(name.removesuffix(".parquet") for name in names_in(state / lists.UNPACKED) if name.startswith(start))
+    return f"{len(names)} of {total} unpacked, whole or in part: {', '.join(names) or 'none'}"
 
 
 def _check_tiles(report: Report, root: Path) -> None:

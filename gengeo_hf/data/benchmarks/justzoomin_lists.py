@@ -24,6 +24,7 @@ from gengeo_hf.data.own import Cut, three_parts
 LISTS = {"train": "metadata/large_area_train_map.csv", "test": "metadata/large_area_val_map.csv"}
 LAYOUT = "satellite/layout.yaml"
 PHOTOS, SUFFIX = "streetview/images", "_undistorted.jpg"
+STATE, LISTING, UNPACKED = ".get", "files.json", "unpacked"  # what `gengeo data get` keeps of its work
 PUBLISHED_TEST, PUBLISHED_CELLS = 30_956, 12_029
 PUBLISHED_ALL = 310_000  # as the Hub rounds it
 TOLERATED = 0.001  # share of rows whose stored cell is a neighbour of the one at their position

@@ -46,7 +46,7 @@ class ExportedGraphs:
     """
 
     def __init__(self, folder: Path, processor: Any) -> None:
-        self.folder, self.manifest = folder, _read_manifest(folder)
+        self.folder, self.manifest, self.processor = folder, _read_manifest(folder), processor
         if json.loads(json.dumps(preprocessing(processor))) != self.manifest["preprocessing"]:
             raise GenGeoError(
                 f"{folder} was exported for other preprocessing than preprocessor_config.json beside it says: "
@@ -82,6 +82,17 @@ class ExportedGraphs:
     def patch(self) -> int:
         """Width in pixels of what becomes one token."""
         return int(self.manifest["patch"][1])
+
+    @property
+    def patch_sides(self) -> tuple[int, int]:
+        """Height and width in pixels of what becomes one token."""
+        high, wide = self.manifest["patch"]
+        return int(high), int(wide)
+
+    @property
+    def fewest_tokens(self) -> int:
+        """Tokens that an image must have at least."""
+        return int(self.manifest["fewest_tokens"])
 
     @property
     def ground_view(self) -> tuple[str | None, float | None]:

@@ -32,9 +32,20 @@ class LoadedModel:
     @property
     def patch(self) -> int:
         """Width in pixels of what becomes one token."""
+        return self.patch_sides[1]
+
+    @property
+    def patch_sides(self) -> tuple[int, int]:
+        """Height and width in pixels of what becomes one token."""
         from gengeo_hf.model.backbones import patch_sides
 
-        return patch_sides(self.model.config.backbone_config)[1]
+        return patch_sides(self.model.config.backbone_config)
+
+    @property
+    def fewest_tokens(self) -> int:
+        """Tokens that an image must have at least."""
+        heads: Any = self.model.heads.values()
+        return max(int(head.aggregator.fewest_tokens) for head in heads)
 
     @property
     def ground_view(self) -> tuple[str | None, float | None]:

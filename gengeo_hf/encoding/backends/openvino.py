@@ -18,6 +18,7 @@ import torch
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.transfer import first_line
+from gengeo_hf.encoding.backends.protocol import as_float32
 
 if TYPE_CHECKING:
     from gengeo_hf.encoding.protocol import View
@@ -67,12 +68,12 @@ class OpenVinoBackend:
         used = next(iter(self._heads.values())).get_property("INFERENCE_PRECISION_HINT")
         self.dtype = "bfloat16" if used == openvino.Type.bf16 else "float32"
 
-    def encode_pixels(self, pixels: torch.Tensor, view: View) -> np.ndarray:
+    def encode_pixels(self, pixels: torch.Tensor | np.ndarray, view: View) -> np.ndarray:
         """Unit descriptors, float32 (B, the whole width), of pixel values; see the contract."""
-        self._model._token_grid(pixels)  # its checks of the size; the converted graph has none
+        self._model._token_grid(torch.as_tensor(pixels))  # its checks of the size; the converted graph has none
         compiled = self._heads["shared" if self._model.config.share_aggregator else view]
         with self._one_at_a_time:
-            found: np.ndarray = np.array(compiled(pixels.float().cpu().numpy())[0])  # a copy: its buffer is used again
+            found: np.ndarray = np.array(compiled(as_float32(pixels))[0])  # a copy: its buffer is used again
         return found / np.linalg.norm(found, axis=1, keepdims=True)  # bfloat16 leaves lengths a little off 1
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 BACKENDS = ("auto", "torch", "openvino", "onnx")
-DTYPES = ("auto", "float32", "bfloat16")
+DTYPES = ("auto", "float32", "bfloat16", "int8")
 FEW = 16  # images that a trial of backends is not worth its time for
 LOWEST_COSINE = 0.999  # between a descriptor of a faster way and that of torch in float32
 # Descriptors of two backends may meet in one index because of this bound: it is as if each had noise of 2.5 degrees at
@@ -50,10 +50,12 @@ class Choice:
     Args:
         backend: Ready to encode.
         reason: One line for people; empty where there was nothing to choose.
+        name: Of the way among those of a trial; empty for torch in float32.
     """
 
     backend: Backend
     reason: str = ""
+    name: str = ""
 
 
 def check_words(backend: str, dtype: str) -> None:

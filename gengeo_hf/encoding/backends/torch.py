@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.transfer import first_line
+
 if TYPE_CHECKING:
     from gengeo_hf.encoding.protocol import View
     from gengeo_hf.model import GenGeoModel
@@ -31,12 +34,12 @@ class TorchBackend:
         self.dtype = "bfloat16" if self._autocast else str(model.dtype).removeprefix("torch.")
 
     @torch.inference_mode()
-    def encode_pixels(self, pixels: torch.Tensor, view: View) -> np.ndarray:
+    def encode_pixels(self, pixels: torch.Tensor | np.ndarray, view: View) -> np.ndarray:
         """Unit descriptors, float32 (B, dim); see the contract."""
         device: Any = self._model.device
         cast: Any = torch.autocast(device.type, torch.bfloat16) if self._autocast else contextlib.nullcontext()
         with cast:
-            found = self._model(pixels.to(device), view=view).pooler_output.float()
+            found = self._model(torch.as_tensor(pixels).to(device), view=view).pooler_output.float()
         if self._autocast:  # rounded values are no longer of unit length
             found = torch.nn.functional.normalize(found, dim=1)
         descriptors: np.ndarray = found.cpu().numpy()
@@ -58,3 +61,17 @@ def _rounded(model: GenGeoModel) -> GenGeoModel:
             if isinstance(layer, torch.nn.Linear):
                 layer.to(torch.bfloat16)
     return rounded
+
+
+def usable_device(name: str | torch.device) -> torch.device:
+    """The device, after it has held a tensor: the word may be unknown, the card or its support missing.
+
+    Raises:
+        GenGeoError: It cannot be used here.
+    """
+    try:
+        torch.empty(0, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = first_line(error)
+        raise GenGeoError(f"the device {name} cannot be used here: {reason}; give --device cpu, or none") from error

@@ -1,0 +1,76 @@
+"""Exported graphs on OpenVINO, without torch: int8 graphs of `gengeo export --int8`, or an ONNX export in float32."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.encoding.backends.exported import ExportedGraphs
+from gengeo_hf.encoding.backends.onnx import OnnxBackend
+from gengeo_hf.encoding.backends.protocol import as_float32, number_of_threads
+
+if TYPE_CHECKING:
+    import torch
+
+    from gengeo_hf.encoding.protocol import View
+
+
+class OpenVinoGraphs:
+    """Runs exported graphs on a CPU.
+
+    Args:
+        graphs: The export; its graphs are ONNX files or OpenVINO's own.
+
+    Raises:
+        GenGeoError: OpenVINO is missing.
+    """
+
+    name = "openvino"
+
+    def __init__(self, graphs: ExportedGraphs) -> None:
+        try:
+            import openvino
+        except ImportError as error:
+            raise GenGeoError("--backend openvino needs OpenVINO: pip install 'gengeo_hf[openvino]'") from error
+        self._graphs, self.dtype, self.device = graphs, graphs.dtype, "cpu"
+        self._core: Any = openvino.Core()
+        self._compiled: dict[Path, Any] = {}
+        self._one_at_a_time = threading.Lock()  # a compiled graph has one place for its results
+
+    def encode_pixels(self, pixels: torch.Tensor | np.ndarray, view: View) -> np.ndarray:
+        """Unit descriptors, float32 (B, dim); see the contract."""
+        self._graphs.check_size(*pixels.shape[2:])
+        with self._one_at_a_time:
+            found: np.ndarray = np.array(self._graph(view)(as_float32(pixels))[0])  # a copy: the buffer is used again
+        return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+    def _graph(self, view: View) -> Any:
+        """The compiled graph of a view, opened when it is first needed."""
+        path = self._graphs.graph(view)
+        if path not in self._compiled:
+            options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}  # what is not int8
+            options |= {"INFERENCE_NUM_THREADS": number_of_threads()}
+            self._compiled[path] = self._core.compile_model(path, "CPU", options)
+        return self._compiled[path]
+
+
+def graph_backend(graphs: ExportedGraphs, backend: str, device: Any = None) -> OnnxBackend | OpenVinoGraphs:
+    """What runs exported graphs.
+
+    Args:
+        graphs: The export.
+        backend: "openvino"; any other word takes onnxruntime.
+        device: Where; None is the CPU.
+
+    Raises:
+        GenGeoError: The engine is missing, or cannot compute there.
+    """
+    if backend != "openvino":
+        return OnnxBackend(graphs, device)
+    if str(device or "cpu") != "cpu":
+        raise GenGeoError(f"the device {device} cannot be used with --backend openvino: give --device cpu, or none")
+    return OpenVinoGraphs(graphs)
