@@ -14,7 +14,7 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
-# transformers 5.4 copies, of a checkpoint folder with code, only the files that this one and the model's name themselves.
+# transformers 5.4 copies, of a folder with code, only the files that this one and the model name themselves.
 from .aggregation import GenGeoAggregator  # noqa: F401  # as said above
 from .aggregators import AGGREGATORS
 from .backbones import BACKBONES, family_of
