@@ -79,7 +79,7 @@ def test_get_again_asks_for_no_archive_and_continues_offline(hub, gengeo, tmp_pa
     _code, _printed, _noted = get(gengeo, out, "--offline", "--crop-m", "80")
     assert hub.log == []
     assert (out / "cells/80m_z-2").is_dir()
-    test = load_pairs("justzoomin", out, "train", part="area")
+    test = load_pairs("justzoomin-area", out, "train")
     assert any(len(tiles) for tiles in test.queries["semi_positives"][:])
 
 
