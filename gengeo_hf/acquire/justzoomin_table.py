@@ -29,7 +29,7 @@ def sources_of(files: HubFiles, facts: dict[str, Any], day: str) -> DataSources:
         "photos",
         "Mapillary contributors",
         "CC-BY-SA-4.0",
-        "Photos: Mapillary contributors, CC BY-SA 4.0; each at https://www.mapillary.com/app/?pKey=<image id>. "
+        "Photos: Mapillary contributors, CC BY-SA 4.0; each at https://www.mapillary.com/app/?pKey=IMAGE_ID. "
         f"Data set: {CITATION}.",
         address,
         retrieved=day,

@@ -87,7 +87,7 @@ class RemoteRasters:
             max_empty=options.max_empty,
             dates=[*options.dates, *dates],
         )
-        self.notes, self.tile_sizes = self._tiles.notes, self._tiles.tile_sizes
+        self.notes, self.tile_sizes, self.acquired = self._tiles.notes, self._tiles.tile_sizes, self._tiles.acquired
         self.table, self.rendering = self._tiles.table, f"{name} {self._tiles.rendering}"
 
     def read(self, row: int) -> Image.Image | None:

@@ -79,7 +79,7 @@ def test_get_again_asks_for_no_archive_and_continues_offline(hub, gengeo, tmp_pa
     _code, _printed, _noted = get(gengeo, out, "--offline", "--crop-m", "80")
     assert hub.log == []
     assert (out / "cells/80m_z-2").is_dir()
-    test = load_pairs("justzoomin", out, "train", part="area")
+    test = load_pairs("justzoomin-area", out, "train")
     assert any(len(tiles) for tiles in test.queries["semi_positives"][:])
 
 
@@ -97,7 +97,7 @@ def test_get_after_a_broken_connection_continues_and_after_a_stop_too(hub, genge
         ("html", "web page in the place of archives/streetview_images_000.tar"),
         ("damage", "has the checksum"),
         pytest.param(401, "refused the token", marks=pytest.mark.slow),
-        (403, "refused the token"),
+        pytest.param(403, "refused the token", marks=pytest.mark.slow),
         pytest.param(404, "has no archives/streetview_images_000.tar", marks=pytest.mark.slow),
     ],
 )
@@ -136,6 +136,7 @@ def test_get_with_few_photos_reads_the_beginning_of_an_archive_and_continues_it(
     assert len(list(images.iterdir())) == 12
 
 
+@pytest.mark.slow
 def test_get_with_few_photos_from_a_server_without_ranges_says_what_to_do(hub, gengeo, tmp_path, monkeypatch):
     from gengeo_hf.acquire import justzoomin
 
@@ -182,6 +183,7 @@ def test_get_without_a_terminal_needs_yes(hub, gengeo, tmp_path):
     assert not (tmp_path / "jz").exists()
 
 
+@pytest.mark.slow
 def test_get_with_another_licence_stops_until_it_is_accepted(hub, gengeo, tmp_path, monkeypatch):
     from gengeo_hf.acquire import justzoomin
 
@@ -194,6 +196,7 @@ def test_get_with_another_licence_stops_until_it_is_accepted(hub, gengeo, tmp_pa
     assert (tmp_path / "jz/pairs.parquet").exists()
 
 
+@pytest.mark.slow
 def test_get_of_another_revision_into_the_same_directory_is_refused(hub, gengeo, tmp_path):
     out = tmp_path / "jz"
     get(gengeo, out, "--revision", "main")
@@ -223,6 +226,7 @@ def test_get_with_a_full_disk_is_refused_before_the_download(hub, gengeo, tmp_pa
     assert not [line for line in hub.log if "/resolve/" in line]
 
 
+@pytest.mark.slow
 def test_get_of_an_archive_with_a_path_outside_is_refused(hub, gengeo, tmp_path, monkeypatch):
     from gengeo_hf.acquire import justzoomin
 
@@ -249,12 +253,25 @@ def test_get_leaves_out_cells_with_a_missing_tile_and_says_how_many_photos(hub, 
     assert "photos are left out: the orthophoto does not cover their cell" in printed
 
 
+def test_get_without_the_extra_names_it_before_anything_is_fetched(gengeo, tmp_path, monkeypatch):
+    import sys
+
+    import gengeo_hf.acquire
+
+    monkeypatch.delattr(gengeo_hf.acquire, "justzoomin", raising=False)
+    monkeypatch.setitem(sys.modules, "gengeo_hf.acquire.justzoomin", None)  # as where one of its imports fails
+    code, _, noted = get(gengeo, tmp_path / "jz")
+    assert code == 1
+    assert 'pip install "gengeo_hf[net]"' in noted
+
+
 def test_get_of_a_data_set_that_must_be_asked_for_says_so(gengeo, tmp_path):
     code, _, noted = gengeo("data", "get", "vigor", "--out", tmp_path)
     assert code == 2
     assert "asked for from its owners" in noted
 
 
+@pytest.mark.slow
 def test_archive_that_the_user_put_there_is_checked_used_and_kept(hub, gengeo, tmp_path, city):
     out, name = tmp_path / "jz", "archives/streetview_images_000.tar"
     content = city.files()[name]

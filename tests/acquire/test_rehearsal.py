@@ -125,7 +125,7 @@ def test_rehearsal_from_get_to_a_located_photo(wheel, hub, tmp_path):
     entries = yaml.safe_load(files[".eval_results/0-jz.yaml"])
     assert entries[0]["value"] == pytest.approx(evaluated["R@1"], abs=1e-3)
 
-    run("pull", "someone/jz-rehearsal", "--out", "pulled")
+    run("pull", "someone/jz-rehearsal", "pulled")
     run("index", "jz", "--model", "pulled", "--out", "city.gengeo")
     photo = next((tmp_path / "jz/streetview/images").iterdir())
     answer = json.loads(run("locate", photo, "--model", "pulled", "--index", "city.gengeo", "--json").splitlines()[0])

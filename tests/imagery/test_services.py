@@ -1,5 +1,7 @@
 """WMTS, WMS, ArcGIS, PMTiles, COG, STAC and OpenAerialMap: what they show, and what is refused in one line."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -61,6 +63,18 @@ def test_rights_come_from_the_documents(opened):
     rights = opened("", prefix="oam:").rights
     assert (rights.attribution, rights.licence, rights.acquired) == ("A Flyer", "CC-BY 4.0", "2022-05-01")
     assert opened("arcgis/cached/MapServer").rights.attribution == "Example Survey"
+
+
+@pytest.mark.parametrize(("path", "prefix"), [("files/a.tif", ""), ("stac?collections=ortho", "stac:")])
+def test_rasters_by_address_have_each_cell_in_several_sizes(opened, path, prefix):
+    source = opened(path, prefix=prefix, tile_sizes=(60.0, 30.0))
+    assert source.tile_sizes == (30.0, 60.0) and source.plan().tiles == source.table.num_rows
+    names = source.table["tile_id"].to_pylist()
+    pairs = [(a, b) for a, b in itertools.pairwise(names) if b == a.replace("_30m", "_60m") != a]
+    assert len(pairs) == sum(name.endswith("_60m") for name in names) > 0
+    for row in (names.index(pairs[0][0]), names.index(pairs[0][1])):
+        image = source.read(row)
+        assert np.abs(np.asarray(image, dtype=float) - seen_from_the_formula(source, row, image)).mean() < 8
 
 
 @pytest.mark.parametrize("path", ["files/a.tif", "files/town.pmtiles", "arcgis/cached/MapServer"])

@@ -1,6 +1,7 @@
 """An index built on Ray is the one that a single process builds, whoever is killed meanwhile."""
 
 import contextlib
+import importlib.util
 import os
 import signal
 import socket
@@ -36,7 +37,8 @@ print(cluster.build_on_ray(opener, sys.argv[1], "noise", workers=2, note=lambda 
 @pytest.fixture
 def small(monkeypatch):
     """Parts of twelve tiles, units of six."""
-    pytest.importorskip("ray")
+    if importlib.util.find_spec("ray") is None:  # not imported here: a Ray of its own sets its environment before
+        pytest.skip("needs ray")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
@@ -162,7 +164,8 @@ def test_address_that_does_not_answer_is_refused_in_one_line(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_address_at_which_something_else_answers_is_refused_in_one_line(monkeypatch):
-    pytest.importorskip("ray")
+    if importlib.util.find_spec("ray") is None:  # not imported here: a Ray of its own sets its environment before
+        pytest.skip("needs ray")
     monkeypatch.setattr("gengeo_hf.index.ray_connection.CONNECT_S", 5.0)
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
@@ -170,3 +173,23 @@ def test_address_at_which_something_else_answers_is_refused_in_one_line(monkeypa
         connected(f"127.0.0.1:{server.getsockname()[1]}"),
     ):
         pass
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_command_with_ray_equals_command_without(small, tmp_path):
+    from tests.torture.making import map_tiles, model
+
+    model(tmp_path / "model")
+    map_tiles(tmp_path / "tiles", 6, 6)
+    words = [sys.executable, "-m", "gengeo_hf.cli", "index", "tiles", "--model", "model", "--centering", "gallery"]
+    for out, more in (("ray.gengeo", ["--engine", "ray", "--workers", "2"]), ("one.gengeo", [])):
+        done = subprocess.run([*words, "--out", out, *more], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    found, expected = (GeoIndex.load(tmp_path / name) for name in ("ray.gengeo", "one.gengeo"))
+    assert rows(found) == rows(expected)
+    assert found.manifest.model == expected.manifest.model and found.manifest.means == expected.manifest.means
+    refused = subprocess.run(
+        [*words, "--out", "x.gengeo", "--engine", "ray", "--shard", "0/2"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert refused.returncode == 2 and "Ray divides the work itself" in refused.stderr

@@ -52,7 +52,12 @@ def get(
         raise console.UsageError(f"{name} must be asked for from its owners and cannot be fetched; see docs, Evaluate")
     if name != "justzoomin":
         raise console.UsageError(f"unknown data set {name!r}: justzoomin can be fetched")
-    from gengeo_hf.acquire import justzoomin
+    from gengeo_hf.common.errors import MissingExtraError
+
+    try:
+        from gengeo_hf.acquire import justzoomin
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "httpx", "net", "render tiles") from error
     from gengeo_hf.data.check import check_data
 
     wishes = justzoomin.Wishes(
