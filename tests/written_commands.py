@@ -38,8 +38,14 @@ class Block:
     def commands(self) -> list[list[str]]:
         """The words of each of its shell lines that begin with a program of ours."""
         joined = self.text.replace("\\\n", " ").splitlines()
-        lines = [shlex.split(line.removeprefix("$ "), comments=True) for line in joined if line.strip()]
+        lines = [words_of(line.removeprefix("$ ")) for line in joined if line.strip()]
         return [words for words in lines if words and words[0] in OURS]
+
+
+def words_of(line: str) -> list[str]:
+    """Words of a shell line: a comment begins at a # that begins a word, not inside of an address."""
+    words = shlex.split(line)
+    return words[: next((number for number, word in enumerate(words) if word.startswith("#")), len(words))]
 
 
 def pages() -> list[Path]:

@@ -138,11 +138,6 @@ def check_heading(heading: float) -> float:
     return heading
 
 
-def describe_override(option: str, name: str, filled: int, total: int) -> str:
-    """The warning for an option that overrules a filled column of a table."""
-    return f"{name}: {option} overrules its column, which is filled in {filled:,} of {total:,} rows"
-
-
 def table_cameras(columns: dict[str, Sequence[Any]], count: int) -> list[CameraView]:
     """The camera of each row of a table.
 

@@ -82,7 +82,7 @@ def test_own_table(tmp_path, gengeo):
     (tmp_path / "g/000.jpg").write_bytes(b"nothing")
     code, out, _ = gengeo("data", "check", "table", path)
     assert code == 1 and "not an image" in out
-    with pytest.raises(GenGeoError, match="cvact, cvusa"):
+    with pytest.raises(GenGeoError, match="cvact, cvcities, cvusa"):
         check_data("imagenet", tmp_path)
     assert gengeo("data", "check", "cvusa", tmp_path)[0] == 1  # not that data set at all
 

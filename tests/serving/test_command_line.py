@@ -12,6 +12,7 @@ import pytest
 from gengeo_hf.cli import gengeo
 from gengeo_hf.cli.app import app
 from gengeo_hf.cli.options import AccessOptions, LocalizerOptions
+from gengeo_hf.cli.pose_options import PoseOptions
 from gengeo_hf.cli.serve import serve
 from gengeo_hf.common.errors import GenGeoError, MissingExtraError
 
@@ -20,20 +21,24 @@ from gengeo_hf.common.errors import GenGeoError, MissingExtraError
 def test_a_missing_package_is_said_before_a_model_is_loaded(monkeypatch, command, package, extra):
     monkeypatch.setattr("gengeo_hf.serving.find_spec", lambda name: None if name == package else object())
     with pytest.raises(MissingExtraError, match=rf'{package}.*pip install "gengeo_hf\[{extra}\]"'):
-        command(options=LocalizerOptions(index="nowhere", model="nothing"), sharing=AccessOptions())
+        command(options=LocalizerOptions(index="nowhere", model="nothing"), pose=PoseOptions(), sharing=AccessOptions())
 
 
 def test_a_missing_index_is_said_before_a_model_is_loaded(tmp_path):
     pytest.importorskip("fastapi")
     with pytest.raises(GenGeoError, match="there is no index at"):
-        serve(options=LocalizerOptions(index=str(tmp_path / "nowhere"), model="nothing"), sharing=AccessOptions())
+        serve(
+            options=LocalizerOptions(index=str(tmp_path / "nowhere"), model="nothing"),
+            pose=PoseOptions(),
+            sharing=AccessOptions(),
+        )
 
 
 def test_examples_without_a_photo_are_said_before_a_model_is_loaded(tmp_path):
     pytest.importorskip("gradio")
     with pytest.raises(GenGeoError, match="holds no photo"):
         options = LocalizerOptions(index=str(tmp_path / "nowhere"), model="nothing")
-        app(options=options, sharing=AccessOptions(), examples=tmp_path)
+        app(options=options, pose=PoseOptions(), sharing=AccessOptions(), examples=tmp_path)
 
 
 @pytest.mark.parametrize("name", ["serve", "app"])

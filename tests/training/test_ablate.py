@@ -131,7 +131,7 @@ def test_bad_orders_are_one_line(ablation, arguments, words):
 
 
 def test_missing_and_other_files_are_no_plan(tmp_path):
-    with pytest.raises(GenGeoError, match="--data knows cvusa, scratch, world"):
+    with pytest.raises(GenGeoError, match=r"--data knows cvusa, .*scratch, world"):
         ablate.read_plan(tmp_path / "none.yaml")
     (tmp_path / "x.yaml").write_text("a: 1")
     with pytest.raises(GenGeoError, match="needs base, test and tables"):
