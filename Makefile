@@ -8,7 +8,7 @@ OLDEST := .venv-oldest
 # One thread per pytest worker: two workers that each start two OpenMP threads wait on one another.
 TEST_ENV := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 
-.PHONY: help setup demo test test-slow test-changed test-oldest torture wheel bench bench-10m notebooks notebooks-check docs \
+.PHONY: help setup demo test test-slow test-changed test-oldest torture mutants wheel bench bench-10m notebooks notebooks-check docs \
 	pictures lint format clean
 .DEFAULT_GOAL := help
 
@@ -42,6 +42,10 @@ wheel: setup  ## Build wheel and sdist, compare them with git, use the wheel in 
 
 torture: setup  ## Kill, fill, damage and fuzz whatever writes or reads (a quarter of an hour; TORTURE_ROUNDS=4: an hour)
 	$(TEST_ENV) $(BIN)/python -m pytest tests/torture tests/training/test_kill.py -m slow -n 0
+
+SEED ?= 0
+mutants: setup  ## Change 150 single points of the core, one at a time, and list those that no test notices (SEED=7: others)
+	$(BIN)/python benchmarks/mutants.py --seed $(SEED)
 
 test-oldest: pyproject.toml  ## Run the tests with the lower bounds of pyproject.toml, in an environment of their own
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)

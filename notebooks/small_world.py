@@ -23,11 +23,11 @@ def world_folder() -> Path:
     return DEMO / "world" if "GENGEO_NOTEBOOKS" not in os.environ and (DEMO / "world").is_dir() else HOME / "world"
 
 
-def places(split: str = "test", count: int = 150, domain: str = "urban") -> Any:
+def places(split: str = "test", count: int = 150, domain: str = "urban", **options: Any) -> Any:
     """Places of the synthetic world as a `CrossViewDataset`, at the small model's image sizes."""
     from gengeo_hf.world import build_world
 
-    return build_world(domain, split, count, cache_dir=world_folder())
+    return build_world(domain, split, count, cache_dir=world_folder(), **options)
 
 
 def trained_model() -> Path:

@@ -195,7 +195,7 @@ def to_geojson(answers: Sequence[Answer], caveat: str = "", drive: bool = False)
     """
     features = []
     for answer in answers:
-        common = {"photo": answer.photo, "time": answer.time.isoformat() if answer.time else None}
+        common: dict[str, Any] = {"photo": answer.photo, "time": answer.time.isoformat() if answer.time else None}
         common |= {"video_s": answer.video_s} if answer.video_s is not None else {}
         for place in answer.places:
             values = {key: value for key, value in vars(place).items() if key not in NOT_IN_GEOJSON}

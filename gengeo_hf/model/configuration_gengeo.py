@@ -14,8 +14,12 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
+# transformers 5.4 copies, of a folder with code, only the files that this one and the model name themselves.
+from .aggregation import GenGeoAggregator  # noqa: F401  # as said above
 from .aggregators import AGGREGATORS
 from .backbones import BACKBONES, family_of
+from .layout import GenGeoLayout  # noqa: F401  # as said above
+from .salad import GenGeoSalad  # noqa: F401  # as said above
 
 
 @strict

@@ -22,6 +22,8 @@ from .aggregation import GenGeoAggregator, float32_island
 from .aggregators import GenGeoHead
 from .backbones import build_backbone, family_of, patch_sides, read_tokens, run_backbone, set_trainable, token_width
 from .configuration_gengeo import GenGeoConfig
+from .layout import GenGeoLayout  # noqa: F401  # named for transformers 5.4, see configuration_gengeo.py
+from .salad import GenGeoSalad  # noqa: F401  # the same
 from .token_choice import attention_map, choose_tokens, run_chosen
 
 VIEWS = ("ground", "aerial")

@@ -148,6 +148,25 @@ def azimuth_weights(azimuths: torch.Tensor, headings: Sequence[float], bins: int
 
 @lru_cache(maxsize=16)
 @torch.inference_mode(False)  # cached: training must be able to use it too
+def visibility_spectrum(layout: Layout) -> torch.Tensor:
+    """Fourier transform of `visibility` over azimuth bins.
+
+    Returns:
+        complex64 (B // 2 + 1, R x K, P).
+    """
+    return torch.fft.rfft(visibility(layout), dim=3).permute(3, 2, 1, 0).flatten(1, 2).contiguous()
+
+
+def is_circle(headings: Sequence[float], bins: int) -> bool:
+    """Whether candidate headings are one in each azimuth bin, in order: a circular correlation gives their scores."""
+    step = 360.0 / bins
+    return len(headings) == bins and all(
+        abs((heading - headings[0]) - number * step) < 1e-6 for number, heading in enumerate(headings)
+    )
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)  # cached: training must be able to use it too
 def score_matrix(layout: Layout, azimuths: tuple[float, ...], headings: tuple[float, ...]) -> torch.Tensor:
     """`visibility` in the directions of the columns: one matrix that turns products of features into scores.
 

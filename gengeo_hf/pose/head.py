@@ -20,7 +20,15 @@ from transformers import initialization as init
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.transfer import first_line
-from gengeo_hf.pose.geometry import Layout, azimuth_weights, positions_of, score_matrix, visibility
+from gengeo_hf.pose.geometry import (
+    Layout,
+    azimuth_weights,
+    is_circle,
+    positions_of,
+    score_matrix,
+    visibility,
+    visibility_spectrum,
+)
 
 PRIORS = {"known": 0.0, "45": 45.0, "180": 180.0}  # heading prior -> greatest difference from the stated heading
 LARGEST_MATRIX = 16_000_000  # elements of a score matrix; above, scores go through features of (position, direction)
@@ -184,7 +192,8 @@ class PoseHead(PreTrainedModel):
         azimuths: torch.Tensor,
         headings: Sequence[float],
     ) -> torch.Tensor:
-        """Scores of all headings and positions, by one matrix product or, where that is large, by features.
+        """Scores of all headings and positions: by one matrix product, for the whole circle by a circular correlation,
+        and otherwise, where the matrix is large, by features.
 
         Args:
             queries: (N, C, R, d) of `queries`.
@@ -201,6 +210,8 @@ class PoseHead(PreTrainedModel):
             flat = self.scores(queries.repeat_interleave(tiles, 0), keys.flatten(0, 1), layout, azimuths, headings)
             return flat.view(count, tiles, *flat.shape[1:])
         scale = self.log_scale.exp() / math.sqrt(queries.shape[-1])
+        if is_circle(headings, layout.bins):
+            return scale * scores_by_frequency(queries, keys, layout, azimuths, headings[0])
         count, columns, classes, _ = queries.shape
         size = columns * classes * keys.shape[1] * len(headings) * len(positions_of(layout))
         if size <= LARGEST_MATRIX:
@@ -233,6 +244,26 @@ class PoseHead(PreTrainedModel):
                 f"{checkpoint} has no pose head {FOLDER}/{prior}: fit one with gengeo pose fit --heading-prior {prior}"
             ) from error
         return head.eval()
+
+
+def scores_by_frequency(
+    queries: torch.Tensor, keys: torch.Tensor, layout: Layout, azimuths: torch.Tensor, first: float
+) -> torch.Tensor:
+    """The same scores for one heading in each azimuth bin, by the Fourier transform: a fifth of the multiplications.
+
+    Args:
+        queries, keys, layout, azimuths: as `PoseHead.scores`, keys (N, K, d).
+        first: heading of the first candidate; the others follow clockwise.
+
+    Returns:
+        (N, B, P), without the head's scale.
+    """
+    onto = azimuth_weights(azimuths, (first,), layout.bins)[:, 0].to(keys.device)  # (C, B)
+    products = (queries.flatten(1, 2) @ keys.transpose(1, 2)).unflatten(1, queries.shape[1:3]).flatten(2)  # (N, C, R K)
+    spectrum = torch.fft.rfft(onto, dim=1).conj()  # (C, F)
+    photos = torch.einsum("cf,ncx->fnx", spectrum, products.to(spectrum.dtype))
+    scores = photos @ visibility_spectrum(layout).to(keys.device)  # (F, N, P)
+    return torch.fft.irfft(scores, n=layout.bins, dim=0).transpose(0, 1)
 
 
 def scores_by_direction(

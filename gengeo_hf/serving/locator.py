@@ -200,8 +200,10 @@ class Locator:
         """
         with self._reloading:
             old = self.localizer
-            index = open_index(old.index.path) if isinstance(old.index, GeoIndex) else old.index
-            pose = old.pose.for_index(index, old.index.path) if old.pose and isinstance(index, GeoIndex) else old.pose
+            index, pose = old.index, old.pose
+            if isinstance(old.index, GeoIndex):
+                index = open_index(old.index.path)
+                pose = pose.for_index(index, old.index.path) if pose is not None else None
             self.localizer = GeoLocalizer(self.encoder, index, calibration=old.calibration, pose=pose)
         return len(index)
 

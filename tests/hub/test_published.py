@@ -1,12 +1,15 @@
 """What is published holds nothing of the machine that it comes from."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from transformers import pipeline
 
+from gengeo_hf import model
 from gengeo_hf.hub.export import export_folder
 from gengeo_hf.hub.published import LOCAL, without_local_paths
 from gengeo_hf.model import GenGeoConfig, GenGeoModel
@@ -68,3 +71,19 @@ def test_pipeline_takes_the_view(tiny_processor, tmp_path, shared):
         assert len(pipe([image, image, image], view=view, batch_size=2)) == 3
     assert torch.allclose(torch.tensor(pipe(image)), torch.tensor(pipe(image, view="ground")))
     assert "custom_pipelines" not in (tmp_path / "config.json").read_text()
+
+
+@pytest.mark.parametrize("entry", ["configuration_gengeo", "modeling_gengeo", "image_processing_gengeo"])
+def test_code_that_travels_names_all_files_that_it_needs(entry):
+    """transformers 5.4 copies of a folder only the files that an entrance names itself (later ones follow them)."""
+    folder = Path(model.__file__).parent
+
+    def named(name):
+        return set(re.findall(r"^\s*from\s+\.(\S+)\s+import", (folder / f"{name}.py").read_text(), re.MULTILINE))
+
+    needed, left = set(), [entry]
+    while left:
+        new = named(left.pop()) - needed
+        needed |= new
+        left += new
+    assert needed == named(entry)

@@ -173,3 +173,23 @@ def test_address_at_which_something_else_answers_is_refused_in_one_line(monkeypa
         connected(f"127.0.0.1:{server.getsockname()[1]}"),
     ):
         pass
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_command_with_ray_equals_command_without(small, tmp_path):
+    from tests.torture.making import map_tiles, model
+
+    model(tmp_path / "model")
+    map_tiles(tmp_path / "tiles", 6, 6)
+    words = [sys.executable, "-m", "gengeo_hf.cli", "index", "tiles", "--model", "model", "--centering", "gallery"]
+    for out, more in (("ray.gengeo", ["--engine", "ray", "--workers", "2"]), ("one.gengeo", [])):
+        done = subprocess.run([*words, "--out", out, *more], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    found, expected = (GeoIndex.load(tmp_path / name) for name in ("ray.gengeo", "one.gengeo"))
+    assert rows(found) == rows(expected)
+    assert found.manifest.model == expected.manifest.model and found.manifest.means == expected.manifest.means
+    refused = subprocess.run(
+        [*words, "--out", "x.gengeo", "--engine", "ray", "--shard", "0/2"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert refused.returncode == 2 and "Ray divides the work itself" in refused.stderr

@@ -8,12 +8,13 @@ from gengeo_hf.pose.geometry import (
     Layout,
     azimuth_weights,
     column_azimuths,
+    is_circle,
     patch_points,
     positions_of,
     score_matrix,
     visibility,
 )
-from gengeo_hf.pose.head import PoseConfig, PoseHead, scores_by_direction
+from gengeo_hf.pose.head import PoseConfig, PoseHead, scores_by_direction, scores_by_frequency
 from gengeo_hf.pose.posterior import poses_of, to_posterior
 
 EDGES = (5.0, 10.0, 16.0, 24.0)
@@ -132,3 +133,16 @@ def test_posterior_of_a_single_peak_is_that_pose():
     assert found.offset_m[0] == pytest.approx(positions_of(shape)[30].numpy())
     assert found.heading[0] == pytest.approx(120)
     assert found.spread_m[0] < 1e-3
+
+
+@pytest.mark.parametrize("first", [0.0, -137.0])
+def test_circular_correlation_gives_the_scores_of_the_product(first):
+    generator = torch.Generator().manual_seed(0)
+    shape = Layout(65.0, 60.0, 5, 4, 0.5, 6.0, (5.0, 10.0, 24.0), 36, 10.0)
+    queries, keys = torch.randn(2, 12, 4, 16, generator=generator), torch.randn(2, 20, 16, generator=generator)
+    azimuths, headings = column_azimuths(12, 360.0), tuple(first + 10.0 * number for number in range(36))
+    assert is_circle(headings, 36) and not is_circle(headings[:9], 36) and not is_circle(headings[::-1], 36)
+    products = (queries.flatten(1, 2) @ keys.transpose(1, 2)).flatten(1)
+    wanted = (products @ score_matrix(shape, tuple(azimuths.tolist()), headings)).view(2, 36, -1)
+    found = scores_by_frequency(queries, keys, shape, azimuths, first)
+    assert torch.allclose(found, wanted, atol=1e-3 * float(wanted.abs().max()))
