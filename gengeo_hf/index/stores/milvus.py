@@ -169,7 +169,7 @@ def _captured_log() -> Iterator[list[logging.LogRecord]]:
 def _why_not_open(where: str, error: Exception, logged: Sequence[logging.LogRecord]) -> str:
     """One line about a store that cannot be opened."""
     address = shown("milvus:" + where)
-    causes = [record.exc_info[1] for record in logged if record.exc_info and record.exc_info[1] is not None]
+    causes = [r.exc_info[1] for r in logged if r.exc_info and isinstance(r.exc_info[1], Exception)]
     if any(type(cause).__name__ == "DataDirLockedError" for cause in causes):
         return (
             f"{address} is in use by another process, and only one at a time can open a Milvus file: end that process, "
