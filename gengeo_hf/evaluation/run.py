@@ -92,7 +92,7 @@ def evaluate(
     Example:
         >>> evaluate("demo/gengeo-world-urban", "world-urban num_pairs=100").percent()["R@1"]
     """
-    options = {"name": name, "ground_size": ground_size, "aerial_size": aerial_size, "encode": encode}
+    options: dict[str, Any] = {"name": name, "ground_size": ground_size, "aerial_size": aerial_size, "encode": encode}
     options |= {"seed": seed, "batch_size": batch_size, "device": device, "descriptors": descriptors}
     options |= {"centering": centering, "flip": flip, "show_progress_bar": show_progress_bar}
     return encode_data(model, data, protocol, **options).judge(ties)

@@ -45,8 +45,10 @@ def merge_indexes(parts: Sequence[str | Path], out: str | Path, *, overwrite: bo
             known = {source.name: source for manifest in manifests for source in manifest.sources}
             work = [manifest.shard.work for manifest in manifests[:1] if manifest.shard]
             fusion = next((manifest.fusion for manifest in manifests if manifest.fusion), "")
-            counts = {"partly_empty": sum(manifest.partly_empty for manifest in manifests)}
-            merged = replace(edit.manifest, sources=list(known.values()), work=work, fusion=fusion, **counts)
+            partly_empty = sum(manifest.partly_empty for manifest in manifests)
+            merged = replace(
+                edit.manifest, sources=list(known.values()), work=work, fusion=fusion, partly_empty=partly_empty
+            )
             tiles = sum(record.live for record in edit.segments)
             edit.commit(merged.with_event("merged", parts=len(parts), tiles=tiles))
             sweep(folder)

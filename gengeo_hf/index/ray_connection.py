@@ -1,6 +1,7 @@
 """A connection to a Ray cluster that answers, or refuses in one line within seconds."""
 
 import contextlib
+import logging
 import os
 import secrets
 import socket
@@ -46,7 +47,9 @@ def connected(address: str | None, workers: int = 1) -> Iterator[Any]:
     if address:
         _check_is_ray(address)
     try:
-        ray.init(address=address or "local", logging_level="ERROR", log_to_driver=False, **({} if address else own))
+        ray.init(
+            address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **({} if address else own)
+        )
     except Exception as error:  # Ray raises what it likes, also bare Exception
         raise GenGeoError(
             f"Ray at {address or 'this machine'}: {(str(error) or repr(error)).splitlines()[0]}"
