@@ -56,7 +56,7 @@ def plan(
     encoder = Encoder.from_pretrained(model, truncate_dim=truncate_dim)
     speed = throughput if throughput is not None else _measured(encoder)
     pixels = int(encoder.view_sizes["aerial"]["height"])
-    sizes = {"overlap": overlap, "dim": encoder.dim, "pixels": pixels}
+    sizes: dict[str, Any] = {"overlap": overlap, "dim": encoder.dim, "pixels": pixels}
     found = plan_index(area, tile, **sizes, tiles_per_second=speed, imagery=imagery)
     if as_json:
         console.json_line(found.to_dict())

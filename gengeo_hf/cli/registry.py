@@ -191,7 +191,7 @@ def _with_environment(function: Command) -> Command:
 
 def _with_signature(function: Command, parameters: list[inspect.Parameter]) -> Command:
     """Give a wrapper the signature and annotations that typer reads."""
-    function.__dict__.pop("__wrapped__", None)  # type: ignore[attr-defined]  # functools.wraps set it; typer must not look through it
+    function.__dict__.pop("__wrapped__", None)  # functools.wraps set it; typer must not look through it
     function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what inspect.signature reads
     function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return function

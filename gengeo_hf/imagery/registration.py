@@ -94,11 +94,11 @@ def measure_shift(source: "TileSource", reference: "TileSource") -> Shift:
     chosen = [common[i] for i in np.unique(np.linspace(0, len(common) - 1, 3 * TILES).astype(int))] if common else []
     surfaces, step = [], 0.0
     for mine, theirs in chosen:
-        pair = [_readable(source, mine), _readable(reference, theirs)]
-        if pair[0] is None or pair[1] is None:
+        one, other = _readable(source, mine), _readable(reference, theirs)
+        if one is None or other is None:
             continue
-        side = min(max(pair[0].width, pair[1].width), 256)
-        surfaces.append(_phase_correlation(*(_grey(np.asarray(image), side) for image in pair)))
+        side = min(max(one.width, other.width), 256)
+        surfaces.append(_phase_correlation(_grey(np.asarray(one), side), _grey(np.asarray(other), side)))
         step = _height_m(source, mine) / side
         if len(surfaces) == TILES:
             break
@@ -119,7 +119,7 @@ def _readable(source: "TileSource", row: int) -> Image.Image | None:
 def _height_m(source: "TileSource", row: int) -> float:
     tiles = source.table
     degrees = tiles["north"][row].as_py() - tiles["south"][row].as_py()
-    return degrees * float(metres_per_degree(tiles["lat"][row].as_py())[0])
+    return float(degrees) * float(metres_per_degree(tiles["lat"][row].as_py())[0])
 
 
 def _grey(pixels: np.ndarray, side: int) -> np.ndarray:
