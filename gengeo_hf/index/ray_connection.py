@@ -95,6 +95,11 @@ def _check_is_ray(address: str) -> None:
         raise GenGeoError(
             f"Ray does not answer at {address} within {CONNECT_S:g} s: is it the port of its head?"
         ) from None
+    if "InvalidAuthToken" in done.stderr:
+        raise GenGeoError(
+            f"Ray at {address} asks for a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
+            "~/.ray/auth_token to the token of its head"
+        )
     if done.returncode:
         last = ([line for line in done.stderr.splitlines() if line.strip()] or ["no reason given"])[-1]
         raise GenGeoError(f"Ray at {address}: {last.strip()}")

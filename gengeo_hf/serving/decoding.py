@@ -51,7 +51,7 @@ class DecodingLimits:
     workers: int = 2
     cpu_seconds: float = 2.0
     seconds: float = 20.0
-    megabytes: int = 900
+    megabytes: int = 650
     max_pixels: int = 50_000_000
     pixels: int = 64_000_000
 
