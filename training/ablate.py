@@ -239,7 +239,8 @@ def run_row(out: Path, row: dict[str, Any], seed: int, plan: Plan, overrides: li
         print(f"{row['name']}, seed {seed}: {folder}", flush=True)
         spent = train_row(out, row, seed, plan, overrides)
         wanted = {name: options for name, options in plan["test"].items() if name not in row["skip"]}
-        recalls = {name: {} for name in plan["test"]} | test(folder / "model", {**plan, "test": wanted})
+        recalls: Recalls = {name: {} for name in plan["test"]}
+        recalls |= test(folder / "model", {**plan, "test": wanted})
         cost = {"train_cpu_s": spent, **ablate_cost.encoding_cost(folder / "model")} if row["cost"] else {}
         write_json(folder / RESULT, {"keys": keys, "recalls": recalls, "cost": cost})
     return recalls_in(folder, plan)

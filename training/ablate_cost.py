@@ -67,11 +67,12 @@ def encoding_cost(model: Path) -> dict[str, float]:
     Args:
         model: Directory of a checkpoint for images of the synthetic world.
     """
-    from gengeo_hf.encoding.encoder import Encoder
+    from gengeo_hf.encoding.encoder import Encoder, View
 
     encoder, rng = Encoder.from_pretrained(model, device="cpu"), np.random.default_rng(0)
     found: dict[str, float] = {"dim": encoder.dim}
-    for view, size in (("ground", (42, 168, 3)), ("aerial", (70, 70, 3))):
+    sizes: dict[View, tuple[int, int, int]] = {"ground": (42, 168, 3), "aerial": (70, 70, 3)}
+    for view, size in sizes.items():
         images = [rng.integers(0, 256, size, dtype=np.uint8) for _ in range(IMAGES)]
         encoder.encode(images[:8], view)  # what is done once does not count
         started = time.process_time()

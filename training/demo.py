@@ -102,8 +102,8 @@ def step_seconds(settings: Any) -> float:
     pixels = {view: torch.randn(settings.sampling.batch_size, 3, *size) for view, size in sizes.items()}
     for _ in range(PROBE_STEPS):
         started = time.perf_counter()
-        described = [model(images, view=view).pooler_output for view, images in pixels.items()]
-        symmetric_info_nce(*described, model.logit_scale).backward()
+        ground, aerial = (model(images, view=view).pooler_output for view, images in pixels.items())
+        symmetric_info_nce(ground, aerial, model.logit_scale).backward()
         taken.append(time.perf_counter() - started)
     return min(taken)
 

@@ -7,7 +7,7 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -97,9 +97,9 @@ class Encoder:
         on_cpu = backend == "openvino" and device is None  # it has no other place
         self.device = usable_device(device or ("cuda" if torch.cuda.is_available() and not on_cpu else "cpu"))
         self._model = model
-        model.to(self.device)  # type: ignore[arg-type]  # the library's annotation loses `self`
+        model.to(self.device)
         model.eval()
-        self.source = LoadedModel(model, processor)
+        self.source = LoadedModel(model, cast("GenGeoImageProcessor", processor))
         plain = backend == "torch" and compute_dtype is None
         self.choice = (
             Choice(TorchBackend(model))

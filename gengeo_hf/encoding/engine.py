@@ -179,7 +179,7 @@ def encode_images(
     """
 
     def prepare(some: list[Any]) -> torch.Tensor:
-        pixels: torch.Tensor = encoder.processor(some, view=view, return_tensors="pt")["pixel_values"]  # type: ignore[call-arg]  # valid_kwargs
+        pixels: torch.Tensor = encoder.processor(some, view=view, return_tensors="pt")["pixel_values"]
         return pixels
 
     def encode(pixels: torch.Tensor, some: list[int]) -> np.ndarray:

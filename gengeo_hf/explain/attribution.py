@@ -86,7 +86,7 @@ def look_many(encoder: Encoder, images: list[Any], view: View) -> list[Look]:
     """Like `look`, for a batch of images in one forward pass."""
     model, head = _salad(encoder, view)
     opened = [as_picture(image) for image in images]
-    inputs = encoder.processor(opened, view=view, return_tensors="pt")  # type: ignore[call-arg]  # valid_kwargs
+    inputs = encoder.processor(opened, view=view, return_tensors="pt")
     pixels = inputs["pixel_values"].to(encoder.device)
     output = model(pixels, view=view, output_assignment=True, output_hidden_states=True)
     tokens = _patch_tokens(model.backbone_of(view), output)

@@ -191,7 +191,7 @@ def _layer_errors(path: Path, names: dict[str, str], pixels: list[np.ndarray]) -
         weight, values = weights[node.name], inputs[node.input[0]]
         exact = values @ weight
         rounded = _rounded_activations(values) @ _rounded_weights(weight)
-        errors[names[node.name]] = float(np.linalg.norm(exact - rounded) / max(np.linalg.norm(exact), 1e-12))
+        errors[names[node.name]] = float(np.linalg.norm(exact - rounded)) / max(float(np.linalg.norm(exact)), 1e-12)
     return errors
 
 

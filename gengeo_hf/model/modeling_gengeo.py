@@ -244,7 +244,8 @@ class GenGeoModel(GenGeoPreTrainedModel):
             else functional.interpolate(pixel_values, size, mode="bilinear", antialias=True)
         )
         self.guide.eval()
-        chosen = choose_tokens(attention_map(self.guide, seen), (rows, columns), self.config.aerial_keep)
+        keep = float(self.config.aerial_keep or 1.0)  # there is no guide where it is None
+        chosen = choose_tokens(attention_map(self.guide, seen), (rows, columns), keep)
         self.guide.train(training)
         return chosen
 

@@ -120,7 +120,8 @@ class Objective(nn.Module):
             except TypeError as error:
                 raise GenGeoError(f"loss.terms.{name}: {error}") from error
         try:
-            two = torch.eye(2, int(next(iter(model.heads.values())).width_out))  # type: ignore[call-overload]  # a number
+            head: Any = next(iter(model.heads.values()))
+            two = torch.eye(2, int(head.width_out))
             self._pairs(two, two, torch.zeros(()), {})
         except TypeError as error:
             raise GenGeoError(f"loss.options: {error}") from error
@@ -128,7 +129,8 @@ class Objective(nn.Module):
     @property
     def needs(self) -> set[str]:
         """Keys that batches must have beside both views."""
-        return {key for term in self.terms.values() for key in term.needs}  # type: ignore[attr-defined]  # all are Term
+        terms: list[Any] = list(self.terms.values())
+        return {key for term in terms for key in term.needs}
 
     def _pairs(self, ground: Tensor, aerial: Tensor, logit_scale: Tensor, masks: Mapping[str, Tensor]) -> Tensor:
         # A loss without temperature leaves it a gradient of zero: distributed training waits for each parameter.
@@ -153,10 +155,11 @@ class Objective(nn.Module):
         """The loss of the whole batch of this process; descriptors are gathered from all."""
         together = {view: gather_rows(columns[view]) for view in ("ground", "aerial")}
         total = self._pairs(together["ground"], together["aerial"], logit_scale, masks)
+        term: Any
         for name, term in self.terms.items():
             own = {key.partition("/")[2]: value for key, value in columns.items() if key.startswith(f"{name}/")}
-            found = term.loss({**together, **own}, lambda a, b, scale: self._pairs(a, b, scale, masks))  # type: ignore[operator]  # a Term
-            total = total + term.weight * found  # type: ignore[operator]  # a number
+            found = term.loss({**together, **own}, lambda a, b, scale: self._pairs(a, b, scale, masks))
+            total = total + term.weight * found
         return total
 
     def clamp(self) -> None:

@@ -52,7 +52,10 @@ class OpenVinoGraphs:
         """The compiled graph of a view, opened when it is first needed."""
         path = self._graphs.graph(view)
         if path not in self._compiled:
-            options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}  # what is not int8
+            options: dict[str, Any] = {
+                "INFERENCE_PRECISION_HINT": "f32",
+                "PERFORMANCE_HINT": "LATENCY",
+            }  # what is not int8
             options |= {"INFERENCE_NUM_THREADS": number_of_threads()}
             self._compiled[path] = self._core.compile_model(path, "CPU", options)
         return self._compiled[path]

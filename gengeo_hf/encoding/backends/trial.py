@@ -183,7 +183,9 @@ def _candidates(
     if backend == "auto" and installed():
         other = "bfloat16" if half else "float32"
         ways[f"openvino {other}"] = partial(OpenVinoBackend, model, other)
-    for engine in ("openvino", "onnx") if backend == "auto" and dtype == "auto" and directory is not None else ():
+    if directory is None or (backend, dtype) != ("auto", "auto"):
+        return ways
+    for engine in ("openvino", "onnx"):
         package = {"openvino": "openvino", "onnx": "onnxruntime"}[engine]
         there = (directory / f"{engine}_int8" / MANIFEST).is_file() and importlib.util.find_spec(package) is not None
         if there:
