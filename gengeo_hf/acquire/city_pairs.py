@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from gengeo_hf.acquire.photo_facts import Photo
+from gengeo_hf.acquire.photo_facts import PhotoRecord
 from gengeo_hf.acquire.photo_rules import Selection, positions
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import Bounds, arc_m, great_circle_m, metres_per_degree, size_of, to_unit_vectors
@@ -68,7 +68,7 @@ class Pairing:
     further: list[list[int]]
 
 
-def pair(photos: Sequence[Photo], tiles: TileGrid) -> Pairing:
+def pair(photos: Sequence[PhotoRecord], tiles: TileGrid) -> Pairing:
     """Find the tiles of photos: the one whose centre is nearest, and others whose inner half holds the photo.
 
     Args:
@@ -122,7 +122,7 @@ def margin_of(tile_m: float) -> float:
     return max(MIN_MARGIN_M, tile_m * 2**0.5 + 10.0)
 
 
-def parts_of(photos: Sequence[Photo], pairing: Pairing, tiles: TileGrid, cut: Cut) -> np.ndarray:
+def parts_of(photos: Sequence[PhotoRecord], pairing: Pairing, tiles: TileGrid, cut: Cut) -> np.ndarray:
     """The part of each photo: "train", "validation", "test", or "" for what lies too near to another part.
 
     Photos stand where their tile does, so that those of one tile fall into one part. Of a sequence that runs through
@@ -154,7 +154,7 @@ def parts_of(photos: Sequence[Photo], pairing: Pairing, tiles: TileGrid, cut: Cu
     return parts
 
 
-def _near_in_sequence(photos: Sequence[Photo], parts: np.ndarray, earlier: str, later: str) -> np.ndarray:
+def _near_in_sequence(photos: Sequence[PhotoRecord], parts: np.ndarray, earlier: str, later: str) -> np.ndarray:
     """Photos of part `later` within `SEQUENCE_M` of one of part `earlier` of the same sequence: rows, int64."""
     rows: dict[str, list[int]] = {}
     for row, photo in enumerate(photos):
@@ -170,7 +170,7 @@ def _near_in_sequence(photos: Sequence[Photo], parts: np.ndarray, earlier: str, 
     return np.array(found, dtype=np.int64)
 
 
-def least_distance_m(photos: Sequence[Photo], parts: np.ndarray) -> float:
+def least_distance_m(photos: Sequence[PhotoRecord], parts: np.ndarray) -> float:
     """Metres between the nearest photos of training and test; infinite where one of them is empty."""
     from scipy.spatial import cKDTree
 

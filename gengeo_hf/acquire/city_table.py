@@ -12,7 +12,7 @@ import numpy as np
 from gengeo_hf.acquire import mapillary
 from gengeo_hf.acquire.city_pairs import Pairing, TileGrid
 from gengeo_hf.acquire.own_table import write_own_table
-from gengeo_hf.acquire.photo_facts import Photo
+from gengeo_hf.acquire.photo_facts import PhotoRecord
 from gengeo_hf.acquire.photo_files import photo_path, tile_path
 from gengeo_hf.acquire.photo_rules import Selection, day_of, photo_year
 from gengeo_hf.acquire.photo_search import Found
@@ -47,7 +47,7 @@ class City:
     empty: dict[int, str]
     flight: float | None
 
-    def without_pixels(self, refused: Mapping[str, str], is_there: Callable[[Photo], bool]) -> None:
+    def without_pixels(self, refused: Mapping[str, str], is_there: Callable[[PhotoRecord], bool]) -> None:
         """Leave out photos that were refused or are not there, and those whose tile has no picture.
 
         Args:

@@ -16,7 +16,7 @@ FISHEYES = ("fisheye", "fisheye_opencv", "fisheye62", "fisheye624", "dual")
 
 
 @dataclass(frozen=True)
-class Photo:
+class PhotoRecord:
     """A photo as the API describes it.
 
     Args:
@@ -60,7 +60,7 @@ class Photo:
         return self.is_panorama and self.camera in (*SPHERES, "")
 
 
-def photo_of(photo_id: str, entity: dict[str, Any]) -> Photo:
+def photo_of(photo_id: str, entity: dict[str, Any]) -> PhotoRecord:
     """Read the API's answer for one photo."""
     computed, stated = (_position(entity.get(key)) for key in ("computed_geometry", "geometry"))
     lat, lon = computed or stated or (math.nan, math.nan)
@@ -69,7 +69,7 @@ def photo_of(photo_id: str, entity: dict[str, Any]) -> Photo:
     width, height = (int(_number(entity.get(key), 0.0)) for key in ("width", "height"))
     creator = entity.get("creator")
     captured = _number(entity.get("captured_at"), math.nan)
-    return Photo(
+    return PhotoRecord(
         id=photo_id,
         lat=lat,
         lon=lon,

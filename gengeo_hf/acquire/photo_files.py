@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from gengeo_hf.acquire.mapillary import Mapillary, TokenError
-from gengeo_hf.acquire.photo_facts import Photo
+from gengeo_hf.acquire.photo_facts import PhotoRecord
 from gengeo_hf.acquire.photo_rules import PhotoRules, is_whole_sphere
 from gengeo_hf.acquire.photo_search import Journal, Progress
 from gengeo_hf.common.errors import GenGeoError
@@ -50,7 +50,7 @@ class FetchErrors:
             self.first = self.first or f"{what}: {error}"
 
 
-def photo_path(folder: Path, photo: Photo) -> Path:
+def photo_path(folder: Path, photo: PhotoRecord) -> Path:
     """Where a photo's file lies."""
     return folder / PHOTO_FOLDER / f"{photo.id}.jpg"
 
@@ -62,7 +62,7 @@ def tile_path(folder: Path, tile_id: str) -> Path:
 
 def fetch_photos(
     client: Mapillary,
-    photos: Sequence[Photo],
+    photos: Sequence[PhotoRecord],
     folder: Path,
     pixels: int,
     rules: PhotoRules,
@@ -90,7 +90,7 @@ def fetch_photos(
     refused = {str(line["id"]): str(line["rule"]) for line in journal.lines() if "id" in line and "rule" in line}
     failed = FetchErrors()
 
-    def fetch(photo: Photo) -> str:
+    def fetch(photo: PhotoRecord) -> str:
         path = photo_path(folder, photo)
         if photo.id in refused or is_there(path):
             return ""
@@ -113,7 +113,7 @@ def fetch_photos(
     return {name: rule for name, rule in refused.items() if name in wanted}, failed
 
 
-def _fetched(client: Mapillary, photo: Photo, path: Path, pixels: int, rules: PhotoRules) -> str:
+def _fetched(client: Mapillary, photo: PhotoRecord, path: Path, pixels: int, rules: PhotoRules) -> str:
     """Fetch one photo and write it; the rule that it breaks, "" where it is fine."""
     for is_last in (False, True):  # a picture that was cut off is asked for once more
         picture = client.picture(photo.id, pixels)

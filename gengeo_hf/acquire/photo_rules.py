@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from gengeo_hf.acquire.photo_facts import FISHEYES, Photo
+from gengeo_hf.acquire.photo_facts import FISHEYES, PhotoRecord
 from gengeo_hf.common.area import Area
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import metres_per_degree
@@ -67,7 +67,7 @@ class Selection:
         dropped: Photos by the rule that took them; each photo is counted once, by the first rule that it breaks.
     """
 
-    photos: list[Photo]
+    photos: list[PhotoRecord]
     dropped: Counter[str] = field(default_factory=Counter)
 
     def keep(self, rule: str, is_kept: Sequence[bool] | np.ndarray) -> None:
@@ -78,7 +78,7 @@ class Selection:
         self.photos = kept
 
 
-def select(photos: Sequence[Photo], rules: PhotoRules, area: Area, flight: float | None) -> Selection:
+def select(photos: Sequence[PhotoRecord], rules: PhotoRules, area: Area, flight: float | None) -> Selection:
     """Apply all rules that need no pixels.
 
     Args:
@@ -114,7 +114,7 @@ def limit(chosen: Selection, count: int) -> None:
         chosen.keep("beyond --max-photos", [photo.id in kept for photo in chosen.photos])
 
 
-def positions(photos: Sequence[Photo]) -> tuple[np.ndarray, np.ndarray]:
+def positions(photos: Sequence[PhotoRecord]) -> tuple[np.ndarray, np.ndarray]:
     """Latitudes and longitudes in degrees, (photos,) each."""
     return np.array([photo.lat for photo in photos]), np.array([photo.lon for photo in photos])
 
@@ -133,14 +133,14 @@ def flight_year(acquired: str) -> float | None:
     return sum(years) / len(years) if years else None
 
 
-def photo_year(photo: Photo) -> float:
+def photo_year(photo: PhotoRecord) -> float:
     """When a photo was taken, as a year with decimals; NaN where unknown."""
     if photo.captured_at is None:
         return math.nan
     return 1970.0 + photo.captured_at / 1000 / YEAR_S
 
 
-def day_of(photo: Photo) -> str:
+def day_of(photo: PhotoRecord) -> str:
     """Day on which a photo was taken, ISO 8601, "" where unknown."""
     if photo.captured_at is None:
         return ""
@@ -150,7 +150,7 @@ def day_of(photo: Photo) -> str:
         return ""
 
 
-def _tests(rules: PhotoRules, flight: float | None) -> list[tuple[str, Callable[[Photo], bool]]]:
+def _tests(rules: PhotoRules, flight: float | None) -> list[tuple[str, Callable[[PhotoRecord], bool]]]:
     """Rules that look at one photo. Comparisons with NaN are false: what is unknown is not held against a photo."""
     kind = [("another kind of camera", lambda photo: _is_kind(photo, rules))]
     if rules.is_panorama:
@@ -177,7 +177,7 @@ def _tests(rules: PhotoRules, flight: float | None) -> list[tuple[str, Callable[
     ]
 
 
-def _is_kind(photo: Photo, rules: PhotoRules) -> bool:
+def _is_kind(photo: PhotoRecord, rules: PhotoRules) -> bool:
     if rules.is_panorama:
         return photo.is_sphere
     return not photo.is_panorama and photo.camera not in (*FISHEYES, "spherical", "equirectangular")
@@ -192,7 +192,7 @@ def is_whole_sphere(width: int, height: int) -> bool:
     return not (width and height) or abs(width / (2 * height) - 1) <= RATIO_SLACK
 
 
-def _constant_headings(photos: Sequence[Photo]) -> set[str]:
+def _constant_headings(photos: Sequence[PhotoRecord]) -> set[str]:
     """Sequences all of whose photos state the same heading to the last digit."""
     headings: dict[str, set[float]] = {}
     sizes: Counter[str] = Counter()
@@ -203,7 +203,7 @@ def _constant_headings(photos: Sequence[Photo]) -> set[str]:
     return {name for name, values in headings.items() if len(values) == 1 and sizes[name] >= CONSTANT}
 
 
-def _plane(photos: Sequence[Photo]) -> np.ndarray:
+def _plane(photos: Sequence[PhotoRecord]) -> np.ndarray:
     """Metres east and north of photos in a plane over the area, (photos, 2)."""
     lat, lon = positions(photos)
     if not len(lat):
@@ -214,7 +214,7 @@ def _plane(photos: Sequence[Photo]) -> np.ndarray:
     return np.stack([east * per_lon, (lat - middle) * per_lat], axis=1)
 
 
-def _spaced(photos: Sequence[Photo], rules: PhotoRules) -> np.ndarray:
+def _spaced(photos: Sequence[PhotoRecord], rules: PhotoRules) -> np.ndarray:
     """Which photos keep the distance to the last kept frame of their sequence, in the order of time: bool (photos,)."""
     plane, kept = _plane(photos), np.ones(len(photos), dtype=bool)
     last: dict[str, np.ndarray] = {}
@@ -229,7 +229,7 @@ def _spaced(photos: Sequence[Photo], rules: PhotoRules) -> np.ndarray:
     return kept
 
 
-def _one_per_cell(photos: Sequence[Photo], side_m: float) -> np.ndarray:
+def _one_per_cell(photos: Sequence[PhotoRecord], side_m: float) -> np.ndarray:
     """The best photo of each square, by quality and then the newest: bool (photos,)."""
     kept = np.zeros(len(photos), dtype=bool)
     cells = np.floor(_plane(photos) / side_m).astype(np.int64)

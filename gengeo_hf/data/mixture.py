@@ -1,9 +1,11 @@
 """Several data sets as one, for a model that serves all of them.
 
-data:
-  name: mixture
-  train:
-    parts: [world-urban num_pairs=6800, world-offcenter num_pairs=6800]
+In a configuration::
+
+    data:
+      name: mixture
+      train:
+        parts: [world-urban num_pairs=6800, world-offcenter num_pairs=6800]
 """
 
 from collections.abc import Sequence

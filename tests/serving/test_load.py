@@ -40,10 +40,11 @@ def test_two_hundred_at_once_lose_none_and_keep_nothing(locator, source):
     photos = [picture(image.resize((600, 600), Image.Resampling.NEAREST), "JPEG") for image in source.images]
     memory = []
     with running(create_app(locator)) as address, ThreadPoolExecutor(REQUESTS) as pool:
-        for _ in range(3):
+        for _ in range(4):
             futures = [pool.submit(ask, address, photos[number % 8]) for number in range(REQUESTS)]
             found = [future.result() for future in futures]
             assert [status for status, _ in found] == [200] * REQUESTS
             assert [body["places"][0]["tile_id"] for _, body in found] == [f"noise-{n % 8}" for n in range(REQUESTS)]
             memory.append(resident_mb())
-    assert memory[2] - memory[0] < 60, np.round(memory)
+    # The first round fills pools; two more that kept their pictures would add 400 MB.
+    assert memory[3] - memory[1] < 60, np.round(memory)
