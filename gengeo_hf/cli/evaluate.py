@@ -184,6 +184,8 @@ def evaluate(
         "flip": flip,
         "show_progress_bar": console.shows_progress(),
     }
+    if tile is not None and distractors is not None:
+        raise console.UsageError("--tile and --distractors exclude one another")
     if tile is not None:
         _evaluate_sizes(model, data or rules.dataset, tile, rules, options, as_json, out)
         return
