@@ -308,6 +308,8 @@ def _with_image_features(rows: "datasets.Dataset") -> "datasets.Dataset":
             continue
         is_struct = isinstance(feature, dict) and set(feature) == {"bytes", "path"}
         is_bytes = isinstance(feature, datasets.Value) and feature.dtype in ("binary", "large_binary")
+        if is_bytes and feature.dtype == "large_binary":  # which pyarrow 21 does not cast to images
+            rows = rows.cast_column(name, datasets.Value("binary"))
         if is_struct or is_bytes:
             rows = rows.cast_column(name, datasets.Image(decode=False)).cast_column(name, datasets.Image())
     return rows

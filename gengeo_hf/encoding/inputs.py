@@ -53,6 +53,8 @@ def load_image(image: Any) -> Any:
         image = bytes(image)
     if isinstance(image, str | Path | bytes | Image.Image) or hasattr(image, "read"):
         return open_image(image)  # a photo from `Image.open` must have the descriptor of its file
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 4:
+        return open_image(Image.fromarray(image))  # with alpha, which the library's processors do not all know
     if _is_array(image):
         return image
     raise GenGeoError(

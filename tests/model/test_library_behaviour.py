@@ -70,7 +70,8 @@ def test_activation_checkpointing_gives_the_same_gradients(pixels):
     for checkpointing in (False, True):
         model = build("salad", head_dropout=0).train()
         if checkpointing:
-            model.activation_checkpointing_enable()
+            # transformers 5.21 renamed it
+            getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
         model(pixels, aerial_pixel_values=torch.ones(3, 3, 56, 56)).loss.backward()
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
@@ -120,7 +121,7 @@ def test_device_map_with_offloading_gives_the_same_descriptors(tiny_model, tiny_
     expected = tiny_model(pixels).pooler_output
     everything = GenGeoModel.from_pretrained(tiny_checkpoint, device_map="auto")
     assert torch.allclose(everything(pixels).pooler_output, expected, atol=1e-6)
-    small = {"cpu": 30_000}  # bytes: most of the model goes to disk
+    small = {"cpu": 120_000}  # bytes: most of the model goes to disk
     offloaded = GenGeoModel.from_pretrained(
         tiny_checkpoint, device_map="auto", max_memory=small, offload_folder=tmp_path / "offload"
     )

@@ -46,5 +46,6 @@ def test_two_hundred_at_once_lose_none_and_keep_nothing(locator, source):
             assert [status for status, _ in found] == [200] * REQUESTS
             assert [body["places"][0]["tile_id"] for _, body in found] == [f"noise-{n % 8}" for n in range(REQUESTS)]
             memory.append(resident_mb())
-    # The first round fills pools; two more that kept their pictures would add 400 MB.
-    assert memory[3] - memory[1] < 60, np.round(memory)
+    # The first round fills pools; two more that kept their pictures would add 400 MB. In a process that has run other
+    # tests the allocator's own noise is some tens of MB.
+    assert memory[3] - memory[1] < 150, np.round(memory)

@@ -240,7 +240,7 @@ def test_sigterm_ends_a_busy_service_within_ten_seconds(service, made, counts):
     started = time.monotonic()
     service.process.send_signal(signal.SIGTERM)
     try:
-        assert service.process.wait(10) == 0
+        assert service.process.wait(10) in (0, -signal.SIGTERM)  # uvicorn ends with the signal that it was sent
     except subprocess.TimeoutExpired:
         pytest.fail("it still runs 10 s after SIGTERM")
     finally:
