@@ -1,7 +1,7 @@
 """One's own city as a data set: photos of Mapillary's contributors, tiles of an open orthophoto, one own-data table.
 
 In this order, each step resumable: search the area, apply the rules, find the tiles, divide by area, fetch photos, crop
-tiles, write the table. The gallery covers the whole area, also where there is no photo.
+tiles, write the table. The gallery covers the whole area, including tiles without a photo.
 """
 
 import json

@@ -57,7 +57,7 @@ class Picture:
     """Pixels of a photo as the server sent them.
 
     Args:
-        content: The file's bytes; empty where there is no photo any more.
+        content: The file's bytes; empty where the photo was deleted.
         reason: Why there is none.
     """
 

@@ -4,9 +4,7 @@ A file that is there is not fetched again; each is written aside and renamed. Wh
 journal, so that it is not fetched twice either.
 """
 
-import contextlib
 import io
-import os
 import re
 import threading
 from collections import deque
@@ -23,6 +21,7 @@ from gengeo_hf.acquire.photo_facts import PhotoRecord
 from gengeo_hf.acquire.photo_rules import PhotoRules, is_whole_sphere
 from gengeo_hf.acquire.photo_search import Journal, Progress
 from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.files import write_small
 from gengeo_hf.common.images import open_image
 from gengeo_hf.imagery.tiles import ImageryStoppedError, TileSource
 
@@ -215,20 +214,14 @@ def is_there(path: Path) -> bool:
 
 
 def write_image(path: Path, content: bytes) -> None:
-    """Write an image aside and rename it.
-
-    Not by `atomic_file`, which looks through the whole folder each time and waits for the disk: too slow for 100,000.
+    """Write an image.
 
     Raises:
         ImageryStoppedError: The disk is full or the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        write_small(path, content)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise ImageryStoppedError(
             f"{path} cannot be written: {error.strerror or error}; what is there is kept, and the same command goes on"
         ) from error

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gengeo_hf.common.errors import GenGeoError, MissingExtraError
-from gengeo_hf.common.files import write_json
+from gengeo_hf.common.files import write_json, write_small
 from gengeo_hf.imagery.options import DEFAULT_LIMIT_MB
 
 MANIFEST = "source.json"
@@ -169,16 +169,12 @@ class TileCache:
         return self.directory / str(zoom) / str(column) / str(row)
 
     def _write(self, path: Path, content: bytes) -> None:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
         try:
             if path.parent not in self._known:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._known.add(path.parent)
-            temporary.write_bytes(content)
-            temporary.replace(path)
+            write_small(path, content)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
             raise GenGeoError(
                 f"the cache {self._root} cannot be written: {error.strerror or error}; choose another with --cache"
             ) from error

@@ -125,7 +125,7 @@ def in_thread(app: ASGIApp, access: Access | None = None, host: str = "127.0.0.1
 
 
 def _end_now() -> None:
-    """A worker thread cannot be stopped: the process is, with the code of a normal end."""
+    """A worker thread cannot be stopped: the process is, with code 0 (where all is answered, by the signal itself)."""
     sys.stderr.flush()
     os._exit(0)
 
