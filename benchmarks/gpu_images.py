@@ -1,6 +1,6 @@
 """The images of `gpu.sh`, drawn beforehand on a machine with `gengeo_hf[world]`: a rented machine draws nothing.
 
-    python benchmarks/gpu_images.py                    # benchmarks/gpu_images/, 20 MB, a few minutes on two cores
+    python benchmarks/gpu_images.py                    # benchmarks/gpu_images/, less than 30 MB, a minute on two cores
 
 `world/` holds pairs of the synthetic urban world at 224 px, `benchmark/` a few pairs at the file sizes of CVUSA (1232 x
 224 and 750 x 750 pixels), enlarged from the others. All are JPEG files.
@@ -45,8 +45,8 @@ def _save(image: Image.Image, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent / "gpu_images")
-    parser.add_argument("--pairs", type=int, default=900, help="of the world's training split")
-    parser.add_argument("--test-pairs", type=int, default=250)
+    parser.add_argument("--pairs", type=int, default=700, help="of the world's training split")
+    parser.add_argument("--test-pairs", type=int, default=200)
     given = parser.parse_args()
     size = draw(given.out, given.pairs, given.test_pairs)
     print(f"{size:.1f} MB in {given.out}" + (f": more than {LIMIT_MB} MB, draw fewer pairs" if size > LIMIT_MB else ""))
