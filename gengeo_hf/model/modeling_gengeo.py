@@ -371,7 +371,8 @@ def _check_complete(model: Any, info: Any, name: Any, is_new: bool, may_differ: 
             f"{tuple(expected)}: give the config that these weights were saved with"
         )
     new = ("heads.", "logit_scale") if is_new else ()
-    missing = sorted(key for key in found["missing_keys"] if not key.startswith(new) or not new)
+    lacking = set(found["missing_keys"]) - {key for key, _, _ in found["mismatched_keys"]}
+    missing = sorted(key for key in lacking if not key.startswith(new) or not new)
     extra = sorted(key for key in found["unexpected_keys"] if not (is_new and key.startswith(_OTHER_TASKS)))
     advice = "fetch or save the checkpoint again, or pass allow_missing=True to fill it with random weights"
     for what, keys in (("lacks", missing), ("has the unknown weight", extra)):
