@@ -1,4 +1,4 @@
-"""The demo's step for position and heading: fit a head, measure it on a domain never seen, draw what it says.
+"""The demo's step for position and heading: fit a head, measure it on a domain never seen, draw the answers.
 
 Writes `pose.json` (percent of all photos of the off-centre test domain; metres), `pose.png` and, beside the model,
 `pose/known`. A second run with the same model finds them. For a model that was trained in another way:
@@ -67,7 +67,7 @@ def measure_pose(root: Path, model: Path, train: Any, build: Any, places: int) -
 
 @torch.inference_mode()
 def draw_poses(path: Path, encoder: Any, head: Any, world: Any) -> None:
-    """A few photos with the posterior of their position in the true tile: truth green, answer red, mass yellow."""
+    """A few photos and their true tiles with the posterior of the position: truth green, answer red, mass yellow."""
     from gengeo_hf.pose.geometry import positions_of
     from gengeo_hf.pose.posterior import poses_of, to_posterior
     from gengeo_hf.pose.samples import PosePairs, draw_samples, plain_plans

@@ -149,11 +149,13 @@ class EncoderOptions:
     input_scale: InputScale = None
     fast: Fast = False
 
+    def __post_init__(self) -> None:
+        if self.fast and self.input_scale is not None:
+            raise console.UsageError("--fast is an input scale: leave one of --fast and --input-scale out")
+
     @property
     def computation(self) -> dict[str, Any]:
         """Arguments of `Encoder.from_pretrained` beside the model."""
-        if self.fast and self.input_scale is not None:
-            raise console.UsageError("--fast chooses the input scale: leave --input-scale out")
         wanted = "fast" if self.fast else self.input_scale
         scale = {} if wanted is None else {"input_scale": wanted}
         return {"device": self.device, "backend": self.backend, "compute_dtype": self.dtype, **scale}
