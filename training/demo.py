@@ -93,7 +93,8 @@ def how_long(folder: Folder, overrides: list[str]) -> str:
     steps = settings.optimisation.epochs * pairs / settings.sampling.batch_size
     drawn = pairs + data.validation["num_pairs"] + len(DOMAINS) * folder.places + VALIDATION
     seconds = drawn * pair_seconds(settings) / cores + (steps / STEP_SHARE + OTHER_STEPS) * step_seconds(settings)
-    return f"About {max(1, round(seconds / 60))} minutes on {cores} cores, if nothing else runs on them."
+    minutes = max(1, round(seconds / 60))
+    return f"About {minutes} minute{'s' * (minutes > 1)} on {cores} cores, if nothing else runs on them."
 
 
 def pair_seconds(settings: Any) -> float:
