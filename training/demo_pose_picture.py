@@ -29,12 +29,17 @@ def draw_poses(path: Path, encoder: Any, head: Any, world: Any) -> None:
     mass = posterior.position_mass()
     height = HEAD + len(rows) * (SIDE + GAP)
     canvas = Image.new("RGB", ((WIDE + GAP + SIDE) * SCALE, height * SCALE), PAPER)
-    _legend(ImageDraw.Draw(canvas))
+    draw = ImageDraw.Draw(canvas)
+    _legend(draw)
     tiles = {tile_id: row for row, tile_id in enumerate(world.gallery["tile_id"])}
     for number, row in enumerate(rows):
         top = (HEAD + number * (SIDE + GAP)) * SCALE
         query = world.queries[int(row)]
-        photo = to_rgb(query["ground"]).resize((WIDE * SCALE, SIDE * SCALE), Image.Resampling.BICUBIC)
+        photo = to_rgb(query["ground"])
+        tall = round(WIDE * photo.height / photo.width)
+        photo = photo.resize((WIDE * SCALE, tall * SCALE), Image.Resampling.BICUBIC)
+        error = np.linalg.norm(found[number] - truth[number])
+        write(draw, f"{error:.1f} m from the true position", (0, top / SCALE + tall + 8), 14, INK)
         tile = to_rgb(world.gallery[tiles[query["positive"]]]["aerial"])
         tile = tile.resize((SIDE * SCALE, SIDE * SCALE), Image.Resampling.BICUBIC)
         _mark(tile, side_m, posterior.positions, mass[number], found[number], truth[number])
