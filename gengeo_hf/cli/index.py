@@ -129,8 +129,14 @@ def index(
         float | None, typer.Option(help="Value of pixels without data, in all bands.", rich_help_panel=RASTERS)
     ] = None,
     max_empty: Annotated[
-        Any, typer.Option(help="Share of a tile that may hold no data.", rich_help_panel=RASTERS, **SHARE)
+        Any, typer.Option(help="Share of a tile that may hold no data or be transparent.", **SHARE)
     ] = "50%",
+    keep_one_colour: Annotated[
+        bool,
+        typer.Option(
+            "--keep-one-colour", help="Keep tiles whose pixels all have the same colour; else they are left out."
+        ),
+    ] = False,
     date: Annotated[
         list[Any] | None,
         typer.Option(
@@ -229,6 +235,7 @@ def index(
         tile_order=tile_order,
         nodata=nodata,
         max_empty=max_empty,
+        keep_one_colour=keep_one_colour,
         leave_out_repeated=leave_out_repeated,
         dates=tuple(date or ()),
     )

@@ -34,7 +34,8 @@ class TilingOptions:
         tile_order: map tiles in a folder: "zxy", or "zyx".
         leave_out_repeated: map tiles: leave out pictures that stand in several places.
         nodata: rasters: value of pixels without data, beside what the files declare and show.
-        max_empty: by address and rasters: share of a tile that may hold no data.
+        max_empty: all but tables: share of a tile that may hold no data.
+        keep_one_colour: keep tiles whose pixels all have the same colour.
         image_column, lat_column, lon_column: tables: columns to use; None recognises them.
         tile_size_m: tables: ground size of a tile in metres; None takes it from the table.
         dates: rasters: (pattern of a file's name, date); the first that fits goes before the date in a file's tags.
@@ -54,6 +55,7 @@ class TilingOptions:
     leave_out_repeated: bool = False
     nodata: float | None = None
     max_empty: float = 0.5
+    keep_one_colour: bool = False
     image_column: str | None = None
     lat_column: str | None = None
     lon_column: str | None = None
@@ -75,9 +77,12 @@ def open_imagery(source: str | Path, options: TilingOptions | None = None) -> Ti
         GenGeoError: nothing is there, or nothing of it is imagery that we know.
     """
     options = options or TilingOptions()
+    tiles: Any = open_address(str(source), options) if is_address(str(source)) else _open_local(source, options)
+    if options.keep_one_colour:
+        tiles.keeps_one_colour = True
+        tiles.rendering = f"{getattr(tiles, 'rendering', '')} one colour too"
     if is_address(str(source)):
-        return open_address(str(source), options)
-    tiles: Any = _open_local(source, options)
+        return tiles
     everywhere = Rights(acquired=next((date for pattern, date in options.dates if pattern == "*"), ""))
     tiles.rights = options.net.rights.or_else(everywhere).or_else(getattr(tiles, "rights", Rights()))
     if len(options.tile_sizes) > 1 and not hasattr(tiles, "tile_sizes"):
@@ -103,7 +108,7 @@ def _open_local(source: str | Path, options: TilingOptions) -> TileSource:
         if suffix in TABLE_SUFFIXES:
             return _table(path, options)
         if suffix == ".mbtiles":
-            return _inside(MbTiles(path, options.zoom, options.north_rows, options.leave_out_repeated), options)
+            return _inside(MbTiles(path, options.zoom, options.north_rows, **_content(options)), options)
         return _rasters([path], options)
     if (path / "dataset_info.json").is_file() or (path / "gallery" / "dataset_info.json").is_file():
         return _saved_dataset(path)
@@ -113,7 +118,7 @@ def _open_local(source: str | Path, options: TilingOptions) -> TileSource:
     if any(child.suffix.lower() in TABLE_SUFFIXES for child in path.iterdir()):
         return _table(path, options)
     if holds_tiles(path):
-        tiles = XyzTiles(path, options.zoom, options.tms, options.tile_order, options.leave_out_repeated)
+        tiles = XyzTiles(path, options.zoom, options.tms, options.tile_order, **_content(options))
         return _inside(tiles, options)
     rasters = sorted(child for child in path.rglob("*") if child.suffix.lower() in RASTER_SUFFIXES)
     if not rasters:
@@ -136,6 +141,15 @@ def _rasters(paths: list[Path], options: TilingOptions) -> RasterTiles | Several
         max_empty=options.max_empty,
         dates=options.dates,
     )
+
+
+def _content(options: TilingOptions) -> dict[str, Any]:
+    """Arguments of the readers of map tiles that tell what is left out by its content."""
+    return {
+        "leave_out_repeated": options.leave_out_repeated,
+        "max_empty": options.max_empty,
+        "one_colour": options.keep_one_colour,
+    }
 
 
 def _inside(tiles: MbTiles | XyzTiles, options: TilingOptions) -> MbTiles | XyzTiles:

@@ -56,6 +56,7 @@ class TileReader:
         cache: Keeps them on disk; None keeps nothing.
         shift_m: Metres to the east and to the north by which the imagery is moved.
         max_empty: Share of a crop's pixels that may hold no data.
+        one_colour: Take source tiles of one colour for imagery, not for ground without data.
     """
 
     def __init__(
@@ -65,12 +66,14 @@ class TileReader:
         cache: TileCache | None,
         shift_m: tuple[float, float] = (0.0, 0.0),
         max_empty: float = 0.5,
+        one_colour: bool = False,
     ) -> None:
         self.service, self.client, self.cache = service, client, cache
         self.bad: Counter[str] = Counter()  # source tiles that are not used, by reason
         self.fetched = 0
         self.max_empty = max_empty
         self.refusal = ""  # what a server said last when it did not give what was asked for
+        self._one_colour = one_colour
         self._side: int | None = None  # pixels of a source tile; None while any square is taken
         self._shift = np.array(shift_m)
         self._wraps = is_web_mercator(service.grid.crs)
@@ -230,7 +233,8 @@ class TileReader:
                 self.cache.drop(*place)
                 if error.reason == pictures.REPEATED:
                     raise
-        if reason := self.cache.reason(*place):
+        reason = self.cache.reason(*place)
+        if reason and not (self._one_colour and reason == pictures.ONE_COLOUR):
             raise NotAPictureError(reason)
         return None
 
@@ -265,7 +269,7 @@ class TileReader:
             raise ImageryStoppedError(error) from error
 
     def _checked(self, content: bytes, place: Place) -> tuple[SourceTile, str]:
-        pixels, mask, suffix = decode_tile(content)
+        pixels, mask, suffix = decode_tile(content, self._one_colour)
         height, width = pixels.shape[:2]
         if height != width or height not in (SIDES if self._side is None else (self._side,)):
             raise NotAPictureError(pictures.WRONG_SIZE)
