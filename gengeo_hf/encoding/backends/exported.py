@@ -5,12 +5,15 @@ They come from the `onnx` folder of a checkpoint folder or Hub repository.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
 from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.transfer import first_line
 from gengeo_hf.encoding.fingerprint import preprocessing, truncated
 from gengeo_hf.encoding.preprocessing import FileProcessor
 from gengeo_hf.encoding.protocol import View
