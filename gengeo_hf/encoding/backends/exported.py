@@ -154,6 +154,15 @@ class ExportedGraphs:
         return self.folder / name
 
 
+@contextlib.contextmanager
+def opening(path: Path, engine: str) -> Iterator[None]:
+    """Turn whatever an engine raises about a graph into one line; for example weights that lie outside its folder."""
+    try:
+        yield
+    except Exception as error:
+        raise GenGeoError(f"{engine} cannot open {path} ({first_line(error)}): export the model again") from error
+
+
 def size_and_sha256(path: Path) -> dict[str, Any]:
     """Size and hash of a file, as the manifest states them."""
     with path.open("rb") as file:
