@@ -92,9 +92,11 @@ class TestPoliteness:
 
     def test_a_pause_beyond_the_time_limit_is_not_waited_for(self, client, server):
         started = time.monotonic()
-        with pytest.raises(ServerError, match="fewer requests"):
+        with pytest.raises(ServerError, match="too many requests"):
             client.get(f"{server.address}/never/1/1/1.png")
-        assert time.monotonic() - started < 2
+        with pytest.raises(HostUnavailableError, match="asks for a pause of 86"):  # which ends a build
+            client.get(f"{server.address}/never/1/1/2.png")
+        assert time.monotonic() - started < 2 and len(server.paths) == 1
 
 
 class TestPatience:
@@ -122,7 +124,7 @@ class TestPatience:
             client.get(ADDRESS)  # the script would be empty
 
     @pytest.mark.parametrize(
-        ("status", "message"), [(400, "layer, format"), (401, "apikey"), (403, "key"), (429, "fewer"), (500, "later")]
+        ("status", "message"), [(400, "layer, format"), (401, "apikey"), (403, "key"), (429, "too many requests"), (500, "later")]
     )
     def test_a_refusal_says_what_to_do(self, status, message):
         client, _ = scripted(*[httpx.Response(status)] * 5)
