@@ -137,11 +137,9 @@ def _cached_grid(about: dict[str, Any]) -> TileGrid:
             bottom = min(float(extent["ymin"]), -HALF_WORLD_M if is_web_mercator(crs) else math.inf)
             columns, rows = math.ceil((right - left) / step - 1e-9), math.ceil((top - bottom) / step - 1e-9)
             zoom = int(lod["level"])
-            if min(columns, rows, side) < 1 or zoom < 0 or step <= 0:
-                raise ValueError(f"level {zoom} is empty")
+            if zoom < 0:
+                raise ValueError(f"level {zoom}")
             levels.append(Level(zoom, float(lod["resolution"]), left, top, columns, rows, side, str(zoom)))
-        if not levels:
-            raise ValueError("it has no zoom levels")
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise GenGeoError(f"the tile grid of this ArcGIS service is not valid: {error}") from None
     grid = TileGrid(crs, levels, f"{crs} tiles")

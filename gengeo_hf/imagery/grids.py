@@ -20,6 +20,7 @@ MAX_LATITUDE = math.degrees(math.atan(math.sinh(math.pi)))  # 85.05, where the W
 MAX_ZOOM = 24
 Projection = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 REACH_M = 10.0  # of the central differences that give a tile's affine map
+FARTHEST = 1e10  # greatest coordinate of a grid in units of its CRS; the Earth is 4e7 m around
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,13 @@ class Level:
     rows: int
     tile: int = 256
     name: str = ""
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether all numbers are possible: documents of servers may hold any."""
+        sizes = (self.columns, self.rows, self.tile)
+        lengths = (self.resolution, abs(self.left) + 1, abs(self.top) + 1)
+        return all(0 < value < FARTHEST for value in lengths) and all(1 <= size <= 2**31 for size in sizes)
 
     @property
     def width(self) -> int:
@@ -73,11 +81,16 @@ class TileGrid:
         levels: The zoom levels.
         name: Name of the grid for messages.
         project: Maps latitudes and longitudes in degrees to x and y of the CRS, (n,) each; None uses PROJ.
+
+    Raises:
+        GenGeoError: There is no level, a level is not valid, or PROJ does not know the CRS.
     """
 
     def __init__(self, crs: str, levels: Iterable[Level], name: str = "", project: Projection | None = None) -> None:
         self.crs, self.name, self._given = crs, name or crs, project
         self.levels: Mapping[int, Level] = {level.zoom: level for level in levels}
+        if not self.levels or not all(level.is_valid for level in self.levels.values()):
+            raise GenGeoError(f"the tile grid {self.name} has no zoom levels, or one with numbers that cannot be right")
         self._project = project or (_mercator if is_web_mercator(crs) else _projection(crs))
 
     def level(self, zoom: int) -> Level:

@@ -166,13 +166,11 @@ def _grid_of(matrix_set: Any) -> TileGrid | None:
                 zoom = round(math.log2(559_082_264.0287178 / matrix.scaledenominator * 256 / matrix.tilewidth))
             left, top = (y, x) if north_first else (x, y)
             size = int(matrix.matrixwidth), int(matrix.matrixheight), int(matrix.tilewidth)
-            if min(size) < 1:
-                return None
             levels.append(Level(zoom, resolution, float(left), float(top), *size, str(matrix.identifier)))
+        usable = [level for level in levels if 0 <= level.zoom <= MAX_ZOOM + 6]
+        return TileGrid(crs, usable, str(matrix_set.identifier))
     except (GenGeoError, ValueError, TypeError, ArithmeticError):
         return None
-    usable = [level for level in levels if 0 <= level.zoom <= MAX_ZOOM + 6]
-    return TileGrid(crs, usable, str(matrix_set.identifier)) if usable else None
 
 
 def _in_order(grid: TileGrid, extent: Bounds | None) -> TileGrid:

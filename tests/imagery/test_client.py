@@ -124,7 +124,8 @@ class TestPatience:
             client.get(ADDRESS)  # the script would be empty
 
     @pytest.mark.parametrize(
-        ("status", "message"), [(400, "layer, format"), (401, "apikey"), (403, "key"), (429, "too many requests"), (500, "later")]
+        ("status", "message"),
+        [(400, "layer, format"), (401, "apikey"), (403, "key"), (429, "too many requests"), (500, "later")],
     )
     def test_a_refusal_says_what_to_do(self, status, message):
         client, _ = scripted(*[httpx.Response(status)] * 5)
