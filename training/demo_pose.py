@@ -11,15 +11,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image, ImageDraw
-
+from demo_pose_picture import draw_poses
 from gengeo_hf.common.errors import exit_on_error
-from gengeo_hf.common.files import atomic_file, sha256_of, write_json
+from gengeo_hf.common.files import sha256_of, write_json
 
 PAIRS, VALIDATION = 2_400, 300  # pairs of the urban world to fit on; off-centre places to fit the joining weights on
-SHOWN, SIDE = 4, 210  # photos in the picture, and the side of a tile in it, pixels
 MEASURED = "pose_measured.json"  # all figures, and what they belong to
 
 
@@ -63,60 +59,6 @@ def measure_pose(root: Path, model: Path, train: Any, build: Any, places: int) -
     write_json(path, figures)
     write_json(root / MEASURED, key | {"true_tile": true_tile, "gallery": gallery})
     return figures
-
-
-@torch.inference_mode()
-def draw_poses(path: Path, encoder: Any, head: Any, world: Any) -> None:
-    """A few photos with the posterior of their position in the true tile: truth green, answer red, mass yellow."""
-    from gengeo_hf.pose.geometry import positions_of
-    from gengeo_hf.pose.posterior import poses_of, to_posterior
-    from gengeo_hf.pose.samples import PosePairs, draw_samples, plain_plans
-
-    pairs = PosePairs.of(world, encoder.processor)
-    rows = np.linspace(0, len(pairs) - 1, min(SHOWN, len(pairs))).astype(int)
-    plan = plain_plans(pairs, rows)[0]
-    samples = draw_samples(encoder, head, pairs, plan, np.random.default_rng(0))
-    _, photos, tiles = pairs.pixels(plan.rows)
-    queries, keys = head.queries(samples.ground.float()), head.keys(samples.aerial.float())
-    scores = head.scores(queries, keys, samples.layout, samples.azimuths, samples.headings)
-    posterior = to_posterior(scores, positions_of(samples.layout), samples.headings)
-    found, mass = poses_of(posterior), posterior.position_mass()
-    strips = []
-    for number in range(len(plan.rows)):
-        photo = Image.fromarray(photos[number].permute(1, 2, 0).numpy()).resize((4 * SIDE, SIDE))
-        tile = Image.fromarray(tiles[number].permute(1, 2, 0).numpy()).resize((SIDE, SIDE))
-        side_m = (samples.layout.width_m, samples.layout.height_m)
-        marked = _marked(
-            tile, side_m, posterior.positions, mass[number], found.offset_m[number], samples.offset_m[number].numpy()
-        )
-        strip = Image.new("RGB", (4 * SIDE + 10 + SIDE, SIDE), "white")
-        strip.paste(photo, (0, 0))
-        strip.paste(marked, (4 * SIDE + 10, 0))
-        strips.append(strip)
-    sheet = Image.new("RGB", (strips[0].width, len(strips) * (SIDE + 10) - 10), "white")
-    for number, strip in enumerate(strips):
-        sheet.paste(strip, (0, number * (SIDE + 10)))
-    with atomic_file(path) as temporary:
-        sheet.save(temporary)
-
-
-def _marked(
-    tile: Image.Image, side_m: tuple[float, float], positions: np.ndarray, mass: np.ndarray, answer: Any, truth: Any
-) -> Image.Image:
-    """A tile with the posterior and two marks."""
-    draw = ImageDraw.Draw(tile, "RGBA")
-
-    def pixel(offset: Any) -> tuple[float, float]:
-        return (0.5 + offset[0] / side_m[0]) * tile.width, (0.5 - offset[1] / side_m[1]) * tile.height
-
-    step = abs(positions[1, 0] - positions[0, 0]) / side_m[0] * tile.width / 2
-    for position, weight in zip(positions, mass / mass.max(), strict=True):
-        x, y = pixel(position)
-        draw.rectangle((x - step, y - step, x + step, y + step), fill=(255, 220, 0, int(170 * weight)))
-    for offset, colour, radius in ((truth, (11, 110, 79, 255), 7), (answer, (179, 38, 30, 255), 4)):
-        x, y = pixel(offset)
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour, outline=(255, 255, 255, 255))
-    return tile
 
 
 def main() -> None:

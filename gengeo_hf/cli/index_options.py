@@ -59,8 +59,19 @@ class TileOptions:
     ] = "100m"
     overlap: Overlap = "50%"
     max_empty: Annotated[
-        Any, typer.Option(help="Greatest share of a tile without data.", rich_help_panel=TILES, **SHARE)
+        Any,
+        typer.Option(
+            help="Greatest share of a tile without data, also of transparent map tiles.", rich_help_panel=TILES, **SHARE
+        ),
     ] = "50%"
+    keep_one_colour: Annotated[
+        bool,
+        typer.Option(
+            "--keep-one-colour",
+            help="Keep tiles whose pixels all have the same colour. Default: they are left out and counted.",
+            rich_help_panel=TILES,
+        ),
+    ] = False
     value_range: Annotated[
         Any,
         typer.Option(
@@ -172,6 +183,7 @@ class TileOptions:
             tile_order=self.tile_order,
             nodata=self.nodata,
             max_empty=self.max_empty,
+            keep_one_colour=self.keep_one_colour,
             leave_out_repeated=self.leave_out_repeated,
             dates=tuple(self.date or ()),
         )

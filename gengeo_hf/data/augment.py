@@ -82,6 +82,23 @@ class Augmentation:
         """Everything that Sample4Geo does, with its shares and strengths."""
         return cls(**{"colour": 0.15, "blur_chance": 0.3, "dropout_chance": 0.3, "jpeg_chance": 0.5, **changes})
 
+    @property
+    def only_flips(self) -> bool:
+        """Whether it does nothing but mirror both views of some pairs."""
+        others = (
+            self.rotate,
+            self.colour and self.colour_chance,
+            self.blur_chance,
+            self.dropout_chance,
+            self.jpeg_chance,
+        )
+        return self.flip and not any(others) and self.fov is None and not self.unknown_heading
+
+    @staticmethod
+    def draw_mirrored(count: int, chance: np.random.Generator) -> np.ndarray:
+        """Which of `count` pairs are mirrored, bool (count,): the first draw of a batch."""
+        return chance.random(count) < 0.5
+
     def __call__(self, batch: Batch, seed: Sequence[int]) -> Batch:
         """Augment one batch.
 
@@ -102,7 +119,7 @@ class Augmentation:
         position, count = batch.get("position"), len(ground)
         panorama = batch.get("panorama", torch.ones(count, dtype=torch.bool)).cpu().numpy()
         if self.flip:
-            mirrored = chance.random(count) < 0.5
+            mirrored = self.draw_mirrored(count, chance)
             ground, aerial = _flipped(ground, mirrored), _flipped(aerial, mirrored)
             third = None if third is None else _flipped(third, mirrored)
             position = None if position is None else _mirrored(position, mirrored)

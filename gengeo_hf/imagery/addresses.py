@@ -174,6 +174,7 @@ def tiles_of(service: "TileService", options: TilingOptions, client: "ImageryCli
         )
     root = Path(net.cache) if net.cache else None
     cache = TileCache(root, service.identity, service.host, net.cache_limit_mb, net.retry_missing)
-    reader = TileReader(service, client or client_of(options, service.host), cache, net.shift_m, options.max_empty)
+    client = client or client_of(options, service.host)
+    reader = TileReader(service, client, cache, net.shift_m, options.max_empty, options.keep_one_colour)
     sizes = options.tile_sizes or (options.tile_m,)
     return ServiceTiles(reader, options.area, sizes, options.overlap, options.pixels, options.zoom, net)

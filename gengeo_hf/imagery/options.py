@@ -87,7 +87,8 @@ class TilingOptions:
         tile_order: Map tiles in a directory: "zxy", or "zyx".
         leave_out_repeated: Map tiles: leave out pictures that occur at several positions.
         nodata: Rasters: value of pixels without data, in addition to what the files declare.
-        max_empty: Rasters and addresses: greatest share of a tile without data.
+        max_empty: All but tables: greatest share of a tile without data.
+        keep_one_colour: Keep tiles whose pixels all have the same colour.
         image_column, lat_column, lon_column: Tables: columns to use; None recognises them by name.
         tile_size_m: Tables: ground size of a tile in metres; None takes it from the table.
         dates: Rasters: (pattern of a file's name, date); the first that matches overrides the date in a file's tags.
@@ -107,6 +108,7 @@ class TilingOptions:
     leave_out_repeated: bool = False
     nodata: float | None = None
     max_empty: float = 0.5
+    keep_one_colour: bool = False
     image_column: str | None = None
     lat_column: str | None = None
     lon_column: str | None = None

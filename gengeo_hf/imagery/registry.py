@@ -32,9 +32,12 @@ def open_imagery(source: str | Path, options: TilingOptions | None = None) -> Ti
         GenGeoError: There is nothing at the path, or it is not imagery of a known kind.
     """
     options = options or TilingOptions()
+    tiles: Any = open_address(str(source), options) if is_address(str(source)) else _open_local(source, options)
+    if options.keep_one_colour:
+        tiles.keeps_one_colour = True
+        tiles.rendering = f"{getattr(tiles, 'rendering', '')} one colour too"
     if is_address(str(source)):
-        return open_address(str(source), options)
-    tiles: Any = _open_local(source, options)
+        return tiles
     everywhere = Rights(acquired=next((date for pattern, date in options.dates if pattern == "*"), ""))
     tiles.rights = options.net.rights.or_else(everywhere).or_else(getattr(tiles, "rights", Rights()))
     if len(options.tile_sizes) > 1 and not hasattr(tiles, "tile_sizes"):
@@ -60,7 +63,7 @@ def _open_local(source: str | Path, options: TilingOptions) -> TileSource:
         if suffix in TABLE_SUFFIXES:
             return _table(path, options)
         if suffix == ".mbtiles":
-            return _inside(MbTiles(path, options.zoom, options.north_rows, options.leave_out_repeated), options)
+            return _inside(MbTiles(path, options.zoom, options.north_rows, **_content(options)), options)
         return open_rasters([path], options)
     if (path / "dataset_info.json").is_file() or (path / "gallery" / "dataset_info.json").is_file():
         return _saved_dataset(path)
@@ -70,7 +73,7 @@ def _open_local(source: str | Path, options: TilingOptions) -> TileSource:
     if any(child.suffix.lower() in TABLE_SUFFIXES for child in path.iterdir()):
         return _table(path, options)
     if holds_tiles(path):
-        tiles = XyzTiles(path, options.zoom, options.tms, options.tile_order, options.leave_out_repeated)
+        tiles = XyzTiles(path, options.zoom, options.tms, options.tile_order, **_content(options))
         return _inside(tiles, options)
     rasters = sorted(child for child in path.rglob("*") if child.suffix.lower() in RASTER_SUFFIXES)
     if not rasters:
@@ -79,6 +82,15 @@ def _open_local(source: str | Path, options: TilingOptions) -> TileSource:
             f"or rasters ({', '.join(RASTER_SUFFIXES)})"
         )
     return open_rasters(rasters, options)
+
+
+def _content(options: TilingOptions) -> dict[str, Any]:
+    """Arguments of the readers of map tiles: which tiles are left out by their content."""
+    return {
+        "leave_out_repeated": options.leave_out_repeated,
+        "max_empty": options.max_empty,
+        "keep_one_colour": options.keep_one_colour,
+    }
 
 
 def _inside(tiles: MbTiles | XyzTiles, options: TilingOptions) -> MbTiles | XyzTiles:

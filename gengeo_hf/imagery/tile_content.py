@@ -69,11 +69,12 @@ class NotAPictureError(GenGeoError):
         self.reason = reason
 
 
-def decode_tile(content: bytes) -> tuple[np.ndarray, np.ndarray | None, str]:
+def decode_tile(content: bytes, keep_one_colour: bool = False) -> tuple[np.ndarray, np.ndarray | None, str]:
     """Decode a map tile.
 
     Args:
         content: An image file.
+        keep_one_colour: Accept an image of one colour.
 
     Returns:
         RGB of shape (height, width, 3) uint8; a mask (height, width) uint8 that is 0 where there is no data, or None
@@ -98,11 +99,18 @@ def decode_tile(content: bytes) -> tuple[np.ndarray, np.ndarray | None, str]:
         raise NotAPictureError(_kind_of_text(content)) from None
     except Exception:  # decoders raise exceptions of many types for damaged files
         raise NotAPictureError(DAMAGED) from None
-    return _checked(pixels, suffix)
+    pixels, mask = _masked(pixels)
+    if not keep_one_colour and is_one_colour(pixels, mask):
+        raise NotAPictureError(ONE_COLOUR)
+    return pixels, mask, suffix
 
 
-def _checked(pixels: np.ndarray, suffix: str) -> tuple[np.ndarray, np.ndarray | None, str]:
-    """Colours, mask and suffix of a decoded tile, after a check that it is neither transparent nor of one colour."""
+def _masked(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """RGB and mask of RGB or RGBA pixels.
+
+    Raises:
+        NotAPictureError: Every pixel is transparent.
+    """
     mask = None
     if pixels.shape[2] == 4:
         if not pixels[..., 3].any():
@@ -111,15 +119,20 @@ def _checked(pixels: np.ndarray, suffix: str) -> tuple[np.ndarray, np.ndarray | 
         pixels = np.ascontiguousarray(pixels[..., :3])
         if mask.all():
             mask = None
-    if _is_one_colour(pixels[::16, ::16]) or mask is not None:  # a sample suffices for nearly all tiles
-        shown = pixels if mask is None else pixels[mask > 0]
-        if _is_one_colour(shown):
-            raise NotAPictureError(ONE_COLOUR)
-    return pixels, mask, suffix
+    return pixels, mask
 
 
-def _is_one_colour(pixels: np.ndarray) -> bool:
-    return bool((pixels == pixels.reshape(-1, 3)[0]).all())
+def is_one_colour(pixels: np.ndarray, mask: np.ndarray | None = None) -> bool:
+    """Whether all pixels that hold data are equal; also true where none does.
+
+    Args:
+        pixels: (height, width, 3).
+        mask: (height, width), 0 where there is no data; None if all pixels hold data.
+    """
+    if mask is not None:
+        pixels = pixels[mask > 0][None]
+    sample = pixels[::16, ::16]  # suffices for nearly all tiles
+    return not pixels.size or bool((sample == sample[0, 0]).all() and (pixels == pixels[0, 0]).all())
 
 
 def _kind_of_text(content: bytes) -> str:

@@ -57,6 +57,7 @@ class TileReader:
         cache: Keeps source tiles on disk; None keeps none.
         shift_m: Metres to the east and to the north by which the imagery is moved.
         max_empty: Greatest share of a crop's pixels without data.
+        keep_one_colour: Treat source tiles of one colour as imagery rather than as ground without data.
 
     Attributes:
         bad: Source tiles that are not used, by reason.
@@ -71,12 +72,14 @@ class TileReader:
         cache: TileCache | None,
         shift_m: tuple[float, float] = (0.0, 0.0),
         max_empty: float = 0.5,
+        keep_one_colour: bool = False,
     ) -> None:
         self.service, self.client, self.cache = service, client, cache
         self.bad: Counter[str] = Counter()
         self.fetched = 0
         self.max_empty = max_empty
         self.refusal = ""
+        self._keep_one_colour = keep_one_colour
         self._side: int | None = None  # pixels of a source tile; None accepts any of `SIDES`
         self._shift = np.array(shift_m)
         self._wraps = is_web_mercator(service.grid.crs)
@@ -240,7 +243,8 @@ class TileReader:
                 self.cache.drop(*index)
                 if error.reason == tile_content.REPEATED:
                     raise
-        if reason := self.cache.reason(*index):
+        reason = self.cache.reason(*index)
+        if reason and not (self._keep_one_colour and reason == tile_content.ONE_COLOUR):
             raise NotAPictureError(reason)
         return None
 
@@ -277,7 +281,7 @@ class TileReader:
             raise ImageryStoppedError(error) from error
 
     def _checked(self, content: bytes, index: TileIndex) -> tuple[SourceTile, str]:
-        pixels, mask, suffix = decode_tile(content)
+        pixels, mask, suffix = decode_tile(content, self._keep_one_colour)
         height, width = pixels.shape[:2]
         if height != width or height not in (SIDES if self._side is None else (self._side,)):
             raise NotAPictureError(tile_content.WRONG_SIZE)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from gengeo_hf.common.errors import GenGeoError, SourceStoppedError
 from gengeo_hf.common.geo import Bounds
+from gengeo_hf.imagery.tile_content import ONE_COLOUR, NotAPictureError, is_one_colour
 
 if TYPE_CHECKING:
     from gengeo_hf.imagery.plan import ImageryPlan
@@ -65,7 +66,7 @@ class TileSource(Protocol):
 
     `table` is known before any pixel is read, so that a build can be divided, resumed and counted. A source whose
     pixels depend on options that its table does not show describes them in a text `rendering`: an interrupted build
-    is not resumed if it differs.
+    is not resumed if it differs. A source with a true attribute `keeps_one_colour` has its tiles of one colour indexed.
     """
 
     name: str
@@ -119,17 +120,35 @@ class SubsetTiles:
         self.rights: Rights = getattr(source, "rights", Rights())  # a user's own source may state none
         self.rendering: str = getattr(source, "rendering", "")
         self.acquired: dict[str, str] = getattr(source, "acquired", {})
+        self.keeps_one_colour: bool = getattr(source, "keeps_one_colour", False)
 
     def read(self, row: int) -> Image.Image | None:
         """Pixels of one tile."""
         return self._source.read(int(self._rows[row]))
 
 
+def read_tile(source: TileSource, row: int) -> Image.Image | None:
+    """Pixels of one tile of any source, before it is encoded; None where the imagery holds no data.
+
+    Raises:
+        NotAPictureError: All its pixels that hold data have one colour.
+        GenGeoError: The pixels cannot be read.
+    """
+    image = source.read(row)
+    if image is None or getattr(source, "keeps_one_colour", False):
+        return image
+    pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    # Where some pixels hold no data these are black, see `tile_image`.
+    if is_one_colour(pixels, np.asarray(pixels.any(axis=-1)) if NO_DATA_SHARE in image.info else None):
+        raise NotAPictureError(ONE_COLOUR)
+    return image
+
+
 def tile_image(pixels: np.ndarray, empty: float, most_empty: float) -> Image.Image | None:
     """The image of a tile; None where too much of it holds no data.
 
     Args:
-        pixels: RGB, (rows, columns, 3) uint8.
+        pixels: RGB, (rows, columns, 3) uint8, black where there is no data.
         empty: Share of its pixels without data; noted in the image's `info` where it is above 0.
         most_empty: Share that is allowed.
     """

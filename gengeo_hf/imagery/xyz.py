@@ -22,7 +22,7 @@ from gengeo_hf.common.images import IMAGE_SUFFIXES, is_hidden
 from gengeo_hf.common.transfer import first_line
 from gengeo_hf.imagery.sqlite_files import UNREADABLE, BoundedDatabase
 from gengeo_hf.imagery.tile_content import ONE_COLOUR, REPEATED, TRANSPARENT, NotAPictureError, decode_tile
-from gengeo_hf.imagery.tiles import tile_table
+from gengeo_hf.imagery.tiles import NO_DATA_SHARE, tile_table
 
 MOST_ZOOM = 30  # 4 cm a tile
 ORDERS = ("zxy", "zyx")
@@ -57,6 +57,8 @@ class XyzTiles:
         tms: Rows are counted from the south, as in the TMS standard.
         order: Order of the numbers in a name: "zxy", or "zyx" as in the addresses of Esri.
         leave_out_repeated: Leave out pictures that occur at several positions, instead of only counting them.
+        max_empty: Greatest transparent share of a tile.
+        keep_one_colour: Read tiles of one colour too.
 
     Raises:
         GenGeoError: No zoom level, or no tile in it.
@@ -69,6 +71,8 @@ class XyzTiles:
         tms: bool = False,
         order: str = "zxy",
         leave_out_repeated: bool = False,
+        max_empty: float = 0.5,
+        keep_one_colour: bool = False,
     ) -> None:
         if order not in ORDERS:
             raise GenGeoError(f"the order of map tiles must be one of {', '.join(ORDERS)}, found {order!r}")
@@ -90,7 +94,9 @@ class XyzTiles:
         cells = sorted(found)
         self._paths = [found[cell] for cell in cells]
         self.table = _grid_table(level, cells, str(folder))
-        self._content = _Content([path.stat().st_size for path in self._paths], self._bytes, leave_out_repeated)
+        sizes = [path.stat().st_size for path in self._paths]
+        self._content = _Content(sizes, self._bytes, leave_out_repeated, max_empty, keep_one_colour)
+        self.rendering = self._content.rendering
         self.notes += self._content.notes(str(folder), [f"{level}/{x}/{y}" for x, y in cells])
 
     def read(self, row: int) -> Image.Image | None:
@@ -115,14 +121,20 @@ class MbTiles:
         path: The file.
         zoom: The level to use; None takes the one with the most tiles.
         north_rows: Rows are counted from the north, against the specification, as some programs write them.
-        leave_out_repeated: See `XyzTiles`.
+        leave_out_repeated, max_empty, keep_one_colour: See `XyzTiles`.
 
     Raises:
         GenGeoError: Not an MBTiles file, vector tiles, or no tile at that level.
     """
 
     def __init__(
-        self, path: str | Path, zoom: int | None = None, north_rows: bool = False, leave_out_repeated: bool = False
+        self,
+        path: str | Path,
+        zoom: int | None = None,
+        north_rows: bool = False,
+        leave_out_repeated: bool = False,
+        max_empty: float = 0.5,
+        keep_one_colour: bool = False,
     ) -> None:
         self.name = Path(path).name
         self._path = Path(path)
@@ -147,7 +159,9 @@ class MbTiles:
         rows = [(x, y if north_rows else 2**self._zoom - 1 - y) for x, y in self._cells]
         self.table = _grid_table(self._zoom, rows, self.name)
         self.notes = _level_note(counts, self._zoom, str(path))
-        self._content = _Content([size for _, _, size in known], self._bytes, leave_out_repeated)
+        sizes = [size for _, _, size in known]
+        self._content = _Content(sizes, self._bytes, leave_out_repeated, max_empty, keep_one_colour)
+        self.rendering = self._content.rendering
         self.notes += self._content.notes(str(path), [f"{self._zoom}/{x}/{y}" for x, y in rows])
 
     def read(self, row: int) -> Image.Image | None:
@@ -189,11 +203,14 @@ class _Content:
     Args:
         sizes: Bytes of each tile; only tiles of equal size are compared.
         read: Returns the bytes of a tile.
-        leave_out: Leave out repeated pictures.
+        leave_out, max_empty, keep_one_colour: See `XyzTiles`.
     """
 
-    def __init__(self, sizes: list[int], read: Callable[[int], bytes], leave_out: bool) -> None:
-        self._leave_out = leave_out
+    def __init__(
+        self, sizes: list[int], read: Callable[[int], bytes], leave_out: bool, max_empty: float, keep_one_colour: bool
+    ) -> None:
+        self._leave_out, self._max_empty, self._keep_one_colour = leave_out, max_empty, keep_one_colour
+        self.rendering = f"repeated {'left out' if leave_out else 'kept'}, at most {max_empty:g} empty"
         alike: dict[int, list[int]] = {}
         for row, size in enumerate(sizes):
             alike.setdefault(size, []).append(row)
@@ -222,7 +239,7 @@ class _Content:
         ]
 
     def image(self, content: bytes, row: int, name: str) -> Image.Image | None:
-        """The decoded tile, transparent pixels filled with the ImageNet mean; None where more than half is transparent.
+        """The decoded tile, transparent pixels filled with the ImageNet mean; None if too much is.
 
         Raises:
             NotAPictureError: It has one colour, is transparent, or is repeated and to be left out.
@@ -233,12 +250,18 @@ class _Content:
         if self._leave_out and row in self.repeated:
             raise NotAPictureError(REPEATED)
         try:
-            _, mask, _ = decode_tile(content)
+            _, mask, _ = decode_tile(content, self._keep_one_colour)
         except NotAPictureError as error:
             if error.reason in (ONE_COLOUR, TRANSPARENT):
                 raise
             raise GenGeoError(f"{name}: {error.reason}") from error
-        return None if mask is not None and (mask > 0).mean() < 0.5 else open_image(content)
+        empty = 0.0 if mask is None else float((mask == 0).mean())
+        if empty > self._max_empty:
+            return None
+        image = open_image(content)
+        if empty:
+            image.info[NO_DATA_SHARE] = empty
+        return image
 
 
 def find_tiles(folder: Path, order: str = "zxy") -> dict[int, list[tuple[int, int, Path]]]:

@@ -9,7 +9,7 @@ import numpy as np
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.encoding.adaptation import Adaptation, AdaptedEncoder, fit_adaptation, sample_rows
 from gengeo_hf.encoding.encoder import Encoder
-from gengeo_hf.imagery.tiles import ImageryStoppedError, TileSource
+from gengeo_hf.imagery.tiles import ImageryStoppedError, TileSource, read_tile
 from gengeo_hf.index.manifest import Manifest, Means
 
 Photos = tuple[np.ndarray, np.ndarray]  # descriptors (N, dim) and latitude, longitude (N, 2), NaN where unknown
@@ -44,7 +44,7 @@ def _readable(source: TileSource) -> Iterator[Any]:
     """Pixels of a sample of the tiles; those that cannot be read or hold no data are left out."""
     for row in sample_rows(source.table.num_rows):
         try:
-            image = source.read(int(row))
+            image = read_tile(source, int(row))
         except ImageryStoppedError:
             raise
         except GenGeoError:

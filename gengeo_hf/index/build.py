@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import pyarrow.compute as pc
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import atomic_folder, real_path
 from gengeo_hf.encoding.protocol import EncoderProtocol
+from gengeo_hf.imagery.tile_content import REASONS
 from gengeo_hf.imagery.tiles import TileSource
 from gengeo_hf.index.adapt import with_adaptation
 from gengeo_hf.index.contents import MOST_SOURCES
@@ -49,6 +51,7 @@ class BuildReport:
         partly_empty: Tiles in the index of which some pixels hold no data.
         broken: The first ten tiles that could not be read, with the reason; all are in the index's `left_out`.
         broken_count: How many there were.
+        by_content: Of these, how many show nothing that can be used, by reason (see `gengeo_hf.imagery.tile_content`).
         seconds: Of this run; resumed shards cost nothing.
         tiles_per_second: Encoded in this run; 0 where all was there.
         was_complete: The index was there already, made by the same command.
@@ -61,6 +64,7 @@ class BuildReport:
     partly_empty: int = 0
     broken: list[str] = field(default_factory=list)
     broken_count: int = 0
+    by_content: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     tiles_per_second: float = 0.0
     was_complete: bool = False
@@ -76,9 +80,10 @@ class BuildReport:
             lines.append(f"{self.no_data:,} tiles left out: no data there")
         if self.partly_empty:
             lines.append(f"{self.partly_empty:,} tiles partly without data")
-        if self.broken_count:
-            first = f", first: {self.broken[0]}" if self.broken else ""
-            lines.append(f"{self.broken_count:,} tiles left out: unreadable{first}")
+        lines += [f"{count:,} tiles left out: {reason}" for reason, count in self.by_content.items()]
+        if unreadable := self.broken_count - sum(self.by_content.values()):
+            first = next((f", first: {reason}" for reason in self.broken if reason not in REASONS), "")
+            lines.append(f"{unreadable:,} tiles left out: unreadable{first}")
         if self.kept_work:
             lines.append(f"unfinished work of another command is kept in {self.kept_work[0]}")
         return "; ".join(lines)
@@ -233,7 +238,9 @@ class _Assembly:
         rows, broken, no_data, partly_empty = read_states(files)
         report = self.report
         report.partly_empty = partly_empty
-        report.no_data, report.broken_count, report.broken = no_data, len(broken), list(broken.values())[:10]
+        report.no_data, report.broken_count = no_data, len(broken)
+        report.broken = sorted(broken.values(), key=lambda reason: reason in REASONS)[:10]  # the unreadable ones first
+        report.by_content = dict(Counter(reason for reason in broken.values() if reason in REASONS))
         if not len(rows) and self.shard is None:  # a part of a divided build may be empty
             self.work.end()
             reason = f"first: {report.broken[0]}" if report.broken else "the imagery is empty"

@@ -10,7 +10,7 @@ import pyarrow as pa
 from gengeo_hf.common.locks import exclusive
 from gengeo_hf.encoding.engine import encode_rows
 from gengeo_hf.encoding.protocol import EncoderProtocol
-from gengeo_hf.imagery.tiles import NO_DATA_SHARE, TileSource
+from gengeo_hf.imagery.tiles import NO_DATA_SHARE, TileSource, read_tile
 from gengeo_hf.index.segment import thumbnail
 from gengeo_hf.index.work import PARTLY_EMPTY, SHARD_SCHEMA, Work
 
@@ -76,7 +76,7 @@ def encode_unit(
     """
     lines: list[tuple[int, str, bytes | None, bytes | None]] = []
     batches = encode_rows(
-        source.read,
+        lambda row: read_tile(source, row),
         lambda images, _: encoder.encode(images, view="aerial"),
         unit,
         batch_size=encoder.batch_size,
