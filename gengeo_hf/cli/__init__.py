@@ -1,8 +1,7 @@
 """The command line: every command parses its options, calls one function of the package and prints the result.
 
 Each command is a module with its name. Heavy imports are inside the commands, so that help is printed at once. Results
-go to stdout, progress and notes to stderr. Exit codes: 0 success, 1 failure or partial failure, 2 wrong usage, 130
-stopped by Ctrl-C.
+go to stdout, progress and notes to stderr. Exit codes are in `exit_codes`.
 """
 
 import sys
@@ -11,11 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from gengeo_hf.cli import console
+from gengeo_hf.cli.exit_codes import FAILURE, INTERRUPTED, USAGE
 from gengeo_hf.cli.registry import PANELS, gengeo, import_commands
 
-__all__ = ["FAILURE", "INTERRUPTED", "USAGE", "gengeo", "main"]
-
-FAILURE, USAGE, INTERRUPTED = 1, 2, 130  # 130: as shells report Ctrl-C
+__all__ = ["gengeo", "main"]
 
 
 def _print_version(asked: bool) -> None:
