@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 POSITION_SIGMA_M, HEADING_SIGMA_DEG = 2.0, 8.0  # widths of the soft target
 SCALES = (0.7, 0.85, 1.2, 1.5)  # tile sizes beside the data set's own
-NARROW = (70.0, 90.0, 120.0, 180.0)  # fields of view that panoramas are cut to, degrees
+NARROW = (70.0, 90.0, 120.0, 180.0)  # fields of view to which panoramas are cropped, degrees
 SAVE_EVERY_S = 30.0
 LEAST_PAIRS = 40
 OUTPUT = "pose head"  # what the directory of a head is called in its record of files
@@ -100,7 +100,7 @@ def fit_head(
 ) -> PoseHead:
     """Fit a pose head and write its folder (`config.json`, `model.safetensors`).
 
-    A fit that was stopped goes on from `<out>.partial` when it is called with the same arguments.
+    A stopped fit continues from `<out>.partial` when it is called with the same arguments.
 
     Args:
         encoder: frozen; its descriptors do not change.
@@ -196,7 +196,7 @@ def split_rows(pairs: PosePairs, settings: FitSettings) -> tuple[np.ndarray, np.
 
 
 def plans_of(pairs: PosePairs, rows: np.ndarray, settings: FitSettings, rng: np.random.Generator) -> list[list[Plan]]:
-    """What is drawn: the pairs as they are, at other tile sizes, and with narrower fields of view."""
+    """Plans of the samples to draw: the pairs as they are, at other tile sizes, and with narrower fields of view."""
     reach = settings.coverage
     own = [
         Plan(group, float(pairs.fov[group[0]]), _stated(pairs, group), moved=reach)
@@ -230,7 +230,7 @@ def _some(rows: np.ndarray, parts: int, rng: np.random.Generator) -> np.ndarray:
 
 @dataclass
 class _Fit:
-    """A head that is being fitted, and where it is kept meanwhile."""
+    """A head during its fit, and the directory that holds its state."""
 
     head: PoseHead
     settings: FitSettings
@@ -245,7 +245,7 @@ class _Fit:
             self._load(json.loads(state.read_text(encoding="utf-8")))
 
     def _load(self, state: dict[str, Any]) -> None:
-        """Go on where a fit with the same arguments stopped; one with others is forgotten."""
+        """Continue where a fit with the same arguments stopped; the state of any other fit is ignored."""
         if state.get("key") != self.key:
             return
         tensors = load_file(self.partial / "state.safetensors")
@@ -272,7 +272,7 @@ def _key(encoder: Encoder, dataset: CrossViewDataset, settings: FitSettings) -> 
 
 
 def _train(fit: _Fit, encoder: Encoder, pairs: PosePairs, rows: np.ndarray, progress: Callable[[str], None]) -> None:
-    """All rounds: draw samples, take steps on them."""
+    """Draw samples and take steps on them, in all rounds."""
     settings = fit.settings
     rounds = _rounds(encoder, rows, settings)
     per_round = math.ceil(settings.steps / rounds)
@@ -297,7 +297,7 @@ def _train(fit: _Fit, encoder: Encoder, pairs: PosePairs, rows: np.ndarray, prog
 
 
 def _rounds(encoder: Encoder, rows: np.ndarray, settings: FitSettings) -> int:
-    """In how many rounds samples are drawn so that their tokens fit into memory."""
+    """Number of rounds in which samples are drawn, so that their tokens fit into memory."""
     model: Any = encoder.model
     sizes, width = encoder.processor.view_sizes, int(model.config.backbone_config.hidden_size)
     tokens = sum(size["height"] * size["width"] for size in sizes.values()) // encoder.patch**2
@@ -308,7 +308,7 @@ def _rounds(encoder: Encoder, rows: np.ndarray, settings: FitSettings) -> int:
 def _steps(
     fit: _Fit, groups: list[Samples], weights: list[float], first: int, last: int, progress: Callable[[str], None]
 ) -> None:
-    """Optimiser steps of one round, `first` to `last`. Batches used before an interruption are passed over."""
+    """Optimiser steps of one round, `first` to `last`. Batches used before an interruption are skipped."""
     settings, head = fit.settings, fit.head
     rng = np.random.default_rng([settings.seed, 3, first])
     drawn = batches(groups, weights, settings.batch_size, rng)
@@ -332,14 +332,14 @@ def _steps(
 def pose_loss(
     head: PoseHead, samples: Samples, rows: torch.Tensor, hard_tiles: int, rng: np.random.Generator
 ) -> torch.Tensor:
-    """Cross entropy of the scores with a soft target round the true position and heading.
+    """Cross entropy of the scores with a soft target around the true position and heading.
 
     Args:
-        head: in training.
-        samples: the group.
+        head: Head in training.
+        samples: The group of the batch.
         rows: int64 (N,), samples of the batch.
-        hard_tiles: wrong tiles whose positions and headings join the denominator.
-        rng: picks them.
+        hard_tiles: Number of wrong tiles whose positions and headings are added to the denominator.
+        rng: Generator that chooses them.
 
     Returns:
         The mean over the batch.
@@ -357,7 +357,7 @@ def pose_loss(
 
 
 def soft_target(samples: Samples, rows: torch.Tensor) -> torch.Tensor:
-    """Gaussians round the true position and heading, as one distribution: float32 (N, H x P)."""
+    """Gaussians around the true position and heading, as one distribution: float32 (N, H x P)."""
     square = ((positions_of(samples.layout)[None] - samples.offset_m[rows][:, None]) ** 2).sum(-1)
     position = (-square / (2 * POSITION_SIGMA_M**2)).softmax(dim=1)  # (N, P)
     turn = torch.from_numpy(turn_between(samples.heading[rows][:, None].numpy(), np.array(samples.headings))).float()

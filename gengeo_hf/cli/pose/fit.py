@@ -59,7 +59,7 @@ def fit(
 ) -> None:
     """Fit a pose head: minutes on a CPU. The model, its descriptors and its indexes stay as they are.
 
-    A fit that was stopped goes on when the same command is run again.
+    A stopped fit continues when the same command is run again.
 
     **Examples**
 
