@@ -68,8 +68,8 @@ def errors_in_one_line(address: str) -> Iterator[None]:
     except GenGeoError:
         raise
     except Exception as error:  # owslib raises exceptions of many types for incomplete documents
-        reason = redact(str(error)) or type(error).__name__
-        raise GenGeoError(f"the capabilities at {redact(address)} cannot be read: {first_line(reason)}") from error
+        reason = redact(first_line(error))
+        raise GenGeoError(f"the capabilities at {redact(address)} cannot be read: {reason}") from error
 
 
 def parse_capabilities(kind: str, address: str, content: bytes) -> Any:

@@ -254,7 +254,7 @@ def _search(
     except GenGeoError:
         raise
     except Exception as error:  # documents that are not valid raise exceptions of many types
-        reason = first_line(redact(str(error)))
+        reason = redact(first_line(error))
         raise GenGeoError(f"{redact(root)} cannot be searched as a STAC API: {reason}") from error
     _check_count(len(found))
     return [(item, rights.get(item.collection_id or "", Rights())) for item in found]

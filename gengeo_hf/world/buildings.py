@@ -125,9 +125,9 @@ class Filler:
             **colours,
         )
         if roof_kind == FLAT and half_x * half_y > 30:
-            self._add_roof_machines(x, y, cos, sin, half_x, half_y, eaves)
+            self._add_roof_machines(float(x), float(y), cos, sin, half_x, half_y, eaves)
         elif style == HOUSE and self.random.random() < 0.6:
-            self._add_chimney(x, y, cos, sin, half_x, eaves, rise)
+            self._add_chimney(float(x), float(y), cos, sin, half_x, eaves, rise)
 
     def _add_roof_machines(
         self, x: float, y: float, cos: float, sin: float, half_x: float, half_y: float, eaves: float
