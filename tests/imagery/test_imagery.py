@@ -107,7 +107,7 @@ class TestTables:
     def test_nothing_several_tables_and_strangers(self, tmp_path):
         with pytest.raises(GenGeoError, match="nothing at"):
             open_imagery(tmp_path / "no")
-        with pytest.raises(GenGeoError, match="no imagery that we know"):
+        with pytest.raises(GenGeoError, match="no imagery of a known kind"):
             open_imagery(tmp_path)
         for name in ("a.csv", "b.csv"):
             (tmp_path / name).write_text("id,lat,lon\n")
