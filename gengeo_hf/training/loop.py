@@ -112,7 +112,7 @@ def train(settings: Settings, accelerator: Accelerator) -> dict[str, Any]:
     # Model and optimizer. Frozen parameters keep no activations and have no optimizer state.
     model = build_model(settings).to(accelerator.device)
     model.config.ground_camera, model.config.ground_vertical_fov = training.ground_camera()
-    meter = Meter(count_operations(model, processor, accelerator), accelerator)
+    meter = Meter(count_operations(model, processor, accelerator, settings), accelerator)
     start_head(model, settings, decoded, processor)
     objective = build_objective(model, settings)
     if plan.gradient_checkpointing:
