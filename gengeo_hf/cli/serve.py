@@ -29,7 +29,9 @@ def serve(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
     queue: Annotated[
         int,
-        typer.Option(min=1, help="Requests inside at the same time; beyond: 503, Retry-After.", rich_help_panel=LIMITS),
+        typer.Option(
+            min=1, help="Requests accepted at a time; further ones get 503 with Retry-After.", rich_help_panel=LIMITS
+        ),
     ] = 256,
     batch: Annotated[
         int,
