@@ -306,7 +306,7 @@ class MapOptions:
         """The online map; None where none was asked for.
 
         Raises:
-            UsageError: the address is not a template, nobody is named, or no map is written.
+            UsageError: the address is not a template, the attribution is missing, or no map is written.
         """
         from gengeo_hf.common.errors import GenGeoError
         from gengeo_hf.localization.maps import Background

@@ -49,11 +49,11 @@ def serve(
         LogFormat, typer.Option(help="text: warnings and errors; json: one JSON object a line, also for each request.")
     ] = LogFormat.text,
 ) -> None:
-    """Answer photos over HTTP: /locate, /encode, /health; /docs says what they take.
+    """Answer photos over HTTP: /locate, /encode, /health; /docs describes the requests.
 
     Every option can be set by an environment variable, too; the command line goes before it.
 
-    After the index was replaced, `kill -HUP PID` takes the new one without losing a request.
+    After the index was replaced, `kill -HUP PID` loads the new one without losing a request.
 
     **Examples**
 
@@ -90,6 +90,6 @@ def serve(
         console.warning(locator.caveat)
 
     def listening(address: str) -> None:
-        console.note(f"{address}/docs tells how to ask; a new index is taken at: kill -HUP {os.getpid()}")
+        console.note(f"{address}/docs describes the requests; kill -HUP {os.getpid()} loads a new version of the index")
 
     run(locator, host, port, limits, listening, access)

@@ -1,6 +1,6 @@
 """Where on Earth a made-up region lies, and metres to degrees.
 
-The regions lie in the Atlantic, where no map shows a town: nobody can take them for a real place. Splits are hundreds
+The regions lie in the Atlantic, where maps show no town, so that they are not mistaken for real places. Splits are hundreds
 of kilometres apart, regions of one split kilometres apart.
 """
 
