@@ -1,7 +1,7 @@
-"""Where on Earth a made-up region lies, and metres to degrees.
+"""Position on Earth of an invented region, and conversion of metres to degrees.
 
-The regions lie in the Atlantic, where maps show no town, so that they are not mistaken for real places. Splits are hundreds
-of kilometres apart, regions of one split kilometres apart.
+The regions lie in the Atlantic, where maps show no town, so that they are not mistaken for real places. Splits are
+hundreds of kilometres apart, regions of one split kilometres apart.
 """
 
 from dataclasses import dataclass
