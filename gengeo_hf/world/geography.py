@@ -34,12 +34,6 @@ class LocalFrame:
         lon = self.lon + np.degrees(np.asarray(x, np.float64) / (EARTH_RADIUS_M * np.cos(np.radians(self.lat))))
         return lat, lon
 
-    def to_metres(self, lat: np.ndarray | float, lon: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
-        """(x, y) in metres east and north of degrees."""
-        y = np.radians(np.asarray(lat, np.float64) - self.lat) * EARTH_RADIUS_M
-        x = np.radians(np.asarray(lon, np.float64) - self.lon) * EARTH_RADIUS_M * np.cos(np.radians(self.lat))
-        return x, y
-
     def bounds(self, x: float, y: float, half_width: float, half_height: float) -> tuple[float, float, float, float]:
         """(west, south, east, north) in degrees of a box around (x, y); the half sides in metres.
 
