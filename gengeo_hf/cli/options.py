@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from gengeo_hf.localization.pose import PoseSettings
     from gengeo_hf.serving.server import Access
 
-COMPUTE, PHOTO, WHERE, ACCESS, MAP = "Computation", "Photos", "Area", "Access", "Map"  # panels of long helps
+# Headings of long helps.
+COMPUTE, PHOTO, WHERE, ACCESS, MAP = "Computation", "Photos", "Area", "Access", "Map"
+TILES, CONTENTS = "Tiles of rasters and imagery by address", "Contents of the index"
 
 
 def checked(parse: Callable[[str], Any], metavar: str) -> dict[str, Any]:
@@ -133,6 +135,17 @@ CalibrationFile = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what this command wrote there before.")]
+Overlap = Annotated[
+    Any, typer.Option(help="Share of a tile that its neighbour repeats.", rich_help_panel=TILES, **SHARE)
+]
+TruncateDim = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Keep only the first values of each descriptor: a smaller index. Default: all.",
+        rich_help_panel=CONTENTS,
+    ),
+]
 GeoJson = Annotated[Path | None, typer.Option(metavar="FILE", help="Write GeoJSON; - is stdout.")]
 Picture = Annotated[Path, typer.Option("--out", help="Picture to write (.png or .jpg).")]
 Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")]
