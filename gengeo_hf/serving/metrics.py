@@ -41,7 +41,6 @@ class Metrics:
         self.inside = Gauge("gengeo_requests_inside", "Requests being received or answered", registry=self.registry)
         self.pixels = Gauge("gengeo_pixels_in_flight", "Pixels of decoded photos in memory", registry=self.registry)
         self.tiles = Gauge("gengeo_index_tiles", "Tiles of the index", registry=self.registry)
-        self.photos = Counter("gengeo_photos", "Photos by outcome", ["outcome"], registry=self.registry)
 
     def render(self) -> bytes:
         """The metrics as text."""
