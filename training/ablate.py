@@ -35,6 +35,7 @@ import pretrain
 from ablate_table import Row, write_table
 from gengeo_hf.common.errors import GenGeoError, UsageError, exit_on_error
 from gengeo_hf.common.files import write_json, write_text
+from gengeo_hf.data.registry import parse_data
 from gengeo_hf.training.settings import as_dict, find_config, load_settings
 
 HERE = Path(__file__).resolve().parent
@@ -355,10 +356,11 @@ def train(plan: Plan, config: Path, folder: Path, keys: list[str]) -> None:
     run_training(load_settings(config, [*keys, *root, f"output={folder}"]))
 
 
-def _data_names(path: Path, keys: list[str]) -> tuple[str, str]:
-    """The data set of a run and its family: `--root world=...` is for all worlds."""
-    name = load_settings(path, [*keys, "output=unused"]).data.name
-    return name, name.split("-")[0]
+def _data_names(path: Path, keys: list[str]) -> set[str]:
+    """The data sets of a run and their families: `--root world=...` is for all worlds, in mixtures too."""
+    data = load_settings(path, [*keys, "output=unused"]).data
+    names = {parse_data(part).name for part in data.train.get("parts", [data.name])}
+    return names | {name.split("-")[0] for name in names}
 
 
 def test(model: Path, plan: dict[str, Any]) -> dict[str, dict[str, float]]:

@@ -48,11 +48,6 @@ class FrozenPrefix:
         self.stages = list(stages)
         self._kept: dict[int, tuple[list[Tensor], list[_Chance]]] = {}
 
-    @property
-    def kept_bytes(self) -> int:
-        """What is held now."""
-        return sum(output.nbytes for outputs, _ in self._kept.values() for output in outputs)
-
     @contextmanager
     def part(self, number: int) -> Iterator[None]:
         """Around a description of part `number`: the first time the stages run, the second time they do not."""
