@@ -22,7 +22,7 @@ class HardNegativeBatchSampler(Sampler[list[int]]):
     Args:
         pairs: what may be batched, and what excludes what.
         rules: the layout of a batch.
-        seed: start of the chance.
+        seed: of the random generator, together with the epoch.
 
     Example:
         >>> sampler = HardNegativeBatchSampler(Pairs(tile_of_query), Rules(batch_size=256))

@@ -130,7 +130,7 @@ def count_operations(model: GenGeoModel, processor: GenGeoImageProcessor, accele
         raise GenGeoError(f"data.ground_size, data.aerial_size: {' '.join(str(error).split())}") from error
 
 
-START_PAIRS, AT_ONCE = 250, 25  # whose images tell a NetVLAD where to begin, and how many are seen together
+START_PAIRS, AT_ONCE = 250, 25  # whose images start a NetVLAD, and how many are read at a time
 
 
 def start_head(model: GenGeoModel, settings: Settings, pairs: PairSource, processor: GenGeoImageProcessor) -> bool:
