@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gengeo_hf.cli import console
+from gengeo_hf.cli.exit_codes import FAILURE
 from gengeo_hf.cli.options import (
     LENGTH,
     PHOTO,
@@ -134,7 +135,7 @@ def locate(
     if unanswered:
         if len(answers) > 1:
             console.note(f"{unanswered} of {len(answers)} photos have no answer")
-        raise typer.Exit(1)
+        raise typer.Exit(FAILURE)
 
 
 def _check_drive(files: "Frames", sequence: bool, every: float | None) -> None:
@@ -165,7 +166,7 @@ def _print_all(found: "Iterable[Answer]", total: int | None, show: Any) -> "list
 
 
 def _print_json(answer: "Answer") -> None:
-    from gengeo_hf.localization.records import answer_record
+    from gengeo_hf.localization.answer_json import answer_record
 
     console.json_line(answer_record(answer))
 

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from gengeo_hf.localization.pose import PoseSettings
     from gengeo_hf.serving.server import Access
 
-COMPUTE, PHOTO, WHERE, ACCESS, MAP = "Computation", "Photos", "Area", "Access", "Map"  # panels of long helps
+# Headings of long helps.
+COMPUTE, PHOTO, WHERE, ACCESS, MAP = "Computation", "Photos", "Area", "Access", "Map"
+TILES, CONTENTS = "Tiles of rasters and imagery by address", "Contents of the index"
 
 
 def checked(parse: Callable[[str], Any], metavar: str) -> dict[str, Any]:
@@ -117,6 +119,14 @@ InputScale = Annotated[
         rich_help_panel=COMPUTE,
     ),
 ]
+Fast = Annotated[
+    bool,
+    typer.Option(
+        "--fast",
+        help="Encode at input scale 0.75, half of the tokens: for models that were trained with several image sizes.",
+        rich_help_panel=COMPUTE,
+    ),
+]
 IndexPath = Annotated[Path, typer.Argument(metavar="INDEX", help="Index directory made by `gengeo index`.")]
 IndexOption = Annotated[Path, typer.Option("--index", help="Index directory made by `gengeo index`.")]
 IndexOrStore = Annotated[str, typer.Option("--index", help="Index directory, or the address of a store.")]
@@ -125,6 +135,17 @@ CalibrationFile = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what this command wrote there before.")]
+Overlap = Annotated[
+    Any, typer.Option(help="Share of a tile that its neighbour repeats.", rich_help_panel=TILES, **SHARE)
+]
+TruncateDim = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Keep only the first values of each descriptor: a smaller index. Default: all.",
+        rich_help_panel=CONTENTS,
+    ),
+]
 GeoJson = Annotated[Path | None, typer.Option(metavar="FILE", help="Write GeoJSON; - is stdout.")]
 Picture = Annotated[Path, typer.Option("--out", help="Picture to write (.png or .jpg).")]
 Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")]
@@ -139,11 +160,17 @@ class EncoderOptions:
     backend: Backend = "auto"
     dtype: Dtype = "auto"
     input_scale: InputScale = None
+    fast: Fast = False
+
+    def __post_init__(self) -> None:
+        if self.fast and self.input_scale is not None:
+            raise console.UsageError("--fast is an input scale: leave one of --fast and --input-scale out")
 
     @property
     def computation(self) -> dict[str, Any]:
         """Arguments of `Encoder.from_pretrained` beside the model."""
-        scale = {} if self.input_scale is None else {"input_scale": self.input_scale}
+        wanted = "fast" if self.fast else self.input_scale
+        scale = {} if wanted is None else {"input_scale": wanted}
         return {"device": self.device, "backend": self.backend, "compute_dtype": self.dtype, **scale}
 
 

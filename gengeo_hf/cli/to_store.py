@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from gengeo_hf.cli import console
+from gengeo_hf.cli.exit_codes import FAILURE
 from gengeo_hf.cli.options import IndexPath, Json
 from gengeo_hf.cli.registry import INDEX, gengeo
 
@@ -46,4 +47,4 @@ def to_store(
             f"the store finds only {report['top10_agreement']:.1%} of the exact top ten, expected at least "
             f"{LEAST_AGREEMENT:.0%}: check its index settings, and run this command again"
         )
-        raise typer.Exit(1)
+        raise typer.Exit(FAILURE)

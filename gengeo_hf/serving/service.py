@@ -244,7 +244,8 @@ def _lifespan(
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         loop = asyncio.get_running_loop()
-        with contextlib.suppress(RuntimeError, ValueError, NotImplementedError):  # not the main thread, as in tests
+        # Not the main thread, as in tests; or a system without this signal.
+        with contextlib.suppress(RuntimeError, ValueError, NotImplementedError, AttributeError):
             loop.add_signal_handler(signal.SIGHUP, lambda: loop.run_in_executor(None, reload))
         yield
         queue.close()

@@ -52,8 +52,9 @@ from gengeo_hf.training.diagnostics import head_statistics
 from gengeo_hf.training.kept import keep_tokens
 from gengeo_hf.training.objective import build_objective
 from gengeo_hf.training.records import Log, PlateauWatch, describe_run, export, run_lock, training_record
+from gengeo_hf.training.schedule import learning_rate
 from gengeo_hf.training.settings import Settings, as_dict, parse
-from gengeo_hf.training.step import backward_pass, build_optimizer, finite, learning_rate, seed_step
+from gengeo_hf.training.step import backward_pass, build_optimizer, finite, seed_step
 from gengeo_hf.training.throughput import Meter
 
 
@@ -111,7 +112,7 @@ def train(settings: Settings, accelerator: Accelerator) -> dict[str, Any]:
     # Model and optimizer. Frozen parameters keep no activations and have no optimizer state.
     model = build_model(settings).to(accelerator.device)
     model.config.ground_camera, model.config.ground_vertical_fov = training.ground_camera()
-    meter = Meter(count_operations(model, processor, accelerator), accelerator)
+    meter = Meter(count_operations(model, processor, accelerator, settings), accelerator)
     start_head(model, settings, decoded, processor)
     objective = build_objective(model, settings)
     if plan.gradient_checkpointing:

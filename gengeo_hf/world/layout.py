@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
+from gengeo_hf.world.buildings import Filler
 from gengeo_hf.world.domains import MINIMUM_GAP_METRES, Domain
-from gengeo_hf.world.fill import Filler
 from gengeo_hf.world.land import Land, make_land
 from gengeo_hf.world.lots import Lot, make_lots
 from gengeo_hf.world.noise import hash_unit

@@ -112,7 +112,7 @@ def make(
 
     area = where.chosen()
     if area is None:
-        raise console.UsageError("say where: --area FILE.geojson, --bounds W,S,E,N or --near lat,lon,radius")
+        raise console.UsageError("choose an area: --area FILE.geojson, --bounds W,S,E,N or --near lat,lon,radius")
     options = _options(
         kind,
         photo_width,
