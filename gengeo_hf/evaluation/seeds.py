@@ -18,7 +18,7 @@ COLLAPSED = 0.25  # rows below this share of the base do not enter the pooled sp
 # A row whose differences spread more than chance allows has an interval of its own, and at the smaller chance it also
 # leaves the pooled spread. One chance of 0.01 for both gives a row of twice the others' spread a coverage of 86 %. Two
 # seeds tell too little of a row's own spread: there the smaller chance counts for both.
-OWN_SPREAD_P, LEFT_OUT_P = 0.2, 0.01
+OWN_SPREAD_P, LEFT_OUT_P = 0.3, 0.01
 
 
 @dataclass(frozen=True)
