@@ -42,7 +42,7 @@ def locate(
     where: AreaOptions,
     top: Annotated[int, typer.Option(min=1, help="Number of places for each photo.")] = 5,
     threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="Below this confidence the answer is: don't know.")
+        float, typer.Option(min=0, max=1, help="Least confidence, 0 to 1; below it the answer is: don't know.")
     ] = 0.0,
     merge: Annotated[bool, typer.Option(help="Merge overlapping tiles into one place.")] = True,
     near_exif: Annotated[
@@ -61,7 +61,9 @@ def locate(
             rich_help_panel=DRIVE,
         ),
     ] = False,
-    top_speed: Annotated[float, typer.Option(help="Of the drive, in km/h.", rich_help_panel=DRIVE)] = 72.0,
+    top_speed: Annotated[
+        float, typer.Option(help="Greatest speed of the drive in km/h.", rich_help_panel=DRIVE)
+    ] = 72.0,
     interval: Annotated[
         float,
         typer.Option(help="Seconds between frames, where EXIF does not give the time.", rich_help_panel=DRIVE),

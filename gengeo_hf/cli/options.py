@@ -206,7 +206,7 @@ class AccessOptions:
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Host name under which this is reached, besides loopback names and IP addresses; repeatable.",
+            help="Host name by which this is reached, besides loopback names and IP addresses; repeatable.",
             rich_help_panel=ACCESS,
         ),
     ] = None
@@ -248,14 +248,14 @@ class PhotoOptions:
     fov: Annotated[
         float | None,
         typer.Option(
-            help="Horizontal field of view in degrees, 360 for a panorama. Default: what the file says.",
+            help="Horizontal field of view in degrees, 360 for a panorama. Default: what the file states.",
             rich_help_panel=PHOTO,
         ),
     ] = None
     heading: Annotated[
         str,
         typer.Option(
-            help="Panoramas: true bearing of the centre column, degrees clockwise from north; exif takes what the file "
+            help="Panoramas: true heading of the centre column, degrees clockwise from north; exif takes what the file "
             "states, else north; unknown tries eight directions.",
             rich_help_panel=PHOTO,
         ),
@@ -288,14 +288,14 @@ class MapOptions:
         str,
         typer.Option(
             metavar="URL",
-            help="Online map under it, for example 'https://tiles.example.org/{z}/{x}/{y}.png'. A map that is opened "
-            "as a file sends no Referer: servers that require one (OpenStreetMap's own) refuse it.",
+            help="Online map in the background, for example 'https://tiles.example.org/{z}/{x}/{y}.png'. A map that is "
+            "opened as a file sends no Referer: servers that require one (OpenStreetMap's own) refuse it.",
             rich_help_panel=MAP,
         ),
     ] = ""
     background_attribution: Annotated[
         str,
-        typer.Option(metavar="TEXT", help="Whom the online map's licence asks to name.", rich_help_panel=MAP),
+        typer.Option(metavar="TEXT", help="Attribution that the online map's licence requires.", rich_help_panel=MAP),
     ] = ""
     background_max_zoom: Annotated[
         int,
@@ -306,7 +306,7 @@ class MapOptions:
         """The online map; None where none was asked for.
 
         Raises:
-            UsageError: the address is not a template, nobody is named, or no map is written.
+            UsageError: the address is not a template, the attribution is missing, or no map is written.
         """
         from gengeo_hf.common.errors import GenGeoError
         from gengeo_hf.localization.maps import Background

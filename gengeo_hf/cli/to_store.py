@@ -13,7 +13,9 @@ from gengeo_hf.cli.registry import INDEX, gengeo
 @gengeo.command("to-store", panel=INDEX)
 def to_store(
     index: IndexPath,
-    store: Annotated[str, typer.Option(help="milvus:./local.db, milvus:http://host:19530 or qdrant:http://host:6333.")],
+    store: Annotated[
+        str, typer.Option(help="Address: milvus:./local.db, milvus:http://host:19530 or qdrant:http://host:6333.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Copy an index into a vector database; an interrupted export continues where it stopped.

@@ -111,7 +111,7 @@ def arcgis_service(address: str, net: NetOptions) -> tuple[ArcGisService, Imager
 
 
 def _author(about: dict[str, Any]) -> str:
-    """Whom the service names as owner or author, empty where it names nobody."""
+    """Owner or author that the service names; empty if it names none."""
     document = about.get("documentInfo")
     author = document.get("Author") if isinstance(document, dict) else ""
     return str(about.get("copyrightText") or author or "")

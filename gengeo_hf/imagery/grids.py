@@ -213,7 +213,7 @@ def grid_of_matrix_set(matrix_set: Any) -> TileGrid:
         matrix = matrix_set.matrix(zoom)
         if matrix.tileWidth != matrix.tileHeight:
             raise GenGeoError(f"the tile matrix set {matrix_set.id} has tiles that are not square; choose another one")
-        corner = matrix_set.xy_bounds(morecantile.Tile(0, 0, zoom))  # x first, whatever the order of the CRS's axes
+        corner = matrix_set.xy_bounds(morecantile.Tile(0, 0, zoom))  # x first, also where the CRS has y first
         size = int(matrix.matrixWidth), int(matrix.matrixHeight), int(matrix.tileWidth)
         levels.append(Level(zoom, float(matrix.cellSize), float(corner.left), float(corner.top), *size, str(matrix.id)))
     epsg = matrix_set.crs.to_epsg()

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 POSITION_SIGMA_M, HEADING_SIGMA_DEG = 2.0, 8.0  # widths of the soft target
 SCALES = (0.7, 0.85, 1.2, 1.5)  # tile sizes beside the data set's own
 NARROW = (70.0, 90.0, 120.0, 180.0)  # fields of view to which panoramas are cropped, degrees
-NARROW_HEADINGS = 4  # headings at which each of these is drawn
+NARROW_HEADINGS = 2  # headings at which each of these is drawn; `score_matrix` must hold all geometries of a fit
 SAVE_EVERY_S = 30.0
 LEAST_PAIRS = 40
 OUTPUT = "pose head"  # what the directory of a head is called in its record of files

@@ -1,4 +1,4 @@
-"""What stands where in a region: buildings, trees, hedges, cars, camera places.
+"""The layout of a region: positions of buildings, trees, hedges, cars and cameras.
 
 Every table is a structured array, one row for each object; positions in metres, colours in linear light.
 """

@@ -44,7 +44,7 @@ def fit(
         int, typer.Option(min=0, help="Similar wrong tiles in the loss of each photo, for re-ranking; 4 is enough.")
     ] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 1200,
-    pairs: Annotated[int, typer.Option(min=1, help="Pairs that are used at most.")] = 4800,
+    pairs: Annotated[int, typer.Option(min=1, help="Greatest number of pairs.")] = 4800,
     random_baseline: Annotated[
         bool | None,
         typer.Option(
