@@ -80,7 +80,7 @@ def describe_run(
 def training_record(
     settings: Settings, train: CrossViewDataset, validated_on: str, result: dict[str, Any], epoch: int
 ) -> dict[str, Any]:
-    """What a model was trained on and what it reached, for the folder, the card and whoever asks later."""
+    """What a model was trained on and what it reached, for the directory and the model card."""
     data = settings.data
     return {
         "trained_on": train.name,
