@@ -1,9 +1,8 @@
-"""Nearest descriptors: exact for small segments, a one-bit scan with an exact second look for large ones.
+"""Nearest descriptors: exact for small segments, a compressed scan and exact scores of its best for large ones.
 
 On cross-view-like queries IVF and HNSW lose 10 to 50 % of recall@1, so they are not offered. Beyond 200,000 tiles FAISS
-scans one bit for each dimension (RaBitQ after a random rotation), and the best are scored again from our own float16
-vectors, so scores are always those of the exact search. How many are looked at again is measured when the structure is
-built (`measure_depth`).
+scans one bit for each dimension (`scan.py`), and the best candidates are scored from our own float16 vectors, so scores
+are always those of the exact search. How many candidates is measured when the structure is built (`measure_depth`).
 
 Removed rows never enter an exact structure. FAISS's fast scan takes no selector of rows, so a scan is asked for more
 until no row that it has not shown can be among the best live ones.
@@ -41,7 +40,7 @@ def needs_scan(tiles: int, total: int) -> bool:
     return total > EXACT_LIMIT and tiles >= min(SMALLEST_SCAN, EXACT_LIMIT)
 
 
-def whole_depth(depths: Sequence[int]) -> int:
+def whole_depth(depths: Sequence[int], least: int = LEAST_DEPTH) -> int:
     """How many tiles of a whole index are scored a second time for ten that are asked for.
 
     The depth that a segment needs grows about as the square root of its tiles (measured: 350 for 53,000 tiles, 1,660
@@ -49,8 +48,9 @@ def whole_depth(depths: Sequence[int]) -> int:
 
     Args:
         depths: What each segment needs on its own.
+        least: What a whole index is given at least.
     """
-    return min(max(math.ceil(math.hypot(*depths)), LEAST_DEPTH), MOST_DEPTH)
+    return min(max(math.ceil(math.hypot(*depths)), least), MOST_DEPTH)
 
 
 @dataclass
@@ -80,16 +80,17 @@ class Searcher:
 
     Args:
         parts: Rows are numbered through all of them, removed ones included.
+        least_depth: Of the whole; see `whole_depth`.
     """
 
-    def __init__(self, parts: Sequence[Part]) -> None:
+    def __init__(self, parts: Sequence[Part], least_depth: int = LEAST_DEPTH) -> None:
         self._parts = list(parts)
         sizes = [len(part.descriptors) for part in self._parts]
         self._bases = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         self.live = sum(part.live for part in self._parts)
         self._scanned = [number for number, part in enumerate(self._parts) if part.scan]
         self._scans = [scan for number in self._scanned for scan in self._scans_of(number)]
-        self._depth = whole_depth([self._parts[number].depth for number in self._scanned])
+        self._depth = whole_depth([self._parts[number].depth for number in self._scanned], least_depth)
         self._lock = threading.Lock()
         self._exact: tuple[Any, np.ndarray] | None = None
 
@@ -242,9 +243,8 @@ class Searcher:
         for vectors, rows in self._filled(runs):
             scores = queries @ vectors.T
             if len(rows) > k:
-                least = np.partition(scores, -k, axis=1)[:, -k]
-                if best_scores.shape[1] == k:
-                    least = np.maximum(least, best_scores[:, -1])
+                full = best_scores.shape[1] == k
+                least = best_scores[:, -1] if full else np.partition(scores, -k, axis=1)[:, -k]
                 columns = np.flatnonzero((scores >= least[:, None]).any(axis=0))
                 scores, rows = scores[:, columns], rows[columns]
             joined = np.concatenate([best_scores, scores], axis=1)

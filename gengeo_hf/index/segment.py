@@ -32,7 +32,7 @@ from gengeo_hf.index.manifest import (
     Segment,
     Tombstones,
 )
-from gengeo_hf.index.scan import FACTORY, build_scan, measure_depth, read_scan
+from gengeo_hf.index.scan import KIND, build_scan, measure_depth, read_scan
 from gengeo_hf.index.search import Part, needs_scan
 from gengeo_hf.index.spatial import BLOCK_ROWS, block_balls, runs_near, spatial_order, within
 
@@ -164,7 +164,7 @@ def _write_scan(folder: Path, tiles: int, total: int) -> Scan | None:
     names = [f"scan-{number}.faiss" for number in range(len(made))]
     for name, index in zip(names, made, strict=True):
         faiss.write_index(index, str(folder / name))
-    return Scan(FACTORY, names, **measured)
+    return Scan(KIND, names, **measured)
 
 
 def add_scan(index: Path, record: Segment, total: int) -> Segment:

@@ -79,7 +79,7 @@ def search_text(manifest: Manifest) -> str:
     scanned = sum(segment.tiles for segment in manifest.segments if segment.scan)
     worst = min(scans, key=lambda scan: scan.recall_at_10)
     return (
-        f"one-bit scan of {scanned:,} tiles, the best {search_depth(manifest):,} scored exactly; measured "
+        f"compressed scan of {scanned:,} tiles, the best {search_depth(manifest):,} scored exactly; measured "
         f"against exact search on {worst.samples} made-up queries: recall@1 {worst.recall_at_1:.3f}, recall@10 "
         f"{worst.recall_at_10:.3f}"
     )

@@ -120,7 +120,7 @@ def test_many_small_additions_are_merged_and_a_large_index_gets_scans(tmp_path, 
     for number in range(25):
         index.add(StubEncoder(), ListSource(3, f"more{number}", seed=100 + number))
     assert len(index) == 165 and len(index.manifest.segments) <= 20
-    assert index.manifest.segments[0].scan is not None and "one-bit scan" in index.report()
+    assert index.manifest.segments[0].scan is not None and "compressed scan" in index.report()
     assert json.loads((index.path / "manifest.json").read_text())["version"] == 26
     assert len(index.manifest.history) == 21 and index.manifest.history[0].what == "built"
     hits = index.search(np.asarray(index.descriptors, np.float32), 1)
