@@ -261,7 +261,7 @@ class _Assembly:
         new = NewRows(tiles, read_descriptors(files, manifest.dim), read_jpegs(files) if self.thumbnails else None)
         total = len(rows) + sum(record.live for record in edit.segments)
         if len(rows):
-            edit.segments.append(write_segment(edit.path, new, manifest.dim, total))
+            edit.segments.append(write_segment(edit.path, new, manifest.dim, total, edit.scan_like(len(rows))))
         edit.tidy()
         report.tiles = sum(record.live for record in edit.segments)
         edit.commit(manifest)

@@ -33,6 +33,7 @@ from gengeo_hf.index.manifest import (
     read_manifest,
     write_manifest,
 )
+from gengeo_hf.index.scan import KIND
 from gengeo_hf.index.search import BLOCK
 from gengeo_hf.index.segment import (
     LEFT_OUT_SCHEMA,
@@ -127,7 +128,8 @@ class Edit:
         readers = [self.reader(record) for record in records]
         names = {record.name for record in records}
         total = sum(record.live for record in self.segments)
-        merged = write_segment(self.path, merged_rows(readers), self.manifest.dim, total)
+        like = self.scan_like(sum(record.live for record in records))
+        merged = write_segment(self.path, merged_rows(readers), self.manifest.dim, total, like)
         self.segments = [record for record in self.segments if record.name not in names] + [merged]
 
     def tidy(self) -> None:
@@ -143,7 +145,21 @@ class Edit:
             if count > 1:
                 self.merge(by_size[:count])
         total = sum(record.live for record in self.segments)
-        self.segments = [add_scan(self.path, record, total) for record in self.segments]
+        for record in sorted(self.segments, key=lambda record: -record.tiles):  # the largest is learned from first
+            made = add_scan(self.path, record, total, self.scan_like(record.tiles))
+            self.segments[self.segments.index(record)] = made
+
+    def scan_like(self, tiles: int) -> Path | None:
+        """The compressed structure whose quantiser a segment should share: that of the largest one.
+
+        Args:
+            tiles: Of the segment. It learns its own where it is larger than all others: None.
+        """
+        scanned = [record for record in self.segments if record.scan and record.scan.factory == KIND]
+        largest = max(scanned, key=lambda record: record.tiles, default=None)
+        if largest is None or largest.scan is None or largest.tiles < tiles:
+            return None
+        return self.path / largest.name / largest.scan.files[0]
 
     def commit(self, manifest: Manifest) -> None:
         """Make the segments, and what was left out, the current version.

@@ -19,12 +19,11 @@ import faiss
 import numpy as np
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.index.search import BLOCK, MOST_DEPTH, QUERIES, THREADS, Part, Searcher
+from gengeo_hf.index.search import BLOCK, MOST_DEPTH, QUERIES, SCAN_ROWS, THREADS, Part, Searcher
 
 KIND = "rotation, PQ 4 dimensions x 4 bit with lengths, fast scan"
 GROUP, CENTROIDS = 4, 16  # dimensions of a group, and its centroids
 TRAINED = 50_000  # tiles from which rotation and centroids are learned, at most
-SCAN_ROWS = 2_097_152  # of one file; several are scanned by several threads
 SEGMENT_DEPTH = 32  # of a segment, at least
 WANTED_RECALL = 0.993  # of the ten best, on made-up queries: the lower end of its 95 % interval; 0.99 is promised
 SAMPLES = 512  # queries of that measurement
@@ -33,18 +32,24 @@ MIXED = 1024  # tiles whose mixtures stand for what differs between two views
 SAMPLE_COSINE = 0.65  # between a test query and its tile: as far apart as two views of a place are
 
 
-def build_scan(descriptors: np.ndarray) -> list[Any]:
+def build_scan(descriptors: np.ndarray, like: Any = None) -> list[Any]:
     """Compressed structures of all rows: about 1/8 byte for each dimension of a tile.
 
     Args:
         descriptors: float16 (tiles, dim), unit length.
+        like: A structure whose quantiser is shared, so that searches can scan both as one; None learns a new one.
     """
-    step = max(1, len(descriptors) // TRAINED)
-    quantizer = _Quantizer.fit(np.ascontiguousarray(descriptors[::step], dtype=np.float32))
-    # What a tile at the tenth rank scores, where the correction shall be right.
-    queries = sample_queries(descriptors, 32)
-    scores, _ = Searcher([Part(descriptors)]).search_runs(queries, [(0, len(descriptors), None)], RANK)
-    transform = quantizer.query_transform(float(scores[:, -1].mean()))
+    if like is None:
+        step = max(1, len(descriptors) // TRAINED)
+        quantizer = _Quantizer.fit(np.ascontiguousarray(descriptors[::step], dtype=np.float32))
+        # What a tile at the tenth rank scores, where the correction shall be right.
+        queries = sample_queries(descriptors, 32)
+        scores, _ = Searcher([Part(descriptors)]).search_runs(queries, [(0, len(descriptors), None)], RANK)
+        constant = float(scores[:, -1].mean()) / float(quantizer.levels[1:].mean())
+    else:
+        quantizer = _Quantizer.of(like)
+        constant = float(faiss.vector_to_array(faiss.downcast_VectorTransform(like.chain.at(0)).b)[-GROUP])
+    transform = quantizer.query_transform(constant)
     made = []
     for first in range(0, len(descriptors), SCAN_ROWS):
         index = quantizer.empty()
@@ -62,14 +67,12 @@ class _Quantizer:
     Args:
         rotation: float32 (width, dim), orthonormal columns; width is dim, rounded up to whole groups.
         centroids: FAISS's product quantiser over rotated vectors.
-        levels: float32 (16,), the values that the correction can take, around 0.
-        mean: Mean factor by which a centroid must be lengthened.
+        levels: float32 (16,), rising: the factors that a tile can have; no tile has the first.
     """
 
     rotation: np.ndarray
     centroids: Any
     levels: np.ndarray
-    mean: float
 
     @classmethod
     def fit(cls, sample: np.ndarray) -> "_Quantizer":
@@ -85,18 +88,29 @@ class _Quantizer:
         faiss.omp_set_num_threads(1)  # thousands of tiny products, between which threads would wait for one another
         centroids.train(np.resize(rotated, (max(len(rotated), CENTROIDS), width)))
         faiss.omp_set_num_threads(THREADS)
-        factors = _factors(centroids, rotated)
-        mean = float(factors.mean())
-        levels = np.quantile(factors - mean, (np.arange(CENTROIDS) + 0.5) / CENTROIDS)
-        levels += 1e-6 * np.arange(CENTROIDS)  # never all equal, as those of equal tiles: FAISS would divide by 0
-        return cls(rotation, centroids, levels.astype(np.float32), mean)
+        used = np.quantile(_factors(centroids, rotated), (np.arange(1, CENTROIDS) - 0.5) / (CENTROIDS - 1))
+        # FAISS drops a row that has the lowest value in every group (equal tiles do), so no row gets this one.
+        lowest = used[0] - np.ptp(used) / 8 - 1e-6
+        return cls(rotation, centroids, np.array([lowest, *used], dtype=np.float32))
+
+    @classmethod
+    def of(cls, index: Any) -> "_Quantizer":
+        """The quantiser of a structure."""
+        inner, transform = faiss.downcast_index(index.index), faiss.downcast_VectorTransform(index.chain.at(0))
+        groups = inner.M - 1
+        width = groups * GROUP
+        values = faiss.vector_to_array(inner.pq.centroids).reshape(groups + 1, CENTROIDS, GROUP)
+        centroids = faiss.ProductQuantizer(width, groups, 4)
+        faiss.copy_array_to_vector(values[:groups].ravel(), centroids.centroids)
+        rotation = faiss.vector_to_array(transform.A).reshape(width + GROUP, index.d)[:width]
+        return cls(rotation, centroids, values[groups, :, 0])
 
     def extended(self, vectors: np.ndarray) -> np.ndarray:
-        """Rotated vectors and one more group, which holds what their factor differs from the mean."""
+        """Rotated vectors, and one more group, which holds their factor."""
         width = len(self.rotation)
         found = np.zeros((len(vectors), width + GROUP), np.float32)
         found[:, :width] = vectors @ self.rotation.T
-        found[:, width] = _factors(self.centroids, found[:, :width]) - self.mean
+        found[:, width] = np.maximum(_factors(self.centroids, found[:, :width]), self.levels[1])
         return found
 
     def empty(self) -> Any:
@@ -110,20 +124,21 @@ class _Quantizer:
         found.is_trained = True
         return found
 
-    def query_transform(self, score: float) -> Any:
-        """What is done to a query: rotated, and in the group behind the constant that the factors are scaled by.
+    def query_transform(self, constant: float) -> Any:
+        """What is done to a query: it is rotated, and has a constant in the group of the factors.
+
+        An estimate e of a tile with the factor f stands for the cosine e * f. Near the cosine c, adding
+        f * c / (mean factor) orders tiles as that product does.
 
         Args:
-            score: Cosine at which the correction is right.
+            constant: c / (mean factor).
         """
         width, dim = self.rotation.shape
-        matrix, constant = np.zeros((width + GROUP, dim), np.float32), np.zeros(width + GROUP, np.float32)
-        matrix[:width] = self.rotation
-        # An estimate e with the factor f stands for the cosine e * f, so near it f - mean adds cosine / mean.
-        constant[width] = score / self.mean
+        matrix, bias = np.zeros((width + GROUP, dim), np.float32), np.zeros(width + GROUP, np.float32)
+        matrix[:width], bias[width] = self.rotation, constant
         found = faiss.LinearTransform(dim, width + GROUP, True)
         faiss.copy_array_to_vector(matrix.ravel(), found.A)
-        faiss.copy_array_to_vector(constant, found.b)
+        faiss.copy_array_to_vector(bias, found.b)
         found.is_trained = True
         return found
 

@@ -59,7 +59,7 @@ class NewRows:
     thumbnails: Iterable[list[bytes]] | None = None
 
 
-def write_segment(index: Path, rows: NewRows, dim: int, total: int) -> Segment:
+def write_segment(index: Path, rows: NewRows, dim: int, total: int, like: Path | None = None) -> Segment:
     """Write a segment into the directory of an index; no manifest names it yet.
 
     Args:
@@ -67,6 +67,7 @@ def write_segment(index: Path, rows: NewRows, dim: int, total: int) -> Segment:
         rows: What to write.
         dim: Length of a descriptor.
         total: Tiles of the whole index, which decide whether it needs a compressed structure.
+        like: Stored structure whose quantiser is shared; None learns a new one.
 
     Raises:
         GenGeoError: The number of descriptors is not that of the tiles.
@@ -85,7 +86,7 @@ def write_segment(index: Path, rows: NewRows, dim: int, total: int) -> Segment:
     with pa.OSFile(str(folder / TILES), "wb") as file, pa.ipc.new_file(file, SEGMENT_SCHEMA) as writer:
         writer.write_table(tiles, max_chunksize=TABLE_ROWS)
     np.save(folder / BLOCKS, block_balls(tiles["lat"].to_numpy(), tiles["lon"].to_numpy()), allow_pickle=False)
-    scan = _write_scan(folder, len(order), total)
+    scan = _write_scan(folder, len(order), total, like)
     contents = contents_of(tiles)
     match_modes(folder, index)
     files = {}
@@ -152,33 +153,33 @@ def _write_thumbnails(path: Path, ids: pa.ChunkedArray, blocks: Iterable[list[by
     return pictures
 
 
-def _write_scan(folder: Path, tiles: int, total: int) -> Scan | None:
-    """Build, measure and store the compressed structure of a segment that needs one."""
+def _write_scan(folder: Path, tiles: int, total: int, like: Path | None) -> Scan | None:
+    """Build, store and measure the compressed structure of a segment that needs one."""
     if not needs_scan(tiles, total):
         return None
     import faiss
 
     descriptors = np.load(folder / DESCRIPTORS, mmap_mode="r", allow_pickle=False)
-    made = build_scan(descriptors)
-    measured = measure_depth(descriptors, made)
+    made = build_scan(descriptors, read_scan(like, descriptors.shape[1]) if like else None)
     names = [f"scan-{number}.faiss" for number in range(len(made))]
     for name, index in zip(names, made, strict=True):
         faiss.write_index(index, str(folder / name))
-    return Scan(KIND, names, **measured)
+    return Scan(KIND, names, **measure_depth(descriptors, made))
 
 
-def add_scan(index: Path, record: Segment, total: int) -> Segment:
+def add_scan(index: Path, record: Segment, total: int, like: Path | None = None) -> Segment:
     """Give a segment the compressed structure that it needs since the index has grown.
 
     Args:
         index: The index's directory.
         record: The segment.
         total: Tiles of the whole index.
+        like: See `write_segment`.
     """
     if record.scan or not needs_scan(record.tiles, total):
         return record
     folder = index / record.name
-    scan = _write_scan(folder, record.tiles, total)
+    scan = _write_scan(folder, record.tiles, total, like)
     files = dict(record.files)
     for name in scan.files if scan else ():
         file = folder / name

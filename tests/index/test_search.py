@@ -125,13 +125,32 @@ def test_a_scan_of_several_files_equals_that_of_one(monkeypatch):
     vectors = gallery()
     queries = sample_queries(vectors, 20)
     one = Searcher([Part(vectors, scan=build_scan(vectors), depth=4000)]).search(queries, 10)
-    monkeypatch.setattr("gengeo_hf.index.scan.SCAN_ROWS", 1500)
+    for module in ("scan", "search"):
+        monkeypatch.setattr(f"gengeo_hf.index.{module}.SCAN_ROWS", 1500)
     made = build_scan(vectors)
     assert [index.ntotal for index in made] == [1500, 1500, 1000]
     monkeypatch.setattr("gengeo_hf.index.search.THREADED_ROWS", 10)
     several = Searcher([Part(vectors, scan=made, depth=4000)])
     assert np.array_equal(several.search(queries, 10)[1], one[1])
     assert np.array_equal(several.search(queries[:1], 10)[1], one[1][:1])
+
+
+@pytest.mark.parametrize("dead", [0.0, 0.1])
+def test_scans_of_one_quantiser_are_scanned_as_one_and_find_what_a_full_comparison_finds(dead):
+    vectors = gallery()
+    parts = cut(vectors, 4, dead)
+    parts[1].dead = None
+    for number in (0, 2, 3):  # the part between them is searched exactly
+        parts[number].scan = build_scan(parts[number].descriptors, parts[0].scan[0] if number else None)
+    queries, searcher = sample_queries(vectors, 20), Searcher(parts)
+    assert parts[0].scan[0].ntotal == 3000 and parts[2].scan[0].ntotal == parts[3].scan[0].ntotal == 0
+    assert np.array_equal(searcher.search(queries, 10)[1], brute_force(parts, queries, 10))
+
+
+def test_scans_of_different_quantisers_are_scanned_one_by_one():
+    parts = cut(gallery(), 2, scanned=(0, 1))
+    Searcher(parts)
+    assert [part.scan[0].ntotal for part in parts] == [2000, 2000]
 
 
 def test_a_structure_of_other_vectors_or_a_broken_one_is_refused(tmp_path):
