@@ -143,7 +143,7 @@ def test_scans_of_one_quantiser_are_scanned_as_one_and_find_what_a_full_comparis
     for number in (0, 2, 3):  # the part between them is searched exactly
         parts[number].scan = build_scan(parts[number].descriptors, parts[0].scan[0] if number else None)
     queries, searcher = sample_queries(vectors, 20), Searcher(parts)
-    assert parts[0].scan[0].ntotal == 3000 and parts[2].scan[0].ntotal == parts[3].scan[0].ntotal == 0
+    assert parts[0].scan[0].ntotal == 3000
     assert np.array_equal(searcher.search(queries, 10)[1], brute_force(parts, queries, 10))
 
 
