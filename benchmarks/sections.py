@@ -123,7 +123,7 @@ def scaled(sizes: Sizes) -> list[Figure]:
     """Fewer tokens: the same forward pass at smaller image sizes."""
     with tempfile.TemporaryDirectory() as name:
         folder = extraction.random_checkpoint(sizes.width, Path(name), onnx=False)
-        return input_scale.figures(folder, [*input_scale.SCALES], None, sizes.rounds, sizes.whole)
+        return input_scale.figures(folder, [*input_scale.SCALES], [], sizes.rounds, sizes.whole)
 
 
 def head_cost(sizes: Sizes, device: str = "cpu") -> list[Figure]:

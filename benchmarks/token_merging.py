@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from extraction import random_checkpoint
-from input_scale import recall
+from input_scale import hits
 from measuring import Figure, in_turns
 
 from gengeo_hf.encoding.encoder import Encoder
@@ -90,7 +90,7 @@ def figures(folder: Path, shares: list[float], data: str | None, rounds: int) ->
     turns, rows = in_turns(ways, rounds), []
     for share, encoder in encoders.items():
         clock, cpu = turns.medians(f"{share:g}")
-        note = f"{1000 * cpu:.1f} CPU ms a photo" + (f", R@1 {recall(encoder, data):.1%}" if data else "")
+        note = f"{1000 * cpu:.1f} CPU ms a photo" + (f", R@1 {hits(encoder, data).mean():.1%}" if data else "")
         ratio = turns.times_as_fast(f"{share:g}", f"{shares[0]:g}")
         what = f"{share:.0%} of the tokens merged after each block"
         rows.append(Figure("token merging", what, ratio, "times as fast as without", clock, cpu, note=note))

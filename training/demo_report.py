@@ -62,18 +62,18 @@ def write_demo_report(
                 "A few photos and their five most similar tiles",
                 "Each strip is a panorama (north in the middle) and, best first, the tiles that the model takes for "
                 "its place, with their cosine. Green is right, red is wrong.",
-                [strip(world, answer) for answer in answers],
+                [answer_figure(world, answer) for answer in answers],
             ),
             Section(
                 "What the head kept",
                 "Bright patches reach the descriptor, dark ones went to the dustbin.",
-                [kept(encoder, world, answers[:2])],
+                [kept_figure(encoder, world, answers[:2])],
             ),
             Section(
                 "Which patches match",
                 "The score of a photo and its true tile, taken apart exactly: what each pair of patches adds. "
                 "gengeo explain draws this for any pair.",
-                [figure for answer in answers[:2] for figure in agreement(encoder, world, answer)],
+                [figure for answer in answers[:2] for figure in match_figures(encoder, world, answer)],
             ),
             Section(
                 "Position and heading inside the tile",
@@ -84,13 +84,13 @@ def write_demo_report(
             Section(
                 "Why a tile wins that is not the true one",
                 "What the two tiles' scores owe to each part of the photo.",
-                [worst(encoder, world)],
+                [worst_answer_figure(encoder, world)],
             ),
             Section(
                 "What the clusters collect",
                 "A cluster that stands for a kind of thing shows that thing on both sides; one that stands for a "
                 "direction has one bright spot in its map.",
-                [collected(encoder, world)],
+                [cluster_figure(encoder, world)],
             ),
             Section(
                 "On the map",
@@ -154,7 +154,7 @@ def curves(log: Path) -> Figure:
     )
 
 
-def strip(world: Any, answer: Answer, height: int = 150) -> Figure:
+def answer_figure(world: Any, answer: Answer, height: int = 150) -> Figure:
     """A panorama and its five best tiles, right and wrong marked."""
     query_row = query_of(world, answer)
     truth = world.queries[query_row]["positive"]
@@ -184,7 +184,7 @@ def pair(world: Any, query_row: int) -> tuple[Image.Image, Image.Image]:
     return GroundImages(world)[query_row], AerialImages(world)[int(world.positive_rows()[query_row])]
 
 
-def kept(encoder: Encoder, world: Any, answers: list[Answer]) -> Figure:
+def kept_figure(encoder: Encoder, world: Any, answers: list[Answer]) -> Figure:
     """Panorama and true tile, feature norms, and what the head kept."""
     pairs = [pair(world, query_of(world, answer)) for answer in answers]
     return Figure(
@@ -194,12 +194,12 @@ def kept(encoder: Encoder, world: Any, answers: list[Answer]) -> Figure:
     )
 
 
-def agreement(encoder: Encoder, world: Any, answer: Answer) -> tuple[Figure, Figure]:
+def match_figures(encoder: Encoder, world: Any, answer: Answer) -> tuple[Figure, Figure]:
     """Panorama and true tile, linked where they agree; and the strongest link's two regions in terms of clusters."""
     match = explain_match(encoder, *pair(world, query_of(world, answer)))
     links = Figure(match_figure(match), f"{Path(answer.photo).stem}: the score is {match.score:.3f}.")
     patches = match.strongest(1)[0][:2]
-    boxes = [around(seen.grid, patch) for seen, patch in zip((match.ground, match.aerial), patches, strict=True)]
+    boxes = [around(side.grid, patch) for side, patch in zip((match.ground, match.aerial), patches, strict=True)]
     regions = Figure(
         regions_figure(match.ground, boxes[0], match.aerial, boxes[1]),
         "The patches around both ends of the first line, and to which clusters they go (gengeo figure regions, the "
@@ -215,8 +215,8 @@ def around(grid: tuple[int, int], patch: int) -> tuple[float, float, float, floa
     return left, top, min(grid[1], column + 2) / grid[1], min(grid[0], row + 2) / grid[0]
 
 
-def worst(encoder: Encoder, world: Any) -> Figure:
-    """The photo that is furthest from its true tile, compared with the best other one: what spoke for either."""
+def worst_answer_figure(encoder: Encoder, world: Any) -> Figure:
+    """The photo that is furthest from its true tile, compared with the best other one, by parts of the photo."""
     photos, tiles, truth = GroundImages(world), AerialImages(world), world.positive_rows()
     scores = encoder.encode(photos, "ground") @ encoder.encode(tiles, "aerial").T
     rows = np.arange(len(scores))
@@ -231,7 +231,7 @@ def worst(encoder: Encoder, world: Any) -> Figure:
     )
 
 
-def collected(encoder: Encoder, world: Any, count: int = 100) -> Figure:
+def cluster_figure(encoder: Encoder, world: Any, count: int = 100) -> Figure:
     """What each cluster takes most of, in both views."""
     (ground, ground_plan), (aerial, aerial_plan) = (
         top_patches(encoder, images[:count], view, 6)  # type: ignore[arg-type]  # a Literal in a loop

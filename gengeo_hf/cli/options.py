@@ -117,6 +117,14 @@ InputScale = Annotated[
         rich_help_panel=COMPUTE,
     ),
 ]
+Fast = Annotated[
+    bool,
+    typer.Option(
+        "--fast",
+        help="Encode at input scale 0.75, half of the tokens: for models that were trained with several image sizes.",
+        rich_help_panel=COMPUTE,
+    ),
+]
 IndexPath = Annotated[Path, typer.Argument(metavar="INDEX", help="Index directory made by `gengeo index`.")]
 IndexOption = Annotated[Path, typer.Option("--index", help="Index directory made by `gengeo index`.")]
 IndexOrStore = Annotated[str, typer.Option("--index", help="Index directory, or the address of a store.")]
@@ -139,11 +147,17 @@ class EncoderOptions:
     backend: Backend = "auto"
     dtype: Dtype = "auto"
     input_scale: InputScale = None
+    fast: Fast = False
+
+    def __post_init__(self) -> None:
+        if self.fast and self.input_scale is not None:
+            raise console.UsageError("--fast is an input scale: leave one of --fast and --input-scale out")
 
     @property
     def computation(self) -> dict[str, Any]:
         """Arguments of `Encoder.from_pretrained` beside the model."""
-        scale = {} if self.input_scale is None else {"input_scale": self.input_scale}
+        wanted = "fast" if self.fast else self.input_scale
+        scale = {} if wanted is None else {"input_scale": wanted}
         return {"device": self.device, "backend": self.backend, "compute_dtype": self.dtype, **scale}
 
 

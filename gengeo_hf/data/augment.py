@@ -44,7 +44,10 @@ class Augmentation:
             ordinary photos take a random quarter turn instead.
         ground_is_map: ground images are bird's-eye views: they turn as tiles do, instead of rolling.
         aerial_is_polar: tiles are unrolled: they roll as panoramas do, instead of turning.
-        multiple_of: widths that the cut by `fov` may give, the patch size of the model.
+        input_scales: image sizes that a batch may get, times its own: both views are resized by one of them, drawn
+            anew for each batch, to multiples of `multiple_of`. A model that has seen several sizes can encode at a
+            smaller one (`Encoder.scale_input`). Empty keeps the size.
+        multiple_of: sides that `fov` and `input_scales` may give, the patch size of the model.
 
     Example:
         >>> augment = Augmentation(colour=0.15)
@@ -63,12 +66,15 @@ class Augmentation:
     unknown_heading: bool = False
     ground_is_map: bool = False
     aerial_is_polar: bool = False
+    input_scales: tuple[float, ...] = ()
     multiple_of: int = 14
 
     def __post_init__(self) -> None:
         for name in ("colour", "colour_chance", "blur_chance", "dropout_chance", "jpeg_chance"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise GenGeoError(f"{name} must lie in 0..1, found {getattr(self, name)}")
+        if not all(0.1 <= scale <= 1 for scale in self.input_scales):
+            raise GenGeoError(f"input_scales must lie in 0.1..1, found {list(self.input_scales)}")
         if self.fov is not None and not 0 < self.fov[0] <= self.fov[1] <= 360:
             raise GenGeoError(f"fov must be (least, greatest) within 0..360 degrees, found {self.fov}")
         if (self.fov is not None or self.unknown_heading) and (self.ground_is_map or self.aerial_is_polar):
@@ -82,6 +88,23 @@ class Augmentation:
         """Everything that Sample4Geo does, with its shares and strengths."""
         return cls(**{"colour": 0.15, "blur_chance": 0.3, "dropout_chance": 0.3, "jpeg_chance": 0.5, **changes})
 
+    @property
+    def only_flips(self) -> bool:
+        """Whether it does nothing but mirror both views of some pairs."""
+        others = (
+            self.rotate,
+            self.colour and self.colour_chance,
+            self.blur_chance,
+            self.dropout_chance,
+            self.jpeg_chance,
+        )
+        return self.flip and not any(others) and self.fov is None and not self.unknown_heading
+
+    @staticmethod
+    def draw_mirrored(count: int, chance: np.random.Generator) -> np.ndarray:
+        """Which of `count` pairs are mirrored, bool (count,): the first draw of a batch."""
+        return chance.random(count) < 0.5
+
     def __call__(self, batch: Batch, seed: Sequence[int]) -> Batch:
         """Augment one batch.
 
@@ -92,7 +115,7 @@ class Augmentation:
             seed: not negative, for example (seed of the run, step, process).
 
         Returns:
-            A new batch of the same types and, without `fov`, shapes.
+            A new batch of the same types and, without `fov` and `input_scales`, shapes.
 
         Raises:
             GenGeoError: rotation of tiles that are not square.
@@ -102,7 +125,7 @@ class Augmentation:
         position, count = batch.get("position"), len(ground)
         panorama = batch.get("panorama", torch.ones(count, dtype=torch.bool)).cpu().numpy()
         if self.flip:
-            mirrored = chance.random(count) < 0.5
+            mirrored = self.draw_mirrored(count, chance)
             ground, aerial = _flipped(ground, mirrored), _flipped(aerial, mirrored)
             third = None if third is None else _flipped(third, mirrored)
             position = None if position is None else _mirrored(position, mirrored)
@@ -118,6 +141,9 @@ class Augmentation:
             ground = self._looked(ground, panorama, chance)
         if self.unknown_heading and not panorama.all():
             aerial = quarter_turned(aerial, np.where(panorama, 0, chance.integers(0, 4, count)))
+        if self.input_scales:
+            scale = float(chance.choice(self.input_scales))
+            ground, aerial = (_resized(images, scale, self.multiple_of) for images in (ground, aerial))
         more = {"auxiliary": third, "position": position}
         return {**batch, "ground": ground, "aerial": aerial, **{k: v for k, v in more.items() if v is not None}}
 
@@ -161,6 +187,15 @@ class Augmentation:
             squeezed = functional.interpolate(ground[photos].float(), size, mode="bilinear", antialias=True)
             cut[photos] = (squeezed.round() if cut.dtype == torch.uint8 else squeezed).to(cut.dtype)
         return cut
+
+
+def _resized(images: torch.Tensor, scale: float, multiple_of: int) -> torch.Tensor:
+    """Images (B, 3, H, W) at `scale` times their size, each side a multiple of `multiple_of`, as an encoder does."""
+    if scale == 1:
+        return images
+    size = [max(1, round(side * scale / multiple_of)) * multiple_of for side in images.shape[-2:]]
+    found = functional.interpolate(images.float(), size, mode="bicubic", antialias=True)
+    return found.round().clamp(0, 255).to(images.dtype) if images.dtype == torch.uint8 else found.clamp(0, 1)
 
 
 def _flipped(images: torch.Tensor, mirrored: np.ndarray) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Adapting descriptors to a target area without training: centring and the mirror image.
 
 *Centring* subtracts from each descriptor the mean descriptor of its view over the target area. Part of the shift
-between the area of training and another one is a shift of this mean. *Mirror* describes an image and its mirror image
+between the area of training and another one is a shift of this mean. *Mirror* encodes an image and its mirror image
 and keeps both as [d, d_mirror] / sqrt(2): a dot product is then the mean of two similarities, so each index and store
 works unchanged at twice the size. Both are extensions to GenGeo, off by default; results name them. docs/learning.md
 tells what they are worth and where they cost recall.
@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -232,6 +232,14 @@ class AdaptedEncoder(Encoder):
             GenGeoError: Always.
         """
         raise GenGeoError("an adapted encoder cannot be truncated: truncate the encoder, then adapt it")
+
+    def scale_input(self, scale: float | Literal["fast"]) -> None:
+        """Refused: scale the encoder before it is adapted.
+
+        Raises:
+            GenGeoError: Always.
+        """
+        raise GenGeoError("an adapted encoder cannot take another input scale: scale the encoder, then adapt it")
 
     def encode_pixels(self, pixels: torch.Tensor | np.ndarray, view: View) -> np.ndarray:
         """Adapted descriptors, float32 (B, dim), of pixel values (B, 3, H, W) on any device.

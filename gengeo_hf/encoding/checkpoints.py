@@ -47,7 +47,7 @@ def load_checkpoint(name: str | Path, **kwargs: Any) -> tuple[GenGeoModel, GenGe
     # All three from one place: preprocessing of another revision would silently change descriptors.
     where = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "subfolder") if key in kwargs}
     try:
-        # Nobody is asked whether code of a stranger may run: it may not.
+        # Code in a repository is never run, and transformers does not ask on the terminal.
         config = AutoConfig.from_pretrained(name, trust_remote_code=False, **where)
     except Exception as error:  # a damaged file raises whatever its reader happens to meet
         raise GenGeoError(f"no GenGeo checkpoint at {name}: {first_line(error)}") from error
@@ -109,7 +109,7 @@ def training_record(name: str | Path, revision: str | None = None, **where: Any)
         where: `token`, `cache_dir`, `subfolder`, the same as for the weights.
 
     Raises:
-        GenGeoError: the file is there and is no such record.
+        GenGeoError: The file exists and is not a training record.
     """
     if Path(name).is_dir():
         own = Path(name) / where.get("subfolder", "") / TRAINING_RECORD
@@ -128,7 +128,7 @@ def training_record(name: str | Path, revision: str | None = None, **where: Any)
     try:
         return {} if path is None else dict(json.loads(Path(path).read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise GenGeoError(f"{path} is no training record ({error}); fetch or save the checkpoint again") from error
+        raise GenGeoError(f"{path} is not a training record ({error}); fetch or save the checkpoint again") from error
 
 
 def caveat_of(record: Mapping[str, Any]) -> str:

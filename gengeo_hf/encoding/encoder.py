@@ -7,7 +7,7 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from gengeo_hf.encoding.backends.protocol import Backend, Choice, check_words
 from gengeo_hf.encoding.checkpoints import EXPORT_REASON, TRAINING_RECORD, is_worth_export, load_parts, training_record
 from gengeo_hf.encoding.fingerprint import at_input_scale
 from gengeo_hf.encoding.inputs import check_view, fetch_image, is_address, is_single_image, load_image, prepare
-from gengeo_hf.encoding.preprocessing import scaled_sizes
+from gengeo_hf.encoding.preprocessing import fast_scale, scaled_sizes
 from gengeo_hf.encoding.protocol import EncoderProtocol, View
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Encoder:
         batch_size: int = 32,
         backend: str = "torch",
         truncate_dim: int | None = None,
-        input_scale: float = 1.0,
+        input_scale: float | Literal["fast"] = 1.0,
         dtype: str | torch.dtype | None = None,
         compute_dtype: str | None = None,
         expected_images: int | None = None,
@@ -261,16 +261,18 @@ class Encoder:
         if dim != self.dim:
             self.source.truncate(dim)
 
-    def scale_input(self, scale: float) -> None:
-        """Encode images of both views at `scale` times the model's sizes, in whole patches: fewer tokens, less time.
+    def scale_input(self, scale: float | Literal["fast"]) -> None:
+        """Encode images of both views at `scale` (0.1 to 1) times the model's sizes, in whole patches: fewer tokens.
 
         Time goes with the tokens, so with the square of the scale. What it costs in recall depends on the model: one
-        that has seen a single size in training may lose much (benchmarks/input_scale.py measures both). The scale
-        enters the fingerprint: photos and tiles are compared at one scale.
+        that has seen a single size in training may lose much (benchmarks/input_scale.py measures both); "fast" is the
+        scale 0.75 of a model that has seen several. The scale enters the fingerprint: views are compared at one scale.
 
         Raises:
-            GenGeoError: The scale does not lie in 0.1..1, or leaves too few patches for the head.
+            GenGeoError: The scale is out of its range, or leaves too few patches for the head, or is "fast" for a model
+                that has seen one size.
         """
+        scale = fast_scale(self.training_record) if scale == "fast" else scale
         source = self.source  # whose own sizes stay what the fingerprint is made of
         sizes = scaled_sizes(source.processor.view_sizes, scale, source.patch_sides, source.fewest_tokens)
         self.processor = copy.copy(source.processor)

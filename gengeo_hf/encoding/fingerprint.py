@@ -79,8 +79,8 @@ def preprocessing(processor: "GenGeoImageProcessor") -> dict[str, Any]:
 def fingerprint(model: "GenGeoModel", processor: "GenGeoImageProcessor") -> str:
     """SHA-256, in hex, of what decides the descriptors.
 
-    The same on any device. Weights in another precision give another fingerprint. A model that cuts its descriptors
-    (`truncate_dim`) has that of the whole model with the width mixed in, see `truncated`.
+    The same on any device. Weights in another precision give another fingerprint. A model that truncates its
+    descriptors (`truncate_dim`) has that of the whole model with the width mixed in, see `truncated`.
 
     Args:
         model: a GenGeo model whose weights are in memory.
@@ -93,7 +93,7 @@ def fingerprint(model: "GenGeoModel", processor: "GenGeoImageProcessor") -> str:
 
 
 def whole_fingerprint(model: "GenGeoModel", processor: "GenGeoImageProcessor") -> str:
-    """Like `fingerprint`, whatever the model cuts off its descriptors.
+    """Like `fingerprint`, of whole descriptors even where the model truncates them.
 
     Raises:
         GenGeoError: a tensor is not in memory, as after offloading.
@@ -102,8 +102,8 @@ def whole_fingerprint(model: "GenGeoModel", processor: "GenGeoImageProcessor") -
 
     digest = hashlib.sha256(b"gengeo-1\n")
     config = _relevant(model.config.to_dict()) | {"truncate_dim": None}
-    described = {"config": config, "preprocessing": preprocessing(processor)}
-    digest.update(json.dumps(described, sort_keys=True, default=str).encode())
+    content = {"config": config, "preprocessing": preprocessing(processor)}
+    digest.update(json.dumps(content, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         if name.endswith(UNUSED_WEIGHTS):
             continue
@@ -121,8 +121,8 @@ def at_input_scale(fingerprint: str, scale: float) -> str:
 
 
 def truncated(whole: str, width: int | None) -> str:
-    """The fingerprint of a model whose descriptors are cut to `width` values, from that of the whole model.
+    """The fingerprint of a model whose descriptors are truncated to `width` values, from that of the whole model.
 
-    With it an ONNX file, which does not hold the weights in the form that is hashed, can be cut as well.
+    With it an ONNX file, which does not hold the weights in the form that is hashed, can be truncated as well.
     """
     return whole if width is None else hashlib.sha256(f"{whole} first {width}".encode()).hexdigest()

@@ -13,7 +13,7 @@ import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -124,6 +124,14 @@ class FusedEncoder(Encoder):
             GenGeoError: Always.
         """
         raise GenGeoError("a fused model cannot be truncated: truncate the models, then fuse them")
+
+    def scale_input(self, scale: float | Literal["fast"]) -> None:
+        """Refused: the branches have no common size.
+
+        Raises:
+            GenGeoError: Always.
+        """
+        raise GenGeoError("a fused model joins several models, which have no common input scale: leave it out")
 
     @property
     def preprocessing(self) -> dict[str, Any]:

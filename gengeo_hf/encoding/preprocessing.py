@@ -31,6 +31,7 @@ DEFAULTS: dict[str, Any] = {
     "image_std": [0.229, 0.224, 0.225],
     "view_sizes": {"ground": {"height": 154, "width": 770}, "aerial": {"height": 392, "width": 392}},
 }
+FAST_SCALE = 0.75  # half of the tokens; what it costs in recall is measured in docs/tasks/index_city.md
 COMMON = ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb", "rescale_factor", "size")
 
 
@@ -131,9 +132,29 @@ def scaled_sizes(
     return found
 
 
+def fast_scale(record: Mapping[str, Any]) -> float:
+    """The input scale that "fast" stands for: `FAST_SCALE`, for a model that has seen images of such sizes.
+
+    Args:
+        record: Training record of the model.
+
+    Raises:
+        GenGeoError: The record does not say that the model was trained with sizes down to this one.
+    """
+    augment = (record.get("settings") or {}).get("augment") or {}
+    scales = (augment.get("options") or {}).get("input_scales") or [1.0]
+    if not augment.get("enabled", True) or min(scales) > FAST_SCALE:
+        raise GenGeoError(
+            f"fast is input scale {FAST_SCALE:g}, and this model was not trained with images of several sizes "
+            f"(augment.options.input_scales): measure what that scale costs with benchmarks/input_scale.py, and give "
+            f"it as input scale ({FAST_SCALE:g}) if you accept it"
+        )
+    return FAST_SCALE
+
+
 def _is_size(size: Any) -> bool:
     sides = [size.get(side) for side in ("height", "width")] if isinstance(size, dict) else [None]
     return all(type(side) is int and side > 0 for side in sides)
 
 
-__all__ = ["FileProcessor", "scaled_sizes"]
+__all__ = ["FileProcessor", "fast_scale", "scaled_sizes"]

@@ -20,7 +20,7 @@ import numpy as np
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import atomic_folder, write_json
-from gengeo_hf.encoding.backends.exported import FOLDER, INPUT, MANIFEST, OUTPUT, VIEWS, ExportedGraphs, described
+from gengeo_hf.encoding.backends.exported import FOLDER, INPUT, MANIFEST, OUTPUT, VIEWS, ExportedGraphs, size_and_sha256
 from gengeo_hf.hub.calibration_images import CalibrationImages
 
 if TYPE_CHECKING:
@@ -342,7 +342,7 @@ def _write(
         manifest = source.manifest | {
             "dtype": "int8",
             "graphs": {view: source.graph(view).stem + suffix for view in VIEWS},
-            "files": {path.name: described(path) for path in sorted(target.iterdir())},
+            "files": {path.name: size_and_sha256(path) for path in sorted(target.iterdir())},
             "float_layers": left,
             "calibration": {"images": images.description, "calibrating": images.count, "judging": gate.images},
             "lowest_cosine_to_float32": gate.lowest,

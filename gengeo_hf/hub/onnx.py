@@ -17,7 +17,7 @@ import torch
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import atomic_folder, write_json
-from gengeo_hf.encoding.backends.exported import FORMAT, INPUT, MANIFEST, OUTPUT, VIEWS, described
+from gengeo_hf.encoding.backends.exported import FORMAT, INPUT, MANIFEST, OUTPUT, VIEWS, size_and_sha256
 from gengeo_hf.encoding.backends.traceable import Descriptor, free_positions
 from gengeo_hf.encoding.fingerprint import preprocessing, whole_fingerprint
 
@@ -75,8 +75,8 @@ def export_onnx(
             "preprocessing": preprocessing(processor),
             "lowest_cosine_to_torch": lowest,
             "graphs": graph_of,
-            "checkpoint": described(checkpoint) if checkpoint is not None and checkpoint.is_file() else None,
-            "files": {path.name: described(path) for path in sorted(target.iterdir())},
+            "checkpoint": size_and_sha256(checkpoint) if checkpoint is not None and checkpoint.is_file() else None,
+            "files": {path.name: size_and_sha256(path) for path in sorted(target.iterdir())},
         }
         write_json(target / MANIFEST, manifest)
     return lowest

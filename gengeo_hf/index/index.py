@@ -203,6 +203,12 @@ class GeoIndex:
         """
         made_by = self.manifest.model
         if made_by.fingerprint != encoder.fingerprint:
+            stored, given = (one.get("input_scale", 1) for one in (self.manifest.preprocessing, encoder.preprocessing))
+            if stored != given:
+                raise GenGeoError(
+                    f"the index {self.path} was made at input scale {stored:g}, this model encodes at {given:g}: leave "
+                    "--fast and --input-scale out to take that of the index, or index the imagery again"
+                )
             name = f"{made_by.name} " if made_by.name else ""
             raise GenGeoError(
                 f"the index {self.path} was made by another model: {name}(fingerprint {made_by.fingerprint[:12]}), "

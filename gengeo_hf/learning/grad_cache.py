@@ -63,7 +63,7 @@ class FrozenPrefix:
             stand_ins = self._stand_ins(*self._kept.pop(number))
             with ExitStack() as stack:
                 for stage in self.stages:
-                    stack.enter_context(_forward_by(stage, next(stand_ins)))
+                    stack.enter_context(forward_by(stage, next(stand_ins)))
                 yield
             return
         outputs, chances = self._kept.setdefault(number, ([], []))
@@ -94,7 +94,8 @@ class FrozenPrefix:
 
 
 @contextmanager
-def _forward_by(module: nn.Module, function: Callable[..., Tensor]) -> Iterator[None]:
+def forward_by(module: nn.Module, function: Callable[..., Tensor]) -> Iterator[None]:
+    """Let a function take the place of a module's forward pass."""
     before = vars(module).get("forward")  # libraries wrap a module by setting it on the instance
     module.forward = function
     try:

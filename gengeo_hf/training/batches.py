@@ -6,10 +6,11 @@ from accelerate import Accelerator
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.schema import CrossViewDataset
 from gengeo_hf.data.loading import AerialImages, GroundImages
-from gengeo_hf.encoding.encoder import Encoder
+from gengeo_hf.encoding.encoder import Encoder, View
 from gengeo_hf.learning import Pairs, Rules, similar_photos, similar_tiles
 from gengeo_hf.learning.neighbours import training_neighbours, true_tiles
-from gengeo_hf.training.descriptors import encode_together, gather_parts
+from gengeo_hf.training.descriptors import encode_together, gather_parts, in_parts
+from gengeo_hf.training.kept import KeptTokens
 from gengeo_hf.training.settings import Settings
 
 Mined = tuple[np.ndarray, np.ndarray, np.ndarray]  # photos, tiles, and the row of each photo's tile among them
@@ -61,6 +62,7 @@ def neighbour_tables(
     tables: dict[str, np.ndarray],
     accelerator: Accelerator,
     encoder: Encoder,
+    kept: KeptTokens | None = None,
 ) -> Mined | None:
     """Bring `tables` up to date for an epoch; gives the descriptors if they were made, for the sampler's report.
 
@@ -70,7 +72,7 @@ def neighbour_tables(
     first_phase = epoch <= given.gps_epochs or not given.mining_every
     mined = None
     if not first_phase and (epoch - given.gps_epochs - 1) % given.mining_every == 0:
-        mined = encode_training_pairs(settings, train, pairs, accelerator, encoder)
+        mined = encode_training_pairs(settings, train, pairs, accelerator, encoder, kept)
         for name in set(tables) - {"geographic"}:
             del tables[name]
         tables |= visual_tables(settings, pairs, mined, accelerator)
@@ -100,15 +102,26 @@ def table_shares(settings: Settings, tables: dict[str, np.ndarray]) -> list[floa
 
 
 def encode_training_pairs(
-    settings: Settings, train: CrossViewDataset, pairs: Pairs, accelerator: Accelerator, encoder: Encoder
+    settings: Settings,
+    train: CrossViewDataset,
+    pairs: Pairs,
+    accelerator: Accelerator,
+    encoder: Encoder,
+    kept: KeptTokens | None = None,
 ) -> Mined:
     """Descriptors of all photos and of the tiles that answer one: others cannot be batched."""
-    tiles = np.unique(pairs.tile_of_query)
+    tiles, photo_of_tile, own = np.unique(pairs.tile_of_query, return_index=True, return_inverse=True)
+    if kept is not None:
+
+        def from_tokens(view: View, rows: np.ndarray) -> np.ndarray:
+            return in_parts(rows, lambda part: kept.encode(encoder, view, part), accelerator, encoder)
+
+        return from_tokens("ground", np.arange(len(pairs))), from_tokens("aerial", photo_of_tile), own
     readers = settings.data.workers
     photo_images, tile_images = GroundImages(train, replace_broken=True), AerialImages(train, replace_broken=True)
     ground = encode_together(photo_images, "ground", accelerator, encoder, readers=readers)
     aerial = encode_together(tile_images, "aerial", accelerator, encoder, tiles, readers)
-    return ground, aerial, np.searchsorted(tiles, pairs.tile_of_query)
+    return ground, aerial, own
 
 
 def visual_tables(settings: Settings, pairs: Pairs, mined: Mined, accelerator: Accelerator) -> dict[str, np.ndarray]:

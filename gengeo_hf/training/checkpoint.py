@@ -213,6 +213,7 @@ FREE = {
     "data.root",
     "data.workers",
     "data.in_memory",
+    "sampling.keep_frozen",
 }
 
 

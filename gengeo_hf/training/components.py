@@ -118,14 +118,19 @@ def _token_counts(config: GenGeoConfig, settings: Settings, of: GenGeoConfig) ->
     return {"token_counts": {view: (size[0] // high) * (size[1] // wide) for view, size in sizes.items()}}
 
 
-def count_operations(model: GenGeoModel, processor: GenGeoImageProcessor, accelerator: Accelerator) -> float:
+def count_operations(
+    model: GenGeoModel, processor: GenGeoImageProcessor, accelerator: Accelerator, settings: Settings
+) -> float:
     """`training_flops`, which is also the first time that the model sees images of the run's sizes.
+
+    With `augment.options.input_scales` it is the mean over the scales, as if operations went with the pixels.
 
     Raises:
         GenGeoError: The model cannot take images of these sizes.
     """
+    scales = (settings.augment.enabled and settings.augment.options.get("input_scales")) or [1.0]
     try:
-        return training_flops(model, processor, accelerator)
+        return training_flops(model, processor, accelerator) * float(np.mean(np.square(scales)))
     except ValueError as error:
         raise GenGeoError(f"data.ground_size, data.aerial_size: {' '.join(str(error).split())}") from error
 

@@ -1,6 +1,6 @@
 """Descriptors of a table's images in the middle of a training, by all processes together: for mining and validation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,13 +40,30 @@ def encode_together(
     Raises:
         GenGeoError: An image is missing or broken, and `images` has no stand-in for it.
     """
-    encoder.model.eval()
     wanted = np.arange(len(images)) if rows is None else rows
+    readers = max(1, readers)
+    return in_parts(
+        wanted, lambda own: encode_images(encoder, images, view, own, readers=readers), accelerator, encoder
+    )
+
+
+def in_parts(
+    wanted: np.ndarray, encode: Callable[[np.ndarray], np.ndarray], accelerator: Accelerator, encoder: Encoder
+) -> np.ndarray:
+    """Encode rows by all processes, each a part of whole batches; see `encode_together`.
+
+    Args:
+        wanted: Rows.
+        encode: Rows to unit descriptors, float32 (rows, dim).
+        accelerator: For the processes and the precision.
+        encoder: Its model is left in evaluation mode, and its batch size is that of a part.
+    """
+    encoder.model.eval()
     batches = -(-len(wanted) // encoder.batch_size)
     share = -(-batches // accelerator.num_processes) * encoder.batch_size
     own = wanted[accelerator.process_index * share : (accelerator.process_index + 1) * share]
     with accelerator.autocast():
-        part = encode_images(encoder, images, view, own, readers=max(1, readers))
+        part = encode(own)
     return gather_parts(part, len(wanted), share, accelerator)
 
 

@@ -4,7 +4,7 @@ import torch
 
 from gengeo_hf.learning.diagnostics import cluster_cosine, effective_rank, plan_entropy
 from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
-from gengeo_hf.training.descriptors import normalise
+from gengeo_hf.training.kept import run_view
 
 IMAGES = 64  # at most, of this process's part of the batch
 
@@ -28,8 +28,8 @@ def head_statistics(
     model.eval()
     device = next(model.parameters()).device
     try:
-        pixels = normalise(batch["ground"][:IMAGES].to(device), processor)
-        output = model(pixels, view="ground", output_assignment=True)
+        images = batch["ground"][:IMAGES].to(device)
+        output = run_view(model, model, processor, images, "ground", output_assignment=True)
     finally:
         model.train(was_training)
     values = {"head/effective_rank": effective_rank(output.pooler_output)}

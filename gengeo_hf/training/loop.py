@@ -49,6 +49,7 @@ from gengeo_hf.training.components import (
 )
 from gengeo_hf.training.descriptors import encode_together
 from gengeo_hf.training.diagnostics import head_statistics
+from gengeo_hf.training.kept import keep_tokens
 from gengeo_hf.training.objective import build_objective
 from gengeo_hf.training.records import Log, PlateauWatch, describe_run, export, run_lock, training_record
 from gengeo_hf.training.settings import Settings, as_dict, parse
@@ -110,7 +111,7 @@ def train(settings: Settings, accelerator: Accelerator) -> dict[str, Any]:
     # Model and optimizer. Frozen parameters keep no activations and have no optimizer state.
     model = build_model(settings).to(accelerator.device)
     model.config.ground_camera, model.config.ground_vertical_fov = training.ground_camera()
-    meter = Meter(count_operations(model, processor, accelerator), accelerator)
+    meter = Meter(count_operations(model, processor, accelerator, settings), accelerator)
     start_head(model, settings, decoded, processor)
     objective = build_objective(model, settings)
     if plan.gradient_checkpointing:
@@ -132,6 +133,8 @@ def train(settings: Settings, accelerator: Accelerator) -> dict[str, Any]:
     ids = training.queries["query_id"][:], training.gallery["tile_id"][:]
     averaged = average.values if average else None
     progress, tables = checkpoint.resume(output, accelerator, model, optimizer, as_dict(settings), ids, averaged)
+    kept = keep_tokens(settings, model, source, processor, augment, accelerator)
+    change = kept or augment
     steps = len(pairs) // sampling.batch_size  # of an epoch at most: the sampler may drop a batch that it cannot fill
     total_steps = plan.epochs * steps
     log = Log(output / "log.jsonl", accelerator, progress)
@@ -148,7 +151,7 @@ def train(settings: Settings, accelerator: Accelerator) -> dict[str, Any]:
         finished, mined = progress.batch, None
         if not finished:
             with weights_in_use(average):
-                mined = neighbour_tables(settings, epoch, training, pairs, tables, accelerator, encoder)
+                mined = neighbour_tables(settings, epoch, training, pairs, tables, accelerator, encoder, kept)
         ordered = dict(sorted(tables.items()))
         sampler.set_tables(shares=table_shares(settings, ordered), **ordered)
         sampler.set_epoch(epoch)
@@ -179,8 +182,8 @@ def train(settings: Settings, accelerator: Accelerator) -> dict[str, Any]:
             rate = learning_rate((epoch - 1) * steps + done * steps / batches, total_steps, settings)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            if augment is not None:
-                batch = augment(batch, seed=(settings.seed, progress.step, accelerator.process_index))
+            if change is not None:
+                batch = change(batch, seed=(settings.seed, progress.step, accelerator.process_index))
             loss = backward_pass(batch, accelerator, wrapped, model, processor, settings, pairs, objective)
             if sharpness is not None:
                 sharpness.first_step(zero_grad=True)

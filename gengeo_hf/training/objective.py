@@ -16,7 +16,7 @@ from gengeo_hf.learning import gather_rows, symmetric_info_nce
 from gengeo_hf.learning.loss import clamp_scale
 from gengeo_hf.learning.triplet import soft_margin_triplet
 from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
-from gengeo_hf.training.descriptors import normalise
+from gengeo_hf.training.kept import run_view
 from gengeo_hf.training.settings import Settings
 
 PairLoss = Callable[..., Tensor]
@@ -142,7 +142,7 @@ class Objective(nn.Module):
         """Descriptors of a micro-batch and what the terms need of it; each tensor has one row for each pair."""
 
         def encode(pixels: Tensor, view: str) -> Any:
-            return wrapped(normalise(pixels, processor), view=view)
+            return run_view(wrapped, model, processor, pixels, view)
 
         outputs = {view: encode(part[view], view) for view in ("ground", "aerial")}
         columns = {view: output.pooler_output for view, output in outputs.items()}

@@ -77,7 +77,9 @@ class Sampling:
 
     batch_size: int = 256  # pairs over all processes (GenGeo, section 4.1.3)
     micro_batch: int | None = None  # pairs described at once on one process (GradCache); null: all of its share
-    keep_frozen: bool = True  # with micro_batch: blocks that do not train run once, their outputs stay in memory
+    # Blocks that do not train run once and their outputs stay in memory: in a step with micro_batch; in the whole run
+    # with data.in_memory, where images are changed by joint flips at most and the outputs take no more than 4 GiB.
+    keep_frozen: bool = True
     protocol: str = "gengeo"  # or sample4geo: the published rules, semi-positives in the batch as negatives
     first_phase: str = "geographic"  # what the first epochs hold: neighbours on the map, or random
     gps_epochs: int = 4  # how many those are

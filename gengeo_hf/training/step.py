@@ -53,7 +53,7 @@ def backward_pass(
         no_sync=lambda: accelerator.no_sync(wrapped),
         loss_parameters=[model.logit_scale, *objective.parameters()],
         device=accelerator.device,
-        prefix=FrozenPrefix(kept_stages(model, settings)),
+        prefix=FrozenPrefix(kept_stages(model, settings) if batch["ground"].ndim == 4 else []),
     )
 
 

@@ -75,6 +75,7 @@ def test_from_tiles_to_a_map(gengeo, tiles, tiny_checkpoint, tmp_path):
         (2, ("index", ".", "--out", "idx", "--model", "m", "--overlap", "200%")),
         (2, ("index", ".", "--out", "idx", "--model", "m", "--add", "--overwrite")),
         (2, ("locate", "a.jpg", "--index", "idx", "--model", "m", "--near", "here")),
+        (2, ("index", ".", "--out", "idx", "--model", "m", "--fast", "--input-scale", "0.5")),
         (2, ("evaluate", "--model", "m", "--data", "world-urban", "--tile", "65m", "--distractors", "x")),
         (2, ("locate", "a.jpg", "--index", "idx", "--model", "m", "--json", "--geojson", "-")),
         (2, ("locate", "a.jpg", "--index", "idx", "--model", "m", "--json", "--geojson", "/dev/stdout")),

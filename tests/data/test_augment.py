@@ -95,6 +95,25 @@ def test_types_shapes_and_other_keys(kind):
         assert 0.05 < (after[view] == 0).all(dim=1).float().mean() < 0.6
 
 
+def test_input_scales_resize_both_views_of_a_batch_alike():
+    batch = scene(np.arange(16.0), side=72)
+    whole = {view: batch[view].shape[-2:] for view in ("ground", "aerial")}
+    augment, seen_scales = Augmentation(flip=False, rotate=False, input_scales=(1.0, 0.5), multiple_of=2), set()
+    for step in range(8):
+        after = augment(batch, (0, step, 0))
+        scales = {after[view].shape[-1] / whole[view][-1] for view in whole}
+        assert len(scales) == 1 and after["aerial"].dtype == batch["aerial"].dtype
+        seen_scales |= scales
+        assert apart(*seen(after)).max() < 12  # the views still show the same directions
+    assert seen_scales == {1.0, 0.5}
+    odd = Augmentation(flip=False, rotate=False, input_scales=(0.75,))(
+        {k: v[..., :42, :42] for k, v in batch.items()}, SEED
+    )
+    assert odd["aerial"].shape[-2:] == (28, 28)  # 2.25 patches of 14 px
+    with pytest.raises(GenGeoError, match="input_scales must lie"):
+        Augmentation(input_scales=(1.5,))
+
+
 def test_colour_against_its_definition():
     images = torch.rand(3, 3, 8, 9, generator=torch.Generator().manual_seed(1)) * 0.4 + 0.3
     one, zero = torch.ones(3), torch.zeros(3)

@@ -1,5 +1,7 @@
 """Checkpoints as encoders: shortened descriptors, and what an index remembers of them."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -67,7 +69,7 @@ def test_what_cannot_encode_is_refused_in_one_line(tiny_checkpoint, tiny_model, 
         with pytest.raises(GenGeoError, match=f"device {word} cannot be used here"):
             Encoder(tiny_model, tiny_processor, device=word)
     (tiny_checkpoint / "gengeo_training.json").write_text('{"synthetic": tr')
-    with pytest.raises(GenGeoError, match="no training record"):
+    with pytest.raises(GenGeoError, match="not a training record"):
         Encoder.from_pretrained(tiny_checkpoint, device="cpu")
 
 
@@ -89,13 +91,31 @@ def test_an_input_scale_gives_fewer_tokens_and_another_fingerprint(tiny_checkpoi
             plain.scale_input(scale)
 
 
+def test_fast_is_refused_for_a_model_that_has_seen_one_size(tiny_checkpoint):
+    with pytest.raises(GenGeoError, match="not trained with images of several sizes"):
+        Encoder.from_pretrained(tiny_checkpoint, device="cpu", input_scale="fast")
+    record = tiny_checkpoint / "gengeo_training.json"
+    for augment, is_ready in (
+        ({"enabled": True, "options": {"input_scales": [1.0, 0.75]}}, True),
+        ({"enabled": True, "options": {"input_scales": [1.0, 0.85]}}, False),
+        ({"enabled": False, "options": {"input_scales": [1.0, 0.5]}}, False),
+    ):
+        record.write_text(json.dumps({"settings": {"augment": augment}}))
+        if is_ready:
+            fast = Encoder.from_pretrained(tiny_checkpoint, device="cpu", input_scale="fast")
+            assert fast.input_scale == 0.75 and "at input scale 0.75" in fast.computed_by
+        else:
+            with pytest.raises(GenGeoError, match="not trained with images of several sizes"):
+                Encoder.from_pretrained(tiny_checkpoint, device="cpu", input_scale="fast")
+
+
 def test_photos_are_encoded_at_the_input_scale_of_the_index(tiny_checkpoint, tmp_path):
     small = Encoder.from_pretrained(tiny_checkpoint, device="cpu", input_scale=0.75)
     GeoIndex.build(small, ListSource(count=5), tmp_path / "small.gengeo")
     localizer = GeoLocalizer.from_pretrained(tiny_checkpoint, tmp_path / "small.gengeo", device="cpu")
     assert localizer.encoder.input_scale == 0.75
     assert "at input scale 0.75" in GeoIndex.load(tmp_path / "small.gengeo").report()
-    with pytest.raises(GenGeoError, match="made by another model"):
+    with pytest.raises(GenGeoError, match=r"made at input scale 0.75, this model encodes at 1:"):
         GeoLocalizer.from_pretrained(tiny_checkpoint, tmp_path / "small.gengeo", device="cpu", input_scale=1.0)
 
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.encoding.backends.exported import ExportedGraphs, described
+from gengeo_hf.encoding.backends.exported import ExportedGraphs, size_and_sha256
 from gengeo_hf.encoding.backends.traceable import resized_positions
 from gengeo_hf.encoding.encoder import Encoder
 from gengeo_hf.encoding.fingerprint import fingerprint, preprocessing, truncated
@@ -78,7 +78,7 @@ def stand_in(tiny_checkpoint, tiny_model, tiny_processor):
         "fewest_tokens": 5,
         "preprocessing": preprocessing(tiny_processor),
         "graphs": {"ground": "shared.onnx", "aerial": "shared.onnx"},
-        "files": {"shared.onnx": described(folder / "shared.onnx")},
+        "files": {"shared.onnx": size_and_sha256(folder / "shared.onnx")},
     }
     (folder / "gengeo_onnx.json").write_text(json.dumps(manifest))
     return tiny_checkpoint
@@ -219,7 +219,7 @@ main()
 def test_one_photo_is_located_without_torch_where_the_weights_were_exported(stand_in, tmp_path):
     manifest = stand_in / "onnx" / "gengeo_onnx.json"
     stated = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps(stated | {"checkpoint": described(stand_in / "model.safetensors")}))
+    manifest.write_text(json.dumps(stated | {"checkpoint": size_and_sha256(stand_in / "model.safetensors")}))
     with_graphs = Encoder.from_pretrained(stand_in, backend="onnx")
     source = ListSource(count=5)
     GeoIndex.build(with_graphs, source, tmp_path / "a.gengeo")

@@ -58,7 +58,7 @@ def test_the_demo_from_nothing_and_again(tmp_path):
     assert "http://" not in page.replace("http://www.w3.org", "") and "<script src=" not in page
     places = json.loads((folder / "places.geojson").read_text(encoding="utf-8"))
     assert places["type"] == "FeatureCollection" and len(places["features"]) >= 2
-    assert "minutes on" in first.stdout.partition("1/6")[0]  # how long it will take, before it begins
+    assert " cores, if nothing else" in first.stdout.partition("1/6")[0]  # how long it will take, before it begins
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))["results"]
     assert len(results) == 5  # three domains, random weights, colour histograms
     assert (folder / "gengeo-world-urban" / "model.safetensors").is_file() and "gengeo" in first.stdout

@@ -84,3 +84,16 @@ def test_published_rules_and_a_tracker(run, tmp_path):
     lines = run("published", "sampling.protocol=sample4geo", "sampling.legacy_degrees=true", "tracker=tensorboard")
     assert len(losses(lines)) == 6
     assert list((tmp_path / "published").rglob("events.out.tfevents*"))
+
+
+@pytest.mark.slow
+def test_frozen_blocks_that_run_once_train_the_same(run, capsys):
+    few = ["model.config.trainable_blocks=1", "augment.options={flip: true, rotate: false}"]
+    each = losses(run("each", *few, "sampling.keep_frozen=false"))
+    assert "frozen blocks run once" not in capsys.readouterr().out
+    assert losses(run("once", *few)) == pytest.approx(each, abs=1e-5)
+    assert "frozen blocks run once" in capsys.readouterr().out
+    parts = losses(run("parts", *few, "sampling.micro_batch=8"))
+    assert parts == pytest.approx(
+        losses(run("each-parts", *few, "sampling.micro_batch=8", "sampling.keep_frozen=false"))
+    )

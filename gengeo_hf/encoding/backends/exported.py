@@ -62,7 +62,7 @@ class ExportedGraphs:
 
     @property
     def truncate_dim(self) -> int | None:
-        """The width that descriptors are cut to, None for whole ones."""
+        """Number of values that descriptors are truncated to, None for whole ones."""
         return self._width or self.manifest["truncate_dim"]
 
     @property
@@ -76,7 +76,7 @@ class ExportedGraphs:
         False too where the manifest does not say: exports of earlier versions.
         """
         stated, path = self.manifest.get("checkpoint"), self.folder.parent / WEIGHTS
-        return stated is not None and path.is_file() and stated == described(path)
+        return stated is not None and path.is_file() and stated == size_and_sha256(path)
 
     @property
     def patch(self) -> int:
@@ -108,7 +108,7 @@ class ExportedGraphs:
         return truncated(self.manifest["fingerprint"], self.truncate_dim)
 
     def truncate(self, dim: int) -> None:
-        """Cut descriptors to their first `dim` values."""
+        """Truncate descriptors to their first `dim` values."""
         self._width = dim
 
     def check_size(self, height: int, width: int) -> None:
@@ -145,13 +145,13 @@ class ExportedGraphs:
             path = self.folder / file
             if file in self._checked:
                 continue
-            if Path(file).name != file or not path.is_file() or described(path) != stated:
+            if Path(file).name != file or not path.is_file() or size_and_sha256(path) != stated:
                 raise GenGeoError(f"{path} is missing or damaged: fetch or export the model again")
             self._checked.add(file)
         return self.folder / name
 
 
-def described(path: Path) -> dict[str, Any]:
+def size_and_sha256(path: Path) -> dict[str, Any]:
     """Size and hash of a file, as the manifest states them."""
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

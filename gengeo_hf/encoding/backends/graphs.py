@@ -53,10 +53,10 @@ class OpenVinoGraphs:
         path = self._graphs.graph(view)
         if path not in self._compiled:
             options: dict[str, Any] = {
-                "INFERENCE_PRECISION_HINT": "f32",
+                "INFERENCE_PRECISION_HINT": "f32",  # of what is not int8
                 "PERFORMANCE_HINT": "LATENCY",
-            }  # what is not int8
-            options |= {"INFERENCE_NUM_THREADS": number_of_threads()}
+                "INFERENCE_NUM_THREADS": number_of_threads(),
+            }
             self._compiled[path] = self._core.compile_model(path, "CPU", options)
         return self._compiled[path]
 

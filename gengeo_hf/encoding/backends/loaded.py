@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class LoadedModel:
-    """What `ExportedGraphs` says of files, of a model in memory."""
+    """A model in memory with the members that `ExportedGraphs` has for exported files."""
 
     def __init__(self, model: GenGeoModel, processor: GenGeoImageProcessor) -> None:
         self.model, self.processor = model, processor
@@ -19,13 +19,13 @@ class LoadedModel:
 
     @property
     def whole_dim(self) -> int:
-        """Length of a descriptor that is not cut."""
+        """Number of values of a whole descriptor."""
         head: Any = next(iter(self.model.heads.values()))
         return int(head.width_out)
 
     @property
     def truncate_dim(self) -> int | None:
-        """The width that descriptors are cut to, None for whole ones."""
+        """Number of values that descriptors are truncated to, None for whole ones."""
         width: int | None = self.model.config.truncate_dim
         return width
 
@@ -60,7 +60,7 @@ class LoadedModel:
         return self._fingerprint
 
     def truncate(self, dim: int) -> None:
-        """Cut descriptors to their first `dim` values, also those of the model itself; all of them are whole ones."""
+        """Truncate descriptors to their first `dim` values, also those of the model itself."""
         width = dim if dim < self.whole_dim else None  # so that the fingerprint is that of the whole model
         self.model.config.truncate_dim = width
         for head in self.model.heads.values():

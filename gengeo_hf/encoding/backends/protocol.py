@@ -59,7 +59,7 @@ class Choice:
 
 
 def check_words(backend: str, dtype: str) -> None:
-    """Refuse words that are none of ours.
+    """Refuse unknown names.
 
     Raises:
         GenGeoError: An unknown backend or precision.

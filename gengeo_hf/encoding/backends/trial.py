@@ -1,6 +1,6 @@
 """Which backend, in which precision: what the machine can do, settled by a trial.
 
-Gives a backend, and one line that says why.
+Gives a backend and a reason of one line.
 
 Only a CPU has a choice, and only for models whose forward pass is long enough to notice: small ones always stay with
 torch in float32, so that their descriptors are the same bits wherever they were computed so far. Each candidate runs
@@ -59,10 +59,10 @@ def choose(
     """The backend for a model in memory.
 
     Args:
-        source: the model, on its device, and its image processor: it says the size of the probe, a ground image.
+        source: the model, on its device, and its image processor, which gives the size of the probe, a ground image.
         backend: "torch", "openvino" or "auto".
         dtype: "float32", "bfloat16" or "auto".
-        images: how many will be described, where that is known; few are not worth a trial.
+        images: number of images that will be encoded, where that is known; few are not worth a trial.
         directory: of the checkpoint; int8 graphs in it are tried as well.
 
     Raises:
@@ -139,7 +139,7 @@ def settle(
         plain: torch in float32, which the others must agree with.
         ways: what makes each other backend, by name.
         pixels: (B, 3, H, W), the probe.
-        device: named in what is told.
+        device: for the reason.
         first: a part of the probe. A way that is plainly slower with it has no more: without the instructions for it
             one photo in bfloat16 can take a quarter of a minute.
     """
@@ -155,15 +155,15 @@ def settle(
             runs[name] = _run(backend, pixels, expected)
         except GenGeoError as error:
             unusable.append(f"{name}: {error}")
-    told = [f"{name} {base.seconds / run.seconds:.1f}x" for name, run in runs.items()]
+    found = [f"{name} {base.seconds / run.seconds:.1f}x" for name, run in runs.items()]
     near = {name: run for name, run in runs.items() if run.cosine >= _lowest_cosine(name)}
     good = {name: run for name, run in near.items() if base.seconds > MARGIN * run.seconds}
     if good:
         name = min(good, key=lambda key: good[key].seconds)
         gain = base.seconds / good[name].seconds
         return Choice(good[name].backend, f"{device}: {name}, {gain:.1f}x torch float32 in a trial", name)
-    told += [f"{name} differs (cosine {run.cosine:.4f})" for name, run in runs.items() if name not in near]
-    return Choice(plain, f"{device}: torch float32, nothing was faster in a trial ({', '.join(told + unusable)})")
+    found += [f"{name} differs (cosine {run.cosine:.4f})" for name, run in runs.items() if name not in near]
+    return Choice(plain, f"{device}: torch float32, nothing was faster in a trial ({', '.join(found + unusable)})")
 
 
 def _lowest_cosine(name: str) -> float:

@@ -1,0 +1,106 @@
+"""Frozen blocks that run once in a training: the same losses and descriptors as when they run in every step."""
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+
+from gengeo_hf.data import PairSource
+from gengeo_hf.data.augment import Augmentation
+from gengeo_hf.data.cache import PairsInMemory
+from gengeo_hf.encoding.encoder import Encoder
+from gengeo_hf.model import GenGeoConfig, GenGeoModel
+from gengeo_hf.training import batches
+from gengeo_hf.training.kept import keep_tokens, run_view
+from gengeo_hf.training.settings import Settings
+from tests.conftest import TINY
+from tests.training.made_up import made_up_pairs
+
+FLIP = Augmentation(flip=True, rotate=False)
+SEED = (0, 3, 0)
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return made_up_pairs(6)
+
+
+@pytest.fixture
+def pairs(dataset, tiny_processor):
+    return PairsInMemory(PairSource(dataset, tiny_processor))
+
+
+def tiny(**fields):
+    torch.manual_seed(0)
+    return GenGeoModel(GenGeoConfig(**{**TINY, "trainable_blocks": 1, **fields})).eval()
+
+
+def keep(model, pairs, processor, augmentation=FLIP, settings=None):
+    return keep_tokens(settings or Settings(output=""), model, pairs, processor, augmentation, Accelerator(cpu=True))
+
+
+@pytest.mark.parametrize("fields", [{}, {"share_backbone": False, "share_aggregator": False}])
+def test_kept_tokens_give_the_outputs_of_the_mirrored_images(pairs, tiny_processor, fields):
+    model, rows = tiny(**fields), [4, 0, 2, 5]
+    kept = keep(model, pairs, tiny_processor)
+    model.eval()
+    images, tokens = (change(pairs.__getitems__(rows), seed=SEED) for change in (FLIP, kept))
+    assert images["ground"].ndim == 4 and tokens["ground"].ndim == 3
+    assert FLIP.draw_mirrored(4, np.random.default_rng(SEED)).any()
+    for view in ("ground", "aerial"):
+        wanted, found = (run_view(model, model, tiny_processor, x[view], view) for x in (images, tokens))
+        torch.testing.assert_close(found.pooler_output, wanted.pooler_output, atol=1e-6, rtol=0)
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_kept_tokens_without_augmentation_are_of_the_plain_images(pairs, tiny_processor):
+    model = tiny()
+    kept = keep(model, pairs, tiny_processor, None)
+    assert kept.tokens["ground"].shape[:2] == (1, 6)
+    model.eval()
+    found = run_view(model, model, tiny_processor, kept(pairs.__getitems__([3]), SEED)["aerial"], "aerial")
+    wanted = run_view(model, model, tiny_processor, pairs[3]["aerial"][None], "aerial")
+    torch.testing.assert_close(found.pooler_output, wanted.pooler_output, atol=1e-6, rtol=0)
+
+
+def test_mining_from_kept_tokens_equals_mining_from_images(dataset, pairs, tiny_processor):
+    model, rows = tiny(), batches.training_pairs(dataset)
+    encoder = Encoder(model, tiny_processor, device="cpu", batch_size=4)
+    given = Settings(output=""), dataset, rows, Accelerator(cpu=True), encoder
+    for wanted, found in zip(
+        batches.encode_training_pairs(*given),
+        batches.encode_training_pairs(*given, keep(model, pairs, tiny_processor)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "fields", "keys"),
+    [
+        (Augmentation(flip=True, rotate=True), {}, {}),
+        (Augmentation(rotate=False, colour=0.1), {}, {}),
+        (Augmentation(rotate=False, unknown_heading=True), {}, {}),
+        (FLIP, {"trainable_blocks": None}, {}),
+        (FLIP, {}, {"sampling.keep_frozen": False}),
+        (FLIP, {}, {"optimisation.compile": "inductor"}),
+        (FLIP, {}, {"loss.terms": {"position": {}}}),
+    ],
+)
+def test_tokens_are_not_kept_where_each_step_differs(pairs, tiny_processor, augmentation, fields, keys):
+    settings = Settings(output="")
+    for key, value in keys.items():
+        group, name = key.split(".")
+        setattr(getattr(settings, group), name, value)
+    assert keep(tiny(**fields), pairs, tiny_processor, augmentation, settings) is None
+
+
+def test_tokens_of_blocks_with_dropout_are_not_kept(pairs, tiny_processor):
+    backbone = {**TINY["backbone_config"], "hidden_dropout_prob": 0.5}
+    assert keep(tiny(backbone_config=backbone), pairs, tiny_processor) is None
+
+
+def test_tokens_that_take_too_much_memory_are_not_kept(pairs, tiny_processor, monkeypatch, capsys):
+    monkeypatch.setattr("gengeo_hf.training.kept.LIMIT", 1000)
+    assert keep(tiny(), pairs, tiny_processor) is None
+    assert "frozen blocks run in every step" in capsys.readouterr().out
