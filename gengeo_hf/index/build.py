@@ -120,7 +120,7 @@ def build_index(
 
     Raises:
         GenGeoError: `path` holds something else, or an index while neither `overwrite` nor `add` is given; no tile
-            could be read; the disk is full. Finished shards stay in `<path>.partial`, and the same call goes on there.
+            could be read; the disk is full. Finished shards stay in `<path>.partial`; the same call continues there.
     """
     path = real_path(path)
     check_fusion(fusion)
@@ -339,7 +339,7 @@ def joined_left_out(earlier: pa.Table, newer: pa.Table, tiles: pa.Table) -> pa.T
 
 
 def without_local_paths(table: pa.Table) -> tuple[pa.Table, str]:
-    """A tile table whose sources are named below their common directory: where it lies here is nobody's business.
+    """A tile table whose sources are named below their common directory: paths of this machine are not stored.
 
     Args:
         table: `TILE_SCHEMA`.

@@ -206,10 +206,10 @@ def editing(path: str | Path, wait: bool = True) -> Iterator[Edit]:
 
     Args:
         path: The index's directory.
-        wait: False refuses where somebody else changes the index.
+        wait: False refuses where another process changes the index.
 
     Raises:
-        GenGeoError: Somebody else changes the index, or it cannot be read or written; it is then as before.
+        GenGeoError: Another process changes the index, or it cannot be read or written; it is then as before.
     """
     path = real_path(path)
     read_manifest(path)  # before a lock is laid into a directory that is not ours
@@ -279,7 +279,7 @@ def compact(path: str | Path) -> tuple[int, int]:
         Segments before and removed tiles whose room was freed; (1, 0) where there was nothing to do.
 
     Raises:
-        GenGeoError: Somebody else changes the index, or the disk is full; it is then as before.
+        GenGeoError: Another process changes the index, or the disk is full; it is then as before.
     """
     with editing(path, wait=False) as edit:
         before, deleted = len(edit.segments), edit.manifest.deleted

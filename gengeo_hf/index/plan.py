@@ -135,7 +135,7 @@ def bytes_of(tiles: int, dim: int, thumbnails: bool = True) -> tuple[float, floa
         dim: Length of a descriptor.
         thumbnails: Whether small pictures are kept.
     """
-    scan = dim / 8 + 8 if tiles > EXACT_LIMIT else 0.0
+    scan = dim / 8 + 1 if tiles > EXACT_LIMIT else 0.0
     disk = tiles * (2 * dim + ROW_BYTES + 32 / 256 + scan + THUMBNAIL_BYTES * thumbnails)
     memory = tiles * (scan or (4 if tiles <= FLAT_LIMIT else 2) * dim)
     return disk, memory

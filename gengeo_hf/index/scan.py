@@ -177,10 +177,11 @@ def read_scan(file: str | Path, dim: int) -> Any:
         index = faiss.read_index(str(file))
     except (RuntimeError, MemoryError) as error:
         raise GenGeoError(f"{file} cannot be read; copy the index again or make it again") from error
-    if (index.d, index.metric_type) != (dim, faiss.METRIC_INNER_PRODUCT) or not isinstance(
-        index, faiss.IndexPreTransform
-    ):
+    if (index.d, index.metric_type) != (dim, faiss.METRIC_INNER_PRODUCT):
         raise GenGeoError(f"{file} holds vectors of {index.d} dimensions, expected {dim}; make the index again")
+    rotated = isinstance(index, faiss.IndexPreTransform) and index.chain.size() == 1
+    if not rotated or not isinstance(faiss.downcast_VectorTransform(index.chain.at(0)), faiss.LinearTransform):
+        raise GenGeoError(f"{file} holds another kind of search structure than expected; make the index again")
     return index
 
 

@@ -137,7 +137,7 @@ class Searcher:
 
         Args:
             queries: float32 (queries, dim), unit length.
-            k: How many to find; no more than there are come back.
+            k: How many to find; fewer are returned where the index has fewer.
 
         Returns:
             Cosines, float32 (queries, k), best first, and rows, int64 (queries, k). Equal scores come in row order.

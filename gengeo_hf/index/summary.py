@@ -54,7 +54,7 @@ def summary(path: str, manifest: Manifest, left_out: pa.Table) -> str:
     for event in manifest.history[:1] + manifest.history[1:][-MOST:]:
         details = [f"{key} {value}" for key, value in event.details.items()]
         lines.append(f"{event.what:<12} {event.when} {', '.join(details)}")
-    return "\n".join(printable(line) for line in lines)  # names and ids are a stranger's
+    return "\n".join(printable(line) for line in lines)  # names and ids come from the imagery's author
 
 
 def _sources(manifest: Manifest) -> list[str]:
