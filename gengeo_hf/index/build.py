@@ -259,9 +259,8 @@ class _Assembly:
             manifest = replace(manifest, fusion=manifest.fusion or check_fusion(self.fusion))
         edit.left_out = joined_left_out(edit.left_out, left_out, tiles)
         new = NewRows(tiles, read_descriptors(files, manifest.dim), read_jpegs(files) if self.thumbnails else None)
-        total = len(rows) + sum(record.live for record in edit.segments)
         if len(rows):
-            edit.segments.append(write_segment(edit.path, new, manifest.dim, total, edit.scan_like(len(rows))))
+            edit.segments.append(write_segment(edit.path, new, manifest.dim))
         edit.tidy()
         report.tiles = sum(record.live for record in edit.segments)
         edit.commit(manifest)

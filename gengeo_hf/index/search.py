@@ -42,7 +42,7 @@ def needs_scan(tiles: int, total: int) -> bool:
     return total > EXACT_LIMIT and tiles >= min(SMALLEST_SCAN, EXACT_LIMIT)
 
 
-def whole_depth(depths: Sequence[int], least: int = LEAST_DEPTH) -> int:
+def whole_depth(depths: Sequence[int], least: int | None = None) -> int:
     """How many tiles of a whole index are scored a second time for ten that are asked for.
 
     The depth that a segment needs grows about as the square root of its tiles (measured: 350 for 53,000 tiles, 1,660
@@ -50,8 +50,9 @@ def whole_depth(depths: Sequence[int], least: int = LEAST_DEPTH) -> int:
 
     Args:
         depths: What each segment needs on its own.
-        least: What a whole index is given at least.
+        least: What a whole index is given at least; None takes `LEAST_DEPTH`.
     """
+    least = LEAST_DEPTH if least is None else least
     return min(max(math.ceil(math.hypot(*depths)), least), MOST_DEPTH)
 
 
@@ -83,10 +84,10 @@ class Searcher:
     Args:
         parts: Rows are numbered through all of them, removed ones included. Compressed structures that share a
             quantiser are moved into the first of them.
-        least_depth: Of the whole; see `whole_depth`.
+        least_depth: Of the whole; None takes that of `whole_depth`.
     """
 
-    def __init__(self, parts: Sequence[Part], least_depth: int = LEAST_DEPTH) -> None:
+    def __init__(self, parts: Sequence[Part], least_depth: int | None = None) -> None:
         self._parts = list(parts)
         sizes = [len(part.descriptors) for part in self._parts]
         self._bases = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)

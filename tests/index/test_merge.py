@@ -3,13 +3,15 @@
 import json
 import shutil
 
+import faiss
 import numpy as np
 import pytest
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.index import GeoIndex, work
+from gengeo_hf.index import GeoIndex, segment, work
 from gengeo_hf.index.build import build_index
 from gengeo_hf.index.merge import merge_indexes
+from gengeo_hf.index.scan import read_scan
 from tests.stubs import ListSource, StubEncoder
 
 
@@ -125,6 +127,54 @@ def test_many_small_additions_are_merged_and_a_large_index_gets_scans(tmp_path, 
     assert len(index.manifest.history) == 21 and index.manifest.history[0].what == "built"
     hits = index.search(np.asarray(index.descriptors, np.float32), 1)
     assert [line[0].tile_id for line in hits] == index.tiles["tile_id"].to_pylist()
+
+
+def test_segments_share_the_quantiser_of_the_largest_and_a_compaction_learns_a_new_one(tmp_path, monkeypatch):
+    for name, value in (("EXACT_LIMIT", 100), ("SMALLEST_SCAN", 40)):
+        monkeypatch.setattr(f"gengeo_hf.index.search.{name}", value)
+
+    def centroids(index):
+        return [
+            faiss.vector_to_array(faiss.downcast_index(read_scan(file, index.manifest.dim).index).pq.centroids)
+            for name, file in index.files().items()
+            if name.endswith(".faiss")
+        ]
+
+    index = GeoIndex.build(StubEncoder(), ListSource(90, "first"), tmp_path / "idx")
+    for number in range(2):  # the first addition makes the index a large one
+        index.add(StubEncoder(), ListSource(60, f"more{number}", seed=100 + number))
+    shared = centroids(index)
+    assert len(shared) == 3 and all(np.array_equal(shared[0], other) for other in shared)
+    hits = index.search(np.asarray(index.descriptors, np.float32), 1)
+    assert [line[0].tile_id for line in hits] == index.tiles["tile_id"].to_pylist()
+    index.compact()
+    assert len(centroids(index)) == 1 and not np.array_equal(centroids(index)[0], shared[0])
+
+
+def test_a_compaction_that_cannot_write_its_scan_leaves_the_index_as_it_was(tmp_path, monkeypatch):
+    resource = pytest.importorskip("resource")
+    index = GeoIndex.build(StubEncoder(), ListSource(90), tmp_path / "idx")
+    index.add(StubEncoder(), ListSource(30, "more", seed=1))
+    for name, value in (("EXACT_LIMIT", 100), ("SMALLEST_SCAN", 40)):
+        monkeypatch.setattr(f"gengeo_hf.index.search.{name}", value)
+    monkeypatch.setattr("gengeo_hf.index.edit.add_scan", _with_file_limit(resource, 10_000, segment.add_scan))
+    with pytest.raises(GenGeoError, match="could not be written"):
+        index.compact()
+    assert len(GeoIndex.load(index.path)) == 120 and len(list(index.path.glob("segment-*"))) == 2
+
+
+def _with_file_limit(resource, size, call):
+    """A function that meets a full disk: no file may grow beyond a size."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limited(*arguments):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+        try:
+            return call(*arguments)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    return limited
 
 
 def test_two_compactions_at_once_are_one_line(tmp_path):
