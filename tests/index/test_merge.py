@@ -90,6 +90,13 @@ def test_of_tiles_in_two_indexes_the_last_one_counts(tmp_path):
     assert len(rows(GeoIndex.load(tmp_path / "out"))) == 10 and merged.manifest.deleted == 0
 
 
+def test_an_index_without_tiles_can_be_merged(tmp_path):
+    indexes = [GeoIndex.build(StubEncoder(), ListSource(6, name), tmp_path / name) for name in ("full", "emptied")]
+    indexes[1].remove(indexes[1].tiles["tile_id"].to_pylist())
+    merge_indexes([index.path for index in indexes], tmp_path / "out")
+    assert len(GeoIndex.load(tmp_path / "out")) == 6
+
+
 def test_a_damaged_part_is_refused_and_nothing_is_written(parts, tmp_path):
     _, folders = parts
     file = folders[1] / GeoIndex.load(folders[1]).manifest.segments[0].name / "descriptors.npy"
