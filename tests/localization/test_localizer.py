@@ -99,7 +99,7 @@ def test_an_index_without_tiles_answers_with_a_note(index, encoder, photo):
 
 
 def test_an_array_that_is_not_an_image_is_refused_in_one_line(index, encoder):
-    with pytest.raises(GenGeoError, match="float32 and shape .* is not a photo"):
+    with pytest.raises(GenGeoError, match=r"float32 and shape .* is not a photo"):
         GeoLocalizer(encoder, index).locate(np.zeros((8, 8, 3), np.float32))
 
 
