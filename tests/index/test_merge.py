@@ -141,11 +141,8 @@ def test_segments_share_the_quantiser_of_the_largest_and_a_compaction_learns_a_n
         monkeypatch.setattr(f"gengeo_hf.index.search.{name}", value)
 
     def centroids(index):
-        return [
-            faiss.vector_to_array(faiss.downcast_index(read_scan(file, index.manifest.dim).index).pq.centroids)
-            for name, file in index.files().items()
-            if name.endswith(".faiss")
-        ]
+        scans = [read_scan(file, 64) for name, file in index.files().items() if name.endswith(".faiss")]
+        return [faiss.vector_to_array(faiss.downcast_index(scan.index).pq.centroids) for scan in scans]
 
     index = GeoIndex.build(StubEncoder(), ListSource(90, "first"), tmp_path / "idx")
     for number in range(2):  # the first addition makes the index a large one
