@@ -48,7 +48,8 @@ def build_scan(descriptors: np.ndarray, like: Any = None) -> list[Any]:
         constant = float(scores[:, -1].mean()) / float(quantizer.levels[1:].mean())
     else:
         quantizer = _Quantizer.of(like)
-        constant = float(faiss.vector_to_array(faiss.downcast_VectorTransform(like.chain.at(0)).b)[-GROUP])
+        learned: Any = faiss.downcast_VectorTransform(like.chain.at(0))
+        constant = float(faiss.vector_to_array(learned.b)[-GROUP])
     transform = quantizer.query_transform(constant)
     made = []
     for first in range(0, len(descriptors), SCAN_ROWS):
@@ -96,7 +97,8 @@ class _Quantizer:
     @classmethod
     def of(cls, index: Any) -> "_Quantizer":
         """The quantiser of a structure."""
-        inner, transform = faiss.downcast_index(index.index), faiss.downcast_VectorTransform(index.chain.at(0))
+        inner: Any = faiss.downcast_index(index.index)
+        transform: Any = faiss.downcast_VectorTransform(index.chain.at(0))
         groups = inner.M - 1
         width = groups * GROUP
         values = faiss.vector_to_array(inner.pq.centroids).reshape(groups + 1, CENTROIDS, GROUP)

@@ -345,10 +345,10 @@ def _joined(scans: Sequence[_Scan]) -> list[_Scan]:
 
 def _quantizer_bytes(index: Any) -> bytes:
     """What two structures have in common that can be scanned as one; empty for a kind that cannot."""
-    inner = faiss.downcast_index(index.index)
+    inner: Any = faiss.downcast_index(index.index)
     if not isinstance(inner, faiss.IndexPQFastScan):
         return b""
-    transform = faiss.downcast_VectorTransform(index.chain.at(0))
+    transform: Any = faiss.downcast_VectorTransform(index.chain.at(0))
     parts = (transform.A, transform.b, inner.pq.centroids)
     return hashlib.sha256(b"".join(faiss.vector_to_array(part).tobytes() for part in parts)).digest()
 
