@@ -22,11 +22,11 @@ from gengeo_hf.data.loading import AerialImages, GroundImages
 from gengeo_hf.encoding.encoder import Encoder
 from gengeo_hf.explain.attribution import need_dustbin
 from gengeo_hf.explain.classes import ClassPreference, asymmetry, class_preference, class_shares
-from gengeo_hf.explain.clusters import looks
+from gengeo_hf.explain.clusters import attributions
 from gengeo_hf.explain.links import account, link_direction_error
 from gengeo_hf.model import GenGeoConfig, GenGeoModel
 from gengeo_hf.world import CLASS_NAMES, build_world
-from gengeo_hf.world.truth import aerial_classes, ground_classes
+from gengeo_hf.world.pixel_classes import aerial_classes, ground_classes
 
 RARE = 5e-4  # share of all pixels below which a class is not reported
 
@@ -47,7 +47,7 @@ def measure(encoder: Encoder, world: Any, rows: list[int], shares: Any) -> dict[
     images = {"ground": GroundImages(world), "aerial": AerialImages(world)}
     found = {}
     for view in ("ground", "aerial"):
-        seen = looks(encoder, (images[view][row] for row in rows), view)  # type: ignore[arg-type]  # a Literal in a loop
+        seen = attributions(encoder, (images[view][row] for row in rows), view)  # type: ignore[arg-type]  # a Literal in a loop
         found[view] = class_preference([x.kept for x in seen], shares[view])
     return found
 
@@ -56,8 +56,8 @@ def pointing(encoder: Encoder, world: Any, rows: list[int]) -> float:
     """Mean error of the links' directions over true pairs, degrees."""
     tiles = world.positive_rows()
     ground, aerial = GroundImages(world), AerialImages(world)
-    photos = looks(encoder, (ground[row] for row in rows), "ground")
-    answers = looks(encoder, (aerial[int(tiles[row])] for row in rows), "aerial")
+    photos = attributions(encoder, (ground[row] for row in rows), "ground")
+    answers = attributions(encoder, (aerial[int(tiles[row])] for row in rows), "aerial")
     return float(np.mean([link_direction_error(account(*pair)) for pair in zip(photos, answers, strict=True)]))
 
 

@@ -8,7 +8,6 @@ prints the distance to the nearest negative of a batch in the first and in the l
 """
 
 import argparse
-import json
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -63,7 +62,6 @@ def measure(pairs: int, batch_size: int = 256, pool: int = 128, names: Sequence[
             "dropped": plan.dropped,
             "first_m": first,
             "last_m": last,
-            "state_bytes": len(json.dumps(sampler.state_dict())),
         }
     return found
 
@@ -80,7 +78,7 @@ def main() -> None:
         print(
             f"{name}: epoch plan {plan['cpu_s']:.1f} CPU-s (goal: {PLAN_GOAL}), {plan['anchors']:.1f} anchors "
             f"a batch, {plan['dropped']} of {given.pairs:,} pairs dropped; nearest negative {plan['first_m']:,.0f} m "
-            f"away in the first quarter, {plan['last_m']:,.0f} m in the last; state {plan['state_bytes']} bytes"
+            f"away in the first quarter, {plan['last_m']:,.0f} m in the last"
         )
 
 

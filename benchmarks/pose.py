@@ -230,7 +230,7 @@ def main() -> None:
         return
     if given.model is None or given.work is None:
         parser.error("give --model and --work, or --times")
-    pairs, steps = (60, 3) if given.quick else (TRAINING_PAIRS, 1000)
+    pairs, steps = (60, 3) if given.quick else (TRAINING_PAIRS, FitSettings.steps)
     given.photos = 8 if given.quick else given.photos
     given.work.mkdir(parents=True, exist_ok=True)
     train = load_pairs("world-urban", given.cache, "train", num_pairs=pairs)

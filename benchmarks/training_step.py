@@ -1,4 +1,5 @@
-"""A training step of the paper's model: full fine-tuning, the last four blocks, GradCache, checkpointing, side by side.
+"""A training step of the paper's model: full fine-tuning, the last four blocks, GradCache, checkpointing, frozen blocks
+whose outputs are kept from one epoch to the next, side by side.
 
     python benchmarks/training_step.py --device cuda --batch 256 --micro 32 --precision bf16
     OMP_NUM_THREADS=1 python benchmarks/training_step.py --small --batch 32 --micro 8      # on a laptop's CPU
@@ -31,6 +32,7 @@ WAYS = {  # trained blocks, what saves memory
     "full fine-tuning, checkpointing": (None, "checkpointing"),
     "full fine-tuning, GradCache": (None, "GradCache"),
     "last 4 blocks, GradCache": (4, "GradCache"),
+    "last 4 blocks, outputs kept": (4, "outputs kept"),
 }
 
 
@@ -39,7 +41,7 @@ class Way:
 
     Args:
         blocks: last blocks of the backbone that train; None trains all.
-        saving: "GradCache", "checkpointing" or nothing.
+        saving: "GradCache", "checkpointing", "outputs kept" (of the frozen blocks, made before the step) or nothing.
         accelerator: says device and precision.
         batch, micro: pairs of a step, and of a micro-batch of GradCache.
         small: 12 blocks of width 96 and small images.
@@ -57,6 +59,7 @@ class Way:
             self.model.train()
             # transformers 5.20 renames gradient_checkpointing_enable
             getattr(self.model, "activation_checkpointing_enable", self.model.gradient_checkpointing_enable)()
+        self.processor = processor
         self.stages = frozen_stages(self.model.backbone)
         self.flops = training_flops(self.model, processor, accelerator) if saving != "checkpointing" else 0.0
         self.accelerator, self.saving, self.micro = accelerator, saving, micro
@@ -64,12 +67,26 @@ class Way:
             view: torch.randn(batch, 3, size["height"], size["width"], device=accelerator.device)
             for view, size in processor.view_sizes.items()
         }
+        if saving == "outputs kept":
+            from gengeo_hf.training.kept import (
+                frozen_outputs,
+            )  # needs the libraries of data sets, which GPU scripts lack
+
+            self.batch = {view: frozen_outputs(self.model, pixels, view) for view, pixels in self.batch.items()}
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=1e-4)
 
     def describe(self, part: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        def encode(view: str) -> torch.Tensor:
+            if part[view].ndim == 4:
+                return self.model(part[view], view=view).pooler_output
+            from gengeo_hf.training.kept import run_view
+
+            tokens = part[view].to(self.accelerator.device)
+            return run_view(self.model, self.model, self.processor, tokens, view).pooler_output
+
         with self.accelerator.autocast():
-            return tuple(self.model(part[view], view=view).pooler_output for view in ("ground", "aerial"))
+            return tuple(encode(view) for view in ("ground", "aerial"))
 
     def loss(self, ground: torch.Tensor, aerial: torch.Tensor) -> torch.Tensor:
         return symmetric_info_nce(ground, aerial, self.model.logit_scale, label_smoothing=0.1)

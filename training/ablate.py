@@ -35,6 +35,7 @@ import pretrain
 from ablate_table import Row, write_table
 from gengeo_hf.common.errors import GenGeoError, UsageError, exit_on_error
 from gengeo_hf.common.files import write_json, write_text
+from gengeo_hf.data.registry import parse_data
 from gengeo_hf.training.settings import as_dict, find_config, load_settings
 
 HERE = Path(__file__).resolve().parent
@@ -209,8 +210,8 @@ def folder_of(out: Path, row: dict[str, Any], keys: list[str], plan: Plan) -> Pa
     if row["fuse"]:
         names = [folder_of(out, part, keys, plan).name for part in ablate_cost.parts_of(row)]
         return out / "runs" / f"fused-{hashlib.sha256(' '.join(names).encode()).hexdigest()[:10]}"
-    start = json.dumps([plan["stand_ins"].get(row["stand_in"]), row["after"]], sort_keys=True)
-    start = start if row["after"] else json.dumps(plan["stand_ins"].get(row["stand_in"]), sort_keys=True)
+    stand_in = plan["stand_ins"].get(row["stand_in"])
+    start = json.dumps([stand_in, row["after"]] if row["after"] else stand_in, sort_keys=True)
     digest = _digest(config_of(row, plan), tuple(keys), start)
     config = [Path(row["config"]).stem] if row.get("config") else []
     changed = [*config, *(key.rpartition(".")[2] for key in row["set"])] or ["full"]
@@ -286,11 +287,7 @@ def start_of(out: Path, row: dict[str, Any], plan: Plan) -> list[str]:
 
 
 def make_stand_in(out: Path, name: str, plan: Plan) -> Path:
-    """The folder of a pretrained backbone.
-
-    Raises:
-        GenGeoError: The plan has no stand-in of this name.
-    """
+    """The folder of a pretrained backbone; a name that the plan lacks raises `GenGeoError`."""
     if name not in plan["stand_ins"]:
         raise GenGeoError(f"the plan has no stand-in {name!r}; it has {', '.join(plan['stand_ins']) or 'none'}")
     options = pretrain.Plan(**plan["stand_ins"][name])
@@ -351,14 +348,16 @@ def train(plan: Plan, config: Path, folder: Path, keys: list[str]) -> None:
     """One training in this process; a killed one continues from its checkpoint."""
     from gengeo_hf.training.loop import main as run_training
 
-    root = [f"data.root={plan['roots'][name]}" for name in plan["roots"] if name in _data_names(config, keys)]
+    names = _data_names(config, keys)
+    root = [f"data.root={home}" for name, home in plan["roots"].items() if name in names]
     run_training(load_settings(config, [*keys, *root, f"output={folder}"]))
 
 
-def _data_names(path: Path, keys: list[str]) -> tuple[str, str]:
-    """The data set of a run and its family: `--root world=...` is for all worlds."""
-    name = load_settings(path, [*keys, "output=unused"]).data.name
-    return name, name.split("-")[0]
+def _data_names(path: Path, keys: list[str]) -> set[str]:
+    """The data sets of a run and their families: `--root world=...` is for all worlds, in mixtures too."""
+    data = load_settings(path, [*keys, "output=unused"]).data
+    names = {parse_data(part).name for part in data.train.get("parts", [data.name])}
+    return names | {name.split("-")[0] for name in names}
 
 
 def test(model: Path, plan: dict[str, Any]) -> dict[str, dict[str, float]]:

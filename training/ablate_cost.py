@@ -51,7 +51,7 @@ def is_finished(folder: Path) -> bool:
 
 
 def spent_in(folder: Path) -> float | None:
-    """CPU seconds that were spent in a run's folder; None where nobody counted."""
+    """CPU seconds that were spent in a run's folder; None where it was not counted."""
     path = folder / SPENT
     return float(json.loads(path.read_text(encoding="utf-8"))["cpu_s"]) if path.is_file() else None
 

@@ -34,6 +34,8 @@ def main(arguments: list[str] | None = None) -> None:
     stages = read_stages(given.curriculum)
     out = given.out or Path("runs") / Path(given.curriculum).stem
     names = list(stages)[1:] if given.start else list(stages)
+    if not names:
+        raise UsageError(f"--start takes the place of the first stage, and {given.curriculum} has no other")
     start, last = given.start, names[-1]
     for number, name in enumerate(names, 1):
         folder = out if name == last else out / name

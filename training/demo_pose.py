@@ -47,7 +47,7 @@ def measure_pose(root: Path, model: Path, train: Any, build: Any, places: int) -
     if whole and {name: measured.get(name) for name in key} == key:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     encoder = Encoder.from_pretrained(model)
-    settings = FitSettings(pairs=PAIRS, other_share=0.0)
+    settings = FitSettings(pairs=PAIRS, steps=1000, other_share=0.0, narrow_share=0.0)
     head = fit_head(encoder, train, head_folder, settings, random_baseline=False, overwrite=True)
     world = build("test", places)
     true_tile = evaluate_pose(encoder, world, head=head)

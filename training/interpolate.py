@@ -35,8 +35,11 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if not given.data and not given.save:
         raise UsageError("say what to do: --data evaluates, --save writes a model")
+    for path, needed in ((given.first, "config.json"), (given.second, TRAINING_RECORD)):
+        if not (path / needed).is_file():
+            raise UsageError(f"{path} is not a model that a training wrote: it has no {needed}")
     if given.save:
-        save_between(given.first, given.second, float(given.save[0]), Path(given.save[1]))
+        save_between(given.first, given.second, _number(given.save[0]), Path(given.save[1]))
     if not given.data:
         return
     rows = []
@@ -50,6 +53,13 @@ def main(arguments: list[str] | None = None) -> None:
     if given.out:
         write_text(given.out, table)
         write_json(given.out.with_suffix(".json"), rows)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"--save needs a share in 0..1 and a directory, found {text!r} as the share") from None
 
 
 def weights_between(first: Path, second: Path, share: float) -> dict[str, torch.Tensor]:

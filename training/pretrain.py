@@ -11,6 +11,8 @@ what holds from it need not hold from DINOv2. On one machine with one number of 
 weights.
 """
 
+import gengeo_hf.training  # isort: skip  # noqa: F401  # before torch, whose threads then wait without spinning
+
 import argparse
 import math
 import time

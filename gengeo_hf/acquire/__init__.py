@@ -1,1 +1,1 @@
-"""Fetching open data, and making pairs of one's own: every result is one own-data table beside its images."""
+"""Download open data sets, and make pairs of your own city. Each result is an own-data table beside its images."""

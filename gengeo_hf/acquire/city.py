@@ -1,7 +1,7 @@
-"""One's own city as a data set: photos of Mapillary's contributors, tiles of an open orthophoto, one own-data table.
+"""A city as a data set: photos of Mapillary's contributors and tiles of an open orthophoto in an own-data table.
 
-In this order, each step resumable: search the area, apply the rules, find the tiles, divide by area, fetch photos, crop
-tiles, write the table. The gallery covers the whole area, including tiles without a photo.
+The steps, each resumable: search the area, apply the rules, find the tiles, divide by area, fetch photos, crop tiles,
+write the table. The gallery covers the whole area, including tiles without a photo.
 """
 
 import json
@@ -47,7 +47,7 @@ from gengeo_hf.imagery.plan import ImageryPlan
 from gengeo_hf.imagery.tiles import PlannedSource, Rights, TileSource
 
 REQUEST_FILE = "request.json"
-STATE = ".making"  # in the folder of the data set while it is not complete
+STATE = ".making"  # in the directory of the data set while it is not complete
 PHOTO_KB = {256: 20, 1024: 150, 2048: 450}
 TILE_KB = 45
 
@@ -58,9 +58,9 @@ class CityOptions:
 
     Args:
         rules: Which photos are taken.
-        cut: Shares of the parts; None keeps all photos for evaluation. Its margin is raised to what the tiles need.
+        cut: Shares of the splits; None keeps all photos for evaluation. Its margin is raised to what the tiles need.
         pixels: Width of the photos: 256, 1024 or 2048.
-        allow_gaps: Go on though some boxes, photos or tiles got no answer.
+        allow_gaps: Continue although some boxes, photos or tiles got no answer.
     """
 
     rules: PhotoRules = field(default_factory=PhotoRules)
@@ -71,17 +71,17 @@ class CityOptions:
 
 @dataclass(frozen=True)
 class CityPlan:
-    """What will be requested and how large it may become, before anything is.
+    """Estimate of requests and megabytes, before the first request.
 
     Args:
-        area: What the area is called.
-        searches: Requests to the photo service for the search, at least: full boxes are divided.
-        max_photos: Photos at most; each is two requests.
-        photo_megabytes: Megabytes of so many photos.
+        area: Name of the area.
+        searches: Least number of requests to the photo service for the search: full boxes are divided.
+        max_photos: Greatest number of photos; each takes two requests.
+        photo_megabytes: Megabytes of that many photos.
         tiles: Tiles of the gallery.
         tile_megabytes: Megabytes of their files.
-        hosts: Hosts that are asked; those of the pixels are named by the photo service.
-        imagery: What the imagery takes, where it is fetched.
+        hosts: Hosts to which requests go, without those of the pixels, which the photo service names.
+        imagery: Plan of the imagery, None where it is not fetched.
     """
 
     area: str
@@ -94,7 +94,7 @@ class CityPlan:
     imagery: ImageryPlan | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as JSON takes it."""
+        """The values as JSON."""
         return {**self.__dict__, "imagery": None if self.imagery is None else self.imagery.to_dict()}
 
     def __str__(self) -> str:
@@ -111,10 +111,10 @@ class CityPlan:
 
 
 def plan_city(area: Area, source: TileSource, options: CityOptions, address: str = mapillary.API) -> CityPlan:
-    """Count what a city takes. Nothing is requested.
+    """Estimate what a city takes. Nothing is requested.
 
     Args:
-        area: Where.
+        area: Where photos are wanted.
         source: The imagery, tiled over the area.
         options: How the city is made.
         address: Address of the photo service.
@@ -146,31 +146,31 @@ def make_city(
     progress: Progress = without_progress,
     say: Callable[[str], None] = lambda text: None,
 ) -> City:
-    """Make the data set of a city. A run that was stopped continues when it is called again.
+    """Make the data set of a city. A stopped run continues when it is called again.
 
     Args:
         client: The photo service.
-        area: Where.
+        area: Where photos are wanted.
         source: The imagery, tiled over the area; tiles must say how large they are.
         rights: Of the imagery: attribution and licence must be known.
         out: Directory to write.
         options: How the city is made.
-        overwrite: Make it anew where it is complete; photos that are there are kept.
-        progress: Shows how far a step is: items, their number, their plural noun.
-        say: Takes one line for the user after each step.
+        overwrite: Replace a complete data set; photos that were fetched are kept.
+        progress: Shows the progress of a step: items, their number, their plural noun.
+        say: Called with one line for the user after each step.
 
     Returns:
-        What was made.
+        The city as it was written.
 
     Raises:
         GenGeoError: Rights are missing, the directory holds something else, no photo is left, or some requests got no
             answer and `allow_gaps` is not set.
         TokenError: The access token is refused.
-        ImageryStoppedError: A server is down or the disk is full; the next run continues.
+        ImageryStoppedError: A server does not answer any more, or the disk is full; the next run continues.
     """
     options, out = options or CityOptions(), Path(out)
     if not rights.attribution or not rights.licence:
-        raise GenGeoError(f"{source.name}: say whose imagery it is and what it allows: --attribution and --licence")
+        raise GenGeoError(f"{source.name}: state attribution and licence of the imagery: --attribution and --licence")
     request = _request(area, source, options)
     state = begin(out, request, overwrite)
     found = _search(client, area, options, state, progress, say)
@@ -203,7 +203,7 @@ def make_city(
 
 
 def _request(area: Area, source: TileSource, options: CityOptions) -> dict[str, Any]:
-    """What makes a data set another one: a run that was begun with one request is not continued with another."""
+    """The settings that a run must share with an earlier one to continue it."""
     return {
         "area": str(area),
         "boxes": area.boxes.round(7).tolist(),
@@ -216,12 +216,12 @@ def _request(area: Area, source: TileSource, options: CityOptions) -> dict[str, 
 
 
 def begin(out: Path, request: dict[str, Any], overwrite: bool) -> Path:
-    """Make the directory of a data set ready, or find it as a stopped run left it.
+    """Prepare the directory of a data set, or find it as a stopped run left it.
 
     Args:
         out: The directory.
-        request: What is asked for.
-        overwrite: Begin anew where something else was made or begun.
+        request: See `_request`.
+        overwrite: Begin again where another data set was made or begun.
 
     Returns:
         The directory that holds the state of the work.
@@ -250,7 +250,7 @@ def begin(out: Path, request: dict[str, Any], overwrite: bool) -> Path:
 
 
 def _begun(out: Path) -> dict[str, Any] | None:
-    """What a directory was begun or made with, None where it is none of ours."""
+    """The request with which a directory was begun or made, None if it is not such a directory."""
     from gengeo_hf.data.sources import read_sources
 
     file = out / STATE / REQUEST_FILE
@@ -280,13 +280,13 @@ def _search(
         sides = ",".join(f"{side:g}" for side in box)
         raise GenGeoError(
             f"{len(found.failed):,} of {found.boxes + len(found.failed):,} boxes got no answer, first {sides}: "
-            f"{reason}; the same command asks for these alone, and --allow-gaps goes on without them"
+            f"{reason}; the same command requests only these, and --allow-gaps continues without them"
         )
     return found
 
 
 def _divided(chosen: Selection, tiles: TileGrid, options: CityOptions) -> tuple[np.ndarray, Pairing]:
-    """The part of each photo, and its tiles; photos of no part are dropped."""
+    """The split of each photo, and its tiles; photos of no split are dropped."""
     pairing = pair(chosen.photos, tiles)
     if options.cut is None:
         return np.full(len(chosen.photos), "test", dtype="U10"), pairing
@@ -302,7 +302,7 @@ def _need_photos(chosen: Selection, found: Found) -> None:
         return
     if not found.photos:
         raise GenGeoError(
-            "the photo service has none in this area: look at https://www.mapillary.com/app, or try --kind perspective"
+            "the photo service has no photos in this area: see https://www.mapillary.com/app, or try --kind perspective"
         )
     rules = "; ".join(f"{count:,} {rule}" for rule, count in chosen.dropped.most_common(3))
     raise GenGeoError(f"none of {len(found.photos):,} photos is left: {rules}")
@@ -311,8 +311,8 @@ def _need_photos(chosen: Selection, found: Found) -> None:
 def _check_gaps(what: str, lost: FetchErrors, options: CityOptions) -> None:
     if lost.count and not options.allow_gaps:
         raise GenGeoError(
-            f"{lost.count:,} {what} could not be fetched, first {lost.first}; the same command asks for these alone, "
-            "and --allow-gaps goes on without them"
+            f"{lost.count:,} {what} could not be fetched, first {lost.first}; the same command requests only these, "
+            "and --allow-gaps continues without them"
         )
 
 

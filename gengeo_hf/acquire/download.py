@@ -51,7 +51,7 @@ def download(
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + PARTIAL)
     if partial.is_file() and (size is None or partial.stat().st_size > size):
-        partial.unlink()  # it cannot be told whether it is the beginning of this file
+        partial.unlink()  # it may not be the beginning of this file
     retried(lambda: _append(address, partial, size, headers, name), name)
     if problem := content_problem(partial, name, sha256=sha256, git_oid=git_oid):
         partial.unlink()
@@ -107,13 +107,13 @@ def _git_oid(path: Path) -> str:
 
 
 def _unexpected(path: Path, name: str) -> str | None:
-    """What a file is that should be something else: a login page, or the note that stands for a large file in Git."""
+    """What a file is instead of the expected content: a login page, or a Git LFS pointer; None for anything else."""
     with path.open("rb") as file:
         head = file.read(512).lstrip().lower()
     if head.startswith((b"<!doctype html", b"<html")):
-        return f"the server sent a web page in the place of {name} (a login page, or a proxy that blocks it?)"
+        return f"the server sent a web page instead of {name} (a login page, or a proxy that blocks it?)"
     if head.startswith(b"version https://git-lfs"):
-        return f"the server sent a Git LFS pointer in the place of {name}"
+        return f"the server sent a Git LFS pointer instead of {name}"
     return None
 
 

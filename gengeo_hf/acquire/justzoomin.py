@@ -17,7 +17,7 @@ from gengeo_hf.acquire.hub_files import HubFile, HubFiles, authorisation, list_f
 from gengeo_hf.acquire.justzoomin_cells import render_cells
 from gengeo_hf.acquire.justzoomin_table import sources_of, write_table
 from gengeo_hf.acquire.own_table import ATTRIBUTION_FILE, LICENCES_FILE
-from gengeo_hf.acquire.remote import RemoteFile
+from gengeo_hf.acquire.remote_stream import RemoteStream
 from gengeo_hf.acquire.unpack import Unpacked, unpack
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.locks import exclusive
@@ -162,9 +162,9 @@ def check_directory(root: Path) -> None:
     if root.exists() and not root.is_dir():
         raise GenGeoError(f"{root} is a file: give the name of a directory")
     names = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
-    if strangers := [name for name in names if name not in OURS]:
+    if unknown := [name for name in names if name not in OURS]:
         raise GenGeoError(
-            f"{root} holds {strangers[0]}, which is not of Just Zoom In: give a new directory; nothing was touched"
+            f"{root} holds {unknown[0]}, which is not part of Just Zoom In: give a new directory; nothing was changed"
         )
 
 
@@ -204,14 +204,14 @@ def photo_archives(files: HubFiles, wanted: str) -> list[str]:
         raise GenGeoError(f"{REPOSITORY} at {files.revision[:12]} has no archives of photos: its layout changed")
     if wanted.strip().lower() == "all":
         return [found[number] for number in sorted(found)]
-    words = [word.strip() for word in wanted.split(",") if word.strip()]
-    lost = [word for word in words if not (word.isascii() and word.isdigit() and int(word) in found)]
-    if lost or not words:
+    numbers = [text.strip() for text in wanted.split(",") if text.strip()]
+    lost = [text for text in numbers if not (text.isascii() and text.isdigit() and int(text) in found)]
+    if lost or not numbers:
         raise GenGeoError(
-            f"there is no archive {lost[0] if words else wanted!r}: --archives takes numbers from {min(found)} to "
+            f"there is no archive {lost[0] if numbers else wanted!r}: --archives takes numbers from {min(found)} to "
             f"{max(found)} with commas between them, or all"
         )
-    return [found[number] for number in sorted({int(word) for word in words})]
+    return [found[number] for number in sorted({int(text) for text in numbers})]
 
 
 def tile_archives(files: HubFiles, zoom: int) -> list[str]:
@@ -319,7 +319,7 @@ def _fetch_part(todo: Plan, most: int, progress: Progress) -> None:
 
 def _next_photos(todo: Plan, name: str, before: Unpacked, wanted: int, progress: Progress) -> Unpacked:
     address, start = todo.files.address(name), before.next_offset
-    with RemoteFile(address, name, authorisation(), start) as stream:
+    with RemoteStream(address, name, authorisation(), start) as stream:
         more = unpack(
             stream,  # type: ignore[arg-type]  # a raw stream is read like a file
             todo.root,

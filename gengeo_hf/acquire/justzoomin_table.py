@@ -90,7 +90,7 @@ def _columns(
     # A cell without a photo in this row belongs to the gallery of the test where any listed test photo names it.
     named = {key: set(photos.cells[part == "test"].tolist()) for key, part in parts.items()}
     numbers = (tiles[:, 0] * grid.CELLS + tiles[:, 1]).tolist()
-    words = {
+    splits = {
         key: [*part[rows].tolist(), *("test" if number in named[key] else COVERED for number in numbers)]
         for key, part in parts.items()
     }
@@ -108,7 +108,7 @@ def _columns(
         "area": [AREA] * len(ids),
         "query_id": [*(photos.ids[r] for r in rows), *[None] * len(tiles)],
         "tile_id": ids,
-        "split": words["split"],
+        "split": splits["split"],
     }
     if crop_m > grid.CELL_M:
         there = set(numbers)
@@ -117,7 +117,7 @@ def _columns(
             *([grid.cell_name(*cell) for cell in row if cell[0] * grid.CELLS + cell[1] in there] for row in others),
             *[[]] * len(tiles),
         ]
-    return table, words["area_split"]
+    return table, splits["area_split"]
 
 
 def _facts(

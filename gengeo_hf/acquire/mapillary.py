@@ -1,8 +1,8 @@
-"""The client of Mapillary's API, version 4: photos in a box, and their pixels.
+"""Client of Mapillary's API, version 4: photos in bounds, and their pixels.
 
-The access token is read from the environment and sent in a header, to the API's own host alone; it reaches no address,
-file, log or message. Addresses of pixels expire, so they are asked for right before each download. Every request passes
-the client for imagery by address, with its limits, pauses and checks.
+The access token is read from the environment and sent in a header to the API's own host only; it is never part of an
+address, file, log or message. Addresses of pixels expire, so they are requested right before each download. Every
+request goes through the client of imagery by address, with its limits, pauses and checks.
 """
 
 import json
@@ -21,7 +21,7 @@ TOKEN_VARIABLE = "MAPILLARY_ACCESS_TOKEN"  # the name of a variable, not a secre
 TOKEN_PAGE = "https://www.mapillary.com/dashboard/developers"  # likewise
 LICENCE = "CC-BY-SA-4.0"
 LIMIT = 2000  # photos in one answer at most; a box has no second page
-FULL = 0.95  # share of the limit from which an answer is taken for incomplete
+FULL = 0.95  # share of the limit from which on an answer counts as incomplete
 KINDS = ("panorama", "perspective")
 PIXELS = {256: "thumb_256_url", 1024: "thumb_1024_url", 2048: "thumb_2048_url"}
 FIELDS = (
@@ -41,15 +41,15 @@ FIELDS = (
     "creator",
     "quality_score",
 )
-TRIES = 3  # for an answer that arrives and is not what was asked for
+TRIES = 3  # for an answer that is not JSON, or an address that has expired
 BAD_TOKEN = 190  # error code of a token that is wrong, expired or withdrawn
-TOO_MANY = (4, 17, 32, 613)  # error codes of a limit on requests, whatever the status
+TOO_MANY = (4, 17, 32, 613)  # error codes of a request limit, with any HTTP status
 
 Box = tuple[float, float, float, float]  # west, south, east, north in degrees
 
 
 class TokenError(GenGeoError):
-    """The access token is missing or refused: no further request has a chance."""
+    """The access token is missing or refused: every further request would fail."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Mapillary:
 
     Args:
         token: Access token.
-        options: Limits; None takes polite ones, far below those of the API.
+        options: Limits; None takes 8 connections and 20 requests a second, far below the limits of the API.
         address: Address of the API.
 
     Raises:
@@ -96,11 +96,11 @@ class Mapillary:
         options = options or replace(ClientOptions(), connections=8, rate=20.0)
         host = host_of(address)
         if not address.lower().startswith("https:") and not options.allow_private:
-            raise GenGeoError(f"{host} is asked by http, which would show your token: give an https address")
+            raise GenGeoError(f"{host} would be accessed by http, which exposes your token: give an https address")
         remember_secret(token)
         self._address = address.rstrip("/")
         self._headers = {"Authorization": f"OAuth {token}"}
-        # Two clients: the hosts of the pixels must never see the token, not by a redirect either.
+        # Two clients: the hosts of the pixels must never receive the token, not even by a redirect.
         self._api, self._pixels = ImageryClient(options, (host,)), ImageryClient(options)
 
     def __enter__(self) -> "Mapillary":
@@ -117,33 +117,34 @@ class Mapillary:
 
     @property
     def hosts(self) -> list[str]:
-        """Hosts that were asked so far."""
+        """Hosts to which requests went."""
         return [*self._api.hosts, *self._pixels.hosts]
 
     def search(self, box: Box, is_panorama: bool) -> list[dict[str, Any]]:
-        """Photos in a box; up to `LIMIT` of them, in no order that could be relied on.
+        """Photos in bounds, at most `LIMIT` of them, in arbitrary order.
 
         Args:
             box: West, south, east, north in degrees, each side less than 0.01 degrees.
             is_panorama: Panoramas, or all other photos.
 
         Returns:
-            What the API says of each: `FIELDS`, absent ones are missing keys.
+            The API's record of each photo with the keys `FIELDS`; unknown values are missing keys.
 
         Raises:
             TokenError: The token is refused.
-            ServerError: No answer, or something else in its place.
+            ServerError: No answer, or one that is not a list of photos.
         """
-        words = {
+        query = {
             "bbox": ",".join(f"{side:.7f}" for side in box),
             "is_pano": str(is_panorama).lower(),
             "limit": str(LIMIT),
             "fields": ",".join(FIELDS),
         }
-        found = self._ask("images", words)
+        found = self._get_json("images", query)
         photos = None if found is None else found.get("data")
         if not isinstance(photos, list) or not all(isinstance(photo, dict) for photo in photos):
-            raise ServerError(f"{host_of(self._address)} answers a search without a list of photos: go on later")
+            host = host_of(self._address)
+            raise ServerError(f"{host} answers a search without a list of photos; run the same command later")
         return photos
 
     def picture(self, photo_id: str, pixels: int) -> Picture:
@@ -155,11 +156,11 @@ class Mapillary:
 
         Raises:
             TokenError: The token is refused.
-            ServerError: No answer, or something else in its place.
+            ServerError: No answer, or one that is not JSON.
         """
         field = PIXELS[pixels]
         for _ in range(TRIES):
-            found = self._ask(photo_id, {"fields": f"id,{field}"})
+            found = self._get_json(photo_id, {"fields": f"id,{field}"})
             address = None if found is None else found.get(field)
             if not isinstance(address, str):
                 return Picture(reason="not there any more")
@@ -174,10 +175,10 @@ class Mapillary:
                 return Picture(answer.content)
         return Picture(reason="address expires at once")
 
-    def _ask(self, path: str, words: dict[str, str]) -> dict[str, Any] | None:
-        """One JSON object of the API; None where there is nothing of that name."""
+    def _get_json(self, path: str, query: dict[str, str]) -> dict[str, Any] | None:
+        """One JSON object of the API; None where the API has nothing of that name."""
         host = host_of(self._address)
-        address = f"{self._address}/{path}?{urlencode(words, safe=',')}"
+        address = f"{self._address}/{path}?{urlencode(query, safe=',')}"
         for _ in range(TRIES):
             try:
                 answer = self._api.get(address, headers=self._headers)
@@ -192,21 +193,23 @@ class Mapillary:
             if isinstance(found, dict):
                 return found
         kind = "a web page" if answer.media_type == "text/html" else f"{answer.media_type or 'something'}"
-        raise ServerError(f"{host} sends {kind} in the place of JSON: is a login or a proxy in between?")
+        raise ServerError(f"{host} sends {kind} instead of JSON: is a login or a proxy in between?")
 
 
 def _explained(error: ServerError, host: str) -> GenGeoError:
-    """What the API itself says of a refusal."""
+    """The error that the API states for a refused request."""
     try:
         said = json.loads(error.content)["error"]
         message, code = str(said.get("message", ""))[:200], said.get("code")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         message, code = "", None
     if code in TOO_MANY:
-        return HostUnavailableError(f"{host} wants fewer requests ({message}); the same command goes on later")
+        return HostUnavailableError(
+            f"{host} asks for fewer requests ({message}); run the same command later to continue"
+        )
     if error.status in (401, 403) or code == BAD_TOKEN:
         reason = f" ({message})" if message else ""
         return TokenError(
             str(ServerError(f"{host} refuses the token in {TOKEN_VARIABLE}{reason}: make a new one at {TOKEN_PAGE}"))
         )
-    return ServerError(f"{error}; it says: {message}", error.status) if message else error
+    return ServerError(f"{error}; the server states: {message}", error.status) if message else error

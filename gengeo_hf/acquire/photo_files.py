@@ -1,7 +1,7 @@
 """Image files of a city, fetched by several threads: photos from the API, tiles from any imagery source.
 
-A file that is there is not fetched again; each is written aside and renamed. What was looked at and refused is in a
-journal, so that it is not fetched twice either.
+Existing files are not fetched again; each is written under a temporary name and renamed. Refused photos are recorded in
+a journal, so that they are not fetched twice either.
 """
 
 import io
@@ -36,7 +36,7 @@ UNREADABLE = "not an image, or cut off"
 
 
 class FetchErrors:
-    """What could not be fetched this time, though it may be later; the first few with their reason."""
+    """Number of items that could not be fetched in this run, and the first with its reason."""
 
     def __init__(self) -> None:
         self.count, self.first = 0, ""
@@ -71,20 +71,20 @@ def fetch_photos(
     """Fetch the pixels of photos.
 
     Args:
-        client: Who is asked.
-        photos: Those that are wanted.
-        folder: Of the data set.
-        pixels: Width of the pictures.
-        rules: Which pictures are refused.
-        journal: Refused ones of this and earlier runs.
-        progress: Shows how far it is.
+        client: The photo service.
+        photos: The wanted photos.
+        folder: Directory of the data set.
+        pixels: Width of the images.
+        rules: Which images are refused.
+        journal: Refused photos of this and earlier runs.
+        progress: Shows the progress.
 
     Returns:
-        Reason by id of the photos that were refused; and what was not answered.
+        Reason by id of the photos that were refused; and the requests that failed.
 
     Raises:
         TokenError: The token is refused.
-        ImageryStoppedError: The server is down.
+        ImageryStoppedError: The server does not answer any more.
     """
     refused = {str(line["id"]): str(line["rule"]) for line in journal.lines() if "id" in line and "rule" in line}
     failed = FetchErrors()
@@ -141,16 +141,16 @@ def fetch_tiles(
     Args:
         source: The imagery.
         rows: Rows of its table that are wanted.
-        folder: Of the data set.
-        progress: Shows how far it is.
+        folder: Directory of the data set.
+        progress: Shows the progress.
 
     Returns:
-        Reason by row of the tiles without a picture; and what was not answered.
+        Reason by row of the tiles without imagery; and the requests that failed.
 
     Raises:
-        ImageryStoppedError: The server is down, or the disk is full.
+        ImageryStoppedError: The server does not answer any more, or the disk is full.
     """
-    from gengeo_hf.imagery.pictures import LASTING, NotAPictureError
+    from gengeo_hf.imagery.tile_content import LASTING, NotAPictureError
 
     ids = source.table["tile_id"].to_pylist()
     empty: dict[int, str] = {}
@@ -188,9 +188,9 @@ def fetch_tiles(
 
 
 def in_threads(action: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
-    """Results of an action in the order of the items, a few of which are in work at a time.
+    """Results of an action in the order of the items, several of which are processed at a time.
 
-    An error ends it at once: what is in work is finished, nothing new is begun.
+    After an error, running actions finish and no new ones start.
     """
     pool = ThreadPoolExecutor(workers)
     running: deque[Future[Result]] = deque()
@@ -223,7 +223,7 @@ def write_image(path: Path, content: bytes) -> None:
         write_small(path, content)
     except OSError as error:
         raise ImageryStoppedError(
-            f"{path} cannot be written: {error.strerror or error}; what is there is kept, and the same command goes on"
+            f"{path} cannot be written: {error.strerror or error}; run the same command again to continue"
         ) from error
 
 

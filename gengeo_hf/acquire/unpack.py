@@ -1,4 +1,4 @@
-"""Unpacking tar archives of strangers: only plain files under expected directories, each written aside and renamed.
+"""Unpack untrusted tar archives: only plain files under expected directories, each written aside and renamed.
 
 Archives are read in order, so that a pipe or a network will do, and one member at a time is in memory in pieces. A
 record of each archive (name, bytes and CRC-32 of every member) says later that it is unpacked, and what is damaged.

@@ -218,6 +218,7 @@ function addLegend() {
     ["exif", points.some(point => point.kind === "exif") ? "EXIF position" : "known position", points.some(point => kindOf(point) === "exif")],
     ["frame", "aerial tile", points.some(point => point.box)],
     ["radius", "uncertainty (±)", points.some(point => point.radius)],
+    ["cone", "direction of view", points.some(point => point.view.length)],
     ["photo", "faint: not known", content.photos.some(photo => !photo.known), true],
     ["line", "line of the drive", content.line.length > 1],
     ["group", "several photos", many],

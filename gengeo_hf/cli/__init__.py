@@ -1,7 +1,7 @@
-"""The command line: every command parses its options, calls one function of the package and prints.
+"""The command line: every command parses its options, calls one function of the package and prints the result.
 
-One module for each command, named after it. Heavy imports stand inside the commands, so that help comes at once.
-Results go to stdout, progress and notes to stderr. Exit codes: 0 done, 1 failed or done in part (bad data), 2 usage.
+Each command is a module with its name. Heavy imports are inside the commands, so that help is printed at once. Results
+go to stdout, progress and notes to stderr. Exit codes are in `exit_codes`.
 """
 
 import sys
@@ -10,11 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from gengeo_hf.cli import console
+from gengeo_hf.cli.exit_codes import FAILURE, INTERRUPTED, USAGE
 from gengeo_hf.cli.registry import PANELS, gengeo, import_commands
 
-__all__ = ["FAILURE", "INTERRUPTED", "USAGE", "gengeo", "main"]
-
-FAILURE, USAGE, INTERRUPTED = 1, 2, 130  # 130: what a shell gives after Ctrl-C
+__all__ = ["gengeo", "main"]
 
 
 def _print_version(asked: bool) -> None:
@@ -28,7 +27,10 @@ def _print_version(asked: bool) -> None:
 @gengeo.callback()
 def about(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option(
+            "--version", metavar="", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
     plugin: Annotated[
         list[str] | None,
@@ -51,7 +53,7 @@ def _position_of(panel: Any) -> int:
 
 
 def main() -> None:
-    """Run the command line; an error that the user can mend is one line on stderr and exit code 1 or 2."""
+    """Run the command line; an error that the user can correct is one line on stderr, with exit code 1 or 2."""
     from gengeo_hf.common.errors import GenGeoError, disk_problem
     from gengeo_hf.common.registry import load_plugins
 
@@ -66,7 +68,7 @@ def main() -> None:
     except Exception as error:
         if console.is_verbose():
             raise
-        if hasattr(error, "format_message"):  # typer's own errors about words and options
+        if hasattr(error, "format_message"):  # errors of typer about arguments and options
             context = getattr(error, "ctx", None)
             help_of = f"; see {context.command_path} --help" if context is not None else ""
             if message := error.format_message().rstrip("."):  # empty: help was printed, a command is missing
@@ -82,13 +84,13 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _plugins(words: list[str]) -> list[str]:
+def _plugins(arguments: list[str]) -> list[str]:
     """Modules given by --plugin before the command: they are imported before commands are looked up."""
-    found, rest = [], iter(words)
-    for word in rest:
-        if not word.startswith("-"):
+    found, rest = [], iter(arguments)
+    for argument in rest:
+        if not argument.startswith("-"):
             break
-        name, equals, value = word.partition("=")
+        name, equals, value = argument.partition("=")
         if name == "--plugin":
             found.append(value if equals else next(rest, ""))
     return found

@@ -24,9 +24,9 @@ def calibrate(
     out: Annotated[Path, typer.Option(metavar="FILE", help="Calibration file to write (JSON).")],
     overwrite: Overwrite = False,
     within: Annotated[
-        Any, typer.Option(help="An answer is right when it is nearer to the truth than this.", **LENGTH)
+        Any, typer.Option(help="Distance to the true position up to which an answer counts as right.", **LENGTH)
     ] = "50m",
-    image_column: Annotated[str | None, typer.Option(help="Column with the photo's file.")] = None,
+    image_column: Annotated[str | None, typer.Option(help="Column with the photo's file. Default: recognised.")] = None,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the reliability plot (PNG, SVG or PDF).")
     ] = None,

@@ -1,4 +1,4 @@
-"""What goes into the card of a model that is exported or pushed."""
+"""Options of the model card of `gengeo export` and `gengeo push`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ CARD = "Model card"
 
 @dataclass(frozen=True, kw_only=True)
 class CardOptions:
-    """Options of `gengeo export` and `gengeo push`."""
+    """Further content of what is exported or published."""
 
     onnx: Annotated[bool, typer.Option("--onnx", help="Also write ONNX graphs to onnx/, for --backend onnx.")] = False
     result: Annotated[
@@ -25,7 +25,10 @@ class CardOptions:
     license: Annotated[
         str | None,
         typer.Option(
-            help="Licence of what is published, for example apache-2.0. Default: none is stated.", rich_help_panel=CARD
+            "--license",
+            "--licence",
+            help="Licence of what is published, for example apache-2.0. Default: not stated.",
+            rich_help_panel=CARD,
         ),
     ] = None
 

@@ -14,7 +14,7 @@ def compare(
     first: Annotated[Path, typer.Argument(help="JSON file of `gengeo evaluate`.")],
     second: Annotated[Path, typer.Argument(help="Another one, over the same queries.")],
     metric: Annotated[
-        str, typer.Option(help="Primary metric, the only one with a verdict; choose it before you look.")
+        str, typer.Option(help="Primary metric, the only one with a verdict; choose it before you see the results.")
     ] = "recall@1",
 ) -> None:
     """Tell a gain from noise: differences over the same queries, with 95 % intervals.

@@ -1,7 +1,7 @@
-"""What commands print: results on stdout, progress and notes on stderr, and files that may be streams.
+"""Output of commands: results on stdout, progress and notes on stderr, and files that may be streams.
 
-Text of an index, a photo's name or a library's message may hold codes that terminals obey; whatever goes through here
-is one line of printable characters. Colours and bars need a terminal and respect `NO_COLOR` (rich reads it).
+Text of an index, a photo's name or a library's message may hold control codes of terminals; every text that is printed
+here becomes one line of printable characters. Colours and bars need a terminal and respect `NO_COLOR` (rich reads it).
 """
 
 import json

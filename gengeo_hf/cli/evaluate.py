@@ -6,16 +6,17 @@ from typing import Annotated, Any
 import typer
 
 from gengeo_hf.cli import console
-from gengeo_hf.cli.options import LENGTHS, Device, Json, Model
+from gengeo_hf.cli.evaluate_options import EncodingOptions, PoseErrorOptions, RankingOptions
+from gengeo_hf.cli.options import Json, Model
 from gengeo_hf.cli.registry import EVALUATE, gengeo
-
-POSE = "Position and heading"
-SIZES = "Image size in pixels, for example 154x770. Default: the model's own."
 
 
 @gengeo.command(panel=EVALUATE)
 def evaluate(
     model: Model,
+    ranking: RankingOptions,
+    encoding: EncodingOptions,
+    pose_errors: PoseErrorOptions,
     data: Annotated[
         str | None,
         typer.Option(
@@ -37,80 +38,6 @@ def evaluate(
         typer.Option(help="Result file (.json) to write, for `gengeo table`, `compare`, `best` and `pictures`."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model in tables. Default: of its directory.")] = None,
-    ground_size: Annotated[str | None, typer.Option(metavar="HxW", help=SIZES)] = None,
-    aerial_size: Annotated[str | None, typer.Option(metavar="HxW", help=SIZES)] = None,
-    ties: Annotated[
-        str, typer.Option(help="Rule for equal scores: pessimistic, mid, or sample4geo (in favour of the query).")
-    ] = "pessimistic",
-    rounding: Annotated[
-        str | None,
-        typer.Option(help="Tiles of recall@1%: floor, ceil, round, floor+1, round+1. Default: the protocol's."),
-    ] = None,
-    descriptors: Annotated[
-        Path | None, typer.Option(help="Directory to keep descriptors in. Default: descriptors beside --out.")
-    ] = None,
-    centering: Annotated[
-        str | None,
-        typer.Option(
-            help="Subtract mean descriptors of this data set: gallery (mean of the tiles, for both views) or queries "
-            "(photos by the mean of the evaluated photos). Not part of a published protocol; the result names it."
-        ),
-    ] = None,
-    flip: Annotated[
-        bool, typer.Option("--flip", help="Compare mirror images too: twice the work. The result names it.")
-    ] = False,
-    tile: Annotated[
-        Any,
-        typer.Option(
-            help="Ground sizes of tiles, for example 45m,65m,100m, on the synthetic world: each is evaluated, and the "
-            "mean of their similarities as in an index of several sizes.",
-            **LENGTHS,
-        ),
-    ] = None,
-    distractors: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SOURCE",
-            help="Tiles of other places that are added to the gallery, for R@1 against its size: an index of the "
-            "model, imagery as `gengeo index` takes it, or a data set. With --out the curve is drawn beside it.",
-        ),
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward pass.")] = 32,
-    device: Device = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of random headings and of the order of distractors.")] = 0,
-    pose: Annotated[
-        bool,
-        typer.Option(
-            "--pose",
-            help="Errors of position and heading in the true tile instead of ranks. Protocols: world-pose, vigor-pose.",
-            rich_help_panel=POSE,
-        ),
-    ] = False,
-    heading_prior: Annotated[
-        str, typer.Option(help="Known of the heading: known, 45 (degrees at most) or 180.", rich_help_panel=POSE)
-    ] = "known",
-    pose_method: Annotated[
-        str, typer.Option(help="fitted (a head), search, or auto: a head if there is one.", rich_help_panel=POSE)
-    ] = "auto",
-    pose_fov: Annotated[
-        float, typer.Option(min=1, max=360, help="Cut panoramas to this many degrees.", rich_help_panel=POSE)
-    ] = 360.0,
-    all_tiles: Annotated[
-        bool,
-        typer.Option(
-            "--all-tiles",
-            help="Locate all photos in the whole gallery too: shares within 5, 10 and 25 m.",
-            rich_help_panel=POSE,
-        ),
-    ] = False,
-    fuse_on: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DATA",
-            help="As --all-tiles, with the map of 40 tiles joined by weights that are fitted on this data set.",
-            rich_help_panel=POSE,
-        ),
-    ] = None,
 ) -> None:
     """Evaluate a model: rank all tiles for each photo, and count by the rules of a protocol.
 
@@ -136,61 +63,29 @@ def evaluate(
 
         gengeo evaluate --model ./model --pose --heading-prior 180 --protocol vigor-pose --data "vigor-same /VIGOR"
     """
-    from accelerate import PartialState
-
-    from gengeo_hf.evaluation.metrics import check_rounding
-    from gengeo_hf.evaluation.ranks import check_ties
-    from gengeo_hf.evaluation.run import choose_protocol, evaluate, parse_data, summary_text
-
     if out is not None and out.suffix != ".json":
         raise console.UsageError(f"--out must end in .json, found {out.name}")
     console.check_writable(out)
-    if pose:
-        from gengeo_hf.evaluation.pose_run import evaluate_pose_of
-
-        _show_pose(
-            evaluate_pose_of(
-                model,
-                data,
-                heading_prior,
-                protocol=protocol,
-                method=pose_method,
-                fov=pose_fov,
-                gallery=all_tiles,
-                validation=fuse_on,
-                device=device,
-                batch_size=batch_size,
-                seed=seed,
-            ),
-            as_json,
-            out,
-        )
-        return
-    rules = choose_protocol(protocol, None if data is None else parse_data(data))
-    if rounding is not None:
-        rules = rules.with_rounding(check_rounding(rounding))
-    if descriptors is None and out is not None:
-        descriptors = out.parent / "descriptors"
-    options: dict[str, Any] = {
-        "name": name,
-        "ground_size": ground_size,
-        "aerial_size": aerial_size,
-        "ties": check_ties(ties),
-        "seed": seed,
-        "batch_size": batch_size,
-        "device": device,
-        "descriptors": descriptors,
-        "centering": centering,
-        "flip": flip,
-        "show_progress_bar": console.shows_progress(),
-    }
-    if tile is not None and distractors is not None:
+    if ranking.tile is not None and ranking.distractors is not None:
         raise console.UsageError("--tile and --distractors exclude one another")
-    if tile is not None:
-        _evaluate_sizes(model, data or rules.dataset, tile, rules, options, as_json, out)
+    if pose_errors.pose:
+        _evaluate_pose(model, data, protocol, encoding, pose_errors, as_json, out)
         return
-    if distractors is not None:
-        _evaluate_with_distractors(model, data, rules, distractors, options, as_json, out)
+    from accelerate import PartialState
+
+    from gengeo_hf.evaluation.run import choose_protocol, evaluate, parse_data, summary_text
+
+    rules = choose_protocol(protocol, None if data is None else parse_data(data))
+    if ranking.rounding is not None:
+        from gengeo_hf.evaluation.metrics import check_rounding
+
+        rules = rules.with_rounding(check_rounding(ranking.rounding))
+    options = _evaluation_options(name, ranking, encoding, out)
+    if ranking.tile is not None:
+        _evaluate_sizes(model, data or rules.dataset, ranking.tile, rules, options, as_json, out)
+        return
+    if ranking.distractors is not None:
+        _evaluate_with_distractors(model, data, rules, ranking.distractors, options, as_json, out)
         return
     result = evaluate(model, data, rules, **options)
     if not PartialState().is_main_process:
@@ -201,6 +96,58 @@ def evaluate(
         console.result(summary_text(result))
     if out is not None:
         console.note(f"wrote {result.save(out)}")
+
+
+def _evaluation_options(
+    name: str | None, ranking: RankingOptions, encoding: EncodingOptions, out: Path | None
+) -> dict[str, Any]:
+    """Keyword arguments of `evaluate`."""
+    from gengeo_hf.evaluation.ranks import check_ties
+
+    descriptors = encoding.descriptors
+    if descriptors is None and out is not None:
+        descriptors = out.parent / "descriptors"
+    return {
+        "name": name,
+        "ground_size": encoding.ground_size,
+        "aerial_size": encoding.aerial_size,
+        "ties": check_ties(ranking.ties),
+        "seed": encoding.seed,
+        "batch_size": encoding.batch_size,
+        "device": encoding.device,
+        "descriptors": descriptors,
+        "centering": encoding.centering,
+        "flip": encoding.flip,
+        "show_progress_bar": console.shows_progress(),
+    }
+
+
+def _evaluate_pose(
+    model: str,
+    data: str | None,
+    protocol: str | None,
+    encoding: EncodingOptions,
+    options: PoseErrorOptions,
+    as_json: bool,
+    out: Path | None,
+) -> None:
+    """Evaluate, print and write errors of position and heading."""
+    from gengeo_hf.evaluation.pose_run import evaluate_pose_of
+
+    result = evaluate_pose_of(
+        model,
+        data,
+        options.heading_prior,
+        protocol=protocol,
+        method=options.pose_method,
+        fov=options.pose_fov,
+        gallery=options.all_tiles,
+        validation=options.fuse_on,
+        device=encoding.device,
+        batch_size=encoding.batch_size,
+        seed=encoding.seed,
+    )
+    _show_pose(result, as_json, out)
 
 
 def _evaluate_with_distractors(

@@ -62,14 +62,14 @@ def regions(
         gengeo figure regions ground.jpg aerial.jpg --ground-box 0.4,0.5,0.6,1 --aerial-box 0.3,0,0.7,0.4 \\
           --model ./gengeo-cvusa --out regions.png
     """
-    from gengeo_hf.explain import cluster_histogram, histogram_similarity, look, parse_box, regions_figure
+    from gengeo_hf.explain import attribute, cluster_histogram, histogram_similarity, parse_box, regions_figure
 
     check_picture(out)
     boxes = parse_box(ground_box), parse_box(aerial_box)
     need_file(ground)
     need_file(aerial)
     encoder = _encoder(model, device)
-    first, second = look(encoder, ground, "ground"), look(encoder, aerial, "aerial")
+    first, second = attribute(encoder, ground, "ground"), attribute(encoder, aerial, "aerial")
     save_picture(regions_figure(first, boxes[0], second, boxes[1]), out)
     similarity = histogram_similarity(cluster_histogram(first, boxes[0]), cluster_histogram(second, boxes[1]))
     console.result(f"cosine of the two histograms: {similarity:.3f}; wrote {out}")
@@ -92,14 +92,14 @@ def clusters(
         gengeo figure clusters world-urban --model demo/gengeo-world-urban --out clusters.png
     """
     from gengeo_hf.data.loading import AerialImages, GroundImages
-    from gengeo_hf.explain import cluster_map_figure, clusters_figure, look, top_patches
+    from gengeo_hf.explain import attribute, cluster_map_figure, clusters_figure, top_patches
 
     check_picture(out)
     if view not in ("ground", "aerial"):
         raise console.UsageError(f"--view {view}: expected ground or aerial")
     encoder = _encoder(model, device)
     if Path(source).is_file():
-        save_picture(cluster_map_figure(look(encoder, source, view)), out)  # type: ignore[arg-type]  # checked above
+        save_picture(cluster_map_figure(attribute(encoder, source, view)), out)  # type: ignore[arg-type]  # checked above
         console.result(f"wrote {out}")
         return
     data = _dataset(source, encoder, count)

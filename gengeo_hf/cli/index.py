@@ -7,46 +7,14 @@ import typer
 
 from gengeo_hf.cli import console
 from gengeo_hf.cli.cluster_options import ClusterOptions, WorkerSetup
+from gengeo_hf.cli.index_options import ContentOptions, TileOptions, WorkOptions
 from gengeo_hf.cli.network_options import NetworkOptions
-from gengeo_hf.cli.options import (
-    COMPUTE,
-    LENGTH,
-    LENGTHS,
-    RANGE,
-    SHARE,
-    AreaOptions,
-    EncoderOptions,
-    Overwrite,
-    checked,
-    report_backend,
-)
+from gengeo_hf.cli.options import AreaOptions, EncoderOptions, Overwrite, report_backend
 from gengeo_hf.cli.registry import INDEX, gengeo
 
 if TYPE_CHECKING:
     from gengeo_hf.encoding.encoder import Encoder
     from gengeo_hf.index import GeoIndex
-
-
-def read_shard(text: str) -> tuple[int, int]:
-    """A part of a divided build from `I/N`."""
-    from gengeo_hf.common.errors import GenGeoError
-
-    number, slash, count = text.partition("/")
-    if not (slash and number.isdecimal() and count.isdecimal() and int(number) < int(count)):
-        raise GenGeoError(f"expected I/N with I from 0 to N - 1, for example 0/4, found {text!r}")
-    return int(number), int(count)
-
-
-def read_date(text: str) -> tuple[str, str]:
-    """The pattern of files and their date, from `DATE` or `PATTERN=DATE`."""
-    from gengeo_hf.imagery.placing import digits_of
-
-    pattern, _, date = text.rpartition("=")
-    digits_of(date)
-    return pattern or "*", date
-
-
-RASTERS, TABLES, MAP_TILES, ADAPT = "Rasters", "Tables", "Map tiles", "Adaptation to the area"
 
 
 @gengeo.command(panel=INDEX)
@@ -60,136 +28,18 @@ def index(
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="INDEX", help="Index directory to write.")],
-    options: EncoderOptions,
     where: AreaOptions,
-    network: NetworkOptions,
+    tiles: TileOptions,
+    contents: ContentOptions,
+    options: EncoderOptions,
+    work: WorkOptions,
     cluster: ClusterOptions,
-    tile: Annotated[
-        Any,
-        typer.Option(
-            help="Side of a tile on the ground, or several around each centre: 60m,120m.",
-            rich_help_panel=RASTERS,
-            **LENGTHS,
-        ),
-    ] = "100m",
-    overlap: Annotated[
-        Any, typer.Option(help="Share of a tile that its neighbour repeats.", rich_help_panel=RASTERS, **SHARE)
-    ] = "50%",
-    fusion: Annotated[
-        str,
-        typer.Option(
-            help="Score of a centre with several sizes: mean or max of its tiles' scores.", rich_help_panel=RASTERS
-        ),
-    ] = "mean",
-    value_range: Annotated[
-        Any,
-        typer.Option(
-            help="Values that become black and white. Give the same when adding an area.",
-            rich_help_panel=RASTERS,
-            **RANGE,
-        ),
-    ] = None,
-    tile_size_m: Annotated[
-        Any,
-        typer.Option(
-            help="Ground size of a tile; gives bounds and a true-to-scale map.", rich_help_panel=TABLES, **LENGTH
-        ),
-    ] = None,
-    image_column: Annotated[
-        str | None,
-        typer.Option(help="Column with the tile's file, or an id that it starts with.", rich_help_panel=TABLES),
-    ] = None,
-    lat_column: Annotated[
-        str | None,
-        typer.Option(help="Column with the latitude of the tile's centre, in degrees.", rich_help_panel=TABLES),
-    ] = None,
-    lon_column: Annotated[
-        str | None,
-        typer.Option(help="Column with the longitude of the tile's centre, in degrees.", rich_help_panel=TABLES),
-    ] = None,
-    zoom: Annotated[
-        int | None, typer.Option(help="Zoom level. Default: the deepest.", rich_help_panel=MAP_TILES)
-    ] = None,
-    tms: Annotated[
-        bool, typer.Option("--tms", help="Rows of a directory are counted from the south.", rich_help_panel=MAP_TILES)
-    ] = False,
-    north_rows: Annotated[
-        bool, typer.Option("--north-rows", help="MBTiles: rows counted from the north.", rich_help_panel=MAP_TILES)
-    ] = False,
-    tile_order: Annotated[
-        str, typer.Option(help="Order of the numbers in a name: zxy or zyx.", rich_help_panel=MAP_TILES)
-    ] = "zxy",
-    leave_out_repeated: Annotated[
-        bool,
-        typer.Option(
-            "--leave-out-repeated", help="Leave out pictures that stand in several places.", rich_help_panel=MAP_TILES
-        ),
-    ] = False,
-    nodata: Annotated[
-        float | None, typer.Option(help="Value of pixels without data, in all bands.", rich_help_panel=RASTERS)
-    ] = None,
-    max_empty: Annotated[
-        Any, typer.Option(help="Share of a tile that may hold no data or be transparent.", **SHARE)
-    ] = "50%",
-    keep_one_colour: Annotated[
-        bool,
-        typer.Option(
-            "--keep-one-colour", help="Keep tiles whose pixels all have the same colour; else they are left out."
-        ),
-    ] = False,
-    date: Annotated[
-        list[Any] | None,
-        typer.Option(
-            help="When the imagery was taken, for example 2018 or 2018-06-01; NAME=DATE for the files with that name "
-            "or pattern, may be given several times. Where rasters overlap, the newest is used.",
-            rich_help_panel=RASTERS,
-            **checked(read_date, "[NAME=]DATE"),
-        ),
-    ] = None,
-    thumbnails: Annotated[
-        int, typer.Option(min=0, help="Side of the thumbnails for maps, in pixels; 0 keeps none.")
-    ] = 128,
-    truncate_dim: Annotated[
-        int | None, typer.Option(min=1, help="Keep only the first values of each descriptor: a smaller index.")
-    ] = None,
-    centering: Annotated[
-        str | None,
-        typer.Option(
-            metavar="gallery|PHOTOS",
-            help="Subtract mean descriptors, for areas unlike those of training: gallery is the mean of the tiles for "
-            "both views; PHOTOS is a directory with photos of at least 30 different places of the area.",
-            rich_help_panel=ADAPT,
-        ),
-    ] = None,
-    flip: Annotated[
-        bool,
-        typer.Option(
-            "--flip", help="Keep the descriptor of the mirror image too: twice the size.", rich_help_panel=ADAPT
-        ),
-    ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Tiles in one forward pass.", rich_help_panel=COMPUTE)] = 32,
-    readers: Annotated[int, typer.Option(min=1, help="Threads that read imagery.", rich_help_panel=COMPUTE)] = 2,
+    network: NetworkOptions,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan of imagery by address; request no tile, write nothing.")
     ] = False,
-    pose_features: Annotated[
-        bool,
-        typer.Option(
-            "--pose-features",
-            help="Also store what the model's pose heads need of each tile (about 0.8 kB at 5 x 5 patches, 8 kB at "
-            "16 x 16, for each head), so that `gengeo locate --pose` needs no imagery. Tiles are encoded twice.",
-        ),
-    ] = False,
-    add: Annotated[bool, typer.Option("--add", help="Add to the index that is there.")] = False,
+    add: Annotated[bool, typer.Option("--add", help="Add to the index that --out already holds.")] = False,
     overwrite: Overwrite = False,
-    shard: Annotated[
-        Any,
-        typer.Option(
-            help="Encode only part I of N, counted from 0; `gengeo merge` joins the parts.",
-            rich_help_panel=COMPUTE,
-            **checked(read_shard, "I/N"),
-        ),
-    ] = None,
 ) -> None:
     """Build an index from aerial imagery.
 
@@ -203,48 +53,18 @@ def index(
         gengeo index "https://tiles.example.org/{z}/{x}/{y}.jpeg" --area town.geojson --tile 60m --out town.gengeo \
             --model ./gengeo-cvusa --attribution "Example Survey" --licence "CC BY 4.0" --contact me@example.org
     """
-    from gengeo_hf.encoding.encoder import Encoder
-    from gengeo_hf.imagery import TilingOptions
     from gengeo_hf.imagery.tiles import PlannedSource
-    from gengeo_hf.index import GeoIndex
-    from gengeo_hf.index.build import build_index
     from gengeo_hf.index.fusion import check_fusion
     from gengeo_hf.pose.head import heads_of
 
-    if add and overwrite:
-        raise console.UsageError("--add and --overwrite exclude one another")
-    if add and shard:
-        raise console.UsageError("--add and --shard exclude one another: merge the parts and add the whole")
-    cluster.check(add=add, shard=shard, pose_features=pose_features, retry_missing=network.retry_missing)
-    if add and (centering or flip):
-        raise console.UsageError("--add keeps the adaptation of the index: leave --centering and --flip out")
-    tiling = TilingOptions(
-        tile_m=min(tile),
-        tile_sizes=tile,
-        area=where.chosen(),
-        net=network.net(),
-        overlap=overlap,
-        zoom=zoom,
-        tms=tms,
-        value_range=value_range,
-        image_column=image_column,
-        lat_column=lat_column,
-        lon_column=lon_column,
-        tile_size_m=tile_size_m,
-        north_rows=north_rows,
-        tile_order=tile_order,
-        nodata=nodata,
-        max_empty=max_empty,
-        keep_one_colour=keep_one_colour,
-        leave_out_repeated=leave_out_repeated,
-        dates=tuple(date or ()),
-    )
-    # All that is quick to refuse comes before the slow model.
-    check_fusion(fusion)
-    if pose_features and not heads_of(options.model):
+    _check_combination(add, overwrite, contents, work)
+    cluster.check(add=add, shard=work.shard, pose_features=contents.pose_features, retry_missing=network.retry_missing)
+    tiling = tiles.tiling(where, network)
+    check_fusion(contents.fusion)
+    if contents.pose_features and not heads_of(options.model):
         raise console.UsageError(f"--pose-features: {options.model} has no pose head, see gengeo pose fit")
     imagery, present = _sources(source, tiling, out, add, dry_run)
-    for note in getattr(imagery, "notes", ()):  # sources of a user's own may have none
+    for note in getattr(imagery, "notes", ()):  # a user's own source may have none
         console.warning(note)
     if dry_run:
         console.result(imagery.plan() if isinstance(imagery, PlannedSource) else f"tiles: {len(imagery.table):,}")
@@ -255,41 +75,101 @@ def index(
             console.warning(note)
         if network.retry_missing and present is None and not overwrite:
             imagery, present = _failed_before(imagery, out)
+    loading, build = _settings(options, contents, work, imagery, present)
+    encoder = None
+    if not cluster.uses_ray or contents.centering or contents.flip:
+        encoder = _loaded_encoder(options.model, loading, contents, imagery, present)
+    if cluster.uses_ray:
+        adaptation = getattr(encoder, "adaptation", None)
+        setup = WorkerSetup(source, tiling, options.model, loading, adaptation, build)
+        console.result(cluster.build(setup, out, imagery.name, overwrite))
+        console.result(_report(out))
+        return
+    _encode(encoder, imagery, present, out, options.model, overwrite, contents, work, build)
+
+
+def _check_combination(add: bool, overwrite: bool, contents: ContentOptions, work: WorkOptions) -> None:
+    """Refuse options that exclude one another.
+
+    Raises:
+        UsageError: They do.
+    """
+    if add and overwrite:
+        raise console.UsageError("--add and --overwrite exclude one another")
+    if add and work.shard:
+        raise console.UsageError("--add and --shard exclude one another: merge the parts and add the whole")
+    if add and (contents.centering or contents.flip):
+        raise console.UsageError("--add keeps the adaptation of the index: leave --centering and --flip out")
+
+
+def _settings(
+    options: EncoderOptions, contents: ContentOptions, work: WorkOptions, imagery: Any, present: "GeoIndex | None"
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arguments of `Encoder.from_pretrained` and of `build_index`."""
     from gengeo_hf.index.adapt import encoder_options
 
     stored = encoder_options(present.manifest) if present is not None else {}
-    computation = stored | ({"truncate_dim": truncate_dim} if truncate_dim else {}) | options.computation
-    images = imagery.table.num_rows if hasattr(imagery, "table") else None
-    loading: dict[str, Any] = {"batch_size": batch_size, "expected_images": images, **computation}
-    build: dict[str, Any] = {"model_name": options.model, "thumbnail_pixels": thumbnails, "readers": readers}
-    build["fusion"] = fusion
-    encoder: Any = None
-    if not cluster.uses_ray or centering or flip:
-        encoder = Encoder.from_pretrained(options.model, **loading)
-        report_backend(encoder)
-        encoder = _adapted(encoder, imagery, present, centering, flip)
-    if cluster.uses_ray:
-        setup = WorkerSetup(source, tiling, options.model, loading, getattr(encoder, "adaptation", None), build)
-        console.result(cluster.build(setup, out, imagery.name, overwrite))
-        console.result(GeoIndex.load(out, verify=False).report())
-        return
-    build["progress"] = console.shows_progress()
+    truncation = {"truncate_dim": contents.truncate_dim} if contents.truncate_dim else {}
+    images = imagery.table.num_rows if hasattr(imagery, "table") else None  # another index has no table of tiles
+    loading = {"batch_size": work.batch_size, "expected_images": images} | stored | truncation | options.computation
+    build = {
+        "model_name": options.model,
+        "thumbnail_pixels": contents.thumbnails,
+        "readers": work.readers,
+        "fusion": contents.fusion,
+    }
+    return loading, build
+
+
+def _loaded_encoder(
+    model: str, loading: dict[str, Any], contents: ContentOptions, imagery: Any, present: "GeoIndex | None"
+) -> "Encoder":
+    """The encoder, adapted to the imagery or as the index was that is added to."""
+    from gengeo_hf.encoding.encoder import Encoder
+
+    encoder = Encoder.from_pretrained(model, **loading)
+    report_backend(encoder)
+    return _adapted(encoder, imagery, present, contents.centering, contents.flip)
+
+
+def _encode(
+    encoder: Any,
+    imagery: Any,
+    present: "GeoIndex | None",
+    out: Path,
+    model: str,
+    overwrite: bool,
+    contents: ContentOptions,
+    work: WorkOptions,
+    build: dict[str, Any],
+) -> None:
+    """Encode the tiles in this process, into a new index or the one that is there, and print what it holds."""
+    from gengeo_hf.imagery.tiles import PlannedSource
+    from gengeo_hf.index.build import build_index
+
+    build = build | {"progress": console.shows_progress()}
     if present is not None:
         total = present.add(encoder, imagery, **build)
         console.result(f"{out} now holds {total:,} tiles")
-        if pose_features:
-            _store_pose_features(encoder, options.model, out, imagery)
-        return
-    report = build_index(encoder, imagery, out, overwrite=overwrite, shard=shard, **build)
-    console.result(report)
-    if report.was_complete and not pose_features:
-        return
-    if isinstance(imagery, PlannedSource):
-        console.note(imagery.summary())
-    console.result(GeoIndex.load(out, verify=False).report())
-    if pose_features:
-        _store_pose_features(encoder, options.model, out, imagery)
-    console.note(f"next: gengeo locate photo.jpg --index {out} --model {options.model} --map places.html")
+    else:
+        report = build_index(encoder, imagery, out, overwrite=overwrite, shard=work.shard, **build)
+        console.result(report)
+        if report.was_complete and not contents.pose_features:
+            return
+        if isinstance(imagery, PlannedSource):
+            console.note(imagery.summary())
+        console.result(_report(out))
+    if contents.pose_features:
+        _store_pose_features(encoder, model, out, imagery)
+    if present is None:
+        console.note(f"next: gengeo locate photo.jpg --index {out} --model {model} --map places.html")
+
+
+def _report(out: Path) -> Any:
+    """What an index holds, in lines."""
+    from gengeo_hf.index import GeoIndex
+
+    return GeoIndex.load(out, verify=False).report()
 
 
 def _store_pose_features(encoder: Any, model: str, out: Path, imagery: Any) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gengeo_hf.cli import console
+from gengeo_hf.cli.exit_codes import FAILURE
 from gengeo_hf.cli.options import (
     LENGTH,
     PHOTO,
@@ -41,7 +42,7 @@ def locate(
     where: AreaOptions,
     top: Annotated[int, typer.Option(min=1, help="Number of places for each photo.")] = 5,
     threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="Below this confidence the answer is: don't know.")
+        float, typer.Option(min=0, max=1, help="Least confidence, 0 to 1; below it the answer is: don't know.")
     ] = 0.0,
     merge: Annotated[bool, typer.Option(help="Merge overlapping tiles into one place.")] = True,
     near_exif: Annotated[
@@ -60,7 +61,9 @@ def locate(
             rich_help_panel=DRIVE,
         ),
     ] = False,
-    top_speed: Annotated[float, typer.Option(help="Of the drive, in km/h.", rich_help_panel=DRIVE)] = 72.0,
+    top_speed: Annotated[
+        float, typer.Option(help="Greatest speed of the drive in km/h.", rich_help_panel=DRIVE)
+    ] = 72.0,
     interval: Annotated[
         float,
         typer.Option(help="Seconds between frames, where EXIF does not give the time.", rich_help_panel=DRIVE),
@@ -134,7 +137,7 @@ def locate(
     if unanswered:
         if len(answers) > 1:
             console.note(f"{unanswered} of {len(answers)} photos have no answer")
-        raise typer.Exit(1)
+        raise typer.Exit(FAILURE)
 
 
 def _check_drive(files: "Frames", sequence: bool, every: float | None) -> None:
@@ -165,7 +168,7 @@ def _print_all(found: "Iterable[Answer]", total: int | None, show: Any) -> "list
 
 
 def _print_json(answer: "Answer") -> None:
-    from gengeo_hf.localization.records import answer_record
+    from gengeo_hf.localization.answer_json import answer_record
 
     console.json_line(answer_record(answer))
 

@@ -1,4 +1,4 @@
-"""Options of imagery by address: whose it is, how politely it is fetched, where it is kept."""
+"""Options of imagery by address: rights, layer, request limits and cache."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,57 +16,90 @@ ADDRESS = "Imagery by address"
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkOptions:
-    """Options of commands that take imagery by address."""
+    """Options of commands that read imagery by address."""
 
     attribution: Annotated[
-        str, typer.Option(help="Text that must stand beside the imagery.", rich_help_panel=ADDRESS)
+        str,
+        typer.Option(
+            help="Text that must be shown with the imagery. Default: what the source states.", rich_help_panel=ADDRESS
+        ),
     ] = ""
     licence: Annotated[
-        str, typer.Option(help="Licence of the imagery, for example 'CC BY 4.0'.", rich_help_panel=ADDRESS)
+        str,
+        typer.Option(
+            "--licence",
+            "--license",
+            help="Licence of the imagery, for example 'CC BY 4.0'. Default: what the source states.",
+            rich_help_panel=ADDRESS,
+        ),
     ] = ""
-    acquired: Annotated[str, typer.Option(help="Date or year of the flight.", rich_help_panel=ADDRESS)] = ""
+    acquired: Annotated[
+        str, typer.Option(help="Date or year of the flight. Default: what the source states.", rich_help_panel=ADDRESS)
+    ] = ""
     contact: Annotated[
-        str, typer.Option(help="Your e-mail or web address, told to the server.", rich_help_panel=ADDRESS)
+        str, typer.Option(help="Your e-mail or web address, sent to the server.", rich_help_panel=ADDRESS)
     ] = ""
     layer: Annotated[
-        str | None, typer.Option(help="Layer of a WMS, WMTS or ArcGIS service.", rich_help_panel=ADDRESS)
+        str | None,
+        typer.Option(
+            help="Layer of a WMS, WMTS or ArcGIS service, or asset of STAC items. Default: the only one.",
+            rich_help_panel=ADDRESS,
+        ),
     ] = None
     matrix_set: Annotated[
-        str | None, typer.Option(help="Tile matrix set, for example NZTM2000Quad.", rich_help_panel=ADDRESS)
+        str | None,
+        typer.Option(
+            help="Tile matrix set, for example NZTM2000Quad. Default: Web Mercator, else the only one.",
+            rich_help_panel=ADDRESS,
+        ),
     ] = None
     tile_pixels: Annotated[
-        int | None, typer.Option(min=64, help="Side of a source tile in pixels.", rich_help_panel=ADDRESS)
+        int | None,
+        typer.Option(min=64, help="Side of a source tile in pixels. Default: detected.", rich_help_panel=ADDRESS),
     ] = None
     shift: Annotated[
         str,
         typer.Option(
             metavar="EAST,NORTH",
-            help="Metres by which the imagery is moved, if it lies wrong.",
+            help="Metres by which the imagery is moved, to correct a displaced source.",
             rich_help_panel=ADDRESS,
         ),
     ] = "0,0"
-    referer: Annotated[str, typer.Option(help="Referer that the server wants.", rich_help_panel=ADDRESS)] = ""
+    referer: Annotated[
+        str, typer.Option(help="Referer field that the server requires. Default: none.", rich_help_panel=ADDRESS)
+    ] = ""
     rate: Annotated[
-        float, typer.Option(min=0, help="Requests a second to one host; 0: no limit.", rich_help_panel=ADDRESS)
+        float, typer.Option(min=0, help="Requests per second to one host; 0: no limit.", rich_help_panel=ADDRESS)
     ] = 5.0
     connections: Annotated[
-        int, typer.Option(min=1, help="Requests at a time to one host.", rich_help_panel=ADDRESS)
+        int, typer.Option(min=1, help="Simultaneous requests to one host.", rich_help_panel=ADDRESS)
     ] = 2
     max_tiles: Annotated[
-        int, typer.Option(min=1, help="Source tiles that may be fetched.", rich_help_panel=ADDRESS)
+        int, typer.Option(min=1, help="Greatest number of source tiles to fetch.", rich_help_panel=ADDRESS)
     ] = 20_000
     cache: Annotated[
-        Path | None, typer.Option(help="Directory of fetched tiles. Default: your own.", rich_help_panel=ADDRESS)
+        Path | None,
+        typer.Option(
+            help="Directory of fetched tiles. Default: GENGEO_CACHE, else your cache directory.",
+            rich_help_panel=ADDRESS,
+        ),
     ] = None
     cache_mb: Annotated[
-        int, typer.Option("--cache-mb", min=1, help="Megabytes that the cache may take.", rich_help_panel=ADDRESS)
+        int, typer.Option("--cache-mb", min=1, help="Size limit of the cache in megabytes.", rich_help_panel=ADDRESS)
     ] = 20_000
     retry_missing: Annotated[
-        bool, typer.Option("--retry-missing", help="Ask again for what failed.", rich_help_panel=ADDRESS)
+        bool,
+        typer.Option(
+            "--retry-missing",
+            help="Request again what failed or was missing in an earlier run.",
+            rich_help_panel=ADDRESS,
+        ),
     ] = False
     allow_private: Annotated[
         bool,
-        typer.Option("--allow-private", help="Allow servers on this machine and network.", rich_help_panel=ADDRESS),
+        typer.Option(
+            "--allow-private", help="Allow servers on this machine and in private networks.", rich_help_panel=ADDRESS
+        ),
     ] = False
 
     def net(self) -> "NetOptions":

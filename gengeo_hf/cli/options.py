@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from gengeo_hf.localization.pose import PoseSettings
     from gengeo_hf.serving.server import Access
 
-COMPUTE, PHOTO, WHERE, ACCESS, MAP = "Computation", "Photos", "Area", "Access", "Map"  # panels of long helps
+# Headings of long helps.
+COMPUTE, PHOTO, WHERE, ACCESS, MAP = "Computation", "Photos", "Area", "Access", "Map"
+TILES, CONTENTS = "Tiles of rasters and imagery by address", "Contents of the index"
 
 
 def checked(parse: Callable[[str], Any], metavar: str) -> dict[str, Any]:
@@ -133,6 +135,17 @@ CalibrationFile = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what this command wrote there before.")]
+Overlap = Annotated[
+    Any, typer.Option(help="Share of a tile that its neighbour repeats.", rich_help_panel=TILES, **SHARE)
+]
+TruncateDim = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Keep only the first values of each descriptor: a smaller index. Default: all.",
+        rich_help_panel=CONTENTS,
+    ),
+]
 GeoJson = Annotated[Path | None, typer.Option(metavar="FILE", help="Write GeoJSON; - is stdout.")]
 Picture = Annotated[Path, typer.Option("--out", help="Picture to write (.png or .jpg).")]
 Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")]
@@ -193,7 +206,7 @@ class AccessOptions:
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Host name under which this is reached, besides loopback names and IP addresses; repeatable.",
+            help="Host name by which this is reached, besides loopback names and IP addresses; repeatable.",
             rich_help_panel=ACCESS,
         ),
     ] = None
@@ -235,14 +248,14 @@ class PhotoOptions:
     fov: Annotated[
         float | None,
         typer.Option(
-            help="Horizontal field of view in degrees, 360 for a panorama. Default: what the file says.",
+            help="Horizontal field of view in degrees, 360 for a panorama. Default: what the file states.",
             rich_help_panel=PHOTO,
         ),
     ] = None
     heading: Annotated[
         str,
         typer.Option(
-            help="Panoramas: true bearing of the centre column, degrees clockwise from north; exif takes what the file "
+            help="Panoramas: true heading of the centre column, degrees clockwise from north; exif takes what the file "
             "states, else north; unknown tries eight directions.",
             rich_help_panel=PHOTO,
         ),
@@ -275,14 +288,14 @@ class MapOptions:
         str,
         typer.Option(
             metavar="URL",
-            help="Online map under it, for example 'https://tiles.example.org/{z}/{x}/{y}.png'. A map that is opened "
-            "as a file sends no Referer: servers that require one (OpenStreetMap's own) refuse it.",
+            help="Online map in the background, for example 'https://tiles.example.org/{z}/{x}/{y}.png'. A map that is "
+            "opened as a file sends no Referer: servers that require one (OpenStreetMap's own) refuse it.",
             rich_help_panel=MAP,
         ),
     ] = ""
     background_attribution: Annotated[
         str,
-        typer.Option(metavar="TEXT", help="Whom the online map's licence asks to name.", rich_help_panel=MAP),
+        typer.Option(metavar="TEXT", help="Attribution that the online map's licence requires.", rich_help_panel=MAP),
     ] = ""
     background_max_zoom: Annotated[
         int,
@@ -293,7 +306,7 @@ class MapOptions:
         """The online map; None where none was asked for.
 
         Raises:
-            UsageError: the address is not a template, nobody is named, or no map is written.
+            UsageError: the address is not a template, the attribution is missing, or no map is written.
         """
         from gengeo_hf.common.errors import GenGeoError
         from gengeo_hf.localization.maps import Background

@@ -14,9 +14,14 @@ from gengeo_hf.cli.registry import EVALUATE, gengeo
 def pictures(
     results: Annotated[list[Path], typer.Argument(help="JSON files of `gengeo evaluate`.")],
     out: Annotated[Path, typer.Option(help="Directory to write.")],
-    data: Annotated[Path | None, typer.Option(help="Directory of the images; the synthetic worlds need none.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--images", "--data", help="Directory or table of the images; the synthetic worlds need none."),
+    ] = None,
     strips: Annotated[int, typer.Option(min=0, help="Photos shown of each group; 0 needs no images.")] = 5,
-    near: Annotated[Any, typer.Option(help="A wrong answer is a near miss up to this distance.", **LENGTH)] = "100m",
+    near: Annotated[
+        Any, typer.Option("--near-miss", "--near", help="Distance up to which a wrong answer is a near miss.", **LENGTH)
+    ] = "100m",
 ) -> None:
     """Draw results: strips of photo and best tiles, recall and error curves, a map of errors, failures in groups.
 
@@ -24,7 +29,7 @@ def pictures(
 
     **Example**
 
-        gengeo pictures results/cvusa.json --data CVUSA --out pictures
+        gengeo pictures results/cvusa.json --images CVUSA --out pictures
     """
     from gengeo_hf.evaluation.report import images_of, make_album
     from gengeo_hf.evaluation.results import Result

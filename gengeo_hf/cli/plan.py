@@ -6,7 +6,7 @@ import typer
 
 from gengeo_hf.cli import console
 from gengeo_hf.cli.network_options import NetworkOptions
-from gengeo_hf.cli.options import LENGTHS, SHARE, AreaOptions, Json, Model
+from gengeo_hf.cli.options import LENGTHS, TILES, AreaOptions, Json, Model, Overlap, TruncateDim
 from gengeo_hf.cli.registry import INDEX, gengeo
 
 
@@ -23,16 +23,19 @@ def plan(
         ),
     ] = None,
     tile: Annotated[
-        Any, typer.Option(help="Side of a tile on the ground, or several around each centre: 60m,120m.", **LENGTHS)
+        Any,
+        typer.Option(
+            help="Side of a tile on the ground, or several around each centre: 60m,120m.",
+            rich_help_panel=TILES,
+            **LENGTHS,
+        ),
     ] = "100m",
-    overlap: Annotated[Any, typer.Option(help="Share of a tile that its neighbour repeats.", **SHARE)] = "50%",
+    overlap: Overlap = "50%",
     throughput: Annotated[
         float | None,
         typer.Option(min=0.0001, help="Tiles encoded per second, all machines together. Default: measured here."),
     ] = None,
-    truncate_dim: Annotated[
-        int | None, typer.Option(min=1, help="Keep only the first values of each descriptor.")
-    ] = None,
+    truncate_dim: TruncateDim = None,
     as_json: Json = False,
 ) -> None:
     """Estimate tiles, imagery, encoding time, disk, memory and search time for an area.
@@ -51,7 +54,7 @@ def plan(
 
     area = where.chosen()
     if area is None:
-        raise console.UsageError("say where: --area FILE.geojson, --bounds W,S,E,N or --near lat,lon,radius")
+        raise console.UsageError("choose an area: --area FILE.geojson, --bounds W,S,E,N or --near lat,lon,radius")
     imagery = None if source is None else _imagery_plan(source, area, tile, overlap, network)
     encoder = Encoder.from_pretrained(model, truncate_dim=truncate_dim)
     speed = throughput if throughput is not None else _measured(encoder)

@@ -14,8 +14,8 @@ from gengeo_hf.cli.registry import SHARING, gengeo
 def pull(
     repository: Annotated[str, typer.Argument(help="organisation/name on the Hub.")],
     out: Annotated[Path, typer.Argument(help="Directory to write.")],
-    kind: Annotated[str | None, typer.Option(help="model, index or dataset. Default: found out.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
+    kind: Annotated[str | None, typer.Option(help="model, index or dataset. Default: recognised.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit. Default: main.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Fetch a checkpoint, an index or a data set, and check it.

@@ -11,6 +11,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
@@ -38,24 +39,26 @@ class CommandGroup(typer.Typer):
     """A `typer.Typer` whose commands may take dataclasses of options and all know `--quiet` and `--verbose`."""
 
     def command(  # type: ignore[override]  # `panel` is the short name of `rich_help_panel`
-        self, name: str | None = None, *, panel: str = OTHER, environment: bool = False, **settings: Any
+        self, name: str | None = None, *, panel: str | None = None, environment: bool = False, **settings: Any
     ) -> Callable[[Command], Command]:
         """Register a function as a command.
 
         Args:
             name: the word on the command line; default: the function's name with hyphens.
-            panel: heading of `gengeo --help` under which the command is listed, usually one of `PANELS`.
+            panel: heading of `gengeo --help` under which the command is listed, usually one of `PANELS`; default:
+                Other, and none in a group.
             environment: every option may also be set by a variable, GENGEO_MAX_MEGABYTES for `--max-megabytes`. The
                 command line goes before the variable, the variable before the default.
             settings: passed to `typer.Typer.command`.
         """
+        heading = panel or (OTHER if self is gengeo else None)
 
         def decorate(function: Command) -> Command:
             text, examples = _split_examples(inspect.getdoc(function) or "")
             register = super(CommandGroup, self).command(
-                name, rich_help_panel=panel, help=text, epilog=examples, **settings
+                name, rich_help_panel=heading, help=text, epilog=examples, **settings
             )
-            expanded = _with_verbosity(expand_options(function))
+            expanded = _with_metavars(_with_verbosity(expand_options(function)))
             register(_with_environment(expanded) if environment else expanded)
             return function
 
@@ -79,7 +82,8 @@ def add_group(name: str, summary: str, panel: str = OTHER) -> CommandGroup:
         summary: one sentence for `gengeo --help`.
         panel: heading under which the group is listed.
     """
-    group = CommandGroup(no_args_is_help=True, rich_markup_mode="markdown", help=summary)
+    names = {"help_option_names": ["--help", "-h"]}
+    group = CommandGroup(no_args_is_help=True, rich_markup_mode="markdown", help=summary, context_settings=names)
     gengeo.add_typer(group, name=name, rich_help_panel=panel)
     return group
 
@@ -170,8 +174,31 @@ def _with_verbosity(function: Command) -> Command:
     return _with_signature(call, [*inspect.signature(function).parameters.values(), *extra])
 
 
+METAVARS = {bool: "", Path: "PATH", str: "TEXT", int: "NUMBER", float: "NUMBER"}  # how helps show a type of value
+
+
+def _with_metavars(function: Command) -> Command:
+    """The same function, each of whose options has a metavar in the help; flags have none."""
+
+    def named(name: str, kind: Any, option: OptionInfo) -> None:
+        types = [part for part in (kind, *get_args(kind)) if part in METAVARS]
+        if option.metavar is None and types:
+            option.metavar = METAVARS[types[0]]
+
+    return _with_changed_options(function, named)
+
+
 def _with_environment(function: Command) -> Command:
     """The same function, each of whose options is also read from the variable of its name."""
+
+    def read_variable(name: str, kind: Any, option: OptionInfo) -> None:
+        option.envvar = ENVIRONMENT + name.upper()
+
+    return _with_changed_options(function, read_variable)
+
+
+def _with_changed_options(function: Command, change: Callable[[str, Any, OptionInfo], None]) -> Command:
+    """The same function with copies of its options that `change` (name, type, option) has modified."""
 
     @functools.wraps(function)
     def call(**given: Any) -> Any:
@@ -183,7 +210,7 @@ def _with_environment(function: Command) -> Command:
         option = next((note for note in notes if isinstance(note, OptionInfo)), None)
         if option is not None:
             option = copy.copy(option)
-            option.envvar = ENVIRONMENT + parameter.name.upper()
+            change(parameter.name, kind, option)
             parameter = parameter.replace(annotation=Annotated[kind, option])
         parameters.append(parameter)
     return _with_signature(call, parameters)

@@ -14,7 +14,7 @@ def remove(
     index: Annotated[
         str, typer.Argument(metavar="INDEX", help="Index directory made by `gengeo index`, or the address of a store.")
     ],
-    tile_id: Annotated[list[str] | None, typer.Option(help="Tile to remove; may be given several times.")] = None,
+    tile_id: Annotated[list[str] | None, typer.Option(help="Id of a tile to remove; repeatable.")] = None,
     area_name: Annotated[
         str | None, typer.Option(help="Remove all tiles of the area with this name, as `gengeo info` prints it.")
     ] = None,

@@ -29,7 +29,9 @@ def serve(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
     queue: Annotated[
         int,
-        typer.Option(min=1, help="Requests inside at the same time; beyond: 503, Retry-After.", rich_help_panel=LIMITS),
+        typer.Option(
+            min=1, help="Requests accepted at a time; further ones get 503 with Retry-After.", rich_help_panel=LIMITS
+        ),
     ] = 256,
     batch: Annotated[
         int,
@@ -47,11 +49,11 @@ def serve(
         LogFormat, typer.Option(help="text: warnings and errors; json: one JSON object a line, also for each request.")
     ] = LogFormat.text,
 ) -> None:
-    """Answer photos over HTTP: /locate, /encode, /health; /docs says what they take.
+    """Answer photos over HTTP: /locate, /encode, /health; /docs describes the requests.
 
     Every option can be set by an environment variable, too; the command line goes before it.
 
-    After the index was replaced, `kill -HUP PID` takes the new one without losing a request.
+    After the index was replaced, `kill -HUP PID` loads the new one without losing a request.
 
     **Examples**
 
@@ -88,6 +90,6 @@ def serve(
         console.warning(locator.caveat)
 
     def listening(address: str) -> None:
-        console.note(f"{address}/docs tells how to ask; a new index is taken at: kill -HUP {os.getpid()}")
+        console.note(f"{address}/docs describes the requests; kill -HUP {os.getpid()} loads a new version of the index")
 
     run(locator, host, port, limits, listening, access)

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from gengeo_hf.cli import console
+from gengeo_hf.cli.exit_codes import FAILURE
 from gengeo_hf.cli.options import IndexPath, Json
 from gengeo_hf.cli.registry import INDEX, gengeo
 
@@ -12,7 +13,9 @@ from gengeo_hf.cli.registry import INDEX, gengeo
 @gengeo.command("to-store", panel=INDEX)
 def to_store(
     index: IndexPath,
-    store: Annotated[str, typer.Option(help="milvus:./local.db, milvus:http://host:19530 or qdrant:http://host:6333.")],
+    store: Annotated[
+        str, typer.Option(help="Address: milvus:./local.db, milvus:http://host:19530 or qdrant:http://host:6333.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Copy an index into a vector database; an interrupted export continues where it stopped.
@@ -46,4 +49,4 @@ def to_store(
             f"the store finds only {report['top10_agreement']:.1%} of the exact top ten, expected at least "
             f"{LEAST_AGREEMENT:.0%}: check its index settings, and run this command again"
         )
-        raise typer.Exit(1)
+        raise typer.Exit(FAILURE)

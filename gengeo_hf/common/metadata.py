@@ -108,7 +108,12 @@ def _position(gps: Mapping[int, Any], notes: list[str]) -> PhotoPosition | None:
         sides.append(_degrees(gps.get(part), gps.get(reference), words, notes))
     lat, lon = sides
     if lat is None or lon is None:
+        if not notes and any(part in gps for part in (ExifTags.GPS.GPSLatitude, ExifTags.GPS.GPSLongitude)):
+            notes.append("its EXIF position is incomplete (a number, or N, S, E or W, is missing): not used")
         return None
+    datum = _text(gps.get(ExifTags.GPS.GPSMapDatum)).replace("-", "").replace(" ", "")
+    if datum and not datum.startswith("WGS84"):
+        notes.append(f"its EXIF position is of the datum {datum:.20}: taken as WGS84, some 100 m may be missing")
     if abs(lat) > 90 or abs(lon) > 180 or (lat == 0 and lon == 0):
         notes.append(f"its EXIF position {lat:g}, {lon:g} cannot be right: not used")
         return None
@@ -121,11 +126,8 @@ def _degrees(parts: Any, reference: Any, words: str, notes: list[str]) -> float 
 
     Some writers give signed numbers beside the hemisphere: -86 W is 86 W; -86 E contradicts itself.
     """
-    try:
-        values = [_number(part) for part in parts]
-    except TypeError:
-        return None
-    sign = {words[0]: 1.0, words[1]: -1.0}.get(_text(reference))
+    values = [_number(part) for part in (parts if isinstance(parts, tuple | list) else (parts,))]
+    sign = {words[0]: 1.0, words[1]: -1.0}.get(_text(reference)[:1])
     known = [value for value in values if value is not None]
     if sign is None or not 1 <= len(values) <= 3 or len(known) < len(values):
         return None
@@ -143,6 +145,9 @@ def _heading(
     """GPSImgDirection as a true bearing."""
     heading = _number(gps.get(ExifTags.GPS.GPSImgDirection))
     if heading is None:
+        return None
+    if not 0 <= heading <= 360:
+        notes.append(f"its EXIF heading is {heading:g}, expected 0..360 degrees: not used")
         return None
     if _text(gps.get(ExifTags.GPS.GPSImgDirectionRef)) != "M":
         return heading % 360.0
@@ -193,14 +198,13 @@ def _vertical(numbers: dict[str, float], fov: float, size: tuple[int, int], note
 def _pose(numbers: dict[str, float], notes: list[str]) -> dict[str, Any]:
     """Heading, pitch and roll of GPano."""
     found: dict[str, Any] = {}
-    if (heading := numbers.get("PoseHeadingDegrees")) is not None:
-        found["heading"] = heading % 360.0
-    for name, tag, limit in (("pitch", "PosePitchDegrees", 90.0), ("roll", "PoseRollDegrees", 180.0)):
+    tags = (("heading", "PoseHeadingDegrees", 360.0), ("pitch", "PosePitchDegrees", 90.0))
+    for name, tag, limit in (*tags, ("roll", "PoseRollDegrees", 180.0)):
         value = numbers.get(tag)
         if value is not None and abs(value) > limit:
             notes.append(f"its GPano {tag} is {value:g}, expected at most {limit:g} degrees: not used")
         elif value is not None:
-            found[name] = value
+            found[name] = value % 360.0 if name == "heading" else value
     return found
 
 

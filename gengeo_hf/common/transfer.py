@@ -66,8 +66,10 @@ def _refusal(repository: str, status: int, error: Exception) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says first; its name where it says nothing."""
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """What an error says first, with what follows a colon at the end of a line; its name where it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    end = next((row for row, line in enumerate(lines) if not line.endswith(":")), len(lines))
+    return " ".join(lines[: end + 1]) or type(error).__name__
 
 
 def refuse_missing_folder(option: str, name: str) -> None:

@@ -61,6 +61,8 @@ def load_checkpoint(name: str | Path, **kwargs: Any) -> tuple[GenGeoModel, GenGe
         processor = GenGeoImageProcessor.from_pretrained(name, **where)
     except Exception as error:  # a damaged file raises whatever its reader happens to meet
         why = " ".join(str(error).split()) or type(error).__name__
+        if why.startswith("the checkpoint") or "unexpected keyword argument" in why:
+            raise GenGeoError(why) from error  # complete as it is
         raise GenGeoError(f"the checkpoint {name} cannot be read ({why:.300}); fetch or save it again") from error
     return model, processor, training_record(name, **where)
 

@@ -31,7 +31,7 @@ DEFAULTS: dict[str, Any] = {
     "image_std": [0.229, 0.224, 0.225],
     "view_sizes": {"ground": {"height": 154, "width": 770}, "aerial": {"height": 392, "width": 392}},
 }
-FAST_SCALE = 0.75  # half of the tokens; what it costs in recall is measured in docs/tasks/index_city.md
+FAST_SCALE = 0.75  # 1.8 times as fast with ViT-B/14 on a CPU with AVX2 alone (benchmarks/README.md)
 COMMON = ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb", "rescale_factor", "size")
 
 

@@ -1,4 +1,4 @@
-"""How far one gets without learning: tiles ranked by their colours alone.
+"""A baseline without learning: tiles ranked by their colours alone.
 
 If this found places in a synthetic world, the world would teach nothing.
 """

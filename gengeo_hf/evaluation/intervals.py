@@ -16,6 +16,7 @@ from scipy import stats
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import EARTH_RADIUS_M
+from gengeo_hf.common.statistics import wilson
 
 LEVEL = 0.95
 LEAST_GROUPS = 10  # fewer tell nothing about their own spread
@@ -248,6 +249,4 @@ def _wilson_near_the_ends(share: float, count: int, level: float) -> Interval:
 
 def _wilson(share: float, count: float, z: float) -> Interval:
     """Wilson's score interval of a share among `count` values."""
-    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    margin = z / (1 + z**2 / count) * float(np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)))
-    return Interval(max(0.0, centre - margin), min(1.0, centre + margin))
+    return Interval(*map(float, wilson(share, count, z)))

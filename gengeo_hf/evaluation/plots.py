@@ -11,7 +11,7 @@ import numpy as np
 from gengeo_hf.common.drawing import FAINT, GRID, INK, PAPER
 from gengeo_hf.common.errors import MissingExtraError
 from gengeo_hf.common.geo import EARTH_RADIUS_M
-from gengeo_hf.common.statistics import wilson
+from gengeo_hf.evaluation.intervals import Groups, mean_interval
 from gengeo_hf.evaluation.pictures import COLOURS
 
 if TYPE_CHECKING:
@@ -23,19 +23,28 @@ SERIES = ("#1f5f8b", "#e07a1f", "#0a9b6c", "#8e5ea2", "#d1495b", "#5b6770")
 _MOST_LINES = 300  # from lost queries to where they were put, in one panel: more would be a blot
 
 
-def recall_curve(ranks: Mapping[str, np.ndarray], *, gallery_sizes: Mapping[str, int], most: int = 100) -> "Figure":
-    """Recall@k over k on a logarithmic axis, with a 95 % band (Wilson), and chance as dashed lines.
+def recall_curve(
+    ranks: Mapping[str, np.ndarray],
+    *,
+    gallery_sizes: Mapping[str, int],
+    groups: Mapping[str, Groups] | None = None,
+    most: int = 100,
+) -> "Figure":
+    """Recall@k over k on a logarithmic axis, with 95 % intervals (`mean_interval`), and chance as dashed lines.
 
     Args:
         ranks: (queries,) ranks from 0, by label.
         gallery_sizes: number of tiles by label, for chance.
+        groups: queries that are found or lost together, by label; None for independent queries.
         most: greatest k.
     """
     figure, axes = _figure(6.4, 4.2)
     ks = np.unique(np.round(np.geomspace(1, max(2, most), 60)).astype(int))
     for (label, values), colour in zip(ranks.items(), _colours(len(ranks)), strict=True):
-        share = np.array([np.mean(np.asarray(values) < k) for k in ks])
-        axes.fill_between(ks, *(100 * edge for edge in wilson(share, len(values))), color=colour, alpha=0.15, lw=0)
+        hits = np.asarray(values) < ks[:, None]  # (ks, queries)
+        share, own = hits.mean(axis=1), None if groups is None else groups[label]
+        low, high = np.array([mean_interval(some.astype(float), own) for some in hits]).T
+        axes.fill_between(ks, 100 * low, 100 * high, color=colour, alpha=0.15, lw=0)
         axes.plot(ks, 100 * share, color=colour, lw=2, label=f"{label}: R@1 {100 * share[0]:.1f} %")
     for size in sorted(set(gallery_sizes.values())):
         chance = np.minimum(100, 100 * ks / size)

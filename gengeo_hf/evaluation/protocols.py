@@ -43,7 +43,7 @@ class Protocol:
         near_rule_m: metres of the "any tile near enough" rule, None for none.
         offset_edges_m: inner edges in metres of the breakdown by distance between query and tile centre.
         prior_radii_m: radii in metres of searches around the true position.
-        fov: horizontal field of view in degrees that panoramas are cut to; 360 keeps them.
+        fov: horizontal field of view in degrees that panoramas are cropped to; 360 keeps them.
         heading: "known": the cut looks north; "unknown": it looks anywhere.
         trapezoid_ap: Also count average precision as University-1652's script does.
         note: what a reader must know before comparing.
@@ -72,7 +72,7 @@ class Protocol:
 
     @property
     def limited(self) -> bool:
-        """Whether panoramas are cut or turned before they are described."""
+        """Whether panoramas are cropped or turned before they are encoded."""
         return self.fov < 360 or self.heading == "unknown"
 
     def as_dict(self) -> dict[str, Any]:

@@ -117,6 +117,7 @@ def _plots(results: Sequence[Result]) -> dict[str, Figure]:
     curve = plots.recall_curve(
         dict(zip(labels, columns["rank"], strict=True)),
         gallery_sizes=dict(zip(labels, sizes, strict=True)),
+        groups={label: result.groups for label, result in zip(labels, results, strict=True)},
         most=max(10, min(1000, min(sizes) // 5)),
     )
     shown = {"recall.png": Figure(_drawn(curve), "How often the true tile is among the k best.")}

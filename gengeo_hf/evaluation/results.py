@@ -89,17 +89,17 @@ class Result:
             with_queries: also read the table of queries; tables of results need none.
 
         Raises:
-            GenGeoError: a file is missing, or is no result of this program.
+            GenGeoError: a file is missing, or is not a result of this program.
         """
         path = Path(path)
         try:
             summary = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
-            raise GenGeoError(f"{path} is no readable result ({error}); make one with gengeo evaluate") from error
+            raise GenGeoError(f"{path} is not a readable result ({error}); make one with gengeo evaluate") from error
         # Other JSON files of this package state a format as well.
         sound = isinstance(summary, dict) and {"dataset", "model", "metrics"} <= summary.keys()
         if not sound or summary.get("format") != FORMAT:
-            raise GenGeoError(f"{path} is no evaluation result of format {FORMAT}; make one with gengeo evaluate")
+            raise GenGeoError(f"{path} is not an evaluation result of format {FORMAT}; make one with gengeo evaluate")
         sums = summary.pop("sha256", {})  # results of earlier versions state none
         if sums and (not isinstance(sums, dict) or sums.get("summary") != sum_of(summary)):
             raise GenGeoError(f"{path} was changed or damaged after it was written; evaluate again")

@@ -15,7 +15,10 @@ from gengeo_hf.common.errors import GenGeoError
 
 LEVEL = 0.95
 COLLAPSED = 0.25  # rows below this share of the base do not enter the pooled spread: near 0 runs hardly differ
-OWN_SPREAD_P = 0.01  # a row whose differences spread more than this chance allows has an interval of its own
+# A row whose differences spread more than chance allows has an interval of its own, and at the smaller chance it also
+# leaves the pooled spread. One chance of 0.01 for both gives a row of twice the others' spread a coverage of 86 %. Two
+# seeds tell too little of a row's own spread: there the smaller chance counts for both.
+OWN_SPREAD_P, LEFT_OUT_P = 0.3, 0.01
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,8 @@ def paired_differences(runs: Sequence[Mapping[int, float]], level: float = LEVEL
     """Difference of each row to the first one, paired by seed.
 
     The variance of a mean difference over n seeds is 2 s^2 / n with the pooled s, and Student's t has the pooled
-    degrees of freedom. A row whose paired differences spread significantly more than that gets an interval by its own
-    spread, and so does a collapsed row.
+    degrees of freedom. A row whose paired differences spread more than that gets an interval by its own spread, and so
+    does a collapsed row.
 
     Args:
         runs: For each row the value of each seed.
@@ -95,8 +98,13 @@ def paired_differences(runs: Sequence[Mapping[int, float]], level: float = LEVEL
     base = runs[0]
     usual = float(np.mean(list(base.values()))) if base else np.nan
     kept = [row for row in runs if row and np.mean(list(row.values())) >= COLLAPSED * usual]
-    calm = [row for row in kept if row is base or not _is_wild(base, row, kept)]
-    spread = pooled_spread(calm)
+    chances = [1.0 if row is base else _chance_of_spread(base, row, kept) for row in kept]
+    spread = pooled_spread([row for row, chance in zip(kept, chances, strict=True) if chance >= LEFT_OUT_P])
+    calm = [
+        row
+        for row, chance in zip(kept, chances, strict=True)
+        if chance >= (OWN_SPREAD_P if len(_gaps(base, row)) > 2 else LEFT_OUT_P)
+    ]
     return [None, *(_difference(base, row, None if row not in calm else spread, level) for row in runs[1:])]
 
 
@@ -104,13 +112,15 @@ def _gaps(base: Mapping[int, float], row: Mapping[int, float]) -> np.ndarray:
     return np.array([row[seed] - base[seed] for seed in sorted(set(base) & set(row))])
 
 
-def _is_wild(base: Mapping[int, float], row: Mapping[int, float], kept: Sequence[Mapping[int, float]]) -> bool:
-    """Whether a row's differences spread significantly more than the other rows' runs."""
+def _chance_of_spread(
+    base: Mapping[int, float], row: Mapping[int, float], kept: Sequence[Mapping[int, float]]
+) -> float:
+    """Chance that a row's differences spread this much, were it no wilder than the other rows; 1 where unknown."""
     gaps, others = _gaps(base, row), pooled_spread([other for other in kept if other is not row])
     if len(gaps) < 2 or others.freedom < 1 or not others.value > 0:
-        return False
+        return 1.0
     ratio = gaps.var(ddof=1) / (2 * others.value**2)
-    return bool(stats.f.sf(ratio, len(gaps) - 1, others.freedom) < OWN_SPREAD_P)
+    return float(stats.f.sf(ratio, len(gaps) - 1, others.freedom))
 
 
 def _difference(

@@ -64,7 +64,8 @@ class SizesResult:
                 *lines,
                 f"fused: {summary_text(self.fused)}",
                 f"fused - best single size ({self.best_m:g} m): {100 * self.difference:+.2f} points of {METRIC} "
-                f"({100 * low:+.2f} to {100 * high:+.2f}): {verdict}",
+                f"({100 * low:+.2f} to {100 * high:+.2f}): {verdict}; "
+                "the best size was chosen on the same photos, which favours it",
             ]
         )
 

@@ -3,7 +3,7 @@
 Arrays, and pictures with a caption, for a photo and its tile. The commands are `gengeo explain` and `gengeo figure`.
 """
 
-from gengeo_hf.explain.attribution import Look, kept_map, look, look_many
+from gengeo_hf.explain.attribution import Attribution, attribute, attribute_many, kept_map
 from gengeo_hf.explain.clusters import (
     Patch,
     cluster_histogram,
@@ -34,11 +34,13 @@ from gengeo_hf.explain.links import (
 
 __all__ = [
     "SCALE_NOTE",
-    "Look",
+    "Attribution",
     "Match",
     "Patch",
     "Preference",
     "account",
+    "attribute",
+    "attribute_many",
     "cluster_histogram",
     "cluster_map_figure",
     "clusters_figure",
@@ -48,8 +50,6 @@ __all__ = [
     "histogram_similarity",
     "kept_map",
     "link_direction_error",
-    "look",
-    "look_many",
     "match_figure",
     "overlay",
     "pairs_figure",

@@ -1,4 +1,4 @@
-"""One image as the head sees it: where mass goes, how strong patches are, what each patch adds to the descriptor.
+"""Attribution of one image: token mass kept by the head, patch norms, and what each patch adds to the descriptor.
 
 Arrays on the patch grid of an image, for `links`, `clusters` and the pictures.
 """
@@ -20,8 +20,8 @@ from gengeo_hf.encoding.inputs import load_image
 
 
 @dataclass(frozen=True)
-class Look:
-    """What a SALAD model makes of one image. Patches are in row-major order; n = rows x columns, m clusters.
+class Attribution:
+    """Attribution of one image by a SALAD model. Patches are in row-major order; n = rows x columns, m clusters.
 
     Args:
         image: the image as it was given, RGB.
@@ -64,11 +64,12 @@ class Look:
         return values.reshape(self.grid)
 
 
-def look(encoder: Encoder, image: Any, view: View) -> Look:
-    """Run the model once and keep what explains its descriptor.
+def attribute(encoder: Encoder, image: Any, view: View) -> Attribution:
+    """Run the model once and attribute the descriptor to the patches.
 
     The descriptor is a sum over patches once the lengths that SALAD divides by are known: cluster j is
-    sum_i P_ji h_i over its length, and the projection is linear. So each patch has its exact share (`Look.parts`).
+    sum_i P_ji h_i over its length, and the projection is linear. So the share of each patch is exact
+    (`Attribution.parts`).
 
     Args:
         encoder: a model with a SALAD head, run by torch.
@@ -78,12 +79,12 @@ def look(encoder: Encoder, image: Any, view: View) -> Look:
     Raises:
         GenGeoError: another head, an encoder without a torch model, or an image that cannot be read.
     """
-    return look_many(encoder, [image], view)[0]
+    return attribute_many(encoder, [image], view)[0]
 
 
 @torch.inference_mode()
-def look_many(encoder: Encoder, images: list[Any], view: View) -> list[Look]:
-    """Like `look`, for a batch of images in one forward pass."""
+def attribute_many(encoder: Encoder, images: list[Any], view: View) -> list[Attribution]:
+    """Like `attribute`, for a batch of images in one forward pass."""
     model, head = _salad(encoder, view)
     opened = [as_picture(image) for image in images]
     inputs = encoder.processor(opened, view=view, return_tensors="pt")
@@ -92,15 +93,15 @@ def look_many(encoder: Encoder, images: list[Any], view: View) -> list[Look]:
     tokens = _patch_tokens(model.backbone_of(view), output)
     features = head.aggregator.cluster_features(tokens).float()
     norms = _features_before_norm(model, output).float().norm(dim=-1)
-    looks = []
+    found = []
     for row, picture in enumerate(opened):
         assignment = output.assignment[row].float()
         plan = assignment[: model.config.num_clusters]
         sums = plan @ features[row]
         weights = plan / sums.norm(dim=1, keepdim=True).clamp(min=1e-12)
         parts, rest = _contributions(head, features[row], weights, output.unprojected[row].float())
-        looks.append(
-            Look(
+        found.append(
+            Attribution(
                 image=picture,
                 view=view,
                 grid=output.token_grid,
@@ -115,7 +116,7 @@ def look_many(encoder: Encoder, images: list[Any], view: View) -> list[Look]:
                 descriptor=_array(output.pooler_output[row].float()),
             )
         )
-    return looks
+    return found
 
 
 def kept_map(encoder: Encoder, image: Any, view: View) -> np.ndarray:
@@ -136,8 +137,8 @@ def kept_map(encoder: Encoder, image: Any, view: View) -> np.ndarray:
         GenGeoError: the model has no dustbin, or the image cannot be read.
     """
     need_dustbin(encoder)
-    seen = look(encoder, image, view)
-    return seen.on_grid(seen.kept)
+    found = attribute(encoder, image, view)
+    return found.on_grid(found.kept)
 
 
 def need_dustbin(encoder: Encoder) -> None:
@@ -149,7 +150,7 @@ def need_dustbin(encoder: Encoder) -> None:
     _need_plain(encoder)
     config = encoder.model.config
     if config.aggregator != "salad" or not config.use_dustbin:
-        raise GenGeoError(f"a {config.aggregator} head without dustbin keeps every patch: there is no map to draw")
+        raise GenGeoError(f"a {config.aggregator} head without dustbin keeps every patch, so there is nothing to draw")
 
 
 def _need_plain(encoder: Encoder) -> None:

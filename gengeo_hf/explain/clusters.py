@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.encoding.encoder import Encoder, View
-from gengeo_hf.explain.attribution import Look, look_many
+from gengeo_hf.explain.attribution import Attribution, attribute_many
 
 Box = tuple[float, float, float, float]
 AROUND = 0.5  # patches that the picture of a patch shows on each side of it
@@ -27,12 +27,14 @@ def parse_box(text: str) -> Box:
     """Read `left,top,right,bottom` in shares of the image's width and height, for example `0.1,0.4,0.3,0.9`.
 
     Raises:
-        GenGeoError: it is no box inside the image.
+        GenGeoError: it is not a box inside the image.
     """
     try:
         left, top, right, bottom = (float(part) for part in text.split(","))
     except ValueError as error:
-        raise GenGeoError(f"{text!r} is no box: expected left,top,right,bottom, for example 0.1,0.4,0.3,0.9") from error
+        raise GenGeoError(
+            f"{text!r} is not a box: expected left,top,right,bottom, for example 0.1,0.4,0.3,0.9"
+        ) from error
     if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
         raise GenGeoError(
             f"the box {text} must lie inside the image: shares from 0 to 1, left < right and top < bottom"
@@ -53,18 +55,18 @@ def patches_in(grid: tuple[int, int], box: Box) -> np.ndarray:
     return np.outer(down, along).ravel()
 
 
-def cluster_histogram(seen: Look, box: Box | None = None) -> np.ndarray:
+def cluster_histogram(attribution: Attribution, box: Box | None = None) -> np.ndarray:
     """Mean assignment of a region's patches to the clusters, dustbin left out, scaled to sum 1 (GenGeo, Figure 7).
 
     Args:
-        seen: the image.
+        attribution: the image.
         box: the region; None takes the whole image. Patches on its edge count by the share that lies inside.
 
     Returns:
         float32 (m,).
     """
-    inside = np.ones(len(seen.kept), np.float32) if box is None else patches_in(seen.grid, box)
-    histogram: np.ndarray = seen.plan @ inside
+    inside = np.ones(len(attribution.kept), np.float32) if box is None else patches_in(attribution.grid, box)
+    histogram: np.ndarray = attribution.plan @ inside
     return histogram / max(float(histogram.sum()), 1e-12)
 
 
@@ -73,20 +75,20 @@ def histogram_similarity(first: np.ndarray, second: np.ndarray) -> float:
     return float(first @ second / max(float(np.linalg.norm(first) * np.linalg.norm(second)), 1e-12))
 
 
-def similarity_elsewhere(histogram: np.ndarray, seen: Look, box: Box) -> np.ndarray:
+def similarity_elsewhere(histogram: np.ndarray, attribution: Attribution, box: Box) -> np.ndarray:
     """Similarity of a histogram to every region of a box's size in an image: what a high number must be held against.
 
     Args:
         histogram: (m,), of a region of the other view.
-        seen: the image in which the box is moved, patch by patch.
+        attribution: the image in which the box is moved, patch by patch.
         box: gives the size.
 
     Returns:
         float64, one number for each place of the box.
     """
-    rows, columns = seen.grid
+    rows, columns = attribution.grid
     height, width = max(1, round((box[3] - box[1]) * rows)), max(1, round((box[2] - box[0]) * columns))
-    maps = seen.plan.reshape(-1, rows, columns)
+    maps = attribution.plan.reshape(-1, rows, columns)
     found = []
     for row, column in itertools.product(range(rows - height + 1), range(columns - width + 1)):
         region = maps[:, row : row + height, column : column + width].sum(axis=(1, 2))
@@ -124,52 +126,61 @@ def top_patches(
 
     Returns:
         For each cluster its patches, most first; and float64 (m, rows, columns), the mean of all images' plans. Where
-        such a map is concentrated, the cluster follows places in the image rather than what is seen there.
+        such a map is concentrated, the cluster follows places in the image rather than what the image shows there.
 
     Raises:
-        GenGeoError: see `look`; or there are no images.
+        GenGeoError: see `attribute`; or there are no images.
     """
     best: list[list[tuple[float, int, Patch]]] = []
     total, seen_images = np.zeros(()), 0
-    for number, seen in enumerate(looks(encoder, images, view)):
-        best = best or [[] for _ in seen.plan]
+    for number, attribution in enumerate(attributions(encoder, images, view)):
+        best = best or [[] for _ in attribution.plan]
         for cluster, heap in enumerate(best):
-            _offer(heap, seen, cluster, number, count)
-        total = total + seen.plan.reshape(-1, *seen.grid).astype(np.float64)
+            _offer(heap, attribution, cluster, number, count)
+        total = total + attribution.plan.reshape(-1, *attribution.grid).astype(np.float64)
         seen_images = number + 1
     if not seen_images:
-        raise GenGeoError("there are no images to look at")
+        raise GenGeoError("there are no images")
     chosen = [[patch for _, _, patch in sorted(heap, key=lambda item: -item[0])] for heap in best]
     return chosen, total / seen_images
 
 
-def looks(encoder: Encoder, images: Iterable[Any], view: View) -> Iterator[Look]:
+def attributions(encoder: Encoder, images: Iterable[Any], view: View) -> Iterator[Attribution]:
     """Looks at a stream of images, a batch in memory at a time."""
     iterator = iter(images)
     while batch := list(itertools.islice(iterator, encoder.batch_size)):
-        yield from look_many(encoder, batch, view)
+        yield from attribute_many(encoder, batch, view)
 
 
-def _offer(heap: list[tuple[float, int, Patch]], seen: Look, cluster: int, number: int, count: int) -> None:
+def _offer(
+    heap: list[tuple[float, int, Patch]], attribution: Attribution, cluster: int, number: int, count: int
+) -> None:
     """Keep the patch of an image that a cluster takes most of, if it is among the best so far."""
-    index = int(seen.plan[cluster].argmax())
-    share = float(seen.plan[cluster, index])
+    index = int(attribution.plan[cluster].argmax())
+    share = float(attribution.plan[cluster, index])
     if len(heap) == count and share <= heap[0][0]:
         return
-    row, column = divmod(index, seen.grid[1])
-    patch = Patch(share, number, (row, column), _cut_patch(seen, row, column))
+    row, column = divmod(index, attribution.grid[1])
+    patch = Patch(share, number, (row, column), _cut_patch(attribution, row, column))
     (heapq.heappush if len(heap) < count else heapq.heapreplace)(heap, (share, -number, patch))
 
 
-def _cut_patch(seen: Look, row: int, column: int) -> Image.Image:
+def _cut_patch(attribution: Attribution, row: int, column: int) -> Image.Image:
     """A patch in a thin white frame, with half a patch around it; grey where the image has ended."""
     around, side = AROUND, PICTURE_SIDE
-    tall, wide = seen.image.height / seen.grid[0], seen.image.width / seen.grid[1]
+    tall, wide = attribution.image.height / attribution.grid[0], attribution.image.width / attribution.grid[1]
     box = ((column - around) * wide, (row - around) * tall, (column + 1 + around) * wide, (row + 1 + around) * tall)
-    inside = (max(0.0, box[0]), max(0.0, box[1]), min(seen.image.width, box[2]), min(seen.image.height, box[3]))
+    inside = (
+        max(0.0, box[0]),
+        max(0.0, box[1]),
+        min(attribution.image.width, box[2]),
+        min(attribution.image.height, box[3]),
+    )
     scale = side / (box[2] - box[0]), side / (box[3] - box[1])
     corners = [round((inside[i] - box[i % 2]) * scale[i % 2]) for i in range(4)]
-    part = seen.image.resize((corners[2] - corners[0], corners[3] - corners[1]), Image.Resampling.BICUBIC, box=inside)
+    part = attribution.image.resize(
+        (corners[2] - corners[0], corners[3] - corners[1]), Image.Resampling.BICUBIC, box=inside
+    )
     picture = Image.new("RGB", (side, side), "#eef1f4")
     picture.paste(part, (corners[0], corners[1]))
     edge = side * around / (1 + 2 * around)

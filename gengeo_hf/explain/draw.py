@@ -53,7 +53,7 @@ def overlay(
         smooth: blend neighbouring patches; False shows each patch as it is.
 
     Returns:
-        A picture of the image's shape, at least 392 pixels high or wide so that patches can be told apart.
+        A picture of the image's shape, at least 392 pixels high or wide so that patches can be distinguished.
     """
     picture = as_picture(image)
     factor = max(1, -(-392 // max(picture.size)))

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from gengeo_hf.encoding.encoder import Encoder
-from gengeo_hf.explain.attribution import Look, as_picture, look, need_dustbin
+from gengeo_hf.explain.attribution import Attribution, as_picture, attribute, need_dustbin
 from gengeo_hf.explain.clusters import Box, Patch, cluster_histogram, histogram_similarity, similarity_elsewhere
 from gengeo_hf.explain.draw import (
     SCALE_NOTE,
@@ -57,10 +57,10 @@ def selection_figure(
     need_dustbin(encoder)
     rows = []
     for number, (ground, aerial) in enumerate(pairs):
-        seen = look(encoder, ground, "ground"), look(encoder, aerial, "aerial")
-        rows.append(Row([Panel(x.image, x.view) for x in seen], side, titles[number] if number < len(titles) else ""))
-        rows.append(Row([_map_panel(x, x.norms, "feature norm", "{:.1f} to {:.1f}") for x in seen], side))
-        rows.append(Row([_kept_panel(x) for x in seen], side))
+        both = attribute(encoder, ground, "ground"), attribute(encoder, aerial, "aerial")
+        rows.append(Row([Panel(x.image, x.view) for x in both], side, titles[number] if number < len(titles) else ""))
+        rows.append(Row([_map_panel(x, x.norms, "feature norm", "{:.1f} to {:.1f}") for x in both], side))
+        rows.append(Row([_kept_panel(x) for x in both], side))
     return sheet(rows, "What the head kept", [f"Kept share: {SCALE_NOTE}", NORM_NOTE], Scale())
 
 
@@ -73,8 +73,8 @@ def match_figure(match: Match, count: int = 5, side: int = 250) -> Image.Image:
         side: height of the photo in pixels; the tile is drawn larger.
     """
     ground, aerial = (
-        Panel(overlay(seen.image, stretch(seen.on_grid(evidence))), words, small=_adds(evidence, rest))
-        for seen, evidence, rest, words in (
+        Panel(overlay(attribution.image, stretch(attribution.on_grid(evidence))), words, small=_adds(evidence, rest))
+        for attribution, evidence, rest, words in (
             (match.ground, match.ground_evidence, match.ground_rest, f"ground: adds to the score of {match.score:.3f}"),
             (match.aerial, match.aerial_evidence, match.aerial_rest, "aerial: the same"),
         )
@@ -116,7 +116,7 @@ def preference_figure(
     difference = preference.ground_difference
     first = Panel(
         overlay(photo.image, stretch_signed(photo.on_grid(difference)), signed=True),
-        f"photo: orange speaks for {names[0]}, blue for {names[1]}",
+        f"photo: orange favours {names[0]}, blue {names[1]}",
         small=f"patches add {difference.sum():+.3f} to the gap of {preference.gap:+.3f}, "
         f"the global token {preference.rest_difference:+.3f}",
     )
@@ -125,7 +125,7 @@ def preference_figure(
         evidence = overlay(match.aerial.image, stretch(match.aerial.on_grid(match.aerial_evidence)))
         tiles += [
             Panel(match.aerial.image, name, frame=colour, small=f"score {match.score:.3f}"),
-            Panel(evidence, "what speaks for it", small=_adds(match.aerial_evidence, match.aerial_rest)),
+            Panel(evidence, "what favours it", small=_adds(match.aerial_evidence, match.aerial_rest)),
         ]
     gain = chosen.cluster_agreement - other.cluster_agreement
     order = np.argsort(-np.abs(gain))[:4]
@@ -139,15 +139,17 @@ def preference_figure(
     ]
     higher = "higher" if preference.gap >= 0 else "lower"
     title = f"Why {names[0]} scores {higher} by {abs(preference.gap):.3f}"
-    scale = Scale(f"speaks for {names[1]}", f"for {names[0]}", signed=True)
+    scale = Scale(f"favours {names[1]}", f"favours {names[0]}", signed=True)
     return sheet([Row([first], side), Row(tiles, side)], title, notes, scale)
 
 
-def regions_figure(ground: Look, ground_box: Box, aerial: Look, aerial_box: Box, side: int = 250) -> Image.Image:
+def regions_figure(
+    ground: Attribution, ground_box: Box, aerial: Attribution, aerial_box: Box, side: int = 250
+) -> Image.Image:
     """Mean cluster assignment of a region in each view, and how alike they are (GenGeo, Figure 7).
 
     Args:
-        ground, aerial: looks at the two images.
+        ground, aerial: attributions of the two images.
         ground_box, aerial_box: left, top, right, bottom in shares of width and height.
         side: height of the images in pixels.
     """
@@ -202,34 +204,34 @@ def clusters_figure(
         "Ground on the left, aerial on the right. Coloured: where in the image the cluster takes its mass, mean over "
         "all images. Then the patches that it takes most of, at most one an image, with half a patch around them.",
         "A cluster that means the same from the street and from above shows the same things on both sides. A cluster "
-        "whose coloured map has one bright spot follows a place in the image rather than what is seen there.",
+        "whose coloured map has one bright spot follows a place in the image rather than what the image shows there.",
     ]
     return sheet(rows, "What the clusters collect", notes, Scale("takes least", "takes most, for each map by itself"))
 
 
-def cluster_map_figure(seen: Look, most: int = 8, side: int = 150) -> Image.Image:
+def cluster_map_figure(attribution: Attribution, most: int = 8, side: int = 150) -> Image.Image:
     """One image, and where each of its largest clusters takes its mass from.
 
     Args:
-        seen: a look at the image.
+        attribution: of the image.
         most: clusters that are shown, those with the largest single share first.
         side: height of a panel in pixels.
     """
-    order = np.argsort(-seen.plan.max(axis=1))[:most]
+    order = np.argsort(-attribution.plan.max(axis=1))[:most]
     maps = [
         Panel(
-            overlay(seen.image, stretch(seen.on_grid(seen.plan[j]))),
+            overlay(attribution.image, stretch(attribution.on_grid(attribution.plan[j]))),
             f"cluster {j}",
-            small=f"at most {seen.plan[j].max():.0%} of a patch",
+            small=f"at most {attribution.plan[j].max():.0%} of a patch",
         )
         for j in order
     ]
-    wide = seen.image.width / seen.image.height
+    wide = attribution.image.width / attribution.image.height
     columns = max(1, round(1100 / (side * wide)))
     columns = -(-len(maps) // -(-len(maps) // columns))  # as many in each row
-    rows = [Row([Panel(seen.image, f"{seen.view} image")], side)]
+    rows = [Row([Panel(attribution.image, f"{attribution.view} image")], side)]
     rows += [Row(maps[start : start + columns], side) for start in range(0, len(maps), columns)]
-    return sheet(rows, "Where each cluster looks", [EVIDENCE_NOTE], Scale("takes least", "takes most"))
+    return sheet(rows, "Where each cluster collects mass", [EVIDENCE_NOTE], Scale("takes least", "takes most"))
 
 
 def pairs_figure(pairs: Sequence[tuple[Any, Any]], titles: Sequence[str] = (), side: int = 150) -> Image.Image:
@@ -248,15 +250,15 @@ def pairs_figure(pairs: Sequence[tuple[Any, Any]], titles: Sequence[str] = (), s
     return sheet(rows, "Pairs: ground and aerial", [])
 
 
-def _map_panel(seen: Look, values: np.ndarray, name: str, words: str) -> Panel:
+def _map_panel(attribution: Attribution, values: np.ndarray, name: str, words: str) -> Panel:
     """A map of patches over the image, with its range in numbers."""
-    picture = overlay(seen.image, stretch(seen.on_grid(values)))
+    picture = overlay(attribution.image, stretch(attribution.on_grid(values)))
     return Panel(picture, name, small=words.format(float(values.min()), float(values.max())))
 
 
-def _kept_panel(seen: Look) -> Panel:
-    words = f"{{:.0%}} to {{:.0%}}, mean {seen.kept.mean():.0%}"
-    return _map_panel(seen, seen.kept, "kept", words)
+def _kept_panel(attribution: Attribution) -> Panel:
+    words = f"{{:.0%}} to {{:.0%}}, mean {attribution.kept.mean():.0%}"
+    return _map_panel(attribution, attribution.kept, "kept", words)
 
 
 def _adds(evidence: np.ndarray, rest: float) -> str:
@@ -269,7 +271,7 @@ def _agreement(match: Match, width: int, height: int) -> Panel:
     return Panel(chart, "cosine of the two views' vectors in each cluster, before the projection")
 
 
-def _centre(seen: Look, patch: int) -> tuple[float, float]:
+def _centre(attribution: Attribution, patch: int) -> tuple[float, float]:
     """Centre of a patch in shares of width and height."""
-    row, column = divmod(patch, seen.grid[1])
-    return (column + 0.5) / seen.grid[1], (row + 0.5) / seen.grid[0]
+    row, column = divmod(patch, attribution.grid[1])
+    return (column + 0.5) / attribution.grid[1], (row + 0.5) / attribution.grid[0]

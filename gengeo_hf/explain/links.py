@@ -13,7 +13,7 @@ import numpy as np
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.encoding.encoder import Encoder
-from gengeo_hf.explain.attribution import Look, look
+from gengeo_hf.explain.attribution import Attribution, attribute
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Match:
     """An account of one score. Nothing in it is an approximation: the pieces add up to the cosine.
 
     Args:
-        ground, aerial: looks at the two images.
+        ground, aerial: attributions of the two images.
         score: cosine of their descriptors.
         links: float32 (n ground, n aerial), what each pair of patches adds to the score.
         ground_evidence: float32 (n ground,), what each ground patch adds, against the whole tile.
@@ -31,8 +31,8 @@ class Match:
         cluster_agreement: float32 (m,), cosine of the two views' vectors in each cluster, before the projection.
     """
 
-    ground: Look
-    aerial: Look
+    ground: Attribution
+    aerial: Attribution
     score: float
     links: np.ndarray
     ground_evidence: np.ndarray
@@ -73,20 +73,20 @@ def explain_match(encoder: Encoder, ground: Any, aerial: Any) -> Match:
     """Account for the score of a photo and a tile.
 
     Similarity goes through the shared clusters: patch i of the photo meets patch k of the tile where both were assigned
-    to a cluster and their features there agree. With s_i the share of a patch in its descriptor (`Look.parts`), the
-    pair adds s_i . s_k to the cosine.
+    to a cluster and their features there agree. With s_i the share of a patch in its descriptor (`Attribution.parts`),
+    the pair adds s_i . s_k to the cosine.
 
     Args:
         encoder: a model with a SALAD head.
         ground, aerial: paths, bytes or PIL images.
 
     Raises:
-        GenGeoError: see `look`.
+        GenGeoError: see `attribute`.
     """
-    return account(look(encoder, ground, "ground"), look(encoder, aerial, "aerial"))
+    return account(attribute(encoder, ground, "ground"), attribute(encoder, aerial, "aerial"))
 
 
-def account(ground: Look, aerial: Look) -> Match:
+def account(ground: Attribution, aerial: Attribution) -> Match:
     """Like `explain_match`, for images that were looked at before."""
     return Match(
         ground,
@@ -152,10 +152,10 @@ def explain_preference(encoder: Encoder, ground: Any, chosen: Any, other: Any) -
         chosen, other: the two tiles.
 
     Raises:
-        GenGeoError: see `look`; or the two tiles are the same picture.
+        GenGeoError: see `attribute`; or the two tiles are the same picture.
     """
-    photo = look(encoder, ground, "ground")
-    return contrast(*(account(photo, look(encoder, tile, "aerial")) for tile in (chosen, other)))
+    photo = attribute(encoder, ground, "ground")
+    return contrast(*(account(photo, attribute(encoder, tile, "aerial")) for tile in (chosen, other)))
 
 
 def contrast(chosen: Match, other: Match) -> Preference:

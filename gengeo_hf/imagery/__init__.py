@@ -1,18 +1,19 @@
-"""Imagery of every kind becomes a `TileSource`: tiles with a place each, and their pixels on demand.
+"""Read aerial imagery of every kind as a `TileSource`: a table of georeferenced tiles, and their pixels on demand.
 
-`open_imagery` picks the reader by what it finds.
+`open_imagery` chooses the reader by the kind of the file, directory or address.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gengeo_hf.imagery.registry import TilingOptions, open_imagery
+    from gengeo_hf.imagery.options import TilingOptions
+    from gengeo_hf.imagery.registry import open_imagery
 
 __all__ = ["TilingOptions", "open_imagery"]
 
 
 def __getattr__(name: str) -> Any:
-    """The readers import rasters, tables and addresses; an index that is searched needs none of them."""
+    """Import the readers on first use: searching an index needs none of them."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from gengeo_hf.imagery import registry

@@ -1,11 +1,11 @@
-"""Imagery by address: which kind of source an address is, and the one way to open it.
+"""Imagery by address: recognise the kind of source and open it.
 
-Kinds are entries of `SOURCES`; each is a function of the address and the options. A user's own module adds one:
+Kinds are entries of `SOURCES`; each is a function of the address and the options. Your own module can add one:
 
     from gengeo_hf.imagery.addresses import SOURCES
 
     @SOURCES.register("mygis")
-    def open_mygis(address, options): ...        # gives a TileSource for `gengeo index mygis:ADDRESS`
+    def open_mygis(address, options): ...        # returns a TileSource, for `gengeo index mygis:ADDRESS`
 """
 
 import re
@@ -15,21 +15,21 @@ from urllib.parse import urlsplit
 
 from gengeo_hf.common.errors import GenGeoError, MissingExtraError
 from gengeo_hf.common.registry import Registry
+from gengeo_hf.imagery.options import TilingOptions
 from gengeo_hf.imagery.tiles import Rights, TileSource
 
 if TYPE_CHECKING:
     from gengeo_hf.imagery.client import ImageryClient
-    from gengeo_hf.imagery.registry import TilingOptions
     from gengeo_hf.imagery.services import TileService
 
-OpenSource = Callable[[str, "TilingOptions"], TileSource]
+OpenSource = Callable[[str, TilingOptions], TileSource]
 _HERE = "gengeo_hf.imagery.addresses:"
 SOURCES: Registry[OpenSource] = Registry(
     "kind of imagery",
     {
         "xyz": _HERE + "open_template",
-        "wmts": "gengeo_hf.imagery.ogc:open_wmts",
-        "wms": "gengeo_hf.imagery.ogc:open_wms",
+        "wmts": "gengeo_hf.imagery.wmts:open_wmts",
+        "wms": "gengeo_hf.imagery.wms:open_wms",
         "arcgis": "gengeo_hf.imagery.arcgis:open_arcgis",
         "pmtiles": "gengeo_hf.imagery.pmtiles_service:open_pmtiles",
         "cog": "gengeo_hf.imagery.remote_rasters:open_cog",
@@ -40,31 +40,39 @@ SOURCES: Registry[OpenSource] = Registry(
 
 
 def is_address(text: str) -> bool:
-    """Whether a text names imagery by address, and not a path: `https://...`, or the name of a kind and a colon."""
+    """Whether a text is an address of imagery rather than a path: `https://...`, or the name of a kind and a colon."""
     return bool(re.match(r"^[a-z+]+://", text, re.IGNORECASE)) or text.partition(":")[0] in SOURCES
 
 
-def open_address(text: str, options: "TilingOptions") -> TileSource:
+def open_address(text: str, options: TilingOptions) -> TileSource:
     """Open imagery by address.
 
     Args:
         text: Address, template, or `KIND:address`.
-        options: How it is tiled, and what the user said of it.
+        options: How it is tiled, and what the user states about it.
 
     Raises:
-        GenGeoError: The address is not one of imagery, or what the source needs to be told is missing.
+        GenGeoError: The address does not look like imagery, or an option that the source needs is missing.
     """
-    kind, _, rest = text.partition(":")
-    if kind not in SOURCES or rest.startswith("//"):
-        kind, rest = kind_of(text), text
-    return SOURCES[kind](rest, options)
+    kind, address = split_kind(text)
+    return SOURCES[kind](address, options)
 
 
-def kind_of(address: str) -> str:
-    """The kind of source that an address looks like.
+def split_kind(text: str) -> tuple[str, str]:
+    """The kind of source and the address, from `KIND:address` or an address whose kind is recognised.
 
     Raises:
-        GenGeoError: It does not look like any.
+        GenGeoError: The kind is not recognised.
+    """
+    kind, _, address = text.partition(":")
+    return (kind, address) if kind in SOURCES and not address.startswith("//") else (_kind_of(text), text)
+
+
+def _kind_of(address: str) -> str:
+    """The kind of source, recognised from the address.
+
+    Raises:
+        GenGeoError: It is not recognised.
     """
     from gengeo_hf.imagery.hosts import host_of, redact
     from gengeo_hf.imagery.templates import is_template
@@ -73,7 +81,7 @@ def kind_of(address: str) -> str:
         return "xyz"
     host_of(address)
     path, query = urlsplit(address).path.lower(), urlsplit(address).query.lower()
-    for kind, pattern in _LOOKS.items():
+    for kind, pattern in _PATTERNS.items():
         if re.search(pattern, f"{path}?{query}"):
             return kind
     raise GenGeoError(
@@ -82,7 +90,7 @@ def kind_of(address: str) -> str:
     )
 
 
-_LOOKS = {
+_PATTERNS = {  # of `path?query` in lower case
     "pmtiles": r"\.pmtiles\?",
     "cog": r"\.(tif|tiff|vrt|jp2)\?",
     "arcgis": r"/(mapserver|imageserver)/?\?",
@@ -92,8 +100,8 @@ _LOOKS = {
 }
 
 
-def open_template(address: str, options: "TilingOptions") -> TileSource:
-    """Map tiles by a template."""
+def open_template(address: str, options: TilingOptions) -> TileSource:
+    """Map tiles whose addresses follow a template."""
     from gengeo_hf.imagery.templates import TemplateService
 
     net = options.net
@@ -102,8 +110,13 @@ def open_template(address: str, options: "TilingOptions") -> TileSource:
     return tiles_of(service, options)
 
 
-def check_rights(name: str, options: "TilingOptions", stated: Rights | None = None) -> None:
-    """Make sure that it is known whose imagery it is: from the user, or from what the source states.
+def check_rights(name: str, options: TilingOptions, stated: Rights | None = None) -> None:
+    """Check that attribution and licence are stated by the user or the source, and a contact by the user.
+
+    Args:
+        name: What messages call the source.
+        options: What the user states.
+        stated: What the source states.
 
     Raises:
         GenGeoError: Attribution, licence or contact is missing.
@@ -118,13 +131,13 @@ def check_rights(name: str, options: "TilingOptions", stated: Rights | None = No
     missing = [name for name, value in given.items() if not value]
     if missing and net.needs_rights and not net.client.allow_private:
         raise GenGeoError(
-            f"{name}: say {' and '.join(missing)} as well: whose imagery it is, what its licence allows, and how its "
-            "operator can reach you; the index and all answers carry it on"
+            f"{name}: add {' and '.join(missing)}: whose imagery it is, what its licence allows, and how its operator "
+            "can reach you; attribution and licence are stored in the index and shown with every answer"
         )
 
 
-def client_of(options: "TilingOptions", *hosts: str) -> "ImageryClient":
-    """The client of one source.
+def client_of(options: TilingOptions, *hosts: str) -> "ImageryClient":
+    """The client of one source, which may ask these hosts.
 
     Raises:
         MissingExtraError: httpx is not installed.
@@ -136,13 +149,13 @@ def client_of(options: "TilingOptions", *hosts: str) -> "ImageryClient":
     return ImageryClient(options.net.client, hosts)
 
 
-def tiles_of(service: "TileService", options: "TilingOptions", client: "ImageryClient | None" = None) -> TileSource:
-    """Tiles by metres of a service.
+def tiles_of(service: "TileService", options: TilingOptions, client: "ImageryClient | None" = None) -> TileSource:
+    """Crop tiles of a ground size out of a service.
 
     Args:
-        service: What was opened.
+        service: The opened service.
         options: How it is tiled.
-        client: The client that read the service's own documents, if it has any.
+        client: The client that read the service's documents; None makes one.
 
     Raises:
         GenGeoError: No area was given, or `ServiceTiles` refuses.
@@ -156,8 +169,8 @@ def tiles_of(service: "TileService", options: "TilingOptions", client: "ImageryC
     net = options.net
     if options.area is None:
         raise GenGeoError(
-            f"{service.name} may cover the world: say where, with --area FILE.geojson, --bounds west,south,east,north "
-            "or --near lat,lon,radius"
+            f"{service.name} may cover the whole Earth: choose an area with --area FILE.geojson, "
+            "--bounds west,south,east,north or --near lat,lon,radius"
         )
     root = Path(net.cache) if net.cache else None
     cache = TileCache(root, service.identity, service.host, net.cache_limit_mb, net.retry_missing)

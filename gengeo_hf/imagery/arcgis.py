@@ -1,11 +1,8 @@
-"""ArcGIS servers: cached tiles of a MapServer, and pictures that a MapServer or ImageServer draws.
-
-Much of the orthophotos of the United States is offered so.
-"""
+"""ArcGIS servers: cached tiles of a MapServer, and images that a MapServer or ImageServer draws on request."""
 
 import json
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from gengeo_hf.common.errors import GenGeoError
@@ -14,23 +11,20 @@ from gengeo_hf.imagery.addresses import check_rights, tiles_of
 from gengeo_hf.imagery.client import Answer, ImageryClient, ServerError
 from gengeo_hf.imagery.grids import HALF_WORLD_M, Level, TileGrid, is_web_mercator, virtual_grid
 from gengeo_hf.imagery.hosts import host_of, redact
-from gengeo_hf.imagery.options import NetOptions
+from gengeo_hf.imagery.options import NetOptions, TilingOptions
 from gengeo_hf.imagery.tiles import Rights, TileSource
-
-if TYPE_CHECKING:
-    from gengeo_hf.imagery.registry import TilingOptions
 
 
 class ArcGisService:
     """Tiles of an ArcGIS MapServer or ImageServer; see `TileService`.
 
     Args:
-        address: `.../MapServer` or `.../ImageServer`, with a token in its query if it wants one.
-        about: What the server says of itself (`?f=json`).
-        net: What the user said.
+        address: `.../MapServer` or `.../ImageServer`, with a token in its query if the server requires one.
+        about: Its service document (`?f=json`).
+        net: Layer, headers and tile size.
 
     Raises:
-        GenGeoError: The grid of its tiles cannot be used.
+        GenGeoError: The tile grid or the document is not valid.
     """
 
     kind = "ArcGIS"
@@ -48,12 +42,11 @@ class ArcGisService:
         self._layers = net.layer
         self.identity = f"{self.name} {net.layer or ''} {self.grid.name}"
         self.extent = _extent(about.get("fullExtent") or about.get("extent"))
-        copyright_text = str(about.get("copyrightText") or (about.get("documentInfo") or {}).get("Author") or "")
-        self.rights = Rights(copyright_text.strip(), str(about.get("licenseInfo") or ""), "", self.name)
+        self.rights = Rights(_author(about).strip(), str(about.get("licenseInfo") or ""), "", self.name)
         self.tile_kb = 20.0 * (next(iter(self.grid.levels.values())).tile / 256) ** 2
 
     def address(self, zoom: int, column: int, row: int) -> str:
-        """Address of one tile, with secrets. Of cached tiles the row stands before the column."""
+        """Address of one tile, with secrets. In addresses of cached tiles the row precedes the column."""
         level = self.grid.level(zoom)
         if self.is_cached:
             suffix = f"?{urlencode(self._query)}" if self._query else ""
@@ -80,7 +73,7 @@ class ArcGisService:
         return client.get(self.address(zoom, column, row), headers=self._headers)
 
 
-def open_arcgis(address: str, options: "TilingOptions") -> TileSource:
+def open_arcgis(address: str, options: TilingOptions) -> TileSource:
     """Tiles of an ArcGIS server."""
     service, client = arcgis_service(address, options.net)
     check_rights(service.name, options, service.rights)
@@ -88,10 +81,10 @@ def open_arcgis(address: str, options: "TilingOptions") -> TileSource:
 
 
 def arcgis_service(address: str, net: NetOptions) -> tuple[ArcGisService, ImageryClient]:
-    """Ask an ArcGIS server what it is.
+    """Open an ArcGIS service by its document.
 
     Raises:
-        GenGeoError: It is not one, or it wants a token.
+        GenGeoError: There is no such service, its document is not valid, or it requires a token.
     """
     client = ImageryClient(net.client, (host_of(address),))
     parts = urlsplit(address)
@@ -106,22 +99,36 @@ def arcgis_service(address: str, net: NetOptions) -> tuple[ArcGisService, Imager
     except ValueError:
         raise GenGeoError(f"{answer.address} is not an ArcGIS service: it does not answer in JSON") from None
     if "error" in about:  # with status 200
-        said = about["error"] if isinstance(about["error"], dict) else {"message": about["error"]}
-        hint = "give a token: ...?token=..., which is shown nowhere" if said.get("code") in (498, 499, 403) else ""
-        words = f"{said.get('code', '')} {said.get('message', '')}"
-        raise ServerError(f"{answer.address} refuses: {words}; {hint or 'check the address'}")
+        problem = about["error"] if isinstance(about["error"], dict) else {"message": about["error"]}
+        hint = "add a token: ...?token=..., which is never shown" if problem.get("code") in (498, 499, 403) else ""
+        text = f"{problem.get('code', '')} {problem.get('message', '')}"
+        raise ServerError(f"{answer.address} refuses: {text}; {hint or 'check the address'}")
     if "tileInfo" not in about and "spatialReference" not in about and "fullExtent" not in about:
-        raise GenGeoError(f"{answer.address} is not a MapServer or ImageServer: its address ends in one of these words")
+        raise GenGeoError(
+            f"{answer.address} is not an ArcGIS service: its address must end in MapServer or ImageServer"
+        )
     return ArcGisService(address, about, net), client
 
 
+def _author(about: dict[str, Any]) -> str:
+    """Owner or author that the service names; empty if it names none."""
+    document = about.get("documentInfo")
+    author = document.get("Author") if isinstance(document, dict) else ""
+    return str(about.get("copyrightText") or author or "")
+
+
 def _cached_grid(about: dict[str, Any]) -> TileGrid:
-    info = about["tileInfo"]
+    """The grid of the cached tiles.
+
+    Raises:
+        GenGeoError: The document does not describe a grid of square tiles.
+    """
     try:
+        info = about["tileInfo"]
         crs = _crs(info.get("spatialReference") or about["spatialReference"])
         left, top, side = float(info["origin"]["x"]), float(info["origin"]["y"]), int(info["rows"])
         if side != int(info["cols"]):
-            raise ValueError("tiles that are not squares")
+            raise ValueError("its tiles are not square")
         extent = about.get("fullExtent") or about["extent"]
         levels = []
         for lod in info["lods"]:
@@ -130,15 +137,18 @@ def _cached_grid(about: dict[str, Any]) -> TileGrid:
             bottom = min(float(extent["ymin"]), -HALF_WORLD_M if is_web_mercator(crs) else math.inf)
             columns, rows = math.ceil((right - left) / step - 1e-9), math.ceil((top - bottom) / step - 1e-9)
             zoom = int(lod["level"])
+            if zoom < 0:
+                raise ValueError(f"level {zoom}")
             levels.append(Level(zoom, float(lod["resolution"]), left, top, columns, rows, side, str(zoom)))
-    except (KeyError, TypeError, ValueError) as error:
-        raise GenGeoError(f"the tiles of this ArcGIS service cannot be used: {error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise GenGeoError(f"the tile grid of this ArcGIS service is not valid: {error}") from None
     grid = TileGrid(crs, levels, f"{crs} tiles")
-    deepest = about.get("maxLOD")
-    return grid.limited(about.get("minLOD"), deepest) if isinstance(deepest, int) else grid
+    lowest, highest = (value if type(value := about.get(key)) is int else None for key in ("minLOD", "maxLOD"))
+    return grid if highest is None else grid.limited(lowest, highest)
 
 
 def _crs(reference: dict[str, Any]) -> str:
+    """The CRS of a `spatialReference`, as PROJ knows it."""
     number = reference.get("latestWkid") or reference.get("wkid")
     if number in (102100, 102113, 3857):
         return "EPSG:3857"
@@ -157,5 +167,5 @@ def _extent(extent: Any) -> Bounds | None:
         west, south, east, north = (float(extent[key]) for key in ("xmin", "ymin", "xmax", "ymax"))
         box = to_degrees.transform_bounds(west, south, east, north)
         return Bounds(*box) if all(map(math.isfinite, box)) else None
-    except Exception:  # a server's own words about its extent; without them no check of the area is made
+    except Exception:  # free text of a server; without an extent the area is not checked against it
         return None

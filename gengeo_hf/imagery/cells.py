@@ -1,6 +1,6 @@
 """Grids of tile centres over an area: rows of equal latitude, spaced in metres on the ground.
 
-A tile is as large in Helsinki as in Nairobi, whatever the projection of its imagery.
+The ground size of a tile depends neither on the latitude nor on the projection of the imagery.
 """
 
 import math
@@ -47,7 +47,7 @@ def cell_grids(
 
 
 def count_cells(box: np.ndarray, tile_m: float, stride_m: float) -> float:
-    """About how many tiles the grid over a box (south, north, west, east) in degrees has."""
+    """Estimated number of tiles of the grid over a box (south, north, west, east) in degrees."""
     south, north, west, east = (float(side) for side in box)
     per_lat, per_lon = (float(v) for v in metres_per_degree((south + north) / 2))
     rows, columns = (

@@ -1,18 +1,19 @@
-"""The one HTTP client for imagery: every byte from a network passes it, so that its rules hold everywhere.
+"""The HTTP client of imagery by address. All requests go through it, so that its rules always hold.
 
-For each host at most `connections` requests at a time and `rate` requests a second; Retry-After is honoured, other
-passing failures are tried again after growing pauses with jitter, within a time limit in all. Only hosts that the user
-or a document of an allowed host named are asked, and only public addresses, unless private ones are allowed. Proxies
-and certificates of the environment are used (HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE). Secrets in addresses reach neither
-a log nor a message.
+To each host it sends at most `connections` requests at a time and `rate` requests a second. It honours Retry-After and
+retries other temporary failures after growing pauses with jitter, within a time limit. It connects only to hosts that
+the user or a document of an allowed host named, and only to public addresses unless private ones are allowed. Proxies
+and certificates of the environment are used (HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE). Secrets in addresses are never
+logged or shown.
 """
 
+import contextlib
 import email.utils
+import math
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urljoin
@@ -25,19 +26,19 @@ from gengeo_hf.imagery.options import ClientOptions
 from gengeo_hf.imagery.tiles import ImageryStoppedError
 from gengeo_hf.imagery.transport import GuardedTransport
 
-PASSING = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})  # may be different later
+TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})  # statuses that are retried
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MAX_REDIRECTS = 5
 MAX_BYTES = 64 << 20  # of one answer
 
 
 class ServerError(GenGeoError):
-    """A server did not give what was asked for.
+    """A request failed.
 
     Args:
         message: One line for the user.
         status: HTTP status, 0 where there was no answer.
-        content: The beginning of what the server sent with it.
+        content: The beginning of the body of the answer.
     """
 
     def __init__(self, message: str, status: int = 0, content: bytes = b"") -> None:
@@ -46,23 +47,24 @@ class ServerError(GenGeoError):
 
 
 class HostUnavailableError(ServerError, ImageryStoppedError):
-    """A host failed so often that it is not asked again: what it would have given must be fetched in a later run."""
+    """A host failed too often, or asks for a long pause: the rest must be fetched in a later run."""
 
 
 @dataclass
 class _Host:
-    """What is remembered of one host."""
+    """State of one host."""
 
+    name: str
     slots: threading.Semaphore
     lock: threading.Lock = field(default_factory=threading.Lock)
     next_start: float = 0.0  # time.monotonic() before which no request starts
     failures: int = 0  # in a row
-    has_answered: bool = False  # with what was asked for
+    has_answered: bool = False  # with success or "not found"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer of a server with status 200 or 206, or 404, 410 or 204.
+    """A successful answer (status 200 or 206), or one that says that nothing is there (204, 404 or 410).
 
     Args:
         status: HTTP status.
@@ -83,7 +85,7 @@ class Answer:
 
     @property
     def is_missing(self) -> bool:
-        """Whether the server says that there is nothing at this address."""
+        """Whether nothing is at the address."""
         return self.status in (204, 404, 410)
 
 
@@ -92,9 +94,9 @@ class ImageryClient:
 
     Args:
         options: Limits and the contact.
-        hosts: Host names that may be asked. `allow` adds those that a capabilities document names.
+        hosts: Host names to which requests may go. `allow` adds those that a capabilities document names.
         transport: Sends the requests; None connects to the network.
-        sleep: Waits so many seconds; tests give their own.
+        sleep: Waits a number of seconds.
     """
 
     def __init__(
@@ -131,7 +133,7 @@ class ImageryClient:
 
     @property
     def hosts(self) -> list[str]:
-        """Hosts that may be asked, sorted."""
+        """Host names to which requests may go, sorted."""
         return sorted(self._allowed)
 
     def allow(self, address: str) -> None:
@@ -151,21 +153,21 @@ class ImageryClient:
         json: Any = None,
         max_bytes: int = MAX_BYTES,
     ) -> Answer:
-        """Fetch an address under all rules.
+        """Fetch an address.
 
         Args:
-            address: Where; it may hold secrets, which are not shown.
+            address: HTTP or HTTPS address; secrets in it are not shown.
             headers: Further header fields.
             method: GET, HEAD or POST.
             json: Body of a POST.
-            max_bytes: Longest body that is read.
+            max_bytes: Longest body that is read, in bytes.
 
         Returns:
-            The answer; missing ones (204, 404, 410) as well.
+            The answer, also where nothing is at the address (204, 404, 410).
 
         Raises:
-            GenGeoError: The address or where it leads to is not allowed.
-            HostUnavailableError: The host failed too often.
+            GenGeoError: The address, or one to which it redirects, is not allowed.
+            HostUnavailableError: The host failed too often, or asks for a pause beyond the time limit.
             ServerError: Any other status, no answer in time, or a certificate that is not trusted.
         """
         host_of(address)  # refuses what is not an address
@@ -186,7 +188,7 @@ class ImageryClient:
         if response.status_code in (200, 206) or answer.is_missing:
             host.failures, host.has_answered = 0, True
             return answer
-        if not host.has_answered:  # some stores answer 403 for what they do not have, so later ones count as missing
+        if not host.has_answered:  # later refusals may concern single tiles: some stores answer 403 for missing ones
             host.failures += 1
         raise _refused(name, response.status_code, response.content[:2000])
 
@@ -196,7 +198,7 @@ class ImageryClient:
         if host not in self._allowed:
             raise ServerError(
                 f"{host_of(address)} redirects to another host, {host}, which is not followed; if you trust it, give "
-                "its address itself as the source"
+                "its own address as the source"
             )
         if address.startswith("https:") and target.startswith("http:"):
             raise ServerError(f"{host_of(address)} redirects from https to http, which is not followed")
@@ -205,17 +207,16 @@ class ImageryClient:
     def _with_retries(
         self, method: str, address: str, headers: Any, json: Any, max_bytes: int, deadline: float
     ) -> httpx.Response:
-        """One address, tried until it answers with something that will not change."""
+        """Request one address until its answer is not a temporary failure."""
         name = host_of(address)
         if name not in self._allowed:
-            raise GenGeoError(f"{name} was not named by you or by the source's own documents; it is not asked")
+            raise GenGeoError(f"{name} was named neither by you nor by the source's documents; no request was sent")
         host = self._host(name)
         problem = ServerError(f"{name} did not answer within {self.options.total_s:g} s")
         for attempt in range(self.options.attempts):
             if host.failures >= self.options.give_up_after:
                 raise HostUnavailableError(
-                    f"{name} failed {host.failures} times in a row and is not asked any more; the same command goes "
-                    "on later"
+                    f"{name} failed {host.failures} times in a row; run the same command later to continue"
                 )
             try:
                 response = self._send(host, method, address, headers, json, max_bytes, deadline)
@@ -225,10 +226,10 @@ class ImageryClient:
                     break
                 pause = self._pause(attempt)
             else:
-                if response.status_code not in PASSING:
+                if response.status_code not in TEMPORARY:
                     return response
                 problem = _refused(name, response.status_code)
-                pause = self._asked_to_wait(host, response) or self._pause(attempt)
+                pause = self._stated_pause(host, response) or self._pause(attempt)
             if attempt + 1 == self.options.attempts or time.monotonic() + pause > deadline:
                 break
             self._sleep(pause)
@@ -239,7 +240,7 @@ class ImageryClient:
     def _send(
         self, host: _Host, method: str, address: str, headers: Any, json: Any, max_bytes: int, deadline: float
     ) -> httpx.Response:
-        """One try. The body is read in pieces, so that a server that drips bytes does not hold us for ever."""
+        """One try. The body is read in pieces, so that a slow server is stopped at the deadline."""
         with self._turn(host, deadline):
             with self._lock:
                 self.requests += 1
@@ -249,7 +250,7 @@ class ImageryClient:
                     pieces.append(piece)
                     length += len(piece)
                     if length > max_bytes:
-                        raise ServerError(f"{redact(address)} sends more than {max_bytes >> 20} MB; that is refused")
+                        raise ServerError(f"{redact(address)} sends more than {max_bytes >> 20} MB, which is refused")
                     if time.monotonic() > deadline:
                         raise httpx.ReadTimeout("the answer takes too long", request=response.request)
                 with self._lock:
@@ -263,12 +264,12 @@ class ImageryClient:
         except httpx.InvalidURL as error:
             raise GenGeoError(f"{redact(address)} is not an address: {error}") from None
 
-    @contextmanager
+    @contextlib.contextmanager
     def _turn(self, host: _Host, deadline: float) -> Iterator[None]:
-        """Wait for a free connection of the host and for the next start that its rate allows.
+        """Wait for a free connection to the host and for the next start that its rate allows.
 
         Raises:
-            ServerError: The host asked for a pause that ends after the deadline.
+            HostUnavailableError: The host asked for a pause that ends after the deadline.
         """
         with host.slots:
             while True:
@@ -280,14 +281,16 @@ class ImageryClient:
                         host.next_start = max(now, host.next_start) + gap
                         break
                 if now + wait > deadline:
-                    raise ServerError(f"a server asks for a pause of {wait:.0f} s: go on later with the same command")
+                    raise HostUnavailableError(
+                        f"{host.name} asks for a pause of {wait:.0f} s; run the same command later to continue"
+                    )
                 self._sleep(wait)
             yield
 
     def _host(self, name: str) -> _Host:
         with self._lock:
             if name not in self._hosts:
-                self._hosts[name] = _Host(threading.Semaphore(max(1, self.options.connections)))
+                self._hosts[name] = _Host(name, threading.Semaphore(max(1, self.options.connections)))
             return self._hosts[name]
 
     def _pause(self, attempt: int) -> float:
@@ -295,8 +298,8 @@ class ImageryClient:
         full = min(self.options.pause_s * 2**attempt, self.options.max_pause_s)
         return full * random.uniform(0.5, 1.0)
 
-    def _asked_to_wait(self, host: _Host, response: httpx.Response) -> float:
-        """Seconds that the server asks for (RFC 9110, section 10.2.3); the whole host rests so long."""
+    def _stated_pause(self, host: _Host, response: httpx.Response) -> float:
+        """Seconds that the server asks for (RFC 9110, section 10.2.3); they hold for all requests to the host."""
         pause = _retry_after(response.headers.get("retry-after", ""))
         if pause:
             with host.lock:
@@ -305,7 +308,7 @@ class ImageryClient:
 
 
 def user_agent(contact: str) -> str:
-    """What servers are told of us: the program, its version and how to reach its user."""
+    """The User-Agent field: program, version and contact of the user."""
     from gengeo_hf import __version__
 
     safe = "".join(letter for letter in contact if letter.isprintable() and letter not in "()").strip()
@@ -313,28 +316,29 @@ def user_agent(contact: str) -> str:
 
 
 def _refused(host: str, status: int, content: bytes = b"") -> ServerError:
+    """The error of an HTTP status, with what to do."""
     reasons = {
-        400: "the request is wrong in its eyes: check layer, format and zoom",
-        401: "it wants a login: put the key into the address, for example as {apikey} from the environment",
-        403: "it refuses us: check the key, and whether its terms allow programs",
+        400: "bad request: check layer, format and zoom",
+        401: "a login is required: put the key into the address, for example as {apikey} from the environment",
+        403: "access is denied: check the key, and whether the terms of the server allow programs",
         416: "the file is shorter than expected: it may have changed",
-        418: "it blocks programs: give --contact, and ask its operator",
-        429: "it wants fewer requests: lower --rate, and go on later",
+        418: "programs are blocked: give --contact, and ask the operator",
+        429: "too many requests: lower --rate, and run the same command later",
     }
-    reason = reasons.get(status, "its own fault: go on later" if status >= 500 else "an answer that is not understood")
+    reason = reasons.get(status, "server error: run the same command later" if status >= 500 else "unexpected status")
     return ServerError(f"{host} answers {status}: {reason}", status, content)
 
 
 def _is_lasting(error: httpx.RequestError) -> bool:
-    """Whether another try would end in the same way: certificates, names and protocols do not change in a minute."""
+    """Whether another try would fail in the same way, as for certificates and protocols."""
     return isinstance(error, httpx.UnsupportedProtocol) or "CERTIFICATE_VERIFY_FAILED" in str(error)
 
 
 def _no_answer(host: str, error: httpx.RequestError) -> ServerError:
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         return ServerError(
-            f"the certificate of {host} is not trusted ({error}); if your network has an authority of its own, name "
-            "its file in SSL_CERT_FILE"
+            f"the certificate of {host} is not trusted ({error}); if your network uses its own certificate authority, "
+            "set SSL_CERT_FILE to its file"
         )
     if isinstance(error, httpx.TimeoutException):
         return ServerError(f"{host} did not answer in time ({type(error).__name__})")
@@ -344,13 +348,12 @@ def _no_answer(host: str, error: httpx.RequestError) -> ServerError:
 
 
 def _retry_after(value: str) -> float:
-    """Seconds of a Retry-After field, which is a number or a date; 0 where there is none."""
+    """Seconds of a Retry-After field, which is a number or a date; 0 where it is missing or not valid."""
     if not value.strip():
         return 0.0
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
+    with contextlib.suppress(ValueError):
+        seconds = float(value)
+        return max(0.0, seconds) if math.isfinite(seconds) else 0.0
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
     except (ValueError, TypeError):

@@ -1,7 +1,6 @@
-"""Tiles that are already rows of a gallery: a `CrossViewDataset`, or any Hugging Face dataset with those columns.
+"""Tiles of a gallery: a `CrossViewDataset`, or any Hugging Face dataset with the columns of one.
 
-On disk (`save_to_disk`), as Parquet files with the pictures inside, or on the Hub.
-
+It may be on disk (`save_to_disk`), in Parquet files that contain the images, or on the Hub.
 """
 
 import io
@@ -24,19 +23,20 @@ if TYPE_CHECKING:
 
     from gengeo_hf.common.schema import CrossViewDataset
 
-HUB = "hf:"  # what the address of a dataset on the Hub begins with
+HUB = "hf:"  # prefix of the address of a dataset on the Hub
 
 
 class DatasetTiles:
     """The gallery of a dataset as tiles.
 
     Args:
-        data: a `CrossViewDataset`, or a `datasets.Dataset` with at least `tile_id`, `aerial`, `lat` and `lon`.
-        name: what the report calls it; None takes the dataset's own name.
-        home: of a stranger's table: a picture that is a file, and not in the table, must lie in this folder.
+        data: A `CrossViewDataset`, or a `datasets.Dataset` with at least `tile_id`, `aerial`, `lat` and `lon`.
+        name: Name in reports; None takes the dataset's own name.
+        home: Directory in which images that the table names as files must lie; None allows every file, for tables of
+            the user's own.
 
     Raises:
-        GenGeoError: a column is missing.
+        GenGeoError: A column is missing.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class DatasetTiles:
 
         gallery: datasets.Dataset = getattr(data, "gallery", data)
         if missing := {"tile_id", "aerial", "lat", "lon"} - set(gallery.column_names):
-            raise GenGeoError(f"a gallery needs the columns {sorted(missing)} too; it has {gallery.column_names}")
+            raise GenGeoError(f"the gallery lacks the columns {sorted(missing)}; it has {gallery.column_names}")
         self.name, self._home = name or getattr(data, "name", None) or "dataset", home
         self._images = gallery.select_columns(["aerial"]).cast_column("aerial", datasets.Image(decode=False))
         rows = gallery.select_columns([c for c in gallery.column_names if c != "aerial"]).to_dict()
@@ -62,38 +62,39 @@ class DatasetTiles:
         """Decode one row's tile.
 
         Raises:
-            GenGeoError: the row has no picture, or it cannot be decoded.
+            GenGeoError: The row has no image, or it cannot be decoded.
         """
         from gengeo_hf.common.images import open_image
 
         cell = self._images[row]["aerial"]
         if cell is None:
-            raise GenGeoError(f"tile {self.table['tile_id'][row].as_py()!r} of {self.name} has no picture")
+            raise GenGeoError(f"tile {self.table['tile_id'][row].as_py()!r} of {self.name} has no image")
         if cell.get("bytes") is not None:
             return open_image(io.BytesIO(cell["bytes"]))
         if self._home is not None and not Path(str(cell["path"])).resolve().is_relative_to(self._home.resolve()):
-            raise GenGeoError(f"{self.name} names a file outside {self._home} as a picture; it was not opened")
+            raise GenGeoError(f"{self.name} names an image file outside {self._home}, which was not opened")
         return open_image(cell["path"])
 
     def _ids(self, values: list) -> list[str]:
-        """Ids as text: a column of numbers is one of names as well."""
+        """Ids as text; numbers are accepted."""
         if None in values:
             raise GenGeoError(f"row {values.index(None) + 1} of {self.name} has no tile_id")
         return [str(value) for value in values]
 
     def _numbers(self, column: str, values: list) -> np.ndarray:
+        """A column as float64 (n,), NaN where it is null."""
         try:
-            return np.array(values, dtype=np.float64)  # null becomes NaN: an unknown side, or no centre
+            return np.array(values, dtype=np.float64)
         except (TypeError, ValueError) as error:
             raise GenGeoError(f"{self.name}: column {column!r} must hold degrees ({error})") from None
 
 
 def holds_pictures(path: Path) -> bool:
-    """True for a Parquet file with an `aerial` column of pictures, and not of file names."""
+    """Whether the `aerial` column of a Parquet file contains images rather than file names."""
     try:
         schema = pa.parquet.read_schema(path)
     except (pa.ArrowInvalid, OSError):
-        return False  # the reader of tables says what is wrong with it
+        return False  # the reader of tables reports what is wrong
     return "aerial" in schema.names and pa.types.is_struct(schema.field("aerial").type)
 
 
@@ -104,8 +105,8 @@ def parquet_tiles(paths: Sequence[Path]) -> DatasetTiles:
     name = paths[0].parent.name if len(paths) > 1 else paths[0].stem
     try:
         found = datasets.Dataset.from_parquet([str(path) for path in paths])
-    except Exception as error:  # a damaged file raises whatever its reader happens to meet
-        raise GenGeoError(f"{name} cannot be read as a table with pictures: {first_line(error)}") from error
+    except Exception as error:  # damaged files raise exceptions of many types
+        raise GenGeoError(f"{name} cannot be read as a table with images: {first_line(error)}") from error
     return DatasetTiles(found, name, paths[0].parent)
 
 
@@ -117,13 +118,13 @@ def hub_tiles(address: str) -> DatasetTiles:
             where there is one (`gengeo push` makes it), without a split the only one.
 
     Raises:
-        GenGeoError: nothing is there, or what to take must be said.
+        GenGeoError: There is no such dataset, or the split is ambiguous.
     """
     import datasets
 
     owner, name, config, split, *more = [*address.split("/"), "", "", ""]
     if not (owner and name) or any(more):
-        raise GenGeoError(f"{HUB}{address} is no dataset: write {HUB}owner/name, with /config and /split if needed")
+        raise GenGeoError(f"{HUB}{address} is not a dataset: write {HUB}owner/name, with /config and /split if needed")
     where = f"{owner}/{name}"
     try:
         configs = datasets.get_dataset_config_names(where)
@@ -134,6 +135,6 @@ def hub_tiles(address: str) -> DatasetTiles:
         found = datasets.load_dataset(where, config, split=split or splits[0])
     except GenGeoError:
         raise
-    except Exception as error:  # of the Hub, of the network, of the files: all mean that it cannot be had
-        raise GenGeoError(f"the dataset {where} cannot be had: {first_line(error)}") from error
+    except Exception as error:  # errors of the Hub, the network and the files are of many types
+        raise GenGeoError(f"the dataset {where} cannot be loaded: {first_line(error)}") from error
     return DatasetTiles(found, f"{where}/{config}", Path(datasets.config.HF_CACHE_HOME).expanduser())

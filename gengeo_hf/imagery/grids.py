@@ -1,7 +1,7 @@
-"""Grids of map tiles: where the pixels of a zoom level lie on Earth, in Web Mercator or any other projection.
+"""Grids of map tiles: positions of the pixels of a zoom level, in Web Mercator or any other projection.
 
 A level is a plane of pixels in a CRS, divided into tiles of equal size, columns counted from the left and rows
-from the top. Map tiles, WMTS matrix sets and the virtual tiles by which we ask a WMS are all described so.
+from the top. It describes map tiles, WMTS matrix sets and the tiles that are requested from a WMS.
 """
 
 import math
@@ -20,6 +20,7 @@ MAX_LATITUDE = math.degrees(math.atan(math.sinh(math.pi)))  # 85.05, where the W
 MAX_ZOOM = 24
 Projection = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 REACH_M = 10.0  # of the central differences that give a tile's affine map
+FARTHEST = 1e10  # greatest coordinate of a grid in units of its CRS; the Earth is 4e7 m around
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,12 @@ class Level:
     """One zoom level.
 
     Args:
-        zoom: Number by which the level is chosen and stored.
+        zoom: Number of the level, as in --zoom and in the cache.
         resolution: CRS units in one pixel.
         left, top: CRS coordinates of the upper left corner of tile 0, 0.
         columns, rows: Number of tiles.
         tile: Side of a tile in pixels.
-        name: What the server calls the level.
+        name: Name of the level in addresses of the server.
     """
 
     zoom: int
@@ -43,6 +44,13 @@ class Level:
     rows: int
     tile: int = 256
     name: str = ""
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether all numbers are possible: documents of servers may hold any."""
+        sizes = (self.columns, self.rows, self.tile)
+        lengths = (self.resolution, abs(self.left) + 1, abs(self.top) + 1)
+        return all(0 < value < FARTHEST for value in lengths) and all(1 <= size <= 2**31 for size in sizes)
 
     @property
     def width(self) -> int:
@@ -61,7 +69,7 @@ class Level:
         return left, top - side, left + side, top
 
     def with_tile(self, pixels: int) -> "Level":
-        """The same tiles on the ground, of another number of pixels."""
+        """The same ground tiles with another number of pixels."""
         return replace(self, tile=pixels, resolution=self.resolution * self.tile / pixels)
 
 
@@ -69,15 +77,20 @@ class TileGrid:
     """The levels of a tile service.
 
     Args:
-        crs: CRS of the grid, as PROJ knows it.
+        crs: CRS of the grid, in a form that PROJ accepts.
         levels: The zoom levels.
-        name: What messages call the grid.
-        project: Latitudes and longitudes in degrees to x and y of the CRS, (n,) each; None asks PROJ.
+        name: Name of the grid for messages.
+        project: Maps latitudes and longitudes in degrees to x and y of the CRS, (n,) each; None uses PROJ.
+
+    Raises:
+        GenGeoError: There is no level, a level is not valid, or PROJ does not know the CRS.
     """
 
     def __init__(self, crs: str, levels: Iterable[Level], name: str = "", project: Projection | None = None) -> None:
         self.crs, self.name, self._given = crs, name or crs, project
         self.levels: Mapping[int, Level] = {level.zoom: level for level in levels}
+        if not self.levels or not all(level.is_valid for level in self.levels.values()):
+            raise GenGeoError(f"the tile grid {self.name} has no zoom levels, or one with numbers that cannot be right")
         self._project = project or (_mercator if is_web_mercator(crs) else _projection(crs))
 
     def level(self, zoom: int) -> Level:
@@ -100,7 +113,7 @@ class TileGrid:
         """For each position the affine map from (east, north) metres around it to pixels of a level, (n, 2, 3)."""
 
         def project(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-            near = lon + (b - lon + 180.0) % 360.0 - 180.0  # the date line is not an end
+            near = lon + (b - lon + 180.0) % 360.0 - 180.0  # continuous across the date line
             return self.pixels(level, a, near)
 
         return affine_maps(project, lat, lon)
@@ -115,7 +128,7 @@ class TileGrid:
 
         Args:
             lat, lon: Position in degrees.
-            metres_per_pixel: Wanted ground sampling distance; a level that is up to a fifth coarser is taken as well,
+            metres_per_pixel: Wanted ground sampling distance; a level that is up to a fifth coarser is accepted,
                 because the next one has four times as many tiles.
         """
         by_size = sorted(self.levels.values(), key=lambda level: -level.resolution)
@@ -138,7 +151,7 @@ class TileGrid:
         low, high = lowest if lowest is not None else 0, highest if highest is not None else MAX_ZOOM
         kept = [level for level in self.levels.values() if low <= level.zoom <= high]
         if not kept:
-            raise GenGeoError(f"no zoom level between {low} and {high} is left; look at the source's own limits")
+            raise GenGeoError(f"the source has no zoom level between {low} and {high}, the limits that it states")
         return TileGrid(self.crs, kept, self.name, self._given)
 
 
@@ -191,7 +204,7 @@ def grid_of_matrix_set(matrix_set: Any) -> TileGrid:
     """The grid of a `morecantile.TileMatrixSet`.
 
     Raises:
-        GenGeoError: The tiles are not squares.
+        GenGeoError: The tiles are not square.
     """
     import morecantile
 
@@ -199,8 +212,8 @@ def grid_of_matrix_set(matrix_set: Any) -> TileGrid:
     for zoom in range(matrix_set.minzoom, matrix_set.maxzoom + 1):
         matrix = matrix_set.matrix(zoom)
         if matrix.tileWidth != matrix.tileHeight:
-            raise GenGeoError(f"the tile matrix set {matrix_set.id} has tiles that are not squares; they are not read")
-        corner = matrix_set.xy_bounds(morecantile.Tile(0, 0, zoom))  # x first, whatever the order of the CRS's axes
+            raise GenGeoError(f"the tile matrix set {matrix_set.id} has tiles that are not square; choose another one")
+        corner = matrix_set.xy_bounds(morecantile.Tile(0, 0, zoom))  # x first, also where the CRS has y first
         size = int(matrix.matrixWidth), int(matrix.matrixHeight), int(matrix.tileWidth)
         levels.append(Level(zoom, float(matrix.cellSize), float(corner.left), float(corner.top), *size, str(matrix.id)))
     epsg = matrix_set.crs.to_epsg()
@@ -208,9 +221,9 @@ def grid_of_matrix_set(matrix_set: Any) -> TileGrid:
 
 
 def virtual_grid(crs: str, tile: int = 512) -> TileGrid:
-    """Tiles of our own choice in any CRS, for services that draw any box: Web Mercator's where that is the CRS.
+    """A grid in any CRS, for services that draw any box; in Web Mercator the usual one.
 
-    Numbers of levels mean about the same as in Web Mercator: a tile of level 0 is as wide as the Earth is around.
+    Zoom levels have about the same resolution as in Web Mercator: a tile of level 0 spans the equator.
     """
     if is_web_mercator(crs):
         return web_mercator(tile)

@@ -1,7 +1,7 @@
-"""Which addresses may be asked: name resolution with a check of the result, and addresses without their secrets.
+"""Host names and secrets of addresses: name resolution with a check of the result, and removal of secrets from text.
 
-A name is resolved once for each connection, every result is checked, and the connection goes to the checked number: a
-name that changes between check and connection (DNS rebinding) gains nothing.
+A name is resolved once for each connection, every resulting IP address is checked, and the connection goes to a checked
+IP address. This defeats DNS rebinding, where a name resolves differently at check and at connection.
 """
 
 import ipaddress
@@ -22,13 +22,13 @@ _secrets: set[str] = set()
 
 
 def remember_secret(value: str) -> None:
-    """Hide a text wherever `redact` finds it from now on."""
-    if len(value) >= 4:  # shorter ones would hide parts of ordinary words
+    """Register a text that `redact` hides from now on."""
+    if len(value) >= 4:  # shorter values would hide parts of ordinary text
         _secrets.add(value)
 
 
 def redact(text: str) -> str:
-    """A text without secrets: known ones, and the user part and key-like query values of every address in it."""
+    """A text without secrets: registered ones, and user names, passwords and key-like query values of its addresses."""
     for secret in sorted(_secrets, key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
     return re.sub(r"https?://[^\s'\"<>]+", lambda found: _redact_address(found[0]), text)
@@ -55,16 +55,16 @@ def secrets_of(address: str) -> list[str]:
 
 
 class RedactingFilter(logging.Filter):
-    """Removes secrets from log records; httpx logs every address that it asks."""
+    """Removes secrets from log records; httpx logs the address of every request."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Rewrite the record's message; never drops one."""
+        """Rewrite the record's message; no record is dropped."""
         record.msg, record.args = redact(record.getMessage()), ()
         return True
 
 
 def hide_secrets_in_logs(names: Iterable[str] = ("httpx", "httpcore", "rasterio", "urllib3")) -> None:
-    """Add the filter to the loggers of the libraries that handle addresses, once."""
+    """Add the filter to the loggers of libraries that handle addresses, unless it is there."""
     for name in names:
         logger = logging.getLogger(name)
         if not any(isinstance(known, RedactingFilter) for known in logger.filters):
@@ -85,35 +85,38 @@ def host_of(address: str) -> str:
     if parts.scheme.lower() not in ("http", "https"):
         raise GenGeoError(f"{redact(address)}: only http and https addresses are opened, found {parts.scheme!r}")
     if not host:
-        raise GenGeoError(f"{redact(address)} names no host; an address looks like https://tiles.example.org/...")
+        raise GenGeoError(f"{redact(address)} has no host name; an address looks like https://tiles.example.org/...")
     return host.lower()
 
 
 def resolve(host: str, port: int, allow_private: bool) -> list[str]:
-    """Addresses of a host, all of them checked.
+    """Resolve a host name and check the IP addresses.
 
     Args:
-        host: Host name, or an address in numbers.
-        port: Port that will be asked.
+        host: Host name or IP address.
+        port: Port of the connection.
         allow_private: Whether private, loopback and link-local addresses are allowed.
 
+    Returns:
+        IP addresses as text, in the order of the resolver.
+
     Raises:
-        GenGeoError: An address that is not public, and `allow_private` is not set.
-        OSError: The name is not known.
+        GenGeoError: One of them is not public, and `allow_private` is False.
+        OSError: The name cannot be resolved.
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     numbers = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     for number in numbers:
         if not allow_private and not is_public(number):
             raise GenGeoError(
-                f"{host} is {number}, a private or local address: that is refused; if it is a server of your own, "
-                "add --allow-private"
+                f"{host} is {number}, a private or local address, which is refused; if the server is your own, add "
+                "--allow-private"
             )
     return numbers
 
 
 def is_public(number: str) -> bool:
-    """Whether an IP address is one of the public internet; of an address inside of another (mapped, 6to4), both are."""
+    """Whether an IP address is public; of mapped, 6to4, Teredo and NAT64 addresses the IPv4 address counts."""
     address = ipaddress.ip_address(number.partition("%")[0])
     inner = None
     if isinstance(address, ipaddress.IPv6Address):

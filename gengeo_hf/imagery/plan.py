@@ -1,6 +1,6 @@
-"""What work an area is, before the first tile is requested: tiles, requests, megabytes, minutes and hosts.
+"""Estimate of tiles, requests, megabytes, minutes and hosts before the first tile of an area is requested.
 
-One planner for `gengeo index --dry-run`, `gengeo plan` and the making of data sets. Counting works in pieces, so that
+Used by `gengeo index --dry-run`, `gengeo plan` and `gengeo data make`. Source tiles are counted in pieces, so that
 memory does not grow with the area.
 """
 
@@ -17,27 +17,26 @@ from gengeo_hf.imagery.cells import cell_grids, count_cells
 from gengeo_hf.imagery.grids import Level, TileGrid, is_web_mercator
 
 CHUNK = 20_000  # tiles whose source tiles are counted at a time
-BYTES_IN_MEMORY = 200  # of the table for each tile of an index
 
 
 @dataclass(frozen=True)
 class ImageryPlan:
-    """What will be requested, and what comes of it.
+    """What a source will request for an area.
 
     Args:
         source: Name of the source, without secrets.
-        area: What the area is called.
+        area: Name of the area.
         tiles: Tiles of the index, all ground sizes together.
         source_tiles: Source tiles that these need.
-        requests: Requests that are left: what is in the cache is not requested.
-        megabytes: Estimated bytes of these requests.
-        minutes: Minutes at the polite rate, without encoding.
-        hosts: Hosts that are asked.
+        requests: Requests for source tiles that are not in the cache.
+        megabytes: Estimated megabytes of these requests.
+        minutes: Minutes at the limited request rate, without encoding.
+        hosts: Host names to which requests go.
         zooms: Zoom level for each ground size in metres.
         resolution_m: Metres on the ground in one pixel of the tiles, for each ground size.
         attribution, licence, acquired: Rights and date, where they are known.
-        asked_before: Requests that were needed to make this plan: capabilities, searches.
-        notes: What the user should know.
+        asked_before: Requests that were sent to make this plan: capabilities, searches.
+        notes: Notes for the user.
     """
 
     source: str
@@ -57,7 +56,7 @@ class ImageryPlan:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as JSON takes it."""
+        """The values as JSON."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -80,25 +79,31 @@ class ImageryPlan:
 
 
 def format_minutes(minutes: float) -> str:
-    """Minutes in the unit that reads best."""
+    """A duration in seconds, minutes or hours, for example `12 min`."""
     if minutes < 1:
         return f"{math.ceil(minutes * 60)} s"
     return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
 def estimate_cells(area: Area, tile_m: float, overlap: float) -> float:
-    """About how many tiles of a size an area has, without making them."""
+    """Estimated number of tiles of a size that an area has."""
     stride = tile_m * (1 - overlap)
     return min(sum(count_cells(box, tile_m, stride) for box in area.boxes), area.area_m2 / stride**2 * 1.2 + 100)
 
 
 def area_cells(area: Area, tile_m: float, overlap: float) -> tuple[np.ndarray, np.ndarray]:
-    """Centres of the tiles that an area has, as degrees of latitude and longitude of shape (tiles,).
+    """Centres of the tiles that touch an area.
 
     Args:
-        area: Where.
+        area: The area.
         tile_m: Side of a tile in metres.
         overlap: Share of a tile that its neighbour repeats, in [0, 1).
+
+    Returns:
+        Latitudes and longitudes in degrees, each (tiles,).
+
+    Raises:
+        GenGeoError: No tile touches it.
     """
     stride = tile_m * (1 - overlap)
     lat, lon = cell_grids(area.boxes, tile_m, stride)
@@ -109,7 +114,7 @@ def area_cells(area: Area, tile_m: float, overlap: float) -> tuple[np.ndarray, n
 
 
 def estimate_source_tiles(grid: TileGrid, zoom: int, area: Area, tile_m: float) -> float:
-    """About how many source tiles of a level an area needs, from its square metres alone."""
+    """Estimated number of source tiles of a level that an area needs, from its square metres alone."""
     bounds = area.bounds
     lat = (bounds.south + bounds.north) / 2
     lon = float(area.boxes[:, 2:].mean())
@@ -119,7 +124,7 @@ def estimate_source_tiles(grid: TileGrid, zoom: int, area: Area, tile_m: float) 
 
 
 def check_size(area: Area, estimate: float, limit: int, zoom: int) -> None:
-    """Refuse what would take more source tiles than were allowed on purpose.
+    """Refuse an area that needs more source tiles than allowed.
 
     Raises:
         GenGeoError: The estimate is above the limit.
@@ -127,17 +132,17 @@ def check_size(area: Area, estimate: float, limit: int, zoom: int) -> None:
     if estimate > limit:
         raise GenGeoError(
             f"{area} needs about {estimate:,.0f} source tiles at zoom {zoom}, and {limit:,} are allowed: choose a "
-            "smaller area, larger tiles (--tile) or a coarser --zoom, or raise --max-tiles on purpose"
+            "smaller area, larger tiles (--tile) or a coarser --zoom, or raise --max-tiles"
         )
 
 
-def source_places(
+def source_tile_indices(
     grid: TileGrid, level: Level, lat: np.ndarray, lon: np.ndarray, tile_m: float
 ) -> Iterator[np.ndarray]:
     """Source tiles under tiles, in pieces: (column, row) as int64 of shape (n, 2); those of two pieces may repeat.
 
     Args:
-        grid, level: Where the source tiles lie.
+        grid, level: Grid and zoom level of the source tiles.
         lat, lon: Centres in degrees, shape (tiles,).
         tile_m: Side of a tile in metres.
     """
@@ -153,20 +158,20 @@ def source_places(
         found = []
         for x in range(int((high - low)[:, 0].max()) + 1):
             for y in range(int((high - low)[:, 1].max()) + 1):
-                place = low + np.array([x, y])
-                found.append(place[(place <= high).all(axis=1)])
+                index = low + np.array([x, y])
+                found.append(index[(index <= high).all(axis=1)])
         yield _on_level(np.unique(np.concatenate(found), axis=0), level, is_web_mercator(grid.crs))
 
 
-def _on_level(places: np.ndarray, level: Level, wraps: bool) -> np.ndarray:
+def _on_level(indices: np.ndarray, level: Level, wraps: bool) -> np.ndarray:
     if wraps:
-        places[:, 0] %= level.columns
-    inside = (places >= 0).all(axis=1) & (places[:, 0] < level.columns) & (places[:, 1] < level.rows)
-    return places[inside]
+        indices[:, 0] %= level.columns
+    inside = (indices >= 0).all(axis=1) & (indices[:, 0] < level.columns) & (indices[:, 1] < level.rows)
+    return indices[inside]
 
 
-def unique_places(pieces: Sequence[np.ndarray] | Iterator[np.ndarray], level: Level) -> np.ndarray:
-    """All different places of pieces, (n, 2)."""
+def unique_indices(pieces: Sequence[np.ndarray] | Iterator[np.ndarray], level: Level) -> np.ndarray:
+    """The distinct indices of pieces, (n, 2)."""
     keys = np.zeros(0, np.int64)
     for piece in pieces:
         keys = np.union1d(keys, piece[:, 1] * level.columns + piece[:, 0])

@@ -1,30 +1,29 @@
-"""PMTiles archives by address: map tiles in one file, read in pieces through the imagery client."""
+"""PMTiles archives by address: map tiles in one file, read in blocks through the imagery client."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gengeo_hf.common.errors import GenGeoError, MissingExtraError
 from gengeo_hf.common.geo import Bounds
+from gengeo_hf.common.transfer import first_line
 from gengeo_hf.imagery.addresses import check_rights, client_of, tiles_of
-from gengeo_hf.imagery.client import Answer, ImageryClient
+from gengeo_hf.imagery.client import Answer, ImageryClient, ServerError
 from gengeo_hf.imagery.grids import web_mercator
 from gengeo_hf.imagery.hosts import host_of, redact
-from gengeo_hf.imagery.options import NetOptions
-from gengeo_hf.imagery.ranges import RemoteFile
+from gengeo_hf.imagery.options import NetOptions, TilingOptions
+from gengeo_hf.imagery.remote_file import RemoteFile
 from gengeo_hf.imagery.tile_cache import TileCache
 from gengeo_hf.imagery.tiles import Rights, TileSource
-
-if TYPE_CHECKING:
-    from gengeo_hf.imagery.registry import TilingOptions
 
 
 class PmTilesService:
     """Tiles of a PMTiles archive; see `TileService`.
 
     Args:
-        address: Of the archive.
-        client: Fetches its pieces.
-        net: What the user said.
+        address: HTTP or HTTPS address of the archive.
+        client: Fetches its blocks.
+        net: Cache and tile size.
 
     Raises:
         GenGeoError: It is not a PMTiles archive, or holds vector tiles.
@@ -43,13 +42,9 @@ class PmTilesService:
         root = Path(net.cache) if net.cache else None
         file = RemoteFile(client, address, TileCache(root, self.name, self.host, net.cache_limit_mb))
         self._reader = Reader(file.read_at)
-        try:
+        with self._errors_in_one_line():
             header = self._reader.header()
             attribution = str(self._reader.metadata().get("attribution") or "")
-        except GenGeoError:
-            raise
-        except Exception as error:  # whatever the reader says of what is not an archive
-            raise GenGeoError(f"{self.name} is not a PMTiles archive (version 3): {error}") from error
         if header["tile_type"] == TileType.MVT:
             raise GenGeoError(f"{self.name} holds vector tiles; aerial imagery is needed")
         lowest, highest = int(header["min_zoom"]), int(header["max_zoom"])
@@ -60,12 +55,24 @@ class PmTilesService:
         self.tile_kb = 20.0
 
     def fetch(self, client: ImageryClient, zoom: int, column: int, row: int) -> Answer:
-        """One tile; its bytes come through the client that the archive was opened with."""
-        content = self._reader.get(zoom, column, row)
+        """One tile, read through the client that the archive was opened with."""
+        with self._errors_in_one_line():
+            content = self._reader.get(zoom, column, row)
         return Answer(404 if content is None else 200, content or b"", {}, self.name)
 
+    @contextlib.contextmanager
+    def _errors_in_one_line(self) -> Iterator[None]:
+        """Turn every error of the reader into one `GenGeoError` that names the archive."""
+        try:
+            yield
+        except GenGeoError:
+            raise
+        except Exception as error:  # the reader raises exceptions of many types for damaged archives
+            reason = first_line(error) or type(error).__name__
+            raise ServerError(f"{self.name} cannot be read as a PMTiles archive (version 3): {reason}") from error
 
-def open_pmtiles(address: str, options: "TilingOptions") -> TileSource:
+
+def open_pmtiles(address: str, options: TilingOptions) -> TileSource:
     """Tiles of a PMTiles archive by address."""
     client = client_of(options, host_of(address))
     service = PmTilesService(address, client, options.net)

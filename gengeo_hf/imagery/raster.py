@@ -1,11 +1,11 @@
-"""Tiles cut from georeferenced rasters: GeoTIFF, COG, VRT and whatever else GDAL opens, one file or many.
+"""Tiles cropped from georeferenced rasters: GeoTIFF, COG, VRT and other formats of GDAL, one file or many.
 
 Files of any size, CRS, band order and bit depth become a `TileSource` of north-up tiles, square on the ground.
 
-Tile centres lie on rows of equal latitude, spaced in metres, so a tile is as large in Helsinki as in Nairobi, in UTM as
-in Web Mercator. Within one tile the way from local metres to raster pixels is affine to well below a pixel: three
+Tile centres lie on rows of equal latitude, spaced in metres, so the ground size of a tile depends neither on latitude
+nor on projection. Within one tile the map from local metres to raster pixels is affine to well below a pixel: five
 points of each tile are projected, all tiles at once. Only the window under a tile is read, at the resolution that the
-tile needs (GDAL takes an overview where there is one), and turned so that true north is up.
+tile needs (GDAL uses an overview where there is one), and rotated so that true north is up.
 """
 
 import contextlib
@@ -26,10 +26,7 @@ from gengeo_hf.common.errors import GenGeoError, MissingExtraError
 from gengeo_hf.common.geo import bounds_around, metres_per_degree
 from gengeo_hf.common.transfer import first_line
 from gengeo_hf.imagery.cells import cell_grids
-from gengeo_hf.imagery.cutter import TileWindow
-from gengeo_hf.imagery.grids import affine_maps
-from gengeo_hf.imagery.pixels import Rendering, no_data_mask, rendering_of
-from gengeo_hf.imagery.placing import (
+from gengeo_hf.imagery.georeference import (
     acquisition_date,
     area_of_use_note,
     from_degrees,
@@ -38,18 +35,22 @@ from gengeo_hf.imagery.placing import (
     readable_date,
     stated_date,
 )
+from gengeo_hf.imagery.grids import affine_maps
 from gengeo_hf.imagery.raster_files import open_raster
+from gengeo_hf.imagery.raster_pixels import Rendering, no_data_mask, rendering_of
+from gengeo_hf.imagery.tile_window import TileWindow
 from gengeo_hf.imagery.tiles import Rights, tile_image, tile_table
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
 
 MIN_VALID = 0.5  # share of a tile's pixels that must hold data
+OpenDataset = Callable[[str], "DatasetReader"]
 
 
 @dataclass(frozen=True)
 class _Sheet:
-    """One raster file: where it is and how its numbers become colours."""
+    """One raster file: its georeference and how its values become colours."""
 
     path: str
     crs: Any
@@ -61,14 +62,14 @@ class _Sheet:
 
 
 class _Pieces(NamedTuple):
-    """Which file gives what of which tile, sorted by tile and then by file.
+    """Pairs of a tile and a file that covers a part of it, sorted by tile and then by file.
 
-    Only tiles on or near a file appear with it, so memory grows with the tiles and not with tiles x files.
+    Only tiles on or near a file are paired with it, so memory grows with the tiles and not with tiles x files.
 
     Args:
-        tile: row of the tile, (pieces,).
-        sheet: number of the file, (pieces,).
-        maps: affine maps from (east, north) metres round the tile's centre to the file's pixels, (pieces, 2, 3).
+        tile: Row of the tile, (pieces,).
+        sheet: Index of the file, (pieces,).
+        maps: Affine maps from (east, north) metres around the tile's centre to the file's pixels, (pieces, 2, 3).
     """
 
     tile: np.ndarray
@@ -80,23 +81,23 @@ class RasterTiles:
     """Square tiles of a ground size and overlap, from one raster or a mosaic of many.
 
     Args:
-        paths: raster files. Where files overlap, the newest one that holds data wins, by the date in its tags or in
+        paths: Raster files. Where files overlap, the newest one that holds data is used, by the date in its tags or in
             `dates`; of files with equal dates or none, the one that is named last.
-        tile_m: side of a tile in metres on the ground.
-        overlap: share of a tile that its neighbour repeats, in [0, 1).
-        pixels: side of a tile in pixels, at most; imagery that is coarser is not blown up beyond its own resolution.
-        value_range: values that become black and white; None takes 0..255 for 8 bits, and for deeper files the 1st and
+        tile_m: Side of a tile in metres on the ground.
+        overlap: Share of a tile that its neighbour repeats, in [0, 1).
+        pixels: Greatest side of a tile in pixels; coarser imagery is not enlarged beyond its own resolution.
+        value_range: Values that become black and white; None takes 0..255 for 8 bits, and for deeper files the 1st and
             99th percentile of all files together, so that a mosaic has no seams.
         area: Only tiles that touch this area; None takes all that the files cover.
-        nodata: Value of pixels without data, beside the one that a file declares.
-        max_empty: Share of a tile that may hold no data, in [0, 1).
-        dates: (pattern of a file's name, date); the first that fits goes before the date in a file's tags.
+        nodata: Value of pixels without data, in addition to the one that a file declares.
+        max_empty: Greatest share of a tile without data, in [0, 1).
+        dates: (pattern of a file's name, date); the first that matches overrides the date in a file's tags.
         centres: Latitudes and longitudes of the tiles' centres in degrees, each (tiles,), instead of a grid.
         open_dataset: Opens one of `paths`, for files that GDAL must not open itself; None takes
             `raster_files.open_raster`.
 
     Raises:
-        GenGeoError: a file is missing, broken or has no CRS, or nothing of it is as large as half a tile.
+        GenGeoError: A file is missing, damaged or has no CRS, or the imagery is smaller than half a tile.
         MissingExtraError: rasterio is not installed.
     """
 
@@ -109,7 +110,7 @@ class RasterTiles:
         value_range: tuple[float, float] | None = None,
         *,
         area: Area | None = None,
-        open_dataset: "Callable[[str], DatasetReader] | None" = None,
+        open_dataset: OpenDataset | None = None,
         nodata: float | None = None,
         max_empty: float = 1 - MIN_VALID,
         dates: Sequence[tuple[str, str]] = (),
@@ -119,17 +120,12 @@ class RasterTiles:
         self.rights, self.tile_sizes = Rights(), (tile_m,)
         self._tile_m, self._open_dataset, self._min_valid = tile_m, open_dataset, 1 - max_empty
         self._open = threading.local()  # a GDAL handle must not be used by two threads at a time
-        # Where files overlap the first sheet that holds data wins: the newest, and of equal dates the last named.
-        sheets = [_open_sheet(path, open_dataset, nodata) for path in paths][::-1]
-        stated = [stated_date(sheet.path, dates) for sheet in sheets]
-        overruled = sum(bool(said and s.date) and said != s.date for said, s in zip(stated, sheets, strict=True))
-        sheets = [replace(sheet, date=said or sheet.date) for said, sheet in zip(stated, sheets, strict=True)]
+        sheets, self.notes = _newest_first([_open_sheet(path, open_dataset, nodata) for path in paths], dates)
         self.acquired = {Path(s.path).name: readable_date(s.date) for s in sheets if s.date}  # of each source
-        self._sheets = _same_range(sorted(sheets, key=lambda sheet: sheet.date, reverse=True), value_range)
+        self._sheets = _same_range(sheets, value_range)
         boxes = []
-        self.notes = [f"a stated date overrules the date in the tags of {overruled:,} files"] if overruled else []
         for sheet in self._sheets:
-            with _about(sheet.path):
+            with _errors_naming(sheet.path):
                 boxes.append(_box(sheet))
                 self.notes += filter(None, [area_of_use_note(sheet.crs, boxes[-1], sheet.path)])
         lat, lon = centres or cell_grids(boxes if area is None else area.boxes, tile_m, tile_m * (1 - overlap))
@@ -140,7 +136,7 @@ class RasterTiles:
         keep, pieces = _cut(self._sheets, boxes, lat, lon, tile_m, least)
         if not keep.any():
             if area is not None:
-                raise GenGeoError(f"{self.name} does not cover {area}; choose an area inside of it")
+                raise GenGeoError(f"{self.name} does not cover {area}; choose an area inside it")
             raise GenGeoError(
                 f"{self.name} is smaller than half a tile of {tile_m:g} m; ask for smaller tiles (--tile)"
             )
@@ -154,19 +150,14 @@ class RasterTiles:
         ranges = sorted({(sheet.rendering.low, sheet.rendering.high) for sheet in self._sheets})
         empty = {"nodata": nodata, "max_empty": max_empty}
         self.rendering = f"{self._pixels} pixels, values {ranges}, {empty}"
-        self.table: pa.Table = tile_table(
-            [f"{a:.7f}_{b:.7f}_{tile_m:g}m" for a, b in zip(lat, lon, strict=True)],
-            lat,
-            lon,
-            [bounds_around(a, b, tile_m, tile_m) for a, b in zip(lat, lon, strict=True)],
-            source=[Path(self._sheets[number].path).name for number in pieces.sheet[self._first[:-1]]],
-        )
+        sources = [Path(self._sheets[number].path).name for number in pieces.sheet[self._first[:-1]]]
+        self.table: pa.Table = _table(lat, lon, tile_m, sources)
 
     def read(self, row: int) -> Image.Image | None:
-        """Pixels of one tile; None where less than half of it holds data.
+        """Pixels of one tile; None where more of it than `max_empty` holds no data.
 
         Raises:
-            GenGeoError: a file cannot be read there.
+            GenGeoError: A file cannot be read there.
         """
         size = self._pixels
         canvas = np.zeros((size, size, 3), dtype=np.uint8)
@@ -224,14 +215,29 @@ def _read_window(
     return rendering.to_rgb(bands), mask
 
 
-def _open(path: str, open_dataset: "Callable[[str], DatasetReader] | None") -> "DatasetReader":
+def _table(lat: np.ndarray, lon: np.ndarray, tile_m: float, sources: list[str]) -> pa.Table:
+    """The tile table of square tiles with their centres at latitudes and longitudes in degrees, (tiles,) each."""
+    centres = list(zip(lat, lon, strict=True))
+    ids = [f"{a:.7f}_{b:.7f}_{tile_m:g}m" for a, b in centres]
+    return tile_table(ids, lat, lon, [bounds_around(a, b, tile_m, tile_m) for a, b in centres], source=sources)
+
+
+def _newest_first(sheets: list[_Sheet], dates: Sequence[tuple[str, str]]) -> tuple[list[_Sheet], list[str]]:
+    """Files with the dates that the user states, newest first, and of equal dates the last named first; and notes."""
+    stated = [stated_date(sheet.path, dates) for sheet in sheets]
+    pairs = list(zip(stated, sheets, strict=True))
+    overridden = sum(bool(date and sheet.date) and date != sheet.date for date, sheet in pairs)
+    dated = [replace(sheet, date=date or sheet.date) for date, sheet in pairs][::-1]
+    notes = [f"a stated date overrides the date in the tags of {overridden:,} files"] if overridden else []
+    return sorted(dated, key=lambda sheet: sheet.date, reverse=True), notes
+
+
+def _open(path: str, open_dataset: OpenDataset | None) -> "DatasetReader":
     return open_raster(path) if open_dataset is None else open_dataset(path)
 
 
-def _open_sheet(
-    path: str | Path, open_dataset: "Callable[[str], DatasetReader] | None" = None, nodata: float | None = None
-) -> _Sheet:
-    """Read what is needed of one file's header."""
+def _open_sheet(path: str | Path, open_dataset: OpenDataset | None = None, nodata: float | None = None) -> _Sheet:
+    """Read the header of one file."""
     os.environ.setdefault("GDAL_CACHEMAX", "256")  # MB; by default GDAL keeps blocks up to 5 % of the machine's memory
     try:
         import rasterio  # noqa: F401  # only whether it is there
@@ -239,9 +245,9 @@ def _open_sheet(
         raise MissingExtraError("rasterio", "geo", "read georeferenced rasters") from error
     if open_dataset is None and not Path(path).exists():
         raise GenGeoError(f"there is no raster at {path}")
-    with _about(str(path)), _open(str(path), open_dataset) as dataset:
+    with _errors_naming(str(path)), _open(str(path), open_dataset) as dataset:
         crs, to_pixel = georeference(dataset, path)
-        if crs.is_geographic:  # before anything is read: numbers that are no degrees would be a grid without end
+        if crs.is_geographic:  # before anything is read: coordinates that are not degrees would give an endless grid
             outline(crs, to_pixel, dataset.width, dataset.height, path)
         date = acquisition_date(dataset.tags() | dataset.tags(ns="IMAGERY"))
         rendering = rendering_of(dataset, nodata)
@@ -249,14 +255,14 @@ def _open_sheet(
 
 
 @contextlib.contextmanager
-def _about(path: str) -> Iterator[None]:
-    """Whatever GDAL, PROJ or their wrappers say of a file, in one line that names it."""
+def _errors_naming(path: str) -> Iterator[None]:
+    """Turn every error of GDAL, PROJ and their wrappers into one `GenGeoError` that names the file."""
     try:
         yield
     except GenGeoError:
         raise
     except Exception as error:
-        raise GenGeoError(f"{path} cannot be read as a raster with a place on Earth: {first_line(error)}") from error
+        raise GenGeoError(f"{path} cannot be read as a georeferenced raster: {first_line(error)}") from error
 
 
 def _project(sheet: _Sheet, lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
@@ -315,11 +321,11 @@ def _cut(
     tile_m: float,
     least: float,
 ) -> tuple[np.ndarray, _Pieces]:
-    """Which candidate tiles are covered well enough, and what each file gives to them."""
+    """Candidate tiles that are covered to a share of at least `least`, bool (n,), and the pieces of each."""
     covered, found = np.zeros(len(lat)), []
     for number, (sheet, box) in enumerate(zip(sheets, boxes, strict=True)):
         rows = _rows_in(box, lat, lon, tile_m)
-        with _about(sheet.path):
+        with _errors_naming(sheet.path):
             maps = _affine_maps(sheet, lat[rows], lon[rows])
         share = _coverage(sheet, maps, tile_m)
         covered[rows] += share
@@ -333,15 +339,15 @@ def _cut(
 
 
 def _unused(sheets: Sequence[_Sheet], pieces: _Pieces) -> list[str]:
-    """What to say about files that are the first one of no tile."""
+    """A note about files that are the preferred one of no tile; empty where there are none."""
     _, first = np.unique(pieces.tile, return_index=True)
     idle = sorted(set(range(len(sheets))) - set(pieces.sheet[first].tolist()))
     if not idle:
         return []
     names = ", ".join(Path(sheets[number].path).name for number in idle[:3])
     return [
-        f"{len(idle):,} of {len(sheets):,} files give whole tiles nowhere, first {names}: others cover the same ground "
-        "and are newer by their date, or are named later"
+        f"{len(idle):,} of {len(sheets):,} files are not the first choice of any tile, first {names}: others cover the "
+        "same ground and are newer by their date, or are named later"
     ]
 
 
@@ -356,7 +362,7 @@ def _rows_in(box: np.ndarray, lat: np.ndarray, lon: np.ndarray, margin_m: float)
 
 
 def _box(sheet: _Sheet) -> np.ndarray:
-    """South, north, west, east of a file in degrees; in one piece across the date line, so beyond 180 perhaps."""
+    """South, north, west, east of a file in degrees. Across the date line they are continuous: east is beyond 180."""
     lat, lon = outline(sheet.crs, sheet.to_pixel, sheet.width, sheet.height, sheet.path)
     lon = lon[0] + (lon - lon[0] + 180.0) % 360.0 - 180.0
     return np.array([lat.min(), lat.max(), lon.min(), lon.max()])

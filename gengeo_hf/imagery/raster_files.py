@@ -1,8 +1,8 @@
-"""Raster files of strangers: opened by the driver that their suffix names, and never a way into a network.
+"""Raster files from untrusted sources: opened by the driver of their suffix only, and without network access.
 
-GDAL looks at the content of a file, not at its name, and some formats (VRT and other descriptions in XML) name further
-files or addresses that it then reads. So a file is opened by the drivers of its suffix alone, and what a VRT names must
-be local rasters.
+GDAL chooses a driver by the content of a file, and some formats (VRT and other descriptions in XML) name further files
+or addresses that it then reads. Therefore only the drivers of the suffix are tried, and the sources of a VRT must be
+local rasters.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rasterio.io import DatasetReader
 
 _TIFF, _JP2 = ("GTiff",), ("JP2OpenJPEG",)
-REMOTE_DRIVERS = _TIFF + _JP2  # formats that name no further files
+REMOTE_DRIVERS = _TIFF + _JP2  # formats that do not refer to other files
 DRIVERS = {  # of GDAL, by suffix
     ".tif": _TIFF,
     ".tiff": _TIFF,
@@ -39,7 +39,7 @@ DRIVERS = {  # of GDAL, by suffix
     ".ecw": ("ECW",),
     ".sid": ("MrSID",),
 }
-STARTS = (  # of the files that a VRT may name
+STARTS = (  # first bytes of the files that a VRT may name
     b"II*\0",
     b"MM\0*",
     b"II+\0",
@@ -60,11 +60,11 @@ def open_raster(path: str) -> DatasetReader:
     """Open a local raster file.
 
     Args:
-        path: of the file.
+        path: Path of the file.
 
     Raises:
-        GenGeoError: Its suffix names no known format, or it names what is not a local raster.
-        rasterio.errors.RasterioIOError: It is not of the format that its suffix names, or damaged.
+        GenGeoError: Its suffix is not that of a known format, or it refers to something other than local rasters.
+        rasterio.errors.RasterioIOError: Its format is not that of its suffix, or it is damaged.
     """
     suffix = Path(path).suffix.lower()
     drivers = DRIVERS.get(suffix)
@@ -81,10 +81,15 @@ def open_raster(path: str) -> DatasetReader:
 
 
 def open_with(drivers: Sequence[str], path: str, **options: Any) -> DatasetReader:
-    """Open a raster by the first of some drivers that knows it; `options` are those of `rasterio.open`.
+    """Open a raster by the first driver that accepts it.
+
+    Args:
+        drivers: Names of GDAL drivers.
+        path: What GDAL opens.
+        options: Further arguments of `rasterio.open`.
 
     Raises:
-        rasterio.errors.RasterioIOError: None of them does.
+        rasterio.errors.RasterioIOError: No driver accepts it.
     """
     import rasterio
 
@@ -98,14 +103,14 @@ def _check_vrt(path: Path, within: list[Path]) -> None:
     """Refuse a VRT that names anything but local rasters.
 
     Raises:
-        GenGeoError: An address, a missing file, a file of another kind, itself, or more than `DEEPEST` levels.
+        GenGeoError: It names an address, a missing file, a file of another kind or itself, or is nested too deeply.
     """
     if path.resolve() in within or len(within) >= DEEPEST:
         raise GenGeoError(f"{path} names itself, or VRTs nested deeper than {DEEPEST}")
     if path.stat().st_size > LARGEST_VRT:
         raise GenGeoError(f"{path} has more than {LARGEST_VRT / 1e6:.0f} MB, too many for a VRT")
     try:
-        for _, element in xml.etree.ElementTree.iterparse(path):  # expat itself bounds the expansion of entities
+        for _, element in xml.etree.ElementTree.iterparse(path):  # expat limits the expansion of entities
             texts = [element.text or "", *element.attrib.values()]
             if any("://" in text or "/vsi" in text.lower() for text in texts):
                 raise GenGeoError(f"{path} names an address or a virtual file; only local files are read from a VRT")
@@ -132,18 +137,18 @@ def _check_source(vrt: Path, element: xml.etree.ElementTree.Element, within: lis
 
 
 def _check_geopackage(path: str) -> None:
-    """Refuse a GeoPackage whose contents are views: a view may be a query without end, which GDAL cannot stop.
+    """Refuse a GeoPackage whose contents are views: the query of a view may never end, and GDAL cannot stop it.
 
     Raises:
-        GenGeoError: It is one, or is not a GeoPackage.
+        GenGeoError: It has such views, or is not a GeoPackage.
     """
-    question = (
+    statement = (
         "SELECT name FROM sqlite_master WHERE type = 'view' AND name IN (SELECT table_name FROM gpkg_contents) LIMIT 1"
     )
     try:
         with contextlib.closing(sqlite3.connect(f"{Path(path).resolve().as_uri()}?mode=ro", uri=True)) as file:
             kinds = file.execute("SELECT type FROM sqlite_master WHERE name = 'gpkg_contents'").fetchall()
-            view = kinds != [("table",)] or file.execute(question).fetchone()
+            view = kinds != [("table",)] or file.execute(statement).fetchone()
     except (sqlite3.Error, UnicodeError, MemoryError) as error:
         raise GenGeoError(f"{path} cannot be read as a GeoPackage: {error}") from error
     if view:

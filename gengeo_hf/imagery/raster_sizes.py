@@ -1,4 +1,4 @@
-"""Rasters cut into tiles of one or several ground sizes around the same centres."""
+"""Rasters cropped into tiles of one or several ground sizes around the same centres."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from gengeo_hf.imagery.raster import RasterTiles
+from gengeo_hf.imagery.options import TilingOptions
+from gengeo_hf.imagery.raster import OpenDataset, RasterTiles
 
 
 class SeveralRasterSizes:
@@ -45,19 +46,42 @@ class SeveralRasterSizes:
 
 
 def open_rasters(
-    paths: Sequence[str | Path], sizes: Sequence[float], overlap: float, **options: Any
+    paths: Sequence[str | Path],
+    options: TilingOptions,
+    *,
+    dates: Sequence[tuple[str, str]] = (),
+    open_dataset: OpenDataset | None = None,
 ) -> RasterTiles | SeveralRasterSizes:
-    """Rasters cut into tiles of one or several ground sizes; arguments as `SeveralRasterSizes`."""
-    if len(set(sizes)) == 1:
-        return RasterTiles(paths, sizes[0], overlap, **options)
-    return SeveralRasterSizes(paths, sizes, overlap, **options)
+    """Crop rasters into tiles of one or several ground sizes.
+
+    Args:
+        paths: Raster files.
+        options: How they are cropped.
+        dates: Further (pattern, date) pairs, after those of the options.
+        open_dataset: As `RasterTiles`.
+
+    Raises:
+        GenGeoError: As `RasterTiles`.
+    """
+    cropping: dict[str, Any] = {
+        "pixels": options.pixels,
+        "value_range": options.value_range,
+        "area": options.area,
+        "nodata": options.nodata,
+        "max_empty": options.max_empty,
+        "dates": [*options.dates, *dates],
+        "open_dataset": open_dataset,
+    }
+    if len(set(options.sizes)) == 1:
+        return RasterTiles(paths, options.sizes[0], options.overlap, **cropping)
+    return SeveralRasterSizes(paths, options.sizes, options.overlap, **cropping)
 
 
 def _by_cell(parts: Sequence[RasterTiles]) -> tuple[pa.Table, np.ndarray, np.ndarray]:
-    """All tiles, those of one centre together and the smallest first; the part and the row in it of each."""
+    """The tiles of all sizes, grouped by centre with the smallest first; and of each its part and its row in it."""
     first = parts[0].table
-    cell_of = {place: cell for cell, place in enumerate(zip(*_centres(first), strict=True))}
-    cells = np.concatenate([[cell_of[place] for place in zip(*_centres(part.table), strict=True)] for part in parts])
+    cell_of = {centre: cell for cell, centre in enumerate(zip(*_centres(first), strict=True))}
+    cells = np.concatenate([[cell_of[centre] for centre in zip(*_centres(part.table), strict=True)] for part in parts])
     part = np.concatenate([np.full(len(one.table), number) for number, one in enumerate(parts)])
     row = np.concatenate([np.arange(len(one.table)) for one in parts])
     order = np.lexsort((part, cells))
@@ -66,4 +90,5 @@ def _by_cell(parts: Sequence[RasterTiles]) -> tuple[pa.Table, np.ndarray, np.nda
 
 
 def _centres(table: pa.Table) -> tuple[list[float], list[float]]:
+    """Latitudes and longitudes in degrees."""
     return table["lat"].to_pylist(), table["lon"].to_pylist()

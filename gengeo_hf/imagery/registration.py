@@ -1,6 +1,6 @@
-"""Whether imagery lies where it says: the order of rows and columns, and a shift against other imagery.
+"""Check the georeference of imagery: the order of rows and columns, and a shift against other imagery.
 
-Both are measured from pictures and reported with the option that corrects them; nothing is corrected unasked.
+Both are measured from the images and reported with the option that corrects them; nothing is corrected automatically.
 """
 
 from dataclasses import dataclass
@@ -15,31 +15,32 @@ from gengeo_hf.common.geo import metres_per_degree
 if TYPE_CHECKING:
     from gengeo_hf.imagery.tiles import TileSource
 
-ALIKE, MARGIN = 0.7, 0.3  # correlation of a tile with its place in the tile above it, and its lead over another place
-SIDE = 128  # pixels at which tiles are compared with the tile above them
-TILES = 12  # that are compared to measure a shift
-LEAST_PEAK = 2.0  # times the next peak; below it two sources do not show the same ground clearly enough
-SHIFT_ROOM = 0.35  # of a tile's side, the largest shift that is looked for
+# Least correlation of a tile with a quarter of its parent, and its least lead over the expected quarter.
+ALIKE, MARGIN = 0.7, 0.3
+SIDE = 128  # pixels at which a tile is compared with its parent
+TILES = 12  # compared to measure a shift
+LEAST_PEAK = 2.0  # times the next peak; below it the two sources do not show the same ground clearly enough
+SHIFT_ROOM = 0.35  # of a tile's side, the largest shift that is measured
 
 
-def wrong_order(tile: np.ndarray, above: np.ndarray, column: int, row: int) -> str:
-    """What to do about rows or columns that are counted otherwise, by a tile and the one above it.
+def wrong_order(tile: np.ndarray, parent: np.ndarray, column: int, row: int) -> str:
+    """Detect rows or columns that the server numbers in another order, from a tile and its parent tile.
 
-    A tile shows the same ground as one quarter of the tile of the next coarser zoom level. Which quarter follows from
-    whether its column and row are odd; if it is another quarter, the numbers mean something else to the server.
+    A tile shows the same ground as one quarter of its parent, the tile of the next coarser zoom level. The parities of
+    its column and row say which quarter. If it is another quarter, the server numbers tiles in another order.
 
     Args:
         tile: RGB of a source tile, (side, side, 3).
-        above: RGB of the tile at half the column and row of the coarser level.
-        column, row: Of the tile; one of them odd and the other even, so that all mistakes differ.
+        parent: RGB of the tile at half the column and row of the coarser level.
+        column, row: Of the tile; one of them odd and the other even, so that all wrong orders differ.
 
     Returns:
-        The option that corrects it; empty where the order is right, or cannot be told.
+        The correction, in words; empty where the order is right, or cannot be determined.
     """
-    small, coarse = _grey(tile, SIDE), _grey(above, 2 * SIDE)
+    small, coarse = _grey(tile, SIDE), _grey(parent, 2 * SIDE)
     quarters = {(x, y): coarse[y * SIDE : (y + 1) * SIDE, x * SIDE : (x + 1) * SIDE] for x in (0, 1) for y in (0, 1)}
-    alike = {place: _correlation(small, quarter) for place, quarter in quarters.items()}
-    expected, best = (column % 2, row % 2), max(alike, key=lambda place: alike[place])
+    alike = {corner: _correlation(small, quarter) for corner, quarter in quarters.items()}
+    expected, best = (column % 2, row % 2), max(alike, key=lambda corner: alike[corner])
     if best == expected or alike[best] < ALIKE or alike[best] - alike[expected] < MARGIN:
         return ""
     if best == (column % 2, 1 - row % 2):
@@ -51,12 +52,12 @@ def wrong_order(tile: np.ndarray, above: np.ndarray, column: int, row: int) -> s
 
 @dataclass(frozen=True)
 class Shift:
-    """How far imagery lies from other imagery of the same ground.
+    """Displacement of imagery against other imagery of the same ground.
 
     Args:
-        east_m, north_m: Metres from where the other imagery shows a thing to where this one does.
-        peak: Height of the correlation's peak over the next one; below `LEAST_PEAK` the shift means nothing.
-        tiles: How many were compared.
+        east_m, north_m: Metres from the position of a feature in the reference to its position in this imagery.
+        peak: Ratio of the correlation's peak to the next one; below `LEAST_PEAK` the shift is not meaningful.
+        tiles: Number of compared tiles.
     """
 
     east_m: float
@@ -66,7 +67,7 @@ class Shift:
 
     @property
     def is_clear(self) -> bool:
-        """Whether both show the same ground clearly enough."""
+        """Whether the shift is meaningful."""
         return self.peak >= LEAST_PEAK
 
     def __str__(self) -> str:
@@ -84,10 +85,10 @@ def measure_shift(source: "TileSource", reference: "TileSource") -> Shift:
     """Shift of imagery against other imagery, by phase correlation (Kuglin and Hines 1975) of tiles with equal centres.
 
     Args:
-        source, reference: With tiles of the same names, as two sources have that are cut by one area and tile size.
+        source, reference: Sources with common tile ids, as two sources have that share area and tile size.
 
     Raises:
-        GenGeoError: They have no tile in common that both can show.
+        GenGeoError: No common tile can be read from both.
     """
     rows = {name: row for row, name in enumerate(reference.table["tile_id"].to_pylist())}
     common = [(row, rows[name]) for row, name in enumerate(source.table["tile_id"].to_pylist()) if name in rows]
@@ -134,7 +135,7 @@ def _correlation(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def _phase_correlation(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Surface whose peak says how far `one` is moved against `other`, with no shift in its middle."""
+    """Phase correlation (side, side): the offset of its peak from the centre is the shift of `one` against `other`."""
     window = np.hanning(len(one))[:, None] * np.hanning(len(one))[None]
     spectra = [np.fft.rfft2((image - image.mean()) * window) for image in (one, other)]
     product = spectra[0] * np.conj(spectra[1])
@@ -142,7 +143,7 @@ def _phase_correlation(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _peak(surface: np.ndarray) -> tuple[float, float, float]:
-    """Pixels to the right and down of the highest point, to a part of a pixel, and its height over the next one."""
+    """Pixels to the right and down of the peak, with subpixel accuracy, and the ratio of the peak to the next one."""
     middle, room = len(surface) // 2, int(SHIFT_ROOM * len(surface))
     near = surface[middle - room : middle + room + 1, middle - room : middle + room + 1]
     y, x = np.unravel_index(int(np.argmax(near)), near.shape)

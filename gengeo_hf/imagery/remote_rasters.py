@@ -1,6 +1,6 @@
-"""Rasters by address: one COG, the items of a STAC search, the images of OpenAerialMap.
+"""Rasters by address: one COG, the items of a STAC search, or the images of OpenAerialMap.
 
-The files are read in pieces through the imagery client, and cropped by the reader of local rasters.
+The files are read in blocks through the imagery client, and cropped by the reader of local rasters.
 """
 
 import json
@@ -13,30 +13,32 @@ from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 from PIL import Image
 
 from gengeo_hf.common.errors import GenGeoError, MissingExtraError
+from gengeo_hf.common.transfer import first_line
 from gengeo_hf.imagery.addresses import check_rights, client_of
 from gengeo_hf.imagery.client import ImageryClient, ServerError
+from gengeo_hf.imagery.georeference import is_date
 from gengeo_hf.imagery.hosts import host_of, redact
-from gengeo_hf.imagery.placing import is_date
-from gengeo_hf.imagery.plan import ImageryPlan, check_size, estimate_cells
-from gengeo_hf.imagery.ranges import BLOCK, RemoteFile, RemoteReader
+from gengeo_hf.imagery.options import TilingOptions
+from gengeo_hf.imagery.plan import ImageryPlan, estimate_cells
 from gengeo_hf.imagery.raster_files import REMOTE_DRIVERS, open_with
 from gengeo_hf.imagery.raster_sizes import open_rasters
+from gengeo_hf.imagery.remote_file import BLOCK, RemoteFile, RemoteReader
 from gengeo_hf.imagery.tile_cache import TileCache
 from gengeo_hf.imagery.tiles import ImageryStoppedError, Rights, TileSource
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
 
-    from gengeo_hf.imagery.registry import TilingOptions
-
 MAX_FILES = 200
 OAM = "https://api.openaerialmap.org"
+OAM_PAGE = 100  # images in one answer of OpenAerialMap
+MAX_CELLS = 200_000  # tiles of one size in an area
 ASSET_KEYS = ("visual", "image", "ortho", "rgb", "cog", "data")  # preferred ones of a STAC item
 
 
 @dataclass(frozen=True)
 class RemoteRaster:
-    """A raster that a document named: its address, and the rights that the document states."""
+    """A raster by address, and the rights that are stated for it."""
 
     address: str
     rights: Rights = field(default_factory=Rights)
@@ -47,55 +49,35 @@ class RemoteRasters:
 
     Args:
         name: What messages and the index call the source; without secrets.
-        rasters: The files. Where they overlap, the newest one that holds data wins, else the one named last.
+        rasters: The files. Where they overlap, the newest one that holds data is used, else the one named last.
         client: Fetches them.
         options: How they are tiled.
 
     Raises:
-        GenGeoError: A file cannot be read, or does not cover the area.
+        GenGeoError: A file cannot be read, no file covers the area, or the area is too large.
     """
 
-    def __init__(self, name: str, rasters: list[RemoteRaster], client: ImageryClient, options: "TilingOptions") -> None:
-        if options.area is not None:
-            smallest = min(options.tile_sizes or (options.tile_m,))
-            estimate = estimate_cells(options.area, smallest, options.overlap)
-            check_size(options.area, estimate, max(options.net.max_tiles, 20_000) * 10, 0)
+    def __init__(self, name: str, rasters: list[RemoteRaster], client: ImageryClient, options: TilingOptions) -> None:
+        _check_size(options)
         self.name, self._client, self._options = name, client, options
         stated = rasters[0].rights if len(rasters) == 1 else _joined_rights([raster.rights for raster in rasters])
         self.rights = options.net.rights.or_else(stated).or_else(Rights(address=name))
-        root = Path(options.net.cache) if options.net.cache else None
-        self._files: dict[str, RemoteFile] = {}
-        self._identity: dict[str, TileCache] = {}
-        names = {}
-        for raster in rasters:
-            shown = redact(raster.address)
-            cache = TileCache(root, shown, host_of(raster.address), options.net.cache_limit_mb)
-            file = RemoteFile(client, raster.address, cache)
-            cache.describe({"address": shown, "attribution": raster.rights.attribution})
-            names[_path_of(raster.address)] = file
-        self._files = names
-        dates = [(_path_of(r.address), r.rights.acquired) for r in rasters if is_date(r.rights.acquired)]
-        self._tiles = open_rasters(
-            list(names),
-            options.tile_sizes or (options.tile_m,),
-            options.overlap,
-            pixels=options.pixels,
-            value_range=options.value_range,
-            area=options.area,
-            open_dataset=self._open,
-            nodata=options.nodata,
-            max_empty=options.max_empty,
-            dates=[*options.dates, *dates],
-        )
+        paths = _paths_of([raster.address for raster in rasters])
+        self._files: dict[str, RemoteFile] = {
+            path: _remote_file(raster, client, options) for path, raster in zip(paths, rasters, strict=True)
+        }
+        acquired = [(path, r.rights.acquired) for path, r in zip(paths, rasters, strict=True)]
+        dates = [(path, date) for path, date in acquired if is_date(date)]
+        self._tiles = open_rasters(paths, options, dates=dates, open_dataset=self._open)
         self.notes, self.tile_sizes, self.acquired = self._tiles.notes, self._tiles.tile_sizes, self._tiles.acquired
         self.table, self.rendering = self._tiles.table, f"{name} {self._tiles.rendering}"
 
     def read(self, row: int) -> Image.Image | None:
-        """Pixels of one tile; None where less than half of it holds data.
+        """Pixels of one tile; None where too much of it holds no data.
 
         Raises:
             GenGeoError: A file cannot be read there.
-            ImageryStoppedError: The server is down.
+            ImageryStoppedError: The server does not answer any more.
         """
         try:
             return self._tiles.read(row)
@@ -110,7 +92,7 @@ class RemoteRasters:
         """Tiles, requests, megabytes and minutes, from the sizes of the files."""
         share = self._share_needed()
         size = sum(file.size for file in self._files.values()) * share
-        requests = max(len(self._files), round(size / BLOCK / 4))  # neighbouring pieces come in one request
+        requests = max(len(self._files), round(size / BLOCK / 4))  # neighbouring blocks are fetched in one request
         rate = self._client.options.rate or 50.0
         return ImageryPlan(
             source=self.name,
@@ -129,7 +111,11 @@ class RemoteRasters:
         )
 
     def prepare(self) -> str:
-        """Read one tile in the middle, so that a file that cannot be read ends here."""
+        """Read one tile in the middle, so that unreadable files are found before the work begins.
+
+        Raises:
+            ImageryStoppedError: It cannot be read.
+        """
         try:
             self.read(self.table.num_rows // 2)
         except GenGeoError as error:
@@ -166,40 +152,75 @@ class RemoteRasters:
 
         try:
             return open_with(REMOTE_DRIVERS, path, opener=opener)
-        except Exception as error:  # GDAL's words for any failure of what it reads through
+        except Exception as error:  # GDAL hides the exception of the opener behind its own
             if (problem := self._files[path].problem) is not None:
                 raise problem from None
-            raise GenGeoError(f"{path} is not a raster that can be read: {error}") from error
+            raise GenGeoError(f"{path} cannot be read as a raster: {first_line(error)}") from error
 
 
-def open_cog(address: str, options: "TilingOptions") -> TileSource:
+def _check_size(options: TilingOptions) -> None:
+    """Refuse an area with more than `MAX_CELLS` tiles of the smallest size.
+
+    Raises:
+        GenGeoError: It has.
+    """
+    if options.area is None:
+        return
+    estimate = estimate_cells(options.area, min(options.sizes), options.overlap)
+    limit = max(MAX_CELLS, 10 * options.net.max_tiles)
+    if estimate > limit:
+        raise GenGeoError(
+            f"{options.area} holds about {estimate:,.0f} tiles of {min(options.sizes):g} m, and {limit:,} are allowed: "
+            "choose a smaller area or larger tiles (--tile), or raise --max-tiles"
+        )
+
+
+def _remote_file(raster: RemoteRaster, client: ImageryClient, options: TilingOptions) -> RemoteFile:
+    """A raster, opened for reading in blocks that are kept in the cache."""
+    root = Path(options.net.cache) if options.net.cache else None
+    shown = redact(raster.address)
+    cache = TileCache(root, shown, host_of(raster.address), options.net.cache_limit_mb)
+    file = RemoteFile(client, raster.address, cache)
+    cache.describe({"address": shown, "attribution": raster.rights.attribution})
+    return file
+
+
+def open_cog(address: str, options: TilingOptions) -> TileSource:
     """One GeoTIFF by address."""
     name = redact(address)
     check_rights(name, options)
     return RemoteRasters(name, [RemoteRaster(address)], client_of(options, host_of(address)), options)
 
 
-def open_stac(address: str, options: "TilingOptions") -> TileSource:
+def open_stac(address: str, options: TilingOptions) -> TileSource:
     """Rasters of a STAC search: `stac:URL?collections=a,b&datetime=2023-01-01/2023-12-31`."""
     area = options.area
     if area is None:
         raise GenGeoError("a STAC search needs --area, --bounds or --near")
     parts = urlsplit(address)
-    asked = {key: values[0] for key, values in parse_qs(parts.query).items()}
+    query = {key: values[0] for key, values in parse_qs(parts.query).items()}
     root = urlunsplit(parts._replace(query="")).removesuffix("/search")
-    if "collections" not in asked:
-        raise GenGeoError(f"{redact(address)} names no collection: write stac:{redact(root)}?collections=NAME")
+    if "collections" not in query:
+        raise GenGeoError(f"{redact(address)} has no collection: write stac:{redact(root)}?collections=NAME")
     client = client_of(options, host_of(root))
-    rasters = [_raster_of(item, options.net.layer, client) for item in _search(client, root, asked, area.bounds)]
+    found = _search(client, root, query, area.bounds)
+    rasters = [_raster_of(item, rights, options.net.layer) for item, rights in found]
     if not rasters:
-        raise GenGeoError(f"{redact(root)} has nothing of {asked['collections']} in {area}")
+        raise GenGeoError(f"{redact(root)} has no item of {query['collections']} in {area}")
     for raster in rasters:
-        client.allow(raster.address)  # the search named it; the plan lists the hosts
+        client.allow(raster.address)  # named by a document of an allowed host; the plan lists the hosts
     check_rights(redact(root), options, _joined_rights([raster.rights for raster in rasters]))
     return RemoteRasters(redact(address), rasters, client, options)
 
 
-def _search(client: ImageryClient, root: str, asked: dict[str, str], bounds: Any) -> Iterable[Any]:
+def _search(
+    client: ImageryClient, root: str, query: dict[str, str], bounds: tuple[float, float, float, float]
+) -> list[tuple[Any, Rights]]:
+    """Items of a STAC search in bounds (west, south, east, north), each with the rights of its collection.
+
+    Raises:
+        GenGeoError: The address is not a STAC API, or more than `MAX_FILES` items match.
+    """
     try:
         import pystac_client
         from pystac_client.stac_api_io import StacApiIO
@@ -222,36 +243,51 @@ def _search(client: ImageryClient, root: str, asked: dict[str, str], bounds: Any
     try:
         catalogue = pystac_client.Client.open(root, stac_io=PoliteIO())
         search = catalogue.search(
-            collections=asked["collections"].split(","),
+            collections=query["collections"].split(","),
             bbox=[west, south, east, north],
-            datetime=asked.get("datetime"),
+            datetime=query.get("datetime"),
             max_items=MAX_FILES + 1,
             method="GET",
         )
         found = list(search.items())
-        licences = {name: _rights_of(catalogue.get_collection(name)) for name in asked["collections"].split(",")}
+        rights = {name: _rights_of(catalogue.get_collection(name)) for name in query["collections"].split(",")}
     except GenGeoError:
         raise
-    except Exception as error:  # whatever a document of a stranger leads its reader to
-        raise GenGeoError(f"{redact(root)} is not a STAC API that can be searched: {redact(str(error))}") from error
-    if len(found) > MAX_FILES:
-        raise GenGeoError(f"more than {MAX_FILES} items lie there: choose a smaller area or a datetime")
-    return [(item, licences.get(item.collection_id or "", Rights())) for item in found]
+    except Exception as error:  # documents that are not valid raise exceptions of many types
+        reason = redact(first_line(error))
+        raise GenGeoError(f"{redact(root)} cannot be searched as a STAC API: {reason}") from error
+    _check_count(len(found))
+    return [(item, rights.get(item.collection_id or "", Rights())) for item in found]
+
+
+def _check_count(files: int) -> None:
+    """Refuse more files than one index takes.
+
+    Raises:
+        GenGeoError: More than `MAX_FILES`.
+    """
+    if files > MAX_FILES:
+        raise GenGeoError(f"the search finds more than {MAX_FILES} rasters: choose a smaller area or a time range")
 
 
 def _rights_of(collection: Any) -> Rights:
+    """Licensors, or else all providers, and the licence of a STAC collection."""
     providers = [provider.name for provider in collection.providers or [] if "licensor" in (provider.roles or [])]
     names = providers or [provider.name for provider in collection.providers or []]
     return Rights("; ".join(names), collection.license or "")
 
 
-def _raster_of(found: Any, key: str | None, client: ImageryClient) -> RemoteRaster:
-    """The asset of an item that holds its picture.
+def _raster_of(item: Any, rights: Rights, key: str | None) -> RemoteRaster:
+    """The image asset of a STAC item.
+
+    Args:
+        item: A `pystac.Item`.
+        rights: Of its collection.
+        key: Name of the asset; None takes the first of `ASSET_KEYS`, or any GeoTIFF.
 
     Raises:
-        GenGeoError: It has none by http, or not the one that was asked for.
+        GenGeoError: It has no such asset, or not by http.
     """
-    item, rights = found
     rasters = {name: asset for name, asset in item.assets.items() if "tiff" in (asset.media_type or asset.href.lower())}
     chosen = key or next((name for name in ASSET_KEYS if name in rasters), next(iter(rasters), ""))
     if chosen not in item.assets:
@@ -265,7 +301,7 @@ def _raster_of(found: Any, key: str | None, client: ImageryClient) -> RemoteRast
     return RemoteRaster(address, Rights(rights.attribution, rights.licence, day, redact(address)))
 
 
-def open_oam(address: str, options: "TilingOptions") -> TileSource:
+def open_oam(address: str, options: TilingOptions) -> TileSource:
     """Images of OpenAerialMap in the area: `oam:`, or `oam:URL` for another server of the same kind."""
     area = options.area
     if area is None:
@@ -273,25 +309,26 @@ def open_oam(address: str, options: "TilingOptions") -> TileSource:
     root = address or OAM
     client = client_of(options, host_of(root))
     rasters: list[RemoteRaster] = []
-    for page in range(1, 6):
-        query = urlencode({"bbox": ",".join(f"{v:.7g}" for v in area.bounds), "limit": 100, "page": page})
+    page = 0
+    while len(rasters) == OAM_PAGE * page:  # all pages so far were full
+        page += 1
+        query = urlencode({"bbox": ",".join(f"{v:.7g}" for v in area.bounds), "limit": OAM_PAGE, "page": page})
         try:
             content = json.loads(client.get(f"{root.rstrip('/')}/meta?{query}").content)
-            results = content["results"]
-            rasters += [_oam_raster(result) for result in results]
-        except (ValueError, KeyError, TypeError) as error:
-            raise GenGeoError(f"{redact(root)} does not answer as OpenAerialMap does: {error}") from error
-        if len(results) < 100:
-            break
+            rasters += [_oam_raster(result) for result in content["results"]]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise GenGeoError(f"{redact(root)} does not answer as OpenAerialMap does: {error!r}") from error
+        _check_count(len(rasters))
     if not rasters:
         raise GenGeoError(f"OpenAerialMap has no image in {area}")
-    for raster in rasters[:MAX_FILES]:
+    for raster in rasters:
         client.allow(raster.address)
     check_rights("OpenAerialMap", options, _joined_rights([raster.rights for raster in rasters]))
-    return RemoteRasters(f"oam:{address}", rasters[:MAX_FILES], client, options)
+    return RemoteRasters(f"oam:{address}", rasters, client, options)
 
 
 def _oam_raster(result: dict[str, Any]) -> RemoteRaster:
+    """One result of OpenAerialMap's `/meta`."""
     properties = result.get("properties") or {}
     licence = str(properties.get("license") or result.get("license") or "")
     return RemoteRaster(
@@ -301,16 +338,23 @@ def _oam_raster(result: dict[str, Any]) -> RemoteRaster:
 
 
 def _joined_rights(rights: list[Rights]) -> Rights:
-    """Rights of several files in one: every name and licence once, and the range of the dates."""
+    """Rights of several files together: every name and licence once, and the range of the dates."""
 
     def once(values: Iterable[str]) -> str:
         return "; ".join(dict.fromkeys(value for value in values if value))
 
     days = sorted(right.acquired for right in rights if right.acquired)
-    range_of = days[0] if len(set(days)) == 1 else f"{days[0]}/{days[-1]}" if days else ""
-    return Rights(once(r.attribution for r in rights), once(r.licence for r in rights), range_of)
+    date_range = days[0] if len(set(days)) == 1 else f"{days[0]}/{days[-1]}" if days else ""
+    return Rights(once(r.attribution for r in rights), once(r.licence for r in rights), date_range)
 
 
-def _path_of(address: str) -> str:
-    """What rasterio is told: an address without query, so that no secret is in a message of GDAL."""
-    return urlunsplit(urlsplit(address)._replace(query="", fragment="")).rpartition("@")[2]
+def _paths_of(addresses: list[str]) -> list[str]:
+    """Paths by which GDAL opens the files: addresses without query and password, so that no message shows a secret.
+
+    Files that differ in their query alone get a number, so that all paths are different.
+    """
+    paths: list[str] = []
+    for address in addresses:
+        path = urlunsplit(urlsplit(address)._replace(query="", fragment="")).rpartition("@")[2]
+        paths.append(path if path not in paths else f"{path}#{len(paths)}")
+    return paths

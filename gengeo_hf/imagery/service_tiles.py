@@ -1,4 +1,4 @@
-"""Tiles by metres out of a tile service: one or several ground sizes around each cell of an area.
+"""Tiles of one or several ground sizes around each cell of an area, cropped from the source tiles of a service.
 
 Cells are ordered by blocks of source tiles, so that a source tile is decoded once or twice and few are held in memory.
 """
@@ -16,23 +16,23 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import metres_per_degree, wrap_longitude
 from gengeo_hf.imagery.grids import Level
 from gengeo_hf.imagery.options import NetOptions
-from gengeo_hf.imagery.pictures import NO_ANSWER, REFUSED, NotAPictureError
 from gengeo_hf.imagery.plan import (
     ImageryPlan,
     area_cells,
     check_size,
     estimate_cells,
     estimate_source_tiles,
-    source_places,
-    unique_places,
+    source_tile_indices,
+    unique_indices,
 )
 from gengeo_hf.imagery.registration import wrong_order
 from gengeo_hf.imagery.services import check_extent
-from gengeo_hf.imagery.tile_reader import Place, SourceTile, TileReader
+from gengeo_hf.imagery.tile_content import NO_ANSWER, REFUSED, NotAPictureError
+from gengeo_hf.imagery.tile_reader import SourceTile, TileIndex, TileReader
 from gengeo_hf.imagery.tiles import TILE_SCHEMA, ImageryStoppedError, check_tiles
 
 BLOCK = 8  # source tiles along a side of a block of cells
-PROBES = 16  # source tiles that are looked at before the work begins
+PROBES = 16  # source tiles that are read before the work begins
 MAPS_CHUNK = 512  # rows whose affine maps are computed at a time
 
 
@@ -50,15 +50,15 @@ class ServiceTiles:
 
     Args:
         reader: Fetches and crops.
-        area: Where tiles are wanted.
+        area: Area to be covered.
         sizes: Sides of a tile in metres on the ground; each cell has one tile of each size.
         overlap: Share of the smallest tile that its neighbour repeats, in [0, 1).
-        pixels: Side of a tile in pixels, at most; coarser imagery is not blown up beyond its own resolution.
+        pixels: Greatest side of a tile in pixels; coarser imagery is not enlarged beyond its own resolution.
         zoom: Zoom level of all sizes; None takes for each size the coarsest that is fine enough.
-        options: Limits, rights and further words of the user.
+        options: Rights, limits and shift; None takes the defaults.
 
     Raises:
-        GenGeoError: The area is too large or outside of the source, or the zoom level does not exist.
+        GenGeoError: The area is too large or outside the source, or the zoom level does not exist.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class ServiceTiles:
             check_size(area, estimate, self._options.max_tiles, size.level.zoom)
         smallest = self._sizes[0].tile_m
         if estimate_cells(area, smallest, overlap) > 50e6:
-            raise GenGeoError(f"{area} holds more than 50 million tiles of {smallest:g} m: choose a smaller one")
+            raise GenGeoError(f"{area} holds more than 50 million tiles of {smallest:g} m: choose a smaller area")
         self.tile_sizes = tuple(size.tile_m for size in self._sizes)
         self._lat, self._lon = self._ordered(*area_cells(area, smallest, overlap))
         self.table = _table(self._lat, self._lon, [size.tile_m for size in self._sizes], self.name)
@@ -103,8 +103,10 @@ class ServiceTiles:
         """Pixels of one tile, north up.
 
         Raises:
-            GenGeoError: The imagery holds no picture there; the message is the reason, the same for all of a kind.
-            ImageryStoppedError: The server is down, no source tile at all is a picture, or the cache cannot be written.
+            NotAPictureError: Too much of the tile holds no imagery; the message is one of the reasons of
+                `tile_content`.
+            ImageryStoppedError: The server does not answer any more, no probed source tile can be used, or the cache
+                cannot be written.
         """
         if self._note is None:
             self.prepare()
@@ -120,7 +122,7 @@ class ServiceTiles:
         service, client = self.reader.service, self.reader.client
         total = wanted = 0
         for zoom in {size.level.zoom for size in self._sizes}:
-            for column, row in self._places(zoom).tolist():
+            for column, row in self._source_tiles(zoom).tolist():
                 total += 1
                 wanted += self.reader.cache is None or not self.reader.cache.has(zoom, column, row)
         if (overview := self._overview()) is not None:
@@ -149,22 +151,22 @@ class ServiceTiles:
         )
 
     def prepare(self) -> str:
-        """Look at some source tiles all over the area before the work begins, so that a wrong source ends here.
+        """Read some source tiles all over the area before the work begins, so that a wrong source is refused early.
 
         Returns:
-            What the user should know, empty where all is well.
+            A note for the user, empty where all is well.
 
         Raises:
-            ImageryStoppedError: None of them is a picture of the ground; the message says which zoom level and extent
-                were asked, and which option gives pictures where one was found.
+            ImageryStoppedError: None of them can be used, or rows and columns are in another order. The message names
+                the zoom level and extent, and the option that helps where one was found.
         """
         with self._preparing:
             if self._note is None:
-                self._note = self._look()
+                self._note = self._probe()
             return self._note
 
     def summary(self) -> str:
-        """How many source tiles were fetched and which were not used, for the end of a build."""
+        """Source tiles that were fetched, and those that were not used by reason, in one line."""
         bad = "; ".join(f"{count:,}: {reason}" for reason, count in self.reader.bad.most_common())
         return f"{self.reader.fetched:,} source tiles fetched" + (f"; not used: {bad}" if bad else "")
 
@@ -181,16 +183,18 @@ class ServiceTiles:
         order = np.lexsort((lon, -lat, block[0], block[1]))
         return lat[order], lon[order]
 
-    def _places(self, zoom: int) -> np.ndarray:
+    def _source_tiles(self, zoom: int) -> np.ndarray:
         """Source tiles (column, row) of a zoom level that the cells need, (n, 2)."""
         if zoom in self._needed:
             return self._needed[zoom]
         grid = self.reader.service.grid
         sizes = [size for size in self._sizes if size.level.zoom == zoom]
         pieces = (
-            piece for size in sizes for piece in source_places(grid, size.level, self._lat, self._lon, size.tile_m)
+            piece
+            for size in sizes
+            for piece in source_tile_indices(grid, size.level, self._lat, self._lon, size.tile_m)
         )
-        self._needed[zoom] = unique_places(pieces, grid.level(zoom))
+        self._needed[zoom] = unique_indices(pieces, grid.level(zoom))
         return self._needed[zoom]
 
     def _map(self, cell: int, number: int) -> np.ndarray:
@@ -205,67 +209,67 @@ class ServiceTiles:
                     self._maps.popitem(last=False)
             return self._maps[key][cell % MAPS_CHUNK]
 
-    def _look(self) -> str:
+    def _probe(self) -> str:
+        """Read some source tiles; a note for the user. Raises as `prepare`."""
         reader, level = self.reader, self._sizes[0].level
         if reader.cache is not None:
             about = {"address": self.name, "grid": reader.service.grid.name, "attribution": self.rights.attribution}
             reader.cache.describe(about | {"licence": self.rights.licence, "acquired": self.rights.acquired})
-        places = self._places(level.zoom)
-        chosen = places[np.unique(np.linspace(0, len(places) - 1, PROBES).astype(int))]
+        indices = self._source_tiles(level.zoom)
+        chosen = indices[np.unique(np.linspace(0, len(indices) - 1, PROBES).astype(int))]
         reasons = reader.probe([(level.zoom, column, row) for column, row in chosen.tolist()])
         if len(reasons) == len(chosen):
             raise ImageryStoppedError(self._nothing_there(level.zoom, chosen, max(set(reasons), key=reasons.count)))
         if wrong := self._wrong_order():
             raise ImageryStoppedError(f"{self.name} shows other ground than its numbers say: {wrong}")
-        notes = (
-            [f"{len(reasons)} of {len(chosen)} source tiles looked at are not used: {reasons[0]}"] if reasons else []
-        )
+        notes = [f"{len(reasons)} of {len(chosen)} probed source tiles are not used: {reasons[0]}"] if reasons else []
         if reader.side > level.tile:
             notes.append(
                 f"source tiles have {reader.side} pixels: with --tile-pixels {reader.side} fewer of them are needed"
             )
         return "; ".join(notes)
 
-    def _overview(self) -> tuple[Place, Place] | None:
-        """A source tile and the one of the next coarser level above it; None where a service's own documents say how
-        tiles are numbered, or no tile tells all orders apart.
+    def _overview(self) -> tuple[TileIndex, TileIndex] | None:
+        """A source tile and the tile of the next coarser level that covers it, to check how tiles are numbered.
+
+        None for services whose documents state the numbering, and where no tile distinguishes all orders.
         """
         level, service = self._sizes[0].level, self.reader.service
         if service.kind != "XYZ" or level.zoom - 1 not in service.grid.levels:
             return None
-        places = self._places(level.zoom)
-        telling = places[(places.sum(axis=1) % 2) == 1]
-        if not len(telling):
+        indices = self._source_tiles(level.zoom)
+        distinct = indices[(indices.sum(axis=1) % 2) == 1]
+        if not len(distinct):
             return None
-        column, row = (int(value) for value in telling[len(telling) // 2])
+        column, row = (int(value) for value in distinct[len(distinct) // 2])
         return (level.zoom, column, row), (level.zoom - 1, column // 2, row // 2)
 
     def _wrong_order(self) -> str:
-        """What to do about rows or columns that are counted otherwise; empty where all is well or nothing tells."""
+        """The correction of rows or columns that are numbered in another order; empty where none is needed or known."""
         overview = self._overview()
         if overview is None:
             return ""
-        tile, above = (self.reader.look(place) for place in overview)
+        tile, above = (self.reader.tile_uncounted(index) for index in overview)
         if not isinstance(tile, SourceTile) or not isinstance(above, SourceTile):
             return ""
         return wrong_order(tile.pixels, above.pixels, *overview[0][1:])
 
-    def _nothing_there(self, zoom: int, places: np.ndarray, reason: str) -> str:
-        """Why no source tile is a picture, and what would give one."""
+    def _nothing_there(self, zoom: int, indices: np.ndarray, reason: str) -> str:
+        """The message for an area without any usable source tile, with an option that helps where one is found."""
         if reason in (REFUSED, NO_ANSWER):
             return f"{self.name}: {self.reader.refusal}"
         extent = "west {:g}, south {:g}, east {:g}, north {:g}".format(*self.area.bounds)
         start = f"{self.name} has no picture at zoom {zoom} in {extent}: {reason}"
-        return f"{start}; {self._better(zoom, places) or 'check the address, --zoom and the area'}"
+        return f"{start}; {self._better(zoom, indices) or 'check the address, --zoom and the area'}"
 
-    def _better(self, zoom: int, places: np.ndarray) -> str:
-        """The option that gives pictures, from a few requests; empty where none does."""
-        column, row = places[len(places) // 2].tolist()
+    def _better(self, zoom: int, indices: np.ndarray) -> str:
+        """The option with which the source has imagery, from a few requests; empty where none has."""
+        column, row = indices[len(indices) // 2].tolist()
         level = self.reader.service.grid.level(zoom)
         if isinstance(self.reader.tile((zoom, column, level.rows - 1 - row)), SourceTile):
-            return "with rows counted from the south there is one: add --tms, or write {-y}"
+            return "there is one if rows are counted from the south: add --tms, or write {-y}"
         if isinstance(self.reader.tile((zoom, row, column)), SourceTile):
-            return "with column and row exchanged there is one: exchange {x} and {y} in the address"
+            return "there is one with column and row exchanged: exchange {x} and {y} in the address"
         for lower in range(zoom - 1, max(zoom - 6, -1), -1):
             step = 2 ** (zoom - lower)
             if lower in self.reader.service.grid.levels and isinstance(
@@ -276,7 +280,7 @@ class ServiceTiles:
 
 
 def _table(lat: np.ndarray, lon: np.ndarray, sizes: list[float], source: str) -> pa.Table:
-    """The table of tiles, made in pieces: each cell with its sizes in order."""
+    """The tile table, made in pieces to save memory: each cell with its sizes in order."""
     pieces = []
     for start in range(0, max(len(lat), 1), 50_000):
         rows = slice(start, start + 50_000)

@@ -1,7 +1,7 @@
-"""What a tile service is: a grid, a way from a tile to its bytes, and the rights of its imagery.
+"""The interface of tile services: a tile grid, a function that fetches a tile, and the rights of the imagery.
 
-Templates, WMTS, WMS, ArcGIS servers and PMTiles archives are services; `service_tiles.py` crops tiles by metres out of
-any of them.
+Templates, WMTS, WMS, ArcGIS servers and PMTiles archives are services; `service_tiles.py` crops tiles of a ground size
+from any of them.
 """
 
 from typing import TYPE_CHECKING, Protocol
@@ -22,12 +22,12 @@ class TileService(Protocol):
     Attributes:
         name: What messages and the index call it; without secrets.
         kind: XYZ, WMTS, WMS, ArcGIS or PMTiles.
-        identity: What makes it another source for the cache; without secrets.
-        host: Host that is asked.
+        identity: Key of the source in the cache: address without secrets, layer, grid.
+        host: Host name of the tiles.
         grid: Its zoom levels.
-        extent: Box of its imagery in degrees, None where it does not say.
+        extent: Bounds of its imagery in degrees, None where they are not stated.
         rights: Attribution, licence and date that the source itself states.
-        tile_kb: About the kilobytes of a source tile.
+        tile_kb: Estimated kilobytes of a source tile.
     """
 
     name: str
@@ -40,7 +40,7 @@ class TileService(Protocol):
     tile_kb: float
 
     def fetch(self, client: "ImageryClient", zoom: int, column: int, row: int) -> "Answer":
-        """The answer for one tile, which may be that there is none.
+        """The answer for one tile, with `is_missing` where the service has none.
 
         Raises:
             ServerError: The server does not answer, or refuses.
@@ -49,10 +49,15 @@ class TileService(Protocol):
 
 
 def check_extent(service_name: str, extent: Bounds | None, area: Area) -> None:
-    """Make sure that an area meets the extent that a source states.
+    """Check that an area overlaps the extent that a source states.
+
+    Args:
+        service_name: For messages.
+        extent: Bounds in degrees; None checks nothing.
+        area: The wanted area.
 
     Raises:
-        GenGeoError: It does not; the message says so when the area with latitude and longitude swapped would.
+        GenGeoError: It does not. The message says if swapped latitude and longitude are the cause.
     """
     if extent is None:
         return
@@ -61,10 +66,9 @@ def check_extent(service_name: str, extent: Bounds | None, area: Area) -> None:
         return
     covered = "west {:g}, south {:g}, east {:g}, north {:g}".format(*extent)
     swapped = Bounds(bounds.south, bounds.west, bounds.north, bounds.east)
-    hint = "choose an area inside of it"
+    hint = "choose an area inside it"
     if -90 <= swapped.south < swapped.north <= 90 and extent.overlaps(swapped):
         hint = (
-            "with latitude and longitude swapped it would: --bounds takes west,south,east,north, and GeoJSON has "
-            "longitude first"
+            "are latitude and longitude swapped? --bounds takes west,south,east,north, and GeoJSON has longitude first"
         )
     raise GenGeoError(f"{service_name} covers {covered}, not {area}: {hint}")

@@ -1,31 +1,28 @@
-"""What a source of imagery holds: layers, zoom levels, metres per pixel, extent and rights.
+"""Contents of a source of imagery: layers, zoom levels, metres per pixel, extent and rights.
 
-Capabilities and headers are asked for; no tile is.
+Only capabilities and headers are requested, no tile.
 """
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow.compute as pc
 
 from gengeo_hf.common.area import Area
-from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import Bounds
-from gengeo_hf.imagery.addresses import SOURCES, client_of, is_address, kind_of
+from gengeo_hf.imagery.addresses import SOURCES, client_of, is_address, split_kind
 from gengeo_hf.imagery.hosts import host_of, redact
+from gengeo_hf.imagery.options import TilingOptions
 from gengeo_hf.imagery.services import TileService
 from gengeo_hf.imagery.tiles import Rights, TileSource
-
-if TYPE_CHECKING:
-    from gengeo_hf.imagery.registry import TilingOptions
 
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """What is known of a source.
+    """Contents of a source.
 
     Args:
-        kind: Kind of source, as it may be written before a colon.
+        kind: Kind of source, as in `KIND:address`.
         name: Its address without secrets.
         layers: Names of the layers to choose from; empty where there is only one, or one was chosen.
         zooms: Metres on the ground in one pixel for each zoom level, at the middle of the area or extent.
@@ -43,7 +40,7 @@ class SourceInfo:
     tiles: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as JSON takes it."""
+        """The values as JSON."""
         return {
             "kind": self.kind,
             "name": self.name,
@@ -74,25 +71,23 @@ class SourceInfo:
         return "\n".join(lines)
 
 
-def source_info(text: str, options: "TilingOptions") -> SourceInfo:
-    """Ask a source what it holds.
+def source_info(text: str, options: TilingOptions) -> SourceInfo:
+    """Read the contents of a source from its documents.
 
     Args:
         text: Address, template, `KIND:address`, or a file or directory of imagery.
         options: The layer, if one was chosen; the area at whose middle metres per pixel are computed.
 
     Raises:
-        GenGeoError: The address is not one of imagery, its documents cannot be read, or there is no such file.
+        GenGeoError: The address does not look like imagery, its documents cannot be read, or there is no such file.
     """
     if not is_address(text):
         from gengeo_hf.imagery.registry import open_imagery
 
         return _listed("on disk", open_imagery(text, options))
-    kind, _, address = text.partition(":")
-    if kind not in SOURCES or address.startswith("//"):
-        kind, address = kind_of(text), text
+    kind, address = split_kind(text)
     if kind in ("wms", "wmts") and options.net.layer is None:
-        from gengeo_hf.imagery.ogc import layer_names
+        from gengeo_hf.imagery.capabilities import layer_names
 
         names = layer_names(kind.upper(), address, options.net)
         if len(names) != 1:
@@ -108,7 +103,7 @@ def source_info(text: str, options: "TilingOptions") -> SourceInfo:
 
 
 def _listed(kind: str, source: TileSource) -> SourceInfo:
-    """A source that knows its tiles."""
+    """Contents of a source without zoom levels, from the table of its tiles."""
     rights = getattr(source, "rights", Rights())
     sides = [pc.min_max(source.table[side]).as_py() for side in ("west", "south", "east", "north")]
     low, high = [side["min"] for side in sides], [side["max"] for side in sides]
@@ -121,17 +116,21 @@ def _middle(area: Area) -> tuple[float, float]:
     return (bounds.south + bounds.north) / 2, float(area.boxes[:, 2:].mean())
 
 
-def _service(kind: str, address: str, options: "TilingOptions") -> TileService | None:
-    """The tile service at an address, None for kinds that are not one."""
+def _service(kind: str, address: str, options: TilingOptions) -> TileService | None:
+    """The tile service at an address, None for kinds that are not tile services."""
     net = options.net
     if kind == "xyz":
         from gengeo_hf.imagery.templates import TemplateService
 
         return TemplateService(address, net, options.tms)
-    if kind in ("wmts", "wms"):
-        from gengeo_hf.imagery.ogc import wms_service, wmts_service
+    if kind == "wmts":
+        from gengeo_hf.imagery.wmts import wmts_service
 
-        return (wmts_service if kind == "wmts" else wms_service)(address, net)[0]
+        return wmts_service(address, net)[0]
+    if kind == "wms":
+        from gengeo_hf.imagery.wms import wms_service
+
+        return wms_service(address, net)[0]
     if kind == "arcgis":
         from gengeo_hf.imagery.arcgis import arcgis_service
 
@@ -140,6 +139,4 @@ def _service(kind: str, address: str, options: "TilingOptions") -> TileService |
         from gengeo_hf.imagery.pmtiles_service import PmTilesService
 
         return PmTilesService(address, client_of(options, host_of(address)), net)
-    if kind not in SOURCES:
-        raise GenGeoError(f"{redact(address)}: nothing is known about {kind!r}")
     return None

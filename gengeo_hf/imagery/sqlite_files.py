@@ -1,6 +1,6 @@
-"""SQLite files of strangers, read with a bound on every question.
+"""SQLite files from untrusted sources, read with a limit on the work of every query.
 
-What looks like a table may be a view that computes without end, or makes pictures of a gigabyte each.
+A table of such a file may be a view whose query never ends, or that generates values of a gigabyte each.
 """
 
 from __future__ import annotations
@@ -9,48 +9,47 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-# What SQLite raises of a damaged file, which may also make it speak no UTF-8, or ask for more memory than there is.
-UNREADABLE = (sqlite3.Error, UnicodeError, MemoryError)
-LARGEST_VALUE = 64_000_000  # bytes of one text or picture
-STEPS, STEPS_FOR_EACH_BYTE = 200_000_000, 10  # instructions of SQLite for one question: some seconds, and by file size
-CHECK_EACH = 200_000  # instructions
+UNREADABLE = (sqlite3.Error, UnicodeError, MemoryError)  # exceptions for damaged files
+LARGEST_VALUE = 64_000_000  # bytes of one text or image
+STEPS, STEPS_PER_BYTE = 200_000_000, 10  # SQLite instructions of one query: some seconds, more for larger files
+CHECK_EVERY = 200_000  # instructions between two calls of the progress handler
 
 
 class BoundedDatabase:
     """A read-only connection, for one thread.
 
     Args:
-        path: SQLite file; it is not created where it is missing.
+        path: SQLite file; it is not created if it is missing.
     """
 
     def __init__(self, path: Path) -> None:
-        self._most = (STEPS + STEPS_FOR_EACH_BYTE * path.stat().st_size) // CHECK_EACH if path.exists() else 0
+        self._most = (STEPS + STEPS_PER_BYTE * path.stat().st_size) // CHECK_EVERY if path.exists() else 0
         self._checks = 0
         self._connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
         self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LARGEST_VALUE)
-        self._connection.set_progress_handler(self._go_on, CHECK_EACH)
+        self._connection.set_progress_handler(self._is_over_limit, CHECK_EVERY)
 
-    def ask(self, question: str, values: tuple[Any, ...] = ()) -> list[tuple]:
-        """All rows of an answer.
+    def query(self, statement: str, values: tuple[Any, ...] = ()) -> list[tuple]:
+        """All rows of a SELECT statement.
 
         Raises:
-            sqlite3.Error: The file is damaged, holds a value that is too large, or the question needs more work than a
-                file of its size can.
+            sqlite3.Error: The file is damaged, holds a value that is too large, or the statement needs far more work
+                than the size of the file explains.
             KeyboardInterrupt: Ctrl-C, also while SQLite computes.
         """
         self._checks = 0
         try:
-            return self._connection.execute(question, values).fetchall()
+            return self._connection.execute(statement, values).fetchall()
         except sqlite3.OperationalError as error:
             if self._checks > self._most:
                 raise sqlite3.OperationalError(
-                    "reading it needs far more work than its size allows: is it a view that computes without end?"
+                    "reading it needs far more work than its size explains: is a table a view that never ends?"
                 ) from None
-            if str(error) == "interrupted":  # what SQLite makes of an exception inside of `_go_on`
+            if str(error) == "interrupted":  # SQLite reports an exception inside `_is_over_limit` so
                 raise KeyboardInterrupt from None
             raise
 
-    def _go_on(self) -> bool:
-        """True ends the question. Python's own handlers of signals run here, and may raise KeyboardInterrupt."""
+    def _is_over_limit(self) -> bool:
+        """Whether to stop the query. Python's signal handlers run here, and may raise KeyboardInterrupt."""
         self._checks += 1
         return self._checks > self._most

@@ -1,8 +1,8 @@
-"""Tiles that are rows of a table: an image file or an image in each, and where it is.
+"""Tiles listed in a table: in each row an image or the name of its file, and the position.
 
 One column holds the image, its file, or an id from which the file name follows; two columns hold the centre of the tile
-in degrees, or four its bounds; the ground size comes from a column or an option. Names are recognised without regard to
-case and punctuation, and every guess can be overruled.
+in degrees, or four its bounds; the ground size comes from a column or an option. Column names are recognised without
+regard to case and punctuation, and options override them.
 """
 
 import io
@@ -68,10 +68,10 @@ SIDE_NAMES = (
     ("east", "maxlon", "xmax", "maxx"),
     ("north", "maxlat", "ymax", "maxy"),
 )
-# What stands between an id and the ending of its tile; with photos beside the tiles, the marked name is the tile.
+# Text between an id and the suffix of its tile's file; with photos beside the tiles, the marked name is the tile.
 TILE_MARKS = ("_sat", "_satellite", "_aerial", "_tile", "-sat", "-aerial", "")
 NO_POSITION, NO_IMAGE, REPEATED = "row without a position", "row without an image", "row that repeats a tile"
-SAMPLE = 200  # rows from which the way to the files is found
+SAMPLE = 200  # rows in which the rule for file names is searched
 
 
 class TableTiles:
@@ -80,11 +80,11 @@ class TableTiles:
     Args:
         source: See `gengeo_hf.common.tables.read_table`.
         image_column, lat_column, lon_column: Columns to use; None recognises them by their names.
-        tile_size_m: Ground size of a square tile in metres; None takes a column of sizes or of bounds, and where there
-            is none either, the bounds stay unknown.
+        tile_size_m: Ground size of a square tile in metres; None takes a column of sizes or of bounds. Without these
+            the bounds are unknown.
 
     Raises:
-        GenGeoError: No table, more than one, a missing column, no image file, or bounds that cannot be.
+        GenGeoError: No table, more than one, a missing column, no image file, or bounds that are not valid.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ def _positions(table: Table, lat_column: str | None, lon_column: str | None) -> 
 
 
 def _distance_warning(table: Table, lat: np.ndarray, lon: np.ndarray) -> list[str]:
-    """What cannot be true about the distances of tiles from the photos of the same table, and from one another."""
+    """A warning about implausible distances of tiles from the photos of the same table, and from one another."""
     names = [table.find(PAIR_NAMES[key]) for key in ("lat", "lon")]
     photo = [np.full(len(lat), np.nan) if name is None else table.numbers(name) for name in names]
     warning = distance_summary(photo[0], photo[1], lat, lon)[1]
@@ -188,7 +188,7 @@ def _distance_warning(table: Table, lat: np.ndarray, lon: np.ndarray) -> list[st
 def _bounds(
     table: Table, lat: np.ndarray, lon: np.ndarray, sides: np.ndarray | None, tile_size_m: float | None
 ) -> Sequence[Bounds | None]:
-    """Boxes from the option, else from columns of bounds, else from a column of sizes."""
+    """Bounds from the option, else from columns of bounds, else from a column of sizes."""
     if tile_size_m is None and sides is not None:
         check_bounds(table.file, sides, lat, lon)
         return [Bounds(*map(float, box)) if np.isfinite(box).all() else None for box in sides]
@@ -204,7 +204,7 @@ def _bounds(
 
 
 def _tile_ids(table: Table, images: list[Any], image_column: str | None) -> list[str]:
-    """Ids of a column where each is there and stands for one image, else the names of the files."""
+    """Ids of a column if none is missing and each belongs to one image, else the names of the files."""
     column = None if image_column else table.find(ID_NAMES)
     if column is not None:
         ids = table.text(column)
@@ -220,7 +220,7 @@ def _tile_ids(table: Table, images: list[Any], image_column: str | None) -> list
     files_of: dict[str, set[Any]] = {}
     for stem, image in zip(stems, images, strict=True):
         files_of.setdefault(stem, set()).add(image)
-    # Files of one name in several folders are told apart by their path.
+    # Files of one name in several directories are distinguished by their path.
     home = table.folder or Path()
     return [
         stem if len(files_of[stem]) == 1 else os.path.relpath(image, home)
@@ -229,7 +229,7 @@ def _tile_ids(table: Table, images: list[Any], image_column: str | None) -> list
 
 
 def _usable(images: list[Any], ids: list[str], lat: np.ndarray, lon: np.ndarray) -> tuple[list[int], dict[str, int]]:
-    """Rows that become tiles, and how many do not, by reason."""
+    """Rows that become tiles, and the number of the others by reason."""
     keep, left_out = [], Counter[str]()
     seen: set[str] = set()
     for row, (image, tile) in enumerate(zip(images, ids, strict=True)):
@@ -257,7 +257,7 @@ def _missing(table: Table, option: str, what: str) -> str:
 
 
 def _file_rules(folder: Path) -> list[Callable[[str], str]]:
-    """Ways from a cell to a file; the first one that finds a file of the first rows is used for all rows."""
+    """Rules that turn a cell into a path; the first that finds a file among the first rows is used for all rows."""
 
     def rule(ending: str) -> Callable[[str], str]:
         return lambda name: os.path.join(folder, f"{name}{ending}")  # noqa: PTH118  # many rows
@@ -266,7 +266,7 @@ def _file_rules(folder: Path) -> list[Callable[[str], str]]:
 
 
 def _rights_beside(folder: Path) -> Rights:
-    """The rights of aerial imagery that `gengeo data get` and `gengeo data make` write beside a table."""
+    """Rights of aerial imagery as `gengeo data get` and `gengeo data make` write them beside a table."""
     found = read_sources(folder)
     for source in found.sources if found is not None else ():
         if "aerial" in source.what:

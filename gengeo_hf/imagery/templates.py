@@ -1,9 +1,9 @@
-"""Addresses of map tiles with placeholders, in the spellings that people paste: `https://.../{z}/{x}/{y}.jpeg`.
+"""Map tiles by an address with placeholders: `https://.../{z}/{x}/{y}.jpeg`.
 
-Known are `{z} {x} {y}` under all of their names, rows from the south (`{-y}`), `{s}` and `{switch:a,b,c}`, `{quadkey}`,
-boxes (`{bbox}` with `{width}`, `{height}` and `{proj}`), the prefixes of JOSM (`tms[19]:`), encoded braces, and QGIS's
-`type=xyz&url=...`. Any other name, as in `{apikey}`, is a secret: its value comes from the environment and is never
-shown.
+Understood are `{z} {x} {y}` under all of their usual names, rows from the south (`{-y}`), `{s}` and `{switch:a,b,c}`,
+`{quadkey}`, boxes (`{bbox}` with `{width}`, `{height}` and `{proj}`), the prefixes of JOSM (`tms[19]:`), encoded
+braces, and the `type=xyz&url=...` of QGIS. Any other name, as in `{apikey}`, is a secret: its value comes from the
+environment and is never shown.
 """
 
 import os
@@ -64,12 +64,12 @@ class TemplateService:
 
     Args:
         template: The address with placeholders.
-        options: What the user said of the source.
+        options: Grid, tile size and headers; None takes the defaults.
         is_tms: Whether `{y}` counts rows from the south.
-        environment: Where values of unknown placeholders come from.
+        environment: Values of secret placeholders.
 
     Raises:
-        GenGeoError: The template does not say where zoom, column and row belong, or a secret is not set.
+        GenGeoError: The template lacks zoom, column or row, or a secret is not set.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class TemplateService:
         options = options or NetOptions()
         text, highest = clean_template(template)
         names = {_name(match[1]) for match in _PLACEHOLDER.finditer(text)}
-        _check_places(template, names)
+        _check_placeholders(template, names)
         self._parts = _compile(text, environment)
         self._headers = options.headers
         self.kind = "WMS" if "bbox" in names else "XYZ"
@@ -115,10 +115,13 @@ class TemplateService:
 
 
 def clean_template(template: str) -> tuple[str, int | None]:
-    """A template in plain form, and the deepest zoom level that its wrapping states.
+    """Remove a JOSM prefix, a QGIS connection string and encoded braces.
 
     Args:
-        template: As it was pasted: with a prefix of JOSM, as a QGIS connection, with encoded braces.
+        template: As the user wrote it.
+
+    Returns:
+        The plain template, and the deepest zoom level that prefix or connection string state, or None.
     """
     text, highest = template.strip().strip("'\""), None
     if "url=" in text and ("type=xyz" in text or "zmax=" in text):
@@ -142,12 +145,13 @@ def _digits(text: str) -> int | None:
 
 
 def _name(word: str) -> str:
-    """What a placeholder stands for; names that are not known keep their own."""
+    """The canonical name of a placeholder; unknown names are returned as they are."""
     word = word.strip()
     return "switch" if word.lower().startswith("switch:") else _ALIASES.get(word.lower(), word)
 
 
-def _check_places(template: str, names: set[str]) -> None:
+def _check_placeholders(template: str, names: set[str]) -> None:
+    """Refuse a template without zoom, column or row."""
     shown = redact(template)
     if "bbox" in names or "quadkey" in names:
         return
@@ -168,7 +172,7 @@ def _grid(options: NetOptions, names: set[str], pixels: int) -> TileGrid:
 
 
 def _compile(text: str, environment: Mapping[str, str]) -> list[str | Callable[[Level, int, int], str]]:
-    """The template as pieces of text and functions of a tile."""
+    """The template as constant text and functions of (level, column, row)."""
     parts: list[str | Callable[[Level, int, int], str]] = []
     end = 0
     for match in _PLACEHOLDER.finditer(text):
@@ -197,7 +201,7 @@ def _piece(word: str, text: str, environment: Mapping[str, str]) -> str | Callab
     if name in known:
         return known[name]
     if name == "switch":
-        # Always the first one: several names of one server are a trick of browsers, which would double our rate.
+        # Always the first host: using several hosts of one server would multiply the request rate.
         return word.partition(":")[2].split(",")[0].strip()
     fixed = {"s": "a", "ratio": "", "proj": "EPSG:3857", "wkid": "3857"}
     if name in fixed:
@@ -215,12 +219,12 @@ def _secret(name: str, text: str, environment: Mapping[str, str]) -> str:
     if not name.isidentifier():
         raise GenGeoError(f"{redact(text)}: the placeholder {{{name}}} is not known; known are {{z}}, {{x}}, {{y}}")
     raise GenGeoError(
-        f"{redact(text)} wants {{{name}}}: put its value into the environment, export {tried[0]}=..., so that it does "
-        "not stand in a history or an index"
+        f"{redact(text)} needs a value for {{{name}}}: set it in the environment (export {tried[0]}=...), so that no "
+        "index holds it"
     )
 
 
 def quadkey(zoom: int, column: int, row: int) -> str:
-    """Name of a tile by one digit of base 4 for each level, from the coarsest."""
+    """Quadkey of a tile: one digit of base 4 for each level, from the coarsest."""
     bits = range(zoom - 1, -1, -1)
     return "".join(str((column >> bit & 1) + 2 * (row >> bit & 1)) for bit in bits)

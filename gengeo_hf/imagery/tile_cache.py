@@ -1,8 +1,8 @@
-"""Map tiles on disk: `z/x/y.jpg` below one directory for each source, as the reader of tile folders takes them.
+"""Disk cache of fetched tiles: `z/x/y.jpg` below one directory for each source, readable as a directory of map tiles.
 
-Beside a tile that the server does not have lies an empty file `y.missing`, which counts for a week. A cache may be
-removed at any time: everything in it can be fetched again. Files are written aside and renamed; they are not flushed to
-disk one by one, because a tile that a power failure cut is found when it is decoded, and fetched again.
+For a tile that the server does not have, a file `y.missing` with the reason is valid for a week. The cache may be
+deleted at any time. Files are written under a temporary name and renamed. They are not flushed to disk one by one: a
+tile that a power failure truncated is detected when it is decoded, and fetched again.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ _SUFFIXES = (".jpg", ".png", ".webp", ".gif", ".tif", ".avif", ".bmp", ".img", "
 
 
 def user_cache() -> Path:
-    """Where the tiles of this user lie: GENGEO_CACHE, or the usual place of the system.
+    """Cache directory of this user: GENGEO_CACHE, or the cache directory of the operating system.
 
     Raises:
         MissingExtraError: platformdirs is not installed.
@@ -46,10 +46,10 @@ class TileCache:
 
     Args:
         root: Directory of all sources; None takes `user_cache()`.
-        identity: What makes the source another one: its address without secrets, layer, grid.
+        identity: Key of the source: address without secrets, layer, grid.
         host: Host of the source, for the directory's name.
-        limit_mb: Megabytes of all sources under `root` together; the tiles that were written first go first.
-        retry_missing: Ask again for tiles that are remembered as missing.
+        limit_mb: Greatest size of all sources under `root` together in megabytes; the oldest tiles are removed first.
+        retry_missing: Ignore that tiles are recorded as missing.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class TileCache:
         self._suffixes = self._suffixes_in_use()
 
     def describe(self, about: Mapping[str, Any]) -> None:
-        """Write what the source is beside its tiles: address without secrets, attribution, licence.
+        """Write facts about the source beside its tiles: address without secrets, attribution, licence.
 
         Raises:
             GenGeoError: The cache cannot be written.
@@ -84,7 +84,11 @@ class TileCache:
             ) from error
 
     def get(self, zoom: int, column: int, row: int) -> bytes | None:
-        """Bytes of a tile, None where it is not there."""
+        """Bytes of a tile, None if it is not in the cache.
+
+        Raises:
+            GenGeoError: The cache cannot be read.
+        """
         stem = self._stem(zoom, column, row)
         for suffix in self._suffixes:
             try:
@@ -96,14 +100,14 @@ class TileCache:
         return None
 
     def has(self, zoom: int, column: int, row: int) -> bool:
-        """Whether asking the server is not necessary: the tile is there, or known to be missing."""
+        """Whether no request is needed: the tile is in the cache, or recorded as missing."""
         stem = self._stem(zoom, column, row)
         return any(stem.with_name(stem.name + suffix).exists() for suffix in self._suffixes) or bool(
             self.reason(zoom, column, row)
         )
 
     def put(self, zoom: int, column: int, row: int, content: bytes, suffix: str) -> None:
-        """Keep a tile.
+        """Store a tile.
 
         Raises:
             GenGeoError: The disk is full or the cache cannot be written.
@@ -122,12 +126,12 @@ class TileCache:
             self.shrink()
 
     def remember(self, zoom: int, column: int, row: int, reason: str) -> None:
-        """Remember for a week that the server has no picture there, and why."""
+        """Record for a week that the server has no imagery there, and the reason."""
         stem = self._stem(zoom, column, row)
         self._write(stem.with_name(stem.name + MISSING_SUFFIX), reason.encode())
 
     def reason(self, zoom: int, column: int, row: int) -> str | None:
-        """Why there is no picture at this place, None where that is not known or not any more."""
+        """The recorded reason why the server has no tile, None if there is none or it is older than a week."""
         if self._retry_missing:
             return None
         stem = self._stem(zoom, column, row)
@@ -140,13 +144,17 @@ class TileCache:
             return None
 
     def drop(self, zoom: int, column: int, row: int) -> None:
-        """Remove a tile that turned out not to be one."""
+        """Remove a tile."""
         stem = self._stem(zoom, column, row)
         for suffix in _SUFFIXES:
             stem.with_name(stem.name + suffix).unlink(missing_ok=True)
 
     def shrink(self) -> int:
-        """Remove the oldest files until all sources together are below the limit; the number of bytes removed."""
+        """Remove the oldest files until all sources together are below the limit.
+
+        Returns:
+            The number of bytes that were removed.
+        """
         files = []
         for path in self._root.glob("*/*/*/*"):
             with contextlib.suppress(OSError):  # another process may be removing as well
@@ -161,7 +169,7 @@ class TileCache:
         return removed
 
     def _suffixes_in_use(self) -> list[str]:
-        """Suffixes of the tiles that are there already: each one that is tried costs a call of the system."""
+        """Suffixes of the cached tiles: fewer suffixes mean fewer system calls for each tile."""
         some = itertools.islice(self.directory.glob("*/*/*"), 200)
         return sorted({path.suffix for path in some} & set(_SUFFIXES))
 

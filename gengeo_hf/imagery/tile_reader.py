@@ -1,7 +1,7 @@
-"""Source tiles of one service: fetched politely, checked, kept on disk and in memory, and cropped by metres.
+"""Source tiles of one service: fetched, checked, cached on disk and in memory, and cropped by ground size.
 
-Each tile is fetched once, however many threads and crops need it. What is not a picture of the ground counts as ground
-without data; its reason is kept and counted.
+Each source tile is fetched once, however many threads and crops need it. One that is not imagery of the ground counts
+as ground without data, and its reason is counted.
 """
 
 import threading
@@ -14,19 +14,20 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from gengeo_hf.imagery import pictures
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.imagery import tile_content
 from gengeo_hf.imagery.client import HostUnavailableError, ImageryClient, ServerError
-from gengeo_hf.imagery.cutter import TileWindow
 from gengeo_hf.imagery.grids import Level, is_web_mercator
-from gengeo_hf.imagery.pictures import NotAPictureError, Repetitions, decode_tile
 from gengeo_hf.imagery.services import TileService
 from gengeo_hf.imagery.tile_cache import TileCache
+from gengeo_hf.imagery.tile_content import NotAPictureError, Repetitions, decode_tile
+from gengeo_hf.imagery.tile_window import TileWindow
 from gengeo_hf.imagery.tiles import ImageryStoppedError, tile_image
 
 MEMORY_MB = 64
 SIDES = (128, 200, 250, 256, 500, 512, 1000, 1024, 2048)  # pixels that source tiles have
 
-Place = tuple[int, int, int]  # zoom, column, row
+TileIndex = tuple[int, int, int]  # zoom, column, row
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,17 @@ class TileReader:
     """Reads and crops the imagery of a tile service. Safe for threads.
 
     Args:
-        service: Where the tiles come from.
-        client: Fetches them.
-        cache: Keeps them on disk; None keeps nothing.
+        service: The tile service.
+        client: Sends the requests.
+        cache: Keeps source tiles on disk; None keeps none.
         shift_m: Metres to the east and to the north by which the imagery is moved.
-        max_empty: Share of a crop's pixels that may hold no data.
-        one_colour: Take source tiles of one colour for imagery, not for ground without data.
+        max_empty: Greatest share of a crop's pixels without data.
+        keep_one_colour: Treat source tiles of one colour as imagery rather than as ground without data.
+
+    Attributes:
+        bad: Source tiles that are not used, by reason.
+        fetched: Source tiles that were requested and answered.
+        refusal: The last error message of the server, empty if there was none.
     """
 
     def __init__(
@@ -66,92 +72,92 @@ class TileReader:
         cache: TileCache | None,
         shift_m: tuple[float, float] = (0.0, 0.0),
         max_empty: float = 0.5,
-        one_colour: bool = False,
+        keep_one_colour: bool = False,
     ) -> None:
         self.service, self.client, self.cache = service, client, cache
-        self.bad: Counter[str] = Counter()  # source tiles that are not used, by reason
+        self.bad: Counter[str] = Counter()
         self.fetched = 0
         self.max_empty = max_empty
-        self.refusal = ""  # what a server said last when it did not give what was asked for
-        self._one_colour = one_colour
-        self._side: int | None = None  # pixels of a source tile; None while any square is taken
+        self.refusal = ""
+        self._keep_one_colour = keep_one_colour
+        self._side: int | None = None  # pixels of a source tile; None accepts any of `SIDES`
         self._shift = np.array(shift_m)
         self._wraps = is_web_mercator(service.grid.crs)
         self._repetitions = Repetitions()
         self._lock = threading.Lock()
-        self._memory: OrderedDict[Place, SourceTile | str] = OrderedDict()
+        self._memory: OrderedDict[TileIndex, SourceTile | str] = OrderedDict()
         self._memory_bytes = 0
-        self._in_work: dict[Place, Future[SourceTile | str]] = {}
-        self._counted: set[Place] = set()
+        self._in_work: dict[TileIndex, Future[SourceTile | str]] = {}
+        self._counted: set[TileIndex] = set()
 
-    def tile(self, place: Place) -> SourceTile | str:
-        """A source tile, or the reason why there is none.
+    def tile(self, index: TileIndex) -> SourceTile | str:
+        """A source tile, or the reason why it cannot be used.
 
         Args:
-            place: Zoom, column and row.
+            index: Zoom, column and row.
 
         Raises:
-            ImageryStoppedError: The server is down, or the cache cannot be written.
+            ImageryStoppedError: The server does not answer any more, or the cache cannot be written.
         """
         with self._lock:
-            if place in self._memory:
-                self._memory.move_to_end(place)
-                return self._memory[place]
-            future = self._in_work.get(place)
+            if index in self._memory:
+                self._memory.move_to_end(index)
+                return self._memory[index]
+            future = self._in_work.get(index)
             is_ours = future is None
             if future is None:
-                future = self._in_work[place] = Future()
+                future = self._in_work[index] = Future()
         if not is_ours:
             return future.result()
         try:
-            found = self._load(place)
+            found = self._load(index)
         except BaseException as error:
             with self._lock:
-                del self._in_work[place]
+                del self._in_work[index]
             future.set_exception(error)
             raise
         with self._lock:
-            del self._in_work[place]
-            self._keep(place, found)
+            del self._in_work[index]
+            self._keep(index, found)
         future.set_result(found)
         return found
 
-    def look(self, place: Place) -> SourceTile | str:
-        """As `tile`; one that is not usable is not counted."""
-        found = self.tile(place)
+    def tile_uncounted(self, index: TileIndex) -> SourceTile | str:
+        """As `tile`, without counting a source tile that cannot be used in `bad`."""
+        found = self.tile(index)
         if isinstance(found, str):
             with self._lock:
-                if place in self._counted:
-                    self._counted.discard(place)
+                if index in self._counted:
+                    self._counted.discard(index)
                     self.bad -= Counter([found])
         return found
 
     @property
     def side(self) -> int:
-        """Side of a source tile in pixels: as `probe` found it, before that as the grid has it."""
+        """Side of a source tile in pixels: as `probe` measured it, before that as the grid states it."""
         return self._side or next(iter(self.service.grid.levels.values())).tile
 
-    def probe(self, places: list[Place]) -> list[str]:
-        """Read some source tiles, and take the size of most of them for the size of all.
+    def probe(self, indices: list[TileIndex]) -> list[str]:
+        """Read some source tiles and set the size of source tiles to that of most of them.
 
         Args:
-            places: Zoom, column and row of each.
+            indices: Zoom, column and row of each.
 
         Returns:
-            Reasons of those that are not usable.
+            Reasons of those that cannot be used.
 
         Raises:
-            ImageryStoppedError: The server is down, or the cache cannot be written.
+            ImageryStoppedError: The server does not answer any more, or the cache cannot be written.
         """
-        found = {place: self.tile(place) for place in places}
+        found = {index: self.tile(index) for index in indices}
         sides = Counter(tile.pixels.shape[0] for tile in found.values() if isinstance(tile, SourceTile))
         if sides:
             self._side = sides.most_common(1)[0][0]
-        for place, tile in found.items():
+        for index, tile in found.items():
             if isinstance(tile, SourceTile) and tile.pixels.shape[0] != self._side:
-                self._withdraw(place, pictures.WRONG_SIZE)
-        now = (self.tile(place) for place in places)  # a repeated picture is found at its second occurrence
-        return [tile for tile in now if isinstance(tile, str)]
+                self._withdraw(index, tile_content.WRONG_SIZE)
+        # Read again: a repeated picture is detected at its second occurrence, and the first one is withdrawn.
+        return [tile for tile in map(self.tile, indices) if isinstance(tile, str)]
 
     def crop(self, to_pixel: np.ndarray, level: Level, tile_m: float, pixels: int) -> tuple[Image.Image | None, str]:
         """A north-up tile of a ground size, resampled once from the source tiles under it.
@@ -163,20 +169,20 @@ class TileReader:
             pixels: Side in pixels.
 
         Returns:
-            The RGB image, or None where too little of it holds data; and the commonest reason of what is missing.
+            The RGB image, or None where too much of it holds no data; and the most frequent reason of missing pixels.
 
         Raises:
-            ImageryStoppedError: The server is down, or the cache cannot be written.
+            ImageryStoppedError: The server does not answer any more, or the cache cannot be written.
         """
         if self.side != level.tile:
             to_pixel, level = to_pixel * (self.side / level.tile), level.with_tile(self.side)
         to_pixel = to_pixel.copy()
         to_pixel[:, 2] -= to_pixel[:, :2] @ self._shift
-        turns = 3 if self._wraps else 1  # across the date line the plane goes on with its other end
+        turns = 3 if self._wraps else 1  # the plane repeats itself across the date line
         to_pixel[0, 2] += level.width * (turns // 2)
         window = TileWindow.under(to_pixel, tile_m, pixels, turns * level.width, level.height)
         if window.is_empty:
-            return None, pictures.MISSING
+            return None, tile_content.MISSING
         whole = window.whole_box()
         canvas, mask, reasons = self._assemble(whole or (*window.low.tolist(), *window.high.tolist()), level)
         if whole is None:
@@ -188,10 +194,10 @@ class TileReader:
             return Image.fromarray(canvas), reason
         canvas = np.where(valid[..., None], canvas, 0).astype(np.uint8)
         image = tile_image(canvas, 1 - float(valid.mean()), self.max_empty)
-        return image, reason or ("" if image is not None else pictures.MISSING)
+        return image, reason or ("" if image is not None else tile_content.MISSING)
 
     def _assemble(self, box: tuple[int, int, int, int], level: Level) -> tuple[np.ndarray, np.ndarray, Counter[str]]:
-        """Pixels and mask of a box of the grid, from the source tiles; and by reason the pixels without data."""
+        """Pixels and mask of a box of the grid, from the source tiles; and the pixels without data by reason."""
         left, top, right, bottom = box
         canvas = np.zeros((bottom - top, right - left, 3), np.uint8)
         mask = np.zeros((bottom - top, right - left), np.uint8)
@@ -211,53 +217,59 @@ class TileReader:
                 mask[target] = 255 if found.mask is None else found.mask[source]
         return canvas, mask, reasons
 
-    def _load(self, place: Place) -> SourceTile | str:
-        """From the cache or the server; a reason where it is not usable, which is counted once for each tile."""
+    def _load(self, index: TileIndex) -> SourceTile | str:
+        """A source tile from the cache or the server, or its reason, which is counted once for each tile."""
         try:
-            found: SourceTile | str = self._cached(place) or self._fetched(place)
+            found: SourceTile | str = self._cached(index) or self._fetched(index)
         except NotAPictureError as error:
             found = error.reason
         if isinstance(found, str):
-            self._count(place, found)
+            self._count(index, found)
         return found
 
-    def _cached(self, place: Place) -> SourceTile | None:
-        """A tile of the cache; a damaged one is removed, and so fetched again."""
+    def _cached(self, index: TileIndex) -> SourceTile | None:
+        """A source tile of the cache, None if it is not there. A damaged file is removed, so that it is fetched again.
+
+        Raises:
+            NotAPictureError: It is remembered as missing, or repeats another one.
+        """
         if self.cache is None:
             return None
-        content = self.cache.get(*place)
+        content = self.cache.get(*index)
         if content is not None:
             try:
-                return self._checked(content, place)[0]
+                return self._checked(content, index)[0]
             except NotAPictureError as error:
-                self.cache.drop(*place)
-                if error.reason == pictures.REPEATED:
+                self.cache.drop(*index)
+                if error.reason == tile_content.REPEATED:
                     raise
-        reason = self.cache.reason(*place)
-        if reason and not (self._one_colour and reason == pictures.ONE_COLOUR):
+        reason = self.cache.reason(*index)
+        if reason and not (self._keep_one_colour and reason == tile_content.ONE_COLOUR):
             raise NotAPictureError(reason)
         return None
 
-    def _fetched(self, place: Place) -> SourceTile:
+    def _fetched(self, index: TileIndex) -> SourceTile:
         try:
-            answer = self.service.fetch(self.client, *place)
+            answer = self.service.fetch(self.client, *index)
         except HostUnavailableError:
             raise
         except ServerError as error:
             self.refusal = str(error)
-            raise NotAPictureError(pictures.REFUSED if 400 <= error.status < 429 else pictures.NO_ANSWER) from None
+            raise NotAPictureError(
+                tile_content.REFUSED if 400 <= error.status < 429 else tile_content.NO_ANSWER
+            ) from None
         with self._lock:
             self.fetched += 1
         try:
             if answer.is_missing:
-                raise NotAPictureError(pictures.MISSING)
-            tile, suffix = self._checked(answer.content, place)
+                raise NotAPictureError(tile_content.MISSING)
+            tile, suffix = self._checked(answer.content, index)
         except NotAPictureError as error:
             reason = error.reason
-            if reason in pictures.LASTING:
-                self._store(lambda cache: cache.remember(*place, reason))
+            if reason in tile_content.LASTING:
+                self._store(lambda cache: cache.remember(*index, reason))
             raise
-        self._store(lambda cache: cache.put(*place, answer.content, suffix))
+        self._store(lambda cache: cache.put(*index, answer.content, suffix))
         return tile
 
     def _store(self, action: Callable[[TileCache], Any]) -> None:
@@ -265,38 +277,38 @@ class TileReader:
             return
         try:
             action(self.cache)
-        except ValueError as error:  # a full disk ends the build; the next run goes on from here
+        except GenGeoError as error:  # a full disk ends the build; the next run continues from here
             raise ImageryStoppedError(error) from error
 
-    def _checked(self, content: bytes, place: Place) -> tuple[SourceTile, str]:
-        pixels, mask, suffix = decode_tile(content, self._one_colour)
+    def _checked(self, content: bytes, index: TileIndex) -> tuple[SourceTile, str]:
+        pixels, mask, suffix = decode_tile(content, self._keep_one_colour)
         height, width = pixels.shape[:2]
         if height != width or height not in (SIDES if self._side is None else (self._side,)):
-            raise NotAPictureError(pictures.WRONG_SIZE)
-        if (first := self._repetitions.check(content, place)) is not None:
-            self._withdraw(first, pictures.REPEATED)
-            raise NotAPictureError(pictures.REPEATED)
+            raise NotAPictureError(tile_content.WRONG_SIZE)
+        if (first := self._repetitions.check(content, index)) is not None:
+            self._withdraw(first, tile_content.REPEATED)
+            raise NotAPictureError(tile_content.REPEATED)
         return SourceTile(pixels, mask), suffix
 
-    def _withdraw(self, place: Place, reason: str) -> None:
-        """Take back a tile that turned out not to be one, for example the first occurrence of a repeated picture."""
+    def _withdraw(self, index: TileIndex, reason: str) -> None:
+        """Stop using a source tile, for example the first occurrence of a repeated picture."""
         if self.cache is not None:
-            self.cache.drop(*place)
+            self.cache.drop(*index)
         with self._lock:
-            self._keep(place, reason)
-        self._count(place, reason)
+            self._keep(index, reason)
+        self._count(index, reason)
 
-    def _keep(self, place: Place, found: SourceTile | str) -> None:
-        old = self._memory.pop(place, None)
+    def _keep(self, index: TileIndex, found: SourceTile | str) -> None:
+        old = self._memory.pop(index, None)
         self._memory_bytes += _bytes(found) - (_bytes(old) if old is not None else 0)
-        self._memory[place] = found
+        self._memory[index] = found
         while self._memory_bytes > MEMORY_MB << 20:
             self._memory_bytes -= _bytes(self._memory.popitem(last=False)[1])
 
-    def _count(self, place: Place, reason: str) -> None:
+    def _count(self, index: TileIndex, reason: str) -> None:
         with self._lock:
-            if place not in self._counted:
-                self._counted.add(place)
+            if index not in self._counted:
+                self._counted.add(index)
                 self.bad[reason] += 1
 
 

@@ -1,6 +1,6 @@
-"""What an aerial tile is for the index: one row that says where it is, and a way to read its pixels.
+"""Aerial tiles: the table of their positions, and the interface that reads their pixels.
 
-Tables, rasters, tile pyramids and data sets are read as a `TileSource`; `gengeo_hf.index.build` encodes its tiles.
+Tables, rasters, map tiles and data sets are read as a `TileSource`; `gengeo_hf.index.build` encodes its tiles.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from PIL import Image
 
 from gengeo_hf.common.errors import GenGeoError, SourceStoppedError
 from gengeo_hf.common.geo import Bounds
-from gengeo_hf.imagery.pictures import ONE_COLOUR, NotAPictureError, is_one_colour
+from gengeo_hf.imagery.tile_content import ONE_COLOUR, NotAPictureError, is_one_colour
 
 if TYPE_CHECKING:
     from gengeo_hf.imagery.plan import ImageryPlan
@@ -38,13 +38,13 @@ TILE_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Rights:
-    """Whose imagery it is, and what may be done with it.
+    """Attribution, licence, date and address of imagery; empty texts are unknown.
 
     Args:
-        attribution: Text that must stand beside the imagery, for example "Maanmittauslaitos".
+        attribution: Text that must be shown with the imagery, for example "Maanmittauslaitos".
         licence: Name or address of the licence, for example "CC BY 4.0".
         acquired: Date, year or range of dates of the flight, as the source or the user states it.
-        address: Where it came from, without secrets.
+        address: Address of the source, without secrets.
     """
 
     attribution: str = ""
@@ -53,20 +53,20 @@ class Rights:
     address: str = ""
 
     def or_else(self, other: "Rights") -> "Rights":
-        """These rights, with those of another source where nothing is stated."""
+        """These rights, completed by those of `other`."""
         return Rights(*(mine or theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
 
 
 class ImageryStoppedError(SourceStoppedError):
-    """Reading cannot go on for any tile: a server is down, the disk is full. What was read is kept."""
+    """No further tile can be read: the server does not answer, or the disk is full. What was read is kept."""
 
 
 class TileSource(Protocol):
-    """Imagery that can be cut into tiles.
+    """Imagery as tiles.
 
     `table` is known before any pixel is read, so that a build can be divided, resumed and counted. A source whose
-    pixels depend on options that its table does not tell has these in a text `rendering`: a build that was interrupted
-    under others does not go on. One with an attribute `keeps_one_colour` that is true has tiles of one colour indexed.
+    pixels depend on options that its table does not show describes them in a text `rendering`: an interrupted build
+    is not resumed if it differs. A source with a true attribute `keeps_one_colour` has its tiles of one colour indexed.
     """
 
     name: str
@@ -76,14 +76,14 @@ class TileSource(Protocol):
         """Pixels of one tile, north up, RGB; None where the imagery holds no data. Called from several threads.
 
         Raises:
-            GenGeoError: the pixels cannot be read.
+            GenGeoError: The pixels cannot be read.
         """
         ...
 
 
 @runtime_checkable
 class PlannedSource(Protocol):
-    """A `TileSource` that is fetched: it tells beforehand what that takes."""
+    """A `TileSource` that is fetched from servers, with an estimate beforehand."""
 
     rights: Rights
 
@@ -92,15 +92,15 @@ class PlannedSource(Protocol):
         ...
 
     def prepare(self) -> str:
-        """Look at some of it before the work begins; what the user should know, or empty.
+        """Read some tiles before the work begins; a note for the user, or empty.
 
         Raises:
-            ImageryStoppedError: Nothing of it is a picture of the ground.
+            ImageryStoppedError: The source is not usable.
         """
         ...
 
     def summary(self) -> str:
-        """What was fetched and what was not used."""
+        """What was fetched and what was not used, in one line."""
         ...
 
 
@@ -128,10 +128,10 @@ class SubsetTiles:
 
 
 def read_tile(source: TileSource, row: int) -> Image.Image | None:
-    """Pixels of one tile of any source, for all that encodes tiles; None where the imagery holds no data.
+    """Pixels of one tile of any source, before it is encoded; None where the imagery holds no data.
 
     Raises:
-        NotAPictureError: All its pixels that hold data have one colour, so that it shows no place.
+        NotAPictureError: All its pixels that hold data have one colour.
         GenGeoError: The pixels cannot be read.
     """
     image = source.read(row)
@@ -171,13 +171,13 @@ def tile_table(
     """Put columns into `TILE_SCHEMA`.
 
     Args:
-        ids: one unique id for each tile.
-        lat, lon: centres in degrees.
-        bounds: a box for each tile, or None where it is unknown, as it is where a side is NaN.
-        area, source: one value for all tiles, or one for each.
+        ids: A unique id for each tile.
+        lat, lon: Centres in degrees, (tiles,).
+        bounds: Bounds of each tile; None or a NaN side means unknown.
+        area, source: One value for all tiles, or one for each.
 
     Raises:
-        GenGeoError: see `check_tiles`.
+        GenGeoError: See `check_tiles`.
     """
     known = [box if box is not None and np.isfinite(box).all() else None for box in bounds]
     sides = [[None if box is None else box[side] for box in known] for side in range(4)]
@@ -191,7 +191,7 @@ def check_tiles(table: pa.Table) -> pa.Table:
     """Return the table when every id is unique and every centre is on Earth.
 
     Raises:
-        GenGeoError: a repeated id, or a centre that is missing or outside -90..90, -180..180 degrees.
+        GenGeoError: An id is repeated, or a centre is missing or outside -90..90, -180..180 degrees.
     """
     ids = table["tile_id"]
     if pc.count_distinct(ids).as_py() < len(ids):
@@ -203,14 +203,14 @@ def check_tiles(table: pa.Table) -> pa.Table:
     if wrong.any():
         row = int(np.argmax(wrong))
         raise GenGeoError(
-            f"tile {ids[row].as_py()!r} stands at lat {lat[row]:g}, lon {lon[row]:g}: degrees in -90..90 and "
-            "-180..180 are expected; are the columns swapped, empty or in metres?"
+            f"tile {ids[row].as_py()!r} has lat {lat[row]:g}, lon {lon[row]:g}: degrees in -90..90 and -180..180 are "
+            "expected; are the columns swapped, empty or in metres?"
         )
     return table
 
 
 def row_bounds(table: pa.Table, row: int) -> Bounds | None:
-    """The box of one tile, None where the table does not know it."""
+    """The bounds of one tile, None where they are unknown."""
     west, south, east, north = (table[side][row].as_py() for side in ("west", "south", "east", "north"))
     if west is None or south is None or east is None or north is None:
         return None

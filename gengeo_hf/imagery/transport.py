@@ -1,7 +1,7 @@
-"""Connections to checked addresses: what lies under the imagery client.
+"""HTTP transport of the imagery client that connects to checked IP addresses only.
 
-The name of a host is resolved when a connection is made, each result is checked, and the connection goes to the checked
-number. Where the environment names a proxy, the proxy resolves names; those that are known here are checked as well.
+The name of a host is resolved when a connection is made, each IP address is checked, and the connection goes to a
+checked one. If the environment sets a proxy, the proxy resolves names; names that can be resolved here are checked too.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ MAX_CONNECTIONS = 64
 
 
 class CheckedNetwork(httpcore.SyncBackend):
-    """Makes connections to addresses that were resolved and checked; used by httpcore's pool.
+    """Connects to IP addresses that were resolved and checked; used by httpcore's pool.
 
     Args:
         allow_private: Whether private, loopback and link-local addresses are allowed.
@@ -36,7 +36,7 @@ class CheckedNetwork(httpcore.SyncBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
-        """Connect to the first address of a host that answers.
+        """Connect to the first IP address of a host that accepts.
 
         Raises:
             GenGeoError: One of its addresses is not public, and private ones are not allowed.
@@ -55,7 +55,7 @@ class CheckedNetwork(httpcore.SyncBackend):
 
 
 class GuardedTransport(httpx.BaseTransport):
-    """Connects to checked addresses only, through the proxy of the environment where one is set.
+    """Connects to checked IP addresses only, or through the proxy of the environment if one is set.
 
     Args:
         allow_private: Whether private, loopback and link-local addresses are allowed.
@@ -85,7 +85,7 @@ class GuardedTransport(httpx.BaseTransport):
         proxy = self._proxies.get(url.scheme)
         if proxy is not None and not urllib.request.proxy_bypass(url.host):
             port = url.port or (443 if url.scheme == "https" else 80)
-            with contextlib.suppress(OSError):  # inside of a company only the proxy may know names of the outside
+            with contextlib.suppress(OSError):  # in some networks only the proxy can resolve public names
                 resolve(url.host, port, self._allow_private)
             return proxy.handle_request(request)
         target = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
@@ -110,7 +110,7 @@ class GuardedTransport(httpx.BaseTransport):
 
 
 class _Stream(httpx.SyncByteStream):
-    """The body of an answer, with httpx's names for what goes wrong."""
+    """The body of an answer; errors are raised as those of httpx."""
 
     def __init__(self, stream: Any, request: httpx.Request) -> None:
         self._stream, self._request = stream, request
@@ -134,7 +134,7 @@ def _translated(request: httpx.Request) -> Iterator[None]:
 
 
 def _certificates() -> Any:
-    """Trusted certificates: SSL_CERT_FILE and SSL_CERT_DIR of the environment, else the usual ones."""
+    """Trusted certificates: those of SSL_CERT_FILE and SSL_CERT_DIR if they are set, else those of certifi."""
     try:
         return httpx.create_ssl_context()
     except OSError as error:

@@ -1,7 +1,7 @@
-"""Web map tiles on disk: a folder `z/x/y.png`, or the same in one MBTiles file (SQLite).
+"""Web map tiles on disk: a directory `z/x/y.png`, or the same in one MBTiles file (SQLite).
 
-A tile of the Web Mercator grid is square in the projection; on the ground its side shrinks with the cosine of the
-latitude (at 60 degrees half of that at the equator), so the size in metres is computed and not asked for.
+A tile of the Web Mercator grid is square in the projection. On the ground its side shrinks with the cosine of the
+latitude (at 60 degrees half of that at the equator), so the size in metres is computed and not an option.
 """
 
 import hashlib
@@ -20,13 +20,13 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import Bounds
 from gengeo_hf.common.images import IMAGE_SUFFIXES, is_hidden
 from gengeo_hf.common.transfer import first_line
-from gengeo_hf.imagery.pictures import ONE_COLOUR, REPEATED, TRANSPARENT, NotAPictureError, decode_tile
 from gengeo_hf.imagery.sqlite_files import UNREADABLE, BoundedDatabase
+from gengeo_hf.imagery.tile_content import ONE_COLOUR, REPEATED, TRANSPARENT, NotAPictureError, decode_tile
 from gengeo_hf.imagery.tiles import NO_DATA_SHARE, tile_table
 
 MOST_ZOOM = 30  # 4 cm a tile
 ORDERS = ("zxy", "zyx")
-LEAST_REPEATED = 3  # places in which one picture is more than a coincidence
+LEAST_REPEATED = 3  # positions from which on a picture counts as repeated
 
 
 def xyz_bounds(zoom: int, column: int, row: int) -> Bounds:
@@ -49,16 +49,16 @@ def xyz_bounds(zoom: int, column: int, row: int) -> Bounds:
 
 
 class XyzTiles:
-    """Tiles of a folder: `z/x/y.png`, `z/y/x.png`, with `@2x` or letters (`z18/x1/y1.png`), or flat `z_x_y.png`.
+    """Tiles of a directory: `z/x/y.png`, `z/y/x.png`, with `@2x` or letters (`z18/x1/y1.png`), or flat `z_x_y.png`.
 
     Args:
-        folder: The folder that holds the zoom levels, or the files.
+        folder: The directory that holds the zoom levels, or the files.
         zoom: The level to use; None takes the one with the most tiles.
         tms: Rows are counted from the south, as in the TMS standard.
         order: Order of the numbers in a name: "zxy", or "zyx" as in the addresses of Esri.
-        leave_out_repeated: Leave out pictures that stand in several places, instead of only counting them.
-        max_empty: Share of a tile that may be transparent.
-        one_colour: Take tiles of one colour as well.
+        leave_out_repeated: Leave out pictures that occur at several positions, instead of only counting them.
+        max_empty: Greatest transparent share of a tile.
+        keep_one_colour: Read tiles of one colour too.
 
     Raises:
         GenGeoError: No zoom level, or no tile in it.
@@ -72,7 +72,7 @@ class XyzTiles:
         order: str = "zxy",
         leave_out_repeated: bool = False,
         max_empty: float = 0.5,
-        one_colour: bool = False,
+        keep_one_colour: bool = False,
     ) -> None:
         if order not in ORDERS:
             raise GenGeoError(f"the order of map tiles must be one of {', '.join(ORDERS)}, found {order!r}")
@@ -86,24 +86,24 @@ class XyzTiles:
         twice = 0
         for column, row, path in sorted(levels[level]):
             if _on_grid(level, column, row):
-                place = (column, 2**level - 1 - row if tms else row)
-                twice += place in found
-                found.setdefault(place, path)
+                cell = (column, 2**level - 1 - row if tms else row)
+                twice += cell in found
+                found.setdefault(cell, path)
         if twice:
             self.notes.append(f"{folder}: {twice:,} tiles have two files (such as .png and .jpg); the first is taken")
-        places = sorted(found)
-        self._paths = [found[place] for place in places]
-        self.table = _grid_table(level, places, str(folder))
+        cells = sorted(found)
+        self._paths = [found[cell] for cell in cells]
+        self.table = _grid_table(level, cells, str(folder))
         sizes = [path.stat().st_size for path in self._paths]
-        self._content = _Content(sizes, self._bytes, leave_out_repeated, max_empty, one_colour)
+        self._content = _Content(sizes, self._bytes, leave_out_repeated, max_empty, keep_one_colour)
         self.rendering = self._content.rendering
-        self.notes += self._content.notes(str(folder), [f"{level}/{x}/{y}" for x, y in places])
+        self.notes += self._content.notes(str(folder), [f"{level}/{x}/{y}" for x, y in cells])
 
     def read(self, row: int) -> Image.Image | None:
         """Decode one tile.
 
         Raises:
-            GenGeoError: Its file is missing, or is not a picture of the ground.
+            GenGeoError: Its file is missing, or is not imagery of the ground.
         """
         return self._content.image(self._bytes(row), row, str(self._paths[row]))
 
@@ -118,13 +118,13 @@ class MbTiles:
     """Raster tiles of an MBTiles file (specification 1.3: rows counted from the south).
 
     Args:
-        path: the file.
-        zoom: the level to use; None takes the one with the most tiles.
-        north_rows: rows are counted from the north, against the specification, as some programs write them.
-        leave_out_repeated, max_empty, one_colour: see `XyzTiles`.
+        path: The file.
+        zoom: The level to use; None takes the one with the most tiles.
+        north_rows: Rows are counted from the north, against the specification, as some programs write them.
+        leave_out_repeated, max_empty, keep_one_colour: See `XyzTiles`.
 
     Raises:
-        GenGeoError: not an MBTiles file, vector tiles, or no tile at that level.
+        GenGeoError: Not an MBTiles file, vector tiles, or no tile at that level.
     """
 
     def __init__(
@@ -134,20 +134,20 @@ class MbTiles:
         north_rows: bool = False,
         leave_out_repeated: bool = False,
         max_empty: float = 0.5,
-        one_colour: bool = False,
+        keep_one_colour: bool = False,
     ) -> None:
         self.name = Path(path).name
         self._path = Path(path)
         self._local = threading.local()  # an SQLite connection belongs to one thread
         try:
-            kind = self._ask("SELECT value FROM metadata WHERE name = 'format'")
-            found = self._ask("SELECT zoom_level, COUNT(*) FROM tiles GROUP BY zoom_level")
+            kind = self._query("SELECT value FROM metadata WHERE name = 'format'")
+            found = self._query("SELECT zoom_level, COUNT(*) FROM tiles GROUP BY zoom_level")
             if kind and kind[0][0] == "pbf":
                 raise GenGeoError(f"{path} holds vector tiles; aerial imagery is needed")
-            # A column of SQLite may hold anything: a level or a place that is no number names no tile.
+            # An SQLite column may hold values of any type: rows whose level is not an integer are ignored.
             counts = {level: count for level, count in found if isinstance(level, int) and 0 <= level <= MOST_ZOOM}
             self._zoom = pick_zoom(counts, zoom, str(path))
-            rows_of = self._ask(
+            rows_of = self._query(
                 "SELECT tile_column, tile_row, MIN(LENGTH(tile_data)) FROM tiles WHERE zoom_level = ? "
                 "GROUP BY 1, 2 ORDER BY 1, 2",
                 (self._zoom,),
@@ -155,12 +155,12 @@ class MbTiles:
         except UNREADABLE as error:
             raise GenGeoError(f"{path} cannot be read as MBTiles: {first_line(error)}") from error
         known = [(x, y, size or 0) for x, y, size in rows_of if _on_grid(self._zoom, x, y)]
-        self._places = [(x, y) for x, y, _ in known]
-        rows = [(x, y if north_rows else 2**self._zoom - 1 - y) for x, y in self._places]
+        self._cells = [(x, y) for x, y, _ in known]
+        rows = [(x, y if north_rows else 2**self._zoom - 1 - y) for x, y in self._cells]
         self.table = _grid_table(self._zoom, rows, self.name)
         self.notes = _level_note(counts, self._zoom, str(path))
         sizes = [size for _, _, size in known]
-        self._content = _Content(sizes, self._bytes, leave_out_repeated, max_empty, one_colour)
+        self._content = _Content(sizes, self._bytes, leave_out_repeated, max_empty, keep_one_colour)
         self.rendering = self._content.rendering
         self.notes += self._content.notes(str(path), [f"{self._zoom}/{x}/{y}" for x, y in rows])
 
@@ -168,48 +168,48 @@ class MbTiles:
         """Decode one tile.
 
         Raises:
-            GenGeoError: the file cannot be read, or what it holds is not a picture of the ground.
+            GenGeoError: The file cannot be read, or the tile is not imagery of the ground.
         """
         return self._content.image(self._bytes(row), row, f"tile {self.table['tile_id'][row]} of {self.name}")
 
     def _bytes(self, row: int) -> bytes:
-        where = (self._zoom, *self._places[row])
+        where = (self._zoom, *self._cells[row])
         name = f"tile {'/'.join(map(str, where))} of {self.name}"
         try:
-            found = self._ask(
+            found = self._query(
                 "SELECT tile_data FROM tiles WHERE zoom_level = ? AND tile_column = ? AND tile_row = ?", where
             )
         except UNREADABLE as error:
             raise GenGeoError(f"{name} cannot be read: {first_line(error)}") from error
         content = found[0][0] if found else None
         if not isinstance(content, bytes):
-            raise GenGeoError(f"{name} has no picture")
+            raise GenGeoError(f"{name} has no image")
         return content
 
-    def _ask(self, question: str, values: tuple[int, ...] = ()) -> list[tuple]:
+    def _query(self, statement: str, values: tuple[int, ...] = ()) -> list[tuple]:
         if not hasattr(self._local, "database"):
             self._local.database = BoundedDatabase(self._path)
-        return self._local.database.ask(question, values)
+        return self._local.database.query(statement, values)
 
 
 def _on_grid(zoom: int, column: object, row: object) -> bool:
     """Whether a zoom level has such a tile."""
-    return all(isinstance(place, int) and 0 <= place < 2**zoom for place in (column, row))
+    return all(isinstance(number, int) and 0 <= number < 2**zoom for number in (column, row))
 
 
 class _Content:
-    """What is known about tiles by their content: pictures that stand in several places, and what is no picture.
+    """Content of tiles: finds pictures that occur at several positions, and refuses what is not imagery.
 
     Args:
-        sizes: Bytes of each tile; only tiles of one size are compared.
-        read: Gives the bytes of a tile.
-        leave_out, max_empty, one_colour: See `XyzTiles`.
+        sizes: Bytes of each tile; only tiles of equal size are compared.
+        read: Returns the bytes of a tile.
+        leave_out, max_empty, keep_one_colour: See `XyzTiles`.
     """
 
     def __init__(
-        self, sizes: list[int], read: Callable[[int], bytes], leave_out: bool, max_empty: float, one_colour: bool
+        self, sizes: list[int], read: Callable[[int], bytes], leave_out: bool, max_empty: float, keep_one_colour: bool
     ) -> None:
-        self._leave_out, self._max_empty, self._one_colour = leave_out, max_empty, one_colour
+        self._leave_out, self._max_empty, self._keep_one_colour = leave_out, max_empty, keep_one_colour
         self.rendering = f"repeated {'left out' if leave_out else 'kept'}, at most {max_empty:g} empty"
         alike: dict[int, list[int]] = {}
         for row, size in enumerate(sizes):
@@ -227,22 +227,22 @@ class _Content:
                 self.repeated |= dict.fromkeys(rows, rows[0])
 
     def notes(self, name: str, ids: list[str]) -> list[str]:
-        """What to say about repeated pictures."""
+        """A note about repeated pictures; empty where there are none."""
         if not self.repeated:
             return []
         first = Counter(self.repeated.values()).most_common(1)[0][0]
         others = [ids[row] for row, other in self.repeated.items() if other == first][:3]
         done = "they are left out" if self._leave_out else "--leave-out-repeated leaves them out"
         return [
-            f"{name}: {len(self.repeated):,} of {len(ids):,} tiles show a picture that stands in other places too, for "
-            f"example {', '.join(others)} (open water, or 'access blocked'?); {done}"
+            f"{name}: {len(self.repeated):,} of {len(ids):,} tiles show a picture that occurs at other positions too, "
+            f"for example {', '.join(others)} (open water, or 'access blocked'?); {done}"
         ]
 
     def image(self, content: bytes, row: int, name: str) -> Image.Image | None:
-        """The tile over the ImageNet mean; None where too much of it is transparent.
+        """The decoded tile, transparent pixels filled with the ImageNet mean; None if too much is.
 
         Raises:
-            NotAPictureError: It is one colour, transparent, or repeated and to be left out.
+            NotAPictureError: It has one colour, is transparent, or is repeated and to be left out.
             GenGeoError: It cannot be decoded.
         """
         from gengeo_hf.common.images import open_image
@@ -250,7 +250,7 @@ class _Content:
         if self._leave_out and row in self.repeated:
             raise NotAPictureError(REPEATED)
         try:
-            _, mask, _ = decode_tile(content, self._one_colour)
+            _, mask, _ = decode_tile(content, self._keep_one_colour)
         except NotAPictureError as error:
             if error.reason in (ONE_COLOUR, TRANSPARENT):
                 raise
@@ -265,10 +265,10 @@ class _Content:
 
 
 def find_tiles(folder: Path, order: str = "zxy") -> dict[int, list[tuple[int, int, Path]]]:
-    """Map tiles of a folder by zoom level: column, row and file of each.
+    """Map tiles of a directory by zoom level: column, row and file of each.
 
     Args:
-        folder: `z/x/y` folders, or files with three numbers in their name.
+        folder: Directory with `z/x/y` files, or with files that have three numbers in their name.
         order: Order of the numbers, "zxy" or "zyx".
     """
     levels: dict[int, list[tuple[int, int, Path]]] = {}
@@ -283,12 +283,12 @@ def find_tiles(folder: Path, order: str = "zxy") -> dict[int, list[tuple[int, in
 
 
 def holds_tiles(folder: Path) -> bool:
-    """Whether a folder holds map tiles by the names of its files."""
+    """Whether a directory holds map tiles by the names of its files."""
     return any(_numbers_of(path.relative_to(folder)) is not None for path in _tile_files(folder))
 
 
 def _tile_files(folder: Path) -> Iterator[Path]:
-    """Image files whose path may name a tile: directly in the folder, or two folders deep."""
+    """Image files whose path may be that of a tile: directly in the directory, or two levels below it."""
     for pattern in ("*/*/*", "*"):
         for path in folder.glob(pattern):
             if path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path.relative_to(folder)):
@@ -296,7 +296,7 @@ def _tile_files(folder: Path) -> Iterator[Path]:
 
 
 def _numbers_of(path: Path) -> tuple[int, int, int] | None:
-    """Zoom and the two other numbers that a relative path names."""
+    """Zoom and the two other numbers of a relative path, None where it is not that of a tile."""
     stem = re.sub(r"@\d+x$", "", path.stem)
     is_raster = path.suffix.lower() in (".tif", ".tiff", ".jp2")  # 12_05_2020.tif is a day and not a tile
     flat = [] if is_raster else re.split(r"[_\-,.]", stem)
@@ -311,15 +311,15 @@ def _numbers_of(path: Path) -> tuple[int, int, int] | None:
 
 
 def pick_zoom(counts: dict[int, int], zoom: int | None, where: str) -> int:
-    """The level asked for, or the one with the most tiles, of equal ones the deepest.
+    """The zoom level to use.
 
     Args:
-        counts: Tiles of each level that is there.
-        zoom: The one asked for, None for the fullest.
-        where: Name for messages.
+        counts: Number of tiles of each level.
+        zoom: Wanted level; None takes the one with the most tiles, and of equal ones the deepest.
+        where: Name of the source for messages.
 
     Raises:
-        GenGeoError: There are no levels, or not this one.
+        GenGeoError: There are no levels, or not the wanted one.
     """
     if not counts:
         raise GenGeoError(f"{where} holds no map tiles (z/x/y)")
@@ -329,19 +329,19 @@ def pick_zoom(counts: dict[int, int], zoom: int | None, where: str) -> int:
 
 
 def _level_note(counts: dict[int, int], level: int, where: str) -> list[str]:
-    """Which levels are there, where there are several."""
+    """A note about the levels, where there are several."""
     if len(counts) == 1:
         return []
     there = ", ".join(f"{counts[z]:,} tiles at zoom {z}" for z in sorted(counts))
     return [f"{where} holds {there}: zoom {level} is taken; --zoom takes another"]
 
 
-def _grid_table(zoom: int, places: list[tuple[int, int]], source: str) -> pa.Table:
+def _grid_table(zoom: int, cells: list[tuple[int, int]], source: str) -> pa.Table:
     """The tile table of Web Mercator tiles (column, row from the north)."""
-    if not places:
+    if not cells:
         raise GenGeoError(f"{source} holds no image at zoom level {zoom}")
-    bounds = [xyz_bounds(zoom, x, y) for x, y in places]
-    # The middle of the pixels, which in this projection is not quite the middle of the degrees.
-    middles = [xyz_bounds(zoom + 1, 2 * x, 2 * y) for x, y in places]
+    bounds = [xyz_bounds(zoom, x, y) for x, y in cells]
+    # The centre of the pixels, which in this projection differs a little from the centre in degrees.
+    middles = [xyz_bounds(zoom + 1, 2 * x, 2 * y) for x, y in cells]
     lat, lon = np.array([m.south for m in middles]), np.array([m.east for m in middles])
-    return tile_table([f"{zoom}/{x}/{y}" for x, y in places], lat, lon, bounds, source=source)
+    return tile_table([f"{zoom}/{x}/{y}" for x, y in cells], lat, lon, bounds, source=source)

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import atomic_folder, real_path
 from gengeo_hf.encoding.protocol import EncoderProtocol
-from gengeo_hf.imagery.pictures import REASONS
+from gengeo_hf.imagery.tile_content import REASONS
 from gengeo_hf.imagery.tiles import TileSource
 from gengeo_hf.index.adapt import with_adaptation
 from gengeo_hf.index.contents import MOST_SOURCES
@@ -51,7 +51,7 @@ class BuildReport:
         partly_empty: Tiles in the index of which some pixels hold no data.
         broken: The first ten tiles that could not be read, with the reason; all are in the index's `left_out`.
         broken_count: How many there were.
-        by_content: Of these, how many show nothing that can be used, by reason (see `gengeo_hf.imagery.pictures`).
+        by_content: Of these, how many show nothing that can be used, by reason (see `gengeo_hf.imagery.tile_content`).
         seconds: Of this run; resumed shards cost nothing.
         tiles_per_second: Encoded in this run; 0 where all was there.
         was_complete: The index was there already, made by the same command.

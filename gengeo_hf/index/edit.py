@@ -19,7 +19,7 @@ import pyarrow.parquet
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import NEW, atomic_folder, match_modes, real_path, sha256_of, sync
 from gengeo_hf.common.locks import exclusive
-from gengeo_hf.imagery.pictures import REASONS
+from gengeo_hf.imagery.tile_content import REASONS
 from gengeo_hf.index.contents import contents_of, summed
 from gengeo_hf.index.manifest import (
     MANIFEST,

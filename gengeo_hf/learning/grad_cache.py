@@ -2,8 +2,8 @@
 
 InfoNCE over 256 pairs cannot be summed from losses of 32 pairs: each pair needs all others as negatives. GradCache
 (Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup") splits the chain rule at
-the descriptors instead: describe everything without keeping activations, take the loss's gradient at the
-descriptors, then describe each part again and push its share of that gradient through the network. Two passes are
+the descriptors instead: encode everything without keeping activations, take the loss's gradient at the
+descriptors, then encode each part again and push its share of that gradient through the network. Two passes are
 saved beyond the paper: the last part keeps its activations from the first time, and blocks that do not train run once
 (`FrozenPrefix`).
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 Part = TypeVar("Part")
 
 
-class _Chance:
+class _RngState:
     """The random state before a forward pass, so that the second pass drops the same units."""
 
     def __init__(self, device: torch.device) -> None:
@@ -35,7 +35,7 @@ class _Chance:
 
 
 class FrozenPrefix:
-    """Keeps what the modules before the first one that trains gave for each part, until its second description.
+    """Keeps what the modules before the first one that trains gave for each part, until it is encoded a second time.
 
     It holds one token matrix (n, C) an image, for all images of the batch: 1 GB for 256 pairs of 1,300 tokens of
     ViT-B/14 in float32.
@@ -46,16 +46,11 @@ class FrozenPrefix:
 
     def __init__(self, stages: Sequence[nn.Module]) -> None:
         self.stages = list(stages)
-        self._kept: dict[int, tuple[list[Tensor], list[_Chance]]] = {}
-
-    @property
-    def kept_bytes(self) -> int:
-        """What is held now."""
-        return sum(output.nbytes for outputs, _ in self._kept.values() for output in outputs)
+        self._kept: dict[int, tuple[list[Tensor], list[_RngState]]] = {}
 
     @contextmanager
     def part(self, number: int) -> Iterator[None]:
-        """Around a description of part `number`: the first time the stages run, the second time they do not."""
+        """Around the encoding of part `number`: the first time the stages run, the second time they do not."""
         if not self.stages:
             yield
             return
@@ -66,26 +61,26 @@ class FrozenPrefix:
                     stack.enter_context(forward_by(stage, next(stand_ins)))
                 yield
             return
-        outputs, chances = self._kept.setdefault(number, ([], []))
+        outputs, states = self._kept.setdefault(number, ([], []))
         with ExitStack() as stack:
-            # Chance after each stage, since a model may draw between two of them (DINOv3 shifts its positions).
+            # The state after each stage, since a model may draw between two of them (DINOv3 shifts its positions).
             for stage in self.stages:
-                hook = stage.register_forward_hook(lambda _, __, output: chances.append(_Chance(output.device)))
+                hook = stage.register_forward_hook(lambda _, __, output: states.append(_RngState(output.device)))
                 stack.callback(hook.remove)
             hook = self.stages[-1].register_forward_hook(lambda _, __, output: outputs.append(output.detach()))
             stack.callback(hook.remove)
             yield
 
-    def _stand_ins(self, outputs: list[Tensor], chances: list["_Chance"]) -> Iterator[Callable[..., Tensor]]:
+    def _stand_ins(self, outputs: list[Tensor], states: list["_RngState"]) -> Iterator[Callable[..., Tensor]]:
         """What runs instead: the first stage gives the kept outputs call by call, the others hand them on."""
-        output, chance = iter(outputs), iter(chances)
+        output, state = iter(outputs), iter(states)
 
         def give(*_: Any, **__: Any) -> Tensor:
-            next(chance).restore()
+            next(state).restore()
             return next(output)
 
         def hand_on(tokens: Tensor, *_: Any, **__: Any) -> Tensor:
-            next(chance).restore()
+            next(state).restore()
             return tokens
 
         yield give
@@ -108,7 +103,7 @@ def forward_by(module: nn.Module, function: Callable[..., Tensor]) -> Iterator[N
 
 def cached_backward(
     parts: Sequence[Part],
-    describe: Callable[[Part], tuple[Tensor, ...]],
+    encode: Callable[[Part], tuple[Tensor, ...]],
     loss_of: Callable[..., Tensor],
     *,
     backward: Callable[[Tensor], None] = Tensor.backward,
@@ -119,12 +114,12 @@ def cached_backward(
 ) -> Tensor:
     """Add the gradient of one large batch to the parameters, a part at a time.
 
-    All parts but the last are described twice: up to a third more time, and the activations of one part instead of
+    All parts but the last are encoded twice: up to a third more time, and the activations of one part instead of
     all.
 
     Args:
         parts: micro-batches.
-        describe: the network on one part: a tuple of matrices (rows, dim), such as (ground, aerial).
+        encode: the network on one part: a tuple of matrices (rows, dim), such as (ground, aerial).
         loss_of: the loss of the whole batch from the concatenated matrices; may gather over processes.
         backward: how the loss is sent back, for example `accelerator.backward`, which scales it in float16.
         no_sync: a context in which DistributedDataParallel does not reduce gradients; all parts run in it but the
@@ -145,20 +140,20 @@ def cached_backward(
         raise ValueError("a step needs at least one micro-batch")
     device, prefix = torch.device(device), prefix or FrozenPrefix([])
     *twice, once = parts
-    chances, described = [], []
+    states, encoded = [], []
     with torch.no_grad():
         for number, part in enumerate(twice):
-            chances.append(_Chance(device))
+            states.append(_RngState(device))
             with prefix.part(number):
-                described.append(describe(part))
+                encoded.append(encode(part))
     with no_sync() if twice else nullcontext():
-        described.append(describe(once))
-    after = _Chance(device)
-    columns = [torch.cat([view.detach() for view in views]).requires_grad_() for views in zip(*described, strict=True)]
+        encoded.append(encode(once))
+    after = _RngState(device)
+    columns = [torch.cat([view.detach() for view in views]).requires_grad_() for views in zip(*encoded, strict=True)]
     with no_sync():
         loss = loss_of(*columns)
         backward(loss)
-    counts = [len(views[0]) for views in described]
+    counts = [len(views[0]) for views in encoded]
     shares = list(zip(*[column.grad.split(counts) for column in columns if column.grad is not None], strict=True))
 
     def send_back(views: tuple[Tensor, ...], gradients: tuple[Tensor, ...], last: bool) -> None:
@@ -168,14 +163,14 @@ def cached_backward(
         surrogate.backward()
 
     with no_sync() if twice else nullcontext():
-        send_back(described.pop(), shares.pop(), last=not twice)
-    described.clear()
-    for number, (part, chance, gradients) in enumerate(zip(twice, chances, shares, strict=True)):
+        send_back(encoded.pop(), shares.pop(), last=not twice)
+    encoded.clear()
+    for number, (part, state, gradients) in enumerate(zip(twice, states, shares, strict=True)):
         last = number == len(twice) - 1
-        chance.restore()
+        state.restore()
         with nullcontext() if last else no_sync():
             with prefix.part(number):
-                views = describe(part)
+                views = encode(part)
             send_back(views, gradients, last)
-    after.restore()  # chance goes on as if each part had been described once
+    after.restore()  # the generators stand as if each part had been encoded once
     return loss.detach()

@@ -145,7 +145,7 @@ def plan_epoch(
         tables: neighbour tables, each int (queries, K): gallery rows, hardest first, -1 where there is none. No
             table: batches are drawn at random.
         rules: the layout.
-        generator: the only source of chance; an equal generator gives an equal plan.
+        generator: the only source of random numbers; an equal generator gives an equal plan.
         shares: how much of an anchor's neighbours each table gives, for example [0.25, 0.75]; None for equal shares.
 
     Returns:

@@ -4,9 +4,7 @@ Neighbour tables come from `learning.neighbours` (on the map) and `learning.mini
 that of a PyTorch `DataLoader(batch_sampler=...)`, the same on every process.
 """
 
-import hashlib
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -24,7 +22,7 @@ class HardNegativeBatchSampler(Sampler[list[int]]):
     Args:
         pairs: what may be batched, and what excludes what.
         rules: the layout of a batch.
-        seed: start of the chance.
+        seed: of the random generator, together with the epoch.
 
     Example:
         >>> sampler = HardNegativeBatchSampler(Pairs(tile_of_query), Rules(batch_size=256))
@@ -83,27 +81,6 @@ class HardNegativeBatchSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         yield from self.plan().batches[self.skip :].tolist()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Seed, epoch, and a hash of tables and rules: all that the batches depend on, in less than 200 bytes."""
-        return {"seed": self.seed, "epoch": self.epoch, "tables": self._tables_hash()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken; the tables must have been set before.
-
-        Raises:
-            ValueError: the tables or the rules are others than then, so the batches would silently differ.
-        """
-        if state["tables"] != self._tables_hash():
-            raise ValueError("the neighbour tables or the rules differ from those of the saved sampler")
-        self.seed = int(state["seed"])
-        self.set_epoch(int(state["epoch"]))
-
-    def _tables_hash(self) -> str:
-        digest = hashlib.sha256(repr((self.rules, self.shares)).encode())
-        for table in self.tables.values():
-            digest.update(np.ascontiguousarray(table, dtype=np.int32).tobytes())
-        return digest.hexdigest()
 
     def report(
         self,

@@ -190,9 +190,10 @@ class PoseFinder:
         if self.settings.method == FITTED or any(
             self._load(name) is not None for name in PRIORS if name not in fitting
         ):
-            raise UnposedError(
-                f"{self.checkpoint} has no pose head {FOLDER}/{prior}, which a photo with heading {prior} needs: fit "
-                f"one with gengeo pose fit --heading-prior {prior}, state the heading (--heading), or use --pose search"
+            known = {"known": "a known heading", "45": "a heading known to 45 degrees", "180": "an unknown heading"}
+            raise UnposedError(  # without the path of the checkpoint: the page shows this to its visitors
+                f"the model has no pose head {FOLDER}/{prior}, which a photo with {known[prior]} needs: state the "
+                f"heading (--heading), fit one with gengeo pose fit --heading-prior {prior}, or use --pose search"
             )
         return None
 

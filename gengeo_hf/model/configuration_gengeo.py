@@ -220,9 +220,11 @@ class GenGeoConfig(PreTrainedConfig):
         """Read a config, taking a bare backbone's for the backbone of a new GenGeo.
 
         Raises:
-            ValueError: the checkpoint is neither a GenGeo nor a supported backbone.
+            ValueError: the checkpoint is neither a GenGeo nor a supported backbone, or has no config.json.
         """
         config, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if not config:
+            raise ValueError(f"{pretrained_model_name_or_path} has no config.json: give the directory of a checkpoint")
         model_type = config.get("model_type", cls.model_type)
         if model_type == cls.model_type:
             return config, kwargs

@@ -6,6 +6,7 @@ This file travels with published checkpoints, so it imports only numpy, PIL, tor
 """
 
 # No `from __future__ import annotations` here: it turns the validation of the keyword arguments off.
+import difflib
 import math
 from typing import Any, Literal
 
@@ -71,6 +72,10 @@ class GenGeoImageProcessor(PilBackend):
     view_transforms = None  # images as they are
 
     def __init__(self, **kwargs: Any) -> None:
+        known = ("view", "view_sizes", "view_transforms", "do_resize", "do_rescale", "do_normalize")
+        for name in set(kwargs) - set(ImagesKwargs.__annotations__) - set(known):  # a file may hold what is not used
+            if near := difflib.get_close_matches(name, known, n=1, cutoff=0.75):
+                raise TypeError(f"GenGeoImageProcessor has no setting {name!r}; did you mean {near[0]!r}?")
         super().__init__(**kwargs)
 
     def preprocess(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:

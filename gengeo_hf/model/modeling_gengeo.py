@@ -153,10 +153,13 @@ class GenGeoModel(GenGeoPreTrainedModel):
             kwargs: Passed on.
 
         Raises:
-            ValueError: Weights are missing, unknown or not finite.
+            ValueError: Weights are missing, unknown, of another shape or not finite.
         """
         checked = not allow_missing and kwargs.get("state_dict") is None and pretrained_model_name_or_path is not None
         wants_info = kwargs.pop("output_loading_info", False)
+        may_differ = kwargs.get("ignore_mismatched_sizes", False)
+        if checked:
+            kwargs["ignore_mismatched_sizes"] = True  # the message of transformers names no weight
         kind = _stored_model_type(pretrained_model_name_or_path, kwargs) if checked else GenGeoConfig.model_type
         is_new = kind != GenGeoConfig.model_type
         if is_new:
@@ -165,7 +168,7 @@ class GenGeoModel(GenGeoPreTrainedModel):
         model, info = loaded
         _copy_backbones(model, info)
         if checked:
-            _check_complete(model, info, pretrained_model_name_or_path, is_new)
+            _check_complete(model, info, pretrained_model_name_or_path, is_new, may_differ)
         # Loading puts new parameters in place, and all of them require gradients again.
         model._set_trainable()
         return (model, info) if wants_info else model
@@ -355,15 +358,21 @@ _OTHER_TASKS = (
 )
 
 
-def _check_complete(model: Any, info: Any, name: Any, is_new: bool) -> None:
+def _check_complete(model: Any, info: Any, name: Any, is_new: bool, may_differ: bool) -> None:
     """Refuse a checkpoint whose weights do not fill the model.
 
     Raises:
-        ValueError: A weight is missing, unknown or not finite; the message names the first one.
+        ValueError: A weight is missing, unknown, of another shape or not finite; the message names the first one.
     """
     found = info if isinstance(info, dict) else vars(info)
+    for key, stored, expected in () if may_differ else sorted(found["mismatched_keys"]):
+        raise ValueError(
+            f"the checkpoint {name} has {key} of shape {tuple(stored)}, and its config.json or the arguments ask for "
+            f"{tuple(expected)}: give the config that these weights were saved with"
+        )
     new = ("heads.", "logit_scale") if is_new else ()
-    missing = sorted(key for key in found["missing_keys"] if not key.startswith(new) or not new)
+    lacking = set(found["missing_keys"]) - {key for key, _, _ in found["mismatched_keys"]}
+    missing = sorted(key for key in lacking if not key.startswith(new) or not new)
     extra = sorted(key for key in found["unexpected_keys"] if not (is_new and key.startswith(_OTHER_TASKS)))
     advice = "fetch or save the checkpoint again, or pass allow_missing=True to fill it with random weights"
     for what, keys in (("lacks", missing), ("has the unknown weight", extra)):

@@ -70,9 +70,12 @@ def estimate_samples(head: PoseHead, samples: Samples, batch_size: int = 128) ->
     """Poses of samples in their own tiles.
 
     Args:
-        head: fitted.
-        samples: one group.
-        batch_size: pairs in one product.
+        head: Fitted head.
+        samples: One group of N samples.
+        batch_size: Pairs in one matrix product.
+
+    Returns:
+        N poses, metres from the tile's centre.
     """
     found = []
     for start in range(0, len(samples), batch_size):
@@ -93,19 +96,19 @@ def errors_of_head(
     fov: float = 360.0,
     moved: float = 0.0,
 ) -> PoseErrors:
-    """Errors of a head. Panoramas are rolled within its heading prior, and the roll is what must be found.
+    """Errors of a head. Panoramas are rolled within its heading prior, and the roll is the heading to be estimated.
 
     Args:
-        encoder: whose tokens the head reads.
-        head: fitted.
-        pairs: of a data set.
-        rows: which of them.
-        rng: draws rolls and moves.
-        fov: panoramas are cut to this, degrees.
-        moved: move the tiles so that the photo stands anywhere in this share of their sides; 0 leaves them.
+        encoder: Encoder whose tokens the head reads.
+        head: Fitted head.
+        pairs: Pairs of a data set.
+        rows: Rows of the pairs to use, (N,).
+        rng: Generator of rolls and moves.
+        fov: Field of view in degrees to which panoramas are cropped.
+        moved: Share of the tile's sides within which the photo may stand after the tile is moved; 0 moves no tile.
 
     Raises:
-        GenGeoError: an image cannot be read.
+        GenGeoError: An image cannot be read.
     """
     parts = []
     for plan in plain_plans(pairs, rows, fov, moved):
@@ -122,8 +125,15 @@ def errors_of_search(
 ) -> PoseErrors:
     """Errors of the search without a head, on panoramas.
 
+    Args:
+        encoder: Encoder whose descriptors are compared.
+        pairs: Pairs of a data set.
+        rows: Rows of the pairs to use, (N,).
+        prior: Heading prior: "known", "45" or "180".
+        rng: Generator of rolls.
+
     Raises:
-        GenGeoError: an image cannot be read, or a photo is not a panorama.
+        GenGeoError: An image cannot be read, or a photo is not a panorama.
     """
     if (pairs.fov[rows] < 360).any():
         raise GenGeoError("the search without a head takes panoramas, and some photos have a smaller field of view")
@@ -138,9 +148,13 @@ def errors_of_search(
 
 
 def _check_whole(pairs: PosePairs) -> None:
-    """Refuse figures of pairs that were replaced because an image is broken."""
+    """Refuse to report errors where pairs were replaced because an image is damaged.
+
+    Raises:
+        GenGeoError: Some were.
+    """
     if pairs.source.broken:
         raise GenGeoError(
-            f"{len(pairs.source.broken)} pairs have a broken image, first row {pairs.source.broken[0]}: mend or remove "
-            "them before an evaluation"
+            f"{len(pairs.source.broken)} pairs have a damaged image, first row {pairs.source.broken[0]}: replace or "
+            "remove them before an evaluation"
         )

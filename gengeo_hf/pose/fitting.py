@@ -7,7 +7,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
 POSITION_SIGMA_M, HEADING_SIGMA_DEG = 2.0, 8.0  # widths of the soft target
 SCALES = (0.7, 0.85, 1.2, 1.5)  # tile sizes beside the data set's own
-NARROW = (70.0, 90.0, 120.0, 180.0)  # fields of view that panoramas are cut to, degrees
+NARROW = (70.0, 90.0, 120.0, 180.0)  # fields of view to which panoramas are cropped, degrees
+NARROW_HEADINGS = 2  # headings at which each of these is drawn; `score_matrix` must hold all geometries of a fit
 SAVE_EVERY_S = 30.0
 LEAST_PAIRS = 40
 OUTPUT = "pose head"  # what the directory of a head is called in its record of files
@@ -57,7 +58,8 @@ class FitSettings:
         batch_size: samples in one step.
         learning_rate: peak of the cosine schedule of AdamW.
         views: samples of each pair at the data set's own tile size and field of view.
-        other_share: share of the batches from other tile sizes, and again from narrower fields of view.
+        other_share: share of the batches from other tile sizes.
+        narrow_share: share of the batches from panoramas cropped to narrower fields of view.
         hard_tiles: wrong tiles in the loss of each sample, drawn from the most similar ones; for re-ranking.
         held_out: pairs that are kept for the radii and the figures, at most a fifth of all.
         pairs: at most this many are used.
@@ -67,11 +69,12 @@ class FitSettings:
 
     heading_prior: str = "known"
     coverage: float = 0.55
-    steps: int = 1000
+    steps: int = 1200
     batch_size: int = 128
     learning_rate: float = 3e-3
     views: int = 4
     other_share: float = 0.1
+    narrow_share: float = 0.25
     hard_tiles: int = 0
     held_out: int = 300
     pairs: int = 4800
@@ -83,6 +86,8 @@ class FitSettings:
             raise GenGeoError(f"--heading-prior must be one of {', '.join(PRIORS)}, found {self.heading_prior!r}")
         if not 0 < self.coverage <= WHOLE_TILE:
             raise GenGeoError(f"coverage must lie above 0 and up to 1, found {self.coverage:g}")
+        if not (self.other_share >= 0 and self.narrow_share >= 0 and self.other_share + self.narrow_share < 1):
+            raise GenGeoError("other_share and narrow_share must not be negative, and lie below 1 together")
         for name in ("steps", "batch_size", "views", "held_out", "pairs"):
             if getattr(self, name) < 1:
                 raise GenGeoError(f"{name} must be at least 1, found {getattr(self, name)}")
@@ -100,7 +105,7 @@ def fit_head(
 ) -> PoseHead:
     """Fit a pose head and write its folder (`config.json`, `model.safetensors`).
 
-    A fit that was stopped goes on from `<out>.partial` when it is called with the same arguments.
+    A stopped fit continues from `<out>.partial` when it is called with the same arguments.
 
     Args:
         encoder: frozen; its descriptors do not change.
@@ -195,28 +200,47 @@ def split_rows(pairs: PosePairs, settings: FitSettings) -> tuple[np.ndarray, np.
     return train, rows[:wanted] if len(rows) <= wanted else np.sort(rng.permutation(rows)[:wanted])
 
 
-def plans_of(pairs: PosePairs, rows: np.ndarray, settings: FitSettings, rng: np.random.Generator) -> list[list[Plan]]:
-    """What is drawn: the pairs as they are, at other tile sizes, and with narrower fields of view."""
-    reach = settings.coverage
-    own = [
-        Plan(group, float(pairs.fov[group[0]]), _stated(pairs, group), moved=reach)
-        for _ in range(settings.views)
+def plans_of(
+    pairs: PosePairs, rows: np.ndarray, settings: FitSettings, rng: np.random.Generator
+) -> list[tuple[float, list[Plan]]]:
+    """Plans of the samples to draw, in kinds with the share of the batches that comes from each.
+
+    The kinds are the pairs as they are, pairs at other tile sizes, and panoramas cropped to narrower fields of view.
+    """
+    panoramas = rows[pairs.fov[rows] >= 360]
+    narrow_share = settings.narrow_share if len(panoramas) else 0.0
+    own_share = 1 - settings.other_share - narrow_share
+    kinds = [(own_share, [plan for _ in range(settings.views) for plan in _own_plans(pairs, rows, settings)])]
+    if settings.other_share:
+        others = [
+            replace(plan, scale=scale)
+            for scale in SCALES
+            for plan in _own_plans(pairs, _some(rows, len(SCALES), rng), settings)
+        ]
+        kinds.append((settings.other_share, others))
+    if narrow_share:
+        kinds.append((narrow_share, _narrow_plans(pairs, panoramas, settings, rng)))
+    return kinds
+
+
+def _own_plans(pairs: PosePairs, rows: np.ndarray, settings: FitSettings) -> list[Plan]:
+    """Pairs at their own field of view and tile size."""
+    return [
+        Plan(group, float(pairs.fov[group[0]]), _stated(pairs, group), moved=settings.coverage)
         for group in geometry_groups(pairs, rows)
     ]
-    if not settings.other_share:
-        return [own]
-    others = [
-        Plan(group, float(pairs.fov[group[0]]), _stated(pairs, group), scale, moved=reach)
-        for scale in SCALES
-        for group in geometry_groups(pairs, _some(rows, len(SCALES), rng))
+
+
+def _narrow_plans(
+    pairs: PosePairs, panoramas: np.ndarray, settings: FitSettings, rng: np.random.Generator
+) -> list[Plan]:
+    """Panoramas cropped to each of `NARROW`, each at several headings: the samples of one plan share their heading."""
+    return [
+        Plan(group, fov, float(rng.integers(0, 360)), moved=settings.coverage)
+        for fov in NARROW
+        for part in np.array_split(rng.permutation(_some(panoramas, len(NARROW), rng)), NARROW_HEADINGS)
+        for group in geometry_groups(pairs, np.sort(part))
     ]
-    panoramas = rows[pairs.fov[rows] >= 360]
-    narrow = [
-        Plan(group, fov, float(rng.integers(0, 360)), moved=reach)
-        for fov in (NARROW if len(panoramas) else ())
-        for group in geometry_groups(pairs, _some(panoramas, len(NARROW), rng))
-    ]
-    return [kind for kind in (own, others, narrow) if kind]
 
 
 def _stated(pairs: PosePairs, group: np.ndarray) -> float:
@@ -230,7 +254,7 @@ def _some(rows: np.ndarray, parts: int, rng: np.random.Generator) -> np.ndarray:
 
 @dataclass
 class _Fit:
-    """A head that is being fitted, and where it is kept meanwhile."""
+    """A head during its fit, and the directory that holds its state."""
 
     head: PoseHead
     settings: FitSettings
@@ -245,7 +269,7 @@ class _Fit:
             self._load(json.loads(state.read_text(encoding="utf-8")))
 
     def _load(self, state: dict[str, Any]) -> None:
-        """Go on where a fit with the same arguments stopped; one with others is forgotten."""
+        """Continue where a fit with the same arguments stopped; the state of any other fit is ignored."""
         if state.get("key") != self.key:
             return
         tensors = load_file(self.partial / "state.safetensors")
@@ -272,7 +296,7 @@ def _key(encoder: Encoder, dataset: CrossViewDataset, settings: FitSettings) -> 
 
 
 def _train(fit: _Fit, encoder: Encoder, pairs: PosePairs, rows: np.ndarray, progress: Callable[[str], None]) -> None:
-    """All rounds: draw samples, take steps on them."""
+    """Draw samples and take steps on them, in all rounds."""
     settings = fit.settings
     rounds = _rounds(encoder, rows, settings)
     per_round = math.ceil(settings.steps / rounds)
@@ -284,12 +308,10 @@ def _train(fit: _Fit, encoder: Encoder, pairs: PosePairs, rows: np.ndarray, prog
         part = rows if rounds == 1 else np.sort(rng.permutation(rows)[: max(settings.batch_size, len(rows) // rounds)])
         started = time.monotonic()
         groups, weights = [], []
-        plans = plans_of(pairs, part, settings, rng)
-        shares = [1 - settings.other_share * (len(plans) - 1), *[settings.other_share] * (len(plans) - 1)]
-        for kind, share in zip(plans, shares, strict=True):
-            total = sum(len(plan.rows) for plan in kind)
-            for plan in kind:
-                wanted = NEIGHBOURS if settings.hard_tiles and kind is plans[0] else 0
+        for number_of_kind, (share, plans) in enumerate(plans_of(pairs, part, settings, rng)):
+            total = sum(len(plan.rows) for plan in plans)
+            for plan in plans:
+                wanted = NEIGHBOURS if settings.hard_tiles and number_of_kind == 0 else 0
                 groups.append(draw_samples(encoder, fit.head, pairs, plan, rng, neighbours=wanted))
                 weights.append(share * len(plan.rows) / total)
         progress(f"{sum(map(len, groups)):,} samples encoded in {time.monotonic() - started:.1f} s")
@@ -297,18 +319,19 @@ def _train(fit: _Fit, encoder: Encoder, pairs: PosePairs, rows: np.ndarray, prog
 
 
 def _rounds(encoder: Encoder, rows: np.ndarray, settings: FitSettings) -> int:
-    """In how many rounds samples are drawn so that their tokens fit into memory."""
+    """Number of rounds in which samples are drawn, so that their tokens fit into memory."""
     model: Any = encoder.model
     sizes, width = encoder.processor.view_sizes, int(model.config.backbone_config.hidden_size)
     tokens = sum(size["height"] * size["width"] for size in sizes.values()) // encoder.patch**2
-    total = tokens * width * 2 * len(rows) * (settings.views + 2 * (settings.other_share > 0))
+    kinds = (settings.other_share > 0) + (settings.narrow_share > 0)
+    total = tokens * width * 2 * len(rows) * (settings.views + kinds)
     return max(1, min(settings.steps, math.ceil(total / (settings.memory_gb * 2**30))))
 
 
 def _steps(
     fit: _Fit, groups: list[Samples], weights: list[float], first: int, last: int, progress: Callable[[str], None]
 ) -> None:
-    """Optimiser steps of one round, `first` to `last`. Batches used before an interruption are passed over."""
+    """Optimiser steps of one round, `first` to `last`. Batches used before an interruption are skipped."""
     settings, head = fit.settings, fit.head
     rng = np.random.default_rng([settings.seed, 3, first])
     drawn = batches(groups, weights, settings.batch_size, rng)
@@ -332,14 +355,14 @@ def _steps(
 def pose_loss(
     head: PoseHead, samples: Samples, rows: torch.Tensor, hard_tiles: int, rng: np.random.Generator
 ) -> torch.Tensor:
-    """Cross entropy of the scores with a soft target round the true position and heading.
+    """Cross entropy of the scores with a soft target around the true position and heading.
 
     Args:
-        head: in training.
-        samples: the group.
+        head: Head in training.
+        samples: The group of the batch.
         rows: int64 (N,), samples of the batch.
-        hard_tiles: wrong tiles whose positions and headings join the denominator.
-        rng: picks them.
+        hard_tiles: Number of wrong tiles whose positions and headings are added to the denominator.
+        rng: Generator that chooses them.
 
     Returns:
         The mean over the batch.
@@ -357,7 +380,7 @@ def pose_loss(
 
 
 def soft_target(samples: Samples, rows: torch.Tensor) -> torch.Tensor:
-    """Gaussians round the true position and heading, as one distribution: float32 (N, H x P)."""
+    """Gaussians around the true position and heading, as one distribution: float32 (N, H x P)."""
     square = ((positions_of(samples.layout)[None] - samples.offset_m[rows][:, None]) ** 2).sum(-1)
     position = (-square / (2 * POSITION_SIGMA_M**2)).softmax(dim=1)  # (N, P)
     turn = torch.from_numpy(turn_between(samples.heading[rows][:, None].numpy(), np.array(samples.headings))).float()

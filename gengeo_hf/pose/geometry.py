@@ -1,8 +1,8 @@
-"""What a camera at a position in a tile sees of it: azimuth bins and radius classes of aerial patches.
+"""Geometry of a camera at a position in a tile: azimuth bins and radius classes of aerial patches.
 
-No parameters are learned here. Metres are east and north of the tile's centre, angles are degrees clockwise from north.
-`visibility` says for every candidate position which aerial patches lie in which direction and at which distance,
-`azimuth_weights` says which directions the columns of a photo look at; `score_matrix` joins the two.
+Nothing is learned here. Metres are east and north of the tile's centre, angles are degrees clockwise from north.
+`visibility` gives direction and distance of every aerial patch from every candidate position, `azimuth_weights` the
+directions of a photo's columns; `score_matrix` combines the two.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SIZE_STEP_M = 0.5  # tile sizes are rounded to this, so that tiles of one index 
 
 @dataclass(frozen=True)
 class Layout:
-    """What decides the geometry of a tile.
+    """Parameters of the geometry of a tile.
 
     Args:
         width_m, height_m: sides of the tile from west to east and from south to north, metres.
@@ -75,7 +75,7 @@ def patch_points(layout: Layout) -> torch.Tensor:
 @lru_cache(maxsize=32)
 @torch.inference_mode(False)  # cached: training must be able to use it too
 def visibility(layout: Layout) -> torch.Tensor:
-    """Which patches lie in which direction and at which distance of each position.
+    """Direction and distance of each patch from each position.
 
     M[p, k, r, b] is the share of patch k whose points lie in azimuth bin b and radius class r as seen from position p,
     blurred over b by a circular Gaussian and divided by its sum over k (at least `LEAST_MASS`).
@@ -127,7 +127,7 @@ def column_azimuths(columns: int, fov: float, flat: bool = False) -> torch.Tenso
 
 
 def azimuth_weights(azimuths: torch.Tensor, headings: Sequence[float], bins: int) -> torch.Tensor:
-    """Where the columns of a photo look, for each candidate heading: linear weights on azimuth bins.
+    """Directions of the columns of a photo for each candidate heading, as linear weights on azimuth bins.
 
     Args:
         azimuths: (C,) degrees relative to the centre column, see `column_azimuths`.
@@ -158,7 +158,7 @@ def visibility_spectrum(layout: Layout) -> torch.Tensor:
 
 
 def is_circle(headings: Sequence[float], bins: int) -> bool:
-    """Whether candidate headings are one in each azimuth bin, in order: a circular correlation gives their scores."""
+    """Whether there is one candidate heading in each azimuth bin, in order: then a circular correlation scores them."""
     step = 360.0 / bins
     return len(headings) == bins and all(
         abs((heading - headings[0]) - number * step) < 1e-6 for number, heading in enumerate(headings)

@@ -1,7 +1,7 @@
-"""An encoder with random weights: what a pose head reaches on colours and texture alone.
+"""An encoder with random weights, as a baseline: how exact a pose head is on colours and texture alone.
 
 The two views of the synthetic world share colours, so a head finds positions even on tokens of random weights. Its
-figures stand beside those of the trained encoder.
+errors are reported beside those of the trained encoder.
 """
 
 from __future__ import annotations

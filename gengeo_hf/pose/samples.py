@@ -37,7 +37,7 @@ NEIGHBOURS = 30  # wrong tiles are drawn from the most similar ones
 
 @dataclass(frozen=True)
 class PosePairs:
-    """Photos with their true tiles, in the order of the data set: where a photo stands in its tile, and what is known.
+    """Photos with their true tiles, in the order of the data set, with the position and view of each photo.
 
     Args:
         source: pixels of the pairs.
@@ -122,7 +122,7 @@ class Plan:
 
     Args:
         rows: rows of the pairs in the data set.
-        fov: panoramas are cut to this many degrees; ordinary photos have it.
+        fov: panoramas are cropped to this many degrees; ordinary photos have it.
         heading: stated heading of the centre column, degrees.
         scale: the tile shows this many times its own width, by enlarging or padding it.
         moved: share of the tile's sides within which the photo may stand; 0 leaves the tile as it is.
@@ -185,7 +185,7 @@ def plain_plans(pairs: PosePairs, rows: np.ndarray, fov: float = 360.0, moved: f
     Args:
         pairs: of the data set.
         rows: which of them.
-        fov: panoramas are cut to this.
+        fov: panoramas are cropped to this many degrees.
         moved: see `Plan`.
     """
     plans = []
@@ -252,7 +252,7 @@ def draw_samples(
 
 
 def fov_shown(fov: float, width: int, pairs: PosePairs, flat: bool) -> float:
-    """Degrees that the columns of an image cover: a cut panorama keeps its scale, so its width tells."""
+    """Degrees that the columns of an image cover: a cropped panorama keeps its scale, so its width decides."""
     if flat or fov >= 360:
         return fov
     return 360.0 * width / int(pairs.source.processor.view_sizes["ground"]["width"])
@@ -341,7 +341,7 @@ def _rolled_within(
     rng: np.random.Generator,
     patch: int,
 ) -> tuple[torch.Tensor, np.ndarray]:
-    """Panoramas rolled so that their centre looks within the prior of the stated heading; cut to the field of view."""
+    """Panoramas rolled within the prior around the stated heading, and cropped to the field of view."""
     if not panorama.all():  # ordinary photos: their own heading, nothing to roll
         return photo, heading
     width = photo.shape[-1]
@@ -370,15 +370,15 @@ def batches(samples: Sequence[Samples], weights: Sequence[float], size: int, rng
 
     Args:
         samples: the groups.
-        weights: chance of each group, not normalised.
+        weights: probability of each group, not normalised.
         size: of a batch, at most the group.
         rng: decides the order.
     """
-    chances = np.asarray(weights, dtype=np.float64)
-    chances = chances / chances.sum()
+    probability = np.asarray(weights, dtype=np.float64)
+    probability = probability / probability.sum()
     orders = [np.empty(0, np.int64) for _ in samples]
     while True:
-        group = int(rng.choice(len(samples), p=chances))
+        group = int(rng.choice(len(samples), p=probability))
         if len(orders[group]) < min(size, len(samples[group])):
             orders[group] = rng.permutation(len(samples[group]))
         numbers, orders[group] = orders[group][:size], orders[group][size:]

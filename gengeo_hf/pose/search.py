@@ -30,7 +30,7 @@ CENTRED = ("cvusa", "cvact", "world-urban", "world-rural")  # data whose photos 
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """How many tiles and rolls are tried.
+    """Numbers of tiles and rolls.
 
     Args:
         moves: moved tiles on each axis; 5 gives 25, 7 gives 49.
@@ -47,7 +47,7 @@ class SearchSettings:
 
 
 def is_rough(record: dict[str, Any]) -> bool:
-    """True where a model was not trained on centred tiles, as far as its training record tells."""
+    """Whether a model was not trained on centred tiles, by its training record."""
     named = str((record.get("settings") or {}).get("data", {}).get("name") or record.get("trained_on") or "")
     name = "-".join(re.split(r"[/:\s]", named)[:2]) if named.startswith("world") else re.split(r"\W", named)[0]
     return not name.startswith(CENTRED)

@@ -46,7 +46,7 @@ def check_tokens(encoder: Encoder) -> None:
 
 
 def encoder_fingerprint(encoder: Encoder) -> str:
-    """Fingerprint of the encoder, whatever width its descriptors are truncated to and however they are adapted."""
+    """Fingerprint of the encoder without truncation and adaptation of its descriptors."""
     if encoder.truncate_dim is None:
         return encoder.source.fingerprint()
     return whole_fingerprint(encoder.model, encoder.processor)

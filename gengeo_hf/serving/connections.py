@@ -1,7 +1,7 @@
 """HTTP connections with time limits: a client that sends its header or its body too slowly is disconnected.
 
 uvicorn limits neither. The header is limited where bytes arrive (`TimedProtocol`), the body where it is read
-(`BodyTimeoutMiddleware`).
+(`BodyTimeoutMiddleware`). Requests that a stopping server gives up get an answer (`ShutdownMiddleware`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from gengeo_hf.serving.access import send_refusal
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -93,3 +95,31 @@ class BodyTimeoutMiddleware:
             return {"type": "http.disconnect"}
 
         await self.app(scope, timed, send)
+
+
+class ShutdownMiddleware:
+    """Answer 503 to requests that the server cancels when it stops; uvicorn would log a traceback for each.
+
+    Args:
+        app: Application behind it.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on; end it where it is cancelled."""
+        started = False
+
+        async def noted(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noted)
+        except asyncio.CancelledError:
+            if scope["type"] != "http":
+                raise
+            if not started:
+                await send_refusal(send, 503, "busy", "the service is stopping; ask again")

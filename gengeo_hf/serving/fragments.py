@@ -62,7 +62,7 @@ def answer(found: Answer, question: LocateQuery) -> str:
     if len(found.places) > 1:
         facts.append(f"{best.score - found.places[1].score:.3f} ahead of the second place")
     if best.heading is not None:
-        facts.append(f"its middle looks to {best.heading:.0f}°")
+        facts.append(f"heading {best.heading:.0f}°: direction of the photo's centre, clockwise from north")
     if best.rights:
         facts.append(f"imagery: {best.rights}")
     if (position := found.exif_position) is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -177,8 +177,7 @@ class Locator:
         )
         if answer.error:
             raise PhotoError(answer.error)
-        # A table's tiles carry whole paths of this machine as their source; strangers get the file's name.
-        places = [replace(place, source=Path(place.source).name) for place in answer.places]
+        places = [replace(place, source=_public(place.source)) for place in answer.places]
         return replace(answer, photo=name, places=places), localizer.index
 
     def encode(self, image: ImageFile, view: View) -> np.ndarray:
@@ -212,6 +211,14 @@ class Locator:
         self.encoder.close()
         if self.decoder is not None:
             self.decoder.close()
+
+
+def _public(source: str) -> str:
+    """Name of a source for strangers: of an absolute path of this machine the last part, any other as it is."""
+    for path in (PurePosixPath(source), PureWindowsPath(source)):
+        if path.is_absolute():
+            return path.name
+    return source
 
 
 def check_size(source: bytes | Path, max_pixels: int = MAX_PIXELS) -> None:

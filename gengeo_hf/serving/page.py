@@ -105,7 +105,14 @@ def build_page(locator: Locator, examples: Sequence[Path] = ()) -> gr.Blocks:
                 photo = gr.File(label="Photo", elem_id="photo", height=130)
                 if examples:
                     _examples(examples, photo)
-                preview = gr.Image(label="Your photo", interactive=False, visible=False, elem_id="preview", buttons=[])
+                preview = gr.Image(
+                    label="Your photo",
+                    show_label=False,
+                    interactive=False,
+                    visible=False,
+                    elem_id="preview",
+                    buttons=[],
+                )
                 settings = _settings(locator)
                 button = gr.Button("Locate", variant="primary", elem_id="locate")
             with gr.Column(scale=5, min_width=320):

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from gengeo_hf.common.camera import parse_camera
 from gengeo_hf.common.units import parse_metres, parse_near
 from gengeo_hf.index.index import GeoIndex
+from gengeo_hf.localization.answer_json import answer_record
 from gengeo_hf.localization.answers import Answer
-from gengeo_hf.localization.records import answer_record
 from gengeo_hf.serving.locator import LocateQuery, Locator
 
 MAX_TOP = 100

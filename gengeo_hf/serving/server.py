@@ -15,7 +15,7 @@ import uvicorn
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.serving.access import AccessMiddleware
-from gengeo_hf.serving.connections import BodyTimeoutMiddleware, TimedProtocol
+from gengeo_hf.serving.connections import BodyTimeoutMiddleware, ShutdownMiddleware, TimedProtocol
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -44,7 +44,8 @@ class Access:
 
     def protect(self, app: ASGIApp, host: str) -> ASGIApp:
         """Put the checks in front of an application that listens on `host`."""
-        return AccessMiddleware(BodyTimeoutMiddleware(app, self.body_seconds), [*self.allowed_hosts, host], self.token)
+        timed = BodyTimeoutMiddleware(app, self.body_seconds)
+        return ShutdownMiddleware(AccessMiddleware(timed, [*self.allowed_hosts, host], self.token))
 
 
 @contextlib.contextmanager

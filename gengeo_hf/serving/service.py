@@ -107,8 +107,9 @@ def create_app(locator: Locator, limits: Limits | None = None) -> FastAPI:
     app.post("/locate", **_operation("Places where a photo may have been taken", LocateResponse))(locate)
     app.post("/encode", **_operation("The descriptor of a photo or a tile", EncodeResponse))(encode)
     app.get("/health", summary="How the service is", tags=["service"])(state)
-    app.get("/health/live", include_in_schema=False)(alive)
-    app.get("/health/ready", include_in_schema=False)(ready)
+    app.head("/health", include_in_schema=False)(state)  # what many supervisors send
+    app.api_route("/health/live", methods=["GET", "HEAD"], include_in_schema=False)(alive)
+    app.api_route("/health/ready", methods=["GET", "HEAD"], include_in_schema=False)(ready)
     app.get("/metrics", include_in_schema=False)(metrics)
     app.get("/", include_in_schema=False)(lambda: RedirectResponse("docs"))
     app.get("/docs", include_in_schema=False)(docs)
@@ -244,7 +245,8 @@ def _lifespan(
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         loop = asyncio.get_running_loop()
-        with contextlib.suppress(RuntimeError, ValueError, NotImplementedError):  # not the main thread, as in tests
+        # Not the main thread, as in tests; or a system without this signal.
+        with contextlib.suppress(RuntimeError, ValueError, NotImplementedError, AttributeError):
             loop.add_signal_handler(signal.SIGHUP, lambda: loop.run_in_executor(None, reload))
         yield
         queue.close()

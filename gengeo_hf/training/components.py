@@ -135,7 +135,7 @@ def count_operations(
         raise GenGeoError(f"data.ground_size, data.aerial_size: {' '.join(str(error).split())}") from error
 
 
-START_PAIRS, AT_ONCE = 250, 25  # whose images tell a NetVLAD where to begin, and how many are seen together
+START_PAIRS, AT_ONCE = 250, 25  # whose images start a NetVLAD, and how many are read at a time
 
 
 def start_head(model: GenGeoModel, settings: Settings, pairs: PairSource, processor: GenGeoImageProcessor) -> bool:
@@ -234,6 +234,12 @@ def build_augmentation(settings: Settings, patch: int = 14) -> Augmentation | No
     data = settings.data
     forms = {"ground_is_map": data.ground_view is not None, "aerial_is_polar": data.aerial_view is not None}
     augmentation = Augmentation(**{"multiple_of": patch, **forms, **options})
+    aggregator = settings.model.config.get("aggregator", "salad")
+    if augmentation.fov is not None and AGGREGATORS[aggregator].needs_token_counts:
+        raise GenGeoError(
+            f"augment.options.fov changes the number of tokens, and the {aggregator} aggregator is tied to it: leave "
+            "fov out"
+        )
     if data.auxiliary_view is not None and (augmentation.fov is not None or augmentation.unknown_heading):
         raise GenGeoError(
             f"data.auxiliary_view {data.auxiliary_view} needs whole panoramas: leave fov and unknown_heading out"

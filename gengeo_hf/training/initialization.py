@@ -34,7 +34,7 @@ def start_netvlad(
         The sharpness alpha of the assignment, ln(100) / mean(best - second-best similarity).
 
     Raises:
-        GenGeoError: the head is no NetVLAD, or there are fewer tokens than clusters.
+        GenGeoError: the head is not a NetVLAD, or there are fewer tokens than clusters.
     """
     import faiss
     import torch

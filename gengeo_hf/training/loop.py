@@ -52,8 +52,9 @@ from gengeo_hf.training.diagnostics import head_statistics
 from gengeo_hf.training.kept import keep_tokens
 from gengeo_hf.training.objective import build_objective
 from gengeo_hf.training.records import Log, PlateauWatch, describe_run, export, run_lock, training_record
+from gengeo_hf.training.schedule import learning_rate
 from gengeo_hf.training.settings import Settings, as_dict, parse
-from gengeo_hf.training.step import backward_pass, build_optimizer, finite, learning_rate, seed_step
+from gengeo_hf.training.step import backward_pass, build_optimizer, finite, seed_step
 from gengeo_hf.training.throughput import Meter
 
 

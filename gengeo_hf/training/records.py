@@ -22,8 +22,8 @@ from gengeo_hf.evaluation.ground_truth import pair_hashes
 from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
 from gengeo_hf.training.checkpoint import Progress
 from gengeo_hf.training.objective import model_weights
+from gengeo_hf.training.schedule import rate_factor
 from gengeo_hf.training.settings import Settings, as_dict
-from gengeo_hf.training.step import rate_factor
 
 
 def export(
@@ -80,7 +80,7 @@ def describe_run(
 def training_record(
     settings: Settings, train: CrossViewDataset, validated_on: str, result: dict[str, Any], epoch: int
 ) -> dict[str, Any]:
-    """What a model was trained on and what it reached, for the folder, the card and whoever asks later."""
+    """What a model was trained on and what it reached, for the directory and the model card."""
     data = settings.data
     return {
         "trained_on": train.name,

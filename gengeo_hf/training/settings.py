@@ -76,7 +76,7 @@ class Sampling:
     """How batches are made; see `gengeo_hf.learning.plan.Rules`."""
 
     batch_size: int = 256  # pairs over all processes (GenGeo, section 4.1.3)
-    micro_batch: int | None = None  # pairs described at once on one process (GradCache); null: all of its share
+    micro_batch: int | None = None  # pairs encoded at once on one process (GradCache); null: all of its share
     # Blocks that do not train run once and their outputs stay in memory: in a step with micro_batch; in the whole run
     # with data.in_memory, where images are changed by joint flips at most and the outputs take no more than 4 GiB.
     keep_frozen: bool = True
@@ -177,7 +177,7 @@ def load_settings(config: str | Path, overrides: list[str]) -> Settings:
         reason = f"{error.full_key or ''}: {(str(error).splitlines() or [''])[0]}"
         raise GenGeoError(f"{path.name}: {' '.join(reason.split())}; keys are listed by --help") from error
     except Exception as error:  # the YAML parser's own errors
-        raise GenGeoError(f"{path} is no readable YAML: {' '.join(str(error).split())}") from error
+        raise GenGeoError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from error
     assert isinstance(settings, Settings)
     _check_values(settings)
     return settings

@@ -1,4 +1,4 @@
-"""One optimizer step: its seed, its loss, its gradient, its learning rate."""
+"""One optimizer step: its seed, its loss, its gradient."""
 
 import math
 from typing import Any
@@ -106,30 +106,6 @@ def semi_positive_masks(
         return {}
     name = "positives" if settings.sampling.semi_positives == "positive" else "ignored"
     return {name: torch.from_numpy(np.ascontiguousarray(mask)).to(accelerator.device)}
-
-
-def learning_rate(step: float, total: int, settings: Settings) -> float:
-    """Linear warm-up, then half a cosine down to the final rate (GenGeo, section 4.1.3: cosine annealing)."""
-    plan = settings.optimisation
-    highest = plan.learning_rate * rate_factor(settings)
-    warmup = max(1, round(plan.warmup * total))
-    if step < warmup:  # a step may lie between two whole ones, where an epoch has fewer batches than it could
-        return highest * min(1.0, (step + 1) / warmup)
-    share = min(1.0, (step - warmup) / max(1, total - warmup))
-    return plan.final_learning_rate + (highest - plan.final_learning_rate) * (1 + math.cos(math.pi * share)) / 2
-
-
-def rate_factor(settings: Settings) -> float:
-    """How much the learning rate changes because the batch is not the one that it was chosen for.
-
-    Adam's step does not grow with the gradient, so its noise falls with the square root of the batch: the square root
-    rule (Malladi et al. 2022); the linear rule is for plain SGD.
-    """
-    plan, batch = settings.optimisation, settings.sampling.batch_size
-    if plan.learning_rate_batch is None:
-        return 1.0
-    ratio = batch / plan.learning_rate_batch
-    return {"none": 1.0, "sqrt": math.sqrt(ratio), "linear": ratio}[plan.batch_rule]
 
 
 def build_optimizer(model: torch.nn.Module, settings: Settings) -> tuple[torch.optim.Optimizer, Any]:

@@ -61,7 +61,7 @@ def _finish(device: torch.device) -> None:
 
 
 def card_of(device_name: str) -> str | None:
-    """The card of `PEAKS` that a device is: an L40 is no L4."""
+    """The card of `PEAKS` that a device is: an L40 is not an L4."""
     return next((card for card in PEAKS if re.search(rf"\b{card}\b", device_name)), None)
 
 
@@ -107,7 +107,7 @@ class Meter:
         self.started, self.pairs, self.waited = time.perf_counter(), 0, 0.0
 
     def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches, with a look at how long the loop waits for each: images that come too late are seen."""
+        """The batches; counts how long the loop waits for each, which shows images that come too late."""
         iterator = iter(batches)
         while True:
             asked = time.perf_counter()

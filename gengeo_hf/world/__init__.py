@@ -1,4 +1,4 @@
-"""The synthetic world: made-up places, drawn from the street and from above, in the one schema of `data`.
+"""The synthetic world: invented places, drawn from the street and from above, as a `CrossViewDataset`.
 
 It lets the whole path run and be tested without a download.
 """

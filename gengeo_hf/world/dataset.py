@@ -1,4 +1,4 @@
-"""The synthetic world as a dataset: draw what is missing, keep it on disk, give the one schema."""
+"""The synthetic world as a data set: draw missing regions, cache them on disk, and return a `CrossViewDataset`."""
 
 import contextlib
 import multiprocessing
@@ -45,8 +45,8 @@ def build_world(
     """Build a synthetic world or read it from the cache.
 
     A pure function of its arguments (not of `cache_dir`, `workers`, `progress`): equal arguments give equal bytes. The
-    first n places of a larger world are those of the smaller one. Regions are stored one by one: a build that was
-    stopped goes on where it was.
+    first n places of a larger world are those of the smaller one. Regions are stored one by one, so that a
+    stopped build continues where it was.
 
     Args:
         domain: `urban` (like CVACT), `rural` (like CVUSA) or `offcenter` (like VIGOR).
@@ -98,8 +98,8 @@ def build_world(
     missing = [job for job in jobs if not job.folder.exists()]
     if missing:
         try:
-            with _bar(progress, f"drawing {name}", sum(job.count for job in missing)) as tell:
-                _draw(missing, min(workers or os.cpu_count() or 1, len(missing)), tell)
+            with _bar(progress, f"drawing {name}", sum(job.count for job in missing)) as report:
+                _draw(missing, min(workers or os.cpu_count() or 1, len(missing)), report)
         except OSError as error:
             raise GenGeoError(f"the world could not be stored in {home}: {error.strerror or error}") from error
         except BrokenProcessPool as error:
@@ -148,7 +148,7 @@ def _jobs(
 
 @contextlib.contextmanager
 def _bar(shown: bool, what: str, total: int) -> Iterator[Callable[[float], None]]:
-    """Gives a function that is told how many more pairs, or what share of one, have been drawn."""
+    """Show a bar, and yield a function that adds a number of drawn pairs, also a part of one."""
     if not shown:
         yield lambda _: None
         return
@@ -158,25 +158,26 @@ def _bar(shown: bool, what: str, total: int) -> Iterator[Callable[[float], None]
     with Progress(*columns, TimeRemainingColumn()) as bar:
         task, drawn = bar.add_task(what, total=total), 0.0
 
-        def tell(share: float) -> None:
+        def report(share: float) -> None:
             nonlocal drawn
             drawn += share
             bar.update(task, completed=round(drawn))
 
-        yield tell
+        yield report
 
 
 _counter: Any = None  # set in worker processes: pairs drawn by all of them
 
 
 def _start_worker(counter: Any) -> None:
-    """Runs once in each worker: keep the counter, and end when the process that asked is gone (a kill tells nobody)."""
+    """Runs once in each worker: keep the counter, and end when the parent process has ended, also by a kill."""
     global _counter
     _counter = counter
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
+    """Wait for the end of the parent process, and end this one."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -184,22 +185,22 @@ def _end_with_parent() -> None:
 
 
 def _draw_in_worker(job: Job, schemas: "dict[str, pa.Schema]") -> None:
-    def tell(share: float) -> None:
+    def report(share: float) -> None:
         with _counter.get_lock():
             _counter.value += share
 
-    draw_shard(job, schemas, tell)
+    draw_shard(job, schemas, report)
 
 
-def _draw(jobs: list[Job], workers: int, tell: Callable[[float], None]) -> None:
+def _draw(jobs: list[Job], workers: int, report: Callable[[float], None]) -> None:
     """Draw regions, in this process or in several."""
     if workers == 1:
         schemas = _schemas()
         for job in jobs:
-            draw_shard(job, schemas, tell)
+            draw_shard(job, schemas, report)
         return
     context = multiprocessing.get_context("spawn")  # a fork of a process with torch's threads can hang
-    counter, told = context.Value("d", 0.0), 0.0
+    counter, reported = context.Value("d", 0.0), 0.0
     with ProcessPoolExecutor(workers, context, _start_worker, (counter,)) as pool:
         try:
             for _ in range(workers):
@@ -209,8 +210,8 @@ def _draw(jobs: list[Job], workers: int, tell: Callable[[float], None]) -> None:
             while waiting:
                 done, waiting = wait(waiting, timeout=0.3, return_when=FIRST_COMPLETED)
                 drawn = counter.value
-                tell(drawn - told)
-                told = drawn
+                report(drawn - reported)
+                reported = drawn
                 for future in done:
                     future.result()
         except BaseException:

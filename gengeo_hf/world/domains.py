@@ -1,4 +1,4 @@
-"""The kinds of place: what a region of each domain is made of."""
+"""The domains of the synthetic world: what a region of each is made of."""
 
 from dataclasses import dataclass
 

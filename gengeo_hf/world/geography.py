@@ -1,7 +1,7 @@
-"""Where on Earth a made-up region lies, and metres to degrees.
+"""Position on Earth of an invented region, and conversion of metres to degrees.
 
-The regions lie in the Atlantic, where no map shows a town: nobody can take them for a real place. Splits are hundreds
-of kilometres apart, regions of one split kilometres apart.
+The regions lie in the Atlantic, where maps show no town, so that they are not mistaken for real places. Splits are
+hundreds of kilometres apart, regions of one split kilometres apart.
 """
 
 from dataclasses import dataclass
@@ -33,12 +33,6 @@ class LocalFrame:
         lat = self.lat + np.degrees(np.asarray(y, np.float64) / EARTH_RADIUS_M)
         lon = self.lon + np.degrees(np.asarray(x, np.float64) / (EARTH_RADIUS_M * np.cos(np.radians(self.lat))))
         return lat, lon
-
-    def to_metres(self, lat: np.ndarray | float, lon: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
-        """(x, y) in metres east and north of degrees."""
-        y = np.radians(np.asarray(lat, np.float64) - self.lat) * EARTH_RADIUS_M
-        x = np.radians(np.asarray(lon, np.float64) - self.lon) * EARTH_RADIUS_M * np.cos(np.radians(self.lat))
-        return x, y
 
     def bounds(self, x: float, y: float, half_width: float, half_height: float) -> tuple[float, float, float, float]:
         """(west, south, east, north) in degrees of a box around (x, y); the half sides in metres.

@@ -1,4 +1,4 @@
-"""What the ground looks like: asphalt and its markings, pavements, gardens, car parks, fields, water.
+"""Appearance of the ground: asphalt and its markings, pavements, gardens, car parks, fields, water.
 
 Every edge is a formula of (x, y): crisp at any resolution.
 """

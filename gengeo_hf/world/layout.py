@@ -1,4 +1,4 @@
-"""What stands where in a region: buildings, trees, hedges, cars, camera places.
+"""The layout of a region: positions of buildings, trees, hedges, cars and cameras.
 
 Every table is a structured array, one row for each object; positions in metres, colours in linear light.
 """
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
+from gengeo_hf.world.buildings import Filler
 from gengeo_hf.world.domains import MINIMUM_GAP_METRES, Domain
-from gengeo_hf.world.fill import Filler
 from gengeo_hf.world.land import Land, make_land
 from gengeo_hf.world.lots import Lot, make_lots
 from gengeo_hf.world.noise import hash_unit

@@ -1,4 +1,4 @@
-"""What things look like at the point where a ray met them: colour, class, how much they mirror.
+"""Appearance of surfaces at the points where rays meet them: colour, class, reflectance.
 
 Patterns are formulas of the place, so they are sharp at any resolution, and
 fade where they are finer than a pixel.

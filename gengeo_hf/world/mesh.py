@@ -1,4 +1,4 @@
-"""Triangles of a layout: each piece knows what kind of thing it is and which row of which table it belongs to."""
+"""Triangles of a layout: each has its kind, and the table and row of the object that it belongs to."""
 
 from dataclasses import dataclass
 from typing import Any

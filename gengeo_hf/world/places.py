@@ -1,4 +1,4 @@
-"""Which pictures a region gives: its camera places, its tiles, which tile answers which place."""
+"""Camera positions and tiles of a region, and the positive tile of each position."""
 
 import functools
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Trees that no lot owns: along streets, in woods, in the hedgerows of the parcels."""
+"""Trees outside of lots: along streets, in woods, in the hedgerows of the parcels."""
 
 import numpy as np
 

@@ -190,7 +190,7 @@ class Renderer:
     def _radiance(
         self, view: str, day: Day, origin: np.ndarray, direction: np.ndarray, spread: float, width: float
     ) -> np.ndarray:
-        """Light (n, 3) that comes back along each ray."""
+        """Light (n, 3) that arrives along each ray."""
         origin, direction = np.ascontiguousarray(origin), np.ascontiguousarray(direction)
         hits = self.scene.trace(view, origin, direction, spread, width)
         colour = np.empty((len(direction), 3), np.float32)

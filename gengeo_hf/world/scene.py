@@ -1,4 +1,4 @@
-"""A region as the ray caster sees it: two scenes, because the two views of a place have different cars."""
+"""Scenes of a region for the ray caster: one for each view, because the two views have different cars."""
 
 import functools
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Shapes that stand many times in a region: crowns, trunks, cars. Unit sized, made once."""
+"""Shapes that occur many times in a region: crowns, trunks, cars. Unit sized, made once."""
 
 import functools
 

@@ -229,7 +229,7 @@ def test_command_without_a_token_or_with_wrong_words_says_what_to_do(tmp_path, m
     words = ["data", "make", "--imagery", "x.tif", "--out", tmp_path / "town"]
     box = ["--bounds", "2.31,48.81,2.32,48.82"]
     for more, code, said in (
-        ([], 2, "say where"),
+        ([], 2, "choose an area"),
         ([*box, "--kind", "fisheye"], 2, "panorama or perspective"),
         ([*box, "--photo-width", 640], 2, "256, 1024, 2048"),
         ([*box, "--split", "random"], 2, "area or test"),

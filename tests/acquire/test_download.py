@@ -84,8 +84,8 @@ def test_download_with_a_passing_failure_is_tried_again(server, tmp_path, status
 @pytest.mark.parametrize(
     ("plan", "size", "sha256", "message"),
     [
-        (["html"], len(CONTENT), SHA256, "web page in the place of file"),
-        (["html"], None, None, "web page in the place of file"),
+        (["html"], len(CONTENT), SHA256, "web page instead of file"),
+        (["html"], None, None, "web page instead of file"),
         ([], len(CONTENT), "0" * 64, "has the checksum"),
         ([], len(CONTENT) + 1, SHA256, "bytes, expected"),
         ([401], len(CONTENT), SHA256, "401"),

@@ -94,7 +94,7 @@ def test_get_after_a_broken_connection_continues_and_after_a_stop_too(hub, genge
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("html", "web page in the place of archives/streetview_images_000.tar"),
+        ("html", "web page instead of archives/streetview_images_000.tar"),
         ("damage", "has the checksum"),
         pytest.param(401, "refused the token", marks=pytest.mark.slow),
         pytest.param(403, "refused the token", marks=pytest.mark.slow),
@@ -212,7 +212,7 @@ def test_get_into_a_directory_of_something_else_touches_nothing(hub, gengeo, tmp
     (tmp_path / "bingmap").mkdir()
     code, _, noted = get(gengeo, tmp_path)
     assert code == 1
-    assert "holds bingmap, which is not of Just Zoom In" in noted
+    assert "holds bingmap, which is not part of Just Zoom In" in noted
     assert [path.name for path in tmp_path.iterdir()] == ["bingmap"]
 
 

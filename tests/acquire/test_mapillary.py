@@ -51,7 +51,7 @@ def test_limit_on_requests_is_not_taken_for_a_bad_token(service):
 
 def test_web_page_in_the_place_of_json_is_named(service):
     service.hold([entity(1)], search="html")
-    with service.client() as client, pytest.raises(ServerError, match="web page in the place of JSON"):
+    with service.client() as client, pytest.raises(ServerError, match="web page instead of JSON"):
         client.search(BOX, True)
 
 

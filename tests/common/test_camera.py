@@ -5,7 +5,7 @@ from datetime import datetime
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin
 
 from gengeo_hf.common.camera import CameraView, parse_camera, table_cameras
 from gengeo_hf.common.errors import GenGeoError
@@ -81,6 +81,62 @@ def test_signed_degrees_beside_their_hemisphere_are_not_turned_round():
     gps |= {ExifTags.GPS.GPSLongitudeRef: "E"}
     found = parse_metadata(gps, {}, b"", (9, 9))
     assert found.position is None and found.notes
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"GPSLatitudeRef": None}, "is incomplete"),
+        ({"GPSLongitudeRef": None, "GPSLongitude": None}, "is incomplete"),
+        ({"GPSLatitude": (TiffImagePlugin.IFDRational(60, 0), 0.0, 0.0)}, "is incomplete"),
+        ({"GPSLatitude": (0.0, 0.0, 0.0), "GPSLongitude": (0.0, 0.0, 0.0)}, "cannot be right"),
+        ({"GPSLatitude": (95.0, 0.0, 0.0)}, "cannot be right"),
+    ],
+)
+def test_position_that_cannot_be_used_is_named(change, words):
+    tags = {name: value for name, value in {**HELSINKI, **change}.items() if value is not None}
+    found = read_metadata(photo(**tags))
+    assert found.position is None and len(found.notes) == 1 and words in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"GPSLatitudeRef": "North", "GPSLongitudeRef": "east"},
+        {"GPSLatitude": (60.17,), "GPSLongitude": (24.94,)},
+        {"GPSLatitude": (60.0, 10.2), "GPSLongitude": (24.0, 56.4, 0.0)},
+        {"GPSAltitude": 17.5, "GPSAltitudeRef": b"\x01", "GPSMapDatum": "WGS-84"},
+    ],
+)
+def test_position_is_read_however_it_is_written(change):
+    found = read_metadata(photo(**{**HELSINKI, **change}))
+    assert (found.position.lat, found.position.lon) == pytest.approx((60.17, 24.94)) and not found.notes
+
+
+def test_heading_outside_the_circle_and_another_datum_are_named():
+    for value in (655.35, 400.0):
+        found = read_metadata(photo(GPSImgDirection=value))
+        assert found.camera.heading is None and "expected 0..360" in found.notes[0]
+    found = read_metadata(photo(**HELSINKI, GPSMapDatum="TOKYO"))
+    assert found.position is not None and "datum TOKYO: taken as WGS84" in found.notes[0]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+def test_gpano_is_read_from_a_file_without_exif(kind):
+    xmp = (
+        b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        b'<rdf:Description GPano:PoseHeadingDegrees="-15.5" GPano:PosePitchDegrees="95"/></rdf:RDF></x:xmpmeta>'
+    )
+    file = io.BytesIO()
+    image, options = Image.new("RGB", (256, 128), (90, 120, 60)), {"xmp": xmp}
+    if kind == "PNG":
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", xmp.decode())
+        options = {"pnginfo": info}
+    image.save(file, kind, **options)
+    found = read_metadata(file.getvalue())
+    assert found.camera.heading == 344.5 and found.camera.pitch is None and found.position is None
+    assert "PosePitchDegrees is 95" in found.notes[0]
 
 
 def test_gpano_of_a_crop_moves_heading_and_horizon():

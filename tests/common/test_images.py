@@ -167,7 +167,7 @@ def test_positions_that_no_receiver_gives():
         "GPSLongitudeRef": "W",
         "GPSLongitude": (70.0, 0.0, 36.0),
         "GPSImgDirectionRef": "M",
-        "GPSImgDirection": 370.0,
+        "GPSImgDirection": 10.0,
         "GPSHPositioningError": 4.5,
     }
     found = photo_position_of(photo_with(**good))

@@ -242,3 +242,23 @@ def test_an_index_of_one_backend_is_searched_with_another(gengeo, tiny_checkpoin
     assert len(answers[0]) == 4 and answers[0] == answers[1]
     code, _, err = gengeo("locate", tmp_path / "2.png", *options, "--dtype", "int8")
     assert code == 1 and "int8 runs exported graphs" in err
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_graph_that_an_engine_refuses_is_one_line(tmp_path, engine):
+    pytest.importorskip(engine)
+    from gengeo_hf.encoding.backends.graphs import graph_backend
+
+    class Graphs:
+        dtype = "float32"
+
+        def check_size(self, height, width):
+            pass
+
+        def graph(self, view):
+            (tmp_path / "ground.onnx").write_bytes(b"no graph" * 9)
+            return tmp_path / "ground.onnx"
+
+    with pytest.raises(GenGeoError, match=r"(?i)^\w+ cannot open \S+ground\.onnx \(.+\): export") as found:
+        graph_backend(Graphs(), engine).encode_pixels(np.zeros((1, 3, 28, 28), np.float32), "ground")
+    assert "\n" not in str(found.value)

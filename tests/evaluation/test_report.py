@@ -14,6 +14,7 @@ from gengeo_hf.data.views import limited_fov
 from gengeo_hf.evaluation import pictures, plots
 from gengeo_hf.evaluation import report as album
 from gengeo_hf.evaluation.failures import GROUPS, group_failures, marks_of
+from gengeo_hf.evaluation.intervals import Groups
 from gengeo_hf.evaluation.protocols import find_protocol
 from gengeo_hf.evaluation.results import Result, judge
 
@@ -83,6 +84,15 @@ def test_curves_draw_the_numbers_that_they_claim():
     np.testing.assert_allclose(curve[1].get_ydata(), 2 * curve[1].get_xdata())  # chance: k of 50
     low, high = wilson(np.array([0.0, 1.0]), 10)
     assert low[0] == pytest.approx(0) and high[0] > 0.2 and high[1] == pytest.approx(1)  # no zero width at the ends
+    streets = Groups(np.repeat(np.arange(20), 10), "streets")
+    alike = np.repeat(ranks[:20], 10)  # photos of one street are found together: 20 streets tell no more than 20 photos
+    heights = []
+    for groups in (None, {"": streets}):
+        band = plots.recall_curve({"": alike}, gallery_sizes={"": 50}, groups=groups, most=50).axes[0].collections[0]
+        edge = band.get_paths()[0].vertices[:, 1]  # start, lower edge, end, upper edge from the right, start
+        count = (len(edge) - 3) // 2
+        heights.append((edge[count + 2 : -1][::-1] - edge[1 : count + 1]).mean())
+    assert heights[1] > 1.8 * heights[0]
     errors = np.array([0.5, 3.0, 30.0, 3000.0, np.nan])
     place, share = plots.error_curve({"mine": errors}).axes[0].lines[0].get_data()
     for limit in (5, 100, 4000):

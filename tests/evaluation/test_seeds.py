@@ -56,6 +56,19 @@ def test_intervals_cover_a_true_difference_of_zero(shape, least):
     assert least <= covered / total <= 0.97
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("wilder", [2, 3])
+def test_intervals_of_a_row_that_spreads_more_cover_zero(wilder):
+    generator, own, others = np.random.default_rng(4), [], []
+    for _ in range(1000):
+        values = generator.normal(0, 2, (10, 5))
+        values[-1] *= wilder
+        found = paired_differences(rows(60 + values + generator.normal(0, 2, 5)))[1:]
+        own.append(not found[-1].decided)
+        others.append(np.mean([not x.decided for x in found[:-1]]))
+    assert 0.91 <= np.mean(own) <= 0.97 and 0.93 <= np.mean(others) <= 0.97
+
+
 def test_the_warning_counts_comparisons():
     assert warn_comparisons(1) == ""
     assert "25 comparisons" in warn_comparisons(25) and "1.3 would" in warn_comparisons(25)

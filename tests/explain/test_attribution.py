@@ -7,7 +7,7 @@ from PIL import Image
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.encoding.encoder import Encoder
-from gengeo_hf.explain import account, explain_match, explain_preference, kept_map, look, look_many
+from gengeo_hf.explain import account, attribute, attribute_many, explain_match, explain_preference, kept_map
 from gengeo_hf.model import GenGeoConfig, GenGeoModel
 from tests.conftest import TINY
 
@@ -92,7 +92,7 @@ def test_links_without_projection_go_through_shared_clusters(tiny_processor, ima
 
 
 def test_norms_are_those_before_the_final_layernorm(encoder, images):
-    seen = look(encoder, images["ground"], "ground")
+    seen = attribute(encoder, images["ground"], "ground")
     pixels = encoder.processor([images["ground"]], view="ground", return_tensors="pt")["pixel_values"]
     caught = []
     hook = encoder.model.backbone.layernorm.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
@@ -108,16 +108,16 @@ def test_a_photo_that_lies_on_its_side_is_turned_as_the_encoder_turns_it(encoder
     exif[0x0112] = 6
     images["aerial"].save(tmp_path / "photo.png", exif=exif)
     for photo in (tmp_path / "photo.png", Image.open(tmp_path / "photo.png")):
-        seen = look(encoder, photo, "aerial")
+        seen = attribute(encoder, photo, "aerial")
         np.testing.assert_allclose(seen.descriptor, encoder.encode([photo], "aerial")[0], atol=1e-6)
         assert seen.image.tobytes() == images["aerial"].transpose(Image.Transpose.ROTATE_270).tobytes()
 
 
 def test_a_batch_sees_what_single_images_see(encoder, images):
     other = images["ground"].transpose(Image.Transpose.ROTATE_180)
-    together = look_many(encoder, [images["ground"], other], "ground")
+    together = attribute_many(encoder, [images["ground"], other], "ground")
     for seen, image in zip(together, (images["ground"], other), strict=True):
-        np.testing.assert_allclose(seen.plan, look(encoder, image, "ground").plan, atol=1e-5)
+        np.testing.assert_allclose(seen.plan, attribute(encoder, image, "ground").plan, atol=1e-5)
 
 
 def test_the_kept_map_has_the_mean_that_the_marginals_fix(encoder, images):
@@ -149,7 +149,7 @@ def test_the_strongest_links_lie_apart_and_are_the_largest(encoder, images):
 @pytest.mark.parametrize("name", ["mean", "netvlad", "cls"])
 def test_other_heads_are_refused_in_one_line(tiny_processor, images, name):
     with pytest.raises(GenGeoError, match=f"{name} head"):
-        look(variant(tiny_processor, aggregator=name), images["ground"], "ground")
+        attribute(variant(tiny_processor, aggregator=name), images["ground"], "ground")
 
 
 def test_a_head_without_dustbin_has_no_kept_map(tiny_processor, images):

@@ -7,6 +7,7 @@ from PIL import Image, ImageColor
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.encoding.encoder import Encoder
 from gengeo_hf.explain import (
+    attribute,
     cluster_histogram,
     cluster_map_figure,
     clusters_figure,
@@ -14,7 +15,6 @@ from gengeo_hf.explain import (
     explain_preference,
     histogram_similarity,
     link_direction_error,
-    look,
     match_figure,
     overlay,
     pairs_figure,
@@ -52,7 +52,7 @@ def test_a_box_counts_patches_by_the_share_that_lies_inside():
 
 
 def test_a_histogram_is_the_mean_plan_of_the_region(encoder):
-    seen = look(encoder, AERIAL, "aerial")
+    seen = attribute(encoder, AERIAL, "aerial")
     plan = seen.plan.reshape(-1, 4, 4)[:, 1:3, 0:2].mean(axis=(1, 2))
     np.testing.assert_allclose(cluster_histogram(seen, (0, 0.25, 0.5, 0.75)), plan / plan.sum(), rtol=1e-5)
     assert cluster_histogram(seen).sum() == pytest.approx(1, abs=1e-5)
@@ -70,7 +70,7 @@ def test_a_wrong_box_is_one_line(text):
 def test_top_patches_are_those_that_a_slow_search_finds(encoder):
     images = [noise(seed, (28, 112)) for seed in range(8)]
     chosen, plan = top_patches(encoder, iter(images), "ground", count=3)
-    plans = [look(encoder, image, "ground").plan for image in images]
+    plans = [attribute(encoder, image, "ground").plan for image in images]
     np.testing.assert_allclose(plan, np.mean(plans, axis=0).reshape(-1, 2, 8), atol=1e-6)
     for cluster, patches in enumerate(chosen):
         slow = sorted(((p[cluster].max(), n) for n, p in enumerate(plans)), reverse=True)[:3]

@@ -142,7 +142,7 @@ def test_an_endless_question_can_be_interrupted(tmp_path):
     alarm = threading.Timer(0.2, signal.raise_signal, [signal.SIGINT])
     alarm.start()
     with pytest.raises(KeyboardInterrupt):
-        database.ask("SELECT COUNT(*) FROM tiles")
+        database.query("SELECT COUNT(*) FROM tiles")
     alarm.join()
 
 
@@ -150,5 +150,5 @@ def test_mbtiles_stay_as_they_are(tmp_path):
     path = mbtiles(tmp_path / "a.mbtiles", "SELECT 1")
     before = path.read_bytes()
     with pytest.raises(sqlite3.OperationalError, match="readonly"):
-        bounds.BoundedDatabase(path).ask("CREATE TABLE other (x)")
+        bounds.BoundedDatabase(path).query("CREATE TABLE other (x)")
     assert path.read_bytes() == before

@@ -107,7 +107,7 @@ class TestTables:
     def test_nothing_several_tables_and_strangers(self, tmp_path):
         with pytest.raises(GenGeoError, match="nothing at"):
             open_imagery(tmp_path / "no")
-        with pytest.raises(GenGeoError, match="no imagery that we know"):
+        with pytest.raises(GenGeoError, match="no imagery of a known kind"):
             open_imagery(tmp_path)
         for name in ("a.csv", "b.csv"):
             (tmp_path / name).write_text("id,lat,lon\n")
@@ -225,12 +225,12 @@ def test_a_dataset_on_the_hub_is_a_source(monkeypatch):
         raise ConnectionError("nobody there\nand more")
 
     monkeypatch.setattr(datasets, "get_dataset_config_names", broken)
-    with pytest.raises(GenGeoError, match=r"cannot be had: nobody there$"):
+    with pytest.raises(GenGeoError, match=r"cannot be loaded: nobody there$"):
         open_imagery("hf:me/city")
 
     def silent(name):
         raise ConnectionError
 
     monkeypatch.setattr(datasets, "get_dataset_config_names", silent)
-    with pytest.raises(GenGeoError, match=r"cannot be had: ConnectionError$"):
+    with pytest.raises(GenGeoError, match=r"cannot be loaded: ConnectionError$"):
         open_imagery("hf:me/city")

@@ -79,7 +79,7 @@ def test_what_shows_nothing_is_left_out_with_its_reason(tmp_path):
     found = {}
     for leave_out in (False, True):
         source = open_imagery(tmp_path, TilingOptions(leave_out_repeated=leave_out))
-        assert "3 of 9 tiles show a picture that stands in other places" in source.notes[0]
+        assert "3 of 9 tiles show a picture that occurs at other positions" in source.notes[0]
         reasons = []
         for row in range(9):
             try:

@@ -132,7 +132,7 @@ def test_where_files_overlap_the_newest_wins_and_the_others_are_named(tmp_path):
     assert np.asarray(tiles[0]).mean() > 200 and "1 of 2 files" in source.notes[0] and "c_2018" in source.notes[0]
     stated = RasterTiles(sorted(tmp_path.glob("*.tif")), 30, dates=[("c_*.tif", "2024")])
     assert np.asarray(stated.read(0)).mean() < 150 and stated.acquired["c_2018.tif"] == "2024"
-    assert "overrules the date in the tags of 1 files" in stated.notes[0]
+    assert "overrides the date in the tags of 1 files" in stated.notes[0]
     with pytest.raises(GenGeoError, match="not a date: expected for example 2018"):
         RasterTiles(sorted(tmp_path.glob("*.tif")), 30, dates=[("*", "June")])
     undated = tmp_path / "undated"

@@ -8,7 +8,7 @@ import pytest
 
 from gengeo_hf.common.area import parse_area
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.imagery import TilingOptions, open_imagery, pictures
+from gengeo_hf.imagery import TilingOptions, open_imagery, tile_content
 from gengeo_hf.imagery.options import ClientOptions, NetOptions
 from gengeo_hf.imagery.registration import measure_shift
 from gengeo_hf.imagery.tiles import ImageryStoppedError, Rights
@@ -124,16 +124,16 @@ class TestWhatIsNotAPicture:
     @pytest.mark.parametrize(
         ("mode", "reason"),
         [
-            ("html", pictures.PAGE),
-            ("html_as_png", pictures.PAGE),
-            ("xml", pictures.MESSAGE),
-            ("flat", pictures.ONE_COLOUR),
-            ("clear", pictures.TRANSPARENT),
-            ("small", pictures.WRONG_SIZE),
-            ("blocked", pictures.REPEATED),
-            ("cut", pictures.DAMAGED),
-            ("empty", pictures.MISSING),
-            ("notfound", pictures.MISSING),
+            ("html", tile_content.PAGE),
+            ("html_as_png", tile_content.PAGE),
+            ("xml", tile_content.MESSAGE),
+            ("flat", tile_content.ONE_COLOUR),
+            ("clear", tile_content.TRANSPARENT),
+            ("small", tile_content.WRONG_SIZE),
+            ("blocked", tile_content.REPEATED),
+            ("cut", tile_content.DAMAGED),
+            ("empty", tile_content.MISSING),
+            ("notfound", tile_content.MISSING),
         ],
     )
     def test_a_source_of_nothing_else_is_an_error_that_names_it(self, opened, tmp_path, mode, reason):
@@ -146,11 +146,11 @@ class TestWhatIsNotAPicture:
     @pytest.mark.parametrize(
         ("mode", "reason"),
         [
-            ("thirdhtml", pictures.PAGE),
-            ("thirdflat", pictures.ONE_COLOUR),
-            ("thirdblocked", pictures.REPEATED),
-            ("third404", pictures.MISSING),
-            ("thirdsmall", pictures.WRONG_SIZE),
+            ("thirdhtml", tile_content.PAGE),
+            ("thirdflat", tile_content.ONE_COLOUR),
+            ("thirdblocked", tile_content.REPEATED),
+            ("third404", tile_content.MISSING),
+            ("thirdsmall", tile_content.WRONG_SIZE),
         ],
     )
     def test_what_is_bad_in_part_is_left_out_counted_and_not_cached(self, opened, tmp_path, mode, reason):
@@ -307,7 +307,7 @@ class TestCacheAndResume:
 
 def test_a_server_that_is_down_stops_the_build(opened):
     client = ClientOptions(allow_private=True, rate=0, attempts=1, give_up_after=3)
-    with pytest.raises(ImageryStoppedError, match="goes on later"):
+    with pytest.raises(ImageryStoppedError, match="run the same command later"):
         opened("down", net={"client": client}).prepare()
 
 

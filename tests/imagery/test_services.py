@@ -104,12 +104,12 @@ def test_a_second_run_requests_no_imagery(opened, server, path):
         ("good/1/1/1.png", "arcgis:", None, "not an ArcGIS service"),
         ("good/1/1/1.png", "wmts:", None, "not a capabilities"),
         ("files/missing.tif", "", None, "there is no file"),
-        ("files/whole.tif", "", None, "no ranges"),
-        ("files/page.tif", "", None, "not a raster"),
-        ("files/a.tif", "pmtiles:", None, "not a PMTiles archive"),
+        ("files/whole.tif", "", None, "range requests"),
+        ("files/page.tif", "", None, "cannot be read as a raster"),
+        ("files/a.tif", "pmtiles:", None, "cannot be read as a PMTiles archive"),
         ("files/vector.pmtiles", "", None, "vector tiles"),
-        ("stac", "stac:", None, "names no collection"),
-        ("html/1/1/1?collections=a", "stac:", None, "not a STAC API"),
+        ("stac", "stac:", None, "has no collection"),
+        ("html/1/1/1?collections=a", "stac:", None, "cannot be searched as a STAC API"),
         ("stac?collections=ortho", "stac:", "x", "no asset 'x'"),
         ("html/1/1", "oam:", None, "OpenAerialMap"),
         ("somewhere", "", None, "does not look like imagery"),
@@ -124,11 +124,11 @@ def test_a_bad_source_is_refused_in_one_line(opened, path, prefix, layer, messag
 def test_an_area_outside_of_the_source_is_refused(opened, server):
     with pytest.raises(GenGeoError, match="covers west 24"):
         opened("wmts?service=wmts", layer="ortho", bounds="10,50,10.001,50.001")
-    with pytest.raises(GenGeoError, match="latitude and longitude swapped it would"):
+    with pytest.raises(GenGeoError, match="are latitude and longitude swapped"):
         opened("wmts?service=wmts", layer="ortho", bounds="60.16,24.93,60.161,24.931")
     with pytest.raises(GenGeoError, match="does not cover"):
         opened("files/a.tif", bounds="10,50,10.001,50.001")
-    with pytest.raises(GenGeoError, match="has nothing of ortho"):
+    with pytest.raises(GenGeoError, match="has no item of ortho"):
         opened("stac?collections=ortho", prefix="stac:", bounds="10,50,10.001,50.001")
 
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from gengeo_hf.imagery import TilingOptions, open_imagery
-from gengeo_hf.imagery.pictures import ONE_COLOUR
+from gengeo_hf.imagery.tile_content import ONE_COLOUR
 from gengeo_hf.index import GeoIndex
 from gengeo_hf.index.build import build_index
 from tests.stubs import ListSource, StubEncoder

@@ -40,7 +40,7 @@ def test_tiles_of_an_mbtiles_file_that_hold_no_picture_are_left_out(tmp_path):
     report = build_index(StubEncoder(), open_imagery(mbtiles(tmp_path / "m.mbtiles", rows)), tmp_path / "idx")
     assert (report.tiles, report.broken_count) == (1, 4)
     reasons = GeoIndex.load(tmp_path / "idx").left_out["reason"].to_pylist()
-    assert sum("has no picture" in reason for reason in reasons) == 2
+    assert sum("has no image" in reason for reason in reasons) == 2
 
 
 def test_an_mbtiles_file_that_breaks_while_it_is_read_costs_its_tiles(tmp_path):

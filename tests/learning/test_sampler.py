@@ -136,15 +136,12 @@ def test_resume_in_the_middle_of_an_epoch():
     whole = HardNegativeBatchSampler(pairs, Rules(32), seed=1)
     whole.set_tables(table)
     whole.set_epoch(2)
-    state, batches = whole.state_dict(), list(whole)
+    batches = list(whole)
     again = HardNegativeBatchSampler(pairs, Rules(32), seed=1)
     again.set_tables(table)
-    again.load_state_dict(state)
+    again.set_epoch(2)
     again.skip_batches(7)
     assert list(again) == batches[7:] and len(again) == len(batches) - 7
-    again.set_tables(table[:, ::-1])
-    with pytest.raises(ValueError, match="tables or the rules differ"):
-        again.load_state_dict(state)
 
 
 def test_two_ranks_share_each_global_batch():
@@ -165,11 +162,8 @@ def test_a_data_loader_takes_it():
     assert len(loader) == 10 and sorted(torch.cat(list(loader)).tolist()) == list(range(100))
 
 
-def test_state_is_small_and_bad_input_is_explained():
+def test_bad_input_is_explained():
     pairs, table = line_world(100)
-    sampler = HardNegativeBatchSampler(pairs, Rules(10))
-    sampler.set_tables(table)
-    assert len(repr(sampler.state_dict())) < 200
     with pytest.raises(ValueError, match="do not fill one batch"):
         plan(pairs, table, Rules(101))
     with pytest.raises(ValueError, match="does not fit 100 queries"):

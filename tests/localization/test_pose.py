@@ -34,7 +34,7 @@ def scene(tmp_path_factory):
     encoder = Encoder(GenGeoModel(config), GenGeoImageProcessor(view_sizes=TINY_SIZES))
     encoder.model.save_pretrained(root / "model")
     encoder.processor.save_pretrained(root / "model")
-    settings = FitSettings(steps=200, views=4, batch_size=64, held_out=30, other_share=0)
+    settings = FitSettings(steps=200, views=4, batch_size=64, held_out=30, other_share=0, narrow_share=0)
     fit_head(encoder, toy_pairs(160), root / "model" / "pose" / "known", settings)
     test = toy_pairs(24, seed=9, shift_m=14)
     GeoIndex.build(encoder, test, root / "idx")

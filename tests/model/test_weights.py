@@ -1,5 +1,7 @@
 """Checkpoints that do not fill the model, and settings that nothing knows, are refused by name."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -14,7 +16,9 @@ from transformers import (
     Dinov2WithRegistersForImageClassification,
 )
 
-from gengeo_hf.model import GenGeoConfig, GenGeoModel
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.encoding.encoder import Encoder
+from gengeo_hf.model import GenGeoConfig, GenGeoImageProcessor, GenGeoModel
 from tests.conftest import TINY
 
 SMALL = {key: value for key, value in TINY["backbone_config"].items() if key != "model_type"}
@@ -92,6 +96,44 @@ def test_unknown_weight_and_nan_are_refused_by_name(tiny_checkpoint):
     changed(tiny_checkpoint, lambda tensors: tensors["heads.shared.projection.bias"].fill_(float("nan")))
     with pytest.raises(ValueError, match=r"heads\.shared\.projection\.bias holds values that are not finite"):
         GenGeoModel.from_pretrained(tiny_checkpoint)
+
+
+def test_weight_of_another_shape_is_refused_by_name(tiny_checkpoint):
+    with pytest.raises(ValueError, match=r"has heads\.shared\.aggregator\S+ of shape \(4,\), .* ask for \(5,\)"):
+        GenGeoModel.from_pretrained(tiny_checkpoint, num_clusters=5)
+    GenGeoModel.from_pretrained(tiny_checkpoint, num_clusters=5, ignore_mismatched_sizes=True)
+    changed(tiny_checkpoint, lambda tensors: tensors.update({"logit_scale": torch.ones(3)}))
+    with pytest.raises(ValueError, match=r"has logit_scale of shape \(3,\), .* ask for \(\)"):
+        GenGeoModel.from_pretrained(tiny_checkpoint)
+
+
+def test_directory_without_config_is_refused(tiny_checkpoint):
+    (tiny_checkpoint / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"has no config\.json"):
+        GenGeoModel.from_pretrained(tiny_checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"descriptor_dim": "24"}, r"'descriptor_dim': TypeError: .*expected int|with value '24'"),
+        ({"num_clusters": 5}, r"^the checkpoint \S+ has heads\.\S+ of shape"),
+    ],
+)
+def test_encoder_says_what_is_wrong_with_a_config(tiny_checkpoint, change, words):
+    file = tiny_checkpoint / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(GenGeoError, match=words):
+        Encoder.from_pretrained(tiny_checkpoint)
+
+
+def test_misspelt_arguments_of_encoder_and_processor_are_refused(tiny_checkpoint):
+    for wrong in ({"back_end": "torch"}, {"num_cluster": 9}):
+        with pytest.raises(GenGeoError, match=f"^GenGeoModel.*unexpected keyword argument '{next(iter(wrong))}'$"):
+            Encoder.from_pretrained(tiny_checkpoint, **wrong)
+    for wrong, right in (("veiw", "view"), ("view_size", "view_sizes"), ("do_resise", "do_resize")):
+        with pytest.raises(TypeError, match=f"no setting '{wrong}'; did you mean '{right}'"):
+            GenGeoImageProcessor(**{wrong: "aerial"})
 
 
 def test_explicit_state_dict_is_exempt(tiny_checkpoint, tiny_model):

@@ -35,13 +35,13 @@ def pairs(encoder):
 
 @pytest.fixture(scope="module")
 def known(encoder, tmp_path_factory):
-    settings = FitSettings("known", steps=300, views=4, batch_size=64, held_out=20, other_share=0)
+    settings = FitSettings("known", steps=300, views=4, batch_size=64, held_out=20, other_share=0, narrow_share=0)
     return fit_head(encoder, toy_pairs(200), tmp_path_factory.mktemp("heads") / "known", settings)
 
 
 @pytest.fixture(scope="module")
 def unknown(encoder, tmp_path_factory):
-    settings = FitSettings("180", steps=500, views=6, batch_size=64, held_out=20, other_share=0)
+    settings = FitSettings("180", steps=500, views=6, batch_size=64, held_out=20, other_share=0, narrow_share=0)
     return fit_head(encoder, toy_pairs(200), tmp_path_factory.mktemp("heads") / "180", settings)
 
 

@@ -1,16 +1,18 @@
 """Slow clients are disconnected, others are answered meanwhile."""
 
+import asyncio
 import contextlib
 import http.client
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import pytest
 
 pytest.importorskip("uvicorn")
 
-from gengeo_hf.serving import connections
+from gengeo_hf.serving import connections, server
 from gengeo_hf.serving.server import Access, in_thread
 
 
@@ -80,3 +82,24 @@ def test_a_request_in_one_piece_is_answered_and_so_is_the_next_on_the_same_conne
         assert client.getresponse().read() == b"4"
         time.sleep(0.1)
     client.close()
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_requests_that_are_given_up_at_the_end_get_an_answer_and_leave_no_traceback(monkeypatch, caplog, started):
+    monkeypatch.setattr(server, "GRACE_SECONDS", 0.2)
+
+    async def slow(scope, receive, send):
+        if scope["type"] == "lifespan":
+            await app(scope, receive, send)
+            return
+        if started:
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9")]})
+        await asyncio.sleep(60)
+
+    with ThreadPoolExecutor(1) as pool:
+        with in_thread(slow) as address:
+            where = urlsplit(address)
+            answer = pool.submit(talk, (where.hostname, where.port), b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            time.sleep(0.5)
+        assert answer.result(30).startswith(b"HTTP/1.1 200" if started else b"HTTP/1.1 503")
+    assert "Traceback" not in caplog.text and "CancelledError" not in caplog.text

@@ -18,6 +18,7 @@ from gengeo_hf.common.errors import GenGeoError  # noqa: E402  # after the skips
 from gengeo_hf.index import GeoIndex  # noqa: E402
 from gengeo_hf.localization import GeoLocalizer  # noqa: E402
 from gengeo_hf.localization.confidence import Calibration  # noqa: E402
+from gengeo_hf.serving import locator as locator_module  # noqa: E402
 from gengeo_hf.serving.locator import Locator  # noqa: E402
 from gengeo_hf.serving.metrics import configure_logs  # noqa: E402
 from gengeo_hf.serving.queue import Limits  # noqa: E402
@@ -308,6 +309,26 @@ def test_a_multipart_photo_larger_than_memory_pieces(client):
     assert len(buffer.getvalue()) > 2_000_000
     form = client.post("/encode", files={"image": buffer.getvalue()}).json()
     assert form["descriptor"] == client.post("/encode", content=buffer.getvalue()).json()["descriptor"]
+
+
+def test_supervisors_may_send_head_and_people_come_to_the_docs(client):
+    for path in ("/health", "/health/live", "/health/ready"):
+        reply = client.head(path)
+        assert reply.status_code == 200 and reply.content == b"", path
+    assert client.get("/").headers["location"] == "docs"
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("world/urban/test", "world/urban/test"),
+        ("hf:owner/name", "hf:owner/name"),
+        ("/home/alice/flight.tif", "flight.tif"),
+        ("C:\\Users\\alice\\flight.tif", "flight.tif"),
+    ],
+)
+def test_names_of_sources_stay_whole_and_paths_of_this_machine_do_not(source, shown):
+    assert locator_module._public(source) == shown
 
 
 def test_metrics_count_requests_and_health_tells_alive_from_ready(client, photo):

@@ -3,7 +3,7 @@
 import pytest
 
 import curriculum
-from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.errors import GenGeoError, UsageError
 from gengeo_hf.training.settings import load_settings
 
 
@@ -54,3 +54,6 @@ def test_what_is_no_curriculum_is_refused(tmp_path):
     for given in (str(tmp_path / "x.yaml"), "unknown"):
         with pytest.raises(GenGeoError, match="curriculum"):
             curriculum.read_stages(given)
+    (tmp_path / "one.yaml").write_text("stages: {one: {config: world_small}}")
+    with pytest.raises(UsageError, match="has no other"):
+        curriculum.main([str(tmp_path / "one.yaml"), "--start", "model"])

@@ -46,6 +46,10 @@ def test_what_cannot_be_averaged_is_refused(two, tmp_path):
         interpolate.weights_between(*two, 1.5)
     with pytest.raises(UsageError):
         interpolate.main([*map(str, two)])
+    with pytest.raises(UsageError, match="found 'half' as the share"):
+        interpolate.main([*map(str, two), "--save", "half", str(tmp_path / "x")])
+    with pytest.raises(UsageError, match="missing is not a model that a training wrote"):
+        interpolate.main([str(two[0]), str(tmp_path / "missing"), "--save", "0.5", str(tmp_path / "x")])
     config = GenGeoModel.from_pretrained(two[0]).config
     config.descriptor_dim = 2 * config.descriptor_dim
     GenGeoModel(config).save_pretrained(tmp_path / "wide")

@@ -24,6 +24,19 @@ from gengeo_hf.training.launch import run_training
 run_training([sys.executable, "-c", sys.argv[1], sys.argv[2]])
 """
 
+IMPORT = """
+import os, runpy, sys
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print(os.environ.get("OMP_WAIT_POLICY"))
+            sys.stdout.flush()
+            os._exit(0)
+sys.meta_path.insert(0, Watch())
+sys.path.insert(0, os.path.dirname(sys.argv[1]))
+runpy.run_path(sys.argv[1], run_name="imported")
+"""
+
 
 def is_running(pid):
     try:
@@ -53,3 +66,14 @@ def test_a_signal_to_the_starter_ends_the_training_and_what_it_started(tmp_path,
     while is_running(inner) and time.monotonic() < deadline + 30:
         time.sleep(0.05)
     assert not is_running(inner)
+
+
+@pytest.mark.parametrize("script", ["train", "ablate", "pretrain"])
+def test_threads_of_a_training_wait_without_spinning(script):
+    """OpenMP reads it as torch is imported; on cores that others use spinning threads made a step 12 times slower."""
+    root = Path(__file__).parents[2]
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    environment["PYTHONPATH"] = str(root)
+    command = [sys.executable, "-c", IMPORT, str(root / "training" / f"{script}.py")]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "PASSIVE", found.stderr

@@ -27,8 +27,9 @@ from gengeo_hf.training.batches import (
 from gengeo_hf.training.components import Average, build_augmentation, build_model, build_processor, start_head
 from gengeo_hf.training.descriptors import encode_together, gather_parts
 from gengeo_hf.training.records import Log, PlateauWatch, run_lock
+from gengeo_hf.training.schedule import learning_rate, rate_factor
 from gengeo_hf.training.settings import Sampling, Settings
-from gengeo_hf.training.step import learning_rate, rate_factor, semi_positive_masks
+from gengeo_hf.training.step import semi_positive_masks
 from gengeo_hf.training.throughput import Meter, card_of, training_flops
 from tests.conftest import TINY
 from tests.training.made_up import made_up_pairs

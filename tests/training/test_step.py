@@ -11,8 +11,9 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.learning import Pairs, symmetric_info_nce
 from gengeo_hf.model import GenGeoConfig, GenGeoModel
 from gengeo_hf.training.objective import Objective
+from gengeo_hf.training.schedule import learning_rate
 from gengeo_hf.training.settings import Settings
-from gengeo_hf.training.step import backward_pass, build_optimizer, finite, kept_stages, learning_rate, parameter_groups
+from gengeo_hf.training.step import backward_pass, build_optimizer, finite, kept_stages, parameter_groups
 from tests.conftest import TINY
 
 PAIRS = 6

@@ -20,7 +20,7 @@ Dataset = Annotated[
     ),
 ]
 
-data = add_group("data", "Check, show and export pairs of photos and tiles.", panel=DATA)
+data = add_group("data", "Fetch, make, check, show and export pairs of photos and tiles.", panel=DATA)
 
 
 def parse_dataset(words: list[str]) -> "DataNotation":

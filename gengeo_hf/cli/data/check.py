@@ -6,6 +6,7 @@ import typer
 
 from gengeo_hf.cli import console
 from gengeo_hf.cli.data import Dataset, data, parse_dataset
+from gengeo_hf.cli.exit_codes import FAILURE
 
 
 @data.command()
@@ -34,4 +35,4 @@ def check(
     elif report.links:
         console.result(f"--fix would make {len(report.links)} links for tools that look elsewhere")
     if not report.ok:
-        raise typer.Exit(1)
+        raise typer.Exit(FAILURE)

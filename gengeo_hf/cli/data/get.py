@@ -15,24 +15,27 @@ ON_REQUEST = ("cvusa", "cvact", "vigor", "vigor-same", "vigor-cross", "universit
 def get(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Data set: justzoomin (Washington DC).")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Directory to fill; a stopped run continues in it.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask; needed without a terminal.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for consent; required without a terminal.")] = False,
     archives: Annotated[
         str, typer.Option(metavar="N,N,...|all", help="Photo archives to fetch, about 5.4 GB each.")
     ] = "0",
     max_photos: Annotated[
         int | None,
-        typer.Option(min=1, help="Fetch only so many photos, out of the beginning of the archives. Default: all."),
+        typer.Option(
+            min=1, help="Greatest number of photos, read from the beginning of the archives. Default: all of them."
+        ),
     ] = None,
     zoom: Annotated[
-        int, typer.Option(max=0, help="Level of the aerial pyramid: 0 is 0.08 m a pixel, each level below doubles it.")
+        int,
+        typer.Option(max=0, help="Level of the aerial pyramid: 0 is 0.08 m per pixel, each lower level doubles it."),
     ] = -2,
     crop_m: Annotated[float, typer.Option(min=10, max=400, help="Side of a tile in metres.")] = 39.0625,
     verify: Annotated[
         bool, typer.Option("--verify", help="Read every unpacked file again; damaged ones are fetched again.")
     ] = False,
-    offline: Annotated[bool, typer.Option("--offline", help="Use what is on disk; ask no server.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Use only files on disk; send no request.")] = False,
     revision: Annotated[
-        str | None, typer.Option(help="Commit, branch or tag on the Hub. Default: the one that this program knows.")
+        str | None, typer.Option(help="Commit, branch or tag on the Hub. Default: the tested commit.")
     ] = None,
     accept_licence: Annotated[
         str, typer.Option(metavar="NAME", help="Licence that the data set's card may state.")

@@ -13,7 +13,7 @@ from gengeo_hf.cli.options import LENGTH, SHARE, AreaOptions, Json, Overwrite
 if TYPE_CHECKING:
     from gengeo_hf.acquire.city import CityOptions
 
-PHOTOS, PARTS, IMAGERY = "Photos", "Parts", "Tiles"
+PHOTOS, PARTS, IMAGERY = "Photos", "Splits", "Tiles"
 API_ADDRESS = "https://graph.mapillary.com"
 
 
@@ -24,8 +24,8 @@ def make(
         str,
         typer.Option(
             metavar="SOURCE",
-            help="Aerial imagery, whatever `gengeo index` reads: a template https://.../{z}/{x}/{y}.jpg, WMS, WMTS, "
-            "ArcGIS, COG, a GeoTIFF or a directory of them.",
+            help="Aerial imagery of any kind that `gengeo index` reads: a template https://.../{z}/{x}/{y}.jpg, WMS, "
+            "WMTS, ArcGIS, COG, a GeoTIFF or a directory of them.",
         ),
     ],
     where: AreaOptions,
@@ -33,10 +33,14 @@ def make(
     kind: Annotated[
         str, typer.Option(help="Photos to take: panorama or perspective.", rich_help_panel=PHOTOS)
     ] = "panorama",
-    max_photos: Annotated[int, typer.Option(min=1, help="Photos at most.", rich_help_panel=PHOTOS)] = 20_000,
+    max_photos: Annotated[int, typer.Option(min=1, help="Greatest number of photos.", rich_help_panel=PHOTOS)] = 20_000,
     max_years: Annotated[
         float | None,
-        typer.Option(min=0, help="Years between photo and flight at most (--acquired).", rich_help_panel=PHOTOS),
+        typer.Option(
+            min=0,
+            help="Greatest number of years between photo and flight; needs --acquired. Default: no limit.",
+            rich_help_panel=PHOTOS,
+        ),
     ] = None,
     photo_width: Annotated[
         int | None,
@@ -46,26 +50,26 @@ def make(
     ] = None,
     max_shift: Annotated[
         Any,
-        typer.Option(help="Distance of computed and stated position at most.", rich_help_panel=PHOTOS, **LENGTH),
+        typer.Option(help="Greatest distance between computed and stated position.", rich_help_panel=PHOTOS, **LENGTH),
     ] = "15m",
     max_tilt: Annotated[
-        float, typer.Option(min=0, help="Degrees of pitch or roll at most.", rich_help_panel=PHOTOS)
+        float, typer.Option(min=0, help="Greatest pitch or roll in degrees.", rich_help_panel=PHOTOS)
     ] = 10.0,
     min_quality: Annotated[
-        float, typer.Option(min=0, max=1, help="Quality score at least, 0 to 1.", rich_help_panel=PHOTOS)
+        float, typer.Option(min=0, max=1, help="Least quality score, 0 to 1.", rich_help_panel=PHOTOS)
     ] = 0.0,
     min_brightness: Annotated[
-        float, typer.Option(min=0, max=255, help="Mean grey level at least, 0 to 255.", rich_help_panel=PHOTOS)
+        float, typer.Option(min=0, max=255, help="Least mean grey level, 0 to 255.", rich_help_panel=PHOTOS)
     ] = 25.0,
     api: Annotated[
-        str, typer.Option(help="Address of the photo service; it is sent your token.", rich_help_panel=PHOTOS)
+        str, typer.Option(help="Address of the photo service, which receives your token.", rich_help_panel=PHOTOS)
     ] = API_ADDRESS,
     tile: Annotated[Any, typer.Option(help="Side of a tile on the ground.", rich_help_panel=IMAGERY, **LENGTH)] = "60m",
     overlap: Annotated[
         Any, typer.Option(help="Share of a tile that its neighbour repeats.", rich_help_panel=IMAGERY, **SHARE)
     ] = "50%",
     pixels: Annotated[
-        int, typer.Option(min=64, max=2048, help="Side of a tile in pixels at most.", rich_help_panel=IMAGERY)
+        int, typer.Option(min=64, max=2048, help="Greatest side of a tile in pixels.", rich_help_panel=IMAGERY)
     ] = 392,
     zoom: Annotated[
         int | None, typer.Option(help="Zoom level. Default: as fine as needed.", rich_help_panel=IMAGERY)
@@ -77,16 +81,20 @@ def make(
         str,
         typer.Option(help="area: divide by blocks of land; test: keep all for evaluation.", rich_help_panel=PARTS),
     ] = "area",
-    test_share: Annotated[Any, typer.Option(help="Photos of the test part.", rich_help_panel=PARTS, **SHARE)] = "20%",
+    test_share: Annotated[
+        Any, typer.Option(help="Share of the photos in the test split.", rich_help_panel=PARTS, **SHARE)
+    ] = "20%",
     validation_share: Annotated[
-        Any, typer.Option(help="Photos of the validation part.", rich_help_panel=PARTS, **SHARE)
+        Any, typer.Option(help="Share of the photos in the validation split.", rich_help_panel=PARTS, **SHARE)
     ] = "10%",
     block: Annotated[
         Any,
         typer.Option(help="Side of the blocks of land. Default: what fits.", rich_help_panel=PARTS, **LENGTH),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of blocks.", rich_help_panel=PARTS)] = 0,
-    allow_gaps: Annotated[bool, typer.Option("--allow-gaps", help="Go on though some requests got no answer.")] = False,
+    allow_gaps: Annotated[
+        bool, typer.Option("--allow-gaps", help="Continue although some requests got no answer.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before fetching.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan; request no photo and no tile, write nothing.")
@@ -112,7 +120,7 @@ def make(
 
     area = where.chosen()
     if area is None:
-        raise console.UsageError("say where: --area FILE.geojson, --bounds W,S,E,N or --near lat,lon,radius")
+        raise console.UsageError("choose an area: --area FILE.geojson, --bounds W,S,E,N or --near lat,lon,radius")
     options = _options(
         kind,
         photo_width,

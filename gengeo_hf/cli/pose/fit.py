@@ -43,8 +43,8 @@ def fit(
     hard_tiles: Annotated[
         int, typer.Option(min=0, help="Similar wrong tiles in the loss of each photo, for re-ranking; 4 is enough.")
     ] = 0,
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 1000,
-    pairs: Annotated[int, typer.Option(min=1, help="Pairs that are used at most.")] = 4800,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 1200,
+    pairs: Annotated[int, typer.Option(min=1, help="Greatest number of pairs.")] = 4800,
     random_baseline: Annotated[
         bool | None,
         typer.Option(
@@ -59,7 +59,7 @@ def fit(
 ) -> None:
     """Fit a pose head: minutes on a CPU. The model, its descriptors and its indexes stay as they are.
 
-    A fit that was stopped goes on when the same command is run again.
+    A stopped fit continues when the same command is run again.
 
     **Examples**
 

@@ -5,12 +5,15 @@ They come from the `onnx` folder of a checkpoint folder or Hub repository.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
 from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.transfer import first_line
 from gengeo_hf.encoding.fingerprint import preprocessing, truncated
 from gengeo_hf.encoding.preprocessing import FileProcessor
 from gengeo_hf.encoding.protocol import View
@@ -149,6 +152,15 @@ class ExportedGraphs:
                 raise GenGeoError(f"{path} is missing or damaged: fetch or export the model again")
             self._checked.add(file)
         return self.folder / name
+
+
+@contextlib.contextmanager
+def opening(path: Path, engine: str) -> Iterator[None]:
+    """Turn whatever an engine raises about a graph into one line; for example weights that lie outside its folder."""
+    try:
+        yield
+    except Exception as error:
+        raise GenGeoError(f"{engine} cannot open {path} ({first_line(error)}): export the model again") from error
 
 
 def size_and_sha256(path: Path) -> dict[str, Any]:

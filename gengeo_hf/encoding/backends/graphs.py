@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.encoding.backends.exported import ExportedGraphs
+from gengeo_hf.encoding.backends.exported import ExportedGraphs, opening
 from gengeo_hf.encoding.backends.onnx import OnnxBackend
 from gengeo_hf.encoding.backends.protocol import as_float32, number_of_threads
 
@@ -57,7 +57,8 @@ class OpenVinoGraphs:
                 "PERFORMANCE_HINT": "LATENCY",
                 "INFERENCE_NUM_THREADS": number_of_threads(),
             }
-            self._compiled[path] = self._core.compile_model(path, "CPU", options)
+            with opening(path, "OpenVINO"):
+                self._compiled[path] = self._core.compile_model(path, "CPU", options)
         return self._compiled[path]
 
 

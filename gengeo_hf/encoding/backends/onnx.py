@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.encoding.backends.exported import INPUT, OUTPUT, ExportedGraphs
+from gengeo_hf.encoding.backends.exported import INPUT, OUTPUT, ExportedGraphs, opening
 from gengeo_hf.encoding.backends.protocol import as_float32, number_of_threads
 
 if TYPE_CHECKING:
@@ -45,14 +45,19 @@ class OnnxBackend:
         return found
 
     def _session(self, view: View) -> Any:
-        """The graph of a view, opened when it is first needed."""
+        """The graph of a view, opened when it is first needed.
+
+        Raises:
+            GenGeoError: onnxruntime cannot open it.
+        """
         import onnxruntime
 
         path = self._graphs.graph(view)
         if path not in self._sessions:
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = number_of_threads()  # what OMP_NUM_THREADS asks for, as with torch
-            self._sessions[path] = onnxruntime.InferenceSession(path, options, providers=[self._provider])
+            with opening(path, "onnxruntime"):
+                self._sessions[path] = onnxruntime.InferenceSession(path, options, providers=[self._provider])
         return self._sessions[path]
 
 

@@ -1,4 +1,4 @@
-"""A file on a server, read in order from any byte on: for the beginning of an archive that is too large to fetch."""
+"""A file on a server as a stream from any byte on, to read the beginning of a large archive."""
 
 import io
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ from gengeo_hf.common.transfer import retried
 PIECE = 1 << 18  # bytes
 
 
-class RemoteFile(io.RawIOBase):
+class RemoteStream(io.RawIOBase):
     """A file on a server as a stream. A connection that breaks is made again at the byte where it broke.
 
     Args:
@@ -31,7 +31,7 @@ class RemoteFile(io.RawIOBase):
         self._rest = memoryview(b"")
 
     def readable(self) -> bool:
-        """A stream is read."""
+        """Always true."""
         return True
 
     def close(self) -> None:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-NATIVE = 1.3  # grid pixels in one pixel of a tile, or the inverse, up to which pixels are taken as they are
-STRAIGHT = 0.25  # pixels by which a tile may be rotated against the grid and still be resampled without rotation
+NATIVE = 1.3  # grid pixels in one pixel of a tile, or the inverse, up to which pixels are not resampled
+STRAIGHT = 0.25  # pixels by which a tile may be rotated against the grid and still be treated as not rotated
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,14 @@ class TileWindow:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the tile lies beside the grid."""
+        """Whether the tile lies outside the grid."""
         return bool((self.high <= self.low).any())
 
     def whole_box(self) -> tuple[int, int, int, int] | None:
-        """Left, top, right and bottom in the grid of the whole pixels that make the tile; None where they cannot.
+        """Left, top, right and bottom of the whole grid pixels that form the tile; None if it must be resampled.
 
-        They can where the grid is straight and about as fine as the tile. Such a tile has the pixels of the grid as
-        they are, moved by half a pixel at most, and only the model's own resizing resamples them.
+        It need not be where the grid is not rotated and about as fine as the tile. Such a tile has unchanged pixels of
+        the grid, moved by half a pixel at most, and only the model's own resizing resamples them.
         """
         turned = max(abs(self.to_grid[0, 1]), abs(self.to_grid[1, 0])) * self.size
         scale = np.diag(self.to_grid)
@@ -83,14 +83,14 @@ class TileWindow:
         return left, top, right, bottom
 
     def resample(self, pixels: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Make the tile from the pixels of the window.
+        """Resample the pixels of the window to the tile.
 
         Args:
             pixels: RGB of the window, (rows, columns, 3) uint8, read at any scale.
-            mask: Which of them hold data, (rows, columns) uint8, 0 where there is no data.
+            mask: (rows, columns) uint8, 0 where there is no data.
 
         Returns:
-            RGB (size, size, 3) uint8, and validity (size, size) bool, which is None where every pixel is valid.
+            RGB (size, size, 3) uint8, and validity (size, size) bool, or None if every pixel is valid.
         """
         scale = np.array([pixels.shape[1], pixels.shape[0]]) / (self.high - self.low)
         matrix, shift = scale[:, None] * self.to_grid, scale * (self.origin - self.low)

@@ -9,8 +9,8 @@ from PIL import Image
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.world import CLASS_NAMES, build_world
+from gengeo_hf.world.pixel_classes import _parsed, aerial_classes, ground_classes
 from gengeo_hf.world.shards import samples_for
-from gengeo_hf.world.truth import _parsed, aerial_classes, ground_classes
 
 
 @pytest.mark.parametrize("domain", ["urban", "offcenter"])
@@ -34,7 +34,7 @@ def test_class_maps_belong_to_the_stored_pictures(domain, tmp_path):
 def test_places_that_a_region_does_not_have_are_refused(name):
     with pytest.raises(GenGeoError, match="has the places 000 to 149, found"):
         ground_classes(name, (14, 56))
-    with pytest.raises(GenGeoError, match=r"has the places|is no id|is no tile"):
+    with pytest.raises(GenGeoError, match=r"has the places|is not an id|is not a tile"):
         aerial_classes(name, (14, 56))
 
 

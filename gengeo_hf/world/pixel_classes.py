@@ -1,4 +1,4 @@
-"""The true class of every pixel of a picture of the synthetic world, drawn again from the picture's id."""
+"""True class of every pixel of an image of the synthetic world, drawn again from the image's id."""
 
 import re
 
@@ -17,7 +17,7 @@ def ground_classes(query_id: str, size: tuple[int, int]) -> np.ndarray:
         size: height and width in pixels.
 
     Raises:
-        GenGeoError: it is no id of a synthetic world.
+        GenGeoError: it is not an id of a synthetic world.
     """
     region, numbers = _parsed(query_id.removesuffix("-ground"))
     kinds = region.draw_ground(_place(region, numbers), size, 1, truth=True).kinds
@@ -33,7 +33,7 @@ def aerial_classes(tile_id: str, size: tuple[int, int]) -> np.ndarray:
         size: height and width in pixels.
 
     Raises:
-        GenGeoError: it is no id of a synthetic world.
+        GenGeoError: it is not an id of a synthetic world.
     """
     region, numbers = _parsed(tile_id)
     tile = _grid_tile(region, tile_id) if DOMAINS[region.domain].off_centre else _place(region, numbers).tiles[0]
@@ -46,7 +46,7 @@ def _parsed(name: str) -> tuple[Region, list[int]]:
     """The region that an id names, and the numbers after it."""
     found = re.fullmatch(r"([a-z]+)-([a-z]+)-(\d+)-(\d{4})((?:-\d{3})+)", name)
     if found is None or found[1] not in DOMAINS:
-        raise GenGeoError(f"{name!r} is no id of the synthetic world, such as urban-test-0-0000-003-ground")
+        raise GenGeoError(f"{name!r} is not an id of the synthetic world, such as urban-test-0-0000-003-ground")
     numbers = [int(part) for part in found[5].split("-")[1:]]
     return Region(found[1], found[2], int(found[3]), int(found[4])), numbers
 
@@ -66,4 +66,4 @@ def _grid_tile(region: Region, tile_id: str) -> Tile:
     for tile in region.tiles(full):
         if tile.name == tile_id:
             return tile
-    raise GenGeoError(f"{tile_id!r} is no tile of its region")
+    raise GenGeoError(f"{tile_id!r} is not a tile of its region")

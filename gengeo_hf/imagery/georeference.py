@@ -1,4 +1,4 @@
-"""Where a raster file lies on Earth: its georeference, its outline in degrees, and whether that can be true."""
+"""Georeference of raster files: CRS, outline in degrees, plausibility, and acquisition date."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rasterio.io import DatasetReader
 
 FARTHEST = 1e10  # of a raster's edge from the origin of its CRS, in the CRS's units; the Earth is 4e7 m around
-SLACK = 1.0  # degrees beyond the area of use of a CRS that are not mentioned
+SLACK = 1.0  # degrees beyond the area of use of a CRS that are tolerated
 # Tags that say when imagery was taken, in order of preference. TIFFTAG_DATETIME is when the file was written.
 DATE_TAGS = (
     "ACQUISITIONDATETIME",
@@ -31,7 +31,7 @@ def georeference(dataset: "DatasetReader", path: str | Path) -> tuple[Any, Any]:
     Ground control points are fitted by an affine map; a `.prj` file beside a world file gives the CRS.
 
     Raises:
-        GenGeoError: The file does not say where it lies.
+        GenGeoError: The file has no CRS or no geotransform.
     """
     from rasterio.transform import from_gcps
 
@@ -43,12 +43,12 @@ def georeference(dataset: "DatasetReader", path: str | Path) -> tuple[Any, Any]:
         crs = _prj_beside(path)
     if crs is None:
         raise GenGeoError(
-            f"{path} has no CRS, so its place on Earth is unknown; "
+            f"{path} has no CRS, so its position on Earth is unknown; "
             "if you know it, write it with: rio edit-info --crs EPSG:xxxx FILE"
         )
     if transform.is_identity:
         raise GenGeoError(
-            f"{path} has a CRS and no geotransform, so its place on Earth is unknown; put its world file beside it "
+            f"{path} has a CRS and no geotransform, so its position on Earth is unknown; put its world file beside it "
             "(.tfw, .pgw, .jgw), or write it with: gdal_edit -a_ullr WEST NORTH EAST SOUTH FILE"
         )
     return crs, ~transform
@@ -87,7 +87,7 @@ def outline(crs: Any, to_pixel: Any, width: int, height: int, path: str | Path) 
     """Latitudes and longitudes of points along a raster's edge, and of a pole that lies on it.
 
     Raises:
-        GenGeoError: The numbers are not those of a place in this CRS.
+        GenGeoError: The coordinates are not valid in this CRS.
     """
     from rasterio.warp import transform
 
@@ -96,16 +96,16 @@ def outline(crs: Any, to_pixel: Any, width: int, height: int, path: str | Path) 
     columns = np.concatenate([share, share, flat, flat + 1]) * width
     rows = np.concatenate([flat, flat + 1, share, share]) * height
     x, y = (np.asarray(values) for values in ~to_pixel @ (columns, rows))
-    if not (np.abs(x) < FARTHEST).all() or not (np.abs(y) < FARTHEST).all():  # PROJ may never come back from there
+    if not (np.abs(x) < FARTHEST).all() or not (np.abs(y) < FARTHEST).all():  # PROJ may not terminate for these
         raise GenGeoError(f"{path} lies {np.abs([x, y]).max():g} units from its CRS's origin; is it damaged?")
     if crs.is_geographic and (np.abs(y).max() > 90.0 + 1e-6 or np.abs(x).max() > 540.0):
         raise GenGeoError(
-            f"{path} is tagged with a CRS in degrees, and its corner lies at {x[0]:g}, {y[0]:g}: these are not "
-            "degrees; write the CRS that its numbers are of: rio edit-info --crs EPSG:xxxx FILE"
+            f"{path} is tagged with a CRS in degrees, and its corner lies at {x[0]:g}, {y[0]:g}, which are not "
+            "degrees; write the right CRS with: rio edit-info --crs EPSG:xxxx FILE"
         )
     lon, lat = (np.asarray(v) for v in transform(crs, "EPSG:4326", x.tolist(), y.tolist()))
     if not (np.isfinite(lat).all() and np.isfinite(lon).all()):
-        raise GenGeoError(f"{path} lies where its CRS has no place on Earth; are its CRS and position right?")
+        raise GenGeoError(f"{path} lies outside the domain of its CRS; are its CRS and position right?")
     if not crs.is_geographic:
         for pole in (90.0, -90.0):
             spot_x, spot_y = from_degrees(crs, np.array([pole]), np.array([0.0]))
@@ -116,12 +116,12 @@ def outline(crs: Any, to_pixel: Any, width: int, height: int, path: str | Path) 
 
 
 def area_of_use_note(crs: Any, box: np.ndarray, path: str | Path) -> str:
-    """What to say about a raster whose middle lies outside the area that its CRS was made for; empty where it does not.
+    """A note about a raster whose centre lies outside the area of use of its CRS; empty where it does not.
 
     Args:
-        crs: Of the raster.
+        crs: CRS of the raster.
         box: South, north, west, east in degrees.
-        path: Of the raster.
+        path: Path of the raster.
     """
     from pyproj import CRS
     from pyproj.exceptions import CRSError
@@ -146,11 +146,11 @@ def area_of_use_note(crs: Any, box: np.ndarray, path: str | Path) -> str:
 
 
 def stated_date(path: str | Path, dates: Sequence[tuple[str, str]]) -> str:
-    """When a user says that a file was taken, in the form of `acquisition_date`; empty where no pattern fits.
+    """The date that the user states for a file, in the form of `acquisition_date`; empty where no pattern matches.
 
     Args:
-        path: the file.
-        dates: (pattern of the file's name or of the end of its path, date); the first that fits counts.
+        path: The file.
+        dates: (pattern of the file's name or of the end of its path, date); the first that matches counts.
     """
     for pattern, date in dates:
         if PurePath(path).match(pattern):
@@ -167,7 +167,7 @@ def digits_of(date: str) -> str:
     """The digits of a date.
 
     Raises:
-        GenGeoError: it is not one, see `is_date`.
+        GenGeoError: It is not a date, see `is_date`.
     """
     if not is_date(date):
         raise GenGeoError(f"{date!r} is not a date: expected for example 2018, 2018-06 or 2018-06-01")
@@ -175,12 +175,12 @@ def digits_of(date: str) -> str:
 
 
 def readable_date(digits: str) -> str:
-    """2018, 2018-06 or 2018-06-01 from the form of `acquisition_date`."""
+    """A date such as 2018, 2018-06 or 2018-06-01 from its digits."""
     return "-".join(filter(None, (digits[:4], digits[4:6], digits[6:8])))
 
 
 def acquisition_date(tags: Mapping[str, str]) -> str:
-    """When imagery was taken as its file says, in a form that sorts by time; empty where it does not."""
+    """Date of acquisition from the tags of a file, as up to 14 digits that sort by time; empty where there is none."""
     for name in DATE_TAGS:
         digits = "".join(letter for letter in str(tags.get(name, "")) if letter.isdigit())
         if len(digits) >= 4 and digits[:4] != "0000":

@@ -1,7 +1,7 @@
-"""Files by address that are read in pieces: COG and PMTiles through the imagery client, pieces kept on disk.
+"""Files by address, read in blocks by HTTP range requests through the imagery client; blocks are kept on disk.
 
-GDAL reads through these objects (rasterio's `opener`), so that it opens no socket of its own and all rules of the
-client hold for it. A file that changes on the server between two pieces is noticed and refused.
+GDAL reads COGs through these objects (rasterio's `opener`), so that it opens no socket itself and all rules of the
+client hold. A file that changes on the server between two blocks is detected and refused.
 """
 
 import threading
@@ -11,28 +11,29 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.imagery.client import Answer, ImageryClient, ServerError
 from gengeo_hf.imagery.tile_cache import TileCache
 
-BLOCK = 128 << 10  # bytes of one piece
+BLOCK = 128 << 10  # bytes
 MEMORY_BLOCKS = 128
+MAX_BLOCKS = 64  # in one request
 
 
 class RemoteFile:
-    """One file by address. Safe for threads; each `open` gives a reader with a position of its own.
+    """One file by address. Safe for threads; each reader of `open` has its own position.
 
     Args:
-        client: Fetches the pieces.
-        address: Where the file is.
-        cache: Keeps the pieces on disk.
+        client: Fetches the blocks.
+        address: HTTP or HTTPS address of the file.
+        cache: Keeps the blocks on disk.
 
     Raises:
-        GenGeoError: The file is not there, or the server does not give parts of files.
+        GenGeoError: The file does not exist, or the server does not support range requests.
     """
 
     def __init__(self, client: ImageryClient, address: str, cache: TileCache) -> None:
         self._client, self._address, self._cache = client, address, cache
         self._lock = threading.Lock()
         self._memory: OrderedDict[int, bytes] = OrderedDict()
-        self.problem: GenGeoError | None = None  # the last one: GDAL swallows exceptions of what it reads through
-        self.size, self._mark = self._look()
+        self.problem: GenGeoError | None = None  # the last one: GDAL hides exceptions of the file objects it reads
+        self.size, self._etag = self._size_and_etag()
 
     def open(self) -> "RemoteReader":
         """A reader at the start of the file."""
@@ -42,7 +43,7 @@ class RemoteFile:
         """Bytes from an offset; fewer at the end of the file.
 
         Raises:
-            GenGeoError: The server does not give them.
+            GenGeoError: They cannot be fetched.
         """
         end = min(offset + length, self.size)
         if end <= offset:
@@ -57,25 +58,28 @@ class RemoteFile:
         content = b"".join(blocks)
         return content[offset - first * BLOCK : end - first * BLOCK]
 
-    def _look(self) -> tuple[int, str]:
-        """Size and entity tag, from the cache or from the answer that has the first piece."""
+    def _size_and_etag(self) -> tuple[int, str]:
+        """Size in bytes and entity tag, from the cache or from the answer with the first block."""
         known = self._cache.get(0, 0, 0)
         if known is not None:
-            size, _, mark = known.decode("utf-8").partition(" ")
-            return int(size), mark
+            size, _, etag = known.decode("utf-8", "replace").partition(" ")
+            if size.isdecimal():
+                return int(size), etag
+            self._cache.drop(0, 0, 0)  # damaged
         answer = self._client.get(self._address, headers={"Range": f"bytes=0-{BLOCK - 1}"})
         if answer.is_missing:
             raise ServerError(f"there is no file at {answer.address} ({answer.status})", answer.status)
         total = answer.headers.get("content-range", "").rpartition("/")[2]
         if answer.status != 206 or not total.isdigit():
             raise ServerError(
-                f"{answer.address} cannot be read in parts (no ranges): download it, and give the file as the source"
+                f"{answer.address} cannot be read in parts, because the server does not support range requests: "
+                "download the file, and give it as the source"
             )
-        mark = answer.headers.get("etag", "")
-        mark = "" if mark.startswith("W/") else mark or answer.headers.get("last-modified", "")
-        self._cache.put(0, 0, 0, f"{total} {mark}".encode(), ".bin")
+        etag = answer.headers.get("etag", "")
+        etag = "" if etag.startswith("W/") else etag or answer.headers.get("last-modified", "")
+        self._cache.put(0, 0, 0, f"{total} {etag}".encode(), ".bin")
         self._cache.put(1, 0, 0, answer.content, ".bin")
-        return int(total), mark
+        return int(total), etag
 
     def _block(self, number: int, last: int) -> bytes:
         if number in self._memory:
@@ -92,25 +96,25 @@ class RemoteFile:
         return min(BLOCK, self.size - number * BLOCK)
 
     def _fetch(self, number: int, last: int) -> None:
-        """Fetch a piece, and those that follow up to the last one or the next one that is there, in one request."""
+        """Fetch a block, and in the same request those after it up to `last` or the next one that is cached."""
         stop = number
-        while stop < min(last, number + 63) and not self._cache.has(1, (stop + 1) // 1000, stop + 1):
+        while stop < min(last, number + MAX_BLOCKS - 1) and not self._cache.has(1, (stop + 1) // 1000, stop + 1):
             stop += 1
         start, end = number * BLOCK, min((stop + 1) * BLOCK, self.size)
-        headers = {"Range": f"bytes={start}-{end - 1}"} | ({"If-Range": self._mark} if self._mark else {})
+        headers = {"Range": f"bytes={start}-{end - 1}"} | ({"If-Range": self._etag} if self._etag else {})
         answer = self._client.get(self._address, headers=headers)
         self._check(answer, start, end)
-        for piece in range(number, stop + 1):
-            content = answer.content[(piece - number) * BLOCK : (piece - number + 1) * BLOCK]
-            self._cache.put(1, piece // 1000, piece, content, ".bin")
-            self._keep(piece, content)
+        for block in range(number, stop + 1):
+            content = answer.content[(block - number) * BLOCK : (block - number + 1) * BLOCK]
+            self._cache.put(1, block // 1000, block, content, ".bin")
+            self._keep(block, content)
 
     def _check(self, answer: Answer, start: int, end: int) -> None:
         stated = answer.headers.get("content-range", "").removeprefix("bytes ").partition("/")[0].strip()
         if answer.status != 206 or stated != f"{start}-{end - 1}" or len(answer.content) != end - start:
             raise ServerError(
-                f"{answer.address} gave another part than was asked for: the file may have changed; remove "
-                f"{self._cache.directory} and start again"
+                f"{answer.address} sent another part than requested, so the file may have changed: remove "
+                f"{self._cache.directory} and run the same command again"
             )
 
     def _keep(self, number: int, content: bytes) -> None:
@@ -120,13 +124,13 @@ class RemoteFile:
 
 
 class RemoteReader:
-    """A file object, opened for reading, on a `RemoteFile`."""
+    """A file object for reading a `RemoteFile`."""
 
     def __init__(self, file: RemoteFile) -> None:
         self._file, self._position = file, 0
 
     def read(self, size: int = -1) -> bytes:
-        """Read up to so many bytes; all that are left for a negative number."""
+        """Read at most `size` bytes; a negative size reads to the end."""
         content = self._file.read_at(self._position, self._file.size if size < 0 else size)
         self._position += len(content)
         return content
@@ -155,7 +159,7 @@ class RemoteReader:
         return True
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the reader holds no resource."""
 
     def __enter__(self) -> "RemoteReader":
         return self

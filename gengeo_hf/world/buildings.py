@@ -1,4 +1,4 @@
-"""What stands on one lot: houses with wings and garages, terraces, flats, shops, barns, parks, car parks."""
+"""Buildings and other contents of one lot: houses with wings and garages, terraces, flats, shops, barns, parks."""
 
 import numpy as np
 
@@ -91,7 +91,7 @@ class Filler:
         ridge_across: bool | None = None,
         storey: float = 3.0,
     ) -> None:
-        """A part of a building centred at (along, deep) of a lot. A ridge runs along the longer side unless told.
+        """Add a part of a building, centred at (along, deep) of a lot. By default its ridge runs along the longer side.
 
         Args:
             lot: on which it stands.
@@ -125,34 +125,46 @@ class Filler:
             **colours,
         )
         if roof_kind == FLAT and half_x * half_y > 30:
-            for _ in range(int(self.random.integers(1, 4))):
-                a, b = self._uniform(-0.6, 0.6) * half_x, self._uniform(-0.6, 0.6) * half_y
-                self.boxes.add(
-                    x=x + a * cos - b * sin,
-                    y=y + a * sin + b * cos,
-                    ground=eaves,
-                    cos=cos,
-                    sin=sin,
-                    half_x=self._uniform(0.6, 1.6),
-                    half_y=self._uniform(0.5, 1.1),
-                    height=self._uniform(0.7, 1.6),
-                    kind=MACHINE,
-                    colour=_MACHINES[self.random.integers(len(_MACHINES))],
-                )
+            self._add_roof_machines(float(x), float(y), cos, sin, half_x, half_y, eaves)
         elif style == HOUSE and self.random.random() < 0.6:
-            a = half_x * self._uniform(-0.7, 0.7)
+            self._add_chimney(float(x), float(y), cos, sin, half_x, eaves, rise)
+
+    def _add_roof_machines(
+        self, x: float, y: float, cos: float, sin: float, half_x: float, half_y: float, eaves: float
+    ) -> None:
+        """Add one to three machines to a flat roof centred at (x, y), turned by (cos, sin)."""
+        for _ in range(int(self.random.integers(1, 4))):
+            a, b = self._uniform(-0.6, 0.6) * half_x, self._uniform(-0.6, 0.6) * half_y
             self.boxes.add(
-                x=x + a * cos,
-                y=y + a * sin,
+                x=x + a * cos - b * sin,
+                y=y + a * sin + b * cos,
                 ground=eaves,
                 cos=cos,
                 sin=sin,
-                half_x=0.4,
-                half_y=0.35,
-                height=rise + 0.9,
+                half_x=self._uniform(0.6, 1.6),
+                half_y=self._uniform(0.5, 1.1),
+                height=self._uniform(0.7, 1.6),
                 kind=MACHINE,
-                colour=linear("8a5544")[0],
+                colour=_MACHINES[self.random.integers(len(_MACHINES))],
             )
+
+    def _add_chimney(
+        self, x: float, y: float, cos: float, sin: float, half_x: float, eaves: float, rise: float
+    ) -> None:
+        """Add a chimney near the ridge of a house centred at (x, y), turned by (cos, sin)."""
+        a = half_x * self._uniform(-0.7, 0.7)
+        self.boxes.add(
+            x=x + a * cos,
+            y=y + a * sin,
+            ground=eaves,
+            cos=cos,
+            sin=sin,
+            half_x=0.4,
+            half_y=0.35,
+            height=rise + 0.9,
+            kind=MACHINE,
+            colour=linear("8a5544")[0],
+        )
 
     def tree(self, x: float, y: float, scale: float = 1.0, kind: int | None = None) -> None:
         """A tree or bush at a world position.

@@ -1,7 +1,4 @@
-"""From a raster's numbers to RGB: which bands, which range, and which pixels hold no data.
-
-A window that `raster.py` has read becomes an 8-bit RGB array and a mask.
-"""
+"""Rendering of raster values as 8-bit RGB: choice of bands and value range, and the mask of pixels without data."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,25 +11,24 @@ if TYPE_CHECKING:
     from rasterio.io import DatasetReader
 
 LEVELS = 21  # quantiles kept of each file
-# Values that programs write where there is no data, whether or not they say so in the file.
+# Values that programs write where there is no data, also without declaring them.
 SENTINELS = (-9999.0, -32767.0, -32768.0, -99999.0, float(np.finfo(np.float32).min), float(np.finfo(np.float64).min))
-CORNER = 256  # pixels of a file's corners that are looked at
+CORNER = 256  # side in pixels of the corners of a file that are searched for a fill colour
 LEAST_FILL, LEAST_FILL_PIXELS = 0.005, 32  # a solid area at a corner counts from this share and number of pixels on
 
 
 @dataclass(frozen=True)
 class Rendering:
-    """How one file becomes RGB.
+    """How one file is rendered as RGB.
 
     Args:
-        bands: one band (grey or palette) or three (red, green, blue), counted from 1.
-        low, high: values that become 0 and 255.
+        bands: One band (grey or palette) or three (red, green, blue), counted from 1.
+        low, high: Values that become 0 and 255.
         palette: (256, 3) uint8 colours of a palette raster.
-        alpha: band that masks the others, counted from 1.
-        nodata: value of pixels without data.
-        levels: quantiles of the values of a file deeper than 8 bits, from 1 to 99 %; empty for 8 bits.
-        fills: colours of the file's corners that mean "no data" although nothing in the file says so, one value for
-            each of `bands`.
+        alpha: Band that masks the others, counted from 1.
+        nodata: Value of pixels without data.
+        levels: Quantiles of the values of a file deeper than 8 bits, from 1 to 99 %; empty for 8 bits.
+        fills: Colours that mean "no data" although the file does not declare them, one value for each of `bands`.
     """
 
     bands: tuple[int, ...]
@@ -55,14 +51,14 @@ class Rendering:
 
 
 def rendering_of(dataset: "DatasetReader", nodata: float | None = None) -> Rendering:
-    """Decide from a file's header and a coarse look at its pixels.
+    """Choose the rendering of a file by its header and a coarse sample of its pixels.
 
     Args:
         dataset: The file.
-        nodata: Value of pixels without data, as the user states it; None takes only what the file shows.
+        nodata: Value of pixels without data, as the user states it; None takes only what the file states and shows.
 
     Raises:
-        GenGeoError: the file has two bands, or numbers that are not colours (complex).
+        GenGeoError: The file has two bands, or complex values.
     """
     from rasterio.enums import ColorInterp
 
@@ -92,8 +88,8 @@ def rendering_of(dataset: "DatasetReader", nodata: float | None = None) -> Rende
 def no_data_mask(dataset: "DatasetReader", rendering: Rendering, bands: np.ndarray, window: Any) -> np.ndarray:
     """Mask (height, width) uint8, 255 where there is data.
 
-    No data are: what the file's nodata value, mask or alpha band says; in a file without these, pixels that are exactly
-    zero in every band; NaN and values such as -9999; and areas of the colour that fills the file's corners.
+    Pixels without data are those of the file's nodata value, mask or alpha band; in a file without these, pixels that
+    are exactly zero in every band; NaN and values such as -9999; and areas of the colour that fills the file's corners.
     """
     mask = _declared_mask(dataset, rendering, bands, window)
     if bands.dtype.kind == "f":
@@ -106,7 +102,7 @@ def no_data_mask(dataset: "DatasetReader", rendering: Rendering, bands: np.ndarr
 
 
 def _declared_mask(dataset: "DatasetReader", rendering: Rendering, bands: np.ndarray, window: Any) -> np.ndarray:
-    """What the file itself says about data, or exact zeros where it says nothing."""
+    """The mask that the file declares; if it declares none, 0 where all bands are exactly zero."""
     from rasterio.enums import MaskFlags
 
     shape = bands.shape[1:]
@@ -121,23 +117,23 @@ def _declared_mask(dataset: "DatasetReader", rendering: Rendering, bands: np.nda
     return np.where((bands != 0).any(axis=0), 255, 0).astype(np.uint8)
 
 
-def _look(dataset: "DatasetReader", bands: tuple[int, ...]) -> np.ndarray:
+def _sample(dataset: "DatasetReader", bands: tuple[int, ...]) -> np.ndarray:
     """A coarse sample of bands, at most 512 x 512."""
     shape = (len(bands), min(dataset.height, 512), min(dataset.width, 512))
     return dataset.read(list(bands), out_shape=shape)
 
 
 def _is_mask(dataset: "DatasetReader", band: int) -> bool:
-    """True where a band holds only the two ends of its range, as a mask does and near infrared does not."""
-    values = np.unique(_look(dataset, (band,)))
+    """Whether a band holds only the two ends of its range, as a mask does and near infrared does not."""
+    values = np.unique(_sample(dataset, (band,)))
     top = np.iinfo(values.dtype).max if values.dtype.kind in "ui" else 1
     return bool(np.isin(values, [0, 1, 255, top]).all())
 
 
 def _corner_fills(dataset: "DatasetReader", bands: tuple[int, ...]) -> tuple[tuple[float, ...], ...]:
-    """Colours of solid black or white areas at the corners of a file; zeros are known anyway.
+    """Colours of solid black or white areas at the corners of a file; exact zeros need no detection.
 
-    Only the corners are read, at full resolution: a look at a whole file without overviews would read all of it.
+    Only the corners are read, at full resolution: sampling a file without overviews would read all of it.
     """
     from rasterio.errors import RasterioError
     from rasterio.windows import Window
@@ -148,14 +144,14 @@ def _corner_fills(dataset: "DatasetReader", bands: tuple[int, ...]) -> tuple[tup
     for row, column in ((0, 0), (0, -1), (-1, 0), (-1, -1)):
         window = Window(-column * (dataset.width - width), -row * (dataset.height - height), width, height)
         try:
-            look = dataset.read(list(bands), window=window)
-        except RasterioError:  # a damaged block is found again, and counted, when tiles are read
+            corner = dataset.read(list(bands), window=window)
+        except RasterioError:  # a damaged block is detected again, and counted, when tiles are read
             continue
-        colour = look[:, row, column].astype(np.float64)
-        top = np.iinfo(look.dtype).max - 1 if look.dtype.kind in "ui" else np.inf
+        colour = corner[:, row, column].astype(np.float64)
+        top = np.iinfo(corner.dtype).max - 1 if corner.dtype.kind in "ui" else np.inf
         if not np.isfinite(colour).all() or np.ptp(colour) or not (0 < colour[0] <= 1 or colour[0] >= top):
-            continue  # only black and white: a field of one colour is a picture
-        areas, _ = label((look == look[:, row, column][:, None, None]).all(axis=0))
+            continue  # only black and white: areas of another colour may be imagery
+        areas, _ = label((corner == corner[:, row, column][:, None, None]).all(axis=0))
         if (areas == areas[row, column]).sum() >= max(LEAST_FILL_PIXELS, LEAST_FILL * height * width):
             fills[tuple(colour.tolist())] = None
     return tuple(fills)
@@ -168,13 +164,13 @@ def _solid(bands: np.ndarray, fill: tuple[float, ...]) -> np.ndarray:
     same = (bands == np.array(fill, dtype=np.float64)[:, None, None]).all(axis=0)
     if not same.any():
         return same
-    # The border counts as filled, so that an area that goes on beyond the window is as solid as it is.
+    # The border counts as filled, so that an area that extends beyond the window counts as solid.
     padded = binary_opening(np.pad(same, 5, mode="edge"), np.ones((5, 5)))[5:-5, 5:-5]
     return np.asarray(binary_dilation(padded, np.ones((3, 3))) & (padded | _near(bands, fill)))
 
 
 def _near(bands: np.ndarray, fill: tuple[float, ...]) -> np.ndarray:
-    """Pixels that interpolation has mixed with the fill: nearer to it than to what else stands there."""
+    """Pixels that interpolation has mixed with the fill: nearer to it than to the other values of the window."""
     apart = np.abs(bands.astype(np.float64) - np.array(fill)[:, None, None]).max(axis=0)
     return apart < max(1.0, 0.5 * float(np.ptp(bands)))
 
@@ -182,10 +178,10 @@ def _near(bands: np.ndarray, fill: tuple[float, ...]) -> np.ndarray:
 def _levels(
     dataset: "DatasetReader", bands: tuple[int, ...], fills: tuple[tuple[float, ...], ...]
 ) -> tuple[float, ...]:
-    """Quantiles from the 1st to the 99th percentile of the whole file; none for 8 bits, which need no stretch."""
+    """Quantiles from the 1st to the 99th percentile of the whole file; empty for 8 bits, which are not stretched."""
     if dataset.dtypes[bands[0] - 1] == "uint8":
         return ()
-    values = _look(dataset, bands).astype(np.float64)
+    values = _sample(dataset, bands).astype(np.float64)
     empty = np.isin(values, SENTINELS) | ~np.isfinite(values)
     empty |= values == (dataset.nodata if dataset.nodata is not None else 0)
     for fill in fills:

@@ -1,13 +1,13 @@
-"""Whether what a server sent as a map tile is a picture of the ground; what is not gets a reason.
+"""Decode the content of map tiles and recognise what is not imagery of the ground.
 
-Servers answer with pages of HTML under status 200, with a picture that says "access blocked", with tiles of one colour
-where they have no imagery. None of these may become a tile of an index.
+Servers send HTML pages with status 200, pictures with the text "access blocked", and tiles of one colour where they
+have no imagery. None of these may become a tile of an index. Each is refused with one of the reasons below, which are
+counted.
 """
 
 import hashlib
 import io
 import threading
-from collections import Counter
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -23,7 +23,7 @@ DAMAGED = "a damaged picture"
 ONE_COLOUR = "every pixel has the same colour"
 TRANSPARENT = "every pixel is transparent"
 WRONG_SIZE = "a picture of another size than its neighbours"
-REPEATED = "one picture in many places (access blocked?)"
+REPEATED = "one picture at many positions (access blocked?)"
 REFUSED = "refused by the server"
 NO_ANSWER = "no answer from the server; --retry-missing asks again"
 
@@ -53,7 +53,7 @@ SUFFIXES = {
     "AVIF": ".avif",
     "BMP": ".bmp",
 }
-LASTING = frozenset({MISSING, ONE_COLOUR, TRANSPARENT})  # reasons that are remembered: asking again tells the same
+LASTING = frozenset({MISSING, ONE_COLOUR, TRANSPARENT})  # reasons that are remembered, because a retry is useless
 MAX_SIDE = 4096  # pixels of a map tile
 
 
@@ -69,19 +69,19 @@ class NotAPictureError(GenGeoError):
         self.reason = reason
 
 
-def decode_tile(content: bytes, one_colour: bool = False) -> tuple[np.ndarray, np.ndarray | None, str]:
+def decode_tile(content: bytes, keep_one_colour: bool = False) -> tuple[np.ndarray, np.ndarray | None, str]:
     """Decode a map tile.
 
     Args:
-        content: The bytes that a server or a file gave.
-        one_colour: Take a picture of one colour as well.
+        content: An image file.
+        keep_one_colour: Accept an image of one colour.
 
     Returns:
         RGB of shape (height, width, 3) uint8; a mask (height, width) uint8 that is 0 where there is no data, or None
-        where all pixels hold data; and the suffix of the file name.
+        if all pixels hold data; and the suffix of the file name, such as ".jpg".
 
     Raises:
-        NotAPictureError: It is not a picture of the ground.
+        NotAPictureError: It is not imagery of the ground.
     """
     if not content:
         raise NotAPictureError(EMPTY)
@@ -97,16 +97,20 @@ def decode_tile(content: bytes, one_colour: bool = False) -> tuple[np.ndarray, n
         raise
     except UnidentifiedImageError:
         raise NotAPictureError(_kind_of_text(content)) from None
-    except Exception:  # a damaged file raises whatever its decoder happens to meet
+    except Exception:  # decoders raise exceptions of many types for damaged files
         raise NotAPictureError(DAMAGED) from None
     pixels, mask = _masked(pixels)
-    if not one_colour and is_one_colour(pixels, mask):
+    if not keep_one_colour and is_one_colour(pixels, mask):
         raise NotAPictureError(ONE_COLOUR)
     return pixels, mask, suffix
 
 
 def _masked(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """RGB and mask of RGB or RGBA pixels of which some are to be seen."""
+    """RGB and mask of RGB or RGBA pixels.
+
+    Raises:
+        NotAPictureError: Every pixel is transparent.
+    """
     mask = None
     if pixels.shape[2] == 4:
         if not pixels[..., 3].any():
@@ -123,16 +127,16 @@ def is_one_colour(pixels: np.ndarray, mask: np.ndarray | None = None) -> bool:
 
     Args:
         pixels: (height, width, 3).
-        mask: (height, width), 0 where there is no data; None where all pixels hold data.
+        mask: (height, width), 0 where there is no data; None if all pixels hold data.
     """
     if mask is not None:
         pixels = pixels[mask > 0][None]
-    quick = pixels[::16, ::16]  # enough for nearly all tiles
-    return not pixels.size or bool((quick == quick[0, 0]).all() and (pixels == pixels[0, 0]).all())
+    sample = pixels[::16, ::16]  # suffices for nearly all tiles
+    return not pixels.size or bool((sample == sample[0, 0]).all() and (pixels == pixels[0, 0]).all())
 
 
 def _kind_of_text(content: bytes) -> str:
-    """What a file that is not a picture is."""
+    """The reason for a file that is not a picture."""
     head = content[:2048].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if head.startswith((b"<!doctype html", b"<html")) or b"<html" in head:
         return PAGE
@@ -142,35 +146,26 @@ def _kind_of_text(content: bytes) -> str:
 
 
 class Repetitions:
-    """Finds one picture that a server gives for many tiles.
+    """Detects one picture that a server sends for many tiles.
 
-    Two tiles of aerial imagery are never equal to the last byte, so the second occurrence is enough.
+    Two tiles of aerial imagery are never equal in every byte, so the second occurrence is enough.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._first: dict[bytes, tuple[int, int, int]] = {}
-        self._counts: Counter[bytes] = Counter()
 
-    def check(self, content: bytes, place: tuple[int, int, int]) -> tuple[int, int, int] | None:
-        """Count a picture.
+    def check(self, content: bytes, index: tuple[int, int, int]) -> tuple[int, int, int] | None:
+        """Compare a picture with those before.
 
         Args:
             content: Its bytes.
-            place: Zoom, column and row.
+            index: Zoom, column and row.
 
         Returns:
-            The other place that showed the same bytes first, or None where it is new.
+            Zoom, column and row of the first tile with the same bytes; None if there was none.
         """
         digest = hashlib.blake2b(content, digest_size=16).digest()
         with self._lock:
-            first = self._first.setdefault(digest, place)
-            if first == place:
-                return None
-            self._counts[digest] += 1
-            return first
-
-    @property
-    def count(self) -> int:
-        """Tiles that repeated another one."""
-        return sum(self._counts.values())
+            first = self._first.setdefault(digest, index)
+            return None if first == index else first
