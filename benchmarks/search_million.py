@@ -102,7 +102,7 @@ def kinds(vectors: np.ndarray) -> dict[str, Callable[[], tuple[Any, float] | Non
     def hnsw() -> tuple[Any, float] | None:
         return usearch_rows(vectors, dim, THREADS)
 
-    return {"fp16 (exact)": exact, "faiss flat": flat, "rabitq": scan, "usearch": hnsw}
+    return {"fp16 (exact)": exact, "faiss flat": flat, "compressed scan": scan, "usearch": hnsw}
 
 
 def measure(

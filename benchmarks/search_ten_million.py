@@ -179,7 +179,7 @@ def opened_alone(index: GeoIndex, queries: np.ndarray, folder: Path, cold: bool)
     return json.loads(done.stdout)
 
 
-class OneColour:
+class Noise:
     """A source of `count` tiles for `add`; what they cost to encode is not measured here."""
 
     rendering = ""
@@ -191,7 +191,7 @@ class OneColour:
         self.table = gallery.tiles().set_column(0, TILE_SCHEMA.field(0), ids)
 
     def read(self, row: int) -> Image.Image:
-        return Image.new("RGB", (8, 8), (row % 256, 0, 0))
+        return Image.fromarray(np.random.default_rng(row).integers(0, 255, (8, 8, 3), np.uint8))
 
 
 class RandomEncoder:
@@ -264,7 +264,7 @@ def edits(count: int, folder: Path, known: dict[str, Any]) -> Iterator[dict[str,
         index = build_parts(count, folder)
         result = {"tiles": len(index), "segments": len(index.manifest.segments)}
         result["remove_one"] = cost(index, lambda: index.remove(["77"]))
-        more = OneColour(32, count)
+        more = Noise(32, count)
         result["add_32"] = cost(index, lambda: index.add(RandomEncoder(), more))
         dead = np.random.default_rng(1).choice(count, count // 10, replace=False).astype(str).tolist()
         result["remove_tenth"] = cost(index, lambda: index.remove(dead))
@@ -329,7 +329,7 @@ def large(count: int, folder: Path, known: dict[str, Any]) -> Iterator[dict[str,
     result["queries"] = QUERIES
     yield result
     result["remove_one"] = cost(index, lambda: index.remove(["77"]))
-    more = OneColour(32, count)
+    more = Noise(32, count)
     result["add_32"] = cost(index, lambda: index.add(RandomEncoder(), more))
     yield result
 

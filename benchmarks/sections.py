@@ -189,8 +189,8 @@ def search(sizes: Sizes) -> list[Figure]:
         last = tiles == sizes.tiles[-1]
         skip = () if last else ("faiss flat", "usearch")
         found = {row["kind"]: row for row in search_million.measure(tiles, sizes.dim, sizes.queries, 20, skip)}
-        built.append(found["rabitq"]["build_cpu_s"])
-        asked.append(found["rabitq"]["cpu_ms_one"] / 1000)
+        built.append(found["compressed scan"]["build_cpu_s"])
+        asked.append(found["compressed scan"]["cpu_ms_one"] / 1000)
     base = found["faiss flat"]["cpu_ms_one"]
     for name, row in found.items():
         note = (
@@ -199,8 +199,8 @@ def search(sizes: Sizes) -> list[Figure]:
         )
         what, cpu = f"{name}, one query of {sizes.tiles[-1]:,} tiles", row["cpu_ms_one"] / 1000
         rows.append(Figure("search", what, base / cpu / 1000, "times as fast as FAISS flat", cpu_s=cpu, note=note))
-    rows.append(growth("search", "building rabitq with tiles", [*sizes.tiles], built))
-    return [*rows, growth("search", "one query of rabitq with tiles", [*sizes.tiles], asked)]
+    rows.append(growth("search", "building the compressed scan with tiles", [*sizes.tiles], built))
+    return [*rows, growth("search", "one query of the compressed scan with tiles", [*sizes.tiles], asked)]
 
 
 def world(sizes: Sizes) -> list[Figure]:

@@ -120,7 +120,7 @@ def build_index(
 
     Raises:
         GenGeoError: `path` holds something else, or an index while neither `overwrite` nor `add` is given; no tile
-            could be read; the disk is full. Finished shards stay in `<path>.partial`, and the same call goes on there.
+            could be read; the disk is full. Finished shards stay in `<path>.partial`; the same call continues there.
     """
     path = real_path(path)
     check_fusion(fusion)
@@ -259,9 +259,8 @@ class _Assembly:
             manifest = replace(manifest, fusion=manifest.fusion or check_fusion(self.fusion))
         edit.left_out = joined_left_out(edit.left_out, left_out, tiles)
         new = NewRows(tiles, read_descriptors(files, manifest.dim), read_jpegs(files) if self.thumbnails else None)
-        total = len(rows) + sum(record.live for record in edit.segments)
         if len(rows):
-            edit.segments.append(write_segment(edit.path, new, manifest.dim, total))
+            edit.segments.append(write_segment(edit.path, new, manifest.dim))
         edit.tidy()
         report.tiles = sum(record.live for record in edit.segments)
         edit.commit(manifest)
@@ -339,7 +338,7 @@ def joined_left_out(earlier: pa.Table, newer: pa.Table, tiles: pa.Table) -> pa.T
 
 
 def without_local_paths(table: pa.Table) -> tuple[pa.Table, str]:
-    """A tile table whose sources are named below their common directory: where it lies here is nobody's business.
+    """A tile table whose sources are named below their common directory: paths of this machine are not stored.
 
     Args:
         table: `TILE_SCHEMA`.

@@ -1,7 +1,7 @@
 """An index built by the workers of a Ray cluster: the parts of a divided build as tasks, merged at the end.
 
 Ray does not keep what a driver has done, so nothing depends on it: each part is an index in a directory of its own on
-storage that all machines share, and what is finished there is never encoded again, whoever is killed.
+storage that all machines share, and what is finished there is never encoded again, also where a process is killed.
 
     city.gengeo.parts/<key>-<parts>/part-0003.gengeo    the same as `gengeo index ... --shard 3/<parts>` writes
 """
@@ -131,7 +131,7 @@ def build_on_ray(
 
     Raises:
         GenGeoError: The address does not answer, workers do not see the same files, a part was lost too often, or see
-            `build_index`. Finished parts are kept, and the same call goes on there.
+            `build_index`. Finished parts are kept, and the same call continues there.
     """
     path = real_path(path)
     check_output(path, overwrite=True)

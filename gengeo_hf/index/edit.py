@@ -33,7 +33,8 @@ from gengeo_hf.index.manifest import (
     read_manifest,
     write_manifest,
 )
-from gengeo_hf.index.search import BLOCK
+from gengeo_hf.index.scan import KIND
+from gengeo_hf.index.search import BLOCK, needs_scan
 from gengeo_hf.index.segment import (
     LEFT_OUT_SCHEMA,
     NewRows,
@@ -126,12 +127,11 @@ class Edit:
         """Write the live tiles of some segments as one new one, without the removed ones."""
         readers = [self.reader(record) for record in records]
         names = {record.name for record in records}
-        total = sum(record.live for record in self.segments)
-        merged = write_segment(self.path, merged_rows(readers), self.manifest.dim, total)
+        merged = write_segment(self.path, merged_rows(readers), self.manifest.dim)
         self.segments = [record for record in self.segments if record.name not in names] + [merged]
 
     def tidy(self) -> None:
-        """Merge what has become too many or too empty, and make what a large index needs to be searched fast."""
+        """Merge what has become too many or too empty, and add the scans that a large index needs."""
         for record in [s for s in self.segments if s.deleted > MOST_DEAD * s.tiles]:
             self.merge([record])
         if len(self.segments) > MOST_SEGMENTS:
@@ -142,8 +142,24 @@ class Edit:
                 count = max(count, len(self.segments) - MOST_SEGMENTS // 2)
             if count > 1:
                 self.merge(by_size[:count])
+        self.add_scans()
+
+    def add_scans(self) -> None:
+        """Give every segment the compressed structure that it needs; all share the quantiser of the largest."""
         total = sum(record.live for record in self.segments)
-        self.segments = [add_scan(self.path, record, total) for record in self.segments]
+        for record in sorted(self.segments, key=lambda record: -record.tiles):
+            if record.scan is None and needs_scan(record.tiles, total):
+                made = add_scan(self.path, record, self._scan_like(record.tiles))
+                self.segments[self.segments.index(record)] = made
+
+    def _scan_like(self, tiles: int) -> Path | None:
+        """The compressed structure of the largest segment; None where all are smaller than these tiles."""
+        scanned = [(record.tiles, record.name, record.scan) for record in self.segments if record.scan]
+        known = [one for one in scanned if one[2].factory == KIND and one[0] >= tiles]
+        if not known:
+            return None
+        _, name, scan = max(known, key=lambda one: one[0])
+        return self.path / name / scan.files[0]
 
     def commit(self, manifest: Manifest) -> None:
         """Make the segments, and what was left out, the current version.
@@ -190,10 +206,10 @@ def editing(path: str | Path, wait: bool = True) -> Iterator[Edit]:
 
     Args:
         path: The index's directory.
-        wait: False refuses where somebody else changes the index.
+        wait: False refuses where another process changes the index.
 
     Raises:
-        GenGeoError: Somebody else changes the index, or it cannot be read or written; it is then as before.
+        GenGeoError: Another process changes the index, or it cannot be read or written; it is then as before.
     """
     path = real_path(path)
     read_manifest(path)  # before a lock is laid into a directory that is not ours
@@ -263,12 +279,13 @@ def compact(path: str | Path) -> tuple[int, int]:
         Segments before and removed tiles whose room was freed; (1, 0) where there was nothing to do.
 
     Raises:
-        GenGeoError: Somebody else changes the index, or the disk is full; it is then as before.
+        GenGeoError: Another process changes the index, or the disk is full; it is then as before.
     """
     with editing(path, wait=False) as edit:
         before, deleted = len(edit.segments), edit.manifest.deleted
         if before > 1 or deleted:
             edit.merge(edit.segments)
+            edit.add_scans()
             edit.commit(edit.manifest.with_event("compacted", segments=before, removed=deleted))
     return before, deleted
 
@@ -294,7 +311,8 @@ def write_index(
         with atomic_folder(path) as folder:
             write_manifest(folder, new_manifest(dim, model, {}))
             edit = Edit(folder, Version(folder))
-            edit.segments.append(write_segment(folder, rows, dim, rows.tiles.num_rows))
+            edit.segments.append(write_segment(folder, rows, dim))
+            edit.add_scans()
             edit.commit(replace(edit.manifest.with_event("built", tiles=rows.tiles.num_rows), sources=list(sources)))
     except OSError as error:
         raise GenGeoError(f"the index could not be written to {path}: {error.strerror or error}") from error

@@ -55,7 +55,7 @@ class GeoIndex:
     def build(
         cls, encoder: EncoderProtocol, imagery: "TileSource | CrossViewDataset", path: str | Path, **options: Any
     ) -> "GeoIndex":
-        """Encode imagery into a new index; an interrupted build goes on where it stopped.
+        """Encode imagery into a new index; an interrupted build continues where it stopped.
 
         Args:
             encoder: The model that will also encode the photos.
@@ -140,7 +140,7 @@ class GeoIndex:
             The address of the commit.
 
         Raises:
-            GenGeoError: The Hub refuses, or the name can be none of a repository.
+            GenGeoError: The Hub refuses, or the name is not valid for a repository.
         """
         content: dict[str, Path | bytes] = {"README.md": index_card(repository, self).encode(), **self.files()}
         message = "Add the index"
@@ -148,7 +148,7 @@ class GeoIndex:
 
     @property
     def segments(self) -> Sequence[SegmentReader]:
-        """The open segments of the version in use, for whoever goes through all tiles in bounded memory."""
+        """The open segments of the version in use, to read all tiles in bounded memory."""
         return self._version.segments
 
     def files(self) -> dict[str, Path]:

@@ -90,7 +90,11 @@ def _check_parts(parts: Sequence[str | Path], manifests: Sequence[Manifest]) -> 
             and (manifest.shard.work, manifest.shard.count) != (first.shard.work, first.shard.count)
         ):
             raise GenGeoError(f"{part} is a part of another build than {parts[0]}: imagery, cutting or division differ")
-        key: object = manifest.shard.number if manifest.shard else manifest.segments and manifest.segments[0].name
+        key: object = str(part)  # of an index whose tiles were all removed
+        if manifest.shard:
+            key = manifest.shard.number
+        elif manifest.segments:
+            key = manifest.segments[0].name
         if key in seen:
             name = f"shard {manifest.shard.number}" if manifest.shard else "the same index"
             raise GenGeoError(f"{seen[key]} and {part} are both {name}: give each part once")

@@ -4,6 +4,7 @@ The figures for disk and memory are those of the file formats; those for time we
 bench_10m.json: 10,000, a million and ten million tiles of 256 dimensions on two cores).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,8 +18,8 @@ BYTES_A_PIXEL = 0.4  # of JPEG imagery at a quality that keeps streets and roofs
 ROW_BYTES = 110  # of a tile in the table, with names of some ten letters
 THUMBNAIL_BYTES = 4000  # of 128 pixels
 PROCESS_MB = 80  # of a process that searches, without the model
-FLAT_NS, HALF_NS, SCAN_NS = 0.15, 0.065, 0.06  # for each dimension of each tile and one query on one core
-SCAN_FLOOR_MS = 3.0  # the second, exact look at the best
+FLAT_NS, HALF_NS, SCAN_NS = 0.15, 0.065, 0.012  # for each dimension of each tile and one query on one core
+EXACT_MS = 0.006  # times the square root of the tiles: the exact scores of the best candidates, on one core
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def bytes_of(tiles: int, dim: int, thumbnails: bool = True) -> tuple[float, floa
         dim: Length of a descriptor.
         thumbnails: Whether small pictures are kept.
     """
-    scan = dim / 8 + 8 if tiles > EXACT_LIMIT else 0.0
+    scan = dim / 8 + 1 if tiles > EXACT_LIMIT else 0.0
     disk = tiles * (2 * dim + ROW_BYTES + 32 / 256 + scan + THUMBNAIL_BYTES * thumbnails)
     memory = tiles * (scan or (4 if tiles <= FLAT_LIMIT else 2) * dim)
     return disk, memory
@@ -151,4 +152,4 @@ def search_ms(tiles: int, dim: int) -> float:
     if tiles <= EXACT_LIMIT:
         return tiles * dim * (FLAT_NS if tiles <= FLAT_LIMIT else HALF_NS) / 1e6
     cores = 1 if tiles <= 2_097_152 else 2  # one file of a scan is read by one core
-    return SCAN_FLOOR_MS + tiles * dim * SCAN_NS / 1e6 / cores
+    return EXACT_MS * math.sqrt(tiles) + tiles * dim * SCAN_NS / 1e6 / cores

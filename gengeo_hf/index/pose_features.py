@@ -26,20 +26,20 @@ class StoredFeatures:
     """Keys of one head.
 
     Args:
-        path: of `write_features`.
+        path: File of `write_features`.
 
     Raises:
-        GenGeoError: the file cannot be read.
+        GenGeoError: The file cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
         try:
             self._file = pq.read_table(path, memory_map=True)
-            told = self._file.schema.metadata or {}
-            self.head, self.shape = told[b"head"].decode(), (int(told[b"patches"]), int(told[b"dim"]))
+            stated = self._file.schema.metadata or {}
+            self.head, self.shape = stated[b"head"].decode(), (int(stated[b"patches"]), int(stated[b"dim"]))
         except (OSError, pa.ArrowInvalid, KeyError, ValueError) as error:
             raise GenGeoError(
-                f"{path} holds no pose features ({error}): make them again with --pose-features"
+                f"{path} does not hold pose features ({error}): make them again with --pose-features"
             ) from error
 
     def keys(self, tile_ids: Sequence[str]) -> Mapping[str, np.ndarray]:
@@ -64,23 +64,23 @@ def write_features(path: Path, head: str, blocks: Iterator[tuple[Sequence[str], 
     """Write keys in one step.
 
     Args:
-        path: of `features_path`.
-        head: checksum of the head's weights.
-        blocks: tile ids and float (n, K, d) keys.
+        path: File to write, see `features_path`.
+        head: Checksum of the head's weights.
+        blocks: Tile ids and their keys, float (n, K, d).
 
     Returns:
         The number of tiles.
 
     Raises:
-        GenGeoError: there is no tile.
+        GenGeoError: There is no tile.
     """
     writer: Any = None
     count = 0
     with atomic_file(path) as temporary:
         for ids, keys in blocks:
             if writer is None:
-                told = {"head": head, "patches": str(keys.shape[1]), "dim": str(keys.shape[2])}
-                schema = pa.schema([("tile_id", pa.string()), ("keys", pa.binary())], metadata=told)
+                stated = {"head": head, "patches": str(keys.shape[1]), "dim": str(keys.shape[2])}
+                schema = pa.schema([("tile_id", pa.string()), ("keys", pa.binary())], metadata=stated)
                 writer = pq.ParquetWriter(temporary, schema)
             values = [row.tobytes() for row in keys.astype(np.float16)]
             writer.write_table(pa.table([pa.array(list(ids)), pa.array(values, pa.binary())], schema=schema))

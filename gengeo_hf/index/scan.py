@@ -1,7 +1,17 @@
-"""The compressed structure of a large segment: built, stored, and measured against exact search."""
+"""The compressed structure of a large segment: built, stored, and measured against exact search.
+
+A descriptor becomes half a byte for every four dimensions: a product quantiser (16 centroids for each group of
+dimensions) after a rotation that gives every group the same product of variances (Ge et al., Optimized Product
+Quantization, CVPR 2013, parametric solution). FAISS scans such codes in registers (fast scan).
+
+Centroids are shorter than what they stand for, by a factor that differs from tile to tile. RaBitQ (Gao and Long, SIGMOD
+2024) divides each estimate by that factor, in floating point. Here one more group of the code holds the factor, and
+the query's vector has a constant there, so the scan adds the correction that is right for tiles near the tenth rank.
+"""
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,34 +19,154 @@ import faiss
 import numpy as np
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.index.search import BLOCK, MOST_DEPTH, QUERIES, Part, Searcher
+from gengeo_hf.index.search import BLOCK, MOST_DEPTH, QUERIES, SCAN_ROWS, THREADS, Part, Searcher
 
-FACTORY = "RR,RaBitQfs"
-SCAN_ROWS = 2_097_152  # of one file; several are scanned by several threads
+KIND = "rotation, PQ 4 dimensions x 4 bit with lengths, fast scan"
+GROUP, CENTROIDS = 4, 16  # dimensions of a group, and its centroids
+TRAINED = 50_000  # tiles from which rotation and centroids are learned, at most
 SEGMENT_DEPTH = 32  # of a segment, at least
-WANTED_RECALL = 0.997  # of the ten best, on made-up queries; with a quarter more depth than that needs
+WANTED_RECALL = 0.993  # of the ten best, on made-up queries: the lower end of its 95 % interval; 0.99 is promised
+SAMPLES = 512  # queries of that measurement
+RANK = 10  # tiles that recall is measured for
 MIXED = 1024  # tiles whose mixtures stand for what differs between two views
 SAMPLE_COSINE = 0.65  # between a test query and its tile: as far apart as two views of a place are
 
 
-def build_scan(descriptors: np.ndarray) -> list[Any]:
-    """Compressed structures of all rows: 1/8 byte for each dimension of a tile.
+def build_scan(descriptors: np.ndarray, like: Any = None) -> list[Any]:
+    """Compressed structures of all rows: about 1/8 byte for each dimension of a tile.
 
     Args:
-        descriptors: float16 (tiles, dim).
+        descriptors: float16 (tiles, dim), unit length.
+        like: A structure whose quantiser is shared, so that searches can scan both as one; None learns a new one.
     """
-    trained = faiss.index_factory(descriptors.shape[1], FACTORY, faiss.METRIC_INNER_PRODUCT)
-    step = max(1, len(descriptors) // 50_000)
-    trained.train(np.ascontiguousarray(descriptors[::step], dtype=np.float32))
-    empty = faiss.serialize_index(trained)  # this kind cannot be cloned
+    if like is None:
+        step = max(1, len(descriptors) // TRAINED)
+        quantizer = _Quantizer.fit(np.ascontiguousarray(descriptors[::step], dtype=np.float32))
+        # What a tile at the tenth rank scores, where the correction shall be right.
+        queries = sample_queries(descriptors, 32)
+        scores, _ = Searcher([Part(descriptors)]).search_runs(queries, [(0, len(descriptors), None)], RANK)
+        constant = float(scores[:, -1].mean()) / float(quantizer.levels[1:].mean())
+    else:
+        quantizer = _Quantizer.of(like)
+        learned: Any = faiss.downcast_VectorTransform(like.chain.at(0))
+        constant = float(faiss.vector_to_array(learned.b)[-GROUP])
+    transform = quantizer.query_transform(constant)
     made = []
     for first in range(0, len(descriptors), SCAN_ROWS):
-        index = faiss.deserialize_index(empty)
+        index = quantizer.empty()
         for start in range(first, min(first + SCAN_ROWS, len(descriptors)), BLOCK):
             rows = slice(start, min(start + BLOCK, first + SCAN_ROWS))
-            index.add(np.ascontiguousarray(descriptors[rows], dtype=np.float32))
-        made.append(index)
+            index.add(quantizer.extended(np.ascontiguousarray(descriptors[rows], dtype=np.float32)))
+        made.append(faiss.IndexPreTransform(transform, index))
     return made
+
+
+@dataclass
+class _Quantizer:
+    """Rotation, centroids and the levels of the correction.
+
+    Args:
+        rotation: float32 (width, dim), orthonormal columns; width is dim, rounded up to whole groups.
+        centroids: FAISS's product quantiser over rotated vectors.
+        levels: float32 (16,), rising: the factors that a tile can have; no tile has the first.
+    """
+
+    rotation: np.ndarray
+    centroids: Any
+    levels: np.ndarray
+
+    @classmethod
+    def fit(cls, sample: np.ndarray) -> "_Quantizer":
+        """Learn from some tiles: float32 (tiles, dim)."""
+        dim = sample.shape[1]
+        width = -(-dim // GROUP) * GROUP
+        variances, axes = np.linalg.eigh(np.cov(sample, rowvar=False, bias=True).reshape(dim, dim))
+        rotation = np.zeros((width, dim), np.float32)
+        rotation[_balanced(variances, width // GROUP)] = axes.T
+        centroids = faiss.ProductQuantizer(width, width // GROUP, 4)
+        centroids.cp.min_points_per_centroid = 1  # or FAISS warns of small galleries
+        rotated = sample @ rotation.T
+        faiss.omp_set_num_threads(1)  # thousands of tiny products, between which threads would wait for one another
+        centroids.train(np.resize(rotated, (max(len(rotated), CENTROIDS), width)))
+        faiss.omp_set_num_threads(THREADS)
+        used = np.quantile(_factors(centroids, rotated), (np.arange(1, CENTROIDS) - 0.5) / (CENTROIDS - 1))
+        # FAISS drops a row that has the lowest value in every group (equal tiles do), so no row gets this one.
+        lowest = used[0] - np.ptp(used) / 8 - 1e-6
+        return cls(rotation, centroids, np.array([lowest, *used], dtype=np.float32))
+
+    @classmethod
+    def of(cls, index: Any) -> "_Quantizer":
+        """The quantiser of a structure."""
+        inner: Any = faiss.downcast_index(index.index)
+        transform: Any = faiss.downcast_VectorTransform(index.chain.at(0))
+        groups = inner.M - 1
+        width = groups * GROUP
+        values = faiss.vector_to_array(inner.pq.centroids).reshape(groups + 1, CENTROIDS, GROUP)
+        centroids = faiss.ProductQuantizer(width, groups, 4)
+        faiss.copy_array_to_vector(values[:groups].ravel(), centroids.centroids)
+        rotation = faiss.vector_to_array(transform.A).reshape(width + GROUP, index.d)[:width]
+        return cls(rotation, centroids, values[groups, :, 0])
+
+    def extended(self, vectors: np.ndarray) -> np.ndarray:
+        """Rotated vectors, and one more group, which holds their factor."""
+        width = len(self.rotation)
+        found = np.zeros((len(vectors), width + GROUP), np.float32)
+        found[:, :width] = vectors @ self.rotation.T
+        found[:, width] = np.maximum(_factors(self.centroids, found[:, :width]), self.levels[1])
+        return found
+
+    def empty(self) -> Any:
+        """A structure for what `extended` gives, without rows."""
+        groups, width = self.centroids.M, len(self.rotation)
+        found = faiss.IndexPQFastScan(width + GROUP, groups + 1, 4, faiss.METRIC_INNER_PRODUCT)
+        values = np.zeros((groups + 1, CENTROIDS, GROUP), np.float32)
+        values[:groups] = faiss.vector_to_array(self.centroids.centroids).reshape(groups, CENTROIDS, GROUP)
+        values[groups, :, 0] = self.levels
+        faiss.copy_array_to_vector(values.ravel(), found.pq.centroids)
+        found.is_trained = True
+        return found
+
+    def query_transform(self, constant: float) -> Any:
+        """What is done to a query: it is rotated, and has a constant in the group of the factors.
+
+        An estimate e of a tile with the factor f stands for the cosine e * f. Near the cosine c, adding
+        f * c / (mean factor) orders tiles as that product does.
+
+        Args:
+            constant: c / (mean factor).
+        """
+        width, dim = self.rotation.shape
+        matrix, bias = np.zeros((width + GROUP, dim), np.float32), np.zeros(width + GROUP, np.float32)
+        matrix[:width], bias[width] = self.rotation, constant
+        found = faiss.LinearTransform(dim, width + GROUP, True)
+        faiss.copy_array_to_vector(matrix.ravel(), found.A)
+        faiss.copy_array_to_vector(bias, found.b)
+        found.is_trained = True
+        return found
+
+
+def _balanced(variances: np.ndarray, groups: int) -> np.ndarray:
+    """Which dimension each axis becomes, so that the products of the variances of all groups are alike.
+
+    The largest variance that is left goes to the group with the smallest product that has room.
+    """
+    logs = np.log(np.maximum(variances, 1e-9 * max(float(variances.max()), 1e-30)))
+    logs -= logs.min()
+    filled, sums = np.zeros(groups, np.int64), np.zeros(groups)
+    order = np.empty(len(variances), np.int64)
+    for axis in np.argsort(-logs, kind="stable"):
+        group = int(np.argmin(sums))
+        order[axis] = group * GROUP + filled[group]
+        filled[group] += 1
+        sums[group] = np.inf if filled[group] == GROUP else sums[group] + logs[axis]
+    return order
+
+
+def _factors(centroids: Any, rotated: np.ndarray) -> np.ndarray:
+    """By how much the centroids of vectors must be lengthened to have the right product with them."""
+    rotated = np.ascontiguousarray(rotated)
+    nearest = centroids.decode(centroids.compute_codes(rotated))
+    return 1 / np.maximum(np.einsum("nd,nd->n", nearest, rotated), 0.25)
 
 
 def read_scan(file: str | Path, dim: int) -> Any:
@@ -49,18 +179,20 @@ def read_scan(file: str | Path, dim: int) -> Any:
         index = faiss.read_index(str(file))
     except (RuntimeError, MemoryError) as error:
         raise GenGeoError(f"{file} cannot be read; copy the index again or make it again") from error
-    if (index.d, index.metric_type) != (dim, faiss.METRIC_INNER_PRODUCT) or not isinstance(
-        index, faiss.IndexPreTransform
-    ):
+    if (index.d, index.metric_type) != (dim, faiss.METRIC_INNER_PRODUCT):
         raise GenGeoError(f"{file} holds vectors of {index.d} dimensions, expected {dim}; make the index again")
+    rotated = isinstance(index, faiss.IndexPreTransform) and index.chain.size() == 1
+    if not rotated or not isinstance(faiss.downcast_VectorTransform(index.chain.at(0)), faiss.LinearTransform):
+        raise GenGeoError(f"{file} holds another kind of search structure than expected; make the index again")
     return index
 
 
-def measure_depth(descriptors: np.ndarray, scan: Sequence[Any], samples: int = 200) -> dict[str, Any]:
-    """How deep the second look must go, and what is then lost against exact search.
+def measure_depth(descriptors: np.ndarray, scan: Sequence[Any], samples: int = SAMPLES) -> dict[str, Any]:
+    """How many candidates must be scored exactly, and what is then lost against exact search.
 
-    The queries are tiles with noise, at cosine 0.65 to their tile (see `sample_queries`). Real photos may lose more or
-    less.
+    The smallest depth is taken at which the lower end of the 95 % interval of recall@10 (each query is one
+    observation) reaches `WANTED_RECALL`. The queries are tiles with noise, at cosine 0.65 to their tile (see
+    `sample_queries`). Real photos may lose more or less.
 
     Args:
         descriptors: float16 (tiles, dim).
@@ -72,21 +204,49 @@ def measure_depth(descriptors: np.ndarray, scan: Sequence[Any], samples: int = 2
     """
     queries = sample_queries(descriptors, samples)
     searcher = Searcher([Part(descriptors, scan=scan)])
-    _, exact = searcher.search_runs(queries, [(0, len(descriptors), None)], 10)
+    _, exact = searcher.search_runs(queries, [(0, len(descriptors), None)], RANK)
     ranks = np.full(exact.shape, len(descriptors), np.int64)
     for start in range(0, len(queries), QUERIES):
         ranked = searcher.ranked_candidates(queries[start : start + QUERIES], MOST_DEPTH)
         for number, line in enumerate(ranked, start):
             rank, column = np.nonzero(line[:, None] == exact[number])
             ranks[number, column] = rank
-    needed = np.sort(ranks, axis=None)[math.ceil(WANTED_RECALL * ranks.size) - 1] + 1
-    depth = int(min(max(SEGMENT_DEPTH, math.ceil(1.25 * needed)), MOST_DEPTH))
+    depth = _smallest_depth(ranks)
+    while True:  # the scan ranks equal estimates in any order, so the depth is tried as searches use it
+        part = Part(descriptors, scan=scan, depth=depth)
+        found = Searcher([part], least_depth=SEGMENT_DEPTH).search(queries, RANK)[1]
+        hits = (found[:, :, None] == exact[:, None, :]).any(axis=1)  # (queries, 10)
+        if _is_enough(hits) or depth >= MOST_DEPTH:
+            break
+        depth = min(math.ceil(1.05 * depth), MOST_DEPTH)
     return {
         "depth": depth,
         "samples": len(queries),
-        "recall_at_1": float((ranks[:, 0] < depth).mean()),
-        "recall_at_10": float((ranks < depth).mean()),
+        "recall_at_1": float(hits[:, 0].mean()),
+        "recall_at_10": float(hits.mean()),
     }
+
+
+def _smallest_depth(ranks: np.ndarray) -> int:
+    """The smallest depth with the wanted recall.
+
+    Args:
+        ranks: int (queries, 10), where the scan ranks each of the exact ten best, from 0.
+    """
+    low, high = SEGMENT_DEPTH, MOST_DEPTH
+    while low < high:
+        middle = (low + high) // 2
+        if _is_enough(ranks < middle):
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def _is_enough(hits: np.ndarray) -> bool:
+    """Whether recall is surely as wanted: bool (queries, 10), which of the exact ten best were found."""
+    recalls = hits.mean(axis=1)
+    return bool(recalls.mean() - 1.96 * recalls.std() / np.sqrt(len(recalls)) >= WANTED_RECALL)
 
 
 def sample_queries(descriptors: np.ndarray, samples: int, cosine: float = SAMPLE_COSINE, seed: int = 0) -> np.ndarray:

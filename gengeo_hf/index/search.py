@@ -1,15 +1,15 @@
-"""Nearest descriptors: exact for small segments, a one-bit scan with an exact second look for large ones.
+"""Nearest descriptors: exact for small segments, a compressed scan and exact scores of its best for large ones.
 
 On cross-view-like queries IVF and HNSW lose 10 to 50 % of recall@1, so they are not offered. Beyond 200,000 tiles FAISS
-scans one bit for each dimension (RaBitQ after a random rotation), and the best are scored again from our own float16
-vectors, so scores are always those of the exact search. How many are looked at again is measured when the structure is
-built (`measure_depth`).
+scans one bit for each dimension (`scan.py`), and the best candidates are scored from our own float16 vectors, so scores
+are always those of the exact search. How many candidates is measured when the structure is built (`measure_depth`).
 
 Removed rows never enter an exact structure. FAISS's fast scan takes no selector of rows, so a scan is asked for more
 until no row that it has not shown can be among the best live ones.
 """
 
 import functools
+import hashlib
 import itertools
 import math
 import threading
@@ -21,6 +21,7 @@ from typing import Any
 import faiss
 import numpy as np
 
+SCAN_ROWS = 2_097_152  # of one compressed structure; several are scanned by several threads
 FLAT_LIMIT = 20_000  # 80 MB of float32 at 1024 dimensions
 EXACT_LIMIT = 200_000
 SMALLEST_SCAN = 4096  # smaller segments of a large index are scored exactly
@@ -41,7 +42,7 @@ def needs_scan(tiles: int, total: int) -> bool:
     return total > EXACT_LIMIT and tiles >= min(SMALLEST_SCAN, EXACT_LIMIT)
 
 
-def whole_depth(depths: Sequence[int]) -> int:
+def whole_depth(depths: Sequence[int], least: int | None = None) -> int:
     """How many tiles of a whole index are scored a second time for ten that are asked for.
 
     The depth that a segment needs grows about as the square root of its tiles (measured: 350 for 53,000 tiles, 1,660
@@ -49,8 +50,10 @@ def whole_depth(depths: Sequence[int]) -> int:
 
     Args:
         depths: What each segment needs on its own.
+        least: What a whole index is given at least; None takes `LEAST_DEPTH`.
     """
-    return min(max(math.ceil(math.hypot(*depths)), LEAST_DEPTH), MOST_DEPTH)
+    least = LEAST_DEPTH if least is None else least
+    return min(max(math.ceil(math.hypot(*depths)), least), MOST_DEPTH)
 
 
 @dataclass
@@ -79,17 +82,19 @@ class Searcher:
     """Search over parts that never change under it. Any number of threads may search at the same time.
 
     Args:
-        parts: Rows are numbered through all of them, removed ones included.
+        parts: Rows are numbered through all of them, removed ones included. Compressed structures that share a
+            quantiser are moved into the first of them.
+        least_depth: Of the whole; None takes that of `whole_depth`.
     """
 
-    def __init__(self, parts: Sequence[Part]) -> None:
+    def __init__(self, parts: Sequence[Part], least_depth: int | None = None) -> None:
         self._parts = list(parts)
         sizes = [len(part.descriptors) for part in self._parts]
         self._bases = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         self.live = sum(part.live for part in self._parts)
         self._scanned = [number for number, part in enumerate(self._parts) if part.scan]
-        self._scans = [scan for number in self._scanned for scan in self._scans_of(number)]
-        self._depth = whole_depth([self._parts[number].depth for number in self._scanned])
+        self._scans = _joined([scan for number in self._scanned for scan in self._scans_of(number)])
+        self._depth = whole_depth([self._parts[number].depth for number in self._scanned], least_depth)
         self._lock = threading.Lock()
         self._exact: tuple[Any, np.ndarray] | None = None
 
@@ -133,7 +138,7 @@ class Searcher:
 
         Args:
             queries: float32 (queries, dim), unit length.
-            k: How many to find; no more than there are come back.
+            k: How many to find; fewer are returned where the index has fewer.
 
         Returns:
             Cosines, float32 (queries, k), best first, and rows, int64 (queries, k). Equal scores come in row order.
@@ -242,9 +247,8 @@ class Searcher:
         for vectors, rows in self._filled(runs):
             scores = queries @ vectors.T
             if len(rows) > k:
-                least = np.partition(scores, -k, axis=1)[:, -k]
-                if best_scores.shape[1] == k:
-                    least = np.maximum(least, best_scores[:, -1])
+                full = best_scores.shape[1] == k
+                least = best_scores[:, -1] if full else np.partition(scores, -k, axis=1)[:, -k]
                 columns = np.flatnonzero((scores >= least[:, None]).any(axis=0))
                 scores, rows = scores[:, columns], rows[columns]
             joined = np.concatenate([best_scores, scores], axis=1)
@@ -286,11 +290,29 @@ def _pool() -> ThreadPoolExecutor:
 
 
 class _Scan:
-    """One compressed structure, its removed rows, and the number of its first row in the whole."""
+    """A compressed structure, its removed rows, and the number of its first row in the whole.
+
+    Args:
+        index: The structure.
+        dead: bool (rows,), True for removed rows; None where all are live.
+        base: Number of its first row in the whole.
+    """
 
     def __init__(self, index: Any, dead: np.ndarray | None, base: int) -> None:
-        self.index, self.dead, self.base = index, dead, base
+        self.index, self.dead = index, dead
+        self._starts, self._offsets = np.zeros(1, np.int64), np.array([base], dtype=np.int64)
         self.live = int(index.ntotal) - (0 if dead is None else int(dead.sum()))
+
+    def take(self, other: "_Scan") -> None:
+        """Append the rows of another structure with the same quantiser, which is empty afterwards."""
+        mine, its = int(self.index.ntotal), int(other.index.ntotal)
+        self.index.merge_from(other.index, 0)
+        if self.dead is not None or other.dead is not None:
+            both = [(self.dead, mine), (other.dead, its)]
+            self.dead = np.concatenate([np.zeros(rows, bool) if dead is None else dead for dead, rows in both])
+        self._starts = np.concatenate([self._starts, other._starts + mine])
+        self._offsets = np.concatenate([self._offsets, other._offsets - mine])
+        self.live += other.live
 
     def candidates(self, queries: np.ndarray, asked: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Estimates and rows of the best rows, best first, and the last estimate: no row that is not seen is better.
@@ -302,7 +324,33 @@ class _Scan:
         if self.dead is not None:
             lost |= self.dead[rows]
         last = estimates[:, -1]
-        return np.where(lost, np.float32(-np.inf), estimates), np.where(lost, -1, rows + self.base), last
+        numbers = rows + self._offsets[np.searchsorted(self._starts, rows, side="right") - 1]
+        return np.where(lost, np.float32(-np.inf), estimates), np.where(lost, -1, numbers), last
+
+
+def _joined(scans: Sequence[_Scan]) -> list[_Scan]:
+    """Structures that share a quantiser as one, up to `SCAN_ROWS` rows: each has a fixed cost for every query."""
+    found: list[_Scan] = []
+    open_ones: dict[bytes, _Scan] = {}
+    for scan in scans:
+        quantizer = _quantizer_bytes(scan.index) if len(scans) > 1 else b""
+        into = open_ones.get(quantizer)
+        if quantizer and into is not None and into.index.ntotal + scan.index.ntotal <= SCAN_ROWS:
+            into.take(scan)
+        else:
+            open_ones[quantizer] = scan
+            found.append(scan)
+    return found
+
+
+def _quantizer_bytes(index: Any) -> bytes:
+    """What two structures have in common that can be scanned as one; empty for a kind that cannot."""
+    inner: Any = faiss.downcast_index(index.index)
+    if not isinstance(inner, faiss.IndexPQFastScan):
+        return b""
+    transform: Any = faiss.downcast_VectorTransform(index.chain.at(0))
+    parts = (transform.A, transform.b, inner.pq.centroids)
+    return hashlib.sha256(b"".join(faiss.vector_to_array(part).tobytes() for part in parts)).digest()
 
 
 def to_float32(vectors: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:

@@ -32,8 +32,8 @@ from gengeo_hf.index.manifest import (
     Segment,
     Tombstones,
 )
-from gengeo_hf.index.scan import FACTORY, build_scan, measure_depth, read_scan
-from gengeo_hf.index.search import Part, needs_scan
+from gengeo_hf.index.scan import KIND, build_scan, measure_depth, read_scan
+from gengeo_hf.index.search import Part
 from gengeo_hf.index.spatial import BLOCK_ROWS, block_balls, runs_near, spatial_order, within
 
 THUMBNAIL = "thumbnail"  # row of the picture in thumbnails.parquet; pictures stay in the order of the imagery
@@ -59,14 +59,13 @@ class NewRows:
     thumbnails: Iterable[list[bytes]] | None = None
 
 
-def write_segment(index: Path, rows: NewRows, dim: int, total: int) -> Segment:
-    """Write a segment into the directory of an index; no manifest names it yet.
+def write_segment(index: Path, rows: NewRows, dim: int) -> Segment:
+    """Write a segment without a compressed structure into the directory of an index; no manifest names it yet.
 
     Args:
         index: The index's directory.
         rows: What to write.
         dim: Length of a descriptor.
-        total: Tiles of the whole index, which decide whether it needs a compressed structure.
 
     Raises:
         GenGeoError: The number of descriptors is not that of the tiles.
@@ -85,7 +84,6 @@ def write_segment(index: Path, rows: NewRows, dim: int, total: int) -> Segment:
     with pa.OSFile(str(folder / TILES), "wb") as file, pa.ipc.new_file(file, SEGMENT_SCHEMA) as writer:
         writer.write_table(tiles, max_chunksize=TABLE_ROWS)
     np.save(folder / BLOCKS, block_balls(tiles["lat"].to_numpy(), tiles["lon"].to_numpy()), allow_pickle=False)
-    scan = _write_scan(folder, len(order), total)
     contents = contents_of(tiles)
     match_modes(folder, index)
     files = {}
@@ -93,7 +91,7 @@ def write_segment(index: Path, rows: NewRows, dim: int, total: int) -> Segment:
         sync(file)
         files[file.name] = FileRecord(file.stat().st_size, sha256_of(file))
     sync(folder)
-    return Segment(folder.name, len(order), files, contents, scan)
+    return Segment(folder.name, len(order), files, contents)
 
 
 def _write_descriptors(path: Path, blocks: Iterable[np.ndarray], order: np.ndarray, dim: int) -> None:
@@ -152,41 +150,32 @@ def _write_thumbnails(path: Path, ids: pa.ChunkedArray, blocks: Iterable[list[by
     return pictures
 
 
-def _write_scan(folder: Path, tiles: int, total: int) -> Scan | None:
-    """Build, measure and store the compressed structure of a segment that needs one."""
-    if not needs_scan(tiles, total):
-        return None
-    import faiss
-
-    descriptors = np.load(folder / DESCRIPTORS, mmap_mode="r", allow_pickle=False)
-    made = build_scan(descriptors)
-    measured = measure_depth(descriptors, made)
-    names = [f"scan-{number}.faiss" for number in range(len(made))]
-    for name, index in zip(names, made, strict=True):
-        faiss.write_index(index, str(folder / name))
-    return Scan(FACTORY, names, **measured)
-
-
-def add_scan(index: Path, record: Segment, total: int) -> Segment:
-    """Give a segment the compressed structure that it needs since the index has grown.
+def add_scan(index: Path, record: Segment, like: Path | None) -> Segment:
+    """Give a segment a compressed structure, and measure it.
 
     Args:
         index: The index's directory.
         record: The segment.
-        total: Tiles of the whole index.
+        like: Stored structure whose quantiser is shared; None learns a new one.
+
+    Raises:
+        OSError: The disk is full or cannot be written.
     """
-    if record.scan or not needs_scan(record.tiles, total):
-        return record
+    import faiss
+
     folder = index / record.name
-    scan = _write_scan(folder, record.tiles, total)
+    descriptors = np.load(folder / DESCRIPTORS, mmap_mode="r", allow_pickle=False)
+    made = build_scan(descriptors, read_scan(like, descriptors.shape[1]) if like else None)
     files = dict(record.files)
-    for name in scan.files if scan else ():
+    names = [f"scan-{number}.faiss" for number in range(len(made))]
+    for name, structure in zip(names, made, strict=True):
         file = folder / name
+        file.write_bytes(faiss.serialize_index(structure))  # FAISS's own writer hides why it failed
         match_modes(file, index)
         sync(file)
         files[name] = FileRecord(file.stat().st_size, sha256_of(file))
     sync(folder)
-    return replace(record, files=files, scan=scan)
+    return replace(record, files=files, scan=Scan(KIND, names, **measure_depth(descriptors, made)))
 
 
 def write_tombstones(index: Path, segment: Segment, dead: np.ndarray, version: int) -> Tombstones:

@@ -54,7 +54,7 @@ def summary(path: str, manifest: Manifest, left_out: pa.Table) -> str:
     for event in manifest.history[:1] + manifest.history[1:][-MOST:]:
         details = [f"{key} {value}" for key, value in event.details.items()]
         lines.append(f"{event.what:<12} {event.when} {', '.join(details)}")
-    return "\n".join(printable(line) for line in lines)  # names and ids are a stranger's
+    return "\n".join(printable(line) for line in lines)  # names and ids come from the imagery's author
 
 
 def _sources(manifest: Manifest) -> list[str]:
@@ -79,7 +79,7 @@ def search_text(manifest: Manifest) -> str:
     scanned = sum(segment.tiles for segment in manifest.segments if segment.scan)
     worst = min(scans, key=lambda scan: scan.recall_at_10)
     return (
-        f"one-bit scan of {scanned:,} tiles, the best {search_depth(manifest):,} scored exactly; measured "
+        f"compressed scan of {scanned:,} tiles, the best {search_depth(manifest):,} scored exactly; measured "
         f"against exact search on {worst.samples} made-up queries: recall@1 {worst.recall_at_1:.3f}, recall@10 "
         f"{worst.recall_at_10:.3f}"
     )

@@ -18,23 +18,25 @@ def far_note(index: GeoIndex | StoreIndex, near: tuple[float, float, float] | Ar
     """Why nothing was found in an area: how far the index is, and whether latitude and longitude are swapped.
 
     Args:
-        index: That was searched; a store does not list its tiles, so nothing is said of it.
+        index: The index that was searched; a store does not list its tiles, so the note is empty.
         near: (lat, lon, radius in metres) or an area; None searched everywhere.
     """
     if near is None or not isinstance(index, GeoIndex):
         return ""
+    if not len(index):
+        return "the index holds no tiles"
     lat, lon = index.tiles["lat"].to_numpy(), index.tiles["lon"].to_numpy()
     if isinstance(near, Area):
         if near.near is None:
-            return f"no tile of the index has its centre in {near}; {extent_text(lat, lon)}"
+            return f"no tile of the index has its centre in {near}; {_extent_text(lat, lon)}"
         near = near.near
     apart = float(great_circle_m(near[0], near[1], lat, lon).min())
-    note = f"no tile within {near[2]:,.0f} m: the nearest is {apart / 1000:,.1f} km away; {extent_text(lat, lon)}"
+    note = f"no tile within {near[2]:,.0f} m: the nearest is {apart / 1000:,.1f} km away; {_extent_text(lat, lon)}"
     if abs(near[1]) <= 90 and float(great_circle_m(near[1], near[0], lat, lon).min()) <= max(near[2], 50_000.0):
         note += f"; are latitude and longitude swapped? --near {near[1]:g},{near[0]:g},{near[2]:g}m lies in it"
     return note
 
 
-def extent_text(lat: np.ndarray, lon: np.ndarray) -> str:
+def _extent_text(lat: np.ndarray, lon: np.ndarray) -> str:
     """What an index covers, for a note."""
     return f"the index covers {lat.min():.4f}..{lat.max():.4f} N, {lon.min():.4f}..{lon.max():.4f} E"

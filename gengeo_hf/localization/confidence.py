@@ -57,11 +57,11 @@ class Calibration:
         bias, score_weight, lead_weight: the regression of the best place.
         within_m: "right" means closer than this to the truth, in metres.
         fingerprint: of the model.
-        gallery: number of tiles that competed; with many more or fewer the chances are off.
+        gallery: number of tiles that competed; with many more or fewer the confidences are wrong.
         photos: how many held-out photos were used.
-        expected_calibration_error: mean gap between chance and share of right answers over ten bins, measured on
+        expected_calibration_error: mean gap between confidence and share of right answers over ten bins, measured on
             photos that the fit did not see (two-fold).
-        reliability: (mean chance, share right, photos) of each bin of that measurement.
+        reliability: (mean confidence, share right, photos) of each bin of that measurement.
         trade: (threshold, share of photos that are answered, share right of these), measured on the same photos; how
             to choose the confidence below which "don't know" is the answer.
         rest_bias, rest_weight: utility of a further place, rest_bias + rest_weight * (its score - the best score),
@@ -120,10 +120,10 @@ class Calibration:
         if right.min() == right.max():
             state = "right" if right.max() else "wrong"
             raise GenGeoError(
-                f"all {len(right)} answers are {state} within {within_m:g} m: nothing to learn a chance from"
+                f"all {len(right)} answers are {state} within {within_m:g} m: a confidence cannot be fitted"
             )
-        chances, further, further_right = held_out(photos)
-        gap, bins = reliability(chances, right)
+        confidences, further, further_right = held_out(photos)
+        gap, bins = reliability(confidences, right)
         (bias, score, lead), rest = fit_best(photos), fit_rest(photos)
         return cls(
             bias,
@@ -135,12 +135,12 @@ class Calibration:
             len(right),
             gap,
             bins,
-            _trade(chances, right),
+            _trade(confidences, right),
             *rest,
             absence=fit_absence(photos),
             radius_factors=radius_quantiles(photos),
-            brier_skill=(skill(chances, right), skill(further, further_right)),
-            auroc=area_under_roc(chances, right),
+            brier_skill=(skill(confidences, right), skill(further, further_right)),
+            auroc=area_under_roc(confidences, right),
         )
 
     def apply(self, places: Sequence["Place"], window: int | None = None) -> list["Place"]:
@@ -161,9 +161,9 @@ class Calibration:
         stated = dict(zip(firsts, self._probabilities(np.array([places[row].score for row in firsts])), strict=True))
         each = [stated.get(group) for group in groups] + [None] * (len(places) - len(groups))
         done = []
-        for place, chance in zip(places, each, strict=True):
+        for place, confidence in zip(places, each, strict=True):
             radii: dict[str, Any] = self._radii(place)
-            done.append(replace(place, confidence=None if chance is None else float(chance), **radii))
+            done.append(replace(place, confidence=None if confidence is None else float(confidence), **radii))
         return done
 
     def not_in_index(self, places: Sequence["Place"]) -> float | None:
@@ -240,14 +240,14 @@ class Calibration:
                 values[row] = tuple(values.get(row, ()))
             found = cls(**values)
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise GenGeoError(f"{path} is no calibration ({error}); make one with gengeo calibrate") from error
+            raise GenGeoError(f"{path} is not a calibration ({error}); make one with gengeo calibrate") from error
         if stated is not None and stated != sum_of(values):
             raise GenGeoError(
                 f"{path} is damaged or was changed (its SHA-256 is not the one that it states): its confidences cannot "
                 "be believed; copy it again or make it again with gengeo calibrate"
             )
         if (wrong := found._wrong_value()) is not None:
-            raise GenGeoError(f"{path} is no calibration ({wrong}); make one with gengeo calibrate")
+            raise GenGeoError(f"{path} is not a calibration ({wrong}); make one with gengeo calibrate")
         return found
 
     def _wrong_value(self) -> str | None:
@@ -269,7 +269,7 @@ def _flat(value: object) -> Iterator[object]:
 
 
 def _is_number(value: object) -> bool:
-    """True for a finite int or float; True and False are none, and JSON knows integers beyond every float."""
+    """True for a finite int or float; True and False are not, nor are integers beyond the range of float."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
@@ -291,28 +291,28 @@ def check_number(photos: int) -> None:
 
 
 def reliability(
-    chances: np.ndarray, right: np.ndarray, bins: int = 10
+    confidences: np.ndarray, right: np.ndarray, bins: int = 10
 ) -> tuple[float, tuple[tuple[float, float, int], ...]]:
     """Expected calibration error and the bins of a reliability plot.
 
     Args:
-        chances: stated chances in [0, 1], shape (photos,).
+        confidences: stated confidences in [0, 1], shape (photos,).
         right: 1 where the answer was right, shape (photos,).
 
     Returns:
-        The mean gap weighted by photos, and (mean chance, share right, photos) of each bin that holds a photo.
+        The mean gap weighted by photos, and (mean confidence, share right, photos) of each bin that holds a photo.
     """
-    place = np.minimum((chances * bins).astype(int), bins - 1)
+    cell = np.minimum((confidences * bins).astype(int), bins - 1)
     rows = tuple(
-        (float(chances[place == b].mean()), float(right[place == b].mean()), int((place == b).sum()))
+        (float(confidences[cell == b].mean()), float(right[cell == b].mean()), int((cell == b).sum()))
         for b in range(bins)
-        if (place == b).any()
+        if (cell == b).any()
     )
-    return sum(abs(stated - found) * count for stated, found, count in rows) / len(chances), rows
+    return sum(abs(stated - found) * count for stated, found, count in rows) / len(confidences), rows
 
 
 def reliability_plot(calibration: Calibration, path: str | Path) -> None:
-    """Draw stated chance against share of right answers, with a 95 % interval (Wilson) and the photos of each bin.
+    """Draw stated confidence against share of right answers, with a 95 % interval (Wilson) and the photos of each bin.
 
     Args:
         calibration: of `Calibration.fit`.
@@ -320,7 +320,7 @@ def reliability_plot(calibration: Calibration, path: str | Path) -> None:
 
     Raises:
         MissingExtraError: matplotlib is not installed.
-        GenGeoError: the ending is none that matplotlib draws.
+        GenGeoError: matplotlib cannot write files with this ending.
     """
     try:
         from matplotlib.figure import Figure
@@ -345,11 +345,11 @@ def reliability_plot(calibration: Calibration, path: str | Path) -> None:
         raise GenGeoError(f"{path} cannot be drawn: {problem}") from problem
 
 
-def _trade(chances: np.ndarray, right: np.ndarray) -> tuple[tuple[float, float, float], ...]:
+def _trade(confidences: np.ndarray, right: np.ndarray) -> tuple[tuple[float, float, float], ...]:
     """(threshold, share answered, share right of the answered) for thresholds at which something is answered."""
     rows = []
     for threshold in np.arange(0, 10) / 10:
-        answered = chances >= threshold
+        answered = confidences >= threshold
         if answered.any():
             rows.append((float(threshold), float(answered.mean()), float(right[answered].mean())))
     return tuple(rows)

@@ -133,8 +133,8 @@ def held_out(photos: Sequence[HeldOutPhoto]) -> tuple[np.ndarray, np.ndarray, np
         fitted, seen = photos[1 - half :: 2], photos[half::2]
         weights, rest = np.array(fit_best(fitted)), np.array(fit_rest(fitted))
         best[half::2] = logistic(weights, np.array([score_and_lead(photo.scores) for photo in seen]))
-        for photo, chance in zip(seen, best[half::2], strict=True):
-            stated = (1 - chance) * rest_probabilities(rest, photo.scores)[:4]
+        for photo, confidence in zip(seen, best[half::2], strict=True):
+            stated = (1 - confidence) * rest_probabilities(rest, photo.scores)[:4]
             further += stated.tolist()
             further_right += [float(photo.right == row + 1) for row in range(len(stated))]
     return best, np.array(further), np.array(further_right)
@@ -147,7 +147,7 @@ def brier_skill(stated: np.ndarray, right: np.ndarray) -> float:
 
 
 def auroc(stated: np.ndarray, right: np.ndarray) -> float:
-    """Chance that a right answer has a higher confidence than a wrong one (Mann and Whitney 1947), ties half."""
+    """Probability that a right answer has a higher confidence than a wrong one (Mann and Whitney 1947), ties half."""
     from scipy.stats import rankdata
 
     ranks, good = rankdata(stated), right > 0
@@ -175,9 +175,9 @@ def fit_logistic(features: np.ndarray, right: np.ndarray, counts: np.ndarray | N
     penalty = np.diag([0.0, 1.0, 1.0]) * RIDGE * len(right)
     weights = np.zeros(3)
     for _ in range(50):
-        chance = logistic(weights, design[:, 1:])
-        slope = design.T @ (counts * (chance - right)) + penalty @ weights
-        curvature = design.T @ (design * (counts * chance * (1 - chance))[:, None]) + penalty + 1e-9 * np.eye(3)
+        confidence = logistic(weights, design[:, 1:])
+        slope = design.T @ (counts * (confidence - right)) + penalty @ weights
+        curvature = design.T @ (design * (counts * confidence * (1 - confidence))[:, None]) + penalty + 1e-9 * np.eye(3)
         step = np.linalg.solve(curvature, slope)
         weights = weights - step * min(1.0, 5.0 / (np.abs(step).max() + 1e-12))
         if np.abs(step).max() < 1e-8:

@@ -62,13 +62,13 @@ def in_order(answers: Sequence[Answer], interval_s: float) -> tuple[list[Answer]
     Returns:
         The answers, and float64 (frames,) seconds since the first frame.
     """
-    told = [answer.time for answer in answers if answer.time is not None]
-    if not told or any(answer.time is None and not answer.error for answer in answers):
+    times = [answer.time for answer in answers if answer.time is not None]
+    if not times or any(answer.time is None and not answer.error for answer in answers):
         video = [answer.video_s for answer in answers if answer.video_s is not None]
         if len(video) == len(answers) and video == sorted(video):
             return list(answers), np.array(video)
         return list(answers), np.arange(len(answers)) * interval_s
-    time, timed = told[0], []
+    time, timed = times[0], []
     for answer in answers:
         time = answer.time or time
         timed.append((time, answer))

@@ -27,10 +27,21 @@ class _Named(io.BytesIO):
 
 
 def load_source(photo: Any) -> Any:
-    """What `read_photo` takes: an address is fetched, an array becomes an image."""
+    """What `read_photo` takes: an address is fetched, an array becomes an image.
+
+    Raises:
+        GenGeoError: An array of another type or shape than images have.
+    """
     if is_address(photo):
         return _Named(fetch_image(photo), photo)
-    return Image.fromarray(photo) if isinstance(photo, np.ndarray) else photo
+    if not isinstance(photo, np.ndarray):
+        return photo
+    try:
+        return Image.fromarray(photo)
+    except (TypeError, ValueError) as error:  # Pillow names its own type codes
+        raise GenGeoError(
+            f"an array of {photo.dtype} and shape {photo.shape} is not a photo: expected uint8 (height, width, 3)"
+        ) from error
 
 
 def source_name(photo: Any) -> str:

@@ -3,13 +3,15 @@
 import json
 import shutil
 
+import faiss
 import numpy as np
 import pytest
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.index import GeoIndex, work
+from gengeo_hf.index import GeoIndex, segment, work
 from gengeo_hf.index.build import build_index
 from gengeo_hf.index.merge import merge_indexes
+from gengeo_hf.index.scan import read_scan
 from tests.stubs import ListSource, StubEncoder
 
 
@@ -88,6 +90,13 @@ def test_of_tiles_in_two_indexes_the_last_one_counts(tmp_path):
     assert len(rows(GeoIndex.load(tmp_path / "out"))) == 10 and merged.manifest.deleted == 0
 
 
+def test_an_index_without_tiles_can_be_merged(tmp_path):
+    indexes = [GeoIndex.build(StubEncoder(), ListSource(6, name), tmp_path / name) for name in ("full", "emptied")]
+    indexes[1].remove(indexes[1].tiles["tile_id"].to_pylist())
+    merge_indexes([index.path for index in indexes], tmp_path / "out")
+    assert len(GeoIndex.load(tmp_path / "out")) == 6
+
+
 def test_a_damaged_part_is_refused_and_nothing_is_written(parts, tmp_path):
     _, folders = parts
     file = folders[1] / GeoIndex.load(folders[1]).manifest.segments[0].name / "descriptors.npy"
@@ -120,11 +129,56 @@ def test_many_small_additions_are_merged_and_a_large_index_gets_scans(tmp_path, 
     for number in range(25):
         index.add(StubEncoder(), ListSource(3, f"more{number}", seed=100 + number))
     assert len(index) == 165 and len(index.manifest.segments) <= 20
-    assert index.manifest.segments[0].scan is not None and "one-bit scan" in index.report()
+    assert index.manifest.segments[0].scan is not None and "compressed scan" in index.report()
     assert json.loads((index.path / "manifest.json").read_text())["version"] == 26
     assert len(index.manifest.history) == 21 and index.manifest.history[0].what == "built"
     hits = index.search(np.asarray(index.descriptors, np.float32), 1)
     assert [line[0].tile_id for line in hits] == index.tiles["tile_id"].to_pylist()
+
+
+def test_segments_share_the_quantiser_of_the_largest_and_a_compaction_learns_a_new_one(tmp_path, monkeypatch):
+    for name, value in (("EXACT_LIMIT", 100), ("SMALLEST_SCAN", 40)):
+        monkeypatch.setattr(f"gengeo_hf.index.search.{name}", value)
+
+    def centroids(index):
+        scans = [read_scan(file, 64) for name, file in index.files().items() if name.endswith(".faiss")]
+        return [faiss.vector_to_array(faiss.downcast_index(scan.index).pq.centroids) for scan in scans]
+
+    index = GeoIndex.build(StubEncoder(), ListSource(90, "first"), tmp_path / "idx")
+    for number in range(2):  # the first addition makes the index a large one
+        index.add(StubEncoder(), ListSource(60, f"more{number}", seed=100 + number))
+    shared = centroids(index)
+    assert len(shared) == 3 and all(np.array_equal(shared[0], other) for other in shared)
+    hits = index.search(np.asarray(index.descriptors, np.float32), 1)
+    assert [line[0].tile_id for line in hits] == index.tiles["tile_id"].to_pylist()
+    index.compact()
+    assert len(centroids(index)) == 1 and not np.array_equal(centroids(index)[0], shared[0])
+
+
+def test_a_compaction_that_cannot_write_its_scan_leaves_the_index_as_it_was(tmp_path, monkeypatch):
+    resource = pytest.importorskip("resource")
+    index = GeoIndex.build(StubEncoder(), ListSource(90), tmp_path / "idx")
+    index.add(StubEncoder(), ListSource(30, "more", seed=1))
+    for name, value in (("EXACT_LIMIT", 100), ("SMALLEST_SCAN", 40)):
+        monkeypatch.setattr(f"gengeo_hf.index.search.{name}", value)
+    monkeypatch.setattr("gengeo_hf.index.edit.add_scan", _with_file_limit(resource, 10_000, segment.add_scan))
+    with pytest.raises(GenGeoError, match="could not be written"):
+        index.compact()
+    assert len(GeoIndex.load(index.path)) == 120 and len(list(index.path.glob("segment-*"))) == 2
+
+
+def _with_file_limit(resource, size, call):
+    """A function that meets a full disk: no file may grow beyond a size."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limited(*arguments):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+        try:
+            return call(*arguments)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    return limited
 
 
 def test_two_compactions_at_once_are_one_line(tmp_path):

@@ -69,7 +69,6 @@ def test_a_removed_row_never_comes_back(share):
 
 
 def test_a_scan_measures_how_deep_it_must_look(monkeypatch):
-    monkeypatch.setattr("gengeo_hf.index.search.LEAST_DEPTH", 10)
     monkeypatch.setattr("gengeo_hf.index.scan.SEGMENT_DEPTH", 10)
     vectors = gallery()
     made = build_scan(vectors)
@@ -79,23 +78,79 @@ def test_a_scan_measures_how_deep_it_must_look(monkeypatch):
     exact = brute_force([Part(vectors)], queries, 10)
 
     def recall(depth):
-        rows = Searcher([Part(vectors, scan=made, depth=depth)]).search(queries, 10)[1]
+        rows = Searcher([Part(vectors, scan=made, depth=depth)], least_depth=10).search(queries, 10)[1]
         return np.mean([len(set(a) & set(b)) / 10 for a, b in zip(rows.tolist(), exact.tolist(), strict=True)])
 
     assert recall(found["depth"]) == pytest.approx(found["recall_at_10"]) and recall(10) < found["recall_at_10"]
+
+
+def test_a_scan_looks_deeper_where_more_recall_is_wanted_or_fewer_queries_tell(monkeypatch):
+    monkeypatch.setattr("gengeo_hf.index.scan.SEGMENT_DEPTH", 10)
+    vectors = gallery()
+    made = build_scan(vectors)
+
+    def depth(wanted, samples):
+        monkeypatch.setattr("gengeo_hf.index.scan.WANTED_RECALL", wanted)
+        return measure_depth(vectors, made, samples)["depth"]
+
+    assert depth(0.5, 100) < depth(0.9, 100) < depth(0.99, 100)
+    assert depth(0.9, 400) < depth(0.9, 10)
+
+
+@pytest.mark.parametrize(("count", "dim"), [(1, 8), (5, 6), (300, 30)])
+def test_a_scan_of_few_tiles_or_odd_dimensions_finds_them(count, dim):
+    vectors = gallery(count, dim)
+    part = Part(vectors, scan=build_scan(vectors), depth=count)
+    assert Searcher([part]).search(vectors.astype(np.float32), 1)[1].ravel().tolist() == list(range(count))
+
+
+def test_a_scan_of_equal_tiles_finds_them():
+    vectors = np.repeat(gallery(1), 40, axis=0)
+    found = Searcher([Part(vectors, scan=build_scan(vectors))]).search(vectors[:1].astype(np.float32), 5)[1]
+    assert found[0].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_stored_scan_finds_what_it_found_before(tmp_path):
+    import faiss
+
+    vectors = gallery(1000)
+    (made,), queries = build_scan(vectors), sample_queries(vectors, 20)
+    faiss.write_index(made, str(tmp_path / "scan.faiss"))
+    read = read_scan(tmp_path / "scan.faiss", 64)
+    for one, other in zip(made.search(queries, 50), read.search(queries, 50), strict=True):
+        assert np.array_equal(one, other)
 
 
 def test_a_scan_of_several_files_equals_that_of_one(monkeypatch):
     vectors = gallery()
     queries = sample_queries(vectors, 20)
     one = Searcher([Part(vectors, scan=build_scan(vectors), depth=4000)]).search(queries, 10)
-    monkeypatch.setattr("gengeo_hf.index.scan.SCAN_ROWS", 1500)
+    for module in ("scan", "search"):
+        monkeypatch.setattr(f"gengeo_hf.index.{module}.SCAN_ROWS", 1500)
     made = build_scan(vectors)
     assert [index.ntotal for index in made] == [1500, 1500, 1000]
     monkeypatch.setattr("gengeo_hf.index.search.THREADED_ROWS", 10)
     several = Searcher([Part(vectors, scan=made, depth=4000)])
     assert np.array_equal(several.search(queries, 10)[1], one[1])
     assert np.array_equal(several.search(queries[:1], 10)[1], one[1][:1])
+
+
+@pytest.mark.parametrize("dead", [0.0, 0.1])
+def test_scans_of_one_quantiser_are_scanned_as_one_and_find_what_a_full_comparison_finds(dead):
+    vectors = gallery()
+    parts = cut(vectors, 4, dead)
+    parts[1].dead = None
+    for number in (0, 2, 3):  # the part between them is searched exactly
+        parts[number].scan = build_scan(parts[number].descriptors, parts[0].scan[0] if number else None)
+    queries, searcher = sample_queries(vectors, 20), Searcher(parts)
+    assert parts[0].scan[0].ntotal == 3000
+    assert np.array_equal(searcher.search(queries, 10)[1], brute_force(parts, queries, 10))
+
+
+def test_scans_of_different_quantisers_are_scanned_one_by_one():
+    parts = cut(gallery(), 2, scanned=(0, 1))
+    Searcher(parts)
+    assert [part.scan[0].ntotal for part in parts] == [2000, 2000]
 
 
 def test_a_structure_of_other_vectors_or_a_broken_one_is_refused(tmp_path):

@@ -196,10 +196,10 @@ def test_values_of_another_kind_are_refused_when_they_are_read(tmp_path, change)
     values = json.loads(file.read_text())
     del values["sha256"]
     file.write_text(json.dumps(values | change))
-    with pytest.raises(GenGeoError, match="is no calibration"):
+    with pytest.raises(GenGeoError, match="is not a calibration"):
         Calibration.load(file)
     file.write_text("[]")
-    with pytest.raises(GenGeoError, match="is no calibration"):
+    with pytest.raises(GenGeoError, match="is not a calibration"):
         Calibration.load(file)
 
 

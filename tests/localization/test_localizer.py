@@ -92,6 +92,17 @@ def test_exif_is_truth_and_a_prior_only_when_asked(shared_data, encoder, tmp_pat
     assert features[-1]["properties"]["prior"] and features[-1]["properties"]["error_m"] is None
 
 
+def test_an_index_without_tiles_answers_with_a_note(index, encoder, photo):
+    index.remove(index.tiles["tile_id"].to_pylist())
+    answer = GeoLocalizer(encoder, index).locate(photo, near=(60.17, 24.94, 500))
+    assert not answer.places and "the index holds no tiles" in answer.notes
+
+
+def test_an_array_that_is_not_an_image_is_refused_in_one_line(index, encoder):
+    with pytest.raises(GenGeoError, match=r"float32 and shape .* is not a photo"):
+        GeoLocalizer(encoder, index).locate(np.zeros((8, 8, 3), np.float32))
+
+
 def test_another_models_index_is_refused(index):
     with pytest.raises(GenGeoError, match="made by another model"):
         GeoLocalizer(StubEncoder("other"), index)
