@@ -176,7 +176,7 @@ def read_scan(file: str | Path, dim: int) -> Any:
         GenGeoError: It cannot be read or belongs to other descriptors.
     """
     try:
-        index = faiss.read_index(str(file))
+        index: Any = faiss.read_index(str(file))  # FAISS's types name the base class
     except (RuntimeError, MemoryError) as error:
         raise GenGeoError(f"{file} cannot be read; copy the index again or make it again") from error
     if (index.d, index.metric_type) != (dim, faiss.METRIC_INNER_PRODUCT):

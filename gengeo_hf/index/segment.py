@@ -170,7 +170,7 @@ def add_scan(index: Path, record: Segment, like: Path | None) -> Segment:
     names = [f"scan-{number}.faiss" for number in range(len(made))]
     for name, structure in zip(names, made, strict=True):
         file = folder / name
-        file.write_bytes(faiss.serialize_index(structure))  # FAISS's own writer hides why it failed
+        file.write_bytes(faiss.serialize_index(structure).data)  # FAISS's own writer hides why it failed
         match_modes(file, index)
         sync(file)
         files[name] = FileRecord(file.stat().st_size, sha256_of(file))
