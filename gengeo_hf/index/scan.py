@@ -176,13 +176,14 @@ def read_scan(file: str | Path, dim: int) -> Any:
         GenGeoError: It cannot be read or belongs to other descriptors.
     """
     try:
-        index: Any = faiss.read_index(str(file))  # FAISS's types name the base class
+        index = faiss.read_index(str(file))
     except (RuntimeError, MemoryError) as error:
         raise GenGeoError(f"{file} cannot be read; copy the index again or make it again") from error
     if (index.d, index.metric_type) != (dim, faiss.METRIC_INNER_PRODUCT):
         raise GenGeoError(f"{file} holds vectors of {index.d} dimensions, expected {dim}; make the index again")
-    rotated = isinstance(index, faiss.IndexPreTransform) and index.chain.size() == 1
-    if not rotated or not isinstance(faiss.downcast_VectorTransform(index.chain.at(0)), faiss.LinearTransform):
+    chain: Any = index.chain if isinstance(index, faiss.IndexPreTransform) else None
+    rotated = chain is not None and chain.size() == 1
+    if not rotated or not isinstance(faiss.downcast_VectorTransform(chain.at(0)), faiss.LinearTransform):
         raise GenGeoError(f"{file} holds another kind of search structure than expected; make the index again")
     return index
 
