@@ -312,7 +312,7 @@ def test_pictures_of_published_pairs_are_inside_the_files(tmp_path):
     cells = pa.array([{"bytes": None, "path": str(tmp_path / "private.png")}])
     table = pa.table({"tile_id": ["t"], "aerial": cells, "lat": [60.0], "lon": [24.0]})
     pq.write_table(table, tmp_path / "pulled" / "tiles.parquet")
-    with pytest.raises(GenGeoError, match="names a file outside"):
+    with pytest.raises(GenGeoError, match="names an image file outside"):
         open_imagery(tmp_path / "pulled" / "tiles.parquet").read(0)
 
 

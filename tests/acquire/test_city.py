@@ -177,7 +177,7 @@ def test_directory_of_another_request_is_left_alone(service, tmp_path):
 
 
 def test_area_without_a_photo_and_rules_that_leave_none_say_so(service, tmp_path):
-    with pytest.raises(GenGeoError, match="none in this area"):
+    with pytest.raises(GenGeoError, match="no photos in this area"):
         make(service, tmp_path / "town")
     service.hold([entity(1, camera_type="fisheye")])
     with pytest.raises(GenGeoError, match="none of 1 photos is left: 1 another kind of camera"):

@@ -64,7 +64,7 @@ def test_a_raster_that_names_an_address_asks_no_network(tmp_path, server, prefix
     shutil.copy(inner, tmp_path / "photo.tif")
     for path, message in (
         (inner, "names an address or a virtual file"),
-        (tmp_path / "photo.tif", "cannot be read as a raster"),
+        (tmp_path / "photo.tif", "cannot be read as a georeferenced raster"),
         (vrt(tmp_path / "outer.vrt", "inner.vrt"), "names an address or a virtual file"),
         (vrt(tmp_path / "hidden.vrt", "photo.tif"), "names an address or a virtual file"),
     ):
@@ -97,7 +97,7 @@ def test_the_suffix_names_the_driver(tmp_path):
     geotiff(tmp_path / "real.tif")
     shutil.copy(tmp_path / "real.tif", tmp_path / "real.jp2")
     shutil.copy(tmp_path / "real.tif", tmp_path / "real.nc")
-    with pytest.raises(GenGeoError, match=r"real\.jp2 cannot be read as a raster"):
+    with pytest.raises(GenGeoError, match=r"real\.jp2 cannot be read as a georeferenced raster"):
         RasterTiles([tmp_path / "real.jp2"], 60)
     with pytest.raises(GenGeoError, match=r"suffix \.nc, expected one of \.tif.*gdal_translate"):
         RasterTiles([tmp_path / "real.nc"], 60)
@@ -125,7 +125,7 @@ def mbtiles(path, view):
 def test_mbtiles_that_compute_without_end_are_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(bounds, "STEPS", 2_000_000)
     columns = "SELECT 17 AS zoom_level, x AS tile_column, 0 AS tile_row, x'00' AS tile_data FROM n"
-    with pytest.raises(GenGeoError, match="far more work than its size allows") as caught:
+    with pytest.raises(GenGeoError, match="far more work than its size explains") as caught:
         MbTiles(mbtiles(tmp_path / "endless.mbtiles", ENDLESS + columns))
     assert "\n" not in str(caught.value)
 

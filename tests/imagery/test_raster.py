@@ -235,7 +235,7 @@ class TestRasters:
         with pytest.raises(GenGeoError, match="has no CRS"):
             open_imagery(bare)
         (tmp_path / "text.tif").write_text("hello")
-        with pytest.raises(GenGeoError, match="cannot be read as a raster"):
+        with pytest.raises(GenGeoError, match="cannot be read as a georeferenced raster"):
             open_imagery(tmp_path / "text.tif")
         with pytest.raises(GenGeoError, match="smaller than half a tile"):
             open_imagery(raster(tmp_path / "small.tif", compass(20)), TilingOptions(tile_m=1000))

@@ -105,7 +105,7 @@ def test_a_second_run_requests_no_imagery(opened, server, path):
         ("good/1/1/1.png", "wmts:", None, "not a capabilities"),
         ("files/missing.tif", "", None, "there is no file"),
         ("files/whole.tif", "", None, "range requests"),
-        ("files/page.tif", "", None, "cannot be read as a raster"),
+        ("files/page.tif", "", None, "cannot be read as a georeferenced raster"),
         ("files/a.tif", "pmtiles:", None, "cannot be read as a PMTiles archive"),
         ("files/vector.pmtiles", "", None, "vector tiles"),
         ("stac", "stac:", None, "has no collection"),

@@ -106,7 +106,7 @@ def test_missing_and_broken_files_are_explained(tmp_path):
     with pytest.raises(GenGeoError, match=r"shipped name: .*world_urban"):
         load_settings(tmp_path / "none.yaml", [])
     (tmp_path / "broken.yaml").write_text("a: [1, 2\nb: }")
-    with pytest.raises(GenGeoError, match="no readable YAML"):
+    with pytest.raises(GenGeoError, match="not readable YAML"):
         load_settings(tmp_path / "broken.yaml", [])
 
 

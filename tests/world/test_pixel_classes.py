@@ -40,5 +40,5 @@ def test_places_that_a_region_does_not_have_are_refused(name):
 
 @pytest.mark.parametrize("name", ["photo.jpg", "mars-test-0-0000-003-ground", "urban-test-0-0000"])
 def test_other_ids_are_refused(name):
-    with pytest.raises(GenGeoError, match="no id of the synthetic world"):
+    with pytest.raises(GenGeoError, match="not an id of the synthetic world"):
         ground_classes(name, (14, 56))
