@@ -32,6 +32,16 @@ def check_degrees(file: str, lat: np.ndarray, lon: np.ndarray) -> None:
             )
 
 
+def zero_warning(lat: np.ndarray, lon: np.ndarray) -> str:
+    """A warning where positions are exactly 0, 0, which devices write when they have none; else empty.
+
+    Args:
+        lat, lon: Positions in degrees, (N,); NaN where unknown.
+    """
+    zero = int(((lat == 0) & (lon == 0)).sum())
+    return f"{zero:,} positions are exactly 0, 0: leave the cells empty where the position is unknown" if zero else ""
+
+
 def angle_warning(heading: np.ndarray, fov: np.ndarray) -> str:
     """A warning where headings or fields of view are hardly degrees; empty where they may be.
 

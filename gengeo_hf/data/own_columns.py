@@ -17,7 +17,7 @@ import numpy as np
 from gengeo_hf.common.camera import PROJECTIONS
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import mean_positions
-from gengeo_hf.common.plausibility import angle_warning, check_bounds, distance_summary
+from gengeo_hf.common.plausibility import angle_warning, check_bounds, distance_summary, zero_warning
 from gengeo_hf.common.schema import CrossViewDataset
 from gengeo_hf.common.tables import Table
 from gengeo_hf.data.column_names import NAMES, NUMBERS, SIDES
@@ -374,7 +374,7 @@ def _check_positions(table: Table, rows: Rows, notes: list[str]) -> None:
     if not np.isfinite(tile_lat).any():
         tile_lat, tile_lon, lat = numbers["lat"], numbers["lon"], np.full(len(lat), np.nan)
     rows.distances, warning = distance_summary(lat, lon, tile_lat, tile_lon)
-    found = (warning, angle_warning(numbers["heading"], numbers["fov"]))
+    found = (warning, zero_warning(numbers["lat"], numbers["lon"]), angle_warning(numbers["heading"], numbers["fov"]))
     notes += [f"{table.file}: {text}" for text in found if text]
 
 

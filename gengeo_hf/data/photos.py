@@ -10,7 +10,7 @@ import numpy as np
 from gengeo_hf.common.camera import CameraView, table_cameras
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.images import IMAGE_SUFFIXES
-from gengeo_hf.common.plausibility import angle_warning, check_degrees
+from gengeo_hf.common.plausibility import angle_warning, check_degrees, zero_warning
 from gengeo_hf.common.tables import Table, read_table
 from gengeo_hf.data.column_names import ANGLES, NAMES
 from gengeo_hf.data.own_files import spelling_hint
@@ -67,8 +67,8 @@ def read_photos(source: str | Path, image_column: str | None = None) -> PhotoTab
         raise GenGeoError(f"{table.file}: no row has a photo and a position")
     notes = list(table.notes)
     unknown = np.full(len(images), np.nan)
-    if warning := angle_warning(numbers.get("heading", unknown), numbers.get("fov", unknown)):
-        notes.append(f"{table.file}: {warning}")
+    angles_note = angle_warning(numbers.get("heading", unknown), numbers.get("fov", unknown))
+    notes += [f"{table.file}: {note}" for note in (zero_warning(numbers["lat"], numbers["lon"]), angles_note) if note]
     if len(keep) < len(images):
         notes.append(f"{table.file}: {len(images) - len(keep):,} rows without a photo or a position are left out")
     angles = {key: values[keep].tolist() for key, values in numbers.items() if key in ANGLES}

@@ -163,7 +163,7 @@ def test_a_check_reads_a_table_once_and_shows_what_was_noticed(images, monkeypat
     monkeypatch.setattr(tables, "read_table", lambda source: calls.append(source) or read(source))
     lines = [f"{row(n)},{24.9 + 0.01 * n},60.17" for n in range(20)]
     report = check_data("table", write(images, lines, HEAD + ",tile_lat,tile_lon"))
-    assert len(calls) == 1 and report.ok and "swapped" in str(report) and "with 1 warnings" in str(report)
+    assert len(calls) == 1 and report.ok and "swapped" in str(report) and "with 1 warning:" in str(report)
 
 
 @pytest.mark.parametrize(
@@ -181,6 +181,12 @@ def test_angles_that_are_hardly_degrees_are_named(tmp_path, column, values, word
     angles = {"heading": unknown, "fov": unknown} | {column: np.array(values)}
     assert words in angle_warning(angles["heading"], angles["fov"])
     assert angle_warning(np.arange(12) * 30.0, np.full(12, 360.0)) == ""
+
+
+def test_positions_of_exactly_zero_are_named(images):
+    lines = [row(n) for n in range(19)] + [row(19, lat="0", lon="0")]
+    report = str(check_data("table", write(images, lines, HEAD)))
+    assert "1 positions are exactly 0, 0" in report
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,6 @@ class Report:
         failed = sum(not finding.ok for finding in self.findings)
         lines = [f"{self.name} in {self.folder}", *(str(finding) for finding in self.findings)]
         warned = sum(finding.is_warning for finding in self.findings)
-        fine = "everything is there" + (f", with {warned} warnings: read them" if warned else "")
+        fine = "everything is there" + (f", with {warned} warning{'s' * (warned > 1)}: read them" if warned else "")
         lines.append(fine if self.ok else f"{failed} of {len(self.findings)} checks failed")
         return "\n".join(lines)
