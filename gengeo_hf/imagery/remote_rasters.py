@@ -155,7 +155,7 @@ class RemoteRasters:
         except Exception as error:  # GDAL hides the exception of the opener behind its own
             if (problem := self._files[path].problem) is not None:
                 raise problem from None
-            raise GenGeoError(f"{path} cannot be read as a raster: {first_line(error)}") from error
+            raise GenGeoError(f"{path} cannot be read as a georeferenced raster: {first_line(error)}") from error
 
 
 def _check_size(options: TilingOptions) -> None:

@@ -39,7 +39,7 @@ def test_confidences_are_the_chances(tmp_path, encoder):
     assert Calibration.load(tmp_path / "c.json") == calibration
     with pytest.raises(GenGeoError, match="another model"):
         calibration.check_model(StubEncoder("other"))
-    with pytest.raises(GenGeoError, match="no calibration"):
+    with pytest.raises(GenGeoError, match="not a calibration"):
         Calibration.load(tmp_path / "none.json")
 
 
