@@ -86,7 +86,9 @@ def compared(found: np.ndarray, first: np.ndarray) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="checkpoint; default: ViT-B/14 with random weights")
-    parser.add_argument("--data", action="extend", nargs="+", default=[], help="data sets in the notation of gengeo evaluate")
+    parser.add_argument(
+        "--data", action="extend", nargs="+", default=[], help="data sets in the notation of gengeo evaluate"
+    )
     parser.add_argument("--scales", type=float, nargs="+", default=[*SCALES])
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
