@@ -29,7 +29,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(install)
 	touch $(VENV)/.installed-demo
 
-# What the demo needs, a part of the above and installed in half of the time.
+# What the demo needs: a part of the above.
 $(VENV)/.installed-demo: EXTRAS = geo,world,report
 $(VENV)/.installed-demo: pyproject.toml constraints.txt
 	$(install)

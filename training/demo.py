@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table as Lines
 
 from demo_pose import PAIRS, VALIDATION
+from demo_report import KS
 from gengeo_hf.common.errors import GenGeoError, exit_on_error
 from gengeo_hf.common.files import atomic_folder, write_json, write_text
 from gengeo_hf.training.launch import run_training
@@ -34,7 +35,6 @@ CONFIG = CONFIGS / "world_urban.yaml"
 SHORT = ["optimisation.epochs=12", "optimisation.warmup=0.3", "evaluate_every=3"]
 DOMAINS = ("urban", "rural", "offcenter")
 TITLES = {"rural": "rural", "offcenter": "off-centre"}
-KS = ("recall@1", "recall@5", "recall@10", "recall@1%")
 PROBE_STEPS, PROBE_PAIRS = 4, 24
 STEP_SHARE = 0.8  # of the time of training that is the passes of `step_seconds`; the rest is mining, augmentation ...
 OTHER_STEPS = 500  # passes that take as long as evaluation, index, pose and page together

@@ -71,9 +71,7 @@ def evaluate(
     if pose_errors.pose:
         _evaluate_pose(model, data, protocol, encoding, pose_errors, as_json, out)
         return
-    from accelerate import PartialState
-
-    from gengeo_hf.evaluation.run import choose_protocol, evaluate, parse_data, summary_text
+    from gengeo_hf.evaluation.run import choose_protocol, evaluate, parse_data, process_state, summary_text
 
     rules = choose_protocol(protocol, None if data is None else parse_data(data))
     if ranking.rounding is not None:
@@ -88,7 +86,7 @@ def evaluate(
         _evaluate_with_distractors(model, data, rules, ranking.distractors, options, as_json, out)
         return
     result = evaluate(model, data, rules, **options)
-    if not PartialState().is_main_process:
+    if not process_state().is_main_process:
         return
     if as_json:
         console.json_line(result.percent())
@@ -186,12 +184,11 @@ def _evaluate_sizes(
     out: Path | None,
 ) -> None:
     """Evaluate several ground sizes and their fusion, print and write them: the fusion to `out`, others beside it."""
-    from accelerate import PartialState
-
+    from gengeo_hf.evaluation.run import process_state
     from gengeo_hf.evaluation.tile_sizes import evaluate_tile_sizes
 
     found = evaluate_tile_sizes(model, data, sizes, rules, **options)
-    if not PartialState().is_main_process:
+    if not process_state().is_main_process:
         return
     if as_json:
         console.json_line(found.to_dict())

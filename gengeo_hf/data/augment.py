@@ -98,12 +98,13 @@ class Augmentation:
             self.dropout_chance,
             self.jpeg_chance,
         )
-        return self.flip and not any(others) and self.fov is None and not self.unknown_heading
+        views = self.input_scales or self.unknown_heading or self.fov is not None
+        return self.flip and not any(others) and not views
 
     @staticmethod
-    def draw_mirrored(count: int, chance: np.random.Generator) -> np.ndarray:
+    def draw_mirrored(count: int, rng: np.random.Generator) -> np.ndarray:
         """Which of `count` pairs are mirrored, bool (count,): the first draw of a batch."""
-        return chance.random(count) < 0.5
+        return rng.random(count) < 0.5
 
     def __call__(self, batch: Batch, seed: Sequence[int]) -> Batch:
         """Augment one batch.

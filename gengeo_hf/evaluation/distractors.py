@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate import PartialState
 from scipy.spatial import cKDTree
 
 from gengeo_hf.common.errors import GenGeoError
@@ -27,7 +26,7 @@ from gengeo_hf.evaluation.intervals import mean_interval
 from gengeo_hf.evaluation.protocols import Protocol
 from gengeo_hf.evaluation.ranks import SCORE_TOLERANCE, Ties
 from gengeo_hf.evaluation.results import Result
-from gengeo_hf.evaluation.run import EncodedData, encode_data, model_name
+from gengeo_hf.evaluation.run import EncodedData, encode_data, model_name, process_state
 from gengeo_hf.imagery import open_imagery
 from gengeo_hf.imagery.addresses import is_address
 from gengeo_hf.imagery.dataset import DatasetTiles
@@ -152,7 +151,7 @@ def evaluate_with_distractors(
         GeoIndex.load(source, verify=False).check_model(encoder)  # before the work
     options |= {"seed": seed, "descriptors": descriptors, "show_progress_bar": show_progress_bar}
     encoded = encode_data(encoder, data, protocol, name=name or model_name(model, encoder), **options)
-    if not PartialState().is_main_process:
+    if not process_state().is_main_process:
         return None
     result = encoded.judge(ties)
     with distractor_index(source, encoder, descriptors, show_progress_bar) as index:

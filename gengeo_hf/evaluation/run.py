@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.schema import CrossViewDataset
@@ -144,7 +145,7 @@ def encode_data(
     """The first half of `evaluate`: encode both views; arguments and errors as there."""
     notation = parse_data(data) if isinstance(data, str) else data
     rules = choose_protocol(protocol, notation)
-    state = PartialState()
+    state = process_state()
     if device is None and state.num_processes > 1:
         device = state.device
     encoder = (
@@ -213,6 +214,11 @@ def choose_protocol(protocol: str | Protocol | None, data: "DataNotation | Cross
                 f"protocol {rules.name} is of the split {rules.split}, found {data.split!r}: leave one of them out"
             )
     return rules
+
+
+def process_state() -> PartialState:
+    """This process among those of a launcher. `ACCELERATE_USE_CPU` counts, which `PartialState` alone does not read."""
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
 def _load(notation: DataNotation, rules: Protocol, state: PartialState) -> CrossViewDataset:

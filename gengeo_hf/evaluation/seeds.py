@@ -15,9 +15,9 @@ from gengeo_hf.common.errors import GenGeoError
 
 LEVEL = 0.95
 COLLAPSED = 0.25  # rows below this share of the base do not enter the pooled spread: near 0 runs hardly differ
-# A row whose differences spread more than chance allows has an interval of its own, and at the smaller chance it also
-# leaves the pooled spread. One chance of 0.01 for both gives a row of twice the others' spread a coverage of 86 %. Two
-# seeds tell too little of a row's own spread: there the smaller chance counts for both.
+# A row whose spread has a p-value below the first level has an interval of its own; below the second it also leaves the
+# pooled spread. At 0.01 for both, intervals of a row with twice the others' spread cover 86 %. Two seeds say too little
+# about a row's own spread: there the second level counts for both.
 OWN_SPREAD_P, LEFT_OUT_P = 0.3, 0.01
 
 
@@ -98,24 +98,22 @@ def paired_differences(runs: Sequence[Mapping[int, float]], level: float = LEVEL
     base = runs[0]
     usual = float(np.mean(list(base.values()))) if base else np.nan
     kept = [row for row in runs if row and np.mean(list(row.values())) >= COLLAPSED * usual]
-    chances = [1.0 if row is base else _chance_of_spread(base, row, kept) for row in kept]
-    spread = pooled_spread([row for row, chance in zip(kept, chances, strict=True) if chance >= LEFT_OUT_P])
-    calm = [
+    p_values = [1.0 if row is base else _spread_p_value(base, row, kept) for row in kept]
+    spread = pooled_spread([row for row, p_value in zip(kept, p_values, strict=True) if p_value >= LEFT_OUT_P])
+    pooled = [
         row
-        for row, chance in zip(kept, chances, strict=True)
-        if chance >= (OWN_SPREAD_P if len(_gaps(base, row)) > 2 else LEFT_OUT_P)
+        for row, p_value in zip(kept, p_values, strict=True)
+        if p_value >= (OWN_SPREAD_P if len(_gaps(base, row)) > 2 else LEFT_OUT_P)
     ]
-    return [None, *(_difference(base, row, None if row not in calm else spread, level) for row in runs[1:])]
+    return [None, *(_difference(base, row, None if row not in pooled else spread, level) for row in runs[1:])]
 
 
 def _gaps(base: Mapping[int, float], row: Mapping[int, float]) -> np.ndarray:
     return np.array([row[seed] - base[seed] for seed in sorted(set(base) & set(row))])
 
 
-def _chance_of_spread(
-    base: Mapping[int, float], row: Mapping[int, float], kept: Sequence[Mapping[int, float]]
-) -> float:
-    """Chance that a row's differences spread this much, were it no wilder than the other rows; 1 where unknown."""
+def _spread_p_value(base: Mapping[int, float], row: Mapping[int, float], kept: Sequence[Mapping[int, float]]) -> float:
+    """p-value of the F test that a row's differences spread no more than the other rows' runs; 1 where unknown."""
     gaps, others = _gaps(base, row), pooled_spread([other for other in kept if other is not row])
     if len(gaps) < 2 or others.freedom < 1 or not others.value > 0:
         return 1.0

@@ -106,7 +106,6 @@ def open_template(address: str, options: TilingOptions) -> TileSource:
 
     net = options.net
     service = TemplateService(address, net, options.tms)
-    check_rights(service.name, options)
     return tiles_of(service, options)
 
 
@@ -158,7 +157,7 @@ def tiles_of(service: "TileService", options: TilingOptions, client: "ImageryCli
         client: The client that read the service's documents; None makes one.
 
     Raises:
-        GenGeoError: No area was given, or `ServiceTiles` refuses.
+        GenGeoError: Attribution, licence, contact or area is missing, or `ServiceTiles` refuses.
     """
     from pathlib import Path
 
@@ -167,6 +166,7 @@ def tiles_of(service: "TileService", options: TilingOptions, client: "ImageryCli
     from gengeo_hf.imagery.tile_reader import TileReader
 
     net = options.net
+    check_rights(service.name, options, service.rights)
     if options.area is None:
         raise GenGeoError(
             f"{service.name} may cover the whole Earth: choose an area with --area FILE.geojson, "

@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import Bounds
-from gengeo_hf.imagery.addresses import check_rights, tiles_of
+from gengeo_hf.imagery.addresses import tiles_of
 from gengeo_hf.imagery.client import Answer, ImageryClient, ServerError
 from gengeo_hf.imagery.grids import HALF_WORLD_M, Level, TileGrid, is_web_mercator, virtual_grid
 from gengeo_hf.imagery.hosts import host_of, redact
@@ -76,7 +76,6 @@ class ArcGisService:
 def open_arcgis(address: str, options: TilingOptions) -> TileSource:
     """Tiles of an ArcGIS server."""
     service, client = arcgis_service(address, options.net)
-    check_rights(service.name, options, service.rights)
     return tiles_of(service, options, client)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from gengeo_hf.common.errors import GenGeoError, MissingExtraError
 from gengeo_hf.common.geo import Bounds
 from gengeo_hf.common.transfer import first_line
-from gengeo_hf.imagery.addresses import check_rights, client_of, tiles_of
+from gengeo_hf.imagery.addresses import client_of, tiles_of
 from gengeo_hf.imagery.client import Answer, ImageryClient, ServerError
 from gengeo_hf.imagery.grids import web_mercator
 from gengeo_hf.imagery.hosts import host_of, redact
@@ -76,5 +76,4 @@ def open_pmtiles(address: str, options: TilingOptions) -> TileSource:
     """Tiles of a PMTiles archive by address."""
     client = client_of(options, host_of(address))
     service = PmTilesService(address, client, options.net)
-    check_rights(service.name, options, service.rights)
     return tiles_of(service, options, client)

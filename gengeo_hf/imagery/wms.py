@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import Bounds
-from gengeo_hf.imagery.addresses import check_rights, tiles_of
+from gengeo_hf.imagery.addresses import tiles_of
 from gengeo_hf.imagery.capabilities import (
     FORMATS,
     capabilities,
@@ -73,7 +73,6 @@ class WmsService:
 def open_wms(address: str, options: TilingOptions) -> TileSource:
     """Tiles of a WMS layer."""
     service, client = wms_service(address, options.net)
-    check_rights(service.name, options, service.rights)
     return tiles_of(service, options, client)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import Bounds
-from gengeo_hf.imagery.addresses import check_rights, tiles_of
+from gengeo_hf.imagery.addresses import tiles_of
 from gengeo_hf.imagery.capabilities import (
     FORMATS,
     capabilities,
@@ -83,7 +83,6 @@ class WmtsService:
 def open_wmts(address: str, options: TilingOptions) -> TileSource:
     """Tiles of a WMTS layer."""
     service, client = wmts_service(address, options.net)
-    check_rights(service.name, options, service.rights)
     return tiles_of(service, options, client)
 
 

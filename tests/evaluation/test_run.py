@@ -215,12 +215,11 @@ def test_two_processes_give_the_same_numbers_as_one(tiny_checkpoint, tmp_path, p
             import sys
             sys.path.insert(0, {str(REPOSITORY)!r})
             from gengeo_hf.evaluation import run as script
-            from accelerate.state import PartialState
             from pathlib import Path
             from tests.training.made_up import made_up_pairs
             script.encode_to_store = functools.partial(script.encode_to_store, shard_rows=8)
             model, protocol, out = sys.argv[1:]
-            state = PartialState(cpu=True)
+            state = script.process_state()
             result = script.evaluate(
                 model, made_up_pairs(40, seed=1), protocol, descriptors=Path(out).parent / "descriptors", device="cpu"
             )

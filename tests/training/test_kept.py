@@ -81,6 +81,7 @@ def test_mining_from_kept_tokens_equals_mining_from_images(dataset, pairs, tiny_
         (Augmentation(flip=True, rotate=True), {}, {}),
         (Augmentation(rotate=False, colour=0.1), {}, {}),
         (Augmentation(rotate=False, unknown_heading=True), {}, {}),
+        (Augmentation(flip=True, rotate=False, input_scales=(1.0, 0.5)), {}, {}),
         (FLIP, {"trainable_blocks": None}, {}),
         (FLIP, {}, {"sampling.keep_frozen": False}),
         (FLIP, {}, {"optimisation.compile": "inductor"}),
