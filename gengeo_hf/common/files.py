@@ -215,6 +215,14 @@ def sweep(path: str | Path) -> None:
                 _remove(left)
 
 
+def sweep_all(folder: str | Path) -> None:
+    """`sweep` for every file and directory of a folder that some process was writing."""
+    with os.scandir(real_path(folder)) as entries:
+        hidden = [entry.name for entry in entries if entry.name.startswith(".")]
+    for name in {name[1:].split(mark)[0] for name in hidden for mark in (NEW, OLD) if mark in name}:
+        sweep(Path(folder) / name)
+
+
 def put_back(path: str | Path) -> bool:
     """Give a directory its place again that a killed process moved aside and did not replace.
 

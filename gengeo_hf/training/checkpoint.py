@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.files import atomic_folder, sum_of, sweep
+from gengeo_hf.common.files import atomic_folder, sum_of, sweep_all
 from gengeo_hf.training.settings import Settings, as_dict
 
 Ids = tuple[list[str], list[str]]  # of a table's photos and tiles, in order
@@ -118,7 +118,7 @@ def resume(
         GenGeoError: the run's folder was made with other settings or other data.
     """
     if accelerator.is_main_process:
-        _sweep(folder)
+        sweep_all(folder)  # a `model` that was moved aside goes back: it holds the best weights of the run
     accelerator.wait_for_everyone()
     candidates = sorted(folder.glob("checkpoint-*"), reverse=True)
     for candidate in candidates:
@@ -193,13 +193,6 @@ def _sums(folder: Path, state: dict[str, Any]) -> dict[str, str]:
             with path.open("rb") as file:
                 sums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     return sums
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what a killed process left half written: folders under hidden names that nothing will rename."""
-    sweep(folder / "model")  # one that was moved aside goes back: it holds the best weights of the run
-    for left in folder.glob(".checkpoint-*"):
-        shutil.rmtree(left)
 
 
 # What a restart may change: where things lie and how often something is written.

@@ -12,7 +12,7 @@ import pytest
 
 from gengeo_hf.common import files
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.files import atomic_file, atomic_folder, put_back, sweep
+from gengeo_hf.common.files import atomic_file, atomic_folder, put_back, sweep, sweep_all
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -51,6 +51,15 @@ def test_what_a_killed_process_leaves_goes_with_the_next_write(tmp_path):
     assert contents(tmp_path / "out") == {"a": "old", "b": "old"} and len(hidden(tmp_path)) == 2  # and its lock
     fill(tmp_path / "out", "new")
     assert contents(tmp_path / "out") == {"a": "new", "b": "new"} and not hidden(tmp_path)
+
+
+def test_a_folder_is_swept_of_all_that_killed_processes_left_in_it(tmp_path):
+    fill(tmp_path / "first", "old")
+    killed_while_writing(tmp_path / "first")
+    killed_while_writing(tmp_path / "second")
+    (tmp_path / ".third-gengeo-new-abc.lock").touch()  # killed after the folder had gone and before its lock had
+    sweep_all(tmp_path)
+    assert not hidden(tmp_path) and contents(tmp_path / "first") == {"a": "old", "b": "old"}
 
 
 def test_who_may_read_an_output_is_for_the_umask_to_say(tmp_path, monkeypatch):

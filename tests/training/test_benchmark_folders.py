@@ -5,6 +5,7 @@ import json
 import pytest
 
 from gengeo_hf import evaluate
+from gengeo_hf.evaluation.protocols import find_protocol
 from gengeo_hf.training import loop as train
 from gengeo_hf.training.settings import CONFIGS, load_settings
 from tests.conftest import TINY, TINY_SIZES
@@ -57,7 +58,8 @@ def test_train_then_evaluate(tmp_path, name):
     steps = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert sum("loss" in line for line in steps) >= 2
     protocol = PROTOCOLS[name]
-    summary = evaluate(tmp_path / "run/model", f"{name.partition('_')[0]}:test {root}", protocol, device="cpu").summary
+    data = f"{find_protocol(protocol).dataset} {root}"
+    summary = evaluate(tmp_path / "run/model", data, protocol, device="cpu").summary
     assert summary["protocol"]["name"] == protocol and summary["dataset"]["complete"] is False
     if name.startswith("vigor"):
         assert "hit_rate_code" in summary["metrics"]
