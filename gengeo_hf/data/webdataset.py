@@ -14,7 +14,7 @@ import datasets
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.schema import CrossViewDataset
-from gengeo_hf.data.parquet import TABLES, stored_features, whole_set
+from gengeo_hf.data.parquet import TABLES, find_files, stored_features
 
 
 def read_shards(folder: str | Path, split: str, cache_dir: str | Path | None = None) -> CrossViewDataset:
@@ -30,7 +30,7 @@ def read_shards(folder: str | Path, split: str, cache_dir: str | Path | None = N
     """
     tables = []
     for kind in TABLES:
-        files = whole_set(Path(folder), kind, split, ".tar")
+        files = find_files(Path(folder), kind, split, ".tar")
         # Size and time are part of the cache's key: shards that were written again are read again.
         marks = [f"{file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
         asked = {"files": [str(file) for file in files], "marks": marks, "column": _column(kind)}

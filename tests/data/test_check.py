@@ -96,7 +96,7 @@ def test_a_check_takes_the_loaders_options(tmp_path, gengeo, published):
     assert gengeo("data", "check", "table", path)[0] == 1
     path.write_text(path.read_text().replace("train", "", 1))
     code, out, _ = gengeo("data", "check", "table", path, "columns.aerial=overview")
-    assert code == 0 and "29 photos" in out and "1 rows belong to no part" in out and "no 'test'" in out
+    assert code == 0 and "29 photos" in out and "1 rows belong to no split" in out and "no 'test'" in out
     folder = folders.make_cvusa(tmp_path / "cvusa", gps=44_516)
     code, out, err = gengeo("data", "check", "cvusa", folder, "validation_by=id")
     assert code == 0 and "validation" in out, out + err

@@ -226,7 +226,7 @@ def with_bounds(data):
     ("config", "keys", "message"),
     [
         ("pbev_world", ["augment.options.fov=[90,90]"], "bird's-eye views and polar tiles need the whole one"),
-        ("geodtr_world", ["augment.options.unknown_heading=true"], "fov and unknown_heading cut and roll panoramas"),
+        ("geodtr_world", ["augment.options.unknown_heading=true"], "fov and unknown_heading crop and roll panoramas"),
         ("auxgeo_world", ["augment.options.fov=[90,90]"], "needs whole panoramas: leave fov"),
         ("geodtr_vigor_same", ["augment.options.fov=[90,90]"], "the layout aggregator is tied to it: leave fov out"),
     ],

@@ -15,7 +15,7 @@ from gengeo_hf.common.tables import PAIRS_FILE, read_table
 from gengeo_hf.data.benchmarks import justzoomin_lists as lists
 from gengeo_hf.data.benchmarks.layout import compare_count, logger, names_in, unknown_split
 from gengeo_hf.data.benchmarks.report import Report
-from gengeo_hf.data.own import PARTS, Splits, understand
+from gengeo_hf.data.own import SPLITS, Splits, parse_rows
 
 NAME = "justzoomin"
 PART_COLUMNS = {"published": "split", "area": "area_split"}
@@ -41,13 +41,13 @@ def load(
     Raises:
         GenGeoError: There is no table, an option is unknown, or the split has no photos on disk.
     """
-    if split not in PARTS:
-        raise unknown_split(NAME, split, PARTS)
+    if split not in SPLITS:
+        raise unknown_split(NAME, split, SPLITS)
     if part not in PART_COLUMNS:
         raise GenGeoError(f"part must be one of {', '.join(PART_COLUMNS)}, found {part!r}")
     if gallery not in GALLERIES:
         raise GenGeoError(f"gallery must be one of {', '.join(GALLERIES)}, found {gallery!r}")
-    rows = understand(_table(root), {"split": PART_COLUMNS[part]}, {})
+    rows = parse_rows(_table(root), {"split": PART_COLUMNS[part]}, {})
     for note in rows.notes:
         logger.warning("%s", note)
     rows.name = NAME + ("-area" if part == "area" else "") + ("-covered" if gallery == "covered" else "")
@@ -196,5 +196,5 @@ def _check_leak(report: Report, photos: lists.Photos, there: np.ndarray) -> None
         by_list = lists.list_parts(photos) if name == "published" else parts
         if len(distances := lists.distances_to_training(photos, by_list)):
             report.add(f"split {name!r}, all listed photos", lists.format_leak(distances))
-        counts = ", ".join(f"{int((there & (parts == part)).sum()):,} {part}" for part in PARTS)
+        counts = ", ".join(f"{int((there & (parts == part)).sum()):,} {part}" for part in SPLITS)
         report.add(f"split {name!r}, on disk", counts)

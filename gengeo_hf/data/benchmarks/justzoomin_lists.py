@@ -19,7 +19,7 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.tables import read_table
 from gengeo_hf.data.area_split import split_training
 from gengeo_hf.data.benchmarks import justzoomin_grid as grid
-from gengeo_hf.data.own import Cut, three_parts
+from gengeo_hf.data.own import SplitOptions, assign_splits
 
 LISTS = {"train": "metadata/large_area_train_map.csv", "test": "metadata/large_area_val_map.csv"}
 LAYOUT = "satellite/layout.yaml"
@@ -177,8 +177,8 @@ def published_parts(photos: Photos) -> np.ndarray:
 
 def area_parts(photos: Photos) -> np.ndarray:
     """Part of each photo where both lists are joined and whole blocks of land are held out."""
-    cut = Cut(VALIDATION_SHARE, TEST_SHARE, "area", BLOCK_M, MARGIN_M)
-    return three_parts(photos.ids, photos.lat, photos.lon, cut)
+    cut = SplitOptions(VALIDATION_SHARE, TEST_SHARE, "area", BLOCK_M, MARGIN_M)
+    return assign_splits(photos.ids, photos.lat, photos.lon, cut)
 
 
 def distances_to_training(photos: Photos, parts: np.ndarray, kept: np.ndarray | None = None) -> np.ndarray:
