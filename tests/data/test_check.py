@@ -45,7 +45,7 @@ def test_cvusa_of_the_wrong_size_says_what_and_what_to_do(tmp_path, gengeo):
     for words in (
         "1 files of 0 bytes, first 0000001.jpg",
         "pairs of test: 20 (expected 8,884)",
-        "0000006.jpg has not",
+        "0000006.jpg does not",
         "GPS lines: 200 (expected 44,516 or more)",
         "--fix would make 1 link",
         "differ in size",

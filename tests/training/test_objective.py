@@ -240,8 +240,8 @@ def test_a_field_of_view_that_a_recipe_was_not_made_for_is_refused(config, keys,
     ("config", "domain", "message"),
     [
         ("pbev_world", "photos", r"the view bev:70:0\.45:2\.0:70 needs panoramas, and 4 of 4 ground images"),
-        ("auxgeo_world", "photos", "are photos or of an unknown field of view"),
-        ("geodtr_world", "offcenter", "needs photos in the middle of their tiles, and"),
+        ("auxgeo_world", "photos", "are ordinary photos or have an unknown field of view"),
+        ("geodtr_world", "offcenter", "needs photos in the centre of their tiles, and"),
     ],
 )
 def test_data_without_the_views_of_a_recipe_are_refused_before_training(config, domain, message):
