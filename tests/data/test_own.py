@@ -167,7 +167,7 @@ def test_a_column_that_is_called_like_a_split_and_is_none(tmp_path):
     make_table(tmp_path, 4)
     rows = [f"g/{n:03d}.jpg,a/{n:03d}.png,{n % 2}" for n in range(4)]
     (tmp_path / "folds.csv").write_text("\n".join(["ground,aerial,fold", *rows]))
-    with pytest.raises(GenGeoError, match="it has none: its column for split says '0'; write train, validation, test"):
+    with pytest.raises(GenGeoError, match="it has none: its column for split holds '0'; write train, validation, test"):
         load_pairs("table", tmp_path / "folds.csv", "train")
     (tmp_path / "tiles.csv").write_text("ground,aerial\n,a/000.png\n,a/001.png\n")
     with pytest.raises(GenGeoError, match="no row with a photo"):
