@@ -49,6 +49,7 @@ from gengeo_hf.training.components import (
 )
 from gengeo_hf.training.descriptors import encode_together
 from gengeo_hf.training.diagnostics import head_statistics
+from gengeo_hf.training.image_sizes import enlargement_notes
 from gengeo_hf.training.kept import keep_tokens
 from gengeo_hf.training.objective import build_objective
 from gengeo_hf.training.records import Log, PlateauWatch, describe_run, export, run_lock, training_record
@@ -96,6 +97,8 @@ def train(settings: Settings, accelerator: Accelerator) -> dict[str, Any]:
     check_apart(training, validation)
     processor = build_processor(settings)
     check_views(validation, processor)
+    for note in enlargement_notes(settings, training, validation):
+        accelerator.print(note)
     decoded, in_memory = build_pairs(settings, training, processor), settings.data.in_memory
     source: Dataset[dict[str, Any]] = PairsInMemory(decoded) if in_memory else decoded
     pairs = training_pairs(training)
