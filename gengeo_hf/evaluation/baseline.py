@@ -20,7 +20,7 @@ def colour_histogram(image: Image.Image, lower_half: bool = False) -> np.ndarray
 
     Args:
         image: RGB.
-        lower_half: leave out the upper half, which in a panorama is mostly sky.
+        lower_half: Leave out the upper half, which in a panorama is mostly sky.
 
     Returns:
         float64 (512,), the square roots of shares: dot products are Bhattacharyya coefficients, 0 to 1.
@@ -40,8 +40,8 @@ def histogram_ranks(world: "CrossViewDataset", lower_half: bool = False) -> np.n
     Ties count against the right tile.
 
     Args:
-        world: queries and gallery.
-        lower_half: of the photos alone, see `colour_histogram`.
+        world: Queries and gallery.
+        lower_half: Of the photos alone, see `colour_histogram`.
     """
     from gengeo_hf.data.loading import AerialImages, GroundImages
     from gengeo_hf.evaluation import rank_of_positives

@@ -28,10 +28,10 @@ class QueryBlock:
         gallery: (N, D).
         relevant: (block, M) gallery rows of the right tiles of these queries, -1 for none.
         tolerance: (block,) scores nearer than this are compared again in float64.
-        rows: which queries these are.
-        top: number of best tiles to keep.
-        prior: which tiles each query may see; None is all.
-        device: where blocks are multiplied.
+        rows: Which queries these are.
+        top: Number of best tiles to keep.
+        prior: Which tiles each query may see; None is all.
+        device: Where blocks are multiplied.
     """
 
     def __init__(
@@ -206,7 +206,7 @@ def to_device(part: Descriptors, device: torch.device) -> torch.Tensor:
 
     Args:
         part: (rows, dim), an array or a tensor.
-        device: where it is wanted.
+        device: Where it is wanted.
 
     Returns:
         float32 (rows, dim).

@@ -19,9 +19,9 @@ class Difference:
     """One metric of two results.
 
     Args:
-        metric: its name.
-        first, second: fractions of 1.
-        difference: second - first.
+        metric: Its name.
+        first, second: Fractions of 1.
+        difference: `second - first`, in -1..1.
         interval: 95 % interval of the difference over the same queries.
     """
 
@@ -44,7 +44,7 @@ def compare(first: str | Path, second: str | Path) -> list[Difference]:
         first, second: JSON files with their tables of queries beside them.
 
     Raises:
-        GenGeoError: they were not evaluated on the same queries and tiles by the same rules.
+        GenGeoError: They were not evaluated on the same queries and tiles by the same rules.
     """
     a, b = Result.load(first), Result.load(second)
     for what, keys in (
@@ -112,10 +112,10 @@ def select_best(summaries: Sequence[Mapping[str, Any]], metric: str = PRIMARY) -
 
     Args:
         summaries: `Result.summary` of each checkpoint.
-        metric: a share of the queries, such as recall@1 or within_25m: greater is better.
+        metric: A share of the queries, such as recall@1 or within_25m: greater is better.
 
     Raises:
-        GenGeoError: a result is of a set on which numbers are reported, they are not of one set, or the metric is no
+        GenGeoError: A result is of a set on which numbers are reported, they are not of one set, or the metric is no
             share: metres are better when they are less.
     """
     if not summaries:
@@ -138,14 +138,14 @@ def choose_checkpoint(paths: Sequence[str | Path], metric: str = PRIMARY) -> str
     """Which checkpoint to keep, by results of the validation part, and whether the choice can be told from chance.
 
     Args:
-        paths: results of gengeo evaluate by one `<protocol>@validation`.
-        metric: as in `select_best`.
+        paths: Results of gengeo evaluate by one `<protocol>@validation`.
+        metric: As in `select_best`.
 
     Returns:
         Text for a terminal: every result, the best first, with the paired interval of its distance to the best.
 
     Raises:
-        GenGeoError: as `select_best` and `compare`.
+        GenGeoError: As `select_best` and `compare`.
     """
     results = [Result.load(path, with_queries=False) for path in paths]
     best = select_best([result.summary for result in results], metric)
@@ -166,7 +166,7 @@ def refuse_reported_split(split: str) -> None:
     "test" is refused, and CVACT's "val" too: Table 2 reports it, and its pairs are part of the test set.
 
     Raises:
-        GenGeoError: the split is one on which numbers are reported.
+        GenGeoError: The split is one on which numbers are reported.
     """
     if split != "validation":
         raise GenGeoError(

@@ -26,14 +26,14 @@ def group_failures(queries: pa.Table, *, near_m: float = NEAR_M, close_rank: int
 
     Args:
         queries: `Result.queries`.
-        near_m: metres from the true position to the centre of the best tile that still are a near miss.
-        close_rank: the true tile counts as almost found when its rank is below this.
+        near_m: Metres from the true position to the centre of the best tile that still are a near miss.
+        close_rank: The true tile counts as almost found when its rank is below this.
 
     Returns:
         For each group int64 (queries of the group,).
 
     Raises:
-        GenGeoError: the table is not one of a result.
+        GenGeoError: The table is not one of a result.
     """
     needed = ("rank", "error_m", "top_scores", "positive_score")
     if missing := [name for name in needed if name not in queries.column_names]:
@@ -61,7 +61,7 @@ def marks_of(queries: pa.Table, row: int) -> list[str]:
 
     Args:
         queries: `Result.queries`.
-        row: of the query.
+        row: Of the query.
     """
     positive = queries["positive"][row].as_py()
     semi = set(queries["semi_positives"][row].as_py() or ())

@@ -17,14 +17,14 @@ class Truth:
     """What evaluation knows of a dataset: ids, who belongs to whom, positions; no images.
 
     Args:
-        name: of the dataset, for example `world/urban/test`.
-        query_ids: one for each query.
-        tile_ids: one for each tile of the gallery.
+        name: Of the dataset, for example `world/urban/test`.
+        query_ids: One for each query.
+        tile_ids: One for each tile of the gallery.
         positive_rows: (queries,) gallery row of each true tile.
         semi_positive_rows: (queries, S) rows of semi-positives, -1 for none; None where no query has any.
         query_positions: (queries, 2) latitude, longitude in degrees, NaN where unknown.
         gallery_positions: (tiles, 2).
-        areas: area of each query, None where unknown.
+        areas: Area of each query, None where unknown.
     """
 
     name: str

@@ -203,7 +203,7 @@ def distance_groups(metres: np.ndarray, edges: Sequence[float]) -> list[str | No
 
     Args:
         metres: (queries,) for example the distance from the query to the centre of its true tile.
-        edges: increasing inner edges; the last bin is open.
+        edges: Increasing inner edges; the last bin is open.
     """
     bounds = [0.0, *edges]
     names = [f"{low:g}-{high:g} m" for low, high in zip(bounds, edges, strict=False)] + [f"over {bounds[-1]:g} m"]

@@ -22,11 +22,11 @@ def recall_at(ranks: np.ndarray, k: int) -> float:
     """Share of queries whose right tile is among the k best: rank < k, ranks from 0.
 
     Args:
-        ranks: integers (queries,), tiles before the right one.
-        k: at least 1.
+        ranks: Integers (queries,), tiles before the right one.
+        k: At least 1.
 
     Raises:
-        GenGeoError: there are no queries, or k is below 1.
+        GenGeoError: There are no queries, or k is below 1.
     """
     if k < 1:
         raise GenGeoError(f"k must be at least 1, found {k}")
@@ -39,13 +39,13 @@ def one_percent_k(gallery_size: int, rounding: Rounding = "floor") -> int:
     """The k of recall@1%: how many tiles are one percent of the gallery, at least 1.
 
     Args:
-        gallery_size: number of tiles.
+        gallery_size: Number of tiles.
         rounding: "floor" is floor(N / 100), as in Sample4Geo, TransGeo and the paper's tables (88 of 8,884);
             "floor+1" is the bound of the VIGOR and OriCNN scripts (89); "round+1" that of University-1652's (the
             rounded count, and one more); "ceil" and "round" (half up) for others.
 
     Raises:
-        GenGeoError: an unknown rounding.
+        GenGeoError: An unknown rounding.
     """
     exact, rest = divmod(gallery_size, 100)  # integers: 0.01 * N would round
     half_up = exact + (rest >= 50)
@@ -69,7 +69,7 @@ def average_precision(relevant_ranks: np.ndarray, gallery_size: int) -> np.ndarr
 
     Args:
         relevant_ranks: (queries, M) ranks of the right tiles from 0, best first; `gallery_size` where there is none.
-        gallery_size: number of tiles.
+        gallery_size: Number of tiles.
 
     Returns:
         (queries,) mean over the right tiles of (right tiles so far) / (position).
@@ -116,13 +116,13 @@ def evaluate_descriptors(
         query_descriptors: (Q, D) of ground images.
         gallery_descriptors: (N, D) of aerial tiles.
         positive_rows: (Q,) gallery row of each query's true tile.
-        ks: the k of recall@k.
+        ks: The k of recall@k.
         query_positions: (Q, 2) true latitude, longitude in degrees; with `gallery_positions` gives errors in metres.
         gallery_positions: (N, 2) tile centres in degrees.
         semi_positive_rows: (Q, S) rows that also cover the query (VIGOR), -1 for none; gives hit rates.
-        ties: see `rank_of_positives`.
-        rounding: see `one_percent_k`.
-        device: where blocks are multiplied.
+        ties: See `rank_of_positives`.
+        rounding: See `one_percent_k`.
+        device: Where blocks are multiplied.
 
     Returns:
         The dict of `metrics_of_scan`.
@@ -147,9 +147,9 @@ def metrics_of_scan(
     """Count every metric from one pass.
 
     Args:
-        result: of `ranks.scan`.
-        ks: of recall@k.
-        ties, rounding: see `Ties` and `one_percent_k`.
+        result: Of `ranks.scan`.
+        ks: Of recall@k.
+        ties, rounding: See `Ties` and `one_percent_k`.
         errors: (queries,) metres from the true position to the best tile, or None.
 
     Returns:
@@ -181,7 +181,7 @@ def per_query_outcomes(
     Intervals and breakdowns resample or group these.
 
     Args:
-        result, ks, ties, rounding: as in `metrics_of_scan`.
+        result, ks, ties, rounding: As in `metrics_of_scan`.
     """
     thresholds: Mapping[str, int] = {f"{k}": k for k in ks} | {"1%": one_percent_k(result.gallery_size, rounding)}
     ranks = result.positive_ranks(ties)

@@ -30,11 +30,11 @@ def prior_outcomes(
     """Recall when only tiles within r metres of a believed position are searched.
 
     Args:
-        query_descriptors, gallery_descriptors, positive_rows, ties, device: see `rank_of_positives`.
+        query_descriptors, gallery_descriptors, positive_rows, ties, device: See `rank_of_positives`.
         search_centres: (queries, 2) degrees: the true positions, or these with the error of a receiver.
         gallery_positions: (tiles, 2) degrees, tile centres.
-        radii_m: one search for each radius, great-circle metres.
-        ks: the k of recall@k.
+        radii_m: One search for each radius, great-circle metres.
+        ks: The k of recall@k.
 
     Returns:
         (queries,) hits of "recall@k|prior_<r>m" for each k and r; the metric is their mean. A true tile whose centre
@@ -71,8 +71,8 @@ def near_rule_outcomes(
 
     Args:
         query_positions: (queries, 2) true positions in degrees.
-        radius_m: great-circle metres.
-        query_descriptors, gallery_descriptors, positive_rows, gallery_positions, ks, ties, rounding, device: see
+        radius_m: Great-circle metres.
+        query_descriptors, gallery_descriptors, positive_rows, gallery_positions, ks, ties, rounding, device: See
             `evaluate_descriptors`.
 
     Returns:

@@ -42,19 +42,19 @@ def strip(
     """One query beside its best tiles, each framed and signed as right, semi-right or wrong.
 
     Args:
-        query_image: the photo, PIL or uint8 (height, width, 3); panoramas are shown whole.
-        tile_images: best first.
+        query_image: The photo, PIL or uint8 (height, width, 3); panoramas are shown whole.
+        tile_images: Best first.
         marks: "right", "semi" or "wrong" for each tile; "" draws a plain frame.
-        captions: a line below each tile, for example its score or distance.
-        title: a line below the query.
-        true_tile: image and caption of the true tile where it is not among the best: it stands apart, after a line.
-        tile_side: pixels of a tile in the picture.
+        captions: A line below each tile, for example its score or distance.
+        title: A line below the query.
+        true_tile: Image and caption of the true tile where it is not among the best: it stands apart, after a line.
+        tile_side: Pixels of a tile in the picture.
 
     Returns:
         An RGB picture on white.
 
     Raises:
-        GenGeoError: there are not as many marks as tiles, or a mark is unknown.
+        GenGeoError: There are not as many marks as tiles, or a mark is unknown.
     """
     if len(marks) != len(tile_images):
         raise GenGeoError(f"found {len(marks)} marks for {len(tile_images)} tiles; each tile needs one")
@@ -94,12 +94,12 @@ def stack(strips: Sequence[Image.Image], heading: str = "", explanation: str = "
     """Several strips below one another under a heading.
 
     Args:
-        strips: pictures, from top to bottom.
-        heading: above them.
-        explanation: a smaller line under the heading.
+        strips: Pictures, from top to bottom.
+        heading: Above them.
+        explanation: A smaller line under the heading.
 
     Raises:
-        GenGeoError: there are no strips.
+        GenGeoError: There are no strips.
     """
     if not strips:
         raise GenGeoError("there are no strips to stack")
@@ -121,9 +121,9 @@ def cut(image: Any, fov: int, heading: float) -> Image.Image:
     """A panorama as a model with a limited field of view saw it, at its own resolution.
 
     Args:
-        image: a panorama whose centre column looks north.
-        fov: horizontal degrees; 360 turns without cutting.
-        heading: degrees clockwise from north that the centre of the cut looks at.
+        image: A panorama whose centre column looks north.
+        fov: Horizontal degrees; 360 turns without cutting.
+        heading: Degrees clockwise from north that the centre of the cut looks at.
     """
     panorama = to_rgb(image)
     width, wanted = panorama.width, max(1, round(panorama.width * fov / 360))

@@ -34,9 +34,9 @@ def recall_curve(
 
     Args:
         ranks: (queries,) ranks from 0, by label.
-        gallery_sizes: number of tiles by label, for chance.
-        groups: queries that are found or lost together, by label; None for independent queries.
-        most: greatest k.
+        gallery_sizes: Number of tiles by label, for chance.
+        groups: Queries that are found or lost together, by label; None for independent queries.
+        most: Greatest k.
     """
     figure, axes = _figure(6.4, 4.2)
     ks = np.unique(np.round(np.geomspace(1, max(2, most), 60)).astype(int))
@@ -117,11 +117,11 @@ def error_map(
     """Where queries are, which were found, and a thin line from a lost one to where it was put.
 
     Args:
-        lat, lon, found_lat, found_lon: degrees of true and found positions, (queries,).
-        error_m: metres between the two.
-        areas: of each query; the largest areas get a panel each, because cities lie far apart.
-        right_m: up to this distance a query counts as found.
-        panels: at most so many.
+        lat, lon, found_lat, found_lon: Degrees of true and found positions, (queries,).
+        error_m: Metres between the two.
+        areas: Of each query; the largest areas get a panel each, because cities lie far apart.
+        right_m: Up to this distance a query counts as found.
+        panels: At most so many.
     """
     known = np.isfinite(error_m)
     names = np.array(["all queries" if not areas or area is None else area for area in (areas or lat)], dtype=object)

@@ -36,21 +36,21 @@ def evaluate_pose(
     Panoramas are rolled by an angle drawn within the prior; the tiles are those of the data set.
 
     Args:
-        encoder: the model.
-        dataset: photos with positions, tiles with bounds.
+        encoder: The model.
+        dataset: Photos with positions, tiles with bounds.
         prior: "known", "45" or "180".
-        head: fitted head of this prior; None searches without one.
-        random_head: the same kind of head fitted on an encoder with random weights, evaluated beside it.
-        fov: panoramas are cut to this many degrees.
-        seed: of the rolls.
+        head: Fitted head of this prior; None searches without one.
+        random_head: The same kind of head fitted on an encoder with random weights, evaluated beside it.
+        fov: Panoramas are cut to this many degrees.
+        seed: Of the rolls.
 
     Returns:
-        protocol facts; `median_m`, `mean_m`, `within_<m>_m`, `median_deg`, `mean_deg`, `within_<d>_deg` (percent; null
+        Protocol facts; `median_m`, `mean_m`, `within_<m>_m`, `median_deg`, `mean_deg`, `within_<d>_deg` (percent; null
         degrees where the heading is given), those of the tile's centre, coverage of the conformal radii in percent,
         and under `random_encoder` the figures of an encoder with random weights.
 
     Raises:
-        GenGeoError: a head of another encoder or prior, or data without positions, bounds or fields of view.
+        GenGeoError: A head of another encoder or prior, or data without positions, bounds or fields of view.
     """
     if prior not in PRIORS:
         raise GenGeoError(f"--heading-prior must be one of {', '.join(PRIORS)}, found {prior!r}")

@@ -32,11 +32,11 @@ class Candidates:
     """The most similar tiles of every photo with their poses.
 
     Args:
-        photos: candidates of each photo, best first.
+        photos: Candidates of each photo, best first.
         centre: (N, 2) lat and lon of the centre of each photo's most similar tile.
         best: (N, 2) lat and lon of the pose in that tile.
         truth: (N, 2) lat and lon of the photos.
-        scale: the model's InfoNCE scale.
+        scale: The model's InfoNCE scale.
     """
 
     photos: list[list[TilePosterior]]
@@ -52,14 +52,14 @@ def find_candidates(
     """Search the whole gallery for every panorama, north-aligned, and pose it in its most similar tiles.
 
     Args:
-        encoder: the model.
-        head: of a known heading.
-        dataset: panoramas with positions, tiles with bounds of one size.
-        tiles: candidates of each photo.
-        batch_size: images in one forward pass.
+        encoder: The model.
+        head: Of a known heading.
+        dataset: Panoramas with positions, tiles with bounds of one size.
+        tiles: Candidates of each photo.
+        batch_size: Images in one forward pass.
 
     Raises:
-        GenGeoError: another encoder's head, photos that are not panoramas, or tiles without bounds.
+        GenGeoError: Another encoder's head, photos that are not panoramas, or tiles without bounds.
     """
     check_head(head, encoder)
     if any(fov is None or fov < 360 for fov in dataset.queries["fov"][:]):
@@ -124,8 +124,8 @@ def evaluate_gallery(candidates: Candidates, weights: FusionWeights) -> dict[str
     """Shares of all photos whose answer lies within some metres, in percent.
 
     Args:
-        candidates: of `find_candidates`.
-        weights: of the joined map, see `fit_fusion`.
+        candidates: Of `find_candidates`.
+        weights: Of the joined map, see `fit_fusion`.
 
     Returns:
         For the centre of the best tile, the pose in the best tile, and the joined map: `within_<m>_m` and `median_m`;

@@ -49,9 +49,9 @@ def differences(dataset: CrossViewDataset, record: Mapping[str, Any], result: Ma
     """Why a result must not be compared with the published rows; empty where it may.
 
     Args:
-        dataset: that was evaluated.
-        record: training record of the model.
-        result: of `evaluate_pose`.
+        dataset: That was evaluated.
+        record: Training record of the model.
+        result: Of `evaluate_pose`.
     """
     area, _, split = dataset.name.partition("/")
     wanted = _pose()["queries"].get(area)

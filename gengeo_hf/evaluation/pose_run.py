@@ -46,24 +46,24 @@ def evaluate_pose_of(
     """Evaluate position and heading of every photo in its true tile, and in the whole gallery where that is asked for.
 
     Args:
-        model: checkpoint directory or Hub id, with heads under `pose/`.
+        model: Checkpoint directory or Hub id, with heads under `pose/`.
         data: `NAME[:SPLIT] [ROOT] [key=value ...]`; None takes the protocol's own.
         prior: "known", "45" or "180".
         protocol: "world-pose" or "vigor-pose": how the data are loaded; None takes them as they are.
         method: "fitted", "search", or "auto": the head where there is one.
-        fov: panoramas are cut to this many degrees.
-        gallery: locate all photos in the whole gallery too, with a known heading.
-        validation: as `gallery`, with the map of 40 tiles joined by weights that are fitted on this data set.
-        device: where the model runs.
-        batch_size: images in one forward pass.
-        seed: of random headings.
+        fov: Panoramas are cut to this many degrees.
+        gallery: Locate all photos in the whole gallery too, with a known heading.
+        validation: As `gallery`, with the map of 40 tiles joined by weights that are fitted on this data set.
+        device: Where the model runs.
+        batch_size: Images in one forward pass.
+        seed: Of random headings.
 
     Returns:
         See `evaluate_pose`; under `gallery` see `evaluate_gallery`; with "vigor-pose", `published` rows, and under
         `not_comparable` why the result must not be compared with them (empty where it may).
 
     Raises:
-        GenGeoError: an unknown protocol, method or prior, a missing head, or data that pose cannot use.
+        GenGeoError: An unknown protocol, method or prior, a missing head, or data that pose cannot use.
     """
     if method not in METHODS:
         raise GenGeoError(f"--pose-method must be one of {', '.join(METHODS)}, found {method!r}")
@@ -91,7 +91,7 @@ def pose_notation(data: str | None, protocol: str | None) -> DataNotation:
     """The data of a pose evaluation, with the protocol's options.
 
     Raises:
-        GenGeoError: nothing is named, or the protocol does not take this data set.
+        GenGeoError: Nothing is named, or the protocol does not take this data set.
     """
     if protocol is None:
         if data is None:

@@ -19,7 +19,7 @@ class Prior:
     Args:
         query_positions: (queries, 2) latitude and longitude in degrees: the centre of each search.
         gallery_positions: (tiles, 2) latitude and longitude in degrees.
-        radius_m: great-circle metres.
+        radius_m: Great-circle metres.
     """
 
     query_positions: np.ndarray
@@ -39,7 +39,7 @@ def errors_m(query_positions: np.ndarray, gallery_positions: np.ndarray, top_row
         (queries,) metres; NaN where a position is unknown, infinity where no tile was searched.
 
     Raises:
-        GenGeoError: positions are not (count, 2), or there are not as many as queries.
+        GenGeoError: Positions are not (count, 2), or there are not as many as queries.
     """
     found = np.asarray(gallery_positions, dtype=np.float64)[top_rows]
     given = np.asarray(query_positions, dtype=np.float64)
@@ -62,7 +62,7 @@ class Near:
         """(queries, last - first) bool.
 
         Args:
-            first, last: gallery rows.
+            first, last: Gallery rows.
         """
         return np.asarray(self.queries @ self.tiles[first:last].T >= self.limit)
 
@@ -87,14 +87,14 @@ def rows_within(
     Args:
         query_positions: (queries, 2) latitude and longitude in degrees.
         gallery_positions: (tiles, 2).
-        radius_m: great-circle metres, the bound included.
+        radius_m: Great-circle metres, the bound included.
         positive_rows: (queries,).
 
     Returns:
         (queries, S) int64, -1 for none: the form of `semi_positive_rows`.
 
     Raises:
-        GenGeoError: a position is unknown.
+        GenGeoError: A position is unknown.
     """
     for which, positions in (("queries", query_positions), ("tiles", gallery_positions)):
         if unknown := int(np.isnan(positions).any(axis=1).sum()):

@@ -28,25 +28,25 @@ class Protocol:
     """One way to evaluate.
 
     Args:
-        name: what results call it.
-        dataset: name for `gengeo_hf.data.load_pairs`.
-        split: of the dataset, for example "test"; CVACT has "val" and "test".
-        trained_on: names of datasets whose model the published column holds.
-        queries: size of the published query set; None where nothing is published.
-        gallery: size of the published gallery.
-        ground_size: height x width in pixels at which the paper evaluates, for example "154x770"; None where it does
+        name: What results call it.
+        dataset: Name for `gengeo_hf.data.load_pairs`.
+        split: Of the dataset, for example "test"; CVACT has "val" and "test".
+        trained_on: Names of datasets whose model the published column holds.
+        queries: Size of the published query set; None where nothing is published.
+        gallery: Size of the published gallery.
+        ground_size: Height x width in pixels at which the paper evaluates, for example "154x770"; None where it does
             not say.
-        aerial_size: the same of tiles.
-        ks: the k of recall@k.
-        rounding: of recall@1%, see `one_percent_k`.
-        published_ties: tie rule of the published numbers.
-        near_rule_m: metres of the "any tile near enough" rule, None for none.
-        offset_edges_m: inner edges in metres of the breakdown by distance between query and tile centre.
-        prior_radii_m: radii in metres of searches around the true position.
-        fov: horizontal field of view in degrees that panoramas are cropped to; 360 keeps them.
+        aerial_size: The same of tiles.
+        ks: The k of recall@k.
+        rounding: Of recall@1%, see `one_percent_k`.
+        published_ties: Tie rule of the published numbers.
+        near_rule_m: Metres of the "any tile near enough" rule, None for none.
+        offset_edges_m: Inner edges in metres of the breakdown by distance between query and tile centre.
+        prior_radii_m: Radii in metres of searches around the true position.
+        fov: Horizontal field of view in degrees that panoramas are cropped to; 360 keeps them.
         heading: "known": the cut looks north; "unknown": it looks anywhere.
         trapezoid_ap: Also count average precision as University-1652's script does.
-        note: what a reader must know before comparing.
+        note: What a reader must know before comparing.
         hub_id: The data set on the Hub, `organisation/name`; "" where it is not there.
     """
 
@@ -106,7 +106,7 @@ def find_protocol(name: str) -> Protocol:
     """The protocol of a name: `cvusa`, `cvusa@validation`, `cvusa-fov90-unknown`, `cvusa@validation-fov90-known`.
 
     Raises:
-        GenGeoError: there is none of that name.
+        GenGeoError: There is none of that name.
     """
     contents = _contents()
     match = _NAME.match(name)

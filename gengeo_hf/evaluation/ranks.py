@@ -39,7 +39,7 @@ class Scan:
         tied: (queries, M) how many of those score the same.
         top_rows: (queries, k) best tiles, best first; -1 where fewer are searched.
         top_scores: (queries, k) float32 scores of these.
-        gallery_size: number of tiles.
+        gallery_size: Number of tiles.
     """
 
     relevant_rows: np.ndarray
@@ -110,14 +110,14 @@ def rank_of_positives(
         semi_positive_rows: (Q, S) rows that are taken out of that query's ranking, -1 for none.
         ties: "pessimistic" counts tiles of equal score before the true one; "sample4geo" behind it (its strict
             comparison, under which a constant descriptor has recall 1); "mid" gives the middle rank, as float64.
-        block: queries and tiles compared at a time; the memory used is about 6 bytes times their product.
-        device: where blocks are multiplied; None is where `queries` lie.
+        block: Queries and tiles compared at a time; the memory used is about 6 bytes times their product.
+        device: Where blocks are multiplied; None is where `queries` lie.
 
     Returns:
         (Q,) int64 ranks (float64 for "mid").
 
     Raises:
-        GenGeoError: shapes do not fit, a row is outside the gallery, or a descriptor is not finite.
+        GenGeoError: Shapes do not fit, a row is outside the gallery, or a descriptor is not finite.
     """
     result = scan(queries, gallery, positive_rows, semi_positive_rows=semi_positive_rows, block=block, device=device)
     return result.positive_ranks(ties, mask_semi_positives=semi_positive_rows is not None)
@@ -138,12 +138,12 @@ def scan(
     """Compare every query with every tile once and keep what the metrics need.
 
     Args:
-        top: number of best tiles to keep for each query (at least 1).
-        prior: restricts each query's search to tiles near a position; a right tile outside it ranks last.
-        queries, gallery, positive_rows, semi_positive_rows, block, device: see `rank_of_positives`.
+        top: Number of best tiles to keep for each query (at least 1).
+        prior: Restricts each query's search to tiles near a position; a right tile outside it ranks last.
+        queries, gallery, positive_rows, semi_positive_rows, block, device: See `rank_of_positives`.
 
     Raises:
-        GenGeoError: as `rank_of_positives`.
+        GenGeoError: As `rank_of_positives`.
     """
     relevant = _relevant_rows(len(queries), len(gallery), positive_rows, semi_positive_rows)
     if queries.ndim != 2 or gallery.ndim != 2 or queries.shape[1] != gallery.shape[1]:

@@ -31,8 +31,8 @@ class Images:
     """Where strips get their pictures from.
 
     Args:
-        photo: the image of a query, by its row in the result's table, cut as the model saw it.
-        tile: the image of a tile, by id.
+        photo: The image of a query, by its row in the result's table, cut as the model saw it.
+        tile: The image of a tile, by id.
     """
 
     photo: Callable[[int], Any]
@@ -43,11 +43,11 @@ def images_of(result: Result, root: str | Path | None) -> Images:
     """The images that a result was made from.
 
     Args:
-        result: with its table of queries.
-        root: folder of the data; the synthetic worlds need none.
+        result: With its table of queries.
+        root: Folder of the data; the synthetic worlds need none.
 
     Raises:
-        GenGeoError: the data are missing, or are not those that were evaluated.
+        GenGeoError: The data are missing, or are not those that were evaluated.
     """
     from gengeo_hf.data import load_pairs
     from gengeo_hf.data.loading import AerialImages, GroundImages
@@ -80,17 +80,17 @@ def make_album(
     """Draw everything that results tell.
 
     Args:
-        paths: results; the curves show all of them, map, failures and strips the first.
-        folder: where the files are written.
-        images: of the first result; without them there are no strips.
-        each: strips of each group.
-        near_m: metres up to which a wrong answer is a near miss.
+        paths: Results; the curves show all of them, map, failures and strips the first.
+        folder: Where the files are written.
+        images: Of the first result; without them there are no strips.
+        each: Strips of each group.
+        near_m: Metres up to which a wrong answer is a near miss.
 
     Returns:
         The files, `index.html` first.
 
     Raises:
-        GenGeoError: no result, or a damaged one.
+        GenGeoError: No result, or a damaged one.
     """
     results = [Result.load(path) for path in paths]
     if not results:

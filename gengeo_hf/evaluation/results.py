@@ -54,8 +54,8 @@ class Result:
     """A finished evaluation.
 
     Args:
-        summary: the JSON object; see `judge`.
-        queries: one row for each query: ids, ranks, best tiles, error, area, and one column for each outcome.
+        summary: The JSON object; see `judge`.
+        queries: One row for each query: ids, ranks, best tiles, error, area, and one column for each outcome.
     """
 
     summary: dict[str, Any]
@@ -68,7 +68,7 @@ class Result:
         refuses, never numbers of one evaluation with the queries of another.
 
         Raises:
-            GenGeoError: the disk is full, or the folder cannot be written.
+            GenGeoError: The disk is full, or the folder cannot be written.
         """
         path = Path(path)
         try:
@@ -85,11 +85,11 @@ class Result:
         """Read a result back.
 
         Args:
-            path: the JSON file.
-            with_queries: also read the table of queries; tables of results need none.
+            path: The JSON file.
+            with_queries: Also read the table of queries; tables of results need none.
 
         Raises:
-            GenGeoError: a file is missing, or is not a result of this program.
+            GenGeoError: A file is missing, or is not a result of this program.
         """
         path = Path(path)
         try:
@@ -198,12 +198,12 @@ def judge(
     Args:
         query_descriptors: (Q, D) in the order of `truth.query_ids`.
         gallery_descriptors: (N, D) in the order of `truth.tile_ids`.
-        truth: what is right.
-        protocol: the rules.
-        model: what to write about the model: name, fingerprint, what it was trained on.
-        settings: what else led to the numbers: image sizes, seed of the headings, precision.
-        ties: of "metrics"; the other rules stand beside it under "metrics_by_ties".
-        device: where blocks are multiplied.
+        truth: What is right.
+        protocol: The rules.
+        model: What to write about the model: name, fingerprint, what it was trained on.
+        settings: What else led to the numbers: image sizes, seed of the headings, precision.
+        ties: Of "metrics"; the other rules stand beside it under "metrics_by_ties".
+        device: Where blocks are multiplied.
 
     Returns:
         A summary with format, protocol, dataset, model, settings, rules, metrics (fractions of 1, metres),

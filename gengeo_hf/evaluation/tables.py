@@ -40,10 +40,10 @@ class Table:
     """A table ready to print.
 
     Args:
-        title: one line.
-        groups: for each protocol column group, its name and its metrics.
-        rows: label and one value in percent (None: not given) for each metric of each group, in order.
-        notes: what a reader must know, one sentence each.
+        title: One line.
+        groups: For each protocol column group, its name and its metrics.
+        rows: Label and one value in percent (None: not given) for each metric of each group, in order.
+        notes: What a reader must know, one sentence each.
     """
 
     title: str
@@ -64,11 +64,11 @@ def build_table(number: int, results: Sequence[str | Path] = ()) -> Table:
     whatever else differs from the published setting (a part of the data, another training set) is a numbered note.
 
     Args:
-        number: of the table in the paper, 2 to 9.
+        number: Of the table in the paper, 2 to 9.
         results: JSON files of `gengeo evaluate`.
 
     Raises:
-        GenGeoError: there is no such table, or two results of one model claim the same cell.
+        GenGeoError: There is no such table, or two results of one model claim the same cell.
     """
     tables = _published()["tables"]
     if number not in tables:
@@ -132,7 +132,7 @@ def render(table: Table, style: Format = "md") -> str:
     """The table as text.
 
     Raises:
-        GenGeoError: an unknown format.
+        GenGeoError: An unknown format.
     """
     writers = {"md": _markdown, "latex": _latex, "csv": _csv}
     if style not in writers:

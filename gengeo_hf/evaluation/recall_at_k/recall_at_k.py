@@ -20,11 +20,11 @@ model by default.
 """
 _INPUTS = """
 Args:
-    predictions: one descriptor for each ground query.
-    references: the gallery row of each query's true tile.
+    predictions: One descriptor for each ground query.
+    references: The gallery row of each query's true tile.
     gallery: (tiles, D) descriptors of the aerial tiles, numpy or torch; given to `compute`.
-    ks: the k of recall@k; default (1, 5, 10).
-    query_positions, gallery_positions, semi_positive_rows, ties, rounding, device: see
+    ks: The k of recall@k; default (1, 5, 10).
+    query_positions, gallery_positions, semi_positive_rows, ties, rounding, device: See
         `gengeo_hf.evaluation.evaluate_descriptors`.
 
 Returns:
