@@ -141,9 +141,10 @@ class GenGeoModel(GenGeoPreTrainedModel):
     ) -> Any:
         """Load a checkpoint as `PreTrainedModel.from_pretrained` does, and check that it is complete.
 
-        A GenGeo checkpoint must hold every weight. Of a backbone's checkpoint (also one with a classifier, or of a class
-        such as `ConvNextBackbone`) every weight of the backbone must be there, and the head is made anew. A second backbone that the checkpoint lacks starts as
-        a copy: the aerial view's of the ground's, the guide of the aerial view's.
+        A GenGeo checkpoint must hold every weight. Of a backbone's checkpoint (also one with a classifier, or one of a
+        class such as `ConvNextBackbone`) every weight of the backbone must be there, and the head is made anew. A
+        second backbone that the checkpoint lacks starts as a copy: the aerial view's of the ground's, the guide of the
+        aerial view's.
 
         Args:
             pretrained_model_name_or_path: A directory or a Hub id.
