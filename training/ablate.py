@@ -61,16 +61,8 @@ def main(arguments: list[str] | None = None) -> None:
     tables = list(plan["tables"]) if given.table == "all" else [given.table]
     source = f"--rows {given.rows.name}" if given.rows else f"--data {given.data}"  # folders are left out
     added = [f"--add {path.name}" for path in given.add]
-    command = " ".join(
-        [
-            "python training/ablate.py",
-            given.table,
-            source,
-            f"--seeds {given.seeds}",
-            *added,
-            *map(shlex.quote, given.overrides),
-        ]
-    )
+    words = [given.table, source, f"--seeds {given.seeds}", *added, *map(shlex.quote, given.overrides)]
+    command = " ".join(["python training/ablate.py", *words])
     for name in sorted({row["stand_in"] for table in tables for row in plan["tables"][table]} - {None}):
         make_stand_in(given.out, name, plan)
     for seed in range(given.seeds):  # seed by seed, so that a run that is stopped has whole tables of fewer seeds
