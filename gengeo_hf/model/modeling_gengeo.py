@@ -20,7 +20,16 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .aggregation import GenGeoAggregator, float32_island
 from .aggregators import GenGeoHead
-from .backbones import build_backbone, family_of, patch_sides, read_tokens, run_backbone, set_trainable, token_width
+from .backbones import (
+    BACKBONES,
+    build_backbone,
+    family_of,
+    patch_sides,
+    read_tokens,
+    run_backbone,
+    set_trainable,
+    token_width,
+)
 from .configuration_gengeo import GenGeoConfig
 from .layout import GenGeoLayout  # noqa: F401  # named for transformers 5.4, see configuration_gengeo.py
 from .salad import GenGeoSalad  # noqa: F401  # the same
@@ -341,6 +350,8 @@ def _backbone_names(stored: dict[str, Any]) -> dict[str, str]:
     """The renaming of weights of another model with the backbone: one for a task, or a backbone class."""
     from transformers import AutoConfig, AutoModel
 
+    if stored["model_type"] not in BACKBONES:  # refused when the config is read, with the types that are known
+        return {}
     config = AutoConfig.for_model(**stored)
     kind: Any = AutoModel._model_mapping[type(config)]
     prefix = kind.base_model_prefix
