@@ -141,9 +141,10 @@ class GenGeoModel(GenGeoPreTrainedModel):
     ) -> Any:
         """Load a checkpoint as `PreTrainedModel.from_pretrained` does, and check that it is complete.
 
-        A GenGeo checkpoint must hold every weight. Of a backbone's checkpoint (also one with a classifier) every weight
-        of the backbone must be there, and the head is made anew. A second backbone that the checkpoint lacks starts as
-        a copy: the aerial view's of the ground's, the guide of the aerial view's.
+        A GenGeo checkpoint must hold every weight. Of a backbone's checkpoint (also one with a classifier, or one of a
+        class such as `ConvNextBackbone`) every weight of the backbone must be there, and the head is made anew. A
+        second backbone that the checkpoint lacks starts as a copy: the aerial view's of the ground's, the guide of the
+        aerial view's.
 
         Args:
             pretrained_model_name_or_path: A directory or a Hub id.
@@ -160,10 +161,10 @@ class GenGeoModel(GenGeoPreTrainedModel):
         may_differ = kwargs.get("ignore_mismatched_sizes", False)
         if checked:
             kwargs["ignore_mismatched_sizes"] = True  # the message of transformers names no weight
-        kind = _stored_model_type(pretrained_model_name_or_path, kwargs) if checked else GenGeoConfig.model_type
-        is_new = kind != GenGeoConfig.model_type
+        stored = _stored_config(pretrained_model_name_or_path, kwargs) if checked else {}
+        is_new = stored.get("model_type", GenGeoConfig.model_type) != GenGeoConfig.model_type
         if is_new:
-            kwargs["key_mapping"] = _task_prefixes(kind) | (kwargs.get("key_mapping") or {})
+            kwargs["key_mapping"] = _backbone_names(stored) | (kwargs.get("key_mapping") or {})
         loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         model, info = loaded
         _copy_backbones(model, info)
@@ -329,21 +330,23 @@ def _check_arguments(given: Any) -> None:
             raise TypeError(f"GenGeoModel has no argument {name!r}; did you mean {near[0]!r}?")
 
 
-def _stored_model_type(name: Any, kwargs: Any) -> str:
-    """The model type that the config.json of a checkpoint states."""
+def _stored_config(name: Any, kwargs: Any) -> dict[str, Any]:
+    """The config.json of a checkpoint."""
     where = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
     stored, _ = PreTrainedConfig.get_config_dict(name, **{key: kwargs[key] for key in where if key in kwargs})
-    return str(stored.get("model_type", GenGeoConfig.model_type))
+    return dict(stored)
 
 
-def _task_prefixes(model_type: str) -> dict[str, str]:
-    """The renaming of weights of a backbone's model for another task, whose names have the backbone's prefix."""
+def _backbone_names(stored: dict[str, Any]) -> dict[str, str]:
+    """The renaming of weights of another model with the backbone: one for a task, or a backbone class."""
     from transformers import AutoConfig, AutoModel
 
-    kind: Any = AutoModel._model_mapping[type(AutoConfig.for_model(model_type))]
+    config = AutoConfig.for_model(**stored)
+    kind: Any = AutoModel._model_mapping[type(config)]
     prefix = kind.base_model_prefix
     # "model." is a part of DINOv3's own names.
-    return {} if prefix in ("", "model") else {rf"^{prefix}\.": "backbone."}
+    names = {} if prefix in ("", "model") else {rf"^{prefix}\.": "backbone."}
+    return names | family_of(config).renamed_weights(config)
 
 
 # What a backbone's checkpoint may hold beside the backbone.
@@ -355,6 +358,7 @@ _OTHER_TASKS = (
     "head.",
     "decode_head.",
     "decoder.",
+    "hidden_states_norms.",
 )
 
 
@@ -375,6 +379,9 @@ def _check_complete(model: Any, info: Any, name: Any, is_new: bool, may_differ: 
     missing = sorted(key for key in lacking if not key.startswith(new) or not new)
     extra = sorted(key for key in found["unexpected_keys"] if not (is_new and key.startswith(_OTHER_TASKS)))
     advice = "fetch or save the checkpoint again, or pass allow_missing=True to fill it with random weights"
+    norms = any(key.startswith("hidden_states_norms.") for key in found["unexpected_keys"])
+    if norms and missing == ["backbone.layernorm.bias", "backbone.layernorm.weight"]:
+        advice = "it has norms of other stages only; save the backbone with the last stage in out_features"
     for what, keys in (("lacks", missing), ("has the unknown weight", extra)):
         if keys:
             raise ValueError(f"the checkpoint {name} {what} {keys[0]} ({len(keys)} in all): {advice}")
