@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.data.views import limited_fov
+from gengeo_hf.data.views import cropped_width, limited_fov
 
 Batch = dict[str, Any]
 GREY = (0.299, 0.587, 0.114)  # luminance of red, green, blue (ITU-R BT.601)
@@ -105,6 +105,17 @@ class Augmentation:
         )
         views = self.input_scales or self.unknown_heading or self.fov is not None
         return self.flip and not any(others) and not views
+
+    def smallest(self, view: str, height: int, width: int) -> tuple[int, int]:
+        """Height and width in pixels of the smallest image that augmentation can make of an image.
+
+        Args:
+            view: "ground" or "aerial".
+            height, width: Size of the image in pixels before augmentation.
+        """
+        if view == "ground" and self.fov is not None:
+            width = cropped_width(width, self.fov[0], self.multiple_of)
+        return scaled_size(height, width, min(self.input_scales, default=1), self.multiple_of)
 
     @staticmethod
     def draw_mirrored(count: int, rng: np.random.Generator) -> np.ndarray:
@@ -196,11 +207,19 @@ class Augmentation:
         return crop
 
 
+def scaled_size(height: int, width: int, scale: float, multiple_of: int) -> tuple[int, int]:
+    """Height and width in pixels after scaling, rounded to multiples of `multiple_of`; unchanged for a scale of 1."""
+    if scale == 1:
+        return height, width
+    high, wide = (max(1, round(side * scale / multiple_of)) * multiple_of for side in (height, width))
+    return high, wide
+
+
 def _rescale(images: torch.Tensor, scale: float, multiple_of: int) -> torch.Tensor:
     """Resize images (B, 3, H, W) by `scale`, with sides rounded to multiples of `multiple_of`, as `Encoder` does."""
     if scale == 1:
         return images
-    size = [max(1, round(side * scale / multiple_of)) * multiple_of for side in images.shape[-2:]]
+    size = scaled_size(*images.shape[-2:], scale, multiple_of)
     resized = functional.interpolate(images.float(), size, mode="bicubic", antialias=True)
     return resized.round().clamp(0, 255).to(images.dtype) if images.dtype == torch.uint8 else resized.clamp(0, 1)
 

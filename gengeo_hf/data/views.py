@@ -12,7 +12,12 @@ import torch
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.model.view_transforms import downward_view, ground_bev, padded_sphere, polar_tile, sampled
 
-__all__ = ["downward_view", "ground_bev", "limited_fov", "padded_sphere", "polar_tile", "sampled"]
+__all__ = ["cropped_width", "downward_view", "ground_bev", "limited_fov", "padded_sphere", "polar_tile", "sampled"]
+
+
+def cropped_width(full: int, fov: float, multiple_of: int = 1) -> int:
+    """Width in pixels of `fov` degrees of a panorama that is `full` pixels wide; a multiple of `multiple_of`."""
+    return full if fov == 360 else min(full, max(1, round(full * fov / 360 / multiple_of)) * multiple_of)
 
 
 def limited_fov(panorama: torch.Tensor, fov: float, heading: torch.Tensor, multiple_of: int = 1) -> torch.Tensor:
@@ -34,7 +39,7 @@ def limited_fov(panorama: torch.Tensor, fov: float, heading: torch.Tensor, multi
     if not 0 < fov <= 360:
         raise GenGeoError(f"fov must lie in 0..360 degrees, found {fov:g}")
     full = panorama.shape[-1]
-    width = full if fov == 360 else min(full, max(1, round(full * fov / 360 / multiple_of)) * multiple_of)
+    width = cropped_width(full, fov, multiple_of)
     shift = torch.round(heading.to(panorama.device).double() * full / 360).long()
     columns = (torch.arange(width, device=panorama.device) + (full - width) // 2 + shift[:, None]) % full
     return panorama.gather(-1, columns[:, None, None].expand(-1, *panorama.shape[1:3], -1))

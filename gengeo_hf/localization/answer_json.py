@@ -12,7 +12,7 @@ def answer_record(answer: Answer) -> dict[str, Any]:
     """The answer for one photo.
 
     Returns:
-        photo (name as given), places (see `place_record`, best first), not_in_index (probability in [0, 1] that the
+        Photo (name as given), places (see `place_record`, best first), not_in_index (probability in [0, 1] that the
         photo was taken outside of the index, None without a calibration), notes (list of sentences), error (None, or
         why there is no answer); also known (False: less confident than the threshold), exif (position in the photo's
         file or None), time (ISO 8601 or None) and video_s (seconds since the beginning of its video or None).

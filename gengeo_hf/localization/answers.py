@@ -33,25 +33,25 @@ class Place:
 
     Args:
         rank: 1 is the best.
-        lat, lon: degrees, WGS84: the score-weighted mean of the tiles that voted for the place.
-        score: cosine of the photo and the best of these tiles.
-        tile_id: that best tile.
-        bounds: its box, None where the index does not know it.
-        uncertainty_m: root-mean-square distance in metres of a photo that stands anywhere in the tiles that voted;
+        lat, lon: Degrees, WGS84: the score-weighted mean of the tiles that voted for the place.
+        score: Cosine of the photo and the best of these tiles.
+        tile_id: That best tile.
+        bounds: Its box, None where the index does not know it.
+        uncertainty_m: Root-mean-square distance in metres of a photo that stands anywhere in the tiles that voted;
             None where neither tile size nor a second vote tells.
-        votes: number of tiles merged into this place.
-        confidence: probability that the place is right, in [0, 1]; None without a calibration.
-        area, source: what the index knows about the best tile.
-        heading: bearing of the photo's centre column, degrees clockwise from north; None where it was not estimated.
-        radius_68_m, radius_95_m: metres around the position that hold 68 % and 95 % of cameras if the place is right;
+        votes: Number of tiles merged into this place.
+        confidence: Probability that the place is right, in [0, 1]; None without a calibration.
+        area, source: What the index knows about the best tile.
+        heading: Bearing of the photo's centre column, degrees clockwise from north; None where it was not estimated.
+        radius_68_m, radius_95_m: Metres around the position that hold 68 % and 95 % of cameras if the place is right;
             None where they were not measured.
-        pose: how position and heading inside the tile were found, "fitted" (a pose head) or "search"; None where the
+        pose: How position and heading inside the tile were found, "fitted" (a pose head) or "search"; None where the
             position is that of the tiles.
-        pose_probability: mass of the posterior near that position; with joined tiles, evidence that the photo was
+        pose_probability: Mass of the posterior near that position; with joined tiles, evidence that the photo was
             taken there at all; None without a pose.
-        attribution, licence, acquired: text that must be shown with the imagery, its licence, and when it was taken;
+        attribution, licence, acquired: Text that must be shown with the imagery, its licence, and when it was taken;
             empty where they are not stated.
-        position_map: posterior of the position inside the tile, for maps; None without a fitted pose.
+        position_map: Posterior of the position inside the tile, for maps; None without a fitted pose.
     """
 
     rank: int
@@ -86,17 +86,17 @@ class Answer:
     """What was found for one photo.
 
     Args:
-        photo: its path or name.
-        places: best first; empty where the photo could not be read or nothing lies near the prior.
-        notes: what was assumed about the photo, or what the drive changed; one sentence each.
-        error: why there is no answer; empty where there is one.
-        exif_position: position in the photo's EXIF data, shown beside the answer and never used for it unless asked.
+        photo: Its path or name.
+        places: Best first; empty where the photo could not be read or nothing lies near the prior.
+        notes: What was assumed about the photo, or what the drive changed; one sentence each.
+        error: Why there is no answer; empty where there is one.
+        exif_position: Position in the photo's EXIF data, shown beside the answer and never used for it unless asked.
         known: False when the best place is less sure than the threshold, or fits no drive: the honest answer is
             "don't know".
-        exif_is_prior: the search was limited by `exif_position`, so the distance to it says nothing.
-        time: when it was taken, by its EXIF data.
-        not_in_index: probability in [0, 1] that the photo was taken outside of the index; None without a calibration.
-        video_s: seconds since the beginning of its video; None for a photo.
+        exif_is_prior: The search was limited by `exif_position`, so the distance to it says nothing.
+        time: When it was taken, by its EXIF data.
+        not_in_index: Probability in [0, 1] that the photo was taken outside of the index; None without a calibration.
+        video_s: Seconds since the beginning of its video; None for a photo.
     """
 
     photo: str
@@ -189,9 +189,9 @@ def to_geojson(answers: Sequence[Answer], caveat: str = "", drive: bool = False)
     """Answers as a GeoJSON FeatureCollection (RFC 7946): one point for each place and each EXIF position.
 
     Args:
-        answers: of `GeoLocalizer`.
-        caveat: goes into the collection.
-        drive: add the line through the best places of the known answers, in parts where it crosses the date line.
+        answers: Of `GeoLocalizer`.
+        caveat: Goes into the collection.
+        drive: Add the line through the best places of the known answers, in parts where it crosses the date line.
     """
     features = []
     for answer in answers:

@@ -54,25 +54,25 @@ class Calibration:
     """Fitted probabilities. The best place: sigmoid(bias + score_weight * score + lead_weight * lead).
 
     Args:
-        bias, score_weight, lead_weight: the regression of the best place.
+        bias, score_weight, lead_weight: The regression of the best place.
         within_m: "right" means closer than this to the truth, in metres.
-        fingerprint: of the model.
-        gallery: number of tiles that competed; with many more or fewer the confidences are wrong.
-        photos: how many held-out photos were used.
-        expected_calibration_error: mean gap between confidence and share of right answers over ten bins, measured on
+        fingerprint: Of the model.
+        gallery: Number of tiles that competed; with many more or fewer the confidences are wrong.
+        photos: How many held-out photos were used.
+        expected_calibration_error: Mean gap between confidence and share of right answers over ten bins, measured on
             photos that the fit did not see (two-fold).
         reliability: (mean confidence, share right, photos) of each bin of that measurement.
         trade: (threshold, share of photos that are answered, share right of these), measured on the same photos; how
             to choose the confidence below which "don't know" is the answer.
-        rest_bias, rest_weight: utility of a further place, rest_bias + rest_weight * (its score - the best score),
+        rest_bias, rest_weight: Utility of a further place, rest_bias + rest_weight * (its score - the best score),
             where "none of them" has utility 0.
-        absence: bias, score weight and lead weight of the probability that a photo is not in the index; empty where it
+        absence: Bias, score weight and lead weight of the probability that a photo is not in the index; empty where it
             was not fitted.
-        radius_factors: factors on `Place.uncertainty_m` that give the radii of 68 % and 95 %; empty where they were not
+        radius_factors: Factors on `Place.uncertainty_m` that give the radii of 68 % and 95 %; empty where they were not
             fitted.
         brier_skill: 1 - Brier score / Brier score of the share of right answers, of the best place and of places 2 to
             5, measured on photos that the fit did not see.
-        auroc: area under the ROC curve of the best place's confidence, right against wrong, on the same photos.
+        auroc: Area under the ROC curve of the best place's confidence, right against wrong, on the same photos.
     """
 
     bias: float
@@ -104,14 +104,14 @@ class Calibration:
         """Fit on held-out photos.
 
         Args:
-            places: what was found for each photo, best first.
-            truth: latitude and longitude of each photo.
-            fingerprint: of the model.
-            gallery: number of tiles that competed.
-            within_m: how near is right, in metres.
+            places: What was found for each photo, best first.
+            truth: Latitude and longitude of each photo.
+            fingerprint: Of the model.
+            gallery: Number of tiles that competed.
+            within_m: How near is right, in metres.
 
         Raises:
-            GenGeoError: fewer than 20 photos, or all of them right or all wrong.
+            GenGeoError: Fewer than 20 photos, or all of them right or all wrong.
         """
         answered = [(found, place) for found, place in zip(places, truth, strict=True) if found]
         check_number(len(answered))
@@ -150,8 +150,8 @@ class Calibration:
         merged) have one confidence together.
 
         Args:
-            places: of one photo, best first.
-            window: how many of them take part, so that the number of places that were asked for does not change a
+            places: Of one photo, best first.
+            window: How many of them take part, so that the number of places that were asked for does not change a
                 confidence; None takes all. The first ten that do not share ground get a confidence.
         """
         if not places:
@@ -170,7 +170,7 @@ class Calibration:
         """Probability that a photo was taken outside of the index, if that is as likely as not before it is seen.
 
         Args:
-            places: of one photo, best first.
+            places: Of one photo, best first.
         """
         if not self.absence or not places:
             return None
@@ -195,7 +195,7 @@ class Calibration:
         """Refuse a calibration that was fitted on another model's scores.
 
         Raises:
-            GenGeoError: the fingerprints differ.
+            GenGeoError: The fingerprints differ.
         """
         if encoder.fingerprint != self.fingerprint:
             raise GenGeoError(
@@ -207,7 +207,7 @@ class Calibration:
         """A warning where confidences were fitted among far fewer or far more tiles; empty otherwise.
 
         Args:
-            gallery: number of tiles that compete.
+            gallery: Number of tiles that compete.
         """
         if max(gallery, self.gallery) <= FAR * min(gallery, self.gallery):
             return ""
@@ -229,7 +229,7 @@ class Calibration:
         A file of an earlier version states no SHA-256: it is taken when every value is of the right kind.
 
         Raises:
-            GenGeoError: missing, not a calibration, or not as it was written.
+            GenGeoError: Missing, not a calibration, or not as it was written.
         """
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -284,7 +284,7 @@ def check_number(photos: int) -> None:
     """Refuse to learn from too few photos.
 
     Raises:
-        GenGeoError: fewer than `MIN_PHOTOS`.
+        GenGeoError: Fewer than `MIN_PHOTOS`.
     """
     if photos < MIN_PHOTOS:
         raise GenGeoError(f"at least {MIN_PHOTOS} held-out photos are needed, found {photos}")
@@ -296,7 +296,7 @@ def reliability(
     """Expected calibration error and the bins of a reliability plot.
 
     Args:
-        confidences: stated confidences in [0, 1], shape (photos,).
+        confidences: Stated confidences in [0, 1], shape (photos,).
         right: 1 where the answer was right, shape (photos,).
 
     Returns:
@@ -315,12 +315,12 @@ def reliability_plot(calibration: Calibration, path: str | Path) -> None:
     """Draw stated confidence against share of right answers, with a 95 % interval (Wilson) and the photos of each bin.
 
     Args:
-        calibration: of `Calibration.fit`.
+        calibration: Of `Calibration.fit`.
         path: PNG, SVG or PDF.
 
     Raises:
-        MissingExtraError: matplotlib is not installed.
-        GenGeoError: matplotlib cannot write files with this ending.
+        MissingExtraError: Matplotlib is not installed.
+        GenGeoError: Matplotlib cannot write files with this ending.
     """
     try:
         from matplotlib.figure import Figure

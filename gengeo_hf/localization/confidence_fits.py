@@ -22,10 +22,10 @@ class HeldOutPhoto:
     """What the fits need of one held-out photo.
 
     Args:
-        scores: of its places that do not share ground, falling.
-        right: which of them is right, None for none.
-        absent_scores: the same without the places near the true position.
-        ratio: distance of the right place to the true position over its `uncertainty_m`; None where it is not known.
+        scores: Of its places that do not share ground, falling.
+        right: Which of them is right, None for none.
+        absent_scores: The same without the places near the true position.
+        ratio: Distance of the right place to the true position over its `uncertainty_m`; None where it is not known.
     """
 
     scores: np.ndarray
@@ -166,8 +166,8 @@ def fit_logistic(features: np.ndarray, right: np.ndarray, counts: np.ndarray | N
 
     Args:
         features: (photos, 2).
-        right: the outcome, 0 or 1, (photos,).
-        counts: how many photos each stands for; None is one.
+        right: The outcome, 0 or 1, (photos,).
+        counts: How many photos each stands for; None is one.
     """
     counts = np.ones(len(right)) if counts is None else counts
     mean, scale = features.mean(axis=0), features.std(axis=0) + 1e-6

@@ -30,12 +30,12 @@ class Motion:
     """What is known about a drive.
 
     Args:
-        top_speed: metres a second.
-        interval_s: seconds between frames, where their EXIF data do not tell.
-        left_out: what it costs to leave a frame out, in nats.
+        top_speed: Metres a second.
+        interval_s: Seconds between frames, where their EXIF data do not tell.
+        left_out: What it costs to leave a frame out, in nats.
 
     Raises:
-        GenGeoError: a value that is not positive.
+        GenGeoError: A value that is not positive.
     """
 
     top_speed: float = 20.0
@@ -56,8 +56,8 @@ def in_order(answers: Sequence[Answer], interval_s: float) -> tuple[list[Answer]
     `interval_s` apart.
 
     Args:
-        answers: one for each frame.
-        interval_s: seconds between frames.
+        answers: One for each frame.
+        interval_s: Seconds between frames.
 
     Returns:
         The answers, and float64 (frames,) seconds since the first frame.
@@ -83,10 +83,10 @@ def follow(
     """Put the place of the most probable way first in each answer.
 
     Args:
-        answers: one for each frame, in the order of the drive; those without places are passed over.
-        seconds: time of each frame, shape (frames,), not decreasing.
-        motion: see the module.
-        threshold: confidence below which a frame is not `known`, see `GeoLocalizer.locate_many`.
+        answers: One for each frame, in the order of the drive; those without places are passed over.
+        seconds: Time of each frame, shape (frames,), not decreasing.
+        motion: See the module.
+        threshold: Confidence below which a frame is not `known`, see `GeoLocalizer.locate_many`.
 
     Returns:
         The answers. A frame that was left out is not `known`; a frame whose best place changed says so in its note, and

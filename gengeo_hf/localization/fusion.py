@@ -29,13 +29,13 @@ class FusionWeights:
     """How much similarity and evidence count.
 
     Args:
-        cosine: factor of the cosine times the model's scale.
-        evidence: factor of the log-evidence of the pose head.
-        scale: the model's InfoNCE scale.
-        tiles: most similar tiles that are joined.
+        cosine: Factor of the cosine times the model's scale.
+        evidence: Factor of the log-evidence of the pose head.
+        scale: The model's InfoNCE scale.
+        tiles: Most similar tiles that are joined.
         enabled: False where joining did not gain on the validation photos: the best tile's pose is the answer.
-        gain_percent: share of validation photos within 10 m, joined minus best tile, in percent.
-        photos: validation photos.
+        gain_percent: Share of validation photos within 10 m, joined minus best tile, in percent.
+        photos: Validation photos.
     """
 
     cosine: float = 1.0
@@ -59,9 +59,9 @@ class TilePosterior:
     """One candidate tile of a photo.
 
     Args:
-        lat, lon: degrees of the tile's centre.
-        cosine: similarity to the photo.
-        evidence: log-evidence of the pose head.
+        lat, lon: Degrees of the tile's centre.
+        cosine: Similarity to the photo.
+        evidence: Log-evidence of the pose head.
         positions: (P, 2) metres east and north of the centre.
         mass: (P,) probability of each position, given the tile.
     """
@@ -79,10 +79,10 @@ class Mode:
     """One peak of the joined map.
 
     Args:
-        lat, lon: degrees, the mean near the peak.
-        probability: mass within `MODE_M` of the peak.
-        spread_m: root-mean-square distance of the mass within 5 x `MODE_M` from the answer.
-        tile: number of the tile that adds most near the peak.
+        lat, lon: Degrees, the mean near the peak.
+        probability: Mass within `MODE_M` of the peak.
+        spread_m: Root-mean-square distance of the mass within 5 x `MODE_M` from the answer.
+        tile: Number of the tile that adds most near the peak.
     """
 
     lat: float
@@ -96,9 +96,9 @@ def fuse(tiles: Sequence[TilePosterior], log_weights: np.ndarray, count: int = 1
     """Peaks of the joined map of one photo, most probable first.
 
     Args:
-        tiles: candidates.
+        tiles: Candidates.
         log_weights: (T,), see `FusionWeights.log_weights`.
-        count: peaks at most. Each takes the mass near it away, so that peaks are different places.
+        count: Peaks at most. Each takes the mass near it away, so that peaks are different places.
     """
     lat, lon = tiles[0].lat, tiles[0].lon
     points, mass, owner = _points(tiles, log_weights, lat, lon)
@@ -162,12 +162,12 @@ def fit_weights(
     """Choose weights by the share of validation photos whose joined answer lies within some metres.
 
     Args:
-        photos: candidates of each photo, best first.
+        photos: Candidates of each photo, best first.
         answers: lat and lon of the pose in the best tile of each photo, to compare with.
         truth: (N, 2) lat and lon of the photos.
-        scale: the model's InfoNCE scale.
-        tiles: how many candidates are joined.
-        within_m: what counts as right.
+        scale: The model's InfoNCE scale.
+        tiles: How many candidates are joined.
+        within_m: What counts as right.
 
     Returns:
         The best weights; `enabled` only where they gain more than one standard error over the best tile.

@@ -26,10 +26,10 @@ class GroundView:
     Args:
         pixels: uint8 (1, 3, H, W) at the model's scale.
         azimuths: (C,) degrees of the patch columns relative to the centre column.
-        stated: heading of the centre column in degrees, 0 where nothing is known.
-        rolled: degrees that the panorama was rolled by already, to be added to an answer.
-        prior: heading prior.
-        panorama: whether it can be rolled.
+        stated: Heading of the centre column in degrees, 0 where nothing is known.
+        rolled: Degrees that the panorama was rolled by already, to be added to an answer.
+        prior: Heading prior.
+        panorama: Whether it can be rolled.
     """
 
     pixels: torch.Tensor
@@ -55,14 +55,14 @@ def ground_view(
     """The photo at the model's scale with what is known of its camera; None without a field of view.
 
     Args:
-        encoder: the model.
-        canvas: of its panoramas; None for a model of ordinary photos.
-        photo: with an image.
-        camera: what the user states.
-        heading_prior: what the user states; None takes the narrowest that the photo allows.
+        encoder: The model.
+        canvas: Of its panoramas; None for a model of ordinary photos.
+        photo: With an image.
+        camera: What the user states.
+        heading_prior: What the user states; None takes the narrowest that the photo allows.
 
     Raises:
-        GenGeoError: a heading outside 0..360 degrees.
+        GenGeoError: A heading outside 0..360 degrees.
     """
     if camera.bearing is not None:
         check_heading(camera.bearing)

@@ -33,16 +33,16 @@ class MapPoint:
     """One marker.
 
     Args:
-        lat, lon: degrees.
+        lat, lon: Degrees.
         kind: "found" (the first of its photo a square, others circles), "exif" (position in the photo's file) or
             "truth" (known position); both of these are diamonds.
-        label: one line, facts divided by " · ".
-        rank: number written beside it; 0 writes none.
+        label: One line, facts divided by " · ".
+        rank: Number written beside it; 0 writes none.
         picture: JPEG or PNG shown when it is clicked.
-        radius_m: circle of uncertainty in metres.
-        bounds: box of its tile, drawn as a frame.
+        radius_m: Circle of uncertainty in metres.
+        bounds: Box of its tile, drawn as a frame.
         view: (lat, lon) of the cone in the direction of view, see `view_cone`; empty draws none.
-        probability: picture of where inside the tile the photo was taken, in a layer that is off at first.
+        probability: Picture of where inside the tile the photo was taken, in a layer that is off at first.
     """
 
     lat: float
@@ -99,10 +99,10 @@ class MapPhoto:
     """A photo in the list beside the map, with its markers.
 
     Args:
-        name: what it is called.
-        points: found places, EXIF position, known position.
+        name: What it is called.
+        points: Found places, EXIF position, known position.
         picture: JPEG or PNG.
-        note: a line under its name, for example "12 m from its known position".
+        note: A line under its name, for example "12 m from its known position".
         known: False draws its places faint.
     """
 
@@ -125,13 +125,13 @@ def map_page(
     """A complete HTML page.
 
     Args:
-        photos: each with its true and found places.
-        overlays: own imagery, drawn under the markers.
+        photos: Each with its true and found places.
+        overlays: Own imagery, drawn under the markers.
         line: (lat, lon) of a drive, drawn as a way.
-        title: heading and window title.
-        caveat: warning shown above the map.
-        background: online map under everything; None (the default) makes no request at all.
-        credits: whose own imagery is shown, one text for each of its sources.
+        title: Heading and window title.
+        caveat: Warning shown above the map.
+        background: Online map under everything; None (the default) makes no request at all.
+        credits: Whose own imagery is shown, one text for each of its sources.
     """
     background = background or Background("")
     pictures: dict[bytes, str] = {}
@@ -163,7 +163,7 @@ def map_frame(page: str, height: int = 560) -> str:
     """A page from `map_page` as an `<iframe>` for a report, a notebook or a web page; its styles stay inside.
 
     Args:
-        height: of the frame, in CSS pixels.
+        height: Of the frame, in CSS pixels.
     """
     return (
         f'<iframe srcdoc="{html.escape(page)}" style="width:100%;height:{height}px;border:1px solid #ccc;'
@@ -181,10 +181,10 @@ def answers_map(
     """The map of answers: photos in a list, places with tile thumbnails, and the index's own imagery as ground.
 
     Args:
-        answers: of `GeoLocalizer.locate_many`.
-        index: gives thumbnails; None draws none.
-        caveat: see `map_page`.
-        drive: the answers are frames of one drive: draw its way.
+        answers: Of `GeoLocalizer.locate_many`.
+        index: Gives thumbnails; None draws none.
+        caveat: See `map_page`.
+        drive: The answers are frames of one drive: draw its way.
         options: `title`, `background` of `map_page`.
     """
     shown = 1 if len(answers) > MANY else None  # tiles of the best places alone, where there are many photos

@@ -50,11 +50,11 @@ class PoseSettings:
         method: "auto" takes a head where the checkpoint has one that fits and searches where it has none; "fitted" or
             "search" insist.
         heading_prior: "known", "45" or "180", where the user states it; None takes the narrowest that the photo allows.
-        fusion: weights of the joined map, from `gengeo calibrate --pose`; None leaves the order of tiles.
-        radius_factors: conformal factors, from `gengeo calibrate --pose`; None takes the head's own.
-        imagery: a `TileSource` that the index was made from, for tiles without stored features.
-        pictures: pixels of tiles; None takes them from the imagery, else from large enough thumbnails.
-        features: stored keys by heading prior.
+        fusion: Weights of the joined map, from `gengeo calibrate --pose`; None leaves the order of tiles.
+        radius_factors: Conformal factors, from `gengeo calibrate --pose`; None takes the head's own.
+        imagery: A `TileSource` that the index was made from, for tiles without stored features.
+        pictures: Pixels of tiles; None takes them from the imagery, else from large enough thumbnails.
+        features: Stored keys by heading prior.
     """
 
     method: str = "auto"
@@ -80,14 +80,14 @@ class PoseFinder:
     """Finds poses with the heads of a checkpoint, or without a head.
 
     Args:
-        encoder: of the checkpoint, with a torch model.
-        checkpoint: folder or Hub id that holds `pose/<prior>`.
-        canvas: of the model's panoramas; None for a model of ordinary photos.
-        settings: see `PoseSettings`.
+        encoder: Of the checkpoint, with a torch model.
+        checkpoint: Folder or Hub id that holds `pose/<prior>`.
+        canvas: Of the model's panoramas; None for a model of ordinary photos.
+        settings: See `PoseSettings`.
         where: `revision`, `token`, `cache_dir`, as for the model.
 
     Raises:
-        GenGeoError: the encoder has no patch tokens.
+        GenGeoError: The encoder has no patch tokens.
     """
 
     def __init__(
@@ -108,17 +108,17 @@ class PoseFinder:
         """The places of one photo with position, heading and radii of their poses.
 
         Args:
-            photo: with an image. `refused` becomes the error where it lacks what the heads or the search need.
-            camera: what the user states.
-            hits: the most similar tiles, best first.
-            places: of these tiles, best first.
+            photo: With an image. `refused` becomes the error where it lacks what the heads or the search need.
+            camera: What the user states.
+            hits: The most similar tiles, best first.
+            places: Of these tiles, best first.
 
         Returns:
             The places, and a sentence for the user: what is rough, or why there is no pose. With fitted weights the
             places are peaks of the joined map of all hits.
 
         Raises:
-            GenGeoError: tiles have no bounds or no pixels, a tile size or heading prior without a head.
+            GenGeoError: Tiles have no bounds or no pixels, a tile size or heading prior without a head.
         """
         if not places:
             return list(places), ""
@@ -155,8 +155,8 @@ class PoseFinder:
         """The same for another index of the same model, with its pixels and stored features.
 
         Args:
-            index: a `GeoIndex` or `StoreIndex`.
-            path: its folder or address; features lie beside it.
+            index: A `GeoIndex` or `StoreIndex`.
+            path: Its folder or address; features lie beside it.
         """
         size = self.encoder.view_sizes["aerial"]
         pixels = IndexPictures(index, (size["height"], size["width"]), self.settings.imagery)
@@ -177,7 +177,7 @@ class PoseFinder:
         """The narrowest head that fits; None where the search is to be used.
 
         Raises:
-            GenGeoError: the checkpoint has heads, but none for this prior.
+            GenGeoError: The checkpoint has heads, but none for this prior.
         """
         if self.settings.method == SEARCH:
             return None
@@ -258,7 +258,7 @@ class PoseFinder:
         """Pixels of tiles.
 
         Raises:
-            GenGeoError: there are none.
+            GenGeoError: There are none.
         """
         found = self.settings.pictures.images(tile_ids) if self.settings.pictures is not None else {}
         if lacking := [tile for tile in tile_ids if tile not in found]:
@@ -347,13 +347,13 @@ def open_finder(
     """A finder for an opened index: with its pixels, stored features and, where they were fitted, joining weights.
 
     Args:
-        encoder: of the checkpoint.
-        checkpoint: folder or Hub id.
-        index: a `GeoIndex` or `StoreIndex`.
-        path: its folder or address; features lie beside it.
-        calibration: file of `gengeo calibrate`; with --pose it wrote another one beside it.
-        pose: settings, or True for the defaults.
-        options: of the encoder; `revision`, `token` and `cache_dir` are the heads' as well.
+        encoder: Of the checkpoint.
+        checkpoint: Folder or Hub id.
+        index: A `GeoIndex` or `StoreIndex`.
+        path: Its folder or address; features lie beside it.
+        calibration: File of `gengeo calibrate`; with --pose it wrote another one beside it.
+        pose: Settings, or True for the defaults.
+        options: Of the encoder; `revision`, `token` and `cache_dir` are the heads' as well.
     """
     settings = PoseSettings() if isinstance(pose, bool) else pose
     size = encoder.view_sizes["aerial"]

@@ -31,10 +31,10 @@ class PoseCalibration:
     """Weights of the joined map and conformal factors, for one model and one kind of index.
 
     Args:
-        fingerprint: of the model.
-        fusion: weights; not enabled where joining did not gain.
-        radius_factors: by coverage, see `gengeo_hf.pose.posterior`; empty where too few answers were right.
-        photos: how many were used.
+        fingerprint: Of the model.
+        fusion: Weights; not enabled where joining did not gain.
+        radius_factors: By coverage, see `gengeo_hf.pose.posterior`; empty where too few answers were right.
+        photos: How many were used.
     """
 
     fingerprint: str
@@ -46,7 +46,7 @@ class PoseCalibration:
         """Refuse what was fitted for another model.
 
         Raises:
-            GenGeoError: the fingerprints differ.
+            GenGeoError: The fingerprints differ.
         """
         if self.fingerprint != encoder.fingerprint:
             raise GenGeoError(
@@ -64,7 +64,7 @@ class PoseCalibration:
         """Read what `save` wrote.
 
         Raises:
-            GenGeoError: missing, not a pose calibration, or damaged.
+            GenGeoError: Missing, not a pose calibration, or damaged.
         """
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -92,13 +92,13 @@ def fit_pose_calibration(
     """Fit on photos whose position is known.
 
     Args:
-        localizer: with a `PoseFinder`.
-        photos: paths or images.
+        localizer: With a `PoseFinder`.
+        photos: Paths or images.
         truth: lat and lon of each.
-        camera: what is stated of all of them.
+        camera: What is stated of all of them.
 
     Raises:
-        GenGeoError: fewer than 50 photos could be posed.
+        GenGeoError: Fewer than 50 photos could be posed.
     """
     finder = localizer.pose
     if finder is None:

@@ -32,18 +32,18 @@ def store_features(
     """Store the keys of every head of a checkpoint for the tiles of an index; tiles that have them are not read again.
 
     Args:
-        encoder: of the checkpoint, with a torch model.
-        checkpoint: directory with heads under `pose/`.
-        index: an index directory.
-        imagery: the `TileSource` that it was made from, or its new tiles.
-        batch_size: tiles in one forward pass.
-        progress: called with lines for people.
+        encoder: Of the checkpoint, with a torch model.
+        checkpoint: Directory with heads under `pose/`.
+        index: An index directory.
+        imagery: The `TileSource` that it was made from, or its new tiles.
+        batch_size: Tiles in one forward pass.
+        progress: Called with lines for people.
 
     Returns:
         The number of stored tiles by heading prior.
 
     Raises:
-        GenGeoError: the checkpoint has no head, or no tile of the imagery is in the index.
+        GenGeoError: The checkpoint has no head, or no tile of the imagery is in the index.
     """
     priors = heads_of(checkpoint)
     if not priors:

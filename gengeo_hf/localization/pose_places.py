@@ -28,13 +28,13 @@ def posed_place(
     """The place with its pose.
 
     Args:
-        place: of the tile.
-        hit: the tile.
-        found: poses of several tiles, and the number of this one's.
+        place: Of the tile.
+        hit: The tile.
+        found: Poses of several tiles, and the number of this one's.
         method: "fitted" or "search".
-        factors: conformal factors of the radii; None for none.
-        rolled: degrees that the panorama was rolled by.
-        tile: posterior of the position; None where there is none.
+        factors: Conformal factors of the radii; None for none.
+        rolled: Degrees that the panorama was rolled by.
+        tile: Posterior of the position; None where there is none.
     """
     poses, number = found
     east, north = poses.offset_m[number]

@@ -21,7 +21,7 @@ class PositionMap:
     """Probability of each position of a regular grid.
 
     Args:
-        lat, lon: degrees of the tile's centre.
+        lat, lon: Degrees of the tile's centre.
         positions: float (P, 2), metres east and north of the centre.
         mass: float (P,), sums to 1.
     """

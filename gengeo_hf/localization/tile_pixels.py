@@ -23,7 +23,7 @@ class TileFeatures(Protocol):
     """Stored keys of a head, see `gengeo_hf.index.pose_features`.
 
     Args:
-        head: checksum of the head that made them.
+        head: Checksum of the head that made them.
     """
 
     head: str
@@ -38,9 +38,9 @@ class IndexPictures:
     """Tile pixels from imagery, else from an index's thumbnails where these have the model's size.
 
     Args:
-        index: a `GeoIndex`; stores keep no pictures.
+        index: A `GeoIndex`; stores keep no pictures.
         size: (height, width) at which the model sees tiles.
-        imagery: a `TileSource` with the same tile ids, or None.
+        imagery: A `TileSource` with the same tile ids, or None.
     """
 
     index: Any

@@ -20,8 +20,8 @@ def to_gpx(answers: Sequence[Answer], drive: bool = False) -> str:
     counts in UTC, so they are written only where a zone is known.
 
     Args:
-        answers: of `GeoLocalizer`, in the order of the drive.
-        drive: write a track.
+        answers: Of `GeoLocalizer`, in the order of the drive.
+        drive: Write a track.
     """
     known = [answer for answer in answers if answer.known and answer.best is not None]
     kind, lines = ("trkpt", ["<trk><trkseg>"]) if drive else ("wpt", [])
@@ -43,7 +43,7 @@ def to_pairs(answers: Sequence[Answer]) -> str:
     """One line `photo tile` for each place of each photo, best first: the pairs file that hloc reads.
 
     Args:
-        answers: of `GeoLocalizer`. White space in a name becomes an underscore, since hloc splits lines there.
+        answers: Of `GeoLocalizer`. White space in a name becomes an underscore, since hloc splits lines there.
     """
     lines = [
         f"{'_'.join(answer.photo.split())} {'_'.join(place.tile_id.split())}"
