@@ -92,7 +92,7 @@ def render_cells(
 ) -> Cells:
     """Render every cell that the tiles cover. Existing images are kept.
 
-    If a source tile of a cell is missing, the cell is rendered from the next coarser zoom level on disk, and left out if
+    A cell with a missing source tile is rendered from the next coarser zoom level on disk, and left out if
     no level covers it; missing parts are never filled.
 
     Args:
