@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from gengeo_hf.common.camera import CameraView
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.images import BACKGROUND, open_image, read_image
-from gengeo_hf.common.projection import north_aligned
+from gengeo_hf.common.projection import align_with_north
 from gengeo_hf.common.schema import CrossViewDataset
 from gengeo_hf.data.view_checks import check_views, positions_in_tiles
 
@@ -68,7 +68,7 @@ class ImageColumn:
         told = found.metadata.camera
         if stated.fov is None and (told.heading is None and told.is_level):
             return found.image
-        return north_aligned(found.image, stated.completed_by(told))
+        return align_with_north(found.image, stated.completed_by(told))
 
 
 class PairSource(Dataset[dict[str, Any]]):
