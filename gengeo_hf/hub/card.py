@@ -51,7 +51,7 @@ def model_card(
         name: title of the card.
         repository: what users load, `organisation/name` or a folder.
         record: the training record, empty for none.
-        results: evaluation summaries, see `gengeo_hf.evaluation.results.judge`.
+        results: evaluation summaries, see `gengeo_hf.evaluation.results.compute_result`.
         license: identifier of the weights' licence; None states none.
         examples: addresses of example images for the widget.
 

@@ -247,6 +247,31 @@ def build_augmentation(settings: Settings, patch: int = 14) -> Augmentation | No
     return augmentation
 
 
+def check_smallest_images(
+    augmentation: Augmentation | None, model: GenGeoModel, processor: GenGeoImageProcessor
+) -> None:
+    """Refuse an augmentation that makes images too small for the head; else the run would end at one of its steps.
+
+    Args:
+        augmentation: Of the training images; None changes nothing.
+        model: The model that is trained.
+        processor: Its preprocessing, which states the size of each view's images.
+
+    Raises:
+        GenGeoError: Some image would have fewer tokens than the head needs.
+    """
+    fewest = max(int(head.aggregator.fewest_tokens) for head in model.heads.values())
+    high, wide = patch_sides(model.config.backbone_config)
+    for view, size in processor.view_sizes.items() if augmentation is not None else ():
+        height, width = augmentation.smallest(view, size["height"], size["width"])
+        tokens = (height // high) * (width // wide)
+        if tokens < fewest:
+            raise GenGeoError(
+                f"augment.options make {view} images as small as {height} x {width} pixels, {tokens} tokens, and the "
+                f"head needs at least {fewest}: raise fov or input_scales, use larger images, or fewer clusters"
+            )
+
+
 class Average:
     """An exponential moving average of the trained parameters, which often generalises better than the last step.
 

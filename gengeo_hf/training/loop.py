@@ -42,6 +42,7 @@ from gengeo_hf.training.components import (
     build_model,
     build_pairs,
     build_processor,
+    check_smallest_images,
     check_words,
     count_operations,
     start_head,
@@ -132,6 +133,7 @@ def train(settings: Settings, accelerator: Accelerator) -> dict[str, Any]:
         sharpness.base_optimizer = optimizer
     encoder = Encoder(model, processor, device=accelerator.device)
     augment = build_augmentation(settings, encoder.patch)
+    check_smallest_images(augment, model, processor)
 
     # Resume: the newest whole checkpoint, or zero.
     ids = training.queries["query_id"][:], training.gallery["tile_id"][:]

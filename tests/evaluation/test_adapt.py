@@ -6,7 +6,7 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.encoding.adaptation import AdaptedEncoder
 from gengeo_hf.encoding.encoder import Encoder
 from gengeo_hf.evaluation import evaluate
-from gengeo_hf.evaluation.adapt import adapt_to
+from gengeo_hf.evaluation.adapt import adapt_encoder
 from tests.data.helpers import toy_dataset
 
 
@@ -29,12 +29,12 @@ def test_the_result_names_what_was_done(encoder, places):
 
 
 def test_centring_takes_what_it_says(encoder, places):
-    gallery = adapt_to(encoder, places, "gallery", False)
+    gallery = adapt_encoder(encoder, places, "gallery", False)
     assert gallery.adaptation.means["ground"] is not None and gallery.adaptation.centering == "gallery"
-    assert adapt_to(encoder, places, "queries", False).adaptation.images == 32
-    assert adapt_to(encoder, places, None, False) is encoder
-    assert isinstance(adapt_to(encoder, places, None, True), AdaptedEncoder)
+    assert adapt_encoder(encoder, places, "queries", False).adaptation.images == 32
+    assert adapt_encoder(encoder, places, None, False) is encoder
+    assert isinstance(adapt_encoder(encoder, places, None, True), AdaptedEncoder)
     with pytest.raises(GenGeoError, match="expected gallery or queries"):
-        adapt_to(encoder, places, "photos", False)
+        adapt_encoder(encoder, places, "photos", False)
     with pytest.raises(GenGeoError, match="adapted already"):
-        adapt_to(gallery, places, None, True)
+        adapt_encoder(gallery, places, None, True)

@@ -11,7 +11,7 @@ from gengeo_hf.cli import gengeo
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import offset
 from gengeo_hf.evaluation.distractors import APART_M, distractor_curve
-from gengeo_hf.evaluation.ground_truth import Truth
+from gengeo_hf.evaluation.ground_truth import GroundTruth
 from gengeo_hf.evaluation.protocols import find_protocol
 from gengeo_hf.evaluation.run import EncodedData
 from gengeo_hf.imagery.tiles import tile_table
@@ -36,7 +36,7 @@ def encoded_pairs(rng, fingerprint="0" * 64):
     photos /= np.linalg.norm(photos, axis=1, keepdims=True)
     positions = np.stack(offset(LAT, LON, np.arange(QUERIES) * 1000.0, 0.0), axis=1)
     names = [f"q{n}" for n in range(QUERIES)], [f"t{n}" for n in range(QUERIES)]
-    truth = Truth("made-up", *names, np.arange(QUERIES), None, positions, positions, [None] * QUERIES)
+    truth = GroundTruth("made-up", *names, np.arange(QUERIES), None, positions, positions, [None] * QUERIES)
     about = {"name": "stub", "fingerprint": fingerprint, "trained_on": None}
     return EncodedData(photos, tiles, truth, find_protocol("table"), about, {})
 
@@ -55,8 +55,8 @@ def test_curve_is_that_of_galleries_which_hold_the_distractors(tmp_path):
     encoded, more = encoded_pairs(rng), units(rng, MORE)
     index = distractors(tmp_path / "far.gengeo", more)
     index.remove([f"d{n}" for n in range(100)])
-    curve = distractor_curve(encoded, encoded.judge(), index, seed=3)
-    again = distractor_curve(encoded, encoded.judge(), index, seed=3)
+    curve = distractor_curve(encoded, encoded.compute_result(), index, seed=3)
+    again = distractor_curve(encoded, encoded.compute_result(), index, seed=3)
     assert curve == again and curve.distractors == MORE - 100 and curve.left_out == 0
     sizes = [size.gallery for size in curve.sizes]
     assert sizes == [60, 120, 300, 600, 960]
@@ -82,27 +82,27 @@ def test_ties_count_by_the_rule_and_equal_tiles_tie(tmp_path):
     exact = encoded.aerial.astype(np.float16)
     same = EncodedData(encoded.ground, exact.astype(np.float32), encoded.truth, encoded.rules, encoded.model, {})
     index = distractors(tmp_path / "same.gengeo", exact)  # the same pictures elsewhere
-    pessimistic = distractor_curve(same, same.judge(), index)
-    lenient = distractor_curve(same, same.judge("sample4geo"), index, ties="sample4geo")
+    pessimistic = distractor_curve(same, same.compute_result(), index)
+    lenient = distractor_curve(same, same.compute_result("sample4geo"), index, ties="sample4geo")
     assert pessimistic.sizes[-1].recall == 0
     assert lenient.sizes[-1].recall == lenient.sizes[0].recall > 0
     with pytest.raises(GenGeoError, match="pessimistic or sample4geo"):
-        distractor_curve(same, same.judge("mid"), index, ties="mid")
+        distractor_curve(same, same.compute_result("mid"), index, ties="mid")
 
 
 def test_tiles_near_a_query_or_of_the_gallery_are_left_out(tmp_path):
     rng = np.random.default_rng(2)
     encoded = encoded_pairs(rng)
     near = distractors(tmp_path / "near.gengeo", units(rng, 20), east=APART_M / 4, north=0.0)  # each second one
-    curve = distractor_curve(encoded, encoded.judge(), near)
+    curve = distractor_curve(encoded, encoded.compute_result(), near)
     assert (curve.distractors, curve.left_out) == (10, 10)
     away = distractors(tmp_path / "away.gengeo", units(rng, 10), ids=[f"t{n}" for n in range(10)])
-    assert distractor_curve(encoded, encoded.judge(), away).left_out == 0  # only the names are the same
+    assert distractor_curve(encoded, encoded.compute_result(), away).left_out == 0  # only the names are the same
     all_near = distractors(tmp_path / "all.gengeo", units(rng, 1), east=0.0, north=10.0)
     with pytest.raises(GenGeoError, match=r"no tile of .* is a distractor"):
-        distractor_curve(encoded, encoded.judge(), all_near)
+        distractor_curve(encoded, encoded.compute_result(), all_near)
     with pytest.raises(GenGeoError, match="made by another model"):
-        distractor_curve(encoded_pairs(rng, "1" * 64), encoded.judge(), away)
+        distractor_curve(encoded_pairs(rng, "1" * 64), encoded.compute_result(), away)
 
 
 @pytest.mark.slow

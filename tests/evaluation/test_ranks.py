@@ -170,7 +170,7 @@ def test_a_prior_searches_only_near_tiles():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda q, g, r: (q[:, :5], g, r), "one D"),
+        (lambda q, g, r: (q[:, :5], g, r), "the same D"),
         (lambda q, g, r: (q * np.nan, g, r), "NaN"),
         (lambda q, g, r: (q, g, r + 9), "0..9"),
         (lambda q, g, r: (q, g, r[:2]), "2 positive rows for 4 queries"),

@@ -11,12 +11,11 @@ from PIL import Image
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.statistics import wilson
 from gengeo_hf.data.views import limited_fov
-from gengeo_hf.evaluation import pictures, plots
-from gengeo_hf.evaluation import report as album
-from gengeo_hf.evaluation.failures import GROUPS, group_failures, marks_of
+from gengeo_hf.evaluation import pictures, plots, report
+from gengeo_hf.evaluation.failures import GROUPS, group_failures, tile_labels
 from gengeo_hf.evaluation.intervals import Groups
 from gengeo_hf.evaluation.protocols import find_protocol
-from gengeo_hf.evaluation.results import Result, judge
+from gengeo_hf.evaluation.results import Result, compute_result
 
 from .test_tables import GALLERY, NOISE, truth
 
@@ -47,25 +46,25 @@ def test_failures_are_grouped_by_distance_and_rank_the_surest_errors_first():
 
 def test_marks_tell_right_semi_right_and_wrong():
     row = {"positive": "b", "semi_positives": ["c"], "top_tiles": ["a", "b", "c", ""]}
-    assert marks_of(pa.Table.from_pylist([row]), 0) == ["wrong", "right", "semi"]
+    assert tile_labels(pa.Table.from_pylist([row]), 0) == ["wrong", "right", "semi"]
 
 
 def test_each_tile_of_a_strip_wears_the_colour_of_its_mark():
     tile, photo = Image.new("RGB", (50, 50), "black"), np.zeros((20, 100, 3), np.uint8)
     shown = pictures.strip(photo, [tile] * 4, ["right", "semi", "wrong", ""], tile_side=100)
     pixels = np.asarray(shown).astype(int)
-    for mark, colour in pictures.COLOURS.items():
+    for label, colour in pictures.COLOURS.items():
         wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
         columns = np.nonzero((np.abs(pixels - wanted) < 8).all(axis=2).any(axis=0))[0]
-        place = list(pictures.COLOURS).index(mark)
+        place = list(pictures.COLOURS).index(label)
         left = shown.width - (4 - place) * (100 + 14)
-        assert left - 2 <= columns.min() and columns.max() <= left + 102, mark
-        assert len(columns) > 90, mark  # the frame runs along the whole tile
+        assert left - 2 <= columns.min() and columns.max() <= left + 102, label
+        assert len(columns) > 90, label  # the frame runs along the whole tile
     apart = pictures.strip(photo, [tile] * 4, [""] * 4, tile_side=100, true_tile=(tile, "here it is"))
     assert apart.width == shown.width + 100 + 2 * 14
-    with pytest.raises(GenGeoError, match="2 marks for 1 tiles"):
+    with pytest.raises(GenGeoError, match="2 labels for 1 tiles"):
         pictures.strip(photo, [tile], ["right", "wrong"])
-    with pytest.raises(GenGeoError, match="unknown mark 'maybe'"):
+    with pytest.raises(GenGeoError, match="unknown label 'maybe'"):
         pictures.strip(photo, [tile], ["maybe"])
 
 
@@ -73,7 +72,9 @@ def test_each_tile_of_a_strip_wears_the_colour_of_its_mark():
 def test_a_photo_is_cut_as_the_model_saw_it(fov, heading):
     panorama = np.random.default_rng(0).integers(0, 256, (5, 360, 3), dtype=np.uint8)
     expected = limited_fov(torch.from_numpy(panorama).permute(2, 0, 1)[None], fov, torch.tensor([heading]))
-    assert np.array_equal(np.asarray(pictures.cut(panorama, fov, heading)), expected[0].permute(1, 2, 0).numpy())
+    assert np.array_equal(
+        np.asarray(pictures.crop_panorama(panorama, fov, heading)), expected[0].permute(1, 2, 0).numpy()
+    )
 
 
 def test_curves_draw_the_numbers_that_they_claim():
@@ -100,7 +101,12 @@ def test_curves_draw_the_numbers_that_they_claim():
     lost, unknown = np.array([3.0, np.inf]), np.array([np.nan])
     lines = plots.error_curve({"half of them put nowhere": lost, "no positions": unknown}).axes[0].lines
     assert [line.get_ydata()[-1] for line in lines] == [50, 0]
-    assert [pictures.metres(m) for m in (34.6, 4230, 250_000, np.inf)] == ["35 m", "4.2 km", "250 km", "nowhere"]
+    assert [pictures.format_distance(m) for m in (34.6, 4230, 250_000, np.inf)] == [
+        "35 m",
+        "4.2 km",
+        "250 km",
+        "nowhere",
+    ]
 
 
 def test_the_map_gives_each_of_the_largest_areas_a_panel_and_counts_what_left_it():
@@ -110,7 +116,7 @@ def test_the_map_gives_each_of_the_largest_areas_a_panel_and_counts_what_left_it
     error = np.where(np.arange(8) % 5 == 0, 500.0, 1.0)
     axes = plots.error_map(lat, lon, to_lat, lon, error, areas=["a"] * 5 + ["b"] * 3).axes
     titles = [a.get_title(loc="left") for a in axes]
-    assert titles == ["a: 4 found, 1 lost", "b: 2 found, 1 lost (1 put outside this map)"]
+    assert titles == ["a: 4 found, 1 lost", "b: 2 found, 1 lost (1 answers outside this map)"]
     assert len(plots.error_map(lat, lon, to_lat, lon, error, areas=[None] * 8).axes) == 1
     error[5:] = np.nan  # nobody knows where the photos of the second city were taken
     axes = plots.error_map(lat, lon, to_lat, lon, error, areas=["a"] * 5 + ["b"] * 3).axes
@@ -122,7 +128,9 @@ def paths(tmp_path):
     rules = replace(find_protocol("world-urban"), queries=90, gallery=120)
     model = {"name": "mine", "fingerprint": "", "trained_on": "world-urban"}
     return [
-        judge(GALLERY[:90] + noise * NOISE, GALLERY, truth(), rules, model=model).save(tmp_path / f"{noise}.json")
+        compute_result(GALLERY[:90] + noise * NOISE, GALLERY, truth(), rules, model=model).save(
+            tmp_path / f"{noise}.json"
+        )
         for noise in (2.0, 0.5)
     ]
 
@@ -133,7 +141,9 @@ def test_an_album_shows_every_group_and_says_how_many(paths, tmp_path):
     def image(which, side):
         return lambda name: (asked.append((which, name)), Image.new("RGB", side, "gray"))[1]
 
-    files = album.make_album(paths, tmp_path / "out", album.Images(image("q", (90, 30)), image("t", (40, 40))), each=2)
+    files = report.write_report(
+        paths, tmp_path / "out", report.Images(image("q", (90, 30)), image("t", (40, 40))), num_strips=2
+    )
     groups = group_failures(Result.load(paths[0]).queries)
     assert {f.name for f in files} == {
         "index.html",
@@ -150,10 +160,10 @@ def test_an_album_shows_every_group_and_says_how_many(paths, tmp_path):
     for name, rows in groups.items():
         assert f"{name[0].upper()}{name[1:]}: {len(rows)} (" in page
     assert sum(which == "q" for which, _ in asked) == sum(min(2, len(rows)) for rows in groups.values()) + 2
-    plain = album.make_album(paths[1:], tmp_path / "plain")
+    plain = report.write_report(paths[1:], tmp_path / "plain")
     assert {f.name for f in plain} == {"index.html", "recall.png", "errors.png", "map.png"}
     with pytest.raises(GenGeoError, match="no result"):
-        album.make_album([], tmp_path / "none")
+        report.write_report([], tmp_path / "none")
 
 
 def test_a_map_of_errors_is_the_same_across_the_date_line():

@@ -20,7 +20,7 @@ def test_a_kill_between_the_two_files_is_noticed(tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(results, "write_json", killed)
         other.save(path)
-    with pytest.raises(GenGeoError, match="of another evaluation than the JSON file"):
+    with pytest.raises(GenGeoError, match="belongs to another evaluation than the JSON file"):
         Result.load(path)
     assert Result.load(other.save(path)).summary == other.summary
 

@@ -17,7 +17,7 @@ from gengeo_hf.cli import gengeo
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.encoding import engine
 from gengeo_hf.evaluation import run as script
-from gengeo_hf.evaluation.ground_truth import Truth, pair_hashes
+from gengeo_hf.evaluation.ground_truth import GroundTruth, pair_hashes
 from gengeo_hf.evaluation.protocols import find_protocol, view_headings
 from gengeo_hf.evaluation.results import Result
 from tests.training.made_up import made_up_pairs
@@ -51,7 +51,7 @@ def shards(folder):
 
 def test_a_result_says_what_it_is_and_reads_back(run, tmp_path):
     result = run(name="tiny")
-    assert "do not compare with published numbers" in script.summary_text(result)
+    assert "do not compare with published numbers" in script.format_summary(result)
     loaded = Result.load(tmp_path / "x.json")
     assert loaded.summary == json.loads(json.dumps(result.summary))
     assert loaded.summary["model"]["name"] == "tiny"
@@ -141,8 +141,8 @@ def test_descriptors_in_memory_and_on_disk_give_one_result(run, tiny_checkpoint)
     ("protocol", "data", "said"),
     [
         (None, None, "nothing to evaluate on"),
-        ("cvusa", "cvact:test x", "protocol cvusa is of the data set cvusa, found 'cvact'"),
-        ("cvusa", "cvusa:validation x", "is of the split test, found 'validation'"),
+        ("cvusa", "cvact:test x", "protocol cvusa is for the data set cvusa, found 'cvact'"),
+        ("cvusa", "cvusa:validation x", "is for the split test, found 'validation'"),
         ("cvusa", "{file}", 'for files of it write "cvusa {file}"'),
     ],
 )
@@ -192,10 +192,10 @@ def test_training_pairs_in_an_evaluation_are_refused_unless_they_are_asked_for(t
         "training_pairs": pair_hashes(trained),
         "settings": {"data": {"train": {"validation_share": 0.05}}},
     }
-    truth = Truth.from_dataset(trained)
+    truth = GroundTruth.from_dataset(trained)
     assert truth.count_known_pairs(pair_hashes(trained)) == 40
     expected = len(set(trained.queries["query_id"]) & set(other.queries["query_id"]))
-    same = Truth.from_dataset(other).count_known_pairs(pair_hashes(trained))
+    same = GroundTruth.from_dataset(other).count_known_pairs(pair_hashes(trained))
     assert same in (0, expected)  # the positions of a smaller set may differ
     with pytest.raises(GenGeoError, match=r"40 of 40 queries .* trained on.*validation_share=0.05"):
         script.evaluate(encoder, trained, "table")

@@ -31,7 +31,7 @@ def test_rows_may_lack_seeds():
     assert found[0] is None and found[1].seeds == 2 and found[1].mean == pytest.approx(1.25)
     assert found[2] is None and found[3] is None
     single = paired_differences(rows([[50], [40]]))[1]
-    assert single.margin == np.inf and not single.decided
+    assert single.margin == np.inf and not single.is_clear
 
 
 def test_a_wild_row_and_collapsed_rows_leave_the_others_their_intervals():
@@ -40,9 +40,9 @@ def test_a_wild_row_and_collapsed_rows_leave_the_others_their_intervals():
     wild, collapsed = 60 + np.array([[-25, 20, 3, -18, 22]]), generator.normal(2, 0.05, (2, 5))
     alone = paired_differences(rows(calm))[1].margin
     found = paired_differences(rows(np.concatenate([calm, collapsed])))
-    assert found[1].margin == pytest.approx(alone) and found[-1].own_spread and found[-1].decided
+    assert found[1].margin == pytest.approx(alone) and found[-1].own_spread and found[-1].is_clear
     found = paired_differences(rows(np.concatenate([calm, wild])))
-    assert found[-1].own_spread and not found[-1].decided
+    assert found[-1].own_spread and not found[-1].is_clear
 
 
 @pytest.mark.slow
@@ -52,7 +52,7 @@ def test_intervals_cover_a_true_difference_of_zero(shape, least):
     for _ in range(1500):
         values = generator.normal(60, 2, shape) + generator.normal(0, 2, shape[1])
         found = paired_differences(rows(values))[1:]
-        covered, total = covered + sum(not x.decided for x in found), total + len(found)
+        covered, total = covered + sum(not x.is_clear for x in found), total + len(found)
     assert least <= covered / total <= 0.97
 
 
@@ -64,8 +64,8 @@ def test_intervals_of_a_row_that_spreads_more_cover_zero(wilder):
         values = generator.normal(0, 2, (10, 5))
         values[-1] *= wilder
         found = paired_differences(rows(60 + values + generator.normal(0, 2, 5)))[1:]
-        own.append(not found[-1].decided)
-        others.append(np.mean([not x.decided for x in found[:-1]]))
+        own.append(not found[-1].is_clear)
+        others.append(np.mean([not x.is_clear for x in found[:-1]]))
     assert 0.91 <= np.mean(own) <= 0.97 and 0.93 <= np.mean(others) <= 0.97
 
 

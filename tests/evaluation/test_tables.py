@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.evaluation.compare import compare, comparison_text, refuse_reported_split, select_best
-from gengeo_hf.evaluation.ground_truth import Truth
+from gengeo_hf.evaluation.compare import compare, format_comparison, refuse_reported_split, select_best
+from gengeo_hf.evaluation.ground_truth import GroundTruth
 from gengeo_hf.evaluation.protocols import find_protocol, protocol_names
-from gengeo_hf.evaluation.results import Result, judge
+from gengeo_hf.evaluation.results import Result, compute_result
 from gengeo_hf.evaluation.tables import build_results_table, build_table, render, table_numbers
 
 from .test_ranks import unit
@@ -23,7 +23,7 @@ NOISE = unit(generator, 90, 16)
 
 def truth(areas=2):
     places = np.stack([60 + np.arange(120) * 1e-3, np.full(120, 25.0)], axis=1)
-    return Truth(
+    return GroundTruth(
         "made-up/test",
         [f"q{n}" for n in range(90)],
         [f"t{n}" for n in range(120)],
@@ -40,7 +40,7 @@ def result(tmp_path, file="a.json", noise=1.0, name="mine", protocol="cvusa", co
     if complete:
         rules = replace(rules, queries=90, gallery=120)
     model = {"name": name, "fingerprint": "0" * 64, "trained_on": trained_on}
-    found = judge(GALLERY[:90] + noise * NOISE, GALLERY, truth(), rules, model=model)
+    found = compute_result(GALLERY[:90] + noise * NOISE, GALLERY, truth(), rules, model=model)
     return found, found.save(tmp_path / file)
 
 
@@ -118,7 +118,7 @@ def test_a_collapsed_model_is_not_flattered_without_a_word(tmp_path):
     same = np.ones((120, 4), np.float32)
     rules = replace(find_protocol("cvusa"), queries=90, gallery=120)
     model = {"name": "collapsed", "fingerprint": "", "trained_on": "cvusa"}
-    path = judge(same[:90], same, truth(), rules, model=model).save(tmp_path / "x.json")
+    path = compute_result(same[:90], same, truth(), rules, model=model).save(tmp_path / "x.json")
     text = render(build_table(2, [path]))
     assert "collapsed (ours)[1] | 100.00" in text
     assert "with ties against it R@1 is 0.00" in text
@@ -178,11 +178,11 @@ def test_university1652_counts_as_its_own_script(tmp_path):
 def test_only_the_primary_metric_has_a_verdict(tmp_path):
     _, good = result(tmp_path, "good.json", noise=1.0)
     _, bad = result(tmp_path, "bad.json", noise=2.0, name="worse")
-    text = comparison_text(compare(good, bad), "good", "bad", "recall@5")
+    text = format_comparison(compare(good, bad), "good", "bad", "recall@5")
     verdicts = [line for line in text.splitlines() if line.endswith(("better", "worse", "within the noise"))]
     assert len(verdicts) == 1 and verdicts[0].startswith("recall@5") and "not corrected" in text
     with pytest.raises(GenGeoError, match="there is no metric 'luck'"):
-        comparison_text(compare(good, bad), "good", "bad", "luck")
+        format_comparison(compare(good, bad), "good", "bad", "luck")
 
 
 def test_a_gain_is_told_from_noise(tmp_path):
@@ -190,7 +190,7 @@ def test_a_gain_is_told_from_noise(tmp_path):
     _, bad = result(tmp_path, "bad.json", noise=2.0, name="worse")
     rows = {row.metric: row for row in compare(good, bad)}
     assert rows["recall@1"].is_clear and rows["recall@1"].difference < 0
-    assert "worse" in comparison_text(list(rows.values()), "good", "bad")
+    assert "worse" in format_comparison(list(rows.values()), "good", "bad")
     same = {row.metric: row for row in compare(good, good)}
     assert not same["recall@1"].is_clear and same["recall@1"].difference == 0
     with pytest.raises(GenGeoError, match="different protocols"):
@@ -206,13 +206,13 @@ def test_a_gain_is_told_from_noise(tmp_path):
 
 def test_a_checkpoint_is_never_picked_where_numbers_are_reported(tmp_path):
     summaries = [result(tmp_path, noise=noise)[0].summary for noise in (3.0, 1.0, 2.0)]
-    with pytest.raises(GenGeoError, match="must not be picked on the split 'test'"):
+    with pytest.raises(GenGeoError, match="must not be chosen on the split 'test'"):
         select_best(summaries)
     for summary in summaries:
         summary["protocol"]["split"] = "validation"
     assert select_best(summaries) == select_best(summaries, "within_25m") == 1
     for unfit in ("median_error_m", "num_queries", "recall@3"):  # less is better, says nothing, is not there
-        with pytest.raises(GenGeoError, match=f"'{unfit}' cannot pick.*recall@1, "):
+        with pytest.raises(GenGeoError, match=f"'{unfit}' cannot choose a checkpoint.*recall@1, "):
             select_best(summaries, unfit)
     with pytest.raises(GenGeoError, match="'val'"):
         refuse_reported_split("val")
@@ -223,7 +223,7 @@ def test_a_checkpoint_is_never_picked_where_numbers_are_reported(tmp_path):
 def test_every_protocol_reads_and_its_limited_views_too():
     for name in protocol_names():
         plain, limited = find_protocol(name), find_protocol(f"{name}-fov70-unknown")
-        assert not plain.limited and limited.limited and limited.fov == 70
+        assert not plain.has_limited_view and limited.has_limited_view and limited.fov == 70
         assert plain.split in ("test", "val") and (plain.trained_on or plain.queries is None)
         assert find_protocol(f"{name}@validation-fov90-known").split == "validation"
     with pytest.raises(GenGeoError, match="known are cvusa"):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.evaluation.ground_truth import Truth
+from gengeo_hf.evaluation.ground_truth import GroundTruth
 from gengeo_hf.evaluation.protocols import find_protocol
 from gengeo_hf.evaluation.run import EncodedData
 from gengeo_hf.evaluation.tile_sizes import evaluate_tile_sizes, fuse
@@ -18,7 +18,7 @@ def encoded(size, count=40, seed=0):
     ground, aerial = (array / np.linalg.norm(array, axis=1, keepdims=True) for array in (ground, aerial))
     at = np.stack([60 + np.arange(count) * 0.01, np.full(count, 25.0)], axis=1)
     ids = [str(number) for number in range(count)]
-    truth = Truth(f"world/x/test[tile_m={size:g}]", ids, ids, np.arange(count), None, at, at, [None] * count)
+    truth = GroundTruth(f"world/x/test[tile_m={size:g}]", ids, ids, np.arange(count), None, at, at, [None] * count)
     about = {"settings": {"loader": {"tile_m": size}}, "model": {"name": "m", "fingerprint": "f"}}
     return EncodedData(ground, aerial.astype(np.float32), truth, find_protocol("world-offcenter"), **about)
 
@@ -29,7 +29,7 @@ def test_fused_similarities_are_the_mean_and_ranks_those_of_the_mean():
     mean = np.mean([one.ground @ one.aerial.T for one in sizes], axis=0)
     np.testing.assert_allclose(fused.ground @ fused.aerial.T, mean, atol=1e-6)
     ranks = (mean >= np.diagonal(mean)[:, None]).sum(axis=1) - 1
-    result = fused.judge()
+    result = fused.compute_result()
     assert np.array_equal(result.queries["rank"].to_numpy(), ranks)
     assert fused.truth.name == "world/x/test[tile_m=45+65+100]"
 
