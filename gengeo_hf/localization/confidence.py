@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gengeo_hf.common.errors import GenGeoError, MissingExtraError
-from gengeo_hf.common.files import atomic_file, sum_of, write_json
+from gengeo_hf.common.files import atomic_file, digest_of, write_json
 from gengeo_hf.common.statistics import wilson
 from gengeo_hf.localization.confidence_fits import (
     CANDIDATES,
@@ -220,7 +220,7 @@ class Calibration:
     def save(self, path: str | Path) -> None:
         """Write as JSON, with the SHA-256 of what it says."""
         values = asdict(self)
-        write_json(path, values | {"sha256": sum_of(values)})
+        write_json(path, values | {"sha256": digest_of(values)})
 
     @classmethod
     def load(cls, path: str | Path) -> "Calibration":
@@ -241,7 +241,7 @@ class Calibration:
             found = cls(**values)
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise GenGeoError(f"{path} is not a calibration ({error}); make one with gengeo calibrate") from error
-        if stated is not None and stated != sum_of(values):
+        if stated is not None and stated != digest_of(values):
             raise GenGeoError(
                 f"{path} is damaged or was changed (its SHA-256 is not the one that it states): its confidences cannot "
                 "be believed; copy it again or make it again with gengeo calibrate"
