@@ -92,6 +92,7 @@ class GeoLocalizer:
             calibration.check_model(encoder)
         self.encoder, self.index, self.calibration, self.pose = encoder, index, calibration, pose
         self._off = calibration.caveat(len(index)) if calibration is not None else ""
+        self._sizes = "" if isinstance(index, GeoIndex) else index.size_caveat(encoder.dim)
         self._canvas, self._patch = panorama_canvas(encoder), encoder.patch
 
     @classmethod
@@ -141,8 +142,8 @@ class GeoLocalizer:
 
     @property
     def caveat(self) -> str:
-        """Warnings about what the model was trained on and about confidences; empty where there is nothing to say."""
-        return "; ".join(filter(None, (caveat_of(self.encoder.training_record), self._off)))
+        """Cautions about training data, confidences, and ground sizes that a store does not fuse; may be empty."""
+        return "; ".join(filter(None, (caveat_of(self.encoder.training_record), self._off, self._sizes)))
 
     @overload
     def locate(self, photo: OnePhoto, *, sequence: Literal[False] = False, **options: Any) -> Answer: ...
