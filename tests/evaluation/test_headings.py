@@ -33,9 +33,7 @@ def write_table(world, folder, turns, with_heading=True):
     return f"table:test {folder / 'pairs.csv'}"
 
 
-def test_evaluate_rolled_panoramas_with_headings_gives_the_ranks_of_aligned_ones(
-    world, tiny_model, tiny_processor, tmp_path
-):
+def test_evaluate_rolled_panoramas_with_headings_equals_aligned_ones(world, tiny_model, tiny_processor, tmp_path):
     encoder = Encoder(tiny_model, tiny_processor, device="cpu")
     turns = np.random.default_rng(0).integers(8, COLUMNS - 8, len(world.queries))
     tables = {

@@ -229,6 +229,4 @@ def test_find_protocol_reads_every_protocol_and_its_limited_views():
     with pytest.raises(GenGeoError, match="known are cvusa"):
         find_protocol("cvusa-fov90")
     columns = {name for number in table_numbers() for name, _ in build_table(number).groups}
-    assert columns - set(protocol_names()) == {
-        "cvusa-to-vigor"
-    }  # the paper does not state which of two protocols it uses
+    assert columns - set(protocol_names()) == {"cvusa-to-vigor"}  # the paper does not state which of two it uses
