@@ -42,7 +42,7 @@ from gengeo_hf.common.area import Area
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import write_json
 from gengeo_hf.common.tables import PAIRS_FILE
-from gengeo_hf.data.own import Cut
+from gengeo_hf.data.own import SplitOptions
 from gengeo_hf.imagery.plan import ImageryPlan
 from gengeo_hf.imagery.tiles import PlannedSource, Rights, TileSource
 
@@ -64,7 +64,7 @@ class CityOptions:
     """
 
     rules: PhotoRules = field(default_factory=PhotoRules)
-    cut: Cut | None = field(default_factory=Cut)
+    cut: SplitOptions | None = field(default_factory=SplitOptions)
     pixels: int = 2048
     allow_gaps: bool = False
 
@@ -291,7 +291,7 @@ def _divided(chosen: Selection, tiles: TileGrid, options: CityOptions) -> tuple[
     if options.cut is None:
         return np.full(len(chosen.photos), "test", dtype="U10"), pairing
     margin = max(options.cut.margin_m, margin_of(tiles.side_m))
-    cut = Cut(**{**options.cut.__dict__, "margin_m": margin, "split_by": "area"})
+    cut = SplitOptions(**{**options.cut.__dict__, "margin_m": margin, "split_by": "area"})
     parts = parts_of(chosen.photos, pairing, tiles, cut)
     chosen.keep(f"within {margin:g} m of another part, or of its sequence", parts != "")
     return parts[parts != ""], pair(chosen.photos, tiles)

@@ -10,7 +10,7 @@ from gengeo_hf.acquire.photo_facts import PhotoRecord
 from gengeo_hf.acquire.photo_rules import Selection, positions
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import Bounds, arc_m, great_circle_m, metres_per_degree, size_of, to_unit_vectors
-from gengeo_hf.data.own import Cut, three_parts
+from gengeo_hf.data.own import SplitOptions, assign_splits
 
 NEIGHBOURS = 16  # tile centres near a photo that are looked at
 INNER = 0.25  # half of the side of a tile's inner half, as a share of the tile's side
@@ -122,7 +122,7 @@ def margin_of(tile_m: float) -> float:
     return max(MIN_MARGIN_M, tile_m * 2**0.5 + 10.0)
 
 
-def parts_of(photos: Sequence[PhotoRecord], pairing: Pairing, tiles: TileGrid, cut: Cut) -> np.ndarray:
+def parts_of(photos: Sequence[PhotoRecord], pairing: Pairing, tiles: TileGrid, cut: SplitOptions) -> np.ndarray:
     """The part of each photo: "train", "validation", "test", or "" for what lies too near to another part.
 
     Photos stand where their tile does, so that those of one tile fall into one part. Of a sequence that runs through
@@ -137,7 +137,7 @@ def parts_of(photos: Sequence[PhotoRecord], pairing: Pairing, tiles: TileGrid, c
     """
     lat, lon = tiles.lat[pairing.positive], tiles.lon[pairing.positive]
     try:
-        parts = three_parts([photo.id for photo in photos], lat, lon, cut)
+        parts = assign_splits([photo.id for photo in photos], lat, lon, cut)
     except GenGeoError as error:
         reason = str(error).partition(":")[0]
         raise GenGeoError(

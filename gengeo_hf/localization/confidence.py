@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gengeo_hf.common.errors import GenGeoError, MissingExtraError
-from gengeo_hf.common.files import atomic_file, sum_of, write_json
+from gengeo_hf.common.files import atomic_file, digest_of, write_json
 from gengeo_hf.common.statistics import wilson
 from gengeo_hf.localization.confidence_fits import (
     CANDIDATES,
@@ -230,7 +230,7 @@ class Calibration:
     def save(self, path: str | Path) -> None:
         """Write a JSON file, with the SHA-256 of its values."""
         values = asdict(self)
-        write_json(path, values | {"sha256": sum_of(values)})
+        write_json(path, values | {"sha256": digest_of(values)})
 
     @classmethod
     def load(cls, path: str | Path) -> "Calibration":
@@ -251,7 +251,7 @@ class Calibration:
             found = cls(**values)
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise GenGeoError(f"{path} is not a calibration ({error}); make one with gengeo calibrate") from error
-        if digest is not None and digest != sum_of(values):
+        if digest is not None and digest != digest_of(values):
             raise GenGeoError(
                 f"{path} is damaged or was changed (its values do not have the stored SHA-256); copy it again or "
                 "make it again with gengeo calibrate"

@@ -18,7 +18,15 @@ from gengeo_hf.common.camera import UNKNOWN_HEADING, CameraView
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.images import IMAGE_SUFFIXES, ImageFile, find_images, read_image
 from gengeo_hf.common.metadata import PhotoMetadata, PhotoPosition
-from gengeo_hf.common.projection import PanoramaCanvas, fitted, is_steep, levelled, rolled, unrolled, vertical_extent
+from gengeo_hf.common.projection import (
+    PanoramaCanvas,
+    crop_or_pad_rows,
+    is_steep,
+    level_panorama,
+    project_photo,
+    roll_to_north,
+    vertical_extent,
+)
 from gengeo_hf.common.video import BrokenFrame
 
 if TYPE_CHECKING:
@@ -135,14 +143,14 @@ def pictures(photo: Photo, camera: CameraView, canvas: PanoramaCanvas | None, pa
     if canvas is None or view.fov is None:
         return [Picture(photo.image)]
     if not view.is_panorama:
-        return [Picture(unrolled(photo.image, view, canvas, patch), own_size=True)]
-    level = levelled(photo.image, view)
+        return [Picture(project_photo(photo.image, view, canvas, patch), own_size=True)]
+    level = level_panorama(photo.image, view)
     extent = view.vertical_fov if level is photo.image else vertical_extent(photo.image, view)
-    panorama = fitted(level, canvas, extent)
+    panorama = crop_or_pad_rows(level, canvas, extent)
     if view.heading == UNKNOWN_HEADING:
-        return [Picture(rolled(panorama, turn * 360 / TURNS), turn * 360 / TURNS) for turn in range(TURNS)]
+        return [Picture(roll_to_north(panorama, turn * 360 / TURNS), turn * 360 / TURNS) for turn in range(TURNS)]
     heading = view.bearing or 0.0
-    return [Picture(rolled(panorama, heading), heading)]
+    return [Picture(roll_to_north(panorama, heading), heading)]
 
 
 def camera_notes(photo: Photo, camera: CameraView, canvas: PanoramaCanvas | None) -> list[str]:

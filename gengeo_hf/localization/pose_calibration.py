@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.files import sum_of, write_json
+from gengeo_hf.common.files import digest_of, write_json
 from gengeo_hf.common.geo import great_circle_m, offset
 from gengeo_hf.localization.fusion import FusionWeights, fit_weights
 from gengeo_hf.pose.posterior import radius_factors
@@ -58,7 +58,7 @@ class PoseCalibration:
     def save(self, path: str | Path) -> None:
         """Write a JSON file, with the SHA-256 of its values."""
         values = asdict(self)
-        write_json(path, values | {"sha256": sum_of(values)})
+        write_json(path, values | {"sha256": digest_of(values)})
 
     @classmethod
     def load(cls, path: str | Path) -> PoseCalibration:
@@ -76,7 +76,7 @@ class PoseCalibration:
             raise GenGeoError(
                 f"{path} is not a pose calibration ({error}); make one with gengeo calibrate --pose"
             ) from error
-        if digest != sum_of(values):
+        if digest != digest_of(values):
             raise GenGeoError(f"{path} is damaged or was changed; make it again with gengeo calibrate --pose")
         return found
 

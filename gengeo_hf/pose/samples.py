@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import Bounds, metres_per_degree, size_of
-from gengeo_hf.data.augment import quarter_turned, rolled
+from gengeo_hf.data.augment import roll_panoramas, turn_tiles
 from gengeo_hf.data.loading import PairSource
 from gengeo_hf.data.views import limited_fov
 from gengeo_hf.pose.geometry import Layout, column_azimuths
@@ -276,7 +276,7 @@ def changed(
         offset[mirrored.numpy(), 0] *= -1
         square = abs(np.log(size[:, 0] / size[:, 1])) < SIZE_BIN
         turns = np.where(panorama & square, rng.integers(0, 4, len(rows)), 0)
-        photo, tile = rolled(photo, turns), quarter_turned(tile, turns)
+        photo, tile = roll_panoramas(photo, turns), turn_tiles(tile, turns)
         for _ in range(3):
             offset = np.where((turns > 0)[:, None], np.stack([-offset[:, 1], offset[:, 0]], 1), offset)
             turns = turns - 1
