@@ -129,6 +129,6 @@ def test_only_a_confident_answer_is_green(confidence, known, title, style):
 
 
 def test_advice_of_the_page_names_its_own_settings():
-    notes = ("field of view unknown, so the whole photo was taken for a panorama: state it (--fov DEGREES)", "other")
+    notes = ("field of view unknown: assumed to be a panorama; state it (--fov DEGREES)", "other")
     first, second = words.page_notes(notes)
     assert "--" not in first and "under Settings" in first and second == "other"
