@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import sha256_of, sync
-from gengeo_hf.common.transfer import retried
+from gengeo_hf.common.transfer import with_retries
 
 PARTIAL = ".partial"  # suffix of an incomplete download
 
@@ -52,7 +52,7 @@ def download(
     partial = path.with_name(path.name + PARTIAL)
     if partial.is_file() and (size is None or partial.stat().st_size > size):
         partial.unlink()  # it may not be the beginning of this file
-    retried(lambda: _append(address, partial, size, headers, name), name)
+    with_retries(lambda: _append(address, partial, size, headers, name), name)
     if problem := content_problem(partial, name, sha256=sha256, git_oid=git_oid):
         partial.unlink()
         raise GenGeoError(f"{problem}; it was removed, run the same command to fetch it again")

@@ -8,7 +8,7 @@ from typing import Any
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import write_json
-from gengeo_hf.common.transfer import retried
+from gengeo_hf.common.transfer import with_retries
 
 FORMAT = "gengeo-hub-files"
 
@@ -116,7 +116,7 @@ def list_files(repo_id: str, revision: str) -> HubFiles:
         files = {row.path: HubFile(row.size, row.blob_id, row.lfs.sha256 if row.lfs else "") for row in rows}
         return HubFiles(repo_id, commit, _licence(api.dataset_info(repo_id)), files)
 
-    return retried(request, repo_id)
+    return with_retries(request, repo_id)
 
 
 def _licence(info: Any) -> str:

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.transfer import retried
+from gengeo_hf.common.transfer import with_retries
 
 PIECE = 1 << 18  # bytes
 
@@ -42,7 +42,7 @@ class RemoteStream(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """Read up to the length of a buffer; 0 at the end of the file."""
         if not self._rest:
-            self._rest = memoryview(retried(self._next, self._name))
+            self._rest = memoryview(with_retries(self._next, self._name))
         count = min(len(buffer), len(self._rest))
         buffer[:count] = self._rest[:count]
         self._rest = self._rest[count:]

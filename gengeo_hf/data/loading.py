@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from gengeo_hf.common.camera import CameraView
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.images import BACKGROUND, open_image, read_image
-from gengeo_hf.common.projection import north_aligned
+from gengeo_hf.common.projection import align_with_north
 from gengeo_hf.common.schema import CrossViewDataset
 from gengeo_hf.data.view_checks import check_views, positions_in_tiles
 
@@ -73,7 +73,7 @@ class ImageColumn:
         camera = found.metadata.camera
         if stated.fov is None and (camera.heading is None and camera.is_level):
             return found.image
-        return north_aligned(found.image, stated.completed_by(camera))
+        return align_with_north(found.image, stated.completed_by(camera))
 
 
 class PairSource(Dataset[dict[str, Any]]):

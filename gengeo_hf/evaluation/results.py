@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import torch
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.files import atomic_file, sum_of, write_json
+from gengeo_hf.common.files import atomic_file, digest_of, write_json
 from gengeo_hf.evaluation.ground_truth import GroundTruth
 from gengeo_hf.evaluation.intervals import (
     Groups,
@@ -78,7 +78,7 @@ class Result:
             with atomic_file(queries_path(path)) as temporary:
                 pq.write_table(self.queries, temporary)
                 digests = {"queries": hashlib.sha256(temporary.read_bytes()).hexdigest()}
-            write_json(path, self.summary | {"sha256": digests | {"summary": sum_of(self.summary)}})
+            write_json(path, self.summary | {"sha256": digests | {"summary": digest_of(self.summary)}})
         except OSError as error:
             raise GenGeoError(f"the result could not be written to {path}: {error.strerror or error}") from error
         return path
@@ -104,7 +104,7 @@ class Result:
         if not is_result or summary.get("format") != FORMAT:
             raise GenGeoError(f"{path} is not an evaluation result of format {FORMAT}; make one with gengeo evaluate")
         digests = summary.pop("sha256", {})  # results of earlier versions have none
-        if digests and (not isinstance(digests, dict) or digests.get("summary") != sum_of(summary)):
+        if digests and (not isinstance(digests, dict) or digests.get("summary") != digest_of(summary)):
             raise GenGeoError(f"{path} was changed or damaged after it was written; evaluate again")
         if not with_queries:
             return cls(summary, pa.table({}))

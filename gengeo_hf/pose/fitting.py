@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.files import atomic_folder, check_replaceable, sum_of
+from gengeo_hf.common.files import atomic_folder, check_replaceable, digest_of
 from gengeo_hf.pose.estimate import errors_of_head
 from gengeo_hf.pose.geometry import positions_of
 from gengeo_hf.pose.head import PRIORS, PoseConfig, PoseHead
@@ -292,7 +292,7 @@ class _Fit:
 
 def _key(encoder: Encoder, dataset: CrossViewDataset, settings: FitSettings) -> str:
     values = {"encoder": encoder_fingerprint(encoder), "data": dataset.name, "pairs": len(dataset.queries)}
-    return sum_of(values | asdict(settings))
+    return digest_of(values | asdict(settings))
 
 
 def _train(fit: _Fit, encoder: Encoder, pairs: PosePairs, rows: np.ndarray, progress: Callable[[str], None]) -> None:

@@ -17,7 +17,7 @@ import torch
 from PIL import ExifTags, Image
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.transfer import folder_files, retried
+from gengeo_hf.common.transfer import folder_files, with_retries
 from gengeo_hf.hub.card import ASSETS, model_card
 from gengeo_hf.hub.export import export_folder, write_space
 from tests.hub.hub_server import TOKEN, HubServer
@@ -454,7 +454,7 @@ def test_network_errors_are_retried_with_growing_pauses(monkeypatch):
         raise ConnectionError("no route")
 
     with pytest.raises(GenGeoError, match="5 attempts: no route"):
-        retried(fails, "someone/x")
+        with_retries(fails, "someone/x")
     assert len(calls) == 5 and pauses == [1, 2, 4, 8]
 
 
@@ -481,7 +481,7 @@ def test_a_refusal_says_what_to_do(monkeypatch, kind, status, message):
         raise error
 
     with pytest.raises(GenGeoError, match=message):
-        retried(refused, "someone/x")
+        with_retries(refused, "someone/x")
 
 
 def test_the_switch_that_turns_the_hub_off_is_named_at_once(monkeypatch):
@@ -496,4 +496,4 @@ def test_the_switch_that_turns_the_hub_off_is_named_at_once(monkeypatch):
     monkeypatch.setattr("time.sleep", lambda _: pytest.fail("nothing to wait for"))
     for action in (direct, wrapped):
         with pytest.raises(GenGeoError, match="HF_HUB_OFFLINE"):
-            retried(action, "someone/x")
+            with_retries(action, "someone/x")

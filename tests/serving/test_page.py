@@ -34,7 +34,7 @@ def test_settings_become_a_question():
     assert asked.near is None and asked.near_exif_m == 1000 and asked.camera.fov == 360
     assert asked.camera.heading == "unknown"
     assert _question(3, "60.17,24.94,2km", "500m", False, AS_FILE, 70, NORTH, 0).near == (60.17, 24.94, 2000.0)
-    with pytest.raises(GenGeoError, match="is not a place"):
+    with pytest.raises(GenGeoError, match="is not a position"):
         _question(3, "60.1", "500m", False, AS_FILE, 70, NORTH, 0)
 
 
@@ -61,7 +61,7 @@ def test_another_tile_is_held_against_the_best(tiny_model, tiny_processor, sourc
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ((5, "north pole", "2km", False, AS_FILE, 65, NORTH, 0), "is not a place"),
+        ((5, "north pole", "2km", False, AS_FILE, 65, NORTH, 0), "is not a position"),
         ((5, "60, 25", "far", False, AS_FILE, 65, NORTH, 0), "is not a length"),
         ((5, "-60, 25", "2km", False, AS_FILE, 65, NORTH, 0), "No tile lies in the circle"),
     ],
@@ -129,6 +129,6 @@ def test_only_a_confident_answer_is_green(confidence, known, title, style):
 
 
 def test_advice_of_the_page_names_its_own_settings():
-    notes = ("field of view unknown, so the whole photo was taken for a panorama: state it (--fov DEGREES)", "other")
+    notes = ("field of view unknown: assumed to be a panorama; state it (--fov DEGREES)", "other")
     first, second = words.page_notes(notes)
     assert "--" not in first and "under Settings" in first and second == "other"

@@ -200,7 +200,7 @@ def find_export(
 
 def _fetched(name: str, folder: str, where: dict[str, Any]) -> Path:
     """The files of a Hub repository that an encoder without torch reads."""
-    from gengeo_hf.common.transfer import retried
+    from gengeo_hf.common.transfer import with_retries
 
     def fetch() -> str:
         from huggingface_hub import snapshot_download
@@ -208,7 +208,7 @@ def _fetched(name: str, folder: str, where: dict[str, Any]) -> Path:
         patterns = ["*.json", f"{folder}/*"]
         return snapshot_download(name, allow_patterns=patterns, **where)
 
-    return Path(retried(fetch, name))
+    return Path(with_retries(fetch, name))
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
