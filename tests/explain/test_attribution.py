@@ -7,7 +7,14 @@ from PIL import Image
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.encoding.encoder import Encoder
-from gengeo_hf.explain import account, attribute, attribute_many, explain_match, explain_preference, kept_map
+from gengeo_hf.explain import (
+    attribute,
+    attribute_many,
+    explain_match,
+    explain_preference,
+    kept_map,
+    match_attributions,
+)
 from gengeo_hf.model import GenGeoConfig, GenGeoModel
 from tests.conftest import TINY
 
@@ -143,7 +150,7 @@ def test_the_strongest_links_lie_apart_and_are_the_largest(encoder, images):
     assert chosen[0][2] == pytest.approx(match.links.max())
     places = [divmod(patch, 8) for patch, *_ in chosen]
     assert all(max(abs(a - c), abs(b - d)) > 1 for n, (a, b) in enumerate(places) for c, d in places[:n])
-    assert account(match.ground, match.aerial).score == match.score
+    assert match_attributions(match.ground, match.aerial).score == match.score
 
 
 @pytest.mark.parametrize("name", ["mean", "netvlad", "cls"])

@@ -74,8 +74,8 @@ def test_top_patches_are_those_that_a_slow_search_finds(encoder):
     np.testing.assert_allclose(plan, np.mean(plans, axis=0).reshape(-1, 2, 8), atol=1e-6)
     for cluster, patches in enumerate(chosen):
         slow = sorted(((p[cluster].max(), n) for n, p in enumerate(plans)), reverse=True)[:3]
-        assert [patch.number for patch in patches] == [n for _, n in slow]
-        row, column = patches[0].place
+        assert [patch.image_index for patch in patches] == [n for _, n in slow]
+        row, column = patches[0].cell
         assert plans[slow[0][1]][cluster].reshape(2, 8)[row, column] == pytest.approx(slow[0][0], abs=1e-5)
         assert patches[0].picture.size == (96, 96)
     with pytest.raises(GenGeoError, match="no images"):
@@ -99,7 +99,7 @@ def test_class_shares_against_counting():
     shares = class_shares(kinds, (3, 2), 3)
     assert shares[3, 1] == pytest.approx(np.mean(kinds[2:4, 4:8] == 1))
     np.testing.assert_allclose(shares.sum(axis=1), 1)
-    with pytest.raises(GenGeoError, match="cannot be cut"):
+    with pytest.raises(GenGeoError, match="cannot be divided"):
         class_shares(kinds, (4, 2), 3)
 
 
@@ -107,13 +107,13 @@ def test_a_head_that_loves_one_class_is_told_from_one_that_loves_one_place():
     make = np.random.default_rng(0)
     shares = [np.eye(3)[make.integers(0, 3, 12)] for _ in range(200)]
     by_class = class_preference([0.1 + 0.8 * s[:, 2] for s in shares], shares, resamples=50)
-    assert by_class.preference[2] > 2 and by_class.low[2] > 2 and by_class.beyond_place[2] > 2
-    assert by_class.preference[0] < 0.4 and by_class.place_share < 0.05
+    assert by_class.preference[2] > 2 and by_class.low[2] > 2 and by_class.beyond_position[2] > 2
+    assert by_class.preference[0] < 0.4 and by_class.position_share < 0.05
     place = np.full(12, 0.1)
     place[5] = 0.9
     by_place = class_preference([place] * 200, shares, resamples=50)
-    np.testing.assert_allclose(by_place.beyond_place, 1, atol=1e-9)
-    assert by_place.place_share == pytest.approx(1)
+    np.testing.assert_allclose(by_place.beyond_position, 1, atol=1e-9)
+    assert by_place.position_share == pytest.approx(1)
     assert by_place.low[2] < 1 < by_place.high[2] or abs(by_place.preference[2] - 1) < 0.3
     kept, areas = asymmetry(by_class, by_place, left_out=[0])
     assert kept > 0.25 and areas == pytest.approx(0)
