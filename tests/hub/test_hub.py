@@ -348,7 +348,7 @@ print(json.dumps([same, pixels, positives, library["query_id"][:], folder, comma
     assert folder == ["q0", "q1", "q2", "q3"]
     assert [code for code, _, _ in commands] == [0, 0, 0, 0, 2, 1, 1], commands
     assert "holds the index" in commands[1][1] and "holds the dataset" in commands[2][1]
-    assert "--onnx goes with a checkpoint" in commands[4][2] and "holds no index" in commands[5][2]
+    assert "--onnx is only for checkpoints" in commands[4][2] and "holds no index" in commands[5][2]
     assert "unknown kind 'map'" in commands[6][2]
     assert "split 'validation'" in errors[0] and "has 1 files of the gallery" in errors[1]
     assert not any(name.startswith((".none", "none")) for name in leftovers)
