@@ -6,7 +6,10 @@ keep on average (1: only the place counts, not what is seen there). Where camera
 also how far linked patches point off each other's direction (chance: 90 degrees). A model of random weights is measured
 beside it.
 
-python benchmarks/asymmetry.py --model demo/gengeo-world-urban --places 150
+    python benchmarks/asymmetry.py --model demo/gengeo-world-urban --places 150
+    python benchmarks/asymmetry.py --model runs/world_any_view/model --heading unknown
+
+With `--heading unknown` each panorama is turned by a random number of patches: a class is then nowhere at home.
 """
 
 import argparse
@@ -15,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from gengeo_hf.common.errors import exit_on_error
 from gengeo_hf.common.files import write_json, write_text
@@ -42,14 +46,20 @@ def true_shares(
     }
 
 
-def measure(encoder: Encoder, world: Any, rows: list[int], shares: Any) -> dict[str, ClassPreference]:
+def turned(image: Image.Image, patches: int, columns: int) -> Image.Image:
+    """A panorama, `columns` patches wide, turned to the right by some of them."""
+    return Image.fromarray(np.roll(np.asarray(image), round(patches * image.width / columns), axis=1))
+
+
+def measure(
+    encoder: Encoder, world: Any, rows: list[int], shares: Any, turns: np.ndarray, columns: int
+) -> dict[str, ClassPreference]:
     """Preference of each view; row i of the gallery need not be the tile of row i of the queries."""
-    images = {"ground": GroundImages(world), "aerial": AerialImages(world)}
-    found = {}
-    for view in ("ground", "aerial"):
-        seen = attributions(encoder, (images[view][row] for row in rows), view)  # type: ignore[arg-type]  # a Literal in a loop
-        found[view] = class_preference([x.kept for x in seen], shares[view])
-    return found
+    ground, aerial = GroundImages(world), AerialImages(world)
+    photos = attributions(encoder, (turned(ground[row], turns[row], columns) for row in rows), "ground")
+    tiles = attributions(encoder, (aerial[row] for row in rows), "aerial")
+    found = {"ground": photos, "aerial": tiles}
+    return {view: class_preference([x.kept for x in kept], shares[view]) for view, kept in found.items()}
 
 
 def pointing(encoder: Encoder, world: Any, rows: list[int]) -> float:
@@ -106,6 +116,7 @@ def main() -> None:
     parser.add_argument("--model", default="demo/gengeo-world-urban", help="a checkpoint with a SALAD head and dustbin")
     parser.add_argument("--domain", default="urban", help="urban, rural or offcenter")
     parser.add_argument("--places", type=int, default=150)
+    parser.add_argument("--heading", choices=("known", "unknown"), default="known", help="unknown turns each panorama")
     parser.add_argument("--world", default=None, help="folder of drawn worlds, such as demo/world")
     parser.add_argument("--table", default=None, help="write what is printed here, as Markdown")
     parser.add_argument("--json", default=None, help="write the figures here too")
@@ -125,19 +136,29 @@ def main() -> None:
     )
     rows = list(range(given.places))
     shares = true_shares(world, rows, grids, sizes)
+    known, (high, wide) = given.heading == "known", grids["ground"]
+    turns = np.zeros(given.places, int) if known else np.random.default_rng(0).integers(0, wide, given.places)
+    shares["ground"] = [
+        np.roll(part.reshape(high, wide, -1), turn, axis=1).reshape(high * wide, -1)
+        for part, turn in zip(shares["ground"], turns, strict=True)
+    ]
     torch.manual_seed(0)  # the same random weights at every run
     blank = Encoder(GenGeoModel(GenGeoConfig.from_pretrained(given.model)), encoder.processor, device="cpu")
-    results, lines = {}, [f"world/{given.domain}/test, {given.places} places, model {Path(given.model).name}"]
+    about = f"world/{given.domain}/test, {given.places} places, heading {given.heading}, model {Path(given.model).name}"
+    results, lines = {}, [about]
     for name, model in (("trained", encoder), ("random weights", blank)):
-        found = measure(model, world, rows, shares)
+        found = measure(model, world, rows, shares, turns, wide)
         results[name] = plain(found)
         lines += ["", *described(name, found)]
-        if given.domain != "offcenter":
+        if given.domain != "offcenter" and known:
             error = results[name]["link_direction_error"] = pointing(model, world, rows)
             lines.append(f"links point off by {error:.0f} degrees on average (chance: 90)")
     print("\n".join(lines))
     if given.json:
-        write_json(given.json, {"model": given.model, "domain": given.domain, "places": given.places, **results})
+        write_json(
+            given.json,
+            {"model": given.model, "domain": given.domain, "places": given.places, "heading": given.heading, **results},
+        )
     if given.table:
         write_text(given.table, "```text\n" + "\n".join(lines) + "\n```\n")
 

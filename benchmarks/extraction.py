@@ -105,7 +105,7 @@ class Ways:
             )
         backend, dtype = name.split()
         encoder = Encoder.from_pretrained(
-            self.folder, device="cpu", backend="torch" if backend == "torch.compile" else backend, dtype=dtype
+            self.folder, device="cpu", backend="torch" if backend == "torch.compile" else backend, compute_dtype=dtype
         )
         if backend == "torch.compile":
             compiled = TorchBackend(encoder.model, dtype)
@@ -135,11 +135,11 @@ def figures(
     """Ratios to torch in float32 at each batch size, cosines, and how time grows with the tokens.
 
     Args:
-        folder: of the checkpoint.
-        names: ways to measure; None measures all that this machine has.
-        batches, rounds: sizes of a batch, and turns.
-        judge: whether the goals, which are about ViT-B/14, belong to this model.
-        side: of the JPEG files, pixels.
+        folder: Of the checkpoint.
+        names: Ways to measure; None measures all that this machine has.
+        batches, rounds: Sizes of a batch, and turns.
+        judge: Whether the goals, which are about ViT-B/14, belong to this model.
+        side: Of the JPEG files, pixels.
     """
     ways, rows, lost = Ways(folder), [], {PIPELINE}
     for batch in batches:

@@ -23,9 +23,9 @@ class JpegPairs(Dataset):
     """Pairs of JPEG files, decoded and resized in the reading process to uint8.
 
     Args:
-        folder: with `ground/` and `aerial/`, files of one pair having one name.
-        processor: says the sizes.
-        count: pairs; the files are read again and again. None takes each once.
+        folder: With `ground/` and `aerial/`, files of one pair having one name.
+        processor: Says the sizes.
+        count: Pairs; the files are read again and again. None takes each once.
     """
 
     def __init__(self, folder: Path, processor: GenGeoImageProcessor, count: int | None = None) -> None:

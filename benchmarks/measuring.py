@@ -56,13 +56,13 @@ class Figure:
     """One measured number.
 
     Args:
-        section: part of the report.
-        what: what was measured, and at which size.
-        value: of it; a ratio wherever there is something to stand beside.
-        unit: what the value counts, for example "x torch float32".
-        clock_s, cpu_s: medians of one turn, where time was measured.
-        goal: for example "<= 1.3"; empty where there is none.
-        note: what a reader must know.
+        section: Part of the report.
+        what: What was measured, and at which size.
+        value: Of it; a ratio wherever there is something to stand beside.
+        unit: What the value counts, for example "x torch float32".
+        clock_s, cpu_s: Medians of one turn, where time was measured.
+        goal: For example "<= 1.3"; empty where there is none.
+        note: What a reader must know.
     """
 
     section: str

@@ -166,9 +166,9 @@ def figures_of(case: str, seeds: list[dict[str, Any]], blank: dict[str, Any] | N
     """Figures of one case: the worst seed is judged, since a goal is for every seed.
 
     Args:
-        case: one of `cases_of`, or a search or times.
-        seeds: results of each seed.
-        blank: the result of the encoder with random weights.
+        case: One of `cases_of`, or a search or times.
+        seeds: Results of each seed.
+        blank: The result of the encoder with random weights.
     """
     found = []
     for key, unit in UNITS.items():

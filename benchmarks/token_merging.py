@@ -52,7 +52,7 @@ def merge(tokens: torch.Tensor, sizes: torch.Tensor, count: int) -> tuple[torch.
     Args:
         tokens: (B, n, C); every second token is of the second set.
         sizes: (B, n, 1), patches that each stands for.
-        count: tokens that vanish.
+        count: Tokens that vanish.
 
     Returns:
         (B, n - count, C) and (B, n - count, 1).

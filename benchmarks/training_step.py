@@ -40,10 +40,10 @@ class Way:
     """One way to train, ready to take steps.
 
     Args:
-        blocks: last blocks of the backbone that train; None trains all.
+        blocks: Last blocks of the backbone that train; None trains all.
         saving: "GradCache", "checkpointing", "outputs kept" (of the frozen blocks, made before the step) or nothing.
-        accelerator: says device and precision.
-        batch, micro: pairs of a step, and of a micro-batch of GradCache.
+        accelerator: Says device and precision.
+        batch, micro: Pairs of a step, and of a micro-batch of GradCache.
         small: 12 blocks of width 96 and small images.
     """
 

@@ -27,8 +27,8 @@ class RegionPhotos:
     """Photos of one or more regions.
 
     Args:
-        images: panoramas, north in the middle column.
-        lat, lon: true positions in degrees, each (photos,).
+        images: Panoramas, north in the middle column.
+        lat, lon: True positions in degrees, each (photos,).
     """
 
     images: list[Image.Image]
@@ -49,8 +49,8 @@ def draw_photos(regions: list[Region], count: int) -> RegionPhotos:
     """Panoramas of the first camera places of regions.
 
     Args:
-        regions: each gives an equal share.
-        count: photos of all regions together, at most `Domain.pairs_per_region` for each.
+        regions: Each gives an equal share.
+        count: Photos of all regions together, at most `Domain.pairs_per_region` for each.
     """
     images, lats, lons = [], [], []
     for region in regions:
@@ -66,9 +66,9 @@ def draw_mosaic(region: Region, path: Path, gsd_m: float = 0.9) -> Path:
     """Write the orthophoto of a region as a GeoTIFF in degrees.
 
     Args:
-        region: which.
-        path: file to write.
-        gsd_m: metres on the ground of one pixel.
+        region: Which.
+        path: File to write.
+        gsd_m: Metres on the ground of one pixel.
     """
     import rasterio
     from rasterio.transform import from_bounds

@@ -68,20 +68,20 @@ def own_pairs(folder):
 def results(folder):
     """Results of evaluations of `pairs.csv`, of descriptors that are noise: two of the test part, two to pick from."""
     from gengeo_hf.data import load_pairs
-    from gengeo_hf.evaluation.ground_truth import Truth
+    from gengeo_hf.evaluation.ground_truth import GroundTruth
     from gengeo_hf.evaluation.protocols import find_protocol
-    from gengeo_hf.evaluation.results import judge
+    from gengeo_hf.evaluation.results import compute_result
 
     names = {"before": "table", "after": "table", "epoch-20": "table@validation", "epoch-24": "table@validation"}
     for seed, (name, protocol) in enumerate(names.items()):
         rules = find_protocol(protocol)
-        truth = Truth.from_dataset(load_pairs("table", folder / "pairs.csv", rules.split))
+        truth = GroundTruth.from_dataset(load_pairs("table", folder / "pairs.csv", rules.split))
         chance = np.random.default_rng(seed)
         ground, aerial = (
             chance.normal(size=(len(ids), 8)).astype(np.float32) for ids in (truth.query_ids, truth.tile_ids)
         )
         model = {"name": name, "fingerprint": name, "trained_on": "table"}
-        judge(ground, aerial, truth, rules, model=model).save(folder / "results" / f"{name}.json")
+        compute_result(ground, aerial, truth, rules, model=model).save(folder / "results" / f"{name}.json")
 
 
 def noise(seed, size):

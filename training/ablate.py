@@ -61,16 +61,8 @@ def main(arguments: list[str] | None = None) -> None:
     tables = list(plan["tables"]) if given.table == "all" else [given.table]
     source = f"--rows {given.rows.name}" if given.rows else f"--data {given.data}"  # folders are left out
     added = [f"--add {path.name}" for path in given.add]
-    command = " ".join(
-        [
-            "python training/ablate.py",
-            given.table,
-            source,
-            f"--seeds {given.seeds}",
-            *added,
-            *map(shlex.quote, given.overrides),
-        ]
-    )
+    words = [given.table, source, f"--seeds {given.seeds}", *added, *map(shlex.quote, given.overrides)]
+    command = " ".join(["python training/ablate.py", *words])
     for name in sorted({row["stand_in"] for table in tables for row in plan["tables"][table]} - {None}):
         make_stand_in(given.out, name, plan)
     for seed in range(given.seeds):  # seed by seed, so that a run that is stopped has whole tables of fewer seeds
@@ -361,16 +353,20 @@ def _data_names(path: Path, keys: list[str]) -> set[str]:
 
 
 def test(model: Path, plan: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Recalls of a trained model on the test split of each data set."""
+    """Recalls of a trained model on the test split of each data set, by its protocol or the one that is named."""
     from gengeo_hf.data import load_pairs
     from gengeo_hf.encoding.encoder import Encoder
     from gengeo_hf.evaluation import evaluate
+    from gengeo_hf.evaluation.protocols import find_protocol
 
     encoder = Encoder.from_pretrained(model)
     out = {}
     for name, options in plan["test"].items():
-        root = plan["roots"].get(name, plan["roots"].get(name.split("-")[0]))
-        result = evaluate(encoder, load_pairs(name, root, **{"split": "test", **options})).metrics
+        options = {"split": "test", **options}
+        protocol = options.pop("protocol", None)
+        data = find_protocol(protocol).dataset if protocol else name
+        root = plan["roots"].get(data, plan["roots"].get(data.split("-")[0]))
+        result = evaluate(encoder, load_pairs(data, root, **options), protocol).metrics
         kept = ("recall@1", "recall@5", "recall@10", "recall@1%", "median_error_m")
         out[name] = {key: float(result[key]) for key in kept if key in result}
     return out

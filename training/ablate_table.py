@@ -108,7 +108,7 @@ def give_verdicts(rows: list[Row], number: int, differences: Sequence[Difference
             continue
         paper = None if row.paper is None else row.paper[number]
         usual = None if base is None else base[number]
-        if not found.decided:
+        if not found.is_clear:
             words.append("undecided")
         elif paper is None or usual is None or paper == usual:
             words.append("better" if found.mean > 0 else "worse")

@@ -31,7 +31,7 @@ def measure_pose(root: Path, model: Path, train: Any, build: Any, places: int) -
 
     Returns:
         The five figures of `pose.json`: the true tile's centre and the pose in the true tile (`centre_median_m`,
-        `median_m`, `within_5_m`), and the centre of the best retrieved tile and the joined map of the whole gallery
+        `median_m`, `within_5_m`), and the centre of the best retrieved tile and the fused map of the whole gallery
         (`centre_within_10_m`, `fused_within_10_m`).
     """
     from gengeo_hf.encoding.encoder import Encoder

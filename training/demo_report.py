@@ -47,8 +47,8 @@ def write_demo_report(
         title="Where was this photo taken?",
         lead=f"A small GenGeo model, trained from random weights on the synthetic urban world, and asked for "
         f"{len(world.queries):,} places of regions that it has never seen.",
-        notice="Everything on this page is the synthetic world: made-up places with made-up coordinates. It shows that "
-        "the whole path works, and says nothing about how well a model finds real photos.",
+        notice="Everything on this page is the synthetic world: generated places with invented coordinates. It shows "
+        "that the whole path works, and says nothing about how well a model finds real photos.",
         headline=headline,
         table=Table(
             ["synthetic world", "R@1", "R@5", "R@10", "R@1%", "tiles"],

@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 
 from gengeo_hf.common.errors import GenGeoError, exit_on_error
 from gengeo_hf.common.files import atomic_folder, write_json
-from gengeo_hf.data.augment import jittered
+from gengeo_hf.data.augment import jitter
 from gengeo_hf.model import GenGeoModel
 from gengeo_hf.model.backbones import read_tokens
 from gengeo_hf.training.components import build_config, build_processor
@@ -256,7 +256,7 @@ class Trainer:
         """Random brightness, contrast, saturation and hue of each image: (B, 3, H, W) in 0..255."""
         brightness, contrast, saturation = 0.6 + 0.8 * torch.rand(3, len(pixels), generator=self.generator)
         hue = 0.1 * torch.rand(len(pixels), generator=self.generator) - 0.05
-        return jittered(pixels.float() / 255, brightness, contrast, saturation, hue).clamp(0, 1) * 255
+        return jitter(pixels.float() / 255, brightness, contrast, saturation, hue).clamp(0, 1) * 255
 
     def _contrast(self, summary: torch.Tensor) -> torch.Tensor:
         """InfoNCE between the two colourings of each image, by the global token."""

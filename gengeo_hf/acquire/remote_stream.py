@@ -1,4 +1,4 @@
-"""A file on a server as a stream from any byte on, to read the beginning of a large archive."""
+"""Stream of a remote file from any byte, to read the beginning of a large archive without downloading all of it."""
 
 import io
 from collections.abc import Iterator, Mapping
@@ -6,22 +6,22 @@ from contextlib import ExitStack
 from typing import Any
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.transfer import retried
+from gengeo_hf.common.transfer import with_retries
 
 PIECE = 1 << 18  # bytes
 
 
 class RemoteStream(io.RawIOBase):
-    """A file on a server as a stream. A connection that breaks is made again at the byte where it broke.
+    """Stream of a remote file. After a broken connection, reading continues at the same byte.
 
     Args:
         address: HTTP address.
-        name: What messages call the file.
-        headers: Further header fields.
-        start: First byte.
+        name: Name of the file in messages.
+        headers: Further HTTP header fields.
+        start: First byte to read.
 
     Raises:
-        GenGeoError: The server refuses, does not answer, or does not send parts of files.
+        GenGeoError: The server refuses, does not respond, or does not support byte ranges.
     """
 
     def __init__(self, address: str, name: str, headers: Mapping[str, str] | None = None, start: int = 0) -> None:
@@ -42,7 +42,7 @@ class RemoteStream(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """Read up to the length of a buffer; 0 at the end of the file."""
         if not self._rest:
-            self._rest = memoryview(retried(self._next, self._name))
+            self._rest = memoryview(with_retries(self._next, self._name))
         count = min(len(buffer), len(self._rest))
         buffer[:count] = self._rest[:count]
         self._rest = self._rest[count:]
@@ -50,7 +50,7 @@ class RemoteStream(io.RawIOBase):
         return count
 
     def _next(self) -> bytes:
-        """The next piece, b"" at the end; `retried` asks again after a break."""
+        """The next piece, b"" at the end. After an error, the next call opens a new connection."""
         try:
             if self._pieces is None:
                 self._pieces = self._open()

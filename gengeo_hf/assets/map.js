@@ -117,7 +117,13 @@ function choose(photo) {
   if (!photo.details) photo.details = detailsOf(photo);
   photo.details.addTo(map);
   group();
-  photo.card.scrollIntoView({block: "nearest"});
+  reveal(photo.card);
+}
+// Scrolls the list alone: scrollIntoView would also scroll a page that holds this map in a frame.
+function reveal(card) {
+  const seen = list.getBoundingClientRect(), box = card.getBoundingClientRect();
+  if (box.top < seen.top) list.scrollTop += box.top - seen.top;
+  else if (box.bottom > seen.bottom) list.scrollTop += Math.min(box.bottom - seen.bottom, box.top - seen.top);
 }
 function kindOf(point) { return point.kind === "found" ? (point.rank === 1 ? "photo" : "place") : "exif"; }
 function titleOf(photo, point) {

@@ -46,7 +46,7 @@ def calibrate(
         gengeo calibrate held_out.csv --index city.gengeo --model ./gengeo-cvusa --out calibration.json
     """
     from gengeo_hf.data.photos import read_photos
-    from gengeo_hf.localization.confidence import Calibration, check_number, reliability_plot
+    from gengeo_hf.localization.confidence import Calibration, check_photo_count, reliability_plot
     from gengeo_hf.localization.pose import PoseSettings
 
     if options.calibration is not None:
@@ -56,7 +56,7 @@ def calibrate(
     table = read_photos(pairs, image_column)
     for note in table.notes:
         console.warning(note)
-    check_number(len(table.sources))
+    check_photo_count(len(table.sources))
     stated = photo.view()
     overridden = sum(camera.fov is not None for camera in table.cameras) if stated.fov is not None else 0
     if overridden:

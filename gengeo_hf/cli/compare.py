@@ -24,6 +24,6 @@ def compare(
         gengeo compare results/before.json results/after.json
     """
     from gengeo_hf.evaluation.compare import compare as paired
-    from gengeo_hf.evaluation.compare import comparison_text
+    from gengeo_hf.evaluation.compare import format_comparison
 
-    console.result(comparison_text(paired(first, second), first.stem, second.stem, metric))
+    console.result(format_comparison(paired(first, second), first.stem, second.stem, metric))

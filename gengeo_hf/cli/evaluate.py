@@ -75,7 +75,7 @@ def evaluate(
     if pose_errors.pose:
         _evaluate_pose(model, data, protocol, encoding, pose_errors, as_json, out)
         return
-    from gengeo_hf.evaluation.run import choose_protocol, evaluate, parse_data, process_state, summary_text
+    from gengeo_hf.evaluation.run import choose_protocol, evaluate, format_summary, parse_data, process_state
 
     rules = choose_protocol(protocol, None if data is None else parse_data(data))
     if ranking.rounding is not None:
@@ -95,7 +95,7 @@ def evaluate(
     if as_json:
         console.json_line(result.percent())
     else:
-        console.result(summary_text(result))
+        console.result(format_summary(result))
     if out is not None:
         console.note(f"wrote {result.save(out)}")
 
@@ -134,9 +134,9 @@ def _evaluate_pose(
     out: Path | None,
 ) -> None:
     """Measure, print and write errors of position and heading."""
-    from gengeo_hf.evaluation.pose_run import evaluate_pose_of
+    from gengeo_hf.evaluation.pose_run import evaluate_pose_checkpoint
 
-    result = evaluate_pose_of(
+    result = evaluate_pose_checkpoint(
         model,
         data,
         options.heading_prior,
@@ -159,7 +159,7 @@ def _evaluate_with_distractors(
     from gengeo_hf.common.files import atomic_file
     from gengeo_hf.evaluation.distractors import evaluate_with_distractors
     from gengeo_hf.evaluation.plots import gallery_size_curve
-    from gengeo_hf.evaluation.run import summary_text
+    from gengeo_hf.evaluation.run import format_summary
 
     found = evaluate_with_distractors(model, data, rules, source, **options)
     if found is None:  # not the main process
@@ -168,7 +168,7 @@ def _evaluate_with_distractors(
     if as_json:
         console.json_line(result.percent() | {"distractors": curve.to_dict()})
     else:
-        console.result(summary_text(result))
+        console.result(format_summary(result))
         console.result(curve)
     if out is not None:
         console.note(f"wrote {result.save(out)}")

@@ -38,10 +38,10 @@ def pictures(
 
         gengeo pictures results/cvusa.json --images CVUSA --out pictures
     """
-    from gengeo_hf.evaluation.report import images_of, make_album
+    from gengeo_hf.evaluation.report import load_images, write_report
     from gengeo_hf.evaluation.results import Result
 
     console.check_writable(out / "index.html")
-    images = images_of(Result.load(results[0]), data) if strips > 0 else None
-    for path in make_album(results, out, images, each=strips, near_m=near):
+    images = load_images(Result.load(results[0]), data) if strips > 0 else None
+    for path in write_report(results, out, images, num_strips=strips, near_m=near):
         console.result(path)

@@ -26,6 +26,6 @@ def slices(
         gengeo slices results/town.json --table data/town --by season --by age
     """
     from gengeo_hf.evaluation.results import Result
-    from gengeo_hf.evaluation.slices import slices_of, slices_text
+    from gengeo_hf.evaluation.slices import format_slices, slice_result
 
-    console.result(slices_text(slices_of(Result.load(result), table, by, metric), metric))
+    console.result(format_slices(slice_result(Result.load(result), table, by, metric), metric))

@@ -1,1 +1,1 @@
-"""Foundations of every other package: errors, files, geodesy, images, the data schema. It imports none of them."""
+"""Errors, files, geodesy, images, tables and the data schema. This package imports no other package of `gengeo_hf`."""

@@ -1,7 +1,7 @@
-"""Areas on the ground, as every command takes them: a box, a circle around a position, or polygons of a GeoJSON file.
+"""Areas on the ground: a box, a circle around a position, or the polygons of a GeoJSON file.
 
-Coordinates are degrees (WGS84). Longitudes inside of an area are continuous: across the date line they run beyond 180,
-so that an area of Fiji is one piece and not two at opposite ends of the world.
+Coordinates are degrees (WGS84). Longitudes inside an area are continuous: across the date line they run beyond 180, so
+that an area of Fiji is one part and not two.
 """
 
 import json
@@ -18,15 +18,15 @@ from gengeo_hf.common.units import Near, parse_bounds, parse_near
 
 
 class Area:
-    """Where tiles are wanted.
+    """An area from which tiles or photos are selected.
 
     Build one with `from_bounds`, `from_near`, `from_geojson` or `parse_area`.
 
     Args:
-        text: What messages call it.
-        boxes: South, north, west, east of each part in degrees, (parts, 4); east may lie beyond 180.
-        near: The circle, where it is one.
-        polygons: A shapely geometry, where it was given as polygons.
+        text: Name of the area in messages.
+        boxes: South, north, west, east of each part in degrees, shape (parts, 4); east may lie beyond 180.
+        near: The circle; None if the area is not a circle.
+        polygons: A shapely geometry in degrees; None if the area does not consist of polygons.
     """
 
     def __init__(self, text: str, boxes: np.ndarray, near: Near | None = None, polygons: Any = None) -> None:
@@ -38,27 +38,27 @@ class Area:
 
     @classmethod
     def from_bounds(cls, bounds: Bounds) -> "Area":
-        """The area of a box; `west` greater than `east` runs across the date line."""
+        """Return the area of a box; a box with `west` greater than `east` crosses the date line."""
         east = bounds.west + bounds.width
         text = "the box " + ",".join(f"{value:g}" for value in bounds)
         return cls(text, np.array([[bounds.south, bounds.north, bounds.west, east]]))
 
     @classmethod
     def from_near(cls, near: Near) -> "Area":
-        """The circle of `radius_m` metres around a position."""
+        """Return the circle of `radius_m` metres around a position."""
         box = bounds_around(near.lat, near.lon, 2 * near.radius_m, 2 * near.radius_m)
         text = f"{near.radius_m:g} m around {near.lat:g},{near.lon:g}"
         return cls(text, np.array([[box.south, box.north, box.west, box.west + box.width]]), near=near)
 
     @classmethod
     def from_geojson(cls, path: str | Path) -> "Area":
-        """The polygons of a GeoJSON file (RFC 7946), with their holes.
+        """Read the polygons of a GeoJSON file (RFC 7946), with their holes.
 
         Args:
-            path: File with a Polygon, MultiPolygon, Feature, FeatureCollection or GeometryCollection.
+            path: File with a Polygon, MultiPolygon, Feature, FeatureCollection or GeometryCollection, in degrees.
 
         Raises:
-            GenGeoError: The file cannot be read, holds no polygon, or its coordinates are not degrees.
+            GenGeoError: The file cannot be read, contains no polygon, or its coordinates are not degrees.
             MissingExtraError: shapely is not installed.
         """
         try:
@@ -74,14 +74,14 @@ class Area:
             raise GenGeoError(f"{path} is not GeoJSON with polygons: {error}") from error
         if not rings:
             raise GenGeoError(f"{path} holds no polygon: an area is a Polygon or MultiPolygon, with latitude second")
-        shape = _joined([shapely.Polygon(shell, holes) for shell, *holes in rings], path)
+        shape = _join([shapely.Polygon(shell, holes) for shell, *holes in rings], path)
         parts = shapely.get_parts(shape)
         boxes = np.array([[part.bounds[i] for i in (1, 3, 0, 2)] for part in parts])
         return cls(str(path), boxes, polygons=shape)
 
     @property
     def area_m2(self) -> float:
-        """Ground of the area in square metres."""
+        """Surface of the area on the sphere in square metres."""
         if self._near is not None:
             return math.pi * self._near.radius_m**2
         if self._polygons is None:
@@ -89,7 +89,7 @@ class Area:
             return float((EARTH_RADIUS_M**2 * (np.sin(north) - np.sin(south)) * (east - west)).sum())
         import shapely
 
-        # Lambert's cylindrical projection keeps areas.
+        # Lambert's cylindrical projection is equal-area.
         flat = shapely.transform(
             self._polygons, lambda xy: np.stack([np.radians(xy[:, 0]), np.sin(np.radians(xy[:, 1]))], axis=1)
         )
@@ -97,7 +97,7 @@ class Area:
 
     @property
     def bounds(self) -> Bounds:
-        """The smallest box that holds the area."""
+        """The smallest box that contains the area."""
         south, west = float(self.boxes[:, 0].min()), float(self.boxes[:, 2].min())
         north, east = float(self.boxes[:, 1].max()), float(self.boxes[:, 3].max())
         if east - west >= 360.0:
@@ -106,11 +106,11 @@ class Area:
 
     @property
     def near(self) -> Near | None:
-        """The circle, where the area is one."""
+        """The circle if the area is a circle, else None."""
         return self._near
 
     def around(self) -> Near:
-        """A circle that holds the area: the area itself, or one through the corners of its box."""
+        """Return a circle that contains the area: the area itself, or one through the corners of its bounds."""
         if self._near is not None:
             return self._near
         west, south, east, north = self.bounds
@@ -124,14 +124,14 @@ class Area:
         return Near(lat, (lon + 180.0) % 360.0 - 180.0, 1.001 * radius_m + 1.0)
 
     def touches(self, lat: np.ndarray, lon: np.ndarray, side_m: float) -> np.ndarray:
-        """Which squares share ground with the area.
+        """Test which squares intersect the area.
 
         Args:
-            lat, lon: Centres in degrees, each of shape (n,).
-            side_m: Side of the squares in metres on the ground; 0 for the centres themselves.
+            lat, lon: Centres of the squares in degrees, each of shape (n,).
+            side_m: Side of the squares in metres on the ground; 0 tests the centres.
 
         Returns:
-            Bools of shape (n,).
+            Bool array of shape (n,).
         """
         lat, lon = np.asarray(lat, dtype=np.float64), np.asarray(lon, dtype=np.float64)
         per_lat, per_lon = metres_per_degree(lat)
@@ -161,26 +161,29 @@ class Area:
         found = np.zeros(len(west), dtype=bool)
         box = self._polygons.bounds
         near = np.flatnonzero((east >= box[0]) & (west <= box[2]) & (north >= box[1]) & (south <= box[3]))
-        for rows in np.array_split(near, max(1, len(near) // 50_000)):  # a geometry for each square takes memory
+        for rows in np.array_split(near, max(1, len(near) // 50_000)):  # bounds the memory of the shapely boxes
             squares = shapely.box(west[rows], south[rows], east[rows], north[rows])
             found[rows] = shapely.intersects(self._polygons, squares)
         return found
 
 
 def parse_area(area: str | Path | None = None, bounds: str | None = None, near: str | None = None) -> Area | None:
-    """The area that a command was given, None where it was given none.
+    """Build the area from the options of a command.
 
     Args:
         area: Path of a GeoJSON file.
-        bounds: `west,south,east,north` in degrees.
-        near: `lat,lon,radius`, for example `60.17,24.94,2km`.
+        bounds: Box as `west,south,east,north` in degrees.
+        near: Circle as `lat,lon,radius`, for example `60.17,24.94,2km`.
+
+    Returns:
+        The area, or None if no option is set.
 
     Raises:
-        GenGeoError: More than one of them, or one that cannot be read.
+        GenGeoError: More than one option is set, or a value cannot be parsed.
     """
     given = [name for name, value in (("--area", area), ("--bounds", bounds), ("--near", near)) if value]
     if len(given) > 1:
-        raise GenGeoError(f"{' and '.join(given)} say the same thing twice: give one of them")
+        raise GenGeoError(f"{' and '.join(given)} both set the area: give one of them")
     if area:
         return Area.from_geojson(area)
     if bounds:
@@ -189,7 +192,7 @@ def parse_area(area: str | Path | None = None, bounds: str | None = None, near: 
 
 
 def _polygons(value: Any) -> Any:
-    """Rings of every polygon in a GeoJSON value: lists of arrays (points, 2)."""
+    """Yield the rings of every polygon in a GeoJSON value, as lists of arrays (points, 2) in degrees."""
     kind = value["type"]
     if kind == "FeatureCollection":
         for feature in value["features"]:
@@ -207,7 +210,7 @@ def _polygons(value: Any) -> Any:
 
 
 def _ring(points: Sequence[Sequence[float]]) -> np.ndarray:
-    """One ring in degrees, continuous across the date line."""
+    """Return a ring in degrees, (points, 2), with longitudes that are continuous across the date line."""
     ring = np.array([[float(point[0]), float(point[1])] for point in points])
     if ring.ndim != 2 or len(ring) < 4 or not np.isfinite(ring).all():
         raise ValueError("a ring has four positions or more, of longitude and latitude")
@@ -221,8 +224,8 @@ def _ring(points: Sequence[Sequence[float]]) -> np.ndarray:
     return ring
 
 
-def _joined(polygons: list, path: str | Path) -> Any:
-    """One valid geometry; parts that meet at 180 degrees become one (RFC 7946, section 3.1.9, cuts them there)."""
+def _join(polygons: list, path: str | Path) -> Any:
+    """Join polygons into one valid geometry; parts that RFC 7946, section 3.1.9, splits at 180 degrees become one."""
     import shapely
 
     east_end = any(polygon.bounds[2] >= 180.0 for polygon in polygons)

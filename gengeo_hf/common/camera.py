@@ -1,7 +1,7 @@
-"""How a ground photo was taken: `CameraView`, the one description that data sets, localisation and the service share.
+"""How a ground photo was taken: `CameraView`, which data sets, localisation and the service share.
 
-What a user states goes before a table's column, a column before the file's own EXIF and XMP, and those before the
-defaults: `CameraView.completed_by` merges two descriptions in that order. Unknown facts are None.
+Values that a user states take precedence over columns of a table, columns over the EXIF and XMP data of the file, and
+these over defaults: `CameraView.completed_by` merges two views in that order. Unknown values are None.
 
 Angles are degrees. The heading is the true bearing of the image's centre column, clockwise from north. Pitch is
 positive upwards. As roll grows, the horizon turns counterclockwise in the image. Pitch and roll follow the
@@ -35,21 +35,21 @@ _LIMITS = {
 
 @dataclass(frozen=True)
 class CameraView:
-    """How a photo was taken; None is unknown.
+    """How a photo was taken: angles in degrees, None where a value is unknown.
 
     Args:
         fov: Horizontal field of view, 1 to 360; 360 is a whole panorama.
-        heading: True bearing of the centre column, clockwise from north; "unknown" states that nobody knows it, so the
-            file's own heading is not used either.
+        heading: True bearing of the centre column, clockwise from north. "unknown" also discards the heading that the
+            file states.
         vertical_fov: Vertical field of view, 1 to 180.
         pitch: Elevation of the optical axis above the horizon, -90 to 90.
-        roll: Turn about the optical axis, -180 to 180.
+        roll: Rotation about the optical axis, -180 to 180.
         projection: "perspective" (an ordinary lens), "equirectangular" or "cylindrical".
         middle_elevation: Elevation of the middle row of a level equirectangular or cylindrical image, for panoramas
-            that were cropped unevenly. None is the horizon.
+            that were cropped unevenly. None stands for the horizon, 0.
 
     Raises:
-        GenGeoError: An angle outside its range, or an unknown projection.
+        GenGeoError: An angle is outside its range, or the projection is unknown.
     """
 
     fov: float | None = None
@@ -73,12 +73,12 @@ class CameraView:
 
     @property
     def is_panorama(self) -> bool:
-        """Whether the image shows all directions around the camera."""
+        """Whether the image covers 360 degrees around the camera."""
         return self.fov is not None and self.fov >= WHOLE_CIRCLE and self.projection != "perspective"
 
     @property
     def bearing(self) -> float | None:
-        """The heading in degrees where it is known."""
+        """The heading in degrees, or None if it is unknown."""
         return None if self.heading is None or isinstance(self.heading, str) else float(self.heading)
 
     @property
@@ -87,13 +87,13 @@ class CameraView:
         return not self.pitch and not self.roll
 
     def completed_by(self, other: "CameraView") -> "CameraView":
-        """The same view with what is None taken from a description of lower precedence.
+        """Return a copy in which fields that are None have the values of `other`.
 
-        The projection and the vertical extent of `other` are taken only where it also states the field of view that is
-        used: they belong together.
+        `projection`, `vertical_fov` and `middle_elevation` of `other` are taken only if the two fields of view agree
+        within 1 degree or one of them is unknown: they belong to one field of view.
 
         Args:
-            other: What the table, the file or the defaults say.
+            other: View of lower precedence: that of the table, of the file or of the defaults.
         """
         together = ("projection", "vertical_fov", "middle_elevation")
         same_image = self.fov is None or other.fov is None or abs(self.fov - other.fov) < 1.0
@@ -106,14 +106,14 @@ class CameraView:
 
 
 def parse_camera(fov: float | None = None, heading: str | float | None = None) -> CameraView:
-    """A `CameraView` from what people write on a command line.
+    """Build a `CameraView` from the options of a command line.
 
     Args:
-        fov: Horizontal field of view in degrees; None is unknown.
-        heading: Degrees, "unknown", or "exif" (the file's own, as None).
+        fov: Horizontal field of view in degrees; None if unknown.
+        heading: Degrees clockwise from north, "unknown", or "exif" (the same as None: the heading of the file).
 
     Raises:
-        GenGeoError: See `CameraView`; or a heading outside 0..360.
+        GenGeoError: A value is refused by `CameraView`, or the heading is outside 0..360.
     """
     if heading is None or heading == "exif":
         return CameraView(fov)
@@ -122,16 +122,16 @@ def parse_camera(fov: float | None = None, heading: str | float | None = None) -
     except GenGeoError:
         raise
     except ValueError:
-        return CameraView(fov, heading)  # "unknown", or refused there
+        return CameraView(fov, heading)  # "unknown"; CameraView refuses other text
     check_heading(float(heading))
     return view
 
 
 def check_heading(heading: float) -> float:
-    """A stated heading in degrees.
+    """Return a stated heading in degrees if it is in range.
 
     Raises:
-        GenGeoError: It lies outside 0..360.
+        GenGeoError: The heading is outside 0..360.
     """
     if not 0 <= heading <= WHOLE_CIRCLE:
         raise GenGeoError(f"a heading lies in 0..360 degrees clockwise from north, found {heading:g}")
@@ -139,27 +139,27 @@ def check_heading(heading: float) -> float:
 
 
 def table_cameras(columns: dict[str, Sequence[Any]], count: int) -> list[CameraView]:
-    """The camera of each row of a table.
+    """Return the `CameraView` of each row of a table.
 
     Args:
-        columns: Values by the names of `CameraView`'s fields; None and NaN are unknown, a missing column as well.
+        columns: Values of each column, by field name of `CameraView`. None, NaN and missing columns mean unknown.
         count: Number of rows.
 
     Raises:
-        GenGeoError: See `CameraView`.
+        GenGeoError: A value is refused by `CameraView`.
     """
     known = {field.name: columns[field.name] for field in fields(CameraView) if columns.get(field.name) is not None}
     clean = {name: [_known(value) for value in values] for name, values in known.items()}
-    made: dict[tuple[Any, ...], CameraView] = {}  # most tables repeat a few cameras
+    views: dict[tuple[Any, ...], CameraView] = {}  # most tables repeat a few cameras
     rows = []
     for row in range(count):
         key = tuple(values[row] for values in clean.values())
-        if key not in made:
-            made[key] = CameraView(**dict(zip(clean, key, strict=True)))
-        rows.append(made[key])
+        if key not in views:
+            views[key] = CameraView(**dict(zip(clean, key, strict=True)))
+        rows.append(views[key])
     return rows
 
 
 def _known(value: Any) -> Any:
-    """The value, or None for NaN and for what a table leaves empty."""
+    """Return the value, or None if it is NaN or None."""
     return None if value is None or (isinstance(value, float | np.floating) and not math.isfinite(value)) else value

@@ -1,4 +1,4 @@
-"""The errors that a user can mend: one line that says what was found, what was expected, what to do."""
+"""Errors that a user can correct. Each message is one line: what was found, what was expected, what to do."""
 
 import contextlib
 import errno
@@ -9,11 +9,11 @@ from gengeo_hf.common.text import printable
 
 
 class GenGeoError(ValueError):
-    """Bad input or a broken precondition. The command line prints its message alone, without a traceback.
+    """Invalid input or an unmet precondition. The command line prints the message without a traceback.
 
     Args:
-        message: what was found, what was expected, what to do. A file's name or a library's words in it may hold line
-            breaks, or the codes by which a terminal is told to do things: it becomes one line of printable characters.
+        message: What was found, what was expected, what to do. Line breaks and control characters, which file names
+            and messages of libraries may contain, are replaced by spaces.
     """
 
     def __init__(self, message: object = "") -> None:
@@ -21,20 +21,20 @@ class GenGeoError(ValueError):
 
 
 class SourceStoppedError(GenGeoError):
-    """Nothing more can be read, whichever row is asked for: the server is down, the disk is full."""
+    """No further row of a source can be read, for example because the server is down or the disk is full."""
 
 
 class UsageError(GenGeoError):
-    """The command line is wrong: scripts and commands end with status 2."""
+    """The command line is invalid: scripts and commands end with exit status 2."""
 
 
 class MissingExtraError(GenGeoError):
-    """An optional package is needed for what was asked.
+    """An optional package that the operation needs is not installed.
 
     Args:
-        package: the import name that is missing.
-        extra: the extra of `gengeo_hf` that brings it.
-        purpose: what it is needed for, as the end of "... is needed to".
+        package: Import name of the missing package.
+        extra: Extra of `gengeo_hf` that installs the package.
+        purpose: Purpose of the package, as the end of the phrase "... is needed to".
     """
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
@@ -45,21 +45,21 @@ _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, err
 
 
 def disk_problem(error: BaseException) -> str | None:
-    """What a full disk, a missing right or a read-only folder is called in one line; None for any other error."""
+    """Return a one-line message for a full disk, missing permissions or a read-only disk; None for other errors."""
     if isinstance(error, OSError) and error.errno in _DISK:
         return str(GenGeoError(f"{error.filename or 'the output'} cannot be read or written: {error.strerror}"))
-    # How safetensors, which writes in Rust, says it.
+    # safetensors writes in Rust and raises its own error for ENOSPC (28).
     return "the output cannot be written: No space left on device" if "(os error 28)" in str(error) else None
 
 
 @contextlib.contextmanager
 def exit_on_error(stopped: str = "stopped") -> Iterator[None]:
-    """For a script's main part: an error that the user can mend, or Ctrl-C, ends it with one line.
+    """End a script with a one-line message on `GenGeoError`, on a disk error, and on Ctrl-C.
 
-    The status is 2 for a wrong command line, 1 for anything else.
+    The exit status is 2 for an invalid command line and 1 for every other error.
 
     Args:
-        stopped: what Ctrl-C leaves, for example "stopped; the same command goes on".
+        stopped: Message after Ctrl-C, for example "stopped; the same command continues".
     """
     try:
         yield

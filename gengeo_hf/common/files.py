@@ -1,8 +1,8 @@
-"""Writing that cannot leave half a file behind: write aside, flush to disk, rename.
+"""Atomic writes of files and directories: write a temporary file beside the target, flush it to disk, rename it.
 
-A file or directory is either the old one or the whole new one. Links are resolved, so what a link points to is replaced
-and the link stays. `-`, devices and FIFOs are streams: the finished content is copied into them. What is replaced keeps
-its permissions; what is new gets those of the umask, whatever library wrote it.
+A reader sees either the old content or the complete new content. Links are resolved: the target of a link is replaced
+and the link stays. `-`, devices and FIFOs are streams: the complete content is copied into them. A replaced file keeps
+its permissions; a new file gets those of the umask, whichever library wrote it.
 """
 
 import contextlib
@@ -25,25 +25,25 @@ from typing import Any
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.locks import exclusive
 
-NEW, OLD, LOCK = "-gengeo-new-", "-gengeo-old-", ".lock"  # in hidden names beside an output
-OUTPUT_RECORD = "gengeo_output.json"  # what a directory written by a command says of itself
-_TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)  # why a directory cannot be renamed to a name that is in use
+NEW, OLD, LOCK = "-gengeo-new-", "-gengeo-old-", ".lock"  # parts of the hidden names of temporary files
+OUTPUT_RECORD = "gengeo_output.json"  # lists the kind and the files of a directory that a command wrote
+_TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)  # errors of a rename to a name that is in use
 _STREAM_ROOTS = ("/dev/", "/proc/")
 
 
-def sum_of(values: Mapping[str, Any]) -> str:
-    """SHA-256 of what a JSON object says, whatever its layout."""
+def digest_of(values: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a JSON object in hex, independent of key order and layout."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def sha256_of(path: str | Path) -> str:
-    """SHA-256 of a file, in hex."""
+    """Return the SHA-256 of a file in hex."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:
-    """Flush one file or directory entry to disk, so that a rename is never seen before its content."""
+    """Flush a file or directory to disk, so that a rename never becomes visible before the content."""
     if path.is_dir() and sys.platform == "win32":  # a directory cannot be opened there
         return
     descriptor = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
@@ -54,7 +54,7 @@ def sync(path: Path) -> None:
 
 
 def is_stream(path: str | Path) -> bool:
-    """True for `-`, devices, FIFOs and sockets: they are written into and never replaced."""
+    """Whether a path is `-`, a device, a FIFO or a socket: these are written into and never replaced."""
     path = Path(path)
     if str(path) == "-" or str(path.absolute()).startswith(_STREAM_ROOTS):
         return True
@@ -66,21 +66,21 @@ def is_stream(path: str | Path) -> bool:
 
 
 def real_path(path: str | Path) -> Path:
-    """The path that a link, or a link on the way, leads to; a dangling link leads to what it names."""
+    """Resolve all links of a path; the target of a dangling link need not exist."""
     return Path(os.path.realpath(path))
 
 
 def write_small(path: Path, content: bytes) -> None:
-    """Write one of very many small files aside and rename it.
+    """Write one of many small files through a temporary file and a rename, without a flush to disk.
 
-    `atomic_file` looks through the whole folder each time and waits for the disk: too slow for 100,000 tiles or photos.
+    `atomic_file` lists the whole directory and flushes each time, which is too slow for 100,000 tiles or photos.
 
     Args:
-        path: File to write; its folder exists.
-        content: Its bytes.
+        path: File to write; its directory must exist.
+        content: Content of the file.
 
     Raises:
-        OSError: The disk is full or the folder cannot be written; nothing is left behind.
+        OSError: The disk is full or the directory cannot be written; no temporary file remains.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
@@ -94,23 +94,23 @@ def write_small(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; on success it replaces `path`, on any error it is removed.
+    """Yield a temporary path beside `path`; on success it replaces `path`, on any error it is removed.
 
     Args:
         path: File to write. `-` is stdout; devices and FIFOs are written into once the content is complete.
 
     Yields:
-        A path with the same suffix (some writers pick their format by it).
+        Path of an empty file with the suffix of `path`, since some writers choose their format by the suffix.
     """
     if is_stream(path):
         with _stream(path) as temporary:
             yield temporary
         return
     path = real_path(path)
-    with _beside(path, folder=False) as temporary:
+    with _temporary_beside(path, folder=False) as temporary:
         mode = stat.S_IMODE((path if path.is_file() else temporary).stat().st_mode)
         yield temporary
-        temporary.chmod(mode)  # some writers replace the file by one for its owner alone
+        temporary.chmod(mode)  # some writers replace the file by one that only its owner can read
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
@@ -118,7 +118,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _stream(path: str | Path) -> Iterator[Path]:
-    """A temporary file whose content goes into a stream at the end."""
+    """Yield a temporary file and copy its content into a stream at the end."""
     suffix = "" if os.fspath(path) == "-" else Path(path).suffix
     with tempfile.TemporaryDirectory() as folder:
         temporary = Path(folder) / f"stream{suffix}"
@@ -136,21 +136,21 @@ def _stream(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | Path, kind: str | None = None) -> Iterator[Path]:
-    """Give an empty temporary directory beside `path`; on success it takes the place of `path`.
+    """Yield an empty temporary directory beside `path`; on success it replaces `path`, on any error it is removed.
 
-    The old directory and the new one change places in one step where the system can do that (Linux, on most file
-    systems). Elsewhere the old one is moved aside first, and `put_back` helps after a kill between the two renames.
+    Where the system can exchange two directories in one step (Linux, on most file systems), it does. Elsewhere the old
+    directory is moved aside first, and `put_back` restores it after a kill between the two renames.
 
     Args:
         path: Directory to write.
-        kind: What the directory is, for example "export". It is then written with the names of all files into
-            `gengeo_output.json`, by which `check_replaceable` knows it again. None writes no such record.
+        kind: Kind of output, for example "export". The kind and the names of all files are then written to
+            `gengeo_output.json`, which `check_replaceable` reads. None writes no such record.
 
     Yields:
-        A directory beside `path` to fill.
+        Path of the temporary directory.
     """
     path = real_path(path)
-    with _beside(path, folder=True) as temporary:
+    with _temporary_beside(path, folder=True) as temporary:
         mode = stat.S_IMODE((path if path.is_dir() else temporary).stat().st_mode)
         yield temporary
         if kind is not None:
@@ -161,16 +161,16 @@ def atomic_folder(path: str | Path, kind: str | None = None) -> Iterator[Path]:
                 child.chmod(_mode_inside(child, mode))
                 sync(child)
         sync(temporary)
-        _take_place(temporary, path)
+        _replace_directory(temporary, path)
         sync(path.parent)
 
 
 def match_modes(path: Path, folder: Path) -> None:
-    """Give a new file, or a new directory with all that it holds, the permissions that fit the directory it is in.
+    """Set the permissions of a new file, or of a new directory and its content, to those of a directory.
 
     Args:
-        path: What was written.
-        folder: The directory whose permissions count.
+        path: File or directory that was written.
+        folder: Directory whose permissions are copied; files get its execute bits only if they have their own.
     """
     mode = stat.S_IMODE(folder.stat().st_mode)
     for child in [path, *(path.rglob("*") if path.is_dir() else ())]:
@@ -178,7 +178,7 @@ def match_modes(path: Path, folder: Path) -> None:
 
 
 def _mode_inside(child: Path, folder_mode: int) -> int:
-    """Permissions of a file or directory in a directory of this mode."""
+    """Return the permissions of a file or directory inside a directory of mode `folder_mode`."""
     if child.is_dir():
         return folder_mode
     executable = child.stat().st_mode & 0o111
@@ -186,19 +186,19 @@ def _mode_inside(child: Path, folder_mode: int) -> int:
 
 
 @contextlib.contextmanager
-def _beside(path: Path, folder: bool) -> Iterator[Path]:
-    """An empty file or directory beside `path`, locked while it is in use: what a killed process left is not."""
+def _temporary_beside(path: Path, folder: bool) -> Iterator[Path]:
+    """Yield an empty file or directory beside `path`, locked while in use; leftovers of killed processes are not."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path)
-    # Not by `tempfile`: what it makes is for its owner alone, and the umask that says who else may read can only be
-    # learned by changing it, under the feet of other threads.
+    # Not made by `tempfile`, whose files only their owner can read: the umask can only be read by changing it, which
+    # affects the other threads of the process.
     temporary = path.parent / f".{path.name}{NEW}{secrets.token_hex(4)}{'' if folder else path.suffix}"
     with exclusive(_lock_of(temporary)):
         try:
             temporary.mkdir() if folder else temporary.touch(exist_ok=False)
             yield temporary
         finally:
-            _remove(temporary)  # unless it has taken its place; after an exchange it is the old directory
+            _remove(temporary)  # does not exist after a rename; after an exchange it is the old directory
 
 
 def _lock_of(temporary: Path) -> Path:
@@ -206,40 +206,41 @@ def _lock_of(temporary: Path) -> Path:
 
 
 def sweep(path: str | Path) -> None:
-    """Remove what killed processes left half written beside `path`, and put back what they had moved aside."""
+    """Remove incomplete output of killed processes beside `path`, and restore a directory that they moved aside."""
     path = real_path(path)
     put_back(path)
     for left in _leftovers(path, NEW, OLD):
-        with contextlib.suppress(GenGeoError), exclusive(_lock_of(left), wait=False) as free:  # or not ours to write
+        # GenGeoError: another user's directory, which cannot be written.
+        with contextlib.suppress(GenGeoError), exclusive(_lock_of(left), wait=False) as free:
             if free:
                 _remove(left)
 
 
 def sweep_all(folder: str | Path) -> None:
-    """`sweep` for every file and directory of a folder that some process was writing."""
+    """Call `sweep` for every file and directory of a folder that has leftovers of a process."""
     with os.scandir(real_path(folder)) as entries:
         hidden = [entry.name for entry in entries if entry.name.startswith(".")]
-    for name in {name[1:].split(mark)[0] for name in hidden for mark in (NEW, OLD) if mark in name}:
+    for name in {name[1:].split(part)[0] for name in hidden for part in (NEW, OLD) if part in name}:
         sweep(Path(folder) / name)
 
 
 def put_back(path: str | Path) -> bool:
-    """Give a directory its place again that a killed process moved aside and did not replace.
+    """Restore a directory that a killed process moved aside and did not replace.
 
     Returns:
-        True where that was so.
+        Whether a directory was restored.
     """
     path = real_path(path)
     for aside in [] if path.exists() else _leftovers(path, OLD):
         with exclusive(_lock_of(aside), wait=False) as free:
-            if free and _give_back(aside, path):
+            if free and _restore(aside, path):
                 return True
     return False
 
 
-def _leftovers(path: Path, *marks: str) -> list[Path]:
-    """Temporaries of `path`, also those of which only the lock file is there."""
-    starts = tuple(f".{path.name}{mark}" for mark in marks)
+def _leftovers(path: Path, *parts: str) -> list[Path]:
+    """List the temporary paths of `path`, including those of which only the lock file exists."""
+    starts = tuple(f".{path.name}{part}" for part in parts)
     if not path.parent.is_dir():
         return []
     with os.scandir(path.parent) as entries:
@@ -248,61 +249,61 @@ def _leftovers(path: Path, *marks: str) -> list[Path]:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file or directory; one that has gone meanwhile is no error."""
+    """Remove a file or directory; a path that does not exist is not an error."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
 
 
-def _take_place(temporary: Path, path: Path) -> None:
-    """Give a directory its name. Where another process writes the same, the last one wins; never a mixture."""
+def _replace_directory(temporary: Path, path: Path) -> None:
+    """Rename a directory to `path`. Of several processes that write the same path, the last one wins as a whole."""
     with contextlib.ExitStack() as moved_aside:
         while True:
             try:
                 temporary.replace(path)
                 return
-            except OSError as error:  # something stands there
+            except OSError as error:  # the path exists
                 if error.errno not in _TAKEN:
                     raise
-            with contextlib.suppress(FileNotFoundError):  # or stood there
+            with contextlib.suppress(FileNotFoundError):  # another process has just removed the path
                 if _exchange(temporary, path):
                     return
                 aside = path.parent / f".{path.name}{OLD}{secrets.token_hex(4)}"
                 moved_aside.enter_context(exclusive(_lock_of(aside)))
                 aside.mkdir()
-                moved_aside.push(partial(_let_go, aside, path))
+                moved_aside.push(partial(_remove_aside, aside, path))
                 path.replace(aside / path.name)
 
 
-def _let_go(aside: Path, path: Path, failure: type[BaseException] | None, *_: object) -> None:
-    """Remove what was moved aside; after a failure it gets its place back first."""
-    if failure is not None:  # else what is missing there was moved aside by another writer, who has a newer one
-        _give_back(aside, path)
+def _remove_aside(aside: Path, path: Path, failure: type[BaseException] | None, *_: object) -> None:
+    """Remove a directory that was moved aside; after a failure restore it first."""
+    if failure is not None:  # after a success a missing path means that another writer is replacing it
+        _restore(aside, path)
     _remove(aside)
 
 
-def _give_back(aside: Path, path: Path) -> bool:
-    """Move what was set aside to its place; False where there is nothing, or something has taken the place."""
+def _restore(aside: Path, path: Path) -> bool:
+    """Move a directory from aside back to `path`; return False if there is none or if `path` exists."""
     if path.exists() or not (aside / path.name).exists():
         return False
     try:
         (aside / path.name).replace(path)
     except OSError as error:
-        if error.errno not in (*_TAKEN, errno.ENOENT):  # another process was faster than the look above
+        if error.errno not in (*_TAKEN, errno.ENOENT):  # these: another process acted after the check above
             raise
         return False
     return True
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Let two paths change places in one step; False where system or file system cannot (renameat2(2))."""
+    """Exchange two paths in one step with renameat2(2); return False if the system or file system cannot."""
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, TypeError, OSError):
         return False
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    if rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0:
+    at_cwd, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if rename(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), exchange) == 0:
         return True
     error = ctypes.get_errno()
     if error in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
@@ -316,7 +317,7 @@ def _write_record(folder: Path, kind: str) -> None:
 
 
 def _read_record(folder: Path) -> tuple[str, set[str]] | None:
-    """Kind and files of a directory that a command wrote; None where it was not one."""
+    """Return the kind and the files of a directory that a command wrote; None if it has no valid record."""
     try:
         record = json.loads((folder / OUTPUT_RECORD).read_text(encoding="utf-8"))
         if record["format"] == "gengeo-output":
@@ -327,19 +328,19 @@ def _read_record(folder: Path) -> tuple[str, set[str]] | None:
 
 
 def check_replaceable(path: str | Path, kind: str, overwrite: bool = False) -> None:
-    """Make sure that a command which writes a directory whole takes nothing away that it did not write.
+    """Refuse to replace a directory that contains files which this command did not write.
 
     Args:
-        path: A directory that is about to be written by `atomic_folder` with this `kind`.
-        kind: What the command writes.
-        overwrite: The user has asked for an earlier result to be replaced.
+        path: Directory that is going to be written by `atomic_folder` with this `kind`.
+        kind: Kind of output that the command writes.
+        overwrite: Whether an earlier result of the same kind may be replaced.
 
     Raises:
-        GenGeoError: The path is a file, a directory that this command did not write or in which something was put
-            since, one that the process is in, or an earlier result while `overwrite` is False.
+        GenGeoError: The path is a file, a directory that this command did not write or to which files were added, a
+            directory that contains the working directory, or an earlier result and `overwrite` is False.
     """
     path = real_path(path)
-    if Path.cwd().is_relative_to(path):  # such a directory cannot be moved aside, which shows only at the end
+    if Path.cwd().is_relative_to(path):  # it cannot be moved aside, which would fail only at the end
         raise GenGeoError(f"{path} is the directory that you are in, or holds it: give the name of a new one")
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
@@ -357,11 +358,11 @@ def check_replaceable(path: str | Path, kind: str, overwrite: bool = False) -> N
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text in one step."""
+    """Write UTF-8 text atomically."""
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write JSON in one step, indented and with a final newline. NaN is refused: it is not JSON."""
+    """Write JSON atomically, indented and with a final newline; NaN, which is not JSON, raises ValueError."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

@@ -1,8 +1,8 @@
-"""Geodesy: distances in metres, bounds from metres, neighbourhoods on the sphere, the date line and the poles.
+"""Geodesy: distances in metres, bounds of tiles, unit vectors on the sphere, the date line and the poles.
 
 Latitudes and longitudes are degrees (WGS84) everywhere. Distances are great-circle distances on the sphere, at most
 0.56 % from those on the ellipsoid. Bounds and offsets of a few hundred metres use the radii of curvature of the WGS84
-ellipsoid, so a tile of 250 m is 250 m wide at every latitude.
+ellipsoid, so that a tile of 250 m is 250 m wide at every latitude.
 """
 
 from typing import NamedTuple
@@ -17,7 +17,7 @@ FloatArray = NDArray[np.float64]
 
 
 class Bounds(NamedTuple):
-    """A box in degrees. Across the date line `west` is greater than `east` (the rule of RFC 7946, section 5.2)."""
+    """A box in degrees. A box that crosses the date line has `west` greater than `east` (RFC 7946, section 5.2)."""
 
     west: float
     south: float
@@ -26,19 +26,19 @@ class Bounds(NamedTuple):
 
     @property
     def crosses_date_line(self) -> bool:
-        """True where the box runs over 180 degrees."""
+        """Whether the box crosses the meridian of 180 degrees."""
         return self.west > self.east
 
     @property
     def width(self) -> float:
-        """Degrees of longitude from west to east, up to 360."""
+        """Degrees of longitude from west to east, at most 360."""
         return self.east - self.west + (360.0 if self.crosses_date_line else 0.0)
 
     def contains(self, lat: float, lon: float) -> bool:
-        """True where the position lies in the box or on its edge.
+        """Test whether a position lies in the box or on its edge.
 
         Args:
-            lat, lon: degrees.
+            lat, lon: Position in degrees.
         """
         if not self.south <= lat <= self.north:
             return False
@@ -46,12 +46,12 @@ class Bounds(NamedTuple):
         return (lon >= self.west or lon <= self.east) if self.crosses_date_line else self.west <= lon <= self.east
 
     def overlaps(self, other: "Bounds") -> bool:
-        """True where two boxes share ground; an edge in common is none (to a millionth of their size).
+        """Test whether two boxes overlap; a common edge, to a millionth of their size, is not an overlap.
 
         Args:
-            other: the other box.
+            other: Box to compare with.
         """
-        east = other.west + other.width / 2 - self.west - self.width / 2  # from the middle of one to that of the other
+        east = other.west + other.width / 2 - self.west - self.width / 2  # between the centres of the boxes
         north = (other.south + other.north - self.south - self.north) / 2
         width = (self.width + other.width) / 2
         height = (self.north - self.south + other.north - other.south) / 2
@@ -60,24 +60,24 @@ class Bounds(NamedTuple):
 
 
 def wrap_longitude(lon: ArrayLike) -> FloatArray:
-    """Bring longitudes into [-180, 180); 180 itself is kept, because tables write it."""
+    """Wrap longitudes in degrees into [-180, 180); 180 itself is kept, because tables contain it."""
     lon = np.asarray(lon, dtype=np.float64)
     inside = (lon >= -180.0) & (lon <= 180.0)
     return np.where(inside, lon, (lon + 180.0) % 360.0 - 180.0)
 
 
 def great_circle_m(lat1: ArrayLike, lon1: ArrayLike, lat2: ArrayLike, lon2: ArrayLike) -> FloatArray:
-    """Great-circle distance in metres (haversine, in radians, on the IUGG mean sphere).
+    """Great-circle distance in metres (haversine formula on the IUGG mean sphere).
 
     Args:
-        lat1, lon1, lat2, lon2: degrees; numbers or arrays that broadcast against each other.
+        lat1, lon1, lat2, lon2: Positions in degrees; numbers or arrays that broadcast against each other.
 
     Returns:
-        Metres, in the broadcast shape.
+        Distances in metres, of the broadcast shape.
     """
     phi1, lambda1, phi2, lambda2 = (np.radians(np.asarray(v, dtype=np.float64)) for v in (lat1, lon1, lat2, lon2))
     half = np.sin((phi2 - phi1) / 2) ** 2 + np.cos(phi1) * np.cos(phi2) * np.sin((lambda2 - lambda1) / 2) ** 2
-    return 2 * EARTH_RADIUS_M * np.arcsin(np.sqrt(np.clip(half, 0.0, 1.0)))  # rounding may pass 1 at the antipode
+    return 2 * EARTH_RADIUS_M * np.arcsin(np.sqrt(np.clip(half, 0.0, 1.0)))  # rounding may exceed 1 at the antipode
 
 
 def metres_per_degree(lat: ArrayLike) -> tuple[FloatArray, FloatArray]:
@@ -90,20 +90,21 @@ def metres_per_degree(lat: ArrayLike) -> tuple[FloatArray, FloatArray]:
 
 
 def offset(lat: ArrayLike, lon: ArrayLike, east_m: ArrayLike, north_m: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """The position some metres to the east and north, in the tangent plane at (lat, lon).
+    """Move positions by metres to the east and north, in the tangent plane at (lat, lon).
 
-    Meant for distances up to some kilometres. A step over a pole comes down on the other side.
+    Accurate for distances up to some kilometres. A step beyond a pole continues on the opposite meridian.
 
     Args:
-        lat, lon: degrees. `east_m`, `north_m`: metres. Shapes that broadcast.
+        lat, lon: Positions in degrees. All arguments broadcast against each other.
+        east_m, north_m: Offsets in metres, positive to the east and north.
 
     Returns:
-        Latitudes and longitudes in degrees.
+        Latitudes and longitudes in degrees, of the broadcast shape.
     """
     arrays = (np.asarray(value, dtype=np.float64) for value in (lat, lon, east_m, north_m))
     lat, lon, east_m, north_m = np.broadcast_arrays(*arrays)
     per_lat, per_lon = metres_per_degree(lat)
-    # Right at a pole every longitude is the same place: the step east is left out instead of dividing by zero.
+    # At a pole all longitudes are the same point: the step east is omitted instead of dividing by zero.
     new_lon = lon + np.where(per_lon > 1e-6, east_m / np.maximum(per_lon, 1e-6), 0.0)
     new_lat = lat + north_m / per_lat
     over = np.abs(new_lat) > 90.0
@@ -112,13 +113,13 @@ def offset(lat: ArrayLike, lon: ArrayLike, east_m: ArrayLike, north_m: ArrayLike
 
 
 def bounds_around(lat: float, lon: float, width_m: float, height_m: float) -> Bounds:
-    """The box of a north-up tile of `width_m` x `height_m` metres whose centre is (lat, lon).
+    """Bounds of a north-up tile of `width_m` x `height_m` metres with its centre at (lat, lon).
 
-    A tile that touches a pole gets the whole circle of longitudes; one that passes 180 degrees gets west > east.
+    A tile that touches a pole gets all longitudes; a tile that crosses 180 degrees gets west > east.
 
     Args:
-        lat, lon: degrees.
-        width_m, height_m: sides from west to east and from south to north.
+        lat, lon: Centre in degrees.
+        width_m, height_m: Sides in metres from west to east and from south to north.
     """
     per_lat, per_lon = (float(v) for v in metres_per_degree(lat))
     south, north = lat - height_m / 2 / per_lat, lat + height_m / 2 / per_lat
@@ -129,53 +130,56 @@ def bounds_around(lat: float, lon: float, width_m: float, height_m: float) -> Bo
 
 
 def size_of(bounds: Bounds) -> tuple[float, float]:
-    """Width and height of a box in metres, measured along its middle parallel and meridian."""
+    """Return width and height of a box in metres, along its middle parallel and meridian."""
     per_lat, per_lon = (float(v) for v in metres_per_degree((bounds.south + bounds.north) / 2))
     return bounds.width * per_lon, (bounds.north - bounds.south) * per_lat
 
 
 def to_unit_vectors(lat: ArrayLike, lon: ArrayLike) -> FloatArray:
-    """Points on the unit sphere, shape (..., 3): means and neighbour searches need no care at the date line there."""
+    """Convert degrees to unit vectors, shape (..., 3), in which means and neighbour searches ignore the date line."""
     phi, lam = np.radians(np.asarray(lat, dtype=np.float64)), np.radians(np.asarray(lon, dtype=np.float64))
     return np.stack([np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)], axis=-1)
 
 
 def arc_m(chord: ArrayLike) -> FloatArray:
-    """Great-circle distance in metres of straight distances between points of the unit sphere (`to_unit_vectors`)."""
+    """Convert straight distances between unit vectors (`to_unit_vectors`) to great-circle distances in metres."""
     return 2 * EARTH_RADIUS_M * np.arcsin(np.clip(np.asarray(chord, dtype=np.float64) / 2, 0.0, 1.0))
 
 
 def chord(arc_m: float) -> float:
-    """Straight distance between two points of the unit sphere whose great-circle distance is `arc_m` metres.
+    """Convert a great-circle distance of `arc_m` metres to the straight distance between two unit vectors.
 
-    A search by straight distance loses no digits near zero, and a KD-tree of points answers it without an N x N array.
+    Straight distances keep their precision near zero, and a KD-tree searches by them without an N x N array.
     """
     return float(2 * np.sin(min(arc_m / EARTH_RADIUS_M, np.pi) / 2))
 
 
 def mean_position(lat: ArrayLike, lon: ArrayLike, weights: ArrayLike | None = None) -> tuple[float, float]:
-    """Weighted mean of positions that lie near each other, right across the date line and at the poles.
+    """Weighted mean of positions near each other, correct across the date line and at the poles.
 
     Args:
-        lat, lon: degrees, shape (n,).
-        weights: shape (n,), at least one of them positive; None weighs all the same.
+        lat, lon: Positions in degrees, shape (n,).
+        weights: Weights of shape (n,), at least one of them positive; None weights all positions equally.
+
+    Returns:
+        Latitude and longitude in degrees.
     """
-    shares = None if weights is None else np.asarray(weights, dtype=np.float64)
-    x, y, z = np.average(to_unit_vectors(lat, lon), axis=0, weights=shares)
+    factors = None if weights is None else np.asarray(weights, dtype=np.float64)
+    x, y, z = np.average(to_unit_vectors(lat, lon), axis=0, weights=factors)
     return float(np.degrees(np.arctan2(z, np.hypot(x, y)))), float(np.degrees(np.arctan2(y, x)))
 
 
 def mean_positions(group: np.ndarray, lat: np.ndarray, lon: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The middle of each group of positions on the sphere, right across the date line and at the poles.
+    """Mean position of each group of positions, correct across the date line and at the poles.
 
     Args:
-        group: int (N,), from 0 to `count` - 1: to which group each position belongs.
-        lat, lon: degrees, (N,); positions with NaN are left out.
-        count: how many groups there are.
+        group: Group of each position, int from 0 to `count` - 1, shape (N,).
+        lat, lon: Positions in degrees, shape (N,); positions with NaN are ignored.
+        count: Number of groups.
 
     Returns:
-        Latitudes and longitudes in degrees, (count,), NaN where a group has no position. A group of one keeps its
-        position to the last bit.
+        Latitudes and longitudes in degrees, shape (count,), NaN for a group without positions. The position of a group
+        of one is returned exactly.
     """
     known = ~(np.isnan(lat) | np.isnan(lon))
     group, lat, lon = group[known], lat[known], lon[known]

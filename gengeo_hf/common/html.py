@@ -1,6 +1,6 @@
-"""HTML: the one template environment, and a self-contained report page of numbers, curves, pictures and a map.
+"""HTML: the template environment, and a report page of numbers, figures and a map.
 
-A report is one file that opens without internet.
+A report is one self-contained file that needs no network.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from PIL import Image
 
 from gengeo_hf.common.files import write_text
 
-ASSETS = Path(__file__).parents[1] / "assets"  # files of pages, maps and published models
+ASSETS = Path(__file__).parents[1] / "assets"  # templates and static files of pages, maps and published models
 
 
 def render(template: str, **values: Any) -> str:
-    """Fill a template of `assets/templates`. Values are escaped: nothing in them can become markup.
+    """Render a template of `assets/templates`; values are escaped.
 
     Args:
         template: File name, for example "map.html.jinja".
-        values: What the template shows.
+        values: Variables of the template.
     """
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(ASSETS / "templates"), autoescape=True)
     return environment.get_template(template).render(**values)
@@ -32,14 +32,14 @@ def render(template: str, **values: Any) -> str:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture and the sentence under it."""
+    """An image and its caption."""
 
     picture: Image.Image
     caption: str
 
     @property
     def source(self) -> str:
-        """The picture as a data URI: PNG where it is small or flat, JPEG where it is large."""
+        """The image as a data URI: JPEG above 400,000 pixels, else PNG."""
         large = self.picture.width * self.picture.height > 400_000
         buffer = io.BytesIO()
         self.picture.convert("RGB").save(buffer, "JPEG" if large else "PNG", quality=88, optimize=True)
@@ -49,14 +49,14 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with text, pictures and perhaps a map.
+    """A section of a page: a heading with text, figures and a map.
 
     Args:
-        title: the heading.
-        text: one paragraph.
-        figures: pictures in order.
-        side_by_side: lay the pictures in columns where there is room.
-        map: a whole HTML page, shown in a frame without access to this one.
+        title: Heading.
+        text: Paragraph under the heading; empty for none.
+        figures: Figures in order.
+        side_by_side: Whether figures are shown in columns where the page is wide enough.
+        map: Complete HTML page, shown in a frame without access to this page; None for no map.
     """
 
     title: str
@@ -68,7 +68,14 @@ class Section:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text; `main` names the row that the page is about."""
+    """A table of text.
+
+    Args:
+        columns: Column headings.
+        rows: Cells of each row.
+        main: Index of the highlighted row.
+        note: Text under the table; empty for none.
+    """
 
     columns: list[str]
     rows: list[list[str]]
@@ -78,17 +85,17 @@ class Table:
 
 @dataclass(frozen=True)
 class Page:
-    """Everything on the page. Text is escaped; nothing in it can become markup.
+    """The content of a page. Text is escaped.
 
     Args:
-        title: heading of the page.
-        lead: the sentence under it.
-        headline: (value, label) of the large numbers.
-        table: all numbers.
-        sections: the rest, in order.
-        next_commands: what to type next.
-        notice: what must not be misread, in a box at the top.
-        footer: how the page was made.
+        title: Heading of the page.
+        lead: Sentence under the heading.
+        headline: Pairs (value, label) of the large numbers.
+        table: Table of all numbers.
+        sections: Sections under the table, in order.
+        next_commands: Command lines that continue from the result.
+        notice: Caveat in a box at the top; empty for none.
+        footer: How the page was made.
     """
 
     title: str

@@ -1,6 +1,7 @@
-"""One photo or tile from anywhere, as an upright RGB image: the only code that opens image files.
+"""Read photos and tiles as upright RGB images: the only module that opens image files.
 
-A file is opened once: `read_image` gives its pixels and what its EXIF and XMP say, `open_image` the pixels alone.
+`read_image` returns the pixels and the metadata of the EXIF and XMP data, `open_image` only the pixels. Both open the
+file once.
 """
 
 import contextlib
@@ -16,12 +17,12 @@ from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, UnidentifiedImageErr
 from gengeo_hf.common.errors import GenGeoError, MissingExtraError
 from gengeo_hf.common.metadata import PhotoMetadata, parse_metadata
 
-BACKGROUND = (124, 116, 104)  # the ImageNet mean: what is transparent tells the model nothing
-LARGE = 12_000_000  # pixels; beyond, an image is kept smaller where its target size is known
-MIN_SIDE = 8  # pixels; below, there is nothing to recognise
-# What photos and tiles come as. Not everything that Pillow knows: EPS, for one, would start Ghostscript on the file.
+BACKGROUND = (124, 116, 104)  # the ImageNet mean, behind transparent pixels: zero after normalisation
+LARGE = 12_000_000  # pixels; larger images are reduced where the target size is known
+MIN_SIDE = 8  # pixels
+# Formats of photos and tiles. Other formats of Pillow are excluded: EPS, for example, would start Ghostscript.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")
-# File name endings of these formats, lower case: the one list for folders, archives and tables.
+# File name suffixes of these formats in lower case, for directories, archives and tables.
 IMAGE_SUFFIXES = tuple(
     ".jpg .jpeg .jpe .jfif .png .webp .tif .tiff .bmp .gif .avif .heic .heif .jp2 .j2k .ppm .pgm".split()
 )
@@ -32,12 +33,12 @@ Source = str | Path | bytes | BinaryIO | Image.Image
 
 @dataclass(frozen=True)
 class ImageFile:
-    """One image, read.
+    """An image that was read from a file.
 
     Args:
-        image: Upright RGB, 8 bits per channel.
-        metadata: Position, time and camera, as far as the file says.
-        size: Width and height in pixels of the upright file, before any reduced decoding.
+        image: Upright RGB image, 8 bits per channel.
+        metadata: Position, time and camera that the file states.
+        size: Width and height in pixels of the upright image, before any reduced decoding.
     """
 
     image: Image.Image
@@ -50,26 +51,26 @@ def open_image(
 ) -> Image.Image:
     """Decode an image completely: RGB, upright, 8 bits per channel.
 
-    EXIF orientation is applied. Transparency is laid over `background`. Values of more than 8 bits, of one band or of
-    three, are scaled from the least number of bits that holds their maximum (12-bit sensor data stay bright). The
-    fourth band of a TIFF is dropped unless it is a mask of 0 and 255: aerial RGB+NIR files call near infrared "alpha".
-    Of an animation the first frame is taken.
+    EXIF orientation is applied. Transparent images are composed over `background`. Values of more than 8 bits, of one
+    or three bands, are scaled from the smallest number of bits that contains their maximum (12-bit sensor data stay
+    bright). The fourth band of a TIFF is dropped unless it is a mask of 0 and 255: aerial RGB+NIR files declare near
+    infrared as alpha. Of an animation, the first frame is used.
 
     Args:
         source: A path, the file's bytes, a file object opened in binary mode, or an image that PIL has opened.
-        background: Grey levels of red, green, blue behind what is transparent.
-        target_size: (height, width) in pixels that the upright image will be resized to. A JPEG with at least four
-            times as many each way is decoded at 1/2, 1/4 or 1/8 of its size, never below twice this size, which takes
-            half the time. What still has more than 12 million pixels is averaged over blocks of 2, 4 or 8 by the same
-            rule. None decodes all.
+        background: Colour behind transparent pixels: red, green, blue, 0..255.
+        target_size: (height, width) in pixels to which the caller will resize the upright image. A JPEG of at least
+            four times this height and width is decoded at 1/2, 1/4 or 1/8 of its size, never below twice the target,
+            which takes half the time. An image that still has more than 12 million pixels is averaged over blocks of
+            2, 4 or 8 pixels by the same rule. None decodes all pixels.
 
     Returns:
         An image of mode RGB.
 
     Raises:
-        GenGeoError: The file is missing, not an image, damaged or cut off, smaller than 8 pixels, or has more than
-            twice `PIL.Image.MAX_IMAGE_PIXELS` (179 million) pixels to decode: a defence against files that unpack to
-            fill the memory.
+        GenGeoError: The file is missing, not an image, damaged or truncated, smaller than 8 pixels, or has more than
+            twice `PIL.Image.MAX_IMAGE_PIXELS` (179 million) pixels to decode: a protection against decompression
+            bombs.
         MissingExtraError: The photo is HEIC and pillow-heif is not installed.
     """
     return _read(source, background, target_size)[0]
@@ -78,7 +79,7 @@ def open_image(
 def read_image(
     source: Source, background: tuple[int, int, int] = BACKGROUND, target_size: tuple[int, int] | None = None
 ) -> ImageFile:
-    """Decode an image, and read what its file says about position, time and camera. Arguments as `open_image`."""
+    """Decode an image and read its position, time and camera. Arguments and errors are those of `open_image`."""
     image, tags, xmp, size, notes = _read(source, background, target_size)
     found = parse_metadata(_directory(tags, ExifTags.IFD.GPSInfo), _directory(tags, ExifTags.IFD.Exif), xmp, size)
     if notes:
@@ -87,16 +88,16 @@ def read_image(
 
 
 def read_metadata(source: Source) -> PhotoMetadata:
-    """What a file says about position, time and camera; pixels are decoded only where the format demands it.
+    """Read the position, time and camera of an image file; pixels are decoded only where the format requires it.
 
     Raises:
         GenGeoError: The file is missing or not an image.
     """
     name = _name(source)
-    opened = _opened(source, name)
+    opened = _open(source, name)
     try:
         with _closing(source, opened):
-            if opened.format == "PNG":  # its EXIF may stand behind the pixels
+            if opened.format == "PNG":  # EXIF data may follow the pixels
                 opened.load()
             tags, notes = _exif(opened)
             xmp, size = _xmp(opened), _upright_size(opened, tags)
@@ -107,20 +108,20 @@ def read_metadata(source: Source) -> PhotoMetadata:
 
 
 def image_header(source: str | Path | bytes | BinaryIO) -> Image.Image:
-    """Pillow's image with only its header read, if it is of one of `FORMATS`.
+    """Open an image of one of `FORMATS` with Pillow, which reads only its header.
 
     Raises:
-        PIL.UnidentifiedImageError: It is of another format, or not an image.
+        PIL.UnidentifiedImageError: The file has another format or is not an image.
     """
     Image.init()
-    known = [name for name in FORMATS if name in Image.OPEN]  # HEIF only once its opener is registered
+    known = [name for name in FORMATS if name in Image.OPEN]  # HEIF only after its opener is registered
     return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=known)
 
 
 def find_images(folder: str | Path) -> list[Path]:
-    """Image files in a folder and the folders inside it, in the order of their names.
+    """List the image files in a folder and its subfolders, sorted by path.
 
-    Hidden files and folders, and the copies of file attributes that macOS adds (`._name`, `__MACOSX`), are left out.
+    Hidden files and folders, and the files that macOS adds for attributes (`._name`, `__MACOSX`), are skipped.
 
     Args:
         folder: Directory to search.
@@ -131,22 +132,22 @@ def find_images(folder: str | Path) -> list[Path]:
 
 
 def is_hidden(path: Path) -> bool:
-    """Whether some part of a relative path is hidden, or was added by macOS."""
+    """Whether a part of a relative path is hidden or was added by macOS."""
     return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
 
 
 def _read(
     source: Source, background: tuple[int, int, int], target_size: tuple[int, int] | None
 ) -> tuple[Image.Image, Any, bytes, tuple[int, int], list[str]]:
-    """Upright RGB pixels, EXIF, XMP, the upright size, and notes on what could not be read."""
+    """Return the upright RGB image, its EXIF and XMP data, its upright size, and notes on unreadable EXIF data."""
     name = _name(source)
     try:
-        opened = _opened(source, name)
+        opened = _open(source, name)
         with _closing(source, opened):
             width, height = opened.size
             if min(width, height) < MIN_SIDE:
                 raise GenGeoError(f"{name} has {width} x {height} pixels; expected at least {MIN_SIDE} on each side")
-            if target_size is not None and opened is not source:  # a caller's image stays as it is
+            if target_size is not None and opened is not source:  # an image of the caller is not changed
                 _reduce(opened, target_size)
             _check_pixels(opened, name)
             deep = _deep_bands(source, opened)
@@ -158,23 +159,23 @@ def _read(
             size = (height, width) if orientation in range(5, 9) else (width, height)
             upright = _upright(rgb, orientation)
             if target_size is not None and opened is not source:
-                upright = _averaged(upright, target_size)
+                upright = _average_blocks(upright, target_size)
             return upright, tags, _xmp(opened), size, notes
     except GenGeoError:
         raise
-    except Exception as error:  # decoders meet damaged files in many ways; all mean the same to who gave the file
+    except Exception as error:  # decoders raise many kinds of error for damaged files
         raise GenGeoError(
             f"{name} is damaged or cut off ({str(error) or type(error).__name__}); copy or download it again"
         ) from error
 
 
 def _closing(source: Source, opened: Image.Image) -> contextlib.AbstractContextManager[Any]:
-    """Closes the file at the end, not the pixels; an image of the caller's stays open."""
+    """Return a context that closes the file and keeps the pixels; an image of the caller stays open."""
     return contextlib.nullcontext() if opened is source else opened
 
 
 def _name(source: Source) -> str:
-    """How messages call the source."""
+    """Name of the source in messages."""
     if isinstance(source, bytes):
         return f"the image of {len(source)} bytes"
     if isinstance(source, str | Path):
@@ -182,8 +183,8 @@ def _name(source: Source) -> str:
     return str(getattr(source, "filename", "") or getattr(source, "name", "") or "the image")
 
 
-def _opened(source: Source, name: str) -> Image.Image:
-    """The image with only its header read."""
+def _open(source: Source, name: str) -> Image.Image:
+    """Open an image, reading only its header."""
     if isinstance(source, Image.Image):
         return source
     if isinstance(source, str) and source.startswith(("http://", "https://")):
@@ -198,7 +199,7 @@ def _opened(source: Source, name: str) -> Image.Image:
     try:
         return image_header(source)
     except Image.DecompressionBombError as error:
-        if _head(source)[:3] == b"\xff\xd8\xff":  # a JPEG may be decoded smaller: `_check_pixels` decides
+        if _head(source)[:3] == b"\xff\xd8\xff":  # a JPEG may be decoded at a smaller size: see `_check_pixels`
             return JpegImagePlugin.JpegImageFile(io.BytesIO(source) if isinstance(source, bytes) else source)
         raise GenGeoError(f"{name}: {_too_many(str(error).split(', could be')[0])}") from error
     except UnidentifiedImageError as error:
@@ -206,7 +207,7 @@ def _opened(source: Source, name: str) -> Image.Image:
         if head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS:
             return _open_heif(source, name)
         if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") and (image := _gdal_image(source)) is not None:
-            return image  # a TIFF of another compression, or of bands that Pillow does not know
+            return image  # a TIFF with a compression or bands that Pillow does not support
         found = "is empty" if not head else f"is not an image of a known kind (it starts with {head[:8]!r})"
         raise GenGeoError(f"{name} {found}; expected a JPEG, PNG, WebP, TIFF, AVIF or HEIC file") from error
     except Exception as error:
@@ -218,14 +219,14 @@ def _too_many(found: str) -> str:
 
 
 def _check_pixels(image: Image.Image, name: str) -> None:
-    """Refuse to decode more pixels than Pillow's own limit; JPEGs were opened past it."""
+    """Refuse to decode more pixels than Pillow allows, for JPEGs that `_open` opened without this check."""
     limit, pixels = Image.MAX_IMAGE_PIXELS, image.width * image.height
     if limit is not None and pixels > 2 * limit and isinstance(image, JpegImagePlugin.JpegImageFile):
         raise GenGeoError(f"{name}: {_too_many(f'Image size ({pixels} pixels) exceeds limit of {2 * limit} pixels')}")
 
 
 def _head(source: str | Path | bytes | BinaryIO) -> bytes:
-    """The first bytes of the source."""
+    """Return the first 16 bytes of the source."""
     if isinstance(source, bytes):
         return source[:16]
     if isinstance(source, str | Path):
@@ -238,7 +239,7 @@ def _head(source: str | Path | bytes | BinaryIO) -> bytes:
 
 
 def _open_heif(source: str | Path | bytes | BinaryIO, name: str) -> Image.Image:
-    """Open a HEIC photo, as telephones make them, with pillow-heif."""
+    """Open a HEIC photo with pillow-heif."""
     try:
         import pillow_heif
     except ImportError as error:
@@ -251,7 +252,10 @@ def _open_heif(source: str | Path | bytes | BinaryIO, name: str) -> Image.Image:
 
 
 def _deep_bands(source: Source, image: Image.Image) -> Image.Image | None:
-    """RGB of a file with more than 8 bits in each of several bands, of which Pillow keeps the high byte alone."""
+    """Return the RGB image of a file with several bands of more than 8 bits, of which Pillow keeps only the high byte.
+
+    None if the file is not of this kind or rasterio is not installed.
+    """
     if isinstance(source, Image.Image):
         return None
     if image.format == "TIFF":
@@ -277,7 +281,7 @@ def _leading(source: str | Path | BinaryIO, count: int) -> bytes:
 
 
 def _gdal_image(source: str | Path | bytes | BinaryIO) -> Image.Image | None:
-    """The first three bands (or the only one) of a TIFF or PNG as 8-bit RGB; None where rasterio is not installed."""
+    """Read the first three bands (or the only one) of a TIFF or PNG as 8-bit RGB; None if rasterio is not installed."""
     try:
         import rasterio
     except ImportError:
@@ -292,7 +296,7 @@ def _gdal_image(source: str | Path | bytes | BinaryIO) -> Image.Image | None:
         source.seek(0)
         content = source.read()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a picture needs no georeference
+        warnings.simplefilter("ignore")  # rasterio warns about a missing georeference
         with rasterio.MemoryFile(content) as memory, memory.open(driver=_driver(content)) as dataset:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and dataset.width * dataset.height > 2 * limit:
@@ -303,27 +307,27 @@ def _gdal_image(source: str | Path | bytes | BinaryIO) -> Image.Image | None:
 
 
 def _driver(content: bytes) -> str:
-    """The GDAL driver by the file's first bytes, so that no other one is tried on a stranger's file."""
+    """Choose the GDAL driver by the first bytes, so that GDAL does not try its other drivers on an untrusted file."""
     return "PNG" if content[:4] == b"\x89PNG" else "GTiff"
 
 
 def _exif(image: Image.Image) -> tuple[Any, list[str]]:
-    """The EXIF data; empty where they cannot be read, since the pixels may be whole."""
+    """Return the EXIF data and notes; unreadable EXIF data become empty, since the pixels may be valid."""
     try:
         tags = image.getexif()
         tags.get_ifd(ExifTags.IFD.GPSInfo), tags.get_ifd(ExifTags.IFD.Exif)
         return tags, []
-    except Exception as error:  # its parser meets damaged tags in many ways
+    except Exception as error:  # Pillow raises many kinds of error for damaged tags
         return Image.Exif(), [f"its EXIF data cannot be read ({str(error) or type(error).__name__}): not used"]
 
 
 def _directory(tags: Any, which: int) -> dict[int, Any]:
-    """One directory of EXIF tags."""
+    """Return one directory of EXIF tags."""
     return dict(tags.get_ifd(which))
 
 
 def _xmp(image: Image.Image) -> bytes:
-    """The XMP packet."""
+    """Return the XMP packet, empty if there is none."""
     packet = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
     packet = packet.encode("utf-8", "replace") if isinstance(packet, str) else packet
     return packet if isinstance(packet, bytes) else b""
@@ -335,17 +339,17 @@ def _upright_size(image: Image.Image, tags: Any) -> tuple[int, int]:
 
 
 def _reduce(image: Image.Image, target_size: tuple[int, int]) -> None:
-    """Let a JPEG be decoded smaller, to not less than twice the target; other formats have no such way."""
+    """Make Pillow decode a JPEG at a reduced size, at least twice the target; other formats do not support this."""
     if image.format not in ("JPEG", "MPO") or not isinstance(image, JpegImagePlugin.JpegImageFile):
         return
     height, width = target_size
-    if _exif(image)[0].get(ExifTags.Base.Orientation, 1) in range(5, 9):  # it lies on its side
+    if _exif(image)[0].get(ExifTags.Base.Orientation, 1) in range(5, 9):  # rotated by 90 degrees
         height, width = width, height
     image.draft(None, (2 * width, 2 * height))
 
 
-def _averaged(image: Image.Image, target_size: tuple[int, int]) -> Image.Image:
-    """A very large image, averaged over square blocks, to not less than twice the target."""
+def _average_blocks(image: Image.Image, target_size: tuple[int, int]) -> Image.Image:
+    """Average an image of more than `LARGE` pixels over square blocks, to at least twice the target."""
     if image.width * image.height <= LARGE:
         return image
     ratio = min(image.height / target_size[0], image.width / target_size[1]) / 2
@@ -354,9 +358,9 @@ def _averaged(image: Image.Image, target_size: tuple[int, int]) -> Image.Image:
 
 
 def _rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    """The image in RGB; what is transparent shows the background."""
+    """Convert an image to RGB; transparent pixels show the background."""
     if image.mode == "RGB" and "transparency" not in image.info:
-        return image  # it is loaded: its pixels outlive the file
+        return image  # its pixels are loaded and stay valid after the file is closed
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
     if image.format == "TIFF" and image.mode in ("RGBA", "RGBX"):
@@ -372,18 +376,18 @@ def _rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
 
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:
-    """Grey levels of more than 8 bits, or of fractions, scaled to 0..255."""
+    """Scale integers of more than 8 bits, or fractions of 1, to uint8."""
     values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     peak = float(values.max(initial=0.0))
     if peak <= 1.0 and np.any(values % 1):
-        full = 1.0  # fractions of white
+        full = 1.0  # fractions: 1 is white
     else:
         full = 2.0 ** max(8, math.ceil(math.log2(peak + 1))) - 1 if peak > 0 else 255.0
     return np.clip(np.rint(values * (255.0 / full)), 0, 255).astype(np.uint8)
 
 
 def _upright(rgb: Image.Image, orientation: Any) -> Image.Image:
-    """The image turned as its EXIF says."""
+    """Apply the EXIF orientation."""
     if orientation not in range(2, 9):
         return rgb
     rgb.getexif()[ExifTags.Base.Orientation] = orientation  # a conversion may have dropped it

@@ -1,8 +1,8 @@
-"""Locks between processes: one writer at a time, on Linux, macOS and Windows, and on disks without native locks.
+"""Locks between processes, on Linux, macOS and Windows, and on file systems without native locks.
 
-A lock is a file that exists while it is held; it is removed on release. The system frees a native lock when its process
-ends, however it ends. File systems that refuse native locks (ENOLCK, EOPNOTSUPP: NFS without a lock daemon, Lustre
-without `-o flock`, some FUSE) get a lock by the existence of a marker file, after one warning per process.
+A lock is a file that exists while the lock is held; it is removed on release. The system frees a native lock when its
+process ends for any reason. On file systems that refuse native locks (ENOLCK, EOPNOTSUPP: NFS without a lock daemon,
+Lustre without `-o flock`, some FUSE) the existence of a marker file is the lock, after one warning per process.
 """
 
 import contextlib
@@ -26,11 +26,11 @@ def exclusive(path: str | Path, wait: bool = True) -> Iterator[bool]:
     """Hold the lock file `path` for the duration of the block.
 
     Args:
-        path: The lock file. Its directory is made if it does not exist.
-        wait: Wait for whoever holds the lock; False returns at once.
+        path: Lock file. Its directory is created if it does not exist.
+        wait: Whether to wait until another holder releases the lock; False returns at once.
 
     Yields:
-        True when the lock is held; False (only with `wait=False`) when somebody else holds it.
+        True if this block holds the lock; False (only with `wait=False`) if another holder has it.
 
     Raises:
         GenGeoError: The directory cannot be written.
@@ -41,7 +41,7 @@ def exclusive(path: str | Path, wait: bool = True) -> Iterator[bool]:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = _acquire(path, wait)
             break
-        except FileNotFoundError:  # somebody removed the directory between the two
+        except FileNotFoundError:  # another process removed the directory in between
             continue
         except OSError as error:
             raise GenGeoError(f"{path.parent} cannot be written: {error.strerror or error}") from error
@@ -55,11 +55,11 @@ def exclusive(path: str | Path, wait: bool = True) -> Iterator[bool]:
 
 
 def _acquire(path: Path, wait: bool) -> BaseFileLock | None:
-    """Take a native lock, or a softer one where the file system has none; None where somebody else holds it."""
-    # One object per call: two threads of a process exclude each other as two processes do.
+    """Acquire a native lock, or a marker file where the file system has no locks; None if another holder has it."""
+    # One object per call: threads of one process exclude each other like processes.
     lock: BaseFileLock = FileLock(path, thread_local=False, is_singleton=False, fallback_to_soft=False)
     try:
-        return _acquired(lock, wait)
+        return _try_acquire(lock, wait)
     except OSError as error:
         if error.errno not in _NO_NATIVE_LOCKS:
             raise
@@ -67,10 +67,10 @@ def _acquire(path: Path, wait: bool) -> BaseFileLock | None:
         path.unlink()
     marker = path.with_name(f"{path.name}.soft")
     _warn_once(marker)
-    return _acquired(SoftFileLock(marker, thread_local=False, is_singleton=False), wait)
+    return _try_acquire(SoftFileLock(marker, thread_local=False, is_singleton=False), wait)
 
 
-def _acquired(lock: BaseFileLock, wait: bool) -> BaseFileLock | None:
+def _try_acquire(lock: BaseFileLock, wait: bool) -> BaseFileLock | None:
     try:
         lock.acquire(timeout=-1 if wait else 0, poll_interval=_POLL_SECONDS)
     except Timeout:
@@ -79,13 +79,13 @@ def _acquired(lock: BaseFileLock, wait: bool) -> BaseFileLock | None:
 
 
 def _release(lock: BaseFileLock) -> None:
-    """Remove the lock file and free the lock. filelock takes a lock on a removed file for none and tries again."""
+    """Remove the lock file and free the lock. filelock retries if the file that it locked has been removed."""
     native = not isinstance(lock, SoftFileLock)
     if native and sys.platform != "win32":
         with contextlib.suppress(OSError):
             Path(lock.lock_file).unlink()
     lock.release()
-    if native and sys.platform == "win32":  # an open file cannot be removed there; one that is in use again stays
+    if native and sys.platform == "win32":  # Windows cannot remove an open file; one that is in use again stays
         with contextlib.suppress(OSError):
             Path(lock.lock_file).unlink()
 
@@ -96,6 +96,6 @@ def _warn_once(marker: Path) -> None:
         _warned = True
         warnings.warn(
             f"the file system of {marker.parent} has no locks: marker files are used instead; after a crash of another "
-            f"machine, delete the marker that stays, for example {marker.name}",
+            f"machine, delete the marker file that remains, for example {marker.name}",
             stacklevel=4,
         )

@@ -1,8 +1,8 @@
-"""One strict reader of manifests: JSON into dataclasses, with one line about whatever does not fit.
+"""Strict reader of manifests: JSON into dataclasses, with a one-line error for every violation.
 
-A manifest is a JSON object with `format` and `format_version`, described by a dataclass. Fields are checked for their
-type, constraints stand in the dataclass's own `__post_init__` (ValueError), unknown fields are refused, and so is a
-newer version.
+A manifest is a JSON object with `format` and `format_version` whose fields are those of a dataclass. The type of each
+field is checked, further constraints are in the `__post_init__` of the dataclass (ValueError), and unknown fields and
+other versions are refused.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar, Union
 from gengeo_hf.common.errors import GenGeoError
 
 T = TypeVar("T")
-_SHOWN = 60  # letters of a wrong value in a message
+_SHOWN = 60  # characters of a wrong value in a message
 
 
 def read_manifest(path: str | Path, kind: type[T], name: str, version: int, remedy: str) -> T:
@@ -25,12 +25,12 @@ def read_manifest(path: str | Path, kind: type[T], name: str, version: int, reme
     Args:
         path: JSON file.
         kind: Dataclass with the fields `format` and `format_version` among others.
-        name: What `format` must be.
-        version: The newest `format_version` that can be read; older ones are refused as well.
-        remedy: What to do about a broken file, as the end of the message.
+        name: Required value of `format`.
+        version: Required value of `format_version`.
+        remedy: What the user can do about a broken file, as the end of the message.
 
     Raises:
-        GenGeoError: The file is missing, no JSON, of another format, of another version, or a field is wrong.
+        GenGeoError: The file is missing, not JSON, of another format or version, or a field is invalid.
     """
     path = Path(path)
     try:
@@ -54,11 +54,11 @@ def read_manifest(path: str | Path, kind: type[T], name: str, version: int, reme
 
 
 def parse(kind: type[T], values: Any, where: str = "") -> T:
-    """A dataclass from what JSON gave.
+    """Build a dataclass from decoded JSON.
 
     Args:
-        kind: The dataclass. Field types: dataclasses, str, int, float, bool, None, Any, Literal, unions, lists, tuples
-            of any length, and dicts with text keys.
+        kind: Dataclass. Supported field types: dataclasses, str, int, float, bool, None, Any, Literal, unions, lists,
+            tuples of any length, and dicts with text keys.
         values: Decoded JSON.
         where: Name of the value in messages.
 
@@ -71,7 +71,7 @@ def parse(kind: type[T], values: Any, where: str = "") -> T:
     hints = _hints(typing.cast(typing.Any, kind))
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]  # a dataclass
     if unknown := sorted(values.keys() - fields.keys()):
-        raise ValueError(f"{prefix}{unknown[0]:.{_SHOWN}} is not known here")
+        raise ValueError(f"{prefix}{unknown[0]:.{_SHOWN}} is not a known field")
     given = {}
     for name, field in fields.items():
         if name in values:
@@ -90,7 +90,7 @@ def _hints(kind: Any) -> dict[str, Any]:
 
 
 def _value(kind: Any, value: Any, where: str) -> Any:
-    """A value of the wanted type, or ValueError."""
+    """Return the value as the type `kind`, or raise ValueError."""
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return value
@@ -103,20 +103,20 @@ def _value(kind: Any, value: Any, where: str) -> Any:
             return value
         raise ValueError(f"{where} is {value!r:.{_SHOWN}}, expected {' or '.join(map(repr, inner))}")
     if origin in (list, tuple) and isinstance(value, list):
-        items = [_value(inner[0], item, f"{where}[{number}]") for number, item in enumerate(value)]
+        items = [_value(inner[0], item, f"{where}[{index}]") for index, item in enumerate(value)]
         return items if origin is list else tuple(items)
     if origin is dict and isinstance(value, dict):
         return {key: _value(inner[1], item, f"{where}.{key:.{_SHOWN}}") for key, item in value.items()}
     if kind is float and type(value) is int and abs(value) < 2**53:
         return float(value)
-    if isinstance(kind, type) and type(value) is kind:  # True is not a number
+    if isinstance(kind, type) and type(value) is kind:  # not isinstance: True is not an int here
         return value
     expected = "null" if kind is types.NoneType else getattr(origin or kind, "__name__", str(kind))
     raise ValueError(f"{where} is {value!r:.{_SHOWN}}, expected {expected}")
 
 
 def _first_of(options: tuple[Any, ...], value: Any, where: str) -> Any:
-    """The value as the first type of a union that takes it; the message is that of the type that came nearest."""
+    """Return the value as the first type of a union that accepts it; else raise the error of the first type."""
     if value is None and types.NoneType in options:
         return None
     problem = None

@@ -1,6 +1,6 @@
-"""What a photo's file says about itself: position and time (EXIF), camera (EXIF, GPano XMP).
+"""Metadata of a photo: position and time (EXIF), camera (EXIF, GPano XMP).
 
-Facts that cannot be used are named in `PhotoMetadata.notes`, once for each photo, and never guessed.
+Values that cannot be used are listed in `PhotoMetadata.notes` and never guessed.
 Sources: EXIF 2.32 (CIPA DC-008), https://developers.google.com/streetview/spherical-metadata.
 """
 
@@ -17,20 +17,20 @@ from PIL import ExifTags
 from gengeo_hf.common.camera import CameraView
 from gengeo_hf.common.errors import GenGeoError
 
-FULL_FRAME_DIAGONAL_MM = math.hypot(36, 24)  # what "35 mm equivalent" is equivalent to (CIPA DC-008)
-MODEL_YEARS = (2010.0, 2029.99)  # that the world magnetic models of pygeomag cover
+FULL_FRAME_DIAGONAL_MM = math.hypot(36, 24)  # reference of the 35 mm equivalent focal length (CIPA DC-008)
+MODEL_YEARS = (2010.0, 2029.99)  # range of the World Magnetic Models in pygeomag
 _GPANO = re.compile(rb"GPano:(\w+)\s*(?:=\s*[\"']|>)\s*([^\"'<]*)|\b(Pose\w+Degrees)\s*=\s*[\"']([^\"'<]*)")
 
 
 @dataclass(frozen=True)
 class PhotoPosition:
-    """Where a photo's EXIF says that it was taken.
+    """Position that the EXIF data of a photo state.
 
     Args:
-        lat: Degrees, WGS84.
-        lon: Degrees, WGS84.
-        error_m: The receiver's own horizontal error in metres, or None.
-        heading: True bearing of the image's centre column in degrees, as the file says, or None.
+        lat: Latitude in degrees, WGS84.
+        lon: Longitude in degrees, WGS84.
+        error_m: Horizontal error in metres that the receiver reported; None if unknown.
+        heading: True bearing of the image's centre column in degrees; None if unknown.
     """
 
     lat: float
@@ -41,15 +41,15 @@ class PhotoPosition:
 
 @dataclass(frozen=True)
 class PhotoMetadata:
-    """What one file says about itself.
+    """Metadata of one image file.
 
     Args:
-        position: Of the EXIF data; None where there is none, or one that no receiver gives.
-        time: When it was taken (local time of the camera), or None.
-        camera: Field of view, heading, pitch, roll, projection, as far as the file says.
-        notes: One line for each fact that was corrected or could not be used.
-        heading_is_magnetic: Whether the camera's heading comes from a compass, corrected by the declination: some tens
-            of degrees may be missing.
+        position: Position in the EXIF data; None if it is missing or implausible.
+        time: When the photo was taken, in the local time of the camera; None if unknown.
+        camera: Field of view, heading, pitch, roll and projection that the file states.
+        notes: One line for each value that was corrected or could not be used.
+        heading_is_magnetic: Whether the heading comes from a compass (corrected by the declination); it may be wrong by
+            some tens of degrees.
     """
 
     position: PhotoPosition | None = None
@@ -60,12 +60,12 @@ class PhotoMetadata:
 
 
 def parse_metadata(gps: Mapping[int, Any], exif: Mapping[int, Any], xmp: bytes, size: tuple[int, int]) -> PhotoMetadata:
-    """Understand the tags of one file.
+    """Interpret the tags of one file.
 
     Args:
-        gps: The GPS directory of its EXIF data.
-        exif: The Exif directory.
-        xmp: The XMP packet; empty where there is none.
+        gps: GPS directory of the EXIF data, by tag number.
+        exif: Exif directory of the EXIF data, by tag number.
+        xmp: XMP packet; empty if there is none.
         size: Width and height in pixels of the upright image.
     """
     notes: list[str] = []
@@ -86,9 +86,9 @@ def magnetic_declination(lat: float, lon: float, time: datetime | None = None) -
     """Degrees from true north to magnetic north, positive eastwards, by the World Magnetic Model (NOAA, pygeomag).
 
     Args:
-        lat: Degrees.
-        lon: Degrees.
-        time: Of the photo; None takes today. Years outside 2010..2029 take the nearest one that the model covers.
+        lat: Latitude in degrees.
+        lon: Longitude in degrees.
+        time: Time of the photo; None is the current time. Times outside 2010..2029 use the nearest covered year.
     """
     from pygeomag import GeoMag
 
@@ -99,21 +99,21 @@ def magnetic_declination(lat: float, lon: float, time: datetime | None = None) -
 
 
 def _position(gps: Mapping[int, Any], notes: list[str]) -> PhotoPosition | None:
-    """The position, or None where there is none or one that no receiver gives: NaN, (0, 0), out of range."""
-    sides = []
-    for part, reference, words in (
+    """Return the position, or None if it is missing or implausible: NaN, (0, 0), out of range."""
+    angles = []
+    for part, reference, hemispheres in (
         (ExifTags.GPS.GPSLatitude, ExifTags.GPS.GPSLatitudeRef, "NS"),
         (ExifTags.GPS.GPSLongitude, ExifTags.GPS.GPSLongitudeRef, "EW"),
     ):
-        sides.append(_degrees(gps.get(part), gps.get(reference), words, notes))
-    lat, lon = sides
+        angles.append(_degrees(gps.get(part), gps.get(reference), hemispheres, notes))
+    lat, lon = angles
     if lat is None or lon is None:
         if not notes and any(part in gps for part in (ExifTags.GPS.GPSLatitude, ExifTags.GPS.GPSLongitude)):
             notes.append("its EXIF position is incomplete (a number, or N, S, E or W, is missing): not used")
         return None
     datum = _text(gps.get(ExifTags.GPS.GPSMapDatum)).replace("-", "").replace(" ", "")
     if datum and not datum.startswith("WGS84"):
-        notes.append(f"its EXIF position is of the datum {datum:.20}: taken as WGS84, some 100 m may be missing")
+        notes.append(f"its EXIF position is of the datum {datum:.20}: taken as WGS84, the error may exceed 100 m")
     if abs(lat) > 90 or abs(lon) > 180 or (lat == 0 and lon == 0):
         notes.append(f"its EXIF position {lat:g}, {lon:g} cannot be right: not used")
         return None
@@ -121,13 +121,13 @@ def _position(gps: Mapping[int, Any], notes: list[str]) -> PhotoPosition | None:
     return PhotoPosition(lat, lon, error_m if error_m is not None and error_m >= 0 else None)
 
 
-def _degrees(parts: Any, reference: Any, words: str, notes: list[str]) -> float | None:
-    """Degrees, minutes, seconds as signed degrees; None without the hemisphere, whose sign cannot be guessed.
+def _degrees(parts: Any, reference: Any, hemispheres: str, notes: list[str]) -> float | None:
+    """Convert degrees, minutes, seconds to signed degrees; None without a hemisphere, which gives the sign.
 
-    Some writers give signed numbers beside the hemisphere: -86 W is 86 W; -86 E contradicts itself.
+    Some writers store signed numbers with the hemisphere: -86 W means 86 W; -86 E is contradictory.
     """
     values = [_number(part) for part in (parts if isinstance(parts, tuple | list) else (parts,))]
-    sign = {words[0]: 1.0, words[1]: -1.0}.get(_text(reference)[:1])
+    sign = {hemispheres[0]: 1.0, hemispheres[1]: -1.0}.get(_text(reference)[:1])
     known = [value for value in values if value is not None]
     if sign is None or not 1 <= len(values) <= 3 or len(known) < len(values):
         return None
@@ -136,13 +136,13 @@ def _degrees(parts: Any, reference: Any, words: str, notes: list[str]) -> float 
         written = " ".join(f"{value:g}" for value in known)
         notes.append(f"its EXIF position has {written} {_text(reference)}, which contradicts itself: not used")
         return None
-    return sign * sum(abs(value) / 60.0**place for place, value in enumerate(known))
+    return sign * sum(abs(value) / 60.0**power for power, value in enumerate(known))
 
 
 def _heading(
     gps: Mapping[int, Any], position: PhotoPosition | None, time: datetime | None, notes: list[str]
 ) -> float | None:
-    """GPSImgDirection as a true bearing."""
+    """Return GPSImgDirection as a true bearing in degrees."""
     heading = _number(gps.get(ExifTags.GPS.GPSImgDirection))
     if heading is None:
         return None
@@ -152,15 +152,15 @@ def _heading(
     if _text(gps.get(ExifTags.GPS.GPSImgDirectionRef)) != "M":
         return heading % 360.0
     if position is None:
-        notes.append("its heading counts from magnetic north, and without a position it cannot be corrected: not used")
+        notes.append("its heading is relative to magnetic north and cannot be corrected without a position: not used")
         return None
     declination = magnetic_declination(position.lat, position.lon, time)
-    notes.append(f"its heading counts from magnetic north: corrected by {declination:+.1f} degrees to true north")
+    notes.append(f"its heading is relative to magnetic north: corrected by {declination:+.1f} degrees to true north")
     return (heading + declination) % 360.0
 
 
 def _gpano(xmp: bytes, size: tuple[int, int], notes: list[str]) -> tuple[CameraView, bool]:
-    """The camera of GPano metadata, and whether it says (or should have said) what the image shows."""
+    """Return the camera of the GPano metadata, and whether EXIF must not complete its field of view and projection."""
     tags: dict[str, str] = {}
     for name, value, bare, bare_value in _GPANO.findall(xmp):
         tags.setdefault((name or bare).decode("ascii"), (value or bare_value).decode("utf-8", "replace").strip())
@@ -176,19 +176,19 @@ def _gpano(xmp: bytes, size: tuple[int, int], notes: list[str]) -> tuple[CameraV
     fov = min(360.0, max(1.0, 360.0 * part / full))
     view: dict[str, Any] = {"fov": fov, "projection": kind} | angles
     left = numbers.get("CroppedAreaLeftPixels")
-    if "heading" in view and left is not None:  # GPano's heading is that of the whole panorama's centre
+    if "heading" in view and left is not None:  # GPano states the heading of the centre of the uncropped panorama
         view["heading"] = (view["heading"] + 360.0 * ((left + part / 2) / full - 0.5)) % 360.0
     if kind == "equirectangular":
         view |= _vertical(numbers, fov, size, notes)
-    return _checked(view, notes), True
+    return _build_view(view, notes), True
 
 
 def _vertical(numbers: dict[str, float], fov: float, size: tuple[int, int], notes: list[str]) -> dict[str, float]:
-    """Vertical field of view and elevation of the middle row of an equirectangular image."""
+    """Return the vertical field of view and the elevation of the middle row of an equirectangular image."""
     full, part = numbers.get("FullPanoHeightPixels"), numbers.get("CroppedAreaImageHeightPixels")
     top = numbers.get("CroppedAreaTopPixels")
     if not full or not part:
-        return {"vertical_fov": min(180.0, fov * size[1] / size[0])}  # a pixel is as many degrees high as wide
+        return {"vertical_fov": min(180.0, fov * size[1] / size[0])}  # assumes square pixels in degrees
     found = {"vertical_fov": min(180.0, 180.0 * part / full)}
     if top is not None:
         found["middle_elevation"] = 180.0 * (0.5 - (top + part / 2) / full)
@@ -196,7 +196,7 @@ def _vertical(numbers: dict[str, float], fov: float, size: tuple[int, int], note
 
 
 def _pose(numbers: dict[str, float], notes: list[str]) -> dict[str, Any]:
-    """Heading, pitch and roll of GPano."""
+    """Return heading, pitch and roll of the GPano metadata."""
     found: dict[str, Any] = {}
     tags = (("heading", "PoseHeadingDegrees", 360.0), ("pitch", "PosePitchDegrees", 90.0))
     for name, tag, limit in (*tags, ("roll", "PoseRollDegrees", 180.0)):
@@ -208,8 +208,8 @@ def _pose(numbers: dict[str, float], notes: list[str]) -> dict[str, Any]:
     return found
 
 
-def _checked(view: dict[str, Any], notes: list[str]) -> CameraView:
-    """The view, without what contradicts itself."""
+def _build_view(view: dict[str, Any], notes: list[str]) -> CameraView:
+    """Build the view; values out of range give an empty view and a note."""
     try:
         return CameraView(**view)
     except GenGeoError as error:
@@ -218,10 +218,10 @@ def _checked(view: dict[str, Any], notes: list[str]) -> CameraView:
 
 
 def _lens(focal_35mm: Any, size: tuple[int, int]) -> CameraView:
-    """The view of an ordinary lens, from its 35 mm equivalent (by the diagonal) and the image's width and height."""
+    """Return the view of an ordinary lens from its 35 mm equivalent focal length (diagonal) and the image size."""
     focal = _number(focal_35mm)
     if focal is None or focal <= 0:
-        if abs(size[0] - 2 * size[1]) <= 0.01 * size[0]:  # nothing else is exactly twice as wide as high
+        if abs(size[0] - 2 * size[1]) <= 0.01 * size[0]:  # only full spheres are exactly twice as wide as high
             return CameraView(360.0, projection="equirectangular")
         return CameraView()
     millimetres = FULL_FRAME_DIAGONAL_MM / math.hypot(*size) / 2
@@ -230,7 +230,7 @@ def _lens(focal_35mm: Any, size: tuple[int, int]) -> CameraView:
 
 
 def _time(exif: Mapping[int, Any]) -> datetime | None:
-    """DateTimeOriginal with its fraction of a second."""
+    """Return DateTimeOriginal with its fraction of a second, or None if it is missing or invalid."""
     text = str(exif.get(ExifTags.Base.DateTimeOriginal, "")).strip("\0 ")
     try:
         time = datetime.strptime(text[:19], "%Y:%m:%d %H:%M:%S")
@@ -241,7 +241,7 @@ def _time(exif: Mapping[int, Any]) -> datetime | None:
 
 
 def _number(value: Any) -> float | None:
-    """A finite number, or None."""
+    """Return the value as a finite float, or None."""
     with contextlib.suppress(TypeError, ValueError, ZeroDivisionError, OverflowError):
         number = float(value)
         return number if math.isfinite(number) else None
@@ -249,7 +249,7 @@ def _number(value: Any) -> float | None:
 
 
 def _text(value: Any) -> str:
-    """A short EXIF text, which some cameras store as bytes or with zero bytes behind it."""
+    """Return a short EXIF text in upper case; some cameras store bytes or trailing zero bytes."""
     if isinstance(value, bytes):
         value = value.decode("ascii", "replace")
     return str(value or "").strip("\0 ").upper()

@@ -1,26 +1,26 @@
-"""Whether positions of photos and tiles can be true: bounds in degrees, and distances between what belongs together."""
+"""Plausibility checks of tables: ranges of positions, headings and bounds, and distances of photos to their tiles."""
 
 import numpy as np
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import EARTH_RADIUS_M, great_circle_m, metres_per_degree, to_unit_vectors
 
-LARGEST_TILE_M = 100_000.0  # a photo is found by what lies within some hundred metres of it
-APART_M = 5_000.0  # a photo farther from its tile cannot show the tile's ground
-LEAST_FOV = 7.0  # degrees; a photo of less is taken with a telescope, and 2 pi radians are a panorama
-FEW = 8  # different headings; fewer may be small by chance
-SCATTERED_M = 50_000.0  # tiles whose nearest neighbour is farther away do not form a map
+LARGEST_TILE_M = 100_000.0  # sides of real tiles are some hundred metres
+APART_M = 5_000.0  # a photo farther from its tile does not show the ground of the tile
+LEAST_FOV = 7.0  # degrees; smaller values are probably radians: a panorama has 2 pi
+FEW = 8  # distinct headings; fewer values may all be small although they are degrees
+SCATTERED_M = 50_000.0  # tiles whose nearest neighbour is farther away do not cover an area
 
 
 def check_degrees(file: str, lat: np.ndarray, lon: np.ndarray) -> None:
-    """Refuse positions that are not on Earth.
+    """Refuse positions out of range.
 
     Args:
-        file: How messages call the table.
-        lat, lon: (N,); NaN where unknown.
+        file: Name of the table in messages.
+        lat, lon: Positions in degrees, shape (N,); NaN where unknown.
 
     Raises:
-        GenGeoError: A value is outside -90..90 or -180..180. The message names the row.
+        GenGeoError: A latitude is outside -90..90 or a longitude outside -180..180. The message names the row.
     """
     for name, values, limit in (("lat", lat, 90), ("lon", lon, 180)):
         wrong = np.abs(values) > limit  # NaN compares false
@@ -33,20 +33,20 @@ def check_degrees(file: str, lat: np.ndarray, lon: np.ndarray) -> None:
 
 
 def zero_warning(lat: np.ndarray, lon: np.ndarray) -> str:
-    """A warning where positions are exactly 0, 0, which devices write when they have none; else empty.
+    """Return a warning if positions are exactly 0, 0, which devices without a fix write; else an empty text.
 
     Args:
-        lat, lon: Positions in degrees, (N,); NaN where unknown.
+        lat, lon: Positions in degrees, shape (N,); NaN where unknown.
     """
     zero = int(((lat == 0) & (lon == 0)).sum())
     return f"{zero:,} positions are exactly 0, 0: leave the cells empty where the position is unknown" if zero else ""
 
 
 def angle_warning(heading: np.ndarray, fov: np.ndarray) -> str:
-    """A warning where headings or fields of view are hardly degrees; empty where they may be.
+    """Return a warning if headings or fields of view are probably not degrees; else an empty text.
 
     Args:
-        heading, fov: (N,), in degrees if all is well; NaN where unknown.
+        heading, fov: Values that should be degrees, shape (N,); NaN where unknown.
     """
     known, fields = heading[np.isfinite(heading)], fov[np.isfinite(fov)]
     warnings = []
@@ -55,21 +55,21 @@ def angle_warning(heading: np.ndarray, fov: np.ndarray) -> str:
     if len(np.unique(known)) > FEW and np.abs(known).max() <= 2 * np.pi + 0.01:
         warnings.append(f"all headings lie between {known.min():.2f} and {known.max():.2f}: are they radians?")
     if outside := int((np.abs(known) > 360).sum()):
-        warnings.append(f"{outside:,} headings lie outside of -360..360 degrees: full turns are taken off")
+        warnings.append(f"{outside:,} headings lie outside of -360..360 degrees: full turns are subtracted")
     return "; ".join(warnings)
 
 
 def check_bounds(file: str, sides: np.ndarray, lat: np.ndarray | None = None, lon: np.ndarray | None = None) -> None:
-    """Refuse boxes that cannot be those of tiles.
+    """Refuse implausible bounds of tiles.
 
     Args:
-        file: How messages call the table.
-        sides: West, south, east, north in degrees, (N, 4); rows with NaN are unknown.
-        lat, lon: Centres of the tiles, or positions of their photos, in degrees, (N,); None where unknown.
+        file: Name of the table in messages.
+        sides: West, south, east, north in degrees, shape (N, 4); rows with NaN are ignored.
+        lat, lon: Centres of the tiles, or positions of their photos, in degrees, shape (N,); None if unknown.
 
     Raises:
-        GenGeoError: A box is outside -180..180, -90..90, has its south above its north, is larger than 100 km, or does
-            not hold its centre. The message names the row.
+        GenGeoError: Bounds are outside -180..180, -90..90, have south above north, are larger than 100 km, or are far
+            from their centre. The message names the row.
     """
     known = np.isfinite(sides).all(axis=1)
     west, south, east, north = (np.where(known, sides[:, side], 0.0) for side in range(4))
@@ -98,14 +98,14 @@ def check_bounds(file: str, sides: np.ndarray, lat: np.ndarray | None = None, lo
 
 
 def distance_summary(lat: np.ndarray, lon: np.ndarray, tile_lat: np.ndarray, tile_lon: np.ndarray) -> tuple[str, str]:
-    """One line about distances, and a warning where they cannot be true.
+    """Summarise the distances between photos and tiles in one line, and warn if they are implausible.
 
     Args:
-        lat, lon: Positions of photos in degrees, (N,), NaN where unknown.
-        tile_lat, tile_lon: Centre of each photo's tile, likewise.
+        lat, lon: Positions of photos in degrees, shape (N,); NaN where unknown.
+        tile_lat, tile_lon: Centre of the tile of each photo in degrees, shape (N,); NaN where unknown.
 
     Returns:
-        The line, empty where nothing is known; and the warning, empty where there is none.
+        The summary, empty if no distance is known, and the warning, empty if there is none.
     """
     has_tile = np.isfinite(tile_lat) & np.isfinite(tile_lon)
     both = has_tile & np.isfinite(lat) & np.isfinite(lon)
@@ -135,7 +135,7 @@ def distance_summary(lat: np.ndarray, lon: np.ndarray, tile_lat: np.ndarray, til
 
 
 def _neighbour_m(lat: np.ndarray, lon: np.ndarray) -> float | None:
-    """Median distance in metres from a position to its nearest neighbour; None for fewer than two."""
+    """Return the median distance in metres from a position to its nearest neighbour; None for fewer than two."""
     if len(lat) < 2:
         return None
     from scipy.spatial import cKDTree

@@ -1,9 +1,9 @@
-"""Photos and panoramas brought to one geometry: aligned with north, levelled, and at the scale of a model.
+"""Projections of photos and panoramas: align with north, level, and resample at the scale of a model.
 
-A model of panoramas has learned one scale: its width is 360 degrees of azimuth, its height some degrees of elevation,
-the horizon in the middle. Both are equirectangular, linear in their angle, but a pixel need not be as many degrees
-high as wide: whole spheres (CVACT, VIGOR) and cropped ones (CVUSA, the synthetic world) are squeezed into the model's
-size. So a photo is drawn at the horizontal and the vertical scale of the panoramas that the model was trained on.
+A model of panoramas has learned one scale: the width is 360 degrees of azimuth, the height a range of elevations with
+the horizon in the middle. Both axes are linear in the angle (equirectangular), but with different scales: full spheres
+(CVACT, VIGOR) and cropped panoramas (CVUSA, the synthetic world) are resized to the input size of the model. A photo is
+therefore resampled at the horizontal and the vertical scale of the panoramas that the model was trained on.
 """
 
 import math
@@ -15,19 +15,19 @@ from PIL import Image
 from gengeo_hf.common.camera import CameraView
 from gengeo_hf.common.images import BACKGROUND
 
-WIDEST_PLANE = 170.0  # degrees: a plane cannot show 180
-STEEPEST = 60.0  # degrees of pitch or roll up to which photos are levelled; beyond, too little of the horizon is left
-SAME_SHAPE = 0.01  # shapes that differ by less are one shape
-LEVELLED_WIDTH = 2048  # pixels: a panorama is not resampled at more; models look at less
+WIDEST_PLANE = 170.0  # degrees: a perspective image cannot have a field of view of 180
+STEEPEST = 60.0  # degrees of pitch or roll up to which photos are levelled; above, too little horizon is visible
+SAME_SHAPE = 0.01  # relative difference below which two aspect ratios are equal
+LEVELLED_WIDTH = 2048  # pixels: width limit of levelled panoramas; inputs of models are smaller
 
 
 class PanoramaCanvas(NamedTuple):
-    """The panoramas that a model was trained with.
+    """Geometry of the panoramas that a model was trained with.
 
     Args:
-        height: Pixels.
-        width: Pixels, for 360 degrees.
-        vertical_fov: Degrees of elevation from the bottom row to the top row; None where the checkpoint does not say.
+        height: Height in pixels.
+        width: Width in pixels, for 360 degrees.
+        vertical_fov: Degrees of elevation from the bottom to the top; None if the checkpoint does not state it.
     """
 
     height: int
@@ -36,38 +36,38 @@ class PanoramaCanvas(NamedTuple):
 
     @property
     def pixel(self) -> tuple[float, float]:
-        """Radians that a pixel is high and wide; as high as wide where nothing is known."""
+        """Height and width of a pixel in radians; equal if the vertical field of view is unknown."""
         wide = 2 * math.pi / self.width
         high = wide if self.vertical_fov is None else math.radians(self.vertical_fov) / self.height
         return high, wide
 
 
-def north_aligned(image: Image.Image, camera: CameraView) -> Image.Image:
-    """A whole panorama, level, with its centre column looking north; any other image as it is.
+def align_with_north(image: Image.Image, camera: CameraView) -> Image.Image:
+    """Level a whole panorama and roll it so that its centre column faces north; return other images unchanged.
 
-    Without a heading the panorama is taken as aligned already, as the published benchmarks are.
+    A panorama without a heading is assumed to be aligned, as those of the published benchmarks are.
 
     Args:
-        image: RGB.
-        camera: How it was taken.
+        image: RGB image.
+        camera: How the image was taken.
     """
     if not camera.is_panorama:
         return image
-    return rolled(levelled(image, camera), camera.bearing or 0.0)
+    return roll_to_north(level_panorama(image, camera), camera.bearing or 0.0)
 
 
-def rolled(panorama: Image.Image, heading: float) -> Image.Image:
-    """Roll a panorama whose centre looks at `heading` degrees so that its centre looks north."""
+def roll_to_north(panorama: Image.Image, heading: float) -> Image.Image:
+    """Roll a panorama whose centre column faces `heading` (degrees) so that its centre column faces north."""
     shift = round(heading / 360 * panorama.width) % panorama.width
     if shift == 0:
         return panorama
     return Image.fromarray(np.roll(np.asarray(panorama), shift, axis=1))
 
 
-def levelled(panorama: Image.Image, camera: CameraView) -> Image.Image:
-    """A whole panorama as an upright camera would have taken it at the same heading, equirectangular.
+def level_panorama(panorama: Image.Image, camera: CameraView) -> Image.Image:
+    """Resample a whole panorama to equirectangular with zero pitch and roll, at the same heading.
 
-    Rows that the panorama does not show are the ImageNet mean.
+    Pixels outside the panorama have the colour `BACKGROUND`.
     """
     if camera.is_level and camera.projection != "cylindrical" and not camera.middle_elevation:
         return panorama
@@ -76,17 +76,17 @@ def levelled(panorama: Image.Image, camera: CameraView) -> Image.Image:
     height = max(1, round(width * panorama.height / panorama.width))
     azimuth = ((np.arange(width) + 0.5) / width - 0.5) * 2 * math.pi
     elevation = (0.5 - (np.arange(height) + 0.5) / height) * rise
-    return _resampled(panorama, camera, azimuth, elevation[:, None])
+    return _resample(panorama, camera, azimuth, elevation[:, None])
 
 
-def fitted(panorama: Image.Image, canvas: PanoramaCanvas, vertical_fov: float | None = None) -> Image.Image:
-    """A level whole panorama with the rows that the model expects: cropped about its middle, or padded.
+def crop_or_pad_rows(panorama: Image.Image, canvas: PanoramaCanvas, vertical_fov: float | None = None) -> Image.Image:
+    """Crop or pad the top and bottom of a level whole panorama to the elevations of the model.
 
     Args:
-        panorama: RGB, equirectangular, the horizon in its middle.
-        canvas: Of the model.
-        vertical_fov: Degrees that the panorama shows; None takes a pixel as as many degrees high as wide, and leaves a
-            panorama of the model's own shape alone, since it comes from where the model's data came from.
+        panorama: RGB image, equirectangular, with the horizon in the middle.
+        canvas: Panoramas of the model.
+        vertical_fov: Degrees of elevation that the panorama covers. None assumes square pixels, and returns a panorama
+            of the aspect ratio of the model unchanged, since it probably has the format of the training data.
     """
     width, height = panorama.size
     if canvas.vertical_fov is None:
@@ -106,55 +106,55 @@ def fitted(panorama: Image.Image, canvas: PanoramaCanvas, vertical_fov: float | 
     return filled
 
 
-def unrolled(photo: Image.Image, camera: CameraView, canvas: PanoramaCanvas, patch: int = 1) -> Image.Image:
-    """A photo, or a part of a panorama, as the model would see it: the model's height, as wide as the field of view.
+def project_photo(photo: Image.Image, camera: CameraView, canvas: PanoramaCanvas, patch: int = 1) -> Image.Image:
+    """Resample a photo, or a part of a panorama, to the scale of the model: its height, and the width of the photo.
 
-    What the photo does not show is the ImageNet mean. Pitch and roll up to 60 degrees are levelled.
+    Pixels outside the photo have the colour `BACKGROUND`. Pitch and roll up to 60 degrees are levelled.
 
     Args:
-        photo: RGB.
-        camera: With a field of view below 360 degrees.
-        canvas: Of the model.
-        patch: The width is a multiple of this; the scale stays exact, so the sides are cropped or padded.
+        photo: RGB image.
+        camera: How the photo was taken; its field of view must be known and below 360 degrees.
+        canvas: Panoramas of the model.
+        patch: Number of pixels of which the width is a multiple. The scale is kept: the sides are cropped or padded.
     """
     assert camera.fov is not None
     high, wide = canvas.pixel
     width = min(canvas.width // patch, max(1, round(canvas.width * camera.fov / 360 / patch))) * patch
     azimuth = (np.arange(width) + 0.5 - width / 2) * wide
     elevation = ((canvas.height / 2 - np.arange(canvas.height) - 0.5) * high)[:, None]
-    # As many pixels as the canvas has in the middle, no more: the interpolation does not average.
+    # Reduce to the resolution of the canvas first: the interpolation does not average.
     half, rise = _half_extents(photo.size, camera)
     sharp = max(1, round(2 * half / wide)), max(1, round(2 * rise / high))
     small = photo.resize((min(photo.width, sharp[0]), min(photo.height, sharp[1])))
-    return _resampled(small, camera, azimuth, elevation, shape=photo.size)
+    return _resample(small, camera, azimuth, elevation, shape=photo.size)
 
 
 def is_steep(camera: CameraView) -> bool:
-    """Whether pitch or roll of a photo are too large to be levelled."""
+    """Whether pitch or roll of a photo are too large for levelling."""
     return not camera.is_panorama and max(abs(camera.pitch or 0.0), abs(camera.roll or 0.0)) > STEEPEST
 
 
 def vertical_extent(panorama: Image.Image, camera: CameraView) -> float:
-    """Degrees of elevation from the bottom to the top row of `levelled(panorama, camera)`."""
+    """Degrees of elevation from the bottom to the top of `level_panorama(panorama, camera)`."""
     rise = _half_extents(panorama.size, camera)[1]
     return math.degrees(2 * (math.atan(rise) if camera.projection == "cylindrical" else rise))
 
 
-def _resampled(
+def _resample(
     image: Image.Image,
     camera: CameraView,
     azimuth: np.ndarray,
     elevation: np.ndarray,
     shape: tuple[int, int] | None = None,
 ) -> Image.Image:
-    """The image in directions of a level camera of the same heading.
+    """Sample the image in directions relative to its heading and the horizon.
 
     Args:
-        image: RGB; it may have been resized from `shape`.
-        camera: How it was taken.
-        azimuth: Radians to the right of its heading, (width,).
-        elevation: Radians above the horizon, (height, 1).
-        shape: Width and height of the image before it was resized.
+        image: RGB image; it may have been resized from `shape`.
+        camera: How the image was taken.
+        azimuth: Radians to the right of the heading, shape (width,).
+        elevation: Radians above the horizon, shape (height, 1).
+        shape: Width and height of the image before it was resized; None for an image that was not resized.
     """
     from scipy.ndimage import map_coordinates
 
@@ -167,7 +167,7 @@ def _resampled(
     columns = image.width / 2 * (1 + np.where(np.isfinite(u), u, 0) / half) - 0.5
     rows = image.height / 2 * (1 - np.where(np.isfinite(v), v, 0) / rise) - 0.5
     pixels = np.asarray(image, dtype=np.float32)
-    if whole:  # the first column follows the last
+    if whole:  # interpolate between the last and the first column
         columns = columns % image.width
         pixels = np.concatenate([pixels, pixels[:, :1]], axis=1)
     bands = [map_coordinates(pixels[..., band], (rows, columns), order=1, mode="nearest") for band in range(3)]
@@ -176,7 +176,7 @@ def _resampled(
 
 
 def _plane(camera: CameraView, azimuth: np.ndarray, elevation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates in the image plane of directions: right and up, (height, width); infinite behind an ordinary lens."""
+    """Project directions to image coordinates right and up, (height, width); infinite behind a perspective camera."""
     azimuth, elevation = np.broadcast_arrays(azimuth, elevation)
     right, ahead, up = np.sin(azimuth) * np.cos(elevation), np.cos(azimuth) * np.cos(elevation), np.sin(elevation)
     if not camera.is_level and not is_steep(camera):
@@ -200,15 +200,15 @@ def _plane(camera: CameraView, azimuth: np.ndarray, elevation: np.ndarray) -> tu
 
 
 def _is_flat(camera: CameraView) -> bool:
-    """Whether the image is a plane: it is said so, or nothing is said and its field of view allows it."""
+    """Whether the image is perspective: stated, or not stated and compatible with its field of view."""
     return camera.projection in (None, "perspective") and (camera.fov or 0.0) <= WIDEST_PLANE
 
 
 def _half_extents(shape: tuple[int, int], camera: CameraView) -> tuple[float, float]:
-    """Half the width and height of the image in the units of `_plane`: focal lengths or radians."""
+    """Return half the width and height of the image in the units of `_plane`: focal lengths or radians."""
     assert camera.fov is not None
     half = math.radians(camera.fov) / 2
-    square = shape[1] / shape[0]  # pixels as high as wide
+    square = shape[1] / shape[0]  # square pixels
     if _is_flat(camera):
         half = math.tan(half)
         return half, half * square

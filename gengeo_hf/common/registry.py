@@ -1,16 +1,16 @@
-"""Named parts of the package that a user's own module can add to: data sets, imagery sources, stores, commands.
+"""Registries of named parts that plugins can extend: data sets, imagery sources, stores, commands.
 
 A `Registry` maps a name to a part. Entries of the package itself are written as "module:attribute", so that a registry
-imports nothing before a part is used. A user's module adds a part when it is imported::
+imports nothing before a part is used. A plugin is a module that registers a part when it is imported::
 
     from gengeo_hf.data.registry import DATASETS
 
     @DATASETS.register("my-city")
     def load(root, split, **options): ...
 
-Python code imports such a module itself. Command lines load it by `--plugin`, by the environment variable
-GENGEO_PLUGINS (module names or paths of `.py` files, separated by commas), or, from an installed package, by its entry
-points in the group `gengeo_hf.plugins`.
+Python code imports such a module directly. Commands load it with `--plugin`, from the environment variable
+GENGEO_PLUGINS (module names or paths of `.py` files, separated by commas), or from the entry points of installed
+packages in the group `gengeo_hf.plugins`.
 """
 
 import difflib
@@ -36,8 +36,8 @@ class Registry(Generic[T]):
     """Parts of one kind by name, in the order in which they were added.
 
     Args:
-        kind: What the parts are, as messages say it, for example "data set".
-        parts: Parts by name. A text "module:attribute" is imported when the part is first used.
+        kind: Kind of the parts in messages, for example "data set".
+        parts: Parts by name. A string "module:attribute" is imported when the part is first used.
 
     Example:
         >>> stores = Registry("store", {"milvus": "gengeo_hf.index.stores.milvus:MilvusStore"})
@@ -50,7 +50,7 @@ class Registry(Generic[T]):
         self._parts: dict[str, Any] = dict(parts or {})
 
     def __getitem__(self, name: str) -> T:
-        """The part of this name.
+        """Return the part of this name.
 
         Raises:
             GenGeoError: No part has this name; the message lists those that exist.
@@ -77,15 +77,15 @@ class Registry(Generic[T]):
         """Add a part: `register(name, part)`, or as a decorator `@register(name)`.
 
         Args:
-            name: Name of the part, as users write it on the command line and in configurations.
-            part: The part; None gives a decorator.
-            replace: Take the place of a part of the same name; without it, that is an error.
+            name: Name of the part on the command line and in configurations.
+            part: The part; None returns a decorator.
+            replace: Whether to replace an existing part of the same name; False raises an error instead.
 
         Returns:
-            The part, or a decorator that returns the part that it is given.
+            The part, or a decorator that registers its argument and returns it.
 
         Raises:
-            GenGeoError: The name is taken by another part, or is empty.
+            GenGeoError: Another part has this name, or the name is empty.
         """
         if part is None:
 
@@ -109,7 +109,7 @@ class Registry(Generic[T]):
 
 
 def _is_same(one: Any, other: Any) -> bool:
-    """Whether two parts come from one definition: a module that is executed twice registers its parts twice."""
+    """Whether two parts have the same definition, as when a module is executed twice."""
     names = [(getattr(part, "__module__", None), getattr(part, "__qualname__", None)) for part in (one, other)]
     return one is other or (None not in names[0] and names[0] == names[1])
 
@@ -118,16 +118,16 @@ _loaded: set[str] = set()
 
 
 def load_plugins(modules: Iterable[str] = ()) -> None:
-    """Import modules that register parts of their own; each is imported once.
+    """Import the plugins; each module is imported once.
 
-    Beside `modules`, those that the environment variable GENGEO_PLUGINS names are imported, and those that installed
-    packages name in their entry points. Processes that are started later know `modules` by that variable.
+    In addition to `modules`, the modules named by the environment variable GENGEO_PLUGINS and by the entry points of
+    installed packages are imported. `modules` are added to the variable, so that child processes load them too.
 
     Args:
         modules: Names of modules, or paths of `.py` files.
 
     Raises:
-        GenGeoError: A module is missing or cannot be imported; the message holds the module's own error.
+        GenGeoError: A module is missing or cannot be imported; the message contains the error of the module.
     """
     given = [str(Path(name).resolve()) if name.endswith(".py") else name for name in modules if name]
     stated = [name.strip() for name in os.environ.get(PLUGINS_VARIABLE, "").split(",") if name.strip()]
@@ -145,7 +145,7 @@ def _load_once(name: str, load: Callable[[], Any]) -> None:
         return
     try:
         load()
-    except Exception as error:  # a module of somebody else may raise anything
+    except Exception as error:  # a third-party module can raise any error
         raise GenGeoError(f"the plugin {name} cannot be imported: {type(error).__name__}: {error}") from error
     _loaded.add(name)
 
@@ -161,7 +161,7 @@ def _import_plugin(name: str) -> None:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # classes of the module can be pickled for worker processes
+    sys.modules[path.stem] = module  # so that classes of the module can be pickled for worker processes
     try:
         spec.loader.exec_module(module)
     except BaseException:

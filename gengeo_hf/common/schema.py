@@ -1,7 +1,7 @@
-"""What a pair is: the one form of every data set, two tables.
+"""The schema of every data set: the tables `queries` and `gallery`.
 
-`queries` has one row for each ground image, `gallery` one row for each aerial tile. A query names its tile by id,
-never by position, so tables can be filtered, shuffled and joined without a silent error.
+`queries` has one row for each ground image, `gallery` one row for each aerial tile. A query refers to its tile by id,
+not by row index, so that tables can be filtered, shuffled and joined safely.
 """
 
 import re
@@ -18,8 +18,8 @@ QUERY_FEATURES = datasets.Features(
     {
         "query_id": datasets.Value("string"),
         "ground": datasets.Image(),
-        "positive": datasets.Value("string"),  # tile_id of the one true tile
-        "semi_positives": datasets.List(datasets.Value("string")),  # tiles that also cover the place (VIGOR)
+        "positive": datasets.Value("string"),  # tile_id of the positive tile
+        "semi_positives": datasets.List(datasets.Value("string")),  # tiles that also cover the position (VIGOR)
         "lat": datasets.Value("float64"),  # degrees, WGS84
         "lon": datasets.Value("float64"),
         "heading": datasets.Value("float32"),  # degrees clockwise from true north, of the image's centre column
@@ -27,7 +27,7 @@ QUERY_FEATURES = datasets.Features(
         "area": datasets.Value("string"),  # city, region or split cell
     }
 )
-# Further columns that queries may have: the rest of `CameraView`, in degrees.
+# Optional columns of queries: further fields of `CameraView`, in degrees.
 CAMERA_FEATURES = datasets.Features(
     {
         "vertical_fov": datasets.Value("float32"),
@@ -52,7 +52,7 @@ GALLERY_FEATURES = datasets.Features(
 
 
 def present_camera(names: Iterable[str]) -> datasets.Features:
-    """The features of `CAMERA_FEATURES` that a table of queries has.
+    """Return the features of `CAMERA_FEATURES` that a table of queries contains.
 
     Args:
         names: Column names of the table.
@@ -62,18 +62,18 @@ def present_camera(names: Iterable[str]) -> datasets.Features:
 
 
 WORLD_DOMAINS = ("urban", "rural", "offcenter")
-# A region of the synthetic world, such as urban-train-0-0012; a town of a user's may be called san-jose-12-2021.
+# Areas of the synthetic world, such as urban-train-0-0012; areas of users, such as san-jose-12-2021, must not match.
 WORLD_AREA = re.compile(rf"({'|'.join(WORLD_DOMAINS)})-(train|validation|test)-\d+-\d{{4}}")
 
 
 @dataclass(frozen=True)
 class CrossViewDataset:
-    """Ground queries and the aerial gallery that answers them.
+    """Ground queries and their aerial gallery.
 
     Args:
-        name: what results call it, for example `cvusa/test` or `world/urban/test`.
-        queries: table with `QUERY_FEATURES`; `heading`, `fov`, `lat` and `lon` may be null.
-        gallery: table with `GALLERY_FEATURES`; bounds may be null.
+        name: Name in results, for example `cvusa/test` or `world/urban/test`.
+        queries: Table with `QUERY_FEATURES`; `heading`, `fov`, `lat` and `lon` may be null.
+        gallery: Table with `GALLERY_FEATURES`; bounds may be null.
     """
 
     name: str
@@ -81,12 +81,12 @@ class CrossViewDataset:
     gallery: datasets.Dataset
 
     def validate(self) -> "CrossViewDataset":
-        """Check the schema and every id, and return the dataset itself.
+        """Check the schema and every id, and return this data set.
 
         Raises:
-            GenGeoError: a column is missing or has another type, a table is empty, an id is missing or occurs twice, a
-                query names a tile that the gallery lacks, a position is outside -90..90, -180..180 degrees, or a field
-                of view is none.
+            GenGeoError: A column is missing or has another type, a table is empty, an id is missing or occurs twice, a
+                query names a tile that is not in the gallery, a position is outside -90..90, -180..180 degrees, or a
+                field of view is not above 0 and up to 360 degrees.
         """
         _check_columns("queries", self.queries, QUERY_FEATURES)
         _check_columns("queries", self.queries, present_camera(self.queries.column_names))
@@ -117,10 +117,10 @@ class CrossViewDataset:
         return self
 
     def cameras(self) -> list[CameraView]:
-        """How each ground image was taken, as far as the table says.
+        """Return how each ground image was taken, from the columns of `queries`.
 
         Raises:
-            GenGeoError: An angle outside its range, or an unknown projection.
+            GenGeoError: An angle is outside its range, or a projection is unknown.
         """
         names = ("heading", "fov", *CAMERA_FEATURES)
         columns = {name: self.queries[name][:] for name in names if name in self.queries.column_names}
@@ -130,11 +130,11 @@ class CrossViewDataset:
             raise GenGeoError(f"{self.name}: {error}; leave it empty where it is unknown") from None
 
     def ground_camera(self) -> tuple[str | None, float | None]:
-        """What all ground images are, for the configuration of a model that is trained on them.
+        """Return the kind of the ground images, for the configuration of a model that is trained on them.
 
         Returns:
-            "panorama" with the vertical field of view in degrees (None where it is unknown or differs), "photo", or
-            None where the two are mixed.
+            The kind, "panorama", "photo", or None if they are mixed; and for panoramas the vertical field of view in
+            degrees, None if it is unknown or differs.
         """
         kinds = {(camera.is_panorama, camera.vertical_fov) for camera in set(self.cameras())}
         if {is_panorama for is_panorama, _ in kinds} == {True}:
@@ -144,20 +144,24 @@ class CrossViewDataset:
 
     @property
     def synthetic(self) -> bool:
-        """Whether all tiles are drawn ones of the synthetic world, also after an export and under another name."""
+        """Whether all tiles belong to the synthetic world, also after an export and under another name."""
         return all(WORLD_AREA.fullmatch(area or "") for area in set(self.gallery["area"][:]))
 
     def positive_rows(self) -> np.ndarray:
-        """Row of each query's true tile in the gallery: int64, shape (queries,)."""
+        """Return the gallery row of the positive tile of each query: int64, shape (queries,)."""
         row_of = {tile: row for row, tile in enumerate(self.gallery["tile_id"][:])}
         return np.array([row_of[tile] for tile in self.queries["positive"][:]], dtype=np.int64)
 
 
 def check_apart(train: CrossViewDataset, validation: CrossViewDataset) -> None:
-    """Refuse a validation split that repeats training photos: it would pick the weights that learned them by heart.
+    """Refuse a validation split that contains training photos, on which memorised training data would score well.
+
+    Args:
+        train: Training split.
+        validation: Validation split.
 
     Raises:
-        GenGeoError: a query stands in both, as happens when the two are loaded with different shares or seeds.
+        GenGeoError: A query is in both, for example because they were loaded with different fractions or seeds.
     """
     both = set(train.queries["query_id"][:]).intersection(validation.queries["query_id"][:])
     if both:
@@ -180,12 +184,12 @@ def _check_columns(which: str, table: datasets.Dataset, expected: datasets.Featu
 
 
 def _unique(which: str, column: str, ids: list[str | None]) -> set[str]:
-    """The set of ids, each of which must occur once."""
+    """Return the set of ids; refuse missing and repeated ids."""
     seen: set[str] = set()
     for row, value in enumerate(ids):
         if value is None:
             raise GenGeoError(f"row {row} of the {which} table has no {column}; every row needs one")
         if value in seen:
-            raise GenGeoError(f"the {which} table holds the {column} {value!r} twice; ids must be unique")
+            raise GenGeoError(f"the {which} table contains the {column} {value!r} twice; ids must be unique")
         seen.add(value)
     return seen

@@ -1,19 +1,19 @@
-"""Intervals of shares."""
+"""Confidence intervals of proportions."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 
 def wilson(share: ArrayLike, count: ArrayLike, z: float = 1.96) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Interval of a share (Wilson 1927): holds for small counts and near 0 and 1, and always contains the share.
+    """Confidence interval of a proportion (Wilson 1927), valid for small counts and near 0 and 1.
 
     Args:
-        share: Observed shares, 0 to 1.
-        count: Number of observations behind each share; shapes that broadcast.
+        share: Observed proportions, 0 to 1, which the interval always contains.
+        count: Number of observations of each proportion; both broadcast against each other.
         z: Quantile of the normal distribution; 1.96 gives 95 %.
 
     Returns:
-        Lower and upper ends, in the broadcast shape; 0 and 1 where there is no observation.
+        Lower and upper bounds, of the broadcast shape; 0 and 1 where there is no observation.
     """
     share, count = np.broadcast_arrays(np.asarray(share, np.float64), np.asarray(count, np.float64))
     known = np.maximum(count, 1)

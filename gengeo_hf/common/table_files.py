@@ -1,4 +1,4 @@
-"""Files of tables as Arrow tables: text with separators, Parquet, JSON lines, Arrow; see `tables.read_table`."""
+"""Readers of table files into Arrow tables: delimited text, Parquet, JSON lines, Arrow; see `tables.read_table`."""
 
 import csv
 from collections.abc import Iterator, Sequence
@@ -12,11 +12,15 @@ from gengeo_hf.common.errors import GenGeoError
 if TYPE_CHECKING:
     import datasets
 
-_BLOCK = 20_000  # rows that are text cells in Python at one time
+_BLOCK = 20_000  # rows that are held as Python strings at one time
 
 
 def read_text(path: Path) -> tuple[pa.Table, list[str], tuple[str, ...]]:
-    """A text table as columns of text, what was left out of it, and the names that occur twice."""
+    """Read a text table.
+
+    Returns:
+        The table with columns of text, notes about omitted rows and columns, and the column names that occur twice.
+    """
     with path.open("rb") as file:
         head = file.read(4)
     if head[:2] in (b"\xff\xfe", b"\xfe\xff") or (b"\0" in head):
@@ -37,20 +41,20 @@ def read_text(path: Path) -> tuple[pa.Table, list[str], tuple[str, ...]]:
 def _read_rows(path: Path, file: Any) -> tuple[pa.Table, list[str], tuple[str, ...]]:
     first = file.readline()
     separator = None
-    if first.lower().startswith("sep=") and len(first.strip()) == 5:  # how some spreadsheets state it
+    if first.lower().startswith("sep=") and len(first.strip()) == 5:  # written by some spreadsheets
         separator, first = first.strip()[4], file.readline()
     separator = separator or max(",;\t|", key=first.count)
     header = [name.strip() for name in next(csv.reader([first], delimiter=separator), [])]
     if not any(header):
         raise GenGeoError(f"{path} is empty: expected a header line such as ground,aerial,lat,lon")
-    kept = [place for place, name in enumerate(header) if name and name not in header[:place]]
+    kept = [index for index, name in enumerate(header) if name and name not in header[:index]]
     doubled = tuple(sorted({name for name in header if name and header.count(name) > 1}))
     counts = {"empty": 0, "short": 0, "first short": 0}
     blocks = [
-        pa.table([pa.array(column, pa.string()) for column in columns], names=[header[place] for place in kept])
+        pa.table([pa.array(column, pa.string()) for column in columns], names=[header[index] for index in kept])
         for columns in _blocks(csv.reader(file, delimiter=separator), header, kept, path, counts)
     ]
-    names = [header[place] for place in kept]
+    names = [header[index] for index in kept]
     table = pa.concat_tables(blocks) if blocks else pa.table({name: pa.array([], pa.string()) for name in names})
     notes = []
     if counts["empty"]:
@@ -66,7 +70,7 @@ def _read_rows(path: Path, file: Any) -> tuple[pa.Table, list[str], tuple[str, .
 def _blocks(
     reader: Any, header: list[str], kept: list[int], path: Path, counts: dict[str, int]
 ) -> Iterator[list[list[str]]]:
-    """Columns of some thousand rows at a time."""
+    """Yield the columns of `_BLOCK` rows at a time."""
     columns: list[list[str]] = [[] for _ in kept]
     width = len(header)
     for cells in reader:
@@ -82,8 +86,8 @@ def _blocks(
                 f"{path}, line {reader.line_num + 1} has {len(cells)} cells and the header {width}: write cells that "
                 "hold the separator in quotation marks; numbers need a decimal point, not a comma"
             )
-        for column, place in zip(columns, kept, strict=True):
-            column.append(cells[place].strip())
+        for column, index in zip(columns, kept, strict=True):
+            column.append(cells[index].strip())
         if len(columns[0]) >= _BLOCK:
             yield columns
             columns = [[] for _ in kept]
@@ -92,7 +96,7 @@ def _blocks(
 
 
 def read_parquet(files: Sequence[Path]) -> "datasets.Dataset":
-    """Parquet files; those with images are copied into the cache of `datasets` and stay on disk."""
+    """Read Parquet files; those with images are copied into the cache of `datasets` and not loaded into memory."""
     import datasets
     import pyarrow.parquet as pq
 
@@ -106,7 +110,7 @@ def read_parquet(files: Sequence[Path]) -> "datasets.Dataset":
 
 
 def read_json_lines(path: Path) -> pa.Table:
-    """JSON lines; columns that hold numbers and text become text."""
+    """Read JSON lines; columns that contain numbers and text become text."""
     import json
 
     import pyarrow.json
@@ -131,7 +135,7 @@ def read_json_lines(path: Path) -> pa.Table:
 
 
 def _mixed(values: list[Any]) -> pa.Array:
-    """A column of one type, of text where its values differ in type."""
+    """Build a column from values; values of different types become text."""
     try:
         return pa.array(values)
     except pa.ArrowException:
@@ -139,7 +143,7 @@ def _mixed(values: list[Any]) -> pa.Array:
 
 
 def read_arrow(path: Path) -> pa.Table:
-    """An Arrow file, or a stream as `datasets` writes it; memory-mapped."""
+    """Read an Arrow file, or an Arrow stream as `datasets` writes it, memory-mapped."""
     source = pa.memory_map(str(path))
     try:
         return pa.ipc.open_file(source).read_all()

@@ -1,8 +1,8 @@
-"""The one reader of tables: CSV, TSV, Parquet, JSON lines, Arrow, saved data sets, dictionaries of splits, the Hub.
+"""The reader of tables: CSV, TSV, Parquet, JSON lines, Arrow, saved data sets, dictionaries of splits, the Hub.
 
-Every command that takes a table reads it here, so that a file which one command accepts is accepted by all. Cells of
-text formats stay text; ids stay text in every format. What cannot be read is refused with one line that says what to
-change in the file; what is left out is counted in `Table.notes`.
+All commands read tables with this module, so that a file which one command accepts is accepted by all. Cells of text
+formats stay text; ids stay text in every format. An unreadable file raises an error that says what to change in it;
+omitted rows and columns are counted in `Table.notes`.
 """
 
 import re
@@ -26,8 +26,8 @@ TEXT_SUFFIXES = (".csv", ".tsv")
 TABLE_SUFFIXES = (*TEXT_SUFFIXES, ".parquet", ".jsonl", ".ndjson", ".arrow", ".feather")
 HUB_PREFIXES = ("hf://datasets/", "hf://", "hf:")
 SPLIT = "split"
-PAIRS_FILE = "pairs.parquet"  # the table of a folder that `gengeo data get` or `gengeo data make` wrote
-EXACT = 2**53  # integers above are not exact as floating point numbers
+PAIRS_FILE = "pairs.parquet"  # table in a folder that `gengeo data get` or `gengeo data make` wrote
+EXACT = 2**53  # larger integers are not exact as float64
 _EMPTY = frozenset({"", "na", "n/a", "nan", "null", "none", "-"})
 _OTHER_SUFFIXES = {
     ".xlsx": "save it as 'CSV UTF-8'",
@@ -43,14 +43,14 @@ _OTHER_SUFFIXES = {
 
 @dataclass(frozen=True)
 class Table:
-    """A table that was read.
+    """A table that was read by `read_table` or `as_table`.
 
     Args:
-        name: Short name, for results: the file's or folder's.
-        file: How messages call it.
-        folder: Directory that relative paths in it start from; None is the working directory.
-        rows: The rows; text formats give text columns.
-        notes: One line for whatever was left out or changed, with its count.
+        name: Short name in results: that of the file or folder.
+        file: Name in messages.
+        folder: Directory to which relative paths in the table refer; None is the working directory.
+        rows: Rows of the table; text formats have text columns.
+        notes: One line, with a count, for everything that was omitted or changed.
         doubled: Column names that occur more than once in the file; only the first of each is in `rows`.
     """
 
@@ -70,30 +70,31 @@ class Table:
         return list(self.rows.column_names)
 
     def find(self, names: Sequence[str]) -> str | None:
-        """The first column that is called one of some names, without regard to case and punctuation.
+        """Find the first column with one of the names, ignoring case and punctuation; None if there is none.
 
         Args:
-            names: Lower-case letters and digits, in order of preference.
+            names: Names in lower-case letters and digits, in order of preference.
         """
         by_plain = {plain(column): column for column in reversed(self.columns)}
         return next((by_plain[name] for name in names if name in by_plain), None)
 
     def is_image(self, column: str) -> bool:
-        """Whether a column holds images, and not paths of images."""
+        """Whether a column contains images, not paths of images."""
         import datasets
 
         return isinstance(self.rows.features[column], datasets.Image)
 
     def text(self, column: str) -> list[str | None]:
-        """A column as text, None where it is empty. Integers above 2**53 stay exact.
+        """Return a column as text, None for empty cells. Integers above 2**53 stay exact.
 
         Raises:
-            GenGeoError: The column occurs twice, or holds floating point numbers that were ids above 2**53.
+            GenGeoError: The column is missing, occurs twice, or contains floating point numbers of 2**53 or more, which
+                cannot be exact ids.
         """
         return [self._as_text(column, row, value) for row, value in enumerate(self._array(column).to_pylist())]
 
     def values(self, column: str) -> list[Any]:
-        """A column as Python values; lists stay lists, names of classes are text."""
+        """Return a column as Python values; lists stay lists, class labels become their names."""
         import datasets
 
         feature = self.rows.features[column]
@@ -103,18 +104,18 @@ class Table:
         return values
 
     def numbers(self, column: str, what: str | None = None) -> np.ndarray:
-        """A column as float64, NaN where it is empty.
+        """Return a column as float64, NaN for empty cells.
 
         Args:
             column: Name of the column.
-            what: How messages call its values; None takes the column's name.
+            what: Name of the values in messages; None uses the name of the column.
 
         Raises:
             GenGeoError: A value is not a finite number; the message says in which row and what to change.
         """
         array = self._array(column)
         if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
-            out = _parsed(array)
+            out = _parse(array)
             if out is None:
                 texts = self.text(column)
                 out = np.array([self._as_number(what or column, row, text) for row, text in enumerate(texts)])
@@ -130,7 +131,7 @@ class Table:
 
     def _array(self, column: str) -> pa.ChunkedArray:
         if column in self.doubled:
-            raise GenGeoError(f"{self.file} has two columns {column!r}: which one is meant? Give them different names")
+            raise GenGeoError(f"{self.file} has two columns {column!r}: give them different names")
         if column not in self.rows.column_names:
             raise GenGeoError(f"{self.file} has no column {column!r}; it has {', '.join(self.columns)}")
         found = self.rows.select_columns([column]).with_format("arrow")[:][column]
@@ -163,15 +164,16 @@ class Table:
 
 
 def read_table(source: str | Path) -> Table:
-    """Read a table of any kind that we read.
+    """Read a table of any supported kind.
 
     Args:
         source: A CSV, TSV, Parquet, JSON-lines or Arrow file; a directory that `save_to_disk` of a `Dataset` or
             `DatasetDict` wrote; a directory with exactly one such file, with `pairs.parquet`, or with Parquet files
-            that hold images; or `hf://owner/name[/config[/split]]`. The splits of a dictionary become a column `split`.
+            that contain images; or `hf://owner/name[/config[/split]]`. The splits of a dictionary become a column
+            `split`.
 
     Raises:
-        GenGeoError: Nothing is there, it is of another kind, damaged, not UTF-8, or has no rows.
+        GenGeoError: The source does not exist, is not supported, is damaged, is not UTF-8, or has no rows.
     """
     address = str(source)
     prefix = next((prefix for prefix in HUB_PREFIXES if address.startswith(prefix)), None)
@@ -184,25 +186,25 @@ def read_table(source: str | Path) -> Table:
         else:
             table = _file_table(find_table(path), path)
     if not len(table):
-        raise GenGeoError(f"{table.file} has a header and no rows: there is nothing in it")
+        raise GenGeoError(f"{table.file} has a header and no rows")
     return table
 
 
 def as_table(rows: "datasets.Dataset", name: str = "dataset") -> Table:
-    """A data set in memory as a table.
+    """Wrap a data set in memory as a table.
 
     Args:
-        rows: The rows; image columns hold images or paths.
-        name: How messages and results call it.
+        rows: Data set; image columns contain images or paths.
+        name: Name in messages and results.
     """
     return Table(name, name, None, _with_image_features(rows))
 
 
 def find_table(source: Path) -> Path:
-    """The one table at `source`, which is the file itself or a directory that holds it.
+    """Find the table at `source`, which is the file or a directory with exactly one table.
 
     Raises:
-        GenGeoError: No table, several, or a file of another kind.
+        GenGeoError: There is no table or more than one, or the file is not supported.
     """
     kinds = ", ".join(TABLE_SUFFIXES)
     if source.is_dir():
@@ -222,17 +224,17 @@ def find_table(source: Path) -> Path:
     if source.suffix.lower() not in TABLE_SUFFIXES:
         hint = _OTHER_SUFFIXES.get(source.suffix.lower())
         advice = f"; {hint}" if hint else ""
-        raise GenGeoError(f"{source} is not a table that we read ({kinds} or a saved data set){advice}")
+        raise GenGeoError(f"{source} is not a supported table ({kinds} or a saved data set){advice}")
     return source
 
 
 def plain(name: str) -> str:
-    """A column's name in lower-case letters and digits alone."""
+    """Reduce a column name to its lower-case letters and digits."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def _file_table(path: Path, source: Path) -> Table:
-    """A table of one file, or of the Parquet files of one directory."""
+    """Read the table of one file, or of the Parquet files of one directory."""
     import datasets
 
     suffix = path.suffix.lower()
@@ -252,25 +254,25 @@ def _file_table(path: Path, source: Path) -> Table:
             rows = datasets.Dataset(read_arrow(path))
     except GenGeoError:
         raise
-    except Exception as error:  # what pyarrow, csv and datasets say of a damaged file
+    except Exception as error:  # pyarrow, csv and datasets raise many kinds of error for damaged files
         raise GenGeoError(f"{path} cannot be read as a table: {first_line(error)}") from error
     name = source.name if len(files) > 1 or (source.is_dir() and path.name == PAIRS_FILE) else path.stem
     return Table(name, str(path), path.parent, _with_image_features(rows), tuple(notes), doubled)
 
 
 def _saved_table(path: Path) -> Table:
-    """A directory of `save_to_disk`."""
+    """Read a directory of `save_to_disk`."""
     import datasets
 
     try:
         found = datasets.load_from_disk(str(path))
-    except Exception as error:  # a damaged file raises whatever its reader happens to meet
+    except Exception as error:  # readers raise many kinds of error for damaged files
         raise GenGeoError(f"{path} is not a saved data set that can be read: {first_line(error)}") from error
-    return _joined(path.name, str(path), path, found)
+    return _join_splits(path.name, str(path), path, found)
 
 
 def _hub_table(address: str) -> Table:
-    """A data set on the Hub: `owner/name`, `owner/name/config` or `owner/name/config/split`."""
+    """Read a data set of the Hub: `owner/name`, `owner/name/config` or `owner/name/config/split`."""
     import datasets
 
     owner, name, config, split, *more = [*address.strip("/").split("/"), "", "", ""]
@@ -278,13 +280,13 @@ def _hub_table(address: str) -> Table:
         raise GenGeoError(f"hf://{address} is not a data set: write hf://owner/name, with /config and /split if needed")
     try:
         found = datasets.load_dataset(f"{owner}/{name}", config or None, split=split or None)
-    except Exception as error:  # of the Hub, of the network, of the files: all mean that it cannot be had
+    except Exception as error:  # errors of the Hub, of the network or of the files
         raise GenGeoError(f"the data set {owner}/{name} cannot be read: {first_line(error)}") from error
-    return _joined(name, f"hf://{address}", None, found)
+    return _join_splits(name, f"hf://{address}", None, found)
 
 
-def _joined(name: str, file: str, folder: Path | None, found: Any) -> Table:
-    """One table of a data set, or of the splits of a dictionary."""
+def _join_splits(name: str, file: str, folder: Path | None, found: Any) -> Table:
+    """Build one table from a data set, or from the splits of a dictionary."""
     import datasets
 
     if not isinstance(found, datasets.DatasetDict):
@@ -293,14 +295,14 @@ def _joined(name: str, file: str, folder: Path | None, found: Any) -> Table:
     parts = []
     for split, part in found.items():
         if SPLIT in part.column_names:
-            notes.append(f"{file}: its splits {', '.join(found)} go before its column {SPLIT!r}")
+            notes.append(f"{file}: its splits {', '.join(found)} replace its column {SPLIT!r}")
             part = part.remove_columns([SPLIT])
         parts.append(part.add_column(SPLIT, [str(split)] * len(part)))
     return Table(name, file, folder, _with_image_features(datasets.concatenate_datasets(parts)), tuple(notes[:1]))
 
 
 def _with_image_features(rows: "datasets.Dataset") -> "datasets.Dataset":
-    """The same rows with columns of encoded images declared as such, whoever wrote them."""
+    """Declare the columns of encoded images as image features."""
     import datasets
 
     for name, feature in dict(rows.features).items():
@@ -308,15 +310,15 @@ def _with_image_features(rows: "datasets.Dataset") -> "datasets.Dataset":
             continue
         is_struct = isinstance(feature, dict) and set(feature) == {"bytes", "path"}
         is_bytes = isinstance(feature, datasets.Value) and feature.dtype in ("binary", "large_binary")
-        if is_bytes and feature.dtype == "large_binary":  # which pyarrow 21 does not cast to images
+        if is_bytes and feature.dtype == "large_binary":  # pyarrow 21 does not cast it to images
             rows = rows.cast_column(name, datasets.Value("binary"))
         if is_struct or is_bytes:
             rows = rows.cast_column(name, datasets.Image(decode=False)).cast_column(name, datasets.Image())
     return rows
 
 
-def _parsed(array: pa.ChunkedArray) -> np.ndarray | None:
-    """Numbers of a column of text, None where some value is not a plain number."""
+def _parse(array: pa.ChunkedArray) -> np.ndarray | None:
+    """Parse a column of text as numbers; None if a value is not a plain number."""
     trimmed = pc.utf8_trim_whitespace(array)
     try:
         numbers = pc.cast(pc.if_else(pc.equal(trimmed, ""), None, trimmed), pa.float64())
@@ -326,7 +328,7 @@ def _parsed(array: pa.ChunkedArray) -> np.ndarray | None:
 
 
 def _number_hint(text: str) -> str:
-    """What to change about a cell that should hold a number."""
+    """Return advice for a cell that should contain a number."""
     if re.fullmatch(r"[-+]?\d+,\d+", text):
         return f": use a decimal point ({text.replace(',', '.')}); the spreadsheet's language decides what it writes"
     if re.search(r"[°º'\"′″]", text):

@@ -1,6 +1,6 @@
-"""Text of others, made fit for a terminal."""
+"""Text from files and libraries, made safe to print in a terminal."""
 
 
 def printable(text: object) -> str:
-    """One line without control characters: what cannot be printed, also a line break, becomes a space."""
+    """Return the text as one line: line breaks and other characters that are not printable become spaces."""
     return "".join(letter if letter.isprintable() else " " for letter in str(text))

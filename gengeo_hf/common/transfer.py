@@ -1,4 +1,4 @@
-"""Exchanges with the Hub: tried again where that can help, refused in one line where it cannot."""
+"""Requests to the Hub: retries after temporary errors, one-line messages for refusals, and uploads."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,11 +13,19 @@ T = TypeVar("T")
 ATTEMPTS = 5
 
 
-def retried(action: Callable[[], T], repository: str, pause: float = 1.0) -> T:
-    """Run an exchange with the Hub; try again after network errors, 429 and 5xx, waiting twice as long each time.
+def with_retries(action: Callable[[], T], repository: str, pause: float = 1.0) -> T:
+    """Run a request to the Hub, and retry it after network errors, 429 and 5xx with exponential backoff.
+
+    Args:
+        action: Request, called up to `ATTEMPTS` times.
+        repository: Name of the repository in messages.
+        pause: Seconds before the second attempt; doubled for each further one.
+
+    Returns:
+        The result of `action`.
 
     Raises:
-        GenGeoError: the Hub refuses the token or the name, is switched off here, or does not answer at last.
+        GenGeoError: The Hub refuses the token or the name, HF_HUB_OFFLINE is set, or all attempts failed.
     """
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -38,10 +46,10 @@ def retried(action: Callable[[], T], repository: str, pause: float = 1.0) -> T:
             if status != 429 and status < 500:
                 raise GenGeoError(_refusal(repository, status, error)) from error
             problem: Exception = error
-        # What snapshot_download makes of a network error when it has no older copy.
+        # LocalEntryNotFoundError: raised by snapshot_download for a network error without a cached copy.
         except (LocalEntryNotFoundError, httpx.TransportError, ConnectionError, TimeoutError) as error:
             if isinstance(error, OfflineModeIsEnabled) or isinstance(error.__cause__, OfflineModeIsEnabled):
-                raise GenGeoError(f"{repository}: the Hub is switched off here (HF_HUB_OFFLINE)") from error
+                raise GenGeoError(f"{repository}: the Hub is disabled by HF_HUB_OFFLINE: unset the variable") from error
             problem = error
         if attempt < ATTEMPTS:
             time.sleep(pause * 2 ** (attempt - 1))
@@ -49,10 +57,10 @@ def retried(action: Callable[[], T], repository: str, pause: float = 1.0) -> T:
 
 
 def _refusal(repository: str, status: int, error: Exception) -> str:
-    """What a refusal means, and what to do."""
+    """Return the message of a refusal: its meaning, and what to do."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-    # To whoever gives no token the Hub answers 401 for a name that it does not have.
+    # Without a token, the Hub answers 401 for a repository that does not exist.
     unknown = isinstance(error, RepositoryNotFoundError) and not isinstance(error, GatedRepoError)
     if unknown or status == 404:
         return f"the Hub has no {repository}, or not that revision, that you can see: check the name and your token"
@@ -66,31 +74,31 @@ def _refusal(repository: str, status: int, error: Exception) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says first, with what follows a colon at the end of a line; its name where it says nothing."""
+    """Return the first line of an error message, and further lines after a trailing colon; its type if it is empty."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     end = next((row for row, line in enumerate(lines) if not line.endswith(":")), len(lines))
     return " ".join(lines[: end + 1]) or type(error).__name__
 
 
 def refuse_missing_folder(option: str, name: str) -> None:
-    """Refuse what can only be a directory and is not there: the Hub's own message is about the form of its ids.
+    """Refuse a path that does not exist and cannot be a Hub id, for which the Hub would only complain about the form.
 
     Args:
-        option: What the user gave it by, for the message.
+        option: Option that the user set, for the message.
         name: Directory or Hub id.
 
     Raises:
-        GenGeoError: There is no such directory, and a Hub id (`name` or `organisation/name`) does not look so.
+        GenGeoError: The directory does not exist, and `name` is not of the form `name` or `organisation/name`.
     """
     if not Path(name).exists() and (name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1):
         raise GenGeoError(f"{option}: there is no directory {name}")
 
 
 def check_repository_name(repository: str) -> None:
-    """Refuse what the Hub would refuse, before any work is done for it.
+    """Refuse a repository name that the Hub would refuse, before any work is done.
 
     Raises:
-        GenGeoError: The name is not `organisation/name`.
+        GenGeoError: The name is not of the form `organisation/name`.
     """
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
@@ -103,7 +111,7 @@ def check_repository_name(repository: str) -> None:
 
 
 def folder_files(folder: Path) -> dict[str, Path]:
-    """The files of a folder by their path inside it, without the local record of who wrote it."""
+    """Return the files of a folder by relative path, without `OUTPUT_RECORD`."""
     found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return {name: path for name, path in found.items() if name != OUTPUT_RECORD}
 
@@ -118,20 +126,20 @@ def upload(
     private: bool = False,
     token: str | None = None,
 ) -> str:
-    """Send files as one commit to a repository, which is made if needed.
+    """Upload files as one commit; the repository is created if it does not exist.
 
     Args:
-        files: content by path in the repository.
-        repository: `organisation/name`.
-        kind: "model" or "dataset".
-        message: of the commit.
-        replaces: patterns of files that the same commit removes where `files` does not hold them: a part of an
-            earlier, larger upload must not be taken for a part of this one.
-        private: of a repository that is made.
-        token: of the Hub; None takes the stored one, or that of the variable HF_TOKEN.
+        files: Content, or path of a local file, by path in the repository.
+        repository: Repository as `organisation/name`.
+        kind: Type of the repository, "model" or "dataset".
+        message: Commit message.
+        replaces: Patterns of files that the commit deletes if they are not in `files`, so that parts of an earlier,
+            larger upload do not remain.
+        private: Whether a new repository is private.
+        token: Token of the Hub; None uses the stored token or the variable HF_TOKEN.
 
     Returns:
-        The address of the commit.
+        URL of the commit.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
@@ -140,16 +148,16 @@ def upload(
     def commit() -> str:
         present = api.list_repo_files(repository, repo_type=kind)
         stale = [name for name in present if name not in files and any(_fits(name, p) for p in replaces)]
-        # Made anew for each attempt: an operation remembers what it has already sent.
+        # New operations for each attempt: an operation remembers what it has already sent.
         additions = [CommitOperationAdd(name, content) for name, content in files.items()]
         operations: list[Any] = [*additions, *(CommitOperationDelete(name) for name in stale)]
         info = api.create_commit(repository, operations=operations, commit_message=message, repo_type=kind)
         return str(info.commit_url)
 
-    retried(lambda: api.create_repo(repository, repo_type=kind, private=private, exist_ok=True), repository)
-    return retried(commit, repository)
+    with_retries(lambda: api.create_repo(repository, repo_type=kind, private=private, exist_ok=True), repository)
+    return with_retries(commit, repository)
 
 
 def _fits(name: str, pattern: str) -> bool:
-    """Whether a path fits a pattern whose stars do not reach into folders."""
+    """Whether a path matches a pattern whose wildcards do not match directory separators."""
     return name.count("/") == pattern.count("/") and fnmatch(name, pattern)

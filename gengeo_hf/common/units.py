@@ -1,6 +1,6 @@
-"""What people write for sizes and places: `100m`, `2km`, `50%`, `60.17,24.94,2km`.
+"""Parsers of lengths, times, fractions, ranges, positions and boxes on the command line, such as `100m` or `50%`.
 
-Gives floats in metres, degrees and shares.
+Results are floats in metres, seconds and degrees, and fractions from 0 to 1.
 """
 
 import re
@@ -16,7 +16,7 @@ _METRES = {"": 1.0, "m": 1.0, "km": 1000.0, "ft": 0.3048, "mi": 1609.344}
 
 
 class Near(NamedTuple):
-    """A location prior: only tiles whose centre lies within `radius_m` metres of (lat, lon) are asked."""
+    """A location prior: only tiles whose centre lies within `radius_m` metres of (lat, lon) are searched."""
 
     lat: float
     lon: float
@@ -24,10 +24,10 @@ class Near(NamedTuple):
 
 
 def parse_metres(text: str) -> float:
-    """Metres from `100`, `100m`, `1.5km`, `300ft` or `1mi`.
+    """Parse a length such as `100`, `100m`, `1.5km`, `300ft` or `1mi` to metres.
 
     Raises:
-        GenGeoError: no number, an unknown unit, or a length that is not positive.
+        GenGeoError: The number is missing, the unit is unknown, or the length is not positive.
     """
     found = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([a-z]*)\s*", text.lower())
     if found is None or found[2] not in _METRES:
@@ -42,10 +42,10 @@ def parse_metres(text: str) -> float:
 
 
 def parse_seconds(text: str) -> float:
-    """Seconds from `2`, `2s`, `500ms` or `1min`.
+    """Parse a time such as `2`, `2s`, `500ms` or `1min` to seconds.
 
     Raises:
-        GenGeoError: no number, an unknown unit, or a time that is not positive.
+        GenGeoError: The number is missing, the unit is unknown, or the time is not positive.
     """
     found = re.fullmatch(r"\s*([0-9.]+)\s*([a-z]*)\s*", text.lower())
     try:
@@ -58,44 +58,44 @@ def parse_seconds(text: str) -> float:
 
 
 def parse_share(text: str) -> float:
-    """A share in [0, 1) from `50%` or `0.5`.
+    """Parse an overlap such as `50%` or `0.5` to a fraction in [0, 1).
 
     Raises:
-        GenGeoError: not a number, or outside [0, 1).
+        GenGeoError: The text is not a number, or the fraction is outside [0, 1).
     """
     try:
         share = float(text.strip().removesuffix("%")) / (100.0 if text.strip().endswith("%") else 1.0)
     except ValueError:
-        raise GenGeoError(f"{text!r} is not a share: write it as 50% or 0.5") from None
+        raise GenGeoError(f"{text!r} is not a fraction: write it as 50% or 0.5") from None
     if not 0.0 <= share < 1.0:
         raise GenGeoError(f"the overlap must be at least 0 % and less than 100 %, found {text!r}")
     return share
 
 
 def parse_range(text: str) -> tuple[float, float]:
-    """Two values, the second one greater, from `low,high`.
+    """Parse a range `low,high` with `low` below `high`.
 
     Raises:
-        GenGeoError: not two numbers that rise.
+        GenGeoError: The text is not two numbers, or `low` is not below `high`.
     """
     try:
         low, high = map(float, text.split(","))
     except ValueError:
         raise GenGeoError(f"{text!r} is not a range: write low,high, for example 0,3000") from None
     if not low < high:
-        raise GenGeoError(f"a range must rise, found {text!r}")
+        raise GenGeoError(f"the second value of a range must be greater than the first, found {text!r}")
     return low, high
 
 
 def parse_near(text: str) -> Near:
-    """A location prior from `lat,lon,radius`, for example `60.17,24.94,2km`.
+    """Parse a location prior `lat,lon,radius`, for example `60.17,24.94,2km`.
 
     Raises:
-        GenGeoError: not three parts, or a position that is not on Earth.
+        GenGeoError: The text does not have three parts, or the position or the radius is out of range.
     """
     parts = text.split(",")
     if len(parts) != 3:
-        raise GenGeoError(f"{text!r} is not a place: write lat,lon,radius, for example 60.17,24.94,2km")
+        raise GenGeoError(f"{text!r} is not a position with a radius: write lat,lon,radius, as in 60.17,24.94,2km")
     try:
         lat, lon = float(parts[0]), float(parts[1])
     except ValueError:
@@ -104,24 +104,26 @@ def parse_near(text: str) -> Near:
 
 
 def check_near(near: tuple[float, float, float]) -> Near:
-    """The prior as `Near`, refused where it is not a place on Earth with a positive radius in metres.
+    """Check a location prior (latitude, longitude in degrees, radius in metres) and return it as `Near`.
 
     Raises:
-        GenGeoError: a position that is not on Earth, or a radius that is not positive.
+        GenGeoError: The position is out of range, or the radius is not positive.
     """
     lat, lon, radius_m = near
     if not (abs(lat) <= 90 and abs(lon) <= 180):
-        raise GenGeoError(f"{lat}, {lon} is not a place: latitude -90..90, longitude -180..180 degrees, in this order")
+        raise GenGeoError(
+            f"{lat}, {lon} is not a position: expected latitude -90..90, longitude -180..180 degrees, in this order"
+        )
     if not (np.isfinite(radius_m) and radius_m > 0):
         raise GenGeoError(f"the radius must be a positive number of metres, found {radius_m}")
     return Near(float(lat), float(lon), float(radius_m))
 
 
 def parse_bounds(text: str) -> Bounds:
-    """A box from `west,south,east,north` in degrees; west > east runs across the date line.
+    """Parse a box `west,south,east,north` in degrees; a box with west > east crosses the date line.
 
     Raises:
-        GenGeoError: not four numbers, or not a box on Earth.
+        GenGeoError: The text is not four numbers, or the box is out of range.
     """
     try:
         box = Bounds(*map(float, text.split(",")))

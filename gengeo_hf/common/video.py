@@ -1,8 +1,8 @@
-"""Frames of a video file as photos, one at a time: memory does not grow with the length of the video.
+"""Read the frames of a video file as photos, one at a time, in constant memory.
 
-PyAV (FFmpeg) decodes; it comes with the extra `video`. Only local files of the containers in `CONTAINERS` are opened,
-so that a file cannot name addresses or other files that FFmpeg would fetch. Frames are upright: the rotation that
-phones write is applied.
+Decoding needs PyAV (FFmpeg), which the extra `video` installs. Only local files of the formats in `CONTAINERS` are
+opened, so that a file cannot make FFmpeg read URLs or other files. Frames are upright: the rotation in the header is
+applied.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from gengeo_hf.common.images import ImageFile
 from gengeo_hf.common.metadata import PhotoMetadata
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".mts", ".m2ts", ".3gp")
-CONTAINERS = "mov,mp4,matroska,webm,avi,mpeg,mpegts"  # FFmpeg's names of demuxers
-MAX_PIXELS = 100_000_000  # of one frame
-LONGEST_SIDE = 4096  # pixels; larger frames are reduced while they are decoded
+CONTAINERS = "mov,mp4,matroska,webm,avi,mpeg,mpegts"  # names of FFmpeg demuxers
+MAX_PIXELS = 100_000_000  # limit for one frame
+LONGEST_SIDE = 4096  # pixels; larger frames are reduced while they are converted
 SEPARATOR = "#t="  # between file and seconds in the name of a frame (W3C Media Fragments)
 
 
 @dataclass(frozen=True)
 class VideoFrame(ImageFile):
-    """One frame.
+    """A frame of a video.
 
     Args:
         name: Path of the video, `#t=` and the seconds.
-        seconds: Time since the first frame of the video.
+        seconds: Seconds since the first frame of the video.
     """
 
     name: str = ""
@@ -47,9 +47,9 @@ class BrokenFrame:
     """A part of a video that cannot be decoded.
 
     Args:
-        name: As `VideoFrame`.
-        seconds: Time since the first frame, up to which the video could be read.
-        error: What is wrong, one line.
+        name: Path of the video, `#t=` and the seconds.
+        seconds: Seconds since the first frame up to which the video was decoded.
+        error: Error message, one line.
     """
 
     name: str
@@ -58,18 +58,18 @@ class BrokenFrame:
 
 
 def is_video(path: Any) -> bool:
-    """Whether a path ends as video files do."""
+    """Whether a path has the suffix of a video file."""
     return isinstance(path, str | Path) and Path(path).suffix.lower() in VIDEO_SUFFIXES
 
 
 @dataclass(frozen=True)
 class Video:
-    """A video file that can be opened.
+    """A video file whose header was read.
 
     Args:
-        path: Of the file.
-        duration_s: As its header states; None where it does not.
-        created: Time of the first frame, as its header states (UTC); None where it does not.
+        path: Path of the file.
+        duration_s: Duration in seconds that the header states; None if unknown.
+        created: Time of the first frame in UTC that the header states; None if unknown.
 
     Example:
         >>> video = Video.open("drive.mp4")
@@ -96,22 +96,22 @@ class Video:
             return cls(path, seconds, _time(created))
 
     def count(self, every_s: float) -> int | None:
-        """About how many frames `frames` gives; None where the length is not stated."""
+        """Estimate the number of frames that `frames` yields; None if the duration is unknown."""
         return None if self.duration_s is None else max(1, math.ceil(self.duration_s / every_s))
 
     def frames(self, every_s: float = 1.0, start_s: float = 0.0) -> Iterator[VideoFrame | BrokenFrame]:
-        """The first frame, then the next one at least `every_s` later, and so on.
+        """Yield the first frame and then frames that are at least `every_s` apart.
 
         Args:
-            every_s: Seconds between frames; less than the video's own interval gives all frames.
-            start_s: Seconds since the first frame before which frames are passed over, by the index of the file.
+            every_s: Seconds between frames; a value below the frame interval of the video yields all frames.
+            start_s: Seconds since the first frame of the video at which to start; earlier frames are skipped.
 
         Yields:
-            Frames in the order in which they are shown. A video that is damaged, or ends before its stated length,
-            gives a `BrokenFrame` last; what lies between damaged parts is given.
+            Frames in presentation order. If the video is damaged or ends before its stated duration, the decodable
+            frames are yielded and a `BrokenFrame` follows at the end.
 
         Raises:
-            GenGeoError: `every_s` is not positive, or see `open`.
+            GenGeoError: `every_s` is not positive, or the file cannot be opened (see `open`).
         """
         if not (math.isfinite(every_s) and every_s > 0):
             raise GenGeoError(f"the time between frames must be a positive number of seconds, found {every_s:g}")
@@ -138,7 +138,7 @@ class Video:
         return f"{self.path}{SEPARATOR}{round(seconds, 3):g}"
 
     def _frame(self, frame: Any, seconds: float) -> VideoFrame:
-        """A decoded frame as an image."""
+        """Convert a decoded frame to an upright image."""
         scale = LONGEST_SIDE / max(frame.width, frame.height)
         size = {"width": round(frame.width * scale), "height": round(frame.height * scale)} if scale < 1 else {}
         pixels = frame.to_ndarray(format="rgb24", **size)
@@ -150,10 +150,10 @@ class Video:
 
 
 def read_frame(name: str) -> Image.Image:
-    """The frame of a `VideoFrame.name`, read again.
+    """Read the frame that a `VideoFrame.name` identifies.
 
     Raises:
-        GenGeoError: The video is not there any more, or has no frame then.
+        GenGeoError: The video does not exist or has no frame at this time.
     """
     path, _, seconds = name.rpartition(SEPARATOR)
     found = next(iter(Video.open(path).frames(start_s=float(seconds) - 1e-3)), None)
@@ -164,7 +164,7 @@ def read_frame(name: str) -> Image.Image:
 
 @contextlib.contextmanager
 def _container(path: Path) -> Iterator[tuple[Any, Any]]:
-    """An open file and its video stream."""
+    """Yield an open container and its video stream."""
     try:
         import av
     except ImportError as error:
@@ -192,14 +192,14 @@ def _container(path: Path) -> Iterator[tuple[Any, Any]]:
 
 
 def _is_cover(stream: Any) -> bool:
-    """Whether a stream is a picture that music files carry."""
+    """Whether a stream is an attached cover image."""
     from av.stream import Disposition
 
     return bool(stream.disposition & Disposition.attached_pic)
 
 
 def _decoded(container: Any, stream: Any) -> Iterator[Any]:
-    """Frames of a stream; a text says what could not be decoded."""
+    """Yield the frames of a stream, and a message for each part that cannot be decoded."""
     import av
 
     packets = container.demux(stream)
@@ -211,7 +211,7 @@ def _decoded(container: Any, stream: Any) -> Iterator[Any]:
             frames = packet.decode()
         except (av.FFmpegError, ValueError) as error:
             yield _reason(error)
-            if not isinstance(error, av.InvalidDataError):  # the file itself cannot be read on
+            if not isinstance(error, av.InvalidDataError):  # the rest of the file cannot be read
                 return
             continue
         for frame in frames:
@@ -219,12 +219,12 @@ def _decoded(container: Any, stream: Any) -> Iterator[Any]:
 
 
 def _reason(error: Exception) -> str:
-    """FFmpeg's words for an error, without its number."""
+    """Return the message of FFmpeg for an error, without its number."""
     return str(getattr(error, "strerror", None) or type(error).__name__)
 
 
 def _time(text: str | None) -> datetime | None:
-    """The creation time of a header; None for none, or the zero that devices without a clock write."""
+    """Parse the creation time of a header; None if it is missing or zero, which devices without a clock write."""
     try:
         time = datetime.fromisoformat(text) if text else None
     except ValueError:

@@ -1,6 +1,6 @@
-"""Data sets: the published benchmarks, tables of one's own, augmentation and export.
+"""Data sets: the published benchmarks, users' own tables, augmentation and export.
 
-The names below are looked up when they are first used, so that importing one module does not import `datasets`.
+The names below are imported when they are first used, so that importing one module does not import `datasets`.
 """
 
 import importlib
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from gengeo_hf.data.own import load_hf_dataset
     from gengeo_hf.data.registry import DataNotation, load_notation, load_pairs, parse_data
 
-_HOMES = {
+_MODULES = {
     "AerialImages": "loading",
     "Augmentation": "augment",
     "DataNotation": "registry",
@@ -37,6 +37,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

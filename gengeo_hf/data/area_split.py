@@ -1,9 +1,9 @@
-"""A validation part cut out of the training pairs by area, or by id where no positions are known.
+"""Validation split of the training pairs: by area, or by id where positions are unknown.
 
-Training and validation share no place, so that the checkpoint is picked without a look at the test split.
+Training and validation pairs lie in different blocks, so that checkpoints can be selected without the test split.
 
-The Earth is cut into blocks of equal height and nearly equal width in metres along the great circles; whole blocks go
-to one side or the other. Which ones follows from a hash of the block and the seed, never from the order of the list.
+The Earth is divided into blocks of equal height and nearly equal width in metres along the great circles. Each block
+belongs to one split as a whole. The choice depends on a hash of the block and the seed, not on the order of the pairs.
 """
 
 import hashlib
@@ -25,13 +25,13 @@ BY_ID = (
 
 @dataclass(frozen=True)
 class Split:
-    """Which pairs train and which validate; those too near to the border do neither.
+    """Training and validation pairs; pairs within the margin around validation pairs belong to neither.
 
     Args:
-        train: bool (N,).
-        validation: bool (N,).
-        block_m: side of a block in metres; 0 where the split is by id.
-        blocks: (row, column) of each block of the validation part.
+        train: Whether each pair is used for training, bool (N,).
+        validation: Whether each pair is used for validation, bool (N,).
+        block_m: Side of a block in metres; 0 for a split by id.
+        blocks: (row, column) of each validation block; empty for a split by id.
     """
 
     train: np.ndarray
@@ -39,19 +39,21 @@ class Split:
     block_m: float = 0.0
     blocks: frozenset[tuple[int, int]] = frozenset()
 
-    def part(self, split: str) -> np.ndarray:
-        """The pairs of "train" or "validation": bool (N,).
+    def mask(self, split: str) -> np.ndarray:
+        """Whether each pair belongs to the split "train" or "validation", bool (N,).
 
         Raises:
-            GenGeoError: there are none.
+            GenGeoError: The split has no pairs.
         """
-        chosen = self.train if split == "train" else self.validation
-        if not chosen.any():
-            raise GenGeoError(f"no pair belongs to {split}; validation_share and the validation margin leave none")
-        return chosen
+        mask = self.train if split == "train" else self.validation
+        if not mask.any():
+            raise GenGeoError(
+                f"the split {split} has no pairs with this validation_share and validation margin; change one of them"
+            )
+        return mask
 
     def covers(self, lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
-        """Whether positions in degrees lie in the validation blocks: bool (M,)."""
+        """Whether each position, (M,) latitudes and longitudes in degrees, lies in a validation block: bool (M,)."""
         if not self.blocks:
             return np.zeros(len(lat), dtype=bool)
         return np.array([tuple(block) in self.blocks for block in blocks_of(lat, lon, self.block_m).tolist()])
@@ -68,19 +70,20 @@ def split_training(
     margin_m: float,
     seed: int = 0,
 ) -> Split:
-    """Cut a validation part from training pairs.
+    """Split pairs into training and validation pairs.
 
     Args:
-        ids: of the pairs (or of the places, where several pairs show one: they are then kept together).
-        lat, lon: degrees, (N,); None or NaN where unknown.
-        share: of the pairs that validate, about; 0 trains on all.
-        method: "area" cuts whole blocks; "id" draws single ids, for data without positions.
-        block_m: side of a block in metres.
-        margin_m: training pairs nearer than this to a pair that validates are left out of both parts.
-        seed: another seed, other blocks.
+        ids: Id of each pair, length N. Pairs with equal ids are kept together by the method "id".
+        lat, lon: Positions in degrees, (N,); None or NaN where unknown. Needed by the method "area".
+        share: Approximate share of validation pairs, 0 to 0.5; 0 uses all pairs for training.
+        method: "area" selects whole blocks; "id" selects single ids, for data without positions.
+        block_m: Side of a block in metres.
+        margin_m: Training pairs nearer than this many metres to a validation pair are excluded from both splits.
+        seed: Seed of the choice of blocks or ids.
 
     Raises:
-        GenGeoError: a share outside 0..0.5, an unknown method, missing positions, or all pairs in one block.
+        GenGeoError: The share is outside 0..0.5, the method is unknown, positions are missing, or no block is small
+            enough to be set aside.
     """
     if not 0 <= share <= 0.5:
         raise GenGeoError(f"validation_share must lie in 0..0.5, found {share}")
@@ -89,24 +92,24 @@ def split_training(
     if share == 0:
         return Split(np.ones(len(ids), dtype=bool), np.zeros(len(ids), dtype=bool))
     if method == "id":
-        return _by_id(ids, share, seed)
+        return _split_by_id(ids, share, seed)
     if lat is None or lon is None or np.isnan(lat).any() or np.isnan(lon).any():
         raise GenGeoError(
-            "a part can only be cut by area where every pair has a position: supply the positions, or set "
-            f"{BY_ID} (single pairs are drawn, and their neighbours stay in training)"
+            "a split by area needs the position of every pair: supply the positions, or set "
+            f"{BY_ID} (this selects single pairs, whose neighbours stay in the training split)"
         )
     blocks = blocks_of(lat, lon, block_m)
-    chosen = _chosen_blocks(blocks, share, seed, block_m)
+    chosen = _choose_blocks(blocks, share, seed, block_m)
     validation = np.array([tuple(block) in chosen for block in blocks.tolist()])
-    near = _nearer_than(lat, lon, validation, margin_m)
+    near = _within_margin(lat, lon, validation, margin_m)
     return Split(~validation & ~near, validation, block_m, frozenset(chosen))
 
 
 def blocks_of(lat: np.ndarray, lon: np.ndarray, block_m: float) -> np.ndarray:
-    """Block of each position: int64 (N, 2), row from the equator and column from Greenwich.
+    """Block of each position: int64 (N, 2), row counted from the equator and column counted from Greenwich.
 
-    A row is `block_m` high along the meridian. Its circle at mid-height is divided into the whole number of columns
-    that comes nearest to `block_m`, so no block lies across the date line.
+    A row is `block_m` high along the meridian. Its parallel at mid-height is divided into the whole number of columns
+    whose width is nearest to `block_m`. Longitudes are taken modulo 360, so there is no seam at the date line.
     """
     step = np.degrees(block_m / EARTH_RADIUS_M)
     row = np.floor(np.asarray(lat, dtype=np.float64) / step)
@@ -116,15 +119,18 @@ def blocks_of(lat: np.ndarray, lon: np.ndarray, block_m: float) -> np.ndarray:
     return np.stack([row, np.minimum(column, columns - 1)], axis=1).astype(np.int64)
 
 
-def fitting_block_m(lat: np.ndarray, lon: np.ndarray, share: float) -> float:
-    """The largest round block side in metres, of 20 km down to 50 m, that leaves enough blocks to choose from.
+def choose_block_m(lat: np.ndarray, lon: np.ndarray, share: float) -> float:
+    """The largest of some round block sides, 20 km to 50 m, that leaves enough blocks to choose from.
 
-    Enough: no block holds more than half of the part that is to be cut. For people's own data, whose extent may be a
-    country or a village.
+    With enough blocks, no block holds more than half of the pairs that are to be set aside. This is for users' own
+    data, whose extent may be that of a country or of a village.
 
     Args:
-        lat, lon: (N,) degrees.
-        share: of the part that is to be cut, 0 to 1.
+        lat, lon: Positions in degrees, (N,).
+        share: Share of the pairs that is to be set aside, 0 to 1.
+
+    Returns:
+        Side of a block in metres; 50 where no side leaves enough blocks.
     """
     sides = (20_000.0, 10_000.0, 5_000.0, 2_000.0, 1_000.0, 500.0, 200.0, 100.0, 50.0)
     for side in sides:
@@ -134,8 +140,8 @@ def fitting_block_m(lat: np.ndarray, lon: np.ndarray, share: float) -> float:
     return sides[-1]
 
 
-def _chosen_blocks(blocks: np.ndarray, share: float, seed: int, block_m: float) -> set[tuple[int, int]]:
-    """Blocks in the order of their hash until the share is reached; those larger than the whole part stay out."""
+def _choose_blocks(blocks: np.ndarray, share: float, seed: int, block_m: float) -> set[tuple[int, int]]:
+    """Blocks in the order of their hash until the share is reached; blocks with more pairs than that are skipped."""
     unique, sizes = np.unique(blocks, axis=0, return_counts=True)
     wanted = share * len(blocks)
     order = sorted(range(len(unique)), key=lambda i: _hash(seed, f"{unique[i, 0]},{unique[i, 1]}"))
@@ -148,18 +154,18 @@ def _chosen_blocks(blocks: np.ndarray, share: float, seed: int, block_m: float) 
             total += int(sizes[index])
     if not chosen or total == len(blocks):
         raise GenGeoError(
-            f"{len(blocks):,} pairs lie in {len(unique)} blocks of {block_m:g} m: none can be set aside; split by id "
-            f"instead ({BY_ID}), or choose smaller blocks (there, block_m)"
+            f"{len(blocks):,} pairs lie in {len(unique)} blocks of {block_m:g} m, and no block can be set aside; split "
+            f"by id instead ({BY_ID}), or set a smaller block_m"
         )
     return chosen
 
 
-def _by_id(ids: Sequence[str], share: float, seed: int) -> Split:
-    """The ids with the smallest hashes validate; equal ids stay together."""
+def _split_by_id(ids: Sequence[str], share: float, seed: int) -> Split:
+    """Use the ids with the smallest hashes for validation; pairs with equal ids stay together."""
     hashes = {name: _hash(seed, name) for name in set(ids)}
     wanted = round(share * len(hashes))
     if not 0 < wanted < len(hashes):
-        raise GenGeoError(f"{len(hashes)} places are too few to set {share:.0%} of them aside")
+        raise GenGeoError(f"{len(hashes)} different ids are too few to set {share:.0%} of them aside")
     chosen = set(sorted(hashes, key=hashes.__getitem__)[:wanted])
     validation = np.array([name in chosen for name in ids])
     return Split(~validation, validation)
@@ -169,13 +175,13 @@ def _hash(seed: int, text: str) -> bytes:
     return hashlib.sha256(f"{seed}/{text}".encode()).digest()
 
 
-def _nearer_than(lat: np.ndarray, lon: np.ndarray, validation: np.ndarray, margin_m: float) -> np.ndarray:
-    """Whether each pair lies nearer than the margin to a pair that validates: bool (N,)."""
+def _within_margin(lat: np.ndarray, lon: np.ndarray, validation: np.ndarray, margin_m: float) -> np.ndarray:
+    """Whether each pair lies nearer than the margin to a validation pair: bool (N,)."""
     if margin_m <= 0:
         return np.zeros(len(lat), dtype=bool)
     from scipy.spatial import cKDTree
 
     points = to_unit_vectors(lat, lon)
-    reach = chord(margin_m)
-    distance, _ = cKDTree(points[validation]).query(points, distance_upper_bound=reach)
-    return np.asarray(distance < reach)
+    limit = chord(margin_m)
+    distance, _ = cKDTree(points[validation]).query(points, distance_upper_bound=limit)
+    return np.asarray(distance < limit)

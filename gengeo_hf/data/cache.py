@@ -1,4 +1,4 @@
-"""Training pairs in memory: each pair is decoded once, not once an epoch."""
+"""Training pairs in memory: each pair is decoded once instead of once per epoch."""
 
 from typing import Any
 
@@ -10,15 +10,15 @@ from gengeo_hf.data.loading import SLICE, PairSource
 
 
 class PairsInMemory(Dataset[dict[str, Any]]):
-    """The pairs of a source as resized uint8 pixels in memory: `__getitems__` gives the very batches of the source.
+    """The pairs of a source as resized uint8 pixels in memory; batches are equal to those of the source.
 
-    For small images: 10,000 pairs of 42x168 and 70x70 pixels take 360 MB, of the paper's sizes 8 GB.
+    For small images: 10,000 pairs of 42 x 168 and 70 x 70 pixels take 360 MB; at the paper's sizes they take 8 GB.
 
     Args:
-        source: what decodes and resizes. It is read once, here.
+        source: Source whose pairs are decoded and resized once, when this object is created.
 
     Raises:
-        GenGeoError: an image is missing or broken (the source alone would replace its pair).
+        GenGeoError: An image is missing or broken. (`PairSource` itself replaces such pairs.)
     """
 
     def __init__(self, source: PairSource) -> None:
@@ -29,9 +29,9 @@ class PairsInMemory(Dataset[dict[str, Any]]):
         if source.broken:
             raise GenGeoError(
                 f"{source.dataset.name} cannot be kept in memory: the pair of row {source.broken[0]} is broken; "
-                "mend it, or leave data.in_memory off, then such pairs are replaced"
+                "repair its images, or set data.in_memory=false, which replaces broken pairs"
             )
-        # Column by column, so that both the pieces and the whole of all of them never lie in memory together.
+        # Column by column, so that only one column is in memory twice.
         self.columns = {key: torch.cat([part.pop(key) for part in parts]) for key in list(parts[0])}
 
     def __len__(self) -> int:
@@ -42,6 +42,6 @@ class PairsInMemory(Dataset[dict[str, Any]]):
         return {key: value[row] for key, value in self.columns.items()}
 
     def __getitems__(self, rows: list[int]) -> dict[str, Any]:
-        """A whole batch."""
+        """The batch of some rows, as `PairSource.__getitems__` returns it."""
         chosen = torch.as_tensor(rows)
         return {key: value[chosen] for key, value in self.columns.items()}

@@ -1,4 +1,4 @@
-"""Check a data set before hours of training find out: the facts behind `gengeo data check`."""
+"""Checks of a data set before training; used by `gengeo data check`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,34 +8,34 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.schema import CrossViewDataset
 from gengeo_hf.data.benchmarks.report import Report
 
-OWN = ("table", "folder")  # of a user, with no published counts
+OWN = ("table", "folder")  # users' own data, without published counts
 
 
 def check_data(name: str, root: str | Path, **options: Any) -> Report:
     """Check one data set.
 
-    Benchmarks are compared with their published counts; a user's own table or folder is loaded in all its parts, and
-    some of its images are decoded.
+    Benchmarks are compared with their published counts. Of a user's own table or folder, every split is loaded and
+    some images are decoded.
 
     Args:
         name: "cvusa", "cvact", "vigor" (also "vigor-same", "vigor-cross"), "university1652", "cvcities", "loci",
             "justzoomin", "table" or "folder".
-        root: its folder (or, for "table", its file).
-        options: of the loader, as for `load_pairs`; a benchmark is then loaded with them in all its parts as well.
+        root: Directory of the data set; for "table" also the file.
+        options: Options of the loader, as for `load_pairs`. With options, every split of a benchmark is loaded too.
 
     Raises:
-        GenGeoError: an unknown name or option, or nothing in the folder looks like the data set.
+        GenGeoError: The name or an option is unknown, or the directory does not hold the data set.
     """
     checks = _checks()
     if name not in (*checks, *OWN):
         known = ", ".join(sorted((*checks, *OWN)))
-        raise GenGeoError(f"nothing is known to check for {name!r}; expected one of {known}")
+        raise GenGeoError(f"{name!r} cannot be checked; expected one of {known}")
     if name in OWN:
-        return _parts(Report(name, Path(root)), name, root, options)
+        return _check_splits(Report(name, Path(root)), name, root, options)
     report = checks[name](root)
     if options and name == "vigor":
-        raise GenGeoError("with options say which protocol: vigor-same or vigor-cross")
-    return _parts(report, name, root, options) if options else report
+        raise GenGeoError("with options, name the protocol: write vigor-same or vigor-cross instead of vigor")
+    return _check_splits(report, name, root, options) if options else report
 
 
 def _checks() -> dict[str, Callable[[str | Path], Report]]:
@@ -56,15 +56,15 @@ def _checks() -> dict[str, Callable[[str | Path], Report]]:
     }
 
 
-def _parts(report: Report, name: str, root: str | Path, options: dict[str, Any]) -> Report:
+def _check_splits(report: Report, name: str, root: str | Path, options: dict[str, Any]) -> Report:
     """Load every split, and decode some images of each view."""
     from gengeo_hf.data.registry import load_pairs
 
     if not str(root).startswith("hf:") and not Path(root).exists():
         raise GenGeoError(f"there is no {root}")
-    load, own = _table_loader(report, root, options) if name == "table" else (None, set[str]())
+    load, stated = _table_loader(report, root, options) if name == "table" else (None, set[str]())
     for split in ("train", "validation", "test"):
-        if own and split not in own:
+        if stated and split not in stated:
             report.warn(split, f"the column split has no {split!r}")
             continue
         try:
@@ -72,35 +72,38 @@ def _parts(report: Report, name: str, root: str | Path, options: dict[str, Any])
         except GenGeoError as error:
             report.add(split, str(error), "pairs", False)
             continue
-        _split(report, split, data)
+        _check_split(report, split, data)
     return report
 
 
 def _table_loader(
     report: Report, root: str | Path, options: dict[str, Any]
 ) -> tuple[Callable[[str], CrossViewDataset], set[str]]:
-    """Read a table once; say what was noticed in it. Gives what loads a split, and the splits of its own column."""
+    """Read a table once, and report its notes.
+
+    Returns:
+        Function that loads a split by name; names of the splits in the table's column `split`, empty without one.
+    """
     from gengeo_hf.common.tables import read_table
-    from gengeo_hf.data.own import PARTS, SPLIT_WORDS, Splits, in_no_part, understand
+    from gengeo_hf.data.own import SPLITS, Splits, count_unknown_splits, parse_rows, parse_split_name
 
     given = dict(options)
     columns, missing = given.pop("columns", None), given.pop("missing", "error")
-    rows = understand(read_table(root), columns, given)
+    rows = parse_rows(read_table(root), columns, given)
     for note in rows.notes:
         report.warn("table", note.removeprefix(f"{root}: "))
     if rows.distances:
         report.add("distances", rows.distances)
-    for word, count in in_no_part(rows).items():
-        what = f"column split, {word!r}" if word else "column split, empty"
-        report.warn(what, f"{count:,} rows belong to no part")
+    for value, count in count_unknown_splits(rows).items():
+        what = f"column split, {value!r}" if value else "column split, empty"
+        report.warn(what, f"{count:,} rows belong to no split")
     splits = Splits(rows, missing, given)
-    words = {str(word or "").strip().lower() for word in rows.split or ()}
-    own = {SPLIT_WORDS.get(word, word) for word in words} & set(PARTS)
-    return (lambda split: splits.load(split).validate()), own
+    stated = {parse_split_name(value) for value in rows.split or ()} & set(SPLITS)
+    return (lambda split: splits.load(split).validate()), stated
 
 
-def _split(report: Report, split: str, data: CrossViewDataset) -> None:
-    """Counts of one split, what its cameras say, and whether some of its images decode."""
+def _check_split(report: Report, split: str, data: CrossViewDataset) -> None:
+    """Report the counts and cameras of one split, and decode some of its images."""
     import numpy as np
 
     from gengeo_hf.data.loading import AerialImages, GroundImages
@@ -114,12 +117,12 @@ def _split(report: Report, split: str, data: CrossViewDataset) -> None:
         f"{len(data.queries):,} photos ({len(panoramas):,} panoramas, {known:,} with a position), "
         f"{len(data.gallery):,} tiles",
     )
-    lost = sum(camera.heading is None for camera in panoramas)
-    if lost:
-        report.warn(split, f"{lost:,} panoramas have no heading: they are taken as aligned with north")
+    unaligned = sum(camera.heading is None for camera in panoramas)
+    if unaligned:
+        report.warn(split, f"{unaligned:,} panoramas have no heading and are assumed to be aligned with north")
     for images in (GroundImages(data), AerialImages(data)):
         for row in np.unique(np.linspace(0, len(images) - 1, 12).astype(int)):
             try:
                 images[int(row)]
             except GenGeoError as error:
-                report.add(split, str(error), "a whole image", False, "fetch or export it again")
+                report.add(split, str(error), "a readable image", False, "fetch or export it again")

@@ -1,8 +1,8 @@
-"""Names of the columns of people's own tables: what they may be called in the file."""
+"""Column names that are recognised in users' own tables."""
 
 SIDES = ("west", "south", "east", "north")
 ANGLES = ("heading", "fov", "vertical_fov", "pitch", "roll")  # of the camera, degrees
-# What people call the columns, in order of preference; compared without regard to case and punctuation.
+# Recognised names of each column, in order of preference; case and punctuation are ignored.
 NAMES = {
     "ground": (
         "ground groundimage groundpath groundfilename photo photopath query panorama pano streetview image".split()

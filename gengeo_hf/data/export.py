@@ -1,6 +1,6 @@
-"""Pairs in files that travel: Parquet with the images inside, or webdataset shards; a stopped export goes on.
+"""Export of pairs to Parquet files with the images inside, or to webdataset shards; an export can be resumed.
 
-The folder is read by `load_pairs("parquet", ...)`, `datasets.load_dataset` or the webdataset library.
+The directory is read by `load_pairs("parquet", ...)`, `datasets.load_dataset` or the webdataset library.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from gengeo_hf.data.parquet import ROWS_IN_FILE, TABLES, check_split_name, file_
 
 FORMATS = ("parquet", "webdataset")
 SUFFIX = {"parquet": ".parquet", "webdataset": ".tar"}
-STATE = "gengeo_export_{}.json"  # what the files of a split were made from
+STATE = "gengeo_export_{}.json"  # source and options of the files of a split
 SIGNATURES = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"II*\x00": "tif", b"MM\x00*": "tif", b"RIFF": "webp"}
 
 
@@ -38,27 +38,28 @@ def export_pairs(
     aerial_view: str | None = None,
     progress: bool = False,
 ) -> tuple[int, int]:
-    """Write both tables of a split. Images are copied as they are, not encoded again, unless a view is asked for.
+    """Write both tables of a split. Image files are copied without encoding them again, unless a view is given.
 
-    Parquet: `queries/<split>-00000-of-00009.parquet` and the same under `gallery`. Webdataset: the same names with
-    `.tar`; members `<key>.ground.jpg` and `<key>.json`, or `<key>.aerial.png` and `<key>.json`, with all other columns
-    in the JSON.
+    Parquet files are named `queries/<split>-00000-of-00009.parquet` and `gallery/<split>-...`. Webdataset shards have
+    the same names with `.tar`. Their members are `<key>.ground.jpg` and `<key>.json`, or `<key>.aerial.png` and
+    `<key>.json`; the JSON holds all other columns.
 
     Args:
-        data: what to write.
-        out: folder; other splits in it stay.
-        split: the name in the files: letters, digits and underscores.
+        data: Data set to write.
+        out: Output directory; other splits in it are kept.
+        split: Name of the split in the file names: letters, digits and underscores.
         form: "parquet" or "webdataset".
-        rows_in_file: of each file.
-        ground_view, aerial_view: transforms by name, see `view_transform`. A panorama that is laid flat is none any
-            more: its heading and field of view become null, and training does not roll it.
-        progress: show a bar.
+        rows_in_file: Maximum number of rows of one file.
+        ground_view, aerial_view: Names of view transforms, see `view_transform`; None keeps the images. The result of
+            a ground view is not a panorama: its heading and field of view become null, and training does not roll it.
+        progress: Whether to show a progress bar.
 
     Returns:
-        How many files were written, and how many were there already from a run that was stopped.
+        Number of files that were written, and number of files that an earlier, interrupted export had written.
 
     Raises:
-        GenGeoError: an unknown format, an unusable name, an image that is missing, or files of other data.
+        GenGeoError: The format is unknown, the name of the split is invalid, an image is missing, or the directory
+            holds files of other data.
     """
     if form not in FORMATS:
         raise GenGeoError(f"the format must be one of {', '.join(FORMATS)}, found {form!r}")
@@ -67,7 +68,7 @@ def export_pairs(
     views = {"queries": ground_view, "gallery": aerial_view}
     change = {table: _change(views[table], table) for table in TABLES}
     state = {"content": _content(data), "format": form, "rows_in_file": rows_in_file, "views": views}
-    _claim(out, split, state)
+    _check_state(out, split, state)
     jobs = [
         (table, path, rows)
         for table in TABLES
@@ -81,8 +82,8 @@ def export_pairs(
     return len(missing), len(jobs) - len(missing)
 
 
-def _claim(out: Path, split: str, state: dict[str, Any]) -> None:
-    """Write down what the split is made from; refuse a folder that holds the split of other data."""
+def _check_state(out: Path, split: str, state: dict[str, Any]) -> None:
+    """Record the source and options of the split; refuse a directory that holds this split of other data."""
     path = out / STATE.format(split)
     if path.is_file():
         try:
@@ -96,12 +97,15 @@ def _claim(out: Path, split: str, state: dict[str, Any]) -> None:
             )
         return
     if any(out.glob(f"*/{split}-*-of-*")):
-        raise GenGeoError(f"{out} holds files of a split {split!r} that did not come from this command")
+        raise GenGeoError(
+            f"{out} holds files of a split {split!r} without {path.name}, so `gengeo data export` did not write them; "
+            "choose another folder"
+        )
     write_json(path, state)
 
 
 def _content(data: CrossViewDataset) -> str:
-    """Hash of all columns but the pixels (of which only paths count)."""
+    """Checksum of all columns; of images in files, only the paths are included."""
     digest = hashlib.sha256(data.name.encode())
     for table, column in ((data.queries, "ground"), (data.gallery, "aerial")):
         for name in table.column_names:
@@ -110,13 +114,13 @@ def _content(data: CrossViewDataset) -> str:
         cells = table.cast_column(column, datasets.Image(decode=False)).with_format("arrow")
         for start in range(0, len(table), 1000):
             for cell in cells[start : start + 1000][column].to_pylist():
-                inside = cell and cell["bytes"] is not None
-                digest.update(hashlib.sha256(cell["bytes"]).digest() if inside else repr(cell).encode())
+                has_bytes = cell and cell["bytes"] is not None
+                digest.update(hashlib.sha256(cell["bytes"]).digest() if has_bytes else repr(cell).encode())
     return digest.hexdigest()
 
 
 def _change(view: str | None, table: str) -> Callable[[bytes], bytes] | None:
-    """What happens to each image on its way."""
+    """Function that transforms each image file to the view; None keeps the files."""
     if view is None:
         return None
     from gengeo_hf.data.view_files import view_transform
@@ -124,24 +128,24 @@ def _change(view: str | None, table: str) -> Callable[[bytes], bytes] | None:
     return view_transform(view, "ground" if table == "queries" else "aerial")
 
 
-def _flat(facts: dict[str, Any]) -> dict[str, Any]:
-    """The columns of a panorama that has been laid flat."""
-    return {**facts, **{name: None for name in ("heading", "fov", *CAMERA_FEATURES) if name in facts}}
+def _without_camera(columns: dict[str, Any]) -> dict[str, Any]:
+    """The columns of a row whose image was transformed: its camera no longer applies and becomes null."""
+    return {**columns, **{name: None for name in ("heading", "fov", *CAMERA_FEATURES) if name in columns}}
 
 
 def _write_tar(part: datasets.Dataset, table: str, path: Path, change: Callable[[bytes], bytes] | None = None) -> None:
-    """One webdataset shard; times and owners are left out, so that equal data give equal bytes."""
+    """Write one webdataset shard without times and owners, so that equal data give equal bytes."""
     column, key = ("ground", "query_id") if table == "queries" else ("aerial", "tile_id")
     images = ImageColumn(part, column)
-    facts = part.remove_columns([column])
+    others = part.remove_columns([column])
     with tarfile.open(path, "w") as tar:
         for row in range(len(part)):
             content = image_bytes(images.sources([row])[0], change)
-            fact = facts[row] if change is None else _flat(facts[row])
-            # A dot would end the key, a slash would be a folder: all else of an id is kept.
-            name = f"{row:06d}_" + re.sub(r"[^\w,+-]", "_", fact[key])
+            columns = others[row] if change is None else _without_camera(others[row])
+            # A dot ends the key of a member and a slash starts a directory, so both are replaced in ids.
+            name = f"{row:06d}_" + re.sub(r"[^\w,+-]", "_", columns[key])
             _add(tar, f"{name}.{column}.{_suffix(content)}", content)
-            _add(tar, f"{name}.json", json.dumps(fact).encode())
+            _add(tar, f"{name}.json", json.dumps(columns).encode())
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -151,5 +155,5 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def _suffix(content: bytes) -> str:
-    """What kind of image file the bytes are, by their first ones."""
+    """Suffix for the format of an image file, recognised by its first bytes."""
     return next((suffix for head, suffix in SIGNATURES.items() if content.startswith(head)), "img")

@@ -1,7 +1,8 @@
-"""From rows of a `CrossViewDataset` to pixels: what a data loader's workers do.
+"""Decoding of the images of a `CrossViewDataset`, in a table's order or as batches for a `DataLoader`.
 
-Panoramas are levelled and aligned with north here, by the camera that the table states or, where it is silent, that
-their files state; so training, evaluation, pictures and mining see the same image.
+Panoramas are levelled and aligned with north when they are decoded, by the camera that the table states or, where the
+table states none, by the metadata of the image file. Training, evaluation, figures and mining therefore get the same
+pixels.
 """
 
 import logging
@@ -16,14 +17,14 @@ from torch.utils.data import Dataset
 from gengeo_hf.common.camera import CameraView
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.images import BACKGROUND, open_image, read_image
-from gengeo_hf.common.projection import north_aligned
+from gengeo_hf.common.projection import align_with_north
 from gengeo_hf.common.schema import CrossViewDataset
 from gengeo_hf.data.view_checks import check_views, positions_in_tiles
 
 logger = logging.getLogger(__name__)
 
-ENOUGH_TRIES = 100  # broken pairs in a row after which the folder is wrong, not some files
-SLICE = 32  # images that are decoded at one time: full-size tiles of a large batch would fill the memory
+MAX_TRIES = 100  # broken pairs in a row after which an error is raised: the whole data set is damaged
+SLICE = 32  # images decoded at a time: a large batch of full-size tiles may not fit into memory
 Pair = tuple[Image.Image, Image.Image]
 
 
@@ -33,8 +34,8 @@ class ImageColumn:
     Args:
         table: A `datasets.Dataset`.
         column: The name of its image column.
-        cameras: How each image was taken, for ground images: panoramas are levelled and aligned with north by it. What
-            it leaves open is taken from the image's own file. None leaves images as they are.
+        cameras: Camera of each ground image, by which panoramas are levelled and aligned with north. Values that it
+            does not state are taken from the metadata of the image file. None leaves all images unchanged.
     """
 
     def __init__(self, table: Any, column: str, cameras: Sequence[CameraView] | None = None) -> None:
@@ -46,15 +47,19 @@ class ImageColumn:
         return len(self.table)
 
     def sources(self, rows: Sequence[int]) -> list[Any]:
-        """Path or bytes of each row's image, in one look-up."""
+        """Path or bytes of each row's image, None where a row has none; the table is read once."""
         cells = self.table[list(rows)][self.column].to_pylist()
         return [None if c is None else c["bytes"] if c["bytes"] is not None else c["path"] for c in cells]
 
     def decode(self, source: Any, row: int) -> Image.Image:
-        """The image, upright RGB; a panorama looks north in its centre column.
+        """Decode an image as upright RGB; the centre column of a panorama shows north.
+
+        Args:
+            source: Path or bytes from `sources`.
+            row: Row of the table, which selects the camera.
 
         Raises:
-            GenGeoError: it is missing or broken; the message names the row.
+            GenGeoError: The image is missing or broken; the message names the row.
         """
         if source is None:
             raise GenGeoError(f"row {row} has no {self.column} image")
@@ -64,28 +69,29 @@ class ImageColumn:
             found, stated = read_image(source), self.cameras[row]
         except GenGeoError as error:
             raise GenGeoError(f"{self.column} image of row {row}: {error}") from error
-        # The shape alone makes no panorama of a table's image: only its column or its GPano metadata do.
-        told = found.metadata.camera
-        if stated.fov is None and (told.heading is None and told.is_level):
+        # An image of a table counts as a panorama by its column `fov` or its GPano metadata, never by its shape alone.
+        camera = found.metadata.camera
+        if stated.fov is None and (camera.heading is None and camera.is_level):
             return found.image
-        return north_aligned(found.image, stated.completed_by(told))
+        return align_with_north(found.image, stated.completed_by(camera))
 
 
 class PairSource(Dataset[dict[str, Any]]):
-    """A map-style dataset over the queries: row -> the photo and its true tile, resized, as uint8.
+    """Map-style dataset over the queries: each item is a photo and its positive tile, resized, as uint8.
 
-    A pair with a broken image does not end an epoch, nor does it shrink a batch (InfoNCE and the sampler count on its
-    size). It is reported once, counted in `broken`, and its place is taken by the next whole pair of the table whose
-    tile is not in the batch yet; `query_row` and `tile_row` tell which pair it really is.
+    A pair with a broken image neither ends an epoch nor shrinks a batch, whose size InfoNCE and the sampler rely on. It
+    is reported once, listed in `broken`, and replaced by the next readable pair of the table whose tile is not in the
+    batch yet. `query_row` and `tile_row` of the batch state the pair that is used.
 
     Args:
-        dataset: queries and gallery.
-        processor: a `GenGeoImageProcessor`; it sets the sizes, the way of resizing and the views.
-        auxiliary: a processor for a third view, made from the ground images; batches then have `auxiliary`.
-        with_positions: batches then have `position`, float32 (B, 2), see `positions_in_tiles`.
+        dataset: Queries and gallery.
+        processor: A `GenGeoImageProcessor`, which sets the sizes, the interpolation and the view transforms.
+        auxiliary: Processor of a third view of the ground images, which batches then hold as `auxiliary`. None: no
+            third view.
+        with_positions: Whether batches hold `position`, float32 (B, 2), see `positions_in_tiles`.
 
     Raises:
-        GenGeoError: the data lack a view of a processor, or positions that were asked for.
+        GenGeoError: The data cannot provide a view of a processor, or `with_positions` needs an unknown position.
 
     Example:
         >>> source = PairSource(dataset, processor)
@@ -103,14 +109,14 @@ class PairSource(Dataset[dict[str, Any]]):
         if self.positions is not None and not bool(self.positions.isfinite().all()):
             raise GenGeoError(
                 f"{dataset.name}: a photo has no position, or its tile no bounds (west, south, east, north), and the "
-                "position loss needs both; for tiles that are centred on their photos leave it out"
+                "position loss needs both; disable the loss for tiles that are centred on their photos"
             )
         self.ground = ImageColumn(dataset.queries, "ground", dataset.cameras())
         self.aerial = ImageColumn(dataset.gallery, "aerial")
         self.tile_rows = dataset.positive_rows()
-        # Unknown is a photo: what may be no panorama must not be rolled by augmentation.
+        # Images of an unknown field of view count as ordinary photos, so that augmentation does not roll them.
         self.panorama = torch.tensor([camera.is_panorama for camera in self.ground.cameras or ()])
-        # Shared with the workers, so that the main process sees what they met and each file is reported once.
+        # Shared with the workers, so that the main process knows all broken rows and each is reported once.
         self._broken = torch.zeros(len(self.ground), dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:
@@ -118,7 +124,7 @@ class PairSource(Dataset[dict[str, Any]]):
 
     @property
     def broken(self) -> list[int]:
-        """Query rows whose photo or tile could not be decoded so far."""
+        """Rows of the queries whose photo or tile could not be decoded so far."""
         return self._broken.nonzero().flatten().tolist()
 
     def __getitem__(self, row: int) -> dict[str, Any]:
@@ -126,11 +132,11 @@ class PairSource(Dataset[dict[str, Any]]):
         return {key: value[0] for key, value in self.__getitems__([row]).items()}
 
     def __getitems__(self, rows: list[int]) -> dict[str, Any]:
-        """A whole batch: what PyTorch's loader asks for, so that the table is read once and not B times."""
+        """The batch of some rows. `DataLoader` calls this method, so the table is read once per batch."""
         decoded: list[dict[str, torch.Tensor]] = []
         final = [int(row) for row in rows]
         for start in range(0, len(rows), SLICE):
-            pairs = self._pairs(final, range(start, min(start + SLICE, len(rows))))
+            pairs = self._decode_pairs(final, range(start, min(start + SLICE, len(rows))))
             decoded.append({"ground": self._pixels(pairs, "ground"), "aerial": self._pixels(pairs, "aerial")})
             if self.auxiliary is not None:
                 decoded[-1]["auxiliary"] = resized(self.auxiliary, [pair[0] for pair in pairs], "ground")
@@ -146,56 +152,56 @@ class PairSource(Dataset[dict[str, Any]]):
 
     @staticmethod
     def collate(items: Any) -> dict[str, Any]:
-        """The loader's `collate_fn`: a batch from `__getitems__` passes, single items are stacked."""
+        """`collate_fn` for a `DataLoader`: returns a batch of `__getitems__` unchanged and stacks single items."""
         if isinstance(items, dict):
             return items
         return {key: torch.stack([torch.as_tensor(item[key]) for item in items]) for key in items[0]}
 
-    def _pairs(self, final: list[int], places: range) -> list[Pair]:
-        """Decoded pairs for some places of the batch; `final` is changed where a pair is replaced."""
-        rows = [final[place] for place in places]
+    def _decode_pairs(self, final: list[int], indices: range) -> list[Pair]:
+        """Decode the pairs at some indices of the batch; `final`, the rows of the batch, is updated by replacements."""
+        rows = [final[index] for index in indices]
         grounds = self.ground.sources(rows)
         aerials = self.aerial.sources(self.tile_rows[rows].tolist())
         pairs = []
-        for place, ground, aerial in zip(places, grounds, aerials, strict=True):
-            pair = None if self._broken[final[place]] else self._decoded(final[place], ground, aerial)
-            pairs.append(pair or self._replacement(final, place))
+        for index, ground, aerial in zip(indices, grounds, aerials, strict=True):
+            pair = None if self._broken[final[index]] else self._decode_pair(final[index], ground, aerial)
+            pairs.append(pair or self._replace_pair(final, index))
         return pairs
 
-    def _decoded(self, row: int, ground: Any, aerial: Any) -> Pair | None:
-        """One pair, or None after a report."""
+    def _decode_pair(self, row: int, ground: Any, aerial: Any) -> Pair | None:
+        """Decode one pair; None, with a warning the first time, where one of its images is broken."""
         tile_row = int(self.tile_rows[row])
         try:
             return self.ground.decode(ground, row), self.aerial.decode(aerial, tile_row)
         except GenGeoError as error:
             if not self._broken[row]:
-                logger.warning("%s is left out and replaced by another pair: %s", self.dataset.name, error)
+                logger.warning("%s: a broken pair is replaced by another one: %s", self.dataset.name, error)
             self._broken[row] = True
             return None
 
-    def _replacement(self, final: list[int], place: int) -> Pair:
-        """The next whole pair that is not in the batch; `final[place]` becomes its row.
+    def _replace_pair(self, final: list[int], index: int) -> Pair:
+        """Decode the next readable pair whose tile is not in the batch, and set `final[index]` to its row.
 
         Raises:
-            GenGeoError: too many pairs in a row are broken.
+            GenGeoError: Too many pairs in a row are broken.
         """
         tiles = {int(self.tile_rows[row]) for row in final}
-        first = final[place]
+        first = final[index]
         tries = 0
         for step in range(1, len(self)):
             row = (first + step) % len(self)
             if self._broken[row] or int(self.tile_rows[row]) in tiles:
                 continue
-            pair = self._decoded(row, self.ground.sources([row])[0], self.aerial.sources([self.tile_rows[row]])[0])
+            pair = self._decode_pair(row, self.ground.sources([row])[0], self.aerial.sources([self.tile_rows[row]])[0])
             if pair is not None:
-                final[place] = row
+                final[index] = row
                 return pair
             tries += 1
-            if tries >= ENOUGH_TRIES:
+            if tries >= MAX_TRIES:
                 break
         raise GenGeoError(
-            f"{self.dataset.name}: {len(self.broken)} pairs are broken and none is left to replace row {first}; "
-            "check the images with `gengeo data check`"
+            f"{self.dataset.name}: {len(self.broken)} pairs are broken, and no other pair was found to replace row "
+            f"{first}; check the images with `gengeo data check`"
         )
 
     def _pixels(self, pairs: list[Pair], view: str) -> torch.Tensor:
@@ -205,13 +211,22 @@ class PairSource(Dataset[dict[str, Any]]):
 
 
 def resized(processor: Any, images: list[Image.Image], view: str) -> torch.Tensor:
-    """Images at the view's size, uint8 (B, 3, H, W), without normalisation."""
+    """Resize images to the view's size, without normalisation.
+
+    Args:
+        processor: A `GenGeoImageProcessor`.
+        images: RGB images of any sizes.
+        view: "ground" or "aerial".
+
+    Returns:
+        uint8 (B, 3, H, W).
+    """
     out = processor(images, view=view, do_rescale=False, do_normalize=False, return_tensors="pt")
     return out["pixel_values"]
 
 
 class _Images(Sequence[Image.Image]):
-    """The images of one table, in its order, decoded when they are asked for; see the two classes below."""
+    """The images of one table, in its order, decoded on access; base of the two classes below."""
 
     column = ""
 
@@ -229,36 +244,36 @@ class _Images(Sequence[Image.Image]):
         """The image of a row, or a list of images for a slice."""
         if isinstance(row, slice):
             rows = list(range(*row.indices(len(self))))
-            return [self._decoded(s, r) for r, s in zip(rows, self.images.sources(rows), strict=True)] if rows else []
+            return [self._decode(s, r) for r, s in zip(rows, self.images.sources(rows), strict=True)] if rows else []
         if not -len(self) <= row < len(self):
             raise IndexError(row)
         row = int(row) % len(self)
-        return self._decoded(self.images.sources([row])[0], row)
+        return self._decode(self.images.sources([row])[0], row)
 
     def __iter__(self) -> Iterator[Image.Image]:
         for start in range(0, len(self), SLICE):
             yield from self[start : start + SLICE]
 
-    def _decoded(self, source: Any, row: int) -> Image.Image:
-        """One image; a broken one is an error, or a grey square where that was asked for."""
+    def _decode(self, source: Any, row: int) -> Image.Image:
+        """Decode one image; a broken one raises an error or, with `replace_broken`, becomes a grey square."""
         try:
             return self.images.decode(source, row)
         except GenGeoError as error:
             if not self.replace_broken:
                 raise
             if row not in self.broken:
-                logger.warning("a grey image stands in: %s", error)
+                logger.warning("replaced by a grey image: %s", error)
             self.broken.add(row)
             return Image.new("RGB", (64, 64), BACKGROUND)
 
 
 class GroundImages(_Images):
-    """All ground images of a dataset, one per query, in the table's order; panoramas are aligned with north.
+    """All ground images of a data set, one per query, in the table's order; panoramas are aligned with north.
 
     Args:
-        dataset: queries and gallery.
-        replace_broken: give a grey image, report it once and keep its row in `broken`, instead of raising. For
-            mining during training; an evaluation must not count images that nobody saw.
+        dataset: Queries and gallery.
+        replace_broken: Whether a broken image becomes a grey image instead of an error; it is reported once and its
+            row is added to `broken`. For mining during training; an evaluation must not score replaced images.
 
     Example:
         >>> descriptors = encoder.encode(GroundImages(dataset), view="ground")
@@ -268,6 +283,6 @@ class GroundImages(_Images):
 
 
 class AerialImages(_Images):
-    """All tiles of a dataset's gallery, in the table's order; arguments as in `GroundImages`."""
+    """All tiles of a data set's gallery, in the table's order; arguments as in `GroundImages`."""
 
     column = "aerial"

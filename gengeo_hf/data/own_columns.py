@@ -1,7 +1,7 @@
-"""A user's table of pairs, understood: which column is what, where the images lie, which rows belong together.
+"""Parsing of a user's table of pairs: the meaning of its columns, the paths of its images, and repeated photos.
 
-`rows_of` turns a `Table` into `Rows`, from which `own.py` makes the splits. Nothing is dropped without a line in
-`Rows.notes` that says how much and gives an example.
+`rows_from_table` converts a `Table` to `Rows`, from which `own.py` makes the splits. Whatever is dropped is counted in
+`Rows.notes`, with an example.
 """
 
 import re
@@ -25,28 +25,28 @@ from gengeo_hf.data.own_files import ImageFiles, InsideImages
 from gengeo_hf.data.own_ids import extra_positives, query_ids, tile_ids
 from gengeo_hf.data.tables import gallery_table, query_table
 
-_EQUIRECTANGULAR = ("spherical", "equirectangular", "equirect", "360", "panorama")  # what Mapillary and others write
+_EQUIRECTANGULAR = ("spherical", "equirectangular", "equirect", "360", "panorama")  # of Mapillary and other sources
 
 
 @dataclass
 class Rows:
-    """A table whose columns are understood; one row for each photo, or for each tile without a photo.
+    """Parsed rows of a table, one for each photo or for each tile without a photo; N is their number.
 
     Args:
-        name: Of the file or its folder.
-        table: The images, where they are inside the table; else None.
+        name: Name of the file or its directory, for messages.
+        table: Table with the images inside; None for images in files.
         source_rows: Row of the file that each row came from, int64 (N,).
-        ground, aerial: Paths, "" where there is none; or the name of the column of `table`.
-        query_ids, tile_ids: Of each row.
-        extra: Ids of further tiles of each row.
-        extra_paths: Path of each further tile that is not in a row of its own.
-        numbers: Values by `NUMBERS`: degrees, float64 (N,) each, NaN where unknown.
-        projection, area, split: Of each row; split is None without such a column.
-        present: Whether the images of each row are there, bool (N,).
-        has_photo: Whether the row has a photo, bool (N,); one without is a tile of the gallery only.
-        anchor: Row of the photo that a row without one was merged into, or the row itself, int64 (N,).
-        notes: What was left out, merged or cannot be true, one line each.
-        distances: One line about distances of photos and tiles.
+        ground, aerial: Path of each image, "" where there is none; or the name of the image column of `table`.
+        query_ids, tile_ids: Id of each row's photo and tile.
+        extra: Ids of further positive tiles of each row.
+        extra_paths: Path of each further tile that has no row of its own, by its id.
+        numbers: Column values by the names in `NUMBERS`: degrees, float64 (N,) each, NaN where unknown.
+        projection, area, split: Value of each row; `split` is None without such a column.
+        present: Whether the images of each row exist, bool (N,).
+        has_photo: Whether each row has a photo, bool (N,); without one, its tile is in the gallery only.
+        photo_row: Row whose photo a row without one was merged into, or the row itself, int64 (N,).
+        notes: What was left out, merged or is implausible, one line each.
+        distances: One line about the distances between photos and tiles.
     """
 
     name: str
@@ -64,22 +64,22 @@ class Rows:
     split: list[str | None] | None
     present: np.ndarray
     has_photo: np.ndarray
-    anchor: np.ndarray
+    photo_row: np.ndarray
     notes: tuple[str, ...] = ()
     distances: str = ""
 
     def label(self, row: int) -> str:
-        """How messages call a row."""
+        """Name of a row in messages."""
         return f"{self.query_ids[row] or 'no photo'} with {self.tile_ids[row]}"
 
-    def dataset(self, name: str, rows: Sequence[int]) -> CrossViewDataset:
-        """Some rows as a data set, its gallery with every tile that one of their photos names.
+    def build_dataset(self, name: str, rows: Sequence[int]) -> CrossViewDataset:
+        """A data set of some rows, whose gallery holds every tile that one of their photos names.
 
-        Several photos may share a tile; it lies where they lie in the mean.
+        A tile without a position of its own gets the mean position of its photos.
         """
         photos = [int(row) for row in rows if self.has_photo[row]]
         named = dict.fromkeys(tile for row in photos for tile in self.extra[row])
-        others = named.keys() - {self.tile_ids[row] for row in rows}  # tiles of rows of another part, or of no row
+        others = named.keys() - {self.tile_ids[row] for row in rows}  # tiles of rows of other splits, or of no row
         rows = [*rows, *(row for row, tile in enumerate(self.tile_ids) if tile in others and self.present[row])]
         first_row: dict[str, int] = {}
         for row in rows:
@@ -87,12 +87,12 @@ class Rows:
         further = {tile: self.extra_paths[tile] for tile in named if tile not in first_row and tile in self.extra_paths}
         known = first_row.keys() | further.keys()
         of = {key: values[photos] for key, values in self.numbers.items()}
-        camera: dict[str, Any] = {key: of[key] for key in ("vertical_fov", "pitch", "roll") if self._states(key)}
+        camera: dict[str, Any] = {key: of[key] for key in ("vertical_fov", "pitch", "roll") if self._has_values(key)}
         if any(value is not None for value in self.projection):
             camera["projection"] = [self.projection[row] for row in photos]
         queries = query_table(
             [self.query_ids[row] for row in photos],
-            _paths(self.ground, photos),
+            _select_paths(self.ground, photos),
             [self.tile_ids[row] for row in photos],
             semi_positives=[[tile for tile in self.extra[row] if tile in known] for row in photos],
             area=[self.area[row] for row in photos],
@@ -105,22 +105,22 @@ class Rows:
         gallery = self._gallery(rows, first_row, further)
         if self.table is not None:
             tile_rows = self.source_rows[list(first_row.values())]
-            queries = _with_images(queries, "ground", self.table, str(self.ground), self.source_rows[photos])
-            gallery = _with_images(gallery, "aerial", self.table, str(self.aerial), tile_rows)
+            queries = _replace_images(queries, "ground", self.table, str(self.ground), self.source_rows[photos])
+            gallery = _replace_images(gallery, "aerial", self.table, str(self.aerial), tile_rows)
         return CrossViewDataset(name, queries, gallery)
 
-    def _states(self, key: str) -> bool:
+    def _has_values(self, key: str) -> bool:
         return bool(np.isfinite(self.numbers[key]).any())
 
     def _gallery(self, rows: list[int], first_row: dict[str, int], further: dict[str, str]) -> datasets.Dataset:
-        """Tiles of some rows, then tiles that stand in no row."""
+        """Gallery table of the tiles of some rows, then of further tiles that have no row."""
         firsts = list(first_row.values())
         lat, lon = self._tile_positions(rows, list(first_row))
         sides = np.stack([self.numbers[side][firsts] for side in SIDES], axis=1)
         none = np.full(len(further), np.nan)
         return gallery_table(
             [*first_row, *further],
-            [*_paths(self.aerial, firsts), *further.values()],
+            [*_select_paths(self.aerial, firsts), *further.values()],
             lat=np.concatenate([lat, none]),
             lon=np.concatenate([lon, none]),
             bounds=np.concatenate([sides, np.full((len(further), 4), np.nan)]),
@@ -128,7 +128,7 @@ class Rows:
         )
 
     def _tile_positions(self, rows: Sequence[int], tiles: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Positions of tiles: their own, the middle of their bounds, or the mean of their photos'."""
+        """Positions of tiles in degrees: stated, centre of their bounds, or mean position of their photos."""
         number = {tile: index for index, tile in enumerate(tiles)}
         group = np.array([number[self.tile_ids[row]] for row in rows])
         lat, lon = self.tile_centres()
@@ -137,7 +137,7 @@ class Rows:
         return mean_positions(group, lat, lon, len(tiles))
 
     def tile_centres(self) -> tuple[np.ndarray, np.ndarray]:
-        """Centre of each row's tile as the table states it, NaN where it does not: degrees, (N,) each."""
+        """Stated centre of each row's tile: latitudes and longitudes in degrees, (N,) each, NaN where unknown."""
         lat, lon = self.numbers["tile_lat"], self.numbers["tile_lon"]
         west, south, east, north = (self.numbers[side] for side in SIDES)
         middle = np.where(west > east, (west + east) / 2 + 180.0, (west + east) / 2)
@@ -145,17 +145,17 @@ class Rows:
         known = np.isfinite(lat) & np.isfinite(lon)
         return np.where(known, lat, (south + north) / 2), np.where(known, lon, middle)
 
-    def places(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where splits are drawn, for some rows: latitude and longitude of the middle of all photos of the row's tile.
+    def split_positions(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Positions by which rows are split: the mean position of all photos of the row's tile.
 
-        Photos of one tile stand at one position, so that they fall into one split. One whose own position is unknown
-        stands where its tile lies.
+        All photos of a tile get the same position, so that they belong to one split. A photo without a position counts
+        with the centre of its tile.
 
         Args:
-            rows: Rows of the table, (k,).
+            rows: Indices of rows, int64 (k,).
 
         Returns:
-            Degrees, (k,) each.
+            Latitudes and longitudes in degrees, (k,) each.
         """
         _, group = np.unique([self.tile_ids[row] for row in rows], return_inverse=True)
         unknown = np.isnan(self.numbers["lat"]) | np.isnan(self.numbers["lon"])
@@ -166,29 +166,29 @@ class Rows:
         return lat[group], lon[group]
 
 
-def rows_of(table: Table, columns: Mapping[str, str], camera: Mapping[str, float] | None = None) -> Rows:
-    """Understand the columns of a table.
+def rows_from_table(table: Table, columns: Mapping[str, str], camera: Mapping[str, float] | None = None) -> Rows:
+    """Parse the columns of a table.
 
     Args:
-        table: As it was read.
-        columns: Names of its columns by our names, where they are not recognised; a name with braces is a pattern.
-        camera: Angles of all photos by `ANGLES`, which go before the table's columns.
+        table: Table from `read_table` or `as_table`.
+        columns: Names of its columns by those in `NAMES`, where they are not recognised; one with braces is a pattern.
+        camera: Angles of all photos in degrees by the names in `ANGLES`, which replace the table's columns.
 
     Raises:
-        GenGeoError: A column that is needed is missing, or a value is not a number or cannot be true.
+        GenGeoError: A required column is missing, or a value is not a number or out of range.
     """
-    found = _columns_of(table, columns)
+    found = _find_columns(table, columns)
     count, notes = len(table), list(table.notes)
     inside = {key: "{" not in str(found[key]) and table.is_image(str(found[key])) for key in ("ground", "aerial")}
     if inside["ground"] != inside["aerial"]:
         raise GenGeoError(f"{table.file}: one of {found['ground']}, {found['aerial']} holds images and the other paths")
-    numbers = {key: _numbers(table, key, found[key], count) for key in NUMBERS}
+    numbers = {key: _read_numbers(table, key, found[key], count) for key in NUMBERS}
     _apply_camera(table, numbers, camera or {}, notes)
     texts = {
-        key: _texts(table, found[key]) if found[key] and not inside.get(key) else None
+        key: _read_texts(table, found[key]) if found[key] and not inside.get(key) else None
         for key in ("ground", "aerial", "query_id", "tile_id", "area", "projection")
     }
-    split = None if found["split"] is None else [_plain_text(value) for value in table.values(str(found["split"]))]
+    split = None if found["split"] is None else [_to_text(value) for value in table.values(str(found["split"]))]
     files: InsideImages | ImageFiles
     if inside["ground"]:
         files = InsideImages(table, str(found["ground"]), str(found["aerial"]))
@@ -210,14 +210,14 @@ def rows_of(table: Table, columns: Mapping[str, str], camera: Mapping[str, float
         extra,
         extra_paths,
         numbers,
-        _projections(table, texts["projection"], count, notes),
+        _parse_projections(table, texts["projection"], count, notes),
         texts["area"] or [None] * count,
         split,
         files.present,
         files.has_photo,
         np.arange(count),
     )
-    rows = _merged(rows, texts["query_id"] if inside["ground"] else files.photo_texts, notes)
+    rows = _merge_photos(rows, texts["query_id"] if inside["ground"] else files.photo_texts, notes)
     _check_positions(table, rows, notes)
     if not inside["ground"] and not rows.present.all():
         notes.extend(files.hints())
@@ -225,10 +225,10 @@ def rows_of(table: Table, columns: Mapping[str, str], camera: Mapping[str, float
     return rows
 
 
-def _columns_of(table: Table, columns: Mapping[str, str]) -> dict[str, str | None]:
-    """The table's column, or a pattern over its columns, by our names."""
+def _find_columns(table: Table, columns: Mapping[str, str]) -> dict[str, str | None]:
+    """The table's column, or a pattern over its columns, by the names in `NAMES`."""
     if unknown := sorted(set(columns) - set(NAMES)):
-        raise GenGeoError(f"columns has no {unknown[0]!r}; it may name {', '.join(NAMES)}")
+        raise GenGeoError(f"columns cannot map {unknown[0]!r}; expected one of {', '.join(NAMES)}")
     found = {key: columns.get(key) or table.find(names) for key, names in NAMES.items()}
     for key in ("ground", "aerial"):
         if found[key] is None:
@@ -240,13 +240,13 @@ def _columns_of(table: Table, columns: Mapping[str, str]) -> dict[str, str | Non
 
 
 def _header_hint(names: Sequence[str]) -> str:
-    """What to do where the first line looks like data."""
+    """Hint for a table whose first line looks like data."""
     data = [name for name in names if re.search(r"\.\w{3,4}$|^[-+]?\d+(\.\d+)?$", name)]
     return "; does the file lack a header line, such as ground,aerial,lat,lon?" if len(data) > 1 else ""
 
 
-def _texts(table: Table, column: str | None) -> list[str | None]:
-    """A column as text, or a pattern filled in for each row."""
+def _read_texts(table: Table, column: str | None) -> list[str | None]:
+    """A column as text, or a pattern applied to each row."""
     if column is None:
         return [None] * len(table)
     if "{" not in column:
@@ -259,8 +259,8 @@ def _texts(table: Table, column: str | None) -> list[str | None]:
     return [None if None in row else column.format(**dict(zip(needed, row, strict=True))) for row in rows]
 
 
-def _numbers(table: Table, key: str, column: str | None, count: int) -> np.ndarray:
-    """Degrees, (N,), NaN where unknown."""
+def _read_numbers(table: Table, key: str, column: str | None, count: int) -> np.ndarray:
+    """A column in degrees, float64 (N,), NaN where unknown."""
     values = np.full(count, np.nan) if column is None else table.numbers(column, key)
     limit = {"lat": 90.0, "lon": 180.0}.get(key.removeprefix("tile_"))
     if limit is not None and (wrong := np.abs(np.nan_to_num(values)) > limit).any():
@@ -273,34 +273,34 @@ def _numbers(table: Table, key: str, column: str | None, count: int) -> np.ndarr
 
 
 def _apply_camera(table: Table, numbers: dict[str, np.ndarray], camera: Mapping[str, float], notes: list[str]) -> None:
-    """Put what an option states for all photos before the table's columns."""
+    """Replace columns of the table by angles that an option states for all photos."""
     for key, value in camera.items():
         filled = int(np.isfinite(numbers[key]).sum())
         if filled:
             count = len(numbers[key])
-            notes.append(f"{table.file}: {key}={value:g} overrules its column, filled in {filled:,} of {count:,} rows")
+            notes.append(f"{table.file}: {key}={value:g} replaces its column, filled in {filled:,} of {count:,} rows")
         numbers[key] = np.full(len(numbers[key]), float(value))
 
 
-def _projections(table: Table, texts: list[str | None] | None, count: int, notes: list[str]) -> list[str | None]:
-    """Projections by our names."""
+def _parse_projections(table: Table, texts: list[str | None] | None, count: int, notes: list[str]) -> list[str | None]:
+    """Names in `PROJECTIONS` for the texts of a column, None where unknown."""
     if texts is None:
         return [None] * count
     out: list[str | None] = []
     unknown: Counter[str] = Counter()
     for text in texts:
-        word = (text or "").lower()
-        known = "equirectangular" if word in _EQUIRECTANGULAR else word if word in PROJECTIONS else None
-        if word and known is None:
-            unknown[word] += 1
+        name = (text or "").lower()
+        known = "equirectangular" if name in _EQUIRECTANGULAR else name if name in PROJECTIONS else None
+        if name and known is None:
+            unknown[name] += 1
         out.append(known)
-    for word, times in unknown.most_common(3):
-        notes.append(f"{table.file}: projection {word!r} ({times:,} rows) is not known and not used")
+    for name, times in unknown.most_common(3):
+        notes.append(f"{table.file}: projection {name!r} ({times:,} rows) is unknown and ignored")
     return out
 
 
-def _merged(rows: Rows, photos: Sequence[str | None] | None, notes: list[str]) -> Rows:
-    """Rows of one photo as one row: its first tile is the true one, the others are further positives."""
+def _merge_photos(rows: Rows, photos: Sequence[str | None] | None, notes: list[str]) -> Rows:
+    """Merge the rows of each photo: the tile of its first row is the positive, the others are further positives."""
     first: dict[str, int] = {}
     keep: list[int] = []
     repeated, merged, example = 0, 0, ""
@@ -317,7 +317,7 @@ def _merged(rows: Rows, photos: Sequence[str | None] | None, notes: list[str]) -
         example = example or f"{photo} with {rows.tile_ids[known]} and {rows.tile_ids[row]}"
         if rows.tile_ids[row] not in rows.extra[known]:
             rows.extra[known] = [*rows.extra[known], rows.tile_ids[row]]
-        rows.has_photo[row], rows.anchor[row] = False, known  # its tile stays in the gallery, in the photo's split
+        rows.has_photo[row], rows.photo_row[row] = False, known  # its tile stays in the gallery, in the photo's split
         keep.append(row)
     if merged:
         notes.append(
@@ -326,11 +326,11 @@ def _merged(rows: Rows, photos: Sequence[str | None] | None, notes: list[str]) -
         )
     if repeated:
         notes.append(f"{rows.name}: {repeated:,} rows repeat a photo with the same tile; they are left out")
-    return rows if not repeated else _selected(rows, keep)
+    return rows if not repeated else _select_rows(rows, keep)
 
 
-def _selected(rows: Rows, keep: list[int]) -> Rows:
-    """Some rows of `rows`."""
+def _select_rows(rows: Rows, keep: list[int]) -> Rows:
+    """The rows with the indices `keep`, ascending."""
     index = np.array(keep, dtype=np.int64)
 
     def of(values: Any) -> Any:
@@ -352,18 +352,18 @@ def _selected(rows: Rows, keep: list[int]) -> Rows:
         of(rows.split),
         rows.present[index],
         rows.has_photo[index],
-        np.searchsorted(index, rows.anchor[index]),
+        np.searchsorted(index, rows.photo_row[index]),
     )
 
 
 def _check_positions(table: Table, rows: Rows, notes: list[str]) -> None:
-    """Refuse bounds that cannot be; say where distances or headings cannot be."""
+    """Refuse impossible bounds, and note implausible positions, distances and headings."""
     numbers, photo = rows.numbers, rows.has_photo
     own = np.isfinite(numbers["lat"]) & np.isfinite(numbers["lon"])
     half = int((np.isfinite(numbers["lat"]) ^ np.isfinite(numbers["lon"])).sum())
     if half:
         row = int(np.argmax(np.isfinite(numbers["lat"]) ^ np.isfinite(numbers["lon"]))) + 1
-        notes.append(f"{table.file}: {half:,} rows have one of lat and lon only, first row {row}: position unknown")
+        notes.append(f"{table.file}: {half:,} rows have only one of lat and lon, first row {row}: position unknown")
     for key in ("lat", "lon"):
         numbers[key] = np.where(own, numbers[key], np.nan)
     sides = np.stack([numbers[side] for side in SIDES], axis=1)
@@ -378,21 +378,21 @@ def _check_positions(table: Table, rows: Rows, notes: list[str]) -> None:
     notes += [f"{table.file}: {text}" for text in found if text]
 
 
-def _plain_text(value: Any) -> str | None:
+def _to_text(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
-def _paths(images: list[str] | str, rows: Sequence[int]) -> list[str]:
-    """Paths of some rows; placeholders where the images are inside the table."""
+def _select_paths(images: list[str] | str, rows: Sequence[int]) -> list[str]:
+    """Paths of some rows; "" for each where the images are inside the table."""
     return [""] * len(rows) if isinstance(images, str) else [images[row] for row in rows]
 
 
-def _with_images(
-    made: datasets.Dataset, column: str, table: datasets.Dataset, source: str, rows: Sequence[int] | np.ndarray
+def _replace_images(
+    target: datasets.Dataset, column: str, table: datasets.Dataset, source: str, rows: Sequence[int] | np.ndarray
 ) -> datasets.Dataset:
-    """The same table with the images of a user's table in one column, which is copied on disk and not in memory."""
-    features = made.features
+    """The table `target` with one column replaced by images of a user's table, copied on disk and not in memory."""
+    features = target.features
     images = table.select_columns([source]).cast_column(source, datasets.Image(decode=False)).select(rows)
     images = images.rename_column(source, column) if source != column else images
-    joined = datasets.concatenate_datasets([made.remove_columns([column]), images.flatten_indices()], axis=1)
+    joined = datasets.concatenate_datasets([target.remove_columns([column]), images.flatten_indices()], axis=1)
     return joined.select_columns(list(features)).cast_column(column, datasets.Image())

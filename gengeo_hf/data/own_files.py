@@ -1,4 +1,9 @@
-"""Image files of a user's table of pairs: which of them are there, and one spelling for each."""
+"""Images of a user's table of pairs: which of them exist, and one normalised path for each file.
+
+`InsideImages` and `ImageFiles` have the same attributes: `ground` and `aerial` (name of the image column, or paths),
+`photo_texts` and `tile_texts` (identifier of each row's image, None or "" without one), `has_photo` and `present`,
+bool (N,).
+"""
 
 import os
 import unicodedata
@@ -12,7 +17,12 @@ from gengeo_hf.common.tables import Table
 
 
 class InsideImages:
-    """Images inside the table."""
+    """Images inside the table.
+
+    Args:
+        table: The table.
+        ground, aerial: Names of its image columns.
+    """
 
     def __init__(self, table: Table, ground: str, aerial: str) -> None:
         self.ground, self.aerial = ground, aerial
@@ -24,12 +34,12 @@ class InsideImages:
         self.path_of: Callable[[str], str | None] = lambda _: None
 
     def hints(self) -> list[str]:
-        """Nothing can be said about missing images inside a table."""
+        """Hints about missing images: always empty for images inside a table."""
         return []
 
 
 def _filled(table: Table, column: str) -> np.ndarray:
-    """Which rows of an image column hold an image, bool (N,)."""
+    """Whether each row of an image column holds an image, bool (N,)."""
     undecoded = table.rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
     if undecoded._indices is not None:  # rows were selected without being copied
         undecoded = undecoded.flatten_indices()
@@ -43,14 +53,19 @@ def _filled(table: Table, column: str) -> np.ndarray:
 
 
 class ImageFiles:
-    """Images as files beside the table. One file is one text, however its path is spelt."""
+    """Images in files. Different spellings of a path give the same identifier.
+
+    Args:
+        folder: Directory that relative paths start from.
+        ground, aerial: Path of each row's image as the table states it, None for an empty cell.
+    """
 
     def __init__(self, folder: Path, ground: list[str | None], aerial: list[str | None]) -> None:
         self.folder = str(folder)
         self._names: dict[str, set[str]] = {}
         self._texts: dict[str, str] = {}
-        self.photo_texts = [None if text is None else self._same(text) for text in ground]
-        self.tile_texts = ["" if text is None else self._same(text) for text in aerial]
+        self.photo_texts = [None if text is None else self._normalise(text) for text in ground]
+        self.tile_texts = ["" if text is None else self._normalise(text) for text in aerial]
         self.ground = [self._path(text) if text else "" for text in self.photo_texts]
         self.aerial = [self._path(text) if text else "" for text in self.tile_texts]
         self.has_photo = np.array([bool(text) for text in self.photo_texts], dtype=bool)
@@ -63,29 +78,29 @@ class ImageFiles:
         )
 
     def path_of(self, text: str) -> str | None:
-        """Path of a file that a cell names, None where there is none."""
-        path = self._path(self._same(text))
+        """Path of the file that a cell names, None if there is no such file."""
+        path = self._path(self._normalise(text))
         return path if self._exists(path) else None
 
     def hints(self) -> list[str]:
-        """What may be wrong with the first missing file's name."""
+        """Hint about the name of the first missing file, as a list of at most one line."""
         for photo, tile in zip(self.ground, self.aerial, strict=True):
             for path in (photo, tile):
                 if path and not self._exists(path) and (hint := spelling_hint(path)):
                     return [hint]
         return []
 
-    def _same(self, text: str) -> str:
-        """One spelling for each file: relative to the table's folder where it lies in it."""
+    def _normalise(self, text: str) -> str:
+        """Normalised path, relative to the table's directory for files in it."""
         if text not in self._texts:
-            path = os.path.normpath(os.path.join(self.folder, text))  # noqa: PTH118  # 300,000 times
+            path = os.path.normpath(os.path.join(self.folder, text))  # noqa: PTH118  # pathlib is slow in large tables
             base = os.path.normpath(self.folder) + os.sep
             short = path.removeprefix(base) if base != f".{os.sep}" else path
             self._texts[text] = short if text.startswith(os.sep) else os.path.normpath(text)
         return self._texts[text]
 
     def _path(self, text: str) -> str:
-        return os.path.join(self.folder, text)  # noqa: PTH118  # 300,000 times
+        return os.path.join(self.folder, text)  # noqa: PTH118  # pathlib is slow in large tables
 
     def _exists(self, path: str) -> bool:
         home, name = os.path.split(path)
@@ -95,7 +110,7 @@ class ImageFiles:
 
 
 def _file_names(folder: str) -> set[str]:
-    """Names of the files in a folder, in one look; empty where there is no folder."""
+    """Names of the files in a directory, read once; empty if there is no such directory."""
     try:
         with os.scandir(folder or ".") as entries:
             return {entry.name for entry in entries if entry.is_file()}
@@ -104,21 +119,28 @@ def _file_names(folder: str) -> set[str]:
 
 
 def spelling_hint(path: str) -> str:
-    """A file that was meant perhaps: another letter case, ending, slash or Unicode form."""
+    """Hint for a missing file: a similar name with another letter case, suffix, slash or Unicode form.
+
+    Args:
+        path: Path of the missing file.
+
+    Returns:
+        One clause for an error message, "" if no similar file exists.
+    """
     if "\\" in path:
         return f"{path} has backslashes: write forward slashes"
     home, name = os.path.split(path)
     if not Path(home or ".").is_dir():
-        return f"there is no folder {home}: paths start from the table's folder"
+        return f"there is no folder {home}: paths are relative to the table's folder"
     names = _file_names(home)
-    for change, advice in ((str.lower, "in another letter case"), (_composed, "in another Unicode form (NFC, NFD)")):
-        alike = [other for other in names if change(other) == change(name)]
-        if alike:
-            return f"{name} is not there, but {alike[0]} is, {advice}: rename the file or the cell"
+    for change, advice in ((str.lower, "in another letter case"), (_to_nfc, "in another Unicode form (NFC, NFD)")):
+        similar = [other for other in names if change(other) == change(name)]
+        if similar:
+            return f"{name} is not there, but {similar[0]} is, {advice}: rename the file or the cell"
     stem = name.rpartition(".")[0] or name
-    alike = [other for other in names if other.rpartition(".")[0].lower() == stem.lower()]
-    return f"{name} is not there, but {alike[0]} is, with another ending: correct the cell" if alike else ""
+    similar = [other for other in names if other.rpartition(".")[0].lower() == stem.lower()]
+    return f"{name} is not there, but {similar[0]} is, with another ending: correct the cell" if similar else ""
 
 
-def _composed(name: str) -> str:
+def _to_nfc(name: str) -> str:
     return unicodedata.normalize("NFC", name)

@@ -1,6 +1,6 @@
-"""Pairs as Parquet files with the images inside: what is published on the Hub and what comes back from there.
+"""Reading and writing pairs as Parquet files with the images inside, the format for the Hub.
 
-The files are `queries/<split>-00000-of-00001.parquet` and the same under `gallery`; `datasets.load_dataset` reads them
+The files are `queries/<split>-00000-of-00001.parquet` and `gallery/<split>-...`; `datasets.load_dataset` reads them
 without this package.
 """
 
@@ -14,48 +14,67 @@ import datasets
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.schema import CAMERA_FEATURES, GALLERY_FEATURES, QUERY_FEATURES, CrossViewDataset, present_camera
 
-ROWS_IN_FILE = 2000  # some hundred MB of images
+ROWS_IN_FILE = 2000  # a few hundred MB of images
 TABLES = {"queries": QUERY_FEATURES, "gallery": GALLERY_FEATURES}
 
 
 def write_pairs(data: CrossViewDataset, folder: Path, split: str) -> None:
-    """Write both tables of one split into an empty folder.
+    """Write both tables of one split into an empty directory.
+
+    Args:
+        data: Data set to write.
+        folder: Output directory; the directories of the tables must not exist in it.
+        split: Name of the split: letters, digits and underscores.
 
     Raises:
-        GenGeoError: the name of the split cannot be part of a file name that `datasets` recognises, or an image is
-            missing.
+        GenGeoError: The name of the split is invalid, or an image is missing.
     """
     check_split_name(split)
     for table in TABLES:
-        rows_of = getattr(data, table)
+        source = getattr(data, table)
         (folder / table).mkdir(parents=True)
-        for path, rows in file_parts(folder / table, f"{split}-", ".parquet", len(rows_of), ROWS_IN_FILE):
-            write_rows(rows_of.select(rows), table, path)
+        for path, rows in file_parts(folder / table, f"{split}-", ".parquet", len(source), ROWS_IN_FILE):
+            write_rows(source.select(rows), table, path)
 
 
 def check_split_name(split: str) -> None:
-    """Refuse what cannot be part of a file name that `datasets` recognises.
+    """Check that a name of a split can be part of a file name that `datasets` recognises.
 
     Raises:
-        GenGeoError: a character is neither letter, digit nor underscore.
+        GenGeoError: A character is not a letter, digit or underscore.
     """
     if not re.fullmatch(r"\w+", split):
-        raise GenGeoError(f"the split is called {split!r}: use letters, digits and underscores only")
+        raise GenGeoError(f"invalid name of a split {split!r}: use letters, digits and underscores only")
 
 
 def file_parts(folder: Path, start: str, suffix: str, count: int, rows_in_file: int) -> Iterator[tuple[Path, range]]:
-    """File and rows of each part of a table."""
+    """Path and row indices of each file of a table.
+
+    Args:
+        folder: Directory of the files.
+        start: Start of their names, for example "train-".
+        suffix: Suffix with its dot.
+        count: Number of rows of the table.
+        rows_in_file: Maximum number of rows of one file.
+    """
     files = -(-count // rows_in_file)
     for number in range(files):
         rows = range(number * rows_in_file, min(count, (number + 1) * rows_in_file))
         yield folder / f"{start}{number:05d}-of-{files:05d}{suffix}", rows
 
 
-def whole_set(folder: Path, kind: str, split: str, suffix: str, name: str | None = None) -> list[Path]:
-    """All files of one table of a split, in their order.
+def find_files(folder: Path, kind: str, split: str, suffix: str, name: str | None = None) -> list[Path]:
+    """All files of one table of a split, in order.
+
+    Args:
+        folder: Directory that holds `queries` and `gallery`.
+        kind: "queries" or "gallery".
+        split: Name of the split.
+        suffix: Suffix with its dot.
+        name: Name of the data set in messages; None takes the directory.
 
     Raises:
-        GenGeoError: there is none, or their names speak of more.
+        GenGeoError: There is no file, or their number differs from the one in their names.
     """
     files = sorted((folder / kind).glob(f"{split}-*-of-*{suffix}"))
     counts = {file.stem.rpartition("-")[2].lstrip("0") for file in files}
@@ -63,18 +82,28 @@ def whole_set(folder: Path, kind: str, split: str, suffix: str, name: str | None
         raise GenGeoError(f"{name or folder} has no {kind} of the split {split!r}")
     if counts != {str(len(files))}:
         raise GenGeoError(
-            f"{name or folder} has {len(files)} files of the {kind} of {split!r}, and their names speak of "
+            f"{name or folder} has {len(files)} files of the {kind} of {split!r}, but their names state "
             f"{', '.join(sorted(counts))}: fetch it again"
         )
     return files
 
 
 def write_rows(part: datasets.Dataset, table: str, path: Path, change: Callable[[bytes], bytes] | None = None) -> None:
-    """One file with the images inside, in pieces that fit into memory."""
+    """Write one file with the images inside, 100 rows at a time.
+
+    Args:
+        part: Rows to write.
+        table: "queries" or "gallery".
+        path: File to write.
+        change: Transform of each image file, see `view_transform`; camera columns then become null. None copies them.
+
+    Raises:
+        GenGeoError: An image cannot be read or transformed.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from gengeo_hf.data.loading import ImageColumn  # brings torch, which reading does not need
+    from gengeo_hf.data.loading import ImageColumn  # imports torch, which `read_pairs` does not need
 
     schema = stored_features(table, part.column_names).arrow_schema
     column = "ground" if table == "queries" else "aerial"
@@ -94,7 +123,7 @@ def write_rows(part: datasets.Dataset, table: str, path: Path, change: Callable[
 
 
 def stored_features(table: str, names: Iterable[str]) -> datasets.Features:
-    """The features of a stored table: those that every one has, and of the camera those that are there.
+    """Features of a stored table: the required columns and the camera columns that it has.
 
     Args:
         table: "queries" or "gallery".
@@ -104,10 +133,14 @@ def stored_features(table: str, names: Iterable[str]) -> datasets.Features:
 
 
 def image_bytes(source: Any, change: Callable[[bytes], bytes] | None) -> bytes:
-    """The encoded image, from memory or from its file, in the view that was asked for.
+    """The encoded image of a table's cell.
+
+    Args:
+        source: Bytes or path, from `ImageColumn.sources`.
+        change: Transform of the image file; None returns it unchanged.
 
     Raises:
-        GenGeoError: the file cannot be read, or not be shown in that view.
+        GenGeoError: The file cannot be read or transformed.
     """
     try:
         content = source if isinstance(source, bytes) else Path(source).read_bytes()
@@ -117,7 +150,7 @@ def image_bytes(source: Any, change: Callable[[bytes], bytes] | None) -> bytes:
         return content
     try:
         return change(content)
-    except GenGeoError as error:  # it speaks of so many bytes
+    except GenGeoError as error:  # its message does not name the file
         name = "an image inside the table" if isinstance(source, bytes) else source
         raise GenGeoError(f"{name}: {error}") from error
 
@@ -125,34 +158,34 @@ def image_bytes(source: Any, change: Callable[[bytes], bytes] | None) -> bytes:
 def read_pairs(
     folder: str | Path, split: str, name: str | None = None, cache_dir: str | Path | None = None
 ) -> CrossViewDataset:
-    """Read one split that `write_pairs` wrote.
+    """Read one split that `write_pairs` or `export_pairs` wrote.
 
     Args:
-        folder: holds the folders `queries` and `gallery`.
-        split: of the file names.
-        name: what results call the data; default: the folder's name.
-        cache_dir: of `datasets`, for the tables in its own format.
+        folder: Directory that holds `queries` and `gallery`.
+        split: Name of the split in the file names.
+        name: Name of the data set in results; None takes the directory's name.
+        cache_dir: Cache directory of `datasets`; None takes its default.
 
     Raises:
-        GenGeoError: the split or one of its files is missing, or the tables do not fit the schema.
+        GenGeoError: The split or one of its files is missing, or the tables do not fit the schema.
     """
     tables = []
     import pyarrow.parquet as pq
 
     for kind in TABLES:
-        files = whole_set(Path(folder), kind, split, ".parquet", name)
+        files = find_files(Path(folder), kind, split, ".parquet", name)
         try:
             table = datasets.Dataset.from_parquet(
                 [str(file) for file in files],
                 features=stored_features(kind, pq.read_schema(files[0]).names),
                 cache_dir=str(cache_dir) if cache_dir else None,
             )
-        except Exception as error:  # whatever pyarrow and datasets say of a damaged file
+        except Exception as error:  # pyarrow and datasets raise many types for a damaged file
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise GenGeoError(f"the {kind} of {name or folder} cannot be read: {reason}") from error
         column = "ground" if kind == "queries" else "aerial"
-        # Published pairs hold their pictures; a path would let a stranger name files of this machine.
+        # Published tables must hold their images: a path could refer to any file of the reader's machine.
         if any(cell.field("bytes").null_count > cell.null_count for cell in table.data.column(column).chunks):
-            raise GenGeoError(f"the {kind} of {name or folder} name files instead of holding the pictures")
+            raise GenGeoError(f"the {kind} of {name or folder} hold paths instead of images")
         tables.append(table)
     return CrossViewDataset(f"{name or Path(folder).name}/{split}", *tables).validate()

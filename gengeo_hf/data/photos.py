@@ -1,4 +1,4 @@
-"""Tables of photos whose position is known, without tiles: what `gengeo calibrate` reads."""
+"""Tables of photos with known positions, without tiles; used by `gengeo calibrate`."""
 
 import os
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from gengeo_hf.data.own_files import spelling_hint
 
 PHOTO_NAMES = (*NAMES["ground"], "imagepath", "file", "filename", "filepath", "path")
 ID_NAMES = ("id", "imageid", "photoid", "uuid", "name", "key")
-SAMPLE = 200  # rows from which the way to the files is found
+SAMPLE = 200  # rows by which the suffix of the files is found
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class PhotoTable:
     """Photos with their true positions.
 
     Args:
-        sources: Path or bytes of each photo.
-        lat, lon: Degrees, (N,).
-        cameras: How each photo was taken, as far as the table says.
-        notes: What was left out.
+        sources: Path or bytes of each photo, length N.
+        lat, lon: True positions in degrees, (N,).
+        cameras: Camera of each photo, with the values that the table states.
+        notes: What was left out or is implausible, one line each.
     """
 
     sources: list[Any]
@@ -42,12 +42,12 @@ def read_photos(source: str | Path, image_column: str | None = None) -> PhotoTab
     """Read a table of photos and their positions.
 
     Args:
-        source: See `gengeo_hf.common.tables.read_table`.
-        image_column: Column with the photo's file, an id that its name starts with, or the photo itself; None
-            recognises it.
+        source: Path or name of the table, see `gengeo_hf.common.tables.read_table`.
+        image_column: Column with the photo's path, its path without the suffix, or the photo itself; None recognises
+            the column.
 
     Raises:
-        GenGeoError: No such table or column, or no row with a photo and a position.
+        GenGeoError: The table or a column does not exist, or no row has a photo and a position.
     """
     table = read_table(source)
     column = image_column or table.find((*PHOTO_NAMES, *ID_NAMES))
@@ -60,9 +60,9 @@ def read_photos(source: str | Path, image_column: str | None = None) -> PhotoTab
             raise GenGeoError(f"{table.file} has no column for {key}; it has: {', '.join(table.columns)}")
     numbers = {key: table.numbers(name, key) for key, name in columns.items() if name is not None}
     check_degrees(str(table.file), numbers["lat"], numbers["lon"])
-    images = _inside(table, column) if table.is_image(column) else _files(table, column)
-    placed = np.isfinite(numbers["lat"]) & np.isfinite(numbers["lon"])
-    keep = [row for row, image in enumerate(images) if image is not None and placed[row]]
+    images = _images_inside(table, column) if table.is_image(column) else _image_files(table, column)
+    has_position = np.isfinite(numbers["lat"]) & np.isfinite(numbers["lon"])
+    keep = [row for row, image in enumerate(images) if image is not None and has_position[row]]
     if not keep:
         raise GenGeoError(f"{table.file}: no row has a photo and a position")
     notes = list(table.notes)
@@ -76,8 +76,8 @@ def read_photos(source: str | Path, image_column: str | None = None) -> PhotoTab
     return PhotoTable([images[row] for row in keep], numbers["lat"][keep], numbers["lon"][keep], cameras, tuple(notes))
 
 
-def _inside(table: Table, column: str) -> list[Any]:
-    """Bytes or path of each photo inside the table."""
+def _images_inside(table: Table, column: str) -> list[Any]:
+    """Bytes or path of each photo inside the table, None where there is none."""
     import datasets
 
     rows = table.rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
@@ -85,17 +85,17 @@ def _inside(table: Table, column: str) -> list[Any]:
     return [None if cell is None else cell.get("bytes") or cell.get("path") for cell in cells]
 
 
-def _files(table: Table, column: str) -> list[Any]:
-    """Path of each photo, from the name in the column or with an ending added."""
+def _image_files(table: Table, column: str) -> list[Any]:
+    """Path of each photo: the column's text, with the first suffix for which some files exist; None where empty."""
     folder = str(table.folder or Path())
     names = table.text(column)
     known = [name for name in names if name is not None]
-    for ending in ("", *IMAGE_SUFFIXES):
-        paths = (os.path.join(folder, f"{name}{ending}") for name in known[:SAMPLE])  # noqa: PTH118  # many rows
-        if any(os.path.isfile(path) for path in paths):  # noqa: PTH113
-            return [None if name is None else Path(folder, f"{name}{ending}") for name in names]
+    for suffix in ("", *IMAGE_SUFFIXES):
+        paths = (os.path.join(folder, f"{name}{suffix}") for name in known[:SAMPLE])  # noqa: PTH118  # many rows
+        if any(os.path.isfile(path) for path in paths):  # noqa: PTH113  # many rows
+            return [None if name is None else Path(folder, f"{name}{suffix}") for name in names]
     first = known[0] if known else ""
-    hint = spelling_hint(os.path.join(folder, first))  # noqa: PTH118  # as `_files` joins them
+    hint = spelling_hint(os.path.join(folder, first))  # noqa: PTH118  # joined as above
     raise GenGeoError(
-        f"{table.file}: there is no photo {first!r} of column {column!r} in {folder}" + f"; {hint}" * bool(hint)
+        f"{table.file}: the photo {first!r} of column {column!r} is not in {folder}" + f"; {hint}" * bool(hint)
     )

@@ -1,7 +1,7 @@
-"""Data sets by name, and the one notation for a data set: `NAME[:SPLIT] [ROOT] [key=value ...]`.
+"""Registry of data sets by name, and the notation for a data set: `NAME[:SPLIT] [ROOT] [key=value ...]`.
 
-Every command line, configuration file and Python call finds a data set here. `load_pairs` takes the parts as arguments;
-`load_notation` takes them as a text such as `"table:test pairs.csv validation_share=0.05"`.
+Command lines, configuration files and Python use the same names. `load_pairs` takes name, split, root and options as
+arguments; `load_notation` takes them as one text such as `"table:test pairs.csv validation_share=0.05"`.
 """
 
 import inspect
@@ -21,11 +21,11 @@ def load_pairs(name: str, root: str | Path | None = None, split: str = "train", 
     """Load one split of a data set.
 
     Args:
-        name: one of `dataset_names()`.
-        root: the folder (or, for "table", the file) with the data; the synthetic worlds need none.
-        split: "train", "validation" or "test". "validation" is a part of the published training set, cut out by area.
-            CVACT's published "val" is a split of its own; a user's table or folder also has "all".
-        options: passed to the loader: see `load` in `gengeo_hf/data/benchmarks/cvusa.py`, `cvact.py`, `vigor.py`,
+        name: One of `dataset_names()`.
+        root: Directory of the data (for "table" also the file); None for the synthetic worlds.
+        split: "train", "validation" or "test". "validation" is the part of a published training set that is held out
+            by area. CVACT's published "val" is a split of its own; a user's table or folder also has "all".
+        options: Options of the loader: see `load` in `gengeo_hf/data/benchmarks/cvusa.py`, `cvact.py`, `vigor.py`,
             `university1652.py`, `cvcities.py`, `loci.py`, `load_table` and `load_folder` in `gengeo_hf/data/own.py`,
             `load_mixture` in `gengeo_hf/data/mixture.py`, and `gengeo_hf.world.build_world`.
 
@@ -33,14 +33,14 @@ def load_pairs(name: str, root: str | Path | None = None, split: str = "train", 
         The validated data set.
 
     Raises:
-        GenGeoError: an unknown name, split or option, or data that are not as expected.
+        GenGeoError: The name, the split or an option is unknown, or the data are missing or invalid.
     """
     if name not in DATASETS and (path := Path(name)).exists():
         form = f"`{'folder' if path.is_dir() else 'table'} {name}`"
         raise GenGeoError(f"unknown data set {name!r}; expected one of {', '.join(sorted(DATASETS))}; write {form}")
     loader = DATASETS[name]
     if root is None and name in _ON_DISK:
-        raise GenGeoError(f"{name} needs its folder: root=... (the synthetic worlds are the only data without one)")
+        raise GenGeoError(f"{name} needs its folder: set root=... (only the synthetic worlds do not need one)")
     return _call(name, loader, root, split, **options).validate()
 
 
@@ -51,12 +51,12 @@ def dataset_names() -> list[str]:
 
 @dataclass(frozen=True)
 class DataNotation:
-    """A data set as a user writes it; see `parse_data`.
+    """A data set in the notation of users; see `parse_data`.
 
     Args:
-        name: Name that `load_pairs` knows.
-        split: Split that was named, None where none was.
-        root: Folder or file that was named, None where none was.
+        name: Name of the data set, see `dataset_names`.
+        split: Split, None if the notation names none.
+        root: Directory or file, None if the notation names none.
         options: Options of the loader.
     """
 
@@ -69,39 +69,41 @@ class DataNotation:
         """Load the data set.
 
         Args:
-            split: Split to load where the notation names none.
+            split: Split to load if the notation names none.
 
         Raises:
-            GenGeoError: As `load_pairs`.
+            GenGeoError: See `load_pairs`.
         """
         if "split" in self.options:
             raise GenGeoError(
-                f'the split stands behind the name: write "{self.name}:{self.options["split"]}" instead of split='
+                f'split is not an option: write "{self.name}:{self.options["split"]}" instead of '
+                f"split={self.options['split']}"
             )
         return load_pairs(self.name, self.root, self.split or split, **self.options)
 
     def __str__(self) -> str:
-        """The notation, in a form that `parse_data` reads back."""
+        """The notation as text that `parse_data` reads."""
         name = self.name if self.split is None else f"{self.name}:{self.split}"
         root = [] if self.root is None else [self.root]
         words = [name, *root, *(f"{key}={value}" for key, value in _dotted(self.options))]
         return " ".join(f'"{word}"' if re.search(r"\s", word) else word for word in words)
 
 
-_OPTION = re.compile(r"[A-Za-z_][\w.]*=")  # a path may hold "=" further on
+_OPTION = re.compile(r"[A-Za-z_][\w.]*=")  # matched at the start only, since a path may contain "="
 
 
 def parse_data(notation: str | Sequence[str]) -> DataNotation:
     """Read `NAME[:SPLIT] [ROOT] [key=value ...]`.
 
     Args:
-        notation: One text, in which a path with spaces stands in quotes, or the words of a command line.
+        notation: One text, in which paths with spaces are quoted, or the arguments of a command line.
 
     Returns:
-        Its parts. Values are read as YAML: numbers, booleans, `null`, lists; `columns.heading=compass` is nested.
+        The parsed notation. Values are read as YAML: numbers, booleans, `null`, lists. A dot in a key makes nested
+        options: `columns.heading=compass` becomes `{"columns": {"heading": "compass"}}`.
 
     Raises:
-        GenGeoError: There is no name, two paths, or a quote that is not closed.
+        GenGeoError: The name is missing, there are two paths, an option is invalid, or a quote is not closed.
 
     Example:
         >>> parse_data("world-urban:validation num_pairs=100").options
@@ -132,7 +134,7 @@ def parse_data(notation: str | Sequence[str]) -> DataNotation:
 
 
 def _quoted(word: str) -> str:
-    """The option with a pattern such as `{id}.jpg` as text: YAML takes a brace for the start of a mapping."""
+    """The option with a pattern such as `{id}.jpg` in quotes: YAML reads an unquoted brace as a mapping."""
     key, _, value = word.partition("=")
     if re.match(r"\{\w+\}", value) and "'" not in value:
         return f"{key}='{value}'"
@@ -144,16 +146,16 @@ def load_notation(notation: str | Sequence[str], split: str = "test") -> CrossVi
 
     Args:
         notation: See `parse_data`.
-        split: Split to load where the notation names none.
+        split: Split to load if the notation names none.
 
     Raises:
-        GenGeoError: As `parse_data` and `load_pairs`.
+        GenGeoError: See `parse_data` and `load_pairs`.
     """
     return parse_data(notation).load(split)
 
 
 def _split_words(text: str) -> list[str]:
-    """Words of a text as a shell finds them, but a backslash is a letter: Windows paths have it."""
+    """Split a text into words as a shell does, except that a backslash is an ordinary character of Windows paths."""
     lexer = shlex.shlex(text, posix=True, punctuation_chars=False)
     lexer.whitespace_split, lexer.escape, lexer.commenters = True, "", ""
     try:
@@ -163,7 +165,7 @@ def _split_words(text: str) -> list[str]:
 
 
 def _dotted(options: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Nested options as `group.key` with plain values."""
+    """Nested options as pairs of a dotted key and a plain value."""
     out: list[tuple[str, Any]] = []
     for key, value in options.items():
         nested = isinstance(value, dict)
@@ -172,7 +174,10 @@ def _dotted(options: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def _call(name: str, loader: Callable[..., CrossViewDataset], /, *given: Any, **options: Any) -> CrossViewDataset:
-    """Call a loader. An option that it does not know is the user's mistake, any other `TypeError` is ours."""
+    """Call a loader; an option that is not in its signature raises `GenGeoError`.
+
+    A `TypeError` inside the loader is not converted.
+    """
     try:
         inspect.signature(loader).bind(*given, **options)
     except TypeError as error:
@@ -181,7 +186,7 @@ def _call(name: str, loader: Callable[..., CrossViewDataset], /, *given: Any, **
 
 
 def _world(domain: str) -> Callable[..., CrossViewDataset]:
-    """Loader of one synthetic domain."""
+    """Loader of one domain of the synthetic world."""
 
     def load(root: str | Path | None, split: str, num_pairs: int = 500, **options: Any) -> CrossViewDataset:
         from gengeo_hf.world import build_world
@@ -194,7 +199,7 @@ def _world(domain: str) -> Callable[..., CrossViewDataset]:
 
 
 def _cvcities(city: str) -> Callable[..., CrossViewDataset]:
-    """Loader of one test city of CV-Cities: its photos against its own tiles, as the authors evaluate."""
+    """Loader of one test city of CV-Cities, whose gallery holds its own tiles only, as in the authors' evaluation."""
 
     def load(root: str | Path, split: str, **options: Any) -> CrossViewDataset:
         from gengeo_hf.data.benchmarks.cvcities import load_city
@@ -206,28 +211,28 @@ def _cvcities(city: str) -> Callable[..., CrossViewDataset]:
 
 CVCITIES_TEST = ("taipei", "singapore", "london", "seattle", "rio", "sydney")
 Loader = Callable[..., CrossViewDataset]
-_HOME = "gengeo_hf.data."
+_PACKAGE = "gengeo_hf.data."
 _ON_DISK: dict[str, str | Loader] = {
-    "cvusa": _HOME + "benchmarks.cvusa:load",
-    "cvact": _HOME + "benchmarks.cvact:load",
-    "vigor-same": _HOME + "benchmarks.vigor:load_same",
-    "vigor-cross": _HOME + "benchmarks.vigor:load_cross",
-    "university1652": _HOME + "benchmarks.university1652:load",
-    "cvcities": _HOME + "benchmarks.cvcities:load",
+    "cvusa": _PACKAGE + "benchmarks.cvusa:load",
+    "cvact": _PACKAGE + "benchmarks.cvact:load",
+    "vigor-same": _PACKAGE + "benchmarks.vigor:load_same",
+    "vigor-cross": _PACKAGE + "benchmarks.vigor:load_cross",
+    "university1652": _PACKAGE + "benchmarks.university1652:load",
+    "cvcities": _PACKAGE + "benchmarks.cvcities:load",
     **{f"cvcities-{city}": _cvcities(city) for city in CVCITIES_TEST},
-    "loci": _HOME + "benchmarks.loci:load",
-    "justzoomin": _HOME + "benchmarks.justzoomin:load_published",
-    "justzoomin-area": _HOME + "benchmarks.justzoomin:load_area",
-    "justzoomin-covered": _HOME + "benchmarks.justzoomin:load_covered",
-    "table": _HOME + "own:load_table",
-    "folder": _HOME + "own:load_folder",
-    "parquet": _HOME + "parquet:read_pairs",  # what `gengeo data export` wrote or `gengeo pull` fetched
-    "webdataset": _HOME + "webdataset:read_shards",
+    "loci": _PACKAGE + "benchmarks.loci:load",
+    "justzoomin": _PACKAGE + "benchmarks.justzoomin:load_published",
+    "justzoomin-area": _PACKAGE + "benchmarks.justzoomin:load_area",
+    "justzoomin-covered": _PACKAGE + "benchmarks.justzoomin:load_covered",
+    "table": _PACKAGE + "own:load_table",
+    "folder": _PACKAGE + "own:load_folder",
+    "parquet": _PACKAGE + "parquet:read_pairs",  # what `gengeo data export` wrote or `gengeo pull` fetched
+    "webdataset": _PACKAGE + "webdataset:read_shards",
 }
-# Loader of each name: (root, split, **options) -> data set. A loader of your own joins by `@DATASETS.register(name)`.
+# Loader of each name: (root, split, **options) -> data set. Add your own loader with `@DATASETS.register(name)`.
 DATASETS: Registry[Loader] = Registry(
     "data set",
     _ON_DISK
     | {f"world-{domain}": _world(domain) for domain in WORLD_DOMAINS}
-    | {"mixture": _HOME + "mixture:load_mixture"},
+    | {"mixture": _PACKAGE + "mixture:load_mixture"},
 )

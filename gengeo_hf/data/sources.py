@@ -1,7 +1,7 @@
-"""Rights of a data set: where its images come from and under which licences, in `SOURCES.json` beside the table.
+"""Sources and licences of a data set's images, stored as `SOURCES.json` beside the table.
 
-`gengeo data get` and `gengeo data make` write the file; training copies it into its record, so that the card of a model
-names what the model has seen.
+`gengeo data get` and `gengeo data make` write the file. Training copies it into its record, so that the card of a model
+names the sources of its training data.
 """
 
 import json
@@ -25,17 +25,17 @@ LICENCE_PAGES = {
 
 @dataclass(frozen=True)
 class DataSource:
-    """One kind of images in a data set.
+    """Source of one kind of images in a data set.
 
     Args:
-        what: Which images: "photos" or "aerial imagery".
-        name: Who made them, for example "Mapillary contributors".
-        licence: SPDX identifier where there is one, for example "CC-BY-SA-4.0"; else the licence's name or a sentence.
-        attribution: Text that must stand beside the images and what is made from them.
-        address: Web page or address template that they came from, without secrets.
+        what: Kind of images: "photos" or "aerial imagery".
+        name: Creator or publisher of the images, for example "Mapillary contributors".
+        licence: SPDX identifier, for example "CC-BY-SA-4.0"; without one, the licence's name or a sentence.
+        attribution: Text that must accompany the images and works derived from them.
+        address: Web page or address template of the download, without secrets.
         licence_page: Address of the licence's text; "" takes the one of `LICENCE_PAGES`.
-        retrieved: Date of the download, ISO 8601.
-        acquired: Date, year or range in which the images were taken, where it is known.
+        retrieved: Date of the download, ISO 8601; "" if unknown.
+        acquired: Date, year or range in which the images were taken; "" if unknown.
     """
 
     what: str
@@ -49,13 +49,13 @@ class DataSource:
 
     @property
     def is_share_alike(self) -> bool:
-        """Whether what is made from the images must be passed on under the same licence."""
+        """Whether works derived from the images must be distributed under the same licence."""
         words = self.licence.upper().replace(" ", "-").split("-")
         return "SA" in words or "ODBL" in words
 
     @property
     def page(self) -> str:
-        """Address of the licence's text, "" where it is not known."""
+        """Address of the licence's text, "" if unknown."""
         return self.licence_page or LICENCE_PAGES.get(self.licence, "")
 
 
@@ -64,9 +64,9 @@ class DataSources:
     """All sources of a data set.
 
     Args:
-        name: Of the data set.
-        sources: One for each kind of images.
-        facts: What else must be known: revision, bounds, filters with their counts. Plain JSON values, no secrets.
+        name: Name of the data set.
+        sources: Source of each kind of images.
+        facts: Further facts: revision, bounds, filters with their counts. Plain JSON values, no secrets.
     """
 
     name: str
@@ -74,16 +74,20 @@ class DataSources:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """The sources as plain values for JSON."""
         sources = [asdict(source) for source in self.sources]
         return {"format": FORMAT, "name": self.name, "sources": sources, "facts": dict(self.facts)}
 
     @classmethod
     def from_dict(cls, values: Any, file: str = SOURCES_FILE) -> "DataSources":
-        """The sources of `as_dict`, perhaps of another version; unknown keys of a source are left out.
+        """Build from the values of `as_dict`, also of another version; unknown keys of a source are ignored.
+
+        Args:
+            values: Decoded JSON.
+            file: Name of the file, for messages.
 
         Raises:
-            GenGeoError: They are something else.
+            GenGeoError: The values do not state the sources of a data set.
         """
         known = {item.name for item in fields(DataSource)}
         try:
@@ -96,35 +100,35 @@ class DataSources:
             return cls(str(values["name"]), sources, dict(values.get("facts") or {}))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise GenGeoError(
-                f"{file} does not state the sources of a data set ({type(error).__name__}: {error}); make it again "
-                "with the command that wrote it"
+                f"{file} does not state the sources of a data set ({type(error).__name__}: {error}); write it again "
+                "with the command that made it"
             ) from error
 
     def summary(self) -> str:
-        """One line for each source: what, who, licence, attribution."""
+        """One line for each source: kind of images, name, licence, attribution."""
         lines = []
         for source in self.sources:
             page = f" ({source.page})" if source.page else ""
             lines.append(f"{source.what}: {source.name}, {source.licence}{page}. {source.attribution}".rstrip())
         if any(source.is_share_alike for source in self.sources):
             shared = " and ".join(sorted({s.licence for s in self.sources if s.is_share_alike}))
-            lines.append(f"Images made from them must be passed on under {shared}.")
+            lines.append(f"Images derived from them must be distributed under {shared}.")
         return "\n".join(lines)
 
 
 def write_sources(folder: str | Path, sources: DataSources) -> None:
-    """Write `SOURCES.json` into a folder."""
+    """Write `SOURCES.json` into a directory."""
     write_json(Path(folder) / SOURCES_FILE, sources.as_dict())
 
 
 def read_sources(root: str | Path) -> DataSources | None:
-    """The sources of a data set.
+    """Read the sources of a data set.
 
     Args:
-        root: Its folder, or a file in it such as the table.
+        root: Directory of the data set, or a file in it such as the table.
 
     Returns:
-        None where nothing is stated.
+        The sources; None if there is no `SOURCES.json`.
 
     Raises:
         GenGeoError: The file is damaged.
@@ -141,15 +145,18 @@ def read_sources(root: str | Path) -> DataSources | None:
 
 
 def sources_of(name: str, root: str | Path | None, options: Mapping[str, Any]) -> list[DataSources]:
-    """The sources of a data set as training and commands name it; of a mixture, those of its parts.
+    """The sources of a data set in the registry or, for a mixture, of all its parts.
 
     Args:
-        name: A name that `load_pairs` knows.
-        root: Its folder or file.
-        options: Of its loader.
+        name: Name of the data set, see `dataset_names`.
+        root: Directory or file of the data set.
+        options: Options of its loader.
+
+    Returns:
+        One entry for each directory with a `SOURCES.json`; empty without any.
 
     Raises:
-        GenGeoError: A file of sources is damaged.
+        GenGeoError: A `SOURCES.json` is damaged.
     """
     from gengeo_hf.data.registry import parse_data  # the registry imports the loaders
 
@@ -158,5 +165,5 @@ def sources_of(name: str, root: str | Path | None, options: Mapping[str, Any]) -
         found = None if root is None or "://" in str(root) else read_sources(root)
         return [] if found is None else [found]
     given = [parse_data(part) for part in ([parts] if isinstance(parts, str) else parts)]
-    named = {str(part.root or root): part for part in given}  # two parts of one folder have one statement
+    named = {str(part.root or root): part for part in given}  # parts in one directory share its SOURCES.json
     return [one for part in named.values() for one in sources_of(part.name, part.root or root, part.options)]

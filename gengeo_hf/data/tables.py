@@ -1,7 +1,7 @@
-"""Columns to the two tables of the schema, for loaders of image files.
+"""Construction of the two tables of the schema from columns, for loaders of image files.
 
-Names, paths and positions become the tables of a `CrossViewDataset`. Images stay paths until they are asked for, so a
-table of 100,000 rows takes some MB and a second.
+Ids, paths and positions become the tables of a `CrossViewDataset`. Images are stored as paths and decoded on access, so
+a table of 100,000 rows takes a few MB and about a second.
 """
 
 from collections.abc import Sequence
@@ -33,19 +33,20 @@ def query_table(
     projection: Sequence[str | None] | None = None,
     area: Sequence[str | None] | None = None,
 ) -> datasets.Dataset:
-    """A table of ground images.
+    """Build the table of queries.
 
     Args:
-        ids: N different names.
-        ground: path of each image.
-        positives: id of each true tile.
-        semi_positives: ids of other tiles that cover the place; None for none.
-        lat, lon: degrees, (N,), NaN where unknown; None: nowhere known.
-        heading: degrees clockwise from north of the centre column; one number, or (N,) with NaN where unknown.
-        fov: horizontal field of view in degrees; likewise.
-        vertical_fov, pitch, roll: degrees, see `CameraView`; likewise.
-        projection: see `CameraView`; None where unknown.
-        area: city, region or None, for each row.
+        ids: Unique id of each query, length N.
+        ground: Path of each image.
+        positives: Id of the positive tile of each query.
+        semi_positives: Ids of other tiles that cover the position of each query; None for no such tiles.
+        lat, lon: Positions in degrees, (N,), NaN where unknown; None if all are unknown.
+        heading: Heading of the centre column in degrees clockwise from north: one number for all queries, or (N,) with
+            NaN where unknown; None if all are unknown.
+        fov: Horizontal field of view in degrees, in the same form.
+        vertical_fov, pitch, roll: Angles in degrees, see `CameraView`, in the same form; None omits the column.
+        projection: Projection of each image, see `CameraView`, None where unknown; None omits the column.
+        area: City or region of each query, None where unknown.
     """
     count = len(ids)
     columns = {
@@ -75,14 +76,14 @@ def gallery_table(
     bounds: np.ndarray | None = None,
     area: Sequence[str | None] | None = None,
 ) -> datasets.Dataset:
-    """A table of aerial tiles.
+    """Build the table of the gallery.
 
     Args:
-        ids: N different names.
-        aerial: path of each image.
-        lat, lon: centre in degrees, (N,), NaN where unknown; None: nowhere known.
-        bounds: (N, 4) west, south, east, north in degrees; None where unknown.
-        area: city, region or None, for each row.
+        ids: Unique id of each tile, length N.
+        aerial: Path of each image.
+        lat, lon: Centres in degrees, (N,), NaN where unknown; None if all are unknown.
+        bounds: West, south, east, north in degrees, (N, 4), NaN where unknown; None if all are unknown.
+        area: City or region of each tile, None where unknown.
     """
     count = len(ids)
     sides = np.full((count, 4), np.nan) if bounds is None else np.asarray(bounds, dtype=np.float64)
@@ -107,12 +108,12 @@ def _table(columns: dict[str, Any], features: datasets.Features) -> datasets.Dat
 
 
 def _images(paths: Sequence[str | Path]) -> pa.StructArray:
-    """Paths in the storage of `datasets.Image`: nothing is read."""
+    """Paths in the storage format of `datasets.Image`; no file is read."""
     named = pa.array([str(path) for path in paths], pa.string())
     return pa.StructArray.from_arrays([pa.nulls(len(paths), pa.binary()), named], ["bytes", "path"])
 
 
 def _numbers(values: Any, count: int) -> pa.Array:
-    """float64 with null for NaN; one number stands for all rows, None for none."""
+    """A float64 column with null for NaN; one number is repeated for all rows, and None makes all rows null."""
     array = np.full(count, np.nan if values is None else values, dtype=np.float64) if np.ndim(values) == 0 else values
     return pa.array(np.asarray(array, dtype=np.float64), from_pandas=True)

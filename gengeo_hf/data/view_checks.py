@@ -1,4 +1,4 @@
-"""Whether a data set has the views that a model asks for, and where in its tile each photo was taken."""
+"""Checks that a data set provides the views of a model, and positions of photos in their tiles."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ import numpy as np
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.schema import CrossViewDataset
 
-OFF_CENTRE = 0.1  # of the tile's side: photos farther from the middle have no polar tile
+MAX_OFFSET = 0.1  # share of the tile's side: maximum offset of a photo from the centre of a polar tile
 
 
 def positions_in_tiles(dataset: CrossViewDataset) -> np.ndarray:
-    """Where in its positive tile each photo was taken.
+    """Position of each photo in its positive tile.
 
     Args:
         dataset: Queries and gallery.
@@ -31,14 +31,15 @@ def positions_in_tiles(dataset: CrossViewDataset) -> np.ndarray:
 
 
 def check_views(dataset: CrossViewDataset, processor: Any) -> None:
-    """Refuse data that lack the views of a model, before images are read.
+    """Check, before images are read, that a data set provides the views of a model.
 
     Args:
         dataset: Queries and gallery.
         processor: The model's image processor, with its `view_transforms`.
 
     Raises:
-        GenGeoError: Bird's-eye views of photos that are not panoramas, or polar tiles of photos off their centres.
+        GenGeoError: The model needs bird's-eye views, and some ground images are not panoramas; or it needs polar
+            tiles, and some photos were not taken in the centre of their tile.
     """
     views = processor.view_transforms or {}
     if ground := views.get("ground"):
@@ -47,16 +48,16 @@ def check_views(dataset: CrossViewDataset, processor: Any) -> None:
         if photos:
             raise GenGeoError(
                 f"the view {ground} needs panoramas, and {photos:,} of {len(cameras):,} ground images of "
-                f"{dataset.name} are photos or of an unknown field of view: use a model, or a configuration, without "
-                "a bird's-eye view"
+                f"{dataset.name} are ordinary photos or have an unknown field of view: use a model or a configuration "
+                "without a bird's-eye view"
             )
     if aerial := views.get("aerial"):
         off = np.abs(positions_in_tiles(dataset) - 0.5).max(axis=1)
         off = off[np.isfinite(off)]
-        far = int((off > OFF_CENTRE).sum())
+        far = int((off > MAX_OFFSET).sum())
         if far:
             raise GenGeoError(
-                f"the view {aerial} needs photos in the middle of their tiles, and {far:,} of {len(off):,} photos of "
-                f"{dataset.name} with known places stand farther than {OFF_CENTRE:.0%} of the tile's side from it: use "
-                "a model, or a configuration, without polar tiles"
+                f"the view {aerial} needs photos in the centre of their tiles, and {far:,} of {len(off):,} photos of "
+                f"{dataset.name} with known positions are farther than {MAX_OFFSET:.0%} of the tile's side from it: "
+                "use a model or a configuration without polar tiles"
             )

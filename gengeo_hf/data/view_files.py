@@ -1,7 +1,7 @@
-"""View transforms by name, applied to image files: what `gengeo data export --aerial-view polar:112x616` means.
+"""View transforms applied to image files, for example by `gengeo data export --aerial-view polar:112x616`.
 
-Models of the polar or bird's-eye kind can be trained on such exports, as their authors do it: offline, once. Training
-and encoding can also transform views as they are read: `data.ground_view` and `data.aerial_view` of a configuration.
+Models that use polar tiles or bird's-eye views can be trained on such an export, as their authors do. Training and
+encoding can also transform images when they are read: `data.ground_view` and `data.aerial_view` of a configuration.
 """
 
 import functools
@@ -16,27 +16,28 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.images import open_image
 from gengeo_hf.model.view_transforms import ViewTransform, parse_view
 
-QUALITY = 95  # of the JPEG files that are written
+QUALITY = 95  # JPEG quality
 
 
 def view_transform(text: str, view: str) -> Callable[[bytes], bytes]:
-    """The transform of a name, from the bytes of an image file to those of a JPEG.
+    """A function that applies a view transform to the bytes of an image file and returns those of a JPEG file.
 
     Args:
-        text: See `gengeo_hf.model.view_transforms.parse_view`.
+        text: Name of the transform, see `gengeo_hf.model.view_transforms.parse_view`.
         view: "ground" or "aerial".
 
     Raises:
-        GenGeoError: An unknown name, or one of the other view; later, an image that has no such view.
+        GenGeoError: The name is unknown or belongs to the other view. The returned function raises it for an image
+            that cannot be transformed.
     """
     try:
-        return functools.partial(_encoded, change=parse_view(text, view))
+        return functools.partial(_transform_file, change=parse_view(text, view))
     except ValueError as error:
         raise GenGeoError(str(error)) from error
 
 
-def _encoded(content: bytes, change: ViewTransform) -> bytes:
-    """Decode, change, encode."""
+def _transform_file(content: bytes, change: ViewTransform) -> bytes:
+    """Decode an image file, transform it and encode it as JPEG."""
     pixels = torch.from_numpy(np.array(open_image(content))).permute(2, 0, 1)[None]
     try:
         changed = change(pixels)[0].round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()

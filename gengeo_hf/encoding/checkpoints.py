@@ -106,8 +106,8 @@ def training_record(name: str | Path, revision: str | None = None, **where: Any)
     """What training wrote beside a checkpoint, in a folder or on the Hub; empty where there is no such file.
 
     Args:
-        name: the folder or Hub id.
-        revision: branch, tag or commit on the Hub.
+        name: The folder or Hub id.
+        revision: Branch, tag or commit on the Hub.
         where: `token`, `cache_dir`, `subfolder`, the same as for the weights.
 
     Raises:

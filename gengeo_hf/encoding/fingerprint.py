@@ -83,11 +83,11 @@ def fingerprint(model: "GenGeoModel", processor: "GenGeoImageProcessor") -> str:
     descriptors (`truncate_dim`) has that of the whole model with the width mixed in, see `truncated`.
 
     Args:
-        model: a GenGeo model whose weights are in memory.
-        processor: the image processor that prepares its input. Its default `view` does not count.
+        model: A GenGeo model whose weights are in memory.
+        processor: The image processor that prepares its input. Its default `view` does not count.
 
     Raises:
-        GenGeoError: weights are not in memory (the model is offloaded or was made on the meta device).
+        GenGeoError: Weights are not in memory (the model is offloaded or was made on the meta device).
     """
     return truncated(whole_fingerprint(model, processor), model.config.truncate_dim)
 
@@ -96,7 +96,7 @@ def whole_fingerprint(model: "GenGeoModel", processor: "GenGeoImageProcessor") -
     """Like `fingerprint`, of whole descriptors even where the model truncates them.
 
     Raises:
-        GenGeoError: a tensor is not in memory, as after offloading.
+        GenGeoError: A tensor is not in memory, as after offloading.
     """
     import torch
 

@@ -1,7 +1,7 @@
 """Evaluation: ranks, metrics, protocols, results, comparisons and tables.
 
-`evaluate(model, data, protocol)` is the one entry; `evaluate_descriptors` is for descriptors that exist already. The
-names below are imported when they are first used.
+`evaluate(model, data, protocol)` evaluates a model; `evaluate_descriptors` takes descriptors that exist already. The
+names below are imported on first use.
 """
 
 import importlib
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gengeo_hf.evaluation.results import Result
     from gengeo_hf.evaluation.run import evaluate
 
-_HOMES = {
+_MODULES = {
     "Prior": "positions",
     "Result": "results",
     "evaluate": "run",
@@ -37,6 +37,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,4 +1,4 @@
-"""Adapting an encoder to the data of an evaluation: centring and the mirror image, see `encoding.adaptation`."""
+"""Adapts an encoder to the evaluated data: centring and mirror images, see `encoding.adaptation`."""
 
 import numpy as np
 
@@ -12,21 +12,21 @@ from gengeo_hf.encoding.engine import encode_images
 CENTERINGS = ("gallery", "queries")
 
 
-def adapt_to(encoder: Encoder, data: CrossViewDataset, centering: str | None, flip: bool) -> Encoder:
+def adapt_encoder(encoder: Encoder, data: CrossViewDataset, centering: str | None, flip: bool) -> Encoder:
     """Adapt an encoder to the images of a data set.
 
     Args:
-        encoder: Without an adaptation.
-        data: What will be evaluated.
-        centering: "gallery" subtracts the mean of the tiles from both views; "queries" takes the mean of the queries
-            for ground images, that is, of the evaluated photos without their pairs. None does not centre.
-        flip: Keep the descriptor of the mirror image too.
+        encoder: Encoder without an adaptation.
+        data: Data set that will be evaluated.
+        centering: "gallery" subtracts the mean descriptor of the tiles from both views; "queries" subtracts the mean of
+            the queries from ground descriptors and the mean of the tiles from aerial ones. None does not centre.
+        flip: Also use the descriptor of the mirror image.
 
     Returns:
-        The adapted encoder, or the same one where nothing is to be done.
+        The adapted encoder; `encoder` itself without centring and flip.
 
     Raises:
-        GenGeoError: Another word for centring, too few images, or an encoder that is adapted already.
+        GenGeoError: `centering` has another value, there are too few images, or the encoder is adapted already.
     """
     if centering is not None and centering not in CENTERINGS:
         raise GenGeoError(f"centering is {centering!r}; expected {' or '.join(CENTERINGS)}")

@@ -1,6 +1,6 @@
-"""A baseline without learning: tiles ranked by their colours alone.
+"""A baseline without learning: ranks tiles by colour histograms.
 
-If this found places in a synthetic world, the world would teach nothing.
+If its recall were high in a synthetic world, that world could be solved without a model.
 """
 
 from collections.abc import Iterable
@@ -19,11 +19,11 @@ def colour_histogram(image: Image.Image, lower_half: bool = False) -> np.ndarray
     """Joint RGB histogram, 8 x 8 x 8 bins, of unit length.
 
     Args:
-        image: RGB.
-        lower_half: leave out the upper half, which in a panorama is mostly sky.
+        image: Image in any mode; it is converted to RGB.
+        lower_half: Leave out the upper half, which in a panorama is mostly sky.
 
     Returns:
-        float64 (512,), the square roots of shares: dot products are Bhattacharyya coefficients, 0 to 1.
+        float64 (512,), square roots of the share of pixels in each bin.
     """
     pixels = np.asarray(image.convert("RGB"))
     if lower_half:
@@ -35,13 +35,14 @@ def colour_histogram(image: Image.Image, lower_half: bool = False) -> np.ndarray
 
 
 def histogram_ranks(world: "CrossViewDataset", lower_half: bool = False) -> np.ndarray:
-    """Rank of each photo's true tile among all tiles by similarity of colours, 0 the best, int64 (queries,).
-
-    Ties count against the right tile.
+    """Rank all tiles for each photo by the similarity of colours.
 
     Args:
-        world: queries and gallery.
-        lower_half: of the photos alone, see `colour_histogram`.
+        world: Data set with queries and gallery.
+        lower_half: Leave out the upper half of each photo (not of tiles).
+
+    Returns:
+        int64 (queries,) rank of each true tile, 0 is the best. Ties count against it.
     """
     from gengeo_hf.data.loading import AerialImages, GroundImages
     from gengeo_hf.evaluation import rank_of_positives

@@ -1,10 +1,10 @@
-"""One block of queries while the gallery passes by: the work behind `ranks.scan`.
+"""Compares one block of queries with the gallery, block by block, for `ranks.scan`.
 
-It counts how many tiles score above each right tile, and keeps the best few.
+`QueryBlock` counts how many tiles score above each right tile, and keeps the best tiles.
 
-A product of 2048 x 8192 scores is 64 MB, and every further pass over it costs time. So it is read once, to find the
-highest score of each `CHUNK` columns; best tiles and tiles above a right one are then looked for only in the chunks
-whose highest score makes them possible. For a model that is far from that good, all scores are compared.
+A product of 2048 x 8192 scores is 64 MB, and every pass over it costs time. One pass finds the highest score of each
+`CHUNK` columns; the best tiles and the tiles above a right one are then searched only in chunks whose highest score
+makes them possible. Where more than `_FEW` of the chunks qualify, all scores are compared.
 """
 
 import numpy as np
@@ -14,24 +14,24 @@ from gengeo_hf.evaluation.positions import Near, Prior
 
 Descriptors = np.ndarray | torch.Tensor
 CHUNK = 32
-_FEW = 1 / 8  # share of chunks up to which they are looked at one by one
-_MOST_RECHECKS = 65_536  # pairs of one block compared in float64; more means a collapsed model, and all are ties
+_FEW = 1 / 8  # share of chunks up to which chunks are searched one by one
+_MOST_RECHECKS = 65_536  # pairs of one block compared in float64; above this (a collapsed model) all count as ties
 _RECHECK_ROWS = 4096  # pairs at a time: 3 * 4096 * 1024 float64 is 100 MB
-_LANES = 128  # booleans that are added as bytes before a byte could overflow
+_LANES = 128  # booleans added as bytes at a time: a byte cannot overflow
 
 
 class QueryBlock:
-    """The running counts of some queries.
+    """Running counts and best tiles of one block of queries.
 
     Args:
-        queries: (Q, D) of all queries.
-        gallery: (N, D).
-        relevant: (block, M) gallery rows of the right tiles of these queries, -1 for none.
-        tolerance: (block,) scores nearer than this are compared again in float64.
-        rows: which queries these are.
-        top: number of best tiles to keep.
-        prior: which tiles each query may see; None is all.
-        device: where blocks are multiplied.
+        queries: (Q, D) descriptors of all queries.
+        gallery: (N, D) descriptors of all tiles.
+        relevant: (block, M) gallery rows of the right tiles of the block's queries, -1 for none.
+        tolerance: (block,) largest difference of two scores that is compared again in float64.
+        rows: Rows of the block in `queries`.
+        top: Number of best tiles to keep for each query.
+        prior: Restricts the tiles that each query is compared with; None compares with all.
+        device: Device on which blocks are multiplied.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class QueryBlock:
         self.queries = to_device(self.raw_queries, device)
         self.near = None if prior is None else Near(prior, rows)
         self.scores = self._exact_relevant_scores()
-        reference = np.where(np.isfinite(self.scores), self.scores, np.inf)  # nothing stands above what is not there
+        reference = np.where(np.isfinite(self.scores), self.scores, np.inf)  # no tile counts as above a missing one
         self.high = torch.from_numpy(reference + tolerance[:, None]).to(device, torch.float32)
         self.low = torch.from_numpy(reference - tolerance[:, None]).to(device, torch.float32)
         self.above = np.zeros(relevant.shape, dtype=np.int64)
@@ -71,7 +71,7 @@ class QueryBlock:
         return scores
 
     def compare(self, first: int, last: int) -> None:
-        """Multiply with gallery rows first..last and add to the counts."""
+        """Compare the block with gallery rows `first` to `last - 1` and update counts and best tiles."""
         scores = self._multiply(first, last)
         if self.near is not None:
             far = torch.from_numpy(~self.near.block(first, last)).to(self.device)
@@ -86,7 +86,7 @@ class QueryBlock:
             self._count(chunks, highest, column, first)
 
     def _multiply(self, first: int, last: int) -> torch.Tensor:
-        """Scores (block, width), filled up to whole chunks with minus infinity; the buffer is used again."""
+        """Scores (block, width), padded to whole chunks with minus infinity; the buffer is reused."""
         tiles = to_device(self.gallery[first:last], self.device)
         if missing := -(last - first) % CHUNK:
             tiles = torch.cat([tiles, tiles.new_zeros(missing, tiles.shape[1])])
@@ -111,7 +111,7 @@ class QueryBlock:
         self.top_rows[better] = rows.gather(1, order).masked_fill(values == -torch.inf, -1)
 
     def _count(self, chunks: torch.Tensor, highest: torch.Tensor, column: int, first: int) -> None:
-        """Count scores surely above the reference, and settle those too near to tell in float64."""
+        """Count scores above the reference; those within the tolerance are compared in float64."""
         hot = (highest > self.low[:, column, None]).nonzero()
         if not len(hot):
             return
@@ -131,20 +131,22 @@ class QueryBlock:
     def _count_few(
         self, chunks: torch.Tensor, hot: torch.Tensor, column: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """From the chunks (query, number) in `hot`: counts (block,), and query and tile of each score too near to tell.
+        """Compare the scores of the chunks in `hot`, rows of (query, chunk).
 
-        A block of 2048 x 8192 has at most 65,536 of them: 8 MB.
+        Returns:
+            Counts above the reference (block,), and query and tile of each score within the tolerance. For a block of
+            2048 x 8192 the chunks hold at most 65,536 x 32 scores: 8 MB.
         """
-        query, number = hot.T
-        values = chunks[query, number]
+        query, chunk = hot.T
+        values = chunks[query, chunk]
         high, low = self.high[query, column, None], self.low[query, column, None]
         counts = (values > high).sum(dim=1).cpu().numpy()
         above = np.bincount(query.cpu().numpy(), counts, minlength=len(chunks)).astype(np.int64)
-        pair, place = ((values > low) & (values <= high)).nonzero().T
-        return above, query[pair].cpu().numpy(), (number[pair] * CHUNK + place).cpu().numpy()
+        pair, column_in_chunk = ((values > low) & (values <= high)).nonzero().T
+        return above, query[pair].cpu().numpy(), (chunk[pair] * CHUNK + column_in_chunk).cpu().numpy()
 
     def _count_all(self, chunks: torch.Tensor, column: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The same from all scores. Only queries that have this relevant tile are compared: few have a last one."""
+        """As `_count_few`, from all scores. Queries without this relevant tile are skipped."""
         scores = chunks.flatten(1)
         present = np.nonzero(np.isfinite(self.scores[:, column]))[0]
         if len(present) < len(scores):
@@ -160,10 +162,11 @@ class QueryBlock:
         return above, present[doubtful[pairs[:, 0]]], pairs[:, 1]
 
     def finish(self) -> tuple[np.ndarray, ...]:
-        """Scores of the relevant tiles, counts above and tied, rows and scores of the best tiles.
+        """Return the results of the block.
 
         Returns:
-            (q, M) scores, above and tied; (q, k) rows and scores, for the q queries of the block.
+            Scores of the relevant tiles, counts above and counts tied, each (q, M); rows and scores of the best tiles,
+            each (q, k), for the q queries of the block.
         """
         return self.scores, self.above, self.tied, self.top_rows.cpu().numpy(), self.top_scores.cpu().numpy()
 
@@ -186,7 +189,7 @@ def _count_above(scores: torch.Tensor, limit: torch.Tensor) -> np.ndarray:
 
 
 def _exact_scores(queries: Descriptors, gallery: Descriptors, query: np.ndarray, tile: np.ndarray) -> np.ndarray:
-    """float64 dot products of single pairs; summed by numpy row by row, so that equal rows give equal sums anywhere."""
+    """float64 dot products of single pairs, summed row by row: equal rows give equal sums on every machine."""
     scores = np.empty(len(query))
     for start in range(0, len(query), _RECHECK_ROWS):
         part = slice(start, start + _RECHECK_ROWS)
@@ -195,18 +198,18 @@ def _exact_scores(queries: Descriptors, gallery: Descriptors, query: np.ndarray,
 
 
 def _pick(descriptors: Descriptors, rows: np.ndarray) -> np.ndarray:
-    """Rows as float64 numpy, rounded to float32 first as the blocks are."""
+    """Rows as float64 numpy arrays, rounded to float32 first, as blocks are."""
     if isinstance(descriptors, torch.Tensor):
         return descriptors[torch.from_numpy(rows).to(descriptors.device)].float().double().cpu().numpy()
     return np.asarray(descriptors[rows], dtype=np.float32).astype(np.float64)
 
 
 def to_device(part: Descriptors, device: torch.device) -> torch.Tensor:
-    """A block as float32 on the device.
+    """Move a block to the device as float32.
 
     Args:
-        part: (rows, dim), an array or a tensor.
-        device: where it is wanted.
+        part: (rows, dim) array or tensor.
+        device: Target device.
 
     Returns:
         float32 (rows, dim).

@@ -1,7 +1,7 @@
-"""Two results side by side, and the choice between checkpoints.
+"""Compares two results on the same queries, and chooses between checkpoints.
 
-One metric is the primary one, and the claim of a comparison; the intervals of the others are not corrected for their
-number.
+A comparison has one primary metric, which alone gets a verdict; the intervals of the other metrics are not corrected
+for multiple comparisons.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,12 +16,12 @@ from gengeo_hf.evaluation.results import Result
 
 @dataclass(frozen=True)
 class Difference:
-    """One metric of two results.
+    """Difference of one metric between two results.
 
     Args:
-        metric: its name.
-        first, second: fractions of 1.
-        difference: second - first.
+        metric: Name of the metric.
+        first, second: Values of the two results, fractions of 1.
+        difference: `second - first`, in -1..1.
         interval: 95 % interval of the difference over the same queries.
     """
 
@@ -33,7 +33,7 @@ class Difference:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval leaves 0 out."""
+        """Whether the interval excludes 0."""
         return not self.interval.low <= 0 <= self.interval.high
 
 
@@ -41,10 +41,10 @@ def compare(first: str | Path, second: str | Path) -> list[Difference]:
     """Paired differences of two results over the same queries.
 
     Args:
-        first, second: JSON files with their tables of queries beside them.
+        first, second: JSON files of results, with their tables of queries in the same directory.
 
     Raises:
-        GenGeoError: they were not evaluated on the same queries and tiles by the same rules.
+        GenGeoError: The results were not evaluated on the same queries and tiles by the same rules.
     """
     a, b = Result.load(first), Result.load(second)
     for what, keys in (
@@ -62,7 +62,9 @@ def compare(first: str | Path, second: str | Path) -> list[Difference]:
             )
     seeds = [result.summary["settings"].get("seed") for result in (a, b)]
     if a.summary["protocol"]["heading"] == "unknown" and seeds[0] != seeds[1]:
-        raise GenGeoError(f"the cuts look in different directions (seeds {seeds[0]} and {seeds[1]}); use one seed")
+        raise GenGeoError(
+            f"the crops have different headings (seeds {seeds[0]} and {seeds[1]}); evaluate both with one --seed"
+        )
     if a.queries["query_id"].to_pylist() != b.queries["query_id"].to_pylist():
         raise GenGeoError(f"{first} and {second} hold different queries; a table was changed after the evaluation")
     old, new = a.outcomes, b.outcomes
@@ -75,16 +77,16 @@ def compare(first: str | Path, second: str | Path) -> list[Difference]:
 PRIMARY = "recall@1"
 
 
-def comparison_text(differences: Sequence[Difference], first: str, second: str, primary: str = PRIMARY) -> str:
-    """The comparison for a terminal, in percentage points.
+def format_comparison(differences: Sequence[Difference], first: str, second: str, primary: str = PRIMARY) -> str:
+    """Format a comparison for a terminal, in percentage points.
 
     Args:
-        differences: Of `compare`.
+        differences: Result of `compare`.
         first, second: Names of the two sides.
-        primary: The metric that the claim is about; the others have no verdict.
+        primary: Name of the metric that gets a verdict.
 
     Raises:
-        GenGeoError: There is no such metric.
+        GenGeoError: `primary` is not a metric of both results.
     """
     names = [row.metric for row in differences]
     if primary not in names:
@@ -108,44 +110,47 @@ def comparison_text(differences: Sequence[Difference], first: str, second: str, 
 
 
 def select_best(summaries: Sequence[Mapping[str, Any]], metric: str = PRIMARY) -> int:
-    """Which of several results of one validation set is the best: its position in the list.
+    """Select the best of several results on one validation set.
 
     Args:
         summaries: `Result.summary` of each checkpoint.
-        metric: a share of the queries, such as recall@1 or within_25m: greater is better.
+        metric: Name of a share of the queries, such as recall@1 or within_25m: greater is better.
+
+    Returns:
+        Index of the best result in `summaries`.
 
     Raises:
-        GenGeoError: a result is of a set on which numbers are reported, they are not of one set, or the metric is no
-            share: metres are better when they are less.
+        GenGeoError: A result is on a split whose numbers are reported, the results are on different sets, or the metric
+            is not a share (errors in metres are better when they are smaller).
     """
     if not summaries:
         raise GenGeoError("there is no result to choose from")
     for summary in summaries:
         refuse_reported_split(summary["protocol"]["split"])
     if len(sets := {summary["dataset"]["fingerprint"] for summary in summaries}) > 1:
-        raise GenGeoError(f"the results are of {len(sets)} different sets; evaluate every checkpoint on the same one")
+        raise GenGeoError(f"the results are on {len(sets)} different sets; evaluate every checkpoint on the same one")
     for number, summary in enumerate(summaries):
         shares = [name for name in summary["intervals"] if not name.endswith("_m")]
         if metric not in shares:
             raise GenGeoError(
-                f"{metric!r} cannot pick: expected a share of which more is better; result {number} has "
-                f"{', '.join(shares)}"
+                f"{metric!r} cannot choose a checkpoint: expected a share, of which more is better; result "
+                f"{number} has {', '.join(shares)}"
             )
     return max(range(len(summaries)), key=lambda number: summaries[number]["metrics"][metric])
 
 
 def choose_checkpoint(paths: Sequence[str | Path], metric: str = PRIMARY) -> str:
-    """Which checkpoint to keep, by results of the validation part, and whether the choice can be told from chance.
+    """Rank checkpoints by their results on the validation split, and test each against the best.
 
     Args:
-        paths: results of gengeo evaluate by one `<protocol>@validation`.
-        metric: as in `select_best`.
+        paths: JSON files of `gengeo evaluate`, all by one `<protocol>@validation`.
+        metric: Name of a share of the queries, as in `select_best`.
 
     Returns:
-        Text for a terminal: every result, the best first, with the paired interval of its distance to the best.
+        Text for a terminal: every result, the best first, and whether its paired difference to the best excludes 0.
 
     Raises:
-        GenGeoError: as `select_best` and `compare`.
+        GenGeoError: As `select_best` and `compare`.
     """
     results = [Result.load(path, with_queries=False) for path in paths]
     best = select_best([result.summary for result in results], metric)
@@ -161,15 +166,15 @@ def choose_checkpoint(paths: Sequence[str | Path], metric: str = PRIMARY) -> str
 
 
 def refuse_reported_split(split: str) -> None:
-    """Only a validation part of the training data may pick a checkpoint.
+    """Raise an error unless the split may choose a checkpoint: only "validation", a part of the training data, may.
 
-    "test" is refused, and CVACT's "val" too: Table 2 reports it, and its pairs are part of the test set.
+    CVACT's "val" is refused like "test": Table 2 of the paper reports it, and its pairs are part of the test set.
 
     Raises:
-        GenGeoError: the split is one on which numbers are reported.
+        GenGeoError: Numbers are reported on this split.
     """
     if split != "validation":
         raise GenGeoError(
-            f"a checkpoint must not be picked on the split {split!r}: its number would no longer be an estimate; "
-            "pick on 'validation', a part of the training areas"
+            f"a checkpoint must not be chosen on the split {split!r}: its result there would be biased; choose on "
+            "'validation', a part of the training areas"
         )

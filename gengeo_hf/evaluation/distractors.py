@@ -1,9 +1,9 @@
-"""Recall against the size of the gallery: tiles from elsewhere are added, in nested random subsets.
+"""Recall@1 over the size of the gallery, which grows by tiles of other areas (distractors).
 
-Recall@1 falls as the gallery grows, so a value over a few thousand tiles promises too much for a country. Distractors
-are tiles of other places. They stand in a random order, drawn once; a gallery of n tiles more holds the first n of
-them, so each gallery contains all smaller ones. A query keeps its hit while no distractor before n scores as high as
-its true tile: for each query only the first one that does is remembered, whatever the number of tiles.
+Recall@1 falls as the gallery grows, so a value measured with a few thousand tiles is too optimistic for a country. The
+distractors are shuffled once; a gallery with n distractors holds the first n of them, so each gallery contains all
+smaller ones. A query stays a hit while none of the n distractors scores as high as its true tile. Only the first
+distractor that does is stored for each query, so memory does not grow with the number of tiles.
 """
 
 import shutil
@@ -21,7 +21,7 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import chord, great_circle_m, to_unit_vectors
 from gengeo_hf.data.registry import parse_data
 from gengeo_hf.encoding.encoder import Encoder
-from gengeo_hf.evaluation.ground_truth import Truth
+from gengeo_hf.evaluation.ground_truth import GroundTruth
 from gengeo_hf.evaluation.intervals import mean_interval
 from gengeo_hf.evaluation.protocols import Protocol
 from gengeo_hf.evaluation.ranks import SCORE_TOLERANCE, Ties
@@ -35,10 +35,24 @@ from gengeo_hf.index import GeoIndex
 from gengeo_hf.index.manifest import has_manifest
 from gengeo_hf.index.work import work_key
 
-APART_M = 200.0  # a tile whose centre is nearer to a query may show its place
-TIMES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)  # sizes of the curve, of the gallery alone
-BLOCK = 8192  # distractors compared at a time, with up to
-QUERIES = 2048  # queries
+APART_M = 200.0  # a tile whose centre is nearer to a query may show the query's position
+TIMES = (
+    1,
+    2,
+    5,
+    10,
+    20,
+    50,
+    100,
+    200,
+    500,
+    1000,
+    2000,
+    5000,
+    10_000,
+)  # gallery sizes of the curve, as multiples of the gallery without distractors
+BLOCK = 8192  # distractors compared at a time
+QUERIES = 2048  # queries compared at a time
 METRIC = "recall@1"
 
 
@@ -47,10 +61,10 @@ class GallerySize:
     """Recall at one size of the gallery.
 
     Args:
-        gallery: Tiles, distractors included.
-        times: How many times the gallery alone.
+        gallery: Number of tiles, distractors included.
+        times: `gallery` divided by the number of tiles without distractors.
         recall: Recall@1, 0 to 1.
-        low, high: Its 95 % interval.
+        low, high: Bounds of its 95 % interval.
     """
 
     gallery: int
@@ -65,12 +79,12 @@ class DistractorCurve:
     """Recall@1 over the size of the gallery.
 
     Args:
-        source: Where the distractors come from.
-        distractors: How many there are.
-        left_out: Tiles of the source that are not distractors: near a query, or in the gallery.
-        seed: Of their order.
-        sizes: From the gallery alone to all distractors.
-        interval: What the intervals are.
+        source: Name of the source of the distractors.
+        distractors: Number of distractors.
+        left_out: Number of tiles of the source that are near a query or in the gallery, and so are not distractors.
+        seed: Seed of the order of the distractors.
+        sizes: One entry for each size, from no distractors to all.
+        interval: How the intervals were computed.
     """
 
     source: str
@@ -81,7 +95,7 @@ class DistractorCurve:
     interval: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Rates in percent, as JSON takes them."""
+        """Values for JSON, rates in percent."""
         lines = [
             {
                 "gallery": size.gallery,
@@ -123,37 +137,35 @@ def evaluate_with_distractors(
     show_progress_bar: bool = False,
     **options: Any,
 ) -> tuple[Result, DistractorCurve] | None:
-    """Evaluate a model, then with galleries that grow by distractors.
+    """Evaluate a model, first on its gallery, then on galleries that grow by distractors.
 
     Args:
-        model, data, protocol, device, batch_size, name, options: As `gengeo_hf.evaluate`.
+        model, data, protocol, device, batch_size, name, options: As in `gengeo_hf.evaluate`.
         source: See `distractor_index`.
         ties: "pessimistic" or "sample4geo".
-        seed: Of random headings, and of the order of the distractors.
-        descriptors: Directory in which descriptors are kept, those of the distractors too.
+        seed: Seed of random headings and of the order of the distractors.
+        descriptors: Directory in which descriptors are stored, those of the distractors too.
         show_progress_bar: Show images per second on stderr.
 
     Returns:
-        The result, which also holds the curve, and the curve; None on all processes but the first.
+        The result, which also holds the curve, and the curve. None on every process except the first.
 
     Raises:
-        GenGeoError: As `evaluate` and `distractor_curve`, or options with which distractors cannot be compared.
+        GenGeoError: As `evaluate` and `distractor_curve`; or centering, flip or aerial_size is given.
     """
     if given := [option for option in ("centering", "flip", "aerial_size") if options.get(option)]:
         named = given[0].replace("_", "-")
-        raise GenGeoError(
-            f"--distractors and --{named} exclude one another: the distractors would be encoded otherwise"
-        )
+        raise GenGeoError(f"--distractors and --{named} exclude one another: distractors are encoded without --{named}")
     encoder = (
         model if isinstance(model, Encoder) else Encoder.from_pretrained(model, device=device, batch_size=batch_size)
     )
     if has_manifest(source):
-        GeoIndex.load(source, verify=False).check_model(encoder)  # before the work
+        GeoIndex.load(source, verify=False).check_model(encoder)  # fail before encoding
     options |= {"seed": seed, "descriptors": descriptors, "show_progress_bar": show_progress_bar}
     encoded = encode_data(encoder, data, protocol, name=name or model_name(model, encoder), **options)
     if not process_state().is_main_process:
         return None
-    result = encoded.judge(ties)
+    result = encoded.compute_result(ties)
     with distractor_index(source, encoder, descriptors, show_progress_bar) as index:
         curve = distractor_curve(encoded, result, index, source=source, ties=ties, seed=seed)
     return replace(result, summary=result.summary | {"distractors": curve.to_dict()}), curve
@@ -168,47 +180,50 @@ def distractor_curve(
     ties: Ties = "pessimistic",
     seed: int = 0,
 ) -> DistractorCurve:
-    """Recall@1 of an evaluation whose gallery grows by the tiles of an index.
+    """Compute recall@1 of an evaluation whose gallery grows by the tiles of an index.
 
     Args:
-        encoded: Descriptors and ground truth.
-        result: What they were judged as, with the same rule for ties.
-        index: Distractors, of the same model.
-        source: What they are called; the index's name if empty.
+        encoded: Descriptors and ground truth of the evaluation.
+        result: Result of these descriptors, computed with the same `ties`.
+        index: Index that holds the distractors, encoded with the same model.
+        source: Name of the distractors in the output; the name of the index directory if empty.
         ties: "pessimistic" or "sample4geo".
-        seed: Of the order of the distractors.
+        seed: Seed of the order of the distractors.
 
     Raises:
-        GenGeoError: Another model, another rule for ties, or no tile of the index is a distractor.
+        GenGeoError: The index is from another model, `ties` has another value, or no tile of the index is a
+            distractor.
     """
     if ties not in ("pessimistic", "sample4geo"):
         raise GenGeoError(f"distractors are counted with --ties pessimistic or sample4geo, found {ties!r}")
     if index.manifest.model.fingerprint != encoded.model["fingerprint"]:
-        raise GenGeoError(f"the distractors {index.path} were made by another model: index them with this one")
+        raise GenGeoError(f"the distractors {index.path} were made by another model: build their index with this one")
     wanted = _distractor_rows(index, encoded.truth)
     total = sum(map(len, wanted))
     if not total:
         raise GenGeoError(f"no tile of {index.path} is a distractor: all are in the gallery or near a query")
     positions = np.random.default_rng(seed).permutation(np.arange(total, dtype=np.int32))
-    beaten = _first_beaten(encoded.ground, result.queries["positive_score"].to_numpy(), index, wanted, positions, ties)
+    first_loss = _first_loss(
+        encoded.ground, result.queries["positive_score"].to_numpy(), index, wanted, positions, ties
+    )
     hits = result.outcomes[METRIC]
     gallery = len(encoded.truth.tile_ids)
     sizes = []
-    for more in _more(gallery, total):
-        found = hits * (beaten >= more)
+    for more in _distractor_counts(gallery, total):
+        found = hits * (first_loss >= more)
         low, high = mean_interval(found, result.groups)
         sizes.append(GallerySize(gallery + more, (gallery + more) / gallery, float(found.mean()), low, high))
     rule = result.summary["rules"]["interval"]
     return DistractorCurve(source or index.path.name, total, len(index) - total, seed, tuple(sizes), rule)
 
 
-def _more(gallery: int, total: int) -> list[int]:
-    """How many distractors each gallery of the curve has."""
+def _distractor_counts(gallery: int, total: int) -> list[int]:
+    """Number of distractors in each gallery of the curve."""
     sizes = [gallery * (times - 1) for times in TIMES]
     return [size for size in sizes if size < total] + [total]
 
 
-def _distractor_rows(index: GeoIndex, truth: Truth) -> list[np.ndarray]:
+def _distractor_rows(index: GeoIndex, truth: GroundTruth) -> list[np.ndarray]:
     """Rows of each segment that are neither in the gallery nor near a query."""
     known = truth.query_positions[~np.isnan(truth.query_positions).any(axis=1)]
     tree = cKDTree(to_unit_vectors(known[:, 0], known[:, 1])) if len(known) else None
@@ -230,17 +245,17 @@ def _distractor_rows(index: GeoIndex, truth: Truth) -> list[np.ndarray]:
 
 
 def _in_gallery(
-    ids: Sequence[str], lat: np.ndarray, lon: np.ndarray, truth: Truth, row_of: dict[str, int]
+    ids: Sequence[str], lat: np.ndarray, lon: np.ndarray, truth: GroundTruth, row_of: dict[str, int]
 ) -> np.ndarray:
-    """Which tiles have the id of a tile of the gallery and, as far as is known, lie where it lies: bool (tiles,)."""
+    """Whether each tile has the id and, where both are known, the position of a gallery tile: bool (tiles,)."""
     rows = np.array([row_of.get(name, -1) for name in ids], np.int64)
-    same = truth.gallery_positions[rows]  # of the last one where there is none
+    same = truth.gallery_positions[rows]  # row -1 (no such id) gives the last tile; masked below
     away = great_circle_m(lat, lon, same[:, 0], same[:, 1]) > APART_M  # False where a position is unknown
     inside: np.ndarray = (rows >= 0) & ~away
     return inside
 
 
-def _first_beaten(
+def _first_loss(
     ground: np.ndarray,
     scores: np.ndarray,
     index: GeoIndex,
@@ -248,24 +263,24 @@ def _first_beaten(
     positions: np.ndarray,
     ties: Ties,
 ) -> np.ndarray:
-    """For each query the place, in the order of distractors, of the first one that takes its hit: int64 (queries,)."""
+    """For each query, index in the shuffled order of the first distractor above the true tile: int64 (queries,)."""
     first = np.full(len(ground), len(positions), np.int64)
     done = 0
     for segment, rows in zip(index.segments, wanted, strict=True):
         for start in range(0, len(rows), BLOCK):
             vectors = segment.descriptors[rows[start : start + BLOCK]].astype(np.float32)
-            places = positions[done : done + len(vectors)].astype(np.int64)
+            order = positions[done : done + len(vectors)].astype(np.int64)
             done += len(vectors)
             for begin in range(0, len(ground), QUERIES):
                 some = slice(begin, begin + QUERIES)
-                above = _beats(np.asarray(ground[some], np.float32), scores[some], vectors, ties)
-                earliest = np.where(above, places, len(positions)).min(axis=1)
+                above = _scores_above(np.asarray(ground[some], np.float32), scores[some], vectors, ties)
+                earliest = np.where(above, order, len(positions)).min(axis=1)
                 first[some] = np.minimum(first[some], earliest)
     return first
 
 
-def _beats(ground: np.ndarray, scores: np.ndarray, vectors: np.ndarray, ties: Ties) -> np.ndarray:
-    """Which distractors stand before the true tile: bool (queries, distractors). Near ties are compared in float64."""
+def _scores_above(ground: np.ndarray, scores: np.ndarray, vectors: np.ndarray, ties: Ties) -> np.ndarray:
+    """Whether each distractor ranks before the true tile: bool (queries, distractors). Near ties use float64."""
     margin = ground @ vectors.T - scores[:, None]
     above: np.ndarray = margin > 0
     for query, tile in np.argwhere(np.abs(margin) <= SCORE_TOLERANCE):
@@ -278,15 +293,18 @@ def _beats(ground: np.ndarray, scores: np.ndarray, vectors: np.ndarray, ties: Ti
 def distractor_index(
     source: str, encoder: Encoder, descriptors: str | Path | None = None, show_progress_bar: bool = False
 ) -> Iterator[GeoIndex]:
-    """The tiles of a source with their descriptors: an index that is there, or one that is made.
+    """Open an index of distractors, or build one from imagery.
 
     Args:
-        source: Directory of an index of the model; or imagery as `gengeo index` takes it, cut as by default; or a data
-            set `NAME[:SPLIT] [ROOT] [key=value ...]`, whose gallery is taken.
-        encoder: The model that is evaluated.
-        descriptors: Directory in which a made index is kept for another evaluation, and an interrupted one goes on;
-            None keeps none.
+        source: Directory of an index of the same model; or imagery as `gengeo index` takes it, with the default tile
+            size; or a data set `NAME[:SPLIT] [ROOT] [key=value ...]`, whose gallery is used.
+        encoder: The evaluated model.
+        descriptors: Directory in which the built index is stored for later evaluations and an interrupted build
+            resumes; None builds in a temporary directory that is deleted afterwards.
         show_progress_bar: Show images per second on stderr.
+
+    Yields:
+        The open index.
 
     Raises:
         GenGeoError: The source cannot be read.
@@ -305,7 +323,7 @@ def distractor_index(
 
 
 def _tiles(source: str) -> TileSource:
-    """Imagery, or the gallery of a data set."""
+    """Open imagery, or the gallery of a data set."""
     if Path(source).exists() or is_address(source):
         return open_imagery(source)
     return DatasetTiles(parse_data(source).load("test"))

@@ -1,7 +1,4 @@
-"""Why queries fail: grouped, so that a page of strips teaches something.
-
-From the table of queries of a `Result`: rows of each group, the clearest cases first.
-"""
+"""Groups the failed queries of a `Result` by distance and rank, the clearest cases of each group first."""
 
 import numpy as np
 import pyarrow as pa
@@ -12,28 +9,28 @@ NEAR_M = 100.0
 CLOSE_RANK = 10
 GROUPS = {
     "near miss": "the best tile is not the true one but lies close to it",
-    "look-alike far away": "the best tile is far, and the true one is among the next best",
-    "lost": "the best tile is far, and the true one is not among the best",
+    "look-alike far away": "the best tile is far away, and the true one is among the next best",
+    "lost": "the best tile is far away, and the true one is not among the best",
     "unplaced": "wrong, and the distance is not known",
 }
 
 
 def group_failures(queries: pa.Table, *, near_m: float = NEAR_M, close_rank: int = CLOSE_RANK) -> dict[str, np.ndarray]:
-    """Rows of the failed queries in each of `GROUPS`, empty groups left out.
+    """Group the rows of the failed queries; empty groups are left out.
 
-    A query has failed when its true tile is not the best. Within a group the surest errors come first: those whose
-    best tile scores highest above the true one.
+    A query fails when its true tile is not the best. Within a group, queries are ordered by the score of the best tile
+    minus that of the true tile, largest first.
 
     Args:
-        queries: `Result.queries`.
-        near_m: metres from the true position to the centre of the best tile that still are a near miss.
-        close_rank: the true tile counts as almost found when its rank is below this.
+        queries: Table of `Result.queries`.
+        near_m: Largest distance of a near miss, metres from the true position to the centre of the best tile.
+        close_rank: A far failure is a look-alike when the rank of its true tile (from 0) is below this, else lost.
 
     Returns:
-        For each group int64 (queries of the group,).
+        int64 (queries of the group,) row indices by name of `GROUPS`.
 
     Raises:
-        GenGeoError: the table is not one of a result.
+        GenGeoError: The table lacks a column of `Result.queries`.
     """
     needed = ("rank", "error_m", "top_scores", "positive_score")
     if missing := [name for name in needed if name not in queries.column_names]:
@@ -56,12 +53,12 @@ def group_failures(queries: pa.Table, *, near_m: float = NEAR_M, close_rank: int
     return groups
 
 
-def marks_of(queries: pa.Table, row: int) -> list[str]:
-    """For each best tile of a query: "right", "semi" or "wrong", as `pictures.strip` takes it.
+def tile_labels(queries: pa.Table, row: int) -> list[str]:
+    """Label each of the best tiles of a query "right", "semi" or "wrong", for `pictures.strip`.
 
     Args:
-        queries: `Result.queries`.
-        row: of the query.
+        queries: Table of `Result.queries`.
+        row: Row of the query.
     """
     positive = queries["positive"][row].as_py()
     semi = set(queries["semi_positives"][row].as_py() or ())

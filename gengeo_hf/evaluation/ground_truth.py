@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Truth:
-    """What evaluation knows of a dataset: ids, who belongs to whom, positions; no images.
+class GroundTruth:
+    """Ids, pairs and positions of a data set, without images.
 
     Args:
-        name: of the dataset, for example `world/urban/test`.
-        query_ids: one for each query.
-        tile_ids: one for each tile of the gallery.
+        name: Name of the data set, for example `world/urban/test`.
+        query_ids: Id of each query.
+        tile_ids: Id of each tile of the gallery.
         positive_rows: (queries,) gallery row of each true tile.
-        semi_positive_rows: (queries, S) rows of semi-positives, -1 for none; None where no query has any.
+        semi_positive_rows: (queries, S) gallery rows of semi-positives, -1 for none; None where no query has any.
         query_positions: (queries, 2) latitude, longitude in degrees, NaN where unknown.
-        gallery_positions: (tiles, 2).
-        areas: area of each query, None where unknown.
+        gallery_positions: (tiles, 2) tile centres, as `query_positions`.
+        areas: Area of each query, None where unknown.
     """
 
     name: str
@@ -37,8 +37,8 @@ class Truth:
     areas: list[str | None]
 
     @classmethod
-    def from_dataset(cls, data: "CrossViewDataset") -> "Truth":
-        """Read everything but the images."""
+    def from_dataset(cls, data: "CrossViewDataset") -> "GroundTruth":
+        """Read ids, pairs and positions of a data set."""
         tiles = data.gallery["tile_id"][:]
         row_of = {tile: row for row, tile in enumerate(tiles)}
         lists = [[row_of[tile] for tile in row or ()] for row in data.queries["semi_positives"][:]]
@@ -58,7 +58,7 @@ class Truth:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of ids, pairing and positions: two results may be compared query by query when it is equal."""
+        """Digest of ids, pairs and positions; results with equal fingerprints may be compared query by query."""
         digest = hashlib.sha256()
         for part in (self.query_ids, self.tile_ids, self.positive_rows.tolist()):
             digest.update(json.dumps(part).encode())
@@ -67,28 +67,32 @@ class Truth:
         return digest.hexdigest()
 
     def count_known_pairs(self, stored: str | None) -> int:
-        """How many queries are among pairs that `pair_hashes` was stored of; 0 where nothing was stored."""
+        """Count the queries that are among stored pairs.
+
+        Args:
+            stored: Text of `pair_hashes`; None or "" counts 0.
+        """
         if not stored:
             return 0
         content = np.frombuffer(base64.b64decode(stored), dtype=np.uint8).reshape(-1, _HASH_BYTES)
         return int(np.isin(_hashes(self), _as_integers(content)).sum())
 
     @property
-    def knows_positions(self) -> bool:
+    def has_all_positions(self) -> bool:
         """Whether every query and tile has a position."""
         return not (np.isnan(self.query_positions).any() or np.isnan(self.gallery_positions).any())
 
 
-_HASH_BYTES = 5  # of a pair: no chance match in thousands of evaluations, 175 kB for CVUSA
+_HASH_BYTES = 5  # for each pair: no accidental match in thousands of evaluations, 175 kB for CVUSA
 
 
 def pair_hashes(data: "CrossViewDataset") -> str:
-    """Hashes of all pairs of a data set, as text for a training record; see `Truth.count_known_pairs`."""
-    hashes = np.unique(_hashes(Truth.from_dataset(data)))
+    """Hash all pairs of a data set to base64 text for a training record; see `GroundTruth.count_known_pairs`."""
+    hashes = np.unique(_hashes(GroundTruth.from_dataset(data)))
     return base64.b64encode(hashes.astype(">u8").view(np.uint8).reshape(-1, 8)[:, -_HASH_BYTES:].tobytes()).decode()
 
 
-def _hashes(truth: Truth) -> np.ndarray:
+def _hashes(truth: GroundTruth) -> np.ndarray:
     """Hash of each pair: ids of photo and tile, and the photo's position; uint64 (queries,)."""
     digests = []
     for row, query in enumerate(truth.query_ids):

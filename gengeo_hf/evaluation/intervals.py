@@ -1,8 +1,9 @@
-"""Intervals that hold: of shares, means, medians and paired differences, for photos that share a street.
+"""Confidence intervals of shares, means, medians and paired differences, for grouped photos.
 
-Every interval is closed-form: no random numbers, the same result on every machine. Photos of one street are found or
-lost together, so they count as a group: variances are of groups (Liang and Zeger 1986, with the factor G / (G - 1)),
-and quantiles are those of Student's t with G - 1 degrees of freedom. Without groups each photo counts by itself.
+Every interval is closed-form: no random numbers, the same result on every machine. Outcomes of photos of one street are
+correlated, so the photos form a group: variances are cluster-robust (Liang and Zeger 1986, with the factor
+G / (G - 1)), and quantiles are those of Student's t with G - 1 degrees of freedom. Without groups, photos are
+independent.
 
 The intervals' coverage is simulated in `tests/evaluation/test_coverage.py`.
 """
@@ -19,8 +20,8 @@ from gengeo_hf.common.geo import EARTH_RADIUS_M
 from gengeo_hf.common.statistics import wilson
 
 LEVEL = 0.95
-LEAST_GROUPS = 10  # fewer tell nothing about their own spread
-BLOCK_M = 250.0  # side of a block of land whose photos count as a group
+LEAST_GROUPS = 10  # fewer are too few to estimate the variance between groups
+BLOCK_M = 250.0  # side in metres of a square of land whose photos form a group
 
 
 class Interval(NamedTuple):
@@ -32,11 +33,11 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Groups:
-    """Which queries are found or lost together.
+    """Groups of queries whose outcomes are correlated.
 
     Args:
         codes: (queries,) int, zero-based index of each query's group.
-        description: For people, for example "25 areas".
+        description: Text that results show, for example "25 areas".
     """
 
     codes: np.ndarray
@@ -49,15 +50,15 @@ class Groups:
 
 
 def independent(count: int) -> Groups:
-    """Groups of one query each."""
+    """Put each of `count` queries into a group of its own."""
     return Groups(np.arange(count), f"{count:,} queries, taken as independent")
 
 
 def query_groups(areas: Sequence[str | None], positions: np.ndarray) -> Groups:
-    """Groups of queries: areas where the data name at least ten, else blocks of land of 250 m, else single queries.
+    """Group queries by area where there are at least ten areas, else by squares of 250 m, else not at all.
 
     Args:
-        areas: Area of each query, None where unknown.
+        areas: (queries,) area of each query, None where unknown.
         positions: (queries, 2) latitude, longitude in degrees, NaN where unknown.
     """
     named = {area for area in areas if area is not None}
@@ -67,7 +68,9 @@ def query_groups(areas: Sequence[str | None], positions: np.ndarray) -> Groups:
     if len(known) and not np.isnan(known).any():
         metre = np.degrees(1 / EARTH_RADIUS_M)
         rows = np.floor(known[:, 0] / metre / BLOCK_M)
-        middle = np.radians((rows + 0.5) * BLOCK_M * metre)  # of the row, so that all of its blocks are equally wide
+        middle = np.radians(
+            (rows + 0.5) * BLOCK_M * metre
+        )  # latitude of the row's middle: all blocks of a row are equally wide
         columns = np.floor(known[:, 1] / metre * np.cos(middle) / BLOCK_M)
         _, codes = np.unique(np.stack([rows, columns], axis=1), axis=0, return_inverse=True)
         codes = codes.ravel()
@@ -78,16 +81,16 @@ def query_groups(areas: Sequence[str | None], positions: np.ndarray) -> Groups:
 
 
 def mean_interval(values: np.ndarray, groups: Groups | None = None, level: float = LEVEL) -> Interval:
-    """Interval of the mean of values in 0..1: Wilson's for shares, with the number of values that the spread is worth.
+    """Interval of the mean of values in 0..1: Wilson's interval with an effective sample size.
 
-    The variance v of the mean is worth p (1 - p) / v independent values of 0 and 1. For hits without groups that is
-    their number, and the interval is Wilson's (with Poisson's bound for one to three hits or misses). A spread that few
-    groups make is known from those few only: they set the degrees of freedom of Student's t.
+    The variance v of the mean p gives the effective sample size p (1 - p) / v. For hits without groups it is the number
+    of queries, and the interval is Wilson's (with Poisson's bound for one to three hits or misses). Where only a few
+    groups hold the rarer outcome, the number of these groups sets the degrees of freedom of Student's t.
 
     Args:
         values: (queries,) within 0..1, for example hits or average precisions.
-        groups: None for independent queries.
-        level: For example 0.95.
+        groups: Groups of correlated queries; None for independent queries.
+        level: Coverage of the interval, between 0 and 1.
 
     Raises:
         GenGeoError: There are no values, or the level does not lie between 0 and 1.
@@ -95,17 +98,17 @@ def mean_interval(values: np.ndarray, groups: Groups | None = None, level: float
     values, groups = _checked(values, groups, level)
     mean, count = float(values.mean()), len(values)
     variance = _variance_of_mean(values, groups)
-    if mean in (0.0, 1.0):  # without any spread, the number of groups is all that is known
+    if mean in (0.0, 1.0):  # without any variance, the number of groups is the effective sample size
         return _wilson_near_the_ends(mean, groups.count, level)
-    worth = mean * (1 - mean) / variance if variance > 0 else float(groups.count)
+    effective = mean * (1 - mean) / variance if variance > 0 else float(groups.count)
     if not np.isin(values, (0.0, 1.0)).all():
-        return _wilson(mean, worth, _quantile(groups.count, level))
+        return _wilson(mean, effective, _quantile(groups.count, level))
     if groups.count == count:
         return _wilson_near_the_ends(mean, count, level)
     rarer = values if mean < 0.5 else 1 - values
-    telling = len(np.unique(groups.codes[rarer > 0]))  # a spread that few groups make is known from those few
-    freedom = min(groups.count, max(3, telling))
-    return _wilson(mean, min(worth, float(count)), _quantile(freedom, level))
+    informative = len(np.unique(groups.codes[rarer > 0]))  # few groups give few degrees of freedom
+    freedom = min(groups.count, max(3, informative))
+    return _wilson(mean, min(effective, float(count)), _quantile(freedom, level))
 
 
 def median_interval(values: np.ndarray, groups: Groups | None = None, level: float = LEVEL) -> Interval:
@@ -113,17 +116,17 @@ def median_interval(values: np.ndarray, groups: Groups | None = None, level: flo
 
     Args:
         values: (queries,) without NaN, for example errors in metres; infinite ones are allowed.
-        groups: None for independent queries.
-        level: For example 0.95.
+        groups: Groups of correlated queries; None for independent queries.
+        level: Coverage of the interval, between 0 and 1.
 
     Raises:
-        GenGeoError: As `mean_interval`.
+        GenGeoError: There are no values, or the level does not lie between 0 and 1.
     """
     values, groups = _checked(values, groups, level)
     below = (values <= np.median(values)).astype(np.float64)
     variance = _variance_of_mean(below, groups)
-    worth = min(len(values), 0.25 / variance) if variance > 0 else groups.count
-    low, high = _wilson(0.5, worth, _quantile(groups.count, level))
+    effective = min(len(values), 0.25 / variance) if variance > 0 else groups.count
+    low, high = _wilson(0.5, effective, _quantile(groups.count, level))
     ordered, count = np.sort(values), len(values)
     first, last = int(np.floor(low * count)) - 1, int(np.ceil(high * count))
     return Interval(float(ordered[max(0, first)]), float(ordered[min(count - 1, last)]))
@@ -134,19 +137,19 @@ def paired_interval(
 ) -> tuple[float, Interval]:
     """Mean of paired differences in -1..1, and its interval.
 
-    Half a gain, half a loss and a tie are added (Agresti and Min 2005): without them, two models that differ in no
-    query would have an interval of no width.
+    Half a gain, half a loss and a tie are added (Agresti and Min 2005). Without them the interval of two models with
+    the same outcomes would have width 0.
 
     Args:
-        differences: (queries,) second - first over the same queries.
-        groups: None for independent queries.
-        level: For example 0.95.
+        differences: (queries,) `second - first` over the same queries.
+        groups: Groups of correlated queries; None for independent queries.
+        level: Coverage of the interval, between 0 and 1.
 
     Returns:
-        The plain mean, and the interval at that level.
+        The mean without the added values, and the interval.
 
     Raises:
-        GenGeoError: As `mean_interval`.
+        GenGeoError: There are no values, or the level does not lie between 0 and 1.
     """
     values, groups = _checked(differences, groups, level)
     count = len(values)
@@ -166,17 +169,17 @@ def paired_differences(
 ) -> dict[str, tuple[float, Interval]]:
     """`paired_interval` of second - first for every metric that both have.
 
-    Pairing removes the part of the noise that both share (hard places are hard for both), so a gain that two
-    overlapping intervals would hide can be told from noise.
+    Pairing removes the noise that both have in common (a hard query is hard for both), so a difference can be
+    significant although the two separate intervals overlap.
 
     Args:
-        first: (queries,) arrays by metric name.
-        second: The same queries in the same order.
-        groups: None for independent queries.
-        level: For example 0.95.
+        first: (queries,) outcomes by metric name.
+        second: Outcomes of the same queries in the same order.
+        groups: Groups of correlated queries; None for independent queries.
+        level: Coverage of the interval, between 0 and 1.
 
     Raises:
-        GenGeoError: The two sides have no metric in common, or other numbers of queries.
+        GenGeoError: The two sides have no metric in common, or different numbers of queries.
     """
     common = [name for name in first if name in second]
     if not common:
@@ -188,7 +191,15 @@ def paired_differences(
 
 
 def breakdown(outcomes: Mapping[str, np.ndarray], groups: Sequence[str | None]) -> dict[str, dict[str, float | int]]:
-    """Each metric for each group of queries (area, city), with the group's size; None is called "unknown"."""
+    """Mean of each metric for each group of queries.
+
+    Args:
+        outcomes: (queries,) values by metric name.
+        groups: Name of each query's group (area, city); None counts as "unknown".
+
+    Returns:
+        For each group `num_queries` and the mean of each metric.
+    """
     names = np.array(["unknown" if group is None else group for group in groups], dtype=object)
     result: dict[str, dict[str, float | int]] = {}
     for name in sorted(set(names)):
@@ -199,11 +210,11 @@ def breakdown(outcomes: Mapping[str, np.ndarray], groups: Sequence[str | None]) 
 
 
 def distance_groups(metres: np.ndarray, edges: Sequence[float]) -> list[str | None]:
-    """Names like "10-20 m" of the bin of each distance, None where it is unknown (NaN).
+    """Name the bin of each distance, for example "10-20 m"; None where the distance is NaN.
 
     Args:
-        metres: (queries,) for example the distance from the query to the centre of its true tile.
-        edges: increasing inner edges; the last bin is open.
+        metres: (queries,) distances, for example from the query to the centre of its true tile.
+        edges: Increasing inner edges of the bins in metres; the first bin starts at 0, the last is open.
     """
     bounds = [0.0, *edges]
     names = [f"{low:g}-{high:g} m" for low, high in zip(bounds, edges, strict=False)] + [f"over {bounds[-1]:g} m"]
@@ -211,7 +222,7 @@ def distance_groups(metres: np.ndarray, edges: Sequence[float]) -> list[str | No
 
 
 def _checked(values: np.ndarray, groups: Groups | None, level: float) -> tuple[np.ndarray, Groups]:
-    """Values as float64, with their groups."""
+    """Check the arguments; return values as float64, and groups."""
     if not 0 < level < 1:
         raise GenGeoError(f"the level must lie between 0 and 1, for example 0.95; found {level:g}")
     array = np.asarray(values, dtype=np.float64)
@@ -223,7 +234,7 @@ def _checked(values: np.ndarray, groups: Groups | None, level: float) -> tuple[n
 
 
 def _variance_of_mean(values: np.ndarray, groups: Groups) -> float:
-    """Cluster-robust variance of the mean: of the groups' sums of deviations."""
+    """Cluster-robust variance of the mean, from the sum of deviations of each group."""
     count = groups.count
     if count < 2:
         return 0.0
@@ -232,12 +243,12 @@ def _variance_of_mean(values: np.ndarray, groups: Groups) -> float:
 
 
 def _quantile(groups: int, level: float) -> float:
-    """Student's t; the normal quantile would be too short for few groups."""
+    """Two-sided quantile of Student's t with `groups - 1` degrees of freedom."""
     return float(stats.t.ppf((1 + level) / 2, max(1, groups - 1)))
 
 
 def _wilson_near_the_ends(share: float, count: int, level: float) -> Interval:
-    """Wilson's interval; with one to three hits or misses the bound nearer to them is Poisson's (Brown et al. 2001)."""
+    """Wilson's interval; with one to three hits or misses the bound on their side is Poisson's (Brown et al. 2001)."""
     low, high = _wilson(share, count, float(stats.norm.ppf((1 + level) / 2)))
     hits = round(share * count)
     for few, is_low in ((hits, True), (count - hits, False)):

@@ -1,6 +1,7 @@
-"""From ranks to numbers: recall@k, hit rates, average precision, errors in metres.
+"""Metrics of ranks: recall@k, hit rates, average precision, errors in metres.
 
-Metrics are a flat dict that names its own rules. Rates are fractions of 1; tables print percent.
+Metrics are one flat dict, which also holds the tie rule and the k of recall@1%. Rates are fractions of 1; tables print
+percent.
 """
 
 import math
@@ -15,49 +16,49 @@ from gengeo_hf.evaluation.positions import errors_m
 from gengeo_hf.evaluation.ranks import Descriptors, Scan, Ties, scan
 
 Rounding = Literal["floor", "ceil", "round", "floor+1", "round+1"]
-ERROR_SHARES_M = (5, 10, 25, 40, 50, 100)  # 40: of Just Zoom In, whose cells are 39 m
+ERROR_SHARES_M = (5, 10, 25, 40, 50, 100)  # 40: the limit of Just Zoom In, whose cells are 39 m
 
 
 def recall_at(ranks: np.ndarray, k: int) -> float:
-    """Share of queries whose right tile is among the k best: rank < k, ranks from 0.
+    """Share of queries whose true tile is among the k best.
 
     Args:
-        ranks: integers (queries,), tiles before the right one.
-        k: at least 1.
+        ranks: int (queries,), rank of each true tile, 0 is the best.
+        k: Number of best tiles, at least 1.
 
     Raises:
-        GenGeoError: there are no queries, or k is below 1.
+        GenGeoError: There are no queries, or k is below 1.
     """
     if k < 1:
         raise GenGeoError(f"k must be at least 1, found {k}")
     if not len(ranks):
-        raise GenGeoError("recall of no queries is undefined; the table of queries is empty")
+        raise GenGeoError("found no queries: recall needs at least one")
     return float(np.mean(np.asarray(ranks) < k))
 
 
 def one_percent_k(gallery_size: int, rounding: Rounding = "floor") -> int:
-    """The k of recall@1%: how many tiles are one percent of the gallery, at least 1.
+    """The k of recall@1%: one percent of the gallery, at least 1.
 
     Args:
-        gallery_size: number of tiles.
+        gallery_size: Number of tiles.
         rounding: "floor" is floor(N / 100), as in Sample4Geo, TransGeo and the paper's tables (88 of 8,884);
-            "floor+1" is the bound of the VIGOR and OriCNN scripts (89); "round+1" that of University-1652's (the
-            rounded count, and one more); "ceil" and "round" (half up) for others.
+            "floor+1" is the bound of the VIGOR and OriCNN scripts (89); "round+1" that of University-1652 (the
+            rounded count plus one); "ceil" and "round" (half up) are other conventions.
 
     Raises:
-        GenGeoError: an unknown rounding.
+        GenGeoError: `rounding` has another value.
     """
-    exact, rest = divmod(gallery_size, 100)  # integers: 0.01 * N would round
+    exact, rest = divmod(gallery_size, 100)  # in integers: 0.01 * N is not exact
     half_up = exact + (rest >= 50)
     k = {"floor": exact, "ceil": exact + (rest > 0), "round": half_up, "floor+1": exact + 1, "round+1": half_up + 1}
     return max(1, k[check_rounding(rounding)])
 
 
 def check_rounding(rounding: str) -> Rounding:
-    """The rounding rule of this name.
+    """Return the rounding rule if it exists.
 
     Raises:
-        GenGeoError: There is none of this name.
+        GenGeoError: `rounding` is not a rule of `Rounding`.
     """
     if rounding not in get_args(Rounding):
         raise GenGeoError(f"rounding must be one of {', '.join(get_args(Rounding))}; found {rounding!r}")
@@ -69,10 +70,10 @@ def average_precision(relevant_ranks: np.ndarray, gallery_size: int) -> np.ndarr
 
     Args:
         relevant_ranks: (queries, M) ranks of the right tiles from 0, best first; `gallery_size` where there is none.
-        gallery_size: number of tiles.
+        gallery_size: Number of tiles.
 
     Returns:
-        (queries,) mean over the right tiles of (right tiles so far) / (position).
+        (queries,) mean over the right tiles of (right tiles up to this rank) / (rank + 1).
     """
     found = relevant_ranks < gallery_size
     precision = np.arange(1, relevant_ranks.shape[1] + 1) / (relevant_ranks + 1)
@@ -80,10 +81,10 @@ def average_precision(relevant_ranks: np.ndarray, gallery_size: int) -> np.ndarr
 
 
 def average_precision_trapezoid(relevant_ranks: np.ndarray, gallery_size: int) -> np.ndarray:
-    """Average precision as University-1652's script counts it: the mean of the precision before and at each hit.
+    """Average precision by the trapezoid rule of University-1652's script.
 
     Args:
-        relevant_ranks: See `average_precision`.
+        relevant_ranks: (queries, M) ranks, as in `average_precision`.
         gallery_size: Number of tiles.
 
     Returns:
@@ -113,19 +114,19 @@ def evaluate_descriptors(
     """All metrics of one set of queries against one gallery, in one streamed pass.
 
     Args:
-        query_descriptors: (Q, D) of ground images.
-        gallery_descriptors: (N, D) of aerial tiles.
+        query_descriptors: (Q, D) descriptors of ground images.
+        gallery_descriptors: (N, D) descriptors of aerial tiles.
         positive_rows: (Q,) gallery row of each query's true tile.
-        ks: the k of recall@k.
+        ks: Values of k for recall@k.
         query_positions: (Q, 2) true latitude, longitude in degrees; with `gallery_positions` gives errors in metres.
         gallery_positions: (N, 2) tile centres in degrees.
         semi_positive_rows: (Q, S) rows that also cover the query (VIGOR), -1 for none; gives hit rates.
-        ties: see `rank_of_positives`.
-        rounding: see `one_percent_k`.
-        device: where blocks are multiplied.
+        ties: Tie rule, see `rank_of_positives`.
+        rounding: Rule for recall@1%, see `one_percent_k`.
+        device: Device on which blocks are multiplied; None uses that of `query_descriptors`.
 
     Returns:
-        The dict of `metrics_of_scan`.
+        Metrics by name, see `metrics_of_scan`.
     """
     result = scan(
         query_descriptors, gallery_descriptors, positive_rows, semi_positive_rows=semi_positive_rows, device=device
@@ -144,19 +145,20 @@ def metrics_of_scan(
     rounding: Rounding = "floor",
     errors: np.ndarray | None = None,
 ) -> dict[str, float | int | str]:
-    """Count every metric from one pass.
+    """Compute every metric from the result of one scan.
 
     Args:
-        result: of `ranks.scan`.
-        ks: of recall@k.
-        ties, rounding: see `Ties` and `one_percent_k`.
+        result: Result of `ranks.scan`.
+        ks: Values of k for recall@k.
+        ties: Tie rule, see `rank_of_positives`.
+        rounding: Rule for recall@1%, see `one_percent_k`.
         errors: (queries,) metres from the true position to the best tile, or None.
 
     Returns:
         num_queries, gallery_size, ties, one_percent_k; "recall@1", ..., "recall@1%"; "average_precision" over the
         positive and its semi-positives (without any it is the mean reciprocal rank). With semi-positives also
         "hit_rate_code" (no tile outside the semi-positives scores above the positive: the rule of the published
-        tables), "hit_rate_wording" (the best tile covers the query: the rule of the papers' text) and
+        tables), "hit_rate_wording" (the best tile covers the query: the rule in the text of the papers) and
         "recall_masked@k" (semi-positives taken out of the ranking). With errors (metres) "median_error_m",
         "mean_error_m", "within_5m" ... "within_100m" over the queries whose position is known.
     """
@@ -176,12 +178,13 @@ def metrics_of_scan(
 def per_query_outcomes(
     result: Scan, *, ks: Sequence[int] = (1, 5, 10), ties: Ties = "pessimistic", rounding: Rounding = "floor"
 ) -> dict[str, np.ndarray]:
-    """What each query adds to each mean: (queries,) arrays by metric name, of which the metric is the mean.
-
-    Intervals and breakdowns resample or group these.
+    """Outcomes of single queries, from which intervals and breakdowns are computed.
 
     Args:
-        result, ks, ties, rounding: as in `metrics_of_scan`.
+        result, ks, ties, rounding: As in `metrics_of_scan`.
+
+    Returns:
+        (queries,) float64 by metric name; the metric is the mean of the array.
     """
     thresholds: Mapping[str, int] = {f"{k}": k for k in ks} | {"1%": one_percent_k(result.gallery_size, rounding)}
     ranks = result.positive_ranks(ties)
@@ -196,19 +199,25 @@ def per_query_outcomes(
 
 
 def within_outcomes(errors: np.ndarray) -> dict[str, np.ndarray]:
-    """Whether each query was found within each of `ERROR_SHARES_M`: (queries,) arrays by metric name.
+    """Whether the error of each query is within each distance of `ERROR_SHARES_M`.
 
     Args:
-        errors: (queries,) metres, all known.
+        errors: (queries,) metres without NaN.
+
+    Returns:
+        (queries,) 0 or 1 by metric name, for example "within_25m".
     """
     return {f"within_{limit}m": (errors <= limit).astype(np.float64) for limit in ERROR_SHARES_M}
 
 
 def error_metrics(errors: np.ndarray) -> dict[str, float | int]:
-    """Median, mean and shares of errors in metres; unknown positions (NaN) are left out and counted.
+    """Median, mean and shares of errors in metres; queries of unknown position (NaN) are left out.
 
     Args:
-        errors: (queries,) metres.
+        errors: (queries,) metres, NaN where unknown, infinity where no tile was found.
+
+    Returns:
+        Metrics by name; `num_with_position` is the number of queries without NaN. Empty if there are none.
     """
     known = errors[~np.isnan(errors)]
     if not len(known):

@@ -1,6 +1,6 @@
-"""Recall when distance matters: a search around a believed position, and CVACT's rule of 5 metres.
+"""Recall with distances: a search around an approximate position, and CVACT's rule of 5 metres.
 
-Each function gives what every query adds to recalls that are named by their radius.
+Each function returns the hits of single queries for metrics whose name holds the radius.
 """
 
 from collections.abc import Sequence
@@ -27,14 +27,14 @@ def prior_outcomes(
     ties: Ties = "pessimistic",
     device: torch.device | str | None = None,
 ) -> dict[str, np.ndarray]:
-    """Recall when only tiles within r metres of a believed position are searched.
+    """Recall when only tiles within r metres of an approximate position are searched.
 
     Args:
-        query_descriptors, gallery_descriptors, positive_rows, ties, device: see `rank_of_positives`.
-        search_centres: (queries, 2) degrees: the true positions, or these with the error of a receiver.
-        gallery_positions: (tiles, 2) degrees, tile centres.
-        radii_m: one search for each radius, great-circle metres.
-        ks: the k of recall@k.
+        query_descriptors, gallery_descriptors, positive_rows, ties, device: As in `evaluate_descriptors`.
+        search_centres: (queries, 2) latitude and longitude in degrees: true positions, or positions with an error.
+        gallery_positions: (tiles, 2) tile centres in degrees.
+        radii_m: Radius of each search, great-circle metres.
+        ks: Values of k for recall@k.
 
     Returns:
         (queries,) hits of "recall@k|prior_<r>m" for each k and r; the metric is their mean. A true tile whose centre
@@ -44,7 +44,7 @@ def prior_outcomes(
     for radius in radii_m:
         prior = Prior(search_centres, gallery_positions, radius)
         found = scan(query_descriptors, gallery_descriptors, positive_rows, prior=prior, device=device)
-        # A rank of gallery_size marks a true tile outside the radius: with k above it, it must stay a miss.
+        # A true tile outside the radius has rank gallery_size: it must be a miss even when k is larger.
         inside, ranks = np.isfinite(found.scores[:, 0]), found.positive_ranks(ties)
         for k in ks:
             outcomes[f"recall@{k}|prior_{radius:g}m"] = (inside & (ranks < k)).astype(np.float64)
@@ -66,13 +66,13 @@ def near_rule_outcomes(
 ) -> dict[str, np.ndarray]:
     """Recall where any tile within `radius_m` of the query counts as right, the true tile included.
 
-    This is the rule of CVACT's original test script (OriCNN: 5 m). It is more lenient than the match by id that
-    recent tables use, so its numbers carry the radius in their names and never stand in for "recall@k".
+    This is the rule of CVACT's original test script (OriCNN: 5 m). It is more lenient than the match by id of
+    recent tables, so these metrics have the radius in their names and never replace "recall@k".
 
     Args:
         query_positions: (queries, 2) true positions in degrees.
-        radius_m: great-circle metres.
-        query_descriptors, gallery_descriptors, positive_rows, gallery_positions, ks, ties, rounding, device: see
+        radius_m: Largest distance of a right tile, great-circle metres.
+        query_descriptors, gallery_descriptors, positive_rows, gallery_positions, ks, ties, rounding, device: As in
             `evaluate_descriptors`.
 
     Returns:

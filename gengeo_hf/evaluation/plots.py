@@ -1,6 +1,6 @@
-"""Curves and maps of results.
+"""Curves and maps of results as matplotlib figures, from columns of the table of queries of a `Result`.
 
-From columns of the table of queries of a `Result` to matplotlib figures; no window opens.
+No window is opened, and no global state of matplotlib is changed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gengeo_hf.evaluation.distractors import DistractorCurve
 
 SERIES = ("#1f5f8b", "#e07a1f", "#0a9b6c", "#8e5ea2", "#d1495b", "#5b6770")
-_MOST_LINES = 300  # from lost queries to where they were put, in one panel: more would be a blot
+_MOST_LINES = 300  # lines from true to found positions in one panel; more would be unreadable
 
 
 def recall_curve(
@@ -30,13 +30,13 @@ def recall_curve(
     groups: Mapping[str, Groups] | None = None,
     most: int = 100,
 ) -> "Figure":
-    """Recall@k over k on a logarithmic axis, with 95 % intervals (`mean_interval`), and chance as dashed lines.
+    """Plot recall@k over k on a logarithmic axis, with 95 % intervals, and random guessing as dashed lines.
 
     Args:
         ranks: (queries,) ranks from 0, by label.
-        gallery_sizes: number of tiles by label, for chance.
-        groups: queries that are found or lost together, by label; None for independent queries.
-        most: greatest k.
+        gallery_sizes: Number of tiles by label, for the line of random guessing.
+        groups: Groups of correlated queries by label; None for independent queries.
+        most: Largest k.
     """
     figure, axes = _figure(6.4, 4.2)
     ks = np.unique(np.round(np.geomspace(1, max(2, most), 60)).astype(int))
@@ -48,18 +48,18 @@ def recall_curve(
         axes.plot(ks, 100 * share, color=colour, lw=2, label=f"{label}: R@1 {100 * share[0]:.1f} %")
     for size in sorted(set(gallery_sizes.values())):
         chance = np.minimum(100, 100 * ks / size)
-        axes.plot(ks, chance, color=FAINT, lw=1.2, ls=(0, (4, 3)), label=f"chance in {size:,} tiles")
-    axes.set(xscale="log", xlim=(1, ks[-1]), ylim=(0, 101), xlabel="k (best tiles looked at)", ylabel="recall@k in %")
+        axes.plot(ks, chance, color=FAINT, lw=1.2, ls=(0, (4, 3)), label=f"random guess, {size:,} tiles")
+    axes.set(xscale="log", xlim=(1, ks[-1]), ylim=(0, 101), xlabel="k (number of best tiles)", ylabel="recall@k in %")
     _plain_ticks(axes.xaxis, [k for k in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if k <= ks[-1]])
     _legend(figure, axes)
     return figure
 
 
 def gallery_size_curve(curves: "Mapping[str, DistractorCurve]") -> "Figure":
-    """Recall@1 over the number of tiles in the gallery on a logarithmic axis, with 95 % intervals.
+    """Plot recall@1 over the number of tiles in the gallery on a logarithmic axis, with 95 % intervals.
 
     Args:
-        curves: By label.
+        curves: Curve of each result, by label.
     """
     figure, axes = _figure(6.4, 4.2)
     for (label, curve), colour in zip(curves.items(), _colours(len(curves)), strict=True):
@@ -76,10 +76,10 @@ def gallery_size_curve(curves: "Mapping[str, DistractorCurve]") -> "Figure":
 
 
 def error_curve(errors_m: Mapping[str, np.ndarray]) -> "Figure":
-    """Share of queries whose best tile lies within a distance, over the distance in metres.
+    """Plot the share of queries whose best tile lies within a distance, over the distance in metres.
 
     Args:
-        errors_m: (queries,) metres by label; unknown ones (NaN) are left out, infinite ones are never reached.
+        errors_m: (queries,) metres by label; NaN (unknown) is left out, infinity counts as never within.
     """
     figure, axes = _figure(6.4, 4.2)
     known = {label: np.sort(values[~np.isnan(values)]) for label, values in errors_m.items()}
@@ -89,12 +89,15 @@ def error_curve(errors_m: Mapping[str, np.ndarray]) -> "Figure":
         reached = values[np.isfinite(values)]
         share = 100 * np.arange(1, len(reached) + 1) / max(1, len(values))
         below = float(np.mean(values <= 1.0) * 100) if len(values) else 0.0
-        place = np.r_[1.0, np.maximum(reached, 1.0), limit]
+        distance = np.r_[1.0, np.maximum(reached, 1.0), limit]
         height = np.r_[below, share, share[-1] if len(share) else below]
         median = f"median {np.median(values):,.0f} m" if len(values) else "no positions"
-        axes.step(place, height, where="post", color=colour, lw=2, label=f"{label}: {median}")
+        axes.step(distance, height, where="post", color=colour, lw=2, label=f"{label}: {median}")
     axes.set(
-        xscale="log", xlim=(1, limit), ylim=(0, 101), xlabel="from the true position to the centre of the best tile"
+        xscale="log",
+        xlim=(1, limit),
+        ylim=(0, 101),
+        xlabel="distance from the true position to the centre of the best tile",
     )
     axes.set_ylabel("queries within that distance, in %")
     names = {m: (f"{m / 1000:g} km" if m >= 1000 else f"{m:g} m") for m in (10.0**n for n in range(8)) if m <= limit}
@@ -114,19 +117,20 @@ def error_map(
     right_m: float = 50.0,
     panels: int = 4,
 ) -> "Figure":
-    """Where queries are, which were found, and a thin line from a lost one to where it was put.
+    """Plot the positions of queries, and a line from each wrong query to its found position.
 
     Args:
-        lat, lon, found_lat, found_lon: degrees of true and found positions, (queries,).
-        error_m: metres between the two.
-        areas: of each query; the largest areas get a panel each, because cities lie far apart.
-        right_m: up to this distance a query counts as found.
-        panels: at most so many.
+        lat, lon: (queries,) true positions in degrees.
+        found_lat, found_lon: (queries,) found positions in degrees.
+        error_m: (queries,) metres between the two, NaN where unknown.
+        areas: Area of each query; the largest areas get a panel each.
+        right_m: Largest distance of a found query, metres.
+        panels: Maximum number of panels.
     """
     known = np.isfinite(error_m)
     names = np.array(["all queries" if not areas or area is None else area for area in (areas or lat)], dtype=object)
     sizes = {str(name): int((known & (names == name)).sum()) for name in sorted(set(names))}
-    # An area without any known position has nothing to draw.
+    # Areas without any known position are skipped.
     largest = sorted((name for name in sizes if sizes[name]), key=lambda name: -sizes[name])[:panels]
     columns = min(2, len(largest))
     rows = -(-len(largest) // columns)
@@ -146,10 +150,10 @@ def error_map(
 def _panel(
     axes: Any, name: str, lat: np.ndarray, lon: np.ndarray, to_lat: np.ndarray, to_lon: np.ndarray, right: np.ndarray
 ) -> None:
-    """One area, in metres or kilometres east and north of its middle."""
+    """Draw one area, in metres or kilometres east and north of its middle."""
     from matplotlib.collections import LineCollection
 
-    lon, to_lon = (lon[0] + (values - lon[0] + 180) % 360 - 180 for values in (lon, to_lon))  # whole at the date line
+    lon, to_lon = (lon[0] + (values - lon[0] + 180) % 360 - 180 for values in (lon, to_lon))  # no jump at the date line
     middle = (lat.min() + lat.max()) / 2, (lon.min() + lon.max()) / 2
     metre = np.radians(1) * EARTH_RADIUS_M
     reach = metre * max(np.ptp(lat), np.ptp(lon) * np.cos(np.radians(middle[0])), 1e-3) / 2
@@ -159,28 +163,28 @@ def _panel(
         east = (at_lon - middle[1]) * np.cos(np.radians(middle[0]))
         return np.stack([east, at_lat - middle[0]], axis=1) * metre / unit
 
-    true, put, lost = local(lat, lon), local(to_lat, to_lon), ~right
+    true, answer, lost = local(lat, lon), local(to_lat, to_lon), ~right
     side = 1.06 * reach / unit
-    near = lost & (np.abs(put) <= side).all(axis=1)
+    near = lost & (np.abs(answer) <= side).all(axis=1)
     drawn = np.nonzero(near)[0][:_MOST_LINES]
     size = float(np.clip(6000 / max(1, len(lat)), 2, 30))
     axes.add_collection(
         LineCollection(
-            list(np.stack([true[drawn], put[drawn]], axis=1)), colors=COLOURS["wrong"], linewidths=0.7, alpha=0.4
+            list(np.stack([true[drawn], answer[drawn]], axis=1)), colors=COLOURS["wrong"], linewidths=0.7, alpha=0.4
         )
     )
     axes.scatter(*true[right].T, s=size, color=COLOURS["right"], lw=0, label="found")
     axes.scatter(*true[lost].T, s=1.2 * size, color=COLOURS["wrong"], marker="X", lw=0, label="lost")
-    axes.scatter(*put[near].T, s=size, facecolors="none", edgecolors=COLOURS["wrong"], lw=0.9, label="where it was put")
+    axes.scatter(*answer[near].T, s=size, facecolors="none", edgecolors=COLOURS["wrong"], lw=0.9, label="wrong answer")
     axes.set(xlim=(-side, side), ylim=(-side, side), aspect="equal")
     axes.set(xlabel=f"{word} east of the middle", ylabel=f"{word} north")
     away = int((lost & ~near).sum())
-    outside = f" ({away:,} put outside this map)" if away else ""
+    outside = f" ({away:,} answers outside this map)" if away else ""
     axes.set_title(f"{name}: {right.sum():,} found, {lost.sum():,} lost{outside}", fontsize=9.5, color=INK, loc="left")
 
 
 def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple["Figure", Any]:
-    """Empty plots in the common style; no global state of matplotlib is touched."""
+    """Create empty plots in the common style."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -199,16 +203,16 @@ def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tup
 
 
 def _legend(figure: "Figure", axes: Any) -> None:
-    """Above the plot, where it cannot hide a curve."""
+    """Draw the legend above the plot, where it does not hide a curve."""
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", frameon=False, fontsize=9)
 
 
-def _plain_ticks(axis: Any, places: Sequence[float], names: Sequence[str] | None = None) -> None:
-    """Only these ticks, written plainly, on a logarithmic axis."""
-    axis.set_ticks(places, labels=names or [f"{place:g}" for place in places])
+def _plain_ticks(axis: Any, positions: Sequence[float], names: Sequence[str] | None = None) -> None:
+    """Show only these ticks, as plain numbers, on a logarithmic axis."""
+    axis.set_ticks(positions, labels=names or [f"{position:g}" for position in positions])
     axis.set_ticks([], minor=True)
 
 
 def _colours(count: int) -> list[str]:
-    """One colour for each series."""
+    """Return one colour for each series."""
     return [SERIES[number % len(SERIES)] for number in range(count)]

@@ -1,4 +1,4 @@
-"""Errors of position and heading inside the true tile: the protocol `world-pose`, or any data with positions."""
+"""Errors of position and heading inside the true tile, for any data set with positions."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ def evaluate_pose(
     fov: float = 360.0,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Errors of every photo of a data set in its true tile.
+    """Estimate position and heading of every photo in its true tile, and compute the errors.
 
-    Panoramas are rolled by an angle drawn within the prior; the tiles are those of the data set.
+    Panoramas are rolled by a random angle within the prior; the tiles are those of the data set.
 
     Args:
-        encoder: the model.
-        dataset: photos with positions, tiles with bounds.
-        prior: "known", "45" or "180".
-        head: fitted head of this prior; None searches without one.
-        random_head: the same kind of head fitted on an encoder with random weights, evaluated beside it.
-        fov: panoramas are cut to this many degrees.
-        seed: of the rolls.
+        encoder: Encoder of the model.
+        dataset: Photos with positions, tiles with bounds.
+        prior: What is known about the heading: "known", "45" or "180" (largest error in degrees).
+        head: Fitted head of this prior; None uses the search without a head.
+        random_head: Head fitted on an encoder with random weights, evaluated as a control.
+        fov: Horizontal field of view in degrees to which panoramas are cropped; 360 keeps them.
+        seed: Seed of the rolls.
 
     Returns:
-        protocol facts; `median_m`, `mean_m`, `within_<m>_m`, `median_deg`, `mean_deg`, `within_<d>_deg` (percent; null
-        degrees where the heading is given), those of the tile's centre, coverage of the conformal radii in percent,
-        and under `random_encoder` the figures of an encoder with random weights.
+        Facts of the protocol; `median_m`, `mean_m`, `within_<m>_m`, `median_deg`, `mean_deg`, `within_<d>_deg`
+        (percent; degrees are None where the heading is known), the same metres for the tile's centre, coverage of the
+        conformal radii in percent, and under `random_encoder` the errors with random weights.
 
     Raises:
-        GenGeoError: a head of another encoder or prior, or data without positions, bounds or fields of view.
+        GenGeoError: The head belongs to another encoder or prior, or the data lack positions, bounds or fields of view.
     """
     if prior not in PRIORS:
         raise GenGeoError(f"--heading-prior must be one of {', '.join(PRIORS)}, found {prior!r}")
@@ -84,7 +84,15 @@ def evaluate_pose(
 
 
 def coverage_of(errors: PoseErrors, factors: dict[str, float]) -> dict[str, dict[str, float]]:
-    """Share of photos inside their conformal radius in percent, and the median radius in metres, by nominal share."""
+    """Coverage of the conformal radii.
+
+    Args:
+        errors: Errors of the photos, with the spread of each posterior.
+        factors: Factor of the spread that gives the radius, by nominal coverage as text.
+
+    Returns:
+        For each nominal coverage, the measured coverage in percent and the median radius in metres.
+    """
     return {
         quantile: {
             "covered": 100 * float((errors.error_m <= factor * errors.spread_m).mean()),
@@ -95,7 +103,7 @@ def coverage_of(errors: PoseErrors, factors: dict[str, float]) -> dict[str, dict
 
 
 def format_pose(result: dict[str, Any]) -> str:
-    """A result as lines for a terminal."""
+    """Format a result of `evaluate_pose` for a terminal."""
     note = " (rough: the model was not trained on centred tiles)" if result["rough"] else ""
     lines = [
         f"{result['dataset']}: {result['photos']:,} photos in their true tile, heading {result['heading_prior']}, "
@@ -111,7 +119,9 @@ def format_pose(result: dict[str, Any]) -> str:
             f"{found['median_radius_m']:.1f} m"
         )
     if result["synthetic"]:
-        lines.append("  the synthetic world: both views share colours, which a random-weight encoder uses as well")
+        lines.append(
+            "  synthetic world: both views have the same colours, which an encoder with random weights uses as well"
+        )
     return "\n".join(lines)
 
 

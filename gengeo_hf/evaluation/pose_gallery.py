@@ -1,4 +1,4 @@
-"""Retrieval and pose together: how far answers among all tiles of a gallery are from all photos of a data set."""
+"""Errors in metres of retrieval and pose together: every photo is located in the whole gallery."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Candidates:
     """The most similar tiles of every photo with their poses.
 
     Args:
-        photos: candidates of each photo, best first.
-        centre: (N, 2) lat and lon of the centre of each photo's most similar tile.
-        best: (N, 2) lat and lon of the pose in that tile.
-        truth: (N, 2) lat and lon of the photos.
-        scale: the model's InfoNCE scale.
+        photos: Candidate tiles of each of N photos, most similar first.
+        centre: (N, 2) latitude and longitude of the centre of each photo's most similar tile.
+        best: (N, 2) latitude and longitude of the pose in that tile.
+        truth: (N, 2) latitude and longitude of the photos.
+        scale: InfoNCE scale of the model.
     """
 
     photos: list[list[TilePosterior]]
@@ -49,23 +49,21 @@ class Candidates:
 def find_candidates(
     encoder: Encoder, head: PoseHead, dataset: CrossViewDataset, tiles: int = 40, batch_size: int = 64
 ) -> Candidates:
-    """Search the whole gallery for every panorama, north-aligned, and pose it in its most similar tiles.
+    """Retrieve the most similar tiles of every north-aligned panorama, and estimate its pose in each of them.
 
     Args:
-        encoder: the model.
-        head: of a known heading.
-        dataset: panoramas with positions, tiles with bounds of one size.
-        tiles: candidates of each photo.
-        batch_size: images in one forward pass.
+        encoder: Encoder of the model.
+        head: Pose head for a known heading.
+        dataset: Panoramas with positions, tiles with bounds of one size.
+        tiles: Number of candidate tiles for each photo.
+        batch_size: Images in one forward pass.
 
     Raises:
-        GenGeoError: another encoder's head, photos that are not panoramas, or tiles without bounds.
+        GenGeoError: The head belongs to another encoder, photos are not panoramas, or tiles lack bounds.
     """
     check_head(head, encoder)
     if any(fov is None or fov < 360 for fov in dataset.queries["fov"][:]):
-        raise GenGeoError(
-            f"{dataset.name} holds photos that are not panoramas: their pose in a gallery is not evaluated"
-        )
+        raise GenGeoError(f"{dataset.name} holds photos that are not panoramas: --all-tiles needs panoramas")
     ground, queries = _encode(encoder, head, GroundImages(dataset), "ground", batch_size)
     aerial, keys = _encode(encoder, head, AerialImages(dataset), "aerial", batch_size)
     lat, lon = (np.array(dataset.gallery[name][:], dtype=np.float64) for name in ("lat", "lon"))
@@ -99,7 +97,7 @@ def find_candidates(
 
 
 def _most_similar(ground: torch.Tensor, aerial: torch.Tensor, tiles: int) -> Iterator[tuple[Any, Any]]:
-    """Cosines and rows of the most similar tiles of each photo, best first; a block of photos at a time."""
+    """Yield cosines and rows of the most similar tiles of each photo, best first; computed in blocks of photos."""
     for start in range(0, len(ground), BLOCK):
         tops = (ground[start : start + BLOCK] @ aerial.T).topk(min(tiles, len(aerial)), dim=1)
         yield from zip(tops.values, tops.indices, strict=True)
@@ -108,7 +106,7 @@ def _most_similar(ground: torch.Tensor, aerial: torch.Tensor, tiles: int) -> Ite
 def _encode(
     encoder: Encoder, head: PoseHead, images: Any, view: Any, batch_size: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Descriptors, and queries or keys of the head."""
+    """Encode images: descriptors, and the head's queries (ground) or keys (aerial)."""
     descriptors, features = [], []
     for start in range(0, len(images), batch_size):
         pixels = normalised(encoder, resized(encoder.processor, images[start : start + batch_size], view))
@@ -121,19 +119,20 @@ def _encode(
 
 
 def evaluate_gallery(candidates: Candidates, weights: FusionWeights) -> dict[str, Any]:
-    """Shares of all photos whose answer lies within some metres, in percent.
+    """Compute the errors of three answers: best tile, pose in it, and the fused map of all candidates.
 
     Args:
-        candidates: of `find_candidates`.
-        weights: of the joined map, see `fit_fusion`.
+        candidates: Result of `find_candidates`.
+        weights: Weights of the fused map, see `fit_fusion`.
 
     Returns:
-        For the centre of the best tile, the pose in the best tile, and the joined map: `within_<m>_m` and `median_m`;
-        and the weights. Where joining is switched off, the joined answer is the pose in the best tile.
+        For `centre` (centre of the best tile), `best_tile` (pose in it) and `fused` (fused map): `<name>_median_m`, and
+        `<name>_within_<m>_m` in percent of all photos; and the weights. Where fusion is not enabled, the fused answer
+        is the pose in the best tile.
     """
     answers = {"centre": candidates.centre, "best_tile": candidates.best, "fused": candidates.best}
     if weights.enabled:
-        answers["fused"] = np.array([joined_answer(photo, weights) for photo in candidates.photos])
+        answers["fused"] = np.array([fused_answer(photo, weights) for photo in candidates.photos])
     result: dict[str, Any] = {"photos": len(candidates.photos), "weights": asdict(weights)}
     for name, answer in answers.items():
         error = great_circle_m(answer[:, 0], answer[:, 1], candidates.truth[:, 0], candidates.truth[:, 1])
@@ -143,13 +142,13 @@ def evaluate_gallery(candidates: Candidates, weights: FusionWeights) -> dict[str
 
 
 def fit_fusion(candidates: Candidates, tiles: int = 40) -> FusionWeights:
-    """Weights of the joined map from validation photos; see `fit_weights`."""
+    """Fit the weights of the fused map on validation photos; see `localization.fusion.fit_weights`."""
     best = [(float(lat), float(lon)) for lat, lon in candidates.best]
     return fit_weights(candidates.photos, best, candidates.truth, candidates.scale, tiles)
 
 
-def joined_answer(photo: list[TilePosterior], weights: FusionWeights) -> tuple[float, float]:
-    """Latitude and longitude of the highest peak of one photo's joined map."""
+def fused_answer(photo: list[TilePosterior], weights: FusionWeights) -> tuple[float, float]:
+    """Latitude and longitude of the highest peak of one photo's fused map."""
     tiles = photo[: weights.tiles]
     cosines, evidence = (np.array([getattr(tile, name) for tile in tiles]) for name in ("cosine", "evidence"))
     mode = fuse(tiles, weights.log_weights(cosines, evidence))[0]

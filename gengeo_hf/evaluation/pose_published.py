@@ -1,6 +1,6 @@
-"""Published errors of position and heading on VIGOR beside a result, and whether the two may be compared.
+"""Published errors of position and heading on VIGOR, and whether a result may be compared with them.
 
-`assets/published.yaml` holds the rows under `pose`, with where each was read.
+`assets/published.yaml` holds the rows under `pose`, each with its source.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def published_poses(dataset: CrossViewDataset, prior: str) -> list[dict[str, Any
     """Published rows for the area of a data set and a heading prior.
 
     Args:
-        dataset: "vigor-same/..." or "vigor-cross/...".
-        prior: "known", "45" or "180".
+        dataset: Data set whose name starts with "vigor-same/" or "vigor-cross/".
+        prior: What is known about the heading: "known", "45" or "180".
 
     Returns:
         `method`, `FIGURES` (None where they were not published) and `source` of each; empty where nothing is published.
@@ -46,12 +46,15 @@ def published_poses(dataset: CrossViewDataset, prior: str) -> list[dict[str, Any
 
 
 def differences(dataset: CrossViewDataset, record: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]:
-    """Why a result must not be compared with the published rows; empty where it may.
+    """List the reasons why a result must not be compared with the published rows.
 
     Args:
-        dataset: that was evaluated.
-        record: training record of the model.
-        result: of `evaluate_pose`.
+        dataset: The evaluated data set.
+        record: Training record of the model.
+        result: Result of `evaluate_pose`.
+
+    Returns:
+        One phrase for each reason; empty where the result may be compared.
     """
     area, _, split = dataset.name.partition("/")
     wanted = _pose()["queries"].get(area)
@@ -64,12 +67,12 @@ def differences(dataset: CrossViewDataset, record: Mapping[str, Any], result: Ma
     if result["method"] == "fitted" and not str(result.get("fitted_on") or "").startswith(f"{area}/train"):
         found.append(f"the pose head was fitted on {result.get('fitted_on') or 'unknown data'}")
     if result["fov"] < 360:
-        found.append(f"panoramas were cut to {result['fov']:g} degrees")
+        found.append(f"panoramas were cropped to {result['fov']:g} degrees")
     return found
 
 
 def format_published(result: Mapping[str, Any]) -> str:
-    """Published rows and the result as lines for a terminal."""
+    """Format the published rows and the result for a terminal."""
     reasons, rows = result["not_comparable"], result["published"]
     ours = {"method": "this model", "source": "not comparable" if reasons else "comparable"}
     ours |= {name: result[name] for name in FIGURES}

@@ -1,4 +1,4 @@
-"""`gengeo evaluate --pose`: a checkpoint with its heads, a data set, one result."""
+"""Evaluates position and heading of a checkpoint with pose heads: `gengeo evaluate --pose`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gengeo_hf.pose.random_encoder import SUBFOLDER
 if TYPE_CHECKING:
     from gengeo_hf.common.schema import CrossViewDataset
 
-# Name -> data sets that it takes, the one that needs no files first, and the options of their loader.
+# Name -> accepted data sets, the first of which is the default, and the options of their loader.
 PROTOCOLS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "vigor-pose": (("vigor-same", "vigor-cross"), {"labels": "corrected", "positions": "labels"}),
     "world-pose": (("world-urban", "world-rural"), {"num_pairs": 500, "tile_shift_m": 15.8}),
@@ -29,7 +29,7 @@ PROTOCOLS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
 METHODS = ("auto", "fitted", "search")
 
 
-def evaluate_pose_of(
+def evaluate_pose_checkpoint(
     model: str | Path,
     data: str | None,
     prior: str = "known",
@@ -43,27 +43,27 @@ def evaluate_pose_of(
     batch_size: int = 32,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Evaluate position and heading of every photo in its true tile, and in the whole gallery where that is asked for.
+    """Evaluate position and heading of every photo in its true tile, and optionally in the whole gallery.
 
     Args:
-        model: checkpoint directory or Hub id, with heads under `pose/`.
-        data: `NAME[:SPLIT] [ROOT] [key=value ...]`; None takes the protocol's own.
-        prior: "known", "45" or "180".
-        protocol: "world-pose" or "vigor-pose": how the data are loaded; None takes them as they are.
-        method: "fitted", "search", or "auto": the head where there is one.
-        fov: panoramas are cut to this many degrees.
-        gallery: locate all photos in the whole gallery too, with a known heading.
-        validation: as `gallery`, with the map of 40 tiles joined by weights that are fitted on this data set.
-        device: where the model runs.
-        batch_size: images in one forward pass.
-        seed: of random headings.
+        model: Checkpoint directory or Hub id, with heads under `pose/`.
+        data: Data set as `NAME[:SPLIT] [ROOT] [key=value ...]`; None takes the default of the protocol.
+        prior: What is known about the heading: "known", "45" or "180".
+        protocol: "world-pose" or "vigor-pose" sets the loader options of the data; None sets none.
+        method: "fitted" uses the head, "search" does not, "auto" uses the head if the checkpoint has one.
+        fov: Horizontal field of view in degrees to which panoramas are cropped; 360 keeps them.
+        gallery: Also locate every photo in the whole gallery; needs a known heading.
+        validation: Data set on which the weights that fuse the maps of 40 tiles are fitted; implies `gallery`.
+        device: Device on which the model runs; None takes a GPU if there is one.
+        batch_size: Images in one forward pass.
+        seed: Seed of random headings.
 
     Returns:
-        See `evaluate_pose`; under `gallery` see `evaluate_gallery`; with "vigor-pose", `published` rows, and under
-        `not_comparable` why the result must not be compared with them (empty where it may).
+        The dict of `evaluate_pose`; under `gallery` that of `evaluate_gallery`; with "vigor-pose", `published` rows,
+        and under `not_comparable` why the result must not be compared with them (empty where it may).
 
     Raises:
-        GenGeoError: an unknown protocol, method or prior, a missing head, or data that pose cannot use.
+        GenGeoError: Protocol, method or prior is unknown, the head is missing, or the data lack what pose needs.
     """
     if method not in METHODS:
         raise GenGeoError(f"--pose-method must be one of {', '.join(METHODS)}, found {method!r}")
@@ -80,7 +80,7 @@ def evaluate_pose_of(
         result["published"] = published_poses(dataset, prior)
         result["not_comparable"] = differences(dataset, encoder.training_record, result)
     if head is not None and (gallery or validation):
-        weights = FusionWeights()  # the best tile alone
+        weights = FusionWeights()  # not enabled: the best tile only
         if validation:
             weights = fit_fusion(find_candidates(encoder, head, load_notation(validation, "validation")))
         result["gallery"] = evaluate_gallery(find_candidates(encoder, head, dataset), weights)
@@ -88,10 +88,10 @@ def evaluate_pose_of(
 
 
 def pose_notation(data: str | None, protocol: str | None) -> DataNotation:
-    """The data of a pose evaluation, with the protocol's options.
+    """Parse the data set of a pose evaluation and add the protocol's loader options.
 
     Raises:
-        GenGeoError: nothing is named, or the protocol does not take this data set.
+        GenGeoError: Neither data nor protocol is given, or the protocol does not take this data set.
     """
     if protocol is None:
         if data is None:
@@ -101,7 +101,9 @@ def pose_notation(data: str | None, protocol: str | None) -> DataNotation:
         raise GenGeoError(f"--pose takes the protocols {', '.join(PROTOCOLS)}, found {protocol!r}")
     names, options = PROTOCOLS[protocol]
     if data is None and protocol == "vigor-pose":
-        raise GenGeoError('vigor-pose needs the folder of VIGOR: give --data "vigor-same ROOT" or "vigor-cross ROOT"')
+        raise GenGeoError(
+            'vigor-pose needs the directory of VIGOR: give --data "vigor-same ROOT" or "vigor-cross ROOT"'
+        )
     notation = parse_data(data) if data is not None else DataNotation(names[0])
     if notation.name not in names:
         raise GenGeoError(f"protocol {protocol} takes {' or '.join(names)}, found {notation.name!r}")
@@ -109,7 +111,7 @@ def pose_notation(data: str | None, protocol: str | None) -> DataNotation:
 
 
 def _head(model: str | Path, prior: str, needed: bool) -> PoseHead | None:
-    """The head of a prior; None where a checkpoint has none at all and none is needed."""
+    """Load the head of a prior; None where the checkpoint has no heads and none is needed."""
     has_one = not Path(model).is_dir() or (Path(model) / FOLDER).is_dir()
     try:
         return PoseHead.load(model, prior)
@@ -120,18 +122,18 @@ def _head(model: str | Path, prior: str, needed: bool) -> PoseHead | None:
 
 
 def _random_head(model: str | Path, prior: str) -> PoseHead | None:
-    """The head that was fitted on random weights, where there is one."""
+    """Load the head that was fitted on random weights, if there is one."""
     folder = Path(model) / FOLDER / prior / SUBFOLDER
     return PoseHead.from_pretrained(folder).eval() if (folder / "config.json").is_file() else None
 
 
 def format_gallery(found: dict[str, Any]) -> str:
-    """Shares of all photos as lines for a terminal."""
+    """Format a result of `evaluate_gallery` for a terminal."""
     lines = [f"all {found['photos']:,} photos in the whole gallery, within 5 / 10 / 25 m:"]
-    names = (("centre", "centre of the best tile"), ("best_tile", "pose in the best tile"), ("fused", "joined map"))
+    names = (("centre", "centre of the best tile"), ("best_tile", "pose in the best tile"), ("fused", "fused map"))
     for key, name in names if found["weights"]["photos"] else names[:2]:
         shares = " / ".join(f"{found[f'{key}_within_{metres}_m']:.1f}" for metres in (5, 10, 25))
         lines.append(f"  {name:24} {shares} %, median {found[f'{key}_median_m']:,.1f} m")
     if found["weights"]["photos"] and not found["weights"]["enabled"]:
-        lines.append("  joining did not gain on the validation photos and is switched off")
+        lines.append("  fusion did not improve recall on the validation photos and is not used")
     return "\n".join(lines)

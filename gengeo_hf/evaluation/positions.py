@@ -1,4 +1,4 @@
-"""Positions in evaluation: errors in metres, and searches restricted to a neighbourhood.
+"""Errors in metres, and searches restricted to tiles near a position.
 
 Positions are latitudes and longitudes in degrees; distances are great-circle metres.
 """
@@ -14,12 +14,12 @@ from gengeo_hf.common.geo import EARTH_RADIUS_M, chord, great_circle_m, to_unit_
 
 @dataclass(frozen=True)
 class Prior:
-    """Search only the tiles whose centre lies within `radius_m` of where the query is believed to be.
+    """Restricts each query to the tiles whose centre lies within `radius_m` of its approximate position.
 
     Args:
         query_positions: (queries, 2) latitude and longitude in degrees: the centre of each search.
-        gallery_positions: (tiles, 2) latitude and longitude in degrees.
-        radius_m: great-circle metres.
+        gallery_positions: (tiles, 2) tile centres, latitude and longitude in degrees.
+        radius_m: Radius of the search, great-circle metres.
     """
 
     query_positions: np.ndarray
@@ -32,25 +32,30 @@ def errors_m(query_positions: np.ndarray, gallery_positions: np.ndarray, top_row
 
     Args:
         query_positions: (queries, 2) latitude and longitude in degrees.
-        gallery_positions: (tiles, 2).
+        gallery_positions: (tiles, 2) tile centres in degrees.
         top_rows: (queries,) gallery row of the best tile, -1 for none.
 
     Returns:
         (queries,) metres; NaN where a position is unknown, infinity where no tile was searched.
 
     Raises:
-        GenGeoError: positions are not (count, 2), or there are not as many as queries.
+        GenGeoError: Positions do not have the shape (count, 2), or their number is not that of the queries.
     """
     found = np.asarray(gallery_positions, dtype=np.float64)[top_rows]
     given = np.asarray(query_positions, dtype=np.float64)
     if given.shape != (len(top_rows), 2) or found.shape != given.shape:
-        raise GenGeoError(f"positions must be (count, 2) degrees; found {given.shape} for {len(top_rows)} queries")
+        raise GenGeoError(f"positions must be (queries, 2) degrees; found {given.shape} for {len(top_rows)} queries")
     metres = great_circle_m(given[:, 0], given[:, 1], found[:, 0], found[:, 1])
     return np.where(top_rows < 0, np.inf, metres)
 
 
 class Near:
-    """Which tiles lie within the prior of some queries."""
+    """Tests whether tiles lie within the prior of a block of queries.
+
+    Args:
+        prior: Centres and radius of the searches.
+        rows: Rows of the block in `prior.query_positions`.
+    """
 
     def __init__(self, prior: Prior, rows: slice) -> None:
         # The dot product of unit vectors is the cosine of the angle; float64 resolves metres (1 - 1e-13 at 3 m).
@@ -59,22 +64,25 @@ class Near:
         self.limit = np.cos(prior.radius_m / EARTH_RADIUS_M)
 
     def block(self, first: int, last: int) -> np.ndarray:
-        """(queries, last - first) bool.
+        """Test all queries against a range of tiles.
 
         Args:
-            first, last: gallery rows.
+            first, last: First gallery row, and the row after the last.
+
+        Returns:
+            bool (queries, last - first).
         """
         return np.asarray(self.queries @ self.tiles[first:last].T >= self.limit)
 
     def pairs(self, queries: np.ndarray, tiles: np.ndarray) -> np.ndarray:
-        """Bool for each pair of a query and a tile row.
+        """Test single pairs of a query and a tile.
 
         Args:
-            queries: (pairs,) rows of the block.
-            tiles: (pairs,) gallery rows.
+            queries: (pairs,) index of each query in the block.
+            tiles: (pairs,) gallery row of each tile.
 
         Returns:
-            bool (pairs,)
+            bool (pairs,).
         """
         return np.asarray((self.queries[queries] * self.tiles[tiles]).sum(axis=1) >= self.limit)
 
@@ -82,19 +90,19 @@ class Near:
 def rows_within(
     query_positions: np.ndarray, gallery_positions: np.ndarray, radius_m: float, positive_rows: np.ndarray
 ) -> np.ndarray:
-    """Rows of the tiles whose centre lies within a radius of each query's true position, its positive left out.
+    """Find the tiles whose centre lies within a radius of each query's true position, except its positive.
 
     Args:
         query_positions: (queries, 2) latitude and longitude in degrees.
-        gallery_positions: (tiles, 2).
-        radius_m: great-circle metres, the bound included.
-        positive_rows: (queries,).
+        gallery_positions: (tiles, 2) tile centres in degrees.
+        radius_m: Largest distance, great-circle metres.
+        positive_rows: (queries,) gallery row of each true tile.
 
     Returns:
-        (queries, S) int64, -1 for none: the form of `semi_positive_rows`.
+        int64 (queries, S) gallery rows, -1 for none, as `semi_positive_rows`.
 
     Raises:
-        GenGeoError: a position is unknown.
+        GenGeoError: A position is unknown.
     """
     for which, positions in (("queries", query_positions), ("tiles", gallery_positions)):
         if unknown := int(np.isnan(positions).any(axis=1).sum()):

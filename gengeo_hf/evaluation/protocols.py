@@ -1,7 +1,7 @@
-"""Evaluation protocols: which queries are ranked against which gallery, and by which rules they are counted.
+"""Evaluation protocols: the data set, split and rules of an evaluation.
 
-`assets/protocols.yaml` holds the published ones. A data set without one is evaluated by `default_protocol`: recall over
-its whole gallery.
+`assets/protocols.yaml` holds the published protocols. A data set without one is evaluated by `default_protocol`: recall
+over its whole gallery.
 """
 
 import dataclasses
@@ -25,29 +25,28 @@ _NAME = re.compile(r"^(?P<base>.+?)(?P<validation>@validation)?(-fov(?P<degrees>
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way to evaluate.
+    """Data set, split and rules of an evaluation.
 
     Args:
-        name: what results call it.
-        dataset: name for `gengeo_hf.data.load_pairs`.
-        split: of the dataset, for example "test"; CVACT has "val" and "test".
-        trained_on: names of datasets whose model the published column holds.
-        queries: size of the published query set; None where nothing is published.
-        gallery: size of the published gallery.
-        ground_size: height x width in pixels at which the paper evaluates, for example "154x770"; None where it does
-            not say.
-        aerial_size: the same of tiles.
-        ks: the k of recall@k.
-        rounding: of recall@1%, see `one_percent_k`.
-        published_ties: tie rule of the published numbers.
-        near_rule_m: metres of the "any tile near enough" rule, None for none.
-        offset_edges_m: inner edges in metres of the breakdown by distance between query and tile centre.
-        prior_radii_m: radii in metres of searches around the true position.
-        fov: horizontal field of view in degrees that panoramas are cropped to; 360 keeps them.
-        heading: "known": the cut looks north; "unknown": it looks anywhere.
-        trapezoid_ap: Also count average precision as University-1652's script does.
-        note: what a reader must know before comparing.
-        hub_id: The data set on the Hub, `organisation/name`; "" where it is not there.
+        name: Name of the protocol.
+        dataset: Name of the data set for `gengeo_hf.data.load_pairs`.
+        split: Split of the data set, for example "test"; CVACT has "val" and "test".
+        trained_on: Names of the data sets on which the model of the published numbers was trained.
+        queries: Size of the published query set; None where nothing is published.
+        gallery: Size of the published gallery; None where nothing is published.
+        ground_size: Size of ground images in the paper, "HxW" in pixels, for example "154x770"; None where unknown.
+        aerial_size: Size of tiles in the paper, as `ground_size`.
+        ks: Values of k for recall@k.
+        rounding: Rule for recall@1%, see `one_percent_k`.
+        published_ties: Tie rule of the published numbers.
+        near_rule_m: Metres within which any tile counts as right; None disables this rule.
+        offset_edges_m: Inner edges in metres of the breakdown by distance between query and tile centre.
+        prior_radii_m: Radii in metres of searches around the true position.
+        fov: Horizontal field of view in degrees that panoramas are cropped to; 360 keeps them.
+        heading: "known": crops face north; "unknown": their heading is random.
+        trapezoid_ap: Also compute average precision by the trapezoid rule of University-1652.
+        note: Caveat that results show.
+        hub_id: Id of the data set on the Hub, `organisation/name`; "" if it is not there.
     """
 
     name: str
@@ -71,26 +70,26 @@ class Protocol:
     hub_id: str = ""
 
     @property
-    def limited(self) -> bool:
+    def has_limited_view(self) -> bool:
         """Whether panoramas are cropped or turned before they are encoded."""
         return self.fov < 360 or self.heading == "unknown"
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Convert to plain values, for JSON."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
     def with_rounding(self, rounding: Rounding) -> "Protocol":
-        """The same protocol with another rule for recall@1%; its name says so."""
+        """Return this protocol with another rule for recall@1%, which is added to its name."""
         if rounding == self.rounding:
             return self
         return dataclasses.replace(self, rounding=rounding, name=f"{self.name} (1%: {rounding})")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Protocol":
-        """The protocol that a result was counted by.
+        """Restore a protocol from a result.
 
         Args:
-            values: Of `as_dict`, perhaps of another version; unknown keys are left out.
+            values: Values of `as_dict`, possibly from another version; unknown keys are ignored.
         """
         known = {item.name for item in dataclasses.fields(cls)}
         given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known}
@@ -98,15 +97,15 @@ class Protocol:
 
 
 def protocol_names() -> list[str]:
-    """Names of all protocols, limited fields of view left out."""
+    """Names of all protocols without a limited field of view."""
     return list(_contents()["protocols"])
 
 
 def find_protocol(name: str) -> Protocol:
-    """The protocol of a name: `cvusa`, `cvusa@validation`, `cvusa-fov90-unknown`, `cvusa@validation-fov90-known`.
+    """Find a protocol by name: `cvusa`, `cvusa@validation`, `cvusa-fov90-unknown`, `cvusa@validation-fov90-known`.
 
     Raises:
-        GenGeoError: there is none of that name.
+        GenGeoError: There is no protocol of this name.
     """
     contents = _contents()
     match = _NAME.match(name)
@@ -132,41 +131,46 @@ def find_protocol(name: str) -> Protocol:
 
 
 def default_protocol(dataset: str, split: str) -> Protocol:
-    """The protocol of a data set that is evaluated without naming one.
+    """The protocol of a data set for which the caller gives none.
 
     Args:
         dataset: Name of the data set.
-        split: Its split.
+        split: Name of the split.
 
     Returns:
-        The published protocol of this data set and split where there is one; else plain recall over the whole gallery,
-        with errors in metres where positions are known.
+        The published protocol of this data set and split if there is one; else recall over the whole gallery, with
+        errors in metres where positions are known.
     """
     published = _contents()["protocols"]
     for name, values in published.items():
         if values["dataset"] == dataset and split in (values["split"], "validation"):
             return find_protocol(name if split == values["split"] else f"{name}@validation")
     note = (
-        _contents()["validation"]["note"] if split == "validation" else "Own data; nothing published to compare with."
+        _contents()["validation"]["note"]
+        if split == "validation"
+        else "Own data: no published numbers to compare with."
     )
     return Protocol(f"{dataset}:{split}", dataset, split, (), None, None, prior_radii_m=(250, 500, 1000), note=note)
 
 
 def view_headings(protocol: Protocol, count: int, seed: int) -> np.ndarray | None:
-    """Heading of each query's crop, (count,) degrees clockwise from north; None is north, or no crop at all.
+    """Draw the heading of each query's crop.
 
     Args:
-        protocol: With a limited field of view or without.
+        protocol: Protocol with or without a limited field of view.
         count: Number of queries, in the order of the data set's table.
-        seed: Seed of the directions of an unknown heading.
+        seed: Seed of the random headings.
+
+    Returns:
+        float64 (count,) degrees clockwise from north; None if crops face north or panoramas are not cropped.
     """
-    if not protocol.limited or protocol.heading == "known":
+    if not protocol.has_limited_view or protocol.heading == "known":
         return None
     return np.random.default_rng(seed).uniform(0, 360, count)
 
 
 @functools.cache
 def _contents() -> dict[str, Any]:
-    """The file, read once."""
+    """Read the file of protocols once."""
     contents: Any = OmegaConf.to_container(OmegaConf.load(_FILE))
     return dict(contents)

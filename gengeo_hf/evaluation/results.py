@@ -1,7 +1,7 @@
-"""The result of an evaluation: metrics, the rules they were counted by, and what each query contributed.
+"""The result of an evaluation: metrics, the rules by which they were computed, and the outcome of each query.
 
-`judge` makes one from descriptors. On disk it is a JSON file with a Parquet file of the queries beside it, from which
-tables, comparisons and pictures are made without the images or the model.
+`compute_result` computes one from descriptors. On disk a result is a JSON file, and a Parquet file of the queries in
+the same directory. Tables, comparisons and pictures need only these two files, not the images or the model.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 import torch
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.files import atomic_file, sum_of, write_json
-from gengeo_hf.evaluation.ground_truth import Truth
+from gengeo_hf.common.files import atomic_file, digest_of, write_json
+from gengeo_hf.evaluation.ground_truth import GroundTruth
 from gengeo_hf.evaluation.intervals import (
     Groups,
     Interval,
@@ -41,77 +41,80 @@ from gengeo_hf.evaluation.positions import errors_m
 from gengeo_hf.evaluation.protocols import Protocol
 from gengeo_hf.evaluation.ranks import TIES, Descriptors, Scan, Ties, scan
 
-if TYPE_CHECKING:
-    pass
-
 FORMAT = 1
-TOP_TILES = 5  # kept for each query, for strips and for grouping failures
+TOP_TILES = 5  # stored for each query, for strips and groups of failures
 _PACKAGES = ("gengeo_hf", "torch", "transformers", "numpy", "datasets")
 
 
 @dataclass(frozen=True)
 class Result:
-    """A finished evaluation.
+    """Result of an evaluation.
 
     Args:
-        summary: the JSON object; see `judge`.
-        queries: one row for each query: ids, ranks, best tiles, error, area, and one column for each outcome.
+        summary: JSON object, see `compute_result`.
+        queries: Table with one row for each query: ids, rank, best tiles, error, area, and a column for each metric.
     """
 
     summary: dict[str, Any]
     queries: pa.Table
 
     def save(self, path: str | Path) -> Path:
-        """Write `path` (JSON) and, beside it, `<stem>.queries.parquet`; each is whole or absent.
+        """Write `path` (JSON) and `<stem>.queries.parquet` in the same directory; neither is ever half-written.
 
-        The JSON names the SHA-256 of the table and of itself: a kill between the two writes leaves a pair that `load`
-        refuses, never numbers of one evaluation with the queries of another.
+        The JSON file holds the SHA-256 of the table and of itself. If the process is killed between the two writes,
+        `load` refuses the pair, so metrics of one evaluation are never read with the queries of another.
+
+        Args:
+            path: JSON file to write.
+
+        Returns:
+            The path of the JSON file.
 
         Raises:
-            GenGeoError: the disk is full, or the folder cannot be written.
+            GenGeoError: The disk is full, or the directory cannot be written.
         """
         path = Path(path)
         try:
             with atomic_file(queries_path(path)) as temporary:
                 pq.write_table(self.queries, temporary)
-                sums = {"queries": hashlib.sha256(temporary.read_bytes()).hexdigest()}
-            write_json(path, self.summary | {"sha256": sums | {"summary": sum_of(self.summary)}})
+                digests = {"queries": hashlib.sha256(temporary.read_bytes()).hexdigest()}
+            write_json(path, self.summary | {"sha256": digests | {"summary": digest_of(self.summary)}})
         except OSError as error:
             raise GenGeoError(f"the result could not be written to {path}: {error.strerror or error}") from error
         return path
 
     @classmethod
     def load(cls, path: str | Path, *, with_queries: bool = True) -> "Result":
-        """Read a result back.
+        """Read a result.
 
         Args:
-            path: the JSON file.
-            with_queries: also read the table of queries; tables of results need none.
+            path: JSON file of the result.
+            with_queries: Also read the table of queries.
 
         Raises:
-            GenGeoError: a file is missing, or is not a result of this program.
+            GenGeoError: A file is missing, damaged, or not a result.
         """
         path = Path(path)
         try:
             summary = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             raise GenGeoError(f"{path} is not a readable result ({error}); make one with gengeo evaluate") from error
-        # Other JSON files of this package state a format as well.
-        sound = isinstance(summary, dict) and {"dataset", "model", "metrics"} <= summary.keys()
-        if not sound or summary.get("format") != FORMAT:
+        # Other JSON files of this package have a "format" as well.
+        is_result = isinstance(summary, dict) and {"dataset", "model", "metrics"} <= summary.keys()
+        if not is_result or summary.get("format") != FORMAT:
             raise GenGeoError(f"{path} is not an evaluation result of format {FORMAT}; make one with gengeo evaluate")
-        sums = summary.pop("sha256", {})  # results of earlier versions state none
-        if sums and (not isinstance(sums, dict) or sums.get("summary") != sum_of(summary)):
+        digests = summary.pop("sha256", {})  # results of earlier versions have none
+        if digests and (not isinstance(digests, dict) or digests.get("summary") != digest_of(summary)):
             raise GenGeoError(f"{path} was changed or damaged after it was written; evaluate again")
         if not with_queries:
             return cls(summary, pa.table({}))
         try:
             content = queries_path(path).read_bytes()
-            if sums and sums.get("queries") != hashlib.sha256(content).hexdigest():
-                raise ValueError("it is damaged, or of another evaluation than the JSON file; evaluate again")
+            if digests and digests.get("queries") != hashlib.sha256(content).hexdigest():
+                raise ValueError("it is damaged, or belongs to another evaluation than the JSON file; evaluate again")
             return cls(summary, pq.read_table(pa.BufferReader(content)))
         except (OSError, ValueError, pa.ArrowException) as error:
-            raise GenGeoError(f"{queries_path(path)} must lie beside {path.name} and be whole: {error}") from error
+            raise GenGeoError(f"cannot read {queries_path(path)}, which belongs to {path.name}: {error}") from error
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -120,7 +123,7 @@ class Result:
 
     @property
     def notes(self) -> list[str]:
-        """What a reader must know before the numbers are compared with others, one sentence each."""
+        """Caveats of the result, one sentence each: incomplete data, other training data, note of the protocol."""
         protocol, data, model = (self.summary[key] for key in ("protocol", "dataset", "model"))
         notes = []
         if not data["complete"]:
@@ -135,11 +138,11 @@ class Result:
         return [*notes, *([protocol["note"]] if protocol["note"] else [])]
 
     def percent(self) -> dict[str, Any]:
-        """One flat object for JSON: rates in percent, distances in metres, each with its 95 % interval.
+        """Convert to one flat object for JSON: rates in percent, distances in metres, each with its 95 % interval.
 
         Returns:
             model, data, protocol, queries, gallery; "R@1", "R@1_interval", "R@5", ... ; where positions are known
-            "R@1_within_25m", "R@1_within_50m", "R@1_within_100m" (the best tile's centre is that near) and
+            "R@1_within_25m", "R@1_within_50m", "R@1_within_100m" (distance to the best tile's centre) and
             "median_error_m"; notes.
         """
         data, metrics = self.summary["dataset"], self.summary["metrics"]
@@ -159,33 +162,33 @@ class Result:
 
     @property
     def outcomes(self) -> dict[str, np.ndarray]:
-        """(queries,) arrays by metric name: the metric is their mean."""
+        """(queries,) outcomes of single queries by metric name; the metric is their mean."""
         return {
             name: self.queries[name].to_numpy() for name in self.queries.column_names if name in self.summary["metrics"]
         }
 
     @property
     def groups(self) -> Groups:
-        """Which queries are found or lost together, for intervals."""
+        """Groups of correlated queries, for intervals."""
         positions = np.stack([self.queries["lat"].to_numpy(), self.queries["lon"].to_numpy()], axis=1)
         return query_groups(self.queries["area"].to_pylist(), positions)
 
 
 def _published_sizes(protocol: dict[str, Any]) -> str:
-    """Sizes of a published set, as far as they are known."""
+    """Format the sizes of a published set, as far as they are known."""
     tiles = "" if protocol["gallery"] is None else f" and {protocol['gallery']:,} tiles"
     return f"{protocol['queries']:,} queries{tiles}"
 
 
 def queries_path(path: str | Path) -> Path:
-    """Where the table of queries of a result lies."""
+    """Path of the table of queries of a result."""
     return Path(path).with_suffix(".queries.parquet")
 
 
-def judge(
+def compute_result(
     query_descriptors: Descriptors,
     gallery_descriptors: Descriptors,
-    truth: Truth,
+    truth: GroundTruth,
     protocol: Protocol,
     *,
     model: Mapping[str, Any],
@@ -198,12 +201,12 @@ def judge(
     Args:
         query_descriptors: (Q, D) in the order of `truth.query_ids`.
         gallery_descriptors: (N, D) in the order of `truth.tile_ids`.
-        truth: what is right.
-        protocol: the rules.
-        model: what to write about the model: name, fingerprint, what it was trained on.
-        settings: what else led to the numbers: image sizes, seed of the headings, precision.
-        ties: of "metrics"; the other rules stand beside it under "metrics_by_ties".
-        device: where blocks are multiplied.
+        truth: Ground truth of the data set.
+        protocol: Rules by which metrics are computed.
+        model: Facts about the model for the summary: name, fingerprint, training data.
+        settings: Other settings for the summary: image sizes, seed of the headings, precision.
+        ties: Tie rule of "metrics"; "metrics_by_ties" holds the metrics by every rule.
+        device: Device on which blocks are multiplied; None uses that of `query_descriptors`.
 
     Returns:
         A summary with format, protocol, dataset, model, settings, rules, metrics (fractions of 1, metres),
@@ -220,7 +223,7 @@ def judge(
         ranks = found.relevant_ranks(ties)
         outcomes["average_precision_trapezoid"] = average_precision_trapezoid(ranks, found.gallery_size)
         metrics["average_precision_trapezoid"] = float(outcomes["average_precision_trapezoid"].mean())
-    if truth.knows_positions:
+    if truth.has_all_positions:
         outcomes |= within_outcomes(errors) | _by_distance(given, truth, protocol, ties, device)
         metrics |= {name: float(values.mean()) for name, values in outcomes.items()}
     groups = query_groups(truth.areas, truth.query_positions)
@@ -251,8 +254,8 @@ def _median_interval(errors: np.ndarray, groups: Groups) -> Interval:
     return median_interval(errors[known], Groups(codes.ravel(), groups.description))
 
 
-def _dataset(truth: Truth, protocol: Protocol) -> dict[str, Any]:
-    """What a result says of its data; without a published size every set is complete."""
+def _dataset(truth: GroundTruth, protocol: Protocol) -> dict[str, Any]:
+    """Facts about the data for the summary; without a published size every data set is complete."""
     sizes = len(truth.query_ids), len(truth.tile_ids)
     return {
         "name": truth.name,
@@ -267,18 +270,18 @@ def _dataset(truth: Truth, protocol: Protocol) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """What the numbers were made with."""
+    """Versions of Python and of the packages that affect the metrics."""
     return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
 
 
 def _by_distance(
     given: tuple[Any, Any, np.ndarray],
-    truth: Truth,
+    truth: GroundTruth,
     protocol: Protocol,
     ties: Ties,
     device: torch.device | str | None,
 ) -> dict[str, np.ndarray]:
-    """What each query adds to the metrics of a protocol that search by distance."""
+    """Outcomes of single queries for the distance-based metrics of a protocol."""
     common: dict[str, Any] = {"gallery_positions": truth.gallery_positions, "ks": protocol.ks, "ties": ties}
     outcomes: dict[str, np.ndarray] = {}
     if protocol.near_rule_m is not None:
@@ -300,22 +303,22 @@ def _by_distance(
 def _by_offset(
     outcomes: Mapping[str, np.ndarray], offsets: np.ndarray, edges: Sequence[float]
 ) -> dict[str, dict[str, float | int]]:
-    """Metrics by the distance between query and centre of its tile, where a protocol asks and positions are known."""
+    """Metrics by the distance from query to tile centre, where the protocol has bins and positions are known."""
     if not edges or np.isnan(offsets).all():
         return {}
     return breakdown(outcomes, distance_groups(offsets, edges))
 
 
 def _query_table(
-    truth: Truth,
+    truth: GroundTruth,
     found: Scan,
     errors: np.ndarray,
     offsets: np.ndarray,
     outcomes: Mapping[str, np.ndarray],
     ties: Ties,
 ) -> pa.Table:
-    """One row for each query."""
-    tiles = np.array([*truth.tile_ids, ""], dtype=object)  # row -1: nothing was found
+    """Build the table of queries, one row for each."""
+    tiles = np.array([*truth.tile_ids, ""], dtype=object)  # row -1: no tile
     semi = found.relevant_rows[:, 1:]
     return pa.table(
         {

@@ -1,4 +1,4 @@
-"""Evaluate a model on a data set by a protocol: data, descriptors, ranks, one result.
+"""Evaluates a model on a data set by a protocol.
 
     from gengeo_hf import evaluate
 
@@ -6,9 +6,9 @@
     print(result.percent()["R@1"])
     result.save("results/x.json")
 
-With several processes (`accelerate launch -m gengeo_hf.cli evaluate ...`) each one encodes its share of the images into
-one directory, which all must see. The numbers are the same for any number of processes. A run that was stopped goes on
-where it was, if `descriptors` names a directory.
+With several processes (`accelerate launch -m gengeo_hf.cli evaluate ...`) each process encodes a part of the images
+into one directory that all must be able to read. The metrics are the same for any number of processes. An interrupted
+run resumes if `descriptors` is a directory.
 """
 
 import hashlib
@@ -31,11 +31,11 @@ from gengeo_hf.data.view_checks import check_views
 from gengeo_hf.encoding.adaptation import adaptation_name
 from gengeo_hf.encoding.encoder import Encoder, View
 from gengeo_hf.encoding.engine import DescriptorStore, Transform, encode_images, encode_to_store, images_fingerprint
-from gengeo_hf.evaluation.adapt import adapt_to
-from gengeo_hf.evaluation.ground_truth import Truth
+from gengeo_hf.evaluation.adapt import adapt_encoder
+from gengeo_hf.evaluation.ground_truth import GroundTruth
 from gengeo_hf.evaluation.protocols import Protocol, default_protocol, find_protocol, view_headings
 from gengeo_hf.evaluation.ranks import Ties
-from gengeo_hf.evaluation.results import Result, judge
+from gengeo_hf.evaluation.results import Result, compute_result
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,34 +61,35 @@ def evaluate(
     flip: bool = False,
     show_progress_bar: bool = False,
 ) -> Result:
-    """Evaluate a model: encode both views, rank all tiles for each query, count.
+    """Evaluate a model: encode both views, rank all tiles for each query, compute metrics.
 
     Args:
         model: Checkpoint directory, Hub id, or an `Encoder`.
-        data: `"NAME[:SPLIT] [ROOT] [key=value ...]"`, a loaded data set, or None for the protocol's own data set where
-            it needs no files. Default split: the protocol's, "test" without a protocol.
-        protocol: Name of a protocol or a `Protocol`. None takes the published protocol of this data set and split where
-            there is one, otherwise plain recall over the whole gallery.
-        name: What tables call the model; default: the name of its directory, or of its run.
+        data: `"NAME[:SPLIT] [ROOT] [key=value ...]"`, a loaded data set, or None for the protocol's data set if it
+            needs no files. The default split is that of the protocol, "test" without a protocol.
+        protocol: Name of a protocol or a `Protocol`. None takes the published protocol of this data set and split if
+            there is one, otherwise recall over the whole gallery.
+        name: Name of the model in tables; None takes the name of its directory, or of its run.
         ground_size, aerial_size: Size in pixels as "HxW", for example "154x770"; None takes the model's own.
-        ties: Which tile wins when two score the same, see `Ties`.
+        ties: Rule for tiles of equal score, see `rank_of_positives`.
         seed: Seed of random headings.
-        batch_size: Images in one forward pass; an `Encoder` has its own.
-        device: Where the model runs; None takes a GPU if there is one. An `Encoder` has its own.
-        descriptors: Directory in which descriptors are kept for another evaluation; None keeps none. Several processes
-            need it.
-        encode: Encodes the images of one view instead of the engine, float32 (images, dim); for a model in training.
-        centering: Subtract means of this data set's descriptors, an extension that no published protocol has and that
-            the result names: "gallery" or "queries", see `gengeo_hf.evaluation.adapt`.
-        flip: Compare mirror images too, likewise.
+        batch_size: Images in one forward pass; ignored for an `Encoder`.
+        device: Device on which the model runs; None takes a GPU if there is one. Ignored for an `Encoder`.
+        descriptors: Directory in which descriptors are stored for later evaluations; None stores none. Required with
+            several processes.
+        encode: Function that encodes the images of one view, float32 (images, dim), instead of the encoder; for a model
+            in training.
+        centering: Subtract means of this data set's descriptors: "gallery" or "queries", see
+            `gengeo_hf.evaluation.adapt`. No published protocol does this; the result states it.
+        flip: Also compare mirror images. No published protocol does this; the result states it.
         show_progress_bar: Show images per second on stderr.
 
     Returns:
         The result, the same on every process.
 
     Raises:
-        GenGeoError: Model, data or protocol cannot be used, do not belong together, or the model was trained on these
-            very pairs.
+        GenGeoError: Model, data or protocol cannot be used or do not fit together, or the model was trained on some of
+            these pairs.
 
     Example:
         >>> evaluate("demo/gengeo-world-urban", "world-urban num_pairs=100").percent()["R@1"]
@@ -96,33 +97,33 @@ def evaluate(
     options: dict[str, Any] = {"name": name, "ground_size": ground_size, "aerial_size": aerial_size, "encode": encode}
     options |= {"seed": seed, "batch_size": batch_size, "device": device, "descriptors": descriptors}
     options |= {"centering": centering, "flip": flip, "show_progress_bar": show_progress_bar}
-    return encode_data(model, data, protocol, **options).judge(ties)
+    return encode_data(model, data, protocol, **options).compute_result(ties)
 
 
 @dataclass(frozen=True)
 class EncodedData:
-    """Descriptors of both views of a data set, with all that is needed to judge them.
+    """Descriptors of both views of a data set, with everything that `compute_result` needs.
 
     Args:
-        ground, aerial: float32 (queries, dim) and (tiles, dim), unit length.
-        truth: What is right.
-        rules: Of the protocol.
-        model, settings: What a result says of them.
-        device: Where blocks are multiplied.
+        ground, aerial: float32 (queries, dim) and (tiles, dim) descriptors of unit length.
+        truth: Ground truth of the data set.
+        rules: Protocol of the evaluation.
+        model, settings: Facts for the summary of the result.
+        device: Device on which blocks are multiplied.
     """
 
     ground: np.ndarray
     aerial: np.ndarray
-    truth: Truth
+    truth: GroundTruth
     rules: Protocol
     model: dict[str, Any]
     settings: dict[str, Any]
     device: torch.device | None = None
 
-    def judge(self, ties: Ties = "pessimistic") -> Result:
-        """Rank all tiles for each query and count."""
+    def compute_result(self, ties: Ties = "pessimistic") -> Result:
+        """Rank all tiles for each query and compute metrics."""
         given = (self.ground, self.aerial, self.truth, self.rules)
-        return judge(*given, model=self.model, settings=self.settings, ties=ties, device=self.device)
+        return compute_result(*given, model=self.model, settings=self.settings, ties=ties, device=self.device)
 
 
 def encode_data(
@@ -142,7 +143,7 @@ def encode_data(
     flip: bool = False,
     show_progress_bar: bool = False,
 ) -> EncodedData:
-    """The first half of `evaluate`: encode both views; arguments and errors as there."""
+    """Encode both views of a data set; arguments and errors as in `evaluate`."""
     notation = parse_data(data) if isinstance(data, str) else data
     rules = choose_protocol(protocol, notation)
     state = process_state()
@@ -153,25 +154,25 @@ def encode_data(
     )
     notation = DataNotation(rules.dataset) if notation is None else notation
     loaded = notation if isinstance(notation, CrossViewDataset) else _load(notation, rules, state)
-    truth = Truth.from_dataset(loaded)
+    truth = GroundTruth.from_dataset(loaded)
     overlap = training_overlap(encoder.training_record, truth, rules)
     check_limited_view(rules, loaded.queries["fov"][:])
     check_views(loaded, encoder.processor)
-    if rules.limited and (changed := (encoder.processor.view_transforms or {}).get("ground")):
+    if rules.has_limited_view and (changed := (encoder.processor.view_transforms or {}).get("ground")):
         raise GenGeoError(
             f"protocol {rules.name} crops panoramas to {rules.fov} degrees, and this model's view {changed} needs the "
-            "whole one"
+            "whole panorama"
         )
     if encode is not None and (centering or flip):
-        raise GenGeoError("centering and flip need the encoder's own images: leave encode out")
+        raise GenGeoError("centering and flip cannot be combined with encode")
     label = name or model_name(model, encoder)
     with _at_size(encoder, ground_size, aerial_size):
-        encoder = adapt_to(encoder, loaded, centering, flip)
+        encoder = adapt_encoder(encoder, loaded, centering, flip)
         ground, aerial, images = _descriptors(
             encoder, loaded, truth, rules, seed, descriptors, encode, state, show_progress_bar
         )
-        done = adaptation_name(encoder)
-        about = about_model(encoder, f"{label} ({done})" if done else label)
+        adaptation = adaptation_name(encoder)
+        about = model_summary(encoder, f"{label} ({adaptation})" if adaptation else label)
         sizes = {view: dict(size) for view, size in encoder.processor.view_sizes.items()}
     settings = (
         {
@@ -182,20 +183,20 @@ def encode_data(
             "images": images,
         }
         | ({"training_pairs": overlap} if overlap else {})
-        | ({"adaptation": done} if done else {})
+        | ({"adaptation": adaptation} if adaptation else {})
     )
     return EncodedData(ground, aerial, truth, rules, about, settings, encoder.device)
 
 
 def choose_protocol(protocol: str | Protocol | None, data: "DataNotation | CrossViewDataset | None") -> Protocol:
-    """The protocol of an evaluation, checked against its data.
+    """Find the protocol of an evaluation and check it against the data.
 
     Args:
-        protocol: See `evaluate`.
-        data: See `evaluate`, parsed.
+        protocol: Name of a protocol or a `Protocol`; None takes that of the data.
+        data: Parsed notation or loaded data set; None takes that of the protocol.
 
     Raises:
-        GenGeoError: Neither is given, the protocol is unknown, or it is one of other data.
+        GenGeoError: Neither is given, the protocol is unknown, or it belongs to another data set or split.
     """
     if protocol is None:
         if data is None:
@@ -208,21 +209,21 @@ def choose_protocol(protocol: str | Protocol | None, data: "DataNotation | Cross
     if isinstance(data, DataNotation):
         if data.name != rules.dataset:
             found = f'; for files of it write "{rules.dataset} {data.name}"' if Path(data.name).exists() else ""
-            raise GenGeoError(f"protocol {rules.name} is of the data set {rules.dataset}, found {data.name!r}{found}")
+            raise GenGeoError(f"protocol {rules.name} is for the data set {rules.dataset}, found {data.name!r}{found}")
         if data.split not in (None, rules.split):
             raise GenGeoError(
-                f"protocol {rules.name} is of the split {rules.split}, found {data.split!r}: leave one of them out"
+                f"protocol {rules.name} is for the split {rules.split}, found {data.split!r}: leave out one of them"
             )
     return rules
 
 
 def process_state() -> PartialState:
-    """This process among those of a launcher. `ACCELERATE_USE_CPU` counts, which `PartialState` alone does not read."""
+    """Return the state of this process. Reads `ACCELERATE_USE_CPU`, which `PartialState` alone ignores."""
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
 def _load(notation: DataNotation, rules: Protocol, state: PartialState) -> CrossViewDataset:
-    """The data set; the first process builds a synthetic world, the others find it."""
+    """Load the data set; the main process first, because it may build a synthetic world."""
     with state.main_process_first():
         return notation.load(rules.split)
 
@@ -230,7 +231,7 @@ def _load(notation: DataNotation, rules: Protocol, state: PartialState) -> Cross
 def _descriptors(
     encoder: Encoder,
     data: CrossViewDataset,
-    truth: Truth,
+    truth: GroundTruth,
     rules: Protocol,
     seed: int,
     root: str | Path | None,
@@ -238,59 +239,60 @@ def _descriptors(
     state: PartialState,
     show_progress_bar: bool,
 ) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
-    """Descriptors of both views, float32 (rows, dim), and the fingerprints of their images."""
+    """Encode or load descriptors of both views, float32 (rows, dim), with the fingerprints of their images."""
     photos, tiles = GroundImages(data), AerialImages(data)
     if encode is not None:
         return encode(photos, "ground"), encode(tiles, "aerial"), {}
     headings = view_headings(rules, len(truth.query_ids), seed)
-    transform = limited_view(rules.fov, headings, encoder.patch) if rules.limited else None
+    transform = limited_view(rules.fov, headings, encoder.patch) if rules.has_limited_view else None
     bar = show_progress_bar and state.is_main_process
     if root is None:
         if state.num_processes > 1:
-            raise GenGeoError("several processes need a directory for descriptors that all of them see")
+            raise GenGeoError("several processes need a directory for descriptors that all of them can read")
         images = {
             "ground": images_fingerprint(photos, truth.query_ids),
             "aerial": images_fingerprint(tiles, truth.tile_ids),
         }
         ground = encode_images(encoder, photos, "ground", transform=transform, show_progress_bar=bar)
         return ground, encode_images(encoder, tiles, "aerial", show_progress_bar=bar), images
-    share: dict[str, Any] = {
+    common: dict[str, Any] = {
         "process": state.process_index,
         "processes": state.num_processes,
         "show_progress_bar": bar,
     }
-    looked = None if headings is None else hashlib.sha256(headings.tobytes()).hexdigest()
-    key = [rules.fov, looked] if rules.limited else None
+    headings_digest = None if headings is None else hashlib.sha256(headings.tobytes()).hexdigest()
+    key = [rules.fov, headings_digest] if rules.has_limited_view else None
     stores: list[DescriptorStore] = [
         encode_to_store(
-            encoder, photos, "ground", truth.query_ids, root, transform=transform, transform_key=key, **share
+            encoder, photos, "ground", truth.query_ids, root, transform=transform, transform_key=key, **common
         ),
-        encode_to_store(encoder, tiles, "aerial", truth.tile_ids, root, **share),
+        encode_to_store(encoder, tiles, "aerial", truth.tile_ids, root, **common),
     ]
     state.wait_for_everyone()
     return stores[0].load(), stores[1].load(), {"ground": str(stores[0].images), "aerial": str(stores[1].images)}
 
 
 def limited_view(fov: int, headings: np.ndarray | None, patch: int) -> Transform:
-    """Crop panoramas, resized to the model's ground size, to a field of view: as in training.
+    """Return a transform that crops panoramas to a field of view after resizing, as in training.
 
     Args:
-        fov: Horizontal degrees; the crop keeps the scale, so it is fov / 360 of the width, in whole patches.
-        headings: (queries,) degrees clockwise from north at each crop's centre; None is north.
-        patch: Width in pixels of one token.
+        fov: Horizontal field of view in degrees. The crop keeps the scale: its width is fov / 360 of the panorama, in
+            whole patches.
+        headings: (queries,) heading of the centre of each crop, degrees clockwise from north; None is north.
+        patch: Width of a patch in pixels.
     """
     from gengeo_hf.data.views import limited_fov
 
     def crop(pixels: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
-        looked = np.zeros(len(rows)) if headings is None else headings[np.asarray(rows)]
-        return limited_fov(pixels, fov, torch.from_numpy(looked.astype(np.float64)), patch)
+        degrees = np.zeros(len(rows)) if headings is None else headings[np.asarray(rows)]
+        return limited_fov(pixels, fov, torch.from_numpy(degrees.astype(np.float64)), patch)
 
     return crop
 
 
 @contextmanager
 def _at_size(encoder: Encoder, ground: str | None, aerial: str | None) -> "Iterator[None]":
-    """Encode at other image sizes, and at the encoder's own again afterwards."""
+    """Set other image sizes on the encoder and restore its own afterwards."""
     before = encoder.processor.view_sizes
     encoder.processor.view_sizes = view_sizes(encoder, ground, aerial)
     try:
@@ -300,10 +302,10 @@ def _at_size(encoder: Encoder, ground: str | None, aerial: str | None) -> "Itera
 
 
 def view_sizes(encoder: Encoder, ground: str | None, aerial: str | None) -> dict[str, dict[str, int]]:
-    """The sizes to evaluate at: the model's own, or those asked for as "HxW".
+    """Image sizes of the evaluation: those given as "HxW", else the model's own.
 
     Raises:
-        GenGeoError: A size is not HxW in multiples of the patch.
+        GenGeoError: A size is not of the form HxW in multiples of the patch.
     """
     sizes = {view: dict(encoder.processor.view_sizes[view]) for view in ("ground", "aerial")}
     for view, text in (("ground", ground), ("aerial", aerial)):
@@ -317,24 +319,24 @@ def view_sizes(encoder: Encoder, ground: str | None, aerial: str | None) -> dict
 
 
 def check_limited_view(protocol: Protocol, fields: Sequence[float | None]) -> None:
-    """Refuse to crop what is not a panorama, or is not known to be one."""
-    if protocol.limited and any(field is None or field < 360 for field in fields):
+    """Raise an error if the protocol crops photos that are not known to be panoramas."""
+    if protocol.has_limited_view and any(field is None or field < 360 for field in fields):
         raise GenGeoError(
             f"{protocol.name} crops panoramas, but {protocol.dataset} holds photos whose field of view is smaller or "
-            "unknown; a table says fov=360 of its panoramas"
+            "unknown; for a table of panoramas give the option fov=360"
         )
 
 
-def training_overlap(record: Any, truth: Truth, protocol: Protocol) -> int:
-    """How many of the queries are pairs that the model was trained on, as far as its training record tells.
+def training_overlap(record: Any, truth: GroundTruth, protocol: Protocol) -> int:
+    """Count the queries that are training pairs of the model.
 
     Args:
-        record: Training record of the model; older ones do not list the pairs.
-        truth: Queries.
-        protocol: Its split "train" or "all" asks for training pairs on purpose.
+        record: Training record of the model; older records do not hold the pairs, which counts as 0.
+        truth: Ground truth with the queries.
+        protocol: Protocol; with the split "train" or "all", training pairs are allowed.
 
     Raises:
-        GenGeoError: There are such pairs in a part that should have none.
+        GenGeoError: There are training pairs in another split.
     """
     overlap = truth.count_known_pairs(record.get("training_pairs"))
     if overlap and protocol.split not in ("train", "all"):
@@ -342,14 +344,14 @@ def training_overlap(record: Any, truth: Truth, protocol: Protocol) -> int:
         given = " ".join(f"{key}={value}" for key, value in options.items()) or "none"
         raise GenGeoError(
             f"{overlap:,} of {len(truth.query_ids):,} queries of {truth.name} are pairs that the model was trained on: "
-            f"the result would be wrong. Options of the training data were: {given}; give the same, or evaluate on the "
-            "split train or all on purpose"
+            f"the result would be wrong. Options of the training data were: {given}; give the same, or evaluate on "
+            "the split train or all"
         )
     return overlap
 
 
-def about_model(encoder: Encoder, name: str) -> dict[str, Any]:
-    """What a result says about the model."""
+def model_summary(encoder: Encoder, name: str) -> dict[str, Any]:
+    """Facts about the model for the summary of a result."""
     record = encoder.training_record
     named = (record.get("settings") or {}).get("data", {}).get("name")
     return {
@@ -362,7 +364,7 @@ def about_model(encoder: Encoder, name: str) -> dict[str, Any]:
 
 
 def model_name(model: "str | Path | Encoder", encoder: Encoder) -> str:
-    """Name of a checkpoint: that of its directory, or of the run which wrote `<run>/model`."""
+    """Name of a checkpoint: name of its directory, or of `<run>` for `<run>/model`."""
     if isinstance(model, Encoder):
         output = (encoder.training_record.get("settings") or {}).get("output")
         return Path(output).name if output else "model"
@@ -370,8 +372,8 @@ def model_name(model: "str | Path | Encoder", encoder: Encoder) -> str:
     return path.parent.name if path.name == "model" and path.parent.name else path.name
 
 
-def summary_text(result: Result) -> str:
-    """What a terminal shows of a result: every metric with its interval, and what a reader must know."""
+def format_summary(result: Result) -> str:
+    """Format a result for a terminal: every metric with its interval, and notes."""
     summary = result.summary
     data, model, metrics = (summary[key] for key in ("dataset", "model", "metrics"))
     lines = [

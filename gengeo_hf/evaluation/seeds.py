@@ -1,8 +1,8 @@
-"""Differences between kinds of training that were each run with several seeds.
+"""Differences between configurations of training, each run with several seeds.
 
-A run's result varies with its seed, so a difference counts only beside an interval. Few seeds tell little about the
-spread of one row; the spread is therefore pooled over the rows of a table, after the effects of row and seed are taken
-out (all rows share a seed's batches and flips).
+Results vary with the seed, so a difference needs an interval. A few seeds are not enough to estimate the standard
+deviation of one row of a table; it is therefore pooled over the rows, after the effects of row and seed are removed
+(runs with the same seed have the same batches and flips).
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,20 +14,20 @@ from scipy import stats
 from gengeo_hf.common.errors import GenGeoError
 
 LEVEL = 0.95
-COLLAPSED = 0.25  # rows below this share of the base do not enter the pooled spread: near 0 runs hardly differ
-# A row whose spread has a p-value below the first level has an interval of its own; below the second it also leaves the
-# pooled spread. At 0.01 for both, intervals of a row with twice the others' spread cover 86 %. Two seeds say too little
-# about a row's own spread: there the second level counts for both.
+COLLAPSED = 0.25  # rows with a mean below this share of the base are not pooled: near 0, runs hardly differ
+# A row whose spread has a p-value below OWN_SPREAD_P gets an interval from its own spread; below LEFT_OUT_P the row is
+# also left out of the pooled spread. With 0.01 for both, intervals of a row with twice the others' spread cover 86 %.
+# Rows with two seeds use LEFT_OUT_P for both, because two seeds estimate a row's own spread too poorly.
 OWN_SPREAD_P, LEFT_OUT_P = 0.3, 0.01
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean difference of a row to the base.
+    """Mean difference between a row and the base.
 
     Attributes:
-        mean: Mean over the seeds that both have, in the unit of the values.
-        margin: Half the width of the interval at level 0.95; infinite where nothing tells the spread.
+        mean: Mean of `row - base` over the common seeds, in the unit of the values.
+        margin: Half the width of the interval; infinite where the spread is unknown.
         seeds: Number of common seeds.
         own_spread: Whether the interval uses the row's own spread instead of the pooled one.
     """
@@ -38,14 +38,14 @@ class Difference:
     own_spread: bool = False
 
     @property
-    def decided(self) -> bool:
+    def is_clear(self) -> bool:
         """Whether the interval excludes zero."""
         return abs(self.mean) > self.margin
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Residual standard deviation of runs and its degrees of freedom."""
+    """Residual standard deviation of runs, and its degrees of freedom."""
 
     value: float
     freedom: int
@@ -55,18 +55,18 @@ def pooled_spread(runs: Sequence[Mapping[int, float]]) -> Spread:
     """Standard deviation of the runs of a table after row and seed effects are removed by least squares.
 
     Args:
-        runs: For each row the value of each seed; rows may lack seeds.
+        runs: For each row, value by seed; rows may lack seeds.
 
     Returns:
-        The spread; NaN with 0 degrees of freedom where nothing is left.
+        The spread; NaN with 0 degrees of freedom where there are too few runs.
     """
     seeds = sorted({seed for row in runs for seed in row})
     cells = [(row, seeds.index(seed), value) for row, values in enumerate(runs) for seed, value in values.items()]
     if not cells:
         return Spread(np.nan, 0)
     design = np.zeros((len(cells), len(runs) + len(seeds)))
-    for line, (row, seed, _) in enumerate(cells):
-        design[line, row] = design[line, len(runs) + seed] = 1
+    for cell, (row, seed, _) in enumerate(cells):
+        design[cell, row] = design[cell, len(runs) + seed] = 1
     target = np.array([value for _, _, value in cells])
     solution, _, rank, _ = np.linalg.lstsq(design, target, rcond=None)
     freedom = len(cells) - int(rank)
@@ -77,21 +77,21 @@ def pooled_spread(runs: Sequence[Mapping[int, float]]) -> Spread:
 
 
 def paired_differences(runs: Sequence[Mapping[int, float]], level: float = LEVEL) -> list[Difference | None]:
-    """Difference of each row to the first one, paired by seed.
+    """Difference between each row and the first one (the base), paired by seed.
 
     The variance of a mean difference over n seeds is 2 s^2 / n with the pooled s, and Student's t has the pooled
-    degrees of freedom. A row whose paired differences spread more than that gets an interval by its own spread, and so
-    does a collapsed row.
+    degrees of freedom. A row whose paired differences spread more gets an interval from its own spread, and so does a
+    row whose mean is below `COLLAPSED` of the base.
 
     Args:
-        runs: For each row the value of each seed.
-        level: Of the intervals.
+        runs: For each row, value by seed; the first row is the base.
+        level: Coverage of the intervals, between 0 and 1.
 
     Returns:
-        None for the first row and for rows without a common seed.
+        A difference for each row; None for the first row and for rows without a common seed.
 
     Raises:
-        GenGeoError: There are no rows.
+        GenGeoError: `runs` is empty.
     """
     if not runs:
         raise GenGeoError("there are no rows to compare")
@@ -113,7 +113,7 @@ def _gaps(base: Mapping[int, float], row: Mapping[int, float]) -> np.ndarray:
 
 
 def _spread_p_value(base: Mapping[int, float], row: Mapping[int, float], kept: Sequence[Mapping[int, float]]) -> float:
-    """p-value of the F test that a row's differences spread no more than the other rows' runs; 1 where unknown."""
+    """p-value of the F test that a row's differences spread no more than the other rows; 1 where unknown."""
     gaps, others = _gaps(base, row), pooled_spread([other for other in kept if other is not row])
     if len(gaps) < 2 or others.freedom < 1 or not others.value > 0:
         return 1.0
@@ -124,7 +124,7 @@ def _spread_p_value(base: Mapping[int, float], row: Mapping[int, float], kept: S
 def _difference(
     base: Mapping[int, float], row: Mapping[int, float], spread: Spread | None, level: float
 ) -> Difference | None:
-    """The difference of one row; `spread` is None where the row's own is to be taken."""
+    """Difference of one row; None for `spread` uses the row's own."""
     gaps = _gaps(base, row)
     if not len(gaps):
         return None
@@ -139,11 +139,11 @@ def _difference(
 
 
 def warn_comparisons(count: int, level: float = LEVEL) -> str:
-    """A sentence on how many of `count` comparisons decide by chance; empty for one comparison."""
+    """Sentence on the expected number of false positives among `count` comparisons; empty for one comparison."""
     if count < 2:
         return ""
     some = 1 - level**count
     return (
         f"{count} comparisons, each at {level:.0%} and not corrected for their number: were all differences zero, "
-        f"{count * (1 - level):.1f} would be called on average, and at least one with a chance of up to {some:.0%}."
+        f"{count * (1 - level):.1f} would be called on average, and at least one with a probability up to {some:.0%}."
     )

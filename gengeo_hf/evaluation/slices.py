@@ -1,6 +1,6 @@
-"""A result in slices: by city, season, brightness of the photo, its age against the aerial imagery, or any column.
+"""Breaks a result down by city, season, brightness or age of the photos, or by any column of the evaluated table.
 
-The photos' facts come from the table that was evaluated; the hits come from the result's table of queries.
+Facts about photos come from the evaluated table; hits come from the table of queries of the result.
 """
 
 import re
@@ -18,9 +18,14 @@ from gengeo_hf.data.sources import read_sources
 from gengeo_hf.evaluation.intervals import Groups, Interval, mean_interval
 from gengeo_hf.evaluation.results import Result
 
-SEASONS = ("winter", "spring", "summer", "autumn")  # meteorological, from December in the north
+SEASONS = (
+    "winter",
+    "spring",
+    "summer",
+    "autumn",
+)  # meteorological; winter starts in December in the northern hemisphere
 AGE_EDGES = (1, 2, 5, 10)  # years
-GREYS = (50, 100)  # mean grey levels below which a photo is dark, or dim
+GREYS = (50, 100)  # edges of the bins of mean grey level, of 255
 DATE = "capturedat"
 UNKNOWN = "unknown"
 
@@ -30,11 +35,11 @@ class Slice:
     """One group of queries.
 
     Args:
-        by: What they are grouped by.
-        name: Of the group.
-        queries: How many.
-        value: Mean of the metric.
-        interval: Its 95 % interval.
+        by: Fact or column by which queries are grouped.
+        name: Name of the group.
+        queries: Number of queries in the group.
+        value: Mean of the metric, 0 to 1.
+        interval: 95 % interval of the mean.
     """
 
     by: str
@@ -44,17 +49,20 @@ class Slice:
     interval: Interval
 
 
-def slices_of(result: Result, root: str | Path, by: Sequence[str], metric: str = "recall@1") -> list[Slice]:
+def slice_result(result: Result, root: str | Path, by: Sequence[str], metric: str = "recall@1") -> list[Slice]:
     """Group the queries of a result by facts about their photos.
 
     Args:
-        result: With its table of queries.
-        root: The table that was evaluated, see `read_table`.
+        result: Result with its table of queries.
+        root: The evaluated table, see `read_table`.
         by: "city", "season", "brightness", "age" (years from the photo to the flight), or the name of a column.
-        metric: One of the result's.
+        metric: Name of a metric of the result.
+
+    Returns:
+        The groups of each fact, in the order of `by`.
 
     Raises:
-        GenGeoError: The table lacks what is needed, holds none of the queries, or the metric is unknown.
+        GenGeoError: The table lacks a needed column, holds none of the queries, or the metric is unknown.
     """
     if metric not in result.outcomes:
         raise GenGeoError(f"the result has no metric {metric!r}; it has {', '.join(result.outcomes)}")
@@ -71,8 +79,8 @@ def slices_of(result: Result, root: str | Path, by: Sequence[str], metric: str =
     return found
 
 
-def slices_text(slices: Sequence[Slice], metric: str) -> str:
-    """Lines for a terminal."""
+def format_slices(slices: Sequence[Slice], metric: str) -> str:
+    """Format the groups for a terminal."""
     width = max(len(one.name) for one in slices)
     lines, last = [], ""
     for one in slices:
@@ -85,13 +93,13 @@ def slices_text(slices: Sequence[Slice], metric: str) -> str:
 
 
 def _order(name: str) -> tuple[bool, float, str]:
-    """Numbers by size, names by letters, what is unknown last."""
+    """Sort key: numbers by value, names alphabetically, unknown last."""
     number = re.match(r"[<>]?=?\s*(\d+)", name)
     return name == UNKNOWN, float(number[1]) if number else -1.0, name
 
 
 class _Facts:
-    """Facts about the photos of a result's queries, from their table."""
+    """Facts about the photos of a result, read from the evaluated table."""
 
     def __init__(self, result: Result, root: str | Path) -> None:
         self._result, self._root = result, root
@@ -107,16 +115,16 @@ class _Facts:
         self._rows = rows
 
     def groups(self, by: str) -> list[str]:
-        """Name of each query's group."""
+        """Name of each query's group by a fact or a column."""
         known: dict[str, Callable[[], list[str]]] = {
             "city": lambda: [area or UNKNOWN for area in self._result.queries["area"].to_pylist()],
             "season": self._seasons,
             "brightness": self._brightness,
             "age": self._ages,
         }
-        return known[by]() if by in known else self._of(by)
+        return known[by]() if by in known else self._column(by)
 
-    def _of(self, column: str) -> list[str]:
+    def _column(self, column: str) -> list[str]:
         texts = self._table.text(column)
         return [(texts[row] if row >= 0 else None) or UNKNOWN for row in self._rows]
 
@@ -124,10 +132,8 @@ class _Facts:
         """Year and month of each photo."""
         column = self._table.find([DATE, "date", "taken", "time"])
         if column is None:
-            raise GenGeoError(
-                f"{self._table.file} has no column captured_at (YYYY-MM-DD): it is not known when photos were taken"
-            )
-        matches = (re.match(r"(\d{4})-(\d{2})", text) for text in self._of(column))
+            raise GenGeoError(f"{self._table.file} has no column captured_at (YYYY-MM-DD) with the dates of the photos")
+        matches = (re.match(r"(\d{4})-(\d{2})", text) for text in self._column(column))
         return [(int(m[1]), int(m[2])) if m and 1 <= int(m[2]) <= 12 else None for m in matches]
 
     def _seasons(self) -> list[str]:
@@ -149,7 +155,7 @@ class _Facts:
     def _brightness(self) -> list[str]:
         column = self._table.find(NAMES["ground"])
         if column is None or self._table.is_image(column) or self._table.folder is None:
-            raise GenGeoError(f"{self._table.file} has no files of photos: their brightness cannot be measured")
+            raise GenGeoError(f"{self._table.file} has no column with photo files: their brightness cannot be measured")
         paths = self._table.text(column)
         return [self._grey(paths[row] if row >= 0 else None) for row in self._rows]
 
@@ -166,5 +172,5 @@ class _Facts:
 
 
 def _age(years: float) -> str:
-    """Bin of a difference in years."""
+    """Name the bin of a difference in years."""
     return next((f"< {edge} years" for edge in AGE_EDGES if years < edge), f">= {AGE_EDGES[-1]} years")

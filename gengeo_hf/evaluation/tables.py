@@ -1,6 +1,7 @@
-"""Tables of results as Markdown, LaTeX or CSV: the paper's with our rows below, or any results side by side.
+"""Tables of results as Markdown, LaTeX or CSV: tables of the paper with our rows, or any results side by side.
 
-Every cell says by which rules it was counted, or it is left out. `assets/published.yaml` holds the published numbers.
+A cell is filled only if its rules are known; notes state every difference from the published setting.
+`assets/published.yaml` holds the published numbers.
 """
 
 import csv
@@ -40,10 +41,10 @@ class Table:
     """A table ready to print.
 
     Args:
-        title: one line.
-        groups: for each protocol column group, its name and its metrics.
-        rows: label and one value in percent (None: not given) for each metric of each group, in order.
-        notes: what a reader must know, one sentence each.
+        title: Title in one line.
+        groups: Name and metrics of each group of columns; a group is a protocol.
+        rows: Label of each row, and for each metric of each group a value in percent, None if not given.
+        notes: Caveats below the table, one sentence each.
     """
 
     title: str
@@ -53,22 +54,22 @@ class Table:
 
 
 def table_numbers() -> list[int]:
-    """Tables that can be printed."""
+    """Numbers of the paper's tables that `build_table` knows."""
     return sorted(_published()["tables"])
 
 
 def build_table(number: int, results: Sequence[str | Path] = ()) -> Table:
-    """One of the paper's tables with our results below the published rows.
+    """Build one of the paper's tables, with our results below the published rows.
 
-    A result goes into a column only if its protocol is that column's. It is counted by the column's tie rule, and
-    whatever else differs from the published setting (a part of the data, another training set) is a numbered note.
+    A result fills a column only if it has the protocol of that column. The column's tie rule applies; any other
+    difference from the published setting (incomplete data, another training set) becomes a numbered note.
 
     Args:
-        number: of the table in the paper, 2 to 9.
+        number: Number of the table in the paper, 2 to 9.
         results: JSON files of `gengeo evaluate`.
 
     Raises:
-        GenGeoError: there is no such table, or two results of one model claim the same cell.
+        GenGeoError: There is no such table, or two results of one model are for the same cell.
     """
     tables = _published()["tables"]
     if number not in tables:
@@ -83,13 +84,13 @@ def build_table(number: int, results: Sequence[str | Path] = ()) -> Table:
 
 
 def build_results_table(results: Sequence[str | Path]) -> Table:
-    """Any results side by side: a row for each model, a group of columns for each data set and protocol.
+    """Build a table of any results: a row for each model, a group of columns for each data set and protocol.
 
     Args:
         results: JSON files of `gengeo evaluate`.
 
     Raises:
-        GenGeoError: There are no results, or two of one model claim the same cell.
+        GenGeoError: There are no results, or two results of one model are for the same cell.
     """
     if not results:
         raise GenGeoError("a table of results needs result files; make one with gengeo evaluate --out")
@@ -124,15 +125,19 @@ def build_results_table(results: Sequence[str | Path]) -> Table:
 
 
 def _own_percent(summary: Mapping[str, Any] | None, metric: str) -> float | None:
-    """Our number by our own tie rule; None where there is none."""
+    """Value by the tie rule of the result, in percent; None if the result lacks the metric."""
     return None if summary is None or metric not in summary["metrics"] else 100 * summary["metrics"][metric]
 
 
 def render(table: Table, style: Format = "md") -> str:
-    """The table as text.
+    """Render a table as text.
+
+    Args:
+        table: Table of `build_table` or `build_results_table`.
+        style: "md", "latex" or "csv".
 
     Raises:
-        GenGeoError: an unknown format.
+        GenGeoError: `style` has another value.
     """
     writers = {"md": _markdown, "latex": _latex, "csv": _csv}
     if style not in writers:
@@ -142,13 +147,13 @@ def render(table: Table, style: Format = "md") -> str:
 
 @functools.cache
 def _published() -> dict[str, Any]:
-    """The file, read once."""
+    """Read the file of published numbers once."""
     contents: Any = OmegaConf.to_container(OmegaConf.load(_FILE))
     return dict(contents)
 
 
 def _published_values(row: Mapping[str, Any], groups: Sequence[tuple[str, list[str]]]) -> list[float | None]:
-    """The cells of a published row in the order of the groups."""
+    """Cells of a published row, in the order of the groups."""
     return [value for name, metrics in groups for value in (row[name] or [None] * len(metrics))]
 
 
@@ -157,18 +162,20 @@ def _our_rows(
     groups: Sequence[tuple[str, list[str]]],
     accepts: Mapping[str, Sequence[str]],
 ) -> tuple[list[tuple[str, list[float | None]]], list[str]]:
-    """Our rows, one for each model, and the notes on them."""
+    """Build our rows, one for each model, and the notes on them."""
     cells: dict[str, dict[str, dict[str, Any]]] = {}
     sources: dict[tuple[str, str], str] = {}
     notes: list[str] = []
-    marks: dict[str, set[int]] = {}  # numbers of the notes on a row, from 1
+    note_numbers: dict[str, set[int]] = {}  # numbers of the notes on each row, from 1
     for path, summary in summaries.items():
-        # The name makes the row, as in the paper: a column may hold another checkpoint than the next, trained on its
-        # own dataset or given another input size.
+        # Rows are made by model name, as in the paper: each column may hold another checkpoint, trained on another data
+        # set or with another input size.
         protocol, name = summary["protocol"]["name"], summary["model"]["name"]
         group = next((column for column, _ in groups if protocol in accepts.get(column, [column])), None)
         if group is None:
-            notes.append(f"Left out: {Path(path).name} was evaluated by the protocol {protocol}, which is not here.")
+            notes.append(
+                f"Left out: {Path(path).name} was evaluated by the protocol {protocol}, which this table does not have."
+            )
             continue
         if (name, group) in sources:
             raise GenGeoError(
@@ -180,16 +187,16 @@ def _our_rows(
         for note in _differences(summary, group):
             if note not in notes:
                 notes.append(note)
-            marks.setdefault(name, set()).add(1 + notes.index(note))
+            note_numbers.setdefault(name, set()).add(1 + notes.index(note))
     rows = []
     for name, found in cells.items():
-        label = f"{name} (ours)" + "".join(f"[{number}]" for number in sorted(marks.get(name, ())))
+        label = f"{name} (ours)" + "".join(f"[{number}]" for number in sorted(note_numbers.get(name, ())))
         rows.append((label, [_percent(found.get(column), metric) for column, metrics in groups for metric in metrics]))
     return rows, [f"[{number}] {note}" for number, note in enumerate(notes, 1)]
 
 
 def _percent(summary: Mapping[str, Any] | None, metric: str) -> float | None:
-    """Our number by the tie rule of the published column; None where there is none."""
+    """Value by the tie rule of the published column, in percent; None if the result lacks the metric."""
     if summary is None:
         return None
     by_rule = summary["metrics_by_ties"][summary["protocol"]["published_ties"]]
@@ -197,12 +204,12 @@ def _percent(summary: Mapping[str, Any] | None, metric: str) -> float | None:
 
 
 def _differences(summary: Mapping[str, Any], group: str) -> list[str]:
-    """How a result differs from what its column means, as notes."""
+    """List the differences between a result and the published setting of its column."""
     protocol, data, model = summary["protocol"], summary["dataset"], summary["model"]
     where = protocol["name"]
     notes = []
     if where != group:
-        notes.append(f"{group}: ours is the protocol {where}; the paper does not say which its own is.")
+        notes.append(f"{group}: ours is the protocol {where}; the paper does not state its own.")
     if not data["complete"]:
         notes.append(
             f"{where}: NOT COMPARABLE, on {data['queries']:,} queries and {data['gallery']:,} tiles instead of "
@@ -218,14 +225,14 @@ def _differences(summary: Mapping[str, Any], group: str) -> list[str]:
     theirs = summary["metrics_by_ties"][protocol["published_ties"]]["recall@1"]
     if ours != theirs:
         notes.append(
-            f"{where}: counted as published, with ties in favour of the query; with ties against it R@1 is "
+            f"{where}: computed as published, with ties in favour of the query; with ties against it R@1 is "
             f"{100 * ours:.2f}."
         )
     return notes
 
 
 def _size_notes(summary: Mapping[str, Any]) -> list[str]:
-    """Input sizes that are not the paper's, or that the paper does not state."""
+    """Note on input sizes that differ from the paper's, or that the paper does not state."""
     protocol, used = summary["protocol"], summary["settings"].get("view_sizes")
     if used is None:
         return []
@@ -238,7 +245,7 @@ def _size_notes(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _cells(values: Sequence[float | None]) -> list[str]:
-    """Two decimals, as published."""
+    """Format values with two decimals, as in the paper."""
     return ["-" if value is None else f"{value:.2f}" for value in values]
 
 

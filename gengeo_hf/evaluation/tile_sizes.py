@@ -1,9 +1,8 @@
-"""Several ground sizes of tiles around the same centres: each alone, and their similarities fused.
+"""Evaluates tiles of several ground sizes around the same centres: each size alone, and fused similarities.
 
-The fused score of a centre is the mean of the similarities of its tiles, as an index of several sizes scores its cells
-(`gengeo index --tile 60m,120m`). The mean of the cosines of n pairs of descriptors is the dot product of the photo's
-descriptor, n times one after the other, and of the tiles' descriptors one after the other, divided by n: the ranks are
-exact, and every protocol applies.
+The fused score of a centre is the mean similarity of its tiles, as in an index of several sizes
+(`gengeo index --tile 60m,120m`). The mean of n cosines equals the dot product of concatenated descriptors divided by n,
+so the fused ranks are exact and every protocol applies.
 """
 
 import re
@@ -21,9 +20,9 @@ from gengeo_hf.evaluation.intervals import Interval, paired_interval
 from gengeo_hf.evaluation.protocols import Protocol
 from gengeo_hf.evaluation.ranks import Ties
 from gengeo_hf.evaluation.results import Result
-from gengeo_hf.evaluation.run import EncodedData, choose_protocol, encode_data, summary_text
+from gengeo_hf.evaluation.run import EncodedData, choose_protocol, encode_data, format_summary
 
-WORLD = "world-"  # data sets whose tiles can be drawn in any ground size
+WORLD = "world-"  # prefix of data sets whose tiles can be rendered in any ground size
 METRIC = "recall@1"
 
 
@@ -32,11 +31,11 @@ class SizesResult:
     """Results of each ground size and of their fusion.
 
     Args:
-        single: By side of a tile in metres.
-        fused: Of the mean similarity.
+        single: Result by side of a tile in metres.
+        fused: Result of the mean similarity.
         best_m: Ground size with the highest recall@1.
         difference: Recall@1 of the fusion minus that of `best_m`, in -1..1.
-        interval: Its 95 % interval over the same queries.
+        interval: 95 % interval of the difference, paired by query.
     """
 
     single: dict[float, Result]
@@ -46,7 +45,7 @@ class SizesResult:
     interval: Interval
 
     def to_dict(self) -> dict[str, Any]:
-        """Shares in percent, as JSON takes them."""
+        """Values for JSON, shares in percent."""
         return {
             "sizes": {f"{size:g}": result.percent() for size, result in self.single.items()},
             "fused": self.fused.percent(),
@@ -58,11 +57,11 @@ class SizesResult:
     def __str__(self) -> str:
         low, high = self.interval
         verdict = "better" if low > 0 else "worse" if high < 0 else "undecided"
-        lines = [f"tiles of {size:g} m: {summary_text(result)}" for size, result in self.single.items()]
+        lines = [f"tiles of {size:g} m: {format_summary(result)}" for size, result in self.single.items()]
         return "\n".join(
             [
                 *lines,
-                f"fused: {summary_text(self.fused)}",
+                f"fused: {format_summary(self.fused)}",
                 f"fused - best single size ({self.best_m:g} m): {100 * self.difference:+.2f} points of {METRIC} "
                 f"({100 * low:+.2f} to {100 * high:+.2f}): {verdict}; "
                 "the best size was chosen on the same photos, which favours it",
@@ -82,42 +81,42 @@ def evaluate_tile_sizes(
     """Evaluate a model on tiles of several ground sizes, and on the mean of their similarities.
 
     Args:
-        model: As `evaluate`.
-        data: A synthetic world: its tiles are drawn in each size, with the same centres.
+        model: As in `evaluate`.
+        data: Notation of a synthetic world, whose tiles are rendered in each size around the same centres.
         sizes: Two or more sides of a tile in metres.
-        protocol, ties, options: As `evaluate`.
+        protocol, ties, options: As in `evaluate`.
 
     Raises:
-        GenGeoError: Fewer than two sizes, data of another kind, or as `evaluate`.
+        GenGeoError: There are fewer than two sizes, or the data are not a synthetic world; also as `evaluate`.
     """
     notation = parse_data(data) if isinstance(data, str) else data
     if len(set(sizes)) < 2:
         raise GenGeoError(f"a fusion needs two or more ground sizes, found {len(set(sizes))}")
     if not notation.name.startswith(WORLD):
         raise GenGeoError(
-            f"{notation.name} has tiles of one ground size: several can be evaluated on the synthetic world "
-            "(world-urban, world-rural, world-offcenter)"
+            f"{notation.name} has tiles of one ground size; several sizes need a synthetic world (world-urban, "
+            "world-rural, world-offcenter)"
         )
     rules = choose_protocol(protocol, notation)
     found: dict[float, EncodedData] = {}
     for size in sorted(set(sizes)):
         of_size = replace(notation, options=notation.options | {"tile_m": size})
         found[size] = encode_data(model, of_size, rules, **options)
-    single = {size: encoded.judge(ties) for size, encoded in found.items()}
-    fused = fuse(list(found.values())).judge(ties)
+    single = {size: encoded.compute_result(ties) for size, encoded in found.items()}
+    fused = fuse(list(found.values())).compute_result(ties)
     best = max(single, key=lambda size: float(single[size].outcomes[METRIC].mean()))
     gains = fused.outcomes[METRIC] - single[best].outcomes[METRIC]
     return SizesResult(single, fused, best, *paired_interval(gains, fused.groups))
 
 
 def fuse(encoded: Sequence[EncodedData]) -> EncodedData:
-    """Descriptors whose dot product is the mean of the similarities.
+    """Concatenate descriptors so that their dot product is the mean of the similarities.
 
     Args:
-        encoded: The same queries and tiles in the same order, with tiles of other ground sizes.
+        encoded: Descriptors of the same queries and tile ids in the same order, one entry for each ground size.
 
     Raises:
-        GenGeoError: They are not of the same queries and tiles.
+        GenGeoError: Queries or tile ids differ.
     """
     first = encoded[0]
     for other in encoded[1:]:

@@ -51,7 +51,7 @@ def model_card(
         name: Title of the card.
         repository: What users load: a Hub id, `organisation/name`, or a directory.
         record: Training record; empty if there is none.
-        results: Evaluation summaries, see `gengeo_hf.evaluation.results.judge`.
+        results: Evaluation summaries, see `gengeo_hf.evaluation.results.compute_result`.
         license: Identifier of the licence of the weights; None states none.
         examples: URLs of example images for the widget.
 

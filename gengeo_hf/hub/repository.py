@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import atomic_folder, check_replaceable, write_text
-from gengeo_hf.common.transfer import check_repository_name, folder_files, retried, upload
+from gengeo_hf.common.transfer import check_repository_name, folder_files, upload, with_retries
 from gengeo_hf.hub.export import export_folder
 from gengeo_hf.index.card import NOT_STATED
 from gengeo_hf.index.edit import check_output
@@ -168,7 +168,7 @@ def _kind_of(repository: str, revision: str | None, token: str | None) -> Kind:
     found = [
         repo_type
         for repo_type in ("model", "dataset")
-        if retried(partial(api.repo_exists, repository, repo_type=repo_type), repository)
+        if with_retries(partial(api.repo_exists, repository, repo_type=repo_type), repository)
     ]
     if not found:
         raise GenGeoError(f"the Hub has no {repository} that you can see: check the name and your token")
@@ -176,7 +176,7 @@ def _kind_of(repository: str, revision: str | None, token: str | None) -> Kind:
         raise GenGeoError(f"{repository} is a model and a dataset: choose one with --kind")
     if found == ["model"]:
         return "model"
-    files = retried(lambda: api.list_repo_files(repository, repo_type="dataset", revision=revision), repository)
+    files = with_retries(lambda: api.list_repo_files(repository, repo_type="dataset", revision=revision), repository)
     return "index" if MANIFEST in files else "dataset"
 
 
@@ -221,11 +221,11 @@ def _download(repository: str, folder: Path, repo_type: str, revision: str | Non
     from huggingface_hub import HfApi, snapshot_download
 
     api = HfApi(token=token)
-    names = retried(lambda: api.list_repo_files(repository, repo_type=repo_type, revision=revision), repository)
+    names = with_retries(lambda: api.list_repo_files(repository, repo_type=repo_type, revision=revision), repository)
     for name in names:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
             raise GenGeoError(f"{repository} holds {name!r}, a name outside the directory; nothing was downloaded")
-    retried(
+    with_retries(
         lambda: snapshot_download(repository, repo_type=repo_type, revision=revision, local_dir=folder, token=token),
         repository,
     )

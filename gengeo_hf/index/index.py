@@ -13,7 +13,7 @@ from gengeo_hf.common.area import Area
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import atomic_folder, real_path
 from gengeo_hf.common.geo import Bounds
-from gengeo_hf.common.transfer import retried, upload
+from gengeo_hf.common.transfer import upload, with_retries
 from gengeo_hf.common.units import check_near
 from gengeo_hf.encoding.protocol import EncoderProtocol
 from gengeo_hf.imagery.tiles import TileSource
@@ -101,7 +101,7 @@ class GeoIndex:
             return cls.load(name, verify)
         from huggingface_hub import snapshot_download
 
-        folder = retried(
+        folder = with_retries(
             lambda: snapshot_download(str(name), repo_type="dataset", revision=revision, token=token), str(name)
         )
         return cls.load(folder, verify)

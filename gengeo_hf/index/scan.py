@@ -133,7 +133,7 @@ class _Quantizer:
         f * c / (mean factor) orders tiles as that product does.
 
         Args:
-            constant: c / (mean factor).
+            constant: C / (mean factor).
         """
         width, dim = self.rotation.shape
         matrix, bias = np.zeros((width + GROUP, dim), np.float32), np.zeros(width + GROUP, np.float32)

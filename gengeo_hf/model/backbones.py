@@ -78,6 +78,10 @@ class BackboneFamily:
         """The backbone with random weights."""
         return AutoModel.from_config(backbone_config)
 
+    def renamed_weights(self, backbone_config: Any) -> dict[str, str]:
+        """Weights that a checkpoint of the backbone class of transformers calls by other names: pattern -> name."""
+        return {}
+
     def token_width(self, backbone_config: Any) -> int:
         """Width C of the tokens."""
         return int(backbone_config.hidden_size)
@@ -185,6 +189,10 @@ class _Deit(BackboneFamily):
 class _ConvNext(BackboneFamily):
     has_blocks = False
     whole_patches = False  # strided convolutions leave what is over at the right and at the bottom out
+
+    def renamed_weights(self, backbone_config: Any) -> dict[str, str]:
+        # ConvNextBackbone has a norm for each stage that it gives out; that of the last stage is the final norm.
+        return {rf"^hidden_states_norms\.stage{len(backbone_config.hidden_sizes)}\.": "layernorm."}
 
     def token_width(self, backbone_config: Any) -> int:
         return int(backbone_config.hidden_sizes[-1])

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
@@ -25,6 +25,7 @@ from .configuration_gengeo import GenGeoConfig
 from .layout import GenGeoLayout  # noqa: F401  # named for transformers 5.4, see configuration_gengeo.py
 from .salad import GenGeoSalad  # noqa: F401  # the same
 from .token_choice import attention_map, choose_tokens, run_chosen
+from .weights import backbone_names, check_complete, copy_backbones, stored_config
 
 VIEWS = ("ground", "aerial")
 MAX_SCALE = 100.0  # CLIP's bound on the InfoNCE scale
@@ -141,9 +142,10 @@ class GenGeoModel(GenGeoPreTrainedModel):
     ) -> Any:
         """Load a checkpoint as `PreTrainedModel.from_pretrained` does, and check that it is complete.
 
-        A GenGeo checkpoint must hold every weight. Of a backbone's checkpoint (also one with a classifier) every weight
-        of the backbone must be there, and the head is made anew. A second backbone that the checkpoint lacks starts as
-        a copy: the aerial view's of the ground's, the guide of the aerial view's.
+        A GenGeo checkpoint must hold every weight. Of a backbone's checkpoint (also one with a classifier, or one of a
+        class such as `ConvNextBackbone`) every weight of the backbone must be there, and the head is made anew. A
+        second backbone that the checkpoint lacks starts as a copy: the aerial view's of the ground's, the guide of the
+        aerial view's.
 
         Args:
             pretrained_model_name_or_path: A directory or a Hub id.
@@ -160,15 +162,15 @@ class GenGeoModel(GenGeoPreTrainedModel):
         may_differ = kwargs.get("ignore_mismatched_sizes", False)
         if checked:
             kwargs["ignore_mismatched_sizes"] = True  # the message of transformers names no weight
-        kind = _stored_model_type(pretrained_model_name_or_path, kwargs) if checked else GenGeoConfig.model_type
-        is_new = kind != GenGeoConfig.model_type
+        stored = stored_config(pretrained_model_name_or_path, kwargs) if checked else {}
+        is_new = stored.get("model_type", GenGeoConfig.model_type) != GenGeoConfig.model_type
         if is_new:
-            kwargs["key_mapping"] = _task_prefixes(kind) | (kwargs.get("key_mapping") or {})
+            kwargs["key_mapping"] = backbone_names(stored) | (kwargs.get("key_mapping") or {})
         loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         model, info = loaded
-        _copy_backbones(model, info)
+        copy_backbones(model, info)
         if checked:
-            _check_complete(model, info, pretrained_model_name_or_path, is_new, may_differ)
+            check_complete(model, info, pretrained_model_name_or_path, is_new, may_differ)
         # Loading puts new parameters in place, and all of them require gradients again.
         model._set_trainable()
         return (model, info) if wants_info else model
@@ -307,18 +309,6 @@ def _one_view(view: Any) -> Any:
     return view[0] if several else view
 
 
-def _copy_backbones(model: Any, info: Any) -> None:
-    """Fill a second backbone that a checkpoint lacks as a whole, and take its weights off the list of missing ones."""
-    found = info if isinstance(info, dict) else vars(info)
-    missing = set(found["missing_keys"])
-    for name, source in (("aerial_backbone", model.backbone), ("guide", model.backbone_of("aerial"))):
-        own = {f"{name}.{key}" for key in getattr(model, name).state_dict()} if hasattr(model, name) else set()
-        if own and missing >= own:
-            getattr(model, name).load_state_dict(source.state_dict())
-            missing -= own
-    found["missing_keys"] = type(found["missing_keys"])(missing)
-
-
 def _check_arguments(given: Any) -> None:
     """Refuse what is nearly the name of an argument of ours: it would be swallowed."""
     known = ("aerial_pixel_values", "output_assignment", "pixel_values", "return_loss", "view")
@@ -327,60 +317,6 @@ def _check_arguments(given: Any) -> None:
             near := difflib.get_close_matches(name, known, n=1, cutoff=0.7)
         ):
             raise TypeError(f"GenGeoModel has no argument {name!r}; did you mean {near[0]!r}?")
-
-
-def _stored_model_type(name: Any, kwargs: Any) -> str:
-    """The model type that the config.json of a checkpoint states."""
-    where = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
-    stored, _ = PreTrainedConfig.get_config_dict(name, **{key: kwargs[key] for key in where if key in kwargs})
-    return str(stored.get("model_type", GenGeoConfig.model_type))
-
-
-def _task_prefixes(model_type: str) -> dict[str, str]:
-    """The renaming of weights of a backbone's model for another task, whose names have the backbone's prefix."""
-    from transformers import AutoConfig, AutoModel
-
-    kind: Any = AutoModel._model_mapping[type(AutoConfig.for_model(model_type))]
-    prefix = kind.base_model_prefix
-    # "model." is a part of DINOv3's own names.
-    return {} if prefix in ("", "model") else {rf"^{prefix}\.": "backbone."}
-
-
-# What a backbone's checkpoint may hold beside the backbone.
-_OTHER_TASKS = (
-    "classifier.",
-    "cls_classifier.",
-    "distillation_classifier.",
-    "pooler.",
-    "head.",
-    "decode_head.",
-    "decoder.",
-)
-
-
-def _check_complete(model: Any, info: Any, name: Any, is_new: bool, may_differ: bool) -> None:
-    """Refuse a checkpoint whose weights do not fill the model.
-
-    Raises:
-        ValueError: A weight is missing, unknown, of another shape or not finite; the message names the first one.
-    """
-    found = info if isinstance(info, dict) else vars(info)
-    for key, stored, expected in () if may_differ else sorted(found["mismatched_keys"]):
-        raise ValueError(
-            f"the checkpoint {name} has {key} of shape {tuple(stored)}, and its config.json or the arguments ask for "
-            f"{tuple(expected)}: give the config that these weights were saved with"
-        )
-    new = ("heads.", "logit_scale") if is_new else ()
-    lacking = set(found["missing_keys"]) - {key for key, _, _ in found["mismatched_keys"]}
-    missing = sorted(key for key in lacking if not key.startswith(new) or not new)
-    extra = sorted(key for key in found["unexpected_keys"] if not (is_new and key.startswith(_OTHER_TASKS)))
-    advice = "fetch or save the checkpoint again, or pass allow_missing=True to fill it with random weights"
-    for what, keys in (("lacks", missing), ("has the unknown weight", extra)):
-        if keys:
-            raise ValueError(f"the checkpoint {name} {what} {keys[0]} ({len(keys)} in all): {advice}")
-    for key, parameter in model.named_parameters():
-        if parameter.is_floating_point() and not parameter.is_meta and not bool(torch.isfinite(parameter).all()):
-            raise ValueError(f"the checkpoint {name} is damaged: {key} holds values that are not finite numbers")
 
 
 __all__ = ["GenGeoModel", "GenGeoModelOutput", "GenGeoPreTrainedModel"]

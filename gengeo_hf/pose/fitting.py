@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.files import atomic_folder, check_replaceable, sum_of
+from gengeo_hf.common.files import atomic_folder, check_replaceable, digest_of
 from gengeo_hf.pose.estimate import errors_of_head
 from gengeo_hf.pose.geometry import positions_of
 from gengeo_hf.pose.head import PRIORS, PoseConfig, PoseHead
@@ -53,18 +53,18 @@ class FitSettings:
 
     Args:
         heading_prior: "known", "45" or "180".
-        coverage: share of a tile's sides in which positions are searched; 1 for galleries whose tiles overlap.
-        steps: optimiser steps.
-        batch_size: samples in one step.
-        learning_rate: peak of the cosine schedule of AdamW.
-        views: samples of each pair at the data set's own tile size and field of view.
-        other_share: share of the batches from other tile sizes.
-        narrow_share: share of the batches from panoramas cropped to narrower fields of view.
-        hard_tiles: wrong tiles in the loss of each sample, drawn from the most similar ones; for re-ranking.
-        held_out: pairs that are kept for the radii and the figures, at most a fifth of all.
-        pairs: at most this many are used.
-        memory_gb: tokens kept in memory; where all samples need more, they are drawn in rounds.
-        seed: decides everything random.
+        coverage: Share of a tile's sides in which positions are searched; 1 for galleries whose tiles overlap.
+        steps: Optimiser steps.
+        batch_size: Samples in one step.
+        learning_rate: Peak of the cosine schedule of AdamW.
+        views: Samples of each pair at the data set's own tile size and field of view.
+        other_share: Share of the batches from other tile sizes.
+        narrow_share: Share of the batches from panoramas cropped to narrower fields of view.
+        hard_tiles: Wrong tiles in the loss of each sample, drawn from the most similar ones; for re-ranking.
+        held_out: Pairs that are kept for the radii and the figures, at most a fifth of all.
+        pairs: At most this many are used.
+        memory_gb: Tokens kept in memory; where all samples need more, they are drawn in rounds.
+        seed: Decides everything random.
     """
 
     heading_prior: str = "known"
@@ -108,14 +108,14 @@ def fit_head(
     A stopped fit continues from `<out>.partial` when it is called with the same arguments.
 
     Args:
-        encoder: frozen; its descriptors do not change.
-        dataset: pairs with positions, tile bounds and fields of view.
-        out: folder of the head, `<checkpoint>/pose/<prior>`.
-        settings: see `FitSettings`.
-        random_baseline: fit the same head on an encoder with random weights too, into `random_encoder/` of the folder;
+        encoder: Frozen; its descriptors do not change.
+        dataset: Pairs with positions, tile bounds and fields of view.
+        out: Folder of the head, `<checkpoint>/pose/<prior>`.
+        settings: See `FitSettings`.
+        random_baseline: Fit the same head on an encoder with random weights too, into `random_encoder/` of the folder;
             None does so for the synthetic world, whose two views share colours.
-        overwrite: replace an earlier head.
-        progress: called with lines for people.
+        overwrite: Replace an earlier head.
+        progress: Called with lines for people.
 
     Raises:
         GenGeoError: `out` holds something else, or a head while `overwrite` is False; the encoder has no patch tokens,
@@ -181,7 +181,7 @@ def split_rows(pairs: PosePairs, settings: FitSettings) -> tuple[np.ndarray, np.
     """Rows to fit on and rows that are held out, apart by area where the data name several areas.
 
     Raises:
-        GenGeoError: too few pairs.
+        GenGeoError: Too few pairs.
     """
     if len(pairs) < LEAST_PAIRS:
         raise GenGeoError(f"a pose head needs at least {LEAST_PAIRS} pairs, found {len(pairs)}")
@@ -292,7 +292,7 @@ class _Fit:
 
 def _key(encoder: Encoder, dataset: CrossViewDataset, settings: FitSettings) -> str:
     values = {"encoder": encoder_fingerprint(encoder), "data": dataset.name, "pairs": len(dataset.queries)}
-    return sum_of(values | asdict(settings))
+    return digest_of(values | asdict(settings))
 
 
 def _train(fit: _Fit, encoder: Encoder, pairs: PosePairs, rows: np.ndarray, progress: Callable[[str], None]) -> None:

@@ -24,13 +24,13 @@ class Layout:
     """Parameters of the geometry of a tile.
 
     Args:
-        width_m, height_m: sides of the tile from west to east and from south to north, metres.
-        rows, columns: of its aerial patches.
-        coverage: share of each side in which positions are searched, centred; 1 is the whole tile.
-        step_m: spacing of the positions, metres.
-        radius_edges_m: inner edges of the radius classes, metres.
-        bins: azimuth bins of the circle; bin b is centred on b x 360 / bins degrees.
-        sigma_deg: standard deviation of the blur over azimuth.
+        width_m, height_m: Sides of the tile from west to east and from south to north, metres.
+        rows, columns: Of its aerial patches.
+        coverage: Share of each side in which positions are searched, centred; 1 is the whole tile.
+        step_m: Spacing of the positions, metres.
+        radius_edges_m: Inner edges of the radius classes, metres.
+        bins: Azimuth bins of the circle; bin b is centred on b x 360 / bins degrees.
+        sigma_deg: Standard deviation of the blur over azimuth.
     """
 
     width_m: float
@@ -81,7 +81,7 @@ def visibility(layout: Layout) -> torch.Tensor:
     blurred over b by a circular Gaussian and divided by its sum over k (at least `LEAST_MASS`).
 
     Args:
-        layout: see `Layout`.
+        layout: See `Layout`.
 
     Returns:
         float32 (P, K, R, B); zero where nothing of the tile lies in that direction and class.
@@ -116,9 +116,9 @@ def column_azimuths(columns: int, fov: float, flat: bool = False) -> torch.Tenso
     """Directions of a photo's patch columns relative to its centre column: float32 (C,), degrees, left is negative.
 
     Args:
-        columns: number of patch columns.
-        fov: horizontal degrees from the left edge to the right edge.
-        flat: an ordinary lens (a plane); False where azimuth is linear in the column.
+        columns: Number of patch columns.
+        fov: Horizontal degrees from the left edge to the right edge.
+        flat: An ordinary lens (a plane); False where azimuth is linear in the column.
     """
     middle = (torch.arange(columns) + 0.5) / columns * 2 - 1  # -1..1 over the width
     if flat:
@@ -132,7 +132,7 @@ def azimuth_weights(azimuths: torch.Tensor, headings: Sequence[float], bins: int
     Args:
         azimuths: (C,) degrees relative to the centre column, see `column_azimuths`.
         headings: H candidates in degrees.
-        bins: azimuth bins of the circle.
+        bins: Azimuth bins of the circle.
 
     Returns:
         float32 (C, H, B), rows sum to 1.

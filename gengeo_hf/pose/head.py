@@ -40,20 +40,20 @@ class PoseConfig(PreTrainedConfig):
     """Shape of a pose head and what it was fitted with.
 
     Args:
-        token_dim: width of the encoder's patch tokens.
-        ground_rows: rows of patches of its ground images.
-        dim: width d of queries and keys.
-        hidden_dim: hidden width of the two MLPs.
+        token_dim: Width of the encoder's patch tokens.
+        ground_rows: Rows of patches of its ground images.
+        dim: Width d of queries and keys.
+        hidden_dim: Hidden width of the two MLPs.
         heading_prior: "known", "45" or "180": how far the true heading may be from the stated one, degrees.
-        heading_step: spacing of the candidate headings, degrees.
-        coverage: share of a tile's sides in which positions are searched.
-        step_m: spacing of the candidate positions, metres.
-        radius_edges_m: inner edges of the radius classes, metres.
-        bins, sigma_deg: azimuth bins and their blur, see `Layout`.
-        tile_m: least and greatest side of the tiles that it was fitted on, metres.
-        encoder: fingerprint of the encoder whose tokens it reads.
-        radius_factors: conformal factors by coverage, see `gengeo_hf.pose.posterior`.
-        record: data, settings and held-out figures of the fit.
+        heading_step: Spacing of the candidate headings, degrees.
+        coverage: Share of a tile's sides in which positions are searched.
+        step_m: Spacing of the candidate positions, metres.
+        radius_edges_m: Inner edges of the radius classes, metres.
+        bins, sigma_deg: Azimuth bins and their blur, see `Layout`.
+        tile_m: Least and greatest side of the tiles that it was fitted on, metres.
+        encoder: Fingerprint of the encoder whose tokens it reads.
+        radius_factors: Conformal factors by coverage, see `gengeo_hf.pose.posterior`.
+        record: Data, settings and held-out figures of the fit.
     """
 
     model_type = "gengeo-pose"
@@ -101,7 +101,7 @@ class PoseHead(PreTrainedModel):
     """Scores positions and headings of ground photos in aerial tiles from patch tokens.
 
     Args:
-        config: see `PoseConfig`.
+        config: See `PoseConfig`.
 
     Example:
         >>> head = PoseHead.from_pretrained("./gengeo-world-urban", subfolder="pose/known")
@@ -169,11 +169,11 @@ class PoseHead(PreTrainedModel):
         """Geometry of a tile.
 
         Args:
-            size_m: width and height in metres.
-            grid: rows and columns of its patches.
+            size_m: Width and height in metres.
+            grid: Rows and columns of its patches.
 
         Raises:
-            GenGeoError: the tile is larger or smaller than those that the head was fitted on.
+            GenGeoError: The tile is larger or smaller than those that the head was fitted on.
         """
         config, (least, most) = self.config, self.config.tile_m
         if not (least / SIZE_SLACK <= min(size_m) and max(size_m) <= most * SIZE_SLACK):
@@ -198,7 +198,7 @@ class PoseHead(PreTrainedModel):
         Args:
             queries: (N, C, R, d) of `queries`.
             keys: (N, K, d) of `keys`, one tile for each photo; or (N, T, K, d), T tiles for each photo.
-            layout: of the tiles.
+            layout: Of the tiles.
             azimuths: (C,) degrees of the photo's columns relative to its centre column.
             headings: H candidates for the centre column, degrees clockwise from north.
 
@@ -225,12 +225,12 @@ class PoseHead(PreTrainedModel):
         """The head of a checkpoint for a heading prior.
 
         Args:
-            checkpoint: folder or Hub id of the GenGeo model.
+            checkpoint: Folder or Hub id of the GenGeo model.
             prior: "known", "45" or "180".
             where: `revision`, `token`, `cache_dir`, as for the model.
 
         Raises:
-            GenGeoError: the checkpoint has no such head, or it cannot be read.
+            GenGeoError: The checkpoint has no such head, or it cannot be read.
         """
         try:
             head = cls.from_pretrained(str(checkpoint), subfolder=f"{FOLDER}/{prior}", **where)
@@ -252,8 +252,8 @@ def scores_by_frequency(
     """The same scores for one heading in each azimuth bin, by the Fourier transform: a fifth of the multiplications.
 
     Args:
-        queries, keys, layout, azimuths: as `PoseHead.scores`, keys (N, K, d).
-        first: heading of the first candidate; the others follow clockwise.
+        queries, keys, layout, azimuths: As `PoseHead.scores`, keys (N, K, d).
+        first: Heading of the first candidate; the others follow clockwise.
 
     Returns:
         (N, B, P), without the head's scale.

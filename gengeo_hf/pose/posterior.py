@@ -71,8 +71,8 @@ class Poses:
         """Radius that holds the true position in a share `coverage` of cases like the held-out ones: (N,) metres.
 
         Args:
-            factors: of `radius_factors`, by coverage as text.
-            coverage: one of `QUANTILES`.
+            factors: Of `radius_factors`, by coverage as text.
+            coverage: One of `QUANTILES`.
         """
         factor = factors.get(f"{coverage:g}")
         return None if factor is None else factor * self.spread_m
@@ -93,7 +93,7 @@ def mean_near_mode(
     Args:
         mass: (N, P), rows sum to 1.
         positions: (P, 2) metres.
-        radius_m: what is near.
+        radius_m: What is near.
 
     Returns:
         Means (N, 2), modes (N, 2), root-mean-square distance from the mean over the whole distribution (N,), and the

@@ -22,8 +22,8 @@ def random_encoder(encoder: Encoder, seed: int = SEED) -> Encoder:
     """An encoder of the same architecture and preprocessing with random weights, the same for the same seed.
 
     Args:
-        encoder: with a torch model.
-        seed: of the weights.
+        encoder: With a torch model.
+        seed: Of the weights.
     """
     from gengeo_hf.encoding.encoder import Encoder
     from gengeo_hf.model import GenGeoModel

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import Bounds, metres_per_degree, size_of
-from gengeo_hf.data.augment import quarter_turned, rolled
+from gengeo_hf.data.augment import roll_panoramas, turn_tiles
 from gengeo_hf.data.loading import PairSource
 from gengeo_hf.data.views import limited_fov
 from gengeo_hf.pose.geometry import Layout, column_azimuths
@@ -40,13 +40,13 @@ class PosePairs:
     """Photos with their true tiles, in the order of the data set, with the position and view of each photo.
 
     Args:
-        source: pixels of the pairs.
+        source: Pixels of the pairs.
         offset_m: (N, 2) metres east and north from the tile's centre to the photo.
         size_m: (N, 2) width and height of the tile in metres.
         fov: (N,) horizontal degrees; 360 for panoramas.
         heading: (N,) degrees clockwise from north of the photo's centre column; 0 for panoramas.
         areas: (N,) names.
-        cache: decoded pairs by row, filled by `pixels`.
+        cache: Decoded pairs by row, filled by `pixels`.
     """
 
     source: PairSource
@@ -83,7 +83,7 @@ class PosePairs:
         """The pairs of a data set.
 
         Raises:
-            GenGeoError: a photo without position or field of view, a tile without bounds, an ordinary photo without
+            GenGeoError: A photo without position or field of view, a tile without bounds, an ordinary photo without
                 heading.
         """
         source = PairSource(dataset, processor)
@@ -121,12 +121,12 @@ class Plan:
     """One group of samples to draw.
 
     Args:
-        rows: rows of the pairs in the data set.
-        fov: panoramas are cropped to this many degrees; ordinary photos have it.
-        heading: stated heading of the centre column, degrees.
-        scale: the tile shows this many times its own width, by enlarging or padding it.
-        moved: share of the tile's sides within which the photo may stand; 0 leaves the tile as it is.
-        turned: mirror and turn both views together.
+        rows: Rows of the pairs in the data set.
+        fov: Panoramas are cropped to this many degrees; ordinary photos have it.
+        heading: Stated heading of the centre column, degrees.
+        scale: The tile shows this many times its own width, by enlarging or padding it.
+        moved: Share of the tile's sides within which the photo may stand; 0 leaves the tile as it is.
+        turned: Mirror and turn both views together.
     """
 
     rows: np.ndarray
@@ -146,9 +146,9 @@ class Samples:
         aerial: float16 (N, K, D).
         offset_m: float32 (N, 2), true positions.
         heading: float32 (N,), true headings, degrees.
-        layout: of the tiles.
+        layout: Of the tiles.
         azimuths: (C,) degrees of the columns.
-        headings: candidates, degrees.
+        headings: Candidates, degrees.
         neighbours: int64 (N, n), samples with the most similar wrong tiles; n may be 0.
     """
 
@@ -183,10 +183,10 @@ def plain_plans(pairs: PosePairs, rows: np.ndarray, fov: float = 360.0, moved: f
     """Some pairs once, neither mirrored nor turned: for evaluation.
 
     Args:
-        pairs: of the data set.
-        rows: which of them.
-        fov: panoramas are cropped to this many degrees.
-        moved: see `Plan`.
+        pairs: Of the data set.
+        rows: Which of them.
+        fov: Panoramas are cropped to this many degrees.
+        moved: See `Plan`.
     """
     plans = []
     for group in geometry_groups(pairs, rows):
@@ -208,13 +208,13 @@ def draw_samples(
     """Draw a group: change the pixels, encode, keep tokens in float16.
 
     Args:
-        encoder: frozen.
-        head: its configuration says which headings and positions are searched.
-        pairs: where pixels and positions come from.
-        plan: what to draw.
-        rng: decides everything random.
-        batch_size: images in one forward pass.
-        neighbours: number of similar wrong tiles to look up for each sample.
+        encoder: Frozen.
+        head: Its configuration says which headings and positions are searched.
+        pairs: Where pixels and positions come from.
+        plan: What to draw.
+        rng: Decides everything random.
+        batch_size: Images in one forward pass.
+        neighbours: Number of similar wrong tiles to look up for each sample.
     """
     ground: list[torch.Tensor] = []
     aerial: list[torch.Tensor] = []
@@ -276,7 +276,7 @@ def changed(
         offset[mirrored.numpy(), 0] *= -1
         square = abs(np.log(size[:, 0] / size[:, 1])) < SIZE_BIN
         turns = np.where(panorama & square, rng.integers(0, 4, len(rows)), 0)
-        photo, tile = rolled(photo, turns), quarter_turned(tile, turns)
+        photo, tile = roll_panoramas(photo, turns), turn_tiles(tile, turns)
         for _ in range(3):
             offset = np.where((turns > 0)[:, None], np.stack([-offset[:, 1], offset[:, 0]], 1), offset)
             turns = turns - 1
@@ -295,8 +295,8 @@ def moved_tile(
         tile: uint8 (n, 3, S, S).
         offset: (n, 2) metres from the tile's centre to the photo.
         size: (n, 2) metres that the new tile shows.
-        plan: see `Plan`.
-        rng: decides where the photo stands.
+        plan: See `Plan`.
+        rng: Decides where the photo stands.
 
     Returns:
         The tiles, and the new offsets. At scale 1 tiles move by whole pixels.
@@ -319,7 +319,7 @@ def padded_move(tile: torch.Tensor, shares: np.ndarray, scale: float = 1.0) -> t
     Args:
         tile: uint8 (n, 3, H, W).
         shares: (n, 2), moves east and north as shares of the width and height.
-        scale: the result shows this many times the old width and height.
+        scale: The result shows this many times the old width and height.
 
     Returns:
         uint8 (n, 3, H, W). Moves by whole pixels at scale 1 are exact.
@@ -369,10 +369,10 @@ def batches(samples: Sequence[Samples], weights: Sequence[float], size: int, rng
     """Endless batches, each from one group: pairs of (group, int64 numbers).
 
     Args:
-        samples: the groups.
-        weights: probability of each group, not normalised.
-        size: of a batch, at most the group.
-        rng: decides the order.
+        samples: The groups.
+        weights: Probability of each group, not normalised.
+        size: Of a batch, at most the group.
+        rng: Decides the order.
     """
     probability = np.asarray(weights, dtype=np.float64)
     probability = probability / probability.sum()

@@ -33,8 +33,8 @@ class SearchSettings:
     """Numbers of tiles and rolls.
 
     Args:
-        moves: moved tiles on each axis; 5 gives 25, 7 gives 49.
-        rolls: rolls of a panorama over the whole circle, where the heading is not known.
+        moves: Moved tiles on each axis; 5 gives 25, 7 gives 49.
+        rolls: Rolls of a panorama over the whole circle, where the heading is not known.
     """
 
     moves: int = 5
@@ -58,7 +58,7 @@ def moved_tiles(tile: torch.Tensor, moves: int) -> tuple[torch.Tensor, np.ndarra
 
     Args:
         tile: uint8 (3, H, W).
-        moves: points on each axis.
+        moves: Points on each axis.
 
     Returns:
         uint8 (moves^2, 3, H, W), and float64 (moves^2, 2): moves as shares of the width (east) and height (north).
@@ -90,12 +90,12 @@ def search_pose(
     """Position and heading of one panorama in one tile.
 
     Args:
-        encoder: its descriptors are compared.
+        encoder: Its descriptors are compared.
         photo: uint8 (3, H, W) at the model's ground size, its centre column at the stated heading.
         tile: uint8 (3, H, W) at the model's aerial size.
-        size_m: width and height of the tile in metres.
-        reach: greatest difference between true and stated heading, degrees; 0 for a known heading.
-        settings: see `SearchSettings`.
+        size_m: Width and height of the tile in metres.
+        reach: Greatest difference between true and stated heading, degrees; 0 for a known heading.
+        settings: See `SearchSettings`.
 
     Returns:
         One pose; its heading is relative to the stated one.
@@ -138,7 +138,7 @@ def parabola_peak(scores: np.ndarray, headings: np.ndarray, top: int) -> float:
     Args:
         scores: (R,).
         headings: (R,) degrees, evenly spaced; the last is followed by the first where they cover the circle.
-        top: index of the best roll.
+        top: Index of the best roll.
     """
     if len(headings) < 3:
         return float(headings[top])

@@ -24,7 +24,7 @@ def check_tokens(encoder: Encoder) -> None:
     """Refuse an encoder without patch tokens.
 
     Raises:
-        GenGeoError: exported graphs, or a convolutional backbone.
+        GenGeoError: Exported graphs, or a convolutional backbone.
     """
     model: Any = getattr(encoder, "model", None)
     if model is None:
@@ -56,7 +56,7 @@ def check_head(head: PoseHead, encoder: Encoder) -> None:
     """Refuse a head that was fitted on the tokens of another encoder.
 
     Raises:
-        GenGeoError: the fingerprints differ, or the encoder has no patch tokens.
+        GenGeoError: The fingerprints differ, or the encoder has no patch tokens.
     """
     check_tokens(encoder)
     ours = encoder_fingerprint(encoder)
@@ -78,7 +78,7 @@ def patch_tokens(encoder: Encoder, pixels: torch.Tensor) -> torch.Tensor:
     """Patch tokens after the backbone's final norm.
 
     Args:
-        encoder: see `check_tokens`.
+        encoder: See `check_tokens`.
         pixels: float (N, 3, H, W), normalised as the model expects.
 
     Returns:
@@ -97,7 +97,7 @@ def tokens_and_descriptors(encoder: Encoder, pixels: torch.Tensor, view: View) -
         Tokens as `patch_tokens`, and unit descriptors float32 (N, dim).
 
     Raises:
-        ValueError: the model's aggregator cannot take images of this size.
+        ValueError: The model's aggregator cannot take images of this size.
     """
     model: Any = encoder.model
     output = model(pixels.to(encoder.device, model.dtype), view=view)

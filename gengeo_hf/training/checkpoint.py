@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.files import atomic_folder, sum_of, sweep_all
+from gengeo_hf.common.files import atomic_folder, digest_of, sweep_all
 from gengeo_hf.training.settings import Settings, as_dict
 
 Ids = tuple[list[str], list[str]]  # of a table's photos and tiles, in order
@@ -187,7 +187,7 @@ def digest(ids: Ids) -> str:
 
 def _sums(folder: Path, state: dict[str, Any]) -> dict[str, str]:
     """SHA-256 of every file and of the state: a flipped bit in the weights would be no error to their reader."""
-    sums = {"state": sum_of(state)}
+    sums = {"state": digest_of(state)}
     for path in sorted(folder.iterdir()):
         if path.name != "state.json":
             with path.open("rb") as file:

@@ -11,7 +11,8 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedConfig
+from transformers.utils import logging as library_logging
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.schema import CrossViewDataset
@@ -80,9 +81,11 @@ def build_model(settings: Settings) -> GenGeoModel:
         try:
             model = _load_start(init, config, settings)
         except Exception as error:  # a folder of something else raises whatever its reader happens to meet
+            if (why := first_line(error)).startswith("the checkpoint"):  # complete as it is
+                raise GenGeoError(f"model.init: {why}") from error
             raise GenGeoError(
-                f"model.init={init} cannot be loaded ({first_line(error)}): give the directory or Hub id of a DINOv2, "
-                "ConvNeXt or GenGeo checkpoint"
+                f"model.init={init} cannot be loaded ({why}): fetch or save it again, or give the directory or Hub id "
+                "of another DINOv2, ConvNeXt or GenGeo checkpoint"
             ) from error
     blocks, wanted = len(transformer_blocks(model.backbone)), model.config.trainable_blocks
     if wanted is not None and wanted > blocks:
@@ -98,7 +101,8 @@ def _load_start(init: str, config: GenGeoConfig, settings: Settings) -> GenGeoMo
     backbone = stored.backbone_config
     if wanted.get("num_stages", math.inf) >= getattr(backbone, "num_stages", 0):
         counts = _token_counts(config, settings, stored if "backbone_config" not in fields else config)
-        loaded: GenGeoModel = GenGeoModel.from_pretrained(init, dtype=torch.float32, **{**fields, **counts})
+        with _without_load_report(init):
+            loaded: GenGeoModel = GenGeoModel.from_pretrained(init, dtype=torch.float32, **{**fields, **counts})
         return loaded
     whole, model = AutoModel.from_pretrained(init, dtype=torch.float32).state_dict(), GenGeoModel(config)
     for part in model.backbones:
@@ -107,6 +111,19 @@ def _load_start(init: str, config: GenGeoConfig, settings: Settings) -> GenGeoMo
         taken = {name: whole[name] for name in own if name in whole and whole[name].shape == own[name].shape}
         part.load_state_dict({**own, **taken})
     return model
+
+
+@contextlib.contextmanager
+def _without_load_report(init: str) -> Iterator[None]:
+    """Silence transformers' table of missing and unknown weights: `GenGeoModel` refuses GenGeo checkpoints with any."""
+    stored, _ = PreTrainedConfig.get_config_dict(init)
+    verbosity = library_logging.get_verbosity()
+    if stored.get("model_type") == GenGeoConfig.model_type:
+        library_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        library_logging.set_verbosity(verbosity)
 
 
 def _token_counts(config: GenGeoConfig, settings: Settings, of: GenGeoConfig) -> dict[str, Any]:
@@ -245,6 +262,34 @@ def build_augmentation(settings: Settings, patch: int = 14) -> Augmentation | No
             f"data.auxiliary_view {data.auxiliary_view} needs whole panoramas: leave fov and unknown_heading out"
         )
     return augmentation
+
+
+def check_smallest_images(
+    augmentation: Augmentation | None, model: GenGeoModel, processor: GenGeoImageProcessor
+) -> None:
+    """Refuse an augmentation that makes images too small for the head; else the run would end at one of its steps.
+
+    Args:
+        augmentation: Of the training images; None changes nothing.
+        model: The model that is trained.
+        processor: Its preprocessing, which states the size of each view's images.
+
+    Raises:
+        GenGeoError: Some image would have fewer tokens than the head needs.
+    """
+    if augmentation is None:
+        return
+    heads: Any = model.heads.values()
+    fewest = max(int(head.aggregator.fewest_tokens) for head in heads)
+    high, wide = patch_sides(model.config.backbone_config)
+    for view, size in processor.view_sizes.items():
+        height, width = augmentation.smallest(view, size["height"], size["width"])
+        tokens = (height // high) * (width // wide)
+        if tokens < fewest:
+            raise GenGeoError(
+                f"augment.options make {view} images as small as {height} x {width} pixels, {tokens} tokens, and the "
+                f"head needs at least {fewest}: raise fov or input_scales, use larger images, or fewer clusters"
+            )
 
 
 class Average:

@@ -42,6 +42,7 @@ from gengeo_hf.training.components import (
     build_model,
     build_pairs,
     build_processor,
+    check_smallest_images,
     check_words,
     count_operations,
     start_head,
@@ -49,6 +50,7 @@ from gengeo_hf.training.components import (
 )
 from gengeo_hf.training.descriptors import encode_together
 from gengeo_hf.training.diagnostics import head_statistics
+from gengeo_hf.training.image_sizes import enlargement_notes
 from gengeo_hf.training.kept import keep_tokens
 from gengeo_hf.training.objective import build_objective
 from gengeo_hf.training.records import Log, PlateauWatch, describe_run, export, run_lock, training_record
@@ -96,6 +98,8 @@ def train(settings: Settings, accelerator: Accelerator) -> dict[str, Any]:
     check_apart(training, validation)
     processor = build_processor(settings)
     check_views(validation, processor)
+    for note in enlargement_notes(settings, training, validation):
+        accelerator.print(note)
     decoded, in_memory = build_pairs(settings, training, processor), settings.data.in_memory
     source: Dataset[dict[str, Any]] = PairsInMemory(decoded) if in_memory else decoded
     pairs = training_pairs(training)
@@ -129,6 +133,7 @@ def train(settings: Settings, accelerator: Accelerator) -> dict[str, Any]:
         sharpness.base_optimizer = optimizer
     encoder = Encoder(model, processor, device=accelerator.device)
     augment = build_augmentation(settings, encoder.patch)
+    check_smallest_images(augment, model, processor)
 
     # Resume: the newest whole checkpoint, or zero.
     ids = training.queries["query_id"][:], training.gallery["tile_id"][:]

@@ -30,6 +30,7 @@ class Data:
     validation: dict[str, Any] = field(default_factory=dict)  # ... and for the split that picks the checkpoint
     in_memory: bool = False  # decode every training pair once and keep its resized pixels: for small images
     workers: int = 2  # loader processes of each training process; threads that read images for mining
+    # Sizes to which images are resized. The synthetic world draws at its own: state data.train.ground_size, too.
     ground_size: list[int] = field(
         default_factory=lambda: [154, 770]
     )  # height, width in pixels (GenGeo, section 4.1.3)

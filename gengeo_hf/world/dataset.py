@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.files import sum_of
+from gengeo_hf.common.files import digest_of
 from gengeo_hf.world.domains import DOMAINS, MARGIN_METRES, TILE_METRES, domain_named
 from gengeo_hf.world.geography import MAX_REGIONS, SPLITS
 from gengeo_hf.world.places import Region
@@ -89,7 +89,7 @@ def build_world(
     changed = {"tile_shift_m": tile_shift_m} if tile_shift_m else {}
     changed |= {"tile_m": tile_m} if tile_m != TILE_METRES else {}
     parameters |= changed  # usual values are left out: worlds that were drawn without them stay valid
-    mark = sum_of(parameters)[:12]
+    mark = digest_of(parameters)[:12]
     base = Path(cache_dir) if cache_dir is not None else Path.home() / ".cache" / "gengeo_hf" / "world"
     home = base / f"{domain}-{split}-seed{seed}-v{WORLD_VERSION}-{mark}"
     name = f"world/{domain}/{split}" + "".join(f"[{key}={value:g}]" for key, value in changed.items())

@@ -13,7 +13,7 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import Bounds, great_circle_m
 from gengeo_hf.data import load_pairs
 from gengeo_hf.data.check import check_data
-from gengeo_hf.data.own import Cut
+from gengeo_hf.data.own import SplitOptions
 from gengeo_hf.data.sources import read_sources
 from gengeo_hf.imagery.client import HostUnavailableError
 from gengeo_hf.imagery.tiles import ImageryStoppedError, Rights
@@ -25,7 +25,7 @@ pytest_plugins = ["tests.acquire.mapillary_double"]
 AREA = Area.from_bounds(Bounds(LON - 0.004, LAT - 0.003, LON + 0.004, LAT + 0.003))
 SMALL = Area.from_bounds(Bounds(LON - 0.002, LAT - 0.0012, LON + 0.002, LAT + 0.0012))  # 70 tiles of 60 m
 RIGHTS = Rights("Example Survey", "CC BY 4.0", "2021-06", "https://tiles.example.org/{z}/{x}/{y}")
-OPTIONS = CityOptions(cut=Cut(0.1, 0.2, block_m=100.0), pixels=1024)
+OPTIONS = CityOptions(cut=SplitOptions(0.1, 0.2, block_m=100.0), pixels=1024)
 TEST_ONLY = CityOptions(cut=None, pixels=1024)
 
 
@@ -220,7 +220,7 @@ def test_command_plans_without_a_request_and_makes_a_table(service, tmp_path, mo
     rights = ["--attribution", "Example Survey", "--licence", "CC BY 4.0", "--acquired", 2021]
     code, out, err = gengeo(*words, "--yes", *rights)
     assert code == 0, err
-    assert "left out" in out and "photos after the flight" in out and TOKEN not in out + err
+    assert "left out" in out and "years from flight to photos" in out and TOKEN not in out + err
     assert len(load_pairs("table", tmp_path / "town", "test").queries) > 3
 
 

@@ -64,7 +64,7 @@ def test_own_table_as_imagery_of_an_index_states_the_rights_of_its_tiles(tmp_pat
 def test_own_table_states_rights_for_people_and_programs(tmp_path):
     table = write(tmp_path)
     assert read_sources(tmp_path) == read_sources(table) == SOURCES
-    assert "must be passed on under CC-BY-SA-4.0" in (tmp_path / "LICENCES.md").read_text()
+    assert "must be distributed under CC-BY-SA-4.0" in (tmp_path / "LICENCES.md").read_text()
     with (tmp_path / "ATTRIBUTION.csv").open() as file:
         assert next(csv.DictReader(file))["creator"] == "someone"
 

@@ -1,4 +1,4 @@
-"""How a photo was taken: precedence, and what files say in EXIF and GPano."""
+"""`CameraView`: precedence and ranges; metadata of EXIF and GPano; kinds of images."""
 
 import io
 from datetime import datetime
@@ -28,16 +28,16 @@ def photo(xmp=b"", size=(256, 128), **gps):
     return file.getvalue()
 
 
-def test_precedence_is_option_table_file():
+def test_completed_by_precedence_is_option_table_file():
     option, table, file = CameraView(heading=1.0), CameraView(fov=90.0, heading=2.0), CameraView(heading=3.0, roll=4.0)
     assert option.completed_by(table).completed_by(file) == CameraView(90.0, 1.0, roll=4.0)
     stated = CameraView(None, "unknown").completed_by(file)
     assert stated.heading == "unknown" and stated.bearing is None
     whole = CameraView(360.0, vertical_fov=70.0, projection="equirectangular")
-    assert CameraView(60.0).completed_by(whole) == CameraView(60.0)  # another extent belongs to another field of view
+    assert CameraView(60.0).completed_by(whole) == CameraView(60.0)  # the vertical extent belongs to 360 degrees
 
 
-def test_values_that_cannot_be_are_refused():
+def test_camera_view_value_out_of_range_is_refused():
     for wrong in ({"fov": 0}, {"fov": 361}, {"pitch": 91}, {"roll": np.nan}, {"projection": "fish"}, {"heading": "up"}):
         with pytest.raises(GenGeoError):
             CameraView(**wrong)
@@ -47,12 +47,12 @@ def test_values_that_cannot_be_are_refused():
     assert rows == [CameraView(360.0, 10.0), CameraView(), CameraView(heading=20.0)]
 
 
-def test_heading_without_a_position_is_read():
+def test_metadata_heading_without_position_is_read():
     found = read_metadata(photo(GPSImgDirection=90.0, GPSImgDirectionRef="T"))
     assert found.camera.heading == 90.0 and found.position is None and not found.notes
 
 
-def test_magnetic_heading_is_corrected_by_the_declination():
+def test_metadata_magnetic_heading_is_corrected_by_declination():
     found = read_metadata(photo(**HELSINKI, GPSImgDirection=123.45, GPSImgDirectionRef="M"))
     # Finnish Meteorological Institute: about 10 degrees east in Helsinki in the middle of the 2020s.
     assert 9.0 < found.camera.heading - 123.45 < 12.0 and "magnetic" in found.notes[0]
@@ -61,10 +61,10 @@ def test_magnetic_heading_is_corrected_by_the_declination():
     # NOAA's published test values of WMM2025 (2025.0, height 0): 80 N, 0 E -> 1.28 degrees.
     assert magnetic_declination(80.0, 0.0, datetime(2025, 1, 1)) == pytest.approx(1.28, abs=0.02)
     past = [magnetic_declination(60.0, 25.0, datetime(year, 1, 1)) for year in (1999, 2010)]
-    assert past[0] == past[1]  # the first year that the models cover
+    assert past[0] == past[1]  # 2010 is the first year of the models
 
 
-def test_positions_that_contradict_themselves_are_not_guessed():
+def test_metadata_contradictory_position_is_not_used():
     west = {**HELSINKI, "GPSLongitudeRef": "W", "GPSLongitude": (86.0, 30.0, 0.0)}
     assert read_metadata(photo(**west)).position.lon == -86.5
     for change in ({"GPSLatitude": (60.0, 75.0, 0.0)}, {"GPSLongitude": (24.0, 10.0, 99.0)}):
@@ -72,7 +72,7 @@ def test_positions_that_contradict_themselves_are_not_guessed():
         assert found.position is None and "contradicts itself" in found.notes[0]
 
 
-def test_signed_degrees_beside_their_hemisphere_are_not_turned_round():
+def test_metadata_negative_degrees_with_hemisphere_keep_sign():
     from gengeo_hf.common.metadata import parse_metadata
 
     gps = {getattr(ExifTags.GPS, name): value for name, value in HELSINKI.items()}
@@ -84,7 +84,7 @@ def test_signed_degrees_beside_their_hemisphere_are_not_turned_round():
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "note"),
     [
         ({"GPSLatitudeRef": None}, "is incomplete"),
         ({"GPSLongitudeRef": None, "GPSLongitude": None}, "is incomplete"),
@@ -93,10 +93,10 @@ def test_signed_degrees_beside_their_hemisphere_are_not_turned_round():
         ({"GPSLatitude": (95.0, 0.0, 0.0)}, "cannot be right"),
     ],
 )
-def test_position_that_cannot_be_used_is_named(change, words):
+def test_metadata_unusable_position_is_noted(change, note):
     tags = {name: value for name, value in {**HELSINKI, **change}.items() if value is not None}
     found = read_metadata(photo(**tags))
-    assert found.position is None and len(found.notes) == 1 and words in found.notes[0]
+    assert found.position is None and len(found.notes) == 1 and note in found.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -108,12 +108,12 @@ def test_position_that_cannot_be_used_is_named(change, words):
         {"GPSAltitude": 17.5, "GPSAltitudeRef": b"\x01", "GPSMapDatum": "WGS-84"},
     ],
 )
-def test_position_is_read_however_it_is_written(change):
+def test_metadata_position_notations_are_read(change):
     found = read_metadata(photo(**{**HELSINKI, **change}))
     assert (found.position.lat, found.position.lon) == pytest.approx((60.17, 24.94)) and not found.notes
 
 
-def test_heading_outside_the_circle_and_another_datum_are_named():
+def test_metadata_heading_out_of_range_or_other_datum_is_noted():
     for value in (655.35, 400.0):
         found = read_metadata(photo(GPSImgDirection=value))
         assert found.camera.heading is None and "expected 0..360" in found.notes[0]
@@ -122,7 +122,7 @@ def test_heading_outside_the_circle_and_another_datum_are_named():
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
-def test_gpano_is_read_from_a_file_without_exif(kind):
+def test_metadata_gpano_without_exif_is_read(kind):
     xmp = (
         b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
         b'<rdf:Description GPano:PoseHeadingDegrees="-15.5" GPano:PosePitchDegrees="95"/></rdf:RDF></x:xmpmeta>'
@@ -139,7 +139,7 @@ def test_gpano_is_read_from_a_file_without_exif(kind):
     assert "PosePitchDegrees is 95" in found.notes[0]
 
 
-def test_gpano_of_a_crop_moves_heading_and_horizon():
+def test_metadata_gpano_of_crop_shifts_heading_and_horizon():
     tags = {
         "FullPanoWidthPixels": 1000,
         "CroppedAreaImageWidthPixels": 250,
@@ -158,14 +158,14 @@ def test_gpano_of_a_crop_moves_heading_and_horizon():
     assert (camera.pitch, camera.roll, camera.projection) == (5.0, -3.0, "equirectangular")
 
 
-def test_a_file_with_unreadable_exif_keeps_its_pixels(tmp_path):
+def test_read_image_unreadable_exif_keeps_pixels(tmp_path):
     for kind in ("PNG", "WEBP", "JPEG"):
         path = tmp_path / f"a.{kind.lower()}"
         Image.new("RGB", (40, 20), (9, 90, 9)).save(path, kind, exif=b"Exif\x00\x00NOT-A-TIFF-HEADER")
         assert read_image(path).image.size == (40, 20), kind
 
 
-def test_folders_are_searched_without_what_macos_adds(tmp_path):
+def test_find_images_skips_hidden_and_macos_files(tmp_path):
     for name in ("a/x.JPG", "a/y.avif", "a/z.jfif", "a/._x.jpg", "__MACOSX/x.jpg", ".hidden/x.jpg", "a/notes.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
@@ -174,7 +174,7 @@ def test_folders_are_searched_without_what_macos_adds(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["TIFF", "PNG"])
-def test_colour_of_twelve_bits_keeps_its_brightness(tmp_path, kind):
+def test_open_image_12_bit_colour_keeps_brightness(tmp_path, kind):
     rasterio = pytest.importorskip("rasterio", reason="rasterio is not installed")
     values = np.random.default_rng(0).integers(0, 4096, (3, 20, 30), np.uint16)
     path = tmp_path / f"deep.{kind.lower()}"
@@ -186,7 +186,7 @@ def test_colour_of_twelve_bits_keeps_its_brightness(tmp_path, kind):
         assert np.abs(shown - np.moveaxis(values, 0, -1) * 255.0 / 4095).max() <= 0.51
 
 
-def test_tiff_kinds_that_pillow_does_not_know_are_opened(tmp_path):
+def test_open_image_tiff_unsupported_by_pillow_is_opened(tmp_path):
     rasterio = pytest.importorskip("rasterio", reason="rasterio is not installed")
     values = np.random.default_rng(0).random((5, 20, 30)).astype(np.float32)
     options = {"driver": "GTiff", "width": 30, "height": 20, "dtype": "float32"}
@@ -197,7 +197,7 @@ def test_tiff_kinds_that_pillow_does_not_know_are_opened(tmp_path):
         assert np.abs(shown - np.moveaxis(values[:3], 0, -1) * 255).max() <= 0.51
 
 
-def test_a_jpeg_too_large_to_decode_whole_is_decoded_smaller(monkeypatch):
+def test_open_image_jpeg_above_pixel_limit_is_decoded_at_reduced_size(monkeypatch):
     file = io.BytesIO()
     Image.new("RGB", (400, 200), (9, 90, 9)).save(file, "JPEG")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)

@@ -1,4 +1,4 @@
-"""Outputs are whole or as before, whoever is killed and however many write; what the killed leave does not pile up."""
+"""Atomic outputs: complete or unchanged after kills and with concurrent writers; leftovers are removed."""
 
 import os
 import stat
@@ -31,8 +31,8 @@ def hidden(folder):
     return [child.name for child in folder.iterdir() if child.name.startswith(".")]
 
 
-def killed_while_writing(path):
-    """A process that is ended by SIGKILL inside `atomic_folder`."""
+def write_in_killed_process(path):
+    """Run a process that is ended by SIGKILL inside `atomic_folder`."""
     program = f"""
         import os, sys
         sys.path.insert(0, {str(ROOT)!r})
@@ -44,30 +44,30 @@ def killed_while_writing(path):
     assert subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=False).returncode == -9
 
 
-def test_what_a_killed_process_leaves_goes_with_the_next_write(tmp_path):
+def test_atomic_folder_removes_leftovers_of_killed_processes(tmp_path):
     fill(tmp_path / "out", "old")
     for _ in range(2):
-        killed_while_writing(tmp_path / "out")
-    assert contents(tmp_path / "out") == {"a": "old", "b": "old"} and len(hidden(tmp_path)) == 2  # and its lock
+        write_in_killed_process(tmp_path / "out")
+    assert contents(tmp_path / "out") == {"a": "old", "b": "old"} and len(hidden(tmp_path)) == 2  # directory and lock
     fill(tmp_path / "out", "new")
     assert contents(tmp_path / "out") == {"a": "new", "b": "new"} and not hidden(tmp_path)
 
 
-def test_a_folder_is_swept_of_all_that_killed_processes_left_in_it(tmp_path):
+def test_sweep_all_removes_leftovers_of_killed_processes(tmp_path):
     fill(tmp_path / "first", "old")
-    killed_while_writing(tmp_path / "first")
-    killed_while_writing(tmp_path / "second")
-    (tmp_path / ".third-gengeo-new-abc.lock").touch()  # killed after the folder had gone and before its lock had
+    write_in_killed_process(tmp_path / "first")
+    write_in_killed_process(tmp_path / "second")
+    (tmp_path / ".third-gengeo-new-abc.lock").touch()  # killed after the folder was removed and before its lock was
     sweep_all(tmp_path)
     assert not hidden(tmp_path) and contents(tmp_path / "first") == {"a": "old", "b": "old"}
 
 
-def test_who_may_read_an_output_is_for_the_umask_to_say(tmp_path, monkeypatch):
+def test_new_output_has_permissions_of_umask(tmp_path, monkeypatch):
     before = os.umask(0o027)
-    # The umask is the process's: whoever changes it, even to look, changes it for files of other threads.
+    # The umask belongs to the process: changing it, even to read it, affects files of other threads.
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(os, "umask", lambda _: pytest.fail("the umask was touched"))
+            patch.setattr(os, "umask", lambda _: pytest.fail("the umask was changed"))
             fill(tmp_path / "out", "new")
             files.write_text(tmp_path / "out.json", "{}")
     finally:
@@ -76,14 +76,14 @@ def test_who_may_read_an_output_is_for_the_umask_to_say(tmp_path, monkeypatch):
     assert modes == [0o750, 0o640, 0o640]
 
 
-def test_what_is_still_written_stays(tmp_path):
+def test_sweep_keeps_temporaries_in_use(tmp_path):
     with atomic_folder(tmp_path / "out") as folder, atomic_file(tmp_path / "out.json") as file:
         sweep(tmp_path / "out")
         sweep(tmp_path / "out.json")
         assert folder.is_dir() and file.is_file()
 
 
-def test_only_what_is_ours_is_swept(tmp_path):
+def test_sweep_keeps_other_hidden_files(tmp_path):
     for name in (".out-settings", ".out-old-20240101", ".other-gengeo-new-abc"):
         (tmp_path / name).mkdir()
     fill(tmp_path / "out", "new")
@@ -91,21 +91,21 @@ def test_only_what_is_ours_is_swept(tmp_path):
 
 
 @pytest.mark.parametrize("exchange", [True, False])
-def test_many_writers_of_one_output_leave_one_whole_output(tmp_path, monkeypatch, exchange):
+def test_atomic_folder_concurrent_writers_leave_one_complete_output(tmp_path, monkeypatch, exchange):
     if not exchange:
         monkeypatch.setattr(files, "_exchange", lambda *_: False)
-    words = [f"writer {number}" for number in range(4)]
+    texts = [f"writer {number}" for number in range(4)]
     with ThreadPoolExecutor(4) as pool:
         for _ in range(10):
-            list(pool.map(lambda word: fill(tmp_path / "out", word), words))
+            list(pool.map(lambda text: fill(tmp_path / "out", text), texts))
             found = contents(tmp_path / "out")
-            assert found["a"] == found["b"] in words and set(found) == {"a", "b"}
+            assert found["a"] == found["b"] in texts and set(found) == {"a", "b"}
     assert not hidden(tmp_path)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="renameat2 is a call of Linux")
-def test_an_output_is_never_missing_while_it_is_replaced(tmp_path, monkeypatch):
-    """Where two folders can change places no instant is without one; a kill can find no such instant either."""
+@pytest.mark.skipif(sys.platform != "linux", reason="renameat2 exists only on Linux")
+def test_atomic_folder_output_exists_at_all_times(tmp_path, monkeypatch):
+    """Where the system exchanges two folders in one step, the output exists after every call, so also after a kill."""
     fill(tmp_path / "out", "old")
     (tmp_path / "one").mkdir()
     if not files._exchange(tmp_path / "one", tmp_path / "out"):
@@ -115,18 +115,18 @@ def test_an_output_is_never_missing_while_it_is_replaced(tmp_path, monkeypatch):
     for name in ("replace", "rename"):
         original = getattr(Path, name)
 
-        def looked(self, *words, original=original):
-            result = original(self, *words)
+        def check_existence(self, *arguments, original=original):
+            result = original(self, *arguments)
             seen.append((tmp_path / "out").exists())
             return result
 
-        monkeypatch.setattr(Path, name, looked)
+        monkeypatch.setattr(Path, name, check_existence)
     monkeypatch.setattr(files, "_remove", lambda path, remove=files._remove: (seen.append(True), remove(path)))
     fill(tmp_path / "out", "new")
     assert seen and all(seen) and contents(tmp_path / "out")["a"] == "new"
 
 
-def test_a_kill_between_two_renames_loses_nothing(tmp_path):
+def test_put_back_restores_output_after_kill_between_renames(tmp_path):
     fill(tmp_path / "out", "old")
     aside = tmp_path / f".out{files.OLD}x"
     aside.mkdir()
@@ -137,8 +137,8 @@ def test_a_kill_between_two_renames_loses_nothing(tmp_path):
     assert not hidden(tmp_path)
 
 
-def test_a_rename_that_fails_gives_the_old_its_place_back(tmp_path, monkeypatch):
-    """Where folders cannot change places, the old one is moved aside first; then the second rename fails."""
+def test_atomic_folder_failed_rename_restores_old_output(tmp_path, monkeypatch):
+    """Without an exchange the old folder is moved aside first; the second rename then fails."""
     fill(tmp_path / "out", "old")
     monkeypatch.setattr(files, "_exchange", lambda *_: False)
     replace, calls = Path.replace, []
@@ -154,8 +154,8 @@ def test_a_rename_that_fails_gives_the_old_its_place_back(tmp_path, monkeypatch)
     assert contents(tmp_path / "out") == {"a": "old", "b": "old"} and not hidden(tmp_path)
 
 
-def test_a_writer_that_is_done_does_not_bring_the_old_output_back(tmp_path, monkeypatch):
-    """Where folders cannot change places, the next writer may have moved the new one aside already."""
+def test_atomic_folder_finished_writer_does_not_restore_old_output(tmp_path, monkeypatch):
+    """Without an exchange the next writer may already have moved the new folder aside."""
     fill(tmp_path / "out", "old")
     monkeypatch.setattr(files, "_exchange", lambda *_: False)
     replace = Path.replace
@@ -170,8 +170,8 @@ def test_a_writer_that_is_done_does_not_bring_the_old_output_back(tmp_path, monk
     assert contents(tmp_path / "aside")["a"] == "new" and not (tmp_path / "out").exists() and not hidden(tmp_path)
 
 
-def test_what_was_moved_aside_does_not_push_a_newer_one_away(tmp_path, monkeypatch):
-    """A writer takes the place between the look and the rename."""
+def test_put_back_does_not_replace_newer_output(tmp_path, monkeypatch):
+    """Another writer creates the path between the check and the rename."""
     fill(tmp_path / "out", "new")
     fill(tmp_path / f".out{files.OLD}x" / "out", "old")
     exists = Path.exists
@@ -179,7 +179,7 @@ def test_what_was_moved_aside_does_not_push_a_newer_one_away(tmp_path, monkeypat
     assert not put_back(tmp_path / "out") and contents(tmp_path / "out")["a"] == "new"
 
 
-def test_a_folder_replaces_a_file_and_a_failure_leaves_the_old(tmp_path):
+def test_atomic_folder_replaces_file_and_failure_keeps_it(tmp_path):
     (tmp_path / "out").write_text("file")
     with pytest.raises(RuntimeError), atomic_folder(tmp_path / "out"):
         raise RuntimeError
@@ -192,7 +192,7 @@ def mode(path):
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_a_link_stays_and_what_it_points_to_is_replaced(tmp_path):
+def test_write_through_link_replaces_target_and_keeps_link(tmp_path):
     (tmp_path / "real").mkdir()
     fill(tmp_path / "real" / "out", "old")
     (tmp_path / "link").symlink_to(tmp_path / "real" / "out")
@@ -204,7 +204,7 @@ def test_a_link_stays_and_what_it_points_to_is_replaced(tmp_path):
     assert not hidden(tmp_path) and not hidden(tmp_path / "real")
 
 
-def test_permissions_of_what_is_replaced_are_kept(tmp_path):
+def test_replaced_output_keeps_permissions(tmp_path):
     fill(tmp_path / "out", "old")
     files.write_text(tmp_path / "secret.json", "{}")
     (tmp_path / "out").chmod(0o700)
@@ -214,7 +214,7 @@ def test_permissions_of_what_is_replaced_are_kept(tmp_path):
     assert [mode(tmp_path / name) for name in ("out", "out/a", "secret.json")] == [0o700, 0o600, 0o600]
 
 
-def test_a_file_that_a_library_made_for_its_owner_alone_gets_the_mode_of_the_umask(tmp_path):
+def test_owner_only_file_of_library_gets_mode_of_umask(tmp_path):
     before = os.umask(0o022)
     try:
         with atomic_folder(tmp_path / "out") as folder:
@@ -227,7 +227,7 @@ def test_a_file_that_a_library_made_for_its_owner_alone_gets_the_mode_of_the_uma
     assert mode(tmp_path / "out" / "weights") == mode(tmp_path / "one.bin") == 0o644
 
 
-def test_a_fifo_is_written_into_and_stays(tmp_path):
+def test_write_text_fifo_is_written_into(tmp_path):
     os.mkfifo(tmp_path / "pipe.json")
     with ThreadPoolExecutor(1) as pool:
         read = pool.submit((tmp_path / "pipe.json").read_text)
@@ -237,14 +237,14 @@ def test_a_fifo_is_written_into_and_stays(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["-", "/dev/stdout"])
-def test_stdout_is_written_into(tmp_path, name):
-    program = f"from gengeo_hf.common.files import write_text; write_text({name!r}, 'said')"
+def test_write_text_stdout_is_written_into(tmp_path, name):
+    program = f"from gengeo_hf.common.files import write_text; write_text({name!r}, 'content')"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "said" and not (ROOT / "-").exists()
+    assert done.stdout == "content" and not (ROOT / "-").exists()
     assert name == "-" or Path("/dev/stdout").is_symlink()
 
 
-def test_only_an_earlier_result_of_the_same_command_is_replaced_and_only_on_request(tmp_path):
+def test_check_replaceable_accepts_only_same_kind_with_overwrite(tmp_path):
     out = tmp_path / "out"
     for kind in ("export", "export"):
         files.check_replaceable(out, kind, overwrite=out.exists())
@@ -260,7 +260,7 @@ def test_only_an_earlier_result_of_the_same_command_is_replaced_and_only_on_requ
 
 
 @pytest.mark.parametrize("marker", ["manifest.json", "config.json", "gengeo_output.json"])
-def test_a_folder_is_not_taken_for_ours_because_of_a_file_name(tmp_path, marker):
+def test_check_replaceable_file_name_alone_is_not_accepted(tmp_path, marker):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / marker).write_text('{"name": "my web application"}')
     with pytest.raises(GenGeoError, match="holds something else"):

@@ -1,4 +1,4 @@
-"""One at a time: between threads and processes, with native locks and without, and nothing stays behind."""
+"""Locks exclude threads and processes, with native locks and without, and leave no files behind."""
 
 import errno
 import os
@@ -28,11 +28,11 @@ def kind(request, monkeypatch):
             raise OSError(request.param, os.strerror(request.param))
 
         monkeypatch.setattr(UnixFileLock, "_acquire", refused)
-        monkeypatch.setattr(locks, "_warned", True)
+        monkeypatch.setattr(locks, "_warned", True)  # suppresses the warning
     return request.param
 
 
-def test_one_at_a_time(tmp_path, kind):
+def test_exclusive_threads_hold_lock_one_at_a_time(tmp_path, kind):
     inside, most = [], []
 
     def work():
@@ -52,7 +52,7 @@ def test_one_at_a_time(tmp_path, kind):
     assert len(most) == 20 and max(most) == 1 and not list(tmp_path.iterdir())
 
 
-def test_who_does_not_wait_is_told(tmp_path, kind):
+def test_exclusive_without_waiting_yields_false_while_held(tmp_path, kind):
     with exclusive(tmp_path / "lock"), exclusive(tmp_path / "lock", wait=False) as second:
         assert second is False
     with exclusive(tmp_path / "lock", wait=False) as again:
@@ -60,7 +60,7 @@ def test_who_does_not_wait_is_told(tmp_path, kind):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_killed_process_frees_its_lock(tmp_path):
+def test_exclusive_killed_process_frees_lock(tmp_path):
     program = (
         "import os\nfrom gengeo_hf.common.locks import exclusive\n"
         f"with exclusive({str(tmp_path / 'lock')!r}):\n    os.kill(os.getpid(), 9)"
@@ -71,7 +71,7 @@ def test_a_killed_process_frees_its_lock(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_lock_whose_file_was_removed_keeps_others_out(tmp_path):
+def test_exclusive_held_lock_blocks_other_threads(tmp_path):
     inside = []
 
     def second():
@@ -87,21 +87,21 @@ def test_a_lock_whose_file_was_removed_keeps_others_out(tmp_path):
     assert inside == ["second"]
 
 
-def test_a_file_system_without_locks_is_told_once(tmp_path, monkeypatch):
+def test_exclusive_without_native_locks_warns_once(tmp_path, monkeypatch):
     def refused(self):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(UnixFileLock, "_acquire", refused)
     monkeypatch.setattr(locks, "_warned", False)
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(3):
             with exclusive(tmp_path / "lock"):
                 pass
-    assert len(told) == 1 and "has no locks" in str(told[0].message)
+    assert len(caught) == 1 and "has no locks" in str(caught[0].message)
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+def test_exclusive_unwritable_folder_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(GenGeoError, match="cannot be written"), exclusive(tmp_path / "file" / "lock"):
         pass

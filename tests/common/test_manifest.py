@@ -1,4 +1,4 @@
-"""Manifests are read strictly: wrong types, unknown fields and newer versions are one line each."""
+"""Manifests are read strictly: wrong types, unknown fields and other versions are one-line errors."""
 
 import json
 from dataclasses import dataclass, field
@@ -42,7 +42,7 @@ def read(path):
     return read_manifest(path, Whole, "whole", 3, "make it again")
 
 
-def test_values_become_dataclasses(tmp_path):
+def test_read_manifest_builds_nested_dataclasses(tmp_path):
     found = read(
         write(
             tmp_path,
@@ -68,25 +68,25 @@ def test_values_become_dataclasses(tmp_path):
         ({"shares": [10**400]}, r"shares\[0\]"),
         ({"kind": "other"}, "kind is 'other', expected 'flat' or 'scan'"),
         ({"flag": 1}, "flag is 1, expected bool"),
-        ({"surprise": 1}, "surprise is not known"),
+        ({"surprise": 1}, "surprise is not a known field"),
         ({"format_version": 4}, "format version 4, this package reads 3; .* update gengeo_hf"),
         ({"format_version": "4"}, "format version '4'"),
         ({"format": "other"}, "is not a whole but 'other'"),
     ],
 )
-def test_what_does_not_fit_is_one_line(tmp_path, values, message):
+def test_read_manifest_invalid_field_is_one_line(tmp_path, values, message):
     with pytest.raises(GenGeoError, match=message) as caught:
         read(write(tmp_path, **values))
     assert len(str(caught.value)) < 700
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "7", "{}", "[" * 100_000, '"\\ud800"', '{"format": []}'])
-def test_what_is_not_a_manifest_is_one_line(tmp_path, text):
+def test_read_manifest_other_content_is_refused(tmp_path, text):
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(GenGeoError):
         read(tmp_path / "manifest.json")
 
 
-def test_an_object_is_expected_where_a_dataclass_is():
+def test_parse_number_instead_of_object_is_refused():
     with pytest.raises(ValueError, match=r"part is 3, expected an object"):
         parse(Part, 3, "part")

@@ -1,4 +1,4 @@
-"""What is refused before anything is computed: each break of the schema by itself, in one line that names it."""
+"""`CrossViewDataset.validate` refuses each violation of the schema with a one-line error."""
 
 import dataclasses
 
@@ -10,22 +10,22 @@ from gengeo_hf.common.schema import check_apart
 from tests.data.helpers import toy_dataset
 
 
-def changed(column, value, table="queries", row=3):
-    """The toy data set with another value in one cell."""
+def with_cell(column, value, table="queries", row=3):
+    """Return the toy data set with another value in one cell."""
     data = toy_dataset()
     rows, features = getattr(data, table).to_list(), getattr(data, table).features
     rows[row][column] = value
     return dataclasses.replace(data, **{table: datasets.Dataset.from_list(rows, features=features)})
 
 
-def refused(data, words):
-    with pytest.raises(GenGeoError, match=words) as caught:
+def assert_refused(data, message):
+    with pytest.raises(GenGeoError, match=message) as caught:
         data.validate()
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("column", "value", "words"),
+    ("column", "value", "message"),
     [
         ("query_id", "q1", "'q1' twice"),
         ("query_id", None, "row 3 of the queries table has no query_id"),
@@ -37,37 +37,37 @@ def refused(data, words):
         ("fov", 361.0, "found 361"),
     ],
 )
-def test_a_wrong_query(column, value, words):
-    refused(changed(column, value), words)
+def test_validate_invalid_query_is_refused(column, value, message):
+    assert_refused(with_cell(column, value), message)
 
 
 @pytest.mark.parametrize(
-    ("column", "value", "words"),
+    ("column", "value", "message"),
     [
         ("tile_id", "t0", "'t0' twice"),
         ("tile_id", None, "row 3 of the gallery table has no tile_id"),
         ("lon", 1e6, "are the columns swapped or in metres"),
     ],
 )
-def test_a_wrong_tile(column, value, words):
-    refused(changed(column, value, "gallery"), words)
+def test_validate_invalid_tile_is_refused(column, value, message):
+    assert_refused(with_cell(column, value, "gallery"), message)
 
 
-def test_a_wrong_table():
+def test_validate_invalid_table_is_refused():
     data = toy_dataset()
-    refused(dataclasses.replace(data, queries=data.queries.remove_columns("fov")), "lacks the column 'fov'")
-    other = data.gallery.cast_column("lat", datasets.Value("string"))
-    refused(dataclasses.replace(data, gallery=other), "the gallery column 'lat' must be .*float64.*, found .*string")
-    refused(dataclasses.replace(data, queries=data.queries.select([])), "the queries table is empty")
+    assert_refused(dataclasses.replace(data, queries=data.queries.remove_columns("fov")), "lacks the column 'fov'")
+    other = dataclasses.replace(data, gallery=data.gallery.cast_column("lat", datasets.Value("string")))
+    assert_refused(other, "the gallery column 'lat' must be .*float64.*, found .*string")
+    assert_refused(dataclasses.replace(data, queries=data.queries.select([])), "the queries table is empty")
 
 
 @pytest.mark.parametrize("column", ["lat", "lon", "heading", "fov", "area"])
-def test_what_may_be_unknown(column):
-    data = changed(column, None)
+def test_validate_null_in_optional_column_is_accepted(column):
+    data = with_cell(column, None)
     assert data.validate() is data
 
 
-def test_a_validation_part_that_repeats_training_photos():
+def test_check_apart_repeated_photos_are_refused():
     data = toy_dataset()
     train, validation = (
         dataclasses.replace(data, queries=data.queries.select(rows)) for rows in (range(8), range(8, 12))

@@ -1,4 +1,4 @@
-"""The one reader of tables: what it accepts, what it counts, what its messages advise."""
+"""The reader of tables: supported formats, notes about omitted rows, and error messages; checks of positions."""
 
 import json
 
@@ -21,7 +21,7 @@ def text(separator, quote=""):
     return "\n".join(lines) + "\n"
 
 
-def test_every_text_form_gives_the_same_rows(tmp_path):
+def test_read_table_text_formats_give_equal_rows(tmp_path):
     forms = {
         "a.csv": text(",").encode(),
         "b.csv": text(";").encode(),
@@ -38,7 +38,7 @@ def test_every_text_form_gives_the_same_rows(tmp_path):
     assert "2 rows without any value" in table.notes[0]
 
 
-def test_parquet_json_arrow_and_saved_data_sets_give_the_same_rows(tmp_path):
+def test_read_table_binary_formats_give_equal_rows(tmp_path):
     rows = {"name": ["a", "b"], "lat": [60.1, 60.2], "id": [7, 9007199254740993]}
     arrow = pa.table(rows)
     pq.write_table(arrow, tmp_path / "a.parquet")
@@ -48,11 +48,11 @@ def test_parquet_json_arrow_and_saved_data_sets_give_the_same_rows(tmp_path):
     datasets.Dataset(arrow).save_to_disk(tmp_path / "d")
     for name in ("a.parquet", "b.jsonl", "c.arrow", "d"):
         table = read_table(tmp_path / name)
-        assert table.text("id") == ["7", "9007199254740993"], name  # above 2**53, and no digit is lost
+        assert table.text("id") == ["7", "9007199254740993"], name  # above 2**53, and exact
         np.testing.assert_array_equal(table.numbers("lat"), [60.1, 60.2])
 
 
-def test_ids_with_a_null_or_of_two_types_stay_text(tmp_path):
+def test_table_text_keeps_large_and_mixed_ids(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"id": 9007199254740993}\n{"id": null}\n{"id": 5}\n')
     assert read_table(tmp_path / "a.jsonl").text("id") == ["9007199254740993", None, "5"]
     (tmp_path / "b.jsonl").write_text('{"id": 9007199254740993}\n{"id": "x1"}\n')
@@ -62,16 +62,16 @@ def test_ids_with_a_null_or_of_two_types_stay_text(tmp_path):
         as_table(datasets.Dataset.from_dict({"id": [2.0**60]})).text("id")
 
 
-def test_a_dictionary_of_splits_is_one_table_with_its_splits(tmp_path):
+def test_read_table_dataset_dict_becomes_column_split(tmp_path):
     parts = {name: datasets.Dataset.from_dict({"a": [name], "split": ["x"]}) for name in ("train", "test")}
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "d")
     table = read_table(tmp_path / "d")
-    assert table.values("split") == table.values("a") == ["train", "test"] and "go before" in table.notes[0]
+    assert table.values("split") == table.values("a") == ["train", "test"] and "replace its column" in table.notes[0]
     labels = datasets.Features({"split": datasets.ClassLabel(names=["train", "test"])})
     assert as_table(datasets.Dataset.from_dict({"split": [1, 0]}, features=labels)).values("split") == ["test", "train"]
 
 
-def test_raw_bytes_are_images(tmp_path):
+def test_read_table_binary_column_is_image(tmp_path):
     Image.new("RGB", (16, 16), (9, 90, 9)).save(tmp_path / "a.png")
     content = (tmp_path / "a.png").read_bytes()
     for kind in (pa.binary(), pa.large_binary()):
@@ -90,7 +90,7 @@ def test_raw_bytes_are_images(tmp_path):
         (b"a,b\n1,2,3\n", "line 2 has 3 cells and the header 2"),
     ],
 )
-def test_files_that_must_be_changed_say_how(tmp_path, content, message):
+def test_read_table_invalid_text_says_what_to_change(tmp_path, content, message):
     (tmp_path / "t.csv").write_bytes(content)
     with pytest.raises(GenGeoError, match=message) as caught:
         read_table(tmp_path / "t.csv")
@@ -107,7 +107,7 @@ def test_files_that_must_be_changed_say_how(tmp_path, content, message):
         ("north", "leave the cell empty"),
     ],
 )
-def test_cells_that_are_not_numbers_say_what_to_change(tmp_path, cell, message):
+def test_table_numbers_invalid_cell_says_what_to_change(tmp_path, cell, message):
     (tmp_path / "t.csv").write_text(f"lat;lon\n60.1;24\n{cell};24\n")
     with pytest.raises(GenGeoError, match=f"row 2.*{message}"):
         read_table(tmp_path / "t.csv").numbers("lat")
@@ -115,7 +115,7 @@ def test_cells_that_are_not_numbers_say_what_to_change(tmp_path, cell, message):
     assert np.isnan(read_table(tmp_path / "t.csv").numbers("lat")[1])
 
 
-def test_short_lines_and_doubled_columns_are_counted(tmp_path):
+def test_read_table_short_lines_and_repeated_columns_are_noted(tmp_path):
     (tmp_path / "t.csv").write_text("a,lat,lat\nx,1,2\ny\n")
     table = read_table(tmp_path / "t.csv")
     assert table.text("a") == ["x", "y"] and len(table.notes) == 2 and "line 3" in table.notes[0]
@@ -123,10 +123,10 @@ def test_short_lines_and_doubled_columns_are_counted(tmp_path):
         table.numbers("lat")
 
 
-def test_other_kinds_of_files_say_what_to_make_of_them(tmp_path):
-    for name, words in (("t.xlsx", "CSV UTF-8"), ("t.geojson", "as CSV"), ("t.json", ".jsonl")):
+def test_read_table_unsupported_source_says_what_to_do(tmp_path):
+    for name, message in (("t.xlsx", "CSV UTF-8"), ("t.geojson", "as CSV"), ("t.json", ".jsonl")):
         (tmp_path / name).write_bytes(b"x")
-        with pytest.raises(GenGeoError, match=words):
+        with pytest.raises(GenGeoError, match=message):
             read_table(tmp_path / name)
     with pytest.raises(GenGeoError, match="exactly one"):
         read_table(tmp_path)
@@ -136,7 +136,7 @@ def test_other_kinds_of_files_say_what_to_make_of_them(tmp_path):
         read_table("hf://one")
 
 
-def test_bounds_that_cannot_be_are_refused():
+def test_check_bounds_implausible_is_refused():
     good = np.array([[24.899, 60.1695, 24.901, 60.1705], [179.999, -17.001, -179.999, -16.999]])
     check_bounds("t", good, np.array([60.17, -17.0]), np.array([24.9, 180.0]))
     check_bounds("t", np.full((1, 4), np.nan))
@@ -146,12 +146,12 @@ def test_bounds_that_cannot_be_are_refused():
         "west and east swapped": good[:1, [2, 1, 0, 3]],
         "outside": good[:1] + np.array([1.0, 0, 1.0, 0]),
     }
-    for words, sides in wrong.items():
-        with pytest.raises(GenGeoError, match=f"row 1.*{words}"):
+    for message, sides in wrong.items():
+        with pytest.raises(GenGeoError, match=f"row 1.*{message}"):
             check_bounds("t", sides, np.array([60.17]), np.array([24.9]))
 
 
-def test_distances_that_cannot_be_true_are_said():
+def test_distance_summary_implausible_distances_are_warned_about():
     lon = 24.9 + np.arange(20) * 0.002
     lat = np.full(20, 60.17)
     line, warning = distance_summary(lat, lon, lat, lon)

@@ -1,4 +1,4 @@
-"""What people write for sizes and places: what is written is what is read, and nothing else is understood."""
+"""Parsers of units return the written values, and refuse any other text."""
 
 import math
 
@@ -15,20 +15,20 @@ lengths = st.floats(0.001, 1e6)
 
 @settings(max_examples=200, deadline=None)
 @given(lengths, st.sampled_from(sorted(METRES)), st.sampled_from(["", " "]))
-def test_lengths(value, unit, space):
+def test_parse_metres_returns_written_value(value, unit, space):
     assert parse_metres(f"{value:.6f}{space}{unit}") == pytest.approx(round(value, 6) * METRES[unit], rel=1e-9)
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.floats(-90, 90), st.floats(-180, 180), lengths)
-def test_places(lat, lon, metres):
-    place = parse_near(f"{lat!r},{lon!r},{metres:.3f}m")
-    assert (place.lat, place.lon) == (lat, lon) and math.isclose(place.radius_m, metres, abs_tol=6e-4)
+def test_parse_near_returns_written_values(lat, lon, metres):
+    near = parse_near(f"{lat!r},{lon!r},{metres:.3f}m")
+    assert (near.lat, near.lon) == (lat, lon) and math.isclose(near.radius_m, metres, abs_tol=6e-4)
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(max_size=20))
-def test_any_text_is_a_place_or_refused(text):
+def test_parsers_any_text_is_finite_or_refused(text):
     for parse in (parse_metres, parse_near, parse_bounds):
         try:
             found = parse(text)

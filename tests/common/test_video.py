@@ -1,4 +1,4 @@
-"""Frames of videos that the tests write: times, order, rotation, damage."""
+"""Reading of video frames: times, order, rotation, damaged files."""
 
 from datetime import UTC, datetime
 
@@ -27,14 +27,14 @@ def number_of(frame):
 
 
 @pytest.mark.parametrize(("every", "numbers"), [(1.0, range(0, 60, 10)), (0.35, [0, 4, 7, 11]), (0.001, range(60))])
-def test_frames_are_those_shown_at_their_times(video, every, numbers):
+def test_frames_have_requested_times_and_content(video, every, numbers):
     frames = list(Video.open(video).frames(every))[: len(numbers)]
     assert [number_of(frame) for frame in frames] == pytest.approx(list(numbers), abs=1)
     assert [frame.seconds for frame in frames] == pytest.approx([number / 10 for number in numbers])
     assert all(isinstance(frame, VideoFrame) for frame in frames)
 
 
-def test_header_gives_length_and_the_time_of_each_frame(video):
+def test_open_reads_duration_and_frame_times(video):
     opened = Video.open(video)
     assert opened.duration_s == pytest.approx(6.0) and opened.count(1.0) == 6
     third = list(opened.frames(1.0))[3]
@@ -42,12 +42,12 @@ def test_header_gives_length_and_the_time_of_each_frame(video):
     assert third.name == f"{video}#t=3" and number_of(third) == 30
 
 
-def test_video_without_creation_time_has_no_times(tmp_path):
+def test_frames_without_creation_time_have_no_time(tmp_path):
     opened = Video.open(write_video(tmp_path / "a.avi", [grey(number) for number in range(20)]))
     assert opened.created is None and next(opened.frames()).metadata.time is None
 
 
-def test_frame_is_found_again_by_its_name(video):
+def test_read_frame_returns_frame_of_name(video):
     frame = list(Video.open(video).frames(1.0))[4]
     assert np.array_equal(np.asarray(read_frame(frame.name)), np.asarray(frame.image))
 
@@ -66,17 +66,17 @@ def test_frames_are_decoded_one_at_a_time(video, monkeypatch):
     assert len(decoded) == 1
 
 
-def test_rotation_that_phones_write_is_applied(tmp_path):
+def test_frames_rotation_of_header_is_applied(tmp_path):
     wide = np.zeros((32, 48, 3), np.uint8)
-    wide[:16] = 255  # bright above
+    wide[:16] = 255  # the upper half is bright
     path = write_video(tmp_path / "phone.mp4", [wide] * 3, rotation=90)
     image = np.asarray(next(Video.open(path).frames()).image).astype(float)
     assert image.shape[:2] == (48, 32)
     left, right = image[:, :12].mean(), image[:, 20:].mean()
-    assert left - right > 150  # turned counter-clockwise: what was above lies on the left
+    assert left - right > 150  # rotated counter-clockwise: the upper half is on the left
 
 
-def test_truncated_video_gives_its_frames_and_then_says_so(tmp_path):
+def test_frames_truncated_video_ends_with_broken_frame(tmp_path):
     path = write_video(tmp_path / "a.mkv", [grey(number) for number in range(60)])
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     *frames, last = Video.open(path).frames(1.0)
@@ -94,7 +94,7 @@ def test_truncated_video_gives_its_frames_and_then_says_so(tmp_path):
         (None, "there is no video"),
     ],
 )
-def test_what_is_not_a_video_is_refused_in_one_line(tmp_path, content, message):
+def test_open_file_that_is_not_a_video_is_refused(tmp_path, content, message):
     path = tmp_path / "a.mp4"
     if content is not None:
         path.write_bytes(content)
@@ -103,7 +103,7 @@ def test_what_is_not_a_video_is_refused_in_one_line(tmp_path, content, message):
     assert "\n" not in str(caught.value) and "Errno" not in str(caught.value)
 
 
-def test_sound_without_pictures_is_refused(tmp_path):
+def test_open_audio_file_is_refused(tmp_path):
     import av
 
     with av.open(str(tmp_path / "a.mp4"), "w") as container:
@@ -116,10 +116,10 @@ def test_sound_without_pictures_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("every", [0.0, -1.0, float("nan")])
-def test_time_between_frames_must_be_positive(video, every):
+def test_frames_interval_not_positive_is_refused(video, every):
     with pytest.raises(GenGeoError, match="must be a positive number of seconds"):
         next(Video.open(video).frames(every))
 
 
-def test_suffix_tells_videos_from_photos():
+def test_is_video_decides_by_suffix():
     assert is_video("a/B.MP4") and not is_video("a.jpg") and not is_video(b"mp4")

@@ -6,7 +6,7 @@ from sklearn.metrics.pairwise import haversine_distances
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import EARTH_RADIUS_M
-from gengeo_hf.data.area_split import blocks_of, fitting_block_m, split_training
+from gengeo_hf.data.area_split import blocks_of, choose_block_m, split_training
 
 
 def town(count=600, seed=0, metres=8_000.0):
@@ -69,6 +69,6 @@ def test_what_cannot_be_split_is_said():
 
 def test_the_block_fits_a_town_and_a_country():
     _, lat, lon = town()
-    assert 200 <= fitting_block_m(lat, lon, 0.1) <= 2_000
+    assert 200 <= choose_block_m(lat, lon, 0.1) <= 2_000
     chance = np.random.default_rng(0)
-    assert fitting_block_m(chance.uniform(30, 48, 600), chance.uniform(-120, -75, 600), 0.1) == 20_000
+    assert choose_block_m(chance.uniform(30, 48, 600), chance.uniform(-120, -75, 600), 0.1) == 20_000

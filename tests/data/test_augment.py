@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.data.augment import Augmentation, jittered
+from gengeo_hf.data.augment import Augmentation, jitter
 from gengeo_hf.data.views import limited_fov
 
 SEED = (1, 2, 0)
@@ -119,14 +119,14 @@ def test_colour_against_its_definition():
     one, zero = torch.ones(3), torch.zeros(3)
     factor = torch.tensor([0.9, 1.0, 1.1])
     grey = (images * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
-    torch.testing.assert_close(jittered(images, one, one, one, zero), images, atol=2e-4, rtol=0)
+    torch.testing.assert_close(jitter(images, one, one, one, zero), images, atol=2e-4, rtol=0)
     f = factor.view(3, 1, 1, 1)
-    torch.testing.assert_close(jittered(images, factor, one, one, zero), images * f, atol=2e-4, rtol=0)
+    torch.testing.assert_close(jitter(images, factor, one, one, zero), images * f, atol=2e-4, rtol=0)
     mean = grey.mean(dim=(2, 3), keepdim=True)
-    torch.testing.assert_close(jittered(images, one, factor, one, zero), images * f + mean * (1 - f), atol=2e-4, rtol=0)
-    torch.testing.assert_close(jittered(images, one, one, factor, zero), images * f + grey * (1 - f), atol=2e-4, rtol=0)
-    turned = jittered(images, one, one, one, torch.full((3,), 1 / 3))
-    back = jittered(jittered(turned, one, one, one, torch.full((3,), 1 / 3)), one, one, one, torch.full((3,), 1 / 3))
+    torch.testing.assert_close(jitter(images, one, factor, one, zero), images * f + mean * (1 - f), atol=2e-4, rtol=0)
+    torch.testing.assert_close(jitter(images, one, one, factor, zero), images * f + grey * (1 - f), atol=2e-4, rtol=0)
+    turned = jitter(images, one, one, one, torch.full((3,), 1 / 3))
+    back = jitter(jitter(turned, one, one, one, torch.full((3,), 1 / 3)), one, one, one, torch.full((3,), 1 / 3))
     torch.testing.assert_close(back, images, atol=1e-3, rtol=0)  # three thirds of a turn
     assert (turned - images).abs().max() > 0.05
 

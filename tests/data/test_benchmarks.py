@@ -150,7 +150,7 @@ def test_vigor_in_parts(tmp_path):
         load_pairs("vigor-same", root, "test")
     data = load_pairs("vigor-same", root, "test", cities=["Seattle"])
     assert data.name == "vigor-same/test[Seattle]" and len(data.gallery) == 48
-    with pytest.raises(GenGeoError, match="no test city"):
+    with pytest.raises(GenGeoError, match="not a test city"):
         load_pairs("vigor-cross", root, "test", cities=["Seattle"])
     lost = next((root / "Seattle/satellite").iterdir())
     lost.unlink()

@@ -45,7 +45,7 @@ def test_cvusa_of_the_wrong_size_says_what_and_what_to_do(tmp_path, gengeo):
     for words in (
         "1 files of 0 bytes, first 0000001.jpg",
         "pairs of test: 20 (expected 8,884)",
-        "0000006.jpg has not",
+        "0000006.jpg does not",
         "GPS lines: 200 (expected 44,516 or more)",
         "--fix would make 1 link",
         "differ in size",
@@ -96,7 +96,7 @@ def test_a_check_takes_the_loaders_options(tmp_path, gengeo, published):
     assert gengeo("data", "check", "table", path)[0] == 1
     path.write_text(path.read_text().replace("train", "", 1))
     code, out, _ = gengeo("data", "check", "table", path, "columns.aerial=overview")
-    assert code == 0 and "29 photos" in out and "1 rows belong to no part" in out and "no 'test'" in out
+    assert code == 0 and "29 photos" in out and "1 rows belong to no split" in out and "no 'test'" in out
     folder = folders.make_cvusa(tmp_path / "cvusa", gps=44_516)
     code, out, err = gengeo("data", "check", "cvusa", folder, "validation_by=id")
     assert code == 0 and "validation" in out, out + err

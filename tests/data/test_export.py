@@ -80,7 +80,7 @@ def test_webdataset_comes_back(data, tmp_path):
         load_pairs("webdataset", tmp_path / "out", "test", cache_dir=tmp_path / "cache")
     assert "\n" not in str(caught.value)
     shard.unlink()
-    with pytest.raises(GenGeoError, match="their names speak of"):
+    with pytest.raises(GenGeoError, match="their names state"):
         load_pairs("webdataset", tmp_path / "out", "test", cache_dir=tmp_path / "cache")
 
 

@@ -83,7 +83,7 @@ def test_option_against_the_name_is_refused(jz, name, options, message):
 
 
 def test_protocol_of_another_part_is_refused(jz):
-    with pytest.raises(GenGeoError, match="is of the data set justzoomin-area, found 'justzoomin'"):
+    with pytest.raises(GenGeoError, match="is for the data set justzoomin-area, found 'justzoomin'"):
         choose_protocol("justzoomin-area", parse_data(f"justzoomin {jz}"))
     assert find_protocol("justzoomin").near_rule_m == 50
 

@@ -83,7 +83,7 @@ def test_cvcities_swapped_positions_headers_and_unknown_cities_are_refused(tmp_p
     with pytest.raises(GenGeoError, match="line 1: expected six cells without a header"):
         load_pairs("cvcities", tmp_path, "train")
     path.write_text(good.replace("captown/sat_images", "../../etc"))
-    with pytest.raises(GenGeoError, match="not one of 4 pairs has both images"):
+    with pytest.raises(GenGeoError, match="none of 4 pairs has both images"):
         load_pairs("cvcities", tmp_path, "train")
     with pytest.raises(GenGeoError, match="no city 'cairo'"):
         load_pairs("cvcities", tmp_path, "test", cities=["cairo"])
@@ -101,8 +101,9 @@ def test_cvcities_check_counts_what_is_missing_doubled_or_empty(tmp_path):
     (tmp_path / "sydney" / "sat_images" / "0008.jpg").write_bytes(b"")
     report = check_data("cvcities", tmp_path)
     text = str(report)
-    assert not report.ok and "Google" in text and "from the folder of the data set" in text
-    assert "sydney/0007 has not" in text and "1 files of 0 bytes" in text and "1 rows stand where another" in text
+    assert not report.ok and "Google" in text and "relative to the folder of the data set" in text
+    assert "sydney/0007 does not" in text and "1 files of 0 bytes" in text
+    assert "1 rows repeat the position of another row" in text
     assert len(load_pairs("cvcities-sydney", tmp_path, "test", missing="drop").queries) == 11
 
 
@@ -151,7 +152,7 @@ def test_loci_says_what_it_does_not_understand(tmp_path):
         load_pairs("loci", tmp_path, "test", environments="Oz")
     for path in (tmp_path / "panoramas" / "Boston_Commons").iterdir():
         path.rename(path.with_name(path.name[:5] + ".jpg"))
-    with pytest.raises(GenGeoError, match="no position is known of its panoramas"):
+    with pytest.raises(GenGeoError, match="the positions of its panoramas are unknown"):
         loci.load(tmp_path, "test")
     for folder in ("panoramas", "satellite"):
         (tmp_path / "packed" / folder).mkdir(parents=True)

@@ -7,7 +7,7 @@ import pytest
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.schema import check_apart
 from gengeo_hf.data import PairSource, load_pairs
-from gengeo_hf.data.own import Cut, load_hf_dataset, three_parts
+from gengeo_hf.data.own import SplitOptions, assign_splits, load_hf_dataset
 from tests.data import folders
 
 
@@ -128,20 +128,20 @@ def test_photos_of_one_tile_fall_into_one_part(tmp_path, split_by):
 def test_shares_are_of_all_pairs(split_by, slack):
     generator = np.random.default_rng(0)
     lat, lon = generator.uniform(48, 48.05, 1000), generator.uniform(9, 9.05, 1000)
-    cut = Cut(validation_share=0.3, test_share=0.3, split_by=split_by, block_m=200.0, margin_m=0.0)
-    parts = three_parts([str(n) for n in range(1000)], lat, lon, cut)
+    cut = SplitOptions(validation_share=0.3, test_share=0.3, split_by=split_by, block_m=200.0, margin_m=0.0)
+    parts = assign_splits([str(n) for n in range(1000)], lat, lon, cut)
     for part, share in (("test", 300), ("validation", 300), ("train", 400)):
         assert abs((parts == part).sum() - share) <= 2 * slack
     for wrong in ({"test_share": 0.6}, {"validation_share": -0.1}, {"test_share": 0.5, "validation_share": 0.3}):
         with pytest.raises(GenGeoError, match="test_share must lie"):
-            Cut(**wrong)
+            SplitOptions(**wrong)
 
 
 def test_a_margin_that_takes_all_is_said(tmp_path):
     """30 pairs within a kilometre, and a margin of five."""
     lat, lon = 48 + 0.0003 * np.arange(30), np.full(30, 9.0)
     with pytest.raises(GenGeoError, match=r"all 30 pairs lie within margin_m=5000 m .* none is left for validation"):
-        three_parts([str(n) for n in range(30)], lat, lon, Cut(margin_m=5000))
+        assign_splits([str(n) for n in range(30)], lat, lon, SplitOptions(margin_m=5000))
     make_table(tmp_path, 30)
     (tmp_path / "near.csv").write_text(
         "\n".join(["ground,aerial,lat,lon", *(f"g/{n:03d}.jpg,a/{n:03d}.png,{lat[n]},9" for n in range(30))])
@@ -167,7 +167,7 @@ def test_a_column_that_is_called_like_a_split_and_is_none(tmp_path):
     make_table(tmp_path, 4)
     rows = [f"g/{n:03d}.jpg,a/{n:03d}.png,{n % 2}" for n in range(4)]
     (tmp_path / "folds.csv").write_text("\n".join(["ground,aerial,fold", *rows]))
-    with pytest.raises(GenGeoError, match="it has none: its column for split says '0'; write train, validation, test"):
+    with pytest.raises(GenGeoError, match="it has none: its column for split holds '0'; write train, validation, test"):
         load_pairs("table", tmp_path / "folds.csv", "train")
     (tmp_path / "tiles.csv").write_text("ground,aerial\n,a/000.png\n,a/001.png\n")
     with pytest.raises(GenGeoError, match="no row with a photo"):

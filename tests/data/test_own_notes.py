@@ -47,7 +47,7 @@ def test_a_row_without_a_longitude_does_not_change_how_splits_are_drawn(images, 
         found = {split: set(load_pairs("table", broken, split).queries["query_id"][:]) for split in ("train", "test")}
     assert found["test"] - {"photos/07.png"} <= expected["test"] | expected["train"] and found["test"]
     assert "photos/07.png" not in found["test"] | found["train"]
-    assert "one of lat and lon only" in notes(caplog) and "by area" in notes(caplog)
+    assert "only one of lat and lon" in notes(caplog) and "by area" in notes(caplog)
 
 
 def test_extra_positives_are_matched_or_named(images, caplog):
@@ -58,8 +58,8 @@ def test_extra_positives_are_matched_or_named(images, caplog):
         data = load_pairs("table", write(images, lines, HEAD + ",extra_positives"), "all")
     tiles = [["tiles/01.png", "tiles/02.png"], ["tiles/02.png", "tiles/03.png"], ["tiles/04.png"], ["tiles/05.png"], []]
     assert data.queries["semi_positives"][:5] == tiles  # of row 3 the own tile is left out
-    assert "1 extra_positives name no tile, first 'nowhere.png'" in notes(caplog)
-    assert "1 rows name their own tile" in notes(caplog)
+    assert "1 extra_positives match no tile, first 'nowhere.png'" in notes(caplog)
+    assert "1 rows repeat their own tile" in notes(caplog)
 
 
 def test_a_photo_in_two_rows_has_two_right_tiles(images, caplog):
@@ -129,7 +129,7 @@ def test_an_option_that_overrules_a_filled_column_is_said(images, caplog):
     path = write(images, [f"{row(n)},60" for n in range(4)], HEAD + ",fov")
     with caplog.at_level(logging.WARNING):
         data = load_pairs("table", path, "all", fov=90)
-    assert data.queries["fov"][:] == [90.0] * 4 and "overrules its column, filled in 4 of 4 rows" in notes(caplog)
+    assert data.queries["fov"][:] == [90.0] * 4 and "replaces its column, filled in 4 of 4 rows" in notes(caplog)
     caplog.clear()
     load_pairs("table", path, "all")
     assert not notes(caplog)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gengeo_hf.data import PairSource
-from gengeo_hf.data.augment import Augmentation, quarter_turned, rolled
+from gengeo_hf.data.augment import Augmentation, roll_panoramas, turn_tiles
 from gengeo_hf.data.views import polar_tile
 
 COLUMNS = 168
@@ -60,15 +60,15 @@ def test_north_agrees_after_every_joint_operation(pairs, flip, rotate):
 def test_one_view_alone_turned_or_mirrored_is_seen(pairs):
     turns = np.ones(len(pairs["ground"]), dtype=int)
     for changed in (
-        {**pairs, "aerial": quarter_turned(pairs["aerial"], turns)},
-        {**pairs, "ground": rolled(pairs["ground"], turns)},
+        {**pairs, "aerial": turn_tiles(pairs["aerial"], turns)},
+        {**pairs, "ground": roll_panoramas(pairs["ground"], turns)},
     ):
         assert off_north_degrees(changed) == pytest.approx(90, abs=10)
     mirrored = {**pairs, "aerial": pairs["aerial"].flip(-1)}
     assert agreement(mirrored).max() < agreement(pairs).max() / 1.5
     wrong_sense = {
         **pairs,
-        "aerial": quarter_turned(pairs["aerial"], turns),
-        "ground": rolled(pairs["ground"], 3 * turns),
+        "aerial": turn_tiles(pairs["aerial"], turns),
+        "ground": roll_panoramas(pairs["ground"], 3 * turns),
     }
     assert off_north_degrees(wrong_sense) == pytest.approx(180, abs=10)

@@ -1,4 +1,4 @@
-"""An evaluation with centring or mirror images: what is ranked, and that the result names it."""
+"""Evaluation with centring or mirror images: ranks, and the name in the result."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.encoding.adaptation import AdaptedEncoder
 from gengeo_hf.encoding.encoder import Encoder
 from gengeo_hf.evaluation import evaluate
-from gengeo_hf.evaluation.adapt import adapt_to
+from gengeo_hf.evaluation.adapt import adapt_encoder
 from tests.data.helpers import toy_dataset
 
 
@@ -20,7 +20,7 @@ def encoder(tiny_model, tiny_processor):
     return Encoder(tiny_model, tiny_processor, device="cpu")
 
 
-def test_the_result_names_what_was_done(encoder, places):
+def test_evaluate_with_centring_or_flip_names_the_adaptation_in_the_result(encoder, places):
     plain, adapted = evaluate(encoder, places), evaluate(encoder, places, centering="queries", flip=True)
     assert adapted.summary["model"]["name"].endswith("(centering=photos flip)")
     assert adapted.summary["model"]["fingerprint"] != plain.summary["model"]["fingerprint"]
@@ -28,13 +28,13 @@ def test_the_result_names_what_was_done(encoder, places):
     assert adapted.summary["model"]["descriptor_dim"] == 2 * encoder.dim
 
 
-def test_centring_takes_what_it_says(encoder, places):
-    gallery = adapt_to(encoder, places, "gallery", False)
+def test_centring_subtracts_the_means_of_the_chosen_images(encoder, places):
+    gallery = adapt_encoder(encoder, places, "gallery", False)
     assert gallery.adaptation.means["ground"] is not None and gallery.adaptation.centering == "gallery"
-    assert adapt_to(encoder, places, "queries", False).adaptation.images == 32
-    assert adapt_to(encoder, places, None, False) is encoder
-    assert isinstance(adapt_to(encoder, places, None, True), AdaptedEncoder)
+    assert adapt_encoder(encoder, places, "queries", False).adaptation.images == 32
+    assert adapt_encoder(encoder, places, None, False) is encoder
+    assert isinstance(adapt_encoder(encoder, places, None, True), AdaptedEncoder)
     with pytest.raises(GenGeoError, match="expected gallery or queries"):
-        adapt_to(encoder, places, "photos", False)
+        adapt_encoder(encoder, places, "photos", False)
     with pytest.raises(GenGeoError, match="adapted already"):
-        adapt_to(gallery, places, None, True)
+        adapt_encoder(gallery, places, None, True)

@@ -1,4 +1,4 @@
-"""Results in slices, joined with the facts of a table by the ids of photos."""
+"""Results grouped by facts of the evaluated table."""
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +9,7 @@ from gengeo_hf.acquire.own_table import write_own_table
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.data.sources import DataSource, DataSources
 from gengeo_hf.evaluation.results import Result
-from gengeo_hf.evaluation.slices import slices_of, slices_text
+from gengeo_hf.evaluation.slices import format_slices, slice_result
 
 IDS = ["27000000000000001", "27000000000000003", "27000000000000005", "27000000000000007"]
 DATES = ["2020-01-15", "2020-07-01", "2012-07-01", None]
@@ -41,27 +41,27 @@ def result(lat=60.0, ids=IDS):
 
 
 def found(town, by, **more):
-    return {one.name: (one.queries, one.value) for one in slices_of(result(**more), town, [by])}
+    return {one.name: (one.queries, one.value) for one in slice_result(result(**more), town, [by])}
 
 
-def test_slices_group_by_city_season_age_brightness_and_column(town):
+def test_slice_result_groups_by_city_season_age_brightness_and_column(town):
     assert found(town, "city") == {"a": (2, 0.5), "b": (2, 0.5)}
     assert found(town, "season") == {"winter": (1, 0.0), "summer": (2, 1.0), "unknown": (1, 0.0)}
     assert found(town, "season", lat=-33.0) == {"summer": (1, 0.0), "winter": (2, 1.0), "unknown": (1, 0.0)}
     assert found(town, "age") == {"< 2 years": (2, 0.5), "< 10 years": (1, 1.0), "unknown": (1, 0.0)}
     assert found(town, "brightness") == {"< 50 of 255": (1, 0.0), "< 100 of 255": (1, 1.0), ">= 100 of 255": (2, 0.5)}
     assert found(town, "captured_at")["2012-07-01"] == (1, 1.0)
-    assert "recall@1 by season" in slices_text(slices_of(result(), town, ["season"]), "recall@1")
+    assert "recall@1 by season" in format_slices(slice_result(result(), town, ["season"]), "recall@1")
 
 
-def test_slices_without_what_they_need_are_refused_in_one_line(town):
+def test_slice_result_without_needed_columns_raises_one_line(town):
     with pytest.raises(GenGeoError, match="no metric 'recall@7'"):
-        slices_of(result(), town, ["city"], "recall@7")
+        slice_result(result(), town, ["city"], "recall@7")
     with pytest.raises(GenGeoError, match="has no column 'sequence'"):
-        slices_of(result(), town, ["sequence"])
+        slice_result(result(), town, ["sequence"])
     with pytest.raises(GenGeoError, match="none of the result's 4 photos"):
-        slices_of(result(ids=["x", "y", "z", "w"]), town, ["city"])
+        slice_result(result(ids=["x", "y", "z", "w"]), town, ["city"])
     write_own_table(town, {"ground": ["a.jpg"], "aerial": ["b.jpg"], "query_id": IDS[:1]}, DataSources("town", ()))
     with pytest.raises(GenGeoError, match="no column captured_at"):
-        slices_of(result(), town, ["season"])
-    assert not np.isnan(slices_of(result(), town, ["city"])[0].value)
+        slice_result(result(), town, ["season"])
+    assert not np.isnan(slice_result(result(), town, ["city"])[0].value)

@@ -96,5 +96,5 @@ def test_published_pairs_carry_their_sources_on(tmp_path, monkeypatch):
 
     monkeypatch.setattr(repository, "upload", upload)
     repository.push_dataset(load_pairs("table", tmp_path / "pairs.csv", "test"), "me/pairs", "test", sources=[SET])
-    assert "must be passed on under CC-BY-SA-4.0" in sent["README.md"]
+    assert "must be distributed under CC-BY-SA-4.0" in sent["README.md"]
     assert json.loads(sent["SOURCES.json"]) == json.loads(json.dumps(SET.as_dict()))

@@ -17,7 +17,7 @@ import torch
 from PIL import ExifTags, Image
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.transfer import folder_files, retried
+from gengeo_hf.common.transfer import folder_files, with_retries
 from gengeo_hf.hub.card import ASSETS, model_card
 from gengeo_hf.hub.export import export_folder, write_space
 from tests.hub.hub_server import TOKEN, HubServer
@@ -445,7 +445,7 @@ def test_export_with_result_of_other_model_is_refused(tiny_checkpoint, tmp_path)
     assert not (tmp_path / "out").exists()
 
 
-def test_retried_waits_longer_after_each_network_error(monkeypatch):
+def test_with_retries_waits_longer_after_each_network_error(monkeypatch):
     pauses, calls = [], []
     monkeypatch.setattr("time.sleep", pauses.append)
 
@@ -454,7 +454,7 @@ def test_retried_waits_longer_after_each_network_error(monkeypatch):
         raise ConnectionError("no route")
 
     with pytest.raises(GenGeoError, match="5 attempts: no route"):
-        retried(fails, "someone/x")
+        with_retries(fails, "someone/x")
     assert len(calls) == 5 and pauses == [1, 2, 4, 8]
 
 
@@ -468,7 +468,7 @@ def test_retried_waits_longer_after_each_network_error(monkeypatch):
         ("BadRequestError", 400, r"refused someone/x \(400\): the license is unknown"),
     ],
 )
-def test_retried_does_not_retry_refusals(monkeypatch, kind, status, message):
+def test_with_retries_does_not_retry_refusals(monkeypatch, kind, status, message):
     from huggingface_hub import errors
     from huggingface_hub.utils import httpx
 
@@ -481,10 +481,10 @@ def test_retried_does_not_retry_refusals(monkeypatch, kind, status, message):
         raise error
 
     with pytest.raises(GenGeoError, match=message):
-        retried(refused, "someone/x")
+        with_retries(refused, "someone/x")
 
 
-def test_retried_in_offline_mode_names_variable_without_waiting(monkeypatch):
+def test_with_retries_in_offline_mode_names_variable_without_waiting(monkeypatch):
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
     def direct():
@@ -496,4 +496,4 @@ def test_retried_in_offline_mode_names_variable_without_waiting(monkeypatch):
     monkeypatch.setattr("time.sleep", lambda _: pytest.fail("offline mode must not be retried"))
     for action in (direct, wrapped):
         with pytest.raises(GenGeoError, match="HF_HUB_OFFLINE"):
-            retried(action, "someone/x")
+            with_retries(action, "someone/x")

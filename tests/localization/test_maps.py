@@ -11,6 +11,7 @@ from PIL import Image
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import Bounds
+from gengeo_hf.common.html import Figure, Page, Section, Table, write_page
 from gengeo_hf.localization import Answer, GeoLocalizer, Place
 from gengeo_hf.localization.maps import (
     Background,
@@ -175,6 +176,21 @@ def test_the_map_in_a_browser(browser, index, encoder, source, tmp_path):
     assert asked and all(url.startswith(("file:", "data:")) for url in asked)
     assert not browser.get_log("browser")
     assert browser.get_screenshot_as_png()[:4] == b"\x89PNG"
+
+
+@pytest.mark.slow
+def test_a_page_that_holds_a_map_in_a_frame_opens_at_its_top(browser, index, encoder, source, tmp_path):
+    source.images[2].save(tmp_path / "2.png")
+    answers = list(GeoLocalizer(encoder, index).locate_many([tmp_path / "2.png"], top=3, merge=False))
+    figure = Figure(Image.new("RGB", (900, 3000)), "high")
+    sections = [Section("first", figures=[figure]), Section("map", map=answers_map(answers, index))]
+    page = Page("title", "lead", [("1", "one")], Table(["a"], [["b"]]), sections, "next")
+    write_page(page, tmp_path / "page.html")
+    browser.get((tmp_path / "page.html").as_uri())
+    browser.switch_to.frame(browser.find_element("css selector", "iframe"))
+    assert browser.find_elements("css selector", ".photo.chosen")
+    browser.switch_to.default_content()
+    assert browser.execute_script("return scrollY == 0 && document.documentElement.scrollWidth <= innerWidth")
 
 
 @contextlib.contextmanager

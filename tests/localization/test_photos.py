@@ -9,7 +9,7 @@ from PIL import ExifTags, Image
 
 from gengeo_hf.common.camera import CameraView, parse_camera
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.projection import PanoramaCanvas, fitted, unrolled
+from gengeo_hf.common.projection import PanoramaCanvas, crop_or_pad_rows, project_photo
 from gengeo_hf.index import GeoIndex
 from gengeo_hf.localization import GeoLocalizer
 from gengeo_hf.localization.photos import camera_notes, panorama_canvas, pictures, read_photo
@@ -108,8 +108,8 @@ def test_camera_view_outside_its_range_is_refused():
             CameraView(**wrong)
 
 
-def test_a_photo_unrolls_to_the_directions_it_shows():
-    """A photo of a wall whose colour tells azimuth (red) and height (green), by the pinhole equations."""
+def test_project_photo_shows_the_directions_of_the_photo():
+    """A photo whose colour encodes azimuth (red) and elevation (green), by the pinhole equations."""
     fov, size = 80.0, PanoramaCanvas(70, 360)  # one pixel a degree
     width, height = 800, 600
     focal = width / 2 / math.tan(math.radians(fov / 2))
@@ -117,7 +117,8 @@ def test_a_photo_unrolls_to_the_directions_it_shows():
     azimuth = np.degrees(np.arctan(x / focal))
     elevation = np.degrees(np.arctan(-y / np.hypot(x, focal)))
     wall = np.stack([azimuth + 128, elevation + 128, 0 * azimuth], axis=-1)
-    strip = np.asarray(unrolled(Image.fromarray(np.rint(wall).astype(np.uint8)), CameraView(fov), size), dtype=float)
+    photo = Image.fromarray(np.rint(wall).astype(np.uint8))
+    strip = np.asarray(project_photo(photo, CameraView(fov), size), dtype=float)
     assert strip.shape == (70, 80, 3)
     seen_azimuth = strip[35, :, 0] - 128
     assert np.abs(seen_azimuth - (np.arange(80) - 39.5)).max() < 1.5
@@ -128,11 +129,11 @@ def test_a_photo_unrolls_to_the_directions_it_shows():
 
 def test_the_width_is_whole_patches_and_never_more_than_a_panorama():
     photo = Image.new("RGB", (640, 480))
-    assert unrolled(photo, CameraView(60), PanoramaCanvas(154, 770), 14).size == (126, 154)
-    assert unrolled(photo, CameraView(359), PANORAMA, 14).width == 112
-    assert unrolled(photo, CameraView(1), PANORAMA, 14).width == 14
+    assert project_photo(photo, CameraView(60), PanoramaCanvas(154, 770), 14).size == (126, 154)
+    assert project_photo(photo, CameraView(359), PANORAMA, 14).width == 112
+    assert project_photo(photo, CameraView(1), PANORAMA, 14).width == 14
     # The scale stays that of the model: 28 columns are 90 degrees, of which the photo shows the 75 in the middle.
-    shown = (np.asarray(unrolled(photo, CameraView(75), PANORAMA, 14))[14] == 0).all(axis=-1)
+    shown = (np.asarray(project_photo(photo, CameraView(75), PANORAMA, 14))[14] == 0).all(axis=-1)
     assert shown.tolist() == [False] * 2 + [True] * 24 + [False] * 2
 
 
@@ -159,13 +160,13 @@ def test_a_photo_looks_as_it_would_in_the_models_panoramas(rise):
     rows = round(720 * rise / 180)
     cropped = sphere.crop((0, (720 - rows) // 2, 1440, (720 - rows) // 2 + rows))  # as a data set distributes it
     learned = np.asarray(cropped.resize((280, 56)), dtype=float)[:, 105:175]
-    seen = np.asarray(unrolled(photo, CameraView(fov), canvas, 14), dtype=float)
+    seen = np.asarray(project_photo(photo, CameraView(fov), canvas, 14), dtype=float)
     shown = (seen != [124, 116, 104]).any(axis=-1)
     assert seen.shape == learned.shape and shown.mean() > min(0.95, 60 / rise)
     inner = shown[1:-1, 1:-1] & shown[:-2, 1:-1] & shown[2:, 1:-1]
     assert np.abs(seen - learned)[1:-1, 1:-1][inner].max() < 8
     part = sphere.crop((540, 260, 900, 460))  # of an equirectangular panorama: 90 x 50 degrees
-    again = np.asarray(unrolled(part, CameraView(fov, projection="equirectangular"), canvas, 14), dtype=float)
+    again = np.asarray(project_photo(part, CameraView(fov, projection="equirectangular"), canvas, 14), dtype=float)
     shown = (again != [124, 116, 104]).any(axis=-1)
     inner = shown[1:-1, 1:-1] & shown[:-2, 1:-1] & shown[2:, 1:-1]
     assert np.abs(again - learned)[1:-1, 1:-1][inner].max() < 8 and inner.mean() > 0.9 * min(1, 50 / rise) - 0.05
@@ -173,15 +174,17 @@ def test_a_photo_looks_as_it_would_in_the_models_panoramas(rise):
 
 def test_a_whole_panorama_gets_the_rows_that_the_model_knows():
     sphere, _ = smooth_panorama()
-    cut = fitted(sphere, PanoramaCanvas(154, 770, CVUSA))
+    cut = crop_or_pad_rows(sphere, PanoramaCanvas(154, 770, CVUSA))
     assert cut.size == (1440, 262) and cut.getpixel((9, 0)) == sphere.getpixel((9, 229))
     crop = sphere.crop((0, 229, 1440, 491))
-    assert fitted(crop, PanoramaCanvas(154, 770, CVUSA)) is crop  # 5.5:1 is CVUSA's own
-    filled = fitted(crop, PanoramaCanvas(154, 770, 180.0))
+    assert crop_or_pad_rows(crop, PanoramaCanvas(154, 770, CVUSA)) is crop  # 5.5:1 is CVUSA's own
+    filled = crop_or_pad_rows(crop, PanoramaCanvas(154, 770, 180.0))
     assert filled.size == sphere.size and filled.getpixel((9, 229)) == sphere.getpixel((9, 229))
     assert filled.getpixel((9, 0)) == (124, 116, 104)
     for canvas in (PanoramaCanvas(154, 770), PanoramaCanvas(294, 588, 180.0), PanoramaCanvas(70, 140, 70.0)):
-        assert fitted(sphere, canvas) is sphere  # nothing is known, it fits, it has the shape of the model's own
+        assert (
+            crop_or_pad_rows(sphere, canvas) is sphere
+        )  # nothing is known, it fits, it has the shape of the model's own
 
 
 def test_the_canvas_is_what_the_checkpoint_states(tiny_model, tiny_processor, tmp_path):

@@ -8,17 +8,22 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     AutoModel,
+    ConvNextBackbone,
     ConvNextConfig,
     ConvNextForImageClassification,
+    Dinov2Backbone,
     Dinov2Config,
     Dinov2ForImageClassification,
+    Dinov2WithRegistersBackbone,
     Dinov2WithRegistersConfig,
     Dinov2WithRegistersForImageClassification,
+    DINOv3ViTBackbone,
 )
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.encoding.encoder import Encoder
 from gengeo_hf.model import GenGeoConfig, GenGeoImageProcessor, GenGeoModel
+from gengeo_hf.model.backbones import read_tokens, run_backbone
 from tests.conftest import TINY
 
 SMALL = {key: value for key, value in TINY["backbone_config"].items() if key != "model_type"}
@@ -59,6 +64,42 @@ def test_backbone_of_dinov3_is_taken_whole(tmp_path):
     backbone = AutoModel.from_config(AutoConfig.for_model("dinov3_vit", **DINOV3))
     backbone.save_pretrained(tmp_path)
     check_same(GenGeoModel.from_pretrained(tmp_path, num_clusters=4), backbone)
+
+
+CONVNEXT = {"hidden_sizes": [8, 8, 16, 16], "depths": [1] * 4}
+
+
+@pytest.mark.filterwarnings("ignore:weights of the backbone alone")
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        lambda: Dinov2Backbone(Dinov2Config(**SMALL, out_features=["stage1"])),
+        lambda: Dinov2WithRegistersBackbone(Dinov2WithRegistersConfig(**SMALL, num_register_tokens=2)),
+        lambda: DINOv3ViTBackbone(AutoConfig.for_model("dinov3_vit", **DINOV3)),
+    ],
+)
+def test_backbone_class_of_a_vision_transformer_is_taken_whole(backbone, tmp_path):
+    backbone = backbone()
+    backbone.save_pretrained(tmp_path)
+    check_same(GenGeoModel.from_pretrained(tmp_path, num_clusters=4), backbone)
+
+
+@pytest.mark.parametrize("stages", [["stage4"], ["stage2", "stage4"]])
+def test_convnext_backbone_gives_the_tokens_of_its_last_feature_map(stages, tmp_path):
+    backbone = ConvNextBackbone(ConvNextConfig(**CONVNEXT, out_features=stages)).eval()
+    for parameter in backbone.parameters():
+        torch.nn.init.normal_(parameter)
+    backbone.save_pretrained(tmp_path)
+    model, pixels = GenGeoModel.from_pretrained(tmp_path, num_clusters=4).eval(), torch.randn(1, 3, 64, 96)
+    expected = backbone(pixels).feature_maps[-1].flatten(2).transpose(1, 2)
+    tokens, _ = read_tokens(model.backbone, run_backbone(model.backbone, pixels))
+    torch.testing.assert_close(tokens, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_convnext_backbone_without_its_last_norm_is_refused_with_advice(tmp_path):
+    ConvNextBackbone(ConvNextConfig(**CONVNEXT, out_features=["stage2"])).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"lacks backbone\.layernorm\.bias .* with the last stage in out_features$"):
+        GenGeoModel.from_pretrained(tmp_path, num_clusters=4)
 
 
 def changed(folder, change):

@@ -43,7 +43,7 @@ def test_settings_become_locate_query():
     assert query.near is None and query.near_exif_m == 1000 and query.camera.fov == 360
     assert query.camera.heading == "unknown"
     assert _locate_query(3, "60.17,24.94,2km", "500m", False, AS_FILE, 70, NORTH, 0).near == (60.17, 24.94, 2000.0)
-    with pytest.raises(GenGeoError, match="is not a place"):
+    with pytest.raises(GenGeoError, match="is not a position"):
         _locate_query(3, "60.1", "500m", False, AS_FILE, 70, NORTH, 0)
 
 
@@ -70,7 +70,7 @@ def test_chosen_tile_is_compared_with_best_tile(tiny_model, tiny_processor, sour
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ((5, "north pole", "2km", False, AS_FILE, 65, NORTH, 0), "is not a place"),
+        ((5, "north pole", "2km", False, AS_FILE, 65, NORTH, 0), "is not a position"),
         ((5, "60, 25", "far", False, AS_FILE, 65, NORTH, 0), "is not a length"),
         ((5, "-60, 25", "2km", False, AS_FILE, 65, NORTH, 0), "No tile lies in the search area"),
     ],

@@ -119,7 +119,7 @@ def test_health_reports_index_and_counts(client, photo):
         ({"files": [("image", b"x"), ("image", b"y")]}, 400, "no_photo", "2 values"),
         ({"data": {"image": "text"}, "headers": {"Content-Type": "multipart/form-data"}}, 400, "no_photo", "form"),
         ({"content": b"x", "params": {"top": 0}}, 422, "bad_parameter", "top"),
-        ({"content": b"x", "params": {"near": "91,0,1km"}}, 422, "bad_parameter", "is not a place"),
+        ({"content": b"x", "params": {"near": "91,0,1km"}}, 422, "bad_parameter", "is not a position"),
         ({"content": b"x", "params": {"near_exif": "far"}}, 422, "bad_parameter", "is not a length"),
         ({"content": b"x", "params": {"heading": "up"}}, 422, "bad_parameter", "heading"),
         ({"content": b"x", "params": {"fov": "nan"}}, 422, "bad_parameter", "fov"),

@@ -131,20 +131,23 @@ def test_bad_orders_are_one_line(ablation, arguments, words):
 
 
 def test_missing_and_other_files_are_no_plan(tmp_path):
-    with pytest.raises(GenGeoError, match=r"--data knows cvusa, .*scratch, world"):
+    with pytest.raises(GenGeoError, match=r"--data knows cvusa, .*scratch, .*world"):
         ablate.read_plan(tmp_path / "none.yaml")
     (tmp_path / "x.yaml").write_text("a: 1")
     with pytest.raises(GenGeoError, match="needs base, test and tables"):
         ablate.read_plan(tmp_path / "x.yaml")
 
 
-@pytest.mark.parametrize("name", ["world", "cvusa"])
-def test_the_plans_of_the_paper_have_settings_for_every_row(name):
+@pytest.mark.parametrize("path", sorted((ablate.HERE / "ablations").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_plans_have_settings_for_every_row(path):
+    from gengeo_hf.evaluation.protocols import find_protocol
     from gengeo_hf.training.components import build_config
     from gengeo_hf.training.settings import load_settings
 
-    plan = ablate.read_plan(ablate.HERE / "ablations" / f"{name}.yaml")
-    assert {"table6", "table7", "table8", "table9"} <= set(plan["tables"])
+    plan = ablate.read_plan(path)
+    assert path.stem not in ("world", "cvusa") or {"table6", "table7", "table8", "table9"} <= set(plan["tables"])
+    for options in plan["test"].values():
+        assert "protocol" not in options or find_protocol(options["protocol"])
     for rows in plan["tables"].values():
         assert rows[0]["paper"] is None or rows[0]["paper"][:2] == [98.94, 71.27]
         for row in rows:
@@ -215,7 +218,7 @@ def test_a_table_of_the_world_from_end_to_end(tmp_path):
         f"""
 base: {CONFIGS / "world_small.yaml"}
 budget: [optimisation.epochs=2, evaluate_every=2, data.train.num_pairs=96, data.validation.num_pairs=24]
-test: {{world-urban: {{num_pairs: 24}}}}
+test: {{world-urban: {{num_pairs: 24}}, narrow: {{protocol: world-urban-fov90-unknown, num_pairs: 24}}}}
 stand_ins: {{small: {{places: 3, steps: 3, batch_size: 3}}}}
 tables:
   tiny:
@@ -228,6 +231,6 @@ tables:
     first = (tmp_path / "out" / "tiny.json").read_bytes()
     result = json.loads(first)
     assert [len(row["runs"]) for row in result["rows"]] == [1, 1]
-    assert 0 <= result["rows"][0]["runs"]["0"]["world-urban"]["recall@1"] <= 1
+    assert all(0 <= result["rows"][0]["runs"]["0"][name]["recall@1"] <= 1 for name in ("world-urban", "narrow"))
     ablate.main(order)
     assert (tmp_path / "out" / "tiny.json").read_bytes() == first

@@ -4,6 +4,7 @@ import pytest
 
 import curriculum
 from gengeo_hf.common.errors import GenGeoError, UsageError
+from gengeo_hf.training.components import build_augmentation, build_model, build_processor, check_smallest_images
 from gengeo_hf.training.settings import load_settings
 
 
@@ -46,7 +47,10 @@ def test_a_stage_that_stops_ends_the_training(commands, tmp_path):
 @pytest.mark.parametrize("path", sorted(curriculum.CURRICULA.glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_curricula_name_configurations_and_keys_that_exist(path):
     for stage in curriculum.read_stages(str(path)).values():
-        load_settings(stage["config"], [*stage.get("set", []), "output=unused"])
+        settings = load_settings(stage["config"], [*stage.get("set", []), "output=unused"])
+        processor = build_processor(settings)
+        augment = build_augmentation(settings)
+        check_smallest_images(augment, build_model(settings), processor)
 
 
 def test_what_is_no_curriculum_is_refused(tmp_path):

@@ -226,7 +226,7 @@ def with_bounds(data):
     ("config", "keys", "message"),
     [
         ("pbev_world", ["augment.options.fov=[90,90]"], "bird's-eye views and polar tiles need the whole one"),
-        ("geodtr_world", ["augment.options.unknown_heading=true"], "fov and unknown_heading cut and roll panoramas"),
+        ("geodtr_world", ["augment.options.unknown_heading=true"], "fov and unknown_heading crop and roll panoramas"),
         ("auxgeo_world", ["augment.options.fov=[90,90]"], "needs whole panoramas: leave fov"),
         ("geodtr_vigor_same", ["augment.options.fov=[90,90]"], "the layout aggregator is tied to it: leave fov out"),
     ],
@@ -240,8 +240,8 @@ def test_a_field_of_view_that_a_recipe_was_not_made_for_is_refused(config, keys,
     ("config", "domain", "message"),
     [
         ("pbev_world", "photos", r"the view bev:70:0\.45:2\.0:70 needs panoramas, and 4 of 4 ground images"),
-        ("auxgeo_world", "photos", "are photos or of an unknown field of view"),
-        ("geodtr_world", "offcenter", "needs photos in the middle of their tiles, and"),
+        ("auxgeo_world", "photos", "are ordinary photos or have an unknown field of view"),
+        ("geodtr_world", "offcenter", "needs photos in the centre of their tiles, and"),
     ],
 )
 def test_data_without_the_views_of_a_recipe_are_refused_before_training(config, domain, message):

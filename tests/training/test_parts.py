@@ -24,7 +24,14 @@ from gengeo_hf.training.batches import (
     table_shares,
     training_pairs,
 )
-from gengeo_hf.training.components import Average, build_augmentation, build_model, build_processor, start_head
+from gengeo_hf.training.components import (
+    Average,
+    build_augmentation,
+    build_model,
+    build_processor,
+    check_smallest_images,
+    start_head,
+)
 from gengeo_hf.training.descriptors import encode_together, gather_parts
 from gengeo_hf.training.records import Log, PlateauWatch, run_lock
 from gengeo_hf.training.schedule import learning_rate, rate_factor
@@ -367,6 +374,29 @@ def test_photos_that_are_cut_from_panoramas_fit_the_models_patches():
     augment = build_augmentation(settings, patch=16)
     batch = {"ground": torch.zeros(2, 3, 160, 768), "aerial": torch.zeros(2, 3, 64, 64)}
     assert augment(batch, seed=(0, 0, 0))["ground"].shape[-1] % 16 == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "refused"),
+    [
+        ({"fov": [60, 360]}, "ground images as small as 28 x 14 pixels, 2 tokens, and the head needs at least 4"),
+        ({"input_scales": [0.5, 1]}, "aerial images as small as 14 x 14 pixels, 1 tokens"),
+        ({"fov": [90, 360], "input_scales": [1]}, None),
+    ],
+)
+def test_an_augmentation_below_the_tokens_of_the_head_is_refused_before_the_first_step(options, refused):
+    settings = some(data__ground_size=[28, 112], data__aerial_size=[28, 28])
+    settings.model.config, settings.augment.options = {**TINY, "num_clusters": 3}, options
+    model, processor, augment = build_model(settings), build_processor(settings), build_augmentation(settings)
+    batch = {"ground": torch.zeros(1, 3, 28, 112), "aerial": torch.zeros(1, 3, 28, 28)}
+    for view in ("ground", "aerial"):  # what is refused is what comes out
+        least = min(tuple(augment(batch, seed=(0, step))[view].shape[-2:]) for step in range(40))
+        assert augment.smallest(view, *batch[view].shape[-2:]) == least
+    if refused is None:
+        check_smallest_images(augment, model, processor)
+    else:
+        with pytest.raises(GenGeoError, match=refused):
+            check_smallest_images(augment, model, processor)
 
 
 @pytest.mark.parametrize("shared", [True, False])

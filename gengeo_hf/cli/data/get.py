@@ -65,7 +65,7 @@ def get(
         raise MissingExtraError(error.name or "httpx", "net", "render tiles") from error
     from gengeo_hf.data.check import check_data
 
-    wishes = justzoomin.Wishes(
+    wishes = justzoomin.FetchOptions(
         revision or justzoomin.REVISION, archives, max_photos, zoom, crop_m, offline, verify, accept_licence
     )
     todo = justzoomin.plan(out, wishes, console.progress)

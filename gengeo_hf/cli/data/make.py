@@ -189,7 +189,7 @@ def _options(
     from gengeo_hf.acquire.mapillary import KINDS, PIXELS
     from gengeo_hf.acquire.photo_rules import PhotoRules
     from gengeo_hf.common.errors import GenGeoError
-    from gengeo_hf.data.own import Cut
+    from gengeo_hf.data.own import SplitOptions
 
     if kind not in KINDS:
         raise console.UsageError(f"--kind is {kind!r}, expected {' or '.join(KINDS)}")
@@ -199,7 +199,7 @@ def _options(
     if width not in PIXELS:
         raise console.UsageError(f"--photo-width is {width}, expected {', '.join(map(str, PIXELS))}")
     try:
-        cut = Cut(validation_share=validation_share, test_share=test_share, block_m=block_m, seed=seed)
+        cut = SplitOptions(validation_share=validation_share, test_share=test_share, block_m=block_m, seed=seed)
     except GenGeoError as error:
         raise console.UsageError(str(error)) from None
     return CityOptions(PhotoRules(kind=kind, **rules), None if split == "test" else cut, width, allow_gaps)

@@ -1,5 +1,5 @@
-"""The published benchmarks: each module loads one from a folder as people have it, and says what is missing.
+"""Loaders of the published benchmarks, one module each, for the directory layouts in common use.
 
-`load(root, split, **options)` gives a `CrossViewDataset`; `check(root)` gives a `Report` for `gengeo data check`.
-No images come with this package: ask the authors of each data set.
+`load(root, split, **options)` returns a `CrossViewDataset`; `check(root)` returns a `Report` for `gengeo data check`.
+The package contains no images: request them from the authors of each data set.
 """

@@ -1,6 +1,6 @@
 """CVACT: panoramas of Canberra and one tile for each.
 
-The folders as they are distributed, and `ACT_data.mat`, which often comes from elsewhere::
+The directory holds the distributed archives and `ACT_data.mat`, which is distributed separately::
 
     CVACT/ACT_data.mat                                            ids, UTM positions, splits
     CVACT/ANU_data_small/streetview/<id>_grdView.jpg              ground, 832 x 1664 pixels, north in the centre column
@@ -32,8 +32,8 @@ SPLITS = ("train", "validation", "val", "test")
 PUBLISHED = {"train": 35_532, "val": 8_884, "test": 92_802}
 # Variable and field of ACT_data.mat with the 1-based indices of each split.
 FIELDS = {"train": ("trainSet", "trainInd"), "val": ("valSet", "valInd"), "test": ("valSetAll", "valInd")}
-WITHOUT_IMAGES = "1LqOHPdTiBbRucz-jFOSbQ"  # listed for training, distributed with neither image
-MAT_PLACES = ("ACT_data.mat", "ANU_data_small/ACT_data.mat", "ANU_data_test/ACT_data.mat", "splits/ACT_data.mat")
+WITHOUT_IMAGES = "1LqOHPdTiBbRucz-jFOSbQ"  # listed for training, but distributed without images
+MAT_PATHS = ("ACT_data.mat", "ANU_data_small/ACT_data.mat", "ANU_data_test/ACT_data.mat", "splits/ACT_data.mat")
 GROUND, AERIAL = "streetview", "satview_polish"
 GROUND_END, AERIAL_END = "_grdView.jpg", "_satView_polish.jpg"
 UTM = "EPSG:32755"  # zone 55 south: Canberra
@@ -42,12 +42,12 @@ BLOCK_M, MARGIN_M = 500.0, 100.0
 
 @dataclass(frozen=True)
 class Index:
-    """What ACT_data.mat says.
+    """Contents of `ACT_data.mat`.
 
     Args:
-        ids: of all panoramas, also of those without images.
-        utm: (N, 2) easting and northing in metres.
-        rows: 0-based rows of each split, in the order of the file.
+        ids: Id of each panorama, also of those without images, length N.
+        utm: Easting and northing in metres, (N, 2).
+        rows: Zero-based rows of each split, in the order of the file.
     """
 
     ids: list[str]
@@ -67,18 +67,20 @@ def load(
     """Load a split of CVACT.
 
     Args:
-        root: the folder that holds `ANU_data_small` and `ANU_data_test`.
+        root: Directory that holds `ANU_data_small` and `ANU_data_test`.
         split: "train" and "validation" are parts of the published training set, "val" is the published CVACT_val
-            (8,884), "test" is CVACT_test (92,802), which contains "val". The test split is what lies in
-            `ANU_data_test`, by id; it needs `ACT_data.mat` only for positions.
-        validation_share: of the training set that is cut out; give the same to both parts. 0 trains on all.
+            (8,884 pairs), "test" is CVACT_test (92,802 pairs), which contains "val". The test split consists of all
+            pairs in `ANU_data_test`, sorted by id; it needs `ACT_data.mat` only for positions.
+        validation_share: Share of the training set used for validation, 0 to 0.5; use the same value for "train" and
+            "validation". 0 trains on all pairs.
         validation_by: "area" or "id"; see `split_training`.
-        validation_seed: of that choice.
-        missing: "error" or "drop"; see `kept_pairs`. One training pair has no images anywhere and is left out always.
+        validation_seed: Seed of the choice of validation blocks or ids.
+        missing: "error" or "drop"; see `kept_pairs`. One training pair was distributed without images and is always
+            left out.
 
     Raises:
-        GenGeoError: the .mat file or images are missing, or it is not what it should be.
-        MissingExtraError: pyproj, which makes degrees of UTM, is not installed.
+        GenGeoError: The .mat file or images are missing, or the .mat file is invalid.
+        MissingExtraError: pyproj, which converts UTM to degrees, is not installed.
     """
     if split not in SPLITS:
         raise unknown_split("cvact", split, SPLITS)
@@ -88,7 +90,7 @@ def load(
     ids = _test_ids(folder) if split == "test" else _listed_ids(home, folder, index, split, missing)
     lat, lon = _positions(ids, index)
     if split in ("train", "validation"):
-        cut = split_training(
+        parts = split_training(
             ids,
             lat,
             lon,
@@ -98,8 +100,8 @@ def load(
             margin_m=MARGIN_M,
             seed=validation_seed,
         )
-        part = cut.part(split)
-        ids, lat, lon = [ids[row] for row in np.flatnonzero(part)], lat[part], lon[part]
+        mask = parts.mask(split)
+        ids, lat, lon = [ids[row] for row in np.flatnonzero(mask)], lat[mask], lon[mask]
     ground = [folder / GROUND / f"{name}{GROUND_END}" for name in ids]
     aerial = [folder / AERIAL / f"{name}{AERIAL_END}" for name in ids]
     return CrossViewDataset(
@@ -110,7 +112,7 @@ def load(
 
 
 def _test_ids(folder: Path) -> list[str]:
-    """The large test set: what lies in its folder."""
+    """Ids of the large test set: all pairs in its directory."""
     ids = sorted(_ids_with_both(folder))
     if not ids:
         raise GenGeoError(f"{folder} holds no pair of images; the test split needs {GROUND} and {AERIAL} there")
@@ -119,7 +121,7 @@ def _test_ids(folder: Path) -> list[str]:
 
 
 def _listed_ids(home: Path, folder: Path, index: Index | None, split: str, missing: str) -> list[str]:
-    """The ids that ACT_data.mat lists for a split, as far as they have both images."""
+    """Ids that ACT_data.mat lists for a split and that have both images."""
     if index is None:
         raise _no_mat(home)
     which = "val" if split == "val" else "train"
@@ -132,14 +134,14 @@ def _listed_ids(home: Path, folder: Path, index: Index | None, split: str, missi
 
 
 def read_index(home: Path) -> Index | None:
-    """Read ACT_data.mat by the names of its variables; None where it is missing.
+    """Read ACT_data.mat; None if it is missing.
 
     Raises:
-        GenGeoError: the file is damaged, of another kind, or an index points outside the list of ids.
+        GenGeoError: The file is damaged, lacks a variable, or holds an index outside the list of ids.
     """
     from scipy.io import loadmat
 
-    path = first_file(home, MAT_PLACES)
+    path = first_file(home, MAT_PATHS)
     if path is None:
         return None
     try:
@@ -156,7 +158,7 @@ def read_index(home: Path) -> Index | None:
         raise GenGeoError(
             f"{path} lacks {error.args[0]}: expected panoIds, utm, trainSet, valSet, valSetAll"
         ) from error
-    except Exception as error:  # a damaged file raises whatever its reader happens to meet
+    except Exception as error:  # SciPy raises many types for a damaged file
         raise GenGeoError(f"{path} cannot be read ({error}); fetch it again") from error
     if utm.shape != (len(ids), 2):
         raise GenGeoError(f"{path}: {len(ids):,} ids, but utm has the shape {utm.shape}; expected one row for each id")
@@ -167,12 +169,12 @@ def read_index(home: Path) -> Index | None:
 
 
 def check(root: str | Path) -> Report:
-    """Look at a folder; see `gengeo data check`."""
+    """Check a directory, for `gengeo data check`."""
     home = _home(root)
     report = Report("cvact", home)
-    found = first_file(home, MAT_PLACES)
-    advice = "it lies in the public repositories of OriCNN, SAFA and CVFT (OriCNN: CVACT/ACT_data.mat)"
-    report.elsewhere("ACT_data.mat", found, home / MAT_PLACES[0], advice)
+    found = first_file(home, MAT_PATHS)
+    advice = "it is in the public repositories of OriCNN, SAFA and CVFT (OriCNN: CVACT/ACT_data.mat)"
+    report.add_file("ACT_data.mat", found, home / MAT_PATHS[0], advice)
     index = read_index(home)
     for folder, name in ((home / "ANU_data_small", "training images"), (home / "ANU_data_test", "test images")):
         both = _ids_with_both(folder)
@@ -213,31 +215,31 @@ def _home(root: str | Path) -> Path:
 
 def _no_mat(home: Path) -> GenGeoError:
     return GenGeoError(
-        f"{home} lacks ACT_data.mat, which says which pairs train; looked at {', '.join(MAT_PLACES)}. It lies in the "
-        "public repositories of OriCNN, SAFA and CVFT"
+        f"{home} lacks ACT_data.mat, which defines the splits; expected at one of {', '.join(MAT_PATHS)}. It is in "
+        "the public repositories of OriCNN, SAFA and CVFT"
     )
 
 
 def _ids_with_both(folder: Path) -> set[str]:
-    """Ids whose two images lie in a folder."""
+    """Ids of the pairs whose two images are in a directory."""
     ground = {name.removesuffix(GROUND_END) for name in names_in(folder / GROUND) if name.endswith(GROUND_END)}
     return {name.removesuffix(AERIAL_END) for name in names_in(folder / AERIAL) if name.endswith(AERIAL_END)} & ground
 
 
 def _easting_first(utm: np.ndarray) -> np.ndarray:
-    """Easting before northing, whichever the file has first: in Canberra eastings have six digits, northings seven."""
+    """UTM positions with the easting first. In Canberra eastings have six digits and northings seven."""
     return utm if np.nanmedian(utm[:, 0]) < np.nanmedian(utm[:, 1]) else utm[:, ::-1]
 
 
 def _positions(ids: list[str], index: Index | None) -> tuple[np.ndarray, np.ndarray]:
-    """Latitude and longitude in degrees of each id; NaN where the file does not know it."""
+    """Latitude and longitude in degrees of each id; NaN where the file does not list it."""
     lat, lon = np.full(len(ids), np.nan), np.full(len(ids), np.nan)
     if index is None:
         return lat, lon
     try:
         from pyproj import Transformer
     except ImportError as error:
-        raise MissingExtraError("pyproj", "geo", "turn CVACT's UTM positions into degrees") from error
+        raise MissingExtraError("pyproj", "geo", "convert CVACT's UTM positions to degrees") from error
     row_of = {name: row for row, name in enumerate(index.ids)}
     rows = np.array([row_of.get(name, -1) for name in ids])
     known = rows >= 0

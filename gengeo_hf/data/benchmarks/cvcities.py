@@ -1,12 +1,12 @@
-"""CV-Cities: panoramas and tiles of 16 cities, from a folder that the user has.
+"""CV-Cities: panoramas and tiles of 16 cities, from a local copy of the data set.
 
-The pictures are not fetched by this package: the panoramas are Google Street View's, and the licence that the authors
-state (BSD-3) is theirs. Layout, one folder for each city::
+The package does not download the images: the panoramas are from Google Street View, and the licence of the data set
+(BSD-3) is stated by its authors. Layout, one directory for each city::
 
     <city>/img_info.csv      no header: name, longitude, latitude, city, path of the tile, path of the panorama
 
-Copies differ in where the paths start from; `CityFiles` tries the known ways. Neither the ground size of the tiles nor
-what the centre column of the panoramas looks at is published: bounds stay unknown, and north is assumed.
+Copies differ in the directory that the paths are relative to; `CityFiles` tries the known ones. The extent of the tiles
+and the heading of the panoramas are not published: bounds are unknown, and heading 0 is assumed.
 """
 
 import csv
@@ -66,14 +66,14 @@ CENTRES = {
     "rio": (-22.91, -43.17),
     "sydney": (-33.87, 151.21),
 }
-FAR_M = 150_000.0  # from a city's centre: its rows are not of this city
+MAX_DISTANCE_M = 150_000.0  # of the median position of a list from the centre of its city
 LIST = "img_info.csv"
 FIELDS = 6
 SUFFIXES = (".jpg", ".jpeg", ".png")
 BLOCK_M, MARGIN_M = 500.0, 100.0
 RIGHTS = (
-    "panoramas: Google Street View, tiles: Google Maps, as others report; the licence of the data set (BSD-3) is its "
-    "authors', and Google's terms restrict training on Maps content: for research at your own responsibility"
+    "panoramas are reported to be from Google Street View and tiles from Google Maps; the authors state the licence "
+    "BSD-3, but Google's terms restrict training on Maps content: use for research at your own responsibility"
 )
 
 
@@ -83,10 +83,10 @@ class CityRows:
 
     Args:
         city: Name of the city, as the data set spells it.
-        ids: `<city>/<name>`, each once.
-        lat, lon: Degrees, (rows,).
-        aerial, ground: Paths of the files; "" where one is missing.
-        way: How the paths were found.
+        ids: Unique id of each row, `<city>/<name>`.
+        lat, lon: Positions in degrees, (rows,).
+        aerial, ground: Path of each image; "" for a missing file.
+        way: Description of the directory that the paths are relative to.
     """
 
     city: str
@@ -99,7 +99,7 @@ class CityRows:
 
     @property
     def present(self) -> np.ndarray:
-        """Whether both images of each row are there: bool (rows,)."""
+        """Whether both images of each row exist: bool (rows,)."""
         return np.array([bool(a and g) for a, g in zip(self.aerial, self.ground, strict=True)], dtype=bool)
 
 
@@ -115,23 +115,24 @@ def load(
     """Load a split of CV-Cities.
 
     Args:
-        root: The folder that holds the cities' folders, or one of these.
+        root: Directory that holds the cities' directories, or one of these.
         split: "train" and "validation" are parts of the training cities, "test" are the test cities.
-        cities: Names, as a list or with commas between them; None takes those of the split that are there.
-        validation_share: Of the training pairs that is cut out by area; give the same to both parts.
-        validation_seed: Of that choice.
+        cities: Names of cities, as a list or separated by commas; None takes all cities of the split that exist.
+        validation_share: Share of the training pairs used for validation, 0 to 0.5, selected by area; use the same
+            value for "train" and "validation". 0 trains on all pairs.
+        validation_seed: Seed of the choice of validation blocks.
         missing: "error" or "drop"; see `kept_pairs`.
 
     Returns:
-        The data set; heading 0 is assumed, bounds of tiles are unknown.
+        The data set. Headings are assumed to be 0; bounds of tiles are unknown.
 
     Raises:
-        GenGeoError: An unknown city, a list that is missing or of another form, or missing images.
+        GenGeoError: A city is unknown, a list is missing or malformed, or images are missing.
     """
     if split not in SPLITS:
         raise unknown_split("cvcities", split, SPLITS)
     root = Path(root)
-    found = [read_city(root, city) for city in _chosen(root, split, cities)]
+    found = [read_city(root, city) for city in _select_cities(root, split, cities)]
     name = f"cvcities/{split}" if cities is None else f"cvcities/{split}({','.join(part.city for part in found)})"
     for part in found:
         compare_count(f"cvcities/{part.city}", len(part.ids), PAIRS[part.city])
@@ -142,13 +143,13 @@ def load_city(root: str | Path, split: str, *, city: str, missing: str = "error"
     """Load one test city alone, as the data set `cvcities-<city>`.
 
     Args:
-        root: As for `load`.
-        split: "test".
+        root: See `load`.
+        split: "test", the only split of a test city.
         city: Name of a test city.
         missing: "error" or "drop"; see `kept_pairs`.
 
     Raises:
-        GenGeoError: As `load`; or another split: a test city has none.
+        GenGeoError: See `load`; or the split is not "test".
     """
     if split != "test":
         raise unknown_split(f"cvcities-{city}", split, ("test",))
@@ -158,8 +159,12 @@ def load_city(root: str | Path, split: str, *, city: str, missing: str = "error"
 def read_city(root: Path, city: str) -> CityRows:
     """Read one city's list and find its images.
 
+    Args:
+        root: Directory that holds the cities' directories, or the directory of the city.
+        city: Name of the city.
+
     Raises:
-        GenGeoError: There is no list, or it has another form.
+        GenGeoError: The list is missing, malformed, empty or not of this city.
     """
     path = _list_of(root, city)
     if path is None:
@@ -184,7 +189,7 @@ def read_city(root: Path, city: str) -> CityRows:
     if not names:
         raise GenGeoError(f"{path} is empty")
     lat_array, lon_array = np.array(lat), np.array(lon)
-    _check_place(path, city, lat_array, lon_array)
+    _check_positions(path, city, lat_array, lon_array)
     files = CityFiles(root, path.parent, city, [*aerial[:3], *ground[:3]])
     return CityRows(
         city,
@@ -198,23 +203,26 @@ def read_city(root: Path, city: str) -> CityRows:
 
 
 class CityFiles:
-    """Files of a city whose list names paths that start from one of several folders; each folder is listed once.
+    """Image files of a city, whose list may state paths relative to several directories. Each directory is read once.
 
     Args:
-        root: What the user gave.
-        home: Folder of the list.
+        root: Directory that the user gave.
+        home: Directory of the list.
         city: Name of the city.
-        samples: Some paths of the list, by which the way is found.
+        samples: Some paths of the list; the directory in which most of them exist is chosen.
+
+    Attributes:
+        way: Description of the chosen directory.
     """
 
     def __init__(self, root: Path, home: Path, city: str, samples: Sequence[str]) -> None:
         self._names: dict[str, set[str]] = {}
         self._ways: dict[str, Callable[[PurePosixPath], Path]] = {
-            "from the folder of the data set": lambda path: root / path,
-            f"from {city}/": lambda path: root / city / path,
-            f"from {city}/{city}/": lambda path: root / city / city / path,
-            "from the folder above the list": lambda path: home.parent / path,
-            "the last two parts, beside the list": lambda path: home / Path(*path.parts[-2:]),
+            "relative to the folder of the data set": lambda path: root / path,
+            f"relative to {city}/": lambda path: root / city / path,
+            f"relative to {city}/{city}/": lambda path: root / city / city / path,
+            "relative to the folder above the list": lambda path: home.parent / path,
+            "last two parts, relative to the list": lambda path: home / Path(*path.parts[-2:]),
         }
         hits = {way: sum(bool(self._found(way, text)) for text in samples) for way in self._ways}
         self.way = max(hits, key=lambda way: hits[way])
@@ -222,7 +230,7 @@ class CityFiles:
             self.way = next(iter(self._ways))
 
     def find(self, text: str) -> str:
-        """Path of the file that a cell names, "" where it is missing."""
+        """Path of the file that a cell of the list names, "" if it is missing."""
         return self._found(self.way, text)
 
     def _found(self, way: str, text: str) -> str:
@@ -238,12 +246,12 @@ class CityFiles:
 
 
 def check(root: str | Path) -> Report:
-    """Look at a folder; see `gengeo data check`."""
+    """Check a directory, for `gengeo data check`."""
     root = Path(root)
     report = Report("cvcities", root)
     there = [city for city in PAIRS if _list_of(root, city)]
     if not there:
-        raise GenGeoError(f"{root} holds no <city>/{LIST} of CV-Cities: give the folder that has the cities in it")
+        raise GenGeoError(f"{root} holds no <city>/{LIST} of CV-Cities: give the folder that holds the cities")
     report.warn("rights", RIGHTS)
     absent = [city for city in PAIRS if city not in there]
     report.add("cities", f"{', '.join(there)}" + (f"; not there: {', '.join(absent)}" if absent else ""))
@@ -253,19 +261,19 @@ def check(root: str | Path) -> Report:
         report.add(f"paths of {city}", rows.way)
         gone = [rows.ids[row] for row in np.flatnonzero(~rows.present)]
         report.missing(f"images of {city}", gone, len(rows.ids), "unpack the archive again, or set missing=drop")
-        places = Counter(zip(rows.lat.tolist(), rows.lon.tolist(), strict=True))
-        if twice := sum(count - 1 for count in places.values()):
-            report.warn(f"positions of {city}", f"{twice:,} rows stand where another one does")
+        positions = Counter(zip(rows.lat.tolist(), rows.lon.tolist(), strict=True))
+        if repeated := sum(count - 1 for count in positions.values()):
+            report.warn(f"positions of {city}", f"{repeated:,} rows repeat the position of another row")
         for what, files in (("tiles", rows.aerial), ("panoramas", rows.ground)):
             if first := next((path for path in files if path), ""):
                 size = (512, 1024) if what == "panoramas" else (746, 746)
                 report.images(f"{what} of {city}", Path(first).parent, size)
-    report.warn("heading", "north is assumed in the middle of the panoramas: look at gengeo data show")
+    report.warn("heading", "panoramas are assumed to be aligned with north: verify it with gengeo data show")
     return report
 
 
 def _dataset(name: str, split: str, found: list[CityRows], share: float, seed: int, missing: str) -> CrossViewDataset:
-    """Pairs of some cities, of training cities the part that was asked for."""
+    """Data set of some cities; of training cities, the pairs of the split."""
     ids, aerial, ground = (
         [value for part in found for value in getattr(part, key)] for key in ("ids", "aerial", "ground")
     )
@@ -273,53 +281,54 @@ def _dataset(name: str, split: str, found: list[CityRows], share: float, seed: i
     lat, lon = (np.concatenate([getattr(part, key) for part in found]) for key in ("lat", "lon"))
     rows = kept_pairs(name, ids, np.concatenate([part.present for part in found]), missing)
     if split != "test":
-        own = [ids[row] for row in rows]
-        cut = split_training(own, lat[rows], lon[rows], share, seed=seed, block_m=BLOCK_M, margin_m=MARGIN_M)
-        rows = rows[cut.part(split)]
+        kept = [ids[row] for row in rows]
+        parts = split_training(kept, lat[rows], lon[rows], share, seed=seed, block_m=BLOCK_M, margin_m=MARGIN_M)
+        rows = rows[parts.mask(split)]
     ids, aerial, ground, area = ([values[row] for row in rows] for values in (ids, aerial, ground, area))
-    where = {"lat": lat[rows], "lon": lon[rows], "area": area}
-    queries = query_table(ids, ground, ids, heading=0.0, fov=PANORAMA, vertical_fov=180.0, **where)
-    return CrossViewDataset(name, queries, gallery_table(ids, aerial, **where))
+    shared = {"lat": lat[rows], "lon": lon[rows], "area": area}
+    queries = query_table(ids, ground, ids, heading=0.0, fov=PANORAMA, vertical_fov=180.0, **shared)
+    return CrossViewDataset(name, queries, gallery_table(ids, aerial, **shared))
 
 
-def _chosen(root: Path, split: str, cities: str | Sequence[str] | None) -> list[str]:
-    """Cities to load."""
-    own = TEST if split == "test" else TRAIN
+def _select_cities(root: Path, split: str, cities: str | Sequence[str] | None) -> list[str]:
+    """The cities to load: the given ones, or all of the split that exist."""
+    known = TEST if split == "test" else TRAIN
     if cities is None:
-        there = [city for city in own if _list_of(root, city)]
+        there = [city for city in known if _list_of(root, city)]
         if not there:
-            raise GenGeoError(f"{root} holds none of the cities of {split}: {', '.join(own)}")
-        if len(there) < len(own):
-            logger.warning("cvcities/%s: %d of %d cities are there: %s", split, len(there), len(own), ", ".join(there))
+            raise GenGeoError(f"{root} holds none of the cities of {split}: {', '.join(known)}")
+        if len(there) < len(known):
+            found = ", ".join(there)
+            logger.warning("cvcities/%s: found %d of %d cities: %s", split, len(there), len(known), found)
         return there
     names = [name.strip() for name in cities.split(",")] if isinstance(cities, str) else list(cities)
     for name in names:
-        if name not in own:
-            other = " (it is of the other split)" if name in PAIRS else ""
-            raise GenGeoError(f"cvcities/{split} has no city {name!r}{other}; it has {', '.join(own)}")
+        if name not in known:
+            other = " (a city of the other split)" if name in PAIRS else ""
+            raise GenGeoError(f"cvcities/{split} has no city {name!r}{other}; it has {', '.join(known)}")
     return names
 
 
 def _list_of(root: Path, city: str) -> Path | None:
-    """The list of a city: below the root, nested twice as in some copies, or in the root where this is the city's."""
-    places = [root / city / LIST, root / city / city / LIST]
+    """Path of a city's list: in `<city>`, in `<city>/<city>` as in some copies, or in a root named like the city."""
+    paths = [root / city / LIST, root / city / city / LIST]
     if root.name == city:
-        places.append(root / LIST)
-    return next((path for path in places if path.is_file()), None)
+        paths.append(root / LIST)
+    return next((path for path in paths if path.is_file()), None)
 
 
-def _check_place(path: Path, city: str, lat: np.ndarray, lon: np.ndarray) -> None:
-    """Refuse positions that are not in the city, above all those with latitude and longitude swapped."""
+def _check_positions(path: Path, city: str, lat: np.ndarray, lon: np.ndarray) -> None:
+    """Refuse positions that are not in the city, for example with latitude and longitude swapped."""
     middle = float(np.median(lat)), float(np.median(lon))
-    if not (abs(middle[0]) <= 90 and abs(middle[1]) <= 180) or great_circle_m(*middle, *CENTRES[city]) > FAR_M:
-        swapped = abs(middle[1]) <= 90 and great_circle_m(middle[1], middle[0], *CENTRES[city]) < FAR_M
-        reason = "longitude comes before latitude in this file: the two are swapped" if swapped else "is it another?"
+    if not (abs(middle[0]) <= 90 and abs(middle[1]) <= 180) or great_circle_m(*middle, *CENTRES[city]) > MAX_DISTANCE_M:
+        swapped = abs(middle[1]) <= 90 and great_circle_m(middle[1], middle[0], *CENTRES[city]) < MAX_DISTANCE_M
+        reason = "longitude comes before latitude, but they are swapped" if swapped else "is it another city's list?"
         raise GenGeoError(f"{path} lies around {middle[0]:.3f}, {middle[1]:.3f}, which is not {city}; {reason}")
 
 
 def _unique_ids(path: Path, city: str, names: list[str]) -> list[str]:
-    """`<city>/<name>`; a name that occurs again gets its line's number."""
+    """Ids `<city>/<name>`; names that occur more than once get `@` and the number of their line."""
     counts = Counter(names)
-    if twice := sum(count - 1 for count in counts.values()):
-        logger.warning("%s: %d names occur more than once; their rows are told apart by line", path, twice)
+    if repeated := sum(count - 1 for count in counts.values()):
+        logger.warning("%s: %d names repeat another one; the number of the line is added to them", path, repeated)
     return [f"{city}/{name}" + (f"@{line}" if counts[name] > 1 else "") for line, name in enumerate(names, 1)]

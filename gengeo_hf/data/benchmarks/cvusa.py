@@ -1,11 +1,11 @@
-"""CVUSA, the subset that all papers use: panoramas of the whole United States and one tile for each.
+"""CVUSA, the subset that papers use: panoramas from all over the United States and one tile for each.
 
-The folder holds `bingmap/19`, `streetview/panos`, the lists, and GPS where it is there::
+The directory holds `bingmap/19`, `streetview/panos`, the lists and, optionally, GPS positions::
 
     CVUSA/bingmap/19/0000001.jpg               aerial, 750 x 750 pixels
     CVUSA/streetview/panos/0000001.jpg         ground, 224 x 1232 pixels, north in the centre column
     CVUSA/splits/{train,val}-19zl.csv          pairs; the "val" file is the published test set
-    CVUSA/split_locations/all.csv              GPS: line i belongs to image i
+    CVUSA/split_locations/all.csv              GPS positions: line i belongs to image i
 """
 
 import csv
@@ -37,7 +37,7 @@ DEDUPLICATED = {
 }
 LISTS = {"train": "train-19zl.csv", "test": "val-19zl.csv"}
 LIST_FOLDERS = ("splits", "", "split", "split_locations")
-GPS_PLACES = (
+GPS_PATHS = (
     "split_locations/all.csv",
     "all.csv",
     "splits/all.csv",
@@ -46,7 +46,7 @@ GPS_PLACES = (
     "split_locations_all.csv",
 )
 GROUND, AERIAL = "streetview/panos", "bingmap/19"
-BLOCK_M, MARGIN_M = 20_000.0, 500.0  # the country is large, and its photos cluster
+BLOCK_M, MARGIN_M = 20_000.0, 500.0  # large blocks, since the photos are clustered in a large country
 
 
 def load(
@@ -62,17 +62,18 @@ def load(
     """Load a split of CVUSA.
 
     Args:
-        root: the folder `CVUSA` (or `CVPR_subset`), or the one that holds it.
+        root: Directory `CVUSA` (or `CVPR_subset`), or the one that holds it.
         split: "train" and "validation" are parts of the published training set; "test" is the published test set,
-            whose file is called `val-19zl.csv`.
-        list_file: another list in the same form, for example a de-duplicated one.
-        validation_share: of the training set that is cut out; give the same to both parts. 0 trains on all.
-        validation_by: "area" (needs GPS) or "id"; see `split_training`.
-        validation_seed: of that choice.
+            whose list is the file `val-19zl.csv`.
+        list_file: Another list in the same format, for example a de-duplicated one; None takes the published list.
+        validation_share: Share of the training set used for validation, 0 to 0.5; use the same value for "train" and
+            "validation". 0 trains on all pairs.
+        validation_by: "area" (needs GPS positions) or "id"; see `split_training`.
+        validation_seed: Seed of the choice of validation blocks.
         missing: "error" or "drop"; see `kept_pairs`.
 
     Raises:
-        GenGeoError: a list or images are missing, a row is malformed, or GPS is missing where it is needed.
+        GenGeoError: A list or images are missing, a row is malformed, or GPS positions are needed and missing.
     """
     if split not in SPLITS:
         raise unknown_split("cvusa", split, SPLITS)
@@ -85,7 +86,7 @@ def load(
     positions = read_positions(home)
     chosen = positions_of(stems, positions)
     if split != "test":
-        cut = split_training(
+        parts = split_training(
             [stems[row] for row in rows],
             None if chosen is None else chosen[rows, 2],
             None if chosen is None else chosen[rows, 3],
@@ -95,7 +96,7 @@ def load(
             margin_m=MARGIN_M,
             seed=validation_seed,
         )
-        rows = rows[cut.part(split)]
+        rows = rows[parts.mask(split)]
     ids = [stems[row] for row in rows]
     columns = [None] * 4 if chosen is None else list(chosen[rows].T)
     queries = query_table(
@@ -106,7 +107,7 @@ def load(
         lon=columns[3],
         heading=0.0,
         fov=PANORAMA,
-        vertical_fov=360.0 * 224 / 1232,  # the published crops of a sphere
+        vertical_fov=360.0 * 224 / 1232,  # the published images are crops of spherical panoramas
     )
     return CrossViewDataset(
         f"cvusa/{split}",
@@ -119,7 +120,7 @@ def read_list(path: Path) -> tuple[list[str], list[str], list[str]]:
     """Read a list of pairs: ids (file stems), aerial and ground paths relative to the root.
 
     Raises:
-        GenGeoError: no such file, a row without two paths, or a row that pairs two numbers.
+        GenGeoError: The file does not exist, a row has fewer than two paths, or its paths have different numbers.
     """
     if not path.is_file():
         raise GenGeoError(f"there is no list {path}")
@@ -140,37 +141,40 @@ def read_list(path: Path) -> tuple[list[str], list[str], list[str]]:
 
 
 def read_positions(home: Path) -> np.ndarray | None:
-    """GPS of all images: float64 (lines, 4), aerial latitude and longitude, ground latitude and longitude in degrees.
+    """Read the GPS positions of all images.
 
-    The fifth column, an angle, is not used: the panoramas are north-aligned. None where the file is missing.
+    The fifth column of the file, an angle, is not used: the panoramas are aligned with north.
+
+    Returns:
+        Latitude and longitude of the tile, then of the photo, in degrees, float64 (lines, 4); None without the file.
 
     Raises:
-        GenGeoError: the file does not hold four numbers a line.
+        GenGeoError: A line of the file has fewer than four numbers.
     """
-    path = first_file(home, GPS_PLACES)
+    path = first_file(home, GPS_PATHS)
     if path is None:
         return None
     try:
         table = np.loadtxt(path, delimiter=",", ndmin=2, encoding="utf-8-sig")
     except ValueError as error:
-        raise GenGeoError(f"{path} is no table of numbers ({str(error).splitlines()[0]})") from error
+        raise GenGeoError(f"{path} is not a table of numbers ({str(error).splitlines()[0]}); fetch it again") from error
     if table.shape[1] < 4:
         raise GenGeoError(f"{path} has {table.shape[1]} columns, expected aerial lat, lon, ground lat, lon, angle")
     return table[:, :4]
 
 
 def positions_of(stems: list[str], positions: np.ndarray | None) -> np.ndarray | None:
-    """Rows of `read_positions` for ids: line N, counted from 1, belongs to image N.
+    """Rows of `read_positions` for some ids: line N of the file, counted from 1, belongs to image N.
 
     Args:
-        stems: ids, numbers as text.
-        positions: from `read_positions`, (lines, 4) degrees, or None.
+        stems: Ids: numbers as text.
+        positions: Result of `read_positions`: degrees, (lines, 4), or None.
 
     Returns:
-        float64 (ids, 4), or None without positions.
+        Degrees, float64 (ids, 4); None without positions.
 
     Raises:
-        GenGeoError: the file is too short.
+        GenGeoError: The file has too few lines.
     """
     if positions is None:
         return None
@@ -183,7 +187,7 @@ def positions_of(stems: list[str], positions: np.ndarray | None) -> np.ndarray |
 
 
 def check(root: str | Path) -> Report:
-    """Look at a folder; see `gengeo data check`."""
+    """Check a directory, for `gengeo data check`."""
     home = _home(root)
     report = Report("cvusa", home)
     for what, folder, published, size in (
@@ -191,7 +195,7 @@ def check(root: str | Path) -> Report:
         ("panoramas", GROUND, 44_516, (224, 1232)),
     ):
         found = len(names_in(home / folder))
-        # 100 panoramas of the archive belong to no pair; both counts are fine when every listed pair is there.
+        # 100 panoramas of the archive belong to no pair, so the count is not compared; the lists are, below.
         report.add(
             f"{what} in {folder}",
             f"{found:,} files (the archive has {published:,})",
@@ -202,18 +206,20 @@ def check(root: str | Path) -> Report:
             report.images(what, home / folder, size)
     present = {AERIAL: names_in(home / AERIAL), GROUND: names_in(home / GROUND)}
     for which, file in LISTS.items():
-        found_list = first_file(home, _list_places(which))
+        found_list = first_file(home, _list_candidates(which))
         advice = "the lists come with the CVPR subset; copies lie in the repositories of later papers"
-        report.elsewhere(f"{which} list", found_list, home / "splits" / file, advice)
+        report.add_file(f"{which} list", found_list, home / "splits" / file, advice)
         if found_list is not None:
             _, aerial, ground = read_list(found_list)
             report.count(f"pairs of {which}", len(aerial), PUBLISHED[which], "", DEDUPLICATED[which])
             there = _present(home, aerial, ground, present)
             gone = [ground[row] for row in np.flatnonzero(~there)]
             report.missing(f"images of {which}", gone, len(aerial), "unpack the archive again, or set missing=drop")
-    positions = first_file(home, GPS_PLACES)
-    advice = "without it: validation_by=id, no geographic neighbours in the first epochs, no distances in results"
-    report.elsewhere("GPS (all.csv)", positions, home / GPS_PLACES[0], advice, needed=False)
+    positions = first_file(home, GPS_PATHS)
+    advice = (
+        "without it, set validation_by=id; there are no geographic neighbours in training and no distances in results"
+    )
+    report.add_file("GPS (all.csv)", positions, home / GPS_PATHS[0], advice, needed=False)
     if positions is not None:
         table = read_positions(home)
         lines = 0 if table is None else len(table)
@@ -225,12 +231,12 @@ def _home(root: str | Path) -> Path:
     return existing_folder(root, ("CVUSA", "CVPR_subset", "cvusa"), (AERIAL, GROUND))
 
 
-def _list_places(which: str) -> list[str]:
+def _list_candidates(which: str) -> list[str]:
     return [str(PurePosixPath(folder) / LISTS[which]) for folder in LIST_FOLDERS]
 
 
 def _list_path(home: Path, which: str) -> Path:
-    return need_file(home, _list_places(which), f"the list of {which} pairs")
+    return need_file(home, _list_candidates(which), f"the list of {which} pairs")
 
 
 def _present(home: Path, aerial: list[str], ground: list[str], known: dict[str, set[str]] | None = None) -> np.ndarray:

@@ -1,6 +1,7 @@
-"""Just Zoom In: ordinary photos of Washington DC by Mapillary's contributors, and cells of its orthophoto.
+"""Just Zoom In: ordinary photos of Washington DC by Mapillary's contributors, and cells of the city's orthophoto.
 
-`gengeo data get justzoomin` fetches both and writes `pairs.parquet`, an own-data table; this loader chooses in it.
+`gengeo data get justzoomin` downloads both and writes `pairs.parquet`, a table as users' own data have it. This loader
+selects the rows of a split from it.
 """
 
 import json
@@ -15,45 +16,45 @@ from gengeo_hf.common.tables import PAIRS_FILE, read_table
 from gengeo_hf.data.benchmarks import justzoomin_lists as lists
 from gengeo_hf.data.benchmarks.layout import compare_count, logger, names_in, unknown_split
 from gengeo_hf.data.benchmarks.report import Report
-from gengeo_hf.data.own import PARTS, Splits, understand
+from gengeo_hf.data.own import SPLITS, Splits, parse_rows
 
 NAME = "justzoomin"
 PART_COLUMNS = {"published": "split", "area": "area_split"}
 GALLERIES = ("named", "covered")
-COVERED = "covered"  # in a column of splits: a cell that no photo of the test list names
+COVERED = "covered"  # value of a column of splits: a cell that no photo of the test list names
 GET = "gengeo data get justzoomin --out"
 
 
 def load(
     root: str | Path, split: str, *, part: str = "published", gallery: str = "named", missing: str = "error"
 ) -> CrossViewDataset:
-    """Load one split of what `gengeo data get justzoomin` fetched.
+    """Load one split of the data that `gengeo data get justzoomin` downloaded.
 
     Args:
-        root: The folder.
+        root: Directory of the data set.
         split: "train", "validation" or "test".
-        part: "published": the test list of the authors, whose photos stand beside training photos; "area": whole
-            blocks of land are held out, at least 100 m from any training photo.
-        gallery: "named": the cells that a photo of the split names, whether or not the photo is on disk; "covered":
-            every cell that the orthophoto covers, as in a search. Training takes its own cells only.
+        part: "published": test list of the authors, whose photos may be next to training photos; "area": test blocks
+            at least 100 m from any training photo.
+        gallery: "named": cells that a photo of the split names, whether or not the photo is on disk; "covered": all
+            cells that the orthophoto covers, as in a search. The split "train" always has its own cells only.
         missing: "error" or "drop"; see `kept_pairs`.
 
     Raises:
-        GenGeoError: There is no table, an option is unknown, or the split has no photos on disk.
+        GenGeoError: The table is missing, an option is unknown, or the split has no photos on disk.
     """
-    if split not in PARTS:
-        raise unknown_split(NAME, split, PARTS)
+    if split not in SPLITS:
+        raise unknown_split(NAME, split, SPLITS)
     if part not in PART_COLUMNS:
         raise GenGeoError(f"part must be one of {', '.join(PART_COLUMNS)}, found {part!r}")
     if gallery not in GALLERIES:
         raise GenGeoError(f"gallery must be one of {', '.join(GALLERIES)}, found {gallery!r}")
-    rows = understand(_table(root), {"split": PART_COLUMNS[part]}, {})
+    rows = parse_rows(_table(root), {"split": PART_COLUMNS[part]}, {})
     for note in rows.notes:
         logger.warning("%s", note)
     rows.name = NAME + ("-area" if part == "area" else "") + ("-covered" if gallery == "covered" else "")
     if gallery == "covered" and split != "train":
-        words, photo = rows.split or [], rows.has_photo
-        rows.split = [split if word == COVERED or not photo[row] else word for row, word in enumerate(words)]
+        stated, photo = rows.split or [], rows.has_photo
+        rows.split = [split if value == COVERED or not photo[row] else value for row, value in enumerate(stated)]
     data = Splits(rows, missing, {}).load(split)
     if split == "test" and part == "published":
         compare_count(f"{rows.name}/test", len(data.queries), lists.PUBLISHED_TEST)
@@ -61,39 +62,39 @@ def load(
 
 
 def load_published(root: str | Path, split: str, **options: Any) -> CrossViewDataset:
-    """`load` as published.
+    """`load` with part=published and gallery=named.
 
     Raises:
-        GenGeoError: Another part or gallery was asked for.
+        GenGeoError: The options state another part or gallery; or see `load`.
     """
-    return load(root, split, **_implied(_implied(options, "part", "published"), "gallery", "named"))
+    return load(root, split, **_set_option(_set_option(options, "part", "published"), "gallery", "named"))
 
 
 def load_area(root: str | Path, split: str, **options: Any) -> CrossViewDataset:
     """`load` with part=area.
 
     Raises:
-        GenGeoError: Another part was asked for.
+        GenGeoError: The options state another part; or see `load`.
     """
-    return load(root, split, **_implied(options, "part", "area"))
+    return load(root, split, **_set_option(options, "part", "area"))
 
 
 def load_covered(root: str | Path, split: str, **options: Any) -> CrossViewDataset:
-    """`load` with gallery=covered.
+    """`load` with part=published and gallery=covered.
 
     Raises:
-        GenGeoError: Another gallery was asked for.
+        GenGeoError: The options state another part or gallery; or see `load`.
     """
-    return load(root, split, **_implied(_implied(options, "part", "published"), "gallery", "covered"))
+    return load(root, split, **_set_option(_set_option(options, "part", "published"), "gallery", "covered"))
 
 
-def _implied(options: dict[str, Any], key: str, value: str) -> dict[str, Any]:
-    """Options with the one that a name implies."""
+def _set_option(options: dict[str, Any], key: str, value: str) -> dict[str, Any]:
+    """Options with the value that the name of the data set implies."""
     if options.get(key, value) != value:
         raise GenGeoError(
-            f"the name of the data set implies {key}={value}, found {key}={options[key]}: leave it out, or take "
-            f"another of {NAME} (published test photos), {NAME}-covered (the same among all cells) and {NAME}-area "
-            "(split by area)"
+            f"the name of the data set implies {key}={value}, found {key}={options[key]}: remove the option, or use "
+            f"another of {NAME} (published test list), {NAME}-covered (the same with all cells in the gallery) and "
+            f"{NAME}-area (split by area)"
         )
     return options | {key: value}
 
@@ -101,18 +102,20 @@ def _implied(options: dict[str, Any], key: str, value: str) -> dict[str, Any]:
 def _table(root: str | Path) -> Any:
     path = Path(root) / PAIRS_FILE
     if not path.is_file():
-        raise GenGeoError(f"{root} has no {PAIRS_FILE}: `{GET} {root}` makes it, and keeps what is there")
+        raise GenGeoError(f"{root} has no {PAIRS_FILE}: `{GET} {root}` makes it and keeps existing files")
     table = read_table(path)
-    if lost := sorted({"ground", "aerial", "query_id", "tile_id", *PART_COLUMNS.values()} - set(table.columns)):
-        raise GenGeoError(f"{path} has no column {lost[0]}, so it is of another data set; write table {root}")
+    if lacking := sorted({"ground", "aerial", "query_id", "tile_id", *PART_COLUMNS.values()} - set(table.columns)):
+        raise GenGeoError(
+            f"{path} has no column {lacking[0]}: it belongs to another data set; load it as `table {root}`"
+        )
     return table
 
 
 def check(root: str | Path) -> Report:
-    """Compare a folder with what is published; measure how near test photos lie to training photos.
+    """Compare a directory with the published data, and measure distances from test photos to training photos.
 
     Raises:
-        GenGeoError: The folder or its lists cannot be read.
+        GenGeoError: The directory or its lists cannot be read.
     """
     root = Path(root)
     report = Report(NAME, root)
@@ -129,41 +132,46 @@ def check(root: str | Path) -> Report:
 
 
 def _check_lists(report: Report, photos: lists.Photos) -> None:
+    """Compare the numbers of photos and cells with the published ones, and stored cells with positions."""
     test = int(photos.is_test.sum())
     report.count(
-        "test list", test, lists.PUBLISHED_TEST, "fetch metadata/ again, or look whether a revision changed it"
+        "test list", test, lists.PUBLISHED_TEST, "fetch metadata/ again, or check whether a newer revision changed it"
     )
     report.add("all photos", f"{len(photos):,} listed", f"about {lists.PUBLISHED_ALL:,}")
     cells = len(np.unique(photos.cells[photos.is_test]))
     report.add("cells of the test list", f"{cells:,} (published: {lists.PUBLISHED_CELLS:,})")
     wrong = photos.misses + photos.near_misses
     found = f"{wrong:,} of {len(photos):,} rows disagree with their position, {photos.misses:,} by more than one cell"
-    ok = photos.misses == 0 and photos.near_misses <= lists.TOLERATED * len(photos)
+    ok = photos.misses == 0 and photos.near_misses <= lists.MAX_NEAR_MISSES * len(photos)
     report.add(
-        "stored cells", found, "0.1 % by one cell at most", ok, "" if ok else "the lists are damaged or of another grid"
+        "stored cells",
+        found,
+        "at most 0.1 %, by one cell",
+        ok,
+        "" if ok else "the lists are damaged or use another grid",
     )
 
 
 def _check_photos(report: Report, root: Path, photos: lists.Photos, there: np.ndarray, names: set[str]) -> None:
-    """How many of the listed photos are on disk, where they lie, and whether some decode."""
+    """Report how many listed photos are on disk and which area they cover, and decode some of them."""
     test = there & photos.is_test
     advice = "" if there.any() else f"`{GET} {root}` fetches them"
     shown, listed = int(test.sum()), int(photos.is_test.sum())
-    found = f"{int(there.sum()):,} of {len(photos):,} listed; of the test list {shown:,} of {listed:,}"
+    found = f"{int(there.sum()):,} of {len(photos):,} listed photos, {shown:,} of {listed:,} of the test list"
     report.add("photos on disk", found, "some", bool(there.any()), advice)
     if archives := _archives(root):
         report.add("photo archives", archives)
     if not test.any() and there.any():
-        report.warn("photos on disk", "none is of the test list: nothing can be evaluated; fetch more archives")
+        report.warn("photos on disk", "none is in the test list, so evaluation is not possible; fetch more archives")
     if unlisted := len(names) - int(there.sum()):
-        report.warn("photos on disk", f"{unlisted:,} files in {lists.PHOTOS} are in no list")
+        report.warn("photos on disk", f"{unlisted:,} files in {lists.PHOTOS} are not in the lists")
     if there.any():
         report.add("part of the city", photos.bounds(there))
         report.images("photos", root / lists.PHOTOS)
 
 
 def _archives(root: Path) -> str:
-    """Which photo archives were unpacked, of how many; "" where the folder was not filled by `gengeo data get`."""
+    """Text that names the unpacked photo archives; "" if `gengeo data get` did not fill the directory."""
     state, start = root / lists.STATE, "streetview_images_"
     try:
         files = json.loads((state / lists.LISTING).read_text(encoding="utf-8"))["files"]
@@ -175,7 +183,7 @@ def _archives(root: Path) -> str:
 
 
 def _check_tiles(report: Report, root: Path) -> None:
-    """Tiles of each zoom, and the cells that were rendered."""
+    """Report the number of tiles of each zoom level and of rendered cells."""
     home = root / "satellite"
     for zoom in sorted((name for name in names_in(home) if name.lstrip("-").isdigit()), key=int, reverse=True):
         count = sum(len(names_in(home / zoom / column)) for column in names_in(home / zoom))
@@ -190,11 +198,11 @@ def _check_tiles(report: Report, root: Path) -> None:
 
 
 def _check_leak(report: Report, photos: lists.Photos, there: np.ndarray) -> None:
-    """The distance of test photos to training photos, of the published split and of the one by area."""
+    """Report distances from test photos to training photos, for the published split and for the split by area."""
     splits = {"published": lists.published_parts(photos), "area": lists.area_parts(photos)}
     for name, parts in splits.items():
         by_list = lists.list_parts(photos) if name == "published" else parts
         if len(distances := lists.distances_to_training(photos, by_list)):
             report.add(f"split {name!r}, all listed photos", lists.format_leak(distances))
-        counts = ", ".join(f"{int((there & (parts == part)).sum()):,} {part}" for part in PARTS)
+        counts = ", ".join(f"{int((there & (parts == part)).sum()):,} {part}" for part in SPLITS)
         report.add(f"split {name!r}, on disk", counts)

@@ -1,10 +1,10 @@
-"""The published lists of Just Zoom In, its splits, and how near test photos lie to training photos.
+"""Published lists of Just Zoom In, its splits, and distances from test photos to training photos.
 
 ::
 
-    metadata/large_area_train_map.csv      image_id,latitude,longitude,sequence; the published training set
-    metadata/large_area_val_map.csv        the published test set; there is no third list
-    satellite/layout.yaml                  the tile pyramid
+    metadata/large_area_train_map.csv      published training set: image_id,latitude,longitude,sequence
+    metadata/large_area_val_map.csv        published test set; there is no validation list
+    satellite/layout.yaml                  layout of the tile pyramid
 """
 
 import json
@@ -19,15 +19,15 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.tables import read_table
 from gengeo_hf.data.area_split import split_training
 from gengeo_hf.data.benchmarks import justzoomin_grid as grid
-from gengeo_hf.data.own import Cut, three_parts
+from gengeo_hf.data.own import SplitOptions, assign_splits
 
 LISTS = {"train": "metadata/large_area_train_map.csv", "test": "metadata/large_area_val_map.csv"}
 LAYOUT = "satellite/layout.yaml"
 PHOTOS, SUFFIX = "streetview/images", "_undistorted.jpg"
-STATE, LISTING, UNPACKED = ".get", "files.json", "unpacked"  # what `gengeo data get` keeps of its work
+STATE, LISTING, UNPACKED = ".get", "files.json", "unpacked"  # state files of `gengeo data get`
 PUBLISHED_TEST, PUBLISHED_CELLS = 30_956, 12_029
-PUBLISHED_ALL = 310_000  # as the Hub rounds it
-TOLERATED = 0.001  # share of rows whose stored cell is a neighbour of the one at their position
+PUBLISHED_ALL = 310_000  # rounded, from the page on the Hub
+MAX_NEAR_MISSES = 0.001  # accepted share of rows whose stored cell is a neighbour of the cell at their position
 BLOCK_M, MARGIN_M = 500.0, 100.0
 VALIDATION_SHARE, TEST_SHARE = 0.05, 0.1
 LEAK_M = (5, 25, 100)
@@ -42,15 +42,15 @@ _LAYOUT = {
 
 @dataclass(frozen=True)
 class Photos:
-    """All photos of both lists, those of the test list last.
+    """Photos of both lists, those of the test list last.
 
     Args:
-        ids: Mapillary ids; text, since they are above 2^53.
-        lat, lon: Degrees, (N,).
-        row, column: Stored cell, int64 (N,).
-        is_test: Whether a photo is of the published test list, bool (N,).
-        near_misses: Rows whose position lies in a neighbour of the stored cell.
-        misses: Rows whose position lies further away.
+        ids: Mapillary id of each photo, length N; text, since ids exceed 2^53.
+        lat, lon: Positions in degrees, (N,).
+        row, column: Stored cell of each photo, int64 (N,).
+        is_test: Whether each photo is in the published test list, bool (N,).
+        near_misses: Number of rows whose position is in a neighbour of the stored cell.
+        misses: Number of rows whose position is further from the stored cell.
     """
 
     ids: list[str]
@@ -67,11 +67,11 @@ class Photos:
 
     @property
     def cells(self) -> np.ndarray:
-        """Number of each photo's cell, row * 256 + column, int64 (N,)."""
+        """Index of each photo's cell, row * 256 + column, int64 (N,)."""
         return self.row * grid.CELLS + self.column
 
     def bounds(self, rows: np.ndarray) -> str:
-        """Text of the box that holds some photos."""
+        """Bounds of the photos that `rows` selects, as text."""
         lat, lon = self.lat[rows], self.lon[rows]
         return f"west {lon.min():.4f}, south {lat.min():.4f}, east {lon.max():.4f}, north {lat.max():.4f}"
 
@@ -80,15 +80,15 @@ def read_photos(root: str | Path) -> Photos:
     """Read both lists.
 
     Raises:
-        GenGeoError: A list is missing, lacks a column, or holds an id, position or sequence that cannot be.
+        GenGeoError: A list is missing, lacks a column, or holds an invalid id, position or sequence.
     """
     parts = [_read_list(Path(root) / LISTS[split]) for split in ("train", "test")]
     ids = parts[0][0] + parts[1][0]
     if len(set(ids)) != len(ids):
         seen: set[str] = set()
-        twice = next(name for name in ids if name in seen or seen.add(name))  # type: ignore[func-returns-value]  # add gives None
+        repeated = next(name for name in ids if name in seen or seen.add(name))  # type: ignore[func-returns-value]  # `add` returns None
         raise GenGeoError(
-            f"{root}: the photo {twice} is listed twice in {' and '.join(LISTS.values())}; fetch them again"
+            f"{root}: the photo {repeated} is listed twice in {' and '.join(LISTS.values())}; fetch them again"
         )
     lat, lon, actions = (np.concatenate([part[index] for part in parts]) for index in (1, 2, 3))
     row, column = grid.cells_of_sequences(actions)
@@ -98,6 +98,7 @@ def read_photos(root: str | Path) -> Photos:
 
 
 def _read_list(path: Path) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
+    """Ids, latitudes and longitudes in degrees (n,), and zoom steps (n, 4) of one list."""
     if not path.is_file():
         raise GenGeoError(f"there is no {path}: `gengeo data get justzoomin` fetches it")
     table = read_table(path)
@@ -105,19 +106,19 @@ def _read_list(path: Path) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarra
     wrong = next((row for row, text in enumerate(ids) if not (text.isascii() and text.isdigit())), None)
     if wrong is not None:
         raise GenGeoError(
-            f"{path}, row {wrong + 1}: image_id is {ids[wrong]!r}, expected digits; a spreadsheet rounds such ids, so "
-            "fetch the list again"
+            f"{path}, row {wrong + 1}: image_id is {ids[wrong]!r}, expected digits; if a spreadsheet program rounded "
+            "the ids, fetch the list again"
         )
     lat, lon = (table.numbers(name) for name in ("latitude", "longitude"))
     wrong = next(iter(np.flatnonzero(~((np.abs(lat) <= 90) & (np.abs(lon) <= 180))).tolist()), None)
     if wrong is not None:
         raise GenGeoError(f"{path}, row {wrong + 1}: {lat[wrong]}, {lon[wrong]} is not a latitude and a longitude")
-    actions = np.array([_actions(text, path, row) for row, text in enumerate(table.text("sequence"))], np.int64)
+    actions = np.array([_parse_actions(text, path, row) for row, text in enumerate(table.text("sequence"))], np.int64)
     return ids, lat, lon, actions.reshape(-1, 4)
 
 
-def _actions(text: str | None, path: Path, row: int) -> list[int]:
-    """Four zooms, each of 16 parts."""
+def _parse_actions(text: str | None, path: Path, row: int) -> list[int]:
+    """Parse the four zoom steps of a photo, 0 to 15 each."""
     try:
         values = json.loads(text or "")
         if len(values) == 4 and all(type(value) is int and 0 <= value < 16 for value in values):
@@ -130,10 +131,10 @@ def _actions(text: str | None, path: Path, row: int) -> list[int]:
 
 
 def read_layout(root: str | Path) -> range:
-    """Zoom levels that the tile pyramid states, from -9 or so to 0.
+    """Zoom levels of the tile pyramid, usually -9 to 0.
 
     Raises:
-        GenGeoError: The file is missing, or describes another pyramid.
+        GenGeoError: The file is missing or damaged, or states another pyramid.
     """
     import yaml
 
@@ -147,7 +148,7 @@ def read_layout(root: str | Path) -> range:
         return range(int(found["min_zoom"]), int(found["max_zoom"]) + 1)
     except GenGeoError:
         raise
-    except Exception as error:  # whatever a damaged file makes the YAML reader raise
+    except Exception as error:  # a damaged file raises many types
         problem = " ".join(f"{type(error).__name__}: {error}".split())
         raise GenGeoError(
             f"{path} cannot be read as the layout of a tile pyramid ({problem:.150}); fetch it again"
@@ -155,16 +156,21 @@ def read_layout(root: str | Path) -> range:
 
 
 def _plain(value: Any) -> Any:
+    """Text in lower case, or a number as float, for comparison."""
     return value.lower() if isinstance(value, str) else float(value)
 
 
 def list_parts(photos: Photos) -> np.ndarray:
-    """Part of each photo by its list alone, "train" or "test", as the authors train and test."""
+    """Split of each photo by its list alone, "train" or "test", as used by the authors."""
     return np.where(photos.is_test, "test", "train")
 
 
 def published_parts(photos: Photos) -> np.ndarray:
-    """Part of each photo by the published lists: the validation part is cut out of the training list by area."""
+    """Split of each photo by the published lists; the training list is divided by area into training and validation.
+
+    Returns:
+        "train", "validation", "test", or "" for photos in the margin around validation photos, (N,).
+    """
     parts = np.where(photos.is_test, "test", "").astype("U10")
     rows = np.flatnonzero(~photos.is_test)
     ids = [photos.ids[row] for row in rows]
@@ -176,18 +182,21 @@ def published_parts(photos: Photos) -> np.ndarray:
 
 
 def area_parts(photos: Photos) -> np.ndarray:
-    """Part of each photo where both lists are joined and whole blocks of land are held out."""
-    cut = Cut(VALIDATION_SHARE, TEST_SHARE, "area", BLOCK_M, MARGIN_M)
-    return three_parts(photos.ids, photos.lat, photos.lon, cut)
+    """Split of each photo by area, with both lists joined; see `assign_splits`."""
+    options = SplitOptions(VALIDATION_SHARE, TEST_SHARE, "area", BLOCK_M, MARGIN_M)
+    return assign_splits(photos.ids, photos.lat, photos.lon, options)
 
 
 def distances_to_training(photos: Photos, parts: np.ndarray, kept: np.ndarray | None = None) -> np.ndarray:
-    """Metres from each test photo to the nearest training photo, (number of test photos,); infinite without any.
+    """Distance from each test photo to the nearest training photo.
 
     Args:
-        photos: Both lists.
-        parts: Part of each photo, (N,); validation photos count as training photos, since they come from that list.
-        kept: Photos to look at, bool (N,); None is all.
+        photos: Photos of both lists.
+        parts: Split of each photo, (N,). Validation photos count as training photos, since they are from that list.
+        kept: Photos to include, bool (N,); None includes all.
+
+    Returns:
+        Metres, float64 (number of test photos,); infinite without training photos.
     """
     from scipy.spatial import cKDTree
 
@@ -201,7 +210,12 @@ def distances_to_training(photos: Photos, parts: np.ndarray, kept: np.ndarray | 
 
 
 def format_leak(distances: np.ndarray, reaches: Sequence[float] = LEAK_M) -> str:
-    """One line about how near test photos lie to training photos."""
+    """Format distances from test photos to training photos as one line.
+
+    Args:
+        distances: Metres, (number of test photos,).
+        reaches: Distances in metres for which the share of test photos within them is stated.
+    """
     shares = ", ".join(f"{(distances <= reach).mean():.1%} within {reach:g} m" for reach in reaches)
     low, middle, high = np.quantile(distances, [0.05, 0.5, 0.95])
     spread = f"quantiles 5, 50, 95 %: {low:.1f}, {middle:.1f}, {high:.1f} m"

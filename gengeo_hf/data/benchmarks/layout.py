@@ -1,7 +1,4 @@
-"""Shared by the loaders of all benchmarks: find files, name what is missing, compare counts with the published ones.
-
-Gives paths, and one line for each thing that is not as expected.
-"""
+"""Helpers of the benchmark loaders: finding files, reporting missing ones, comparing counts with published ones."""
 
 import logging
 import os
@@ -18,15 +15,15 @@ MISSING = ("error", "drop")
 
 
 def existing_folder(root: str | Path, inner: Sequence[str], proof: Sequence[str]) -> Path:
-    """The folder that holds a data set: `root` itself, or one of the folders `inner` in it.
+    """The directory that holds a data set: `root` itself, or one of the directories `inner` in it.
 
     Args:
-        root: what the user gave.
-        inner: names that an archive may have added.
-        proof: relative paths, one of which the right folder has.
+        root: Directory that the user gave.
+        inner: Names of directories that unpacking an archive may have added.
+        proof: Relative paths, at least one of which exists in the directory of the data set.
 
     Raises:
-        GenGeoError: none of them has it.
+        GenGeoError: No directory holds one of these paths.
     """
     root = Path(root)
     if not root.is_dir():
@@ -34,31 +31,31 @@ def existing_folder(root: str | Path, inner: Sequence[str], proof: Sequence[str]
     for folder in (root, *(root / name for name in inner)):
         if any((folder / path).exists() for path in proof):
             return folder
-    raise GenGeoError(f"{root} holds none of {', '.join(proof)}: give the folder that has one of them directly in it")
+    raise GenGeoError(f"{root} holds none of {', '.join(proof)}: give the folder that directly contains one of them")
 
 
-def first_file(root: Path, places: Sequence[str]) -> Path | None:
-    """The first of some relative paths that is a file."""
-    return next((root / place for place in places if (root / place).is_file()), None)
+def first_file(root: Path, paths: Sequence[str]) -> Path | None:
+    """The first of some paths relative to `root` that is a file; None without any."""
+    return next((root / path for path in paths if (root / path).is_file()), None)
 
 
-def need_file(root: Path, places: Sequence[str], what: str) -> Path:
-    """Like `first_file`.
+def need_file(root: Path, paths: Sequence[str], what: str) -> Path:
+    """The first of some paths relative to `root` that is a file.
 
     Raises:
-        GenGeoError: none is there; the message lists all places.
+        GenGeoError: None of them is a file; the message names `what` and all paths.
     """
-    found = first_file(root, places)
+    found = first_file(root, paths)
     if found is None:
-        raise GenGeoError(f"{root} lacks {what}: expected one of {', '.join(places)}")
+        raise GenGeoError(f"{root} lacks {what}: expected one of {', '.join(paths)}")
     return found
 
 
 def read_lines(path: Path) -> list[str]:
-    """Lines of a text file without blank ones, whatever ends them (CRLF, no final newline, a byte-order mark).
+    """Lines of a text file, stripped and without blank ones; CRLF and a byte-order mark are accepted.
 
     Raises:
-        GenGeoError: the file is no text.
+        GenGeoError: The file cannot be read as UTF-8.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -68,7 +65,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def names_in(folder: Path) -> set[str]:
-    """Names of all that lies in a folder, in one look; empty where there is no folder."""
+    """Names of all entries of a directory; empty if there is no such directory."""
     try:
         with os.scandir(folder) as entries:
             return {entry.name for entry in entries}
@@ -77,7 +74,10 @@ def names_in(folder: Path) -> set[str]:
 
 
 def existing_name(name: str, present: set[str], suffixes: Sequence[str]) -> str | None:
-    """The name itself or, as lists and archives differ in it, the name with another suffix."""
+    """The name, or the name with another suffix, that is in `present`; None without any.
+
+    Lists and archives of some data sets differ in the suffix.
+    """
     if name in present:
         return name
     stem = name.rpartition(".")[0]
@@ -87,53 +87,54 @@ def existing_name(name: str, present: set[str], suffixes: Sequence[str]) -> str 
 def kept_pairs(
     name: str, pairs: Sequence[str] | Callable[[int], str], present: np.ndarray, missing: str, known: int = 0
 ) -> np.ndarray:
-    """Which pairs can be used.
+    """Rows of the pairs whose images exist.
 
     Args:
-        name: of the data set and split, for messages.
-        pairs: how a message calls each pair, as a list or by its row.
-        present: bool (N,): both images are there.
-        missing: "error" refuses a set with gaps, "drop" goes on without the missing pairs and says so.
-        known: pairs that everyone lacks; so many are left out without a word.
+        name: Name of the data set and split, for messages.
+        pairs: Name of each pair for messages, as a list or as a function of the row.
+        present: Whether both images of each pair exist, bool (N,).
+        missing: "error" raises an error if images are missing; "drop" leaves such pairs out with a warning.
+        known: Number of pairs whose images are missing in the published data; up to so many are left out silently.
 
     Returns:
-        Rows, int64.
+        Rows, int64, ascending.
 
     Raises:
-        GenGeoError: images are missing and `missing` is "error", or none is there, or `missing` is another word.
+        GenGeoError: Images are missing and `missing` is "error"; no pair has both images; or `missing` has another
+            value.
     """
     if missing not in MISSING:
         raise GenGeoError(f"missing must be one of {', '.join(MISSING)}, found {missing!r}")
     gone = np.flatnonzero(~present)
     label = pairs if callable(pairs) else pairs.__getitem__
     if len(gone) == len(present):
-        raise GenGeoError(f"{name}: not one of {len(present):,} pairs has both images, first {label(0)}")
+        raise GenGeoError(f"{name}: none of {len(present):,} pairs has both images, first {label(0)}")
     if len(gone) > known:
-        said = f"{name}: {len(gone):,} of {len(present):,} pairs lack an image, first {label(int(gone[0]))}"
+        message = f"{name}: {len(gone):,} of {len(present):,} pairs lack an image, first {label(int(gone[0]))}"
         if missing == "error":
-            raise GenGeoError(f"{said}; see `gengeo data check`, or set missing=drop to go on without them")
-        logger.warning("%s; they are left out", said)
+            raise GenGeoError(f"{message}; see `gengeo data check`, or set missing=drop to leave them out")
+        logger.warning("%s; they are left out", message)
     return np.flatnonzero(present)
 
 
 def compare_count(name: str, found: int, published: int, also: dict[int, str] | None = None) -> None:
-    """Say it where a set has another size than the published one.
+    """Warn if the number of pairs differs from the published one.
 
     Args:
-        name: of the data set and split.
-        found: pairs in the list at hand.
-        published: pairs of the published list.
-        also: sizes of other lists that are in use, with their names.
+        name: Name of the data set and split.
+        found: Number of pairs found.
+        published: Number of pairs of the published list.
+        also: Names of other lists in use, by their number of pairs.
     """
     if found == published:
         return
     known = (also or {}).get(found)
     logger.warning(
-        "%s: %s pairs, published are %s%s; results are not comparable",
+        "%s: found %s pairs%s, published are %s; results are not comparable",
         name,
         f"{found:,}",
+        f" ({known})" if known else "",
         f"{published:,}",
-        f" (this is {known})" if known else "",
     )
 
 

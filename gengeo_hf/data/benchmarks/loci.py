@@ -1,11 +1,11 @@
 """LOCI: panoramas of drives and the satellite tiles of their environments, for evaluation.
 
-The set is gated: fetch it after accepting its terms (Hub `ethankf/loci-data`), unpack the archives, give the folder.
-Its layout is not published in a form that could be relied on, so it is detected, and `data check` says what was found:
-folders `panoramas` and `satellite`, in each a folder for each environment, with image files whose positions stand in a
-table beside them or in their names (`<id>,<lat>,<lon>,.jpg` and `satellite_<lat>_<lon>.png`, as in VIGOR).
+The data set is gated: download it after accepting its terms (Hub `ethankf/loci-data`) and unpack the archives. Its
+layout is not documented, so it is detected, and `gengeo data check` reports what was found: directories `panoramas` and
+`satellite`, in each a directory for each environment, with image files whose positions are in a table beside them or in
+their names (`<id>,<lat>,<lon>,.jpg` and `satellite_<lat>_<lon>.png`, as in VIGOR).
 
-The true tile of a photo is the nearest one. How much ground a tile shows is only known where a table states its bounds.
+The positive tile of a photo is the nearest one. The extent of a tile is known only if a table states its bounds.
 """
 
 import re
@@ -26,12 +26,12 @@ from gengeo_hf.data.benchmarks.report import Report
 from gengeo_hf.data.column_names import NAMES
 from gengeo_hf.data.tables import PANORAMA, gallery_table, query_table
 
-TERMS = "LOCI Dataset Terms of Use: photos CC BY-SA 4.0, imagery public record; you accepted them on the Hub"
+TERMS = "LOCI Dataset Terms of Use, accepted on the Hub: photos CC BY-SA 4.0, imagery public record"
 FOLDERS = {"ground": ("panoramas", "panorama", "panos"), "aerial": ("satellite", "satellite_patches", "tiles")}
 FILE_COLUMNS = "file filename path image imagepath panorama pano tile patch name panoid patchid id".split()
-NEIGHBOURS = 4  # the nearest tile and three more, as the semi-positives of VIGOR
-NEAR = 1.5  # spacings of the tiles within which another tile shows the place too
-FAR = 2.0  # spacings of the tiles beyond which no tile shows the place
+NEIGHBOURS = 4  # the nearest tile and up to three semi-positives, as in VIGOR
+NEAR = 1.5  # distance, in spacings of the tiles, within which another tile is a semi-positive
+FAR = 2.0  # distance, in spacings of the tiles, beyond which a photo has no tile
 _NUMBER = r"[-+]?\d{1,3}\.\d+"
 
 
@@ -40,11 +40,11 @@ class View:
     """Images of one view of one environment.
 
     Args:
-        paths: Image files.
-        lat, lon: Degrees, (images,).
-        heading: Degrees, (images,), NaN where unknown.
+        paths: Path of each image.
+        lat, lon: Positions in degrees, (images,).
+        heading: Headings in degrees clockwise from north, (images,), NaN where unknown.
         bounds: West, south, east, north in degrees, (images, 4), NaN where unknown.
-        way: Where the positions were found.
+        position_source: Description of the source of the positions, for reports.
     """
 
     paths: list[Path]
@@ -52,27 +52,28 @@ class View:
     lon: np.ndarray
     heading: np.ndarray
     bounds: np.ndarray
-    way: str
+    position_source: str
 
 
 def load(root: str | Path, split: str, *, environments: str | Sequence[str] | None = None) -> CrossViewDataset:
-    """Load the photos of some environments and the tiles of the same.
+    """Load photos and tiles of some environments.
 
     Args:
-        root: The folder that holds `panoramas` and `satellite`.
-        split: "test".
-        environments: Names of folders, as a list or with commas between them; None takes all that have both views.
+        root: Directory that holds `panoramas` and `satellite`.
+        split: "test", the only split.
+        environments: Names of environments, as a list or separated by commas; None takes all with both views.
 
     Returns:
-        Photos in the order of their files, which is that of the drive; `area` is the environment.
+        The data set. Photos are in the order of their files, which is that of the drive; `area` is the environment.
 
     Raises:
-        GenGeoError: Another split, an unknown environment, archives not unpacked, or images without a position.
+        GenGeoError: The split is not "test", an environment is unknown, archives are not unpacked, or images have no
+            positions.
     """
     if split != "test":
         raise unknown_split("loci", split, ("test",))
     there = find_environments(root)
-    wanted = there if environments is None else _listed(environments)
+    wanted = there if environments is None else _split_names(environments)
     if unknown := [name for name in wanted if name not in there]:
         raise GenGeoError(f"{root} has no environment {unknown[0]!r}; it has {', '.join(there)}")
     tables = [_environment(name, *there[name]) for name in wanted]
@@ -81,14 +82,14 @@ def load(root: str | Path, split: str, *, environments: str | Sequence[str] | No
 
 
 def find_environments(root: str | Path) -> dict[str, tuple[Path, Path]]:
-    """Folders of panoramas and of tiles by the name of their environment.
+    """Directories of panoramas and of tiles, by the name of their environment.
 
     Raises:
-        GenGeoError: A view's folder is missing, or no environment has both.
+        GenGeoError: The directory of a view is missing, or archives are not unpacked.
     """
     root = Path(root)
     homes = {view: _home(root, names) for view, names in FOLDERS.items()}
-    folders = {view: _folders(home) for view, home in homes.items()}
+    folders = {view: _directories(home) for view, home in homes.items()}
     both = {
         path.name: (path, folders["aerial"][key]) for key, path in folders["ground"].items() if key in folders["aerial"]
     }
@@ -96,19 +97,19 @@ def find_environments(root: str | Path) -> dict[str, tuple[Path, Path]]:
         return both
     archives = sorted(path.name for home in homes.values() for path in home.rglob("*.tar*"))
     if archives:
-        raise GenGeoError(f"{root}: unpack the archives first, for example {archives[0]}, each where it lies")
-    return {root.name: (homes["ground"], homes["aerial"])}  # one environment without folders of its own
+        raise GenGeoError(f"{root}: unpack the archives first, for example {archives[0]}, each in its own folder")
+    return {root.name: (homes["ground"], homes["aerial"])}  # one environment without directories of its own
 
 
 def read_view(folder: Path, view: str) -> View:
-    """Images of a folder, and where they were taken.
+    """Find the images of a directory and their positions.
 
     Args:
-        folder: Of one view of one environment.
+        folder: Directory of one view of one environment.
         view: "ground" or "aerial".
 
     Raises:
-        GenGeoError: There are no images, or no positions for them.
+        GenGeoError: There are no images, or their positions are unknown.
     """
     paths = find_images(folder)
     if not paths:
@@ -120,46 +121,46 @@ def read_view(folder: Path, view: str) -> View:
     if found is None:
         what = "panoramas" if view == "ground" else "tiles"
         raise GenGeoError(
-            f"{folder}: no position is known of its {what}: neither a table with columns for file, lat and lon, nor "
-            f"names with two numbers of degrees; first file {paths[0].name}"
+            f"{folder}: the positions of its {what} are unknown: there is neither a table with columns for file, lat "
+            f"and lon, nor are there two numbers in degrees in the file names; first file {paths[0].name}"
         )
     return found
 
 
 def check(root: str | Path) -> Report:
-    """Look at a folder; see `gengeo data check`."""
+    """Check a directory, for `gengeo data check`."""
     report = Report("loci", Path(root))
     report.warn("rights", TERMS)
     for name, (ground, aerial) in find_environments(root).items():
         for what, folder, view in (("panoramas", ground, "ground"), ("tiles", aerial, "aerial")):
             found = read_view(folder, view)
-            report.add(f"{what} of {name}", f"{len(found.paths):,}, positions from {found.way}")
+            report.add(f"{what} of {name}", f"{len(found.paths):,}, positions from {found.position_source}")
         data = load(root, "test", environments=[name])
         report.add(f"photos of {name} with a tile", f"{len(data.queries):,}")
-    report.warn("heading", "where no table states one, north is assumed in the middle: look at gengeo data show")
+    report.warn(
+        "heading", "without a table that states it, alignment with north is assumed: verify it with gengeo data show"
+    )
     return report
 
 
 def _home(root: Path, names: Sequence[str]) -> Path:
     found = next((root / name for name in names if (root / name).is_dir()), None)
     if found is None:
-        raise GenGeoError(
-            f"{root} has no folder {names[0]!r}: give the folder of LOCI that holds panoramas and satellite"
-        )
+        raise GenGeoError(f"{root} has no folder {names[0]!r}: give the folder that holds panoramas and satellite")
     return found
 
 
-def _folders(home: Path) -> dict[str, Path]:
-    """Folders by their name without case and punctuation."""
+def _directories(home: Path) -> dict[str, Path]:
+    """Directories by their name in lower case without punctuation."""
     return {re.sub(r"[^a-z0-9]", "", path.name.lower()): path for path in sorted(home.iterdir()) if path.is_dir()}
 
 
-def _listed(names: str | Sequence[str]) -> list[str]:
+def _split_names(names: str | Sequence[str]) -> list[str]:
     return [name.strip() for name in names.split(",")] if isinstance(names, str) else list(names)
 
 
 def _from_table(path: Path, paths: Sequence[Path]) -> View | None:
-    """Positions of images from a table, None where it is not one of these images."""
+    """Positions of images from a table; None if it lists none of them."""
     try:
         table = read_table(path)
         columns = [table.find(names) for names in (FILE_COLUMNS, NAMES["lat"], NAMES["lon"])]
@@ -189,22 +190,22 @@ def _from_table(path: Path, paths: Sequence[Path]) -> View | None:
 
 
 def _from_names(paths: Sequence[Path]) -> View | None:
-    """Positions of images from two numbers of degrees in their names, None where most have none."""
-    kept, places = [], []
+    """Positions of images from two numbers in degrees in their names; None if at most half of them have these."""
+    kept, positions = [], []
     for path in paths:
         numbers = re.findall(_NUMBER, path.name)
         if len(numbers) >= 2 and abs(float(numbers[0])) <= 90 and abs(float(numbers[1])) <= 180:
             kept.append(path)
-            places.append((float(numbers[0]), float(numbers[1])))
+            positions.append((float(numbers[0]), float(numbers[1])))
     if 2 * len(kept) <= len(paths):
         return None
-    lat, lon = np.array(places).T
+    lat, lon = np.array(positions).T
     unknown = np.full(len(kept), np.nan)
     return View(kept, lat, lon, unknown, np.full((len(kept), 4), np.nan), "the names of the files")
 
 
 def _environment(name: str, ground: Path, aerial: Path) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """Tables of the photos and of the tiles of one environment."""
+    """Tables of the queries and of the gallery of one environment."""
     from scipy.spatial import cKDTree
 
     photos, tiles = read_view(ground, "ground"), read_view(aerial, "aerial")
@@ -215,9 +216,9 @@ def _environment(name: str, ground: Path, aerial: Path) -> tuple[datasets.Datase
     metres, near = arc_m(distance).reshape(-1, count), near.reshape(-1, count)
     rows = np.flatnonzero(metres[:, 0] <= FAR * spacing)
     if not len(rows):
-        raise GenGeoError(f"{name}: none of {len(photos.paths):,} photos lies on one of {len(tiles.paths):,} tiles")
+        raise GenGeoError(f"{name}: none of {len(photos.paths):,} photos is near one of {len(tiles.paths):,} tiles")
     if len(rows) < len(photos.paths):
-        logger.warning("loci/%s: %d photos lie where there is no tile; left out", name, len(photos.paths) - len(rows))
+        logger.warning("loci/%s: %d photos are far from all tiles and left out", name, len(photos.paths) - len(rows))
     ids = [f"{name}/{path.relative_to(aerial).as_posix()}" for path in tiles.paths]
     further = [
         [ids[tile] for tile, apart in zip(near[row, 1:], metres[row, 1:], strict=True) if apart <= NEAR * spacing]

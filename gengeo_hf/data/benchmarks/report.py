@@ -1,7 +1,4 @@
-"""What `gengeo data check` says of a folder: what was found, what was expected, what to do.
-
-Lines for the terminal, an exit code, and links that `--fix` may make.
-"""
+"""Report of `gengeo data check`: findings with expected values and advice, and links that `--fix` can make."""
 
 import os
 from collections.abc import Sequence
@@ -11,7 +8,7 @@ from pathlib import Path
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.images import open_image
 
-SAMPLES = 12  # images of each folder that are decoded
+SAMPLES = 12  # images that are decoded in each directory
 
 
 @dataclass(frozen=True)
@@ -19,12 +16,12 @@ class Finding:
     """One line of a report.
 
     Args:
-        what: the thing that was looked at.
-        found: what is there.
-        expected: what should be there; empty where anything will do.
-        ok: whether training and evaluation can go on with it.
-        advice: what to do.
-        is_warning: whether it is something to look at that stops nothing.
+        what: Subject of the check.
+        found: What was found.
+        expected: What was expected; "" if any value is accepted.
+        ok: Whether the data can be used for training and evaluation.
+        advice: What to do; "" for nothing.
+        is_warning: Whether the finding deserves attention although the data can be used.
     """
 
     what: str
@@ -43,13 +40,13 @@ class Finding:
 
 @dataclass
 class Report:
-    """All findings about one folder.
+    """All findings about the directory of one data set.
 
     Args:
-        name: of the data set.
-        folder: that was looked at.
-        findings: in the order in which they are shown.
-        links: (link, target): what other tools expect and is found elsewhere; `make_links` makes them.
+        name: Name of the data set.
+        folder: Directory that was checked.
+        findings: Findings in the order of the report.
+        links: (link, target) for files that other tools expect at the path `link`; `make_links` makes them.
     """
 
     name: str
@@ -67,23 +64,31 @@ class Report:
         self.findings.append(Finding(what, found, expected, ok, advice))
 
     def warn(self, what: str, found: str) -> None:
-        """Append something to look at that stops nothing."""
+        """Append a warning, which does not make the check fail."""
         self.findings.append(Finding(what, found, is_warning=True))
 
     def count(self, what: str, found: int, expected: int, advice: str = "", also: dict[int, str] | None = None) -> None:
-        """Append a finding that compares a number; sizes in `also` are known and accepted."""
+        """Append a finding that compares a number with the published one.
+
+        Args:
+            what: Subject of the check.
+            found: Number found.
+            expected: Published number.
+            advice: What to do if the number is not accepted.
+            also: Names of other accepted lists, by their number.
+        """
         known = (also or {}).get(found)
         ok = found == expected or known is not None
         note = f"{found:,}" + (f", {known} (published: {expected:,})" if known and found != expected else "")
         self.add(what, note, f"{expected:,}", ok, "" if ok else advice)
 
     def images(self, what: str, folder: Path, size: tuple[int, int] | None = None) -> None:
-        """Append findings about the files of a folder: empty ones, and whether some of them decode.
+        """Append findings about image files: empty ones, and samples that cannot be decoded or have another size.
 
         Args:
-            what: how lines call it.
-            folder: with image files directly in it.
-            size: (height, width) in pixels of the published images.
+            what: Subject of the check.
+            folder: Directory with image files directly in it.
+            size: (height, width) in pixels of the published images; None accepts any size.
         """
         files: list[str] = []
         empty: list[str] = []
@@ -101,7 +106,7 @@ class Report:
             try:
                 width, height = open_image(folder / name).size
             except GenGeoError as error:
-                self.add(what, str(error), "a whole image", False, "fetch it again")
+                self.add(what, str(error), "a readable image", False, "fetch it again")
                 continue
             if size is not None and (height, width) != size:
                 other.append(f"{name} is {height} x {width}")
@@ -111,32 +116,51 @@ class Report:
                 f"{len(other)} of {len(samples)} samples differ in size: {other[0]} pixels",
                 f"{size[0]} x {size[1]}",
                 True,
-                "resized copies can be used; say so beside results",
+                "resized copies can be used; state it beside results",
             )
 
     def missing(self, what: str, gone: Sequence[str], total: int, advice: str, known: int = 0) -> None:
-        """Append a finding about pairs without images."""
+        """Append a finding about pairs without images.
+
+        Args:
+            what: Subject of the check.
+            gone: Name of each pair without images.
+            total: Number of all pairs.
+            advice: What to do if images are missing.
+            known: Number of pairs whose images are missing in the published data.
+        """
         found = f"{total - len(gone):,} of {total:,} pairs have both images"
         if gone:
-            found += f", {gone[0]} has not" if len(gone) == 1 else f", {len(gone):,} have not, first {gone[0]}"
+            found += f", {gone[0]} does not" if len(gone) == 1 else f", {len(gone):,} do not, first {gone[0]}"
         self.add(what, found, f"{total - known:,}", len(gone) <= known, "" if len(gone) <= known else advice)
 
-    def elsewhere(self, what: str, found: Path | None, usual: Path, advice: str, needed: bool = True) -> None:
-        """Append a finding about a file that has several homes; offer a link at the usual one."""
+    def add_file(self, what: str, found: Path | None, usual: Path, advice: str, needed: bool = True) -> None:
+        """Append a finding about a file that may have several paths, and offer a link at the usual one.
+
+        Args:
+            what: Subject of the check.
+            found: Path of the file; None if it was not found.
+            usual: Path at which other tools expect it.
+            advice: What to do if it was not found.
+            needed: Whether the check fails without it.
+        """
         if found is None:
             self.add(what, "not found", str(usual.relative_to(self.folder)), not needed, advice)
             return
         if found == usual:
             self.add(what, str(found.relative_to(self.folder)))
             return
-        self.add(what, str(found.relative_to(self.folder)), advice="--fix links it where other tools look for it")
+        self.add(what, str(found.relative_to(self.folder)), advice="--fix makes a link where other tools expect it")
         self.links.append((usual, found))
 
     def make_links(self) -> list[Path]:
-        """Make the links that are offered. Nothing is moved, replaced or deleted.
+        """Make the offered links. Nothing is moved, replaced or deleted.
+
+        Returns:
+            Paths of the links that were made.
 
         Raises:
-            GenGeoError: the file system refuses links.
+            GenGeoError: The file system refuses links.
         """
         made = []
         for link, target in self.links:
@@ -154,6 +178,6 @@ class Report:
         failed = sum(not finding.ok for finding in self.findings)
         lines = [f"{self.name} in {self.folder}", *(str(finding) for finding in self.findings)]
         warned = sum(finding.is_warning for finding in self.findings)
-        fine = "everything is there" + (f", with {warned} warning{'s' * (warned > 1)}: read them" if warned else "")
-        lines.append(fine if self.ok else f"{failed} of {len(self.findings)} checks failed")
+        passed = "everything is there" + (f", with {warned} warning{'s' * (warned > 1)}: read them" if warned else "")
+        lines.append(passed if self.ok else f"{failed} of {len(self.findings)} checks failed")
         return "\n".join(lines)

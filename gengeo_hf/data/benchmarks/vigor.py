@@ -1,9 +1,9 @@
-"""VIGOR: panoramas of four cities that stand anywhere in their tiles; most places lie in four tiles.
+"""VIGOR: panoramas of four cities, taken anywhere in their tiles; most positions are covered by four tiles.
 
-Folders as they are distributed or as Sample4Geo wants them, original or corrected labels, semi-positives included::
+The directories may have either layout, the labels may be original or corrected, and semi-positives are included::
 
     VIGOR/<City>/panorama/*.jpg, VIGOR/<City>/satellite/*.png     as distributed
-    VIGOR/ground/<City>/*.jpg, VIGOR/satellite/<City>/*.png       as Sample4Geo wants them
+    VIGOR/ground/<City>/*.jpg, VIGOR/satellite/<City>/*.png       as Sample4Geo expects them
     VIGOR/splits/<City>/*.txt, VIGOR/splits__corrected/<City>/*__corrected.txt
 """
 
@@ -40,10 +40,10 @@ from gengeo_hf.data.benchmarks.vigor_files import (
     Labels,
     check_on_earth,
     image_folder,
-    label_places,
+    label_paths,
     position_of_panorama,
     read_labels,
-    tile_list_places,
+    tile_list_paths,
     vigor_home,
 )
 from gengeo_hf.data.tables import PANORAMA, gallery_table, query_table
@@ -55,7 +55,7 @@ PROTOCOL_CITIES = {
     ("cross", "train"): ("NewYork", "Seattle"),
     ("cross", "test"): ("Chicago", "SanFrancisco"),
 }
-# Queries and tiles of the gallery; the training gallery is what the labels name.
+# Number of queries.
 PUBLISHED = {
     ("same", "train"): 52_609,
     ("same", "test"): 52_605,
@@ -82,23 +82,26 @@ def load(
     """Load a split of VIGOR.
 
     Args:
-        root: the folder that holds the cities, or `ground` and `satellite`.
-        split: "train" and "validation" are parts of the published training set, "test" is the published test set with
-            all tiles of its cities as the gallery.
-        protocol: "same" (four cities, panoramas split) or "cross" (New York and Seattle train, Chicago and San
-            Francisco test). `vigor-same` and `vigor-cross` are the names for `load_pairs`.
-        labels: "original", "corrected" (SliceMatch's release), or "auto": what is there, original before corrected.
-            They differ in the offsets, which retrieval does not use; whether they ever name other tiles is not known.
-        positions: of panoramas: "names" (GPS in their file names) or "labels" (the offset from the positive tile, which
-            is what published errors of localisation count; corrected labels agree with the names to a pixel).
-        cities: only these cities of the protocol; the name of the data set then says so.
-        validation_share: of the training set that is cut out; give the same to both parts. 0 trains on all.
+        root: Directory that holds the cities, or `ground` and `satellite`.
+        split: "train" and "validation" are parts of the published training set, "test" is the published test set. The
+            gallery holds all tiles of the cities; for "train", the tiles that the labels name.
+        protocol: "same" (panoramas of the four cities are split) or "cross" (training on New York and Seattle, test on
+            Chicago and San Francisco). The names for `load_pairs` are `vigor-same` and `vigor-cross`.
+        labels: "original", "corrected" (SliceMatch's release), or "auto": original labels if they exist, else
+            corrected ones. They differ in the offsets, which retrieval does not use; it is not known whether they
+            differ in the tiles.
+        positions: Source of the panoramas' positions: "names" (GPS in the file names) or "labels" (offsets from the
+            positive tile, by which published localisation errors are computed; corrected labels agree with the names
+            to a pixel).
+        cities: Cities of the protocol to load, which the name of the data set then states; None loads all.
+        validation_share: Share of the training set used for validation, 0 to 0.5; use the same value for "train" and
+            "validation". 0 trains on all pairs.
         validation_by: "area" or "id"; see `split_training`.
-        validation_seed: of that choice.
+        validation_seed: Seed of the choice of validation blocks or ids.
         missing: "error" or "drop"; see `kept_pairs`.
 
     Raises:
-        GenGeoError: a city, a list or images are missing, or a row of a list is malformed.
+        GenGeoError: A city, a list or images are missing, or a row of a list is malformed.
     """
     which = "test" if split == "test" else "train"
     if split not in SPLITS:
@@ -106,7 +109,7 @@ def load(
     if positions not in ("names", "labels"):
         raise GenGeoError(f"positions must be names or labels, found {positions!r}")
     if (protocol, which) not in PUBLISHED:
-        raise GenGeoError(f"VIGOR's protocols are same and cross, found {protocol!r}")
+        raise GenGeoError(f"protocol must be same or cross, found {protocol!r}")
     home, chosen = vigor_home(root), _cities(protocol, which, cities)
     name = f"vigor-{protocol}/{split}" + ("" if cities is None else f"[{','.join(chosen)}]")
     labelled = _read_cities(home, protocol, which, labels, chosen)
@@ -119,7 +122,7 @@ def load(
     everything = [(city, tile) for city in chosen for tile in _tile_list(home, city)] if split != "train" else []
     if split != "test":
         ids = [labelled.tiles[row][0] for row in rows]
-        cut = split_training(
+        parts = split_training(
             ids,
             *_positions(ids),
             validation_share,
@@ -128,33 +131,39 @@ def load(
             margin_m=MARGIN_M,
             seed=validation_seed,
         )
-        rows = rows[cut.part(split)]
-        inside = cut.covers(*_positions([tile for _, tile in everything]))
+        rows = rows[parts.mask(split)]
+        inside = parts.covers(*_positions([tile for _, tile in everything]))
         everything = [everything[row] for row in np.flatnonzero(inside)]
     named = [(labelled.cities[row], tile) for row in rows for tile in labelled.tiles[row]]
     tiles = _with_image(name, list(dict.fromkeys([*everything, *named])), files, missing)
-    where = _by_labels(labelled, rows) if positions == "labels" else _by_names(labelled, rows)
+    where = _positions_from_labels(labelled, rows) if positions == "labels" else _positions_from_names(labelled, rows)
     return CrossViewDataset(name, _queries(labelled, rows, files, where), _gallery(tiles, files))
 
 
 def position_of_tile(name: str) -> tuple[float, float]:
-    """Centre in degrees, latitude and longitude, from `satellite_<lat>_<lon>.png`.
+    """Latitude and longitude of a tile's centre in degrees, from its name `satellite_<lat>_<lon>.png`.
 
     Raises:
-        GenGeoError: the name has another form.
+        GenGeoError: The name has another form.
     """
     try:
         _, lat, lon = name.rpartition(".")[0].split("_")
         return check_on_earth(float(lat), float(lon))
     except ValueError:
-        raise GenGeoError(f"{name!r} is no tile of VIGOR: expected satellite_<lat>_<lon>.png") from None
+        raise GenGeoError(f"{name!r} is not a tile of VIGOR: expected satellite_<lat>_<lon>.png") from None
 
 
 def tile_bounds(lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
-    """West, south, east, north in degrees, (N, 4), of tiles with their centre at (lat, lon).
+    """Bounds of tiles.
 
-    A tile is 640 pixels of Web Mercator at zoom 20, whose world is 256 x 2^20 pixels wide: the offsets of the corrected
-    labels agree with it. (The original offsets assume 0.114 m a pixel in every city.)
+    A tile is 640 pixels of Web Mercator at zoom 20, at which the world is 256 x 2^20 pixels wide. The offsets of the
+    corrected labels agree with this; the original offsets assume 0.114 m per pixel in every city.
+
+    Args:
+        lat, lon: Centres in degrees, (N,).
+
+    Returns:
+        West, south, east, north in degrees, (N, 4).
     """
     half = TILE_PIXELS / 2 * 360.0 / (256 * 2**ZOOM)
     high = half * np.cos(np.radians(lat))
@@ -162,7 +171,7 @@ def tile_bounds(lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
 
 
 def check(root: str | Path) -> Report:
-    """Look at a folder; see `gengeo data check`."""
+    """Check a directory, for `gengeo data check`."""
     home = vigor_home(root)
     report = Report("vigor", home)
     for city in CITIES:
@@ -183,11 +192,11 @@ def check(root: str | Path) -> Report:
 
 
 def _check_lists(report: Report, home: Path, city: str) -> None:
-    """Lists of one city against its images."""
-    tiles, pictures = names_in(image_folder(home, city, "aerial")), names_in(image_folder(home, city, "ground"))
-    path = first_file(home, tile_list_places(city))
+    """Compare the lists of one city with its images."""
+    tiles, photos = names_in(image_folder(home, city, "aerial")), names_in(image_folder(home, city, "ground"))
+    path = first_file(home, tile_list_paths(city))
     if path is None:
-        report.add(f"{city}, list of tiles", "not found", tile_list_places(city)[0], False, "the test gallery needs it")
+        report.add(f"{city}, list of tiles", "not found", tile_list_paths(city)[0], False, "the test gallery needs it")
     else:
         listed = read_lines(path)
         gone = [tile for tile in listed if existing_name(tile, tiles, SUFFIXES) is None]
@@ -199,21 +208,21 @@ def _check_lists(report: Report, home: Path, city: str) -> None:
             ok,
         )
     for stem in dict.fromkeys(LABELS.values()):
-        found = [version for version in VERSIONS if first_file(home, label_places(city, stem, version))]
+        found = [version for version in VERSIONS if first_file(home, label_paths(city, stem, version))]
         if not found:
             report.add(
                 f"{city}, {stem}",
                 "not found",
-                label_places(city, stem, "original")[0],
+                label_paths(city, stem, "original")[0],
                 False,
-                "the lists come with VIGOR; corrected ones with SliceMatch",
+                "the lists are distributed with VIGOR, the corrected ones with SliceMatch",
             )
         for version in found:
-            labels = read_labels(need_file(home, label_places(city, stem, version), stem), city)
+            labels = read_labels(need_file(home, label_paths(city, stem, version), stem), city)
             gone = [
                 panorama
                 for panorama, row in zip(labels.panoramas, labels.tiles, strict=True)
-                if existing_name(panorama, pictures, SUFFIXES) is None or existing_name(row[0], tiles, SUFFIXES) is None
+                if existing_name(panorama, photos, SUFFIXES) is None or existing_name(row[0], tiles, SUFFIXES) is None
             ]
             report.missing(
                 f"{city}, {stem} ({version})", gone, len(labels.panoramas), "unpack the city's archive again"
@@ -221,7 +230,7 @@ def _check_lists(report: Report, home: Path, city: str) -> None:
 
 
 def _offer_links(report: Report, home: Path) -> None:
-    """The layout of Sample4Geo for who has the distributed one, and the other way round."""
+    """Offer links for the layout that is missing: that of Sample4Geo, or the distributed one."""
     for city in CITIES:
         homes = {
             "ground": (home / city / "panorama", home / "ground" / city),
@@ -234,29 +243,29 @@ def _offer_links(report: Report, home: Path) -> None:
 
 
 def _cities(protocol: str, which: str, cities: Sequence[str] | None) -> list[str]:
-    """Cities of the protocol, or those asked for."""
+    """The cities to load: all of the protocol, or the given ones."""
     allowed = PROTOCOL_CITIES[protocol, which]
     chosen = list(allowed) if cities is None else [cities] if isinstance(cities, str) else list(cities)
     if unknown := [city for city in chosen if city not in allowed]:
         raise GenGeoError(
-            f"{unknown[0]!r} is no {which} city of VIGOR {protocol}; expected some of {', '.join(allowed)}"
+            f"{unknown[0]!r} is not a {which} city of VIGOR {protocol}; expected some of {', '.join(allowed)}"
         )
     return chosen
 
 
 def _tile_list(home: Path, city: str) -> list[str]:
-    return read_lines(need_file(home, tile_list_places(city), f"the list of {city}'s tiles"))
+    return read_lines(need_file(home, tile_list_paths(city), f"the list of {city}'s tiles"))
 
 
 def _read_cities(home: Path, protocol: str, which: str, labels: str, cities: Sequence[str]) -> Labels:
-    """Label rows of all cities, one after the other."""
+    """Read the label rows of all cities, one city after the other."""
     if labels not in ("auto", *VERSIONS):
         raise GenGeoError(f"labels must be one of auto, {', '.join(VERSIONS)}, found {labels!r}")
     versions = list(VERSIONS) if labels == "auto" else [labels]
     joined = Labels([], [], [], [])
     for city in cities:
-        places = [place for version in versions for place in label_places(city, LABELS[protocol, which], version)]
-        part = read_labels(need_file(home, places, f"the {which} labels of {city}"), city)
+        paths = [path for version in versions for path in label_paths(city, LABELS[protocol, which], version)]
+        part = read_labels(need_file(home, paths, f"the {which} labels of {city}"), city)
         joined.panoramas.extend(part.panoramas)
         joined.tiles.extend(part.tiles)
         joined.cities.extend(part.cities)
@@ -265,14 +274,15 @@ def _read_cities(home: Path, protocol: str, which: str, labels: str, cities: Seq
 
 
 def _with_image(name: str, tiles: list[tuple[str, str]], files: Files, missing: str) -> list[tuple[str, str]]:
-    """The tiles of a gallery, (city, name), whose image is there; see `kept_pairs`."""
+    """The tiles of a gallery, (city, name), whose images exist; see `kept_pairs` for `missing`."""
     there = [files.aerial(*tile) is not None for tile in tiles]
     if all(there):
         return tiles
-    said = f"{name}: {there.count(False):,} of {len(tiles):,} tiles have no image, first {tiles[there.index(False)][1]}"
+    first = tiles[there.index(False)][1]
+    message = f"{name}: {there.count(False):,} of {len(tiles):,} tiles have no image, first {first}"
     if missing == "error":
-        raise GenGeoError(f"{said}; see `gengeo data check`, or set missing=drop to go on without them")
-    logger.warning("%s; they are left out of the gallery", said)
+        raise GenGeoError(f"{message}; see `gengeo data check`, or set missing=drop to leave them out")
+    logger.warning("%s; they are left out of the gallery", message)
     return [tile for tile, kept in zip(tiles, there, strict=True) if kept]
 
 
@@ -282,21 +292,21 @@ def _positions(tiles: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     return lat, lon
 
 
-def _by_names(labels: Labels, rows: np.ndarray) -> np.ndarray:
-    """Latitude and longitude of panoramas in degrees, (N, 2), from their names."""
+def _positions_from_names(labels: Labels, rows: np.ndarray) -> np.ndarray:
+    """Positions of panoramas from their file names: latitude and longitude in degrees, (N, 2)."""
     return np.array([position_of_panorama(labels.panoramas[row]) for row in rows]).reshape(-1, 2)
 
 
-def _by_labels(labels: Labels, rows: np.ndarray) -> np.ndarray:
-    """Latitude and longitude of panoramas in degrees, (N, 2): the positive tile's centre minus the label's offset."""
+def _positions_from_labels(labels: Labels, rows: np.ndarray) -> np.ndarray:
+    """Positions of panoramas from their offsets to the positive tile: latitude and longitude in degrees, (N, 2)."""
     centre = np.stack(_positions([labels.tiles[row][0] for row in rows]), axis=1)
     delta = np.array([labels.deltas[row] for row in rows], dtype=np.float64).reshape(-1, 2)
-    degrees = 360.0 / (256 * 2**ZOOM)  # of a pixel, east
+    degrees = 360.0 / (256 * 2**ZOOM)  # width of a pixel
     return centre - delta * np.stack([degrees * np.cos(np.radians(centre[:, 0])), np.full(len(rows), degrees)], 1)
 
 
 def _queries(labels: Labels, rows: np.ndarray, files: Files, positions: np.ndarray) -> datasets.Dataset:
-    """The table of panoramas; semi-positives without an image are left out."""
+    """Table of the panoramas; semi-positives without an image are left out."""
     names, cities = [labels.panoramas[row] for row in rows], [labels.cities[row] for row in rows]
     semi = [
         [_tile_id(tile) for tile in labels.tiles[row][1:] if files.aerial(labels.cities[row], tile) is not None]
@@ -317,7 +327,7 @@ def _queries(labels: Labels, rows: np.ndarray, files: Files, positions: np.ndarr
 
 
 def _gallery(tiles: list[tuple[str, str]], files: Files) -> datasets.Dataset:
-    """The table of tiles."""
+    """Table of the tiles."""
     lat, lon = _positions([tile for _, tile in tiles])
     return gallery_table(
         [_tile_id(tile) for _, tile in tiles],
@@ -330,7 +340,7 @@ def _gallery(tiles: list[tuple[str, str]], files: Files) -> datasets.Dataset:
 
 
 def _tile_id(name: str) -> str:
-    """A tile's name without its suffix, in which lists and archives differ."""
+    """A tile's name without its suffix, since lists and archives differ in it."""
     return name.rpartition(".")[0]
 
 

@@ -1,4 +1,4 @@
-"""Files of VIGOR: cities, folders in either layout, lists of tiles and labels of panoramas."""
+"""Files of VIGOR: cities, image directories in either layout, lists of tiles and labels of panoramas."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,10 +26,10 @@ class Labels:
     """Rows of label files.
 
     Args:
-        panoramas: file name of each panorama.
-        tiles: (N, 4) names: the positive, then three semi-positives.
-        cities: of each row.
-        deltas: (N, 2) pixels of the positive tile from the camera to its centre, north and east.
+        panoramas: File name of each panorama, length N.
+        tiles: File names of four tiles in each row: the positive, then three semi-positives.
+        cities: City of each row.
+        deltas: Offset from the camera to the centre of the positive tile in each row, in pixels north and east.
     """
 
     panoramas: list[str]
@@ -39,11 +39,11 @@ class Labels:
 
 
 class Files:
-    """Where the images of some cities lie, in either layout and with either suffix. Each folder is listed once.
+    """Paths of the images of some cities, in either layout and with either suffix. Each directory is read once.
 
     Args:
-        home: the folder of VIGOR.
-        cities: that are asked for.
+        home: Directory of VIGOR.
+        cities: Names of the cities.
     """
 
     def __init__(self, home: Path, cities: Sequence[str]) -> None:
@@ -61,14 +61,19 @@ class Files:
 
     def _path(self, city: str, view: str, name: str) -> str | None:
         found = existing_name(name, self._names[city, view], SUFFIXES)
-        return None if found is None else f"{self._folders[city, view]}/{found}"  # 20 times faster than a Path
+        return None if found is None else f"{self._folders[city, view]}/{found}"  # 20 times faster than pathlib
 
 
 def read_labels(path: Path, city: str) -> Labels:
-    """Read a label file: 13 fields a row, separated by white space (names hold commas).
+    """Read a label file: 13 fields per row, separated by white space (names contain commas).
+
+    Args:
+        path: Label file.
+        city: City of its rows.
 
     Raises:
-        GenGeoError: a row has another number of fields, an offset that is not a number, or a name without a position.
+        GenGeoError: A row has another number of fields, an offset is not a number, a name has no position, or the file
+            is empty.
     """
     panoramas, tiles, deltas = [], [], []
     for number, line in enumerate(read_lines(path), 1):
@@ -91,43 +96,53 @@ def read_labels(path: Path, city: str) -> Labels:
 
 
 def position_of_panorama(name: str) -> tuple[float, float]:
-    """Latitude and longitude in degrees from `<id>,<lat>,<lon>,.jpg`.
+    """Latitude and longitude of a panorama in degrees, from its name `<id>,<lat>,<lon>,.jpg`.
 
     Raises:
-        GenGeoError: the name has another form.
+        GenGeoError: The name has another form.
     """
     try:
         _, lat, lon, _ = name.split(",")
         return check_on_earth(float(lat), float(lon))
     except ValueError:
-        raise GenGeoError(f"{name!r} is no panorama of VIGOR: expected <id>,<lat>,<lon>,.jpg") from None
+        raise GenGeoError(f"{name!r} is not a panorama of VIGOR: expected <id>,<lat>,<lon>,.jpg") from None
 
 
 def check_on_earth(lat: float, lon: float) -> tuple[float, float]:
-    """The position, if it is one: a name may hold any number, and NaN."""
+    """Return the position unchanged.
+
+    Raises:
+        ValueError: The numbers are not degrees of latitude and longitude, or NaN.
+    """
     if not (abs(lat) <= 90 and abs(lon) <= 180):
         raise ValueError(f"{lat}, {lon} is not on Earth")
     return lat, lon
 
 
 def vigor_home(root: str | Path) -> Path:
-    """The folder that holds the cities, or `ground` and `satellite`."""
+    """The directory that holds the cities, or `ground` and `satellite`; see `existing_folder`."""
     return existing_folder(root, ("VIGOR", "vigor"), (*CITIES, "ground", "splits", "splits__corrected"))
 
 
 def image_folder(home: Path, city: str, view: str) -> Path:
-    """The folder of a city's images in either layout."""
+    """The directory of a city's images, in the layout that exists."""
     distributed = home / city / ("panorama" if view == "ground" else "satellite")
     rearranged = home / ("ground" if view == "ground" else "satellite") / city
     return rearranged if rearranged.is_dir() and not distributed.is_dir() else distributed
 
 
-def tile_list_places(city: str) -> list[str]:
-    """Where the list of a city's tiles may lie, relative to the home folder."""
+def tile_list_paths(city: str) -> list[str]:
+    """Possible paths of the list of a city's tiles, relative to the directory of VIGOR."""
     return [f"{folder}/{city}/satellite_list.txt" for folder in ("splits", "splits__corrected", "splits_new")]
 
 
-def label_places(city: str, stem: str, version: str) -> list[str]:
-    """Where a label file of a city may lie, relative to the home folder."""
-    mark = VERSIONS[version]
-    return [f"{folder}/{city}/{stem}{mark}.txt" for folder in (f"splits{mark}", "splits", "splits_new")]
+def label_paths(city: str, stem: str, version: str) -> list[str]:
+    """Possible paths of a label file of a city, relative to the directory of VIGOR.
+
+    Args:
+        city: Name of the city.
+        stem: Stem of the file, one of `LABELS`.
+        version: One of `VERSIONS`.
+    """
+    suffix = VERSIONS[version]
+    return [f"{folder}/{city}/{stem}{suffix}.txt" for folder in (f"splits{suffix}", "splits", "splits_new")]

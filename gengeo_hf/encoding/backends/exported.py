@@ -41,11 +41,11 @@ class ExportedGraphs:
     """One export: its manifest, and its files once they were compared with it.
 
     Args:
-        folder: with the graphs, their weights and the manifest.
-        processor: the checkpoint's image processor.
+        folder: With the graphs, their weights and the manifest.
+        processor: The checkpoint's image processor.
 
     Raises:
-        GenGeoError: the manifest is missing or damaged, or belongs to other preprocessing.
+        GenGeoError: The manifest is missing or damaged, or belongs to other preprocessing.
     """
 
     def __init__(self, folder: Path, processor: Any) -> None:
@@ -118,10 +118,10 @@ class ExportedGraphs:
         """The checks that the model makes by itself, in its words; the graph has none.
 
         Args:
-            height, width: pixels.
+            height, width: Pixels.
 
         Raises:
-            ValueError: sides that are not whole patches, or too few patches for the head.
+            ValueError: Sides that are not whole patches, or too few patches for the head.
         """
         high, wide = self.manifest["patch"]
         if self.manifest["whole_patches"] and (height % high or width % wide):
@@ -139,7 +139,7 @@ class ExportedGraphs:
         """The graph of a view, after its bytes and those of the weights were compared with the manifest.
 
         Raises:
-            GenGeoError: a file is missing or damaged, or the manifest states no hash of it.
+            GenGeoError: A file is missing or damaged, or the manifest states no hash of it.
         """
         name, files = self.manifest["graphs"][view], self.manifest["files"]
         if name not in files:
@@ -179,15 +179,15 @@ def find_export(
     """Open the ONNX export of a checkpoint folder or Hub id.
 
     Args:
-        name: the folder or Hub id.
-        folder: which export of it, for example "onnx" or "onnx_int8".
-        revision, token, cache_dir: of the Hub, as huggingface_hub takes them.
+        name: The folder or Hub id.
+        folder: Which export of it, for example "onnx" or "onnx_int8".
+        revision, token, cache_dir: Of the Hub, as huggingface_hub takes them.
 
     Returns:
         The export, the checkpoint's image processor, and the folder that both were read from.
 
     Raises:
-        GenGeoError: there is none, or it cannot be read.
+        GenGeoError: There is none, or it cannot be read.
     """
     where = {"revision": revision, "token": token, "cache_dir": cache_dir}
     home = Path(name) if Path(name).is_dir() else _fetched(str(name), folder, where)
@@ -200,7 +200,7 @@ def find_export(
 
 def _fetched(name: str, folder: str, where: dict[str, Any]) -> Path:
     """The files of a Hub repository that an encoder without torch reads."""
-    from gengeo_hf.common.transfer import retried
+    from gengeo_hf.common.transfer import with_retries
 
     def fetch() -> str:
         from huggingface_hub import snapshot_download
@@ -208,7 +208,7 @@ def _fetched(name: str, folder: str, where: dict[str, Any]) -> Path:
         patterns = ["*.json", f"{folder}/*"]
         return snapshot_download(name, allow_patterns=patterns, **where)
 
-    return Path(retried(fetch, name))
+    return Path(with_retries(fetch, name))
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ class OnnxBackend:
     """Runs the graphs of `gengeo export --onnx`. An index that torch made can be searched with it, and vice versa.
 
     Args:
-        graphs: the export.
+        graphs: The export.
         device: "cpu" (also for None), or "cuda" with onnxruntime-gpu.
 
     Raises:

@@ -41,7 +41,7 @@ class OpenVinoBackend:
         dtype: "float32" or "bfloat16"; on a CPU without instructions for it, OpenVINO computes in float32 all the same.
 
     Raises:
-        GenGeoError: the package is missing, the weights are not float32 on a CPU, or the model cannot be converted.
+        GenGeoError: The package is missing, the weights are not float32 on a CPU, or the model cannot be converted.
     """
 
     name = "openvino"

@@ -28,7 +28,7 @@ class Backend(Protocol):
 
     Args:
         name: "torch", "openvino" or "onnx".
-        dtype: what it multiplies in, for example "float32".
+        dtype: What it multiplies in, for example "float32".
     """
 
     name: str
@@ -38,7 +38,7 @@ class Backend(Protocol):
         """Unit descriptors, float32 (B, at least the encoder's dim), of pixel values (B, 3, H, W).
 
         Raises:
-            ValueError: the model cannot take images of this size.
+            ValueError: The model cannot take images of this size.
         """
         ...
 

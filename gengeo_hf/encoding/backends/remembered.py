@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from gengeo_hf.common.files import sum_of, write_json
+from gengeo_hf.common.files import digest_of, write_json
 
 ENGINES = ("gengeo_hf", "torch", "openvino", "onnxruntime")
 MOST = 200  # choices that are kept
@@ -39,7 +39,7 @@ def trial_key(**facts: Any) -> str:
             versions[name] = metadata.version(name)
     able = {key: value for key, value in torch.cpu.get_capabilities().items() if isinstance(value, str | bool | int)}
     machine = {"processor": platform.processor(), "able": able, "threads": torch.get_num_threads()}
-    return sum_of({"machine": machine, "versions": versions, **facts})
+    return digest_of({"machine": machine, "versions": versions, **facts})
 
 
 def remembered(key: str) -> dict[str, str] | None:

@@ -21,7 +21,7 @@ class TorchBackend:
     """Runs the model on its device.
 
     Args:
-        model: on its device, in evaluation mode.
+        model: On its device, in evaluation mode.
         dtype: "bfloat16" multiplies in bfloat16 whatever the weights are (autocast, from a copy of the backbone's
             weights that was rounded once; the model stays as it is); None leaves them as they are.
     """

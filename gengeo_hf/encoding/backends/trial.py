@@ -59,14 +59,14 @@ def choose(
     """The backend for a model in memory.
 
     Args:
-        source: the model, on its device, and its image processor, which gives the size of the probe, a ground image.
+        source: The model, on its device, and its image processor, which gives the size of the probe, a ground image.
         backend: "torch", "openvino" or "auto".
         dtype: "float32", "bfloat16" or "auto".
-        images: number of images that will be encoded, where that is known; few are not worth a trial.
-        directory: of the checkpoint; int8 graphs in it are tried as well.
+        images: Number of images that will be encoded, where that is known; few are not worth a trial.
+        directory: Of the checkpoint; int8 graphs in it are tried as well.
 
     Raises:
-        GenGeoError: an unknown word, or what was asked for by name cannot be had here.
+        GenGeoError: An unknown word, or what was asked for by name cannot be had here.
     """
     check_words(backend, dtype)
     model, processor = source.model, source.processor
@@ -137,10 +137,10 @@ def settle(
 
     Args:
         plain: torch in float32, which the others must agree with.
-        ways: what makes each other backend, by name.
+        ways: What makes each other backend, by name.
         pixels: (B, 3, H, W), the probe.
-        device: for the reason.
-        first: a part of the probe. A way that is plainly slower with it has no more: without the instructions for it
+        device: For the reason.
+        first: A part of the probe. A way that is plainly slower with it has no more: without the instructions for it
             one photo in bfloat16 can take a quarter of a minute.
     """
     expected = plain.encode_pixels(pixels, "ground")
@@ -197,7 +197,7 @@ def _int8_graphs(source: LoadedModel, directory: Path, engine: str) -> Backend:
     """The int8 graphs of this very model.
 
     Raises:
-        GenGeoError: they are damaged, or belong to other weights.
+        GenGeoError: They are damaged, or belong to other weights.
     """
     from gengeo_hf.encoding.backends.graphs import graph_backend
 

@@ -1,1 +1,1 @@
-"""A folder for `evaluate.load`: recall of cross-view retrieval as an `evaluate` module."""
+"""Recall of cross-view retrieval as a module for `evaluate.load`."""

@@ -1,6 +1,7 @@
-"""Recall@k of cross-view retrieval as an `evaluate` module, with the numbers of `gengeo_hf.evaluation`.
+"""Recall@k of cross-view retrieval as an `evaluate` module.
 
-Takes batches of query descriptors with the gallery row of each true tile; gives the dict of `evaluate_descriptors`.
+It takes batches of query descriptors with the gallery row of each true tile, and returns the dict of
+`gengeo_hf.evaluation.evaluate_descriptors`.
 
 The import scanner of `evaluate` reads line by line: keep one import on each line.
 """
@@ -15,16 +16,16 @@ from gengeo_hf.evaluation import evaluate_descriptors
 
 _DESCRIPTION = """
 Recall@k, recall@1% and, where positions or semi-positives are given, errors in metres and hit rates, of ground
-photos matched with aerial tiles by the dot product of their descriptors. Ranks are streamed, ties count against the
-model by default.
+photos matched with aerial tiles by the dot product of their descriptors. Ranks are computed in blocks; by default ties
+count against the model.
 """
 _INPUTS = """
 Args:
-    predictions: one descriptor for each ground query.
-    references: the gallery row of each query's true tile.
-    gallery: (tiles, D) descriptors of the aerial tiles, numpy or torch; given to `compute`.
-    ks: the k of recall@k; default (1, 5, 10).
-    query_positions, gallery_positions, semi_positive_rows, ties, rounding, device: see
+    predictions: float32 (D,) descriptor of each ground query.
+    references: Gallery row of each query's true tile.
+    gallery: (tiles, D) descriptors of the aerial tiles, numpy or torch; an argument of `compute`.
+    ks: Values of k for recall@k; default (1, 5, 10).
+    query_positions, gallery_positions, semi_positive_rows, ties, rounding, device: As in
         `gengeo_hf.evaluation.evaluate_descriptors`.
 
 Returns:
@@ -39,10 +40,10 @@ _CITATION = "GenGeo, Remote Sensing 2026, 18(8), 1116"
 
 
 class RecallAtK(evaluate.Metric):
-    """See `gengeo_hf.evaluation.evaluate_descriptors`."""
+    """Metric with the values of `gengeo_hf.evaluation.evaluate_descriptors`."""
 
     def _info(self) -> evaluate.MetricInfo:
-        """Name the columns that `add_batch` takes."""
+        """Return the columns that `add_batch` takes, and the documentation."""
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
             citation=_CITATION,
@@ -53,6 +54,6 @@ class RecallAtK(evaluate.Metric):
         )
 
     def _compute(self, predictions: Any, references: Any, gallery: Any, **options: Any) -> dict[str, Any]:
-        """Hand everything to the plain function."""
+        """Call `evaluate_descriptors`."""
         queries = np.asarray(predictions, dtype=np.float32)
         return dict(evaluate_descriptors(queries, gallery, np.asarray(references, dtype=np.int64), **options))

@@ -10,7 +10,7 @@ def split_address(address: str) -> tuple[str, str, str]:
     """Kind, place and name of an index of `KIND:WHERE[#NAME]`; "" for what is missing.
 
     Args:
-        address: as the user wrote it.
+        address: As the user wrote it.
     """
     kind, _, where = address.partition(":")
     before, mark, name = where.rpartition("#")
@@ -33,8 +33,8 @@ def without_secrets(text: str, where: str) -> str:
     """What a client says of its server, without the secrets of the address that it may repeat.
 
     Args:
-        text: any text.
-        where: the address without its kind.
+        text: Any text.
+        where: The address without its kind.
     """
     parts = urlsplit(where) if "://" in where else None
     secrets = [] if parts is None else [parts.netloc.rpartition("@")[0], parts.query, parts.fragment, parts.password]

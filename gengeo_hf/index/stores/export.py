@@ -26,16 +26,16 @@ def export_index(index: GeoIndex, store: StoreIndex, progress: bool = False, sam
     Tiles that the store has and the index has not (any more) are removed from the store.
 
     Args:
-        index: the store of record.
-        store: an open connection. Its `index_name`, or else the name of the index's directory, names the collection.
-        progress: show a bar with tiles per second.
-        samples: queries whose top ten are compared with the exact answer of the index.
+        index: The store of record.
+        store: An open connection. Its `index_name`, or else the name of the index's directory, names the collection.
+        progress: Show a bar with tiles per second.
+        samples: Queries whose top ten are compared with the exact answer of the index.
 
     Returns:
         `tiles` in the index, `count` in the store, `removed` from the store, `index_name`, `top10_agreement` in [0, 1].
 
     Raises:
-        GenGeoError: the collection is that of another index, or does not hold the tiles of this one afterwards.
+        GenGeoError: The collection is that of another index, or does not hold the tiles of this one afterwards.
     """
     from tqdm.auto import tqdm
 

@@ -29,11 +29,11 @@ class MilvusEngine:
     """See `Engine`.
 
     Args:
-        where: a file for milvus-lite, or the address of a server.
+        where: A file for milvus-lite, or the address of a server.
 
     Raises:
         MissingExtraError: pymilvus is not installed.
-        GenGeoError: nobody answers.
+        GenGeoError: Nobody answers.
     """
 
     timeout = 120.0  # seconds; without one the client tries a server that has gone away 75 times
@@ -78,10 +78,10 @@ class MilvusEngine:
         """Write rows and vectors.
 
         Args:
-            name, rows, vectors: as `Engine.upsert`.
+            name, rows, vectors: As `Engine.upsert`.
 
         Raises:
-            GenGeoError: a text is longer than Milvus keeps.
+            GenGeoError: A text is longer than Milvus keeps.
         """
         for row in rows:
             if any(len(str(row[field]).encode()) > TEXT for field in ("tile_id", *TEXTS)):
@@ -95,7 +95,7 @@ class MilvusEngine:
         """Rows and scores, with a prior those of its box.
 
         Args:
-            name, queries, k, near: as `Engine.search`.
+            name, queries, k, near: As `Engine.search`.
         """
         found = self._client.search(
             name,

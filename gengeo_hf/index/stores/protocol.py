@@ -28,6 +28,7 @@ from gengeo_hf.index.stores.address import shown, split_address, without_secrets
 PREFIX = "gengeo_"
 BATCH = 256
 MARK = 16  # letters of a model's fingerprint in the name of a collection
+SIZE_SAMPLES, CENTRE_M = 4, 1.0  # tiles whose surroundings are compared; metres within which centres are one
 RIGHTS = ("attribution", "licence", "acquired")  # of a tile's imagery, beside `TILE_SCHEMA` in each row
 
 
@@ -73,8 +74,8 @@ class Engine(Protocol):
         """Make a collection; nothing happens where it exists.
 
         Args:
-            name: of the collection.
-            dim: length of its vectors.
+            name: Of the collection.
+            dim: Length of its vectors.
         """
         ...
 
@@ -90,10 +91,10 @@ class Engine(Protocol):
         """Rows and scores; with a prior at least the k best of its circle, perhaps some tiles round it as well.
 
         Args:
-            name: of the collection.
+            name: Of the collection.
             queries: float32 (queries, dim).
-            k: best tiles for each query.
-            near: circle that tiles must lie in, or None.
+            k: Best tiles for each query.
+            near: Circle that tiles must lie in, or None.
         """
         ...
 
@@ -117,9 +118,9 @@ class StoreIndex:
     """A collection in a vector database that answers like a `GeoIndex`.
 
     Args:
-        engine: an open connection, see `connect`.
-        address: for messages.
-        index_name: name of one index in the store; "" takes the only one of the model.
+        engine: An open connection, see `connect`.
+        address: For messages.
+        index_name: Name of one index in the store; "" takes the only one of the model.
     """
 
     def __init__(self, engine: Engine, address: str = "", index_name: str = "") -> None:
@@ -132,9 +133,9 @@ class StoreIndex:
         """Choose the collection of one index of a model, and make it where it is missing.
 
         Args:
-            fingerprint: of the model.
-            dim: length of its descriptors.
-            index_name: letters, digits and `_`.
+            fingerprint: Of the model.
+            dim: Length of its descriptors.
+            index_name: Letters, digits and `_`.
         """
         self._name = f"{PREFIX}{fingerprint[:MARK]}_{index_name}"
         self.engine.create(self._name, dim)
@@ -144,10 +145,10 @@ class StoreIndex:
         """Choose the collection of the index that the address names, or the only one.
 
         Args:
-            fingerprint: of the model; "" takes an index of any model.
+            fingerprint: Of the model; "" takes an index of any model.
 
         Raises:
-            GenGeoError: there is none, or there are several and the address names none of them.
+            GenGeoError: There is none, or there are several and the address names none of them.
         """
         names = self.engine.names()
         fitting = [name for name in names if _belongs(name, fingerprint)]
@@ -171,8 +172,8 @@ class StoreIndex:
         """The width to which a model must cut its descriptors, because only such ones are here; None for whole ones.
 
         Args:
-            fingerprint: of the whole model.
-            dim: length of its descriptors.
+            fingerprint: Of the whole model.
+            dim: Length of its descriptors.
         """
         marks = {_mark(name) for name in self.engine.names()}
         if fingerprint[:MARK] in marks:
@@ -194,11 +195,11 @@ class StoreIndex:
 
         Args:
             descriptors: float32 (queries, dim).
-            k: best tiles for each query.
+            k: Best tiles for each query.
             near: Latitude, longitude in degrees, radius in metres; or a circle as `Area`; or None.
 
         Raises:
-            GenGeoError: k is below 1, values are not finite, or the store does not answer.
+            GenGeoError: K is below 1, values are not finite, or the store does not answer.
         """
         if k < 1:
             raise GenGeoError(f"at least one tile must be asked for, found k={k}")
@@ -220,6 +221,22 @@ class StoreIndex:
             if len(hits) >= k or len(found) < asked or asked >= 16_384:  # Milvus answers at most 16,384 rows
                 return sorted(hits, key=lambda hit: (-hit.score, hit.tile_id))[:k]
             asked = min(asked * 4, 16_384)
+
+    def size_caveat(self, dim: int) -> str:
+        """A caution where tiles around one centre have several ground sizes, which an index would fuse; else empty.
+
+        A store does not keep how its index was made, so the tiles around a few of its centres are compared.
+
+        Args:
+            dim: Length of a descriptor.
+        """
+        query = np.full((1, dim), dim**-0.5, np.float32)
+        for hit in self.search(query, SIZE_SAMPLES)[0]:
+            around = [other.bounds for other in self.search(query, SIZE_SAMPLES, (hit.lat, hit.lon, CENTRE_M))[0]]
+            heights = [bounds.north - bounds.south for bounds in around if bounds is not None]
+            if heights and max(heights) > 1.05 * min(heights):
+                return "a store answers by single tiles: it does not fuse the ground sizes of this index"
+        return ""
 
     def thumbnails(self, tile_ids: Sequence[str]) -> dict[str, bytes]:
         """None: pictures stay in the index folder."""
@@ -275,8 +292,8 @@ def connect(address: str) -> StoreIndex:
     """Open a store.
 
     Raises:
-        GenGeoError: not an address, or nobody answers there.
-        MissingExtraError: its client is not installed.
+        GenGeoError: Not an address, or nobody answers there.
+        MissingExtraError: Its client is not installed.
     """
     kind, where, index_name = split_address(address)
     if kind not in ENGINES or not where:

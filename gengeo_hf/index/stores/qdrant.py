@@ -22,11 +22,11 @@ class QdrantEngine:
     """See `Engine`.
 
     Args:
-        where: address of a server, or `:memory:`.
+        where: Address of a server, or `:memory:`.
 
     Raises:
-        MissingExtraError: qdrant-client is not installed.
-        GenGeoError: nobody answers.
+        MissingExtraError: Qdrant-client is not installed.
+        GenGeoError: Nobody answers.
     """
 
     def __init__(self, where: str) -> None:
@@ -65,7 +65,7 @@ class QdrantEngine:
         """Write rows and vectors.
 
         Args:
-            name, rows, vectors: as `Engine.upsert`.
+            name, rows, vectors: As `Engine.upsert`.
         """
         from qdrant_client import models
 
@@ -83,7 +83,7 @@ class QdrantEngine:
         """Rows and scores. Under a prior exactly: an approximate graph with a filter lost a fifth of the top ten.
 
         Args:
-            name, queries, k, near: as `Engine.search`.
+            name, queries, k, near: As `Engine.search`.
         """
         from qdrant_client import models
 

@@ -1,0 +1,66 @@
+"""Synthetic images that a training enlarges are reported, with the options that draw them larger."""
+
+import dataclasses
+import json
+
+import pytest
+
+from gengeo_hf.training import loop
+from gengeo_hf.training.image_sizes import enlargement_notes
+from gengeo_hf.training.settings import load_settings
+from tests.conftest import TINY
+from tests.training.made_up import load_made_up
+
+LARGE = ["data.ground_size=[56,224]", "data.aerial_size=[56,84]"]  # the images are 28 x 112 and 56 x 56
+
+
+def world(split, synthetic=True):
+    data = load_made_up("world", split=split)
+    area = {"area": f"urban-{split}-0-0000" if synthetic else "a"}
+    return dataclasses.replace(
+        data, queries=data.queries.map(lambda row: area), gallery=data.gallery.map(lambda row: area)
+    )
+
+
+def notes(*overrides, synthetic=True):
+    settings = load_settings("world_small", list(overrides))
+    return enlargement_notes(settings, world("train", synthetic), world("validation", synthetic))
+
+
+def test_enlargement_notes_name_the_options_that_draw_larger_images():
+    assert notes(*LARGE) == [
+        "ground images of 28 x 112 pixels are enlarged to data.ground_size=[56,224], which adds no detail: to draw "
+        "them larger, add data.train.ground_size=[56,224] data.validation.ground_size=[56,224]",
+        "aerial images of 56 x 56 pixels are enlarged to data.aerial_size=[56,84], which adds no detail: to draw them "
+        "larger, add data.train.aerial_size=[56,84] data.validation.aerial_size=[56,84]",
+    ]
+    assert "add ground_size=[56,224] to each synthetic data set of data.train" in notes("data.name=mixture", *LARGE)[0]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "synthetic"),
+    [
+        (["data.ground_size=[28,112]", "data.aerial_size=[28,28]"], True),  # as drawn, and smaller
+        (LARGE, False),  # photos of a user
+        (
+            [*LARGE, "data.ground_view=downward:56x224:180:70", "data.aerial_view=polar:56x84"],
+            True,
+        ),  # sizes of the views
+    ],
+)
+def test_enlargement_notes_are_absent_where_no_synthetic_image_is_enlarged(overrides, synthetic):
+    assert notes(*overrides, synthetic=synthetic) == []
+
+
+def test_training_prints_that_synthetic_images_are_enlarged(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(loop, "load_pairs", lambda name, root=None, split="train", **options: world(split))
+    config = tmp_path / "tiny.yaml"
+    config.write_text(
+        f"output: {tmp_path}/run\n"
+        "data: {name: world-urban, workers: 0, ground_size: [42, 168], aerial_size: [56, 56]}\n"
+        f"model: {{config: {json.dumps(TINY)}}}\n"
+        "sampling: {batch_size: 16, neighbours: 8, pool: 16}\noptimisation: {epochs: 1}\n"
+    )
+    loop.main(load_settings(config, []))
+    said = capsys.readouterr().out
+    assert said.count("enlarged") == 1 and "add data.train.ground_size=[42,168]" in said
