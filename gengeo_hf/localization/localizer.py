@@ -92,6 +92,7 @@ class GeoLocalizer:
             calibration.check_model(encoder)
         self.encoder, self.index, self.calibration, self.pose = encoder, index, calibration, pose
         self._calibration_caveat = calibration.caveat(len(index)) if calibration is not None else ""
+        self._size_caveat = "" if isinstance(index, GeoIndex) else index.size_caveat(encoder.dim)
         self._canvas, self._patch = panorama_canvas(encoder), encoder.patch
 
     @classmethod
@@ -141,8 +142,9 @@ class GeoLocalizer:
 
     @property
     def caveat(self) -> str:
-        """Warnings about the training data of the model and about confidences; empty if there are none."""
-        return "; ".join(filter(None, (caveat_of(self.encoder.training_record), self._calibration_caveat)))
+        """Warnings about training data, confidences, and ground sizes that a store does not fuse; empty without any."""
+        found = (caveat_of(self.encoder.training_record), self._calibration_caveat, self._size_caveat)
+        return "; ".join(filter(None, found))
 
     @overload
     def locate(self, photo: OnePhoto, *, sequence: Literal[False] = False, **options: Any) -> Answer: ...
