@@ -153,9 +153,7 @@ class Encoder:
             from gengeo_hf.encoding.fusion import load_fusion
 
             if input_scale != 1:
-                raise GenGeoError(
-                    f"{name} fuses several models, which have no common input scale: leave input_scale out"
-                )
+                raise GenGeoError(f"{name} fuses several models without a common input scale: leave input_scale out")
             kwargs |= {"device": device, "batch_size": batch_size, "expected_images": expected_images}
             return load_fusion(Path(name), truncate_dim, backend=backend, compute_dtype=compute_dtype, **kwargs)
         is_export = not needs_model and backend == "auto" and str(device or "cpu") == "cpu" and not kwargs
@@ -189,9 +187,7 @@ class Encoder:
             GenGeoError: The encoder runs exported graphs, which have descriptors only.
         """
         if self._model is None:
-            raise GenGeoError(
-                "an ONNX encoder computes only descriptors: use the torch checkpoint from which it was exported"
-            )
+            raise GenGeoError("an ONNX encoder computes only descriptors: use the torch checkpoint of the export")
         return self._model
 
     can_mirror = True  # mirrored pixel values are those of the mirrored image
@@ -254,9 +250,6 @@ class Encoder:
 
         Recall falls little for a model that was trained with such prefixes (`matryoshka_dims`).
 
-        Args:
-            dim: Number of values, at least 1.
-
         Raises:
             GenGeoError: The model's descriptors have fewer values.
         """
@@ -269,9 +262,8 @@ class Encoder:
     def scale_input(self, scale: float | Literal["fast"]) -> None:
         """Encode images of both views at a smaller size, with fewer tokens.
 
-        Time is proportional to the number of tokens, so to the square of the scale. The effect on recall depends on the
-        model: it may fall much for a model that was trained with one size (benchmarks/input_scale.py measures both).
-        The scale is part of the fingerprint: only descriptors of the same scale can be compared.
+        Time is proportional to the square of the scale. Recall may fall much for a model that was trained with one size
+        (benchmarks/input_scale.py measures both). Only descriptors of the same scale can be compared.
 
         Args:
             scale: Factor of the model's image sizes, 0.1 to 1; sides are rounded to whole patches. "fast" is 0.75, for
@@ -324,8 +316,7 @@ class Encoder:
             images: One image, or a sequence or stream of images. An image is a path, an http(s) address, the bytes of
                 a file, a PIL image, an array (height, width, 3) or (3, height, width), a tensor (3, height, width), or
                 a dict with `bytes` or `path`. An array or tensor of four axes is a batch.
-            view: "ground" for photos, "aerial" for tiles. It sets the image size, and the head of a model with two
-                heads.
+            view: "ground" for photos, "aerial" for tiles. It sets image size and head.
             batch_size: Images in one forward pass; None takes that of the encoder.
             show_progress_bar: Show a bar with images per second.
             resize: Resize to the size of the view. False keeps the images' own size, which must be equal in a batch.
@@ -354,11 +345,7 @@ class Encoder:
     def encode_stream(
         self, images: Iterable[Any], view: View, *, batch_size: int | None = None, resize: bool = True
     ) -> Iterator[np.ndarray]:
-        """Encode images in batches, for more images than fit in memory.
-
-        Args:
-            images: Images as in `encode`, without addresses.
-            view, batch_size, resize: As in `encode`.
+        """Encode images as `encode`, in batches, for more images than fit in memory; addresses are not fetched.
 
         Yields:
             Unit descriptors, float32 (at most batch_size, dim).
@@ -372,14 +359,7 @@ class Encoder:
             yield self.encode_pixels(prepare(self.processor, batch, view, resize=resize, tensors=tensors), view)
 
     def encode_pixels(self, pixels: torch.Tensor | np.ndarray, view: View) -> np.ndarray:
-        """Encode pixel values.
-
-        Args:
-            pixels: (B, 3, H, W) normalised pixel values on any device.
-            view: "ground" or "aerial".
-
-        Returns:
-            Unit descriptors, float32 (B, dim).
+        """Encode pixel values (B, 3, H, W) on any device to unit descriptors, float32 (B, dim).
 
         Raises:
             ValueError: The model cannot take images of this size.
