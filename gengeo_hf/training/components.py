@@ -277,9 +277,12 @@ def check_smallest_images(
     Raises:
         GenGeoError: Some image would have fewer tokens than the head needs.
     """
-    fewest = max(int(head.aggregator.fewest_tokens) for head in model.heads.values())
+    if augmentation is None:
+        return
+    heads: Any = model.heads.values()
+    fewest = max(int(head.aggregator.fewest_tokens) for head in heads)
     high, wide = patch_sides(model.config.backbone_config)
-    for view, size in processor.view_sizes.items() if augmentation is not None else ():
+    for view, size in processor.view_sizes.items():
         height, width = augmentation.smallest(view, size["height"], size["width"])
         tokens = (height // high) * (width // wide)
         if tokens < fewest:
