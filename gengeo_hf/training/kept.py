@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from gengeo_hf.data.augment import Augmentation
 from gengeo_hf.data.cache import PairsInMemory
 from gengeo_hf.encoding.encoder import Encoder, View
-from gengeo_hf.learning.grad_cache import forward_by
+from gengeo_hf.learning.grad_cache import replace_forward
 from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
 from gengeo_hf.model.backbones import frozen_stages
 from gengeo_hf.training.descriptors import normalise
@@ -155,7 +155,7 @@ def _tokens_given(model: GenGeoModel, view: str, tokens: Tensor) -> Iterator[Non
     """The frozen stages give these tokens, whatever pixels come in."""
     with ExitStack() as stack:
         for stage in frozen_stages(model.backbone_of(view)):
-            stack.enter_context(forward_by(stage, lambda *_, **__: tokens))
+            stack.enter_context(replace_forward(stage, lambda *_, **__: tokens))
         yield
 
 
