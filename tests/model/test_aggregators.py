@@ -141,7 +141,7 @@ def test_every_kind_of_model_describes_saves_loads_and_trains(kind, tmp_path):
 def test_two_heads_need_to_know_the_view():
     model = build("not shared")
     pixels = torch.randn(1, 3, 28, 112)
-    with pytest.raises(ValueError, match="say view="):
+    with pytest.raises(ValueError, match="pass view="):
         model(pixels)
     with pytest.raises(ValueError, match="expected"):
         build("salad")(pixels, view="satellite")

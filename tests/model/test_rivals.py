@@ -41,7 +41,7 @@ def test_separate_backbones_share_nothing_and_are_saved(tmp_path):
     model.save_pretrained(tmp_path)
     again = GenGeoModel.from_pretrained(tmp_path).eval()
     assert torch.equal(again(pixels, view="aerial").pooler_output, output.aerial_pooler_output)
-    with pytest.raises(ValueError, match='say view="ground" or view="aerial"'):
+    with pytest.raises(ValueError, match='pass view="ground" or view="aerial"'):
         model(pixels)
     with pytest.raises(ValueError, match="set share_aggregator to false"):
         GenGeoConfig(**TINY, share_backbone=False)
@@ -105,7 +105,7 @@ def test_layout_masks_are_tied_to_the_number_of_tokens(tmp_path):
     model = layout_model()
     model.save_pretrained(tmp_path)
     assert GenGeoModel.from_pretrained(tmp_path).config.token_counts == {"ground": 8, "aerial": 8}
-    with pytest.raises(ValueError, match="gives 12 tokens, and this model's layout masks are tied to 8"):
+    with pytest.raises(ValueError, match="gives 12 tokens, and the layout masks of this model need 8"):
         model(torch.randn(1, 3, 28, 84))
     with pytest.raises(ValueError, match="a head that both views share needs equal numbers"):
         made(aggregator="layout", token_counts={"ground": 8, "aerial": 9})

@@ -63,7 +63,7 @@ def test_the_processor_changes_the_view_before_it_resizes(tiny_model, tmp_path):
         ("bev:70:0.45:2:70", "ground", "needs a whole panorama, at least twice as wide as high; found 48 x 64 pixels"),
         ("downward:28x28:170:70", "ground", "needs a whole panorama"),
         ("bev:70", "ground", "needs a whole panorama"),
-        ("polar:28x112", "aerial", "only square tiles can be unrolled, found 48 x 64 pixels"),
+        ("polar:28x112", "aerial", "the polar transform needs square tiles, found 48 x 64 pixels"),
         ("polar:28x112", "ground", "is not a view of ground images: write it as bev:512:0.06:1.5:70 or downward:"),
         ("fisheye", "aerial", "'fisheye' is not a view of aerial images: write it as polar:112x616"),
     ],

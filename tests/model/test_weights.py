@@ -135,7 +135,7 @@ def test_unknown_weight_and_nan_are_refused_by_name(tiny_checkpoint):
         GenGeoModel.from_pretrained(tiny_checkpoint)
     changed(tiny_checkpoint, lambda tensors: tensors.pop("heads.other.weight"))
     changed(tiny_checkpoint, lambda tensors: tensors["heads.shared.projection.bias"].fill_(float("nan")))
-    with pytest.raises(ValueError, match=r"heads\.shared\.projection\.bias holds values that are not finite"):
+    with pytest.raises(ValueError, match=r"heads\.shared\.projection\.bias contains values that are not finite"):
         GenGeoModel.from_pretrained(tiny_checkpoint)
 
 
