@@ -166,7 +166,7 @@ def load_settings(config: str | Path, overrides: list[str]) -> Settings:
     if wrong := [item for item in overrides if "=" not in item]:
         raise GenGeoError(f"expected key=value, found {wrong[0]!r}; for example sampling.batch_size=64")
     try:
-        layers = [*_with_bases(path), OmegaConf.from_dotlist([_word(item) for item in overrides])]
+        layers = [*_with_bases(path), OmegaConf.from_dotlist([_quote_word(item) for item in overrides])]
         _refuse_empty_groups(layers)
         merged = OmegaConf.merge(OmegaConf.structured(Settings), *layers)
         if missing := sorted(OmegaConf.missing_keys(merged)):
@@ -195,7 +195,7 @@ CHOICES = {
 
 
 # The least value of numbers that something is divided by, or counted with.
-LEAST = {
+MINIMUM = {
     "seed": 0,
     "evaluate_every": 1,
     "save_every": 1,
@@ -219,7 +219,12 @@ LEAST = {
 
 # Numbers that must be greater than zero: a run with zero ends without having learned anything.
 POSITIVE = ("optimisation.learning_rate", "optimisation.clip_norm")
-SHARES = ("sampling.random_share", "sampling.geographic_share", "optimisation.warmup", "optimisation.label_smoothing")
+FRACTIONS = (
+    "sampling.random_share",
+    "sampling.geographic_share",
+    "optimisation.warmup",
+    "optimisation.label_smoothing",
+)
 TWO_NUMBERS = {
     "data.ground_size": "height and width",
     "data.aerial_size": "height and width",
@@ -230,14 +235,14 @@ TWO_NUMBERS = {
 
 def _check_values(settings: Settings) -> None:
     """Refuse unknown words, shares outside of 0..1, and numbers with which a run cannot learn."""
-    for key, least in LEAST.items():
+    for key, least in MINIMUM.items():
         value = operator.attrgetter(key)(settings)
         if value is not None and not value >= least:
             raise GenGeoError(f"{key} is {value}; it must be at least {least}")
     for key, allowed in CHOICES.items():
         if (found := operator.attrgetter(key)(settings)) not in allowed:
             raise GenGeoError(f"{key} is {found!r}; it must be {', '.join(allowed[:-1])} or {allowed[-1]}")
-    for key in SHARES:
+    for key in FRACTIONS:
         if not 0 <= (share := operator.attrgetter(key)(settings)) <= 1:
             raise GenGeoError(f"{key} is {share}; it must lie in 0..1")
     for key, what in TWO_NUMBERS.items():
@@ -291,7 +296,7 @@ def _refuse_empty_groups(layers: list[Any]) -> None:
                 raise GenGeoError(f"{name}={{}} changes nothing: augment.enabled=false turns augmentation off")
 
 
-def _word(item: str) -> str:
+def _quote_word(item: str) -> str:
     """`key=no` means the word: YAML 1.1 would make it false, and `mixed_precision=no` could not be said."""
     key, _, value = item.partition("=")
     return f'{key}="{value}"' if value.lower() in ("no", "yes", "on", "off") else item
@@ -304,7 +309,7 @@ def _with_bases(path: Path) -> list[Any]:
     return [*(_with_bases(path.parent / base) if base else []), layer]
 
 
-def describe_settings() -> str:
+def format_settings() -> str:
     """All keys with their defaults, for --help."""
     text = OmegaConf.to_yaml(OmegaConf.structured(Settings))
     return "keys and defaults (meanings: training/settings.py of the package):\n\n" + "\n".join(
@@ -321,7 +326,7 @@ def parse(arguments: list[str] | None = None) -> Settings:
     parser = argparse.ArgumentParser(
         description="Train a GenGeo model. The same command runs on a laptop, one GPU or several machines.",
         epilog="example: accelerate launch training/train.py --config world_urban "
-        "optimisation.epochs=2 output=runs/try\n\n" + describe_settings(),
+        "optimisation.epochs=2 output=runs/try\n\n" + format_settings(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", required=True, help="a YAML file, see gengeo_hf/training/configs")

@@ -3,7 +3,7 @@ import pytest
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.data import load_pairs
 from gengeo_hf.training import settings as settings_module
-from gengeo_hf.training.settings import describe_settings, load_settings
+from gengeo_hf.training.settings import format_settings, load_settings
 
 CONFIGS = sorted(settings_module.CONFIGS.rglob("*.yaml"))
 URBAN = next(path for path in CONFIGS if path.stem == "world_urban")
@@ -119,7 +119,7 @@ def test_unknown_model_field_is_refused():
 
 def test_help_names_every_group():
     for word in ("sampling", "micro_batch", "learning_rate", "mining_every"):
-        assert word in describe_settings()
+        assert word in format_settings()
 
 
 def test_configurations_of_own_cities_take_a_table_and_several():
