@@ -154,8 +154,8 @@ def train(settings: Settings, accelerator: Accelerator) -> dict[str, Any]:
 
     clamp_scale(model.logit_scale)  # above the bound, the gradient would stay zero
     for epoch in range(progress.epoch + 1, plan.epochs + 1):
-        # Neighbour tables: geographic in the first epochs, mined by similarity later. A run that resumes inside an epoch
-        # uses the tables of its checkpoint.
+        # Neighbour tables: geographic in the first epochs, mined by similarity later. A run that resumes inside an
+        # epoch uses the tables of its checkpoint.
         finished, mined = progress.batch, None
         if not finished:
             with ema_weights(ema):
