@@ -105,7 +105,7 @@ class Ways:
             )
         backend, dtype = name.split()
         encoder = Encoder.from_pretrained(
-            self.folder, device="cpu", backend="torch" if backend == "torch.compile" else backend, dtype=dtype
+            self.folder, device="cpu", backend="torch" if backend == "torch.compile" else backend, compute_dtype=dtype
         )
         if backend == "torch.compile":
             compiled = TorchBackend(encoder.model, dtype)

@@ -1,1 +1,1 @@
-"""Download open data sets, and make pairs of your own city. Each result is an own-data table beside its images."""
+"""Download of open data sets, and data sets of your own city; each result is a table of pairs beside its images."""

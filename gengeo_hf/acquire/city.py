@@ -1,7 +1,7 @@
-"""A city as a data set: photos of Mapillary's contributors and tiles of an open orthophoto in an own-data table.
+"""Making the data set of a city: photos of Mapillary's contributors and tiles of an open orthophoto.
 
-The steps, each resumable: search the area, apply the rules, find the tiles, divide by area, fetch photos, crop tiles,
-write the table. The gallery covers the whole area, including tiles without a photo.
+The steps are: search the area, apply the rules, find the tiles, split by area, fetch photos, crop tiles, write the
+table. Each can be resumed. The gallery covers the whole area, including tiles without a photo.
 """
 
 import json
@@ -18,22 +18,22 @@ from gengeo_hf.acquire import mapillary
 from gengeo_hf.acquire.city_pairs import (
     Pairing,
     TileGrid,
+    assign_photo_splits,
     keep_paired,
     least_distance_m,
-    margin_of,
+    min_margin_m,
     pair,
-    parts_of,
 )
 from gengeo_hf.acquire.city_table import City, write_city
 from gengeo_hf.acquire.download import check_space, gigabytes
 from gengeo_hf.acquire.mapillary import Mapillary
-from gengeo_hf.acquire.photo_facts import photo_of
+from gengeo_hf.acquire.photo_facts import parse_photo
 from gengeo_hf.acquire.photo_files import PHOTO_FOLDER, TILE_FOLDER, FetchErrors, fetch_photos, fetch_tiles
 from gengeo_hf.acquire.photo_rules import PhotoRules, Selection, flight_year, limit, select
 from gengeo_hf.acquire.photo_search import (
-    Found,
     Journal,
     Progress,
+    SearchResult,
     search_area,
     search_boxes,
     without_progress,
@@ -42,25 +42,26 @@ from gengeo_hf.common.area import Area
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import write_json
 from gengeo_hf.common.tables import PAIRS_FILE
-from gengeo_hf.data.own import SplitOptions
+from gengeo_hf.data.own import SPLITS, SplitOptions
 from gengeo_hf.imagery.plan import ImageryPlan
 from gengeo_hf.imagery.tiles import PlannedSource, Rights, TileSource
 
 REQUEST_FILE = "request.json"
-STATE = ".making"  # in the directory of the data set while it is not complete
-PHOTO_KB = {256: 20, 1024: 150, 2048: 450}
-TILE_KB = 45
+STATE = ".making"  # directory of state files in the data set, until it is complete
+PHOTO_KB = {256: 20, 1024: 150, 2048: 450}  # typical size of a photo by its width in pixels
+TILE_KB = 45  # typical size of a tile
 
 
 @dataclass(frozen=True)
 class CityOptions:
-    """How a city is made.
+    """Options for the data set of a city.
 
     Args:
-        rules: Which photos are taken.
-        cut: Shares of the splits; None keeps all photos for evaluation. Its margin is raised to what the tiles need.
-        pixels: Width of the photos: 256, 1024 or 2048.
-        allow_gaps: Continue although some boxes, photos or tiles got no answer.
+        rules: Requirements on the photos.
+        cut: Options of the splits; None puts all photos into the test split. The margin is increased if tiles of two
+            splits would overlap.
+        pixels: Width of the photos in pixels: 256, 1024 or 2048.
+        allow_gaps: Whether to continue if some boxes, photos or tiles could not be fetched.
     """
 
     rules: PhotoRules = field(default_factory=PhotoRules)
@@ -71,17 +72,17 @@ class CityOptions:
 
 @dataclass(frozen=True)
 class CityPlan:
-    """Estimate of requests and megabytes, before the first request.
+    """Estimate of requests and data volume, made before the first request.
 
     Args:
         area: Name of the area.
-        searches: Least number of requests to the photo service for the search: full boxes are divided.
-        max_photos: Greatest number of photos; each takes two requests.
-        photo_megabytes: Megabytes of that many photos.
-        tiles: Tiles of the gallery.
-        tile_megabytes: Megabytes of their files.
-        hosts: Hosts to which requests go, without those of the pixels, which the photo service names.
-        imagery: Plan of the imagery, None where it is not fetched.
+        searches: Minimum number of search requests; full boxes are divided and need more.
+        max_photos: Maximum number of photos; each takes two requests.
+        photo_megabytes: Megabytes of `max_photos` photos.
+        tiles: Number of tiles of the gallery.
+        tile_megabytes: Megabytes of the tiles' files.
+        hosts: Hosts that receive requests, without the hosts of photo files, which the photo service names later.
+        imagery: Plan of the imagery; None for local imagery.
     """
 
     area: str
@@ -94,7 +95,7 @@ class CityPlan:
     imagery: ImageryPlan | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The values as JSON."""
+        """The values as plain types for JSON."""
         return {**self.__dict__, "imagery": None if self.imagery is None else self.imagery.to_dict()}
 
     def __str__(self) -> str:
@@ -103,7 +104,7 @@ class CityPlan:
             f"photos:       at least {self.searches:,} searches, at most {self.max_photos:,} photos of about "
             f"{self.photo_megabytes:,.0f} MB (--max-photos)",
             f"gallery:      {self.tiles:,} tiles, about {self.tile_megabytes:,.0f} MB on disk",
-            f"hosts:        {', '.join(self.hosts)}, and those that it names for the pixels",
+            f"hosts:        {', '.join(self.hosts)}, and the hosts of the photo files",
         ]
         if self.imagery is not None:
             lines += [f"imagery:      {line}" for line in str(self.imagery).splitlines() if not line.startswith("area")]
@@ -111,12 +112,12 @@ class CityPlan:
 
 
 def plan_city(area: Area, source: TileSource, options: CityOptions, address: str = mapillary.API) -> CityPlan:
-    """Estimate what a city takes. Nothing is requested.
+    """Estimate requests and data volume for a city, without any request.
 
     Args:
-        area: Where photos are wanted.
-        source: The imagery, tiled over the area.
-        options: How the city is made.
+        area: Area of the data set.
+        source: Imagery, tiled over the area.
+        options: Options of the data set.
         address: Address of the photo service.
     """
     from gengeo_hf.imagery.hosts import host_of
@@ -146,41 +147,41 @@ def make_city(
     progress: Progress = without_progress,
     say: Callable[[str], None] = lambda text: None,
 ) -> City:
-    """Make the data set of a city. A stopped run continues when it is called again.
+    """Make the data set of a city. Calling it again resumes an interrupted run.
 
     Args:
-        client: The photo service.
-        area: Where photos are wanted.
-        source: The imagery, tiled over the area; tiles must say how large they are.
-        rights: Of the imagery: attribution and licence must be known.
-        out: Directory to write.
-        options: How the city is made.
-        overwrite: Replace a complete data set; photos that were fetched are kept.
-        progress: Shows the progress of a step: items, their number, their plural noun.
-        say: Called with one line for the user after each step.
+        client: Client of the photo service.
+        area: Area of the data set.
+        source: Imagery, tiled over the area, with known bounds of the tiles.
+        rights: Rights of the imagery; attribution and licence are required.
+        out: Output directory.
+        options: Options of the data set; None takes the defaults.
+        overwrite: Whether to replace a complete data set; photos that were fetched are kept.
+        progress: Wraps the iterations of a step to show progress.
+        say: Function that receives one line of text for the user after each step.
 
     Returns:
-        The city as it was written.
+        The city that was written.
 
     Raises:
-        GenGeoError: Rights are missing, the directory holds something else, no photo is left, or some requests got no
-            answer and `allow_gaps` is not set.
+        GenGeoError: Rights are missing, the directory holds other files, no photo is left, or requests failed and
+            `allow_gaps` is False.
         TokenError: The access token is refused.
-        ImageryStoppedError: A server does not answer any more, or the disk is full; the next run continues.
+        ImageryStoppedError: A server does not respond any more, or the disk is full; the next call continues.
     """
     options, out = options or CityOptions(), Path(out)
     if not rights.attribution or not rights.licence:
         raise GenGeoError(f"{source.name}: state attribution and licence of the imagery: --attribution and --licence")
     request = _request(area, source, options)
-    state = begin(out, request, overwrite)
+    state = prepare_directory(out, request, overwrite)
     found = _search(client, area, options, state, progress, say)
     flight = flight_year(rights.acquired)
-    chosen = select([photo_of(name, entity) for name, entity in found.photos.items()], options.rules, area, flight)
+    chosen = select([parse_photo(name, entity) for name, entity in found.photos.items()], options.rules, area, flight)
     tiles = TileGrid.from_table(source.table, source.name)
     pairing = keep_paired(chosen, tiles)
     limit(chosen, options.rules.max_photos)
     _need_photos(chosen, found)
-    parts, pairing = _divided(chosen, tiles, options)
+    parts, pairing = _split_photos(chosen, tiles, options)
     say(f"{len(chosen.photos):,} photos are wanted: " + _counts(Counter(parts.tolist())))
     needed = len(chosen.photos) * PHOTO_KB[options.pixels] * 1000 + len(tiles) * TILE_KB * 1000
     check_space(out, needed)
@@ -195,7 +196,7 @@ def make_city(
     _check_gaps("tiles", lost_tiles, options)
 
     city = City(out, tiles, chosen, pairing, parts, found, empty, flight)
-    city.without_pixels(refused, lambda photo: (out / PHOTO_FOLDER / f"{photo.id}.jpg").is_file())
+    city.drop_without_images(refused, lambda photo: (out / PHOTO_FOLDER / f"{photo.id}.jpg").is_file())
     _need_photos(city.chosen, found)
     write_city(city, source.name, rights, request, least_distance_m(city.chosen.photos, city.parts))
     shutil.rmtree(state)
@@ -203,54 +204,54 @@ def make_city(
 
 
 def _request(area: Area, source: TileSource, options: CityOptions) -> dict[str, Any]:
-    """The settings that a run must share with an earlier one to continue it."""
+    """Settings that must be equal to those of an earlier run to resume it."""
     return {
         "area": str(area),
         "boxes": area.boxes.round(7).tolist(),
         "kind": options.rules.kind,
         "photo_pixels": options.pixels,
         "imagery": source.name,
-        "rendering": str(getattr(source, "rendering", "")),  # a source of a user's own may not have it
+        "rendering": str(getattr(source, "rendering", "")),  # not a member of the protocol: users' sources may lack it
         "tiles": source.table.num_rows,
     }
 
 
-def begin(out: Path, request: dict[str, Any], overwrite: bool) -> Path:
-    """Prepare the directory of a data set, or find it as a stopped run left it.
+def prepare_directory(out: Path, request: dict[str, Any], overwrite: bool) -> Path:
+    """Create the directory of a data set, or continue with that of an interrupted run.
 
     Args:
-        out: The directory.
-        request: See `_request`.
-        overwrite: Begin again where another data set was made or begun.
+        out: Output directory.
+        request: Settings from `_request`.
+        overwrite: Whether to start again if the directory holds a complete data set or one with other settings.
 
     Returns:
-        The directory that holds the state of the work.
+        Directory of the state files.
 
     Raises:
-        GenGeoError: The directory holds something else.
+        GenGeoError: The directory holds other files, or a data set that would be overwritten.
     """
     state = out / STATE
-    begun = _begun(out)
-    if begun is None:
+    previous = _previous_request(out)
+    if previous is None:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise GenGeoError(f"{out} exists and holds something else: give the name of a new directory")
-    elif begun == request and not (out / PAIRS_FILE).is_file():
+    elif previous == request and not (out / PAIRS_FILE).is_file():
         return state
     elif not overwrite:
-        what = "is complete" if begun == request else "was made with another area, imagery or kind"
-        raise GenGeoError(f"{out} {what}: give the name of a new directory, or --overwrite to make it anew")
+        what = "is complete" if previous == request else "was made with another area, imagery or kind"
+        raise GenGeoError(f"{out} {what}: give the name of a new directory, or --overwrite to make it again")
     else:
         (out / PAIRS_FILE).unlink(missing_ok=True)
-        are_same_photos = all(begun.get(key) == request[key] for key in ("kind", "photo_pixels"))
-        for name in (TILE_FOLDER, STATE, *(() if are_same_photos else (PHOTO_FOLDER,))):
+        can_keep_photos = all(previous.get(key) == request[key] for key in ("kind", "photo_pixels"))
+        for name in (TILE_FOLDER, STATE, *(() if can_keep_photos else (PHOTO_FOLDER,))):
             shutil.rmtree(out / name, ignore_errors=True)
     state.mkdir(parents=True, exist_ok=True)
     write_json(state / REQUEST_FILE, request)
     return state
 
 
-def _begun(out: Path) -> dict[str, Any] | None:
-    """The request with which a directory was begun or made, None if it is not such a directory."""
+def _previous_request(out: Path) -> dict[str, Any] | None:
+    """Settings of the complete or incomplete data set in a directory; None without one."""
     from gengeo_hf.data.sources import read_sources
 
     file = out / STATE / REQUEST_FILE
@@ -270,11 +271,12 @@ def _search(
     state: Path,
     progress: Progress,
     say: Callable[[str], None],
-) -> Found:
+) -> SearchResult:
+    """Search the area and report the result; failed boxes are an error unless `allow_gaps` is set."""
     found = search_area(client, area, options.rules.is_panorama, Journal(state / "search.jsonl"), progress)
     say(f"{found.boxes:,} boxes searched: {len(found.photos):,} photos")
     for box in found.full[:1]:
-        say(f"{len(found.full):,} boxes of a metre hold more photos than one answer, first {box}: some are not seen")
+        say(f"{len(found.full):,} boxes of a metre hold more photos than a response can, first {box}: some are missing")
     if found.failed and not options.allow_gaps:
         box, reason = next(iter(found.failed.items()))
         sides = ",".join(f"{side:g}" for side in box)
@@ -285,19 +287,20 @@ def _search(
     return found
 
 
-def _divided(chosen: Selection, tiles: TileGrid, options: CityOptions) -> tuple[np.ndarray, Pairing]:
-    """The split of each photo, and its tiles; photos of no split are dropped."""
+def _split_photos(chosen: Selection, tiles: TileGrid, options: CityOptions) -> tuple[np.ndarray, Pairing]:
+    """Split of each photo and its tiles; photos near another split are dropped."""
     pairing = pair(chosen.photos, tiles)
     if options.cut is None:
         return np.full(len(chosen.photos), "test", dtype="U10"), pairing
-    margin = max(options.cut.margin_m, margin_of(tiles.side_m))
-    cut = SplitOptions(**{**options.cut.__dict__, "margin_m": margin, "split_by": "area"})
-    parts = parts_of(chosen.photos, pairing, tiles, cut)
+    margin = max(options.cut.margin_m, min_margin_m(tiles.side_m))
+    split_options = SplitOptions(**{**options.cut.__dict__, "margin_m": margin, "split_by": "area"})
+    parts = assign_photo_splits(chosen.photos, pairing, tiles, split_options)
     chosen.keep(f"within {margin:g} m of another part, or of its sequence", parts != "")
     return parts[parts != ""], pair(chosen.photos, tiles)
 
 
-def _need_photos(chosen: Selection, found: Found) -> None:
+def _need_photos(chosen: Selection, found: SearchResult) -> None:
+    """Raise an error that names the main reasons if no photo is left."""
     if chosen.photos:
         return
     if not found.photos:
@@ -309,6 +312,7 @@ def _need_photos(chosen: Selection, found: Found) -> None:
 
 
 def _check_gaps(what: str, lost: FetchErrors, options: CityOptions) -> None:
+    """Raise an error if requests failed and `allow_gaps` is False."""
     if lost.count and not options.allow_gaps:
         raise GenGeoError(
             f"{lost.count:,} {what} could not be fetched, first {lost.first}; the same command requests only these, "
@@ -317,4 +321,5 @@ def _check_gaps(what: str, lost: FetchErrors, options: CityOptions) -> None:
 
 
 def _counts(parts: Counter[str]) -> str:
-    return ", ".join(f"{parts[part]:,} {part}" for part in ("train", "validation", "test"))
+    """Number of photos of each split, as text."""
+    return ", ".join(f"{parts[split]:,} {split}" for split in SPLITS)

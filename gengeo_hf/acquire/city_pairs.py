@@ -1,4 +1,4 @@
-"""Which tile answers which photo, and which photos train, validate and test: of a city, before any pixel is fetched."""
+"""Tiles and splits of a city's photos, computed from positions before any image is fetched."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import Bounds, arc_m, great_circle_m, metres_per_degree, size_of, to_unit_vectors
 from gengeo_hf.data.own import SplitOptions, assign_splits
 
-NEIGHBOURS = 16  # tile centres near a photo that are looked at
-INNER = 0.25  # half of the side of a tile's inner half, as a share of the tile's side
-SEQUENCE_M = 200.0  # photos of one sequence nearer than this must not lie in two parts
-MIN_MARGIN_M = 100.0
+NEIGHBOURS = 16  # nearest tile centres of a photo that are examined
+INNER = 0.25  # maximum offset of a photo from a tile's centre on each axis, as a share of the side: its inner half
+SEQUENCE_M = 200.0  # photos of one sequence nearer than this must not be in two splits
+MIN_MARGIN_M = 100.0  # minimum distance between tiles of two splits
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class TileGrid:
     """Tiles of an area.
 
     Args:
-        ids: Their ids.
+        ids: Id of each tile.
         lat, lon: Centres in degrees, (tiles,).
         bounds: West, south, east, north in degrees, (tiles, 4).
     """
@@ -35,15 +35,19 @@ class TileGrid:
 
     @classmethod
     def from_table(cls, table: pa.Table, name: str) -> "TileGrid":
-        """The tiles of a source.
+        """Build from the table of an imagery source.
+
+        Args:
+            table: Table with `tile_id`, `lat`, `lon`, `west`, `south`, `east`, `north`.
+            name: Name of the source, for messages.
 
         Raises:
-            GenGeoError: The source does not say how large its tiles are.
+            GenGeoError: The bounds of a tile are unknown.
         """
         sides = [table[side].to_numpy() for side in ("west", "south", "east", "north")]
         bounds = np.stack([np.asarray(side, dtype=np.float64) for side in sides], axis=1)
         if not np.isfinite(bounds).all():
-            raise GenGeoError(f"{name} does not say how large its tiles are: photos cannot be paired with them")
+            raise GenGeoError(f"{name} does not state how large its tiles are: photos cannot be paired with them")
         return cls(table["tile_id"].to_pylist(), table["lat"].to_numpy(), table["lon"].to_numpy(), bounds)
 
     def __len__(self) -> int:
@@ -51,7 +55,7 @@ class TileGrid:
 
     @property
     def side_m(self) -> float:
-        """Longest side of the first tile in metres: all have about the same."""
+        """Longest side of the first tile in metres; all tiles have about the same size."""
         return max(size_of(Bounds(*self.bounds[0].tolist())))
 
 
@@ -60,8 +64,9 @@ class Pairing:
     """The tiles of each photo.
 
     Args:
-        positive: Index of the tile in whose inner half the photo stands, or that holds it, int64 (photos,); -1: none.
-        further: Indices of other tiles in whose inner half it stands.
+        positive: Index of the nearest tile whose inner half contains the photo or, without one, of the nearest tile
+            that contains it, int64 (photos,); -1 without any.
+        further: Indices of other tiles whose inner half contains the photo.
     """
 
     positive: np.ndarray
@@ -69,11 +74,11 @@ class Pairing:
 
 
 def pair(photos: Sequence[PhotoRecord], tiles: TileGrid) -> Pairing:
-    """Find the tiles of photos: the one whose centre is nearest, and others whose inner half holds the photo.
+    """Find the tiles of photos by their positions.
 
     Args:
-        photos: With known positions.
-        tiles: Of the whole area.
+        photos: Photos with known positions.
+        tiles: Tiles of the whole area.
     """
     from scipy.spatial import cKDTree
 
@@ -89,21 +94,25 @@ def pair(photos: Sequence[PhotoRecord], tiles: TileGrid) -> Pairing:
     west, south, right, top = (tiles.bounds[near, side] for side in range(4))
     wide = (right - west + np.where(west > right, 360.0, 0.0)) * per_lon[:, None]
     high = (top - south) * per_lat[:, None]
-    slack = 1e-6 * high  # a photo on the border of two inner halves belongs to both
-    holds = (east <= wide / 2 + slack) & (north <= high / 2 + slack)
-    inner = (east <= wide * INNER + slack) & (north <= high * INNER + slack)
-    # The query gives neighbours in the order of their distance, so that the first one that fits is the nearest.
+    tolerance = 1e-6 * high  # a photo on the border of two inner halves belongs to both
+    holds = (east <= wide / 2 + tolerance) & (north <= high / 2 + tolerance)
+    inner = (east <= wide * INNER + tolerance) & (north <= high * INNER + tolerance)
+    # Neighbours are sorted by distance, so that the first match is the nearest.
     first = np.where(inner.any(axis=1), inner.argmax(axis=1), holds.argmax(axis=1))
     positive = np.where(holds.any(axis=1), near[np.arange(len(lat)), first], -1)
     further = [
-        [int(tile) for tile, fits in zip(row, is_inner, strict=True) if fits and tile != own]
-        for row, is_inner, own in zip(near.tolist(), inner.tolist(), positive.tolist(), strict=True)
+        [int(tile) for tile, matches in zip(row, is_inner, strict=True) if matches and tile != nearest]
+        for row, is_inner, nearest in zip(near.tolist(), inner.tolist(), positive.tolist(), strict=True)
     ]
     return Pairing(positive.astype(np.int64), further)
 
 
 def keep_paired(chosen: Selection, tiles: TileGrid) -> Pairing:
-    """Drop photos that no tile shows, and all but one of a sequence on a tile."""
+    """Drop photos without a tile, and all but one photo of each sequence on a tile.
+
+    Returns:
+        Tiles of the photos that are left in `chosen`.
+    """
     found = pair(chosen.photos, tiles)
     chosen.keep("no tile of the imagery shows the place", found.positive >= 0)
     found = pair(chosen.photos, tiles)
@@ -117,45 +126,57 @@ def keep_paired(chosen: Selection, tiles: TileGrid) -> Pairing:
     return pair(chosen.photos, tiles)
 
 
-def margin_of(tile_m: float) -> float:
-    """Metres between tiles of two parts so that they share no ground, at least `MIN_MARGIN_M`."""
+def min_margin_m(tile_m: float) -> float:
+    """Minimum margin in metres with which tiles of two splits do not overlap, at least `MIN_MARGIN_M`.
+
+    Args:
+        tile_m: Side of a tile in metres.
+    """
     return max(MIN_MARGIN_M, tile_m * 2**0.5 + 10.0)
 
 
-def parts_of(photos: Sequence[PhotoRecord], pairing: Pairing, tiles: TileGrid, cut: SplitOptions) -> np.ndarray:
-    """The part of each photo: "train", "validation", "test", or "" for what lies too near to another part.
+def assign_photo_splits(
+    photos: Sequence[PhotoRecord], pairing: Pairing, tiles: TileGrid, options: SplitOptions
+) -> np.ndarray:
+    """The split of each photo: "train", "validation", "test", or "" for a photo too near to another split.
 
-    Photos stand where their tile does, so that those of one tile fall into one part. Of a sequence that runs through
-    two parts, the photos within `SEQUENCE_M` of each other stay in one: test before validation before training.
+    Photos are split by the centres of their tiles, so that photos of one tile are in one split. If a sequence passes
+    through two splits, photos within `SEQUENCE_M` of each other are kept in one of them only: test before validation
+    before training.
 
     Args:
-        photos, pairing, tiles: See `pair`.
-        cut: Shares and margin.
+        photos: Photos with known positions.
+        pairing: Tiles of the photos, from `pair`.
+        tiles: Tiles of the whole area.
+        options: Shares and margin.
+
+    Returns:
+        Text (photos,).
 
     Raises:
-        GenGeoError: The photos lie too near to each other to be divided.
+        GenGeoError: The photos are too near to each other to be split.
     """
     lat, lon = tiles.lat[pairing.positive], tiles.lon[pairing.positive]
     try:
-        parts = assign_splits([photo.id for photo in photos], lat, lon, cut)
+        parts = assign_splits([photo.id for photo in photos], lat, lon, options)
     except GenGeoError as error:
         reason = str(error).partition(":")[0]
         raise GenGeoError(
-            f"{reason}: {len(photos):,} photos cannot be divided by area; choose a larger area, or keep all of them "
+            f"{reason}: {len(photos):,} photos cannot be split by area; choose a larger area, or keep all of them "
             "for evaluation with --split test"
         ) from None
     for earlier, later in (("test", "validation"), ("test", "train"), ("validation", "train")):
         parts[_near_in_sequence(photos, parts, earlier, later)] = ""
     if not (parts == "train").any():
         raise GenGeoError(
-            f"the margin of {cut.margin_m:g} m around test and validation leaves none of {len(photos):,} photos for "
-            "training; choose a larger area, or keep all for evaluation with --split test"
+            f"the margin of {options.margin_m:g} m around test and validation leaves none of {len(photos):,} photos "
+            "for training; choose a larger area, or keep all for evaluation with --split test"
         )
     return parts
 
 
 def _near_in_sequence(photos: Sequence[PhotoRecord], parts: np.ndarray, earlier: str, later: str) -> np.ndarray:
-    """Photos of part `later` within `SEQUENCE_M` of one of part `earlier` of the same sequence: rows, int64."""
+    """Rows, int64, of photos of the split `later` within `SEQUENCE_M` of one of `earlier` of the same sequence."""
     rows: dict[str, list[int]] = {}
     for row, photo in enumerate(photos):
         if photo.sequence and parts[row] == earlier:
@@ -171,7 +192,7 @@ def _near_in_sequence(photos: Sequence[PhotoRecord], parts: np.ndarray, earlier:
 
 
 def least_distance_m(photos: Sequence[PhotoRecord], parts: np.ndarray) -> float:
-    """Metres between the nearest photos of training and test; infinite where one of them is empty."""
+    """Distance in metres between the nearest photos of training and test; infinite if one of them is empty."""
     from scipy.spatial import cKDTree
 
     lat, lon = positions(photos)

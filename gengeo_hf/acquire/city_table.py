@@ -1,4 +1,4 @@
-"""A city as files: the own-data table, who took each photo, and how the set was made."""
+"""Output files of a city: the table of pairs, the attribution of each photo, and the sources of the data set."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -15,12 +15,12 @@ from gengeo_hf.acquire.own_table import write_own_table
 from gengeo_hf.acquire.photo_facts import PhotoRecord
 from gengeo_hf.acquire.photo_files import photo_path, tile_path
 from gengeo_hf.acquire.photo_rules import Selection, day_of, photo_year
-from gengeo_hf.acquire.photo_search import Found
+from gengeo_hf.acquire.photo_search import SearchResult
+from gengeo_hf.data.own import SPLITS
 from gengeo_hf.data.sources import DataSource, DataSources
 from gengeo_hf.imagery.tiles import Rights
 
 LINK = "https://www.mapillary.com/app/?pKey={}"
-PARTS = ("train", "validation", "test")
 
 
 @dataclass
@@ -28,14 +28,14 @@ class City:
     """Photos and tiles of a city.
 
     Args:
-        folder: Where the files lie.
+        folder: Directory of the data set.
         tiles: All tiles of the area.
-        chosen: Photos that are left, and how many each rule took.
+        chosen: Selected photos, and the number of photos that each rule dropped.
         pairing: Tiles of each photo.
-        parts: Part of each photo, (photos,).
-        found: What the search gave.
-        empty: Reason by index of the tiles without a picture.
-        flight: When the imagery was taken, as a year with decimals; None where unknown.
+        parts: Split of each photo, text (photos,).
+        found: Result of the search.
+        empty: Reason by index, for tiles without an image.
+        flight: Date of the imagery as a year with decimals; None if unknown.
     """
 
     folder: Path
@@ -43,37 +43,38 @@ class City:
     chosen: Selection
     pairing: Pairing
     parts: np.ndarray
-    found: Found
+    found: SearchResult
     empty: dict[int, str]
     flight: float | None
 
-    def without_pixels(self, refused: Mapping[str, str], is_there: Callable[[PhotoRecord], bool]) -> None:
-        """Leave out photos that were refused or are not there, and those whose tile has no picture.
+    def drop_without_images(self, refused: Mapping[str, str], has_file: Callable[[PhotoRecord], bool]) -> None:
+        """Drop photos that were refused or have no file, and photos whose tile has no image.
 
         Args:
-            refused: Reason by id.
-            is_there: Whether a photo's file exists.
+            refused: Reason by id, for refused photos.
+            has_file: Whether a photo's file exists.
         """
         for rule in sorted(set(refused.values())):
             self._keep(rule, [refused.get(photo.id) != rule for photo in self.chosen.photos])
-        self._keep("no answer", [is_there(photo) for photo in self.chosen.photos])
+        self._keep("no answer", [has_file(photo) for photo in self.chosen.photos])
         self._keep("on a tile without a picture", [tile not in self.empty for tile in self.pairing.positive.tolist()])
 
-    def _keep(self, rule: str, stays: list[bool]) -> None:
-        kept = np.array(stays, dtype=bool)
+    def _keep(self, rule: str, is_kept: list[bool]) -> None:
+        """Drop photos with their tiles and splits, and count them under a rule."""
+        kept = np.array(is_kept, dtype=bool)
         self.chosen.keep(rule, kept)
-        further = [tiles for tiles, is_kept in zip(self.pairing.further, stays, strict=True) if is_kept]
+        further = [tiles for tiles, keeps in zip(self.pairing.further, is_kept, strict=True) if keeps]
         self.pairing, self.parts = Pairing(self.pairing.positive[kept], further), self.parts[kept]
 
     @property
     def counts(self) -> dict[str, int]:
-        """Photos of each part."""
+        """Number of photos of each split."""
         counted = Counter(self.parts.tolist())
-        return {part: counted[part] for part in PARTS}
+        return {split: counted[split] for split in SPLITS}
 
     @property
     def years(self) -> list[float]:
-        """Years from the flight to each photo, sorted; empty where the flight's date is unknown."""
+        """Years from the flight to each photo with a date, sorted; empty if the date of the flight is unknown."""
         if self.flight is None:
             return []
         years = np.array([photo_year(photo) for photo in self.chosen.photos]) - self.flight
@@ -85,42 +86,42 @@ class City:
         if self.found.without_id:
             lines.append(f"  left out: {self.found.without_id:,} without a usable id")
         lines.append("  " + ", ".join(f"{part}: {count:,}" for part, count in self.counts.items()))
-        pictures = len(self.tiles) - len(self.empty)
-        lines.append(f"  gallery: {pictures:,} tiles of {self.tiles.side_m:.0f} m over the whole area")
-        lines += [f"  no picture: {count:,} tiles, {reason}" for reason, count in Counter(self.empty.values()).items()]
+        images = len(self.tiles) - len(self.empty)
+        lines.append(f"  gallery: {images:,} tiles of {self.tiles.side_m:.0f} m over the whole area")
+        lines += [f"  no image: {count:,} tiles, {reason}" for reason, count in Counter(self.empty.values()).items()]
         if self.years:
             low, middle, high = np.quantile(self.years, [0.05, 0.5, 0.95])
-            lines.append(f"  photos after the flight: {middle:+.1f} years in the median, {low:+.1f} to {high:+.1f}")
+            lines.append(f"  years from flight to photos: median {middle:+.1f}, 90 % in {low:+.1f} to {high:+.1f}")
         else:
-            lines.append("  age of the photos against the flight: not known, give --acquired")
+            lines.append("  years from flight to photos: unknown, set --acquired")
         return "\n".join(lines)
 
 
 def write_city(city: City, imagery: str, rights: Rights, request: dict[str, Any], distance_m: float) -> Path:
-    """Write table, attribution and sources.
+    """Write the table, its attribution and its sources.
 
     Args:
-        city: What was fetched.
+        city: Photos and tiles that were fetched.
         imagery: Name of the imagery, without secrets.
-        rights: Of the imagery.
-        request: What was asked for.
-        distance_m: Between the nearest photos of training and test.
+        rights: Attribution and licence of the imagery.
+        request: Settings of the data set, which `SOURCES.json` records.
+        distance_m: Distance in metres between the nearest photos of training and test; infinite without one.
 
     Returns:
         Path of the table.
     """
     photos, tiles = city.chosen.photos, city.tiles
-    own = city.pairing.positive.tolist()
-    tested = {tile for tile, part in zip(own, city.parts.tolist(), strict=True) if part == "test"}
+    positive = city.pairing.positive.tolist()
+    tested = {tile for tile, split in zip(positive, city.parts.tolist(), strict=True) if split == "test"}
     others = [row for row in range(len(tiles)) if row not in tested and row not in city.empty]
-    rows = np.array([*own, *others], dtype=np.int64)
+    rows = np.array([*positive, *others], dtype=np.int64)
     columns = _tile_columns(city, rows) | _photo_columns(city, len(others), request["kind"] == "panorama")
     columns["split"] = [*city.parts.tolist(), *["test"] * len(others)]
-    nothing = [None] * len(others)
+    empty = [None] * len(others)
     extra = {
-        "captured_at": [*(day_of(photo) or None for photo in photos), *nothing],
-        "sequence": [*(photo.sequence or None for photo in photos), *nothing],
-        "heading_source": [*("computed" if photo.is_heading_computed else "compass" for photo in photos), *nothing],
+        "captured_at": [*(day_of(photo) or None for photo in photos), *empty],
+        "sequence": [*(photo.sequence or None for photo in photos), *empty],
+        "heading_source": [*("computed" if photo.is_heading_computed else "compass" for photo in photos), *empty],
     }
     attribution = [(photo.id, photo.creator, LINK.format(photo.id), day_of(photo)) for photo in photos]
     sources = _sources(city, imagery, rights, request, distance_m)
@@ -141,26 +142,27 @@ def _tile_columns(city: City, rows: np.ndarray) -> dict[str, Any]:
 
 
 def _photo_columns(city: City, others: int, are_panoramas: bool) -> dict[str, Any]:
-    """Columns about the photo of each row; the last rows are tiles without one."""
-    photos, nothing, unknown = city.chosen.photos, [None] * others, np.full(others, np.nan)
-    own_fov = np.array([photo.fov for photo in photos])
+    """Columns about the photo of each row; the last `others` rows are tiles without one."""
+    photos, empty, unknown = city.chosen.photos, [None] * others, np.full(others, np.nan)
+    stated_fov = np.array([photo.fov for photo in photos])
     angles = {"fov": np.full(len(photos), 360.0), "vertical_fov": np.full(len(photos), 180.0)}
     numbers = {
         "lat": np.array([photo.lat for photo in photos]),
         "lon": np.array([photo.lon for photo in photos]),
         "heading": np.array([photo.heading for photo in photos]),
-        **(angles if are_panoramas else {"fov": own_fov}),
+        **(angles if are_panoramas else {"fov": stated_fov}),
     }
     further = [[city.tiles.ids[row] for row in tiles if row not in city.empty] for tiles in city.pairing.further]
     return {
-        "ground": [*(photo_path(Path(), photo).as_posix() for photo in photos), *nothing],
-        "query_id": [*(photo.id for photo in photos), *nothing],
+        "ground": [*(photo_path(Path(), photo).as_posix() for photo in photos), *empty],
+        "query_id": [*(photo.id for photo in photos), *empty],
         **{name: np.concatenate([values, unknown]) for name, values in numbers.items()},
         "extra_positives": [*further, *([] for _ in range(others))],
     }
 
 
 def _sources(city: City, imagery: str, rights: Rights, request: dict[str, Any], distance_m: float) -> DataSources:
+    """Sources of the photos and of the imagery, with the facts of the data set."""
     today = datetime.now(UTC).date().isoformat()
     days = sorted(day for photo in city.chosen.photos if (day := day_of(photo)))
     photos = DataSource(
@@ -198,6 +200,7 @@ def _sources(city: City, imagery: str, rights: Rights, request: dict[str, Any], 
 
 
 def _quantiles(values: list[float]) -> dict[str, float]:
+    """Quantiles 5, 50 and 95 % of values; empty without values."""
     if not values:
         return {}
     return {f"{share:.0%}": round(float(np.quantile(values, share)), 2) for share in (0.05, 0.5, 0.95)}

@@ -1,7 +1,7 @@
-"""Downloading a large file: continued after a stop or a broken connection, checked by size and checksum, renamed last.
+"""Download of a large file: resumed after interruptions, checked by size and checksum, renamed when complete.
 
-Transport, ranges and Retry-After are those of huggingface_hub, which works for any address; its own `hf_hub_download`
-starts anew after each stop.
+Transport, ranges and Retry-After are handled by huggingface_hub, which works for any address. Its `hf_hub_download` is
+not used, since it starts from the beginning after each interruption.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import sha256_of, sync
 from gengeo_hf.common.transfer import with_retries
 
-PARTIAL = ".partial"  # suffix of a download that is not complete
+PARTIAL = ".partial"  # suffix of an incomplete download
 
 
 def download(
@@ -26,24 +26,24 @@ def download(
     headers: Mapping[str, str] | None = None,
     name: str | None = None,
 ) -> Path:
-    """Download one file. A file that is there already, of the right size, is left alone.
+    """Download one file. An existing file of the expected size is kept.
 
-    What was fetched before a stop is kept in `<path>.partial`, and the next call continues it.
+    An interrupted download is kept in `<path>.partial`, and the next call continues it.
 
     Args:
         address: HTTP address; redirects are followed.
-        path: Where the file will lie.
-        size: Bytes, where they are known beforehand.
-        sha256: Checksum in hex, where it is known beforehand. A file with another one is removed.
-        git_oid: Checksum that Git gives the content (SHA-1 of a blob, in hex), likewise.
-        headers: Further header fields, for example of authorisation.
-        name: What messages call the file; default: the name of `path`.
+        path: Path of the file.
+        size: Expected number of bytes; None if unknown.
+        sha256: Expected SHA-256 in hex; None if unknown. A file with another checksum is removed.
+        git_oid: Expected Git object id (SHA-1 of the blob, in hex), which is treated in the same way.
+        headers: Further HTTP header fields, for example for authorisation.
+        name: Name of the file in messages; None takes the name of `path`.
 
     Returns:
         `path`.
 
     Raises:
-        GenGeoError: The server refuses or does not answer, the disk is full, or the content is not what was expected.
+        GenGeoError: The server refuses or does not respond, the disk is full, or size or checksum differ.
     """
     path, name = Path(path), name or Path(path).name
     if path.is_file() and (size is None or path.stat().st_size == size):
@@ -62,12 +62,12 @@ def download(
 
 
 def _append(address: str, partial: Path, size: int | None, headers: Mapping[str, str] | None, name: str) -> None:
-    """Fetch what is missing of a file; a connection that breaks is made again from the last byte."""
+    """Fetch the missing bytes of a file; after a broken connection, continue from the last byte."""
     from huggingface_hub.file_download import http_get
 
     with partial.open("ab") as file:
         try:
-            # Compressed content has other positions than the file, so that it could not be continued.
+            # Byte ranges of compressed content differ from those of the file, so compression is disabled.
             http_get(
                 address,
                 file,
@@ -86,7 +86,17 @@ def _append(address: str, partial: Path, size: int | None, headers: Mapping[str,
 
 
 def content_problem(path: Path, name: str, *, sha256: str | None = None, git_oid: str | None = None) -> str | None:
-    """What is wrong with the content of a file; None where its checksum fits, or none is known and nothing is odd."""
+    """Problem with the content of a file, as text.
+
+    Args:
+        path: Path of the file.
+        name: Name of the file in the text.
+        sha256: Expected SHA-256 in hex.
+        git_oid: Expected Git object id in hex, used without `sha256`.
+
+    Returns:
+        None if the checksum matches or, without a checksum, if the file is not a web page or a Git LFS pointer.
+    """
     found, expected = "", ""
     if sha256 is not None:
         found, expected = sha256_of(path), sha256
@@ -98,7 +108,7 @@ def content_problem(path: Path, name: str, *, sha256: str | None = None, git_oid
 
 
 def _git_oid(path: Path) -> str:
-    """What `git hash-object` prints for a file."""
+    """Git object id of a file, as printed by `git hash-object`."""
     digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -107,7 +117,7 @@ def _git_oid(path: Path) -> str:
 
 
 def _unexpected(path: Path, name: str) -> str | None:
-    """What a file is instead of the expected content: a login page, or a Git LFS pointer; None for anything else."""
+    """Problem text if a file is a web page or a Git LFS pointer; None for any other content."""
     with path.open("rb") as file:
         head = file.read(512).lstrip().lower()
     if head.startswith((b"<!doctype html", b"<html")):
@@ -118,14 +128,14 @@ def _unexpected(path: Path, name: str) -> str | None:
 
 
 def check_space(folder: str | Path, needed: int) -> None:
-    """Make sure that a disk has room before a download begins.
+    """Check that a disk has enough free space.
 
     Args:
-        folder: Where files will be written; it need not exist.
-        needed: Bytes.
+        folder: Directory to which files will be written; it need not exist.
+        needed: Number of bytes.
 
     Raises:
-        GenGeoError: There is less free.
+        GenGeoError: Less space is free.
     """
     there = Path(folder).absolute()
     while not there.exists():
@@ -139,5 +149,5 @@ def check_space(folder: str | Path, needed: int) -> None:
 
 
 def gigabytes(count: float) -> str:
-    """A number of bytes as people read it."""
+    """Format a number of bytes in GB or MB."""
     return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

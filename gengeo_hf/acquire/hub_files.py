@@ -1,4 +1,4 @@
-"""The files of a data set on the Hub at one revision: sizes, checksums and the licence that its card states."""
+"""List of a data set's files on the Hub at one revision: sizes, checksums and the licence stated by its card."""
 
 import json
 from collections.abc import Mapping
@@ -15,12 +15,12 @@ FORMAT = "gengeo-hub-files"
 
 @dataclass(frozen=True)
 class HubFile:
-    """One file.
+    """One file on the Hub.
 
     Args:
-        size: Bytes.
-        git_oid: Checksum that Git gives its content, or the note that stands for it.
-        sha256: Checksum of a large file; "" of a small one.
+        size: Number of bytes.
+        git_oid: Git object id of the content or, for a large file, of its LFS pointer.
+        sha256: SHA-256 of a large file in hex; "" for a small one.
     """
 
     size: int
@@ -29,7 +29,7 @@ class HubFile:
 
     @property
     def checksums(self) -> dict[str, str]:
-        """What `download` compares."""
+        """Checksum as a keyword argument of `download`."""
         return {"sha256": self.sha256} if self.sha256 else {"git_oid": self.git_oid}
 
 
@@ -38,10 +38,10 @@ class HubFiles:
     """All files of a data set.
 
     Args:
-        repo_id: `organisation/name`.
+        repo_id: Name of the repository, `organisation/name`.
         revision: Commit.
-        licence: What the newest card states, "" for nothing.
-        files: By path.
+        licence: Licence stated by the newest card, "" for none.
+        files: Files by their paths.
     """
 
     repo_id: str
@@ -50,23 +50,23 @@ class HubFiles:
     files: Mapping[str, HubFile]
 
     def address(self, path: str) -> str:
-        """Where a file is downloaded."""
+        """HTTP address of a file."""
         from huggingface_hub import HfApi, hf_hub_url
 
         api = HfApi()
         return str(hf_hub_url(self.repo_id, path, repo_type="dataset", revision=self.revision, endpoint=api.endpoint))
 
     def save(self, path: Path) -> None:
-        """Write them, for later runs without a network."""
+        """Write the list as JSON, for later runs without a network."""
         values = {"format": FORMAT, "repo_id": self.repo_id, "revision": self.revision, "licence": self.licence}
         write_json(path, values | {"files": {name: asdict(file) for name, file in self.files.items()}})
 
     @classmethod
     def load(cls, path: Path) -> "HubFiles":
-        """Read what `save` wrote.
+        """Read a list that `save` wrote.
 
         Raises:
-            GenGeoError: It is damaged.
+            GenGeoError: The file is damaged.
         """
         try:
             values: Any = json.loads(path.read_text(encoding="utf-8"))
@@ -84,14 +84,14 @@ class HubFiles:
 
 
 def list_files(repo_id: str, revision: str) -> HubFiles:
-    """Ask the Hub for all files of a data set.
+    """Request the list of a data set's files from the Hub.
 
     Args:
-        repo_id: `organisation/name`.
+        repo_id: Name of the repository, `organisation/name`.
         revision: Commit, branch or tag.
 
     Raises:
-        GenGeoError: The Hub has no such data set or revision, refuses, or does not answer.
+        GenGeoError: The data set or the revision does not exist, or the Hub refuses or does not respond.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RevisionNotFoundError
@@ -99,13 +99,13 @@ def list_files(repo_id: str, revision: str) -> HubFiles:
 
     api = HfApi()
 
-    def ask() -> HubFiles:
+    def request() -> HubFiles:
         try:
             info = api.dataset_info(repo_id, revision=revision)
         except RevisionNotFoundError as error:
             raise GenGeoError(
                 f"{repo_id} no longer has the revision {revision[:12]}: --revision main takes the newest, whose files "
-                "may differ from those that this program knows"
+                "may have another layout"
             ) from error
         commit = str(info.sha)
         rows = [
@@ -116,18 +116,18 @@ def list_files(repo_id: str, revision: str) -> HubFiles:
         files = {row.path: HubFile(row.size, row.blob_id, row.lfs.sha256 if row.lfs else "") for row in rows}
         return HubFiles(repo_id, commit, _licence(api.dataset_info(repo_id)), files)
 
-    return with_retries(ask, repo_id)
+    return with_retries(request, repo_id)
 
 
 def _licence(info: Any) -> str:
-    """The licence of a card, "" where it states none."""
+    """Licence stated by a card, "" for none."""
     card = info.card_data or {}
     stated = card.get("license")
     return ", ".join(map(str, stated)) if isinstance(stated, list) else str(stated or "")
 
 
 def authorisation() -> dict[str, str]:
-    """Header fields for downloads: the user's token where one is stored."""
+    """HTTP header fields for downloads, with the user's stored token if there is one."""
     from huggingface_hub.utils import build_hf_headers
 
     return dict(build_hf_headers())

@@ -1,8 +1,8 @@
-"""Fetching Just Zoom In from the Hub: `gengeo data get justzoomin`. A stopped run continues.
+"""Download of Just Zoom In from the Hub, for `gengeo data get justzoomin`. An interrupted run can be resumed.
 
-In the target directory lie the authors' own tree (`metadata`, `streetview`, `satellite`), the rendered `cells`, the
-table with its rights, and `.get`: the list of the Hub's files, archives on their way, and a record of each that is
-unpacked.
+The target directory holds the authors' directories (`metadata`, `streetview`, `satellite`), the rendered `cells`, the
+table with its attribution and licences, and `.get`: the list of the Hub's files, archives being downloaded, and a
+record of each unpacked archive.
 """
 
 import dataclasses
@@ -44,24 +44,26 @@ OURS = {
     LICENCES_FILE,
 }
 SMALL = ("README.md", *lists.LISTS.values(), lists.LAYOUT)
-CELL_BYTES = 0.45  # of a rendered cell, for each of its pixels
-AT_ONCE = 200  # photos between two records of an archive that is read in part
+CELL_BYTES = 0.45  # bytes per pixel of a rendered cell
+AT_ONCE = 200  # photos between two updates of the record of a partly read archive
 Progress = Callable[[Iterable[Any], int | None, str], Iterable[Any]]
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What is fetched.
+class FetchOptions:
+    """Options of the download.
 
     Args:
         revision: Commit, branch or tag of the data set.
-        archives: Numbers of the photo archives with commas between them, or "all".
-        max_photos: Photos to fetch at most; they are read out of the beginning of archives. None fetches whole ones.
-        zoom: Level of the aerial pyramid: -2 is 0.32 m a pixel.
+        archives: Numbers of the photo archives separated by commas, or "all".
+        max_photos: Maximum number of photos, which are read from the beginning of archives; None fetches whole
+            archives.
+        zoom: Zoom level of the aerial imagery, 0 (0.08 m per pixel) or below; each lower level doubles the pixel size.
         crop_m: Side of a cell's crop in metres.
-        offline: Use what is on disk and ask no server.
-        verify: Read every unpacked file again and compare it with its archive; damaged ones are fetched again.
-        licence: What the card may state.
+        offline: Whether to use local files only, without requests.
+        verify: Whether to check every unpacked file against the record of its archive; archives with damaged files
+            are fetched again.
+        licence: Licence that the data set's card must state.
     """
 
     revision: str = REVISION
@@ -76,19 +78,19 @@ class Wishes:
 
 @dataclass
 class Plan:
-    """What a run will do.
+    """Plan of a run.
 
     Args:
         root: Target directory.
-        wishes: Of the user.
-        files: Of the Hub.
-        archives: Whole archives that are not unpacked yet.
-        partial: Photo archives that are read in part.
-        damaged: Unpacked files that were found damaged.
+        options: Options of the download.
+        files: Files of the data set on the Hub.
+        archives: Archives that must be fetched as a whole and unpacked.
+        partial: Photo archives that are read partly.
+        damaged: Unpacked files that are damaged.
     """
 
     root: Path
-    wishes: Wishes
+    options: FetchOptions
     files: HubFiles
     archives: list[str]
     partial: list[str]
@@ -96,23 +98,23 @@ class Plan:
 
     @property
     def download_bytes(self) -> int:
-        """Bytes to fetch; of archives that are read in part what a mean photo of 450 KB gives."""
-        whole = sum(self.files.files[name].size for name in (*self.archives, *SMALL) if not self._is_here(name))
-        return whole + 450_000 * (self.wishes.max_photos or 0 if self.partial else 0)
+        """Number of bytes to fetch; for partly read archives an estimate with 450 KB per photo."""
+        whole = sum(self.files.files[name].size for name in (*self.archives, *SMALL) if not self._is_local(name))
+        return whole + 450_000 * (self.options.max_photos or 0 if self.partial else 0)
 
     @property
     def disk_bytes(self) -> int:
-        """Bytes that the disk must have free: unpacked files, cells, and the largest archive beside its content."""
+        """Number of free bytes needed on disk: unpacked files, cells, and the largest archive beside its content."""
         sizes = [self.files.files[name].size for name in self.archives]
-        pixels = (self.wishes.crop_m / (0.08 * 2.0**-self.wishes.zoom)) ** 2
+        pixels = (self.options.crop_m / (0.08 * 2.0**-self.options.zoom)) ** 2
         cells = int(lists.grid.CELLS**2 * CELL_BYTES * pixels)
         return self.download_bytes + max(sizes, default=0) + cells
 
-    def _is_here(self, name: str) -> bool:
+    def _is_local(self, name: str) -> bool:
         return (self.root / name).is_file() or (self.root / STATE / name).is_file()
 
     def summary(self) -> str:
-        """What will be fetched, how much disk that takes, and under which licence."""
+        """Files to fetch, disk space and licences, as text."""
         fetched = [*self.archives, *(f"{name} (its first photos)" for name in self.partial)]
         archives = ", ".join(name.removeprefix("archives/") for name in fetched) or "no archive"
         return (
@@ -123,41 +125,46 @@ class Plan:
         )
 
 
-def plan(root: Path, wishes: Wishes, progress: Progress = lambda items, total, unit: items) -> Plan:
-    """Find out what is missing. Asks the Hub for its list of files, unless `offline`; fetches nothing.
+def plan(root: Path, options: FetchOptions, progress: Progress = lambda items, total, unit: items) -> Plan:
+    """Determine the missing files. The list of files is requested from the Hub unless `options.offline` is set.
+
+    Args:
+        root: Target directory.
+        options: Options of the download.
+        progress: Wraps the check of files to show progress.
 
     Raises:
-        GenGeoError: The directory holds something else or another revision, the Hub does not answer, an archive does
+        GenGeoError: The directory holds other files or another revision, the Hub does not respond, an archive does
             not exist, or the card states another licence.
     """
     check_directory(root)
-    files = _listing(root, wishes)
-    if files.licence.lower() != wishes.licence.lower():
+    files = _load_listing(root, options)
+    if files.licence.lower() != options.licence.lower():
         raise GenGeoError(
-            f"{REPOSITORY} states the licence {files.licence or 'none'!r} today, expected {wishes.licence}: read "
-            f"https://huggingface.co/datasets/{REPOSITORY} and, if you agree, give --accept-licence "
+            f"{REPOSITORY} states the licence {files.licence or 'none'!r} today, expected {options.licence}: read "
+            f"https://huggingface.co/datasets/{REPOSITORY} and, if you agree, set --accept-licence "
             f"{files.licence or 'none'!r}; nothing was fetched"
         )
-    if lost := [name for name in SMALL if name not in files.files]:
-        raise GenGeoError(f"{REPOSITORY} at {files.revision[:12]} has no {lost[0]}: it changed; leave out --revision")
-    photos, tiles = photo_archives(files, wishes.archives), tile_archives(files, wishes.zoom)
-    found = Plan(root, wishes, files, [], photos if wishes.max_photos is not None else [])
+    if missing := [name for name in SMALL if name not in files.files]:
+        raise GenGeoError(f"{REPOSITORY} at {files.revision[:12]} has no {missing[0]}: it changed; omit --revision")
+    photos, tiles = photo_archives(files, options.archives), tile_archives(files, options.zoom)
+    found = Plan(root, options, files, [], photos if options.max_photos is not None else [])
     for name in [*tiles, *([] if found.partial else photos)]:
         record = Unpacked.load(record_path(root, name))
-        if record is not None and record.is_complete and wishes.verify:
-            shown = progress(record.damaged(root), None, f"checked files of {name}")
-            found.damaged += (bad := list(shown))
-            record = None if bad else record
+        if record is not None and record.is_complete and options.verify:
+            damaged = list(progress(record.damaged(root), None, f"checked files of {name}"))
+            found.damaged += damaged
+            record = None if damaged else record
         if record is None or not record.is_complete:
             found.archives.append(name)
     return found
 
 
 def check_directory(root: Path) -> None:
-    """Make sure that a directory is new, or was filled from this data set.
+    """Check that a directory is new, or holds this data set only.
 
     Raises:
-        GenGeoError: It is a file, or holds something else.
+        GenGeoError: The path is a file, or the directory holds other files.
     """
     if root.exists() and not root.is_dir():
         raise GenGeoError(f"{root} is a file: give the name of a directory")
@@ -168,21 +175,21 @@ def check_directory(root: Path) -> None:
         )
 
 
-def _listing(root: Path, wishes: Wishes) -> HubFiles:
-    """The list of files, of this revision only."""
+def _load_listing(root: Path, options: FetchOptions) -> HubFiles:
+    """The list of the Hub's files; a directory holds one revision only."""
     path = root / STATE / LISTING
     old = HubFiles.load(path) if path.is_file() else None
-    if wishes.offline:
+    if options.offline:
         if old is None:
             raise GenGeoError(f"{root} has no list of files yet: run once without --offline")
-        is_commit = re.fullmatch(r"[0-9a-f]{40}", wishes.revision)  # a branch cannot be looked up without a network
-        new = dataclasses.replace(old, revision=wishes.revision) if is_commit else old
+        is_commit = re.fullmatch(r"[0-9a-f]{40}", options.revision)  # a branch cannot be resolved without a network
+        new = dataclasses.replace(old, revision=options.revision) if is_commit else old
     else:
-        new = list_files(REPOSITORY, wishes.revision)
+        new = list_files(REPOSITORY, options.revision)
     if old is not None and old.revision != new.revision:
         raise GenGeoError(
-            f"{root} holds revision {old.revision[:12]} and {new.revision[:12]} is asked for: give another --out, "
-            f"or --revision {old.revision}"
+            f"{root} holds revision {old.revision[:12]}, but {new.revision[:12]} is requested: give another --out, or "
+            f"--revision {old.revision}"
         )
     return new
 
@@ -191,11 +198,11 @@ def photo_archives(files: HubFiles, wanted: str) -> list[str]:
     """Paths of photo archives.
 
     Args:
-        files: Of the Hub.
-        wanted: See `Wishes`.
+        files: Files of the data set on the Hub.
+        wanted: Numbers of archives, see `FetchOptions.archives`.
 
     Raises:
-        GenGeoError: There are none, or not these.
+        GenGeoError: The data set has no photo archives, or lacks one of these.
     """
     found = {
         int(m[1]): name for name in files.files if (m := re.fullmatch(r"archives/streetview_images_(\d+)\.tar", name))
@@ -205,17 +212,17 @@ def photo_archives(files: HubFiles, wanted: str) -> list[str]:
     if wanted.strip().lower() == "all":
         return [found[number] for number in sorted(found)]
     numbers = [text.strip() for text in wanted.split(",") if text.strip()]
-    lost = [text for text in numbers if not (text.isascii() and text.isdigit() and int(text) in found)]
-    if lost or not numbers:
+    unknown = [text for text in numbers if not (text.isascii() and text.isdigit() and int(text) in found)]
+    if unknown or not numbers:
         raise GenGeoError(
-            f"there is no archive {lost[0] if numbers else wanted!r}: --archives takes numbers from {min(found)} to "
-            f"{max(found)} with commas between them, or all"
+            f"there is no archive {unknown[0] if numbers else wanted!r}: --archives takes numbers from {min(found)} to "
+            f"{max(found)} separated by commas, or all"
         )
     return [found[number] for number in sorted({int(text) for text in numbers})]
 
 
 def tile_archives(files: HubFiles, zoom: int) -> list[str]:
-    """Paths of the archives of one zoom level, whether its number is written m2 or -2, 0 or m0.
+    """Paths of the tile archives of one zoom level, whose number may be written as m2 or -2.
 
     Raises:
         GenGeoError: There are none.
@@ -231,25 +238,29 @@ def tile_archives(files: HubFiles, zoom: int) -> list[str]:
 
 
 def record_path(root: Path, name: str) -> Path:
-    """Where the record of an unpacked archive lies."""
+    """Path of the record of an unpacked archive."""
     return root / STATE / UNPACKED / f"{Path(name).name}.parquet"
 
 
 def fetch(todo: Plan, progress: Progress = lambda items, total, unit: items) -> dict[str, Any]:
-    """Do what a plan says: download, check, unpack, render, write the table.
+    """Carry out a plan: download, check and unpack archives, render cells, write the table.
+
+    Args:
+        todo: Plan from `plan`.
+        progress: Wraps the iterations of a step to show progress.
 
     Returns:
-        Facts about the result, as `SOURCES.json` states them.
+        Facts about the data set, as `SOURCES.json` states them.
 
     Raises:
-        GenGeoError: The disk is full, the Hub does not answer, an archive is not what its checksum says, or another
-            process works in the same directory. What was fetched stays, and the same command continues.
+        GenGeoError: The disk is full, the Hub does not respond, an archive has another checksum, or another process
+            writes to the same directory. Fetched files are kept, and the same command continues.
     """
     root = todo.root
-    if not todo.wishes.offline:
+    if not todo.options.offline:
         check_space(root, todo.disk_bytes)
-    with exclusive(root / STATE / "lock", wait=False) as ours:
-        if not ours:
+    with exclusive(root / STATE / "lock", wait=False) as is_locked:
+        if not is_locked:
             raise GenGeoError(f"another process fetches into {root}: wait for it, or give another --out")
         todo.files.save(root / STATE / LISTING)
         for name in SMALL:
@@ -257,18 +268,19 @@ def fetch(todo: Plan, progress: Progress = lambda items, total, unit: items) -> 
         lists.read_layout(root)
         for name in todo.archives:
             _fetch_archive(todo, name, progress)
-        if todo.wishes.max_photos is not None:
-            _fetch_part(todo, todo.wishes.max_photos, progress)
-        zoom, crop_m = todo.wishes.zoom, todo.wishes.crop_m
+        if todo.options.max_photos is not None:
+            _fetch_part(todo, todo.options.max_photos, progress)
+        zoom, crop_m = todo.options.zoom, todo.options.crop_m
         cells = render_cells(root, zoom, crop_m, lambda items, total: progress(items, total, "blocks of cells"))
         return write_table(root, todo.files, cells, zoom, crop_m)
 
 
 def _fetch_small(todo: Plan, name: str) -> None:
+    """Fetch one small file unless it is complete."""
     path, file = todo.root / name, todo.files.files[name]
     if path.is_file() and content_problem(path, name, **file.checksums) is None:
         return
-    if todo.wishes.offline:
+    if todo.options.offline:
         raise GenGeoError(f"{path} is missing or damaged: run once without --offline")
     path.unlink(missing_ok=True)
     _download(todo, name, path, file)
@@ -279,10 +291,10 @@ def _download(todo: Plan, name: str, path: Path, file: HubFile) -> None:
 
 
 def _fetch_archive(todo: Plan, name: str, progress: Progress) -> None:
-    """Fetch one archive, unpack it, record that, and remove it; one that the user put there stays."""
-    file, users, ours = todo.files.files[name], todo.root / name, todo.root / STATE / name
-    path = users if users.is_file() else ours
-    if path == users or todo.wishes.offline:
+    """Fetch one archive, unpack it, write its record and remove it. An archive that the user provided is kept."""
+    file, provided, temporary = todo.files.files[name], todo.root / name, todo.root / STATE / name
+    path = provided if provided.is_file() else temporary
+    if path == provided or todo.options.offline:
         if not path.is_file():
             raise GenGeoError(f"{name} is not unpacked and not in {todo.root}: run once without --offline")
         if path.stat().st_size != file.size or (problem := content_problem(path, name, **file.checksums)):
@@ -294,22 +306,22 @@ def _fetch_archive(todo: Plan, name: str, progress: Progress) -> None:
         unpack(
             archive, todo.root, TOPS, name, progress=lambda items: progress(items, None, f"files of {Path(name).name}")
         ).save(record_path(todo.root, name))
-    if path == ours:
+    if path == temporary:
         path.unlink()
 
 
 def _fetch_part(todo: Plan, most: int, progress: Progress) -> None:
-    """Read photos out of the beginning of archives until there are enough of them."""
+    """Read photos from the beginning of archives until there are `most`."""
     count = 0
     for name in todo.partial:
         record = Unpacked.load(record_path(todo.root, name)) or Unpacked([])
-        if todo.wishes.verify and any(record.damaged(todo.root)):
-            record = Unpacked([])  # no checksum says which bytes these were, so they are read again
+        if todo.options.verify and any(record.damaged(todo.root)):
+            record = Unpacked([])  # start again at the beginning of the archive
         while not record.is_complete and count + len(record.members) < most:
-            if todo.wishes.offline:
+            if todo.options.offline:
                 raise GenGeoError(f"only {count + len(record.members):,} photos are on disk: leave out --offline")
             size, wanted = todo.files.files[name].size, min(AT_ONCE, most - count - len(record.members))
-            if record.next_offset >= size - 1024:  # what follows the last member is zeros
+            if record.next_offset >= size - 1024:  # a tar archive ends with zeros
                 record = Unpacked(record.members, record.next_offset, True)
             else:
                 record = _next_photos(todo, name, record, wanted, progress)
@@ -318,10 +330,11 @@ def _fetch_part(todo: Plan, most: int, progress: Progress) -> None:
 
 
 def _next_photos(todo: Plan, name: str, before: Unpacked, wanted: int, progress: Progress) -> Unpacked:
+    """Unpack the next `wanted` photos of a remote archive, and extend its record."""
     address, start = todo.files.address(name), before.next_offset
     with RemoteStream(address, name, authorisation(), start) as stream:
         more = unpack(
-            stream,  # type: ignore[arg-type]  # a raw stream is read like a file
+            stream,  # type: ignore[arg-type]  # RawIOBase has the methods that are used
             todo.root,
             TOPS,
             name,

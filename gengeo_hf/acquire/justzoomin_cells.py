@@ -1,4 +1,4 @@
-"""Rendering of Just Zoom In's cells out of its tile pyramid, by the cutter of the imagery package."""
+"""Rendering of Just Zoom In's cells from its tile pyramid, with the tile reader of `gengeo_hf.imagery`."""
 
 import re
 from collections import Counter
@@ -19,9 +19,9 @@ from gengeo_hf.imagery.grids import Level, TileGrid
 from gengeo_hf.imagery.tile_reader import TileReader
 from gengeo_hf.imagery.tiles import Rights
 
-BLOCK = 8  # cells along a side of what one thread renders at a time: few source tiles are decoded twice
-QUALITY = 92  # of JPEG
-EXTENT_M = 500_000.0  # of the plane, from the origin of the tiles: Washington lies at 400 km
+BLOCK = 8  # cells along a side of the block that a thread renders at a time, so that few tiles are decoded twice
+QUALITY = 92  # JPEG quality
+EXTENT_M = 500_000.0  # extent of the grid from the origin of the tiles; Washington is at about 400 km
 PARTIAL = ".partial"
 
 
@@ -30,10 +30,10 @@ class Cells:
     """Rendered cells.
 
     Args:
-        folder: Where they lie, relative to the data set.
-        is_covered: Whether the tile of each cell is there, bool (256, 256).
-        coarse: How many come from a coarser zoom.
-        reasons: Source tiles that were not used, by reason.
+        folder: Directory of the cells, relative to the data set.
+        is_covered: Whether each cell has an image, bool (256, 256).
+        coarse: Number of cells that were rendered from a coarser zoom level.
+        reasons: Number of source tiles that were not used, by reason.
     """
 
     folder: str
@@ -43,11 +43,11 @@ class Cells:
 
 
 class PyramidFolder:
-    """The tile pyramid on disk, as a service of tiles; rows of files count to the north, ours to the south.
+    """The tile pyramid on disk as a tile service. Rows of files count northwards, rows of the grid southwards.
 
     Args:
-        root: Folder of the zoom levels.
-        zooms: Levels that exist.
+        root: Directory of the zoom levels.
+        zooms: Existing zoom levels.
     """
 
     kind, host, tile_kb = "folder", "", 20.0
@@ -61,7 +61,7 @@ class PyramidFolder:
         self.grid = TileGrid(grid.CRS, levels, "Just Zoom In", lambda lat, lon: tuple(grid.project(lat, lon)))
 
     def fetch(self, client: ImageryClient, zoom: int, column: int, row: int) -> Answer:
-        """The file of one tile, or 404."""
+        """The file of one tile as a response, with status 404 for a missing file."""
         path = self.root / str(zoom) / str(column) / f"{self.grid.level(zoom).rows - 1 - row}.jpg"
         try:
             return Answer(200, path.read_bytes(), {}, str(path))
@@ -70,6 +70,7 @@ class PyramidFolder:
 
 
 def _level(zoom: int) -> Level:
+    """The grid of one zoom level."""
     side = grid.TILE_M * 2.0**-zoom
     count = int(np.ceil(EXTENT_M / side))
     left, bottom = grid.TILE_ORIGIN_M
@@ -77,7 +78,7 @@ def _level(zoom: int) -> Level:
 
 
 def cells_folder(crop_m: float, zoom: int) -> str:
-    """Directory of cells of a ground size from a zoom, relative to the data set."""
+    """Directory of cells with a crop size and a zoom level, relative to the data set."""
     return f"cells/{crop_m:g}m_z{zoom}"
 
 
@@ -89,21 +90,21 @@ def render_cells(
     workers: int = 2,
     wanted: np.ndarray | None = None,
 ) -> Cells:
-    """Render every cell that the tiles cover; those that are there are kept.
+    """Render every cell that the tiles cover. Existing images are kept.
 
-    A cell of which a source tile is missing is taken from the next coarser zoom on disk, and left out where none
-    covers it: nothing is filled.
+    A cell with a missing source tile is rendered from the next coarser zoom level on disk, and left out if
+    no level covers it; missing parts are never filled.
 
     Args:
-        root: Folder of the data set.
-        zoom: Level of the pyramid, 0 (8 cm a pixel) or below; each level below doubles that.
+        root: Directory of the data set.
+        zoom: Zoom level of the pyramid, 0 (0.08 m per pixel) or below; each lower level doubles the pixel size.
         crop_m: Side of a cell's crop in metres.
-        progress: Shows how far it is.
-        workers: Threads.
-        wanted: Cells to render, bool (256, 256); None is all.
+        progress: Wraps the iteration over blocks to show progress.
+        workers: Number of threads.
+        wanted: Cells to render, bool (256, 256); None renders all.
 
     Raises:
-        GenGeoError: There are no tiles of that zoom, or no cell is covered.
+        GenGeoError: There are no tiles of this zoom level, or no cell is covered.
     """
     home = root / "satellite"
     zooms = sorted((int(name) for name in names_in(home) if _is_number(name) and int(name) <= zoom), reverse=True)
@@ -125,13 +126,13 @@ def render_cells(
                 coarse += len(cells) if level.zoom != zoom else 0
     is_covered = _rendered(target)
     if not is_covered.any():
-        why = ", ".join(f"{count:,} {reason}" for reason, count in Counter(reader.bad).most_common(3))
-        raise GenGeoError(f"no cell could be rendered from {home}/{zoom}: {why or 'its tiles lie elsewhere'}")
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in Counter(reader.bad).most_common(3))
+        raise GenGeoError(f"no cell could be rendered from {home}/{zoom}: {reasons or 'its tiles cover another area'}")
     return Cells(folder, is_covered, coarse, dict(reader.bad))
 
 
 def _rendered(folder: Path) -> np.ndarray:
-    """Cells that have a file, bool (256, 256)."""
+    """Whether each cell has a file, bool (256, 256)."""
     found = np.zeros((grid.CELLS, grid.CELLS), dtype=bool)
     for name in names_in(folder):
         if match := re.fullmatch(r"r(\d{3})c(\d{3})\.jpg", name):
@@ -144,7 +145,7 @@ def _is_number(name: str) -> bool:
 
 
 def _blocks(missing: np.ndarray) -> Iterator[np.ndarray]:
-    """Cells that are missing, (n, 2) rows and columns, block by block."""
+    """Yield the rows and columns of missing cells, (n, 2), for each block that has any."""
     for top in range(0, grid.CELLS, BLOCK):
         for left in range(0, grid.CELLS, BLOCK):
             cells = np.argwhere(missing[top : top + BLOCK, left : left + BLOCK])
@@ -153,9 +154,9 @@ def _blocks(missing: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _cells_with_tiles(home: Path, level: Level, crop_m: float) -> np.ndarray:
-    """Cells of which every source tile under the crop has a file, bool (256, 256)."""
+    """Whether all source tiles under the crop of each cell have files, bool (256, 256)."""
     side = level.tile * level.resolution
-    margin = level.resolution  # pixels are taken whole: half of one may lie outside of the crop
+    margin = level.resolution  # whole pixels are read, which may extend beyond the crop
     middle = (np.arange(grid.CELLS) + 0.5) * grid.CELL_M
     left, bottom = grid.TILE_ORIGIN_M
     reach = crop_m / 2 + margin
@@ -175,20 +176,27 @@ def _cells_with_tiles(home: Path, level: Level, crop_m: float) -> np.ndarray:
 
 
 class _Renderer:
-    """Renders blocks of cells from one zoom; safe for threads."""
+    """Renders blocks of cells from one zoom level. Safe for threads."""
 
     def __init__(self, reader: TileReader, level: Level, crop_m: float, target: Path) -> None:
         self._reader, self._level, self._crop_m, self._target = reader, level, crop_m, target
         self._pixels = max(1, round(crop_m / level.resolution))
 
     def render(self, cells: np.ndarray) -> np.ndarray:
-        """Write the cells of a block; gives those that are there now, (n, 2)."""
+        """Render and write some cells.
+
+        Args:
+            cells: Rows and columns of the cells, (n, 2).
+
+        Returns:
+            Rows and columns of the cells that were written, (m, 2).
+        """
         lat, lon = grid.cell_centres(cells[:, 0], cells[:, 1])
         maps = self._reader.service.grid.affine_maps(self._level, lat, lon)
         done = np.zeros(len(cells), dtype=bool)
         for index, to_pixel in enumerate(maps):
             image, reason = self._reader.crop(to_pixel, self._level, self._crop_m, self._pixels)
-            if image is None or reason:  # a part of it is not a picture
+            if image is None or reason:  # a source tile is missing or not an image
                 continue
             path = self._target / f"{grid.cell_name(*cells[index].tolist())}.jpg"
             partial = path.with_name(path.name + PARTIAL)

@@ -1,4 +1,4 @@
-"""The own-data table of Just Zoom In: photos on disk, their cells, and the cells of both galleries."""
+"""Table of pairs of Just Zoom In: photos on disk, their cells, and the cells of both galleries."""
 
 import datetime
 from pathlib import Path
@@ -23,7 +23,13 @@ LINK = "https://www.mapillary.com/app/?pKey={}"
 
 
 def sources_of(files: HubFiles, facts: dict[str, Any], day: str) -> DataSources:
-    """Whose images these are."""
+    """Sources and licences of the images.
+
+    Args:
+        files: Files of the data set on the Hub.
+        facts: Facts for `SOURCES.json`.
+        day: Date of the download, ISO 8601.
+    """
     address = f"https://huggingface.co/datasets/{files.repo_id}"
     photos = DataSource(
         "photos",
@@ -47,10 +53,20 @@ def sources_of(files: HubFiles, facts: dict[str, Any], day: str) -> DataSources:
 
 
 def write_table(root: Path, files: HubFiles, cells: Cells, zoom: int, crop_m: float) -> dict[str, Any]:
-    """Write `pairs.parquet` and what stands beside it; gives the facts that `SOURCES.json` states.
+    """Write `pairs.parquet` with its attribution and sources.
+
+    Args:
+        root: Directory of the data set.
+        files: Files of the data set on the Hub.
+        cells: Rendered cells.
+        zoom: Zoom level of the cells.
+        crop_m: Side of a cell's crop in metres.
+
+    Returns:
+        Facts about the data set, as `SOURCES.json` states them.
 
     Raises:
-        GenGeoError: No photo of the lists is on disk, or none lies in a cell that is covered.
+        GenGeoError: No listed photo is on disk, or none is in a covered cell.
     """
     photos = lists.read_photos(root)
     names = names_in(root / lists.PHOTOS)
@@ -80,14 +96,14 @@ def _columns(
     folder: str,
     crop_m: float,
 ) -> tuple[dict[str, Any], list[str]]:
-    """Columns of the table, photos first and then every covered cell; and the column of the split by area."""
+    """Columns of the table, and the column of the split by area; photos come first, then every covered cell."""
     row = np.concatenate([photos.row[rows], tiles[:, 0]])
     column = np.concatenate([photos.column[rows], tiles[:, 1]])
     ids = [grid.cell_name(r, c) for r, c in zip(row.tolist(), column.tolist(), strict=True)]
     tile_lat, tile_lon = grid.cell_centres(row, column)
     high, wide = (crop_m / 2 / per for per in metres_per_degree(tile_lat))
     none = np.full(len(tiles), np.nan)
-    # A cell without a photo in this row belongs to the gallery of the test where any listed test photo names it.
+    # A row without a photo belongs to the test gallery if any listed test photo names its cell.
     named = {key: set(photos.cells[part == "test"].tolist()) for key, part in parts.items()}
     numbers = (tiles[:, 0] * grid.CELLS + tiles[:, 1]).tolist()
     splits = {
@@ -129,7 +145,7 @@ def _facts(
     zoom: int,
     crop_m: float,
 ) -> dict[str, Any]:
-    """What must be known of the set beside its rights."""
+    """Facts about the data set for `SOURCES.json`."""
     leak = lists.distances_to_training(photos, lists.list_parts(photos))
     return {
         "photos": int(kept.sum()),

@@ -1,8 +1,8 @@
-"""Client of Mapillary's API, version 4: photos in bounds, and their pixels.
+"""Client of Mapillary's API, version 4: search for photos in bounds, and download of image files.
 
 The access token is read from the environment and sent in a header to the API's own host only; it is never part of an
-address, file, log or message. Addresses of pixels expire, so they are requested right before each download. Every
-request goes through the client of imagery by address, with its limits, pauses and checks.
+address, file, log or message. Addresses of image files expire, so they are requested right before each download. All
+requests are made by `gengeo_hf.imagery.client`, with its limits, pauses and checks.
 """
 
 import json
@@ -17,11 +17,11 @@ from gengeo_hf.imagery.hosts import host_of, remember_secret
 from gengeo_hf.imagery.options import ClientOptions
 
 API = "https://graph.mapillary.com"
-TOKEN_VARIABLE = "MAPILLARY_ACCESS_TOKEN"  # the name of a variable, not a secret
-TOKEN_PAGE = "https://www.mapillary.com/dashboard/developers"  # likewise
+TOKEN_VARIABLE = "MAPILLARY_ACCESS_TOKEN"  # name of an environment variable, not a secret
+TOKEN_PAGE = "https://www.mapillary.com/dashboard/developers"  # address of a page, not a secret
 LICENCE = "CC-BY-SA-4.0"
-LIMIT = 2000  # photos in one answer at most; a box has no second page
-FULL = 0.95  # share of the limit from which on an answer counts as incomplete
+LIMIT = 2000  # maximum number of photos in a response; there are no further pages
+FULL = 0.95  # share of `LIMIT` from which a response counts as incomplete
 KINDS = ("panorama", "perspective")
 PIXELS = {256: "thumb_256_url", 1024: "thumb_1024_url", 2048: "thumb_2048_url"}
 FIELDS = (
@@ -41,24 +41,24 @@ FIELDS = (
     "creator",
     "quality_score",
 )
-TRIES = 3  # for an answer that is not JSON, or an address that has expired
-BAD_TOKEN = 190  # error code of a token that is wrong, expired or withdrawn
-TOO_MANY = (4, 17, 32, 613)  # error codes of a request limit, with any HTTP status
+TRIES = 3  # attempts after a response that is not JSON, or an address that has expired
+BAD_TOKEN = 190  # error code of an invalid, expired or revoked token
+TOO_MANY = (4, 17, 32, 613)  # error codes of request limits, with any HTTP status
 
 Box = tuple[float, float, float, float]  # west, south, east, north in degrees
 
 
 class TokenError(GenGeoError):
-    """The access token is missing or refused: every further request would fail."""
+    """The access token is missing or refused, so that all further requests would fail."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """Pixels of a photo as the server sent them.
+    """Image file of a photo as the server sent it.
 
     Args:
-        content: The file's bytes; empty where the photo was deleted.
-        reason: Why there is none.
+        content: Bytes of the file; empty if it is not available.
+        reason: Reason why it is not available, "" otherwise.
     """
 
     content: bytes = b""
@@ -66,30 +66,30 @@ class Picture:
 
 
 def read_token() -> str:
-    """The access token of the environment.
+    """Read the access token from the environment variable `TOKEN_VARIABLE`.
 
     Raises:
-        TokenError: It is not set, or cannot be a token.
+        TokenError: The variable is not set, or its value is not a valid token.
     """
     token = os.environ.get(TOKEN_VARIABLE, "").strip()
     if not token:
         raise TokenError(f"set {TOKEN_VARIABLE} to your access token; it is free: {TOKEN_PAGE}, 'Client Token'")
     remember_secret(token)
     if not token.isascii() or not token.isprintable() or any(letter.isspace() for letter in token):
-        raise TokenError(f"{TOKEN_VARIABLE} holds white space or other letters than a token has: copy it again")
+        raise TokenError(f"{TOKEN_VARIABLE} contains white space or invalid characters: copy the token again")
     return token
 
 
 class Mapillary:
-    """Searches photos and fetches their pixels. Safe for threads.
+    """Client that searches for photos and fetches their image files. Safe for threads.
 
     Args:
         token: Access token.
-        options: Limits; None takes 8 connections and 20 requests a second, far below the limits of the API.
+        options: Limits of requests; None takes 8 connections and 20 requests per second, far below the API's limits.
         address: Address of the API.
 
     Raises:
-        GenGeoError: The address would send the token in clear text over a network.
+        GenGeoError: The address is not https, so that the token would be sent in clear text.
     """
 
     def __init__(self, token: str, options: ClientOptions | None = None, address: str = API) -> None:
@@ -100,7 +100,7 @@ class Mapillary:
         remember_secret(token)
         self._address = address.rstrip("/")
         self._headers = {"Authorization": f"OAuth {token}"}
-        # Two clients: the hosts of the pixels must never receive the token, not even by a redirect.
+        # Two clients, so that hosts of image files never receive the token, not even by a redirect.
         self._api, self._pixels = ImageryClient(options, (host,)), ImageryClient(options)
 
     def __enter__(self) -> "Mapillary":
@@ -112,27 +112,27 @@ class Mapillary:
 
     @property
     def requests(self) -> int:
-        """Requests that were sent, tries counted."""
+        """Number of requests that were sent, including retries."""
         return self._api.requests + self._pixels.requests
 
     @property
     def hosts(self) -> list[str]:
-        """Hosts to which requests went."""
+        """Hosts that received requests."""
         return [*self._api.hosts, *self._pixels.hosts]
 
     def search(self, box: Box, is_panorama: bool) -> list[dict[str, Any]]:
-        """Photos in bounds, at most `LIMIT` of them, in arbitrary order.
+        """Search for photos in bounds. At most `LIMIT` are returned, in arbitrary order.
 
         Args:
-            box: West, south, east, north in degrees, each side less than 0.01 degrees.
-            is_panorama: Panoramas, or all other photos.
+            box: West, south, east, north in degrees, with sides of less than 0.01 degrees.
+            is_panorama: Whether to search for panoramas (True) or for all other photos (False).
 
         Returns:
             The API's record of each photo with the keys `FIELDS`; unknown values are missing keys.
 
         Raises:
             TokenError: The token is refused.
-            ServerError: No answer, or one that is not a list of photos.
+            ServerError: The request failed, or the response is not a list of photos.
         """
         query = {
             "bbox": ",".join(f"{side:.7f}" for side in box),
@@ -148,15 +148,15 @@ class Mapillary:
         return photos
 
     def picture(self, photo_id: str, pixels: int) -> Picture:
-        """Pixels of a photo.
+        """Fetch the image file of a photo.
 
         Args:
             photo_id: Id of the photo.
-            pixels: Width: 256, 1024 or 2048.
+            pixels: Width in pixels: 256, 1024 or 2048.
 
         Raises:
             TokenError: The token is refused.
-            ServerError: No answer, or one that is not JSON.
+            ServerError: The request failed, or the response is not JSON.
         """
         field = PIXELS[pixels]
         for _ in range(TRIES):
@@ -176,14 +176,14 @@ class Mapillary:
         return Picture(reason="address expires at once")
 
     def _get_json(self, path: str, query: dict[str, str]) -> dict[str, Any] | None:
-        """One JSON object of the API; None where the API has nothing of that name."""
+        """Request a JSON object of the API; None if the API states that it does not exist."""
         host = host_of(self._address)
         address = f"{self._address}/{path}?{urlencode(query, safe=',')}"
         for _ in range(TRIES):
             try:
                 answer = self._api.get(address, headers=self._headers)
             except ServerError as error:
-                raise _explained(error, host) from None
+                raise _to_specific_error(error, host) from None
             if answer.is_missing:
                 return None
             try:
@@ -196,11 +196,11 @@ class Mapillary:
         raise ServerError(f"{host} sends {kind} instead of JSON: is a login or a proxy in between?")
 
 
-def _explained(error: ServerError, host: str) -> GenGeoError:
-    """The error that the API states for a refused request."""
+def _to_specific_error(error: ServerError, host: str) -> GenGeoError:
+    """Convert the error of a refused request by the error code in the response."""
     try:
-        said = json.loads(error.content)["error"]
-        message, code = str(said.get("message", ""))[:200], said.get("code")
+        details = json.loads(error.content)["error"]
+        message, code = str(details.get("message", ""))[:200], details.get("code")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         message, code = "", None
     if code in TOO_MANY:

@@ -1,13 +1,13 @@
-"""The one result of `gengeo data get` and `gengeo data make`: an own-data table beside its images.
+"""Output format of `gengeo data get` and `gengeo data make`: a table of pairs beside its images.
 
 ::
 
-    DIR/pairs.parquet      the table; `gengeo_hf.data.own` lists the columns. Image paths are relative to DIR
+    DIR/pairs.parquet      table; `gengeo_hf.data.own` lists the columns. Image paths are relative to DIR
     DIR/ATTRIBUTION.csv    id, creator, link and time of each photo
-    DIR/SOURCES.json       sources, licences, and how the set was made
-    DIR/LICENCES.md        the same for people
+    DIR/SOURCES.json       sources, licences and settings, for programs
+    DIR/LICENCES.md        sources and licences, for people
 
-Each file is written aside and renamed, the table last: a folder with a table is complete.
+Each file is written under a temporary name and renamed, the table last: a directory with a table is complete.
 """
 
 import csv
@@ -36,28 +36,28 @@ def write_own_table(
     attribution: Iterable[Sequence[Any]] = (),
     extra: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a table of pairs with its attribution and sources; what was there before is replaced.
+    """Write a table of pairs with its attribution and sources. Existing files are replaced.
 
     Args:
-        folder: Where the images lie.
-        columns: By the names of `gengeo_hf.data.column_names.NAMES`, N values each: `ground` (None or "" for a tile
-            without a photo), `aerial`, and what else is known. Numbers may be arrays with NaN where unknown;
+        folder: Directory of the data set, which the image paths are relative to.
+        columns: Columns by the names in `gengeo_hf.data.column_names.NAMES`, N values each. `ground` (None or "" for
+            a tile without a photo) and `aerial` are required. Numbers may be arrays with NaN where unknown;
             `extra_positives` holds a list of tile ids for each row; ids are text.
-        sources: Where the images come from.
+        sources: Sources of the images.
         attribution: Rows of `ATTRIBUTION_COLUMNS`, one for each photo.
-        extra: Further columns that loading leaves out, for example `captured_at`.
+        extra: Further columns that loading ignores, for example `captured_at`.
 
     Returns:
         Path of the table.
 
     Raises:
-        GenGeoError: An unknown column, columns of different length, or one of `ground` and `aerial` is missing.
+        GenGeoError: A column is unknown, columns differ in length, or `ground` or `aerial` is missing.
     """
     folder = Path(folder)
     if unknown := sorted(set(columns) - set(NAMES)):
         raise GenGeoError(f"an own-data table has no column {unknown[0]!r}; it may have {', '.join(NAMES)}")
-    if lost := [name for name in ("ground", "aerial") if name not in columns]:
-        raise GenGeoError(f"an own-data table needs the column {lost[0]!r}")
+    if missing := [name for name in ("ground", "aerial") if name not in columns]:
+        raise GenGeoError(f"an own-data table needs the column {missing[0]!r}")
     arrays = {name: _array(name, values) for name, values in columns.items()}
     arrays |= {name: pa.array(values, from_pandas=True) for name, values in (extra or {}).items()}
     counts = {name: len(values) for name, values in arrays.items()}
@@ -74,7 +74,12 @@ def write_own_table(
 
 
 def write_attribution(folder: Path, rows: Iterable[Sequence[Any]]) -> None:
-    """Write `ATTRIBUTION.csv`: who took each photo."""
+    """Write `ATTRIBUTION.csv`, the creator of each photo.
+
+    Args:
+        folder: Directory of the data set.
+        rows: Rows of `ATTRIBUTION_COLUMNS`, one for each photo.
+    """
     with atomic_file(folder / ATTRIBUTION_FILE) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(ATTRIBUTION_COLUMNS)
@@ -82,7 +87,7 @@ def write_attribution(folder: Path, rows: Iterable[Sequence[Any]]) -> None:
 
 
 def _array(name: str, values: Any) -> pa.Array:
-    """One column in the type that loading expects."""
+    """A column in the type that loading expects."""
     if name in NUMBERS:
         return pa.array(np.asarray(values, dtype=np.float64), from_pandas=True)
     if name == "extra_positives":
@@ -91,6 +96,7 @@ def _array(name: str, values: Any) -> pa.Array:
 
 
 def _bullets(sources: DataSources) -> str:
+    """Markdown list of the sources."""
     lines = sources.summary().splitlines()
     return "".join(f"- {line}\n" for line in lines) + (
         f"\nPhotos by creator: {ATTRIBUTION_FILE}. This page is not legal advice; the licences' own texts decide.\n"

@@ -1,6 +1,6 @@
-"""What is known of a photo before its pixels: position, heading, time, camera; from the API's answer, field by field.
+"""Parsing of the API's record of a photo: position, heading, time, camera.
 
-Every field may be missing or of another type than expected: it is then unknown, never an error.
+A field that is missing or has an unexpected type is treated as unknown; it is not an error.
 """
 
 import math
@@ -17,23 +17,23 @@ FISHEYES = ("fisheye", "fisheye_opencv", "fisheye62", "fisheye624", "dual")
 
 @dataclass(frozen=True)
 class PhotoRecord:
-    """A photo as the API describes it.
+    """Metadata of a photo.
 
     Args:
-        id: Digits as text; they may be more than a floating point number holds.
-        lat, lon: Degrees; NaN where unknown. The computed position where there is one.
-        shift_m: Metres between computed and stated position; NaN where one is unknown.
-        heading: Degrees clockwise from north of the centre column; NaN where unknown.
-        is_heading_computed: Whether the heading comes from the reconstruction, and not from the camera's compass.
-        heading_gap: Degrees between both headings, 0 to 180; NaN where one is unknown.
-        tilt: The larger of pitch and roll in degrees; NaN where unknown.
-        captured_at: Milliseconds since 1970; None where unknown.
-        is_panorama: What the API says.
-        camera: Camera type in lower case, "" where unknown.
-        fov: Horizontal field of view in degrees; NaN where unknown.
-        width, height: Pixels of the original; 0 where unknown.
-        sequence, creator: Text, "" where unknown.
-        quality: 0 to 1; NaN where unknown.
+        id: Id as text of digits, which may exceed the precision of a floating-point number.
+        lat, lon: Computed or, without it, stated position in degrees; NaN if unknown.
+        shift_m: Distance in metres between computed and stated position; NaN if one is unknown.
+        heading: Heading of the centre column in degrees clockwise from north; NaN if unknown.
+        is_heading_computed: Whether the heading is from the reconstruction instead of the camera's compass.
+        heading_gap: Difference of both headings in degrees, 0 to 180; NaN if one is unknown.
+        tilt: Larger of pitch and roll in degrees; NaN if unknown.
+        captured_at: Time of capture in milliseconds since 1970; None if unknown.
+        is_panorama: Whether the API states that the photo is a panorama.
+        camera: Camera type in lower case, "" if unknown.
+        fov: Horizontal field of view in degrees; NaN if unknown.
+        width, height: Size of the original in pixels; 0 if unknown.
+        sequence, creator: Id of the sequence and name of the creator, "" if unknown.
+        quality: Quality score, 0 to 1; NaN if unknown.
     """
 
     id: str
@@ -56,12 +56,17 @@ class PhotoRecord:
 
     @property
     def is_sphere(self) -> bool:
-        """Whether the picture shows the whole sphere."""
+        """Whether the image shows the whole sphere."""
         return self.is_panorama and self.camera in (*SPHERES, "")
 
 
-def photo_of(photo_id: str, entity: dict[str, Any]) -> PhotoRecord:
-    """Read the API's answer for one photo."""
+def parse_photo(photo_id: str, entity: dict[str, Any]) -> PhotoRecord:
+    """Parse the API's record of one photo.
+
+    Args:
+        photo_id: Id of the photo.
+        entity: Decoded JSON object.
+    """
     computed, stated = (_position(entity.get(key)) for key in ("computed_geometry", "geometry"))
     lat, lon = computed or stated or (math.nan, math.nan)
     shift = float(great_circle_m(*computed, *stated)) if computed and stated else math.nan
@@ -91,10 +96,11 @@ def photo_of(photo_id: str, entity: dict[str, Any]) -> PhotoRecord:
 
 
 def tilt_of(rotation: Any) -> float:
-    """Degrees by which a camera is pitched or rolled, whichever is more; NaN where the rotation is unknown.
+    """Larger of a camera's pitch and roll in degrees; NaN if the rotation is unknown.
 
     Args:
-        rotation: Angle-axis vector of three numbers, world (east, north, up) to camera (right, down, forward).
+        rotation: Angle-axis vector of three numbers in radians, from world axes (east, north, up) to camera axes
+            (right, down, forward).
     """
     matrix = rotation_matrix(rotation)
     if matrix is None:
@@ -104,7 +110,7 @@ def tilt_of(rotation: Any) -> float:
 
 
 def rotation_matrix(rotation: Any) -> np.ndarray | None:
-    """Matrix (3, 3) of an angle-axis vector (Rodrigues' formula), None where it is not one."""
+    """Rotation matrix (3, 3) of an angle-axis vector (Rodrigues' formula); None if the value is not such a vector."""
     if not isinstance(rotation, list) or len(rotation) != 3:
         return None
     vector = np.array([_number(value, math.nan) for value in rotation])
@@ -119,11 +125,11 @@ def rotation_matrix(rotation: Any) -> np.ndarray | None:
 
 
 def field_of_view(parameters: Any, width: int, height: int) -> float:
-    """Horizontal field of view in degrees of a perspective camera; NaN where unknown.
+    """Horizontal field of view of a perspective camera in degrees; NaN if unknown.
 
     Args:
-        parameters: Focal length in units of the longer side, then distortion.
-        width, height: Pixels of the original.
+        parameters: List of the focal length, as a multiple of the longer side, and distortion coefficients.
+        width, height: Size of the original in pixels.
     """
     focal = _number(parameters[0], 0.0) if isinstance(parameters, list) and parameters else 0.0
     if focal <= 0 or min(width, height) < 1:
@@ -132,7 +138,7 @@ def field_of_view(parameters: Any, width: int, height: int) -> float:
 
 
 def _position(geometry: Any) -> tuple[float, float] | None:
-    """Latitude and longitude of a GeoJSON point, whose coordinates are longitude and latitude."""
+    """Latitude and longitude of a GeoJSON point; None if it is invalid."""
     if not isinstance(geometry, dict) or not isinstance(geometry.get("coordinates"), list):
         return None
     numbers = [_number(value, math.nan) for value in geometry["coordinates"][:2]]
@@ -143,12 +149,13 @@ def _position(geometry: Any) -> tuple[float, float] | None:
 
 
 def _angle(value: Any) -> float:
-    """Degrees in 0..360; NaN where unknown (the API writes -1 or leaves the key out)."""
+    """An angle in degrees, 0 to 360; NaN if unknown, which the API states by -1 or a missing key."""
     number = _number(value, math.nan)
     return number % 360.0 if math.isfinite(number) and 0.0 <= number <= 360.0 else math.nan
 
 
 def _number(value: Any, default: float) -> float:
+    """A finite number as float; `default` for any other value."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return default
     return float(value)

@@ -1,7 +1,7 @@
-"""Image files of a city, fetched by several threads: photos from the API, tiles from any imagery source.
+"""Image files of a city, fetched in several threads: photos from the API, tiles from any imagery source.
 
-Existing files are not fetched again; each is written under a temporary name and renamed. Refused photos are recorded in
-a journal, so that they are not fetched twice either.
+Existing files are not fetched again. Each file is written under a temporary name and renamed. Refused photos are
+recorded in a journal, so that they are not fetched again either.
 """
 
 import io
@@ -43,19 +43,24 @@ class FetchErrors:
         self._lock = threading.Lock()
 
     def add(self, what: str, error: Exception) -> None:
-        """Count one."""
+        """Count one item.
+
+        Args:
+            what: Name of the item.
+            error: Reason of the failure.
+        """
         with self._lock:
             self.count += 1
             self.first = self.first or f"{what}: {error}"
 
 
 def photo_path(folder: Path, photo: PhotoRecord) -> Path:
-    """Where a photo's file lies."""
+    """Path of a photo's file in the directory of the data set."""
     return folder / PHOTO_FOLDER / f"{photo.id}.jpg"
 
 
 def tile_path(folder: Path, tile_id: str) -> Path:
-    """Where a tile's file lies."""
+    """Path of a tile's file in the directory of the data set."""
     return folder / TILE_FOLDER / f"{re.sub(r'[^A-Za-z0-9._-]', '_', tile_id)}.jpg"
 
 
@@ -68,33 +73,33 @@ def fetch_photos(
     journal: Journal,
     progress: Progress,
 ) -> tuple[dict[str, str], FetchErrors]:
-    """Fetch the pixels of photos.
+    """Fetch the images of photos.
 
     Args:
-        client: The photo service.
-        photos: The wanted photos.
+        client: Client of the photo service.
+        photos: Photos to fetch.
         folder: Directory of the data set.
-        pixels: Width of the images.
-        rules: Which images are refused.
+        pixels: Width of the images in pixels: 256, 1024 or 2048.
+        rules: Requirements on the images.
         journal: Refused photos of this and earlier runs.
-        progress: Shows the progress.
+        progress: Wraps the iteration to show progress.
 
     Returns:
-        Reason by id of the photos that were refused; and the requests that failed.
+        Reason by id of refused photos; requests that failed.
 
     Raises:
         TokenError: The token is refused.
-        ImageryStoppedError: The server does not answer any more.
+        ImageryStoppedError: The server does not respond any more.
     """
     refused = {str(line["id"]): str(line["rule"]) for line in journal.lines() if "id" in line and "rule" in line}
     failed = FetchErrors()
 
     def fetch(photo: PhotoRecord) -> str:
         path = photo_path(folder, photo)
-        if photo.id in refused or is_there(path):
+        if photo.id in refused or is_written(path):
             return ""
         try:
-            rule = _fetched(client, photo, path, pixels, rules)
+            rule = _fetch_photo(client, photo, path, pixels, rules)
         except (TokenError, ImageryStoppedError):
             raise
         except GenGeoError as error:
@@ -112,14 +117,18 @@ def fetch_photos(
     return {name: rule for name, rule in refused.items() if name in wanted}, failed
 
 
-def _fetched(client: Mapillary, photo: PhotoRecord, path: Path, pixels: int, rules: PhotoRules) -> str:
-    """Fetch one photo and write it; the rule that it breaks, "" where it is fine."""
-    for is_last in (False, True):  # a picture that was cut off is asked for once more
-        picture = client.picture(photo.id, pixels)
-        if picture.reason:
-            return picture.reason
+def _fetch_photo(client: Mapillary, photo: PhotoRecord, path: Path, pixels: int, rules: PhotoRules) -> str:
+    """Fetch one photo and write it, unless it violates a rule.
+
+    Returns:
+        The rule that the photo violates, "" if the file was written.
+    """
+    for is_last in (False, True):  # a truncated image is requested once more
+        answer = client.picture(photo.id, pixels)
+        if answer.reason:
+            return answer.reason
         try:
-            image = open_image(picture.content)
+            image = open_image(answer.content)
         except GenGeoError:
             if is_last:
                 return UNREADABLE
@@ -128,7 +137,7 @@ def _fetched(client: Mapillary, photo: PhotoRecord, path: Path, pixels: int, rul
             return "pixels not twice as wide as high"
         if brightness(image) < rules.min_brightness:
             return f"darker than {rules.min_brightness:g} of 255"
-        write_image(path, picture.content)
+        write_image(path, answer.content)
         break
     return ""
 
@@ -139,16 +148,16 @@ def fetch_tiles(
     """Crop tiles of a source and write them.
 
     Args:
-        source: The imagery.
-        rows: Rows of its table that are wanted.
+        source: Imagery source.
+        rows: Rows of its table to write.
         folder: Directory of the data set.
-        progress: Shows the progress.
+        progress: Wraps the iteration to show progress.
 
     Returns:
-        Reason by row of the tiles without imagery; and the requests that failed.
+        Reason by row of tiles without imagery; requests that failed.
 
     Raises:
-        ImageryStoppedError: The server does not answer any more, or the disk is full.
+        ImageryStoppedError: The server does not respond any more, or the disk is full.
     """
     from gengeo_hf.imagery.tile_content import LASTING, NotAPictureError
 
@@ -158,7 +167,7 @@ def fetch_tiles(
 
     def fetch(row: int) -> str:
         path = tile_path(folder, ids[row])
-        if is_there(path):
+        if is_written(path):
             return ""
         try:
             image = source.read(row)
@@ -188,9 +197,14 @@ def fetch_tiles(
 
 
 def in_threads(action: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
-    """Results of an action in the order of the items, several of which are processed at a time.
+    """Apply a function to items in several threads, and yield the results in the order of the items.
 
-    After an error, running actions finish and no new ones start.
+    After an error, running calls finish and no new ones start.
+
+    Args:
+        action: Function of one item.
+        items: Items to process.
+        workers: Number of threads.
     """
     pool = ThreadPoolExecutor(workers)
     running: deque[Future[Result]] = deque()
@@ -205,8 +219,8 @@ def in_threads(action: Callable[[Item], Result], items: Iterable[Item], workers:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def is_there(path: Path) -> bool:
-    """Whether an image file was written before."""
+def is_written(path: Path) -> bool:
+    """Whether a non-empty file exists."""
     try:
         return path.stat().st_size > 0
     except OSError:
@@ -214,10 +228,14 @@ def is_there(path: Path) -> bool:
 
 
 def write_image(path: Path, content: bytes) -> None:
-    """Write an image.
+    """Write an image file.
+
+    Args:
+        path: Path of the file.
+        content: Encoded image.
 
     Raises:
-        ImageryStoppedError: The disk is full or the folder cannot be written.
+        ImageryStoppedError: The disk is full or the directory cannot be written.
     """
     try:
         write_small(path, content)

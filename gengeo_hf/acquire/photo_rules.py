@@ -1,7 +1,7 @@
-"""Which photos of a search become queries: rules on what is known without pixels, each with its count.
+"""Selection of photos by rules on their metadata, before any image is downloaded; dropped photos are counted by rule.
 
-The rules follow what makes a pair wrong (position or heading not trusted, camera tilted, another kind of camera) and
-what makes a set flatter itself (frames of one drive a metre apart).
+The rules exclude photos that would make wrong pairs (unreliable position or heading, tilted camera, another kind of
+camera) and photos that would make results too optimistic (frames of one drive a metre apart).
 """
 
 import hashlib
@@ -20,25 +20,25 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import metres_per_degree
 
 YEAR_S = 365.25 * 86_400
-RATIO_SLACK = 0.01  # of a panorama's width against twice its height
-CONSTANT = 3  # photos of a sequence from which one heading for all of them is not believed
+RATIO_TOLERANCE = 0.01  # of the ratio of a panorama's width to twice its height
+CONSTANT = 3  # minimum number of photos of a sequence whose equal headings are taken as an error
 
 
 @dataclass(frozen=True)
 class PhotoRules:
-    """What a photo must be.
+    """Requirements on photos. Photos for which a value is unknown are kept, except as stated in `select`.
 
     Args:
-        kind: "panorama" (whole spheres) or "perspective"; the two are never mixed.
-        max_shift_m: Metres between the computed and the stated position.
-        max_heading_gap: Degrees between the computed and the stated heading.
-        max_tilt: Degrees of pitch or roll; pixels are not levelled.
-        max_years: Years between photo and flight; None takes all.
-        min_quality: The API's score of 0 to 1; photos without one are kept.
-        min_brightness: Mean of the grey levels, 0 to 255; darker photos are taken for night.
-        sequence_step_m: Metres between kept frames of a sequence.
-        grid_m: One photo is kept in each square of this side.
-        max_photos: At most so many, spread over the area.
+        kind: "panorama" (whole spheres) or "perspective"; a data set contains one kind only.
+        max_shift_m: Maximum distance in metres between the computed and the stated position.
+        max_heading_gap: Maximum difference in degrees between the computed and the stated heading.
+        max_tilt: Maximum pitch and roll in degrees; images are not levelled.
+        max_years: Maximum number of years between photo and flight; None accepts all.
+        min_quality: Minimum quality score of the API, 0 to 1; photos without a score are kept.
+        min_brightness: Minimum mean grey level of the image, 0 to 255, which excludes photos taken at night.
+        sequence_step_m: Minimum distance in metres between consecutive frames of a sequence.
+        grid_m: Side in metres of the squares in each of which one photo is kept.
+        max_photos: Maximum number of photos, spread over the area.
     """
 
     kind: str = "panorama"
@@ -54,50 +54,57 @@ class PhotoRules:
 
     @property
     def is_panorama(self) -> bool:
-        """Whether panoramas are wanted."""
+        """Whether the photos must be panoramas."""
         return self.kind == "panorama"
 
 
 @dataclass
 class Selection:
-    """Photos that are left, and how many each rule took.
+    """Selected photos, and the number of photos that each rule dropped.
 
     Args:
-        photos: In the order of their ids.
-        dropped: Photos by the rule that took them; each photo is counted once, by the first rule that it breaks.
+        photos: Selected photos in the order of their ids.
+        dropped: Number of dropped photos by rule; each photo is counted once, for the first rule that it violates.
     """
 
     photos: list[PhotoRecord]
     dropped: Counter[str] = field(default_factory=Counter)
 
     def keep(self, rule: str, is_kept: Sequence[bool] | np.ndarray) -> None:
-        """Drop photos, and count them."""
-        kept = [photo for photo, stays in zip(self.photos, is_kept, strict=True) if stays]
+        """Drop photos, and count them under a rule.
+
+        Args:
+            rule: Description of the rule.
+            is_kept: Whether each photo is kept, bool (photos,).
+        """
+        kept = [photo for photo, satisfies in zip(self.photos, is_kept, strict=True) if satisfies]
         if len(kept) < len(self.photos):
             self.dropped[rule] += len(self.photos) - len(kept)
         self.photos = kept
 
 
 def select(photos: Sequence[PhotoRecord], rules: PhotoRules, area: Area, flight: float | None) -> Selection:
-    """Apply all rules that need no pixels.
+    """Apply all rules that need metadata only.
+
+    Photos without a computed position and panoramas without a heading are dropped.
 
     Args:
-        photos: Of a search, each once.
-        rules: What a photo must be.
-        area: Where photos are wanted: answers hold some from just outside.
-        flight: When the aerial imagery was taken, as a year with decimals; None where unknown.
+        photos: Unique photos of a search.
+        rules: Requirements on the photos.
+        area: Area of the data set; search results also contain photos just outside.
+        flight: Date of the aerial imagery as a year with decimals; None if unknown.
 
     Raises:
-        GenGeoError: A greatest age is asked for, and the flight's date is not known.
+        GenGeoError: `rules.max_years` is set, and the date of the flight is unknown.
     """
     if rules.max_years is not None and flight is None:
-        raise GenGeoError("--max-years needs the date of the flight: give --acquired, for example --acquired 2023")
+        raise GenGeoError("--max-years needs the date of the flight: set --acquired, for example --acquired 2023")
     chosen = Selection(sorted(photos, key=lambda photo: (len(photo.id), photo.id)))
     known = [math.isfinite(photo.lat) and math.isfinite(photo.lon) for photo in chosen.photos]
     chosen.keep("without a position", known)
     lat, lon = positions(chosen.photos)
     chosen.keep("outside the area", area.touches(lat, lon, 0.0) if len(lat) else [])
-    for name, test in _tests(rules, flight):
+    for name, test in _single_photo_rules(rules, flight):
         chosen.keep(name, [test(photo) for photo in chosen.photos])
     constant = _constant_headings(chosen.photos)
     chosen.keep("one heading for a whole sequence", [photo.sequence not in constant for photo in chosen.photos])
@@ -107,9 +114,9 @@ def select(photos: Sequence[PhotoRecord], rules: PhotoRules, area: Area, flight:
 
 
 def limit(chosen: Selection, count: int) -> None:
-    """Keep at most so many photos, drawn by a hash of their ids: spread over the area, the same in each run."""
+    """Keep at most `count` photos. The choice by a hash of the ids is spread over the area and reproducible."""
     if len(chosen.photos) > count:
-        order = sorted(chosen.photos, key=lambda photo: _mixed(photo.id))
+        order = sorted(chosen.photos, key=lambda photo: _hash(photo.id))
         kept = {photo.id for photo in order[:count]}
         chosen.keep("beyond --max-photos", [photo.id in kept for photo in chosen.photos])
 
@@ -120,10 +127,13 @@ def positions(photos: Sequence[PhotoRecord]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def flight_year(acquired: str) -> float | None:
-    """The middle of the time that a source states for its imagery, as a year with decimals.
+    """Mean of the dates that a source states for its imagery, as a year with decimals.
 
     Args:
-        acquired: For example "2023", "2021-05-13", "20210513", "2019/2021"; None is returned where no year is in it.
+        acquired: Date, year or range, for example "2023", "2021-05-13", "20210513", "2019/2021".
+
+    Returns:
+        The year with decimals; None if the text contains no year.
     """
     found = re.findall(r"(?<!\d)((?:19|20)\d\d)(?:-?(0[1-9]|1[0-2])(?!\d)|-?(0[1-9]|1[0-2])-?[0-3]\d)?", acquired)
     years = []
@@ -134,14 +144,14 @@ def flight_year(acquired: str) -> float | None:
 
 
 def photo_year(photo: PhotoRecord) -> float:
-    """When a photo was taken, as a year with decimals; NaN where unknown."""
+    """Date of a photo as a year with decimals; NaN if unknown."""
     if photo.captured_at is None:
         return math.nan
     return 1970.0 + photo.captured_at / 1000 / YEAR_S
 
 
 def day_of(photo: PhotoRecord) -> str:
-    """Day on which a photo was taken, ISO 8601, "" where unknown."""
+    """Date of a photo, ISO 8601; "" if unknown."""
     if photo.captured_at is None:
         return ""
     try:
@@ -150,8 +160,11 @@ def day_of(photo: PhotoRecord) -> str:
         return ""
 
 
-def _tests(rules: PhotoRules, flight: float | None) -> list[tuple[str, Callable[[PhotoRecord], bool]]]:
-    """Rules that look at one photo. Comparisons with NaN are false: what is unknown is not held against a photo."""
+def _single_photo_rules(rules: PhotoRules, flight: float | None) -> list[tuple[str, Callable[[PhotoRecord], bool]]]:
+    """Rules that each photo is tested against by itself, as (description, test).
+
+    Comparisons with NaN are false, so that the negated ones keep photos for which a value is unknown.
+    """
     kind = [("another kind of camera", lambda photo: _is_kind(photo, rules))]
     if rules.is_panorama:
         kind += [
@@ -178,22 +191,23 @@ def _tests(rules: PhotoRules, flight: float | None) -> list[tuple[str, Callable[
 
 
 def _is_kind(photo: PhotoRecord, rules: PhotoRules) -> bool:
+    """Whether a photo is of the kind that the rules require."""
     if rules.is_panorama:
         return photo.is_sphere
     return not photo.is_panorama and photo.camera not in (*FISHEYES, "spherical", "equirectangular")
 
 
 def is_whole_sphere(width: int, height: int) -> bool:
-    """Whether a picture has the shape of a whole sphere; True where its size is unknown.
+    """Whether an image is twice as wide as high, as a whole sphere is; True if its size is unknown.
 
     Args:
-        width, height: Pixels, 0 where unknown.
+        width, height: Size in pixels, 0 if unknown.
     """
-    return not (width and height) or abs(width / (2 * height) - 1) <= RATIO_SLACK
+    return not (width and height) or abs(width / (2 * height) - 1) <= RATIO_TOLERANCE
 
 
 def _constant_headings(photos: Sequence[PhotoRecord]) -> set[str]:
-    """Sequences all of whose photos state the same heading to the last digit."""
+    """Sequences of at least `CONSTANT` photos that all state exactly the same heading."""
     headings: dict[str, set[float]] = {}
     sizes: Counter[str] = Counter()
     for photo in photos:
@@ -204,7 +218,7 @@ def _constant_headings(photos: Sequence[PhotoRecord]) -> set[str]:
 
 
 def _plane(photos: Sequence[PhotoRecord]) -> np.ndarray:
-    """Metres east and north of photos in a plane over the area, (photos, 2)."""
+    """Positions of photos in a local plane: metres east and north, (photos, 2)."""
     lat, lon = positions(photos)
     if not len(lat):
         return np.zeros((0, 2))
@@ -215,7 +229,7 @@ def _plane(photos: Sequence[PhotoRecord]) -> np.ndarray:
 
 
 def _spaced(photos: Sequence[PhotoRecord], rules: PhotoRules) -> np.ndarray:
-    """Which photos keep the distance to the last kept frame of their sequence, in the order of time: bool (photos,)."""
+    """Whether each photo is far enough from the previous kept frame of its sequence: bool (photos,)."""
     plane, kept = _plane(photos), np.ones(len(photos), dtype=bool)
     last: dict[str, np.ndarray] = {}
     for row in sorted(range(len(photos)), key=lambda row: (photos[row].captured_at or 0, photos[row].id)):
@@ -230,7 +244,7 @@ def _spaced(photos: Sequence[PhotoRecord], rules: PhotoRules) -> np.ndarray:
 
 
 def _one_per_cell(photos: Sequence[PhotoRecord], side_m: float) -> np.ndarray:
-    """The best photo of each square, by quality and then the newest: bool (photos,)."""
+    """Whether each photo is the best of its square, by quality and then by date: bool (photos,)."""
     kept = np.zeros(len(photos), dtype=bool)
     cells = np.floor(_plane(photos) / side_m).astype(np.int64)
     taken = set()
@@ -245,5 +259,5 @@ def _one_per_cell(photos: Sequence[PhotoRecord], side_m: float) -> np.ndarray:
     return kept
 
 
-def _mixed(text: str) -> bytes:
+def _hash(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()

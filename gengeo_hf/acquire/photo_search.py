@@ -1,6 +1,6 @@
-"""All photos of an area: its boxes, searched one by one, divided where an answer is full, and remembered on disk.
+"""Search for all photos of an area, box by box; boxes whose responses are full are divided into quarters.
 
-Each answer is a line of a journal, so that a search that was stopped asks nothing twice.
+Each response is stored as a line of a journal, so that an interrupted search repeats no request.
 """
 
 import json
@@ -22,36 +22,36 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import metres_per_degree
 from gengeo_hf.imagery.tiles import ImageryStoppedError
 
-CELL_DEGREES = 0.009  # the API refuses boxes with a side of 0.01 degrees or more
-SMALLEST_DEGREES = 1e-5  # about a metre: a fuller box is not divided any more
+CELL_DEGREES = 0.009  # side of a box; the API refuses sides of 0.01 degrees or more
+MIN_DEGREES = 1e-5  # side of a box that is not divided further, about a metre
 WORKERS = 4
 Item = TypeVar("Item")
 
 
 class Progress(Protocol):
-    """Iterates over items and shows how far it is."""
+    """Function that wraps an iterable and shows its progress."""
 
     def __call__(self, items: Iterable[Item], total: int, unit: str) -> Iterable[Item]:
-        """The items.
+        """Yield the items, and show the progress.
 
         Args:
-            items: What is iterated.
-            total: How many there are, about.
-            unit: Their plural noun.
+            items: Items to iterate over.
+            total: Approximate number of items.
+            unit: Plural noun for the items, for example "photos".
         """
         ...
 
 
 def without_progress(items: Iterable[Item], total: int, unit: str) -> Iterable[Item]:
-    """The items, without showing anything."""
+    """A `Progress` that shows nothing."""
     return items
 
 
 class Journal:
-    """Lines of JSON on disk, each written at once; half a line at the end, of a killed process, is left out.
+    """File of JSON lines, each written to disk immediately. An incomplete line of a killed process is ignored.
 
     Args:
-        path: The file; its folder is made.
+        path: Path of the file; its directory is created.
     """
 
     def __init__(self, path: Path) -> None:
@@ -60,11 +60,11 @@ class Journal:
         if path.is_file() and path.stat().st_size:
             with path.open("r+b") as file:
                 file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # half a line must not run into the next one
+                if file.read(1) != b"\n":  # end an incomplete line, so that the next one starts on its own line
                     file.write(b"\n")
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """All whole lines."""
+        """Yield all complete lines."""
         if not self._path.is_file():
             return
         with self._path.open(encoding="utf-8") as file:
@@ -77,7 +77,7 @@ class Journal:
                     yield found
 
     def add(self, value: dict[str, Any]) -> None:
-        """Write one line."""
+        """Append one line. Safe for threads."""
         with self._lock, self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(value) + "\n")
             file.flush()
@@ -85,14 +85,15 @@ class Journal:
 
 
 @dataclass
-class Found:
-    """What a search gave.
+class SearchResult:
+    """Result of a search.
 
     Args:
-        photos: What the API says of each photo, by id; every photo once.
-        boxes: Boxes that were answered.
-        full: Boxes of a metre that hold more photos than an answer.
-        failed: Boxes without an answer, and why.
+        photos: Record of the API for each photo, by its id.
+        boxes: Number of boxes with a response.
+        full: Boxes of minimum size that hold more photos than a response can contain.
+        failed: Reason by box, for boxes without a response.
+        without_id: Number of photos that were dropped because their id is invalid.
     """
 
     photos: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -103,12 +104,12 @@ class Found:
 
 
 def search_boxes(area: Area) -> list[Box]:
-    """Boxes of at most `CELL_DEGREES` that together cover an area, none across the date line."""
+    """Boxes with sides of at most `CELL_DEGREES` that together cover an area; none crosses the date line."""
     found: dict[Box, None] = {}
     for south, north, west, east in area.boxes.tolist():
         rows = max(1, math.ceil((north - south) / CELL_DEGREES - 1e-9))
         latitudes = np.linspace(south, north, rows + 1)
-        for left, right in _at_date_line(west, east):
+        for left, right in _split_at_date_line(west, east):
             columns = max(1, math.ceil((right - left) / CELL_DEGREES - 1e-9))
             longitudes = np.linspace(left, right, columns + 1)
             for y in range(rows):
@@ -126,8 +127,8 @@ def search_boxes(area: Area) -> list[Box]:
     return [box for box, is_wanted in zip(boxes, wanted, strict=True) if is_wanted]
 
 
-def _at_date_line(west: float, east: float) -> list[tuple[float, float]]:
-    """A range of continuous longitudes as ranges in -180..180."""
+def _split_at_date_line(west: float, east: float) -> list[tuple[float, float]]:
+    """Convert a range of continuous longitudes, which may exceed 180, to ranges in -180..180."""
     if east <= 180.0:
         return [(west, east)]
     if west >= 180.0:
@@ -141,28 +142,30 @@ def search_area(
     is_panorama: bool,
     journal: Journal,
     progress: Progress = without_progress,
-) -> Found:
-    """Search every box of an area; boxes that the journal holds are not asked for again.
+) -> SearchResult:
+    """Search every box of an area. Responses in the journal are not requested again.
 
     Args:
-        client: Who is asked.
-        area: Where.
-        is_panorama: Panoramas, or all other photos.
-        journal: Answers of this and earlier runs.
-        progress: Shows how far it is: boxes as they are done, how many there are at first, their name.
+        client: Client of the photo service.
+        area: Area to search.
+        is_panorama: Whether to search for panoramas (True) or for all other photos (False).
+        journal: Responses of this and earlier runs.
+        progress: Wraps the iteration over boxes.
 
     Raises:
         TokenError: The token is refused.
-        ImageryStoppedError: The server is down.
+        ImageryStoppedError: The server does not respond any more.
     """
-    found, boxes = Found(), search_boxes(area)
-    for _ in progress(_searched(client, boxes, is_panorama, journal, found), len(boxes), "boxes"):
+    found, boxes = SearchResult(), search_boxes(area)
+    for _ in progress(_search_boxes(client, boxes, is_panorama, journal, found), len(boxes), "boxes"):
         pass
     return found
 
 
-def _searched(client: Mapillary, boxes: list[Box], is_panorama: bool, journal: Journal, found: Found) -> Iterator[Box]:
-    """Search boxes, and the quarters of full ones, a few at a time; adds to `found` and yields each that is done."""
+def _search_boxes(
+    client: Mapillary, boxes: list[Box], is_panorama: bool, journal: Journal, found: SearchResult
+) -> Iterator[Box]:
+    """Search boxes, and the quarters of full ones, in several threads; add to `found` and yield each finished box."""
     known = {_key(line.get("box", ()), bool(line.get("panorama"))): line for line in journal.lines()}
     waiting = deque(boxes)
     running: dict[Future[list[dict[str, Any]]], Box] = {}
@@ -174,38 +177,39 @@ def _searched(client: Mapillary, boxes: list[Box], is_panorama: bool, journal: J
                 if (line := known.get(_key(box, is_panorama))) is None:
                     running[pool.submit(client.search, box, is_panorama)] = box
                 else:
-                    waiting += _taken(found, box, line)
+                    waiting += _add_response(found, box, line)
                     yield box
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 box = running.pop(future)
                 try:
-                    line = _line(box, is_panorama, future.result())
+                    line = _journal_line(box, is_panorama, future.result())
                 except (TokenError, ImageryStoppedError):
                     raise
                 except GenGeoError as error:
                     found.failed[box] = str(error)
                 else:
                     journal.add(line)
-                    waiting += _taken(found, box, line)
+                    waiting += _add_response(found, box, line)
                 yield box
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _key(box: Any, is_panorama: bool) -> tuple[bool, str]:
+    """Key of a search in the journal."""
     return is_panorama, ",".join(f"{side:.7f}" for side in box)
 
 
-def _line(box: Box, is_panorama: bool, photos: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the journal says of an answer. One that is full is not kept: its quarters are."""
+def _journal_line(box: Box, is_panorama: bool, photos: list[dict[str, Any]]) -> dict[str, Any]:
+    """Line of the journal for a response; photos of a full one are omitted if its quarters will be searched."""
     side = max(box[2] - box[0], box[3] - box[1])
     is_full = len(photos) >= FULL * LIMIT
     line: dict[str, Any] = {"box": list(box), "panorama": is_panorama, "is_full": is_full}
-    return line if is_full and side > SMALLEST_DEGREES else line | {"photos": photos}
+    return line if is_full and side > MIN_DEGREES else line | {"photos": photos}
 
 
-def _taken(found: Found, box: Box, line: dict[str, Any]) -> list[Box]:
-    """Add an answer; the quarters of its box where it was full."""
+def _add_response(found: SearchResult, box: Box, line: dict[str, Any]) -> list[Box]:
+    """Add the response of a line of the journal to the result; return the quarters of its box if they are needed."""
     found.boxes += 1
     if "photos" not in line:
         return _quarters(box)
@@ -214,13 +218,14 @@ def _taken(found: Found, box: Box, line: dict[str, Any]) -> list[Box]:
     for photo in line["photos"]:
         number = photo.get("id")
         if isinstance(number, bool) or not isinstance(number, str | int) or not str(number).isdecimal():
-            found.without_id += 1  # an id that became a floating point number on its way is another one
+            found.without_id += 1  # among them floating-point numbers, which may have lost digits of the id
         else:
             found.photos[str(number)] = photo
     return []
 
 
 def _quarters(box: Box) -> list[Box]:
+    """The four quarters of a box."""
     west, south, east, north = box
     x, y = round((west + east) / 2, 7), round((south + north) / 2, 7)
     return [(west, south, x, y), (x, south, east, y), (west, y, x, north), (x, y, east, north)]

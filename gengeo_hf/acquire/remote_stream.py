@@ -1,4 +1,4 @@
-"""A file on a server as a stream from any byte on, to read the beginning of a large archive."""
+"""Stream of a remote file from any byte, to read the beginning of a large archive without downloading all of it."""
 
 import io
 from collections.abc import Iterator, Mapping
@@ -12,16 +12,16 @@ PIECE = 1 << 18  # bytes
 
 
 class RemoteStream(io.RawIOBase):
-    """A file on a server as a stream. A connection that breaks is made again at the byte where it broke.
+    """Stream of a remote file. After a broken connection, reading continues at the same byte.
 
     Args:
         address: HTTP address.
-        name: What messages call the file.
-        headers: Further header fields.
-        start: First byte.
+        name: Name of the file in messages.
+        headers: Further HTTP header fields.
+        start: First byte to read.
 
     Raises:
-        GenGeoError: The server refuses, does not answer, or does not send parts of files.
+        GenGeoError: The server refuses, does not respond, or does not support byte ranges.
     """
 
     def __init__(self, address: str, name: str, headers: Mapping[str, str] | None = None, start: int = 0) -> None:
@@ -50,7 +50,7 @@ class RemoteStream(io.RawIOBase):
         return count
 
     def _next(self) -> bytes:
-        """The next piece, b"" at the end; `with_retries` repeats a failed request."""
+        """The next piece, b"" at the end. After an error, the next call opens a new connection."""
         try:
             if self._pieces is None:
                 self._pieces = self._open()

@@ -1,7 +1,7 @@
-"""Unpack untrusted tar archives: only plain files under expected directories, each written aside and renamed.
+"""Unpacking of untrusted tar archives: only plain files in expected directories, written under temporary names first.
 
-Archives are read in order, so that a pipe or a network will do, and one member at a time is in memory in pieces. A
-record of each archive (name, bytes and CRC-32 of every member) says later that it is unpacked, and what is damaged.
+Archives are read sequentially, for example from a network stream, and in small pieces. A record of each archive (name,
+size and CRC-32 of every member) later shows whether it is unpacked and which files are damaged.
 """
 
 import tarfile
@@ -19,18 +19,18 @@ from gengeo_hf.common.files import atomic_file
 
 PIECE = 1 << 20  # bytes
 PARTIAL = ".partial"
-BLOCK = 512  # bytes, of which a tar archive consists
+BLOCK = 512  # bytes of a block of a tar archive
 COMPLETE, NEXT = b"complete", b"next_offset"
 SCHEMA = pa.schema([("name", pa.string()), ("size", pa.int64()), ("crc32", pa.int64())])
 
 
 @dataclass(frozen=True)
 class Unpacked:
-    """What an archive, or its beginning, gave.
+    """Record of the files unpacked from an archive or from its beginning.
 
     Args:
-        members: Name, bytes and CRC-32 of each file.
-        next_offset: Byte of the archive at which the next member begins.
+        members: Name, number of bytes and CRC-32 of each file.
+        next_offset: Byte offset of the next member in the archive.
         is_complete: Whether the archive was read to its end.
     """
 
@@ -39,25 +39,29 @@ class Unpacked:
     is_complete: bool = False
 
     def save(self, path: Path) -> None:
-        """Write the record."""
+        """Write the record as a Parquet file."""
         columns = [list(column) for column in zip(*self.members, strict=True)] or [[], [], []]
-        about = {COMPLETE: str(int(self.is_complete)).encode(), NEXT: str(self.next_offset).encode()}
+        metadata = {COMPLETE: str(int(self.is_complete)).encode(), NEXT: str(self.next_offset).encode()}
         with atomic_file(path) as temporary:
-            pq.write_table(pa.table(columns, schema=SCHEMA.with_metadata(about)), temporary)
+            pq.write_table(pa.table(columns, schema=SCHEMA.with_metadata(metadata)), temporary)
 
     @classmethod
     def load(cls, path: Path) -> "Unpacked | None":
-        """Read a record; None where there is none, or it is damaged: the archive is then unpacked again."""
+        """Read a record; None if it is missing or damaged, so that the archive must be unpacked again."""
         try:
             table = pq.read_table(path)
-            about = table.schema.metadata
+            metadata = table.schema.metadata
             rows = zip(*(table[name].to_pylist() for name in SCHEMA.names), strict=True)
-            return cls(list(rows), int(about[NEXT]), about[COMPLETE] == b"1")
+            return cls(list(rows), int(metadata[NEXT]), metadata[COMPLETE] == b"1")
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
             return None
 
     def damaged(self, folder: Path) -> Iterator[str]:
-        """Names of members that are missing in a folder, or are not what was unpacked."""
+        """Yield the names of members whose files are missing or changed.
+
+        Args:
+            folder: Directory to which the archive was unpacked.
+        """
         for name, size, crc in self.members:
             path = folder / name
             try:
@@ -80,16 +84,19 @@ def unpack(
     """Unpack an archive from its current position.
 
     Args:
-        archive: Tar archive, not compressed; read in order.
-        folder: Where members lie by their names.
-        tops: Directories at the top of the archive that are allowed, for example "streetview".
-        name: What messages call the archive.
-        start: Byte of the archive at which reading begins, where a member begins.
-        most: Files after which it stops; None reads all.
-        progress: Shows how far it is.
+        archive: Uncompressed tar archive, read sequentially.
+        folder: Directory to which members are written.
+        tops: Allowed top-level directories of the archive, for example "streetview".
+        name: Name of the archive in messages.
+        start: Byte offset in the archive of the current position, at which a member begins.
+        most: Maximum number of files to unpack; None unpacks all.
+        progress: Wraps the iteration over members to show progress.
+
+    Returns:
+        Record of the unpacked files.
 
     Raises:
-        GenGeoError: A member would lie outside, or is not a plain file; or the archive is damaged or ends early.
+        GenGeoError: A member is not a plain file in an allowed directory, or the archive is damaged or truncated.
     """
     allowed, members, end = frozenset(tops), list[tuple[str, int, int]](), start
     counted: Any = _Counted(archive)
@@ -101,7 +108,7 @@ def unpack(
                 if target is None:
                     continue
                 content = tar.extractfile(member)
-                assert content is not None  # of a plain file
+                assert content is not None  # `_target` accepts plain files only
                 members.append((member.name, member.size, _write(content, target, member.size)))
                 if most is not None and len(members) >= most:
                     return Unpacked(members, end)
@@ -115,13 +122,13 @@ def unpack(
 
 
 class _Counted:
-    """A stream that knows how many bytes were read from it."""
+    """Stream that counts the bytes read from it."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream, self.bytes = stream, 0
 
     def read(self, count: int) -> bytes:
-        """The next bytes, fewer at the end only."""
+        """Read `count` bytes; fewer only at the end."""
         pieces = bytearray()
         while len(pieces) < count and (piece := self._stream.read(count - len(pieces))):
             pieces += piece
@@ -130,24 +137,24 @@ class _Counted:
 
 
 def _end_of(member: tarfile.TarInfo) -> int:
-    """Byte after a member, in whole blocks, from where reading began."""
+    """Byte offset of the end of a member, in whole blocks, relative to the first byte that was read."""
     return member.offset_data + -(-member.size // BLOCK) * BLOCK
 
 
 def _target(member: tarfile.TarInfo, folder: Path, tops: frozenset[str], name: str) -> Path | None:
-    """Where a member goes; None for a directory."""
+    """Path to which a member is written; None for a directory."""
     parts = PurePosixPath(member.name.removeprefix("./")).parts
-    is_odd = member.name.startswith("/") or "\\" in member.name or ":" in member.name or ".." in parts
-    if is_odd or not parts or parts[0] not in tops or not (member.isdir() or member.isfile()):
+    is_unsafe = member.name.startswith("/") or "\\" in member.name or ":" in member.name or ".." in parts
+    if is_unsafe or not parts or parts[0] not in tops or not (member.isdir() or member.isfile()):
         raise GenGeoError(
             f"{name} holds {member.name!r}, which is not a plain file under {' or '.join(sorted(tops))}: the archive "
-            "is not what was expected; nothing outside was written"
+            "has another layout; nothing was written outside"
         )
     return None if member.isdir() else folder.joinpath(*parts)
 
 
 def _write(content: IO[bytes], target: Path, size: int) -> int:
-    """Write one member aside, rename it, and give its CRC-32."""
+    """Write one member under a temporary name, rename it, and return its CRC-32."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(target.name + PARTIAL)
     crc, left = 0, size

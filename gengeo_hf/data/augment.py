@@ -219,7 +219,7 @@ def _rescale(images: torch.Tensor, scale: float, multiple_of: int) -> torch.Tens
     """Resize images (B, 3, H, W) by `scale`, with sides rounded to multiples of `multiple_of`, as `Encoder` does."""
     if scale == 1:
         return images
-    size = scaled_size(*images.shape[-2:], scale, multiple_of)
+    size = scaled_size(images.shape[-2], images.shape[-1], scale, multiple_of)
     resized = functional.interpolate(images.float(), size, mode="bicubic", antialias=True)
     return resized.round().clamp(0, 255).to(images.dtype) if images.dtype == torch.uint8 else resized.clamp(0, 1)
 

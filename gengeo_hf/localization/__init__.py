@@ -1,4 +1,4 @@
-"""From photos to places: candidates of an index become ranked places, drives and maps."""
+"""Localisation of photos: ranked places from an index, drives, confidences and maps."""
 
 from gengeo_hf.common.camera import CameraView
 from gengeo_hf.localization.answers import Answer, Place, Track

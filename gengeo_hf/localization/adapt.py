@@ -1,4 +1,4 @@
-"""Descriptors of photos of an area, from which the mean of its ground view is fitted (see `index.adapt`)."""
+"""Encodes the photos of an area to fit the mean of its ground descriptors (see `index.adapt`)."""
 
 from pathlib import Path
 
@@ -21,9 +21,9 @@ def encode_photos(encoder: Encoder, folder: Path, *, flip: bool = False) -> tupl
     """Encode the photos of a directory as `gengeo locate` would.
 
     Args:
-        encoder: Without an adaptation.
-        folder: A directory with photos, or one photo.
-        flip: Describe the mirror images too.
+        encoder: Encoder without an adaptation.
+        folder: Directory with photos, or one photo.
+        flip: Also encode the mirror images.
 
     Returns:
         Descriptors, float32 (photos, dim), and latitude and longitude in degrees, (photos, 2), NaN where unknown.

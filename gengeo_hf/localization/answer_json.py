@@ -1,6 +1,6 @@
-"""One answer as a JSON object: a line of `gengeo locate --json` and what `POST /locate` returns.
+"""Converts answers to JSON objects: one line of `gengeo locate --json`, and the response of `POST /locate`.
 
-Users' scripts depend on these keys: keys may be added, never renamed or retyped. What is not known is None.
+Scripts of users depend on these keys: keys may be added, but not renamed or retyped. Unknown values are None.
 """
 
 from typing import Any
@@ -9,13 +9,13 @@ from gengeo_hf.localization.answers import Answer, Place
 
 
 def answer_record(answer: Answer) -> dict[str, Any]:
-    """The answer for one photo.
+    """Convert the answer for one photo.
 
     Returns:
-        Photo (name as given), places (see `place_record`, best first), not_in_index (probability in [0, 1] that the
+        photo (name as given), places (see `place_record`, best first), not_in_index (probability in [0, 1] that the
         photo was taken outside of the index, None without a calibration), notes (list of sentences), error (None, or
-        why there is no answer); also known (False: less confident than the threshold), exif (position in the photo's
-        file or None), time (ISO 8601 or None) and video_s (seconds since the beginning of its video or None).
+        why there is no answer), known (False if the confidence is below the threshold), exif (position in the photo's
+        file or None), time (ISO 8601 or None) and video_s (seconds since the start of its video or None).
     """
     exif = answer.exif_position
     return {
@@ -32,16 +32,16 @@ def answer_record(answer: Answer) -> dict[str, Any]:
 
 
 def place_record(place: Place) -> dict[str, Any]:
-    """One place.
+    """Convert one place.
 
     Returns:
         lat, lon (degrees, WGS84), score (cosine), confidence (probability in [0, 1] that the place is right, None
-        without a calibration), radius_68_m and radius_95_m (metres around the position that hold 68 % and 95 % of the
-        cameras if the place is right, None where not calibrated), tile_id, bounds ([west, south, east, north] in
-        degrees or None), heading (degrees clockwise from north or None), pose ("fitted" or "search" where position,
-        heading and radii are those of a pose inside the tile, else None), source (name of the imagery's file),
+        without a calibration), radius_68_m and radius_95_m (radii in metres within which 68 % and 95 % of the
+        cameras of right places lie, None where not calibrated), tile_id, bounds ([west, south, east, north] in
+        degrees or None), heading (degrees clockwise from north or None), pose ("fitted" or "search" if position,
+        heading and radii are those of a pose inside the tile, else None), source (name of the imagery file),
         attribution (text that must be shown with the imagery or None), licence and acquired (of the imagery: its
-        licence, the date or year of the flight, or None); also pose_probability (mass of the posterior
+        licence, the date or year of the flight, or None); also pose_probability (posterior mass
         near the position or None), rank, votes (tiles merged), uncertainty_m (root-mean-square radius or None), area.
     """
     return {

@@ -1,7 +1,7 @@
-"""What is found for photos: `Answer` and `Place`, merged from overlapping tiles, and answers as GeoJSON.
+"""Results of localisation: `Answer` and `Place`, merging of overlapping tiles, and GeoJSON.
 
-Tiles overlap, so one place answers with several tiles. Hits whose tiles overlap are votes for the same place: they are
-merged into one position, weighted by score, with a radius that says how far the photo may stand from it.
+Tiles overlap, so one location matches several tiles. Hits whose tiles overlap are votes for the same place: they are
+merged into one position, weighted by score, with a root-mean-square radius.
 """
 
 import itertools
@@ -22,34 +22,36 @@ if TYPE_CHECKING:
     from gengeo_hf.common.metadata import PhotoPosition
 
 NOT_IN_GEOJSON = ("lat", "lon", "bounds", "position_map")
-CONE_M, CONE_DEG = 25.0, 40.0  # length and width of the cone that shows a heading
-VOTE_WINDOW = 40  # hits after a place's best one that may vote for it
-SHARPNESS = 20.0  # weight of a vote is exp(SHARPNESS * score): 0.05 less cosine weighs about a third
+CONE_M, CONE_DEG = 25.0, 40.0  # length in metres and angle in degrees of the cone that shows a heading
+VOTE_WINDOW = 40  # a place takes votes from at most this many hits, counted from its best one
+SHARPNESS = (
+    20.0  # weight of a vote is exp(SHARPNESS * score): a cosine that is 0.05 lower has about a third of the weight
+)
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a photo may have been taken.
+    """A candidate location of a photo.
 
     Args:
-        rank: 1 is the best.
-        lat, lon: Degrees, WGS84: the score-weighted mean of the tiles that voted for the place.
+        rank: Rank among the places of the photo, 1 is the best.
+        lat, lon: Position in degrees, WGS84: the score-weighted mean of the tiles that voted for the place.
         score: Cosine of the photo and the best of these tiles.
-        tile_id: That best tile.
-        bounds: Its box, None where the index does not know it.
-        uncertainty_m: Root-mean-square distance in metres of a photo that stands anywhere in the tiles that voted;
-            None where neither tile size nor a second vote tells.
+        tile_id: Id of the best tile.
+        bounds: Bounds of the best tile in degrees; None where the index has none.
+        uncertainty_m: Root-mean-square distance in metres between the position and a camera at a random position in
+            the tiles that voted; None where neither a tile size nor a second vote gives one.
         votes: Number of tiles merged into this place.
         confidence: Probability that the place is right, in [0, 1]; None without a calibration.
-        area, source: What the index knows about the best tile.
-        heading: Bearing of the photo's centre column, degrees clockwise from north; None where it was not estimated.
-        radius_68_m, radius_95_m: Metres around the position that hold 68 % and 95 % of cameras if the place is right;
-            None where they were not measured.
-        pose: How position and heading inside the tile were found, "fitted" (a pose head) or "search"; None where the
-            position is that of the tiles.
-        pose_probability: Mass of the posterior near that position; with joined tiles, evidence that the photo was
-            taken there at all; None without a pose.
-        attribution, licence, acquired: Text that must be shown with the imagery, its licence, and when it was taken;
+        area, source: Area and imagery file of the best tile.
+        heading: Heading of the photo's centre column, degrees clockwise from north; None where it was not estimated.
+        radius_68_m, radius_95_m: Radii in metres within which 68 % and 95 % of the cameras of right places lie; None
+            where they were not calibrated.
+        pose: How position and heading inside the tile were estimated, "fitted" (a pose head) or "search"; None where
+            the position is that of the tiles.
+        pose_probability: Posterior mass near the position: given the tile, or with fused tiles given the index; None
+            without a pose.
+        attribution, licence, acquired: Text that must be shown with the imagery, its licence, and its date or year;
             empty where they are not stated.
         position_map: Posterior of the position inside the tile, for maps; None without a fitted pose.
     """
@@ -83,20 +85,20 @@ class Place:
 
 @dataclass(frozen=True)
 class Answer:
-    """What was found for one photo.
+    """Places of one photo.
 
     Args:
-        photo: Its path or name.
-        places: Best first; empty where the photo could not be read or nothing lies near the prior.
-        notes: What was assumed about the photo, or what the drive changed; one sentence each.
-        error: Why there is no answer; empty where there is one.
-        exif_position: Position in the photo's EXIF data, shown beside the answer and never used for it unless asked.
-        known: False when the best place is less sure than the threshold, or fits no drive: the honest answer is
-            "don't know".
-        exif_is_prior: The search was limited by `exif_position`, so the distance to it says nothing.
-        time: When it was taken, by its EXIF data.
+        photo: Path or name of the photo.
+        places: Places, best first; empty if the photo could not be read or no tile lies in the searched area.
+        notes: Assumptions about the photo and corrections by the drive, one sentence each.
+        error: Why there is no answer; empty if there is one.
+        exif_position: Position in the photo's EXIF data. It is used for the search only with `exif_radius_m`.
+        known: False if the confidence of the best place is below the threshold, or the drive left the frame out; such
+            an answer should be read as "don't know".
+        exif_is_prior: Whether the search was limited to `exif_position`; the distance to it is then not an error.
+        time: Time of the photo in its EXIF data.
         not_in_index: Probability in [0, 1] that the photo was taken outside of the index; None without a calibration.
-        video_s: Seconds since the beginning of its video; None for a photo.
+        video_s: Seconds since the start of its video; None for a photo.
     """
 
     photo: str
@@ -124,11 +126,11 @@ class Answer:
 
 
 class Track(list[Answer]):
-    """The answers for the frames of one drive, in the order of the drive."""
+    """Answers for the frames of one drive, in the order of the drive."""
 
     @property
     def line(self) -> list[tuple[float, float]]:
-        """(lat, lon) in degrees of the best place of each frame whose place is known, in the order of the drive."""
+        """(lat, lon) in degrees of the best place of each known frame, in the order of the drive."""
         return drive_line(self)
 
     @property
@@ -138,35 +140,46 @@ class Track(list[Answer]):
 
 
 def merge_hits(hits: Sequence[Hit]) -> list[Place]:
-    """Merge votes of overlapping tiles, best first.
+    """Merge hits with overlapping tiles into places.
 
-    The best hit that is left takes every other hit whose tile overlaps its own; tiles of unknown size never merge.
+    The best remaining hit takes all hits whose tiles overlap its own; tiles without bounds are never merged.
+
+    Args:
+        hits: Hits of one photo, best first.
+
+    Returns:
+        Places, best first.
     """
     left = list(enumerate(hits))
     places: list[Place] = []
     while left:
         first, best = left[0]
-        alike = {row for row, hit in left if hit is best or share_ground(best, hit)}
-        # Hits far behind do not vote, so that the number of hits that were asked for does not move a place.
-        votes = [hit for row, hit in left if row in alike and row < first + VOTE_WINDOW]
-        left = [(row, hit) for row, hit in left if row not in alike]
-        places.append(place_of(votes, len(places) + 1))
+        merged = {row for row, hit in left if hit is best or tiles_overlap(best, hit)}
+        # Hits of much lower rank do not vote, so that a position does not depend on the number of requested hits.
+        votes = [hit for row, hit in left if row in merged and row < first + VOTE_WINDOW]
+        left = [(row, hit) for row, hit in left if row not in merged]
+        places.append(merge_votes(votes, len(places) + 1))
     return places
 
 
-def share_ground(one: "Hit | Place", other: "Hit | Place") -> bool:
-    """True where the tiles of two hits, or the best tiles of two places, overlap; never where a box is unknown."""
+def tiles_overlap(one: "Hit | Place", other: "Hit | Place") -> bool:
+    """Whether the tiles of two hits, or the best tiles of two places, overlap; False without bounds."""
     return one.bounds is not None and other.bounds is not None and one.bounds.overlaps(other.bounds)
 
 
-def place_of(votes: Sequence[Hit], rank: int) -> Place:
-    """One place from its votes, the best of which comes first."""
+def merge_votes(votes: Sequence[Hit], rank: int) -> Place:
+    """Merge hits into one place.
+
+    Args:
+        votes: Hits of overlapping tiles, best first.
+        rank: Rank of the place, 1 is the best.
+    """
     best = votes[0]
     lat, lon = (np.array([getattr(hit, name) for hit in votes]) for name in ("lat", "lon"))
     weights = np.exp(SHARPNESS * (np.array([hit.score for hit in votes]) - best.score))
     middle = mean_position(lat, lon, weights) if len(votes) > 1 else (best.lat, best.lon)
     spread = float(np.average(great_circle_m(lat, lon, *middle) ** 2, weights=weights))
-    # A photo stands anywhere in its tile: the mean square distance from the middle of a w x h box is (w^2 + h^2) / 12.
+    # The mean square distance of a random position from the middle of a w x h tile is (w^2 + h^2) / 12.
     within = sum(side**2 for side in size_of(best.bounds)) / 12 if best.bounds else 0.0
     radius = math.sqrt(spread + within) or None
     return Place(
@@ -186,12 +199,12 @@ def place_of(votes: Sequence[Hit], rank: int) -> Place:
 
 
 def to_geojson(answers: Sequence[Answer], caveat: str = "", drive: bool = False) -> str:
-    """Answers as a GeoJSON FeatureCollection (RFC 7946): one point for each place and each EXIF position.
+    """Convert answers to a GeoJSON FeatureCollection (RFC 7946): a point for each place and each EXIF position.
 
     Args:
-        answers: Of `GeoLocalizer`.
-        caveat: Goes into the collection.
-        drive: Add the line through the best places of the known answers, in parts where it crosses the date line.
+        answers: Answers of `GeoLocalizer`.
+        caveat: Text that is stored in the collection.
+        drive: Add a line through the best places of the known answers, split at the date line.
     """
     features = []
     for answer in answers:
@@ -211,7 +224,7 @@ def to_geojson(answers: Sequence[Answer], caveat: str = "", drive: bool = False)
             features.append(_feature(position.lat, position.lon, common | properties))
     line = drive_line(answers)
     if drive and len(line) > 1:
-        parts = [[[round(lon, 7), round(lat, 7)] for lat, lon in part] for part in _cut_at_date_line(line)]
+        parts = [[[round(lon, 7), round(lat, 7)] for lat, lon in part] for part in _split_at_date_line(line)]
         kind, coordinates = ("LineString", parts[0]) if len(parts) == 1 else ("MultiLineString", parts)
         path = {"type": kind, "coordinates": coordinates}
         features.append({"type": "Feature", "geometry": path, "properties": {"kind": "drive"}})
@@ -221,9 +234,9 @@ def to_geojson(answers: Sequence[Answer], caveat: str = "", drive: bool = False)
 
 
 def view_cone(place: Place) -> list[tuple[float, float]]:
-    """A cone in the direction of view, from the position: (lat, lon) of a closed ring, counter-clockwise.
+    """Cone in the direction of view, from the position: (lat, lon) of a closed ring, counter-clockwise.
 
-    It shows the heading of the photo's centre column, not the field of view.
+    It shows the heading of the photo's centre column; its angle is not the field of view.
     """
     heading = math.radians(place.heading or 0.0)
     half = math.radians(CONE_DEG / 2)
@@ -242,14 +255,14 @@ def drive_line(answers: Sequence[Answer]) -> list[tuple[float, float]]:
     return [(a.places[0].lat, a.places[0].lon) for a in answers if a.known and a.places]
 
 
-def _cut_at_date_line(line: Sequence[tuple[float, float]]) -> list[list[tuple[float, float]]]:
-    """(lat, lon) of a line in parts none of which crosses 180 degrees (RFC 7946, section 3.1.9)."""
+def _split_at_date_line(line: Sequence[tuple[float, float]]) -> list[list[tuple[float, float]]]:
+    """Split a line of (lat, lon) into parts that do not cross 180 degrees (RFC 7946, section 3.1.9)."""
     parts = [[line[0]]]
     for (lat, lon), (next_lat, next_lon) in itertools.pairwise(line):
         if abs(next_lon - lon) > 180.0:
             edge = math.copysign(180.0, lon)
-            there = next_lon + 2 * edge  # the same place, counted on beyond the edge
-            middle = lat + (next_lat - lat) * ((edge - lon) / (there - lon) if there != lon else 0.0)
+            unwrapped = next_lon + 2 * edge  # next_lon without the jump at 180 degrees
+            middle = lat + (next_lat - lat) * ((edge - lon) / (unwrapped - lon) if unwrapped != lon else 0.0)
             parts[-1].append((middle, edge))
             parts.append([(middle, -edge)])
         parts[-1].append((next_lat, next_lon))

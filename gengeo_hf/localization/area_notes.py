@@ -1,4 +1,4 @@
-"""What to tell a user who searched where the index has no tile."""
+"""Notes for searches in an area where the index has no tile."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ if TYPE_CHECKING:
 
 
 def far_note(index: GeoIndex | StoreIndex, near: tuple[float, float, float] | Area | None) -> str:
-    """Why nothing was found in an area: how far the index is, and whether latitude and longitude are swapped.
+    """Explain why nothing was found in an area: distance to the index, and swapped latitude and longitude.
 
     Args:
-        index: The index that was searched; a store does not list its tiles, so the note is empty.
+        index: The searched index; for a store, which does not list its tiles, the note is empty.
         near: (lat, lon, radius in metres) or an area; None searched everywhere.
+
+    Returns:
+        One sentence; empty if there is nothing to explain.
     """
     if near is None or not isinstance(index, GeoIndex):
         return ""
@@ -30,13 +33,13 @@ def far_note(index: GeoIndex | StoreIndex, near: tuple[float, float, float] | Ar
         if near.near is None:
             return f"no tile of the index has its centre in {near}; {_extent_text(lat, lon)}"
         near = near.near
-    apart = float(great_circle_m(near[0], near[1], lat, lon).min())
-    note = f"no tile within {near[2]:,.0f} m: the nearest is {apart / 1000:,.1f} km away; {_extent_text(lat, lon)}"
+    distance = float(great_circle_m(near[0], near[1], lat, lon).min())
+    note = f"no tile within {near[2]:,.0f} m: the nearest is {distance / 1000:,.1f} km away; {_extent_text(lat, lon)}"
     if abs(near[1]) <= 90 and float(great_circle_m(near[1], near[0], lat, lon).min()) <= max(near[2], 50_000.0):
         note += f"; are latitude and longitude swapped? --near {near[1]:g},{near[0]:g},{near[2]:g}m lies in it"
     return note
 
 
 def _extent_text(lat: np.ndarray, lon: np.ndarray) -> str:
-    """What an index covers, for a note."""
+    """Format the extent of an index for a note."""
     return f"the index covers {lat.min():.4f}..{lat.max():.4f} N, {lon.min():.4f}..{lon.max():.4f} E"

@@ -1,15 +1,15 @@
-"""How far an answer can be believed: scores turned into probabilities by photos whose position is known.
+"""Calibrated confidences: converts scores into probabilities, fitted on photos with known positions.
 
-A cosine is not a probability: how much it means depends on the model and on how many tiles compete. Photos with known
-positions fit, in turn:
+A cosine is not a probability: its meaning depends on the model and on the number of tiles. Photos with known positions
+are used to fit:
 
 - the probability that the best place is right: a logistic regression on its score and its lead over the best place
-  elsewhere;
+  at another location;
 - the probability of each further place, given that the best one is wrong: a conditional logit over the places with
   "none of them" as one more outcome, so that the probabilities of one photo sum to at most 1;
-- the probability that the photo is not in the index, at equal odds: a logistic regression on the same two numbers, of
-  the photos as they are and as they would be without the tiles near their true position;
-- radii that hold 68 % and 95 % of the cameras of right places.
+- the probability that the photo is not in the index, for prior odds of 1: a logistic regression on score and lead, of
+  the photos, and of the same photos without the tiles near their true position;
+- radii within which 68 % and 95 % of the cameras of right places lie.
 """
 
 import json
@@ -45,33 +45,34 @@ if TYPE_CHECKING:
     from gengeo_hf.encoding.protocol import EncoderProtocol
     from gengeo_hf.localization.answers import Place
 
-ABSENT = 0.75  # of `not_in_index`: above it an answer says that the photo is probably not in the index
-FAR = 2  # times as many tiles, or as few, from where on confidences are called off
+ABSENT = 0.75  # above this `not_in_index`, an answer notes that the photo is probably not in the index
+FAR = 2  # ratio of gallery sizes above which confidences get a warning
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Fitted probabilities. The best place: sigmoid(bias + score_weight * score + lead_weight * lead).
+    """Fitted confidences of a model and an index.
+
+    The confidence of the best place is sigmoid(bias + score_weight * score + lead_weight * lead).
 
     Args:
-        bias, score_weight, lead_weight: The regression of the best place.
-        within_m: "right" means closer than this to the truth, in metres.
-        fingerprint: Of the model.
-        gallery: Number of tiles that competed; with many more or fewer the confidences are wrong.
-        photos: How many held-out photos were used.
+        bias, score_weight, lead_weight: Coefficients of the regression for the best place.
+        within_m: Largest distance of a right place from the true position, metres.
+        fingerprint: Fingerprint of the model.
+        gallery: Number of tiles in the index; confidences are wrong for a gallery of a very different size.
+        photos: Number of held-out photos.
         expected_calibration_error: Mean gap between confidence and share of right answers over ten bins, measured on
             photos that the fit did not see (two-fold).
         reliability: (mean confidence, share right, photos) of each bin of that measurement.
-        trade: (threshold, share of photos that are answered, share right of these), measured on the same photos; how
-            to choose the confidence below which "don't know" is the answer.
-        rest_bias, rest_weight: Utility of a further place, rest_bias + rest_weight * (its score - the best score),
-            where "none of them" has utility 0.
-        absence: Bias, score weight and lead weight of the probability that a photo is not in the index; empty where it
-            was not fitted.
-        radius_factors: Factors on `Place.uncertainty_m` that give the radii of 68 % and 95 %; empty where they were not
+        trade: (threshold, share of photos that are answered, share right of these), measured on the same photos, to
+            choose a threshold below which answers are not `known`.
+        rest_bias, rest_weight: Coefficients of the utility of a further place, rest_bias + rest_weight * (its score -
+            the best score); "none of them" has utility 0.
+        absence: Bias, score weight and lead weight of the probability that a photo is not in the index; empty if not
             fitted.
-        brier_skill: 1 - Brier score / Brier score of the share of right answers, of the best place and of places 2 to
-            5, measured on photos that the fit did not see.
+        radius_factors: Factors of `Place.uncertainty_m` that give the radii of 68 % and 95 %; empty if not fitted.
+        brier_skill: 1 - Brier score / Brier score of always stating the share of right answers; for the best place and
+            for places 2 to 5, measured on photos that the fit did not see.
         auroc: Area under the ROC curve of the best place's confidence, right against wrong, on the same photos.
     """
 
@@ -104,17 +105,17 @@ class Calibration:
         """Fit on held-out photos.
 
         Args:
-            places: What was found for each photo, best first.
-            truth: Latitude and longitude of each photo.
-            fingerprint: Of the model.
-            gallery: Number of tiles that competed.
-            within_m: How near is right, in metres.
+            places: Places of each photo, best first.
+            truth: True latitude and longitude of each photo, degrees.
+            fingerprint: Fingerprint of the model.
+            gallery: Number of tiles in the index.
+            within_m: Largest distance of a right place from the true position, metres.
 
         Raises:
-            GenGeoError: Fewer than 20 photos, or all of them right or all wrong.
+            GenGeoError: There are fewer than 20 photos, or their answers are all right or all wrong.
         """
         answered = [(found, place) for found, place in zip(places, truth, strict=True) if found]
-        check_number(len(answered))
+        check_photo_count(len(answered))
         photos = [HeldOutPhoto.of(found, *position, within_m) for found, position in answered]
         right = np.array([photo.right == 0 for photo in photos], dtype=float)
         if right.min() == right.max():
@@ -144,15 +145,18 @@ class Calibration:
         )
 
     def apply(self, places: Sequence["Place"], window: int | None = None) -> list["Place"]:
-        """The same places with a confidence and radii each.
+        """Add confidences and radii to places.
 
-        Confidences of places that do not share ground sum to at most 1; places that share ground (tiles that were not
-        merged) have one confidence together.
+        Confidences of places that do not overlap sum to at most 1. Places with overlapping tiles (which were not
+        merged) get the same confidence, which counts once.
 
         Args:
-            places: Of one photo, best first.
-            window: How many of them take part, so that the number of places that were asked for does not change a
-                confidence; None takes all. The first ten that do not share ground get a confidence.
+            places: Places of one photo, best first.
+            window: Number of places that the confidences depend on, so that they do not change with the number of
+                requested places; None takes all. The first ten that do not overlap get a confidence.
+
+        Returns:
+            The same places in the same order.
         """
         if not places:
             return []
@@ -167,10 +171,13 @@ class Calibration:
         return done
 
     def not_in_index(self, places: Sequence["Place"]) -> float | None:
-        """Probability that a photo was taken outside of the index, if that is as likely as not before it is seen.
+        """Probability that a photo was taken outside of the index, for a prior probability of 0.5.
 
         Args:
-            places: Of one photo, best first.
+            places: Places of one photo, best first.
+
+        Returns:
+            A probability in [0, 1]; None if it was not fitted or there are no places.
         """
         if not self.absence or not places:
             return None
@@ -179,7 +186,7 @@ class Calibration:
         return float(logistic(np.array(self.absence), np.array([score_and_lead(scores)]))[0])
 
     def _probabilities(self, scores: np.ndarray) -> np.ndarray:
-        """Probability of each of some places that do not share ground, by their scores in falling order."""
+        """Probabilities of places that do not overlap, from their scores in descending order."""
         weights = np.array([self.bias, self.score_weight, self.lead_weight])
         best = float(logistic(weights, np.array([score_and_lead(scores)]))[0])
         rest = rest_probabilities(np.array([self.rest_bias, self.rest_weight]), scores)
@@ -192,7 +199,7 @@ class Calibration:
         return {"radius_68_m": small * place.uncertainty_m, "radius_95_m": large * place.uncertainty_m}
 
     def check_model(self, encoder: "EncoderProtocol") -> None:
-        """Refuse a calibration that was fitted on another model's scores.
+        """Raise an error if the calibration was fitted on another model.
 
         Raises:
             GenGeoError: The fingerprints differ.
@@ -204,36 +211,39 @@ class Calibration:
             )
 
     def caveat(self, gallery: int) -> str:
-        """A warning where confidences were fitted among far fewer or far more tiles; empty otherwise.
+        """Warn if confidences were fitted with far fewer or far more tiles.
 
         Args:
-            gallery: Number of tiles that compete.
+            gallery: Number of tiles of the searched index.
+
+        Returns:
+            One sentence; empty without a warning.
         """
         if max(gallery, self.gallery) <= FAR * min(gallery, self.gallery):
             return ""
         high = "high" if gallery > self.gallery else "low"
         return (
-            f"confidences were fitted among {self.gallery:,} tiles and {gallery:,} compete, so they are too {high}: "
-            "run gengeo calibrate with this index"
+            f"confidences were fitted with {self.gallery:,} tiles and the index has {gallery:,}, so they are too "
+            f"{high}: run gengeo calibrate with this index"
         )
 
     def save(self, path: str | Path) -> None:
-        """Write as JSON, with the SHA-256 of what it says."""
+        """Write a JSON file, with the SHA-256 of its values."""
         values = asdict(self)
         write_json(path, values | {"sha256": digest_of(values)})
 
     @classmethod
     def load(cls, path: str | Path) -> "Calibration":
-        """Read what `save` wrote.
+        """Read a file of `save`.
 
-        A file of an earlier version states no SHA-256: it is taken when every value is of the right kind.
+        Files of earlier versions have no SHA-256; they are accepted if every value has the right type.
 
         Raises:
-            GenGeoError: Missing, not a calibration, or not as it was written.
+            GenGeoError: The file is missing, is not a calibration, or was changed.
         """
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
-            stated = values.pop("sha256", None)
+            digest = values.pop("sha256", None)
             for table in ("reliability", "trade"):
                 values[table] = tuple(map(tuple, values.get(table, ())))
             for row in ("absence", "radius_factors", "brier_skill"):
@@ -241,17 +251,17 @@ class Calibration:
             found = cls(**values)
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise GenGeoError(f"{path} is not a calibration ({error}); make one with gengeo calibrate") from error
-        if stated is not None and stated != digest_of(values):
+        if digest is not None and digest != digest_of(values):
             raise GenGeoError(
-                f"{path} is damaged or was changed (its SHA-256 is not the one that it states): its confidences cannot "
-                "be believed; copy it again or make it again with gengeo calibrate"
+                f"{path} is damaged or was changed (its values do not have the stored SHA-256); copy it again or "
+                "make it again with gengeo calibrate"
             )
         if (wrong := found._wrong_value()) is not None:
             raise GenGeoError(f"{path} is not a calibration ({wrong}); make one with gengeo calibrate")
         return found
 
     def _wrong_value(self) -> str | None:
-        """Which value is of another kind than it must be; None where all are right."""
+        """Describe the first value of a wrong type; None if there is none."""
         for name, value in vars(self).items():
             numbers = list(_flat(value))
             if not (isinstance(value, str) if name == "fingerprint" else all(map(_is_number, numbers))):
@@ -260,7 +270,7 @@ class Calibration:
 
 
 def _flat(value: object) -> Iterator[object]:
-    """The values in tuples of tuples."""
+    """Yield the values of nested tuples."""
     if isinstance(value, tuple):
         for part in value:
             yield from _flat(part)
@@ -269,22 +279,22 @@ def _flat(value: object) -> Iterator[object]:
 
 
 def _is_number(value: object) -> bool:
-    """True for a finite int or float; True and False are not, nor are integers beyond the range of float."""
+    """Whether a value is a finite int or float, not a bool, and within the range of float."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def absence_notes(not_in_index: float | None) -> list[str]:
-    """What to say about a photo that was probably taken outside of the index; nothing below `ABSENT`."""
+    """Notes for a photo that was probably taken outside of the index; empty up to `ABSENT`."""
     if not_in_index is None or not_in_index <= ABSENT:
         return []
-    return [f"probably not in this index ({not_in_index:.0%}, if that is as likely as not beforehand)"]
+    return [f"probably not in this index (probability {not_in_index:.0%}, for a prior of 50%)"]
 
 
-def check_number(photos: int) -> None:
-    """Refuse to learn from too few photos.
+def check_photo_count(photos: int) -> None:
+    """Raise an error if there are too few photos for a fit.
 
     Raises:
-        GenGeoError: Fewer than `MIN_PHOTOS`.
+        GenGeoError: There are fewer than `MIN_PHOTOS`.
     """
     if photos < MIN_PHOTOS:
         raise GenGeoError(f"at least {MIN_PHOTOS} held-out photos are needed, found {photos}")
@@ -293,7 +303,7 @@ def check_number(photos: int) -> None:
 def reliability(
     confidences: np.ndarray, right: np.ndarray, bins: int = 10
 ) -> tuple[float, tuple[tuple[float, float, int], ...]]:
-    """Expected calibration error and the bins of a reliability plot.
+    """Compute the expected calibration error and the bins of a reliability plot.
 
     Args:
         confidences: Stated confidences in [0, 1], shape (photos,).
@@ -315,8 +325,8 @@ def reliability_plot(calibration: Calibration, path: str | Path) -> None:
     """Draw stated confidence against share of right answers, with a 95 % interval (Wilson) and the photos of each bin.
 
     Args:
-        calibration: Of `Calibration.fit`.
-        path: PNG, SVG or PDF.
+        calibration: Result of `Calibration.fit`.
+        path: PNG, SVG or PDF file to write.
 
     Raises:
         MissingExtraError: Matplotlib is not installed.
@@ -346,7 +356,7 @@ def reliability_plot(calibration: Calibration, path: str | Path) -> None:
 
 
 def _trade(confidences: np.ndarray, right: np.ndarray) -> tuple[tuple[float, float, float], ...]:
-    """(threshold, share answered, share right of the answered) for thresholds at which something is answered."""
+    """(threshold, share answered, share right of the answered) for thresholds with at least one answer."""
     rows = []
     for threshold in np.arange(0, 10) / 10:
         answered = confidences >= threshold

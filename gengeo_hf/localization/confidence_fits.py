@@ -1,4 +1,4 @@
-"""The fits behind `Calibration`: regressions, conditional logit, quantiles, and how they are measured."""
+"""Fits of `Calibration` (regressions, conditional logit, quantiles) and their quality measures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,26 +6,26 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gengeo_hf.localization.answers import share_ground
+from gengeo_hf.localization.answers import tiles_overlap
 
 if TYPE_CHECKING:
     from gengeo_hf.localization.answers import Place
 
 MIN_PHOTOS = 20
-CANDIDATES = 10  # places that share the probability of a photo; a fixed number, whatever is shown
-ABSENT = 4.0  # times `within_m`: tiles nearer to a photo are left out to see it as absent from the index
-RIDGE = 1e-2  # keeps the weights finite when held-out photos are separated without an error
+CANDIDATES = 10  # places among which the probability of a photo is divided, independent of how many are shown
+ABSENT = 4.0  # multiple of `within_m`: without the tiles nearer to a photo, it counts as absent from the index
+RIDGE = 1e-2  # keeps the weights finite when held-out photos are perfectly separable
 
 
 @dataclass(frozen=True)
 class HeldOutPhoto:
-    """What the fits need of one held-out photo.
+    """Scores and outcome of one held-out photo.
 
     Args:
-        scores: Of its places that do not share ground, falling.
-        right: Which of them is right, None for none.
-        absent_scores: The same without the places near the true position.
-        ratio: Distance of the right place to the true position over its `uncertainty_m`; None where it is not known.
+        scores: Scores of its places that do not overlap, descending.
+        right: Index of the right place in `scores`; None if none is right.
+        absent_scores: `scores` without the places near the true position.
+        ratio: Distance from the right place to the true position, divided by its `uncertainty_m`; None where unknown.
     """
 
     scores: np.ndarray
@@ -35,7 +35,7 @@ class HeldOutPhoto:
 
     @classmethod
     def of(cls, places: Sequence["Place"], lat: float, lon: float, within_m: float) -> "HeldOutPhoto":
-        """From the places of a photo and its true position in degrees."""
+        """Create one from the places of a photo and its true position in degrees."""
         from gengeo_hf.common.geo import great_circle_m
 
         firsts = list(dict.fromkeys(place_groups(places)))[:CANDIDATES]
@@ -50,35 +50,35 @@ class HeldOutPhoto:
 
 
 def place_groups(places: Sequence["Place"]) -> list[int]:
-    """Row of the first place that shares ground with each; a tile that overlaps its own shows the same ground."""
+    """For each place, row of the first place whose tile overlaps its own."""
     groups: list[int] = []
     for row, place in enumerate(places):
-        earlier = (other for other in dict.fromkeys(groups) if share_ground(place, places[other]))
+        earlier = (other for other in dict.fromkeys(groups) if tiles_overlap(place, places[other]))
         groups.append(next(earlier, row))
     return groups
 
 
 def score_and_lead(scores: np.ndarray) -> tuple[float, float]:
-    """Best score, and its lead over the next (0 where there is none)."""
+    """Best score, and its lead over the next score (0 if there is none)."""
     return float(scores[0]), float(scores[0] - scores[1]) if len(scores) > 1 else 0.0
 
 
 def rest_probabilities(weights: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Probability of each further place, given that the first is wrong; what is missing to 1 is "none of them"."""
+    """Probability of each further place, given that the first is wrong; the rest up to 1 is "none of them"."""
     utility = np.exp(np.clip(weights[0] + weights[1] * (scores[1:] - scores[0]), -50, 50))
     found: np.ndarray = utility / (1 + utility.sum())
     return found
 
 
 def fit_best(photos: Sequence[HeldOutPhoto]) -> tuple[float, float, float]:
-    """Bias, score weight and lead weight of the best place."""
+    """Fit bias, score weight and lead weight of the best place."""
     features = np.array([score_and_lead(photo.scores) for photo in photos])
     weights = fit_logistic(features, np.array([photo.right == 0 for photo in photos], dtype=float))
     return float(weights[0]), float(weights[1]), float(weights[2])
 
 
 def fit_rest(photos: Sequence[HeldOutPhoto]) -> tuple[float, float]:
-    """Conditional logit over further places, of photos whose best place is wrong, by maximum likelihood."""
+    """Fit a conditional logit over further places by maximum likelihood, on photos whose best place is wrong."""
     from scipy.optimize import minimize
 
     wrong = [photo for photo in photos if photo.right != 0 and len(photo.scores) > 1]
@@ -104,7 +104,7 @@ def fit_rest(photos: Sequence[HeldOutPhoto]) -> tuple[float, float]:
 
 
 def fit_absence(photos: Sequence[HeldOutPhoto]) -> tuple[float, ...]:
-    """Regression of photos as they are against the same photos without the tiles near their true position."""
+    """Fit a regression that separates photos from the same photos without the tiles near their true position."""
     absent = [photo.absent_scores for photo in photos if len(photo.absent_scores)]
     if len(absent) < MIN_PHOTOS:
         return ()
@@ -114,7 +114,7 @@ def fit_absence(photos: Sequence[HeldOutPhoto]) -> tuple[float, ...]:
 
 
 def radius_factors(photos: Sequence[HeldOutPhoto]) -> tuple[float, ...]:
-    """Quantiles of 68 % and 95 % of distance over uncertainty, one rank up (split conformal), of right places."""
+    """68 % and 95 % quantiles of distance / uncertainty of right places, one rank up (split conformal)."""
     ratios = np.sort([photo.ratio for photo in photos if photo.right == 0 and photo.ratio is not None])
     if len(ratios) < MIN_PHOTOS:
         return ()
@@ -123,17 +123,19 @@ def radius_factors(photos: Sequence[HeldOutPhoto]) -> tuple[float, ...]:
 
 
 def held_out(photos: Sequence[HeldOutPhoto]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Probabilities of photos that the fit did not see (two-fold): of best places, of places 2 to 5, and which of the
-    latter are right.
+    """Probabilities by two-fold cross-validation.
+
+    Returns:
+        Probability of each photo's best place; probabilities of places 2 to 5; 1 for each of the latter that is right.
     """
     best = np.empty(len(photos))
     further: list[float] = []
     further_right: list[float] = []
     for half in (0, 1):
-        fitted, seen = photos[1 - half :: 2], photos[half::2]
+        fitted, unseen = photos[1 - half :: 2], photos[half::2]
         weights, rest = np.array(fit_best(fitted)), np.array(fit_rest(fitted))
-        best[half::2] = logistic(weights, np.array([score_and_lead(photo.scores) for photo in seen]))
-        for photo, confidence in zip(seen, best[half::2], strict=True):
+        best[half::2] = logistic(weights, np.array([score_and_lead(photo.scores) for photo in unseen]))
+        for photo, confidence in zip(unseen, best[half::2], strict=True):
             stated = (1 - confidence) * rest_probabilities(rest, photo.scores)[:4]
             further += stated.tolist()
             further_right += [float(photo.right == row + 1) for row in range(len(stated))]
@@ -147,7 +149,7 @@ def brier_skill(stated: np.ndarray, right: np.ndarray) -> float:
 
 
 def auroc(stated: np.ndarray, right: np.ndarray) -> float:
-    """Probability that a right answer has a higher confidence than a wrong one (Mann and Whitney 1947), ties half."""
+    """Area under the ROC curve (Mann and Whitney 1947); ties count half."""
     from scipy.stats import rankdata
 
     ranks, good = rankdata(stated), right > 0
@@ -156,7 +158,7 @@ def auroc(stated: np.ndarray, right: np.ndarray) -> float:
 
 
 def logistic(weights: np.ndarray, features: np.ndarray) -> np.ndarray:
-    """Probability of each row of features, by bias and weights."""
+    """Probability of each row of features, from bias and weights."""
     logits = weights[0] + features @ weights[1:]
     return 1 / (1 + np.exp(-np.clip(logits, -50, 50)))
 
@@ -165,9 +167,9 @@ def fit_logistic(features: np.ndarray, right: np.ndarray, counts: np.ndarray | N
     """Ridge logistic regression by Newton steps on standardised features; (bias, score weight, lead weight).
 
     Args:
-        features: (photos, 2).
-        right: The outcome, 0 or 1, (photos,).
-        counts: How many photos each stands for; None is one.
+        features: (photos, 2) score and lead.
+        right: (photos,) outcome, 0 or 1.
+        counts: (photos,) weight of each row; None is 1.
     """
     counts = np.ones(len(right)) if counts is None else counts
     mean, scale = features.mean(axis=0), features.std(axis=0) + 1e-6

@@ -1,14 +1,14 @@
-"""A drive: the answers of successive frames corrected by what a car can reach between them.
+"""Corrects the answers for successive frames of a drive by the distance that a car can travel between them.
 
-The motion model, all of it: a car goes anywhere within its top speed, and no direction is likelier than another. Each
-frame has some candidate places. A way picks one of them for each frame, or leaves the frame out, and costs, in nats:
+Motion model: a car can be anywhere within its top speed, and all directions are equally probable. Each frame has some
+candidate places. A path chooses one of them for each frame, or leaves the frame out, with these costs in nats:
 
-    a candidate      SHARPNESS x (score of the frame's best candidate - its score), as votes are weighed in answers.py
-    a step           0 within reach, and beyond it (distance - reach) / reach; reach = top speed x time + both radii
-    a frame left out `left_out` (4: as much as 0.2 of cosine)
+    a candidate      SHARPNESS x (score of the frame's best candidate - its score), as votes are weighted in answers.py
+    a step           0 within reach, else (distance - reach) / reach; reach = top speed x time + both radii
+    a frame left out `left_out` (4: the cost of a cosine lower by 0.2)
 
-The cheapest way is the most probable one (the Viterbi path of a hidden Markov model, as in map matching: Newson and
-Krumm 2009). It is the shortest path through a graph without circles, which scipy finds.
+The path of least cost is the most probable one (the Viterbi path of a hidden Markov model, as in map matching: Newson
+and Krumm 2009). It is the shortest path in a directed acyclic graph, which scipy finds.
 """
 
 from collections.abc import Sequence
@@ -20,22 +20,22 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import great_circle_m
 from gengeo_hf.localization.answers import SHARPNESS, Answer, Place
 
-LEAST_REACH_M = 10.0  # of a step, where neither speed nor tile size gives more
-IN_A_ROW = 4  # frames that may be left out one after another
-STEP_COST = 1e-6  # the same for all ways; an edge of exactly 0 would be no edge
+LEAST_REACH_M = 10.0  # minimum reach of a step, for small speeds and tiles
+IN_A_ROW = 4  # maximum number of consecutive frames that are left out
+STEP_COST = 1e-6  # added to every edge: a sparse graph has no edges of weight 0
 
 
 @dataclass(frozen=True)
 class Motion:
-    """What is known about a drive.
+    """Parameters of a drive.
 
     Args:
-        top_speed: Metres a second.
-        interval_s: Seconds between frames, where their EXIF data do not tell.
-        left_out: What it costs to leave a frame out, in nats.
+        top_speed: Maximum speed, metres per second.
+        interval_s: Seconds between frames, used if their EXIF data have no times.
+        left_out: Cost of leaving a frame out, in nats.
 
     Raises:
-        GenGeoError: A value that is not positive.
+        GenGeoError: A value is not positive.
     """
 
     top_speed: float = 20.0
@@ -48,15 +48,15 @@ class Motion:
                 raise GenGeoError(f"{name} of a drive must be a positive number, found {value}")
 
 
-def in_order(answers: Sequence[Answer], interval_s: float) -> tuple[list[Answer], np.ndarray]:
-    """The frames in the order of the drive, and the time of each.
+def order_frames(answers: Sequence[Answer], interval_s: float) -> tuple[list[Answer], np.ndarray]:
+    """Sort frames in the order of the drive, with the time of each.
 
-    Where every frame that could be read tells its time, these times count, and a broken one stays with the frame that
-    was given before it. Else, for the frames of one video, their seconds in it count, and for photos the given order,
-    `interval_s` apart.
+    If every readable frame has a time in EXIF, frames are sorted by it, and an unreadable frame stays behind the frame
+    that was given before it. Else frames of one video have their seconds in it, and photos keep the given order with
+    `interval_s` between them.
 
     Args:
-        answers: One for each frame.
+        answers: Answer for each frame.
         interval_s: Seconds between frames.
 
     Returns:
@@ -77,25 +77,25 @@ def in_order(answers: Sequence[Answer], interval_s: float) -> tuple[list[Answer]
     return [answer for _, answer in timed], np.array(seconds)
 
 
-def follow(
+def correct_drive(
     answers: Sequence[Answer], seconds: Sequence[float] | np.ndarray, motion: Motion, threshold: float = 0.0
 ) -> list[Answer]:
-    """Put the place of the most probable way first in each answer.
+    """Reorder the places of each answer so that the place on the most probable path is first.
 
     Args:
-        answers: One for each frame, in the order of the drive; those without places are passed over.
-        seconds: Time of each frame, shape (frames,), not decreasing.
-        motion: See the module.
+        answers: Answer for each frame, in the order of the drive; answers without places are skipped.
+        seconds: (frames,) time of each frame in seconds, not decreasing.
+        motion: Parameters of the motion model.
         threshold: Confidence below which a frame is not `known`, see `GeoLocalizer.locate_many`.
 
     Returns:
-        The answers. A frame that was left out is not `known`; a frame whose best place changed says so in its note, and
-        is known as far as the place that is first now is sure: what was said of the old one no longer counts.
+        The answers. A frame that was left out is not `known`. A frame whose best place changed has a note, and is
+        `known` if the confidence of the new best place reaches the threshold.
     """
     frames = [number for number, answer in enumerate(answers) if answer.places]
     if not frames:
         return list(answers)
-    chosen = _cheapest([answers[f].places for f in frames], np.asarray(seconds, dtype=float)[frames], motion)
+    chosen = _shortest_path([answers[f].places for f in frames], np.asarray(seconds, dtype=float)[frames], motion)
     out = list(answers)
     for frame, pick in zip(frames, chosen, strict=True):
         out[frame] = _with_first(answers[frame], pick, threshold)
@@ -103,7 +103,7 @@ def follow(
 
 
 def _with_first(answer: Answer, pick: int | None, threshold: float) -> Answer:
-    """The answer with another place first."""
+    """Move a place of an answer to the front; None for `pick` leaves the frame out."""
     if pick is None:
         note = "left out of the drive: none of its places is within reach of the frames around it"
         return replace(answer, known=False, notes=(*answer.notes, note))
@@ -112,20 +112,20 @@ def _with_first(answer: Answer, pick: int | None, threshold: float) -> Answer:
     order = [pick, *(number for number in range(len(answer.places)) if number != pick)]
     places = [replace(answer.places[number], rank=rank) for rank, number in enumerate(order, 1)]
     known = (places[0].confidence or 0.0) >= threshold
-    note = f"by itself place {pick + 1}; first in the drive"
+    note = f"place {pick + 1} by score; first in the drive"
     return replace(answer, places=places, known=known, notes=(*answer.notes, note))
 
 
-def _cheapest(candidates: Sequence[Sequence[Place]], seconds: np.ndarray, motion: Motion) -> list[int | None]:
-    """The candidate of each frame on the cheapest way, None for a frame that is left out."""
+def _shortest_path(candidates: Sequence[Sequence[Place]], seconds: np.ndarray, motion: Motion) -> list[int | None]:
+    """Index of each frame's candidate on the path of least cost, None for a frame that is left out."""
     counts = [len(places) for places in candidates]
-    first = np.concatenate([[0], np.cumsum(counts)]) + 1  # node 0 is the start; candidates follow, frame by frame
+    first = np.concatenate([[0], np.cumsum(counts)]) + 1  # node 0 is the start, then the candidates frame by frame
     end = int(first[-1])
     own = [SHARPNESS * (max(p.score for p in places) - np.array([p.score for p in places])) for places in candidates]
     tails, heads, costs = [], [], []
 
     def edges(tail: np.ndarray, head: np.ndarray, cost: np.ndarray, frames: int) -> None:
-        tails.append(np.repeat(tail, len(head)).astype(np.int32))  # what SciPy 1.14 takes for a graph
+        tails.append(np.repeat(tail, len(head)).astype(np.int32))  # SciPy 1.14 needs int32
         heads.append(np.tile(head, len(tail)).astype(np.int32))
         costs.append((cost + (frames - 1) * motion.left_out + frames * STEP_COST).ravel())
 
@@ -140,7 +140,7 @@ def _cheapest(candidates: Sequence[Sequence[Place]], seconds: np.ndarray, motion
             step = _step_cost(candidates[f], candidates[g], float(seconds[g] - seconds[f]), motion)
             edges(nodes[f], nodes[g], step + own[g][None, :], g - f)
     shape = (end + 1, end + 1)
-    from scipy.sparse import coo_array  # not above: one photo does not need it
+    from scipy.sparse import coo_array  # here because single photos do not need it
     from scipy.sparse.csgraph import dijkstra
 
     graph = coo_array((np.concatenate(costs), (np.concatenate(tails), np.concatenate(heads))), shape=shape).tocsr()
@@ -155,7 +155,7 @@ def _cheapest(candidates: Sequence[Sequence[Place]], seconds: np.ndarray, motion
 
 
 def _step_cost(here: Sequence[Place], there: Sequence[Place], seconds: float, motion: Motion) -> np.ndarray:
-    """Cost of every step between two frames' candidates: shape (here, there)."""
+    """Costs of the steps between the candidates of two frames: (here, there) in nats."""
     lat, lon, radius = (
         [np.array([getattr(p, name) or 0.0 for p in places]) for places in (here, there)]
         for name in ("lat", "lon", "uncertainty_m")

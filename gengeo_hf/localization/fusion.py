@@ -1,8 +1,8 @@
-"""Posteriors of several tiles joined into one map in metres, and the weights of that.
+"""Fuses the posteriors of several tiles into one map in metres, and fits the weights.
 
-Overlapping tiles show the same ground, so their posteriors agree where a photo really stands, and nowhere else. Each
-tile weighs softmax(a x scale x cosine + b x evidence), where the evidence is the log-sum-exp of its scores. Weights
-are fitted on photos of the same kind, and switched off where they do not gain.
+Overlapping tiles show the same ground, so their posteriors agree at the true position of a photo. Tile weights are
+softmax(a x scale x cosine + b x evidence), where the evidence is the log-sum-exp of the scores of a tile. The weights
+a and b are fitted on photos of the same kind; fusion is disabled if it does not improve the results on them.
 """
 
 from __future__ import annotations
@@ -15,27 +15,28 @@ import numpy as np
 
 from gengeo_hf.common.geo import great_circle_m, metres_per_degree, offset
 
-CELL_M = 3.0  # of the map in which the mode is looked for
-BLUR_M = 3.0  # standard deviation of its smoothing
+CELL_M = 3.0  # side of the cells in which the mode is searched
+BLUR_M = 3.0  # standard deviation of the smoothing of cells
 NEAR_M = 6.0  # the answer is the mean within this distance of the mode
 MODE_M = 8.0  # mass within this distance of the mode is its probability
-LEAST_MASS = 1e-6  # points of less probability are left out
+LEAST_MASS = 1e-6  # positions of less probability are dropped
 COSINE_WEIGHTS = (0.25, 0.5, 1.0, 2.0)
 EVIDENCE_WEIGHTS = (0.0, 0.25, 0.5, 1.0)
 
 
 @dataclass(frozen=True)
 class FusionWeights:
-    """How much similarity and evidence count.
+    """Weights of similarity and evidence.
 
     Args:
-        cosine: Factor of the cosine times the model's scale.
-        evidence: Factor of the log-evidence of the pose head.
-        scale: The model's InfoNCE scale.
-        tiles: Most similar tiles that are joined.
-        enabled: False where joining did not gain on the validation photos: the best tile's pose is the answer.
-        gain_percent: Share of validation photos within 10 m, joined minus best tile, in percent.
-        photos: Validation photos.
+        cosine: Factor a of the cosine times the model's scale.
+        evidence: Factor b of the log-evidence of the pose head.
+        scale: InfoNCE scale of the model.
+        tiles: Number of most similar tiles that are fused.
+        enabled: False if fusion did not improve the results on validation photos; the pose in the best tile is then the
+            answer.
+        gain_percent: Share of validation photos within 10 m, fused minus best tile, in percentage points.
+        photos: Number of validation photos.
     """
 
     cosine: float = 1.0
@@ -47,7 +48,15 @@ class FusionWeights:
     photos: int = 0
 
     def log_weights(self, cosines: np.ndarray, evidence: np.ndarray) -> np.ndarray:
-        """Log-weights of the tiles of one photo, normalised: (T,)."""
+        """Normalised log-weights of the tiles of one photo.
+
+        Args:
+            cosines: (T,) similarities of the tiles.
+            evidence: (T,) log-evidence of the tiles.
+
+        Returns:
+            (T,); the exponentials sum to 1.
+        """
         logits = self.cosine * self.scale * cosines + self.evidence * evidence
         top = logits.max()
         normalised: np.ndarray = logits - top - np.log(np.exp(logits - top).sum())
@@ -59,10 +68,10 @@ class TilePosterior:
     """One candidate tile of a photo.
 
     Args:
-        lat, lon: Degrees of the tile's centre.
-        cosine: Similarity to the photo.
+        lat, lon: Centre of the tile, degrees.
+        cosine: Similarity of tile and photo.
         evidence: Log-evidence of the pose head.
-        positions: (P, 2) metres east and north of the centre.
+        positions: (P, 2) positions in metres east and north of the centre.
         mass: (P,) probability of each position, given the tile.
     """
 
@@ -76,13 +85,13 @@ class TilePosterior:
 
 @dataclass(frozen=True)
 class Mode:
-    """One peak of the joined map.
+    """One peak of the fused map.
 
     Args:
-        lat, lon: Degrees, the mean near the peak.
+        lat, lon: Mean position near the peak, degrees.
         probability: Mass within `MODE_M` of the peak.
-        spread_m: Root-mean-square distance of the mass within 5 x `MODE_M` from the answer.
-        tile: Number of the tile that adds most near the peak.
+        spread_m: Root-mean-square distance in metres from this position, of the mass within 5 x `MODE_M`.
+        tile: Index of the tile with most mass near the peak.
     """
 
     lat: float
@@ -93,12 +102,15 @@ class Mode:
 
 
 def fuse(tiles: Sequence[TilePosterior], log_weights: np.ndarray, count: int = 1) -> list[Mode]:
-    """Peaks of the joined map of one photo, most probable first.
+    """Fuse the posteriors of the tiles of one photo and find the peaks of the map.
 
     Args:
-        tiles: Candidates.
-        log_weights: (T,), see `FusionWeights.log_weights`.
-        count: Peaks at most. Each takes the mass near it away, so that peaks are different places.
+        tiles: T candidate tiles.
+        log_weights: (T,) log-weights, see `FusionWeights.log_weights`.
+        count: Maximum number of peaks. The mass near a peak is removed before the next is searched.
+
+    Returns:
+        Peaks, most probable first.
     """
     lat, lon = tiles[0].lat, tiles[0].lon
     points, mass, owner = _points(tiles, log_weights, lat, lon)
@@ -113,8 +125,8 @@ def fuse(tiles: Sequence[TilePosterior], log_weights: np.ndarray, count: int = 1
         square = ((points[around] - answer) ** 2).sum(axis=1)
         spread = float(np.sqrt(mass[around] @ square / mass[around].sum()))
         best = int(np.bincount(owner[inside], mass[inside]).argmax())
-        where = offset(lat, lon, *answer)
-        modes.append(Mode(float(where[0]), float(where[1]), float(mass[inside].sum()), spread, best))
+        position = offset(lat, lon, *answer)
+        modes.append(Mode(float(position[0]), float(position[1]), float(mass[inside].sum()), spread, best))
         points, mass, owner = points[~around], mass[~around], owner[~around]
     return modes
 
@@ -122,7 +134,7 @@ def fuse(tiles: Sequence[TilePosterior], log_weights: np.ndarray, count: int = 1
 def _points(
     tiles: Sequence[TilePosterior], log_weights: np.ndarray, lat: float, lon: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All positions of all tiles in metres from (lat, lon), their mass, and which tile they come from."""
+    """Positions of all tiles in metres from (lat, lon), their mass, and the index of their tile."""
     per_lat, per_lon = (float(value) for value in metres_per_degree(lat))
     points, mass, owner = [], [], []
     for number, tile in enumerate(tiles):
@@ -130,9 +142,9 @@ def _points(
         points.append(tile.positions + np.array([east, (tile.lat - lat) * per_lat]))
         mass.append(tile.mass * np.exp(log_weights[number]))
         owner.append(np.full(len(tile.mass), number))
-    joined, weights, owners = np.concatenate(points), np.concatenate(mass), np.concatenate(owner)
+    positions, weights, owners = np.concatenate(points), np.concatenate(mass), np.concatenate(owner)
     kept = weights > LEAST_MASS
-    return joined[kept], weights[kept], owners[kept]
+    return positions[kept], weights[kept], owners[kept]
 
 
 def _peak(points: np.ndarray, mass: np.ndarray) -> np.ndarray:
@@ -159,18 +171,18 @@ def fit_weights(
     tiles: int = 40,
     within_m: float = 10.0,
 ) -> FusionWeights:
-    """Choose weights by the share of validation photos whose joined answer lies within some metres.
+    """Choose the weights with the largest share of validation photos whose fused answer is right.
 
     Args:
-        photos: Candidates of each photo, best first.
-        answers: lat and lon of the pose in the best tile of each photo, to compare with.
-        truth: (N, 2) lat and lon of the photos.
-        scale: The model's InfoNCE scale.
-        tiles: How many candidates are joined.
-        within_m: What counts as right.
+        photos: Candidate tiles of each photo, best first.
+        answers: Latitude and longitude of the pose in the best tile of each photo, the baseline.
+        truth: (N, 2) true latitude and longitude of the photos.
+        scale: InfoNCE scale of the model.
+        tiles: Number of candidates that are fused.
+        within_m: Largest distance of a right answer, metres.
 
     Returns:
-        The best weights; `enabled` only where they gain more than one standard error over the best tile.
+        The best weights; `enabled` only if they gain more than one standard error over the baseline.
     """
     plain = np.array([great_circle_m(*answer, *true) <= within_m for answer, true in zip(answers, truth, strict=True)])
     best, best_right = FusionWeights(scale=scale, tiles=tiles), plain & False

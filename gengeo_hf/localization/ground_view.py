@@ -1,4 +1,4 @@
-"""A photo as a pose head reads it: at the scale of the model, with the directions of its columns and its heading."""
+"""Prepares a photo for a pose head: pixels at the model's scale, azimuths of the columns, and heading."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GroundView:
-    """A photo as the head reads it.
+    """Input of a pose head for one photo.
 
     Args:
         pixels: uint8 (1, 3, H, W) at the model's scale.
-        azimuths: (C,) degrees of the patch columns relative to the centre column.
-        stated: Heading of the centre column in degrees, 0 where nothing is known.
-        rolled: Degrees that the panorama was rolled by already, to be added to an answer.
-        prior: Heading prior.
-        panorama: Whether it can be rolled.
+        azimuths: (C,) azimuths of the patch columns relative to the centre column, degrees.
+        stated: Known heading of the centre column, degrees clockwise from north; 0 if unknown.
+        rolled: Degrees by which the panorama was rolled; must be added to an estimated heading.
+        prior: Heading prior: "known", "45" or "180".
+        panorama: Whether the photo is a panorama and can be rolled.
     """
 
     pixels: torch.Tensor
@@ -40,8 +40,8 @@ class GroundView:
     panorama: bool
 
 
-def prior_of(photo: Photo, camera: CameraView) -> str:
-    """The narrowest heading prior of a photo: stated or true heading, magnetic heading, none."""
+def heading_prior_of(photo: Photo, camera: CameraView) -> str:
+    """Narrowest heading prior of a photo: "known" for a stated or true heading, "45" for a magnetic one, else "180"."""
     if camera.bearing is not None:
         return "known"
     if camera.heading is not None or photo.metadata.camera.bearing is None:
@@ -52,17 +52,20 @@ def prior_of(photo: Photo, camera: CameraView) -> str:
 def ground_view(
     encoder: Encoder, canvas: PanoramaCanvas | None, photo: Photo, camera: CameraView, heading_prior: str | None = None
 ) -> GroundView | None:
-    """The photo at the model's scale with what is known of its camera; None without a field of view.
+    """Prepare a photo for a pose head.
 
     Args:
-        encoder: The model.
-        canvas: Of its panoramas; None for a model of ordinary photos.
-        photo: With an image.
-        camera: What the user states.
-        heading_prior: What the user states; None takes the narrowest that the photo allows.
+        encoder: Encoder of the model.
+        canvas: Canvas of the model's panoramas; None for a model of ordinary photos.
+        photo: Photo with an image.
+        camera: Camera that the user states.
+        heading_prior: Heading prior that the user states; None takes the narrowest that the photo allows.
+
+    Returns:
+        The view; None if the field of view is unknown.
 
     Raises:
-        GenGeoError: A heading outside 0..360 degrees.
+        GenGeoError: A heading is outside 0..360 degrees.
     """
     if camera.bearing is not None:
         check_heading(camera.bearing)
@@ -72,7 +75,7 @@ def ground_view(
     known = stated.bearing
     one = replace(stated, heading=known)  # "unknown" would give eight rolled panoramas
     picture = pictures(photo, one, canvas, encoder.patch)[0]
-    prior = heading_prior or prior_of(photo, camera)
+    prior = heading_prior or heading_prior_of(photo, camera)
     if picture.own_size:
         pixels = torch.from_numpy(np.array(picture.image)).permute(2, 0, 1)[None]
         shown, flat = 360.0 * picture.image.width / canvas.width, False  # type: ignore[union-attr]  # own_size

@@ -1,4 +1,4 @@
-"""`GeoLocalizer`: from photos to places, with an index and the model that made it."""
+"""`GeoLocalizer`: locates photos with a model and an index."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from gengeo_hf.encoding.protocol import EncoderProtocol
 from gengeo_hf.index.adapt import adapted_for, encoder_options
 from gengeo_hf.index.hits import Hit
 from gengeo_hf.index.index import GeoIndex
-from gengeo_hf.localization.answers import Answer, Place, Track, merge_hits, place_of, to_geojson
+from gengeo_hf.localization.answers import Answer, Place, Track, merge_hits, merge_votes, to_geojson
 from gengeo_hf.localization.area_notes import far_note
 from gengeo_hf.localization.confidence import Calibration, absence_notes
-from gengeo_hf.localization.drive import Motion, follow, in_order
+from gengeo_hf.localization.drive import Motion, correct_drive, order_frames
 from gengeo_hf.localization.photos import (
     Photo,
     TooNarrowError,
@@ -34,7 +34,7 @@ from gengeo_hf.localization.photos import (
     read_photo,
     widened_note,
 )
-from gengeo_hf.localization.sources import batched, load_source, seconds_of, source_name
+from gengeo_hf.localization.sources import batched, load_photo, source_name, video_seconds
 
 if TYPE_CHECKING:
     from gengeo_hf.index.stores import StoreIndex
@@ -53,25 +53,25 @@ __all__ = [
     "open_index",
     "to_geojson",
 ]
-VOTES_FOR_EACH = 8  # hits that are asked for, for each place wanted: enough for overlaps of 50 % and some strangers
-# Places for which hits are asked at the least: a confidence, which needs the best place elsewhere, must not change with
-# how many places the user wants to see.
+VOTES_FOR_EACH = 8  # hits requested for each place: enough for tiles that overlap by 50 %, and some other hits
+# Minimum number of places for which hits are requested: a confidence, which needs the best place at another location,
+# must not depend on the number of places that the user requests.
 LEAST_PLACES = 10
 DRIVE_CANDIDATES = 20  # places of each frame that a drive may choose from
 OnePhoto: TypeAlias = str | Path | bytes | BinaryIO | Image.Image | np.ndarray
 
 
 class GeoLocalizer:
-    """A model and the index that it made, ready for photos.
+    """Locates photos with an index.
 
     Args:
-        encoder: An `Encoder`, or another encoder with the members of `EncoderProtocol`.
-        index: The gallery.
-        calibration: Turns scores into confidences; None gives none.
-        pose: Finds position and heading inside the tiles; None answers with the tiles' own positions.
+        encoder: `Encoder`, or another encoder with the members of `EncoderProtocol`.
+        index: Index of aerial tiles, made by the same model.
+        calibration: Converts scores to confidences; None gives no confidences.
+        pose: Estimates position and heading inside the tiles; None returns the positions of the tiles.
 
     Raises:
-        GenGeoError: Another model made the index, or the calibration belongs to another model.
+        GenGeoError: The index or the calibration belongs to another model.
 
     Example:
         >>> localizer = GeoLocalizer.from_pretrained("./gengeo-cvusa", "city.gengeo")
@@ -91,7 +91,8 @@ class GeoLocalizer:
         if calibration is not None:
             calibration.check_model(encoder)
         self.encoder, self.index, self.calibration, self.pose = encoder, index, calibration, pose
-        self._off = calibration.caveat(len(index)) if calibration is not None else ""
+        self._calibration_caveat = calibration.caveat(len(index)) if calibration is not None else ""
+        self._size_caveat = "" if isinstance(index, GeoIndex) else index.size_caveat(encoder.dim)
         self._canvas, self._patch = panorama_canvas(encoder), encoder.patch
 
     @classmethod
@@ -104,24 +105,24 @@ class GeoLocalizer:
         pose: PoseSettings | bool | None = None,
         **options: Any,
     ) -> GeoLocalizer:
-        """Load a checkpoint, an index, and a calibration file if there is one.
+        """Load a checkpoint, an index, and optionally a calibration.
 
         Args:
-            model: A checkpoint directory or a Hub id.
-            index: An index directory, or the address of a store such as `milvus:http://host:19530`.
+            model: Checkpoint directory or Hub id.
+            index: Index directory, or address of a store such as `milvus:http://host:19530`.
             calibration: File of `gengeo calibrate`; None gives no confidences.
-            pose: True, or settings, finds position and heading inside the tiles; see `PoseSettings`.
-            options: Passed to `Encoder.from_pretrained`, for example `device="cpu"`; `backend` and `compute_dtype` are
-                "auto" unless given, which on a CPU takes what is fastest and agrees with float32. An index or a store
-                that was made with a `truncate_dim` or an `input_scale` sets them.
+            pose: True or `PoseSettings` estimates position and heading inside the tiles.
+            options: Arguments of `Encoder.from_pretrained`, for example `device="cpu"`. `backend` and `compute_dtype`
+                default to "auto", which on a CPU takes the fastest backend that agrees with float32. `truncate_dim` and
+                `input_scale` default to those of the index or store.
 
         Raises:
-            GenGeoError: One of them is missing or damaged, or they do not belong together.
+            GenGeoError: Model, index or calibration is missing or damaged, or they do not fit together.
         """
         from gengeo_hf.encoding.encoder import Encoder
 
         table = Calibration.load(calibration) if calibration is not None else None
-        gallery = open_index(index)  # before the model: it is quick to say that it is not there
+        gallery = open_index(index)  # before the model, because it fails faster
         options = {"needs_model": bool(pose)} | options
         if isinstance(gallery, GeoIndex):
             options = encoder_options(gallery.manifest) | options
@@ -141,8 +142,9 @@ class GeoLocalizer:
 
     @property
     def caveat(self) -> str:
-        """Warnings about what the model was trained on and about confidences; empty where there is nothing to say."""
-        return "; ".join(filter(None, (caveat_of(self.encoder.training_record), self._off)))
+        """Warnings about training data, confidences, and ground sizes that a store does not fuse; empty without any."""
+        found = (caveat_of(self.encoder.training_record), self._calibration_caveat, self._size_caveat)
+        return "; ".join(filter(None, found))
 
     @overload
     def locate(self, photo: OnePhoto, *, sequence: Literal[False] = False, **options: Any) -> Answer: ...
@@ -156,24 +158,25 @@ class GeoLocalizer:
     def locate(
         self, photo: Any, *, sequence: bool = False, motion: Motion | None = None, top: int = 5, **options: Any
     ) -> Answer | list[Answer]:
-        """Places where a photo may have been taken, or each of several photos.
+        """Locate one photo or several photos.
 
-        A photo that cannot be read gives an answer whose `error` says why.
+        A photo that cannot be read gives an answer with an `error`.
 
         Args:
             photo: One photo (a path, an http(s) address, bytes, an open binary file, a PIL image or a uint8 array), or
-                a sequence of photos. A text is always one photo.
-            sequence: The photos are frames of one drive, in its order; where all that can be read state their time in
-                EXIF, that is the order. The answers are then corrected together, see `gengeo_hf.localization.drive`.
+                a sequence of photos. A string is always one photo.
+            sequence: Whether the photos are frames of one drive. They are sorted by their times in EXIF if all readable
+                photos have one, else they keep their order. The answers are corrected together, see
+                `gengeo_hf.localization.drive`.
             motion: Top speed and interval of the frames; None takes the defaults of `Motion`.
-            top: Number of places at most, best first.
-            options: As `locate_many`: `near`, `merge`, `camera`, `exif_radius_m`, `threshold`, `batch_size`.
+            top: Maximum number of places for each photo.
+            options: Arguments of `locate_many`: `near`, `merge`, `camera`, `exif_radius_m`, `threshold`, `batch_size`.
 
         Returns:
             The answer for one photo; a list of answers for several, in their order; a `Track` with `sequence`.
 
         Raises:
-            GenGeoError: A threshold without a calibration, or `sequence` for one photo.
+            GenGeoError: A threshold is given without a calibration, or `sequence` for one photo.
 
         Example:
             >>> answer = localizer.locate("photo.jpg")
@@ -184,12 +187,12 @@ class GeoLocalizer:
         single = is_single_image(photo)
         if single and sequence:
             raise GenGeoError("sequence=True takes the frames of a drive: give a list of photos")
-        photos = [load_source(photo)] if single else map(load_source, photo)
+        photos = [load_photo(photo)] if single else map(load_photo, photo)
         if sequence:
             motion = motion or Motion()
             found = list(self.locate_many(photos, top=max(top, DRIVE_CANDIDATES), **options))
-            together = follow(*in_order(found, motion.interval_s), motion, options.get("threshold", 0.0))
-            return Track(replace(answer, places=answer.places[:top]) for answer in together)
+            corrected = correct_drive(*order_frames(found, motion.interval_s), motion, options.get("threshold", 0.0))
+            return Track(replace(answer, places=answer.places[:top]) for answer in corrected)
         answers = list(self.locate_many(list(photos) if single else photos, top=top, **options))
         return answers[0] if single else answers
 
@@ -205,41 +208,40 @@ class GeoLocalizer:
         batch_size: int = 32,
         camera: CameraView | None = None,
     ) -> Iterator[Answer]:
-        """Answer many photos, a batch at a time: answers are there before the last photo is read.
+        """Locate many photos in batches; only one batch of images is in memory.
 
         Args:
-            photos: Paths, bytes, open binary files, PIL images or frames of `Video.frames`, no more than one batch of
-                which is held at a time; addresses are not fetched here.
-            top: Number of places at most, best first.
-            near: Only places within (lat, lon, radius in metres), or in an area.
+            photos: Paths, bytes, open binary files, PIL images or frames of `Video.frames`. Addresses are not fetched.
+            top: Maximum number of places for each photo.
+            near: Search only tiles within (lat, lon, radius in metres), or in an area.
             merge: Merge overlapping tiles into one place; False gives one place for each tile.
-            camera: How the photos were taken, where that is known better than from their files; see `CameraView`.
-            exif_radius_m: Search only within this many metres of the position in a photo's EXIF data, where it has one.
+            camera: How the photos were taken; overrides the data in their files.
+            exif_radius_m: Search only within this many metres of the position in a photo's EXIF data, if it has one.
             threshold: Confidence below which an answer is not `known`; needs a calibration.
-            batch_size: Photos that are encoded and searched together.
+            batch_size: Number of photos that are encoded and searched together.
 
         Yields:
-            Answers in the order of the photos; a photo that cannot be read is an answer with an error.
+            Answers in the order of the photos; a photo that cannot be read gives an answer with an error.
 
         Raises:
-            GenGeoError: A threshold without a calibration; or there is one photo, and its pose cannot be found (with
-                several, the answer says so in its notes).
+            GenGeoError: A threshold is given without a calibration; or there is only one photo and its pose cannot be
+                estimated (with several photos, the answer has a note instead).
         """
         if threshold > 0 and self.calibration is None:
-            raise GenGeoError("a threshold needs confidences: make a calibration with gengeo calibrate, and give it")
+            raise GenGeoError("a threshold needs confidences: make a calibration with gengeo calibrate and pass it")
         camera = camera or CameraView()
         alone = isinstance(photos, Sequence) and len(photos) == 1
         for names in batched(photos, batch_size):
             batch = [read_photo(name) for name in names]
-            asked = [photo for photo in batch if photo.image is not None]
-            own = [exif_radius_m is not None and photo.position is not None for photo in batch]
+            readable = [photo for photo in batch if photo.image is not None]
+            has_own_prior = [exif_radius_m is not None and photo.position is not None for photo in batch]
             priors = [
                 (photo.position.lat, photo.position.lon, exif_radius_m) if mine and photo.position else near
-                for photo, mine in zip(batch, own, strict=True)
+                for photo, mine in zip(batch, has_own_prior, strict=True)
                 if photo.image is not None
             ]
-            found = iter(self._places_each(asked, top, priors, merge, camera))
-            for name, photo, mine in zip(names, batch, own, strict=True):
+            found = iter(self._places_each(readable, top, priors, merge, camera))
+            for name, photo, mine in zip(names, batch, has_own_prior, strict=True):
                 places = next(found) if photo.image is not None else []
                 if alone and photo.refused is not None:
                     raise photo.refused
@@ -257,16 +259,19 @@ class GeoLocalizer:
                     exif_is_prior=mine,
                     time=photo.time,
                     not_in_index=photo.not_in_index,
-                    video_s=seconds_of(name),
+                    video_s=video_seconds(name),
                 )
 
     def search_photo(self, photo: Any, camera: CameraView, tiles: int) -> tuple[Photo, list[Hit]] | None:
-        """A photo, read, and its most similar tiles, best first; None where it cannot be read.
+        """Read one photo and search its most similar tiles.
 
         Args:
-            photo: As `locate_many`.
-            camera: How it was taken.
+            photo: Photo as in `locate_many`.
+            camera: How the photo was taken.
             tiles: Number of tiles.
+
+        Returns:
+            The photo and its hits, best first; None if it cannot be read.
         """
         found = read_photo(photo)
         if found.image is None:
@@ -278,7 +283,7 @@ class GeoLocalizer:
     def _places_each(
         self, photos: Sequence[Photo], top: int, priors: Sequence[Any], merge: bool, camera: CameraView
     ) -> list[list[Place]]:
-        """As `_places`; a photo that is too narrow for the model gets none, and says so in its `error`."""
+        """As `_places`; a photo that is too narrow for the model gets no places and an `error`."""
         try:
             return self._places(photos, top, priors, merge, camera)
         except TooNarrowError as error:
@@ -291,25 +296,25 @@ class GeoLocalizer:
     def _places(
         self, photos: Sequence[Photo], top: int, priors: Sequence[Any], merge: bool, camera: CameraView
     ) -> list[list[Place]]:
-        """Hits of each photo as places."""
+        """Search the hits of each photo and merge them into places."""
         views = [pictures(photo, camera, self._canvas, self._patch) for photo in photos]
         flat = [view for several in views for view in several]
         if not flat:
             return []
-        asked = max(top, LEAST_PLACES) * VOTES_FOR_EACH if merge or self.calibration or self.pose else top
+        k = max(top, LEAST_PLACES) * VOTES_FOR_EACH if merge or self.calibration or self.pose else top
         each = [prior for prior, several in zip(priors, views, strict=True) for _ in several]
         descriptors, widened = encode_pictures(self.encoder, flat)
         for row, photo in enumerate(photo for photo, several in zip(photos, views, strict=True) for _ in several):
             photo.note = widened_note(widened[row]) if row in widened else photo.note
-        found = iter(self._search(descriptors, asked, each))
+        found = iter(self._search(descriptors, k, each))
         results = []
         for photo, several in zip(photos, views, strict=True):
-            hits, headings = _best_of([(next(found), view.heading) for view in several], asked)
-            places = merge_hits(hits) if merge else [place_of([hit], rank) for rank, hit in enumerate(hits, 1)]
+            hits, headings = _best_of([(next(found), view.heading) for view in several], k)
+            places = merge_hits(hits) if merge else [merge_votes([hit], rank) for rank, hit in enumerate(hits, 1)]
             if len(several) > 1:
                 places = [replace(place, heading=headings[place.tile_id]) for place in places]
             if self.calibration is not None:
-                always = hits[: LEAST_PLACES * VOTES_FOR_EACH]  # however many places are wanted
+                always = hits[: LEAST_PLACES * VOTES_FOR_EACH]  # independent of `top`
                 window = len(merge_hits(always)) if merge else len(always)
                 photo.not_in_index = self.calibration.not_in_index(places[:window])
                 places = self.calibration.apply(places, window)
@@ -321,21 +326,21 @@ class GeoLocalizer:
         return results
 
     def _search(self, descriptors: np.ndarray, k: int, priors: Sequence[Any]) -> list[list[Hit]]:
-        """Hits of each descriptor, each within its own prior."""
+        """Search each descriptor within its own prior."""
         if len(set(priors)) == 1:
             return self.index.search(descriptors, k, priors[0])
         return [self.index.search(vector, k, near)[0] for vector, near in zip(descriptors, priors, strict=True)]
 
 
 def open_index(where: str | Path) -> GeoIndex | StoreIndex:
-    """An index folder, or a store by its address."""
+    """Open an index directory, or a store by its address."""
     from gengeo_hf.index.stores import connect, is_address
 
     return connect(str(where)) if is_address(str(where)) else GeoIndex.load(where)
 
 
 def _best_of(several: Sequence[tuple[list[Hit], float]], k: int) -> tuple[list[Hit], dict[str, float]]:
-    """The k best tiles over the pictures of one photo, each with its best score, and the heading that gave it."""
+    """The k best tiles over the pictures of one photo, each with its best score, and the heading of that picture."""
     if len(several) == 1:
         return several[0][0], {}
     best: dict[str, tuple[Hit, float]] = {}

@@ -1,7 +1,7 @@
-"""A map that works without internet: one HTML page with Leaflet, imagery and thumbnails inside.
+"""Maps of answers that work offline: one HTML page that contains Leaflet, imagery and thumbnails.
 
-The page's content security policy forbids every connection but those to a background map that was asked for, so nothing
-about the photos leaves the machine. Its script and style are `assets/map.js` and `assets/map.css`.
+The content security policy of the page allows connections only to a background map that the caller chose, so no data
+about the photos leaves the machine. Script and style are `assets/map.js` and `assets/map.css`.
 """
 
 import base64
@@ -23,26 +23,26 @@ if TYPE_CHECKING:
     from gengeo_hf.index.stores import StoreIndex
 
 LEAFLET = ASSETS / "leaflet"
-MAX_TILES = 200  # tiles drawn round the places: about 4 kB each
+MAX_TILES = 200  # tiles drawn around the places, about 4 kB each
 PHOTO_PIXELS = 320
-MANY, MANY_PIXELS = 50, 120  # beyond so many photos their pictures are smaller, and only their best tiles are shown
+MANY, MANY_PIXELS = 50, 120  # above this number of photos, pictures are smaller and only best tiles are shown
 
 
 @dataclass(frozen=True)
 class MapPoint:
-    """One marker.
+    """A marker on the map.
 
     Args:
-        lat, lon: Degrees.
-        kind: "found" (the first of its photo a square, others circles), "exif" (position in the photo's file) or
-            "truth" (known position); both of these are diamonds.
-        label: One line, facts divided by " · ".
-        rank: Number written beside it; 0 writes none.
-        picture: JPEG or PNG shown when it is clicked.
-        radius_m: Circle of uncertainty in metres.
-        bounds: Box of its tile, drawn as a frame.
+        lat, lon: Position in degrees.
+        kind: "found" (a square for the best place of a photo, circles for others), "exif" (position in the photo's
+            file) or "truth" (known position); the last two are diamonds.
+        label: Text of the popup in one line, facts separated by " · ".
+        rank: Number beside the marker; 0 shows none.
+        picture: JPEG or PNG of the popup.
+        radius_m: Radius of the circle of uncertainty, metres; None draws none.
+        bounds: Bounds of the tile, drawn as a frame; None draws none.
         view: (lat, lon) of the cone in the direction of view, see `view_cone`; empty draws none.
-        probability: Picture of where inside the tile the photo was taken, in a layer that is off at first.
+        probability: Picture of the posterior inside the tile, in a layer that is hidden at first.
     """
 
     lat: float
@@ -59,7 +59,7 @@ class MapPoint:
 
 @dataclass(frozen=True)
 class MapOverlay:
-    """A picture laid on the ground: north-up, JPEG or PNG, with its box in degrees."""
+    """A north-up picture on the map: JPEG or PNG, with its bounds in degrees."""
 
     picture: bytes
     bounds: Bounds
@@ -67,15 +67,15 @@ class MapOverlay:
 
 @dataclass(frozen=True)
 class Background:
-    """An online map under everything.
+    """An online background map.
 
     Args:
-        url: Template such as `https://.../{z}/{x}/{y}.png`, https or http.
-        attribution: Whom its licence asks to name.
-        max_zoom: Deepest zoom level of its tiles; deeper views enlarge them.
+        url: Template such as `https://.../{z}/{x}/{y}.png`, https or http; "" has no background map.
+        attribution: Attribution that its licence requires.
+        max_zoom: Maximum zoom level of its tiles; they are enlarged at higher levels.
 
     Raises:
-        GenGeoError: The address is not such a template.
+        GenGeoError: `url` is not such a template.
     """
 
     url: str
@@ -99,11 +99,11 @@ class MapPhoto:
     """A photo in the list beside the map, with its markers.
 
     Args:
-        name: What it is called.
-        points: Found places, EXIF position, known position.
-        picture: JPEG or PNG.
-        note: A line under its name, for example "12 m from its known position".
-        known: False draws its places faint.
+        name: Name of the photo.
+        points: Markers: found places, EXIF position, known position.
+        picture: JPEG or PNG of the photo.
+        note: Text under the name, for example "12 m from its known position".
+        known: False draws the places in a faint colour.
     """
 
     name: str
@@ -122,16 +122,16 @@ def map_page(
     line: Sequence[tuple[float, float]] = (),
     credits: Sequence[str] = (),
 ) -> str:
-    """A complete HTML page.
+    """Build the complete HTML page.
 
     Args:
-        photos: Each with its true and found places.
-        overlays: Own imagery, drawn under the markers.
-        line: (lat, lon) of a drive, drawn as a way.
+        photos: Photos with their markers.
+        overlays: Imagery of the index, drawn under the markers.
         title: Heading and window title.
         caveat: Warning shown above the map.
-        background: Online map under everything; None (the default) makes no request at all.
-        credits: Whose own imagery is shown, one text for each of its sources.
+        background: Online background map; None makes no network request.
+        line: (lat, lon) of a drive, drawn as a line.
+        credits: Attribution of each source of imagery.
     """
     background = background or Background("")
     pictures: dict[bytes, str] = {}
@@ -141,7 +141,7 @@ def map_page(
         "overlays": [_overlay(overlay, origin[0], pictures) for overlay in overlays],
         "line": [[lat, _unwrapped(lon, origin[0])] for lat, lon in line],
         "tileUrl": background.url,
-        "attribution": html.escape(background.attribution),  # Leaflet writes it as markup
+        "attribution": html.escape(background.attribution),  # Leaflet inserts it as HTML
         "maxNativeZoom": background.max_zoom,
         "credits": [html.escape(text) for text in credits],
     }
@@ -160,10 +160,11 @@ def map_page(
 
 
 def map_frame(page: str, height: int = 560) -> str:
-    """A page from `map_page` as an `<iframe>` for a report, a notebook or a web page; its styles stay inside.
+    """Wrap a page of `map_page` in an `<iframe>`, for a report, a notebook or a web page.
 
     Args:
-        height: Of the frame, in CSS pixels.
+        page: HTML of `map_page`.
+        height: Height of the frame, CSS pixels.
     """
     return (
         f'<iframe srcdoc="{html.escape(page)}" style="width:100%;height:{height}px;border:1px solid #ccc;'
@@ -178,16 +179,16 @@ def answers_map(
     drive: bool = False,
     **options: Any,
 ) -> str:
-    """The map of answers: photos in a list, places with tile thumbnails, and the index's own imagery as ground.
+    """Build the map of answers: list of photos, places with thumbnails of tiles, and imagery of the index.
 
     Args:
-        answers: Of `GeoLocalizer.locate_many`.
-        index: Gives thumbnails; None draws none.
-        caveat: See `map_page`.
-        drive: The answers are frames of one drive: draw its way.
-        options: `title`, `background` of `map_page`.
+        answers: Answers of `GeoLocalizer.locate_many`.
+        index: Index or store with the thumbnails; None draws none.
+        caveat: Warning shown above the map.
+        drive: Whether the answers are frames of one drive, whose line is drawn.
+        options: `title` and `background` of `map_page`.
     """
-    shown = 1 if len(answers) > MANY else None  # tiles of the best places alone, where there are many photos
+    shown = 1 if len(answers) > MANY else None  # only tiles of the best places if there are many photos
     wanted = [place.tile_id for answer in answers for place in answer.places[:shown]]
     pictures = index.thumbnails(wanted) if index is not None else {}
     size = PHOTO_PIXELS if len(answers) <= MANY else MANY_PIXELS
@@ -198,16 +199,16 @@ def answers_map(
         for place in reversed(answer.places)
         if place.bounds is not None and place.tile_id in pictures
     }
-    ground = list(overlays.values())
+    imagery = list(overlays.values())
     if isinstance(index, GeoIndex) and len(overlays) < MAX_TILES:
-        ground = [*_neighbours(answers, index, set(overlays), MAX_TILES - len(overlays)), *ground]
+        imagery = [*_neighbours(answers, index, set(overlays), MAX_TILES - len(overlays)), *imagery]
     credits = list(dict.fromkeys(place.rights for answer in answers for place in answer.places if place.rights))
     line = drive_line(answers) if drive else ()
-    return map_page(photos, ground, caveat=caveat, line=line, credits=credits, **options)
+    return map_page(photos, imagery, caveat=caveat, line=line, credits=credits, **options)
 
 
 def data_uri(picture: bytes) -> str:
-    """JPEG or PNG bytes as a data URI; empty for no bytes."""
+    """Encode JPEG or PNG bytes as a data URI; "" for no bytes."""
     if not picture:
         return ""
     kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
@@ -215,7 +216,7 @@ def data_uri(picture: bytes) -> str:
 
 
 def _answer(answer: Answer, pictures: dict[str, bytes], size: int) -> MapPhoto:
-    """One answer as a photo with markers."""
+    """Convert an answer to a photo with markers."""
     points = [
         MapPoint(
             place.lat,
@@ -231,8 +232,8 @@ def _answer(answer: Answer, pictures: dict[str, bytes], size: int) -> MapPhoto:
         )
         for place in answer.places
     ]
-    unsure = "" if answer.known or answer.error else "don't know"
-    note = "; ".join(filter(None, (answer.error, unsure, *answer.notes)))
+    unknown = "" if answer.known or answer.error else "don't know"
+    note = "; ".join(filter(None, (answer.error, unknown, *answer.notes)))
     if (position := answer.exif_position) is not None:
         label = f"{position.lat:.6f}, {position.lon:.6f} · EXIF position"
         points.append(MapPoint(position.lat, position.lon, "exif", label))
@@ -243,13 +244,13 @@ def _answer(answer: Answer, pictures: dict[str, bytes], size: int) -> MapPhoto:
 
 
 def _probability(place: Place) -> MapOverlay | None:
-    """The posterior of the best place as a picture."""
+    """Picture of the posterior of the best place; None for other places."""
     found = place.position_map if place.rank == 1 else None
     return None if found is None else MapOverlay(found.picture(), found.bounds)
 
 
 def _label(place: Place) -> str:
-    """One line about a place, position first."""
+    """Format facts about a place in one line, position first."""
     facts = [f"{place.lat:.6f}, {place.lon:.6f}"]
     if place.uncertainty_m is not None:
         facts[0] += f" ± {place.uncertainty_m:,.0f} m"
@@ -262,7 +263,7 @@ def _label(place: Place) -> str:
 
 
 def _photo_picture(answer: Answer, size: int) -> bytes:
-    """A small JPEG of the photo itself, its longer side `size` pixels."""
+    """Small JPEG of the photo, its longer side `size` pixels."""
     from gengeo_hf.common.images import open_image
     from gengeo_hf.common.video import read_frame
     from gengeo_hf.index.segment import thumbnail
@@ -276,7 +277,7 @@ def _photo_picture(answer: Answer, size: int) -> bytes:
 
 
 def _neighbours(answers: Sequence[Answer], index: GeoIndex, drawn: set[str], limit: int) -> list[MapOverlay]:
-    """Tiles nearest to the best places, so that a marker does not float on white."""
+    """Tiles nearest to the best places, as a background of the markers."""
     import numpy as np
 
     from gengeo_hf.common.geo import great_circle_m
@@ -297,12 +298,12 @@ def _neighbours(answers: Sequence[Answer], index: GeoIndex, drawn: set[str], lim
 
 
 def _key(picture: bytes, pictures: dict[bytes, str]) -> str:
-    """The name of a picture in the page, where each stands once; empty for none."""
+    """Key of a picture in the page, which holds each picture once; "" for no picture."""
     return pictures.setdefault(picture, f"p{len(pictures)}") if picture else ""
 
 
 def _photo(photo: MapPhoto, origin: float, pictures: dict[bytes, str]) -> dict[str, Any]:
-    """A photo for the page's script."""
+    """Convert a photo for the script of the page."""
     points = [
         {
             "at": [point.lat, _unwrapped(point.lon, origin)],
@@ -322,24 +323,24 @@ def _photo(photo: MapPhoto, origin: float, pictures: dict[bytes, str]) -> dict[s
 
 
 def _overlay(overlay: MapOverlay, origin: float, pictures: dict[bytes, str]) -> dict[str, Any]:
-    """A picture on the ground for the page's script."""
+    """Convert an overlay for the script of the page."""
     return {"box": _box(overlay.bounds, origin), "picture": _key(overlay.picture, pictures)}
 
 
 def _unwrapped(lon: float, origin: float) -> float:
-    """The longitude within half a turn of `origin`, so that a map across the date line is in one piece."""
+    """Longitude within 180 degrees of `origin`, so that a map across the date line is continuous."""
     return origin + (lon - origin + 180.0) % 360.0 - 180.0
 
 
 def _box(bounds: Bounds, origin: float) -> list[list[float]]:
-    """South-west and north-east corner, unwrapped."""
+    """South-west and north-east corners, unwrapped."""
     west = _unwrapped(bounds.west, origin)
     return [[bounds.south, west], [bounds.north, west + bounds.width]]
 
 
 @cache
 def _leaflet() -> dict[str, str]:
-    """Leaflet's own files. Its style sheet names four icons that this page does not use and must not ask for."""
+    """Files of Leaflet. References to icons in its style sheet are removed: the page does not use or request them."""
     import re
 
     style = (LEAFLET / "leaflet.css").read_text(encoding="utf-8")

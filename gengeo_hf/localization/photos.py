@@ -1,8 +1,8 @@
-"""From a photo to the images that the model encodes: its camera, its time, its position.
+"""Reads photos and prepares the images that the model encodes.
 
-A model of panoramas has learned one scale (`gengeo_hf.common.projection`). An ordinary photo is brought to it: unrolled
-as the model's panoramas are, and as wide as its field of view, which is what training with a limited field of view
-shows (`limited_fov`). A panorama is aligned with north by its heading; without one it is taken as aligned already.
+A model trained on panoramas expects one scale in degrees per pixel (`gengeo_hf.common.projection`). An ordinary photo
+is projected to this scale, with a width that corresponds to its field of view, as in training with a limited field of
+view (`limited_fov`). A panorama is rolled to north by its heading; without a heading it is assumed to be aligned.
 """
 
 from collections.abc import Iterable, Sequence
@@ -32,24 +32,22 @@ from gengeo_hf.common.video import BrokenFrame
 if TYPE_CHECKING:
     from gengeo_hf.encoding.protocol import EncoderProtocol
 
-TURNS = 8  # headings tried for a panorama whose heading is unknown: at most 22.5 degrees from the true one
-PANORAMA, PHOTO = "panorama", "photo"  # what `GenGeoConfig.ground_camera` may say
-
-
-WIDEST = 3  # times its own width that a narrow photo is widened to
+TURNS = 8  # headings tried for a panorama of unknown heading: at most 22.5 degrees from the true one
+PANORAMA, PHOTO = "panorama", "photo"  # values of `GenGeoConfig.ground_camera`
+WIDEST = 3  # maximum factor by which a narrow photo is widened
 
 
 class TooNarrowError(GenGeoError):
-    """What a photo shows is too narrow for the model: it concerns this photo, not the others in its batch."""
+    """The field of view of one photo is too narrow for the model; other photos of the batch are not affected."""
 
 
 class Picture(NamedTuple):
-    """What is encoded.
+    """An image that is encoded for a photo.
 
     Args:
-        image: RGB.
-        heading: Degrees that its panorama was rolled by.
-        own_size: Whether it is encoded at its own size instead of the ground view's.
+        image: RGB image.
+        heading: Degrees by which the panorama was rolled.
+        own_size: Whether the image is encoded at its own size instead of that of the ground view.
     """
 
     image: Image.Image
@@ -59,15 +57,15 @@ class Picture(NamedTuple):
 
 @dataclass
 class Photo:
-    """One photo, read.
+    """A photo with its metadata.
 
     Args:
-        image: Upright RGB; None where it could not be read.
-        metadata: What its file says about position, time and camera.
-        error: Why it could not be read.
-        note: What could not be found out while it was located; empty where nothing was left open.
+        image: Upright RGB image; None if it could not be read.
+        metadata: Position, time and camera in its file.
+        error: Why it could not be read; empty if it was.
+        note: Note of the search or pose for the answer; empty if there is none.
         not_in_index: Probability that it was taken outside of the index; None without a calibration.
-        refused: Why it has no pose, where one was wanted.
+        refused: Why a requested pose could not be estimated; None if it was, or was not requested.
     """
 
     image: Image.Image | None
@@ -79,20 +77,25 @@ class Photo:
 
     @property
     def position(self) -> PhotoPosition | None:
-        """Position of its EXIF data."""
+        """Position in the EXIF data; None if there is none."""
         return self.metadata.position
 
     @property
     def time(self) -> datetime | None:
-        """When it was taken, as its EXIF data say (local time of the camera)."""
+        """Time in the EXIF data (local time of the camera); None if there is none."""
         return self.metadata.time
 
 
 def find_photos(paths: Iterable[str | Path]) -> list[Path]:
-    """Photos that are named, and those in folders that are named, in name order.
+    """List given photos, and the photos in given directories in the order of their names.
+
+    Missing files are listed; their answers have an error.
+
+    Args:
+        paths: Files and directories.
 
     Raises:
-        GenGeoError: A folder without photos. A missing file is left for the answer to say.
+        GenGeoError: A directory contains no photos.
     """
     photos: list[Path] = []
     for path in map(Path, paths):
@@ -107,9 +110,12 @@ def find_photos(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def read_photo(photo: Any) -> Photo:
-    """Read a path, bytes, an open file, a PIL image, a frame or what `read_image` gave; `error` says what is wrong.
+    """Read a photo; a photo that cannot be read has an `error`.
 
-    All pixels are decoded, also of a large JPEG: a photo has the same descriptor here as from `Encoder`.
+    Large JPEG files are decoded at full size, so a photo has the same descriptor as from `Encoder`.
+
+    Args:
+        photo: Path, bytes, open file, PIL image, frame of a video, or result of `read_image`.
     """
     if isinstance(photo, BrokenFrame):
         return Photo(None, error=photo.error)
@@ -121,13 +127,16 @@ def read_photo(photo: Any) -> Photo:
 
 
 def pictures(photo: Photo, camera: CameraView, canvas: PanoramaCanvas | None, patch: int = 1) -> list[Picture]:
-    """The images to encode for one photo.
+    """Prepare the images to encode for one photo.
 
     Args:
-        photo: With an image.
-        camera: What the user or a table states; what it leaves open is taken from the photo's file.
-        canvas: Of the model's panoramas; None, for a model of ordinary photos, leaves the photo as it is.
-        patch: Widths of unrolled photos are multiples of this.
+        photo: Photo with an image.
+        camera: Camera stated by the user or a table; missing values are taken from the file of the photo.
+        canvas: Canvas of the model's panoramas; None (a model of ordinary photos) keeps the photo unchanged.
+        patch: Widths of projected photos are multiples of this number of pixels.
+
+    Returns:
+        One picture; eight rolled panoramas if the heading is `UNKNOWN_HEADING`.
     """
     assert photo.image is not None
     view = camera.completed_by(photo.metadata.camera)
@@ -145,15 +154,15 @@ def pictures(photo: Photo, camera: CameraView, canvas: PanoramaCanvas | None, pa
 
 
 def camera_notes(photo: Photo, camera: CameraView, canvas: PanoramaCanvas | None) -> list[str]:
-    """What was assumed about how a photo was taken, or left out; empty where nothing was."""
+    """Notes on assumptions about the camera of a photo; empty if there are none."""
     if photo.image is None:
         return []
     view = camera.completed_by(photo.metadata.camera)
     notes = list(photo.metadata.notes)
     if canvas is not None and view.fov is None:
-        notes.append("field of view unknown, so the whole photo was taken for a panorama: state it (--fov DEGREES)")
+        notes.append("field of view unknown: assumed to be a panorama; state it (--fov DEGREES)")
     elif canvas is not None and view.is_panorama and view.heading is None:
-        notes.append("its file states no heading: taken as north-aligned")
+        notes.append("no heading in the file: assumed to be aligned with north")
     if canvas is None and not view.is_level:
         notes.append("pitch and roll are not used: this model was trained with ordinary photos")
     elif is_steep(view):
@@ -164,54 +173,58 @@ def camera_notes(photo: Photo, camera: CameraView, canvas: PanoramaCanvas | None
 
 
 def panorama_canvas(encoder: "EncoderProtocol") -> PanoramaCanvas | None:
-    """The panoramas that a model was trained with, as its configuration states; None for any other model."""
+    """Canvas of the panoramas that a model was trained on, from its configuration; None for other models."""
     if encoder.ground_camera != PANORAMA:
         return None
     return PanoramaCanvas(*ground_size(encoder), encoder.ground_vertical_fov)
 
 
 def ground_size(encoder: "EncoderProtocol") -> tuple[int, int]:
-    """(height, width) in pixels at which a model encodes photos."""
+    """(height, width) of the model's ground images, pixels."""
     size = encoder.view_sizes["ground"]
     return int(size["height"]), int(size["width"])
 
 
-def encode_pictures(encoder: "EncoderProtocol", asked: Sequence[Picture]) -> tuple[np.ndarray, dict[int, float]]:
+def encode_pictures(encoder: "EncoderProtocol", images: Sequence[Picture]) -> tuple[np.ndarray, dict[int, float]]:
     """Encode ground pictures.
 
+    Args:
+        encoder: Encoder of the model.
+        images: Pictures of `pictures`.
+
     Returns:
-        Descriptors, float32 (pictures, dim), and for each picture that was widened by its mirror image its row and how
-        many times its own width it was encoded at.
+        Descriptors, float32 (pictures, dim), and the factor of each picture that was widened by its mirror image, by
+        row.
 
     Raises:
-        TooNarrowError: An unrolled photo is too narrow for the model.
+        TooNarrowError: A projected photo is too narrow for the model.
     """
-    out = np.empty((len(asked), encoder.dim), np.float32)
+    out = np.empty((len(images), encoder.dim), np.float32)
     widened: dict[int, float] = {}
-    whole = [row for row, picture in enumerate(asked) if not picture.own_size]
+    whole = [row for row, picture in enumerate(images) if not picture.own_size]
     if whole:
-        out[whole] = encoder.encode([asked[row].image for row in whole], "ground")
-    for width in sorted({picture.image.width for picture in asked if picture.own_size}):
-        rows = [row for row, picture in enumerate(asked) if picture.own_size and picture.image.width == width]
-        out[rows], wider = _encode_unrolled(encoder, [asked[row].image for row in rows])
+        out[whole] = encoder.encode([images[row].image for row in whole], "ground")
+    for width in sorted({picture.image.width for picture in images if picture.own_size}):
+        rows = [row for row, picture in enumerate(images) if picture.own_size and picture.image.width == width]
+        out[rows], wider = _encode_unrolled(encoder, [images[row].image for row in rows])
         if wider > width:
             widened |= dict.fromkeys(rows, wider / width)
     return out, widened
 
 
 def widened_note(times: float) -> str:
-    """What to say about a photo that was widened to so many times its width."""
+    """Note for a photo that was widened by a factor."""
     return (
-        f"narrow view: the model needs more of it, so the photo was widened to {times:.1f} times its width by its own "
-        "mirror image; a wider photo gives a better answer"
+        f"narrow view: the photo was widened to {times:.1f} times its width by its mirror image, because the model "
+        "needs more tokens; a wider photo gives a better answer"
     )
 
 
 def _encode_unrolled(encoder: "EncoderProtocol", images: Sequence[Image.Image]) -> tuple[np.ndarray, int]:
-    """Descriptors of unrolled photos of one width, and the width at which they were encoded.
+    """Encode projected photos of one width; returns descriptors and the width at which they were encoded.
 
-    A head needs more tokens than it has clusters. A photo that gives fewer is widened by its own mirror image, up to
-    three times its width, which keeps its scale.
+    The aggregator needs more tokens than it has clusters. A photo with fewer tokens is widened by its mirror image, up
+    to `WIDEST` times its width; the scale stays the same.
     """
     width = images[0].width
     refused: ValueError | None = None
@@ -220,7 +233,7 @@ def _encode_unrolled(encoder: "EncoderProtocol", images: Sequence[Image.Image]) 
             return encoder.encode([_widened(image, wider) for image in images], "ground", resize=False), wider
         except GenGeoError:
             raise
-        except ValueError as error:  # the model names the sizes that it cannot take
+        except ValueError as error:  # the model cannot take this size
             refused = refused or error
     raise TooNarrowError(
         "the field of view is too narrow for this model: take a photo with a wider view (less zoom, or a panorama)"
@@ -228,7 +241,7 @@ def _encode_unrolled(encoder: "EncoderProtocol", images: Sequence[Image.Image]) 
 
 
 def _widened(image: Image.Image, width: int) -> Image.Image:
-    """The image in the middle of its mirror images."""
+    """Pad an image to a width with its mirror image on both sides."""
     left = (width - image.width) // 2
     pixels = np.pad(np.asarray(image), ((0, 0), (left, width - image.width - left), (0, 0)), mode="symmetric")
     return Image.fromarray(pixels)

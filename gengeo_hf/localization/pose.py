@@ -1,7 +1,8 @@
-"""Poses of photos in the tiles that an index finds: position and heading instead of a tile's centre.
+"""Estimates poses of photos in retrieved tiles: position and heading inside the tile.
 
-The head of a checkpoint reads patch tokens of the photo and of the tiles. Tiles come from pose features stored with
-the index, from imagery, or from thumbnails that are large enough. Without a head the retrieval model searches.
+A pose head of the checkpoint compares patch tokens of the photo with those of the tiles. Tile features are stored with
+the index, or computed from imagery or from thumbnails of sufficient size. Without a head, poses are searched with the
+retrieval model (`gengeo_hf.pose.search`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from gengeo_hf.localization.fusion import FusionWeights, TilePosterior, fuse
 from gengeo_hf.localization.ground_view import GroundView, ground_view
 from gengeo_hf.localization.photos import Photo, panorama_canvas
 from gengeo_hf.localization.pose_calibration import PoseCalibration, pose_calibration_path
-from gengeo_hf.localization.pose_places import posed_place, position_map, with_radii
+from gengeo_hf.localization.pose_places import add_radii, place_with_pose, position_map
 from gengeo_hf.localization.tile_pixels import IndexPictures, TileFeatures, TilePictures
 from gengeo_hf.pose.geometry import positions_of
 from gengeo_hf.pose.head import FOLDER, PRIORS, PoseHead
@@ -44,17 +45,16 @@ METHODS = ("auto", FITTED, SEARCH)
 
 @dataclass
 class PoseSettings:
-    """What is done to find poses.
+    """Settings of pose estimation.
 
     Args:
-        method: "auto" takes a head where the checkpoint has one that fits and searches where it has none; "fitted" or
-            "search" insist.
-        heading_prior: "known", "45" or "180", where the user states it; None takes the narrowest that the photo allows.
-        fusion: Weights of the joined map, from `gengeo calibrate --pose`; None leaves the order of tiles.
-        radius_factors: Conformal factors, from `gengeo calibrate --pose`; None takes the head's own.
-        imagery: A `TileSource` that the index was made from, for tiles without stored features.
-        pictures: Pixels of tiles; None takes them from the imagery, else from large enough thumbnails.
-        features: Stored keys by heading prior.
+        method: "fitted" uses a head, "search" uses none, "auto" uses a head if the checkpoint has a suitable one.
+        heading_prior: "known", "45" or "180"; None takes the narrowest prior that the photo allows.
+        fusion: Weights of the fused map, from `gengeo calibrate --pose`; None keeps the order of the tiles.
+        radius_factors: Conformal factors by coverage, from `gengeo calibrate --pose`; None takes those of the head.
+        imagery: `TileSource` from which the index was made, for tiles without stored features.
+        pictures: Source of tile pixels; None takes the imagery, else thumbnails of sufficient size.
+        features: Stored keys of tiles, by heading prior.
     """
 
     method: str = "auto"
@@ -67,24 +67,24 @@ class PoseSettings:
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise GenGeoError(f"the way to find poses is one of {', '.join(METHODS)}, found {self.method!r}")
+            raise GenGeoError(f"the pose method must be one of {', '.join(METHODS)}, found {self.method!r}")
         if self.heading_prior is not None and self.heading_prior not in PRIORS:
             raise GenGeoError(f"--heading-prior must be one of {', '.join(PRIORS)}, found {self.heading_prior!r}")
 
 
 class UnposedError(GenGeoError):
-    """What one photo lacks for a pose: it concerns this photo, not the others."""
+    """The pose of one photo cannot be estimated; other photos are not affected."""
 
 
 class PoseFinder:
-    """Finds poses with the heads of a checkpoint, or without a head.
+    """Estimates poses with the heads of a checkpoint, or without a head.
 
     Args:
-        encoder: Of the checkpoint, with a torch model.
-        checkpoint: Folder or Hub id that holds `pose/<prior>`.
-        canvas: Of the model's panoramas; None for a model of ordinary photos.
-        settings: See `PoseSettings`.
-        where: `revision`, `token`, `cache_dir`, as for the model.
+        encoder: Encoder of the checkpoint, with a torch model.
+        checkpoint: Directory or Hub id with heads under `pose/<prior>`.
+        canvas: Canvas of the model's panoramas; None for a model of ordinary photos.
+        settings: Settings of pose estimation; None takes the defaults.
+        where: `revision`, `token` and `cache_dir` for heads on the Hub.
 
     Raises:
         GenGeoError: The encoder has no patch tokens.
@@ -105,26 +105,26 @@ class PoseFinder:
     def refine(
         self, photo: Photo, camera: CameraView, hits: Sequence[Hit], places: Sequence[Place]
     ) -> tuple[list[Place], str]:
-        """The places of one photo with position, heading and radii of their poses.
+        """Replace the positions of places by poses inside their tiles.
 
         Args:
-            photo: With an image. `refused` becomes the error where it lacks what the heads or the search need.
-            camera: What the user states.
-            hits: The most similar tiles, best first.
-            places: Of these tiles, best first.
+            photo: Photo with an image. If its pose cannot be estimated, the error is stored in `refused`.
+            camera: Camera that the user states.
+            hits: Most similar tiles, best first.
+            places: Places of these tiles, best first.
 
         Returns:
-            The places, and a sentence for the user: what is rough, or why there is no pose. With fitted weights the
-            places are peaks of the joined map of all hits.
+            The places, and a note: why the pose is inaccurate or missing, or "". With fitted weights the places are
+            peaks of the fused map of all hits.
 
         Raises:
-            GenGeoError: Tiles have no bounds or no pixels, a tile size or heading prior without a head.
+            GenGeoError: Tiles lack bounds or pixels, or no head fits the tile size.
         """
         if not places:
             return list(places), ""
         view = ground_view(self.encoder, self.canvas, photo, camera, self.settings.heading_prior)
         if view is None:
-            return list(places), "no pose: its field of view is not known; state it (--fov DEGREES)"
+            return list(places), "no pose: the field of view is unknown; state it (--fov DEGREES)"
         try:
             return self._refined(view, hits, places)
         except UnposedError as error:
@@ -132,31 +132,31 @@ class PoseFinder:
             return list(places), f"no pose: {error}"
 
     def _refined(self, view: GroundView, hits: Sequence[Hit], places: Sequence[Place]) -> tuple[list[Place], str]:
-        """The places with their poses, and what is rough."""
+        """Places with their poses, and a note."""
         head = self._head(view.prior)
         fusion = self.settings.fusion
         if head is not None and fusion is not None and fusion.enabled and view.prior == "known":
-            return self._joined(view, head, hits[: fusion.tiles], places), ""
+            return self._fused(view, head, hits[: fusion.tiles], places), ""
         by_id = {hit.tile_id: hit for hit in hits}
         chosen = [by_id[place.tile_id] for place in places]
         if head is None:
-            found = self._searched(view, chosen)
+            poses = self._search(view, chosen)
             rough = is_rough(getattr(self.encoder, "training_record", {}))
             note = "pose by search is rough: the model was not trained on centred tiles" if rough else ""
-            return [posed_place(p, h, pose, SEARCH) for p, h, pose in zip(places, chosen, found, strict=True)], note
+            return [place_with_pose(p, h, pose, SEARCH) for p, h, pose in zip(places, chosen, poses, strict=True)], note
         factors = self.settings.radius_factors or head.config.radius_factors
         tiles = self._posteriors(view, head, chosen)
         return [
-            posed_place(place, hit, pose, FITTED, factors, view.rolled, tile)
+            place_with_pose(place, hit, pose, FITTED, factors, view.rolled, tile)
             for place, hit, (tile, pose) in zip(places, chosen, tiles, strict=True)
         ], ""
 
     def for_index(self, index: Any, path: str | Path) -> PoseFinder:
-        """The same for another index of the same model, with its pixels and stored features.
+        """Create a finder for another index of the same model, which uses the same heads.
 
         Args:
-            index: A `GeoIndex` or `StoreIndex`.
-            path: Its folder or address; features lie beside it.
+            index: `GeoIndex` or `StoreIndex`.
+            path: Directory or address of the index, where its pose features are stored.
         """
         size = self.encoder.view_sizes["aerial"]
         pixels = IndexPictures(index, (size["height"], size["width"]), self.settings.imagery)
@@ -168,16 +168,16 @@ class PoseFinder:
     def candidates(
         self, photo: Photo, camera: CameraView, hits: Sequence[Hit]
     ) -> list[tuple[TilePosterior, tuple[Poses, int]]]:
-        """Posteriors of one photo in some tiles, for calibration; empty where the photo cannot be posed by a head."""
+        """Posteriors of one photo in some tiles, for calibration; empty if no head can be used for the photo."""
         view = ground_view(self.encoder, self.canvas, photo, camera, self.settings.heading_prior)
         head = None if view is None else self._head(view.prior)
         return [] if view is None or head is None or not hits else self._posteriors(view, head, hits)
 
     def _head(self, prior: str) -> PoseHead | None:
-        """The narrowest head that fits; None where the search is to be used.
+        """Narrowest suitable head; None to use the search.
 
         Raises:
-            GenGeoError: The checkpoint has heads, but none for this prior.
+            UnposedError: The checkpoint has heads, but none for this prior.
         """
         if self.settings.method == SEARCH:
             return None
@@ -191,7 +191,7 @@ class PoseFinder:
             self._load(name) is not None for name in PRIORS if name not in fitting
         ):
             known = {"known": "a known heading", "45": "a heading known to 45 degrees", "180": "an unknown heading"}
-            raise UnposedError(  # without the path of the checkpoint: the page shows this to its visitors
+            raise UnposedError(  # without the path of the checkpoint, because the web page shows this message
                 f"the model has no pose head {FOLDER}/{prior}, which a photo with {known[prior]} needs: state the "
                 f"heading (--heading), fit one with gengeo pose fit --heading-prior {prior}, or use --pose search"
             )
@@ -204,7 +204,7 @@ class PoseFinder:
         try:
             head = PoseHead.load(self.checkpoint, prior, **self._where)
         except GenGeoError:
-            if Path(self.checkpoint).is_dir():  # it is there and cannot be read
+            if Path(self.checkpoint).is_dir():  # the head exists and cannot be read
                 raise
             return None
         check_head(head, self.encoder)
@@ -213,11 +213,11 @@ class PoseFinder:
     def _posteriors(
         self, view: GroundView, head: PoseHead, hits: Sequence[Hit]
     ) -> list[tuple[TilePosterior, tuple[Poses, int]]]:
-        """Posterior and pose of each tile."""
+        """Compute posterior and pose of the photo in each tile."""
         with torch.inference_mode():
             queries = head.queries(patch_tokens(self.encoder, normalised(self.encoder, view.pixels)).cpu())
             keys = self._keys(head, hits)
-        headings = tuple((view.stated + gap) % 360 for gap in _gaps(head, view.prior))
+        headings = tuple((view.stated + gap) % 360 for gap in _relative_headings(head, view.prior))
         sizes = self.encoder.processor.view_sizes["aerial"]
         grid = grid_of(self.encoder, sizes["height"], sizes["width"])
         layouts = [head.layout(size_of(_bounds(hit)), grid) for hit in hits]
@@ -237,12 +237,12 @@ class PoseFinder:
         return found
 
     def _keys(self, head: PoseHead, hits: Sequence[Hit]) -> torch.Tensor:
-        """Keys of the tiles, stored ones or from their pixels: float32 (T, K, d)."""
+        """Keys of the tiles, stored or computed from their pixels: float32 (T, K, d)."""
         ids = [hit.tile_id for hit in hits]
         features = self.settings.features.get(head.config.heading_prior)
         if features is not None and features.head != head.checksum:
             raise GenGeoError(
-                "the pose features of the index were made by another pose head: make them again with gengeo index "
+                "the pose features of the index belong to another pose head: make them again with gengeo index "
                 "--pose-features"
             )
         stored = dict(features.keys(ids)) if features is not None else {}
@@ -255,10 +255,10 @@ class PoseFinder:
         return torch.from_numpy(np.stack([stored[tile] for tile in ids]).astype(np.float32))
 
     def _images(self, tile_ids: Sequence[str]) -> Mapping[str, Image.Image]:
-        """Pixels of tiles.
+        """Pixels of tiles by id.
 
         Raises:
-            GenGeoError: There are none.
+            GenGeoError: There are no pixels for a tile.
         """
         found = self.settings.pictures.images(tile_ids) if self.settings.pictures is not None else {}
         if lacking := [tile for tile in tile_ids if tile not in found]:
@@ -268,8 +268,8 @@ class PoseFinder:
             )
         return found
 
-    def _searched(self, view: GroundView, hits: Sequence[Hit]) -> list[tuple[Poses, int]]:
-        """Poses without a head."""
+    def _search(self, view: GroundView, hits: Sequence[Hit]) -> list[tuple[Poses, int]]:
+        """Search poses without a head."""
         if not view.panorama:
             raise UnposedError("the search without a head takes panoramas; fit a head for photos (gengeo pose fit)")
         images = self._images([hit.tile_id for hit in hits])
@@ -281,8 +281,8 @@ class PoseFinder:
             poses.append((replace(found, heading=(found.heading + view.stated + view.rolled) % 360), 0))
         return poses
 
-    def _joined(self, view: GroundView, head: PoseHead, hits: Sequence[Hit], places: Sequence[Place]) -> list[Place]:
-        """Peaks of the joined map as places."""
+    def _fused(self, view: GroundView, head: PoseHead, hits: Sequence[Hit], places: Sequence[Place]) -> list[Place]:
+        """Fuse the posteriors of all hits; the peaks of the map are the places."""
         fusion = self.settings.fusion
         assert fusion is not None
         tiles = self._posteriors(view, head, hits)
@@ -314,12 +314,12 @@ class PoseFinder:
                 pose_probability=mode.probability,
                 position_map=position_map(tile),
             )
-            found.append(with_radii(place, mode.spread_m, factors))
+            found.append(add_radii(place, mode.spread_m, factors))
         return found
 
 
-def _gaps(head: PoseHead, prior: str) -> Sequence[float]:
-    """Candidate headings relative to the stated one; a wider head is used with the prior's own range."""
+def _relative_headings(head: PoseHead, prior: str) -> Sequence[float]:
+    """Candidate headings relative to the stated one; those of a wider head are limited to the range of the prior."""
     reach = PRIORS[prior]
     if reach >= 180 or head.config.heading_prior == prior:
         return head.config.headings
@@ -344,21 +344,21 @@ def open_finder(
     pose: PoseSettings | bool,
     options: Mapping[str, Any],
 ) -> PoseFinder:
-    """A finder for an opened index: with its pixels, stored features and, where they were fitted, joining weights.
+    """Create a finder for an open index, with tile pixels, stored features and, if they were fitted, fusion weights.
 
     Args:
-        encoder: Of the checkpoint.
-        checkpoint: Folder or Hub id.
-        index: A `GeoIndex` or `StoreIndex`.
-        path: Its folder or address; features lie beside it.
-        calibration: File of `gengeo calibrate`; with --pose it wrote another one beside it.
+        encoder: Encoder of the checkpoint.
+        checkpoint: Checkpoint directory or Hub id.
+        index: `GeoIndex` or `StoreIndex`.
+        path: Directory or address of the index, where its pose features are stored.
+        calibration: File of `gengeo calibrate`; the file of `gengeo calibrate --pose` is searched in its directory.
         pose: Settings, or True for the defaults.
-        options: Of the encoder; `revision`, `token` and `cache_dir` are the heads' as well.
+        options: Options of the encoder, of which `revision`, `token` and `cache_dir` are used for the heads.
     """
     settings = PoseSettings() if isinstance(pose, bool) else pose
     size = encoder.view_sizes["aerial"]
-    pictures_of = settings.pictures or IndexPictures(index, (size["height"], size["width"]), settings.imagery)
-    settings = replace(settings, pictures=pictures_of, features=settings.features or open_features(path))
+    tile_pictures = settings.pictures or IndexPictures(index, (size["height"], size["width"]), settings.imagery)
+    settings = replace(settings, pictures=tile_pictures, features=settings.features or open_features(path))
     if calibration is not None and settings.fusion is None and pose_calibration_path(calibration).is_file():
         fitted = PoseCalibration.load(pose_calibration_path(calibration))
         fitted.check_model(encoder)

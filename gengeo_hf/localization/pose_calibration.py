@@ -1,4 +1,4 @@
-"""What is fitted for poses in one index on photos whose position is known: joining weights and radius factors."""
+"""Calibration of poses on photos with known positions: fusion weights and radius factors."""
 
 from __future__ import annotations
 
@@ -22,19 +22,20 @@ if TYPE_CHECKING:
 
 MIN_PHOTOS = 50
 TILES = 40
-RIGHT_M = 25.0  # answers within this are in the right tile: radii are fitted on them
+RIGHT_M = 25.0  # radii are fitted on answers within this distance, which are in the right tile
 GREATEST_SCALE = 100.0
 
 
 @dataclass(frozen=True)
 class PoseCalibration:
-    """Weights of the joined map and conformal factors, for one model and one kind of index.
+    """Weights of the fused map and conformal factors, for one model and one kind of index.
 
     Args:
-        fingerprint: Of the model.
-        fusion: Weights; not enabled where joining did not gain.
-        radius_factors: By coverage, see `gengeo_hf.pose.posterior`; empty where too few answers were right.
-        photos: How many were used.
+        fingerprint: Fingerprint of the model.
+        fusion: Weights of the fused map; not enabled if fusion did not improve the results.
+        radius_factors: Conformal factors by coverage, see `gengeo_hf.pose.posterior`; empty if too few answers were
+            right.
+        photos: Number of photos in the fit.
     """
 
     fingerprint: str
@@ -43,7 +44,7 @@ class PoseCalibration:
     photos: int
 
     def check_model(self, encoder: Any) -> None:
-        """Refuse what was fitted for another model.
+        """Raise an error if the calibration was fitted for another model.
 
         Raises:
             GenGeoError: The fingerprints differ.
@@ -55,33 +56,33 @@ class PoseCalibration:
             )
 
     def save(self, path: str | Path) -> None:
-        """Write as JSON, with the SHA-256 of its values."""
+        """Write a JSON file, with the SHA-256 of its values."""
         values = asdict(self)
         write_json(path, values | {"sha256": digest_of(values)})
 
     @classmethod
     def load(cls, path: str | Path) -> PoseCalibration:
-        """Read what `save` wrote.
+        """Read a file of `save`.
 
         Raises:
-            GenGeoError: Missing, not a pose calibration, or damaged.
+            GenGeoError: The file is missing, is not a pose calibration, or is damaged.
         """
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
-            stated = values.pop("sha256")
+            digest = values.pop("sha256")
             factors = {str(share): float(factor) for share, factor in values["radius_factors"].items()}
             found = cls(values["fingerprint"], FusionWeights(**values["fusion"]), factors, int(values["photos"]))
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise GenGeoError(
                 f"{path} is not a pose calibration ({error}); make one with gengeo calibrate --pose"
             ) from error
-        if stated != digest_of(values):
+        if digest != digest_of(values):
             raise GenGeoError(f"{path} is damaged or was changed; make it again with gengeo calibrate --pose")
         return found
 
 
 def pose_calibration_path(calibration: str | Path) -> Path:
-    """The file beside a calibration that holds the pose's: `x.json` -> `x.pose.json`."""
+    """Path of the pose calibration that belongs to a calibration: `x.json` -> `x.pose.json`."""
     path = Path(calibration)
     return path.with_name(f"{path.stem}.pose{path.suffix}")
 
@@ -89,16 +90,16 @@ def pose_calibration_path(calibration: str | Path) -> Path:
 def fit_pose_calibration(
     localizer: GeoLocalizer, photos: Sequence[Any], truth: Sequence[tuple[float, float]], camera: CameraView
 ) -> PoseCalibration:
-    """Fit on photos whose position is known.
+    """Fit a pose calibration on photos with known positions.
 
     Args:
-        localizer: With a `PoseFinder`.
+        localizer: Localizer with a `PoseFinder`.
         photos: Paths or images.
-        truth: lat and lon of each.
-        camera: What is stated of all of them.
+        truth: True latitude and longitude of each photo, degrees.
+        camera: Camera that the user states for all photos.
 
     Raises:
-        GenGeoError: Fewer than 50 photos could be posed.
+        GenGeoError: The poses of fewer than 50 photos could be estimated.
     """
     finder = localizer.pose
     if finder is None:

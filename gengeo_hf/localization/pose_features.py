@@ -1,4 +1,4 @@
-"""Keys of pose heads for all tiles of an index, encoded once, so that poses need no imagery later."""
+"""Stores the keys of pose heads for all tiles of an index, so that pose estimation does not need the imagery."""
 
 from __future__ import annotations
 
@@ -29,18 +29,20 @@ def store_features(
     batch_size: int = 64,
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, int]:
-    """Store the keys of every head of a checkpoint for the tiles of an index; tiles that have them are not read again.
+    """Store the keys of every head of a checkpoint for the tiles of an index.
+
+    Tiles that already have keys are not read again.
 
     Args:
-        encoder: Of the checkpoint, with a torch model.
+        encoder: Encoder of the checkpoint, with a torch model.
         checkpoint: Directory with heads under `pose/`.
-        index: An index directory.
-        imagery: The `TileSource` that it was made from, or its new tiles.
+        index: Index whose tiles get keys.
+        imagery: `TileSource` from which the index was made, or its new tiles.
         batch_size: Tiles in one forward pass.
-        progress: Called with lines for people.
+        progress: Function that is called with messages.
 
     Returns:
-        The number of stored tiles by heading prior.
+        Number of stored tiles by heading prior.
 
     Raises:
         GenGeoError: The checkpoint has no head, or no tile of the imagery is in the index.
@@ -64,7 +66,7 @@ def store_features(
 def _blocks(
     encoder: Encoder, head: PoseHead, index: GeoIndex, imagery: Any, present: StoredFeatures | None, batch_size: int
 ) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Ids and keys, those that are stored already first."""
+    """Yield ids and keys in blocks: first the stored ones, then new ones."""
     wanted = index.tiles["tile_id"].to_pylist()
     done: set[str] = set()
     for start in range(0, len(wanted), 1024):

@@ -1,4 +1,4 @@
-"""Places with their poses: position, heading, radii and the posterior of a tile."""
+"""Adds poses to places: position, heading, radii and posterior."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gengeo_hf.pose.posterior import Poses
 
 
-def posed_place(
+def place_with_pose(
     place: Place,
     hit: Hit,
     found: tuple[Poses, int],
@@ -25,16 +25,16 @@ def posed_place(
     rolled: float = 0.0,
     tile: TilePosterior | None = None,
 ) -> Place:
-    """The place with its pose.
+    """Replace position and heading of a place by a pose.
 
     Args:
-        place: Of the tile.
-        hit: The tile.
-        found: Poses of several tiles, and the number of this one's.
+        place: Place of the tile.
+        hit: Hit of the tile.
+        found: Poses in several tiles, and the index of the pose in this tile.
         method: "fitted" or "search".
-        factors: Conformal factors of the radii; None for none.
-        rolled: Degrees that the panorama was rolled by.
-        tile: Posterior of the position; None where there is none.
+        factors: Conformal factors of the radii by coverage; None gives no radii.
+        rolled: Degrees by which the panorama was rolled.
+        tile: Posterior of the position; None if there is none.
     """
     poses, number = found
     east, north = poses.offset_m[number]
@@ -49,11 +49,11 @@ def posed_place(
         pose_probability=float(poses.mode_mass[number]),
         position_map=None if tile is None else position_map(tile),
     )
-    return with_radii(posed, float(poses.spread_m[number]), factors or {})
+    return add_radii(posed, float(poses.spread_m[number]), factors or {})
 
 
-def with_radii(place: Place, spread_m: float, factors: Mapping[str, float]) -> Place:
-    """Conformal radii where factors are known; the spread itself stands for the uncertainty."""
+def add_radii(place: Place, spread_m: float, factors: Mapping[str, float]) -> Place:
+    """Set conformal radii if there are factors, and the uncertainty: the 68 % radius, else the spread."""
     radii = {share: factors[share] * spread_m for share in ("0.68", "0.95") if share in factors}
     return replace(
         place, uncertainty_m=radii.get("0.68", spread_m), radius_68_m=radii.get("0.68"), radius_95_m=radii.get("0.95")
@@ -61,5 +61,5 @@ def with_radii(place: Place, spread_m: float, factors: Mapping[str, float]) -> P
 
 
 def position_map(tile: TilePosterior) -> PositionMap:
-    """The posterior of the position inside a tile, for maps."""
+    """Convert the posterior of the position inside a tile for maps."""
     return PositionMap(tile.lat, tile.lon, tile.positions, tile.mass)

@@ -1,4 +1,4 @@
-"""The posterior of a position inside a tile as a picture that maps can lay on the ground."""
+"""Picture of the posterior of a position inside a tile, for maps."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from PIL import Image
 from gengeo_hf.common.geo import Bounds, offset
 
 COLOUR = (255, 196, 0)
-DARKEST = 215  # opacity of the most probable position, of 255
-ENLARGED = 8  # pixels a side for each position
+DARKEST = 215  # opacity of the most probable position, 0 to 255
+ENLARGED = 8  # side in pixels of each position
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class PositionMap:
     """Probability of each position of a regular grid.
 
     Args:
-        lat, lon: Degrees of the tile's centre.
-        positions: float (P, 2), metres east and north of the centre.
-        mass: float (P,), sums to 1.
+        lat, lon: Centre of the tile, degrees.
+        positions: float (P, 2) positions in metres east and north of the centre, on a regular grid.
+        mass: float (P,) probability of each position; sums to 1.
     """
 
     lat: float
@@ -33,12 +33,12 @@ class PositionMap:
 
     @cached_property
     def _axes(self) -> tuple[np.ndarray, np.ndarray]:
-        """East and north of the columns and rows of the grid, metres, rising."""
+        """East of the columns and north of the rows of the grid, metres, ascending."""
         return np.unique(self.positions[:, 0]), np.unique(self.positions[:, 1])
 
     @property
     def bounds(self) -> Bounds:
-        """The box of the picture in degrees: half a step beyond the outer positions."""
+        """Bounds of the picture in degrees, half a step beyond the outer positions."""
         east, north = self._axes
         half = (east[1] - east[0]) / 2, (north[1] - north[0]) / 2
         south, west = offset(self.lat, self.lon, east[0] - half[0], north[0] - half[1])
@@ -46,7 +46,7 @@ class PositionMap:
         return Bounds(float(west), float(south), float(right), float(top))
 
     def picture(self) -> bytes:
-        """PNG, north up: one colour, more opaque where the photo is more probably taken (square root of the mass)."""
+        """Render a north-up PNG in one colour whose opacity is proportional to the square root of the mass."""
         east, north = self._axes
         column, row = np.searchsorted(east, self.positions[:, 0]), np.searchsorted(north, self.positions[:, 1])
         grid = np.zeros((len(north), len(east)))

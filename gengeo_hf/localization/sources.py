@@ -1,4 +1,4 @@
-"""What may be given as photos: paths, addresses, arrays, open files, and the frames of videos."""
+"""Types of photo arguments: paths, addresses, arrays, open files, and frames of videos."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ Item = TypeVar("Item")
 
 
 class _Named(io.BytesIO):
-    """The bytes of a photo as an open file that has a name."""
+    """Bytes of a photo as an open file with a name."""
 
     def __init__(self, content: bytes, name: str) -> None:
         super().__init__(content)
         self.name = name
 
 
-def load_source(photo: Any) -> Any:
-    """What `read_photo` takes: an address is fetched, an array becomes an image.
+def load_photo(photo: Any) -> Any:
+    """Convert an argument for `read_photo`: addresses are fetched, arrays become images.
 
     Raises:
-        GenGeoError: An array of another type or shape than images have.
+        GenGeoError: An array does not have the dtype or shape of an image.
     """
     if is_address(photo):
         return _Named(fetch_image(photo), photo)
@@ -38,14 +38,14 @@ def load_source(photo: Any) -> Any:
         return photo
     try:
         return Image.fromarray(photo)
-    except (TypeError, ValueError) as error:  # Pillow names its own type codes
+    except (TypeError, ValueError) as error:  # the message of Pillow has only its type codes
         raise GenGeoError(
             f"an array of {photo.dtype} and shape {photo.shape} is not a photo: expected uint8 (height, width, 3)"
         ) from error
 
 
 def source_name(photo: Any) -> str:
-    """The name of a photo in its answer."""
+    """Name of a photo for its answer."""
     if isinstance(photo, str | Path):
         return str(photo)
     if isinstance(photo, bytes | bytearray):
@@ -53,23 +53,23 @@ def source_name(photo: Any) -> str:
     return str(getattr(photo, "filename", "") or getattr(photo, "name", "") or "photo")
 
 
-def seconds_of(photo: Any) -> float | None:
-    """Seconds since the beginning of its video; None for what is not a frame."""
+def video_seconds(photo: Any) -> float | None:
+    """Seconds since the start of the video; None for a photo that is not a frame."""
     return photo.seconds if isinstance(photo, VideoFrame | BrokenFrame) else None
 
 
 def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Lists of `size` items, the last one may be shorter; no more than one is held."""
+    """Yield lists of `size` items; the last one may be shorter."""
     iterator = iter(items)
     while batch := list(itertools.islice(iterator, size)):
         yield batch
 
 
 class Frames:
-    """Photos with videos among them: iterating gives the photos, and the frames of videos in place of these.
+    """Iterates over photos and the frames of videos.
 
     Args:
-        paths: Photos and videos.
+        paths: Paths of photos and videos.
         every_s: Seconds between the frames of a video.
 
     Raises:
@@ -84,7 +84,7 @@ class Frames:
 
     @property
     def total(self) -> int | None:
-        """About how many photos and frames there are; None where a video does not state its length."""
+        """Approximate number of photos and frames; None if a video does not state its length."""
         counts = [video.count(self.every_s) for video in self.videos.values()]
         return None if None in counts else len(self.paths) - len(counts) + sum(count or 0 for count in counts)
 

@@ -1,4 +1,4 @@
-"""Pixels or stored features of the tiles that an index finds, for poses."""
+"""Pixels or stored features of retrieved tiles, for pose estimation."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from PIL import Image
 
 
 class TilePictures(Protocol):
-    """Where the pixels of tiles come from."""
+    """Source of tile pixels."""
 
     def images(self, tile_ids: Sequence[str]) -> Mapping[str, Image.Image]:
-        """Pixels of those tiles that it has, north up."""
+        """North-up pixels of the available tiles, by id."""
         ...
 
 
 class TileFeatures(Protocol):
-    """Stored keys of a head, see `gengeo_hf.index.pose_features`.
+    """Stored keys of a pose head, see `gengeo_hf.index.pose_features`.
 
     Args:
-        head: Checksum of the head that made them.
+        head: Checksum of the pose head.
     """
 
     head: str
 
     def keys(self, tile_ids: Sequence[str]) -> Mapping[str, np.ndarray]:
-        """Float (K, d) of those tiles that it has."""
+        """Float (K, d) keys of the available tiles, by id."""
         ...
 
 
 @dataclass
 class IndexPictures:
-    """Tile pixels from imagery, else from an index's thumbnails where these have the model's size.
+    """Tile pixels from imagery, else from thumbnails of an index that are large enough for the model.
 
     Args:
-        index: A `GeoIndex`; stores keep no pictures.
-        size: (height, width) at which the model sees tiles.
-        imagery: A `TileSource` with the same tile ids, or None.
+        index: `GeoIndex` with thumbnails; stores have none.
+        size: (height, width) of the model's aerial images, pixels.
+        imagery: `TileSource` with the same tile ids; None uses only thumbnails.
     """
 
     index: Any
@@ -52,7 +52,7 @@ class IndexPictures:
         self._rows = {tile: row for row, tile in enumerate(ids)}
 
     def images(self, tile_ids: Sequence[str]) -> Mapping[str, Image.Image]:
-        """Pixels of the tiles, where there are any."""
+        """Pixels of the available tiles, by id."""
         found = {}
         for tile in tile_ids:
             if tile in self._rows and (image := self.imagery.read(self._rows[tile])) is not None:

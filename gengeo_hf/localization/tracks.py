@@ -1,4 +1,4 @@
-"""Answers as files for other programs: GPX tracks, and photo-tile pairs for hloc."""
+"""Export formats for other programs: GPX tracks, and photo-tile pairs for hloc."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ GPX_HEAD = (
 
 
 def to_gpx(answers: Sequence[Answer], drive: bool = False) -> str:
-    """Best places as GPX 1.1: a track of a drive, or one waypoint for each photo.
+    """Convert best places to GPX 1.1: a track of a drive, or one waypoint for each photo.
 
-    Places that are not known are left out. Times are the camera's local time without a zone, as EXIF has them; GPX
-    counts in UTC, so they are written only where a zone is known.
+    Answers that are not known are left out. Times are written only if their time zone is known, because GPX times are
+    UTC and EXIF times are usually local times without a zone.
 
     Args:
-        answers: Of `GeoLocalizer`, in the order of the drive.
-        drive: Write a track.
+        answers: Answers of `GeoLocalizer`, in the order of the drive.
+        drive: Write a track instead of waypoints.
     """
     known = [answer for answer in answers if answer.known and answer.best is not None]
     kind, lines = ("trkpt", ["<trk><trkseg>"]) if drive else ("wpt", [])
@@ -40,10 +40,10 @@ def to_gpx(answers: Sequence[Answer], drive: bool = False) -> str:
 
 
 def to_pairs(answers: Sequence[Answer]) -> str:
-    """One line `photo tile` for each place of each photo, best first: the pairs file that hloc reads.
+    """Convert answers to the pairs file of hloc: a line `photo tile` for each place of each photo, best first.
 
     Args:
-        answers: Of `GeoLocalizer`. White space in a name becomes an underscore, since hloc splits lines there.
+        answers: Answers of `GeoLocalizer`. White space in names becomes an underscore, because hloc splits lines at it.
     """
     lines = [
         f"{'_'.join(answer.photo.split())} {'_'.join(place.tile_id.split())}"

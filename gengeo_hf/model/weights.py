@@ -78,13 +78,17 @@ def check_complete(model: Any, info: Any, name: Any, is_new: bool, may_differ: b
     lacking = set(found["missing_keys"]) - {key for key, _, _ in found["mismatched_keys"]}
     missing = sorted(key for key in lacking if not key.startswith(new) or not new)
     extra = sorted(key for key in found["unexpected_keys"] if not (is_new and key.startswith(_OTHER_TASKS)))
-    advice = "fetch or save the checkpoint again, or pass allow_missing=True to fill it with random weights"
+    advice = "fetch or save the checkpoint again; in Python, allow_missing=True "
+    filling = f"{advice}fills it with random weights"
     norms = any(key.startswith("hidden_states_norms.") for key in found["unexpected_keys"])
     if norms and missing == ["backbone.layernorm.bias", "backbone.layernorm.weight"]:
-        advice = "it has norms only of other stages; save the backbone with the last stage in out_features"
-    for what, keys in (("lacks", missing), ("has the unknown weight", extra)):
+        filling = "it has norms only of other stages; save the backbone with the last stage in out_features"
+    for what, keys, then in (
+        ("lacks", missing, filling),
+        ("has the unknown weight", extra, f"{advice}ignores unknown weights"),
+    ):
         if keys:
-            raise ValueError(f"the checkpoint {name} {what} {keys[0]} ({len(keys)} in all): {advice}")
+            raise ValueError(f"the checkpoint {name} {what} {keys[0]} ({len(keys)} in all): {then}")
     for key, parameter in model.named_parameters():
         if parameter.is_floating_point() and not parameter.is_meta and not bool(torch.isfinite(parameter).all()):
             raise ValueError(f"the checkpoint {name} is damaged: {key} contains values that are not finite numbers")

@@ -11,7 +11,8 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedConfig
+from transformers.utils import logging as library_logging
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.schema import CrossViewDataset
@@ -79,9 +80,11 @@ def build_model(settings: Settings) -> GenGeoModel:
         try:
             model = _load_start(init, config, settings)
         except Exception as error:  # other content raises many kinds of error
+            if (reason := first_line(error)).startswith("the checkpoint"):  # a message of GenGeoModel
+                raise GenGeoError(f"model.init: {reason}") from error
             raise GenGeoError(
-                f"model.init={init} cannot be loaded ({first_line(error)}): give the directory or Hub id of a DINOv2, "
-                "ConvNeXt or GenGeo checkpoint"
+                f"model.init={init} cannot be loaded ({reason}): fetch or save it again, or give the directory or Hub id "
+                "of another DINOv2, ConvNeXt or GenGeo checkpoint"
             ) from error
     blocks, wanted = len(transformer_blocks(model.backbone)), model.config.trainable_blocks
     if wanted is not None and wanted > blocks:
@@ -97,7 +100,8 @@ def _load_start(init: str, config: GenGeoConfig, settings: Settings) -> GenGeoMo
     backbone = stored.backbone_config
     if wanted.get("num_stages", math.inf) >= getattr(backbone, "num_stages", 0):
         counts = _token_counts(config, settings, stored if "backbone_config" not in fields else config)
-        loaded: GenGeoModel = GenGeoModel.from_pretrained(init, dtype=torch.float32, **{**fields, **counts})
+        with _without_load_report(init):
+            loaded: GenGeoModel = GenGeoModel.from_pretrained(init, dtype=torch.float32, **{**fields, **counts})
         return loaded
     whole, model = AutoModel.from_pretrained(init, dtype=torch.float32).state_dict(), GenGeoModel(config)
     for part in model.backbones:
@@ -106,6 +110,19 @@ def _load_start(init: str, config: GenGeoConfig, settings: Settings) -> GenGeoMo
         taken = {name: whole[name] for name in own if name in whole and whole[name].shape == own[name].shape}
         part.load_state_dict({**own, **taken})
     return model
+
+
+@contextlib.contextmanager
+def _without_load_report(init: str) -> Iterator[None]:
+    """Suppress the report of transformers on missing and unknown weights, which `GenGeoModel` refuses itself."""
+    stored, _ = PreTrainedConfig.get_config_dict(init)
+    verbosity = library_logging.get_verbosity()
+    if stored.get("model_type") == GenGeoConfig.model_type:
+        library_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        library_logging.set_verbosity(verbosity)
 
 
 def _token_counts(config: GenGeoConfig, settings: Settings, of: GenGeoConfig) -> dict[str, Any]:
@@ -270,9 +287,12 @@ def check_smallest_images(
     Raises:
         GenGeoError: An image can have fewer tokens than the head needs.
     """
-    fewest = max(int(head.aggregator.fewest_tokens) for head in model.heads.values())
+    if augmentation is None:
+        return
+    heads: Any = model.heads.values()
+    fewest = max(int(head.aggregator.fewest_tokens) for head in heads)
     high, wide = patch_sides(model.config.backbone_config)
-    for view, size in processor.view_sizes.items() if augmentation is not None else ():
+    for view, size in processor.view_sizes.items():
         height, width = augmentation.smallest(view, size["height"], size["width"])
         tokens = (height // high) * (width // wide)
         if tokens < fewest:

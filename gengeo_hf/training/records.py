@@ -117,16 +117,24 @@ def training_record(
 def run_lock(output: Path, accelerator: Accelerator) -> Iterator[None]:
     """Hold the lock of the directory of a run: two runs would remove each other's checkpoints.
 
+    A directory that was made for the lock and is still empty at the end is removed.
+
     Raises:
         GenGeoError: Another run holds the lock.
     """
     if not accelerator.is_main_process:
         yield
         return
-    with exclusive(output / ".run.lock", wait=False) as ours:
-        if not ours:
-            raise GenGeoError(f"another run is writing to {output}: wait for it, or give another output=...")
-        yield
+    is_new = not output.exists()
+    try:
+        with exclusive(output / ".run.lock", wait=False) as ours:
+            if not ours:
+                raise GenGeoError(f"another run is writing to {output}: wait for it, or give another output=...")
+            yield
+    finally:
+        if is_new:
+            with contextlib.suppress(OSError):  # it holds something
+                output.rmdir()
 
 
 class PlateauWatch:

@@ -220,7 +220,7 @@ def test_command_plans_without_a_request_and_makes_a_table(service, tmp_path, mo
     rights = ["--attribution", "Example Survey", "--licence", "CC BY 4.0", "--acquired", 2021]
     code, out, err = gengeo(*words, "--yes", *rights)
     assert code == 0, err
-    assert "left out" in out and "photos after the flight" in out and TOKEN not in out + err
+    assert "left out" in out and "years from flight to photos" in out and TOKEN not in out + err
     assert len(load_pairs("table", tmp_path / "town", "test").queries) > 3
 
 

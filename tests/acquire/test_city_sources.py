@@ -54,7 +54,7 @@ def test_tiles_that_got_no_answer_stop_with_a_count(make, service, tmp_path):
     assert code == 1 and "tiles could not be fetched" in err and "--allow-gaps" in err
     assert len(err.strip().splitlines()[-1]) < 400 and not (tmp_path / "town" / "pairs.parquet").exists()
     code, out, err = make("third404", "--overwrite", "--near", f"{LAT},{LON},100m")
-    assert code == 0 and "no picture: " in out and "(404)" in out, err
+    assert code == 0 and "no image: " in out and "(404)" in out, err
 
 
 @pytest.mark.slow

@@ -130,7 +130,7 @@ def test_2001_hits_in_a_box_are_all_found(service, tmp_path):
 
 def test_a_box_of_a_metre_that_stays_full_is_reported(service, tmp_path, monkeypatch):
     monkeypatch.setattr(photo_search, "LIMIT", 10)
-    monkeypatch.setattr(photo_search, "SMALLEST_DEGREES", 0.003)  # not so many quarters
+    monkeypatch.setattr(photo_search, "MIN_DEGREES", 0.003)  # not so many quarters
     service.hold([entity(n) for n in range(1, 21)])
     with service.client() as client:
         found = search_area(client, AREA, True, Journal(tmp_path / "search.jsonl"))

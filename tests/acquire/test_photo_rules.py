@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from gengeo_hf.acquire.city_pairs import TileGrid, keep_paired, margin_of, pair, parts_of
-from gengeo_hf.acquire.photo_facts import field_of_view, photo_of, rotation_matrix, tilt_of
+from gengeo_hf.acquire.city_pairs import TileGrid, assign_photo_splits, keep_paired, min_margin_m, pair
+from gengeo_hf.acquire.photo_facts import field_of_view, parse_photo, rotation_matrix, tilt_of
 from gengeo_hf.acquire.photo_rules import PhotoRules, Selection, flight_year, limit, select
 from gengeo_hf.common.area import Area
 from gengeo_hf.common.errors import GenGeoError
@@ -18,7 +18,7 @@ AREA = Area.from_bounds(Bounds(LON - 0.004, LAT - 0.003, LON + 0.004, LAT + 0.00
 
 
 def photo(number, east_m=0.0, north_m=0.0, **changes):
-    return photo_of(str(number), entity(number, east_m, north_m, **changes))
+    return parse_photo(str(number), entity(number, east_m, north_m, **changes))
 
 
 def dropped(found, *, flight=2021.5, **rules):
@@ -186,7 +186,9 @@ def spread(count=400, per_sequence=20):
 def test_parts_share_no_ground_and_no_sequence_nearby():
     photos, tiles = spread(), grid()
     pairing = pair(photos, tiles)
-    parts = parts_of(photos, pairing, tiles, SplitOptions(0.1, 0.2, block_m=100.0, margin_m=margin_of(60.0)))
+    parts = assign_photo_splits(
+        photos, pairing, tiles, SplitOptions(0.1, 0.2, block_m=100.0, margin_m=min_margin_m(60.0))
+    )
     assert {"train", "validation", "test"} <= set(parts)
     own = pairing.positive
     for one in np.flatnonzero(parts == "train"):
@@ -201,4 +203,4 @@ def test_photos_in_one_spot_cannot_be_divided():
     photos = [photo(n, n * 0.2, 0) for n in range(1, 5)]
     tiles = grid()
     with pytest.raises(GenGeoError, match="--split test"):
-        parts_of(photos, pair(photos, tiles), tiles, SplitOptions(0.1, 0.2, margin_m=100.0))
+        assign_photo_splits(photos, pair(photos, tiles), tiles, SplitOptions(0.1, 0.2, margin_m=100.0))

@@ -147,6 +147,37 @@ def test_graphs_of_onnx_agree_on_pixels_and_have_a_cosine_of_0_9999_on_files(
             assert float(graphs.encode(file, view) @ expected) > 0.9999, f"{mode}, {view}"
 
 
+@pytest.mark.slow
+def test_int8_graphs_have_a_cosine_of_0_98_to_float32_on_files(tiny_checkpoint, tiny_model, tiny_processor, tmp_path):
+    """0.98 is what an export must reach on photos that did not calibrate it. Every form of a file agrees exactly."""
+    pytest.importorskip("onnxruntime")
+    from gengeo_hf.hub.calibration_images import CalibrationImages
+    from gengeo_hf.hub.int8 import LOWEST_COSINE, export_int8
+    from gengeo_hf.hub.onnx import export_onnx
+
+    rng, photos = np.random.default_rng(2), tmp_path / "calibration"
+    photos.mkdir()
+    for number in range(16):
+        pixels = rng.integers(0, 256, (60, 90, 3), np.uint8)
+        Image.fromarray(pixels).resize((1350, 900) if number % 4 == 0 else (90, 60)).save(photos / f"{number}.png")
+    export_onnx(tiny_model, tiny_processor, tiny_checkpoint / "onnx", tiny_checkpoint / "model.safetensors")
+    export_int8(tiny_model, tiny_checkpoint, CalibrationImages(str(photos), tiny_processor))
+    exact = Encoder.from_pretrained(tiny_checkpoint, device="cpu", backend="torch", compute_dtype="float32")
+    assert LOWEST_COSINE == 0.98
+    for folder in sorted(tiny_checkpoint.glob("*_int8")):  # of OpenVINO only where nncf is installed
+        graphs = Encoder.from_pretrained(
+            tiny_checkpoint, backend=folder.name.removesuffix("_int8"), compute_dtype="int8"
+        )
+        cosines = {}
+        for mode, file in photo_files(tmp_path).items():
+            for view in ("ground", "aerial"):
+                found = graphs.encode(file, view)
+                cosines[folder.name, mode, view] = float(found @ exact.encode(file, view))
+                for form in (file.read_bytes(), Image.open(file)):
+                    np.testing.assert_array_equal(graphs.encode(form, view), found, err_msg=f"{mode}, {view}")
+        assert 0.98 < min(cosines.values()) < 1 - 1e-6, min(cosines.items(), key=lambda item: item[1])
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("view", ["ground", "aerial"])
 def test_path_bytes_pil_and_processor_agree(tiny_model, tiny_processor, tmp_path, mode, view):

@@ -1,4 +1,4 @@
-"""An evaluation with centring or mirror images: what is ranked, and that the result names it."""
+"""Evaluation with centring or mirror images: ranks, and the name in the result."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def encoder(tiny_model, tiny_processor):
     return Encoder(tiny_model, tiny_processor, device="cpu")
 
 
-def test_the_result_names_what_was_done(encoder, places):
+def test_evaluate_with_centring_or_flip_names_the_adaptation_in_the_result(encoder, places):
     plain, adapted = evaluate(encoder, places), evaluate(encoder, places, centering="queries", flip=True)
     assert adapted.summary["model"]["name"].endswith("(centering=photos flip)")
     assert adapted.summary["model"]["fingerprint"] != plain.summary["model"]["fingerprint"]
@@ -28,7 +28,7 @@ def test_the_result_names_what_was_done(encoder, places):
     assert adapted.summary["model"]["descriptor_dim"] == 2 * encoder.dim
 
 
-def test_centring_takes_what_it_says(encoder, places):
+def test_centring_subtracts_the_means_of_the_chosen_images(encoder, places):
     gallery = adapt_encoder(encoder, places, "gallery", False)
     assert gallery.adaptation.means["ground"] is not None and gallery.adaptation.centering == "gallery"
     assert adapt_encoder(encoder, places, "queries", False).adaptation.images == 32

@@ -1,7 +1,7 @@
-"""Coverage of every interval that is printed, by simulation: 95 % intervals must hold the truth in 93 to 97 of 100.
+"""Coverage of every reported interval, by simulation: 95 % intervals must contain the true value in 93 to 97 % of runs.
 
-Shares are drawn around a value, because the coverage of a discrete interval jumps with it. Where few queries decide (a
-share near 1), an interval may be wider than it needs, so the upper bound is 98.5 there.
+Shares are drawn around a value, because the coverage of a discrete interval changes abruptly with the share. For shares
+near 1, where few queries are misses, intervals may be wider than needed; the upper bound is 98.5 there.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ RUNS = 1500  # the standard error of a coverage of 95 % is 0.6 points
 
 
 def coverage(draw, interval, seed=0):
-    """Share of runs whose interval holds the truth; `draw` gives values, groups and the truth."""
+    """Share of runs whose interval contains the true value; `draw` returns values, groups and the true value."""
     rng = np.random.default_rng(seed)
     held = 0
     for _ in range(RUNS):
@@ -40,7 +40,7 @@ def streets(count, photos):
         (25, 0.3, 0.7, 0.97),
     ],
 )
-def test_a_share(count, low, high, most):
+def test_mean_interval_of_independent_hits_covers_the_true_share(count, low, high, most):
     def draw(rng):
         share = rng.uniform(low, high)
         return (rng.random(count) < share).astype(float), None, share
@@ -60,7 +60,7 @@ def test_a_share(count, low, high, most):
         (25, 20, 0.8, 0.02),
     ],
 )
-def test_a_share_of_photos_that_come_in_streets(count, photos, share, alike):
+def test_mean_interval_of_grouped_hits_covers_the_true_share(count, photos, share, alike):
     """Each street has its own share, beta-distributed with the intraclass correlation `alike`."""
 
     def draw(rng):
@@ -68,24 +68,24 @@ def test_a_share_of_photos_that_come_in_streets(count, photos, share, alike):
         return (rng.random((count, photos)) < own[:, None]).astype(float).ravel(), streets(count, photos), share
 
     assert 0.93 <= coverage(draw, mean_interval) <= 0.975
-    if alike >= 0.3 and photos >= 10:  # what counting photos as independent would give
+    if alike >= 0.3 and photos >= 10:  # coverage if photos were taken as independent
         assert coverage(lambda rng: (draw(rng)[0], None, share), mean_interval) < 0.85
 
 
 @pytest.mark.parametrize(("count", "share"), [(64, 0.5), (500, 0.9), (500, 0.99)])
-def test_an_average_precision(count, share):
+def test_mean_interval_of_average_precision_covers_the_true_mean(count, share):
     ranks = np.arange(1, 5000)
     truth = float((share * (1 - share) ** (ranks - 1) / ranks).sum())
     assert 0.93 <= coverage(lambda rng: (1 / rng.geometric(share, count), None, truth), mean_interval) <= 0.975
 
 
 @pytest.mark.parametrize(("count", "most"), [(64, 0.975), (500, 0.97)])
-def test_a_median(count, most):
+def test_median_interval_of_independent_errors_covers_the_true_median(count, most):
     assert 0.93 <= coverage(lambda rng: (rng.lognormal(2, 1, count), None, np.exp(2)), median_interval) <= most
 
 
 @pytest.mark.parametrize(("count", "photos"), [(25, 20), (50, 5), (12, 40)])
-def test_a_median_of_photos_that_come_in_streets(count, photos):
+def test_median_interval_of_grouped_errors_covers_the_true_median(count, photos):
     def draw(rng):
         logarithms = 2 + rng.normal(0, 0.8, count)[:, None] + rng.normal(0, 0.6, (count, photos))
         return np.exp(logarithms).ravel(), streets(count, photos), np.exp(2)
@@ -105,7 +105,7 @@ def test_a_median_of_photos_that_come_in_streets(count, photos):
         (100, 0.2, 0.02, 0.97),
     ],
 )
-def test_a_paired_difference(count, gains, losses, most):
+def test_paired_interval_of_independent_queries_covers_the_true_difference(count, gains, losses, most):
     def draw(rng):
         drawn = rng.random(count)
         values = np.where(drawn < gains, 1.0, np.where(drawn < gains + losses, -1.0, 0.0))
@@ -117,7 +117,7 @@ def test_a_paired_difference(count, gains, losses, most):
 @pytest.mark.parametrize(
     ("count", "photos", "gains", "losses"), [(25, 20, 0.1, 0.1), (25, 20, 0.2, 0.1), (50, 10, 0.05, 0.02)]
 )
-def test_a_paired_difference_of_photos_that_come_in_streets(count, photos, gains, losses):
+def test_paired_interval_of_grouped_queries_covers_the_true_difference(count, photos, gains, losses):
     def draw(rng):
         own = rng.dirichlet(3 * np.array([gains, losses, 1 - gains - losses]), count)
         drawn = rng.random((count, photos))

@@ -1,4 +1,4 @@
-"""Recall@1 in galleries that grow by distractors, against a gallery that holds them."""
+"""Recall@1 in galleries that grow by distractors, compared with galleries that hold them."""
 
 import itertools
 import json
@@ -30,7 +30,7 @@ def units(rng, count):
 
 
 def encoded_pairs(rng, fingerprint="0" * 64):
-    """Photos near their tile in descriptor space, 1 km apart on the ground."""
+    """Pairs whose descriptors are close, with positions 1 km apart."""
     tiles = units(rng, QUERIES)
     photos = 0.75 * tiles + 0.66 * units(rng, QUERIES)
     photos /= np.linalg.norm(photos, axis=1, keepdims=True)
@@ -42,7 +42,7 @@ def encoded_pairs(rng, fingerprint="0" * 64):
 
 
 def distractors(path, vectors, ids=None, east=0.0, north=50_000.0):
-    """An index of two segments' worth of tiles in a row, 50 km away."""
+    """Build an index of two segments, with tiles in a row 50 km away."""
     count = len(vectors)
     lat, lon = offset(LAT, LON, np.arange(count) * 500.0 + east, north)
     table = tile_table(ids or [f"d{n}" for n in range(count)], lat, lon, [None] * count)
@@ -50,7 +50,7 @@ def distractors(path, vectors, ids=None, east=0.0, north=50_000.0):
     return GeoIndex.load(path)
 
 
-def test_curve_is_that_of_galleries_which_hold_the_distractors(tmp_path):
+def test_distractor_curve_equals_recall_in_galleries_that_hold_the_distractors(tmp_path):
     rng = np.random.default_rng(0)
     encoded, more = encoded_pairs(rng), units(rng, MORE)
     index = distractors(tmp_path / "far.gengeo", more)
@@ -62,7 +62,7 @@ def test_curve_is_that_of_galleries_which_hold_the_distractors(tmp_path):
     assert sizes == [60, 120, 300, 600, 960]
     recalls = [size.recall for size in curve.sizes]
     assert all(small >= large for small, large in itertools.pairwise(recalls))  # nested
-    # The slow formula: all distractors in one matrix, in float64, in an order that any seed gives.
+    # Slow formula: all distractors in one matrix, in float64.
     vectors = index.descriptors.astype(np.float64)
     order = np.argsort(np.random.default_rng(3).permutation(np.arange(len(vectors), dtype=np.int32)))
     own = encoded.ground.astype(np.float64) @ encoded.aerial.astype(np.float64).T
@@ -76,12 +76,12 @@ def test_curve_is_that_of_galleries_which_hold_the_distractors(tmp_path):
     assert "960" in str(curve) and curve.to_dict()["sizes"][-1]["R@1"] == round(100 * recalls[-1], 4)
 
 
-def test_ties_count_by_the_rule_and_equal_tiles_tie(tmp_path):
+def test_distractor_curve_with_equal_tiles_follows_the_tie_rule(tmp_path):
     rng = np.random.default_rng(1)
     encoded = encoded_pairs(rng)
     exact = encoded.aerial.astype(np.float16)
     same = EncodedData(encoded.ground, exact.astype(np.float32), encoded.truth, encoded.rules, encoded.model, {})
-    index = distractors(tmp_path / "same.gengeo", exact)  # the same pictures elsewhere
+    index = distractors(tmp_path / "same.gengeo", exact)  # the same descriptors at other positions
     pessimistic = distractor_curve(same, same.compute_result(), index)
     lenient = distractor_curve(same, same.compute_result("sample4geo"), index, ties="sample4geo")
     assert pessimistic.sizes[-1].recall == 0
@@ -90,10 +90,10 @@ def test_ties_count_by_the_rule_and_equal_tiles_tie(tmp_path):
         distractor_curve(same, same.compute_result("mid"), index, ties="mid")
 
 
-def test_tiles_near_a_query_or_of_the_gallery_are_left_out(tmp_path):
+def test_distractor_curve_leaves_out_tiles_near_a_query_or_in_the_gallery(tmp_path):
     rng = np.random.default_rng(2)
     encoded = encoded_pairs(rng)
-    near = distractors(tmp_path / "near.gengeo", units(rng, 20), east=APART_M / 4, north=0.0)  # each second one
+    near = distractors(tmp_path / "near.gengeo", units(rng, 20), east=APART_M / 4, north=0.0)  # every second tile
     curve = distractor_curve(encoded, encoded.compute_result(), near)
     assert (curve.distractors, curve.left_out) == (10, 10)
     away = distractors(tmp_path / "away.gengeo", units(rng, 10), ids=[f"t{n}" for n in range(10)])
@@ -106,21 +106,21 @@ def test_tiles_near_a_query_or_of_the_gallery_are_left_out(tmp_path):
 
 
 @pytest.mark.slow
-def test_command_prints_table_writes_curve_and_draws_it(tiny_checkpoint, tmp_path):
+def test_command_with_distractors_prints_writes_and_draws_the_curve(tiny_checkpoint, tmp_path):
     from tests.torture.making import map_tiles
 
     map_tiles(tmp_path / "far", 5, 6)
     pairs = tmp_path / "pairs.csv"
     write_pairs(pairs, 8)
-    words = ["evaluate", "--model", tiny_checkpoint, "--data", f"table:all {pairs}", "--device", "cpu"]
-    words += ["--distractors", tmp_path / "far", "--out", tmp_path / "x.json"]
-    done = CliRunner().invoke(gengeo, [str(word) for word in words])
+    arguments = ["evaluate", "--model", tiny_checkpoint, "--data", f"table:all {pairs}", "--device", "cpu"]
+    arguments += ["--distractors", tmp_path / "far", "--out", tmp_path / "x.json"]
+    done = CliRunner().invoke(gengeo, [str(argument) for argument in arguments])
     assert done.exit_code == 0, done.output
     assert "distractors: 30 tiles" in done.output and "38" in done.output
     sizes = json.loads((tmp_path / "x.json").read_text())["distractors"]["sizes"]
     assert [size["gallery"] for size in sizes] == [8, 16, 38]
     assert (tmp_path / "x.distractors.png").read_bytes()[:4] == b"\x89PNG"
-    refused = CliRunner().invoke(gengeo, [*(str(word) for word in words), "--flip"])
+    refused = CliRunner().invoke(gengeo, [*(str(argument) for argument in arguments), "--flip"])
     assert refused.exit_code == 1 and "--distractors and --flip" in str(refused.output) + str(refused.exception)
 
 

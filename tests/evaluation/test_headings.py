@@ -1,4 +1,4 @@
-"""Panoramas that do not have north in the middle, with a column that says so: evaluated as those that do."""
+"""Panoramas with a heading column are evaluated like north-aligned panoramas."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from PIL import Image
 from gengeo_hf.encoding.encoder import Encoder
 from gengeo_hf.evaluation import evaluate
 
-COLUMNS = 112  # of a panorama, as the tiny model sees it
+COLUMNS = 112  # width of the tiny model's panoramas
 
 
 @pytest.fixture(scope="module")
@@ -20,11 +20,11 @@ def world(tmp_path_factory):
 
 
 def write_table(world, folder, turns, with_heading=True):
-    """Pairs as a user has them: panoramas turned by some columns, and the heading of their middle column."""
+    """Write a table of panoramas rolled by some columns, with the heading of their middle column."""
     folder.mkdir()
     lines = ["id,ground,aerial,lat,lon,fov,split" + (",heading" if with_heading else "")]
     for row, (query, tile, turn) in enumerate(zip(world.queries, world.gallery, turns, strict=True)):
-        pixels = np.roll(np.asarray(query["ground"]), -turn, axis=1)  # what was `turn` to the right is in the middle
+        pixels = np.roll(np.asarray(query["ground"]), -turn, axis=1)  # column middle + `turn` moves to the middle
         Image.fromarray(pixels).save(folder / f"{row}.png")
         tile["aerial"].save(folder / f"{row}_tile.png")
         heading = f",{turn * 360 / COLUMNS:.6f}" if with_heading else ""
@@ -33,7 +33,7 @@ def write_table(world, folder, turns, with_heading=True):
     return f"table:test {folder / 'pairs.csv'}"
 
 
-def test_rolled_panoramas_with_headings_have_the_ranks_of_aligned_ones(world, tiny_model, tiny_processor, tmp_path):
+def test_evaluate_rolled_panoramas_with_headings_equals_aligned_ones(world, tiny_model, tiny_processor, tmp_path):
     encoder = Encoder(tiny_model, tiny_processor, device="cpu")
     turns = np.random.default_rng(0).integers(8, COLUMNS - 8, len(world.queries))
     tables = {
@@ -45,4 +45,4 @@ def test_rolled_panoramas_with_headings_have_the_ranks_of_aligned_ones(world, ti
     ranks = {name: result.queries["rank"].to_numpy() for name, result in found.items()}
     assert np.array_equal(ranks["rolled"], ranks["aligned"])
     assert found["rolled"].percent()["R@1"] == found["aligned"].percent()["R@1"]
-    assert not np.array_equal(ranks["unstated"], ranks["aligned"])  # so the headings were used
+    assert not np.array_equal(ranks["unstated"], ranks["aligned"])  # headings change the result

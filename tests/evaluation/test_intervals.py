@@ -1,4 +1,4 @@
-"""Intervals where nothing spreads."""
+"""Intervals of values without variance."""
 
 import numpy as np
 import pytest
@@ -7,10 +7,10 @@ from gengeo_hf.evaluation.intervals import Groups, mean_interval
 
 
 @pytest.mark.parametrize("groups", [11, 40])
-def test_hits_without_a_miss_are_worth_their_groups(groups):
+def test_mean_interval_of_only_hits_uses_the_number_of_groups(groups):
     codes = np.repeat(np.arange(groups), 9)
     found = mean_interval(np.ones(len(codes)), Groups(codes, "streets"))
     alone = mean_interval(np.ones(groups))
     assert found == alone and found.high == 1.0
-    # A share at the lower bound would give no miss in so many groups with a chance of about 2.5 %, as Wilson has it.
+    # Under a share at Wilson's lower bound, this many groups without a miss have a probability of about 2.5 %.
     assert 0.005 < found.low**groups < 0.06

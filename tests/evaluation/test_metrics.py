@@ -26,7 +26,7 @@ from .test_ranks import unit
 
 @pytest.fixture(scope="module")
 def city():
-    """A noisy model on 60 queries, 200 tiles, 0 to 3 semi-positives each, with positions."""
+    """Noisy descriptors of 60 queries and 200 tiles, with 0 to 3 semi-positives and positions."""
     generator = np.random.default_rng(11)
     gallery = unit(generator, 200, 16)
     rows = generator.permutation(200)[:60]
@@ -87,14 +87,14 @@ def test_average_precision_equals_scikit_learn(city):
         assert found["average_precision"] == pytest.approx(np.mean(expected), abs=1e-9)
 
 
-def test_a_semi_positive_first_and_a_stranger_second_tells_the_two_hit_rates_apart():
+def test_hit_rates_differ_for_a_semi_positive_first_and_a_wrong_tile_second():
     gallery = np.eye(4, dtype=np.float32)
-    query = np.array([[0.5, 0.9, 0.7, 0.0]], np.float32)  # semi-positive 1, stranger 2, positive 0
+    query = np.array([[0.5, 0.9, 0.7, 0.0]], np.float32)  # semi-positive 1, wrong tile 2, positive 0
     found = evaluate_descriptors(query, gallery, np.array([0]), semi_positive_rows=np.array([[1, -1]]))
     assert (found["hit_rate_code"], found["hit_rate_wording"], found["recall@1"]) == (0, 1, 0)
 
 
-def test_a_constant_descriptor_hits_nothing_unless_ties_favour_it():
+def test_recall_of_a_constant_descriptor_is_zero_unless_ties_favour_it():
     same = np.ones((50, 8), np.float32)
     semi = (np.arange(50)[:, None] + np.array([1, 2, 3])) % 50
     result = scan(same, same, np.arange(50), semi_positive_rows=semi)
@@ -107,7 +107,7 @@ def test_a_constant_descriptor_hits_nothing_unless_ties_favour_it():
     ("size", "floor", "ceil", "half", "more"),
     [(8884, 88, 89, 89, 89), (92802, 928, 929, 928, 929), (90618, 906, 907, 906, 907), (46563, 465, 466, 466, 466)],
 )
-def test_one_percent_of_each_published_gallery(size, floor, ceil, half, more):
+def test_one_percent_k_of_each_published_gallery_follows_the_rounding(size, floor, ceil, half, more):
     assert one_percent_k(size) == floor
     assert [one_percent_k(size, rule) for rule in ("ceil", "round", "floor+1")] == [ceil, half, more]
     assert one_percent_k(5) == 1
@@ -115,7 +115,7 @@ def test_one_percent_of_each_published_gallery(size, floor, ceil, half, more):
         one_percent_k(size, "nearest")
 
 
-def test_a_prior_makes_recall_rise_and_a_tile_outside_it_is_a_miss(city):
+def test_prior_outcomes_rise_with_smaller_radius_and_miss_tiles_outside(city):
     queries, gallery, rows, _, places, tiles = city
     given = {"search_centres": places, "gallery_positions": tiles, "radii_m": [10, 100, 1e7]}
     found = means(prior_outcomes(queries, gallery, rows, ks=(1, 500), **given))
@@ -126,7 +126,7 @@ def test_a_prior_makes_recall_rise_and_a_tile_outside_it_is_a_miss(city):
     assert found["recall@1|prior_1e+07m"] == evaluate_descriptors(queries, gallery, rows)["recall@1"]
 
 
-def test_the_rule_of_five_metres_counts_any_near_tile(city):
+def test_near_rule_outcomes_count_any_tile_within_five_metres(city):
     queries, gallery, rows, _, places, tiles = city
     distance = great_circle_m(places[:, None, 0], places[:, None, 1], tiles[None, :, 0], tiles[None, :, 1])
     for radius in (5.0, 60.0):
@@ -144,7 +144,7 @@ def test_the_rule_of_five_metres_counts_any_near_tile(city):
         near_rule_outcomes(queries, gallery, rows, query_positions=places, gallery_positions=tiles)
 
 
-def test_the_interval_of_a_share_is_wilsons_and_near_the_binomial_one():
+def test_mean_interval_of_a_share_is_wilsons_and_close_to_the_binomial_one():
     values = np.r_[np.ones(700), np.zeros(300)]
     low, high = mean_interval(values)
     assert low == pytest.approx(binom.ppf(0.025, 1000, 0.7) / 1000, abs=0.004)
@@ -156,24 +156,24 @@ def test_the_interval_of_a_share_is_wilsons_and_near_the_binomial_one():
 
 
 @pytest.mark.parametrize("count", [200, 201])
-def test_the_interval_of_a_median_is_the_one_of_order_statistics(count):
+def test_median_interval_equals_that_of_order_statistics(count):
     values = np.random.default_rng(2).permutation(np.arange(count) ** 2.0)
     interval = median_interval(values)
     ranks = binom.ppf([0.025, 0.975], count, 0.5)  # the distribution-free interval of a median
     assert np.sqrt(interval) == pytest.approx(ranks, abs=3)
 
 
-def test_photos_of_one_street_count_as_a_group():
+def test_mean_interval_of_photos_of_one_street_counts_them_as_a_group():
     street = np.repeat(np.random.default_rng(1).random(25) < 0.6, 20).astype(float)
     groups = query_groups([f"street {n}" for n in range(25) for _ in range(20)], np.full((500, 2), np.nan))
     assert groups.count == 25 and groups.description == "25 areas"
     alone, together = mean_interval(street), mean_interval(street, groups)
     assert together.high - together.low > 3 * (alone.high - alone.low)
-    one_each = mean_interval(street[::20])  # twenty photos of a street tell what one tells
+    one_each = mean_interval(street[::20])  # twenty equal photos count as one
     assert tuple(together) == pytest.approx(tuple(one_each), abs=0.08)
 
 
-def test_photos_without_areas_are_grouped_by_blocks_of_land():
+def test_query_groups_without_areas_are_squares_of_land():
     metre = 1 / 111_195
     streets = np.array([[50 + 600 * metre * n, 10.0] for n in range(12)])
     jitter = np.random.default_rng(0).uniform(0, 20 * metre, (240, 2))
@@ -184,7 +184,7 @@ def test_photos_without_areas_are_grouped_by_blocks_of_land():
     assert unknown.count == 3 and "independent" in unknown.description
 
 
-def test_pairing_finds_a_gain_that_overlapping_intervals_hide():
+def test_paired_differences_find_a_gain_despite_overlapping_intervals():
     first = np.r_[np.ones(600), np.zeros(400)]
     second = first.copy()
     second[600:615] = 1
@@ -199,7 +199,7 @@ def test_pairing_finds_a_gain_that_overlapping_intervals_hide():
         paired_differences({"a": first}, {"b": first})
 
 
-def test_groups_add_up_to_the_whole(city):
+def test_breakdown_of_all_groups_adds_up_to_the_metric(city):
     queries, gallery, rows, semi, *_ = city
     outcomes = per_query_outcomes(scan(queries, gallery, rows, semi_positive_rows=semi))
     areas = [["north", "south", None][n % 3] for n in range(60)]
@@ -216,7 +216,7 @@ def test_groups_add_up_to_the_whole(city):
     ]
 
 
-def test_nonsense_is_refused():
+def test_metrics_of_invalid_input_raise_errors():
     with pytest.raises(GenGeoError, match="at least 1"):
         recall_at(np.array([0]), 0)
     with pytest.raises(GenGeoError, match="no queries"):

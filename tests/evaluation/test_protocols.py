@@ -1,4 +1,4 @@
-"""Every published protocol through `evaluate`, on folders of the benchmarks' shapes with placeholder images."""
+"""`evaluate` by every published protocol, on directories with the benchmarks' layout and placeholder images."""
 
 import pytest
 
@@ -39,7 +39,7 @@ def evaluate(tiny_checkpoint, tmp_path):
 @pytest.mark.parametrize(
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in BENCHMARKS]
 )
-def test_a_published_protocol_finds_its_queries_and_gallery(evaluate, name):
+def test_evaluate_by_a_published_protocol_uses_its_queries_and_gallery(evaluate, name):
     summary, file = evaluate(name)
     protocol = find_protocol(name)
     key = protocol.dataset if protocol.dataset in SIZES else f"cvact-{protocol.split}"
@@ -59,7 +59,7 @@ def table_of(name, file):
 
 
 @pytest.mark.parametrize("dataset", ["cvusa", pytest.param("vigor-same", marks=pytest.mark.slow)])
-def test_a_checkpoint_is_picked_on_a_part_of_the_training_data(evaluate, dataset, tmp_path):
+def test_choose_checkpoint_uses_the_validation_split(evaluate, dataset, tmp_path):
     first, path = evaluate(f"{dataset}@validation", out="a.json")
     _, other = evaluate(f"{dataset}@validation", name="other", out="b.json")
     root = tmp_path / find_protocol(dataset).dataset.split("-")[0]

@@ -1,4 +1,4 @@
-"""Every published cell, against numbers that were typed from the paper a second time."""
+"""Every published cell, against values that were copied from the paper independently."""
 
 from gengeo_hf.evaluation.tables import build_table, table_numbers
 
@@ -37,7 +37,7 @@ PAPER = """
 8 | GenGeo | 98.94 99.73 99.82 99.91 71.27 87.34 90.79 96.69
 9 | GenGeo | 98.94 99.73 99.82 99.91 71.27 87.34 90.79 96.69
 """
-NAMES = {  # where the paper's table and ours call a row differently
+NAMES = {  # rows that the paper and our table name differently
     (4, "GeoDTR (polar?)"): "GeoDTR (polar?)",
     (6, "GenGeo"): "GenGeo (paper)",
     (9, "32"): "32 clusters",
@@ -57,7 +57,7 @@ def typed():
     return found
 
 
-def test_every_published_cell_is_that_of_the_paper():
+def test_published_cells_equal_those_of_the_paper():
     shipped = {(number, name): values for number in table_numbers() for name, values in build_table(number).rows}
     paper = typed()
     assert shipped.keys() == paper.keys()
@@ -65,5 +65,5 @@ def test_every_published_cell_is_that_of_the_paper():
         assert shipped[row] == values, row
 
 
-def test_clusters_stand_in_the_order_of_the_paper():
+def test_published_clusters_have_the_order_of_the_paper():
     assert [name.split()[0] for name, _ in build_table(9).rows] == ["32", "48", "64", "80"]

@@ -1,4 +1,4 @@
-"""Ranks against a sort, ties, priors, and the collapsed model."""
+"""Ranks against a sort; ties, priors and collapsed models."""
 
 import numpy as np
 import pytest
@@ -71,7 +71,7 @@ def test_ranks_with_many_ties_equal_a_sort(data, num_queries, num_tiles, ties, b
 
 @pytest.mark.parametrize("ties", ["pessimistic", "sample4geo", "mid"])
 @pytest.mark.parametrize("kind", ["numpy", "float16", "torch", "read-only"])
-def test_every_input_kind_and_block_gives_the_ranks_of_a_sort(ties, kind):
+def test_ranks_of_every_input_type_and_block_equal_a_sort(ties, kind):
     generator = np.random.default_rng(1)
     queries, gallery = unit(generator, 70), unit(generator, 210)
     if kind == "float16":
@@ -87,7 +87,7 @@ def test_every_input_kind_and_block_gives_the_ranks_of_a_sort(ties, kind):
         np.testing.assert_array_equal(rank_of_positives(queries, gallery, rows, ties=ties, block=block), expected)
 
 
-def test_duplicates_are_ties_in_every_block_although_float32_sums_differ():
+def test_ranks_of_duplicates_are_ties_in_every_block_although_float32_sums_differ():
     generator = np.random.default_rng(2)
     tile = unit(generator, 1, 1000)
     gallery = np.concatenate([unit(generator, 500, 1000) * 0.5, np.repeat(tile, 37, axis=0)])
@@ -99,7 +99,7 @@ def test_duplicates_are_ties_in_every_block_although_float32_sums_differ():
 
 
 @pytest.mark.parametrize("noise", [0.3, 30.0])  # right tiles among the best few, and anywhere
-def test_wide_blocks_equal_a_sort_whether_few_or_all_scores_are_compared(noise, monkeypatch):
+def test_ranks_in_wide_blocks_equal_a_sort_for_few_and_all_compared_scores(noise, monkeypatch):
     generator = np.random.default_rng(8)
     gallery = unit(generator, 5000)
     gallery[4000:4100] = gallery[:100]  # duplicates: ties across blocks
@@ -117,7 +117,7 @@ def test_wide_blocks_equal_a_sort_whether_few_or_all_scores_are_compared(noise, 
 
 
 @pytest.mark.parametrize("jitter", [0.0, 1e-8])
-def test_a_collapsed_model_scores_chance_at_best(jitter):
+def test_recall_of_a_collapsed_model_is_at_most_that_of_random_guessing(jitter):
     generator = np.random.default_rng(3)
     queries, gallery = (np.ones((400, 16), np.float32) / 4 + jitter * unit(generator, 400, 16) for _ in range(2))
     rows = np.arange(400)
@@ -128,7 +128,7 @@ def test_a_collapsed_model_scores_chance_at_best(jitter):
         assert evaluate_descriptors(queries, gallery, rows, ties="sample4geo")["recall@1"] == 1
 
 
-def test_a_perfect_model_has_recall_one_and_a_random_one_chance():
+def test_recall_of_a_perfect_model_is_one_and_of_a_random_model_that_of_guessing():
     generator = np.random.default_rng(4)
     gallery = unit(generator, 1000)
     order = generator.permutation(1000)
@@ -137,7 +137,7 @@ def test_a_perfect_model_has_recall_one_and_a_random_one_chance():
     assert abs(found - 0.01) < 4 * np.sqrt(0.01 * 0.99 / 1000)
 
 
-def test_the_best_tiles_equal_a_sort_for_any_block():
+def test_best_tiles_in_any_block_equal_a_sort():
     generator = np.random.default_rng(5)
     queries, gallery = unit(generator, 30), unit(generator, 120)
     expected = np.argsort(-(queries @ gallery.T), axis=1)[:, :7]
@@ -147,7 +147,7 @@ def test_the_best_tiles_equal_a_sort_for_any_block():
     assert scan(queries, gallery[:3], np.zeros(30, int), top=7).top_rows.shape == (30, 3)
 
 
-def test_a_prior_searches_only_near_tiles():
+def test_scan_with_a_prior_compares_only_near_tiles():
     generator = np.random.default_rng(6)
     queries, gallery = unit(generator, 40), unit(generator, 300)
     tiles = np.stack([60 + generator.uniform(0, 0.01, 300), 179.995 + generator.uniform(0, 0.01, 300)], axis=1)
@@ -168,7 +168,7 @@ def test_a_prior_searches_only_near_tiles():
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         (lambda q, g, r: (q[:, :5], g, r), "the same D"),
         (lambda q, g, r: (q * np.nan, g, r), "NaN"),
@@ -177,9 +177,9 @@ def test_a_prior_searches_only_near_tiles():
         (lambda q, g, r: (q[:0], g, r[:0]), "at least one"),
     ],
 )
-def test_bad_input_is_one_line_that_says_what_was_found(change, words):
+def test_scan_of_invalid_input_raises_one_line_with_what_was_found(change, message):
     generator = np.random.default_rng(7)
-    with pytest.raises(GenGeoError, match=words) as error:
+    with pytest.raises(GenGeoError, match=message) as error:
         rank_of_positives(*change(unit(generator, 4), unit(generator, 10), np.arange(4)))
     assert "\n" not in str(error.value)
     with pytest.raises(GenGeoError, match="ties must be"):

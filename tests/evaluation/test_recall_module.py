@@ -1,4 +1,4 @@
-"""The `evaluate` module gives the numbers of the plain function."""
+"""The `evaluate` module returns the metrics of `evaluate_descriptors`."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def module(tmp_path, monkeypatch):
     return evaluate.load(str(folder), cache_dir=str(tmp_path / "cache"))
 
 
-def test_batches_give_the_same_numbers_as_the_function(module):
+def test_recall_module_in_batches_equals_evaluate_descriptors(module):
     generator = np.random.default_rng(0)
     gallery = unit(generator, 150)
     rows = generator.integers(0, 150, 64)

@@ -1,4 +1,4 @@
-"""Pictures of results: groups of failures, strips, curves, and the folder that shows them all."""
+"""Groups of failures, strips, curves, and the report with all of them."""
 
 from dataclasses import replace
 
@@ -24,12 +24,12 @@ def outcome(rank, error, best, own):
     return {"rank": rank, "error_m": error, "top_scores": [best, best - 0.1], "positive_score": own}
 
 
-def test_failures_are_grouped_by_distance_and_rank_the_surest_errors_first():
+def test_group_failures_groups_by_distance_and_rank_with_the_largest_margins_first():
     queries = pa.Table.from_pylist(
         [
             outcome(0, 3.0, 0.9, 0.9),  # found
             outcome(2, 60.0, 0.8, 0.7),  # near miss
-            outcome(4, 60.0, 0.9, 0.5),  # near miss, surer
+            outcome(4, 60.0, 0.9, 0.5),  # near miss, larger margin
             outcome(3, 5000.0, 0.9, 0.8),  # look-alike
             outcome(10, 5000.0, 0.9, 0.8),  # lost
             outcome(1, float("nan"), 0.9, 0.8),  # position unknown
@@ -44,12 +44,12 @@ def test_failures_are_grouped_by_distance_and_rank_the_surest_errors_first():
         group_failures(queries.drop_columns(["rank"]))
 
 
-def test_marks_tell_right_semi_right_and_wrong():
+def test_tile_labels_are_right_semi_and_wrong():
     row = {"positive": "b", "semi_positives": ["c"], "top_tiles": ["a", "b", "c", ""]}
     assert tile_labels(pa.Table.from_pylist([row]), 0) == ["wrong", "right", "semi"]
 
 
-def test_each_tile_of_a_strip_wears_the_colour_of_its_mark():
+def test_strip_frames_each_tile_in_the_colour_of_its_label():
     tile, photo = Image.new("RGB", (50, 50), "black"), np.zeros((20, 100, 3), np.uint8)
     shown = pictures.strip(photo, [tile] * 4, ["right", "semi", "wrong", ""], tile_side=100)
     pixels = np.asarray(shown).astype(int)
@@ -60,7 +60,7 @@ def test_each_tile_of_a_strip_wears_the_colour_of_its_mark():
         left = shown.width - (4 - place) * (100 + 14)
         assert left - 2 <= columns.min() and columns.max() <= left + 102, label
         assert len(columns) > 90, label  # the frame runs along the whole tile
-    apart = pictures.strip(photo, [tile] * 4, [""] * 4, tile_side=100, true_tile=(tile, "here it is"))
+    apart = pictures.strip(photo, [tile] * 4, [""] * 4, tile_side=100, true_tile=(tile, "true tile"))
     assert apart.width == shown.width + 100 + 2 * 14
     with pytest.raises(GenGeoError, match="2 labels for 1 tiles"):
         pictures.strip(photo, [tile], ["right", "wrong"])
@@ -69,7 +69,7 @@ def test_each_tile_of_a_strip_wears_the_colour_of_its_mark():
 
 
 @pytest.mark.parametrize(("fov", "heading"), [(360, 0.0), (360, 90.0), (180, 270.0), (90, 45.0), (70, 359.0)])
-def test_a_photo_is_cut_as_the_model_saw_it(fov, heading):
+def test_crop_panorama_equals_the_crop_of_the_model(fov, heading):
     panorama = np.random.default_rng(0).integers(0, 256, (5, 360, 3), dtype=np.uint8)
     expected = limited_fov(torch.from_numpy(panorama).permute(2, 0, 1)[None], fov, torch.tensor([heading]))
     assert np.array_equal(
@@ -77,7 +77,7 @@ def test_a_photo_is_cut_as_the_model_saw_it(fov, heading):
     )
 
 
-def test_curves_draw_the_numbers_that_they_claim():
+def test_curves_hold_the_recalls_and_errors_of_the_data():
     ranks = np.random.default_rng(0).integers(0, 50, 200)
     curve = plots.recall_curve({"mine": ranks}, gallery_sizes={"mine": 50}, most=50).axes[0].lines
     for k, value in zip(*curve[0].get_data(), strict=True):
@@ -86,7 +86,7 @@ def test_curves_draw_the_numbers_that_they_claim():
     low, high = wilson(np.array([0.0, 1.0]), 10)
     assert low[0] == pytest.approx(0) and high[0] > 0.2 and high[1] == pytest.approx(1)  # no zero width at the ends
     streets = Groups(np.repeat(np.arange(20), 10), "streets")
-    alike = np.repeat(ranks[:20], 10)  # photos of one street are found together: 20 streets tell no more than 20 photos
+    alike = np.repeat(ranks[:20], 10)  # 20 streets of equal photos count as 20 photos
     heights = []
     for groups in (None, {"": streets}):
         band = plots.recall_curve({"": alike}, gallery_sizes={"": 50}, groups=groups, most=50).axes[0].collections[0]
@@ -99,7 +99,7 @@ def test_curves_draw_the_numbers_that_they_claim():
     for limit in (5, 100, 4000):
         assert share[place <= limit][-1] == pytest.approx(25 * np.sum(errors <= limit))
     lost, unknown = np.array([3.0, np.inf]), np.array([np.nan])
-    lines = plots.error_curve({"half of them put nowhere": lost, "no positions": unknown}).axes[0].lines
+    lines = plots.error_curve({"half without an answer": lost, "no positions": unknown}).axes[0].lines
     assert [line.get_ydata()[-1] for line in lines] == [50, 0]
     assert [pictures.format_distance(m) for m in (34.6, 4230, 250_000, np.inf)] == [
         "35 m",
@@ -109,16 +109,16 @@ def test_curves_draw_the_numbers_that_they_claim():
     ]
 
 
-def test_the_map_gives_each_of_the_largest_areas_a_panel_and_counts_what_left_it():
+def test_error_map_has_a_panel_for_each_of_the_largest_areas_and_counts_answers_outside():
     lat, lon = np.r_[np.full(5, 10.0), np.full(3, 50.0)], np.linspace(20, 20.01, 8)
     to_lat = lat.copy()
-    to_lat[[0, 5]] += [1e-4, -40]  # one lost nearby, one put into the other city
+    to_lat[[0, 5]] += [1e-4, -40]  # one wrong answer nearby, one in the other city
     error = np.where(np.arange(8) % 5 == 0, 500.0, 1.0)
     axes = plots.error_map(lat, lon, to_lat, lon, error, areas=["a"] * 5 + ["b"] * 3).axes
     titles = [a.get_title(loc="left") for a in axes]
     assert titles == ["a: 4 found, 1 lost", "b: 2 found, 1 lost (1 answers outside this map)"]
     assert len(plots.error_map(lat, lon, to_lat, lon, error, areas=[None] * 8).axes) == 1
-    error[5:] = np.nan  # nobody knows where the photos of the second city were taken
+    error[5:] = np.nan  # unknown positions in the second city
     axes = plots.error_map(lat, lon, to_lat, lon, error, areas=["a"] * 5 + ["b"] * 3).axes
     assert [a.get_title(loc="left") for a in axes] == titles[:1]
 
@@ -135,11 +135,11 @@ def paths(tmp_path):
     ]
 
 
-def test_an_album_shows_every_group_and_says_how_many(paths, tmp_path):
-    asked = []
+def test_write_report_shows_every_group_with_its_size(paths, tmp_path):
+    requests = []
 
     def image(which, side):
-        return lambda name: (asked.append((which, name)), Image.new("RGB", side, "gray"))[1]
+        return lambda name: (requests.append((which, name)), Image.new("RGB", side, "gray"))[1]
 
     files = report.write_report(
         paths, tmp_path / "out", report.Images(image("q", (90, 30)), image("t", (40, 40))), num_strips=2
@@ -159,14 +159,14 @@ def test_an_album_shows_every_group_and_says_how_many(paths, tmp_path):
     page = files[0].read_text()
     for name, rows in groups.items():
         assert f"{name[0].upper()}{name[1:]}: {len(rows)} (" in page
-    assert sum(which == "q" for which, _ in asked) == sum(min(2, len(rows)) for rows in groups.values()) + 2
+    assert sum(which == "q" for which, _ in requests) == sum(min(2, len(rows)) for rows in groups.values()) + 2
     plain = report.write_report(paths[1:], tmp_path / "plain")
     assert {f.name for f in plain} == {"index.html", "recall.png", "errors.png", "map.png"}
     with pytest.raises(GenGeoError, match="no result"):
         report.write_report([], tmp_path / "none")
 
 
-def test_a_map_of_errors_is_the_same_across_the_date_line():
+def test_error_map_across_the_date_line_equals_that_elsewhere():
     generator = np.random.default_rng(0)
     lat, east = -17 + generator.uniform(0, 0.02, 12), generator.uniform(-0.01, 0.01, 12)
     error = np.where(np.arange(12) % 3, 10.0, 400.0)

@@ -1,4 +1,4 @@
-"""The two files of a result belong together, and are what was written."""
+"""`Result.load` detects files that are damaged or do not belong together."""
 
 import json
 
@@ -10,7 +10,7 @@ from gengeo_hf.evaluation.results import Result
 from tests.evaluation.test_tables import result
 
 
-def test_a_kill_between_the_two_files_is_noticed(tmp_path, monkeypatch):
+def test_load_after_a_kill_between_the_two_files_raises_an_error(tmp_path, monkeypatch):
     _, path = result(tmp_path)
     other, _ = result(tmp_path, "b.json", noise=2.0)
 
@@ -25,7 +25,7 @@ def test_a_kill_between_the_two_files_is_noticed(tmp_path, monkeypatch):
     assert Result.load(other.save(path)).summary == other.summary
 
 
-def test_a_changed_number_is_noticed(tmp_path):
+def test_load_of_a_changed_metric_raises_an_error(tmp_path):
     found, path = result(tmp_path)
     assert Result.load(path).summary == found.summary and Result.load(path).queries.equals(found.queries)
     content = json.loads(path.read_text())
@@ -34,6 +34,6 @@ def test_a_changed_number_is_noticed(tmp_path):
     for with_queries in (True, False):
         with pytest.raises(GenGeoError, match="changed or damaged after it was written"):
             Result.load(path, with_queries=with_queries)
-    del content["sha256"]  # of an earlier version, which wrote none
+    del content["sha256"]  # earlier versions wrote none
     path.write_text(json.dumps(content))
     assert Result.load(path).summary["metrics"]["recall@1"] == 0.999

@@ -1,4 +1,4 @@
-"""`evaluate` and `gengeo evaluate`: one result, whatever was stopped, kept or shared out."""
+"""`evaluate` and `gengeo evaluate`: the same result after interruptions, from stored descriptors, in processes."""
 
 import functools
 import json
@@ -27,7 +27,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def run(tiny_checkpoint, tmp_path, monkeypatch):
-    """Evaluate on 40 made-up pairs with shards of 8 rows."""
+    """Evaluate on 40 random pairs with shards of 8 rows."""
     monkeypatch.setattr(script, "encode_to_store", functools.partial(script.encode_to_store, shard_rows=8))
 
     def run(out="x.json", protocol="world-urban", **more):
@@ -49,7 +49,7 @@ def shards(folder):
     return sorted(folder.glob("**/descriptors/**/*.safetensors"))
 
 
-def test_a_result_says_what_it_is_and_reads_back(run, tmp_path):
+def test_result_states_its_data_and_model_and_loads_unchanged(run, tmp_path):
     result = run(name="tiny")
     assert "do not compare with published numbers" in script.format_summary(result)
     loaded = Result.load(tmp_path / "x.json")
@@ -72,14 +72,14 @@ def test_a_result_says_what_it_is_and_reads_back(run, tmp_path):
         assert best.index(positive) == place if place < 5 else positive not in best
 
 
-def test_a_stopped_run_goes_on_and_a_damaged_shard_is_made_again(run, tmp_path, monkeypatch):
+def test_evaluate_after_an_interruption_resumes_and_encodes_damaged_shards_again(run, tmp_path, monkeypatch):
     run(out="whole.json")
     files = shards(tmp_path)
     assert len(files) == 10
     before = {file: file.read_bytes() for file in files}
     files[1].unlink()
     files[3].write_bytes(before[files[3]][:-100])
-    files[7].write_bytes(before[files[6]])  # a shard in the place of another is as long, and wrong
+    files[7].write_bytes(before[files[6]])  # another shard's content has the right size
     made = []
     plain = engine.DescriptorStore.write
     monkeypatch.setattr(engine.DescriptorStore, "write", lambda s, n, d: (made.append(s.path(n)), plain(s, n, d)))
@@ -88,26 +88,26 @@ def test_a_stopped_run_goes_on_and_a_damaged_shard_is_made_again(run, tmp_path, 
     assert {f: f.read_bytes() for f in files if f in made} == {f: before[f] for f in made}
 
 
-def test_another_view_size_or_field_of_view_is_described_anew(run, tmp_path):
+def test_evaluate_with_another_view_size_or_field_of_view_encodes_again(run, tmp_path):
     first = run(out="a.json").summary
     assert len(shards(tmp_path)) == 10
     other = run(aerial_size="42x42", out="b.json").summary
     assert first["model"]["fingerprint"] != other["model"]["fingerprint"]
     assert len(shards(tmp_path)) == 20
     limited = run(out="c.json", protocol="world-urban-fov180-unknown").summary
-    assert len(shards(tmp_path)) == 25  # the tiles are described already
+    assert len(shards(tmp_path)) == 25  # the tiles are encoded already
     assert limited["protocol"]["fov"] == 180
     assert limited["metrics"] != first["metrics"]
     again = run(out="d.json", protocol="world-urban-fov180-unknown").summary
     assert again == limited
 
 
-def test_the_whole_circle_to_the_north_is_the_panorama_itself(run):
+def test_evaluate_with_fov_360_and_known_heading_equals_the_whole_panorama(run):
     assert run().summary["metrics"] == run(protocol="world-urban-fov360-known").summary["metrics"]
 
 
 @pytest.mark.parametrize(
-    ("more", "words"),
+    ("more", "message"),
     [
         ({"protocol": "mars"}, "unknown protocol 'mars'"),
         ({"protocol": "cvusa-fov33-known"}, "must be one of"),
@@ -117,13 +117,13 @@ def test_the_whole_circle_to_the_north_is_the_panorama_itself(run):
         ({"protocol": "world-urban-fov90-known"}, "SALAD needs at least 5 tokens"),
     ],
 )
-def test_bad_orders_are_one_line(run, more, words):
-    with pytest.raises(GenGeoError, match=words) as error:
+def test_evaluate_with_invalid_arguments_raises_one_line(run, more, message):
+    with pytest.raises(GenGeoError, match=message) as error:
         run(**more)
     assert "\n" not in str(error.value)
 
 
-def test_a_photo_cannot_be_cropped():
+def test_check_limited_view_of_photos_raises_an_error():
     protocol = find_protocol("cvusa-fov90-known")
     script.check_limited_view(protocol, [360.0, 360.0])
     script.check_limited_view(find_protocol("cvusa"), [None, 90.0])  # nothing is cropped
@@ -132,13 +132,13 @@ def test_a_photo_cannot_be_cropped():
             script.check_limited_view(protocol, fields)
 
 
-def test_descriptors_in_memory_and_on_disk_give_one_result(run, tiny_checkpoint):
+def test_evaluate_in_memory_equals_evaluate_with_stored_descriptors(run, tiny_checkpoint):
     kept = run().summary
     assert script.evaluate(tiny_checkpoint, made_up_pairs(40, seed=1), "world-urban", device="cpu").summary == kept
 
 
 @pytest.mark.parametrize(
-    ("protocol", "data", "said"),
+    ("protocol", "data", "message"),
     [
         (None, None, "nothing to evaluate on"),
         ("cvusa", "cvact:test x", "protocol cvusa is for the data set cvusa, found 'cvact'"),
@@ -146,12 +146,12 @@ def test_descriptors_in_memory_and_on_disk_give_one_result(run, tiny_checkpoint)
         ("cvusa", "{file}", 'for files of it write "cvusa {file}"'),
     ],
 )
-def test_a_protocol_of_other_data_is_refused(protocol, data, said, tmp_path):
+def test_choose_protocol_of_other_data_raises_an_error(protocol, data, message, tmp_path):
     (tmp_path / "x").touch()
     notation = None if data is None else script.parse_data(data.format(file=tmp_path / "x"))
     with pytest.raises(GenGeoError) as error:
         script.choose_protocol(protocol, notation)
-    assert said.format(file=tmp_path / "x") in str(error.value)
+    assert message.format(file=tmp_path / "x") in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -165,13 +165,13 @@ def test_a_protocol_of_other_data_is_refused(protocol, data, said, tmp_path):
         ("webdataset x", "webdataset:test"),
     ],
 )
-def test_a_data_set_without_a_protocol_gets_the_published_one_of_its_split(data, name):
+def test_choose_protocol_without_a_name_takes_the_published_one_of_the_split(data, name):
     assert script.choose_protocol(None, script.parse_data(data)).name == name
 
 
-def test_the_command_prints_one_object_in_percent_and_nothing_else_on_stdout(tiny_checkpoint, tmp_path):
-    words = ["evaluate", "--model", str(tiny_checkpoint), "--data", f"world-urban {tmp_path} num_pairs=6", "--json"]
-    done = CliRunner().invoke(gengeo, [*words, "--out", str(tmp_path / "x.json"), "--device", "cpu"])
+def test_command_with_json_prints_only_one_object_in_percent(tiny_checkpoint, tmp_path):
+    arguments = ["evaluate", "--model", str(tiny_checkpoint), "--data", f"world-urban {tmp_path} num_pairs=6", "--json"]
+    done = CliRunner().invoke(gengeo, [*arguments, "--out", str(tmp_path / "x.json"), "--device", "cpu"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     saved = Result.load(tmp_path / "x.json")
@@ -183,7 +183,7 @@ def test_the_command_prints_one_object_in_percent_and_nothing_else_on_stdout(tin
     assert found["median_error_m"] == pytest.approx(saved.metrics["median_error_m"], abs=1e-3)
 
 
-def test_training_pairs_in_an_evaluation_are_refused_unless_they_are_asked_for(tiny_model, tiny_processor):
+def test_evaluate_on_training_pairs_raises_an_error_except_on_the_training_split(tiny_model, tiny_processor):
     from gengeo_hf.encoding.encoder import Encoder
 
     trained, other = made_up_pairs(40, seed=1), made_up_pairs(12, seed=1)
@@ -205,7 +205,7 @@ def test_training_pairs_in_an_evaluation_are_refused_unless_they_are_asked_for(t
 
 @pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["world-urban", "world-urban-fov180-unknown"])
-def test_two_processes_give_the_same_numbers_as_one(tiny_checkpoint, tmp_path, protocol):
+def test_evaluate_with_two_processes_equals_one_process(tiny_checkpoint, tmp_path, protocol):
     program = tmp_path / "program.py"
     program.write_text(
         textwrap.dedent(
@@ -243,7 +243,7 @@ def test_two_processes_give_the_same_numbers_as_one(tiny_checkpoint, tmp_path, p
         assert file.read_bytes() == (two / file.relative_to(one)).read_bytes()
 
 
-def test_limited_views_keep_their_scale_and_direction(tiny_model, tiny_processor):
+def test_limited_view_keeps_scale_and_heading(tiny_model, tiny_processor):
     from gengeo_hf.encoding.encoder import Encoder
 
     encoder = Encoder(tiny_model, tiny_processor, device="cpu", batch_size=2)
@@ -257,7 +257,7 @@ def test_limited_views_keep_their_scale_and_direction(tiny_model, tiny_processor
         np.testing.assert_allclose(found, tiny_model(pixels, view="ground").pooler_output[0].detach(), atol=1e-5)
 
 
-def test_crops_are_the_same_however_the_shards_are_shared_out(tiny_model, tiny_processor, tmp_path):
+def test_encode_to_store_of_crops_is_the_same_for_any_number_of_processes(tiny_model, tiny_processor, tmp_path):
     from gengeo_hf.data.loading import GroundImages
     from gengeo_hf.encoding.encoder import Encoder
 

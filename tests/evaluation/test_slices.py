@@ -1,4 +1,4 @@
-"""Results in slices, joined with the facts of a table by the ids of photos."""
+"""Results grouped by facts of the evaluated table."""
 
 import numpy as np
 import pyarrow as pa
@@ -44,7 +44,7 @@ def found(town, by, **more):
     return {one.name: (one.queries, one.value) for one in slice_result(result(**more), town, [by])}
 
 
-def test_slices_group_by_city_season_age_brightness_and_column(town):
+def test_slice_result_groups_by_city_season_age_brightness_and_column(town):
     assert found(town, "city") == {"a": (2, 0.5), "b": (2, 0.5)}
     assert found(town, "season") == {"winter": (1, 0.0), "summer": (2, 1.0), "unknown": (1, 0.0)}
     assert found(town, "season", lat=-33.0) == {"summer": (1, 0.0), "winter": (2, 1.0), "unknown": (1, 0.0)}
@@ -54,7 +54,7 @@ def test_slices_group_by_city_season_age_brightness_and_column(town):
     assert "recall@1 by season" in format_slices(slice_result(result(), town, ["season"]), "recall@1")
 
 
-def test_slices_without_what_they_need_are_refused_in_one_line(town):
+def test_slice_result_without_needed_columns_raises_one_line(town):
     with pytest.raises(GenGeoError, match="no metric 'recall@7'"):
         slice_result(result(), town, ["city"], "recall@7")
     with pytest.raises(GenGeoError, match="has no column 'sequence'"):

@@ -44,14 +44,14 @@ def result(tmp_path, file="a.json", noise=1.0, name="mine", protocol="cvusa", co
     return found, found.save(tmp_path / file)
 
 
-def test_every_published_row_fits_its_columns_and_known_cells_are_right():
+def test_published_rows_fit_their_columns_and_known_cells_are_right():
     assert table_numbers() == list(range(2, 10))
     for number in table_numbers():
         table = build_table(number)
         assert all(len(values) == sum(len(m) for _, m in table.groups) for _, values in table.rows)
         assert all(value is None or 0 <= value <= 100 for _, values in table.rows for value in values)
         assert "Remote Sensing 2026" in render(table)
-        for _, values in table.rows:  # recall rises with k inside each group; an error of copying would break it
+        for _, values in table.rows:  # recall rises with k inside each group
             for start in range(0, 4 * (len(values) // 4), 4):
                 if len(values) in (8, 12):
                     rising = [v for v in values[start : start + 4] if v is not None]
@@ -76,7 +76,7 @@ def test_every_published_row_fits_its_columns_and_known_cells_are_right():
     assert cells[7, "SALAD, no dustbin"][4] == 67.14
 
 
-def test_our_row_stands_below_in_percent_in_every_format(tmp_path):
+def test_build_table_adds_our_row_in_percent_in_every_format(tmp_path):
     found, path = result(tmp_path)
     expected = f"{100 * found.summary['metrics']['recall@1']:.2f}"
     table = build_table(2, [path])
@@ -92,7 +92,7 @@ def test_our_row_stands_below_in_percent_in_every_format(tmp_path):
         build_table(1)
 
 
-def test_what_is_not_comparable_is_marked_or_left_out(tmp_path):
+def test_build_table_notes_or_leaves_out_results_that_are_not_comparable(tmp_path):
     _, part = result(tmp_path, complete=False, trained_on="world-urban")
     _, other = result(tmp_path, "b.json", protocol="world-urban")
     text = render(build_table(2, [part, other]))
@@ -106,7 +106,7 @@ def test_what_is_not_comparable_is_marked_or_left_out(tmp_path):
     assert "ours is the protocol cvusa-to-vigor-same" in render(build_table(5, [vigor]))
 
 
-def test_a_model_s_name_does_not_break_the_table(tmp_path):
+def test_render_escapes_the_name_of_the_model(tmp_path):
     table = build_table(2, [result(tmp_path, name=r"a|b_50%~{x}^\y")[1]])
     row = render(table, "md").splitlines()[9]
     assert len(row.replace(r"\|", "").split("|")) == 15 and r"a\|b_50%" in row
@@ -114,7 +114,7 @@ def test_a_model_s_name_does_not_break_the_table(tmp_path):
     assert list(csv.reader(io.StringIO(render(table, "csv"))))[6][0] == r"a|b_50%~{x}^\y (ours)"
 
 
-def test_a_collapsed_model_is_not_flattered_without_a_word(tmp_path):
+def test_build_table_of_a_collapsed_model_notes_the_tie_rule(tmp_path):
     same = np.ones((120, 4), np.float32)
     rules = replace(find_protocol("cvusa"), queries=90, gallery=120)
     model = {"name": "collapsed", "fingerprint": "", "trained_on": "cvusa"}
@@ -124,7 +124,7 @@ def test_a_collapsed_model_is_not_flattered_without_a_word(tmp_path):
     assert "with ties against it R@1 is 0.00" in text
 
 
-def test_a_result_carries_its_breakdowns(tmp_path):
+def test_result_holds_breakdowns_by_area_and_offset(tmp_path):
     summary = result(tmp_path, protocol="world-urban")[0].summary
     assert set(summary["areas"]) == {"area 0", "area 1"}
     assert sum(group["num_queries"] for group in summary["offsets"].values()) == 90
@@ -134,7 +134,7 @@ def test_a_result_carries_its_breakdowns(tmp_path):
     assert "recall_5m@1" in result(tmp_path, protocol="cvact-test")[0].summary["metrics"]
 
 
-def test_any_results_stand_side_by_side_without_a_number(tmp_path):
+def test_build_results_table_puts_any_results_side_by_side(tmp_path):
     _, one = result(tmp_path, "one.json", name="first", protocol="table")
     _, two = result(tmp_path, "two.json", name="second", protocol="table", noise=2.0)
     _, three = result(tmp_path, "three.json", name="first", protocol="world-rural")
@@ -153,8 +153,8 @@ def test_any_results_stand_side_by_side_without_a_number(tmp_path):
         build_results_table([])
 
 
-def test_university1652_counts_as_its_own_script(tmp_path):
-    """A second formula, as the script walks through the hits."""
+def test_average_precision_trapezoid_equals_the_script_of_university1652(tmp_path):
+    """Compare with a loop over the hits, as in the script."""
     found, _ = result(tmp_path, protocol="university1652", complete=False)
     ranks = found.queries["rank"].to_numpy()
     semi = np.array([len(row) for row in found.queries["semi_positives"].to_pylist()])
@@ -175,7 +175,7 @@ def test_university1652_counts_as_its_own_script(tmp_path):
     assert found.metrics["one_percent_k"] == round(0.01 * 120) + 1 and len(ranks) == 90
 
 
-def test_only_the_primary_metric_has_a_verdict(tmp_path):
+def test_format_comparison_gives_a_verdict_only_for_the_primary_metric(tmp_path):
     _, good = result(tmp_path, "good.json", noise=1.0)
     _, bad = result(tmp_path, "bad.json", noise=2.0, name="worse")
     text = format_comparison(compare(good, bad), "good", "bad", "recall@5")
@@ -185,7 +185,7 @@ def test_only_the_primary_metric_has_a_verdict(tmp_path):
         format_comparison(compare(good, bad), "good", "bad", "luck")
 
 
-def test_a_gain_is_told_from_noise(tmp_path):
+def test_compare_separates_a_gain_from_noise(tmp_path):
     _, good = result(tmp_path, "good.json", noise=1.0)
     _, bad = result(tmp_path, "bad.json", noise=2.0, name="worse")
     rows = {row.metric: row for row in compare(good, bad)}
@@ -198,20 +198,20 @@ def test_a_gain_is_told_from_noise(tmp_path):
     good.with_suffix(".queries.parquet").write_bytes(b"cut off")
     with pytest.raises(GenGeoError, match=r"good\.queries\.parquet"):
         compare(good, bad)
-    for text in ("{}", '{"format": 1, "fingerprint": "0", "dim": 24}'):  # the second as ONNX manifests begin
+    for text in ("{}", '{"format": 1, "fingerprint": "0", "dim": 24}'):  # the second is the start of an ONNX manifest
         good.write_text(text)
         with pytest.raises(GenGeoError, match=r"gengeo evaluate"):
             compare(good, bad)
 
 
-def test_a_checkpoint_is_never_picked_where_numbers_are_reported(tmp_path):
+def test_select_best_on_a_reported_split_raises_an_error(tmp_path):
     summaries = [result(tmp_path, noise=noise)[0].summary for noise in (3.0, 1.0, 2.0)]
     with pytest.raises(GenGeoError, match="must not be chosen on the split 'test'"):
         select_best(summaries)
     for summary in summaries:
         summary["protocol"]["split"] = "validation"
     assert select_best(summaries) == select_best(summaries, "within_25m") == 1
-    for unfit in ("median_error_m", "num_queries", "recall@3"):  # less is better, says nothing, is not there
+    for unfit in ("median_error_m", "num_queries", "recall@3"):  # less is better; not a share; does not exist
         with pytest.raises(GenGeoError, match=f"'{unfit}' cannot choose a checkpoint.*recall@1, "):
             select_best(summaries, unfit)
     with pytest.raises(GenGeoError, match="'val'"):
@@ -220,7 +220,7 @@ def test_a_checkpoint_is_never_picked_where_numbers_are_reported(tmp_path):
         select_best([])
 
 
-def test_every_protocol_reads_and_its_limited_views_too():
+def test_find_protocol_reads_every_protocol_and_its_limited_views():
     for name in protocol_names():
         plain, limited = find_protocol(name), find_protocol(f"{name}-fov70-unknown")
         assert not plain.has_limited_view and limited.has_limited_view and limited.fov == 70
@@ -229,4 +229,4 @@ def test_every_protocol_reads_and_its_limited_views_too():
     with pytest.raises(GenGeoError, match="known are cvusa"):
         find_protocol("cvusa-fov90")
     columns = {name for number in table_numbers() for name, _ in build_table(number).groups}
-    assert columns - set(protocol_names()) == {"cvusa-to-vigor"}  # the paper does not say which of two it is
+    assert columns - set(protocol_names()) == {"cvusa-to-vigor"}  # the paper does not state which of two it uses

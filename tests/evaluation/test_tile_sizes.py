@@ -11,7 +11,7 @@ from gengeo_hf.evaluation.tile_sizes import evaluate_tile_sizes, fuse
 
 
 def encoded(size, count=40, seed=0):
-    """A data set whose tiles of this size say something about half of the photos."""
+    """Encoded data in which tiles of this size match half of the photos."""
     rng = np.random.default_rng(seed)
     ground = np.random.default_rng(9).normal(size=(count, 16)).astype(np.float32)
     aerial = np.where(rng.random((count, 1)) < 0.5, ground, 0) + rng.normal(size=(count, 16)).astype(np.float32)
@@ -23,7 +23,7 @@ def encoded(size, count=40, seed=0):
     return EncodedData(ground, aerial.astype(np.float32), truth, find_protocol("world-offcenter"), **about)
 
 
-def test_fused_similarities_are_the_mean_and_ranks_those_of_the_mean():
+def test_fuse_gives_the_mean_similarities_and_their_ranks():
     sizes = [encoded(45.0, seed=1), encoded(65.0, seed=2), encoded(100.0, seed=3)]
     fused = fuse(sizes)
     mean = np.mean([one.ground @ one.aerial.T for one in sizes], axis=0)
@@ -34,7 +34,7 @@ def test_fused_similarities_are_the_mean_and_ranks_those_of_the_mean():
     assert fused.truth.name == "world/x/test[tile_m=45+65+100]"
 
 
-def test_sizes_of_other_data_and_a_single_size_are_refused():
+def test_evaluate_tile_sizes_of_other_data_or_one_size_raises_an_error():
     with pytest.raises(GenGeoError, match="needs two or more ground sizes"):
         evaluate_tile_sizes("m", "world-offcenter", [65.0])
     with pytest.raises(GenGeoError, match="has tiles of one ground size"):

@@ -56,6 +56,17 @@ def test_tiles_that_were_removed_leave_their_cell(raster, tmp_path):
     assert GeoLocalizer(encoder, index).locate(source.read(21)).best.score > 0.9
 
 
+def test_a_drive_takes_the_fused_scores_of_a_cell(raster, tmp_path):
+    encoder, source = StubEncoder(), open_imagery(raster, TilingOptions(overlap=0.0, tile_sizes=(60.0, 30.0)))
+    index = GeoIndex.build(encoder, source, tmp_path / "x")
+    frames = [source.read(row) for row in (20, 21, 22)]
+    track = GeoLocalizer(encoder, index).locate(frames, sequence=True, top=3, merge=False)
+    for answer, frame in zip(track, frames, strict=True):
+        hits = index.search(encoder.encode([frame], "ground")[0], 200)[0]
+        scores = {hit.tile_id: hit.score for hit in hits}
+        assert [place.score for place in answer.places] == pytest.approx([scores[p.tile_id] for p in answer.places])
+
+
 def test_an_unknown_fusion_and_imagery_of_its_own_size_are_refused(raster, tmp_path, source):
     with pytest.raises(GenGeoError, match="unknown fusion 'median': expected mean or max"):
         GeoIndex.build(StubEncoder(), source, tmp_path / "x", fusion="median")

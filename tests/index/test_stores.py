@@ -13,10 +13,12 @@ import pytest
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import Bounds, great_circle_m
+from gengeo_hf.imagery import TilingOptions, open_imagery
 from gengeo_hf.imagery.tiles import Rights
 from gengeo_hf.index import GeoIndex
 from gengeo_hf.index.stores import connect, export_index, is_address
 from gengeo_hf.localization import GeoLocalizer
+from tests.imagery.test_raster_faults import noise, write
 from tests.stubs import ListSource, StubEncoder
 
 
@@ -242,6 +244,24 @@ def test_photos_are_located_in_a_store(store, gallery, encoder):
     localizer = GeoLocalizer(encoder, store)
     place = localizer.locate(ListSource(count=40).images[7], top=1).best
     assert place.tile_id == "noise-7" and place.votes > 1
+
+
+@pytest.mark.parametrize(
+    ("sizes", "caveat"),
+    [
+        ((60.0, 30.0), "a store answers by single tiles: it does not fuse the ground sizes of this index"),
+        ((60.0,), ""),
+    ],
+)
+def test_a_store_of_several_ground_sizes_says_that_it_does_not_fuse_them(store, encoder, tmp_path, sizes, caveat):
+    pytest.importorskip("rasterio")
+    tiling = TilingOptions(overlap=0.5, tile_m=60.0, tile_sizes=sizes if len(sizes) > 1 else ())
+    imagery = open_imagery(write(tmp_path / "ortho.tif", noise(240, seed=3)), tiling)
+    index = GeoIndex.build(encoder, imagery, tmp_path / f"sizes_{len(sizes)}")
+    export_index(index, store)
+    store.index_name = index.path.name  # another case of this test left its tiles on the shared server
+    assert store.size_caveat(encoder.dim) == caveat
+    assert caveat in GeoLocalizer(encoder, store).caveat and "fuse" not in GeoLocalizer(encoder, index).caveat
 
 
 @pytest.mark.slow

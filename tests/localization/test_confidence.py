@@ -100,7 +100,7 @@ def test_below_the_threshold_it_does_not_know(index, encoder, photo):
 
 @pytest.mark.parametrize(
     ("gallery", "words"),
-    [(5, "among 5 tiles and 12 compete, so they are too high"), (6, ""), (24, ""), (1000, "so they are too low")],
+    [(5, "with 5 tiles and the index has 12, so they are too high"), (6, ""), (24, ""), (1000, "so they are too low")],
 )
 def test_confidences_of_another_size_of_gallery_are_called_off(index, encoder, gallery, words):
     assert len(index) == 12
@@ -272,7 +272,7 @@ def test_a_photo_of_elsewhere_is_less_likely_in_the_index():
     elsewhere = fitted.not_in_index([Place(1, 61.0, 25.0, 0.5, "b"), Place(2, 62.0, 25.0, 0.499, "c")])
     assert elsewhere > here + 0.3
     assert absence_notes(here) == [] and absence_notes(None) == []
-    assert absence_notes(0.83) == ["probably not in this index (83%, if that is as likely as not beforehand)"]
+    assert absence_notes(0.83) == ["probably not in this index (probability 83%, for a prior of 50%)"]
 
 
 def test_how_many_places_are_shown_never_moves_the_best_one(encoder, tmp_path):

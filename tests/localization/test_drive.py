@@ -13,7 +13,7 @@ from gengeo_hf.common.geo import great_circle_m, offset
 from gengeo_hf.index import GeoIndex
 from gengeo_hf.localization import GeoLocalizer, Motion
 from gengeo_hf.localization.answers import SHARPNESS, Answer, Place, drive_line
-from gengeo_hf.localization.drive import _step_cost, follow, in_order
+from gengeo_hf.localization.drive import _step_cost, correct_drive, order_frames
 from tests.stubs import ListSource
 
 
@@ -29,7 +29,7 @@ def frame(number, *places):
 def test_a_frame_that_went_astray_is_brought_back():
     answers = [frame(n, (15.0 * n, 0, 0.8), (900, 900, 0.6)) for n in range(7)]
     answers[3] = frame(3, (5000, 5000, 0.81), (-4000, 0, 0.8), (45, 0, 0.76))
-    mended = follow(answers, np.arange(7.0), Motion(top_speed=20))
+    mended = correct_drive(answers, np.arange(7.0), Motion(top_speed=20))
     assert [answer.places[0].tile_id for answer in mended] == [f"{15 * n}/0" for n in range(7)]
     assert [p.rank for p in mended[3].places] == [1, 2, 3] and "place 3" in mended[3].notes[0]
     assert mended[3].places[1].tile_id == "5000/5000" and not mended[0].notes
@@ -38,10 +38,10 @@ def test_a_frame_that_went_astray_is_brought_back():
 def test_a_frame_without_a_place_on_the_way_is_left_out():
     answers = [frame(n, (15.0 * n, 0, 0.8)) for n in range(6)]
     answers[2] = frame(2, (50_000, 0, 0.9), (60_000, 0, 0.9))
-    mended = follow(answers, np.arange(6.0), Motion())
+    mended = correct_drive(answers, np.arange(6.0), Motion())
     assert [answer.known for answer in mended] == [True, True, False, True, True, True]
     assert "left out" in mended[2].notes[0] and len(drive_line(mended)) == 5
-    both_ends = follow([answers[2], *answers[:2], *answers[3:], answers[2]], np.arange(7.0), Motion())
+    both_ends = correct_drive([answers[2], *answers[:2], *answers[3:], answers[2]], np.arange(7.0), Motion())
     assert [answer.known for answer in both_ends] == [False, *[True] * 5, False]
 
 
@@ -52,15 +52,15 @@ def test_a_frame_that_moved_is_as_sure_as_its_new_place(old, new, known):
     sure = [replace(p, confidence=c) for p, c in zip(astray.places, (old, new), strict=True)]
     answers[2] = replace(astray, places=sure, known=old >= 0.5)
     answers[3] = replace(answers[3], known=False)  # it did not move, and what was said of it stays
-    mended = follow(answers, np.arange(5.0), Motion(), threshold=0.5)
+    mended = correct_drive(answers, np.arange(5.0), Motion(), threshold=0.5)
     assert mended[2].places[0].tile_id == "30/0"
     assert [answer.known for answer in mended] == [True, True, known, False, True]
 
 
 def test_a_jump_that_time_allows_is_kept():
     answers = [frame(0, (0, 0, 0.8), (2000, 0, 0.7)), frame(1, (2000, 0, 0.8), (0, 0, 0.7))]
-    assert [a.places[0].tile_id for a in follow(answers, [0, 200.0], Motion(top_speed=20))] == ["0/0", "2000/0"]
-    near = [a.places[0].tile_id for a in follow(answers, [0, 1.0], Motion(top_speed=20))]
+    assert [a.places[0].tile_id for a in correct_drive(answers, [0, 200.0], Motion(top_speed=20))] == ["0/0", "2000/0"]
+    near = [a.places[0].tile_id for a in correct_drive(answers, [0, 1.0], Motion(top_speed=20))]
     assert len(set(near)) == 1
 
 
@@ -81,7 +81,7 @@ def test_the_way_is_the_cheapest_of_all_ways():
         motion = Motion(top_speed=20, left_out=2.0)
         picks = list(itertools.product([None, 0, 1, 2], repeat=4))[1:]
         best = min(picks, key=lambda way: _cost(answers, way, motion))
-        found = follow(answers, np.arange(4.0), motion)
+        found = correct_drive(answers, np.arange(4.0), motion)
         assert [a.places[0].tile_id if a.known else None for a in found] == [
             None if pick is None else answers[n].places[pick].tile_id for n, pick in enumerate(best)
         ]
@@ -99,14 +99,14 @@ def _cost(answers, way, motion):
 
 def test_broken_frames_are_passed_over_and_nothing_is_nothing():
     answers = [frame(0, (0, 0, 0.8)), Answer("broken.jpg", error="cut off"), frame(2, (20, 0, 0.8))]
-    assert follow(answers, np.arange(3.0), Motion()) == answers
+    assert correct_drive(answers, np.arange(3.0), Motion()) == answers
     alone = [replace(answers[1], photo=str(n)) for n in range(3)]
-    assert follow(alone, np.arange(3.0), Motion()) == alone and follow([], [], Motion()) == []
+    assert correct_drive(alone, np.arange(3.0), Motion()) == alone and correct_drive([], [], Motion()) == []
 
 
 def test_a_long_drive_takes_little_time():
     answers = [frame(n, *((15.0 * n + 400 * rank, 0, 0.8 - 0.001 * rank) for rank in range(20))) for n in range(300)]
-    mended = follow(answers, np.arange(300.0), Motion())
+    mended = correct_drive(answers, np.arange(300.0), Motion())
     assert all(answer.known for answer in mended)
 
 
@@ -114,12 +114,12 @@ def test_times_tell_the_order_and_a_broken_frame_stays_where_it_was():
     start = datetime(2024, 7, 9, 3, 27, 33, 500_000)
     timed = {second: replace(frame(second), time=start + timedelta(seconds=second)) for second in (0, 8, 16)}
     broken = Answer("broken.jpg", error="cut off")
-    answers, seconds = in_order([timed[16], timed[0], broken, timed[8]], 1.0)
+    answers, seconds = order_frames([timed[16], timed[0], broken, timed[8]], 1.0)
     assert answers == [timed[0], broken, timed[8], timed[16]] and seconds.tolist() == [0, 0, 8, 16]
-    answers, seconds = in_order([broken, timed[8], timed[0]], 1.0)
+    answers, seconds = order_frames([broken, timed[8], timed[0]], 1.0)
     assert answers == [timed[0], broken, timed[8]] and seconds.tolist() == [0, 8, 8]
     for given in ([timed[8], frame(3), timed[0]], [broken, broken], []):  # a frame that tells no time, or none at all
-        answers, seconds = in_order(given, 2.0)
+        answers, seconds = order_frames(given, 2.0)
         assert answers == given and seconds.tolist() == [2.0 * n for n in range(len(given))]
 
 

@@ -28,6 +28,7 @@ from gengeo_hf.index.stores.address import shown, split_address, without_secrets
 PREFIX = "gengeo_"
 BATCH = 256
 MARK = 16  # letters of a model's fingerprint in the name of a collection
+SIZE_SAMPLES, CENTRE_M = 4, 1.0  # tiles whose surroundings are compared; metres within which centres are one
 RIGHTS = ("attribution", "licence", "acquired")  # of a tile's imagery, beside `TILE_SCHEMA` in each row
 
 
@@ -220,6 +221,22 @@ class StoreIndex:
             if len(hits) >= k or len(found) < asked or asked >= 16_384:  # Milvus answers at most 16,384 rows
                 return sorted(hits, key=lambda hit: (-hit.score, hit.tile_id))[:k]
             asked = min(asked * 4, 16_384)
+
+    def size_caveat(self, dim: int) -> str:
+        """A caution where tiles around one centre have several ground sizes, which an index would fuse; else empty.
+
+        A store does not keep how its index was made, so the tiles around a few of its centres are compared.
+
+        Args:
+            dim: Length of a descriptor.
+        """
+        query = np.full((1, dim), dim**-0.5, np.float32)
+        for hit in self.search(query, SIZE_SAMPLES)[0]:
+            around = [other.bounds for other in self.search(query, SIZE_SAMPLES, (hit.lat, hit.lon, CENTRE_M))[0]]
+            heights = [bounds.north - bounds.south for bounds in around if bounds is not None]
+            if heights and max(heights) > 1.05 * min(heights):
+                return "a store answers by single tiles: it does not fuse the ground sizes of this index"
+        return ""
 
     def thumbnails(self, tile_ids: Sequence[str]) -> dict[str, bytes]:
         """None: pictures stay in the index folder."""
