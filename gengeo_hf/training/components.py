@@ -83,8 +83,8 @@ def build_model(settings: Settings) -> GenGeoModel:
             if (reason := first_line(error)).startswith("the checkpoint"):  # a message of GenGeoModel
                 raise GenGeoError(f"model.init: {reason}") from error
             raise GenGeoError(
-                f"model.init={init} cannot be loaded ({reason}): fetch or save it again, or give the directory or Hub id "
-                "of another DINOv2, ConvNeXt or GenGeo checkpoint"
+                f"model.init={init} cannot be loaded ({reason}): fetch or save it again, or give the directory or Hub "
+                "id of another DINOv2, ConvNeXt or GenGeo checkpoint"
             ) from error
     blocks, wanted = len(transformer_blocks(model.backbone)), model.config.trainable_blocks
     if wanted is not None and wanted > blocks:
