@@ -24,10 +24,10 @@ from gengeo_hf.common.errors import exit_on_error
 from gengeo_hf.common.files import write_json, write_text
 from gengeo_hf.data.loading import AerialImages, GroundImages
 from gengeo_hf.encoding.encoder import Encoder
-from gengeo_hf.explain.attribution import need_dustbin
+from gengeo_hf.explain.attribution import require_dustbin
 from gengeo_hf.explain.classes import ClassPreference, asymmetry, class_preference, class_shares
 from gengeo_hf.explain.clusters import attributions
-from gengeo_hf.explain.links import account, link_direction_error
+from gengeo_hf.explain.links import link_direction_error, match_attributions
 from gengeo_hf.model import GenGeoConfig, GenGeoModel
 from gengeo_hf.world import CLASS_NAMES, build_world
 from gengeo_hf.world.pixel_classes import aerial_classes, ground_classes
@@ -68,7 +68,9 @@ def pointing(encoder: Encoder, world: Any, rows: list[int]) -> float:
     ground, aerial = GroundImages(world), AerialImages(world)
     photos = attributions(encoder, (ground[row] for row in rows), "ground")
     answers = attributions(encoder, (aerial[int(tiles[row])] for row in rows), "aerial")
-    return float(np.mean([link_direction_error(account(*pair)) for pair in zip(photos, answers, strict=True)]))
+    return float(
+        np.mean([link_direction_error(match_attributions(*pair)) for pair in zip(photos, answers, strict=True)])
+    )
 
 
 def described(name: str, found: dict[str, ClassPreference]) -> list[str]:
@@ -83,27 +85,29 @@ def described(name: str, found: dict[str, ClassPreference]) -> list[str]:
                 continue
             interval = f"{view.low[number]:.2f}-{view.high[number]:.2f}"
             shares = f"|{view.area[number]:7.1%}{view.kept[number]:7.1%}{view.preference[number]:7.2f}"
-            cells.append(f"{shares}  {interval:<11}{view.beyond_place[number]:6.2f}")
+            cells.append(f"{shares}  {interval:<11}{view.beyond_position[number]:6.2f}")
         lines.append(f"{label:<9}" + "".join(cells))
     apart, areas = asymmetry(found["ground"], found["aerial"], [CLASS_NAMES.index("sky")])
     lines.append(f"asymmetry of the views, sky left out: {apart:.2f} of the kept mass, {areas:.2f} of the mere areas")
-    shares = ", ".join(f"{value.place_share:.0%} ({view})" for view, value in found.items())
+    shares = ", ".join(f"{value.position_share:.0%} ({view})" for view, value in found.items())
     lines.append(f"variance of what is kept, explained by the place alone: {shares}")
     return lines
 
 
 def plain(found: dict[str, ClassPreference]) -> dict[str, Any]:
     """The same as values for JSON; None where a class is too rare."""
-    keys = ("area", "kept", "preference", "low", "high", "beyond_place")
+    fields = {key: key for key in ("area", "kept", "preference", "low", "high")} | {"beyond_place": "beyond_position"}
     classes = {
         view: {
-            label: {key: round(float(getattr(value, key)[n]), 4) for key in keys} if value.area[n] >= RARE else None
+            label: {key: round(float(getattr(value, name)[n]), 4) for key, name in fields.items()}
+            if value.area[n] >= RARE
+            else None
             for n, label in enumerate(CLASS_NAMES)
         }
         for view, value in found.items()
     }
     apart, areas = asymmetry(found["ground"], found["aerial"], [CLASS_NAMES.index("sky")])
-    places = {view: value.place_share for view, value in found.items()}
+    places = {view: value.position_share for view, value in found.items()}
     return {"classes": classes, "asymmetry": apart, "asymmetry_of_areas": areas, "place_share": places}
 
 
@@ -118,7 +122,7 @@ def main() -> None:
     parser.add_argument("--json", default=None, help="write the figures here too")
     given = parser.parse_args()
     encoder = Encoder.from_pretrained(given.model, device="cpu")
-    need_dustbin(encoder)
+    require_dustbin(encoder)
     sizes = {view: (size["height"], size["width"]) for view, size in encoder.processor.view_sizes.items()}
     patch = encoder.model.config.backbone_config.patch_size
     grids = {view: (size[0] // patch, size[1] // patch) for view, size in sizes.items()}

@@ -1,7 +1,7 @@
-"""The command line: every command parses its options, calls one function of the package and prints the result.
+"""The command line: each command parses its options, calls one function of the package and prints the result.
 
-Each command is a module with its name. Heavy imports are inside the commands, so that help is printed at once. Results
-go to stdout, progress and notes to stderr. Exit codes are in `exit_codes`.
+Each command is a module of the same name. Heavy imports are inside the commands, so that help is printed quickly.
+Results go to stdout, progress and notes to stderr. Exit codes are in `exit_codes`.
 """
 
 import sys
@@ -16,8 +16,8 @@ from gengeo_hf.cli.registry import PANELS, gengeo, import_commands
 __all__ = ["gengeo", "main"]
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(is_given: bool) -> None:
+    if is_given:
         from gengeo_hf import __version__
 
         typer.echo(f"gengeo {__version__}")
@@ -48,12 +48,12 @@ def about(
 
 
 def _position_of(panel: Any) -> int:
-    """Position of a panel in the list of commands; those of users come last."""
+    """Position of a panel in the list of commands; panels of plugins are last."""
     return PANELS.index(panel) if panel in PANELS else len(PANELS)
 
 
 def main() -> None:
-    """Run the command line; an error that the user can correct is one line on stderr, with exit code 1 or 2."""
+    """Run the command line; print errors that the user can correct as one line on stderr, with exit code 1 or 2."""
     from gengeo_hf.common.errors import GenGeoError, disk_problem
     from gengeo_hf.common.registry import load_plugins
 
@@ -71,7 +71,7 @@ def main() -> None:
         if hasattr(error, "format_message"):  # errors of typer about arguments and options
             context = getattr(error, "ctx", None)
             help_of = f"; see {context.command_path} --help" if context is not None else ""
-            if message := error.format_message().rstrip("."):  # empty: help was printed, a command is missing
+            if message := error.format_message().rstrip("."):  # empty if no command was given and help was printed
                 console.error(f"{message}{help_of}")
             sys.exit(getattr(error, "exit_code", USAGE))
         problem = str(error) if isinstance(error, GenGeoError) else disk_problem(error)
@@ -85,7 +85,7 @@ def main() -> None:
 
 
 def _plugins(arguments: list[str]) -> list[str]:
-    """Modules given by --plugin before the command: they are imported before commands are looked up."""
+    """Modules given by --plugin before the command, which are imported before the command is looked up."""
     found, rest = [], iter(arguments)
     for argument in rest:
         if not argument.startswith("-"):

@@ -1,4 +1,4 @@
-"""`gengeo app`: a page on which a photo is located."""
+"""`gengeo app`: serve a web page that locates photos."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,15 +17,15 @@ def app(
     pose: PoseOptions,
     sharing: AccessOptions,
     examples: Annotated[
-        Path | None, typer.Option(help="Directory of photos that are offered to try; six are shown.")
+        Path | None, typer.Option(help="Directory of example photos; the first six are shown. Default: none.")
     ] = None,
     host: Host = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 7860,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 chooses a free one.")] = 7860,
     browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = False,
 ) -> None:
-    """Show a page: drop a photo, see the places on a map. It works without internet, nothing leaves this machine.
+    """Serve a web page that locates photos on a map. It works without internet, and photos stay on this machine.
 
-    Every option can be set by an environment variable, too; the command line goes before it.
+    Every option can also be set by an environment variable; the command line overrides it.
 
     **Example**
 
@@ -40,7 +40,7 @@ def app(
     from gengeo_hf.serving.page import show
 
     access = sharing.access()
-    photos = find_photos([examples]) if examples is not None else []  # before the slow model
+    photos = find_photos([examples]) if examples is not None else []  # before the model is loaded
     locator = Locator.open(
         options.model,
         options.index,

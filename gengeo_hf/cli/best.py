@@ -1,4 +1,4 @@
-"""`gengeo best`: pick a checkpoint on the validation split."""
+"""`gengeo best`: choose a checkpoint by its result on the validation split."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,12 +11,15 @@ from gengeo_hf.cli.registry import EVALUATE, gengeo
 
 @gengeo.command(panel=EVALUATE)
 def best(
-    results: Annotated[list[Path], typer.Argument(help="JSON files by one protocol, such as `cvusa@validation`.")],
+    results: Annotated[
+        list[Path],
+        typer.Argument(help="JSON files of `gengeo evaluate` with one protocol, such as `cvusa@validation`."),
+    ],
     metric: Annotated[
-        str, typer.Option(help="A share of the queries, such as recall@5 or within_25m; greater is better.")
+        str, typer.Option(help="Metric of the choice, such as recall@5 or within_25m; greater is better.")
     ] = "recall@1",
 ) -> None:
-    """Pick a checkpoint on the validation split; results of a split on which numbers are reported are refused.
+    """Choose a checkpoint by its result on the validation split; results on a test split are refused.
 
     **Example**
 

@@ -1,4 +1,4 @@
-"""`gengeo calibrate`: learn confidences from photos whose position is known."""
+"""`gengeo calibrate`: fit confidences on photos with known positions."""
 
 import itertools
 from collections.abc import Iterator
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 @gengeo.command(panel=LOCATE)
 def calibrate(
-    pairs: Annotated[Path, typer.Argument(help="CSV or Parquet: held-out photos with their true lat and lon.")],
+    pairs: Annotated[Path, typer.Argument(help="CSV or Parquet table of held-out photos with their true lat and lon.")],
     options: LocalizerOptions,
     photo: PhotoOptions,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Calibration file to write (JSON).")],
     overwrite: Overwrite = False,
     within: Annotated[
-        Any, typer.Option(help="Distance to the true position up to which an answer counts as right.", **LENGTH)
+        Any, typer.Option(help="Greatest distance to the true position at which an answer is right.", **LENGTH)
     ] = "50m",
-    image_column: Annotated[str | None, typer.Option(help="Column with the photo's file. Default: recognised.")] = None,
+    image_column: Annotated[str | None, typer.Option(help="Column with the photo's file. Default: detected.")] = None,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the reliability plot (PNG, SVG or PDF).")
     ] = None,
@@ -34,12 +34,12 @@ def calibrate(
         bool,
         typer.Option(
             "--pose",
-            help="Fit radii and joined tiles of `gengeo locate --pose` too, into NAME.pose.json beside NAME.json.",
+            help="Also fit radii and joined tiles of `gengeo locate --pose`, to NAME.pose.json beside NAME.json.",
         ),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Learn how confident answers are, from photos whose position is known.
+    """Fit confidences of answers on photos with known positions.
 
     **Example**
 
@@ -50,7 +50,7 @@ def calibrate(
     from gengeo_hf.localization.pose import PoseSettings
 
     if options.calibration is not None:
-        raise console.UsageError("--calibration is what this command makes: give --out")
+        raise console.UsageError("--calibration is the output of this command: give --out instead")
     console.check_writable(out, plot)
     console.check_not_there(out, overwrite)
     table = read_photos(pairs, image_column)
@@ -58,18 +58,18 @@ def calibrate(
         console.warning(note)
     check_photo_count(len(table.sources))
     stated = photo.view()
-    overruled = sum(camera.fov is not None for camera in table.cameras) if stated.fov is not None else 0
-    if overruled:
-        console.warning(f"--fov overrules the column of the field of view, filled for {overruled:,} photos")
+    overridden = sum(camera.fov is not None for camera in table.cameras) if stated.fov is not None else 0
+    if overridden:
+        console.warning(f"--fov overrides the column of the field of view, which has values for {overridden:,} photos")
     localizer = options.open(pose=PoseSettings() if pose else None)
-    found = _located(localizer, table.sources, [stated.completed_by(camera) for camera in table.cameras])
+    found = _locate(localizer, table.sources, [stated.completed_by(camera) for camera in table.cameras])
     answers = list(console.progress(found, len(table.sources), "photos"))
-    truth = list(zip(table.lat.tolist(), table.lon.tolist(), strict=True))
+    true_positions = list(zip(table.lat.tolist(), table.lon.tolist(), strict=True))
     places = [answer.places for answer in answers]
-    fitted = Calibration.fit(places, truth, localizer.encoder.fingerprint, len(localizer.index), within)
+    fitted = Calibration.fit(places, true_positions, localizer.encoder.fingerprint, len(localizer.index), within)
     fitted.save(out)
     if pose:
-        _fit_pose(localizer, table.sources, truth, photo, out)
+        _fit_pose(localizer, table.sources, true_positions, photo, out)
     if plot:
         reliability_plot(fitted, plot)
         console.note(f"plot: {plot}")
@@ -80,19 +80,19 @@ def calibrate(
         _print_table(fitted, unread)
 
 
-def _located(localizer: "GeoLocalizer", sources: list[Any], cameras: "list[CameraView]") -> "Iterator[Answer]":
-    """Answers in the order of the photos, of which those with one camera that follow one another are asked together."""
+def _locate(localizer: "GeoLocalizer", sources: list[Any], cameras: "list[CameraView]") -> "Iterator[Answer]":
+    """Locate the photos in order; consecutive photos with the same camera are located together."""
     from gengeo_hf.localization.confidence import CANDIDATES
 
     for camera, group in itertools.groupby(zip(sources, cameras, strict=True), key=lambda pair: pair[1]):
         yield from localizer.locate_many([source for source, _ in group], top=CANDIDATES, camera=camera)
 
 
-def _fit_pose(localizer: Any, paths: Any, truth: Any, photo: PhotoOptions, out: Path) -> None:
-    """Fit and write what poses need, and say what it gains."""
+def _fit_pose(localizer: Any, paths: Any, true_positions: Any, photo: PhotoOptions, out: Path) -> None:
+    """Fit and write the calibration of poses, and print its gain."""
     from gengeo_hf.localization.pose_calibration import fit_pose_calibration, pose_calibration_path
 
-    found = fit_pose_calibration(localizer, paths, truth, photo.view())
+    found = fit_pose_calibration(localizer, paths, true_positions, photo.view())
     found.save(pose_calibration_path(out))
     state = "on" if found.fusion.enabled else "off, it gains nothing here"
     console.note(
@@ -102,7 +102,7 @@ def _fit_pose(localizer: Any, paths: Any, truth: Any, photo: PhotoOptions, out: 
 
 
 def _record(fitted: Any, unread: int) -> dict[str, Any]:
-    """The measured calibration as one JSON object."""
+    """Measurements of the calibration as one JSON object."""
     return {
         "photos": fitted.photos,
         "unreadable": unread,

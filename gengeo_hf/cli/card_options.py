@@ -11,7 +11,7 @@ CARD = "Model card"
 
 @dataclass(frozen=True, kw_only=True)
 class CardOptions:
-    """Further content of what is exported or published."""
+    """Further contents of an export or a publication."""
 
     onnx: Annotated[bool, typer.Option("--onnx", help="Also write ONNX graphs to onnx/, for --backend onnx.")] = False
     result: Annotated[
@@ -20,19 +20,23 @@ class CardOptions:
     ] = None
     example: Annotated[
         list[Path] | None,
-        typer.Option("--example", help="Image for the widget, without its EXIF; repeatable.", rich_help_panel=CARD),
+        typer.Option(
+            "--example",
+            help="Example image for the widget, published without EXIF data; repeatable.",
+            rich_help_panel=CARD,
+        ),
     ] = None
     license: Annotated[
         str | None,
         typer.Option(
             "--license",
             "--licence",
-            help="Licence of what is published, for example apache-2.0. Default: not stated.",
+            help="Licence of the published files, for example apache-2.0. Default: not stated.",
             rich_help_panel=CARD,
         ),
     ] = None
 
     def given(self) -> dict[str, Any]:
-        """Arguments that were given, by the names of `gengeo_hf.hub`."""
+        """Given options, with the argument names of `gengeo_hf.hub`."""
         options = {"onnx": self.onnx, "results": self.result, "examples": self.example, "license": self.license}
         return {name: value for name, value in options.items() if value}

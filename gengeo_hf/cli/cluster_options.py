@@ -1,4 +1,4 @@
-"""Options of `gengeo index` on a Ray cluster, and what its workers need to know."""
+"""Options of `gengeo index` on a Ray cluster, and the setup of its workers."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,14 +21,14 @@ LOCAL, RAY = "local", "ray"
 
 @dataclass(frozen=True)
 class WorkerSetup:
-    """What a worker opens: sent to it by pickle, and called there.
+    """Encoder, imagery and options of a worker: pickled, sent to the worker and called there.
 
     Args:
-        source: Imagery as the user wrote it.
-        tiling: How it is cut.
+        source: Imagery, as given on the command line.
+        tiling: Tiles of the imagery.
         model: Checkpoint directory or Hub id.
         loading: Further arguments of `Encoder.from_pretrained`.
-        adaptation: Fitted before, so that all workers have the same means.
+        adaptation: Adaptation of the encoder, fitted before so that all workers have the same; None for none.
         build: Options of `build_index`.
     """
 
@@ -40,7 +40,14 @@ class WorkerSetup:
     build: dict[str, Any]
 
     def __call__(self, workers: int) -> "tuple[Encoder, TileSource, dict[str, Any]]":
-        """Encoder, imagery and options of `build_index`; all workers together ask servers as often as one would."""
+        """Open the encoder and the imagery; all workers together keep the limits of requests of one process.
+
+        Args:
+            workers: Number of workers.
+
+        Returns:
+            Encoder, imagery, and options of `build_index`.
+        """
         from gengeo_hf.encoding.adaptation import AdaptedEncoder
         from gengeo_hf.encoding.encoder import Encoder
         from gengeo_hf.imagery import open_imagery
@@ -56,14 +63,14 @@ class WorkerSetup:
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterOptions:
-    """Where tiles are encoded."""
+    """Where the tiles are encoded: in this process or on a Ray cluster."""
 
     engine: Annotated[
         str,
         typer.Option(
             metavar="local|ray",
-            help="What encodes: this process, or the workers of Ray (extra `ray`), each with whole parts of the index. "
-            "Output, model and imagery then lie on storage that all machines share.",
+            help="Where tiles are encoded: local (this process) or ray (workers of Ray, extra `ray`). With ray, "
+            "output, model and imagery must be on storage that all machines share.",
             rich_help_panel=CLUSTER,
         ),
     ] = LOCAL
@@ -71,7 +78,7 @@ class ClusterOptions:
         str | None,
         typer.Option(
             metavar="HOST:PORT",
-            help="Head of the Ray cluster; auto: the Ray of this machine. Default: RAY_ADDRESS, else a Ray of its own.",
+            help="Head of the Ray cluster; auto: the Ray of this machine. Default: RAY_ADDRESS, else a new Ray.",
             rich_help_panel=CLUSTER,
         ),
     ] = None
@@ -79,34 +86,34 @@ class ClusterOptions:
         int | None,
         typer.Option(
             min=1,
-            help="Ray processes that encode. Default: one for each GPU, or for each machine where there are none.",
+            help="Number of Ray processes that encode. Default: one per GPU, or one per machine without GPUs.",
             rich_help_panel=CLUSTER,
         ),
     ] = None
 
     @property
     def uses_ray(self) -> bool:
-        """Whether Ray was asked for."""
+        """Whether the engine is Ray."""
         return self.engine == RAY
 
     def check(self, **excluded: Any) -> None:
-        """Refuse options that do not go together.
+        """Check the combination of options.
 
         Args:
-            excluded: Options that Ray cannot do, by name; true ones were given.
+            excluded: Values of options that Ray does not support, by name; true values are given options.
 
         Raises:
-            UsageError: An unknown engine, or options that do not go together.
+            UsageError: The engine is unknown, or options exclude one another.
         """
         if self.engine not in (LOCAL, RAY):
             raise console.UsageError(f"--engine must be local or ray, found {self.engine!r}")
         if not self.uses_ray and (self.ray_address or self.workers):
             raise console.UsageError("--ray-address and --workers need --engine ray")
         hints = {
-            "add": "build an index apart and add the whole",
+            "add": "build a new index and add it",
             "shard": "Ray divides the work itself",
-            "pose_features": "give the same command again without --engine, which encodes nothing twice",
-            "retry_missing": "give it without --engine: few tiles are left",
+            "pose_features": "run the command again without --engine; tiles are not encoded twice",
+            "retry_missing": "run it without --engine, because few tiles are left",
         }
         for name, given in excluded.items():
             if self.uses_ray and given:
@@ -118,13 +125,16 @@ class ClusterOptions:
         """Build the index on Ray.
 
         Args:
-            setup: What workers open.
-            out: Index directory.
-            name: Of the imagery.
-            overwrite: Replace an index that is there.
+            setup: Encoder, imagery and options of the workers.
+            out: Index directory to write.
+            name: Name of the imagery.
+            overwrite: Whether to replace an existing index.
+
+        Returns:
+            Report of the build.
 
         Raises:
-            GenGeoError: See `gengeo_hf.index.cluster.build_on_ray`.
+            GenGeoError: The build fails, see `gengeo_hf.index.cluster.build_on_ray`.
         """
         from gengeo_hf.index.cluster import build_on_ray
 

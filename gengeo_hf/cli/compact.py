@@ -1,4 +1,4 @@
-"""`gengeo compact`: merge the segments of an index and free the room of removed tiles."""
+"""`gengeo compact`: merge the segments of an index and free the disk space of removed tiles."""
 
 from gengeo_hf.cli import console
 from gengeo_hf.cli.options import IndexPath, Json
@@ -7,9 +7,9 @@ from gengeo_hf.cli.registry import INDEX, gengeo
 
 @gengeo.command(panel=INDEX)
 def compact(index: IndexPath, as_json: Json = False) -> None:
-    """Merge the segments of an index and free the room of removed tiles.
+    """Merge the segments of an index and free the disk space of removed tiles.
 
-    Searches that run meanwhile keep their version. It needs room for a second copy while it works.
+    Running searches keep their version. Disk space for a second copy is needed meanwhile.
 
     **Example**
 
@@ -23,7 +23,7 @@ def compact(index: IndexPath, as_json: Json = False) -> None:
         console.json_line({"segments_before": segments, "removed": removed, "tiles": len(opened)})
     elif segments > 1 or removed:
         console.result(
-            f"{segments} segments became one; room of {removed:,} removed tiles was freed; {len(opened):,} tiles"
+            f"{segments} segments became one; space of {removed:,} removed tiles was freed; {len(opened):,} tiles"
         )
     else:
         console.result("nothing to do: one segment and no removed tiles")

@@ -1,4 +1,4 @@
-"""`gengeo compare`: tell a gain from noise."""
+"""`gengeo compare`: test whether the difference of two results is significant."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,12 +12,12 @@ from gengeo_hf.cli.registry import EVALUATE, gengeo
 @gengeo.command(panel=EVALUATE)
 def compare(
     first: Annotated[Path, typer.Argument(help="JSON file of `gengeo evaluate`.")],
-    second: Annotated[Path, typer.Argument(help="Another one, over the same queries.")],
+    second: Annotated[Path, typer.Argument(help="JSON file of another evaluation, over the same queries.")],
     metric: Annotated[
         str, typer.Option(help="Primary metric, the only one with a verdict; choose it before you see the results.")
     ] = "recall@1",
 ) -> None:
-    """Tell a gain from noise: differences over the same queries, with 95 % intervals.
+    """Compare two results over the same queries: differences with 95 % intervals, and a verdict.
 
     **Example**
 

@@ -1,7 +1,7 @@
-"""Output of commands: results on stdout, progress and notes on stderr, and files that may be streams.
+"""Output of commands: results on stdout, progress and notes on stderr, and output files that can be stdout.
 
-Text of an index, a photo's name or a library's message may hold control codes of terminals; every text that is printed
-here becomes one line of printable characters. Colours and bars need a terminal and respect `NO_COLOR` (rich reads it).
+Texts of an index, names of photos and messages of libraries may contain control codes of terminals, so every text is
+printed with printable characters only. Colours and progress bars need a terminal and respect `NO_COLOR` (read by rich).
 """
 
 import json
@@ -30,11 +30,11 @@ def configure(*, quiet: bool = False, verbose: bool = False) -> None:
     """Set how much is printed; called before every command.
 
     Args:
-        quiet: no notes and no progress on stderr; results, warnings and errors remain.
-        verbose: log messages of libraries, and tracebacks of errors.
+        quiet: Whether to print no notes and no progress; results, warnings and errors are still printed.
+        verbose: Whether to log messages of libraries, and to print tracebacks of errors.
 
     Raises:
-        UsageError: both at once.
+        UsageError: Both are true.
     """
     if quiet and verbose:
         raise UsageError("--quiet and --verbose exclude one another")
@@ -42,7 +42,7 @@ def configure(*, quiet: bool = False, verbose: bool = False) -> None:
     if verbose:
         logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     if not shows_progress():
-        # Read when the libraries are imported, which commands do after this.
+        # The libraries read these variables when commands import them, which is later.
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("TQDM_DISABLE", "1")
     if not verbose:
@@ -50,17 +50,17 @@ def configure(*, quiet: bool = False, verbose: bool = False) -> None:
 
 
 def shows_progress() -> bool:
-    """True where bars are wanted: stderr is a terminal, and --quiet was not given."""
+    """Whether to show progress bars: stderr is a terminal, and --quiet is not given."""
     return sys.stderr.isatty() and not _verbosity["quiet"]
 
 
 def is_verbose() -> bool:
-    """True with --verbose."""
+    """Whether --verbose is given."""
     return _verbosity["verbose"]
 
 
 def result(text: object = "") -> None:
-    """Print lines of a result on stdout. Line breaks are kept: clean what is not ours with `printable` before."""
+    """Print a result on stdout. Line breaks are kept, so pass untrusted texts through `printable` before."""
     for line in str(text).split("\n"):
         typer.echo(printable(line))
 
@@ -71,13 +71,13 @@ def json_line(value: Any) -> None:
 
 
 def note(text: object) -> None:
-    """Print what helps a person, not a program, on stderr; --quiet leaves it out."""
+    """Print information for people on stderr, unless --quiet is given."""
     if not _verbosity["quiet"]:
         typer.echo("\n".join(printable(line) for line in str(text).split("\n")), err=True)
 
 
 def warning(text: object) -> None:
-    """Print what a user must know before believing a result, on stderr, also with --quiet."""
+    """Print a warning about the results on stderr, also with --quiet."""
     typer.echo(f"caution: {printable(text)}", err=True)
 
 
@@ -87,65 +87,66 @@ def error(text: object) -> None:
 
 
 def is_stream(path: str | Path | None) -> bool:
-    """True where a file's name means stdout."""
+    """Whether the name of a file means stdout."""
     return str(path) in STREAMS
 
 
 def check_writable(*paths: str | Path | None) -> None:
-    """Make sure, before the work, that files can be written at its end.
+    """Check, before a long computation, that its output files can be written.
 
     Args:
-        paths: files that will be written; None is one that was not asked for, `-` is stdout.
+        paths: Files to write; `-` is stdout, None is no file.
 
     Raises:
-        UsageError: several of them are stdout.
-        GenGeoError: a path is a folder, or its folder cannot be made or written to.
+        UsageError: Several paths are stdout.
+        GenGeoError: A path is a directory, or its directory cannot be created or written to.
     """
     if sum(is_stream(path) for path in paths) > 1:
         raise UsageError("only one output can go to stdout: give a file name for the others")
     for path in (Path(path) for path in paths if path is not None and not is_stream(path)):
         if path.is_dir():
-            raise GenGeoError(f"{path} is a folder: give the name of a file in it")
+            raise GenGeoError(f"{path} is a directory: give the name of a file in it")
         parent = path.absolute().parent
-        while not parent.exists():  # folders are made on the way
+        while not parent.exists():  # missing directories are created when the file is written
             parent = parent.parent
         try:
-            with tempfile.TemporaryFile(dir=parent):  # the rights alone do not show a read-only disk
+            with tempfile.TemporaryFile(dir=parent):  # permissions do not show a read-only file system
                 pass
         except OSError as error:
             raise GenGeoError(f"{path} cannot be written: {parent}: {error.strerror or error}") from error
 
 
 def confirm(question: str, yes: bool) -> None:
-    """Ask once before something large begins; anything but y or yes stops the command with exit code 1.
+    """Ask for confirmation before a large download.
 
     Args:
-        question: What is going to happen.
-        yes: Whether --yes was given: nothing is asked.
+        question: Action to confirm, in the imperative and without a question mark.
+        yes: Whether --yes is given; then there is no question.
 
     Raises:
-        UsageError: Nobody can be asked, since stdin is not a terminal.
+        UsageError: stdin is not a terminal.
+        GenGeoError: The answer is not y or yes.
     """
     if yes:
         return
     if not sys.stdin.isatty():
         raise UsageError(f"{question} needs your consent, and there is no terminal to ask: add --yes")
     if not typer.confirm(f"{question}?", err=True):
-        raise GenGeoError("stopped: nothing was fetched or written")
+        raise GenGeoError("stopped: nothing was downloaded or written")
 
 
 def check_not_there(path: Path, overwrite: bool) -> None:
-    """Refuse to replace a file or a folder unless --overwrite was given.
+    """Check that a file or a directory does not exist, unless --overwrite is given.
 
     Raises:
-        GenGeoError: it exists.
+        GenGeoError: The path exists and `overwrite` is False.
     """
     if path.exists() and not overwrite and not is_stream(path):
         raise GenGeoError(f"{path} exists already: choose another name, or give --overwrite to replace it")
 
 
 def write_output(path: Path, text: str) -> None:
-    """Write text to a file, aside and renamed, or to stdout where the name is `-` or `/dev/stdout`."""
+    """Write text to a file, completely or not at all, or to stdout if the name is `-` or `/dev/stdout`."""
     from gengeo_hf.common.files import write_text
 
     if is_stream(path):
@@ -155,12 +156,15 @@ def write_output(path: Path, text: str) -> None:
 
 
 def progress(items: Iterable[Item], total: int | None, unit: str) -> Iterator[Item]:
-    """Iterate with a bar on stderr, where stderr is a terminal; lines printed meanwhile stay above the bar.
+    """Iterate with a progress bar, if stderr is a terminal; lines printed meanwhile are above the bar.
 
     Args:
-        items: what is iterated.
-        total: how many there are, None where it is not known.
-        unit: plural noun beside the count, for example `photos`.
+        items: Items to iterate over.
+        total: Number of items; None if it is unknown.
+        unit: Plural noun beside the count, for example "photos".
+
+    Yields:
+        The items.
     """
     if not shows_progress() or (total is not None and total < 2):
         yield from items
@@ -169,7 +173,7 @@ def progress(items: Iterable[Item], total: int | None, unit: str) -> Iterator[It
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    # Without the redirection of stdout a result that goes to a file or a pipe would be drawn on stderr.
+    # rich would print results on stderr; stdout is redirected only if it is a terminal.
     bar = Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty())
     with bar:
         task = bar.add_task(unit, total=total)

@@ -1,4 +1,4 @@
-"""`gengeo convert`: convert published weights of others."""
+"""`gengeo convert`: convert published weights of other projects."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,12 +12,14 @@ from gengeo_hf.cli.registry import SHARING, gengeo
 
 @gengeo.command(panel=SHARING)
 def convert(
-    kind: Annotated[str, typer.Argument(help="dinov2, dino-salad, megaloc, sample4geo or pbev-bev.")],
-    source: Annotated[Path, typer.Argument(help="The published .pth, .ckpt or .safetensors file.")],
+    kind: Annotated[
+        str, typer.Argument(help="Kind of the weights: dinov2, dino-salad, megaloc, sample4geo or pbev-bev.")
+    ],
+    source: Annotated[Path, typer.Argument(help="Published .pth, .ckpt or .safetensors file.")],
     out: Annotated[Path, typer.Argument(help="Directory to write, in Hub format.")],
     overwrite: Overwrite = False,
 ) -> None:
-    """Convert published weights of others; dinov2 gives a backbone to start training from.
+    """Convert published weights of other projects; dinov2 gives a backbone to start training from.
 
     **Example**
 

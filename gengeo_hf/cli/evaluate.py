@@ -1,4 +1,4 @@
-"""`gengeo evaluate`: evaluate a model on a data set by a protocol."""
+"""`gengeo evaluate`: evaluate a model on a data set with a protocol."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,29 +22,33 @@ def evaluate(
         typer.Option(
             "--data",
             metavar='"NAME[:SPLIT] [ROOT] [key=value ...]"',
-            help="Data set to evaluate on. Default: the protocol's own, where it needs no files. Default split: test.",
+            help="Data set to evaluate on. Default: that of the protocol, if it needs no files. Default split: test.",
         ),
     ] = None,
     protocol: Annotated[
         str | None,
         typer.Option(
-            help="Rules to count by, see below. Default: the published protocol of the data set and split, or plain "
-            "recall over the whole gallery."
+            help="Protocol, see below. Default: the published protocol of the data set and split, or plain recall over "
+            "the whole gallery."
         ),
     ] = None,
     as_json: Json = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="Result file (.json) to write, for `gengeo table`, `compare`, `best` and `pictures`."),
+        typer.Option(
+            help="Result file (.json) to write, for `gengeo table`, `compare`, `best` and `pictures`. Default: none."
+        ),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the model in tables. Default: of its directory.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the model in tables. Default: name of its directory.")
+    ] = None,
 ) -> None:
-    """Evaluate a model: rank all tiles for each photo, and count by the rules of a protocol.
+    """Evaluate a model: rank all tiles for each photo, and compute the metrics of a protocol.
 
     Protocols: cvusa, cvact-val, cvact-test, vigor-same, vigor-cross, cvusa-to-cvact, cvact-to-cvusa,
     cvusa-to-vigor-same, cvusa-to-vigor-cross, vigor-to-cvusa, university1652, cvcities, cvcities-CITY, loci,
     justzoomin, justzoomin-covered, justzoomin-area, world-urban, world-rural, world-offcenter, table, folder,
-    parquet; each also as `NAME@validation`, the part of the training data on which a checkpoint may be picked, and as
+    parquet; each also as `NAME@validation`, the part of the training data for the choice of a checkpoint, and as
     `NAME-fov360|180|90|70-known|unknown` with a limited field of view.
 
     **Examples**
@@ -99,7 +103,7 @@ def evaluate(
 def _evaluation_options(
     name: str | None, ranking: RankingOptions, encoding: EncodingOptions, out: Path | None
 ) -> dict[str, Any]:
-    """Keyword arguments of `evaluate`."""
+    """Keyword arguments of `gengeo_hf.evaluation.run.evaluate`."""
     from gengeo_hf.evaluation.ranks import check_ties
 
     descriptors = encoding.descriptors
@@ -129,7 +133,7 @@ def _evaluate_pose(
     as_json: bool,
     out: Path | None,
 ) -> None:
-    """Evaluate, print and write errors of position and heading."""
+    """Measure, print and write errors of position and heading."""
     from gengeo_hf.evaluation.pose_run import evaluate_pose_checkpoint
 
     result = evaluate_pose_checkpoint(
@@ -145,20 +149,20 @@ def _evaluate_pose(
         batch_size=encoding.batch_size,
         seed=encoding.seed,
     )
-    _show_pose(result, as_json, out)
+    _print_pose(result, as_json, out)
 
 
 def _evaluate_with_distractors(
     model: str, data: str | None, rules: Any, source: str, options: dict[str, Any], as_json: bool, out: Path | None
 ) -> None:
-    """Evaluate, then count again in galleries that grow by distractors; print, write and draw."""
+    """Evaluate in galleries with more and more distractors; print, write and draw the curve."""
     from gengeo_hf.common.files import atomic_file
     from gengeo_hf.evaluation.distractors import evaluate_with_distractors
     from gengeo_hf.evaluation.plots import gallery_size_curve
     from gengeo_hf.evaluation.run import format_summary
 
     found = evaluate_with_distractors(model, data, rules, source, **options)
-    if found is None:  # another process prints
+    if found is None:  # not the main process
         return
     result, curve = found
     if as_json:
@@ -183,7 +187,7 @@ def _evaluate_sizes(
     as_json: bool,
     out: Path | None,
 ) -> None:
-    """Evaluate several ground sizes and their fusion, print and write them: the fusion to `out`, others beside it."""
+    """Evaluate several ground sizes and their fusion; print them; write the fusion to `out`, the sizes beside it."""
     from gengeo_hf.evaluation.run import process_state
     from gengeo_hf.evaluation.tile_sizes import evaluate_tile_sizes
 
@@ -200,7 +204,7 @@ def _evaluate_sizes(
             console.note(f"wrote {result.save(out.with_name(f'{out.stem}-{size:g}m.json'))}")
 
 
-def _show_pose(result: dict[str, Any], as_json: bool, out: Path | None) -> None:
+def _print_pose(result: dict[str, Any], as_json: bool, out: Path | None) -> None:
     """Print errors of position and heading, and write them."""
     from gengeo_hf.common.files import write_json
     from gengeo_hf.evaluation.pose import format_pose

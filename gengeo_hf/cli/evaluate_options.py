@@ -1,4 +1,4 @@
-"""Options of `gengeo evaluate`: how images are encoded, how ranks are counted, and errors of position and heading."""
+"""Options of `gengeo evaluate`: encoding, ranking, and errors of position and heading."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +10,12 @@ from gengeo_hf.cli.options import LENGTHS, Device
 from gengeo_hf.cli.pose_options import POSE
 
 RANKING, ENCODING = "Ranking", "Images and descriptors"
-SIZES = "Image size in pixels, for example 154x770. Default: the model's own."
+SIZES = "Image size in pixels, for example 154x770. Default: that of the model."
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankingOptions:
-    """How ranks are counted, and in which gallery."""
+    """Rules of ranks, and the gallery."""
 
     ties: Annotated[
         str,
@@ -27,15 +27,15 @@ class RankingOptions:
     rounding: Annotated[
         str | None,
         typer.Option(
-            help="Tiles of recall@1%: floor, ceil, round, floor+1, round+1. Default: the protocol's.",
+            help="Rounding of the tiles of recall@1%: floor, ceil, round, floor+1, round+1. Default: by the protocol.",
             rich_help_panel=RANKING,
         ),
     ] = None
     tile: Annotated[
         Any,
         typer.Option(
-            help="Ground sizes of tiles, for example 45m,65m,100m, on the synthetic world: each is evaluated, and the "
-            "mean of their similarities as in an index of several sizes.",
+            help="Ground sizes of tiles of the synthetic world, for example 45m,65m,100m: each is evaluated, and the "
+            "mean of their similarities, as in an index of several sizes.",
             rich_help_panel=RANKING,
             **LENGTHS,
         ),
@@ -44,8 +44,8 @@ class RankingOptions:
         str | None,
         typer.Option(
             metavar="SOURCE",
-            help="Tiles of other places that are added to the gallery, for R@1 against its size: an index of the "
-            "model, imagery as `gengeo index` takes it, or a data set. With --out the curve is drawn beside it.",
+            help="Tiles of other places to add to the gallery, for R@1 by gallery size: an index of the model, "
+            "imagery as for `gengeo index`, or a data set. With --out the curve is drawn to a file beside it.",
             rich_help_panel=RANKING,
         ),
     ] = None
@@ -53,7 +53,7 @@ class RankingOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodingOptions:
-    """How images are encoded."""
+    """Image sizes, adaptation, and computation of descriptors."""
 
     ground_size: Annotated[str | None, typer.Option(metavar="HxW", help=SIZES, rich_help_panel=ENCODING)] = None
     aerial_size: Annotated[str | None, typer.Option(metavar="HxW", help=SIZES, rich_help_panel=ENCODING)] = None
@@ -61,20 +61,22 @@ class EncodingOptions:
         str | None,
         typer.Option(
             help="Subtract mean descriptors of this data set: gallery (mean of the tiles, for both views) or queries "
-            "(photos by the mean of the evaluated photos). Not part of a published protocol; the result names it.",
+            "(photos by the mean of the evaluated photos). Not part of a published protocol; recorded in the result.",
             rich_help_panel=ENCODING,
         ),
     ] = None
     flip: Annotated[
         bool,
         typer.Option(
-            "--flip", help="Compare mirror images too: twice the work. The result names it.", rich_help_panel=ENCODING
+            "--flip",
+            help="Also compare mirror images: twice the work. Recorded in the result.",
+            rich_help_panel=ENCODING,
         ),
     ] = False
     descriptors: Annotated[
         Path | None,
         typer.Option(
-            help="Directory to keep descriptors in. Default: descriptors beside --out.", rich_help_panel=ENCODING
+            help="Directory of stored descriptors. Default: descriptors beside --out.", rich_help_panel=ENCODING
         ),
     ] = None
     batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward pass.", rich_help_panel=ENCODING)] = 32
@@ -93,24 +95,33 @@ class PoseErrorOptions:
         bool,
         typer.Option(
             "--pose",
-            help="Errors of position and heading in the true tile instead of ranks. Protocols: world-pose, vigor-pose.",
+            help="Measure errors of position and heading in the true tile. Protocols: world-pose, vigor-pose.",
             rich_help_panel=POSE,
         ),
     ] = False
     heading_prior: Annotated[
-        str, typer.Option(help="Known of the heading: known, 45 (degrees at most) or 180.", rich_help_panel=POSE)
+        str,
+        typer.Option(
+            help="Greatest error of the stated heading: known (no error), 45 or 180 degrees.", rich_help_panel=POSE
+        ),
     ] = "known"
     pose_method: Annotated[
-        str, typer.Option(help="fitted (a head), search, or auto: a head if there is one.", rich_help_panel=POSE)
+        str,
+        typer.Option(
+            help="fitted (with a head), search, or auto: fitted if the model has a head.", rich_help_panel=POSE
+        ),
     ] = "auto"
     pose_fov: Annotated[
-        float, typer.Option(min=1, max=360, help="Cut panoramas to this many degrees.", rich_help_panel=POSE)
+        float,
+        typer.Option(
+            min=1, max=360, help="Field of view in degrees to which panoramas are cropped.", rich_help_panel=POSE
+        ),
     ] = 360.0
     all_tiles: Annotated[
         bool,
         typer.Option(
             "--all-tiles",
-            help="Locate all photos in the whole gallery too: shares within 5, 10 and 25 m.",
+            help="Also locate all photos in the whole gallery: shares within 5, 10 and 25 m.",
             rich_help_panel=POSE,
         ),
     ] = False
@@ -118,7 +129,7 @@ class PoseErrorOptions:
         str | None,
         typer.Option(
             metavar="DATA",
-            help="As --all-tiles, with the map of 40 tiles joined by weights that are fitted on this data set.",
+            help="As --all-tiles, with the map of 40 tiles joined by weights fitted on this data set.",
             rich_help_panel=POSE,
         ),
     ] = None

@@ -7,7 +7,7 @@ import typer
 
 from gengeo_hf.cli import console
 from gengeo_hf.cli.options import Device, Model, Picture
-from gengeo_hf.cli.picture_files import check_picture, need_file, save_picture
+from gengeo_hf.cli.picture_files import check_picture, require_file, save_picture
 from gengeo_hf.cli.registry import EXPLAIN, gengeo
 
 Ground = Annotated[Path, typer.Argument(help="The photo or panorama.")]
@@ -22,14 +22,16 @@ def explain(
     out: Picture,
     instead_of: Annotated[
         Path | None,
-        typer.Option(help="Another tile: show why the first one scores higher, for example than the true one."),
+        typer.Option(
+            help="Another tile, for example the true one: show why the first tile scores higher. Default: none."
+        ),
     ] = None,
-    links: Annotated[int, typer.Option(min=0, help="Number of pairs of patches that are linked.")] = 5,
+    links: Annotated[int, typer.Option(min=0, help="Largest number of linked pairs of patches.")] = 5,
     device: Device = None,
 ) -> None:
-    """Show why a photo and a tile match: which patches contribute to the score, or why one tile won over another.
+    """Show why a photo and a tile match: which patches contribute to the score, or why one tile scores higher.
 
-    The picture is an exact account: the contributions of the patches and of the global token sum to the score.
+    The decomposition is exact: the contributions of the patches and of the global token sum to the score.
 
     **Example**
 
@@ -40,7 +42,7 @@ def explain(
 
     check_picture(out)
     for path in (ground, aerial, instead_of):
-        need_file(path)
+        require_file(path)
     encoder = Encoder.from_pretrained(model, device=device)
     if instead_of is not None:
         preference = explain_preference(encoder, ground, aerial, instead_of)

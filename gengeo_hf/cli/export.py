@@ -18,19 +18,19 @@ def export(
     card: CardOptions,
     int8: Annotated[
         bool,
-        typer.Option("--int8", help="Also write 8-bit graphs (and the ONNX graphs), for CPUs without bfloat16."),
+        typer.Option("--int8", help="Also write int8 graphs and ONNX graphs, for CPUs without bfloat16."),
     ] = False,
     calibrate: Annotated[
         str | None,
         typer.Option(
             metavar="IMAGES",
-            help="Images that calibrate and judge --int8: a directory of photos, or a data set in quotes, 'NAME:SPLIT "
-            "[ROOT]', whose pairs judge R@1 as well. Use photos like those of later.",
+            help="Images to calibrate and evaluate --int8: a directory of photos, or a data set in quotes, 'NAME:SPLIT "
+            "[ROOT]', whose pairs also measure R@1. Use photos similar to those that you will locate.",
         ),
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a directory that loads without this package: weights, code, card, endpoint handler; on request ONNX graphs.
+    """Write a directory that loads without this package: weights, code, card, endpoint handler, optional ONNX graphs.
 
     `gengeo locate photo.jpg --index city.gengeo --model ./exported --backend onnx` then needs no torch kernels.
 
@@ -60,28 +60,28 @@ def export(
 
 
 def _agreement(out: Path) -> str:
-    """How near the ONNX graphs came to torch."""
+    """Format the agreement of the ONNX graphs with torch."""
     import json
 
     from gengeo_hf.encoding.backends.exported import FOLDER, MANIFEST
 
-    stated = json.loads((out / FOLDER / MANIFEST).read_text(encoding="utf-8"))
-    return f"lowest cosine to torch {stated['lowest_cosine_to_torch']:.7f}"
+    manifest = json.loads((out / FOLDER / MANIFEST).read_text(encoding="utf-8"))
+    return f"lowest cosine to torch {manifest['lowest_cosine_to_torch']:.7f}"
 
 
 def _int8_agreement(out: Path) -> list[str]:
-    """How near the int8 graphs came to float32, one line for each engine."""
+    """Format the agreement of the int8 graphs with float32, one line for each engine."""
     import json
 
     from gengeo_hf.encoding.backends.exported import MANIFEST
 
     lines = []
     for path in sorted(out.glob(f"*_int8/{MANIFEST}")):
-        stated = json.loads(path.read_text(encoding="utf-8"))
-        recall = stated["recall_at_1"]
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        recall = manifest["recall_at_1"]
         lines.append(
-            f"{path.parent.name}: {len(stated['float_layers'])} layers left in float32, lowest cosine to float32 "
-            f"{stated['lowest_cosine_to_float32']:.4f}, mean {stated['mean_cosine_to_float32']:.4f}"
+            f"{path.parent.name}: {len(manifest['float_layers'])} layers left in float32, lowest cosine to float32 "
+            f"{manifest['lowest_cosine_to_float32']:.4f}, mean {manifest['mean_cosine_to_float32']:.4f}"
             + (f", R@1 {recall['int8']:.1%} ({recall['float32']:.1%} in float32)" if recall else "")
         )
     return lines

@@ -1,4 +1,4 @@
-"""`gengeo figure`: the paper's figures from any model (selection, regions, clusters, pairs)."""
+"""`gengeo figure`: draw the paper's figures with any model (selection, regions, clusters, pairs)."""
 
 import dataclasses
 from pathlib import Path
@@ -10,27 +10,27 @@ from gengeo_hf.cli import console
 from gengeo_hf.cli.data import parse_dataset
 from gengeo_hf.cli.explain import Aerial, Ground
 from gengeo_hf.cli.options import Device, Model, Picture
-from gengeo_hf.cli.picture_files import check_picture, need_file, save_picture
+from gengeo_hf.cli.picture_files import check_picture, require_file, save_picture
 from gengeo_hf.cli.registry import EXPLAIN, add_group
 
 if TYPE_CHECKING:
     from gengeo_hf.common.schema import CrossViewDataset
 
-figure = add_group("figure", "Draw the paper's figures from any model.", panel=EXPLAIN)
+figure = add_group("figure", "Draw the paper's figures with any model.", panel=EXPLAIN)
 
 NOTATION = "a data set, in quotes where it has several words: 'NAME[:SPLIT] [ROOT] [key=value ...]'"
-WORLD_PAIRS = 150  # places of a synthetic world, where the notation does not say num_pairs
-VIEWING_SIZES = {"ground_size": (140, 560), "aerial_size": (140, 140)}  # pixels, where no model gives its own
+WORLD_PAIRS = 150  # pairs of a synthetic world, unless the notation has num_pairs
+VIEWING_SIZES = {"ground_size": (140, 560), "aerial_size": (140, 140)}  # pixels, without a model
 
 Sources = Annotated[
     list[str], typer.Argument(metavar="DATA...", help=f"Each {NOTATION}; or two files: ground.jpg+aerial.jpg.")
 ]
-Count = Annotated[int, typer.Option(min=1, help="Pairs of each data set.")]
+Count = Annotated[int, typer.Option(min=1, help="Number of pairs of each data set.")]
 
 
 @figure.command()
 def selection(sources: Sources, model: Model, out: Picture, count: Count = 1, device: Device = None) -> None:
-    """Input, feature norm and what the head kept, for pairs of several domains (Figures 4-6).
+    """Draw images, feature norms and kept mass of pairs of several domains (Figures 4-6).
 
     **Example**
 
@@ -50,12 +50,14 @@ def regions(
     ground: Ground,
     aerial: Aerial,
     model: Model,
-    ground_box: Annotated[str, typer.Option(help="left,top,right,bottom as shares of the photo: 0.1,0.5,0.3,0.9.")],
-    aerial_box: Annotated[str, typer.Option(help="The same in the tile.")],
+    ground_box: Annotated[
+        str, typer.Option(help="left,top,right,bottom as shares of the photo, for example 0.1,0.5,0.3,0.9.")
+    ],
+    aerial_box: Annotated[str, typer.Option(help="left,top,right,bottom as shares of the tile.")],
     out: Picture,
     device: Device = None,
 ) -> None:
-    """Cluster histograms of a region in each view, and how similar they are (Figure 7).
+    """Draw the cluster histograms of a region in each view, and their similarity (Figure 7).
 
     **Example**
 
@@ -66,8 +68,8 @@ def regions(
 
     check_picture(out)
     boxes = parse_box(ground_box), parse_box(aerial_box)
-    need_file(ground)
-    need_file(aerial)
+    require_file(ground)
+    require_file(aerial)
     encoder = _encoder(model, device)
     first, second = attribute(encoder, ground, "ground"), attribute(encoder, aerial, "aerial")
     save_picture(regions_figure(first, boxes[0], second, boxes[1]), out)
@@ -80,12 +82,12 @@ def clusters(
     source: Annotated[str, typer.Argument(metavar="DATA", help=f"One image file, or {NOTATION}.")],
     model: Model,
     out: Picture,
-    count: Annotated[int, typer.Option(min=1, help="Number of pairs of the data set that are searched.")] = WORLD_PAIRS,
-    top: Annotated[int, typer.Option(min=1, help="Patches shown of each cluster and view.")] = 8,
+    count: Annotated[int, typer.Option(min=1, help="Number of pairs of the data set to search.")] = WORLD_PAIRS,
+    top: Annotated[int, typer.Option(min=1, help="Number of patches of each cluster and view.")] = 8,
     view: Annotated[str, typer.Option(help="View of a single image: ground or aerial.")] = "ground",
     device: Device = None,
 ) -> None:
-    """The patches that each cluster collects across a data set, or its map over one image.
+    """Draw the top patches of each cluster across a data set, or the map of each cluster over one image.
 
     **Example**
 
@@ -114,9 +116,12 @@ def pairs(
     sources: Sources,
     out: Picture,
     count: Count = 3,
-    model: Annotated[str | None, typer.Option(help="Synthetic worlds: draw at this model's image sizes.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Draw synthetic worlds at the image sizes of this model. Default: 140x560 and 140x140."),
+    ] = None,
 ) -> None:
-    """Pairs of data sets side by side (Figure 3).
+    """Draw pairs of data sets side by side (Figure 3).
 
     **Example**
 
@@ -138,16 +143,16 @@ def _encoder(model: str, device: str | None) -> Any:
 
 
 def _dataset(source: str, encoder: Any, pairs: int) -> "CrossViewDataset":
-    """A data set by its notation; a synthetic world in the model's image sizes and with enough pairs."""
-    asked = parse_dataset([source])
-    if asked.name.startswith("world-"):
+    """Load a data set; a synthetic world has the image sizes of the model and enough pairs."""
+    notation = parse_dataset([source])
+    if notation.name.startswith("world-"):
         sizes = encoder.view_sizes if encoder is not None else {}
         options: dict[str, Any] = {f"{view}_size": (size["height"], size["width"]) for view, size in sizes.items()}
         if max((max(size) for size in options.values()), default=0) == 0:
             options = dict(VIEWING_SIZES)
         options["num_pairs"] = max(WORLD_PAIRS, pairs)
-        asked = dataclasses.replace(asked, options=options | asked.options)
-    return asked.load("test")
+        notation = dataclasses.replace(notation, options=options | notation.options)
+    return notation.load("test")
 
 
 def _pairs(sources: list[str], encoder: Any, count: int) -> tuple[list[tuple[Any, Any]], list[str]]:
@@ -160,8 +165,8 @@ def _pairs(sources: list[str], encoder: Any, count: int) -> tuple[list[tuple[Any
     for source in sources:
         first, plus, second = source.partition("+")
         if plus and Path(first).suffix:
-            need_file(Path(first))
-            need_file(Path(second))
+            require_file(Path(first))
+            require_file(Path(second))
             chosen.append((Path(first), Path(second)))
             titles.append(f"{Path(first).name} and {Path(second).name}")
             continue

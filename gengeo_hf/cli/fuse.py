@@ -1,4 +1,4 @@
-"""`gengeo fuse`: join models, such as one of panoramas and one of bird's-eye views."""
+"""`gengeo fuse`: join models, such as a model of panoramas and one of bird's-eye views."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,13 +12,13 @@ from gengeo_hf.cli.registry import SHARING, gengeo
 
 @gengeo.command(panel=SHARING)
 def fuse(
-    models: Annotated[list[str], typer.Argument(help="Directories or Hub ids of two or more checkpoints.")],
+    models: Annotated[list[str], typer.Argument(help="Two or more checkpoint directories or Hub ids.")],
     out: Annotated[Path, typer.Option(help="Directory to write.")],
     overwrite: Overwrite = False,
 ) -> None:
     """Join checkpoints to one model whose similarity is the mean of theirs (P-BEV).
 
-    The descriptor is that of each model, one behind the other, so every index and store works with it.
+    The descriptor is the concatenation of the descriptors, so it works with every index and store.
 
     **Example**
 

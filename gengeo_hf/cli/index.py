@@ -36,15 +36,14 @@ def index(
     cluster: ClusterOptions,
     network: NetworkOptions,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan of imagery by address; request no tile, write nothing.")
+        bool, typer.Option("--dry-run", help="Print the plan for imagery by address; request no tile, write nothing.")
     ] = False,
-    add: Annotated[bool, typer.Option("--add", help="Add to the index that --out already holds.")] = False,
+    add: Annotated[bool, typer.Option("--add", help="Add the tiles to the existing index --out.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Build an index from aerial imagery.
 
-    An interrupted run continues when the command is given again; several processes with the same command share the
-    work.
+    An interrupted run continues when the command is run again; several processes with the same command share the work.
 
     **Examples**
 
@@ -64,7 +63,7 @@ def index(
     if contents.pose_features and not heads_of(options.model):
         raise console.UsageError(f"--pose-features: {options.model} has no pose head, see gengeo pose fit")
     imagery, present = _sources(source, tiling, out, add, dry_run)
-    for note in getattr(imagery, "notes", ()):  # a user's own source may have none
+    for note in getattr(imagery, "notes", ()):  # sources of plugins may have no notes
         console.warning(note)
     if dry_run:
         console.result(imagery.plan() if isinstance(imagery, PlannedSource) else f"tiles: {len(imagery.table):,}")
@@ -74,11 +73,11 @@ def index(
         if note := imagery.prepare():
             console.warning(note)
         if network.retry_missing and present is None and not overwrite:
-            imagery, present = _failed_before(imagery, out)
+            imagery, present = _left_out_tiles(imagery, out)
     loading, build = _settings(options, contents, work, imagery, present)
     encoder = None
     if not cluster.uses_ray or contents.centering or contents.flip:
-        encoder = _loaded_encoder(options.model, loading, contents, imagery, present)
+        encoder = _load_encoder(options.model, loading, contents, imagery, present)
     if cluster.uses_ray:
         adaptation = getattr(encoder, "adaptation", None)
         setup = WorkerSetup(source, tiling, options.model, loading, adaptation, build)
@@ -89,17 +88,17 @@ def index(
 
 
 def _check_combination(add: bool, overwrite: bool, contents: ContentOptions, work: WorkOptions) -> None:
-    """Refuse options that exclude one another.
+    """Check the combination of options.
 
     Raises:
-        UsageError: They do.
+        UsageError: Options exclude one another.
     """
     if add and overwrite:
         raise console.UsageError("--add and --overwrite exclude one another")
     if add and work.shard:
-        raise console.UsageError("--add and --shard exclude one another: merge the parts and add the whole")
+        raise console.UsageError("--add and --shard exclude one another: merge the parts, and add the result")
     if add and (contents.centering or contents.flip):
-        raise console.UsageError("--add keeps the adaptation of the index: leave --centering and --flip out")
+        raise console.UsageError("--add uses the adaptation of the index: remove --centering and --flip")
 
 
 def _settings(
@@ -110,7 +109,7 @@ def _settings(
 
     stored = encoder_options(present.manifest) if present is not None else {}
     truncation = {"truncate_dim": contents.truncate_dim} if contents.truncate_dim else {}
-    images = imagery.table.num_rows if hasattr(imagery, "table") else None  # another index has no table of tiles
+    images = imagery.table.num_rows if hasattr(imagery, "table") else None  # an index has no table of tiles
     loading = {"batch_size": work.batch_size, "expected_images": images} | stored | truncation | options.computation
     build = {
         "model_name": options.model,
@@ -121,15 +120,15 @@ def _settings(
     return loading, build
 
 
-def _loaded_encoder(
+def _load_encoder(
     model: str, loading: dict[str, Any], contents: ContentOptions, imagery: Any, present: "GeoIndex | None"
 ) -> "Encoder":
-    """The encoder, adapted to the imagery or as the index was that is added to."""
+    """Load the encoder, adapted to the imagery, or as it was adapted for the existing index."""
     from gengeo_hf.encoding.encoder import Encoder
 
     encoder = Encoder.from_pretrained(model, **loading)
     report_backend(encoder)
-    return _adapted(encoder, imagery, present, contents.centering, contents.flip)
+    return _adapt(encoder, imagery, present, contents.centering, contents.flip)
 
 
 def _encode(
@@ -143,7 +142,7 @@ def _encode(
     work: WorkOptions,
     build: dict[str, Any],
 ) -> None:
-    """Encode the tiles in this process, into a new index or the one that is there, and print what it holds."""
+    """Encode the tiles in this process into a new or the existing index, and print its contents."""
     from gengeo_hf.imagery.tiles import PlannedSource
     from gengeo_hf.index.build import build_index
 
@@ -166,24 +165,24 @@ def _encode(
 
 
 def _report(out: Path) -> Any:
-    """What an index holds, in lines."""
+    """Format the contents of an index."""
     from gengeo_hf.index import GeoIndex
 
     return GeoIndex.load(out, verify=False).report()
 
 
 def _store_pose_features(encoder: Any, model: str, out: Path, imagery: Any) -> None:
-    """Encode the tiles once more, for poses."""
+    """Encode the tiles again, and store the features for poses."""
     from gengeo_hf.index import GeoIndex
     from gengeo_hf.localization.pose_features import store_features
 
     store_features(encoder, model, GeoIndex.load(out, verify=False), imagery, progress=console.note)
 
 
-def _adapted(
+def _adapt(
     encoder: "Encoder", imagery: Any, present: "GeoIndex | None", centering: str | None, flip: bool
 ) -> "Encoder":
-    """The encoder of the index that is added to, or one that is adapted to the imagery as the options ask."""
+    """Adapt the encoder as for the existing index, or to the imagery by the options."""
     from gengeo_hf.index.adapt import adapted_for, fit_to_imagery
     from gengeo_hf.localization.adapt import encode_photos
 
@@ -194,12 +193,12 @@ def _adapted(
     import numpy as np
 
     if photos is not None and not np.isfinite(photos[1]).all():
-        console.warning("some photos of --centering do not state a position: make sure that they show different places")
+        console.warning("some photos of --centering have no position: make sure that they show different places")
     return adapted
 
 
-def _failed_before(imagery: Any, out: Path) -> "tuple[Any, GeoIndex | None]":
-    """What an earlier build left out of a finished index, and that index; all of the imagery where there is none."""
+def _left_out_tiles(imagery: Any, out: Path) -> "tuple[Any, GeoIndex | None]":
+    """Tiles that an earlier build left out of a finished index, and that index; all tiles if there is no such index."""
     from gengeo_hf.imagery.tiles import SubsetTiles
     from gengeo_hf.index import GeoIndex
     from gengeo_hf.index.manifest import has_manifest
@@ -210,22 +209,22 @@ def _failed_before(imagery: Any, out: Path) -> "tuple[Any, GeoIndex | None]":
     failed = SubsetTiles(imagery, present.left_out["tile_id"])
     if not failed.table.num_rows:
         return imagery, None
-    console.note(f"asking again for {failed.table.num_rows:,} tiles that were left out")
+    console.note(f"requesting {failed.table.num_rows:,} tiles again that were left out")
     return failed, present
 
 
 def _sources(source: str, tiling: Any, out: Path, add: bool, dry_run: bool) -> "tuple[Any, GeoIndex | None]":
-    """The imagery, or another index, and the index that it is added to."""
+    """Open the imagery or the index to add, and the existing index that it is added to."""
     from gengeo_hf.common.errors import GenGeoError
     from gengeo_hf.imagery import open_imagery
     from gengeo_hf.index import GeoIndex
     from gengeo_hf.index.edit import check_output
     from gengeo_hf.index.manifest import has_manifest
 
-    another = has_manifest(source)
-    if another and not add:
+    is_index = has_manifest(source)
+    if is_index and not add:
         raise GenGeoError(f"{source} is an index already; with --add it is added to --out")
-    imagery: Any = GeoIndex.load(source) if another else open_imagery(source, tiling)
+    imagery: Any = GeoIndex.load(source) if is_index else open_imagery(source, tiling)
     if dry_run:
         return imagery, None
     if add:

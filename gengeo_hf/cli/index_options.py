@@ -1,4 +1,4 @@
-"""Options of `gengeo index`: how imagery becomes tiles, what the index stores, and how the work is done."""
+"""Options of `gengeo index`: tiles of the imagery, contents of the index, and computation."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,17 +27,25 @@ TABLES, MAP_TILES, ADAPTATION = "Tables of tiles", "Map tiles", "Adaptation to t
 
 
 def read_shard(text: str) -> tuple[int, int]:
-    """A part of a divided build from `I/N`."""
+    """Parse a part of a divided build, `I/N`.
+
+    Returns:
+        Zero-based index of the part, and number of parts.
+    """
     from gengeo_hf.common.errors import GenGeoError
 
-    number, slash, count = text.partition("/")
-    if not (slash and number.isdecimal() and count.isdecimal() and int(number) < int(count)):
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise GenGeoError(f"expected I/N with I from 0 to N - 1, for example 0/4, found {text!r}")
-    return int(number), int(count)
+    return int(index), int(count)
 
 
 def read_date(text: str) -> tuple[str, str]:
-    """The pattern of files and their date, from `DATE` or `PATTERN=DATE`."""
+    """Parse `DATE` or `PATTERN=DATE`.
+
+    Returns:
+        Pattern of file names, and date.
+    """
     from gengeo_hf.imagery.georeference import digits_of
 
     pattern, _, date = text.rpartition("=")
@@ -47,12 +55,12 @@ def read_date(text: str) -> tuple[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class TileOptions:
-    """How imagery is cropped into tiles and how tables are read."""
+    """How imagery is cropped into tiles, and how tables are read."""
 
     tile: Annotated[
         Any,
         typer.Option(
-            help="Side of a tile on the ground, or several around each centre: 60m,120m.",
+            help="Side of a tile on the ground, or several sizes around each centre: 60m,120m.",
             rich_help_panel=TILES,
             **LENGTHS,
         ),
@@ -61,14 +69,14 @@ class TileOptions:
     max_empty: Annotated[
         Any,
         typer.Option(
-            help="Greatest share of a tile without data, also of transparent map tiles.", rich_help_panel=TILES, **SHARE
+            help="Greatest share of a tile without data or with transparent pixels.", rich_help_panel=TILES, **SHARE
         ),
     ] = "50%"
     keep_one_colour: Annotated[
         bool,
         typer.Option(
             "--keep-one-colour",
-            help="Keep tiles whose pixels all have the same colour. Default: they are left out and counted.",
+            help="Keep tiles of one colour. Default: they are left out and counted.",
             rich_help_panel=TILES,
         ),
     ] = False
@@ -76,7 +84,7 @@ class TileOptions:
         Any,
         typer.Option(
             help="Rasters: values that become black and white. Default: 0 to 255 for 8 bits, else percentiles of the "
-            "files; give it when you add an area to an index.",
+            "files; set it when you add an area to an index.",
             rich_help_panel=TILES,
             **RANGE,
         ),
@@ -84,15 +92,15 @@ class TileOptions:
     nodata: Annotated[
         float | None,
         typer.Option(
-            help="Rasters: value of pixels without data, in all bands. Default: what the files declare.",
+            help="Rasters: value of pixels without data, in all bands. Default: as the files state.",
             rich_help_panel=TILES,
         ),
     ] = None
     date: Annotated[
         list[Any] | None,
         typer.Option(
-            help="Rasters: when the imagery was taken, for example 2018 or 2018-06-01; NAME=DATE for the files with "
-            "that name or pattern; repeatable. Where rasters overlap, the newest is used.",
+            help="Rasters: date of the imagery, for example 2018 or 2018-06-01; NAME=DATE for the files with that name "
+            "or pattern; repeatable. The newest of overlapping rasters is used.",
             rich_help_panel=TILES,
             **checked(read_date, "[NAME=]DATE"),
         ),
@@ -107,27 +115,27 @@ class TileOptions:
     tms: Annotated[
         bool,
         typer.Option(
-            "--tms", help="Rows of a directory or an address are counted from the south.", rich_help_panel=MAP_TILES
+            "--tms", help="Rows of a directory or an address are numbered from the south.", rich_help_panel=MAP_TILES
         ),
     ] = False
     north_rows: Annotated[
-        bool, typer.Option("--north-rows", help="MBTiles: rows are counted from the north.", rich_help_panel=MAP_TILES)
+        bool, typer.Option("--north-rows", help="MBTiles: rows are numbered from the north.", rich_help_panel=MAP_TILES)
     ] = False
     tile_order: Annotated[
-        str, typer.Option(metavar="zxy|zyx", help="Order of the numbers in a path.", rich_help_panel=MAP_TILES)
+        str, typer.Option(metavar="zxy|zyx", help="Order of zoom, column and row in a path.", rich_help_panel=MAP_TILES)
     ] = "zxy"
     leave_out_repeated: Annotated[
         bool,
         typer.Option(
             "--leave-out-repeated",
-            help="Leave out pictures that occur at several positions.",
+            help="Leave out images that occur at several positions.",
             rich_help_panel=MAP_TILES,
         ),
     ] = False
     tile_size_m: Annotated[
         Any,
         typer.Option(
-            help="Ground size of a tile. Default: a column of sizes or bounds, else unknown.",
+            help="Side of a tile on the ground. Default: from a column of sizes or bounds, else unknown.",
             rich_help_panel=TABLES,
             **LENGTH,
         ),
@@ -135,34 +143,34 @@ class TileOptions:
     image_column: Annotated[
         str | None,
         typer.Option(
-            help="Column with the tile's file, or with the id that its name begins with. Default: recognised.",
+            help="Column with the tile's file, or with the id at the start of its name. Default: detected.",
             rich_help_panel=TABLES,
         ),
     ] = None
     lat_column: Annotated[
         str | None,
         typer.Option(
-            help="Column with the latitude of the tile's centre in degrees. Default: recognised.",
+            help="Column with the latitude of the tile's centre in degrees. Default: detected.",
             rich_help_panel=TABLES,
         ),
     ] = None
     lon_column: Annotated[
         str | None,
         typer.Option(
-            help="Column with the longitude of the tile's centre in degrees. Default: recognised.",
+            help="Column with the longitude of the tile's centre in degrees. Default: detected.",
             rich_help_panel=TABLES,
         ),
     ] = None
 
     def tiling(self, where: AreaOptions, network: NetworkOptions) -> "TilingOptions":
-        """The same for `open_imagery`.
+        """Convert to the options of `open_imagery`.
 
         Args:
-            where: Area to be covered.
+            where: Area to cover.
             network: Options of imagery by address.
 
         Raises:
-            UsageError: An area or a shift that cannot be read.
+            UsageError: The area or the shift cannot be read.
         """
         from gengeo_hf.imagery import TilingOptions
 
@@ -191,7 +199,7 @@ class TileOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ContentOptions:
-    """What the index stores of each tile."""
+    """What the index stores for each tile, and the adaptation of the descriptors."""
 
     thumbnails: Annotated[
         int,
@@ -202,8 +210,8 @@ class ContentOptions:
         bool,
         typer.Option(
             "--pose-features",
-            help="Also store what the model's pose heads need of each tile (about 0.8 kB at 5 x 5 patches, 8 kB at "
-            "16 x 16, for each head), so that `gengeo locate --pose` needs no imagery. Tiles are encoded twice.",
+            help="Also store the features of each tile for the model's pose heads (for each head, about 0.8 kB at "
+            "5 x 5 patches, 8 kB at 16 x 16), so that `gengeo locate --pose` needs no imagery. Encodes twice.",
             rich_help_panel=CONTENTS,
         ),
     ] = False
@@ -211,7 +219,7 @@ class ContentOptions:
         str,
         typer.Option(
             metavar="mean|max",
-            help="Score of a centre with several ground sizes, from its tiles' scores.",
+            help="Score of a centre with several ground sizes: mean or maximum of the scores of its tiles.",
             rich_help_panel=CONTENTS,
         ),
     ] = "mean"
@@ -219,8 +227,8 @@ class ContentOptions:
         str | None,
         typer.Option(
             metavar="gallery|PHOTOS",
-            help="Subtract mean descriptors, for areas unlike those of training: gallery is the mean of the tiles for "
-            "both views; PHOTOS is a directory with photos of at least 30 different places of the area.",
+            help="Subtract mean descriptors, for areas unlike those of training: gallery: mean of the tiles, for both "
+            "views; PHOTOS: directory with photos of at least 30 different places of the area. Default: none.",
             rich_help_panel=ADAPTATION,
         ),
     ] = None
@@ -228,7 +236,7 @@ class ContentOptions:
         bool,
         typer.Option(
             "--flip",
-            help="Also store the descriptor of the mirrored tile: twice the size.",
+            help="Also store the descriptor of the mirrored tile, which doubles the size.",
             rich_help_panel=ADAPTATION,
         ),
     ] = False
@@ -238,12 +246,16 @@ class ContentOptions:
 class WorkOptions:
     """How the tiles are read and encoded."""
 
-    batch_size: Annotated[int, typer.Option(min=1, help="Tiles in one forward pass.", rich_help_panel=COMPUTE)] = 32
-    readers: Annotated[int, typer.Option(min=1, help="Threads that read imagery.", rich_help_panel=COMPUTE)] = 2
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Number of tiles in one forward pass.", rich_help_panel=COMPUTE)
+    ] = 32
+    readers: Annotated[
+        int, typer.Option(min=1, help="Number of threads that read imagery.", rich_help_panel=COMPUTE)
+    ] = 2
     shard: Annotated[
         Any,
         typer.Option(
-            help="Encode only part I of N, counted from 0; `gengeo merge` joins the parts. Default: all tiles.",
+            help="Encode only part I of N, with I from 0; `gengeo merge` joins the parts. Default: all tiles.",
             rich_help_panel=COMPUTE,
             **checked(read_shard, "I/N"),
         ),

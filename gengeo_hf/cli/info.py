@@ -1,4 +1,4 @@
-"""`gengeo info`: print what an index holds."""
+"""`gengeo info`: print the contents of an index."""
 
 from pathlib import Path
 from typing import Annotated
@@ -18,13 +18,14 @@ def info(
     export: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Write the tiles' boxes as .gpkg (GeoPackage), .parquet (GeoParquet) or .geojson."
+            metavar="FILE",
+            help="Write the bounds of the tiles as .gpkg (GeoPackage), .parquet (GeoParquet) or .geojson.",
         ),
     ] = None,
 ) -> None:
-    """Print what an index holds and how it was made.
+    """Print the contents of an index and how it was built.
 
-    --geojson and --export write the bounds of the tiles for a GIS, a block at a time.
+    --geojson and --export write the bounds of the tiles for a GIS.
 
     **Example**
 
@@ -35,7 +36,7 @@ def info(
     from gengeo_hf.index.summary import as_json as as_json_record
 
     if as_json and console.is_stream(geojson):
-        raise console.UsageError("--json and --geojson - both write to stdout: give the latter a file name")
+        raise console.UsageError("--json and --geojson - both write to stdout: give --geojson a file name")
     console.check_writable(geojson, export)
     opened = GeoIndex.load(index, verify=False)
     if as_json:

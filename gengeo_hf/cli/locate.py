@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from gengeo_hf.localization.sources import Frames
 
 DRIVE, FILES = "Drives", "Files"
-BATCH = 8  # photos between two answers on the screen
+BATCH = 8  # photos that are located, and then printed, together
 
 
 @gengeo.command(panel=LOCATE)
@@ -42,13 +42,13 @@ def locate(
     where: AreaOptions,
     top: Annotated[int, typer.Option(min=1, help="Number of places for each photo.")] = 5,
     threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="Least confidence, 0 to 1; below it the answer is: don't know.")
+        float, typer.Option(min=0, max=1, help='Minimum confidence, 0 to 1; below it the answer is "don\'t know".')
     ] = 0.0,
     merge: Annotated[bool, typer.Option(help="Merge overlapping tiles into one place.")] = True,
     near_exif: Annotated[
         Any,
         typer.Option(
-            help="Search only within this distance of a photo's own GPS position, where it has one.",
+            help="Search only within this distance of the GPS position in a photo's EXIF data, where it has one.",
             rich_help_panel=PHOTO,
             **LENGTH,
         ),
@@ -57,7 +57,7 @@ def locate(
         bool,
         typer.Option(
             "--sequence",
-            help="The photos are frames of one drive: find the track that fits them all.",
+            help="The photos are frames of one drive: find the track that fits all of them.",
             rich_help_panel=DRIVE,
         ),
     ] = False,
@@ -66,12 +66,12 @@ def locate(
     ] = 72.0,
     interval: Annotated[
         float,
-        typer.Option(help="Seconds between frames, where EXIF does not give the time.", rich_help_panel=DRIVE),
+        typer.Option(help="Seconds between frames, where EXIF data have no time.", rich_help_panel=DRIVE),
     ] = 1.0,
     every: Annotated[
         Any,
         typer.Option(
-            help="Seconds between the frames that are taken from a video. Default: 1s.",
+            help="Time between the frames that are taken from a video. Default: 1s.",
             rich_help_panel=DRIVE,
             **SECONDS,
         ),
@@ -82,12 +82,13 @@ def locate(
         Path | None, typer.Option(metavar="FILE", help="Write GPX: a track with --sequence, else waypoints.")
     ] = None,
     pairs: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write photo-tile pairs, one line each, as hloc reads them.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write pairs of photo and tile, one per line, in the format of hloc."),
     ] = None,
 ) -> None:
     """Find where photos were taken.
 
-    --json prints one line for each photo. Exit code 1 if a photo cannot be read, or no tile lies where to search.
+    --json prints one line for each photo. Exit code 1 if a photo cannot be read, or no tile lies in the search area.
 
     **Examples**
 
@@ -123,13 +124,13 @@ def locate(
     localizer = options.open(files.total, pose.settings(method))
     if localizer.caveat:
         console.warning(localizer.caveat)
-    taken: Iterable[Any] = files if files.videos else files.paths
+    inputs: Iterable[Any] = files if files.videos else files.paths
     if sequence:
-        found: Iterable[Answer] = localizer.locate(taken, sequence=True, motion=motion, top=top, **settings)
+        found: Iterable[Answer] = localizer.locate(inputs, sequence=True, motion=motion, top=top, **settings)
     else:
-        found = localizer.locate_many(taken, top=top, batch_size=BATCH, **settings)
-    report = _print_nothing if console.is_stream(geojson) or console.is_stream(map_file) else _print_text
-    answers = _print_all(found, files.total, _print_json if as_json else report)
+        found = localizer.locate_many(inputs, top=top, batch_size=BATCH, **settings)
+    print_answer = _print_error if console.is_stream(geojson) or console.is_stream(map_file) else _print_text
+    answers = _print_all(found, files.total, _print_json if as_json else print_answer)
     _write(answers, localizer, sequence, geojson)
     _write_map(answers, localizer, sequence, map_file, background)
     _write_tracks(answers, sequence, gpx, pairs)
@@ -141,23 +142,23 @@ def locate(
 
 
 def _check_drive(files: "Frames", sequence: bool, every: float | None) -> None:
-    """Refuse options that do not fit what was given.
+    """Check the options of drives against the inputs.
 
     Raises:
-        UsageError: a time between frames without a video, or a drive of a video and something else.
+        UsageError: --every without a video, or --sequence with a video and other inputs.
     """
     if every is not None and not files.videos:
-        raise console.UsageError("--every is the time between frames of a video, and no video was given")
+        raise console.UsageError("--every is the time between frames of a video, but no video was given")
     if sequence and files.videos and len(files.paths) > 1:
         raise console.UsageError("--sequence takes the frames of one drive: one video, or photos")
 
 
-def _print_all(found: "Iterable[Answer]", total: int | None, show: Any) -> "list[Answer]":
-    """Print answers as they come, with a bar on a terminal; Ctrl-C keeps those that were printed."""
+def _print_all(found: "Iterable[Answer]", total: int | None, print_one: Any) -> "list[Answer]":
+    """Print each answer when it is found, with a progress bar on a terminal; Ctrl-C stops after the printed answers."""
     answers: list[Answer] = []
     try:
         for answer in console.progress(found, total, "photos"):
-            show(answer)
+            print_one(answer)
             answers.append(answer)
     except KeyboardInterrupt:
         console.note(
@@ -181,13 +182,13 @@ def _print_text(answer: "Answer") -> None:
         console.result(printable(line))
 
 
-def _print_nothing(answer: "Answer") -> None:
+def _print_error(answer: "Answer") -> None:
     if answer.error:
         console.error(f"{answer.photo}: {answer.error}" if answer.photo not in answer.error else answer.error)
 
 
 def _write(answers: "list[Answer]", localizer: "GeoLocalizer", drive: bool, geojson: Path | None) -> None:
-    """Write the answers as GeoJSON, if a file was given."""
+    """Write the answers as GeoJSON, if a file is given."""
     from gengeo_hf.localization.localizer import to_geojson
 
     if geojson:
@@ -201,7 +202,7 @@ def _write_map(
     map_file: Path | None,
     background: "Background | None",
 ) -> None:
-    """Write the map, if a file was given."""
+    """Write the map, if a file is given."""
     from gengeo_hf.localization.maps import answers_map
 
     if map_file:
@@ -212,7 +213,7 @@ def _write_map(
 
 
 def _write_tracks(answers: "list[Answer]", drive: bool, gpx: Path | None, pairs: Path | None) -> None:
-    """Write the files for other programs that were asked for."""
+    """Write GPX and pairs, if files are given."""
     from gengeo_hf.localization.tracks import to_gpx, to_pairs
 
     if gpx:
@@ -222,7 +223,7 @@ def _write_tracks(answers: "list[Answer]", drive: bool, gpx: Path | None, pairs:
 
 
 def _lines(answer: "Answer") -> Iterator[str]:
-    """One answer as text for a terminal."""
+    """Format an answer as lines of text."""
     yield f"{answer.photo}" + ("" if answer.known else ": don't know; best guesses")
     yield from (f"  note: {note}" for note in answer.notes)
     if not answer.places:

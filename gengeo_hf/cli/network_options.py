@@ -21,7 +21,7 @@ class NetworkOptions:
     attribution: Annotated[
         str,
         typer.Option(
-            help="Text that must be shown with the imagery. Default: what the source states.", rich_help_panel=ADDRESS
+            help="Text that must be shown with the imagery. Default: as the source states.", rich_help_panel=ADDRESS
         ),
     ] = ""
     licence: Annotated[
@@ -29,12 +29,12 @@ class NetworkOptions:
         typer.Option(
             "--licence",
             "--license",
-            help="Licence of the imagery, for example 'CC BY 4.0'. Default: what the source states.",
+            help="Licence of the imagery, for example 'CC BY 4.0'. Default: as the source states.",
             rich_help_panel=ADDRESS,
         ),
     ] = ""
     acquired: Annotated[
-        str, typer.Option(help="Date or year of the flight. Default: what the source states.", rich_help_panel=ADDRESS)
+        str, typer.Option(help="Date or year of the flight. Default: as the source states.", rich_help_panel=ADDRESS)
     ] = ""
     contact: Annotated[
         str, typer.Option(help="Your e-mail or web address, sent to the server.", rich_help_panel=ADDRESS)
@@ -61,7 +61,7 @@ class NetworkOptions:
         str,
         typer.Option(
             metavar="EAST,NORTH",
-            help="Metres by which the imagery is moved, to correct a displaced source.",
+            help="Shift of the imagery in metres, to correct a displaced source.",
             rich_help_panel=ADDRESS,
         ),
     ] = "0,0"
@@ -69,18 +69,21 @@ class NetworkOptions:
         str, typer.Option(help="Referer field that the server requires. Default: none.", rich_help_panel=ADDRESS)
     ] = ""
     rate: Annotated[
-        float, typer.Option(min=0, help="Requests per second to one host; 0: no limit.", rich_help_panel=ADDRESS)
+        float,
+        typer.Option(
+            min=0, help="Greatest number of requests per second to one host; 0: no limit.", rich_help_panel=ADDRESS
+        ),
     ] = 5.0
     connections: Annotated[
-        int, typer.Option(min=1, help="Simultaneous requests to one host.", rich_help_panel=ADDRESS)
+        int, typer.Option(min=1, help="Greatest number of simultaneous requests to one host.", rich_help_panel=ADDRESS)
     ] = 2
     max_tiles: Annotated[
-        int, typer.Option(min=1, help="Greatest number of source tiles to fetch.", rich_help_panel=ADDRESS)
+        int, typer.Option(min=1, help="Greatest number of source tiles to download.", rich_help_panel=ADDRESS)
     ] = 20_000
     cache: Annotated[
         Path | None,
         typer.Option(
-            help="Directory of fetched tiles. Default: GENGEO_CACHE, else your cache directory.",
+            help="Directory of downloaded tiles. Default: GENGEO_CACHE, else the cache directory of your user.",
             rich_help_panel=ADDRESS,
         ),
     ] = None
@@ -91,7 +94,7 @@ class NetworkOptions:
         bool,
         typer.Option(
             "--retry-missing",
-            help="Request again what failed or was missing in an earlier run.",
+            help="Request tiles again that failed or were missing in an earlier run.",
             rich_help_panel=ADDRESS,
         ),
     ] = False
@@ -103,7 +106,7 @@ class NetworkOptions:
     ] = False
 
     def net(self) -> "NetOptions":
-        """The same for `gengeo_hf.imagery`.
+        """Convert to the options of `gengeo_hf.imagery`.
 
         Raises:
             UsageError: `--shift` is not two numbers.

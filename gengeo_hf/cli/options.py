@@ -1,6 +1,6 @@
-"""Options that several commands take, each declared once: as a single option, or as a group (a dataclass).
+"""Options that several commands share, declared as single options or as groups (dataclasses).
 
-Groups are expanded into a command's options by `gengeo_hf.cli.registry.expand_options`.
+`gengeo_hf.cli.registry.expand_options` expands groups to the options of a command.
 """
 
 from collections.abc import Callable
@@ -21,17 +21,18 @@ if TYPE_CHECKING:
     from gengeo_hf.localization.pose import PoseSettings
     from gengeo_hf.serving.server import Access
 
-# Headings of long helps.
+# Headings of groups of options in help texts.
 COMPUTE, PHOTO, WHERE, ACCESS, MAP = "Computation", "Photos", "Area", "Access", "Map"
 TILES, CONTENTS = "Tiles of rasters and imagery by address", "Contents of the index"
 
 
 def checked(parse: Callable[[str], Any], metavar: str) -> dict[str, Any]:
-    """Arguments of `typer.Option` for a value that `parse` reads; what it refuses is a usage error (exit code 2).
+    """Arguments of `typer.Option` for a value that is parsed by a function.
 
     Args:
-        parse: text -> value; raises `GenGeoError`. A default that is a value already is left as it is.
-        metavar: how the help shows the value, for example `LENGTH`.
+        parse: Function from text to value; its `GenGeoError` becomes a usage error (exit code 2). Defaults that are not
+            text are not parsed.
+        metavar: Placeholder of the value in the help, for example "LENGTH".
     """
     from gengeo_hf.common.errors import GenGeoError
 
@@ -64,7 +65,7 @@ def _share(text: str) -> float:
 
 
 def read_bounds(text: str) -> "Bounds":
-    """A box from `west,south,east,north`, where a command takes no other kind of area."""
+    """Parse a box `west,south,east,north` in degrees, for commands without other kinds of areas."""
     from gengeo_hf.common.units import parse_bounds
 
     return parse_bounds(text)
@@ -96,16 +97,16 @@ Device = Annotated[
 Backend = Annotated[
     str,
     typer.Option(
-        help="What computes: torch, openvino, onnx (a directory of `gengeo export --onnx`); auto: the faster of torch "
-        "and openvino on a CPU.",
+        help="Library that computes: torch, openvino, onnx (with a directory of `gengeo export --onnx`); auto: the "
+        "faster of torch and openvino on a CPU.",
         rich_help_panel=COMPUTE,
     ),
 ]
 Dtype = Annotated[
     str,
     typer.Option(
-        help="Multiply in float32, bfloat16 or int8 (with --backend onnx or openvino, a directory of `gengeo export "
-        "--int8`); auto: the faster one on a CPU, if descriptors agree.",
+        help="Precision: float32, bfloat16 or int8 (with --backend onnx or openvino and a directory of `gengeo export "
+        "--int8`); auto: the fastest on a CPU, if descriptors agree.",
         rich_help_panel=COMPUTE,
     ),
 ]
@@ -114,8 +115,8 @@ InputScale = Annotated[
     typer.Option(
         min=0.1,
         max=1,
-        help="Image size times this, for photos and tiles alike: 0.75 takes about half of the time. Default: that of "
-        "the index, else 1.",
+        help="Factor of the image size, for photos and tiles: 0.75 takes about half of the time. Default: that of the "
+        "index, else 1.",
         rich_help_panel=COMPUTE,
     ),
 ]
@@ -131,29 +132,30 @@ IndexPath = Annotated[Path, typer.Argument(metavar="INDEX", help="Index director
 IndexOption = Annotated[Path, typer.Option("--index", help="Index directory made by `gengeo index`.")]
 IndexOrStore = Annotated[str, typer.Option("--index", help="Index directory, or the address of a store.")]
 CalibrationFile = Annotated[
-    Path | None, typer.Option("--calibration", help="File of `gengeo calibrate`: gives confidences.")
+    Path | None,
+    typer.Option("--calibration", help="File of `gengeo calibrate`, for confidences. Default: no confidences."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what this command wrote there before.")]
+Json = Annotated[bool, typer.Option("--json", help="Print only JSON on stdout.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result of this command.")]
 Overlap = Annotated[
-    Any, typer.Option(help="Share of a tile that its neighbour repeats.", rich_help_panel=TILES, **SHARE)
+    Any, typer.Option(help="Share of a tile that its neighbour overlaps.", rich_help_panel=TILES, **SHARE)
 ]
 TruncateDim = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Keep only the first values of each descriptor: a smaller index. Default: all.",
+        help="Number of values of a descriptor to store, from the first one. Default: all.",
         rich_help_panel=CONTENTS,
     ),
 ]
 GeoJson = Annotated[Path | None, typer.Option(metavar="FILE", help="Write GeoJSON; - is stdout.")]
 Picture = Annotated[Path, typer.Option("--out", help="Picture to write (.png or .jpg).")]
-Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")]
+Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 allows other machines.")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderOptions:
-    """Which model encodes, and what it computes with: index and the commands below."""
+    """Model, backend and precision of commands that encode images."""
 
     model: Model
     device: Device = None
@@ -164,29 +166,29 @@ class EncoderOptions:
 
     def __post_init__(self) -> None:
         if self.fast and self.input_scale is not None:
-            raise console.UsageError("--fast is an input scale: leave one of --fast and --input-scale out")
+            raise console.UsageError("--fast and --input-scale exclude one another")
 
     @property
     def computation(self) -> dict[str, Any]:
-        """Arguments of `Encoder.from_pretrained` beside the model."""
-        wanted = "fast" if self.fast else self.input_scale
-        scale = {} if wanted is None else {"input_scale": wanted}
+        """Further arguments of `Encoder.from_pretrained`."""
+        input_scale = "fast" if self.fast else self.input_scale
+        scale = {} if input_scale is None else {"input_scale": input_scale}
         return {"device": self.device, "backend": self.backend, "compute_dtype": self.dtype, **scale}
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocalizerOptions(EncoderOptions):
-    """What answers photos, the same for locate, calibrate, app and serve: index, model and calibration."""
+    """Model, index and calibration of commands that locate photos."""
 
     index: IndexOrStore
     calibration: CalibrationFile = None
 
     def open(self, images: int | None = None, pose: "PoseSettings | None" = None) -> "GeoLocalizer":
-        """Load the index and the model, and say which backend computes.
+        """Load index and model, and print which backend computes.
 
         Args:
-            images: how many photos will come, where it is known; few are not worth a trial of backends.
-            pose: how position and heading inside the tiles are found; None leaves them out.
+            images: Number of photos to locate, None if it is unknown. Backends are not compared for few photos.
+            pose: Settings of the search for position and heading inside the tiles; None does not search.
         """
         from gengeo_hf.localization import GeoLocalizer
 
@@ -200,13 +202,13 @@ class LocalizerOptions(EncoderOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class AccessOptions:
-    """Who may ask a page or a service, the same for app and serve."""
+    """Access control of the page and the service."""
 
     allowed_host: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Host name by which this is reached, besides loopback names and IP addresses; repeatable.",
+            help="Host name that is served, besides loopback names and IP addresses; repeatable.",
             rich_help_panel=ACCESS,
         ),
     ] = None
@@ -214,7 +216,7 @@ class AccessOptions:
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Text file with a token that callers must send (Authorization: Bearer TOKEN, or the password of the "
+            help="Text file with a token that requests must send (Authorization: Bearer TOKEN, or the password of the "
             "page). Default: the environment variable GENGEO_SERVICE_TOKEN, if it is set.",
             rich_help_panel=ACCESS,
         ),
@@ -223,16 +225,16 @@ class AccessOptions:
         str,
         typer.Option(
             metavar="PREFIX",
-            help="Path prefix that a proxy in front removes, for example /geo.",
+            help="Path prefix that a proxy removes, for example /geo.",
             rich_help_panel=ACCESS,
         ),
     ] = ""
 
     def access(self, body_seconds: float = 60.0) -> "Access":
-        """The same for the server.
+        """Convert to the access control of a server.
 
         Args:
-            body_seconds: time limit for the body of a request.
+            body_seconds: Time limit for the body of a request, in seconds.
         """
         from gengeo_hf.serving.access import read_token
         from gengeo_hf.serving.server import Access
@@ -243,7 +245,7 @@ class AccessOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PhotoOptions:
-    """How photos were taken, where the user knows better than their files."""
+    """How photos were taken, where it differs from what their files state."""
 
     fov: Annotated[
         float | None,
@@ -255,17 +257,17 @@ class PhotoOptions:
     heading: Annotated[
         str,
         typer.Option(
-            help="Panoramas: true heading of the centre column, degrees clockwise from north; exif takes what the file "
-            "states, else north; unknown tries eight directions.",
+            help="Panoramas: true heading of the centre column, degrees clockwise from north; exif: as the file "
+            "states, else north; unknown: eight directions are tried.",
             rich_help_panel=PHOTO,
         ),
     ] = "exif"
 
     def view(self) -> "CameraView":
-        """The same for `GeoLocalizer`.
+        """Convert to the camera of `GeoLocalizer`.
 
         Raises:
-            UsageError: a value outside of its range.
+            UsageError: A value is outside its range.
         """
         from gengeo_hf.common.camera import parse_camera
         from gengeo_hf.common.errors import GenGeoError
@@ -278,7 +280,7 @@ class PhotoOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class MapOptions:
-    """A map of answers, and the online map that it may show under them."""
+    """A map of the answers, and its optional background map."""
 
     map_file: Annotated[
         Path | None,
@@ -289,7 +291,7 @@ class MapOptions:
         typer.Option(
             metavar="URL",
             help="Online map in the background, for example 'https://tiles.example.org/{z}/{x}/{y}.png'. A map that is "
-            "opened as a file sends no Referer: servers that require one (OpenStreetMap's own) refuse it.",
+            "opened as a file sends no Referer, so servers that require one (such as OpenStreetMap's) refuse it.",
             rich_help_panel=MAP,
         ),
     ] = ""
@@ -303,10 +305,10 @@ class MapOptions:
     ] = 19
 
     def background_map(self) -> "Background | None":
-        """The online map; None where none was asked for.
+        """The background map; None without --background.
 
         Raises:
-            UsageError: the address is not a template, the attribution is missing, or no map is written.
+            UsageError: The URL is not a template, the attribution is missing, or no map is written.
         """
         from gengeo_hf.common.errors import GenGeoError
         from gengeo_hf.localization.maps import Background
@@ -314,9 +316,9 @@ class MapOptions:
         if not self.background:
             return None
         if self.map_file is None:
-            raise console.UsageError("--background belongs to a map: give --map FILE, too")
+            raise console.UsageError("--background needs a map: give --map FILE")
         if not self.background_attribution:
-            raise console.UsageError("--background needs --background-attribution: whom its licence asks to name")
+            raise console.UsageError("--background needs --background-attribution: the text that its licence requires")
         try:
             return Background(self.background, self.background_attribution, self.background_max_zoom)
         except GenGeoError as error:
@@ -325,7 +327,7 @@ class MapOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class AreaOptions:
-    """A part of the Earth, written the same way for every command."""
+    """An area, in the same notation for every command."""
 
     area: Annotated[
         Path | None, typer.Option(metavar="FILE.geojson", help="Polygons of a GeoJSON file.", rich_help_panel=WHERE)
@@ -342,10 +344,10 @@ class AreaOptions:
     ] = None
 
     def chosen(self) -> "Area | None":
-        """The area that was given, None where none was.
+        """The given area; None if there is none.
 
         Raises:
-            UsageError: several of them, or one that cannot be read.
+            UsageError: Several areas are given, or an area cannot be read.
         """
         from gengeo_hf.common.area import parse_area
         from gengeo_hf.common.errors import GenGeoError
@@ -357,6 +359,6 @@ class AreaOptions:
 
 
 def report_backend(encoder: Any) -> None:
-    """Say on stderr which backend computes and why, where there was a choice."""
+    """Print on stderr which backend computes and why, if there was a choice."""
     if encoder.choice_reason:
         console.note(encoder.choice_reason)

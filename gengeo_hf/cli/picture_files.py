@@ -1,4 +1,4 @@
-"""Pictures that commands read and write."""
+"""Checks and output of image files of commands."""
 
 from pathlib import Path
 from typing import Any
@@ -7,18 +7,22 @@ from gengeo_hf.cli import console
 from gengeo_hf.common.errors import GenGeoError
 
 
-def need_file(path: Path | None) -> None:
-    """Refuse a path without a file, before the slow model is loaded; None is a file that was not asked for."""
+def require_file(path: Path | None) -> None:
+    """Check that a file exists, before the model is loaded; None is no file.
+
+    Raises:
+        GenGeoError: The file does not exist.
+    """
     if path is not None and not path.is_file():
         raise GenGeoError(f"there is no image at {path}")
 
 
 def check_picture(out: Path) -> None:
-    """Make sure, before the work, that a picture can be written at its end.
+    """Check that a picture can be written, before it is drawn.
 
     Raises:
-        UsageError: another ending than .png or .jpg.
-        GenGeoError: it cannot be written there.
+        UsageError: The name does not end in .png or .jpg.
+        GenGeoError: The file cannot be written.
     """
     if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise console.UsageError(f"--out {out}: the picture must end in .png or .jpg")
@@ -26,7 +30,7 @@ def check_picture(out: Path) -> None:
 
 
 def save_picture(picture: Any, out: Path) -> None:
-    """Write a picture aside and rename it."""
+    """Write a picture, completely or not at all."""
     from gengeo_hf.common.files import atomic_file
 
     with atomic_file(out) as temporary:

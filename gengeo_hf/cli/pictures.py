@@ -16,16 +16,23 @@ def pictures(
     out: Annotated[Path, typer.Option(help="Directory to write.")],
     data: Annotated[
         Path | None,
-        typer.Option("--images", "--data", help="Directory or table of the images; the synthetic worlds need none."),
+        typer.Option(
+            "--images", "--data", help="Directory or table of the images. Default: none, for the synthetic worlds."
+        ),
     ] = None,
-    strips: Annotated[int, typer.Option(min=0, help="Photos shown of each group; 0 needs no images.")] = 5,
+    strips: Annotated[
+        int, typer.Option(min=0, help="Number of photos of each group; 0 draws none and needs no images.")
+    ] = 5,
     near: Annotated[
-        Any, typer.Option("--near-miss", "--near", help="Distance up to which a wrong answer is a near miss.", **LENGTH)
+        Any,
+        typer.Option(
+            "--near-miss", "--near", help="Greatest distance at which a wrong answer is a near miss.", **LENGTH
+        ),
     ] = "100m",
 ) -> None:
     """Draw results: strips of photo and best tiles, recall and error curves, a map of errors, failures in groups.
 
-    Curves show every result; map, strips and groups are of the first.
+    Curves show every result; map, strips and groups show the first one.
 
     **Example**
 

@@ -18,8 +18,8 @@ def plan(
     source: Annotated[
         str | None,
         typer.Argument(
-            help="Imagery by address, as `gengeo index` takes it: its tiles and requests are counted, no tile is "
-            "requested. Default: imagery in general."
+            help="Imagery by address, as for `gengeo index`: its tiles and requests are counted, no tile is requested. "
+            "Default: imagery in general."
         ),
     ] = None,
     tile: Annotated[
@@ -33,14 +33,14 @@ def plan(
     overlap: Overlap = "50%",
     throughput: Annotated[
         float | None,
-        typer.Option(min=0.0001, help="Tiles encoded per second, all machines together. Default: measured here."),
+        typer.Option(min=0.0001, help="Tiles encoded per second by all machines. Default: measured on this machine."),
     ] = None,
     truncate_dim: TruncateDim = None,
     as_json: Json = False,
 ) -> None:
-    """Estimate tiles, imagery, encoding time, disk, memory and search time for an area.
+    """Estimate tiles, imagery, encoding time, disk space, memory and search time of an index of an area.
 
-    Without --throughput the model is loaded and encodes some tiles of noise.
+    Without --throughput, the encoding time is measured with tiles of noise.
 
     **Examples**
 
@@ -57,7 +57,7 @@ def plan(
         raise console.UsageError("choose an area: --area FILE.geojson, --bounds W,S,E,N or --near lat,lon,radius")
     imagery = None if source is None else _imagery_plan(source, area, tile, overlap, network)
     encoder = Encoder.from_pretrained(model, truncate_dim=truncate_dim)
-    speed = throughput if throughput is not None else _measured(encoder)
+    speed = throughput if throughput is not None else _measure_throughput(encoder)
     pixels = int(encoder.view_sizes["aerial"]["height"])
     sizes: dict[str, Any] = {"overlap": overlap, "dim": encoder.dim, "pixels": pixels}
     found = plan_index(area, tile, **sizes, tiles_per_second=speed, imagery=imagery)
@@ -66,11 +66,11 @@ def plan(
     else:
         console.result(found)
         if throughput is None:
-            console.note("encoding was measured on this machine; --throughput plans for others")
+            console.note("encoding was measured on this machine; give --throughput for others")
 
 
 def _imagery_plan(source: str, area: Any, tile: Any, overlap: float, network: NetworkOptions) -> Any:
-    """What fetching a source by address takes."""
+    """Plan the requests of imagery by address."""
     from gengeo_hf.imagery import TilingOptions, open_imagery
     from gengeo_hf.imagery.tiles import PlannedSource
 
@@ -81,8 +81,8 @@ def _imagery_plan(source: str, area: Any, tile: Any, overlap: float, network: Ne
     return imagery.plan()
 
 
-def _measured(encoder: Any) -> float:
-    """Tiles per second of this machine, over two batches of noise after one that warms up."""
+def _measure_throughput(encoder: Any) -> float:
+    """Tiles per second of this machine, over two batches of noise after a warm-up batch."""
     import time
 
     import numpy as np

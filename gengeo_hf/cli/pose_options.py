@@ -1,4 +1,4 @@
-"""Options about position and heading inside a tile, shared by the commands that take photos."""
+"""Options for position and heading inside a tile, shared by the commands that locate photos."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,25 +17,29 @@ SEARCH = "search"
 
 @dataclass(frozen=True, kw_only=True)
 class PoseOptions:
-    """Whether and how poses are found."""
+    """Whether and how poses inside tiles are found."""
 
     pose: Annotated[
         bool,
         typer.Option(
             "--pose",
-            help="Give position, heading and radii inside the tile: by a head of the model (gengeo pose fit), else by "
-            "search. `--pose search` searches in any case.",
+            help="Find position, heading and radii inside the tile: with a head of the model (gengeo pose fit), else "
+            "by search. `--pose search` always searches.",
             rich_help_panel=POSE,
         ),
     ] = False
     pose_method: Annotated[
-        str, typer.Option(help="auto, fitted (a head) or search (no head).", rich_help_panel=POSE)
+        str,
+        typer.Option(
+            help="fitted (with a head), search (without a head), or auto: fitted if the model has a head.",
+            rich_help_panel=POSE,
+        ),
     ] = "auto"
     heading_prior: Annotated[
         str | None,
         typer.Option(
-            help="How far the stated heading may be off: known, 45 or 180 degrees. Default: known for a stated or true "
-            "heading, 45 for a compass, 180 for none.",
+            help="Greatest error of the stated heading: known (no error), 45 or 180 degrees. Default: known for a "
+            "stated true heading, 45 for a compass, 180 for none.",
             rich_help_panel=POSE,
         ),
     ] = None
@@ -47,13 +51,13 @@ class PoseOptions:
     ] = None
 
     def settings(self, method: str | None = None) -> "PoseSettings | None":
-        """The same for `GeoLocalizer`; None without --pose.
+        """Convert to the settings of `GeoLocalizer`; None without --pose.
 
         Args:
-            method: goes before --pose-method.
+            method: Method that overrides --pose-method; None uses --pose-method.
 
         Raises:
-            UsageError: a value that is not known.
+            UsageError: A value is unknown, or --pose is missing.
         """
         if not self.pose:
             if self.pose_method != "auto" or self.heading_prior is not None:
@@ -74,7 +78,11 @@ class PoseOptions:
 
 
 def method_among(photos: list[Path], pose: bool) -> tuple[list[Path], str | None]:
-    """Take the word of `--pose search` out of the list of photos, where it stands because --pose is a flag.
+    """Remove the argument "search" of `--pose search` from the photos, among which it is because --pose is a flag.
+
+    Args:
+        photos: Positional arguments of the command.
+        pose: Whether --pose is given.
 
     Returns:
         The photos, and "search" or None.

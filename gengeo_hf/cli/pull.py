@@ -1,4 +1,4 @@
-"""`gengeo pull`: fetch a checkpoint, an index or a data set from the Hub."""
+"""`gengeo pull`: download a checkpoint, an index or a data set from the Hub."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,13 +12,15 @@ from gengeo_hf.cli.registry import SHARING, gengeo
 
 @gengeo.command(panel=SHARING)
 def pull(
-    repository: Annotated[str, typer.Argument(help="organisation/name on the Hub.")],
+    repository: Annotated[str, typer.Argument(help="Hub id, organisation/name.")],
     out: Annotated[Path, typer.Argument(help="Directory to write.")],
-    kind: Annotated[str | None, typer.Option(help="model, index or dataset. Default: recognised.")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="Kind of the repository: model, index or dataset. Default: detected.")
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit. Default: main.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Fetch a checkpoint, an index or a data set, and check it.
+    """Download a checkpoint, an index or a data set, and check it.
 
     **Example**
 

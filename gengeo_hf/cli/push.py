@@ -19,13 +19,15 @@ def push(
             help="Checkpoint directory, index directory, or a data set in quotes: 'NAME:SPLIT [ROOT] [key=value ...]'."
         ),
     ],
-    repository: Annotated[str, typer.Argument(help="organisation/name on the Hub; made if it does not exist.")],
+    repository: Annotated[
+        str, typer.Argument(help="Hub id, organisation/name; the repository is created if it does not exist.")
+    ],
     card: CardOptions,
-    private: Annotated[bool, typer.Option("--private", help="A repository that is made is private.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Make a repository that is created private.")] = False,
 ) -> None:
     """Publish a checkpoint (with code, card and handler), an index or a data set, as one commit.
 
-    Log in with `hf auth login`, or set HF_TOKEN. Publish only images that you may pass on.
+    Log in with `hf auth login`, or set HF_TOKEN. Publish only images whose licence allows it.
 
     **Examples**
 
@@ -42,10 +44,11 @@ def push(
     if Path(source).is_dir():
         console.result(publish(source, repository, private=private, **given))
         return
-    asked = parse_dataset([source])
-    if asked.split is None:
-        raise GenGeoError(f"{source} is not a directory; a data set is published with its split: {asked.name}:test")
+    notation = parse_dataset([source])
+    if notation.split is None:
+        raise GenGeoError(f"{source} is not a directory; a data set is published with its split: {notation.name}:test")
     if unfit := sorted(given.keys() - {"license"}):
-        raise console.UsageError(f"--{unfit[0].rstrip('s')} goes with a checkpoint, not with a data set")
-    sources = sources_of(asked.name, asked.root, asked.options)
-    console.result(push_dataset(asked.load(), repository, asked.split, sources=sources, private=private, **given))
+        raise console.UsageError(f"--{unfit[0].rstrip('s')} is only for checkpoints, not for data sets")
+    sources = sources_of(notation.name, notation.root, notation.options)
+    data = notation.load()
+    console.result(push_dataset(data, repository, notation.split, sources=sources, private=private, **given))

@@ -1,7 +1,7 @@
-"""The application that commands register with, and the groups of options that they share.
+"""The application in which commands are registered, and the expansion of option groups that commands share.
 
-A command is one module that defines a function under `@gengeo.command()`. Modules of this package are found by
-themselves; a user's own module joins through `GENGEO_PLUGINS` or an entry point (see `gengeo_hf.common.registry`).
+A command is a module with a function under `@gengeo.command()`. Modules of this package are imported automatically; a
+user's module is imported by `GENGEO_PLUGINS` or an entry point (see `gengeo_hf.common.registry`).
 """
 
 import copy
@@ -30,26 +30,30 @@ LOCATE, INDEX, DATA, EVALUATE, EXPLAIN, SHARING, OTHER = (
 )
 PANELS = (LOCATE, INDEX, DATA, EVALUATE, EXPLAIN, SHARING, OTHER)  # in the order of `gengeo --help`
 
-ENVIRONMENT = "GENGEO_"  # prefix of the variables that stand for options of long-running commands
+ENVIRONMENT = "GENGEO_"  # prefix of the environment variables for options of long-running commands
 
 Command = Callable[..., Any]
 
 
 class CommandGroup(typer.Typer):
-    """A `typer.Typer` whose commands may take dataclasses of options and all know `--quiet` and `--verbose`."""
+    """A `typer.Typer` whose commands accept dataclasses of options, and all have `--quiet` and `--verbose`."""
 
-    def command(  # type: ignore[override]  # `panel` is the short name of `rich_help_panel`
+    def command(  # type: ignore[override]  # `panel` instead of `rich_help_panel`
         self, name: str | None = None, *, panel: str | None = None, environment: bool = False, **settings: Any
     ) -> Callable[[Command], Command]:
         """Register a function as a command.
 
         Args:
-            name: the word on the command line; default: the function's name with hyphens.
-            panel: heading of `gengeo --help` under which the command is listed, usually one of `PANELS`; default:
-                Other, and none in a group.
-            environment: every option may also be set by a variable, GENGEO_MAX_MEGABYTES for `--max-megabytes`. The
-                command line goes before the variable, the variable before the default.
-            settings: passed to `typer.Typer.command`.
+            name: Name of the command; None takes the name of the function with hyphens.
+            panel: Heading of `gengeo --help` under which the command is listed, usually one of `PANELS`; None means
+                "Other", or no heading in a group.
+            environment: Whether every option can also be set by an environment variable, for example
+                GENGEO_MAX_MEGABYTES for `--max-megabytes`. The command line overrides the variable, the variable the
+                default.
+            settings: Further arguments of `typer.Typer.command`.
+
+        Returns:
+            A decorator that registers a function and returns it unchanged.
         """
         heading = panel or (OTHER if self is gengeo else None)
 
@@ -75,12 +79,15 @@ gengeo = CommandGroup(
 
 
 def add_group(name: str, summary: str, panel: str = OTHER) -> CommandGroup:
-    """A group of commands, such as `gengeo data`, to register commands with.
+    """Add a group of commands, such as `gengeo data`.
 
     Args:
-        name: the group's word on the command line.
-        summary: one sentence for `gengeo --help`.
-        panel: heading under which the group is listed.
+        name: Name of the group on the command line.
+        summary: One sentence for `gengeo --help`.
+        panel: Heading of `gengeo --help` under which the group is listed.
+
+    Returns:
+        The group, in which commands are registered.
     """
     names = {"help_option_names": ["--help", "-h"]}
     group = CommandGroup(no_args_is_help=True, rich_markup_mode="markdown", help=summary, context_settings=names)
@@ -89,30 +96,39 @@ def add_group(name: str, summary: str, panel: str = OTHER) -> CommandGroup:
 
 
 def import_commands(package: str, path: Iterable[str]) -> None:
-    """Import every module of a package of commands; each registers its own."""
+    """Import every module of a package, so that its commands are registered.
+
+    Args:
+        package: Dotted name of the package.
+        path: Value of `__path__` of the package.
+    """
     for module in pkgutil.iter_modules(path):
         if not module.name.startswith("_"):
             importlib.import_module(f"{package}.{module.name}")
 
 
 def _split_examples(text: str) -> tuple[str, str | None]:
-    """A docstring without its examples, and these as the list that ends the help.
+    """Split a docstring into the text and its examples, formatted as a list for the end of the help.
 
-    Examples are indented commands under `**Example**` or `**Examples**`, a blank line between two.
+    Examples are indented commands under `**Example**` or `**Examples**`, separated by blank lines.
     """
-    text, mark, rest = text.partition("**Example")
-    if not mark:
+    text, heading_start, rest = text.partition("**Example")
+    if not heading_start:
         return text, None
     heading, _, commands = rest.partition("**")
-    listed = [" ".join(command.split()) for command in commands.replace("\\\n", " ").split("\n\n") if command.strip()]
-    return text.rstrip(), "\n\n".join([f"**Example{heading}**", *(f"- `{command}`" for command in listed)])
+    examples = [" ".join(command.split()) for command in commands.replace("\\\n", " ").split("\n\n") if command.strip()]
+    return text.rstrip(), "\n\n".join([f"**Example{heading}**", *(f"- `{command}`" for command in examples)])
 
 
 def expand_options(function: Command) -> Command:
-    """A function in whose signature each parameter of a dataclass type is replaced by the fields of that dataclass.
+    """Replace each parameter of a dataclass type in the signature of a function by the fields of that dataclass.
 
-    A field's `Annotated[..., typer.Option(...)]` says how it is written on the command line; the fields of one group
-    must not have the names of other parameters.
+    Args:
+        function: The command. The `Annotated[..., typer.Option(...)]` of a field defines its option; names of fields
+            must differ from those of other parameters.
+
+    Returns:
+        A function with the expanded signature.
     """
     hints = get_type_hints(function, include_extras=True)
     groups: dict[str, Any] = {}
@@ -136,10 +152,10 @@ def expand_options(function: Command) -> Command:
         ]
 
     @functools.wraps(function)
-    def call(**given: Any) -> Any:
+    def call(**options: Any) -> Any:
         for name, kind in groups.items():
-            given[name] = kind(**{field.name: given.pop(field.name) for field in dataclasses.fields(kind)})
-        return function(**given)
+            options[name] = kind(**{field.name: options.pop(field.name) for field in dataclasses.fields(kind)})
+        return function(**options)
 
     return _with_signature(call, parameters)
 
@@ -152,19 +168,19 @@ Verbose = Annotated[
     typer.Option(
         "--verbose",
         "-v",
-        help="Log what the libraries do; errors with traceback.",
+        help="Log messages of libraries, and print errors with traceback.",
         rich_help_panel="Output on the terminal",
     ),
 ]
 
 
 def _with_verbosity(function: Command) -> Command:
-    """The same function with the options --quiet and --verbose, which are the same for every command."""
+    """Add the options --quiet and --verbose to a function."""
 
     @functools.wraps(function)
-    def call(quiet: bool, verbose: bool, **given: Any) -> Any:
+    def call(quiet: bool, verbose: bool, **options: Any) -> Any:
         console.configure(quiet=quiet, verbose=verbose)
-        return function(**given)
+        return function(**options)
 
     keyword = inspect.Parameter.KEYWORD_ONLY
     extra = [
@@ -174,22 +190,22 @@ def _with_verbosity(function: Command) -> Command:
     return _with_signature(call, [*inspect.signature(function).parameters.values(), *extra])
 
 
-METAVARS = {bool: "", Path: "PATH", str: "TEXT", int: "NUMBER", float: "NUMBER"}  # how helps show a type of value
+METAVARS = {bool: "", Path: "PATH", str: "TEXT", int: "NUMBER", float: "NUMBER"}  # metavars of types in help texts
 
 
 def _with_metavars(function: Command) -> Command:
-    """The same function, each of whose options has a metavar in the help; flags have none."""
+    """Set a metavar for each option of a function; flags have none."""
 
-    def named(name: str, kind: Any, option: OptionInfo) -> None:
+    def set_metavar(name: str, kind: Any, option: OptionInfo) -> None:
         types = [part for part in (kind, *get_args(kind)) if part in METAVARS]
         if option.metavar is None and types:
             option.metavar = METAVARS[types[0]]
 
-    return _with_changed_options(function, named)
+    return _with_changed_options(function, set_metavar)
 
 
 def _with_environment(function: Command) -> Command:
-    """The same function, each of whose options is also read from the variable of its name."""
+    """Let each option of a function also be set by the environment variable of its name."""
 
     def read_variable(name: str, kind: Any, option: OptionInfo) -> None:
         option.envvar = ENVIRONMENT + name.upper()
@@ -198,11 +214,11 @@ def _with_environment(function: Command) -> Command:
 
 
 def _with_changed_options(function: Command, change: Callable[[str, Any, OptionInfo], None]) -> Command:
-    """The same function with copies of its options that `change` (name, type, option) has modified."""
+    """Copy the options of a function and modify the copies by `change(name, type, option)`."""
 
     @functools.wraps(function)
-    def call(**given: Any) -> Any:
-        return function(**given)
+    def call(**options: Any) -> Any:
+        return function(**options)
 
     parameters = []
     for parameter in inspect.signature(function).parameters.values():
@@ -218,7 +234,7 @@ def _with_changed_options(function: Command, change: Callable[[str, Any, OptionI
 
 def _with_signature(function: Command, parameters: list[inspect.Parameter]) -> Command:
     """Give a wrapper the signature and annotations that typer reads."""
-    function.__dict__.pop("__wrapped__", None)  # functools.wraps set it; typer must not look through it
-    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what inspect.signature reads
+    function.__dict__.pop("__wrapped__", None)  # set by functools.wraps; typer would read the wrapped function
+    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by inspect.signature
     function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return function

@@ -14,22 +14,24 @@ def remove(
     index: Annotated[
         str, typer.Argument(metavar="INDEX", help="Index directory made by `gengeo index`, or the address of a store.")
     ],
-    tile_id: Annotated[list[str] | None, typer.Option(help="Id of a tile to remove; repeatable.")] = None,
+    tile_id: Annotated[list[str] | None, typer.Option(help="Remove the tile with this id; repeatable.")] = None,
     area_name: Annotated[
         str | None, typer.Option(help="Remove all tiles of the area with this name, as `gengeo info` prints it.")
     ] = None,
     bounds: Annotated[
         Any,
-        typer.Option(help="Remove tiles with their centre in this box.", **checked(read_bounds, "W,S,E,N")),
+        typer.Option(
+            help="Remove all tiles whose centre is in this box, in degrees.", **checked(read_bounds, "W,S,E,N")
+        ),
     ] = None,
     source: Annotated[
-        str | None, typer.Option(help="Remove all tiles of this file, as `gengeo info` names it.")
+        str | None, typer.Option(help="Remove all tiles of this source, as `gengeo info` prints it.")
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Remove tiles from an index, or from a store.
 
-    A store that holds a copy of the index follows with the next `gengeo to-store`.
+    A store with a copy of the index is updated by the next `gengeo to-store`.
 
     **Examples**
 
@@ -41,21 +43,21 @@ def remove(
     from gengeo_hf.index.stores import connect, is_address
 
     if not (tile_id or area_name is not None or bounds or source is not None):
-        raise console.UsageError("say what to remove: --tile-id, --area-name, --bounds or --source")
+        raise console.UsageError("give the tiles to remove: --tile-id, --area-name, --bounds or --source")
     if is_address(index):
         store = connect(index).use()
         removed = store.remove(tile_id or (), area_name, bounds, source)
         _print(removed, len(store), as_json, f"no tile of {store.address} matches: nothing was removed")
         return
     opened = GeoIndex.load(index, verify=False)
-    unreadable = opened.left_out.num_rows
+    left_out = opened.left_out.num_rows
     removed = opened.remove(tile_id or (), area_name, bounds, source)
-    nothing = f"no tile matches: nothing was removed; gengeo info {index} lists what it holds"
-    _print(removed, len(opened), as_json, nothing if opened.left_out.num_rows == unreadable else "")
+    nothing = f"no tile matches: nothing was removed; gengeo info {index} prints what the index holds"
+    _print(removed, len(opened), as_json, nothing if opened.left_out.num_rows == left_out else "")
 
 
 def _print(removed: int, left: int, as_json: bool, nothing: str) -> None:
-    """Say what was removed, or `nothing` where that was no tile."""
+    """Print the number of removed tiles, or the text `nothing` if there are none."""
     if as_json:
         console.json_line({"removed": removed, "tiles": left})
     elif not removed and nothing:

@@ -1,4 +1,4 @@
-"""`gengeo serve`: answer photos over HTTP."""
+"""`gengeo serve`: locate photos over HTTP."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -14,7 +14,7 @@ LIMITS = "Limits"
 
 
 class LogFormat(StrEnum):
-    """How the service logs to stderr."""
+    """Format of the log on stderr."""
 
     text = "text"
     json = "json"
@@ -30,12 +30,14 @@ def serve(
     queue: Annotated[
         int,
         typer.Option(
-            min=1, help="Requests accepted at a time; further ones get 503 with Retry-After.", rich_help_panel=LIMITS
+            min=1,
+            help="Largest number of requests in progress; further ones get 503 with Retry-After.",
+            rich_help_panel=LIMITS,
         ),
     ] = 256,
     batch: Annotated[
         int,
-        typer.Option(min=1, help="Photos that are decoded and encoded at the same time.", rich_help_panel=LIMITS),
+        typer.Option(min=1, help="Largest number of photos encoded at the same time.", rich_help_panel=LIMITS),
     ] = 8,
     time_limit: Annotated[
         float,
@@ -46,12 +48,13 @@ def serve(
         float, typer.Option(min=0.01, help="Largest photo, in millions of pixels.", rich_help_panel=LIMITS)
     ] = 50,
     log_format: Annotated[
-        LogFormat, typer.Option(help="text: warnings and errors; json: one JSON object a line, also for each request.")
+        LogFormat,
+        typer.Option(help="text: warnings and errors; json: one JSON object per line, also for each request."),
     ] = LogFormat.text,
 ) -> None:
-    """Answer photos over HTTP: /locate, /encode, /health; /docs describes the requests.
+    """Locate photos over HTTP: /locate, /encode, /health; /docs describes the requests.
 
-    Every option can be set by an environment variable, too; the command line goes before it.
+    Every option can also be set by an environment variable; the command line overrides it.
 
     After the index was replaced, `kill -HUP PID` loads the new one without losing a request.
 
@@ -65,7 +68,7 @@ def serve(
 
     from gengeo_hf.serving import require
 
-    require("serve", "answer over HTTP")
+    require("serve", "serve over HTTP")
     from gengeo_hf.serving.decoding import DecodingLimits
     from gengeo_hf.serving.locator import Locator
     from gengeo_hf.serving.metrics import configure_logs
@@ -89,7 +92,7 @@ def serve(
     if locator.caveat:
         console.warning(locator.caveat)
 
-    def listening(address: str) -> None:
+    def print_address(address: str) -> None:
         console.note(f"{address}/docs describes the requests; kill -HUP {os.getpid()} loads a new version of the index")
 
-    run(locator, host, port, limits, listening, access)
+    run(locator, host, port, limits, print_address, access)

@@ -1,4 +1,4 @@
-"""`gengeo slices`: a result by season, age and other facts about its photos."""
+"""`gengeo slices`: print a result by season, age and other facts about the photos."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,10 +12,10 @@ from gengeo_hf.cli.registry import EVALUATE, gengeo
 @gengeo.command(panel=EVALUATE)
 def slices(
     result: Annotated[Path, typer.Argument(help="JSON file of `gengeo evaluate`.")],
-    table: Annotated[str, typer.Option(help="Table of pairs that was evaluated, or its directory.")],
+    table: Annotated[str, typer.Option(help="Table of the evaluated pairs, or its directory.")],
     by: Annotated[
         list[str],
-        typer.Option(help="city, season, brightness, age (years from photo to flight), or a column; repeatable."),
+        typer.Option(help="Fact: city, season, brightness, age (years from photo to flight), or a column; repeatable."),
     ],
     metric: Annotated[str, typer.Option(help="Metric of the result.")] = "recall@1",
 ) -> None:

@@ -1,4 +1,4 @@
-"""`gengeo space`: write a Space that shows a published model, with Gradio or as files alone."""
+"""`gengeo space`: write a Space that uses a published model, with Gradio or as static files."""
 
 from pathlib import Path
 from typing import Annotated
@@ -21,17 +21,17 @@ def space(
         bool,
         typer.Option(
             "--static",
-            help="A page without a server: --model is a directory of gengeo export --int8, --index an index directory; "
-            "photos are encoded in the browser. Fetches onnxruntime-web by npm.",
+            help="Write a page without a server, which encodes photos in the browser: --model is a directory of gengeo "
+            "export --int8, --index an index directory. Downloads onnxruntime-web by npm.",
         ),
     ] = False,
     runtime: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="With --static: the npm package of onnxruntime-web, fetched before."),
+        typer.Option(metavar="FILE", help="With --static: npm package of onnxruntime-web. Default: downloaded."),
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a Space that shows a published model: upload the directory to a Space, or run app.py.
+    """Write a Space that uses a published model: upload the directory to a Space, or run app.py.
 
     **Examples**
 
@@ -52,11 +52,11 @@ def space(
 def _write_static(
     out: Path, model: str, index: str | None, static: bool, runtime: Path | None, overwrite: bool
 ) -> None:
-    """The page that needs no server."""
+    """Write the page without a server."""
     from gengeo_hf.hub.static_space import write_static_space
 
     if not static or index is None:
-        raise console.UsageError("a page without a server takes --static, --model and --index")
+        raise console.UsageError("a page without a server needs --static, --model and --index")
     megabytes = write_static_space(out, model, index, runtime=runtime, overwrite=overwrite)
-    console.result(f"wrote {out}; a visitor loads {megabytes:.1f} MB")
+    console.result(f"wrote {out}; the page loads {megabytes:.1f} MB")
     console.note(f"try it: python -m http.server --directory {out}")

@@ -1,4 +1,4 @@
-"""`gengeo table`: print a table of the paper with own results, or of any results."""
+"""`gengeo table`: print a table of the paper with your results, or a table of any results."""
 
 from typing import Annotated
 
@@ -10,19 +10,19 @@ from gengeo_hf.cli.registry import EVALUATE, gengeo
 
 @gengeo.command(panel=EVALUATE)
 def table(
-    words: Annotated[
+    arguments: Annotated[
         list[str],
         typer.Argument(
             metavar="[NUMBER] [RESULT]...",
-            help="Number of a table in the paper, 2 to 9, and JSON files of `gengeo evaluate`. Without a number: a "
-            "table of the results alone.",
+            help="Number of a table in the paper, 2 to 9, and JSON files of `gengeo evaluate`. Without a number, the "
+            "table has only the results.",
         ),
     ],
-    style: Annotated[str, typer.Option("--format", help="md, latex or csv.")] = "md",
+    style: Annotated[str, typer.Option("--format", help="Format of the table: md, latex or csv.")] = "md",
 ) -> None:
-    """Print a table of the paper with own results below, or any results side by side.
+    """Print a table of the paper with your results below, or any results side by side.
 
-    Below the paper's rows, what is not comparable is marked or left out.
+    Results that are not comparable with the rows of the paper are marked or left out.
 
     **Examples**
 
@@ -34,6 +34,7 @@ def table(
 
     from gengeo_hf.evaluation.tables import Format, build_results_table, build_table, render
 
-    number, results = (int(words[0]), words[1:]) if words[0].isdigit() else (None, words)
+    has_number = arguments[0].isdigit()
+    number, results = (int(arguments[0]), arguments[1:]) if has_number else (None, arguments)
     found = build_results_table(results) if number is None else build_table(number, results)
     console.result(render(found, cast(Format, style)).rstrip("\n"))

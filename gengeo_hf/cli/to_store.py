@@ -14,15 +14,18 @@ from gengeo_hf.cli.registry import INDEX, gengeo
 def to_store(
     index: IndexPath,
     store: Annotated[
-        str, typer.Option(help="Address: milvus:./local.db, milvus:http://host:19530 or qdrant:http://host:6333.")
+        str,
+        typer.Option(
+            help="Address of the database: milvus:./local.db, milvus:http://host:19530 or qdrant:http://host:6333."
+        ),
     ],
     as_json: Json = False,
 ) -> None:
-    """Copy an index into a vector database; an interrupted export continues where it stopped.
+    """Copy an index into a vector database; an interrupted copy continues when the command is run again.
 
-    Tiles that the index no longer holds are removed from the store. Each index has a collection of its own, named like
-    its directory, or as #NAME at the end of the address says. Then give the same address to `gengeo locate --index`.
-    Exit code 1 if the store then answers otherwise than the index.
+    Tiles that were removed from the index are removed from the store. Each index has its own collection, named like its
+    directory or by #NAME at the end of the address. Then give the same address to `gengeo locate --index`. Exit code 1
+    if the search results of the store differ from those of the index.
 
     **Example**
 
@@ -35,7 +38,7 @@ def to_store(
 
     opened = GeoIndex.load(index)
     if opened.manifest.fusion:
-        console.warning("a store answers by single tiles: it does not fuse the ground sizes of this index")
+        console.warning("a store searches single tiles: it does not fuse the ground sizes of this index")
     report = export_index(opened, connect(store), progress=console.shows_progress())
     if as_json:
         console.json_line(report)

@@ -1,6 +1,6 @@
-"""Explanations of a match: what the head kept, which patches match, why another tile won, what clusters stand for.
+"""Explanations of a match: mass kept by the head, matching patches, comparison of two tiles, contents of clusters.
 
-Arrays, and pictures with a caption, for a photo and its tile. The commands are `gengeo explain` and `gengeo figure`.
+Each is an array, and a picture with a caption. The commands are `gengeo explain` and `gengeo figure`.
 """
 
 from gengeo_hf.explain.attribution import Attribution, attribute, attribute_many, kept_map
@@ -25,11 +25,11 @@ from gengeo_hf.explain.figures import (
 from gengeo_hf.explain.links import (
     Match,
     Preference,
-    account,
-    contrast,
+    compare_matches,
     explain_match,
     explain_preference,
     link_direction_error,
+    match_attributions,
 )
 
 __all__ = [
@@ -38,18 +38,18 @@ __all__ = [
     "Match",
     "Patch",
     "Preference",
-    "account",
     "attribute",
     "attribute_many",
     "cluster_histogram",
     "cluster_map_figure",
     "clusters_figure",
-    "contrast",
+    "compare_matches",
     "explain_match",
     "explain_preference",
     "histogram_similarity",
     "kept_map",
     "link_direction_error",
+    "match_attributions",
     "match_figure",
     "overlay",
     "pairs_figure",

@@ -1,7 +1,4 @@
-"""What the clusters stand for: histograms of regions, and the patches that a cluster collects across a data set.
-
-Arrays for the paper's Figure 7 and for sheets of clusters.
-"""
+"""Contents of clusters: histograms of regions (the paper's Figure 7), and the top patches of each cluster."""
 
 from __future__ import annotations
 
@@ -19,15 +16,15 @@ from gengeo_hf.encoding.encoder import Encoder, View
 from gengeo_hf.explain.attribution import Attribution, attribute_many
 
 Box = tuple[float, float, float, float]
-AROUND = 0.5  # patches that the picture of a patch shows on each side of it
-PICTURE_SIDE = 96  # pixels of such a picture
+MARGIN = 0.5  # margin of the picture of a patch on each side, in patches
+PICTURE_SIDE = 96  # pixels of the picture of a patch
 
 
 def parse_box(text: str) -> Box:
-    """Read `left,top,right,bottom` in shares of the image's width and height, for example `0.1,0.4,0.3,0.9`.
+    """Parse `left,top,right,bottom` in shares of the image's width and height, for example `0.1,0.4,0.3,0.9`.
 
     Raises:
-        GenGeoError: it is not a box inside the image.
+        GenGeoError: The text is not a box inside the image.
     """
     try:
         left, top, right, bottom = (float(part) for part in text.split(","))
@@ -43,27 +40,27 @@ def parse_box(text: str) -> Box:
 
 
 def patches_in(grid: tuple[int, int], box: Box) -> np.ndarray:
-    """Share of each patch that lies in a box: float32 (n,), row-major.
+    """Compute the share of each patch that lies in a box: float32 (n,), row-major.
 
     Args:
-        grid: rows and columns of patches.
-        box: left, top, right, bottom in shares of width and height.
+        grid: Number of rows and of columns of patches.
+        box: Left, top, right and bottom in shares of width and height.
     """
     left, top, right, bottom = box
     down = _overlap(grid[0], top, bottom)
-    along = _overlap(grid[1], left, right)
-    return np.outer(down, along).ravel()
+    across = _overlap(grid[1], left, right)
+    return np.outer(down, across).ravel()
 
 
 def cluster_histogram(attribution: Attribution, box: Box | None = None) -> np.ndarray:
-    """Mean assignment of a region's patches to the clusters, dustbin left out, scaled to sum 1 (GenGeo, Figure 7).
+    """Compute the mean assignment of a region's patches to the clusters, without the dustbin (GenGeo, Figure 7).
 
     Args:
-        attribution: the image.
-        box: the region; None takes the whole image. Patches on its edge count by the share that lies inside.
+        attribution: Attribution of the image.
+        box: The region; None takes the whole image. Patches on its edge count by the share that lies inside.
 
     Returns:
-        float32 (m,).
+        float32 (m,), scaled to sum 1.
     """
     inside = np.ones(len(attribution.kept), np.float32) if box is None else patches_in(attribution.grid, box)
     histogram: np.ndarray = attribution.plan @ inside
@@ -71,20 +68,20 @@ def cluster_histogram(attribution: Attribution, box: Box | None = None) -> np.nd
 
 
 def histogram_similarity(first: np.ndarray, second: np.ndarray) -> float:
-    """Cosine of two histograms (m,): 0 to 1."""
+    """Compute the cosine similarity of two histograms (m,), 0 to 1."""
     return float(first @ second / max(float(np.linalg.norm(first) * np.linalg.norm(second)), 1e-12))
 
 
 def similarity_elsewhere(histogram: np.ndarray, attribution: Attribution, box: Box) -> np.ndarray:
-    """Similarity of a histogram to every region of a box's size in an image: what a high number must be held against.
+    """Compute the similarity of a histogram to every region of a box's size in an image, as a baseline.
 
     Args:
-        histogram: (m,), of a region of the other view.
-        attribution: the image in which the box is moved, patch by patch.
-        box: gives the size.
+        histogram: Histogram of a region of the other view, (m,).
+        attribution: Attribution of the image in which the box is moved, patch by patch.
+        box: Box whose size is used.
 
     Returns:
-        float64, one number for each place of the box.
+        float64, one value for each position of the box.
     """
     rows, columns = attribution.grid
     height, width = max(1, round((box[3] - box[1]) * rows)), max(1, round((box[2] - box[0]) * columns))
@@ -98,78 +95,87 @@ def similarity_elsewhere(histogram: np.ndarray, attribution: Attribution, box: B
 
 @dataclass(frozen=True)
 class Patch:
-    """A patch that a cluster collected.
+    """A patch that is assigned to a cluster.
 
     Args:
-        share: of the patch that went to the cluster, 0 to 1.
-        number: of the image in the data set.
-        place: row and column on the patch grid.
-        picture: the patch in a thin frame, with half a patch around it; square, RGB.
+        share: Share of the patch's mass that is assigned to the cluster, 0 to 1.
+        image_index: Index of the image in the data set.
+        cell: Row and column on the patch grid.
+        picture: The patch in a thin frame, with half a patch around it; square, RGB.
     """
 
     share: float
-    number: int
-    place: tuple[int, int]
+    image_index: int
+    cell: tuple[int, int]
     picture: Image.Image
 
 
 def top_patches(
     encoder: Encoder, images: Iterable[Any], view: View, count: int = 8
 ) -> tuple[list[list[Patch]], np.ndarray]:
-    """For each cluster, the patches of a data set that it takes most of; at most one from each image.
+    """Find, for each cluster, the patches of a data set with the largest shares; at most one from each image.
 
     Args:
-        encoder: a model with a SALAD head.
-        images: paths or PIL images; they are streamed.
+        encoder: An encoder of a model with a SALAD head.
+        images: Paths or PIL images, read one batch at a time.
         view: "ground" or "aerial".
-        count: patches for each cluster.
+        count: Number of patches for each cluster.
 
     Returns:
-        For each cluster its patches, most first; and float64 (m, rows, columns), the mean of all images' plans. Where
-        such a map is concentrated, the cluster follows places in the image rather than what the image shows there.
+        The patches of each cluster, largest share first; and float64 (m, rows, columns), the mean of the plans of all
+        images. If such a map is concentrated, the cluster depends more on the position than on the content.
 
     Raises:
-        GenGeoError: see `attribute`; or there are no images.
+        GenGeoError: There are no images, an image cannot be read, or see `attribute`.
     """
     best: list[list[tuple[float, int, Patch]]] = []
-    total, seen_images = np.zeros(()), 0
-    for number, attribution in enumerate(attributions(encoder, images, view)):
+    total, image_count = np.zeros(()), 0
+    for index, attribution in enumerate(attributions(encoder, images, view)):
         best = best or [[] for _ in attribution.plan]
         for cluster, heap in enumerate(best):
-            _offer(heap, attribution, cluster, number, count)
+            _offer(heap, attribution, cluster, index, count)
         total = total + attribution.plan.reshape(-1, *attribution.grid).astype(np.float64)
-        seen_images = number + 1
-    if not seen_images:
+        image_count = index + 1
+    if not image_count:
         raise GenGeoError("there are no images")
     chosen = [[patch for _, _, patch in sorted(heap, key=lambda item: -item[0])] for heap in best]
-    return chosen, total / seen_images
+    return chosen, total / image_count
 
 
 def attributions(encoder: Encoder, images: Iterable[Any], view: View) -> Iterator[Attribution]:
-    """Looks at a stream of images, a batch in memory at a time."""
+    """Attribute a stream of images, with one batch in memory at a time.
+
+    Args:
+        encoder: An encoder of a model with a SALAD head.
+        images: Paths or PIL images.
+        view: "ground" or "aerial".
+
+    Yields:
+        The attribution of each image, in order.
+    """
     iterator = iter(images)
     while batch := list(itertools.islice(iterator, encoder.batch_size)):
         yield from attribute_many(encoder, batch, view)
 
 
 def _offer(
-    heap: list[tuple[float, int, Patch]], attribution: Attribution, cluster: int, number: int, count: int
+    heap: list[tuple[float, int, Patch]], attribution: Attribution, cluster: int, image_index: int, count: int
 ) -> None:
-    """Keep the patch of an image that a cluster takes most of, if it is among the best so far."""
+    """Add the patch of an image with the largest share of a cluster, if it is among the best `count`."""
     index = int(attribution.plan[cluster].argmax())
     share = float(attribution.plan[cluster, index])
     if len(heap) == count and share <= heap[0][0]:
         return
     row, column = divmod(index, attribution.grid[1])
-    patch = Patch(share, number, (row, column), _cut_patch(attribution, row, column))
-    (heapq.heappush if len(heap) < count else heapq.heapreplace)(heap, (share, -number, patch))
+    patch = Patch(share, image_index, (row, column), _crop_patch(attribution, row, column))
+    (heapq.heappush if len(heap) < count else heapq.heapreplace)(heap, (share, -image_index, patch))
 
 
-def _cut_patch(attribution: Attribution, row: int, column: int) -> Image.Image:
-    """A patch in a thin white frame, with half a patch around it; grey where the image has ended."""
-    around, side = AROUND, PICTURE_SIDE
+def _crop_patch(attribution: Attribution, row: int, column: int) -> Image.Image:
+    """Crop a patch with half a patch around it, in a thin white frame; grey outside the image."""
+    margin, side = MARGIN, PICTURE_SIDE
     tall, wide = attribution.image.height / attribution.grid[0], attribution.image.width / attribution.grid[1]
-    box = ((column - around) * wide, (row - around) * tall, (column + 1 + around) * wide, (row + 1 + around) * tall)
+    box = ((column - margin) * wide, (row - margin) * tall, (column + 1 + margin) * wide, (row + 1 + margin) * tall)
     inside = (
         max(0.0, box[0]),
         max(0.0, box[1]),
@@ -183,13 +189,13 @@ def _cut_patch(attribution: Attribution, row: int, column: int) -> Image.Image:
     )
     picture = Image.new("RGB", (side, side), "#eef1f4")
     picture.paste(part, (corners[0], corners[1]))
-    edge = side * around / (1 + 2 * around)
+    edge = side * margin / (1 + 2 * margin)
     ImageDraw.Draw(picture).rectangle((edge, edge, side - 1 - edge, side - 1 - edge), outline="white", width=2)
     return picture
 
 
 def _overlap(count: int, start: float, end: float) -> np.ndarray:
-    """Share of each of `count` equal cells of 0..1 that lies between start and end."""
+    """Share of each of `count` equal intervals of 0..1 that lies between `start` and `end`."""
     edges = np.arange(count + 1) / count
     inside = np.clip(np.minimum(edges[1:], end) - np.maximum(edges[:-1], start), 0, None)
     return (inside * count).astype(np.float32)

@@ -1,6 +1,6 @@
-"""Figures of patch grids: heat maps over pictures, marks, bars, and sheets of panels with text.
+"""Figures of patch grids: heat maps over images, markers, bar charts, and sheets of panels with text.
 
-Everything is drawn with Pillow (`common/drawing.py`), so the web page does not need matplotlib.
+All are drawn with Pillow (`common/drawing.py`), so the web page does not need matplotlib.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from gengeo_hf.common.drawing import FAINT, GRID, INK, PAPER, SCALE, SERIES, sho
 from gengeo_hf.explain.attribution import as_picture
 
 SCALE_NOTE = (
-    "Scaled for each image by itself, from the 2nd to the 98th percentile of its patches, and blended between them: "
-    "the dustbin's total share is fixed by SALAD's marginals, so the brightness of two images must not be compared."
+    "Each image is scaled by itself, from the 2nd to the 98th percentile of its patches, with blended edges. "
+    "The dustbin's total share is fixed by SALAD's marginals, so the brightness of two images cannot be compared."
 )
 _VIRIDIS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 _SIGNED = ((27, 95, 160), (146, 187, 219), (244, 244, 242), (240, 172, 113), (200, 84, 16))
@@ -25,14 +25,14 @@ _GAP, _MARGIN, _HEAD, _NOTE = 14, 18, 24, 13
 
 
 def stretch(values: np.ndarray) -> np.ndarray:
-    """Scale one map (rows, columns) from its 2nd to its 98th percentile to 0..1: one odd patch must not darken all."""
+    """Scale a map (rows, columns) to 0..1, from its 2nd to its 98th percentile: outliers must not darken it."""
     low, high = np.percentile(values, [2, 98])
     scaled: np.ndarray = np.clip((values - low) / max(high - low, 1e-9), 0, 1)
     return scaled
 
 
 def stretch_signed(values: np.ndarray) -> np.ndarray:
-    """Scale one map (rows, columns) to 0..1: zero becomes 0.5, the 98th percentile of the sizes an end of the scale."""
+    """Scale a map (rows, columns) to 0..1: zero becomes 0.5, the 98th percentile of the absolute values 0 or 1."""
     limit = max(float(np.percentile(np.abs(values), 98)), 1e-9)
     scaled: np.ndarray = np.clip(0.5 + values / (2 * limit), 0, 1)
     return scaled
@@ -41,38 +41,43 @@ def stretch_signed(values: np.ndarray) -> np.ndarray:
 def overlay(
     image: Any, values: np.ndarray, opacity: float = 0.62, signed: bool = False, smooth: bool = True
 ) -> Image.Image:
-    """Lay a map of patches over the greys of an image: dark violet is least, yellow most.
+    """Draw a map of patches over an image in greyscale, from dark violet (least) to yellow (most).
 
-    The picture's own colours are taken out, for they would mix with those of the map.
+    The image is shown in greyscale because its colours would mix with those of the map.
 
     Args:
-        image: a path or a PIL image.
-        values: (rows, columns) in 0..1, see `stretch`.
-        opacity: weight of the colours, 0 to 1.
-        signed: use a scale from blue (0) over white (0.5) to orange (1), see `stretch_signed`.
-        smooth: blend neighbouring patches; False shows each patch as it is.
+        image: A path, bytes or a PIL image.
+        values: Map (rows, columns) with values from 0 to 1, see `stretch`.
+        opacity: Weight of the colours of the map, 0 to 1.
+        signed: Whether to use a scale from blue (0) through white (0.5) to orange (1), see `stretch_signed`.
+        smooth: Whether to blend neighbouring patches; False gives each patch one colour.
 
     Returns:
-        A picture of the image's shape, at least 392 pixels high or wide so that patches can be distinguished.
+        RGB picture with the proportions of the image, its longer side at least 392 pixels.
     """
     picture = as_picture(image)
     factor = max(1, -(-392 // max(picture.size)))
     size = (picture.width * factor, picture.height * factor)
     grey = picture.resize(size, Image.Resampling.BICUBIC).convert("L").convert("RGB")
-    how = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
-    blown_up = np.asarray(Image.fromarray(values.astype(np.float32)).resize(size, how))
-    colours = Image.fromarray(_coloured(np.clip(blown_up, 0, 1), _SIGNED if signed else _VIRIDIS))
+    resampling = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
+    enlarged = np.asarray(Image.fromarray(values.astype(np.float32)).resize(size, resampling))
+    colours = Image.fromarray(_coloured(np.clip(enlarged, 0, 1), _SIGNED if signed else _VIRIDIS))
     return Image.blend(grey, colours, opacity)
 
 
 def heat(values: np.ndarray, pixels: int) -> Image.Image:
-    """A map of patches alone, each `pixels` wide and high; `values` (rows, columns) in 0..1."""
+    """Draw a map of patches alone.
+
+    Args:
+        values: Map (rows, columns) with values from 0 to 1.
+        pixels: Width and height of a patch, in pixels.
+    """
     plain = Image.fromarray(_coloured(values, _VIRIDIS))
     return plain.resize((plain.width * pixels, plain.height * pixels), Image.Resampling.NEAREST)
 
 
 def _coloured(values: np.ndarray, anchors: Sequence[tuple[int, int, int]]) -> np.ndarray:
-    """Values in 0..1 as colours between anchors: a colour map where matplotlib is not installed."""
+    """Colours (..., 3) of values from 0 to 1, interpolated between anchors."""
     table = np.array(anchors)
     position = values * (len(table) - 1)
     channels = [np.interp(position, np.arange(len(table)), table[:, c]) for c in range(3)]
@@ -81,23 +86,23 @@ def _coloured(values: np.ndarray, anchors: Sequence[tuple[int, int, int]]) -> np
 
 @dataclass
 class Panel:
-    """A picture with a heading, and marks on it.
+    """A picture with a heading, markers and boxes.
 
     Args:
-        picture: what is shown.
-        heading: a few words above it.
-        marks: (x, y, label, colour) with x and y in shares of width and height.
-        boxes: (left, top, right, bottom, colour) in shares.
-        frame: colour of a border, or None.
-        small: a second, fainter line under the heading.
+        picture: The picture.
+        heading: Text above the picture.
+        markers: (x, y, label, colour) of each marker, with x and y in shares of width and height.
+        boxes: (left, top, right, bottom, colour) of each box, in shares of width and height.
+        frame: Colour of a border; None draws none.
+        subheading: Second line of text above the picture, in a lighter colour.
     """
 
     picture: Image.Image
     heading: str = ""
-    marks: list[tuple[float, float, str, str]] = field(default_factory=list)
+    markers: list[tuple[float, float, str, str]] = field(default_factory=list)
     boxes: list[tuple[float, float, float, float, str]] = field(default_factory=list)
     frame: str | None = None
-    small: str = ""
+    subheading: str = ""
 
 
 @dataclass
@@ -105,10 +110,11 @@ class Row:
     """Panels side by side, all `height` pixels high.
 
     Args:
-        panels: from left to right.
-        height: of the pictures in the sheet, pixels.
-        title: a line above the row.
-        links: ((panel, mark), (row offset, panel, mark), colour): lines from marks of this row to marks of a later one.
+        panels: Panels from left to right.
+        height: Height of the pictures on the sheet, in pixels.
+        title: Text above the row.
+        links: ((panel, marker), (row offset, panel, marker), colour) of each line from a marker of this row to a marker
+            of a later row; all indices are zero-based.
     """
 
     panels: list[Panel]
@@ -119,11 +125,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Scale:
-    """What the colours of a sheet's maps mean.
+    """Colour scale of the maps of a sheet.
 
     Args:
-        least, most: words at the two ends.
-        signed: from blue over white to orange instead of from violet to yellow.
+        least: Label of the low end.
+        most: Label of the high end.
+        signed: Whether the colours run from blue through white to orange instead of from violet to yellow.
     """
 
     least: str = "least"
@@ -132,16 +139,16 @@ class Scale:
 
 
 def sheet(rows: Sequence[Row], title: str = "", notes: Sequence[str] = (), scale: Scale | None = None) -> Image.Image:
-    """Lay rows of panels on a page, with a title above and notes below.
+    """Draw rows of panels on a sheet, with a title above and notes below.
 
     Args:
-        rows: from top to bottom.
-        title: the heading of the page.
-        notes: paragraphs below the pictures, wrapped to the page's width.
-        scale: the colours of the maps, drawn above the notes.
+        rows: Rows from top to bottom.
+        title: Heading of the sheet.
+        notes: Paragraphs below the rows, wrapped to the width of the sheet.
+        scale: Colour scale of the maps, drawn above the notes; None draws none.
 
     Returns:
-        An RGB picture on white.
+        RGB picture on a white background.
     """
     width = max([_row_width(row) for row in rows]) + 2 * _MARGIN
     width = max(width, 560)
@@ -150,26 +157,32 @@ def sheet(rows: Sequence[Row], title: str = "", notes: Sequence[str] = (), scale
     for row in rows:
         tops.append(top)
         top += _row_height(row) + _GAP
-    words = top + (26 if scale else 0)
-    height = words + 19 * len(lines) + _MARGIN
+    notes_top = top + (26 if scale else 0)
+    height = notes_top + 19 * len(lines) + _MARGIN
     canvas = Image.new("RGB", (width * SCALE, height * SCALE), PAPER)
     draw = ImageDraw.Draw(canvas)
     if title:
         write(draw, title, (_MARGIN, _MARGIN - 4), 19)
-    places = [_draw_row(canvas, draw, row, start) for row, start in zip(rows, tops, strict=True)]
-    _draw_links(draw, rows, places)
-    for row, spots in zip(rows, places, strict=True):
-        _draw_headings(draw, row, spots)
-        _draw_marks(draw, row, spots)
+    frames = [_draw_row(canvas, draw, row, start) for row, start in zip(rows, tops, strict=True)]
+    _draw_links(draw, rows, frames)
+    for row, row_frames in zip(rows, frames, strict=True):
+        _draw_headings(draw, row, row_frames)
+        _draw_markers(draw, row, row_frames)
     for number, line in enumerate(lines):
-        write(draw, line, (_MARGIN, words + 2 + 19 * number), _NOTE, FAINT)
+        write(draw, line, (_MARGIN, notes_top + 2 + 19 * number), _NOTE, FAINT)
     if scale:
         _draw_scale(canvas, draw, scale, top + 3)
     return canvas.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def legend(lines: Sequence[tuple[str, str]], width: int, height: int) -> Image.Image:
-    """Lines of (text, colour) at the bottom of an empty panel."""
+    """Draw lines of text at the bottom of an empty picture.
+
+    Args:
+        lines: (text, colour) of each line, from top to bottom.
+        width: Width of the picture in pixels.
+        height: Height of the picture in pixels.
+    """
     canvas = Image.new("RGB", (width * SCALE, height * SCALE), PAPER)
     draw = ImageDraw.Draw(canvas)
     for number, (text, colour) in enumerate(lines):
@@ -185,14 +198,15 @@ def bars(
     names: Sequence[str] | None = None,
     percent: bool = True,
 ) -> Image.Image:
-    """Grouped bars, one group for each entry of the series, all from zero.
+    """Draw a bar chart with one group of bars for each entry of the series; the axis starts at zero.
 
     Args:
-        series: arrays of equal length, (groups,) each.
-        labels: of the series, for the legend; empty draws none.
-        width, height: pixels.
-        names: below the groups; default their numbers, every eighth where there are many.
-        percent: write the axis in percent, else as numbers.
+        series: Arrays of equal length, (groups,) each.
+        labels: Label of each series in the legend; empty draws no legend.
+        width: Width of the chart in pixels.
+        height: Height of the chart in pixels.
+        names: Name of each group below the axis; None writes the indices of the groups, every eighth above 32 groups.
+        percent: Whether the axis is in percent, else in plain numbers.
     """
     canvas = Image.new("RGB", (width * SCALE, height * SCALE), PAPER)
     draw = ImageDraw.Draw(canvas)
@@ -223,7 +237,7 @@ def bars(
 
 
 def _draw_scale(canvas: Image.Image, draw: ImageDraw.ImageDraw, scale: Scale, top: int) -> None:
-    """The colours of the maps between the words for their two ends, 10 pixels high."""
+    """Draw the colour scale, 10 pixels high, between the labels of its ends."""
     x = _MARGIN + round(ImageFont.load_default(_NOTE).getlength(scale.least)) + 10
     ramp = _coloured(np.tile(np.linspace(0, 1, 160 * SCALE), (10 * SCALE, 1)), _SIGNED if scale.signed else _VIRIDIS)
     write(draw, scale.least, (_MARGIN, top + 5), _NOTE, FAINT, "lm")
@@ -241,18 +255,22 @@ def _row_width(row: Row) -> int:
 
 def _row_height(row: Row) -> int:
     heading = _HEAD if any(panel.heading for panel in row.panels) else 0
-    small = 18 if any(panel.small for panel in row.panels) else 0
-    return (28 if row.title else 0) + heading + small + row.height
+    subheading = 18 if any(panel.subheading for panel in row.panels) else 0
+    return (28 if row.title else 0) + heading + subheading + row.height
 
 
 def _draw_row(
     canvas: Image.Image, draw: ImageDraw.ImageDraw, row: Row, top: int
 ) -> list[tuple[float, float, float, float]]:
-    """Paste a row; gives each picture's left, top, width, height on the page."""
+    """Draw the pictures of a row.
+
+    Returns:
+        Left, top, width and height of each picture on the sheet.
+    """
     if row.title:
         write(draw, row.title, (_MARGIN, top + 2), 15)
     y = top + _row_height(row) - row.height
-    x, spots = float(_MARGIN), []
+    x, frames = float(_MARGIN), []
     for panel in row.panels:
         wide = _panel_width(panel, row.height)
         size = (wide * SCALE, row.height * SCALE)
@@ -264,16 +282,16 @@ def _draw_row(
             corners = (x + left * wide, y + up * row.height, x + right * wide, y + down * row.height)
             draw.rectangle([c * SCALE for c in corners], outline=PAPER, width=5 * SCALE)
             draw.rectangle([c * SCALE for c in corners], outline=colour, width=3 * SCALE)
-        spots.append((x, float(y), float(wide), float(row.height)))
+        frames.append((x, float(y), float(wide), float(row.height)))
         x += wide + _GAP
-    return spots
+    return frames
 
 
-def _draw_headings(draw: ImageDraw.ImageDraw, row: Row, spots: list[tuple[float, float, float, float]]) -> None:
-    """The words above the panels, on paper, so that no line runs through them."""
-    small = 18 if any(panel.small for panel in row.panels) else 0
-    for panel, (x, y, wide, _) in zip(row.panels, spots, strict=True):
-        for text, size, colour, rise in ((panel.heading, 14, INK, small + 22), (panel.small, 12, FAINT, 18)):
+def _draw_headings(draw: ImageDraw.ImageDraw, row: Row, frames: list[tuple[float, float, float, float]]) -> None:
+    """Draw the headings of the panels, on a white background that covers lines between markers."""
+    offset = 18 if any(panel.subheading for panel in row.panels) else 0
+    for panel, (x, y, wide, _) in zip(row.panels, frames, strict=True):
+        for text, size, colour, rise in ((panel.heading, 14, INK, offset + 22), (panel.subheading, 12, FAINT, 18)):
             if text:
                 shown = shorten(text, size, wide + _GAP - 4)
                 length = ImageFont.load_default(size).getlength(shown)
@@ -282,27 +300,30 @@ def _draw_headings(draw: ImageDraw.ImageDraw, row: Row, spots: list[tuple[float,
                 write(draw, shown, (x, y - rise), size, colour)
 
 
-def _at(row: Row, spots: list[tuple[float, float, float, float]], panel: int, mark: int) -> tuple[float, float]:
-    """Where a mark is on the page."""
-    x, y, wide, tall = spots[panel]
-    return x + row.panels[panel].marks[mark][0] * wide, y + row.panels[panel].marks[mark][1] * tall
+def _marker_position(
+    row: Row, frames: list[tuple[float, float, float, float]], panel: int, marker: int
+) -> tuple[float, float]:
+    """Position (x, y) of a marker on the sheet, in pixels."""
+    x, y, wide, tall = frames[panel]
+    across, down = row.panels[panel].markers[marker][:2]
+    return x + across * wide, y + down * tall
 
 
-def _draw_links(draw: ImageDraw.ImageDraw, rows: Sequence[Row], places: list[Any]) -> None:
+def _draw_links(draw: ImageDraw.ImageDraw, rows: Sequence[Row], frames: list[Any]) -> None:
     for number, row in enumerate(rows):
-        for (panel, mark), (offset, other_panel, other_mark), colour in row.links:
-            start = _at(row, places[number], panel, mark)
-            end = _at(rows[number + offset], places[number + offset], other_panel, other_mark)
+        for (panel, marker), (offset, other_panel, other_marker), colour in row.links:
+            start = _marker_position(row, frames[number], panel, marker)
+            end = _marker_position(rows[number + offset], frames[number + offset], other_panel, other_marker)
             points = [(start[0] * SCALE, start[1] * SCALE), (end[0] * SCALE, end[1] * SCALE)]
             draw.line(points, fill=PAPER, width=5 * SCALE)
             draw.line(points, fill=colour, width=2 * SCALE)
 
 
-def _draw_marks(draw: ImageDraw.ImageDraw, row: Row, spots: list[tuple[float, float, float, float]]) -> None:
+def _draw_markers(draw: ImageDraw.ImageDraw, row: Row, frames: list[tuple[float, float, float, float]]) -> None:
     radius = 11
     for panel, content in enumerate(row.panels):
-        for mark, (_, _, label, colour) in enumerate(content.marks):
-            x, y = _at(row, spots, panel, mark)
+        for marker, (_, _, label, colour) in enumerate(content.markers):
+            x, y = _marker_position(row, frames, panel, marker)
             box = [(x - radius) * SCALE, (y - radius) * SCALE, (x + radius) * SCALE, (y + radius) * SCALE]
             draw.ellipse(box, fill=colour, outline=PAPER, width=2 * SCALE)
             write(draw, label, (x, y), 13, PAPER, "mm")

@@ -1,1 +1,1 @@
-"""The Hugging Face Hub: model cards, export, conversion of published weights, push and pull."""
+"""Models and data on the Hugging Face Hub: model cards, export, conversion of published weights, push and pull."""

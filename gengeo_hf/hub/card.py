@@ -1,15 +1,15 @@
-"""The model card: what a checkpoint is, how it was trained, what it reached. Only numbers that a file states."""
+"""The model card: model, training, data and results of a checkpoint, as its files state them."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.hub.data_rights import data_rows, hub_ids, seen, share_alike
+from gengeo_hf.hub.data_rights import data_facts, data_rows, hub_ids, share_alike
 
 ASSETS = Path(__file__).parents[1] / "assets" / "hub"
 SHOWN = ("recall@1", "recall@5", "recall@10", "recall@1%", "hit_rate_code", "hit_rate_wording")
-# What of the training settings a reader wants first: the label, and where it lies.
+# Rows of the training table: label, and keys of the value in the training record.
 RECIPE = (
     ("started from", ("settings", "model", "init")),
     ("batch size (pairs)", ("settings", "sampling", "batch_size")),
@@ -22,10 +22,10 @@ RECIPE = (
 
 
 def read_results(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
-    """Summaries of evaluation results.
+    """Read the summaries of evaluation results.
 
     Raises:
-        GenGeoError: a file is missing or is no evaluation result.
+        GenGeoError: A file is missing or is not an evaluation result.
     """
     from gengeo_hf.evaluation.results import Result
 
@@ -43,27 +43,30 @@ def model_card(
     license: str | None = None,
     examples: Sequence[str] = (),
 ) -> str:
-    """Fill the card's template.
+    """Fill the template of the model card.
 
     Args:
-        model: the model that is published.
-        processor: its image processor.
-        name: title of the card.
-        repository: what users load, `organisation/name` or a folder.
-        record: the training record, empty for none.
-        results: evaluation summaries, see `gengeo_hf.evaluation.results.compute_result`.
-        license: identifier of the weights' licence; None states none.
-        examples: addresses of example images for the widget.
+        model: The model that is published.
+        processor: Image processor of the model.
+        name: Title of the card.
+        repository: What users load: a Hub id, `organisation/name`, or a directory.
+        record: Training record; empty if there is none.
+        results: Evaluation summaries, see `gengeo_hf.evaluation.results.compute_result`.
+        license: Identifier of the licence of the weights; None states none.
+        examples: URLs of example images for the widget.
+
+    Returns:
+        The card in Markdown, with its metadata.
 
     Raises:
-        GenGeoError: a result lacks what the table shows.
+        GenGeoError: A result lacks a value of the table.
     """
     from huggingface_hub import ModelCard
 
     from gengeo_hf.model.aggregators import AGGREGATORS
 
     config = model.config
-    rows, metrics = _table(results)  # first: it says what a result lacks
+    rows, metrics = _table(results)  # first, because it checks the results
     card = ModelCard.from_template(
         _card_data(config, name, record, results, license, examples),
         template_str=(ASSETS / "model_card.md").read_text(encoding="utf-8"),
@@ -77,7 +80,7 @@ def model_card(
         record=record,
         recipe=_recipe(record),
         images=data_rows(record),
-        seen=seen(record),
+        data_facts=data_facts(record),
         share_alike=share_alike(record),
         validation=[(key, _number(value)) for key, value in (record.get("results") or {}).items()],
         results=rows,
@@ -127,13 +130,13 @@ def _card_data(
 
 
 def _hub_id(name: Any) -> str | None:
-    """The name of a model where it can be linked; a folder of the person who trained says nothing to others."""
+    """The name if it is a Hub id; None for a local directory."""
     text = str(name or "")
     return text if text.count("/") == 1 and text[0].isalnum() and not Path(text).exists() else None
 
 
 def _recipe(record: dict[str, Any]) -> list[tuple[str, str]]:
-    """Rows of the training table, of what the record states."""
+    """Rows of the training table, of the values in the record."""
     rows = [("data", record.get("trained_on")), ("epochs of the kept weights", record.get("epochs"))]
     rows += [(label, _look_up(record, keys)) for label, keys in RECIPE]
     return [(label, str(value)) for label, value in rows if value is not None]
@@ -151,7 +154,7 @@ def _number(value: Any) -> str:
 
 
 def _table(results: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Rows of the result table, and the metrics that any row has."""
+    """Rows of the result table, and the metrics of its columns."""
     metrics = [name for name in SHOWN if any(name in summary["metrics"] for summary in results)]
     rows = []
     for summary in results:

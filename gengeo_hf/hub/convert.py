@@ -1,7 +1,7 @@
-"""Published weights of other projects, in GenGeo's format: DINOv2 (hub files), SALAD, MegaLoc, Sample4Geo, P-BEV.
+"""Conversion of published weights of DINOv2 (torch hub), SALAD, MegaLoc, Sample4Geo and P-BEV to GenGeo's format.
 
-The file holds a state dict (.pth, .ckpt, .safetensors); the result is a folder that `GenGeoModel.from_pretrained`
-loads. Nothing in a source file can run code: `.pth` and `.ckpt` are read with `weights_only=True`.
+The source is a state dict (.pth, .ckpt, .safetensors); the result is a directory for `GenGeoModel.from_pretrained`.
+Source files cannot run code: `.pth` and `.ckpt` are read with `weights_only=True`.
 """
 
 import re
@@ -33,7 +33,7 @@ DINOV2_NAMES = (
     (r"blocks\.(\d+)\.mlp\.w3\.(weight|bias)", r"encoder.layer.\1.mlp.down_proj.\2"),
     (r"norm\.(weight|bias)", r"layernorm.\1"),
 )
-# Fused matrices: their rows are cut into equal parts with these names.
+# Fused matrices: their rows are split into equal parts with these names.
 DINOV2_FUSED = (
     (r"blocks\.(\d+)\.attn\.qkv\.(weight|bias)", r"encoder.layer.\1.attention.{}_proj.\2", ("q", "k", "v")),
     (r"blocks\.(\d+)\.mlp\.w12\.(weight|bias)", r"encoder.layer.\1.mlp.{}_proj.\2", ("gate", "up")),
@@ -49,21 +49,27 @@ CONVNEXT_NAMES = (
     (r"stages\.(\d+)\.blocks\.(\d+)\.gamma", r"encoder.stages.\1.layers.\2.layer_scale_parameter"),
     (r"head\.norm\.(weight|bias)", r"layernorm.\1"),
 )
-HEAD_WIDTH = 64  # of one attention head, in every DINOv2
+HEAD_WIDTH = 64  # channels of one attention head, in every DINOv2
 
 
 def read_tensors(path: str | Path) -> "Tensors":
-    """Read a state dict; one that lies under `state_dict` or `model` (as in Lightning files) is taken out.
+    """Read a state dict, also if it is nested under the keys `state_dict` or `model`, as in Lightning files.
+
+    Args:
+        path: Path of a .pth, .ckpt or .safetensors file.
+
+    Returns:
+        Tensors by name.
 
     Raises:
-        GenGeoError: the file is missing, damaged, or holds something else than tensors.
+        GenGeoError: The file is missing or damaged, or contains other objects than tensors and plain values.
     """
     import torch
     from safetensors.torch import load_file
 
     path = Path(path)
     if not path.is_file():
-        raise GenGeoError(f"{path} is no file: give the checkpoint file itself")
+        raise GenGeoError(f"{path} is not a file: give the path of the checkpoint file")
     try:
         content: Any = (
             load_file(path)
@@ -82,10 +88,14 @@ def read_tensors(path: str | Path) -> "Tensors":
 
 
 def rename(tensors: "Tensors", names: tuple[tuple[str, str], ...]) -> tuple["Tensors", list[str]]:
-    """Rename what a pattern matches as a whole.
+    """Rename tensors by patterns.
+
+    Args:
+        tensors: Tensors by name.
+        names: (pattern, replacement) pairs; a pattern must match the whole name.
 
     Returns:
-        The renamed tensors, and the names that no pattern knows.
+        The renamed tensors, and the names that no pattern matches.
     """
     renamed, unknown = {}, []
     for name, tensor in tensors.items():
@@ -100,13 +110,13 @@ def rename(tensors: "Tensors", names: tuple[tuple[str, str], ...]) -> tuple["Ten
 
 
 def rename_dinov2(tensors: "Tensors") -> tuple["Tensors", list[str]]:
-    """Hub names to transformers names, with fused matrices taken apart.
+    """Rename tensors of a DINOv2 of torch hub to the names of transformers, and split fused matrices.
 
     Args:
-        tensors: of a hub state dict, by name.
+        tensors: Tensors of the state dict by name.
 
     Returns:
-        The renamed tensors, and the names that are unknown. A fused qkv (3 C, C) gives three (C, C).
+        The renamed tensors, and the unknown names. A fused qkv (3 C, C) becomes three matrices (C, C).
     """
     renamed, left = rename(tensors, DINOV2_NAMES)
     unknown = []
@@ -123,19 +133,27 @@ def rename_dinov2(tensors: "Tensors") -> tuple["Tensors", list[str]]:
 
 
 def dinov2_settings(tensors: "Tensors") -> dict[str, Any]:
-    """The backbone config that fits the shapes of a DINOv2 hub state dict.
+    """Derive the configuration of the backbone from the shapes of a DINOv2 state dict of torch hub.
+
+    Args:
+        tensors: Tensors of the state dict by name.
+
+    Returns:
+        Arguments of the backbone's configuration.
 
     Raises:
-        GenGeoError: a tensor that every DINOv2 has is missing, or has another number of axes.
+        GenGeoError: A tensor that every DINOv2 has is missing, or has another number of axes.
     """
     gated = "blocks.0.mlp.w12.weight" in tensors
     mlp = "blocks.0.mlp.w12.weight" if gated else "blocks.0.mlp.fc1.weight"
     sides = {"pos_embed": 3, "patch_embed.proj.weight": 4, "blocks.0.attn.qkv.weight": 2, mlp: 2, "norm.weight": 1}
     for name, count in sides.items():
         if name not in tensors:
-            raise GenGeoError(f"this is no DINOv2 state dict: {name} is missing")
+            raise GenGeoError(f"this is not a DINOv2 state dict: {name} is missing")
         if tensors[name].ndim != count:
-            raise GenGeoError(f"this is no DINOv2 state dict: {name} has {tensors[name].ndim} axes, expected {count}")
+            raise GenGeoError(
+                f"this is not a DINOv2 state dict: {name} has {tensors[name].ndim} axes, expected {count}"
+            )
     width, channels, patch, _ = tensors["patch_embed.proj.weight"].shape
     settings: dict[str, Any] = {
         "model_type": "dinov2",
@@ -154,34 +172,36 @@ def dinov2_settings(tensors: "Tensors") -> dict[str, Any]:
 
 
 def fill(module: Any, tensors: "Tensors", unknown: list[str], optional: tuple[str, ...] = ()) -> None:
-    """Load tensors that must fit exactly.
+    """Load tensors into a module; names and shapes must match exactly.
 
     Args:
-        module: takes the tensors.
-        tensors: by the module's own names.
-        unknown: source names that could not be renamed; any is an error.
-        optional: endings of names that may be missing from `tensors`.
+        module: Module to load the tensors into.
+        tensors: Tensors by their names in the module.
+        unknown: Names in the source that could not be renamed; any of them is an error.
+        optional: Endings of names that may be missing from `tensors`.
 
     Raises:
-        GenGeoError: a name is unknown or missing, or a shape is wrong; the first of each is named.
+        GenGeoError: A name is unknown or missing, or a shape is wrong; the message has the first one.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # it becomes a part of a GenGeoModel
+        warnings.simplefilter("ignore", UserWarning)
         expected = module.state_dict()
     missing = [name for name in expected if name not in tensors and not name.endswith(optional)]
     extra = unknown + [name for name in tensors if name not in expected]
     for what, names in (("misses", missing), ("has the unknown", extra)):
         if names:
-            raise GenGeoError(f"the checkpoint {what} {names[0]} ({len(names)} in all): is it of the named kind?")
+            raise GenGeoError(
+                f"the checkpoint {what} {names[0]} ({len(names)} in total): is it a checkpoint of the given kind?"
+            )
     for name, tensor in tensors.items():
         if tensor.shape != expected[name].shape:
             found, needed = tuple(tensor.shape), tuple(expected[name].shape)
-            raise GenGeoError(f"{name} has the shape {found}, expected {needed}: is it of the named kind?")
+            raise GenGeoError(f"{name} has the shape {found}, expected {needed}: is it a checkpoint of the given kind?")
     module.load_state_dict(tensors, strict=False)
 
 
 def _under(tensors: "Tensors", *prefixes: str) -> "Tensors":
-    """The tensors under the first prefix that any name has, without it."""
+    """Tensors whose names start with the first prefix that occurs, by the rest of their names."""
     for prefix in prefixes:
         found = {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}
         if found:
@@ -190,16 +210,16 @@ def _under(tensors: "Tensors", *prefixes: str) -> "Tensors":
 
 
 def convert_dinov2(tensors: "Tensors") -> tuple[Any, None]:
-    """Any DINOv2 of torch hub (plain, with registers, giant) to the backbone of transformers.
+    """Convert a DINOv2 of torch hub (plain, with registers, giant) to the backbone of transformers.
 
     Args:
-        tensors: of the checkpoint, by name.
+        tensors: Tensors of the checkpoint by name.
 
     Returns:
-        The backbone, and None: it has no preprocessing of its own.
+        The backbone, and None, because it has no image processor.
 
     Raises:
-        GenGeoError: a tensor is missing, left over or of another shape.
+        GenGeoError: A tensor is missing, unknown or has another shape.
     """
     from transformers import AutoConfig, AutoModel
 
@@ -214,7 +234,9 @@ def _salad_model(backbone: "Tensors", head: "Tensors", linear: "Tensors", side: 
 
     needed = ("score.3.bias", "cluster_features.3.bias", "token_features.2.bias", "score.0.bias")
     if missing := [name for name in needed if name not in head]:
-        raise GenGeoError(f"the checkpoint misses {missing[0]} of the SALAD head: is it of the named kind?")
+        raise GenGeoError(
+            f"the checkpoint misses {missing[0]} of the SALAD head: is it a checkpoint of the given kind?"
+        )
     clusters, cluster_dim, token_dim, hidden = (head[name].shape[0] for name in needed)
     config = GenGeoConfig(
         backbone_config=dinov2_settings(backbone),
@@ -232,48 +254,60 @@ def _salad_model(backbone: "Tensors", head: "Tensors", linear: "Tensors", side: 
     if linear:
         fill(model.heads["shared"].projection, linear, [])
     size = {"height": side, "width": side}
-    # They were evaluated on images that were resized bilinearly; the processor's default is bicubic.
+    # Published evaluations resize images bilinearly; the default of the processor is bicubic.
     return model, GenGeoImageProcessor(view_sizes={"ground": size, "aerial": size}, resample=Resampling.BILINEAR)
 
 
 def convert_dino_salad(tensors: "Tensors") -> tuple[Any, Any]:
-    """DINOv2-SALAD (flat or Lightning): descriptors of token_dim + clusters x cluster_dim, images of 322 x 322.
+    """Convert DINOv2-SALAD: descriptors of token_dim + clusters x cluster_dim values, images of 322 x 322 pixels.
 
     Args:
-        tensors: of the checkpoint, by name.
+        tensors: Tensors of the checkpoint by name.
 
     Returns:
         The model and its image processor.
 
     Raises:
-        GenGeoError: a tensor is missing, left over or of another shape.
+        GenGeoError: A tensor is missing, unknown or has another shape.
     """
     head = _under(tensors, "aggregator.")
     return _salad_model(_under(tensors, "backbone.model.", "backbone."), head, {}, side=322)
 
 
 def convert_megaloc(tensors: "Tensors") -> tuple[Any, Any]:
-    """MegaLoc: SALAD with a linear projection, images of 322 x 322.
+    """Convert MegaLoc: SALAD with a linear projection, images of 322 x 322 pixels.
+
+    Args:
+        tensors: Tensors of the checkpoint by name.
+
+    Returns:
+        The model and its image processor.
 
     Raises:
-        GenGeoError: a tensor is missing, or left over, or of another shape.
+        GenGeoError: A tensor is missing, unknown or has another shape.
     """
     head, linear = _under(tensors, "aggregator.agg."), _under(tensors, "aggregator.linear.")
     if "weight" not in linear:
-        raise GenGeoError("the checkpoint misses aggregator.linear.weight: is it of the named kind?")
+        raise GenGeoError("the checkpoint misses aggregator.linear.weight: is it a checkpoint of the given kind?")
     return _salad_model(_under(tensors, "backbone.model.", "backbone."), head, linear, side=322)
 
 
 def convert_sample4geo(tensors: "Tensors") -> tuple[Any, Any]:
-    """The ConvNeXt of Sample4Geo in timm's names (with or without `model.`), with its logit scale if it is there.
+    """Convert the ConvNeXt of Sample4Geo with timm's names (with or without the prefix `model.`) and its logit scale.
+
+    Args:
+        tensors: Tensors of the checkpoint by name; the logit scale may be missing.
+
+    Returns:
+        The model and its image processor.
 
     Raises:
-        GenGeoError: it is no ConvNeXt of timm, or a tensor is missing or left over.
+        GenGeoError: The state dict is not a ConvNeXt of timm, or a tensor is missing or unknown.
     """
     from gengeo_hf.model import GenGeoConfig, GenGeoImageProcessor, GenGeoModel
 
     backbone = _under(tensors, "model.") or {k: v for k, v in tensors.items() if k != "logit_scale"}
-    # The classifier of ImageNet, where the file still has it, is not part of the descriptor.
+    # The ImageNet classifier, if the file has it, is not a part of the descriptor.
     backbone = {name: t for name, t in backbone.items() if not name.startswith("head.fc.")}
     renamed, unknown = rename(backbone, CONVNEXT_NAMES)
     stages = sorted({int(name.split(".")[1]) for name in backbone if name.startswith("stages.")})
@@ -281,7 +315,7 @@ def convert_sample4geo(tensors: "Tensors") -> tuple[Any, Any]:
     first = [f"stages.{s}.blocks.0.conv_dw.weight" for s in stages]
     widths = [backbone[name].shape[0] for name in first if name in backbone]
     if not widths:
-        raise GenGeoError("this is no timm ConvNeXt state dict: stages.0.blocks.0.conv_dw.weight is missing")
+        raise GenGeoError("this is not a ConvNeXt state dict of timm: stages.0.blocks.0.conv_dw.weight is missing")
     config = GenGeoConfig(
         backbone_config={
             "model_type": "convnext",
@@ -299,26 +333,26 @@ def convert_sample4geo(tensors: "Tensors") -> tuple[Any, Any]:
     if "logit_scale" in tensors:
         model.logit_scale.data.copy_(tensors["logit_scale"].reshape(()))
     sizes = {"ground": {"height": 140, "width": 768}, "aerial": {"height": 384, "width": 384}}
-    return model, GenGeoImageProcessor(view_sizes=sizes, resample=Resampling.BILINEAR)  # as Sample4Geo resizes
+    return model, GenGeoImageProcessor(view_sizes=sizes, resample=Resampling.BILINEAR)  # as in Sample4Geo
 
 
 def convert_pbev_bev(tensors: "Tensors") -> tuple[Any, Any]:
-    """P-BEV's model of bird's-eye views of CVACT: Sample4Geo's network, on views that the image processor makes.
+    """Convert P-BEV's model of bird's-eye views of CVACT: the network of Sample4Geo on projected panoramas.
 
     Args:
-        tensors: of the checkpoint, by name.
+        tensors: Tensors of the checkpoint by name.
 
     Returns:
-        The model and its image processor, which takes whole panoramas.
+        The model and its image processor, which projects panoramas to bird's-eye views.
 
     Raises:
-        GenGeoError: it is no ConvNeXt of timm, or a tensor is missing or left over.
+        GenGeoError: The state dict is not a ConvNeXt of timm, or a tensor is missing or unknown.
     """
     from gengeo_hf.model import GenGeoImageProcessor
 
     model, _ = convert_sample4geo(tensors)
     size = {"height": 384, "width": 384}
-    views = {"ground": "bev:512:0.06:1.5"}  # as P-BEV draws them for CVACT
+    views = {"ground": "bev:512:0.06:1.5"}  # parameters of P-BEV for CVACT
     processor = GenGeoImageProcessor(
         view_sizes={"ground": size, "aerial": size}, view_transforms=views, resample=Resampling.BILINEAR
     )
@@ -335,17 +369,20 @@ CONVERTERS: dict[str, Callable[["Tensors"], tuple[Any, Any]]] = {
 
 
 def convert(kind: str, source: str | Path, out: str | Path, *, overwrite: bool = False) -> Path:
-    """Convert a checkpoint file of others to a folder in Hub format.
+    """Convert a published checkpoint file to a directory in Hub format.
 
     Args:
-        kind: "dinov2" (gives a bare backbone to start from), "dino-salad", "megaloc", "sample4geo" or "pbev-bev".
-        source: file with a state dict.
-        out: folder to write; it appears whole or not at all.
-        overwrite: replace the result of an earlier conversion.
+        kind: "dinov2" (a backbone alone, to train from), "dino-salad", "megaloc", "sample4geo" or "pbev-bev".
+        source: Path of a file with a state dict.
+        out: Directory to write, completely or not at all.
+        overwrite: Whether to replace the result of an earlier conversion.
+
+    Returns:
+        Path of the written directory.
 
     Raises:
-        GenGeoError: the kind is unknown, the file is not of this kind, `out` holds something else, or an earlier
-            result while `overwrite` is False.
+        GenGeoError: The kind is unknown, the file is not of this kind, `out` has other contents, or `out` is an earlier
+            result and `overwrite` is False.
     """
     if kind not in CONVERTERS:
         raise GenGeoError(f"unknown kind {kind!r}: expected one of {', '.join(CONVERTERS)}")

@@ -1,4 +1,4 @@
-"""What a card says of the data that a model has seen: whose images, which licences, what follows for the weights."""
+"""The data section of a model card: sources and licences of the training images, and share-alike terms."""
 
 from typing import Any
 
@@ -6,18 +6,18 @@ from gengeo_hf.data.sources import DataSource, DataSources
 
 
 def sources_in(record: dict[str, Any]) -> list[DataSources]:
-    """The sources that a training record states; a record of an earlier version states none."""
+    """Read the sources of the training images from a training record; records of earlier versions have none."""
     return [DataSources.from_dict(one, "the training record") for one in record.get("data_sources") or ()]
 
 
 def hub_ids(record: dict[str, Any]) -> list[str]:
-    """Data sets on the Hub that a model was trained on, for the card's metadata."""
+    """Ids of the data sets on the Hub that a model was trained on, sorted, for the metadata of the card."""
     found = (str(one.facts.get("dataset") or "") for one in sources_in(record))
     return sorted({name for name in found if name.count("/") == 1})
 
 
 def data_rows(record: dict[str, Any]) -> list[dict[str, str]]:
-    """Rows of the card's table of images: data set, what, who, licence with its page, attribution, when taken."""
+    """Rows of the table of images in the card: data set, images, provider, licence with its page, attribution, date."""
     return [_row(one.name, source) for one in sources_in(record) for source in one.sources]
 
 
@@ -28,8 +28,8 @@ def _row(name: str, source: DataSource) -> dict[str, str]:
     return {key: value.replace("|", "\\|").replace("\n", " ") for key, value in row.items()}
 
 
-def seen(record: dict[str, Any]) -> list[str]:
-    """One line for each data set: how many photos of it, which part, at which revision."""
+def data_facts(record: dict[str, Any]) -> list[str]:
+    """Format one line for each data set: number of photos, part, revision."""
     lines = []
     for one in sources_in(record):
         facts = [f"{key}: {value}" for key, value in one.facts.items() if isinstance(value, str | int | float)]
@@ -38,14 +38,14 @@ def seen(record: dict[str, Any]) -> list[str]:
 
 
 def share_alike(record: dict[str, Any]) -> str:
-    """The sentence on weights from images under share-alike licences; "" where there are none."""
+    """Text about weights trained on images under share-alike licences; "" if there are no such images."""
     licences = sorted({s.licence for one in sources_in(record) for s in one.sources if s.is_share_alike})
     if not licences:
         return ""
     named = " and ".join(licences)
     return (
-        f"Some of the training images are under {named}, which asks that adapted material is passed on under the same "
-        "terms. Whether weights are adapted material of the images that they were trained on is not settled. Whoever "
-        f"wants to be on the safe side passes the weights on under {named} and names the sources above; images made "
-        "from the data, such as figures with photos or tiles, are under it in any case. This is not legal advice."
+        f"Some of the training images are under {named}, which requires that adapted material is shared under the same "
+        "terms. Whether weights are adapted material of the images that they were trained on is not settled. To be on "
+        f"the safe side, share the weights under {named} and name the sources above. Images made from the data, such "
+        "as figures with photos or tiles, are under these terms in any case. This is not legal advice."
     )

@@ -1,4 +1,4 @@
-"""Results in the form that the Hub shows on a model's page and on a benchmark's leaderboard: `.eval_results/*.yaml`.
+"""Evaluation results as `.eval_results/*.yaml`, which the Hub shows on the page of a model and on leaderboards.
 
 Only for benchmarks that are data sets on the Hub; see https://huggingface.co/docs/hub/eval-results.
 """
@@ -17,12 +17,12 @@ def write_eval_results(folder: Path, names: Sequence[str], results: Sequence[dic
     """Write one file for each result on a data set of the Hub.
 
     Args:
-        folder: Of the model.
-        names: Stem of each file.
-        results: Evaluation summaries.
+        folder: Directory of the model.
+        names: Stem of the file of each result.
+        results: Evaluation summaries, as many as names.
 
     Returns:
-        Paths relative to `folder`.
+        Paths of the written files, relative to `folder`.
     """
     import yaml
 
@@ -37,7 +37,7 @@ def write_eval_results(folder: Path, names: Sequence[str], results: Sequence[dic
 
 
 def _entries(summary: dict[str, Any]) -> list[dict[str, Any]]:
-    """One entry for each metric; the value is a percentage. None for a data set that is not on the Hub."""
+    """One entry for each metric, in percent; empty for a data set that is not on the Hub."""
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
     protocol, data, metrics = summary["protocol"], summary["dataset"], summary["metrics"]
@@ -59,7 +59,7 @@ def _entries(summary: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _notes(summary: dict[str, Any], protocol: dict[str, Any], data: dict[str, Any]) -> str:
-    """What must be known before the number is compared."""
+    """Facts that are needed to compare the value: queries, gallery, ties, protocol."""
     queries = f"{data['queries']:,}"
     if protocol.get("queries") not in (None, data["queries"]):
         queries += f" of {protocol['queries']:,}"

@@ -1,4 +1,4 @@
-"""Directories that load without this package: a checkpoint with its code and card, and a page (Space) that uses one."""
+"""Export of directories that work without this package: a checkpoint with code and card, and a Space that uses it."""
 
 import shutil
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gengeo_hf.encoding.encoder import Encoder
 
 SPACE_SDK = "6.31.0"
-POSE_HEADS = "pose"  # heads of `gengeo pose fit`, one directory for each heading prior
+POSE_HEADS = "pose"  # directory of the heads of `gengeo pose fit`, one for each heading prior
 EXPORT_RECORD = "gengeo_export.json"  # the fingerprint, for readers without this package
 REQUIREMENTS = "torch\ntransformers>=5.18\npillow\nnumpy\n"  # 5.18: AutoImageProcessor without torchvision
 
@@ -32,30 +32,33 @@ def export_folder(
     calibrate: str | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write a folder that loads without this package (`trust_remote_code=True`), with card and endpoint handler.
+    """Write a checkpoint that loads without this package (`trust_remote_code=True`), with card and endpoint handler.
 
     Args:
-        checkpoint: folder or Hub id of a GenGeo model. An ONNX export in such a folder comes along.
-        out: folder to write; it appears whole or not at all.
-        results: JSON files of gengeo evaluate, shown in the card and copied to `results/`.
-        examples: images for the card's widget, written to `examples/` without their EXIF (positions!).
-        license: identifier of the weights' licence, for example "apache-2.0"; with None the card says that none was
-            stated, and whom to ask.
-        repository: what the card tells users to load; default: the name of the folder.
-        onnx: also write ONNX graphs of both views to `onnx/`.
-        calibrate: also write int8 graphs, calibrated on these images: a directory of photos, or a data set whose pairs
-            also judge R@1; see `gengeo_hf.hub.int8`. It writes the ONNX graphs as well.
-        overwrite: replace an earlier export.
+        checkpoint: Directory or Hub id of a GenGeo model. An ONNX export in the directory is copied.
+        out: Directory to write, completely or not at all.
+        results: JSON files of `gengeo evaluate`, shown in the card and copied to `results/`.
+        examples: Images for the widget of the card, written to `examples/` without EXIF data, which may have positions.
+        license: Identifier of the licence of the weights, for example "apache-2.0"; None states in the card that there
+            is none.
+        repository: Hub id that the code in the card loads; None takes the name of the directory.
+        onnx: Whether to write ONNX graphs of both views to `onnx/`.
+        calibrate: Images to calibrate int8 graphs: a directory of photos, or a data set whose pairs also measure R@1,
+            see `gengeo_hf.hub.int8`; ONNX graphs are then written too. None writes no int8 graphs.
+        overwrite: Whether to replace an earlier export.
+
+    Returns:
+        Path of the written directory.
 
     Raises:
-        GenGeoError: the checkpoint is no GenGeo, a result was made by another model, an example is no image, or `out`
-            holds something else, or an earlier export while `overwrite` is False.
+        GenGeoError: The checkpoint is not a GenGeo model, another model made a result, an example is not an image,
+            `out` has other contents, or `out` is an earlier export and `overwrite` is False.
     """
     from gengeo_hf.encoding.encoder import TRAINING_RECORD, Encoder
 
     check_replaceable(out, "export", overwrite)
     if Path(checkpoint).is_dir() and Path(out).resolve() == Path(checkpoint).resolve():
-        raise GenGeoError(f"{out} is the checkpoint itself: give another folder")
+        raise GenGeoError(f"{out} is the checkpoint itself: give another directory")
     summaries = read_results(results)
     _check_examples(examples)
     encoder = Encoder.from_pretrained(checkpoint, device="cpu")
@@ -83,8 +86,8 @@ def export_folder(
             record=record,
             results=without_local_paths(summaries),
             license=license,
-            # A folder has no address that a widget could show.
-            examples=[_address(repository, f"examples/{name}") for name in names] if repository else [],
+            # A local directory has no URLs for a widget.
+            examples=[_file_url(repository, f"examples/{name}") for name in names] if repository else [],
         )
         write_text(folder / "README.md", card)
         if (heads := Path(checkpoint) / POSE_HEADS).is_dir():
@@ -101,7 +104,7 @@ def export_folder(
 
 
 def _add_onnx(encoder: "Encoder", checkpoint: str | Path, folder: Path, make: bool) -> None:
-    """Take the checkpoint's ONNX export along, or make one. Last: it turns the weights into float32."""
+    """Export ONNX graphs, or copy those of the checkpoint. Called last, because it converts the weights to float32."""
     from gengeo_hf.encoding.backends.exported import FOLDER, MANIFEST, WEIGHTS, ExportedGraphs
     from gengeo_hf.encoding.fingerprint import fingerprint
 
@@ -111,22 +114,22 @@ def _add_onnx(encoder: "Encoder", checkpoint: str | Path, folder: Path, make: bo
 
         export_onnx(encoder.model, encoder.processor, folder / FOLDER, folder / WEIGHTS)
     elif (present / MANIFEST).is_file():
-        # Graphs hold float32 values, whatever the weights are.
-        ours = fingerprint(encoder.model.float(), encoder.processor)
-        if ExportedGraphs(present, encoder.processor).fingerprint() != ours:
+        # Graphs have float32 values, also for weights of another dtype.
+        expected = fingerprint(encoder.model.float(), encoder.processor)
+        if ExportedGraphs(present, encoder.processor).fingerprint() != expected:
             raise GenGeoError(f"{present} was exported from other weights: export again with --onnx, or delete it")
         shutil.copytree(present, folder / FOLDER)
 
 
-def _address(repository: str, path: str) -> str:
-    """Where a file of a model repository can be fetched."""
+def _file_url(repository: str, path: str) -> str:
+    """URL of a file of a model repository."""
     from huggingface_hub import hf_hub_url
 
     return hf_hub_url(repository, path)
 
 
 def _check_examples(examples: Sequence[str | Path]) -> None:
-    """Refuse what is no image, before anything is loaded."""
+    """Check that the examples are images, before the model is loaded."""
     from gengeo_hf.common.images import open_image
 
     for path in examples:
@@ -134,9 +137,10 @@ def _check_examples(examples: Sequence[str | Path]) -> None:
 
 
 def _write_examples(examples: Sequence[str | Path], folder: Path) -> list[str]:
-    """Write the images into a folder; gives their names there, which a number keeps apart.
+    """Write the images to a directory as new JPEG files, without metadata such as positions.
 
-    Anew, as JPEG: what a camera wrote beside the pixels, where it stood among it, is not published.
+    Returns:
+        Names of the files, with a number that keeps equal names apart.
     """
     from gengeo_hf.common.images import open_image
 
@@ -148,7 +152,7 @@ def _write_examples(examples: Sequence[str | Path], folder: Path) -> list[str]:
 
 
 def _check_results(summaries: Sequence[dict[str, Any]], processor: Any, fingerprint: str) -> None:
-    """Refuse numbers of another model. At other image sizes the fingerprint says nothing about the weights."""
+    """Check that this model made the results. At other image sizes the fingerprint differs, so it is not compared."""
     for summary in summaries:
         stated = summary.get("model", {}).get("fingerprint")
         same_sizes = summary.get("settings", {}).get("view_sizes", processor.view_sizes) == processor.view_sizes
@@ -160,16 +164,19 @@ def _check_results(summaries: Sequence[dict[str, Any]], processor: Any, fingerpr
 
 
 def write_space(out: str | Path, model: str, index: str | None = None, *, overwrite: bool = False) -> Path:
-    """Write a Gradio Space that needs nothing of this package.
+    """Write a Gradio Space that works without this package.
 
     Args:
-        out: folder to write.
-        model: Hub id of a published GenGeo.
-        index: Hub id of a published index, or None to rank images that the visitor uploads.
-        overwrite: replace an earlier Space.
+        out: Directory to write.
+        model: Hub id of a published GenGeo model.
+        index: Hub id of a published index; None ranks images that the visitor uploads.
+        overwrite: Whether to replace an earlier Space.
+
+    Returns:
+        Path of the written directory.
 
     Raises:
-        GenGeoError: `out` holds something else, or an earlier Space while `overwrite` is False.
+        GenGeoError: `out` has other contents, or `out` is an earlier Space and `overwrite` is False.
     """
     from huggingface_hub import SpaceCard, SpaceCardData
 

@@ -1,9 +1,9 @@
-"""int8 graphs of a model, calibrated on the user's own images and written only if descriptors stay what they were.
+"""Export of int8 graphs, calibrated on given images and written only if the descriptors hardly change.
 
-Static post-training quantisation of the backbone's linear layers: activations uint8 for each tensor, weights int8 for
-each output channel (Jacob et al. 2018). Layer norms, attention, the head and the projection stay in float32.
-Layers that quantisation hurts most, by the error of their own output on the calibration images, are left in float32
-until the gate is passed: outlier channels of pretrained transformers are known for it (Dettmers et al. 2022).
+Static post-training quantisation of the linear layers of the backbone: activations uint8 per tensor, weights int8 per
+output channel (Jacob et al. 2018). Layer norms, attention, the head and the projection stay in float32. The layers with
+the largest quantisation error of their output on the calibration images are left in float32 until the descriptors pass
+the gate; such layers have the outlier channels of pretrained transformers (Dettmers et al. 2022).
 """
 
 import contextlib
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
     from gengeo_hf.model import GenGeoModel
 
 ENGINES = ("onnx", "openvino")
-LOWEST_COSINE, MEAN_COSINE = 0.98, 0.995  # between int8 and float32 descriptors of images that did not calibrate
-MOST_RECALL_LOSS = 0.005  # of R@1
-FLOAT_SHARES = (0.0, 1 / 12, 1 / 6, 1 / 3, 1 / 2)  # of the layers, left in float32 in turn until the gate is passed
-ROWS = 512  # of a layer's input that its error is measured on
+LOWEST_COSINE, MEAN_COSINE = 0.98, 0.995  # allowed between int8 and float32 descriptors of the evaluation images
+MAX_RECALL_LOSS = 0.005  # loss of R@1
+FLOAT_SHARES = (0.0, 1 / 12, 1 / 6, 1 / 3, 1 / 2)  # shares of layers in float32, tried until the gate is passed
+ROWS = 512  # rows of a layer's input for the measurement of its error
 
 
 @dataclass(frozen=True)
 class Gate:
-    """How int8 descriptors compare with those of float32.
+    """Comparison of int8 descriptors with float32 descriptors.
 
     Args:
-        lowest: Lowest cosine of an image's two descriptors.
-        mean: Mean cosine.
-        recall: (float32, int8) R@1, shares of 1; None where the calibration images are not pairs.
-        images: How many images were compared.
+        lowest: Lowest cosine between the two descriptors of an image.
+        mean: Mean cosine over the images.
+        recall: R@1 of float32 and of int8, 0 to 1; None if the images are not pairs.
+        images: Number of compared images.
     """
 
     lowest: float
@@ -51,9 +51,9 @@ class Gate:
 
     @property
     def is_passed(self) -> bool:
-        """Whether int8 may be used instead of float32."""
+        """Whether the int8 descriptors are near enough to be used instead of float32."""
         near = self.lowest >= LOWEST_COSINE and self.mean >= MEAN_COSINE
-        return near and (self.recall is None or self.recall[0] - self.recall[1] <= MOST_RECALL_LOSS)
+        return near and (self.recall is None or self.recall[0] - self.recall[1] <= MAX_RECALL_LOSS)
 
     def __str__(self) -> str:
         shown = f"lowest cosine to float32 {self.lowest:.4f}, mean {self.mean:.4f} ({self.images} images)"
@@ -61,38 +61,40 @@ class Gate:
 
 
 def export_int8(model: "GenGeoModel", folder: Path, images: CalibrationImages) -> dict[str, str]:
-    """Write `onnx_int8` and, where nncf is installed, `openvino_int8` beside an ONNX export of the same model.
+    """Write `onnx_int8` and, if nncf is installed, `openvino_int8` beside an ONNX export of the same model.
 
     Args:
-        model: What was exported.
-        folder: Directory with `onnx/`.
-        images: What calibrates and judges.
+        model: The exported model.
+        folder: Directory with the export in `onnx/`.
+        images: Images for calibration and evaluation.
 
     Returns:
-        A line about each engine: layers in float32, cosines, R@1.
+        A summary for each engine: layers in float32, cosines, R@1.
 
     Raises:
-        GenGeoError: A package is missing, or no share of float32 layers passes the gate; nothing is written then.
+        GenGeoError: A package is missing, or no share of float32 layers passes the gate; then nothing is written for
+            this engine.
     """
-    _require()
+    _require_packages()
     source = ExportedGraphs(folder / FOLDER, images.processor)
     layers = {path: _linear_layers(path, model) for path in {source.graph(view) for view in VIEWS}}
     errors: dict[str, float] = {}
     for path, names in layers.items():
-        errors |= _layer_errors(path, names, images.calibrating(_views_of(source, path)))
+        errors |= _layer_errors(path, names, images.calibration_pixels(_views_of(source, path)))
     ranked = sorted(errors, key=lambda name: -errors[name])
     expected = _descriptors(_onnx_session, {view: source.graph(view) for view in VIEWS}, images)
-    told = {}
+    summaries = {}
     engines = [engine for engine in ENGINES if engine == "onnx" or _has_nncf()]
-    with tempfile.TemporaryDirectory() as made:
+    with tempfile.TemporaryDirectory() as temporary:
         for engine in engines:
-            gate, left, target = _quantised(engine, source, layers, ranked, images, expected, Path(made) / engine)
-            told[engine] = f"{len(left)} of {len(ranked)} linear layers left in float32, {gate}"
+            work = Path(temporary) / engine
+            gate, left, target = _quantise(engine, source, layers, ranked, images, expected, work)
+            summaries[engine] = f"{len(left)} of {len(ranked)} linear layers left in float32, {gate}"
             _write(folder / f"{engine}_int8", target, source, gate, sorted(left), images)
-    return told
+    return summaries
 
 
-def _quantised(
+def _quantise(
     engine: str,
     source: ExportedGraphs,
     layers: dict[Path, dict[str, str]],
@@ -101,7 +103,11 @@ def _quantised(
     expected: dict[str, np.ndarray],
     folder: Path,
 ) -> tuple[Gate, set[str], Path]:
-    """Graphs of one engine with as few float32 layers as pass the gate: the gate, these layers, the directory."""
+    """Quantise the graphs for one engine, with the smallest share of float32 layers that passes the gate.
+
+    Returns:
+        The comparison, the names of the float32 layers, and the directory of the graphs.
+    """
     make, run, suffix = _ENGINES[engine]
     for share in FLOAT_SHARES:
         left, target = set(ranked[: round(share * len(ranked))]), folder / f"{share:.3f}"
@@ -109,7 +115,11 @@ def _quantised(
         for path, names in layers.items():
             float_nodes = [node for node, layer in names.items() if layer in left]
             make(
-                path, target / (path.stem + suffix), [*names], float_nodes, images.calibrating(_views_of(source, path))
+                path,
+                target / (path.stem + suffix),
+                [*names],
+                float_nodes,
+                images.calibration_pixels(_views_of(source, path)),
             )
         graphs = {view: target / (source.graph(view).stem + suffix) for view in VIEWS}
         gate = _compare(expected, _descriptors(run, graphs, images), images)
@@ -117,13 +127,13 @@ def _quantised(
             return gate, left, target
     raise GenGeoError(
         f"int8 ({engine}) changes descriptors too much even with half of the layers in float32: {gate}; nothing was "
-        "written: use float32 or bfloat16, or calibrate on images that are more like those of use"
+        "written: use float32 or bfloat16, or calibrate with images that are more similar to your photos"
     )
 
 
-def _require() -> None:
+def _require_packages() -> None:
     try:
-        import onnx  # noqa: F401  # whether it is there
+        import onnx  # noqa: F401  # checks that it is installed
         import onnxruntime.quantization  # noqa: F401
     except ImportError as error:
         raise GenGeoError(f"--int8 needs {error.name}: pip install 'gengeo_hf[onnx]'") from error
@@ -136,12 +146,12 @@ def _has_nncf() -> bool:
 
 
 def _views_of(source: ExportedGraphs, path: Path) -> list[str]:
-    """Views whose images go through a graph."""
+    """Views whose images a graph encodes."""
     return [view for view in VIEWS if source.graph(view) == path]
 
 
 def _linear_layers(path: Path, model: "GenGeoModel") -> dict[str, str]:
-    """Nodes of a graph that are linear layers of the backbone, with the layers' names: found by their weights."""
+    """Names of layers by names of nodes, of the linear layers of the backbone in a graph, matched by weights."""
     import onnx
     import torch
 
@@ -165,14 +175,14 @@ def _linear_layers(path: Path, model: "GenGeoModel") -> dict[str, str]:
 
 
 def _layer_errors(path: Path, names: dict[str, str], pixels: list[np.ndarray]) -> dict[str, float]:
-    """Relative error of each layer's output when its input and weights are rounded to 8 bits."""
+    """Relative error of the output of each layer if its input and weights are rounded to 8 bits."""
     import onnx
     import onnxruntime
 
     graph = onnx.load(path)
     stored = {value.name: value for value in graph.graph.initializer}
     nodes = [node for node in graph.graph.node if node.name in names]
-    weights = {node.name: _weight_of(node, stored) for node in nodes}  # before the graph is saved without them
+    weights = {node.name: _weight_of(node, stored) for node in nodes}  # before `onnx.save` moves them out of the graph
     tensors = sorted({node.input[0] for node in nodes})
     for tensor in tensors:
         graph.graph.output.append(onnx.ValueInfoProto(name=tensor))
@@ -200,8 +210,8 @@ def _weight_of(node: Any, stored: dict[str, Any]) -> np.ndarray:
     import onnx
 
     weight: np.ndarray = onnx.numpy_helper.to_array(stored[node.input[1]])
-    turned = node.op_type == "Gemm" and any(value.name == "transB" and value.i for value in node.attribute)
-    return weight.T if turned else weight
+    transposed = node.op_type == "Gemm" and any(value.name == "transB" and value.i for value in node.attribute)
+    return weight.T if transposed else weight
 
 
 def _rounded_activations(values: np.ndarray) -> np.ndarray:
@@ -218,7 +228,7 @@ def _rounded_weights(weight: np.ndarray) -> np.ndarray:
 
 
 class _Reader:
-    """What onnxruntime reads calibration images from."""
+    """Calibration data reader of onnxruntime."""
 
     def __init__(self, pixels: list[np.ndarray]) -> None:
         self._left = iter(pixels)
@@ -242,7 +252,7 @@ def _quantise_onnx(
             op_types_to_quantize=["MatMul", "Gemm"],
             nodes_to_quantize=[node for node in nodes if node not in float_nodes],
             per_channel=True,
-            # 7 bits of weight: products of 8 bits saturate on CPUs without VNNI, where the export may be used as well
+            # 7 bits for weights: products of 8 bits saturate on CPUs without VNNI, where the export may be used too
             reduce_range=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -274,7 +284,7 @@ def _quantise_openvino(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Inside, the libraries' advice is not logged, and bars are not drawn."""
+    """Hide warnings and progress bars of the libraries."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -307,11 +317,11 @@ _ENGINES: dict[str, tuple[Callable[..., None], Callable[[Path], Callable[[np.nda
 def _descriptors(
     run: Callable[[Path], Callable[[np.ndarray], np.ndarray]], graphs: dict[str, Path], images: CalibrationImages
 ) -> dict[str, np.ndarray]:
-    """Unit descriptors of the judging images of both views."""
+    """Descriptors of length 1 of the evaluation images of both views."""
     sessions = {path: run(path) for path in set(graphs.values())}
     found = {}
     for view, path in graphs.items():
-        vectors = np.concatenate([sessions[path](pixels) for pixels in images.judging(view)])
+        vectors = np.concatenate([sessions[path](pixels) for pixels in images.evaluation_pixels(view)])
         found[view] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     return found
 
@@ -325,19 +335,19 @@ def _compare(expected: dict[str, np.ndarray], found: dict[str, np.ndarray], imag
 
 
 def _recall(descriptors: dict[str, np.ndarray], positives: np.ndarray) -> float:
-    """Share of the photos whose own tile is strictly the most similar one."""
+    """R@1: share of the photos whose tile is strictly the most similar one."""
     scores = descriptors["ground"] @ descriptors["aerial"].T
     own = scores[np.arange(len(scores)), positives][:, None]
     return float(((scores >= own).sum(axis=1) == 1).mean())
 
 
 def _write(
-    folder: Path, made: Path, source: ExportedGraphs, gate: Gate, left: list[str], images: CalibrationImages
+    folder: Path, graphs: Path, source: ExportedGraphs, gate: Gate, left: list[str], images: CalibrationImages
 ) -> None:
-    """The graphs of one engine with their manifest; the directory appears whole."""
-    suffix = next(path.suffix for path in made.iterdir() if path.suffix in (".onnx", ".xml"))
+    """Write the graphs of one engine with their manifest, completely or not at all."""
+    suffix = next(path.suffix for path in graphs.iterdir() if path.suffix in (".onnx", ".xml"))
     with atomic_folder(folder) as target:
-        for path in sorted(made.iterdir()):
+        for path in sorted(graphs.iterdir()):
             (target / path.name).write_bytes(path.read_bytes())
         manifest = source.manifest | {
             "dtype": "int8",

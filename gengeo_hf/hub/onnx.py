@@ -1,6 +1,6 @@
-"""A checkpoint as an ONNX graph, for machines that describe images without torch's kernels.
+"""Export of a checkpoint to ONNX, for machines that encode images without the kernels of torch.
 
-The folder has one graph for each head (one where both views share it), which takes any batch size and any image size,
+The directory has one graph for each head (one graph if both views share the head), for any batch size and image size,
 the weights, and the settings that `gengeo_hf.encoding.backends` reads.
 """
 
@@ -25,35 +25,36 @@ if TYPE_CHECKING:
     from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
 
 WEIGHTS = "weights.bin"
-SMALL = 1024  # bytes; what is smaller stays inside the graph
-LOWEST_COSINE = 0.9999  # between a descriptor of the graph and that of torch
-BATCHES = (1, 3)  # neither is the batch size that the graph is traced with
-TRACED = (2, 3, 5)  # batch, rows and columns of patches
+MIN_EXTERNAL_BYTES = 1024  # smaller tensors are stored in the graph
+LOWEST_COSINE = 0.9999  # allowed cosine between descriptors of the graph and of torch
+BATCHES = (1, 3)  # batch sizes of the comparison, other than that of TRACED
+TRACED = (2, 3, 5)  # batch size, rows and columns of patches of the traced input
 
 
 def export_onnx(
     model: "GenGeoModel", processor: "GenGeoImageProcessor", folder: str | Path, checkpoint: Path | None = None
 ) -> float:
-    """Write the graphs, and compare them with torch at both views' sizes before anything appears.
+    """Write the graphs, after a comparison with torch at the image sizes of both views.
 
     Args:
-        model: its weights are exported as float32; it is put into evaluation mode on the CPU.
-        processor: says the image size of each view.
-        folder: it appears whole or not at all.
-        checkpoint: the weights' file that will lie beside it; an encoder then knows that the two belong together.
+        model: Model to export. It is moved to the CPU, converted to float32 and set to evaluation mode.
+        processor: Image processor with the image size of each view.
+        folder: Directory to write, completely or not at all.
+        checkpoint: Weights file beside the directory; its checksum is stored, so that an encoder can verify that graphs
+            and weights belong together.
 
     Returns:
         The lowest cosine between descriptors of the graphs and of torch, on random images.
 
     Raises:
-        GenGeoError: the packages of `gengeo_hf[onnx]` are missing, or a graph does not agree with the model.
+        GenGeoError: The packages of `gengeo_hf[onnx]` are missing, or a graph does not agree with the model.
     """
-    _require()
+    _require_packages()
     from gengeo_hf.model.backbones import family_of, patch_sides
 
     model = model.cpu().float().eval()
     config: Any = model.config
-    graphs = {name: _traced(model, name) for name in model.heads}
+    graphs = {name: _trace(model, name) for name in model.heads}
     graph_of = {view: f"{'shared' if config.share_aggregator else view}.onnx" for view in VIEWS}
     with atomic_folder(folder) as target:
         _save(graphs, target)
@@ -82,17 +83,17 @@ def export_onnx(
     return lowest
 
 
-def _require() -> None:
+def _require_packages() -> None:
     try:
-        import onnx_ir  # noqa: F401  # comes with onnxscript
+        import onnx_ir  # noqa: F401  # installed with onnxscript
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise GenGeoError(f"ONNX needs {error.name}: pip install 'gengeo_hf[onnx]'") from error
 
 
-def _traced(model: "GenGeoModel", head: str) -> Any:
-    """The graph of one head, an `onnx_ir.Model`, with free batch size, height and width."""
+def _trace(model: "GenGeoModel", head: str) -> Any:
+    """Trace one head: an `onnx_ir.Model` with variable batch size, height and width."""
     from gengeo_hf.model.backbones import patch_sides
 
     high, wide = patch_sides(model.config.backbone_config)
@@ -114,13 +115,13 @@ def _traced(model: "GenGeoModel", head: str) -> Any:
         )
     assert program is not None
     for node in program.model.graph.all_nodes():
-        node.metadata_props.clear()  # they hold where the exporting machine keeps its files
+        node.metadata_props.clear()  # contain paths of the exporting machine
     return program.model
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the exporter says about packages that nothing here needs, and about its own insides."""
+    """Hide messages of the exporter about packages that are not needed and about its own code."""
     registration = logging.getLogger("torch.onnx._internal.exporter._registration")
     before = registration.level
     registration.setLevel(logging.ERROR)
@@ -133,22 +134,22 @@ def _quiet() -> Iterator[None]:
 
 
 def _save(graphs: dict[str, Any], folder: Path) -> None:
-    """Write the graphs, with one copy of each weight for all of them."""
+    """Write the graphs and one file of weights, with one copy of each weight that graphs share."""
     import onnx_ir
 
     shared: dict[tuple[str, tuple[int, ...], str], Any] = {}
-    places = []
+    externals = []
     for graph in graphs.values():
         for value in graph.graph.initializers.values():
             tensor = value.const_value
-            if tensor is None or tensor.nbytes < SMALL:
+            if tensor is None or tensor.nbytes < MIN_EXTERNAL_BYTES:
                 continue
             key = (str(tensor.dtype), tuple(tensor.shape), hashlib.sha256(tensor.tobytes()).hexdigest())
             shared.setdefault(key, tensor)
-            places.append((value, key))
+            externals.append((value, key))
     stored = onnx_ir.external_data.convert_tensors_to_external(list(shared.values()), folder, WEIGHTS)
     by_key = dict(zip(shared, stored, strict=True))
-    for value, key in places:
+    for value, key in externals:
         value.const_value = by_key[key]
     for name, graph in graphs.items():
         onnx_ir.save(graph, folder / f"{name}.onnx")
@@ -156,7 +157,7 @@ def _save(graphs: dict[str, Any], folder: Path) -> None:
 
 @torch.inference_mode()
 def _lowest_cosine(model: "GenGeoModel", graph: Path, view: str, processor: "GenGeoImageProcessor") -> float:
-    """Over batches of random images of the view's size."""
+    """Lowest cosine between descriptors of the graph and of torch, over batches of random images."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])

@@ -1,7 +1,7 @@
-"""`pipeline("image-feature-extraction")` with `view=`, for GenGeo models in a process that imports this package.
+"""`pipeline("image-feature-extraction")` with the argument `view`, once this package is imported.
 
-The class of transformers drops arguments that it does not know, `view` among them, and turns PIL images into 8-bit RGB
-before the image processor sees them. This one passes both on, and is the class of transformers for any other model.
+The class of transformers drops arguments that it does not know, such as `view`, and converts PIL images to 8-bit RGB
+before the image processor gets them. This class passes both on; other models use the methods of transformers.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ TASK = "image-feature-extraction"
 
 
 class GenGeoFeaturePipeline(ImageFeatureExtractionPipeline):
-    """Descriptors of images: `pipe(images, view="aerial")`, or `pipeline(..., view="aerial")`."""
+    """Pipeline of descriptors: `pipe(images, view="aerial")`, or `pipeline(..., view="aerial")`."""
 
     def _sanitize_parameters(self, *args: Any, view: str | None = None, **kwargs: Any) -> tuple[dict, dict, dict]:
         if view is not None:
@@ -25,10 +25,10 @@ class GenGeoFeaturePipeline(ImageFeatureExtractionPipeline):
         first, second, third = super()._sanitize_parameters(*args, **kwargs)
         return first, second, third
 
-    def preprocess(  # type: ignore[override]  # as the class of transformers that it extends
+    def preprocess(  # type: ignore[override]  # the signature of the class of transformers
         self, image: Any, timeout: float | None = None, **image_processor_kwargs: Any
     ) -> Any:
-        """Open an image and prepare it; an address is fetched as transformers does it."""
+        """Open an image and preprocess it; transformers fetches a URL."""
         is_address = isinstance(image, str) and image.startswith(("http://", "https://", "data:"))
         if self.model.config.model_type != "gengeo" or is_address:
             return super().preprocess(image, timeout=timeout, **image_processor_kwargs)
@@ -38,6 +38,6 @@ class GenGeoFeaturePipeline(ImageFeatureExtractionPipeline):
 
 
 def register() -> None:
-    """Make it the class of the task. It is not a custom pipeline: saved models do not name it."""
+    """Set the class of the task. It is not registered as a custom pipeline, so saved models do not refer to it."""
     task: Any = SUPPORTED_TASKS[TASK]
     task["impl"] = GenGeoFeaturePipeline

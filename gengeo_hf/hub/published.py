@@ -1,12 +1,12 @@
-"""What may be published of a record: values without paths, user names and host names of this machine."""
+"""Removal of local paths, user names and host names from records that are published."""
 
 import re
 from pathlib import Path
 from typing import Any
 
-# Keys whose values say who trained and where.
+# Keys whose values identify a user or a machine.
 PRIVATE_KEYS = {"host", "hostname", "user", "username", "cwd", "command", "argv", "environment"}
-# Settings that take a path; other texts with slashes may be names, such as "world/urban/train".
+# Settings whose value is a path; other values with slashes may be names, such as "world/urban/train".
 PATH_KEYS = {"cache_dir", "descriptors", "folder", "init", "model", "output", "path", "pretrained", "resume", "root"}
 LOCAL = "(a local path)"
 _LOCAL = re.compile(r"^(/|~|\.{1,2}[/\\]|[A-Za-z]:[/\\]|\\\\|file:)")
@@ -14,13 +14,13 @@ _ADDRESS = re.compile(r"^[a-z][a-z0-9+.-]+://")
 
 
 def without_local_paths(value: Any) -> Any:
-    """A copy of JSON values in which every local path is replaced, and private keys are left out.
+    """Copy JSON values with every local path replaced as a whole and private keys left out.
 
-    Also the last part of a path may be the name of a person or a client. Addresses (http, hf) and Hub ids
-    (`organisation/name`) stay.
+    The last part of a path is replaced too, because it may be the name of a person or a client. URLs (http, hf) and Hub
+    ids (`organisation/name`) are kept.
 
     Args:
-        value: Dicts, lists and plain values.
+        value: JSON value: a dict, a list or a plain value.
     """
     if isinstance(value, dict):
         return {
@@ -39,7 +39,7 @@ def without_local_paths(value: Any) -> Any:
 
 
 def _names_path(key: Any, entry: Any) -> bool:
-    """Whether a setting that takes a path holds one that is relative; a Hub id has one slash."""
+    """Whether a value of a path setting is a relative path: it has several slashes, a Hub id has one."""
     return key in PATH_KEYS and isinstance(entry, str) and entry.count("/") > 1 and not _ADDRESS.match(entry)
 
 
@@ -51,7 +51,7 @@ def _public_word(word: str) -> str:
 
 
 def _is_local(text: str) -> bool:
-    """Whether all of a text is a path of this machine, as far as that can be seen."""
+    """Whether a text looks like a local path, or is the path of an existing file."""
     if (
         not text.strip("/\\")
         or not ("/" in text or "\\" in text)

@@ -1,4 +1,4 @@
-"""Publishing and fetching: checkpoints, indexes and datasets, each upload one commit that is tried again."""
+"""Push and pull of checkpoints, indexes and data sets; each upload is one commit, retried after network errors."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Kind = Literal["model", "index", "dataset"]
 KINDS: tuple[Kind, ...] = ("model", "index", "dataset")
 MANIFEST = "manifest.json"  # of an index
-# What an upload may leave behind from an earlier one; such files go in the same commit.
+# Patterns of files of an earlier upload; those that are not uploaded again are deleted in the same commit.
 MODEL_FILES = (
     "model*.safetensors*",
     "onnx/*",
@@ -40,27 +40,27 @@ MODEL_FILES = (
 def push(
     folder: str | Path, repository: str, *, private: bool = False, token: str | None = None, **options: Any
 ) -> str:
-    """Publish a checkpoint or an index: one commit, tried again when the network or the Hub fails.
+    """Publish a checkpoint or an index as one commit, which is retried after errors of the network or the Hub.
 
     Args:
-        folder: a GenGeo checkpoint (becomes a model repository) or an index (becomes a dataset repository).
-        repository: `organisation/name`; it is made if it does not exist.
-        private: of a repository that is made.
-        token: of the Hub; None takes the stored one, or that of the variable HF_TOKEN.
-        options: of a checkpoint, see `export_folder`.
+        folder: Directory of a GenGeo checkpoint (for a model repository) or of an index (for a dataset repository).
+        repository: Repository id, `organisation/name`; the repository is created if it does not exist.
+        private: Whether a repository that is created is private.
+        token: Access token of the Hub; None takes the environment variable HF_TOKEN or the stored token.
+        options: Options of the export of a checkpoint, see `export_folder`.
 
     Returns:
-        The address of the commit.
+        URL of the commit.
 
     Raises:
-        GenGeoError: the folder is neither, or the Hub refuses.
+        GenGeoError: The directory is neither a checkpoint nor an index, or the Hub refuses the upload.
     """
     check_repository_name(repository)
     folder = Path(folder)
     access: dict[str, Any] = {"private": private, "token": token}
     if (folder / MANIFEST).is_file():
         if options:
-            raise GenGeoError(f"{folder} is an index: {', '.join(options)} can only go with a checkpoint")
+            raise GenGeoError(f"{folder} is an index: {', '.join(options)} is only for checkpoints")
         from gengeo_hf.index import GeoIndex
 
         return GeoIndex.load(folder).push_to_hub(repository, **access)
@@ -82,19 +82,22 @@ def push_dataset(
     private: bool = False,
     token: str | None = None,
 ) -> str:
-    """Publish pairs: Parquet files with the image bytes inside, two configs (`queries`, `gallery`), one commit.
+    """Publish pairs as one commit: Parquet files with the bytes of the images, in two configs (`queries`, `gallery`).
 
     Args:
-        data: both tables.
-        repository: `organisation/name`.
-        split: name of the split, for example "test". Other splits in the repository stay.
-        license: identifier of the images' licence; None states none.
-        sources: Where the images come from; the card and a file `SOURCES.json` carry them on.
-        private: of a repository that is made.
-        token: see `push`.
+        data: Queries and gallery.
+        repository: Repository id, `organisation/name`.
+        split: Name of the split, for example "test". Other splits of the repository are kept.
+        license: Identifier of the licence of the images; None states none.
+        sources: Sources of the images, which are written to the card and, for a single source, to `SOURCES.json`.
+        private: Whether a repository that is created is private.
+        token: Access token of the Hub, see `push`.
+
+    Returns:
+        URL of the commit.
 
     Raises:
-        GenGeoError: the name of the split is no word, or the Hub refuses.
+        GenGeoError: The name of the split is not valid, or the Hub refuses the upload.
     """
     from gengeo_hf.data.parquet import TABLES, write_pairs
     from gengeo_hf.data.sources import write_sources
@@ -127,28 +130,28 @@ def pull(
     token: str | None = None,
     overwrite: bool = False,
 ) -> Kind:
-    """Fetch a checkpoint, an index or a dataset into a folder, which appears whole or not at all.
+    """Download a checkpoint, an index or a data set to a directory, which is written completely or not at all.
 
     Args:
-        repository: `organisation/name`.
-        out: folder to write.
-        kind: None finds out; needed where a model and a dataset have the same name.
-        revision: branch, tag or commit.
-        token: see `push`.
-        overwrite: replace what an earlier pull of the same kind wrote.
+        repository: Repository id, `organisation/name`.
+        out: Directory to write.
+        kind: "model", "index" or "dataset"; None detects it. Needed if a model and a data set have the same id.
+        revision: Branch, tag or commit; None takes the main branch.
+        token: Access token of the Hub, see `push`.
+        overwrite: Whether to replace the result of an earlier pull of the same kind.
 
     Returns:
-        What it is. Datasets are then read by `load_pairs("parquet", root=out, split=...)`.
+        The kind. Load a data set with `load_pairs("parquet", root=out, split=...)`.
 
     Raises:
-        GenGeoError: the repository is missing, what it holds is not sound, `out` holds something else, or an earlier
-            pull while `overwrite` is False.
+        GenGeoError: The repository is missing or damaged, `out` has other contents, or `out` is the result of an
+            earlier pull and `overwrite` is False.
     """
     if kind is not None and kind not in KINDS:
         raise GenGeoError(f"unknown kind {kind!r}: expected {', '.join(KINDS)}")
     check_repository_name(repository)
     kind = kind or _kind_of(repository, revision, token)
-    if kind == "index":  # which knows its files itself, also after edits
+    if kind == "index":  # its manifest lists its files, also after edits
         check_output(out, overwrite, whole=True)
     else:
         check_replaceable(out, kind, overwrite)
@@ -170,7 +173,7 @@ def _kind_of(repository: str, revision: str | None, token: str | None) -> Kind:
     if not found:
         raise GenGeoError(f"the Hub has no {repository} that you can see: check the name and your token")
     if len(found) > 1:
-        raise GenGeoError(f"{repository} is a model and a dataset: say which with --kind")
+        raise GenGeoError(f"{repository} is a model and a dataset: choose one with --kind")
     if found == ["model"]:
         return "model"
     files = with_retries(lambda: api.list_repo_files(repository, repo_type="dataset", revision=revision), repository)
@@ -181,7 +184,7 @@ def _check_model(repository: str, folder: Path) -> None:
     try:
         model_type = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise GenGeoError(f"{repository} holds no checkpoint: config.json is missing or says no model_type") from error
+        raise GenGeoError(f"{repository} holds no checkpoint: config.json is missing or has no model_type") from error
     if model_type != "gengeo":
         raise GenGeoError(f"{repository} holds a {model_type!r} model, not a GenGeo checkpoint")
 
@@ -210,10 +213,10 @@ _CHECKS: dict[Kind, Callable[[str, Path], None]] = {
 
 
 def _download(repository: str, folder: Path, repo_type: str, revision: str | None, token: str | None) -> None:
-    """Fetch all files of a repository into an empty folder.
+    """Download all files of a repository to an empty directory.
 
     Raises:
-        GenGeoError: a file's name points outside the folder.
+        GenGeoError: The name of a file points outside the directory.
     """
     from huggingface_hub import HfApi, snapshot_download
 
@@ -221,12 +224,12 @@ def _download(repository: str, folder: Path, repo_type: str, revision: str | Non
     names = with_retries(lambda: api.list_repo_files(repository, repo_type=repo_type, revision=revision), repository)
     for name in names:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
-            raise GenGeoError(f"{repository} holds {name!r}, a name outside the folder; nothing was fetched")
+            raise GenGeoError(f"{repository} holds {name!r}, a name outside the directory; nothing was downloaded")
     with_retries(
         lambda: snapshot_download(repository, repo_type=repo_type, revision=revision, local_dir=folder, token=token),
         repository,
     )
-    shutil.rmtree(folder / ".cache", ignore_errors=True)  # book-keeping of the download
+    shutil.rmtree(folder / ".cache", ignore_errors=True)  # state of the download
 
 
 def _dataset_card(name: str, repository: str, license: str | None, sources: Sequence["DataSources"]) -> str:

@@ -1,7 +1,7 @@
 """A page without a server: onnxruntime-web encodes a photo in the browser and searches a small index there.
 
-The runtime is fetched from npm when the page is written, in a pinned version whose checksum is compared, and kept in
-the user's cache; the package does not hold it.
+The runtime is not a part of the package: it is downloaded by npm when the page is written, in a pinned version whose
+checksum is verified, and kept in the user's cache.
 """
 
 import hashlib
@@ -27,29 +27,29 @@ RUNTIME_SHA512 = (
 )
 RUNTIME_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 CARD = "---\ntitle: GenGeo\nsdk: static\npinned: false\n---\n\nLocates a photo in the browser: nothing is uploaded.\n"
-MOST_TILES = 100_000  # 100 MB of descriptors, which a phone can still hold
+MAX_TILES = 100_000  # 100 MB of descriptors, which fit into the memory of a phone
 
 
 def write_static_space(
     out: str | Path, model: str | Path, index: str | Path, *, runtime: str | Path | None = None, overwrite: bool = False
 ) -> float:
-    """Write a page that locates photos in the browser: upload the directory as a static Space, or serve it as files.
+    """Write a page that locates photos in the browser: upload the directory as a static Space, or serve its files.
 
-    Photos are encoded as they are: the page does not unroll them to a panorama model's canvas, nor try headings.
+    Photos are only resized: the page does not project them to the canvas of a panorama model, and tries no headings.
 
     Args:
         out: Directory to write.
         model: Directory of `gengeo export --int8`.
         index: Index directory made with that model.
-        runtime: The npm package of onnxruntime-web, where it was fetched before; None fetches it.
-        overwrite: Replace an earlier page.
+        runtime: Path of the npm package of onnxruntime-web; None downloads it, or takes the copy in the cache.
+        overwrite: Whether to replace an earlier page.
 
     Returns:
-        Megabytes that a visitor loads.
+        Size of the page in megabytes.
 
     Raises:
-        GenGeoError: The model has no int8 graphs, the index is of another model or too large, or the runtime cannot be
-            fetched or is not the pinned one.
+        GenGeoError: The model has no int8 graphs, another model made the index, the index is too large, or the runtime
+            cannot be downloaded or is not the pinned version.
     """
     from gengeo_hf.encoding.checkpoints import caveat_of
     from gengeo_hf.encoding.encoder import Encoder
@@ -61,10 +61,10 @@ def write_static_space(
     if encoder.dim != gallery.manifest.dim:
         encoder.truncate(int(gallery.manifest.dim))
     gallery.check_model(encoder)
-    if len(gallery) > MOST_TILES:
-        raise GenGeoError(f"{index} holds {len(gallery):,} tiles: a page in a browser takes {MOST_TILES:,} at most")
+    if len(gallery) > MAX_TILES:
+        raise GenGeoError(f"{index} holds {len(gallery):,} tiles: a page in the browser can have {MAX_TILES:,} at most")
     graphs: Any = encoder.source
-    package = Path(runtime) if runtime is not None else _fetched_runtime()
+    package = Path(runtime) if runtime is not None else _cached_runtime()
     with atomic_folder(out, "space") as folder:
         _unpack_runtime(package, folder / "ort")
         shutil.copyfile(graphs.graph("ground"), folder / "model.onnx")
@@ -91,7 +91,7 @@ def write_static_space(
 
 
 def _write_index(gallery: Any, folder: Path) -> None:
-    """Ids and positions of the tiles, and descriptors as int8 with one factor for each tile."""
+    """Write ids and positions of the tiles, and descriptors as int8 with one factor for each tile."""
     vectors = np.asarray(gallery.descriptors, np.float32)
     factors = np.maximum(np.abs(vectors).max(axis=1, keepdims=True), 1e-12) / 127
     np.rint(vectors / factors).astype(np.int8).tofile(folder / "codes.bin")
@@ -101,11 +101,15 @@ def _write_index(gallery: Any, folder: Path) -> None:
     write_json(folder / "tiles.json", {name: column.to_pylist() for name, column in columns.items()})
 
 
-def _fetched_runtime() -> Path:
-    """The npm package in the user's cache, fetched by npm where it is not there yet."""
-    kept = Path.home() / ".cache" / "gengeo_hf" / f"{RUNTIME}-{RUNTIME_VERSION}.tgz"
-    if kept.is_file() and _sha512(kept) == RUNTIME_SHA512:
-        return kept
+def _cached_runtime() -> Path:
+    """Path of the npm package in the user's cache; npm downloads it if it is missing.
+
+    Raises:
+        GenGeoError: npm is not installed, or the download fails.
+    """
+    cached = Path.home() / ".cache" / "gengeo_hf" / f"{RUNTIME}-{RUNTIME_VERSION}.tgz"
+    if cached.is_file() and _sha512(cached) == RUNTIME_SHA512:
+        return cached
     npm = shutil.which("npm")
     if npm is None:
         raise GenGeoError(f"npm is not installed: install it, or give --runtime {RUNTIME}-{RUNTIME_VERSION}.tgz")
@@ -114,20 +118,20 @@ def _fetched_runtime() -> Path:
         found = subprocess.run(command, capture_output=True, text=True)
         package = next(Path(folder).glob("*.tgz"), None)
         if found.returncode or package is None:
-            why = (found.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise GenGeoError(f"npm cannot fetch {RUNTIME} {RUNTIME_VERSION} ({why}): check the network")
+            reason = (found.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise GenGeoError(f"npm cannot download {RUNTIME} {RUNTIME_VERSION} ({reason}): check the network")
         _check_runtime(package)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(kept) as partial:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(cached) as partial:
             shutil.copyfile(package, partial)
-    return kept
+    return cached
 
 
 def _check_runtime(package: Path) -> None:
-    """Refuse a package that is not the pinned one.
+    """Check that a file is the pinned npm package.
 
     Raises:
-        GenGeoError: It is missing, or other bytes.
+        GenGeoError: The file is missing, or its checksum differs.
     """
     if not package.is_file():
         raise GenGeoError(f"{package} is not there: give the npm package {RUNTIME}-{RUNTIME_VERSION}.tgz")
@@ -136,7 +140,7 @@ def _check_runtime(package: Path) -> None:
 
 
 def _unpack_runtime(package: Path, folder: Path) -> None:
-    """The three files of the runtime that the page loads, and its licence."""
+    """Write the three files of the runtime that the page loads, and its licence."""
     _check_runtime(package)
     folder.mkdir()
     with tarfile.open(package) as archive:

@@ -1,6 +1,6 @@
-"""Answers over HTTP: a page for people (`gengeo app`) and a service for programs (`gengeo serve`).
+"""Localisation over HTTP: a web page (`gengeo app`) and a service for programs (`gengeo serve`).
 
-Both ask one `Locator` (`locator.py`) and run on one server (`server.py`).
+Both use one `Locator` (`locator.py`) and one HTTP server (`server.py`).
 """
 
 from importlib.util import find_spec
@@ -9,14 +9,14 @@ from gengeo_hf.common.errors import MissingExtraError
 
 
 def require(extra: str, purpose: str) -> None:
-    """Check that an extra is installed, before a model is loaded for nothing.
+    """Check that the packages of an extra are installed, before a model is loaded.
 
     Args:
-        extra: "serve" or "app".
-        purpose: see `MissingExtraError`.
+        extra: Name of the extra, "serve" or "app".
+        purpose: What the packages are needed to do, such as "show the page"; a part of the message.
 
     Raises:
-        MissingExtraError: it is not.
+        MissingExtraError: A package of the extra is not installed.
     """
     packages = {"serve": ("fastapi", "uvicorn", "python_multipart"), "app": ("gradio",)}
     for package in packages[extra]:

@@ -1,8 +1,8 @@
-"""Who may ask a service or a page: Host and Origin are checked, a token where one is set.
+"""Access control of the service and the page: checks of the Host and Origin headers, and of an access token.
 
-A web page of a stranger can make a browser send requests to a loopback address (DNS rebinding). Such a request names
-the stranger's host, so only known names are answered: loopback names, IP addresses and those that `--allowed-host`
-gives. This is ASGI middleware and works for the service (FastAPI) and for the page (gradio) alike.
+The web page of another site can make a browser send requests to a loopback address (DNS rebinding). Such a request
+carries the host name of that site, so only known names are served: loopback names, IP addresses and those given by
+`--allowed-host`. This is ASGI middleware, for the service (FastAPI) and for the page (gradio).
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 TOKEN_VARIABLE = "GENGEO_SERVICE_TOKEN"
-OPEN_PATHS = ("/health/live", "/health/ready")  # a supervisor asks them without a token
-SHORTEST_TOKEN = 16  # characters
+OPEN_PATHS = ("/health/live", "/health/ready")  # for process supervisors, which send no token
+MIN_TOKEN_LENGTH = 16  # characters
 
 
 def read_token(file: str | Path | None = None) -> str | None:
     """Return the token that callers must send, or None where none is set.
 
     Args:
-        file: Text file that holds it. None reads the environment variable GENGEO_SERVICE_TOKEN. There is no option for
-            the token itself: command lines are visible to other users.
+        file: Path of a text file with the token. None reads the environment variable GENGEO_SERVICE_TOKEN. The token
+            itself is not an option: command lines are visible to other users.
 
     Raises:
         GenGeoError: The file cannot be read, or the token has fewer than 16 characters.
@@ -49,13 +49,14 @@ def read_token(file: str | Path | None = None) -> str | None:
         token, where = os.environ.get(TOKEN_VARIABLE, "").strip(), TOKEN_VARIABLE
         if not token:
             return None
-    if len(token) < SHORTEST_TOKEN:
-        raise GenGeoError(f"the access token in {where} has {len(token)} characters, expected {SHORTEST_TOKEN} or more")
+    if len(token) < MIN_TOKEN_LENGTH:
+        found = f"the access token in {where} has {len(token)} characters"
+        raise GenGeoError(f"{found}, expected {MIN_TOKEN_LENGTH} or more")
     return token
 
 
 def hostname(text: str) -> str | None:
-    """Return the host of a Host header or of an Origin (`http://name:port`), lower case; None if it has none."""
+    """Return the host name in a Host or Origin header (`http://name:port`), in lower case; None if there is none."""
     try:
         return urlsplit(text if "://" in text else f"//{text}").hostname
     except ValueError:
@@ -63,19 +64,19 @@ def hostname(text: str) -> str | None:
 
 
 def path_of(scope: Scope) -> str:
-    """Path of a request without the prefix that a proxy removed (`root_path`)."""
+    """Return the path of a request without the prefix that a proxy removes (`root_path`)."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))
 
 
 class AccessMiddleware:
-    """Refuse requests of strangers before anything else looks at them.
+    """Refuse requests with an unknown host, another origin or no token, before the application reads them.
 
     Args:
-        app: Application behind it.
-        allowed_hosts: Names under which the service is reached, besides loopback names and IP addresses;
-            "*" allows all.
-        token: What callers must send, as `Authorization: Bearer TOKEN` or as the password of Basic authentication.
+        app: Application to protect.
+        allowed_hosts: Host names that are served, besides loopback names and IP addresses; "*" allows all.
+        token: Access token that requests must send, as `Authorization: Bearer TOKEN` or as the password of Basic
+            authentication; None requires none.
     """
 
     def __init__(self, app: ASGIApp, allowed_hosts: Sequence[str] = (), token: str | None = None) -> None:
@@ -97,7 +98,7 @@ class AccessMiddleware:
             await send_refusal(send, *refusal)
 
     def _refusal(self, scope: Scope, headers: dict[bytes, str]) -> tuple[int, str, str] | None:
-        """Status, code and message, or None where the request may pass."""
+        """Status, code and message of the refusal; None for a request that is allowed."""
         if b"content-length" in headers and b"transfer-encoding" in headers:
             return 400, "bad_request", "the request has both Content-Length and Transfer-Encoding; send one of them"
         host = hostname(headers.get(b"host", ""))
@@ -105,13 +106,13 @@ class AccessMiddleware:
             return 403, "forbidden", "this host name is not served here; start the service with --allowed-host NAME"
         origin = headers.get(b"origin")
         if origin and hostname(origin) != host and not self._is_allowed(hostname(origin)):
-            return 403, "forbidden", "requests of other web pages are not answered (Origin)"
+            return 403, "forbidden", "requests from pages of other sites are refused (Origin header)"
         if self.token and path_of(scope) not in OPEN_PATHS and not self._has_token(headers.get(b"authorization", "")):
             return 401, "unauthorized", "send the access token: Authorization: Bearer TOKEN"
         return None
 
     def _is_allowed(self, host: str | None) -> bool:
-        """A domain name must be known; an IP address cannot have been rebound."""
+        """Whether a host may be served: DNS rebinding needs a domain name, so an IP address always may."""
         if "*" in self.allowed or host in self.allowed:
             return True
         try:
@@ -133,7 +134,7 @@ class AccessMiddleware:
 
 
 async def send_refusal(send: Send, status: int, code: str, message: str) -> None:
-    """Answer a request with an error of the service's form, and close the connection."""
+    """Answer a request with an error in the JSON format of the service, and close the connection."""
     body = json.dumps({"error": {"code": code, "message": message}}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if status == 401:

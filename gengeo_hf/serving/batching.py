@@ -1,4 +1,4 @@
-"""One encoder for many threads: images that wait at the same moment go through the model in one forward pass."""
+"""An encoder for many threads: images that wait at the same time are encoded in one forward pass."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 
 
 class _Job(NamedTuple):
-    """Images that wait.
+    """Images of one call that wait for the encoder.
 
     Args:
-        kind: Jobs of one kind may be joined: the view, and the size of images that keep their own (None: resized).
-        images: What is encoded together.
-        done: Gets the descriptors, (images, dim).
+        kind: View, and size (width, height) of images that are not resized, else None. Jobs of the same kind may be
+            encoded in one batch.
+        images: Images of the call, at least one.
+        done: Future of the descriptors, float32 (images, dim).
     """
 
     kind: tuple[View, Any]
@@ -33,12 +34,12 @@ class _Job(NamedTuple):
 class BatchingEncoder:
     """An encoder that any number of threads may call at the same time.
 
-    No call waits for a batch to fill: whatever has arrived while the last batch was computed is the next batch. So a
-    single request is as fast as without, and many requests share the cost of each pass.
+    No call waits for a batch to fill: the images that arrive while one batch is computed are the next batch. So a
+    single call is as fast as without batching, and many calls share the cost of each pass.
 
     Args:
-        encoder: The model; descriptors are computed by one thread of this object only.
-        batch_size: Images that are encoded together at most; 1 encodes each request by itself.
+        encoder: The encoder; only one thread of this object calls it.
+        batch_size: Largest number of images that are encoded together; 1 encodes each image by itself.
     """
 
     def __init__(self, encoder: EncoderProtocol, batch_size: int = 8) -> None:
@@ -54,7 +55,7 @@ class BatchingEncoder:
 
     @property
     def truncate_dim(self) -> int | None:
-        """Number of values that descriptors are truncated to; None for whole ones."""
+        """Number of values that descriptors are truncated to; None if they are not truncated."""
         return self.encoder.truncate_dim
 
     @property
@@ -64,7 +65,7 @@ class BatchingEncoder:
 
     @property
     def patch(self) -> int:
-        """Width in pixels of what becomes one token."""
+        """Width in pixels of a patch."""
         return self.encoder.patch
 
     @property
@@ -74,12 +75,12 @@ class BatchingEncoder:
 
     @property
     def ground_camera(self) -> str | None:
-        """What the ground images of training were."""
+        """Kind of the ground images of training: "panorama", "photo", or None if unknown."""
         return self.encoder.ground_camera
 
     @property
     def ground_vertical_fov(self) -> float | None:
-        """Degrees of elevation that the panoramas of training show."""
+        """Vertical field of view of the panoramas of training, in degrees; None if unknown."""
         return self.encoder.ground_vertical_fov
 
     @property
@@ -89,34 +90,42 @@ class BatchingEncoder:
 
     @property
     def training_record(self) -> Mapping[str, Any]:
-        """What training wrote beside the checkpoint."""
+        """Training record beside the checkpoint; empty where there is none."""
         return self.encoder.training_record
 
     @property
     def computed_by(self) -> str:
-        """Backend and precision."""
+        """Backend and precision, for example "torch float32"."""
         return self.encoder.computed_by
 
     @property
     def choice_reason(self) -> str:
-        """Why this backend computes."""
+        """Why this backend was chosen."""
         return self.encoder.choice_reason
 
     def encode(self, images: Any, view: View, *, resize: bool = True) -> np.ndarray:
-        """Descriptors of images, as `EncoderProtocol.encode`; waits until they are computed.
+        """Encode images as `EncoderProtocol.encode` does; waits until the descriptors are computed.
+
+        Args:
+            images: One image or several.
+            view: "ground" or "aerial".
+            resize: False encodes the images at their own size, which must be the same for all.
+
+        Returns:
+            float32 (dim,) for one image, (images, dim) for several.
 
         Raises:
             RuntimeError: The encoder is closed.
-            ValueError: The model cannot take images of this size.
+            ValueError: The model cannot encode images of this size.
         """
         single = is_single_image(images)
         several = [images] if single else list(images)
         if not several:
             return np.empty((0, self.dim), dtype=np.float32)
-        descriptors = self._ask((view, None if resize else several[0].size), several)
+        descriptors = self._submit((view, None if resize else several[0].size), several)
         return descriptors[0] if single else descriptors
 
-    def _ask(self, kind: tuple[View, Any], images: list[Any]) -> np.ndarray:
+    def _submit(self, kind: tuple[View, Any], images: list[Any]) -> np.ndarray:
         """Put a job into the queue and wait for its descriptors."""
         if not self._thread.is_alive():
             raise RuntimeError("the encoder is closed")
@@ -125,25 +134,25 @@ class BatchingEncoder:
         return job.done.result()
 
     def close(self) -> None:
-        """Finish what waits, then end the thread."""
+        """Encode the images that wait, then end the thread."""
         self._waiting.put(None)
         self._thread.join()
 
     def _work(self) -> None:
-        """Take what waits, encode it, give it back; until `close`."""
+        """Encode waiting jobs in batches until `close` is called."""
         held: _Job | None = None
         while True:
             first = held or self._waiting.get()
             if first is None:
                 return
-            jobs, held, closing = self._more(first)
+            jobs, held, closing = self._join_jobs(first)
             self._encode(jobs)
-            del first, jobs  # else the last batch's pixels would stay until the next request
+            del first, jobs  # frees the pixels of the batch before the next job arrives
             if closing:
                 return
 
-    def _more(self, first: _Job) -> tuple[list[_Job], _Job | None, bool]:
-        """Jobs for one batch, the one that did not fit, and whether `close` was met."""
+    def _join_jobs(self, first: _Job) -> tuple[list[_Job], _Job | None, bool]:
+        """Jobs of one batch, the next job if it does not fit, and whether `close` was called."""
         jobs, size = [first], len(first.images)
         while size < self.batch_size:
             try:
@@ -159,7 +168,7 @@ class BatchingEncoder:
         return jobs, None, False
 
     def _encode(self, jobs: list[_Job]) -> None:
-        """Answer jobs of one kind together; when that fails, one by one, so that only the job at fault fails."""
+        """Encode jobs of one kind together; if that fails, one by one, so that only jobs with bad images fail."""
         view, size = jobs[0].kind
         try:
             images = [image for job in jobs for image in job.images]

@@ -1,11 +1,11 @@
-"""Decoding of strangers' images in processes that can be killed.
+"""Decoding of uploaded images in worker processes with limits of CPU time and memory.
 
-A file of some hundred bytes can cost minutes or gigabytes to decode. So each image is decoded by a worker process with
-a limit of CPU time and of memory, both enforced by the system, and all images that are decoded at one moment share one
+A file of some hundred bytes can cost minutes or gigabytes to decode. So each image is decoded by a worker process whose
+limits of CPU time and memory are enforced by the system, and all images that are decoded at the same time share one
 budget of pixels. The workers import neither torch nor transformers.
 
-Images that are costly by their header (many pixels, many scans) have a worker of their own, so that a small photo never
-waits behind them.
+Images that are costly according to their header (many pixels, many scans) have a worker of their own, so that a small
+photo never waits behind them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import importlib
 import multiprocessing
 import os
 import threading
-from concurrent.futures import TimeoutError as LateError
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,22 +29,23 @@ if TYPE_CHECKING:
 
     from gengeo_hf.common.images import ImageFile
 
-MAX_SCANS = 500  # of a JPEG; a progressive one of a camera has about ten
-COSTLY = 8_000_000  # pixels times passes over them; about 0.2 s of CPU time
-RESERVED = 12_000_000  # pixels of the budget that costly images leave to others
+MAX_SCANS = 500  # scans of a JPEG; a progressive JPEG of a camera has about ten
+COSTLY_PIXELS = 8_000_000  # pixels times passes over them, from which an image is costly; about 0.2 s of CPU time
+RESERVED_PIXELS = 12_000_000  # pixels of the budget that costly images cannot use
 
 
 @dataclass(frozen=True)
 class DecodingLimits:
-    """What the decoding of one image, and of all together, may cost.
+    """Limits of decoding, for one image and for all images together.
 
     Args:
-        workers: Processes that decode ordinary images; costly ones have one more.
-        cpu_seconds: CPU time of one image.
-        seconds: Clock time of one image, waiting for a worker not counted.
-        megabytes: Address space of a worker beyond what it has when it starts.
-        max_pixels: Pixels of one image.
-        pixels: Pixels of all images that are decoded or located at one moment.
+        workers: Number of processes that decode ordinary images; costly images have one more.
+        cpu_seconds: CPU time of one image, in seconds.
+        seconds: Elapsed time of one image in seconds, without the wait for a worker; also the longest wait for free
+            pixels of the budget.
+        megabytes: Address space of a worker in MiB, beyond what it has when it starts.
+        max_pixels: Number of pixels of one image.
+        pixels: Number of pixels of all images that are decoded or located at the same time.
     """
 
     workers: int = 2
@@ -57,14 +57,14 @@ class DecodingLimits:
 
 
 class BudgetError(Exception):
-    """The pixels of other images leave no room for this one in time."""
+    """The pixels of other images fill the budget, and were not freed in time."""
 
 
 class PixelBudget:
-    """Pixels that may be in memory at one moment. A small image does not wait behind a large one.
+    """Number of pixels that may be in memory at the same time. A small image does not wait behind a large one.
 
     Args:
-        pixels: The budget.
+        pixels: Size of the budget, in pixels.
     """
 
     def __init__(self, pixels: int) -> None:
@@ -73,19 +73,19 @@ class PixelBudget:
 
     @contextlib.contextmanager
     def take(self, pixels: int, seconds: float) -> Iterator[None]:
-        """Hold some pixels of the budget.
+        """Hold pixels of the budget until the block ends.
 
         Args:
-            pixels: How many; an image larger than the whole budget takes all of it.
-            seconds: How long to wait for them.
+            pixels: Number of pixels; an image larger than the whole budget takes all of it.
+            seconds: Longest wait for free pixels, in seconds.
 
         Raises:
-            BudgetError: They were not free in time.
+            BudgetError: The pixels were not free in time.
         """
         pixels = min(pixels, self.pixels)
         with self._changed:
             if not self._changed.wait_for(lambda: self.used + pixels <= self.pixels, seconds):
-                raise BudgetError("too many large photos are being decoded at this moment; try again later")
+                raise BudgetError("too many large photos are being decoded; try again later")
             self.used += pixels
         try:
             yield
@@ -96,16 +96,16 @@ class PixelBudget:
 
 
 class Decoder:
-    """Worker processes that read images.
+    """Worker processes that decode images.
 
     Args:
-        limits: See `DecodingLimits`.
+        limits: Limits of decoding; None takes the defaults of `DecodingLimits`.
     """
 
     def __init__(self, limits: DecodingLimits | None = None) -> None:
         self.limits = limits or DecodingLimits()
         self.budget = PixelBudget(self.limits.pixels)
-        self._costly_budget = PixelBudget(max(self.limits.pixels - RESERVED, self.limits.pixels // 2))
+        self._costly_budget = PixelBudget(max(self.limits.pixels - RESERVED_PIXELS, self.limits.pixels // 2))
         self._pool, self._costly = self._make_pool(self.limits.workers), self._make_pool(1)
 
     def _make_pool(self, workers: int) -> ProcessPool:
@@ -113,7 +113,7 @@ class Decoder:
 
         return ProcessPool(
             max_workers=workers,
-            max_tasks=256,  # a new process now and then: what a codec leaks ends with it
+            max_tasks=256,  # then a new process replaces the worker, which frees what a codec has leaked
             initializer=_limit_worker,
             initargs=[self.limits.megabytes],
             context=_context(),
@@ -121,44 +121,46 @@ class Decoder:
 
     @contextlib.contextmanager
     def read(self, content: bytes, target_size: tuple[int, int] | None = None) -> Iterator[ImageFile]:
-        """Decode a file; the budget holds its pixels until the block ends.
+        """Decode an image file; its pixels count against the budget until the block ends.
 
         Args:
-            content: The file's bytes.
-            target_size: (height, width) in pixels that the model looks at, see `common.images.open_image`.
+            content: Bytes of the file.
+            target_size: Height and width in pixels that the model needs, see `common.images.open_image`; None decodes
+                the full size.
 
         Yields:
-            The upright RGB image and what its file says, see `common.images.read_image`.
+            The upright RGB image and the metadata of its file, see `common.images.read_image`.
 
         Raises:
-            GenGeoError: It is not an image, damaged, has too many pixels, or costs too much to decode.
-            BudgetError: See `PixelBudget.take`.
+            GenGeoError: The file is not an image, is damaged, has too many pixels, or costs too much to decode.
+            BudgetError: The pixels of other images fill the budget.
         """
         scans = content.count(b"\xff\xda") if content.startswith(b"\xff\xd8") else 0
         if scans > MAX_SCANS:
             raise GenGeoError(f"the photo is a JPEG of more than {MAX_SCANS} scans; save it again as a plain JPEG")
-        width, height = self._run(self._pool, _size, content)
+        width, height = self._run(self._pool, _read_size, content)
         if width * height > self.limits.max_pixels:
             raise GenGeoError(
-                f"the photo has {width} x {height} pixels, the limit here is {self.limits.max_pixels / 1e6:g} "
-                "megapixels; make it smaller: the model looks at a few hundred pixels only"
+                f"the photo has {width} x {height} pixels, the limit is {self.limits.max_pixels / 1e6:g} megapixels; "
+                "make it smaller: the model resizes photos to a few hundred pixels"
             )
-        passes = scans / 2 if scans else 1.0  # JPEGs are decoded at half the cost or less of other formats
+        passes = scans / 2 if scans else 1.0  # a pass over a JPEG costs half as much as over other formats, or less
         pixels, seconds, pool = width * height, self.limits.seconds, self._pool
         with contextlib.ExitStack() as stack:
-            if pixels * passes > COSTLY:
+            if pixels * passes > COSTLY_PIXELS:
                 pool = self._costly
                 stack.enter_context(self._costly_budget.take(pixels, seconds))
             stack.enter_context(self.budget.take(pixels, seconds))
-            yield self._run(pool, _read, content, target_size)
+            yield self._run(pool, _read_image, content, target_size)
 
-    def _run(self, pool: ProcessPool, function: Any, *given: Any) -> Any:
+    def _run(self, pool: ProcessPool, function: Any, *arguments: Any) -> Any:
         from pebble import ProcessExpired
 
-        task = pool.schedule(_limited, args=[self.limits.cpu_seconds, function, *given], timeout=self.limits.seconds)
+        arguments = (self.limits.cpu_seconds, function, *arguments)
+        task = pool.schedule(_run_limited, args=arguments, timeout=self.limits.seconds)
         try:
             return task.result()
-        except (LateError, ProcessExpired):
+        except (TimeoutError, ProcessExpired):
             raise GenGeoError(
                 f"the photo takes more than {self.limits.cpu_seconds:g} s to decode; save it again as a plain JPEG"
             ) from None
@@ -166,14 +168,14 @@ class Decoder:
             raise GenGeoError("the photo needs too much memory to decode; save it again as a plain JPEG") from None
 
     def close(self) -> None:
-        """End the workers, whatever they are doing."""
+        """End the workers, also those that are decoding."""
         for pool in (self._pool, self._costly):
             pool.stop()
             pool.join()
 
 
 def _context() -> BaseContext:
-    """How workers start: forked from a small server that has read the codecs, so that a killed one is back at once."""
+    """How workers start: forked from a small process with the codecs loaded, which replaces a killed worker quickly."""
     if "forkserver" not in multiprocessing.get_all_start_methods():  # Windows
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -182,40 +184,40 @@ def _context() -> BaseContext:
 
 
 def _limit_worker(megabytes: int) -> None:
-    """Give a worker a bound of memory, a low priority and none of the parent's signals."""
+    """Set the memory limit and a low priority of a worker, and let it ignore Ctrl-C."""
     import signal
 
-    importlib.import_module("gengeo_hf.common.images")  # what every task needs
+    importlib.import_module("gengeo_hf.common.images")  # used by every task
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(AttributeError, OSError):
         os.nice(5)
     try:
         import resource
-    except ImportError:  # Windows: the limits of time and pixels alone hold there
+    except ImportError:  # Windows has only the limits of time and pixels
         return
-    memory = Path("/proc/self/statm")  # Linux; elsewhere the bound counts from zero
+    memory = Path("/proc/self/statm")  # Linux; elsewhere the limit counts from 1 GiB
     start = int(memory.read_text(encoding="ascii").split()[0]) * resource.getpagesize() if memory.exists() else 2**30
     resource.setrlimit(resource.RLIMIT_AS, (start + megabytes * 2**20,) * 2)
 
 
-def _limited(cpu_seconds: float, function: Any, *given: Any) -> Any:
+def _run_limited(cpu_seconds: float, function: Any, *arguments: Any) -> Any:
     """Run a task; the system ends the process when its CPU time is used up, also inside a codec."""
     import signal
 
-    timed = hasattr(signal, "setitimer")
-    if timed:
+    has_timer = hasattr(signal, "setitimer")
+    if has_timer:
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
     try:
-        return function(*given)
+        return function(*arguments)
     finally:
-        if timed:
+        if has_timer:
             signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def _size(content: bytes) -> tuple[int, int]:
-    """Width and height in pixels, from the header."""
+def _read_size(content: bytes) -> tuple[int, int]:
+    """Width and height in pixels from the header; zeros where it cannot be read."""
     from gengeo_hf.common.images import image_header
 
     try:
@@ -223,11 +225,11 @@ def _size(content: bytes) -> tuple[int, int]:
             return header.size
     except MemoryError:
         raise
-    except Exception:  # `_read` knows more formats, and says what is wrong
+    except Exception:  # `_read_image` supports more formats, and raises the error
         return 0, 0
 
 
-def _read(content: bytes, target_size: tuple[int, int] | None) -> ImageFile:
+def _read_image(content: bytes, target_size: tuple[int, int] | None) -> ImageFile:
     from gengeo_hf.common.images import read_image
 
     return read_image(content, target_size=target_size)

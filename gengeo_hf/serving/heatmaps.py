@@ -1,4 +1,4 @@
-"""Pictures that tell why: what the head kept, which parts of photo and tile agree, why another tile scored higher."""
+"""Pictures of attributions on the page: heat maps of the photo and a tile, their matching parts, a second tile."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One image as the head sees it.
+class ImageAttribution:
+    """Attribution of one image as the page shows it.
 
     Args:
-        picture: the image with its heatmap; None where there is none.
-        attribution: for `agreement`; None where there is none.
-        note: why there is none.
+        picture: The image with the heat map of the mass that the head kept; None if the model has no attribution.
+        attribution: Arrays of the attribution, for `match_picture`; None if the model has no attribution.
+        note: Why the model has no attribution; empty if it has one.
     """
 
     picture: Image.Image | None = None
@@ -28,53 +28,65 @@ class Seen:
     note: str = ""
 
 
-def see(encoder: Any, image: Image.Image, view: Any) -> Seen:
-    """Run the model once more and lay what it kept over the image."""
+def attribute_image(encoder: Any, image: Image.Image, view: Any) -> ImageAttribution:
+    """Run the model and draw the mass that its head kept over the image.
+
+    Args:
+        encoder: The encoder; only an `Encoder` of a SALAD model with a dustbin gives a heat map.
+        image: RGB image.
+        view: "ground" or "aerial".
+    """
     from gengeo_hf.encoding.encoder import Encoder
     from gengeo_hf.explain import attribute, overlay, stretch
-    from gengeo_hf.explain.attribution import need_dustbin
+    from gengeo_hf.explain.attribution import require_dustbin
 
     if not isinstance(encoder, Encoder):
-        return Seen(note="There is no heatmap: the encoder is not a GenGeo model.")
+        return ImageAttribution(note="There is no heat map: the encoder is not a GenGeo model.")
     try:
-        need_dustbin(encoder)
-        seen = attribute(encoder, image, view)
+        require_dustbin(encoder)
+        found = attribute(encoder, image, view)
     except GenGeoError as error:
-        return Seen(note=f"There is no heatmap: {error}.")
-    return Seen(overlay(seen.image, stretch(seen.on_grid(seen.kept))), seen)
+        return ImageAttribution(note=f"There is no heat map: {error}.")
+    return ImageAttribution(overlay(found.image, stretch(found.on_grid(found.kept))), found)
 
 
-def agreement(photo: Seen, tile: Seen) -> Image.Image | None:
-    """Which patches of the photo match which patches of the tile; None where the model cannot be looked into."""
-    from gengeo_hf.explain import account, match_figure
+def match_picture(photo: ImageAttribution, tile: ImageAttribution) -> Image.Image | None:
+    """Draw which patches of the photo match which patches of the tile; None without attributions."""
+    from gengeo_hf.explain import match_attributions, match_figure
 
     if photo.attribution is None or tile.attribution is None:
         return None
-    return match_figure(account(photo.attribution, tile.attribution))
+    return match_figure(match_attributions(photo.attribution, tile.attribution))
 
 
-def contrast(photo: Seen, best: Seen, tile: Seen, names: tuple[str, str]) -> Image.Image | None:
-    """Why the best tile scores higher than another one; None where there is nothing to compare.
+def preference_picture(
+    photo: ImageAttribution, best: ImageAttribution, tile: ImageAttribution, names: tuple[str, str]
+) -> Image.Image | None:
+    """Draw why the best tile scores higher than another tile.
 
     Args:
-        photo: what was asked about.
-        best, tile: the two tiles.
-        names: what the picture calls them.
+        photo: Attribution of the photo.
+        best: Attribution of the best tile.
+        tile: Attribution of the other tile.
+        names: Names of the best and of the other tile in the picture.
+
+    Returns:
+        The picture; None without attributions, or if both tiles have the same descriptor.
     """
-    from gengeo_hf.explain import account, preference_figure
-    from gengeo_hf.explain import contrast as compared
+    from gengeo_hf.explain import compare_matches, match_attributions, preference_figure
 
     if photo.attribution is None or best.attribution is None or tile.attribution is None:
         return None
+    matches = (match_attributions(photo.attribution, which) for which in (best.attribution, tile.attribution))
     try:
-        found = compared(account(photo.attribution, best.attribution), account(photo.attribution, tile.attribution))
-    except GenGeoError:  # the same picture twice, as where two tiles show nothing but sea
+        found = compare_matches(*matches)
+    except GenGeoError:  # the same descriptor, for example of two tiles that show only water
         return None
     return preference_figure(found, names)
 
 
-def clusters(seen: Seen) -> Image.Image | None:
-    """Where each cluster collects mass in an image; None where the model cannot be looked into."""
+def cluster_picture(image: ImageAttribution) -> Image.Image | None:
+    """Draw where each cluster takes its mass from in an image; None without an attribution."""
     from gengeo_hf.explain import cluster_map_figure
 
-    return None if seen.attribution is None else cluster_map_figure(seen.attribution)
+    return None if image.attribution is None else cluster_map_figure(image.attribution)

@@ -1,6 +1,6 @@
-"""One model and the index that is in use now, asked by the page and by the service.
+"""One model and the index that is in use, for the page and the service.
 
-Photos come from people who may send anything: they are decoded by `serving.decoding`.
+Photos come from clients that are not trusted, so `serving.decoding` decodes them.
 """
 
 from __future__ import annotations
@@ -32,25 +32,26 @@ if TYPE_CHECKING:
     from gengeo_hf.localization.confidence import Calibration
     from gengeo_hf.localization.pose import PoseFinder, PoseSettings
 
-MAX_PIXELS = 50_000_000  # 150 MB decoded; a 48-megapixel phone still fits
+MAX_PIXELS = 50_000_000  # 150 MB as RGB; enough for photos of 48 megapixels
 
 
 class PhotoError(GenGeoError):
-    """What was sent is not a photo that can be read."""
+    """A file is not a photo, or the photo cannot be used."""
 
 
 @dataclass(frozen=True)
 class LocateQuery:
-    """What is asked about a photo.
+    """Options of one localisation.
 
     Args:
-        top: how many places at most.
-        near: only places within (lat, lon, radius in metres).
-        near_exif_m: only places within this many metres of the photo's own GPS position, where it has one; it goes
-            before `near`.
-        merge: merge overlapping tiles into one place.
-        threshold: confidence below which the answer is "don't know"; needs a calibration.
-        camera: how the photo was taken, where the user knows better than its file.
+        top: Largest number of places.
+        near: Latitude and longitude in degrees and radius in metres of the only area that is searched; None searches
+            the whole index.
+        near_exif_m: Radius in metres around the GPS position in the photo's EXIF data that is searched instead of
+            `near`, where the photo has such a position.
+        merge: Whether overlapping tiles are merged into one place.
+        threshold: Confidence, 0 to 1, below which the answer is "don't know"; above 0 it needs a calibration.
+        camera: How the photo was taken, where it differs from what the file states.
     """
 
     top: int = 5
@@ -62,22 +63,22 @@ class LocateQuery:
 
 
 class Locator:
-    """A model and an index that may be exchanged while questions are answered.
+    """A model and an index that can be replaced while photos are located.
 
-    Each question is answered from start to end by the index that was in use when it began.
+    Each photo is located from start to end with the index that was in use when it began.
 
     Args:
-        encoder: the model.
-        index: an open index of this model.
-        calibration: gives confidences; None gives none.
-        model_name: how answers call the model.
-        batch_size: photos encoded together, see `BatchingEncoder`.
-        max_pixels: photos with more are refused before they are decoded.
-        decoding: bounds of decoding, in worker processes; None decodes in this process, for files that are trusted.
-        pose: finds position and heading inside the tiles; None answers with the tiles' own positions.
+        encoder: The model.
+        index: An open index that this model made.
+        calibration: Turns scores into confidences; None gives no confidences.
+        model_name: Name of the model in answers; of a path, only the last part is used.
+        batch_size: Largest number of photos that are encoded together, see `BatchingEncoder`.
+        max_pixels: Largest number of pixels of a photo; larger photos are refused before they are decoded.
+        decoding: Limits of decoding in worker processes; None decodes in this process, for trusted files.
+        pose: Finds position and heading inside the tiles; None answers with the positions of the tiles.
 
     Raises:
-        GenGeoError: another model made the index or the calibration.
+        GenGeoError: Another model made the index or the calibration.
     """
 
     def __init__(
@@ -109,14 +110,22 @@ class Locator:
         pose: PoseSettings | None = None,
         **options: Any,
     ) -> Locator:
-        """Load a checkpoint folder or Hub id, an index folder or store address, and a calibration file.
+        """Load a model, an index and a calibration.
 
         Args:
-            device, backend, compute_dtype: see `gengeo_hf.encoding.encoder.Encoder`.
-            pose: how position and heading inside the tiles are found; None leaves them out.
-            options: of the class: `batch_size`, `max_pixels`.
+            model: Checkpoint directory or Hub id.
+            index: Index directory, or address of a store.
+            calibration: File of `gengeo calibrate`; None gives no confidences.
+            device: See `gengeo_hf.encoding.encoder.Encoder`.
+            backend: See `gengeo_hf.encoding.encoder.Encoder`.
+            compute_dtype: See `gengeo_hf.encoding.encoder.Encoder`.
+            pose: Settings of the search for position and heading inside the tiles; None does not search.
+            options: Further arguments of the class: `batch_size`, `max_pixels`, `decoding`.
+
+        Raises:
+            GenGeoError: A part is missing or damaged, or the parts do not belong together.
         """
-        made = GeoLocalizer.from_pretrained(
+        localizer = GeoLocalizer.from_pretrained(
             model,
             index,
             calibration=calibration,
@@ -125,20 +134,28 @@ class Locator:
             backend=backend,
             compute_dtype=compute_dtype,
         )
-        return cls(made.encoder, made.index, made.calibration, str(model), pose=made.pose, **options)
+        return cls(
+            localizer.encoder, localizer.index, localizer.calibration, str(model), pose=localizer.pose, **options
+        )
 
     @property
     def caveat(self) -> str:
-        """What must be known before an answer is believed; empty where there is nothing to warn of."""
+        """Warnings about the training data and the calibration; empty where there are none."""
         return self.localizer.caveat
 
     @contextlib.contextmanager
     def read(self, content: bytes) -> Iterator[ImageFile]:
         """Decode a photo; its pixels count against the budget until the block ends.
 
+        Args:
+            content: Bytes of the image file.
+
+        Yields:
+            The upright RGB image and the metadata of its file.
+
         Raises:
-            PhotoError: It is not a photo, damaged, too small, too large, or costs too much to decode.
-            BudgetError: Other photos fill the budget.
+            PhotoError: The file is not an image, is damaged, too small or too large, or costs too much to decode.
+            BudgetError: The pixels of other photos fill the budget.
         """
         with contextlib.ExitStack() as stack:
             try:
@@ -146,27 +163,30 @@ class Locator:
                     image = stack.enter_context(self.decoder.read(content))
                 else:
                     check_size(content, self.max_pixels)
-                    image = read_image(content)  # at full size: the same descriptor as everywhere
+                    image = read_image(content)  # at full size, so that the descriptor is that of `GeoLocalizer`
             except GenGeoError as error:
                 raise PhotoError(str(error)) from error
             yield image
 
-    def ask(self, image: ImageFile, query: LocateQuery, name: str = "photo") -> tuple[Answer, Any]:
-        """Places for one photo, and the index that gave them.
+    def locate(self, image: ImageFile, query: LocateQuery, name: str = "photo") -> tuple[Answer, Any]:
+        """Locate one photo.
 
         Args:
-            image: of `read`.
-            query: what is asked.
-            name: how the answer calls the photo.
+            image: Photo decoded by `read`.
+            query: Options of the localisation.
+            name: Name of the photo in the answer.
+
+        Returns:
+            The answer, and the index that it comes from.
 
         Raises:
-            PhotoError: the model cannot use it.
-            GenGeoError: a threshold without a calibration, or the index cannot answer.
+            PhotoError: The model cannot use the photo.
+            GenGeoError: A threshold without a calibration, or an error of the index.
         """
-        localizer = self.localizer  # one for the whole answer, also when the index is changed meanwhile
+        localizer = self.localizer  # `reload` may replace it while this photo is located
         answer = next(
             localizer.locate_many(
-                iter([image]),  # not a list of one: a photo that has no pose keeps its tile and says why
+                iter([image]),  # an iterator: a photo without a pose keeps its tile and gets a note
                 top=query.top,
                 near=query.near,
                 merge=query.merge,
@@ -177,25 +197,28 @@ class Locator:
         )
         if answer.error:
             raise PhotoError(answer.error)
-        places = [replace(place, source=_public(place.source)) for place in answer.places]
+        places = [replace(place, source=_public_source(place.source)) for place in answer.places]
         return replace(answer, photo=name, places=places), localizer.index
 
     def encode(self, image: ImageFile, view: View) -> np.ndarray:
-        """The unit descriptor of a photo or a tile, float32 (dim,)."""
+        """Encode a photo or a tile: the descriptor of length 1, float32 (dim,)."""
         descriptor: np.ndarray = self.encoder.encode([image.image], view)[0]
         return descriptor
 
     @property
     def outdated(self) -> bool:
-        """True when another index lies at the place of the one in use: `reload` takes it."""
+        """Whether the index on disk was replaced since it was opened; `reload` opens the new one."""
         index = self.localizer.index
         return isinstance(index, GeoIndex) and index.is_outdated
 
     def reload(self) -> int:
-        """Open the index again and use it from the next question on; the number of its tiles.
+        """Open the index again and use it for the photos that follow.
+
+        Returns:
+            Number of tiles of the index.
 
         Raises:
-            GenGeoError: it is missing, damaged or of another model; the old one stays in use.
+            GenGeoError: The index is missing, damaged or made by another model; the open one stays in use.
         """
         with self._reloading:
             old = self.localizer
@@ -207,14 +230,14 @@ class Locator:
         return len(index)
 
     def close(self) -> None:
-        """Finish what waits, end the encoder's thread and the decoders."""
+        """Encode the photos that wait, then end the thread of the encoder and the processes of the decoder."""
         self.encoder.close()
         if self.decoder is not None:
             self.decoder.close()
 
 
-def _public(source: str) -> str:
-    """Name of a source for strangers: of an absolute path of this machine the last part, any other as it is."""
+def _public_source(source: str) -> str:
+    """Name of an imagery source without directories of this machine: of an absolute path, the last part."""
     for path in (PurePosixPath(source), PureWindowsPath(source)):
         if path.is_absolute():
             return path.name
@@ -222,28 +245,36 @@ def _public(source: str) -> str:
 
 
 def check_size(source: bytes | Path, max_pixels: int = MAX_PIXELS) -> None:
-    """Refuse a photo by the size in its header, before a pixel is decoded.
+    """Refuse a photo that is too large according to its header, before a pixel is decoded.
+
+    Args:
+        source: Bytes or path of the image file.
+        max_pixels: Largest number of pixels.
 
     Raises:
-        PhotoError: it has more pixels than `max_pixels`.
+        PhotoError: The photo has more pixels than `max_pixels`.
     """
     try:
         with image_header(source) as header:
             width, height = header.size
-    except Exception:  # who decodes it says in words what is wrong, and knows more formats
+    except Exception:  # the decoder supports more formats, and raises the error
         return
     if width * height > max_pixels:
         raise PhotoError(
-            f"the photo has {width} x {height} pixels, the limit here is {max_pixels / 1e6:g} megapixels; make it "
-            "smaller: the model looks at a few hundred pixels only"
+            f"the photo has {width} x {height} pixels, the limit is {max_pixels / 1e6:g} megapixels; "
+            "make it smaller: the model resizes photos to a few hundred pixels"
         )
 
 
 def read_photo(source: bytes | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """A photo as an upright RGB image.
+    """Open a photo as an upright RGB image.
+
+    Args:
+        source: Bytes or path of the image file.
+        max_pixels: Largest number of pixels.
 
     Raises:
-        PhotoError: it is no photo, damaged, too small or has too many pixels.
+        PhotoError: The file is not an image, is damaged, too small, or has too many pixels.
     """
     check_size(source, max_pixels)
     try:

@@ -1,4 +1,4 @@
-"""Metrics of a service in the text format of Prometheus, and logs as JSON lines with a request id."""
+"""Metrics of the service in the text format of Prometheus, and logs as JSON lines with a request id."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("gengeo.serve")
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-PATHS = ("/locate", "/encode", "/health", "/health/live", "/health/ready", "/docs", "/metrics")  # others are "other"
+PATHS = ("/locate", "/encode", "/health", "/health/live", "/health/ready", "/docs", "/metrics")  # else "other"
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 
 class Metrics:
-    """Counters of one service; each has its own registry, so several may run in one process."""
+    """Metrics of one service; each has its own registry, so that several services can run in one process."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -33,7 +33,7 @@ class Metrics:
         )
         self.seconds = Histogram(
             "gengeo_request_seconds",
-            "Seconds from the end of the header to the answer",
+            "Seconds from the end of the request header to the end of the response",
             ["path"],
             buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 60),
             registry=self.registry,
@@ -43,7 +43,7 @@ class Metrics:
         self.tiles = Gauge("gengeo_index_tiles", "Tiles of the index", registry=self.registry)
 
     def render(self) -> bytes:
-        """The metrics as text."""
+        """Return the metrics in the text format of Prometheus."""
         return generate_latest(self.registry)
 
 
@@ -51,23 +51,24 @@ class ObservedMiddleware:
     """Give every request an id, count it and log it.
 
     Args:
-        app: Application behind it.
-        metrics: What counts.
+        app: Application to observe.
+        metrics: Metrics to update.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app, self.metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on; its id is that of the header X-Request-ID, where it has a plain one."""
+        """Pass a request on. Its id is a plain X-Request-ID header (64 letters, digits, hyphens), else random."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        sent = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
-        name = sent if sent.isascii() and 0 < len(sent) <= 64 and sent.replace("-", "").isalnum() else uuid.uuid4().hex
+        stated = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        is_plain = stated.isascii() and 0 < len(stated) <= 64 and stated.replace("-", "").isalnum()
+        name = stated if is_plain else uuid.uuid4().hex
         token, started, status = request_id.set(name), time.perf_counter(), 500
 
-        async def observed(message: Message) -> None:
+        async def observed_send(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -75,7 +76,7 @@ class ObservedMiddleware:
             await send(message)
 
         try:
-            await self.app(scope, receive, observed)
+            await self.app(scope, receive, observed_send)
         finally:
             seconds = time.perf_counter() - started
             path = path_of(scope) if path_of(scope) in PATHS else "other"
@@ -86,10 +87,10 @@ class ObservedMiddleware:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, request_id, and the traceback of an error."""
+    """One JSON object per line: time, level, logger, message, request_id, and the traceback of an error."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as one line."""
+        """Return a log record as one line of JSON."""
         entry = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -107,7 +108,7 @@ def configure_logs(style: str = "text") -> None:
     """Send the service's logs to stderr.
 
     Args:
-        style: "text" logs warnings and errors; "json" logs each request as well, one JSON object a line.
+        style: "text" logs warnings and errors; "json" also logs each request, as one JSON object per line.
     """
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if style == "json" else logging.Formatter("%(levelname)s: %(message)s"))

@@ -1,7 +1,7 @@
-"""The page behind `gengeo app`: drop a photo, see the places, the tiles, and what the head kept of both views.
+"""The page of `gengeo app`: from an uploaded photo to places on a map, their tiles, and attributions of both images.
 
-It works without internet: no script, font or tile comes from elsewhere, and the photo does not leave the machine that
-runs the page.
+The page works without internet: no script, font or tile is loaded from elsewhere, and the photo does not leave the
+machine that runs the page.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # gradio reads it when it is imported
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before the import of gradio, which reads it
 
 import gradio as gr
 from fastapi import FastAPI
@@ -24,10 +24,15 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.units import parse_metres, parse_near
 from gengeo_hf.localization.localizer import Place, to_geojson
 from gengeo_hf.localization.maps import answers_map, map_frame
-from gengeo_hf.serving import fragments as words
-from gengeo_hf.serving import server
+from gengeo_hf.serving import fragments, server
 from gengeo_hf.serving.decoding import BudgetError
-from gengeo_hf.serving.heatmaps import Seen, agreement, clusters, contrast, see
+from gengeo_hf.serving.heatmaps import (
+    ImageAttribution,
+    attribute_image,
+    cluster_picture,
+    match_picture,
+    preference_picture,
+)
 from gengeo_hf.serving.locator import LocateQuery, Locator, read_photo
 from gengeo_hf.serving.page_uploads import UploadPathsMiddleware, uploads_directory
 from gengeo_hf.serving.server import Access
@@ -35,38 +40,39 @@ from gengeo_hf.serving.server import Access
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-MAP_HEIGHT = 520
-EXAMPLES = 6
-SHOWN_PIXELS = 1024  # pictures on the page, longest side
+MAP_HEIGHT = 520  # pixels
+MAX_EXAMPLES = 6
+SHOWN_PIXELS = 1024  # longest side of pictures on the page
 MAX_FILE = "40mb"
-SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "sans-serif")  # named as text: gradio's own fonts are fetched
+SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "sans-serif")  # the default fonts of gradio are downloaded
 STYLE = Path(__file__).parents[1] / "assets" / "page.css"
-AS_FILE, PANORAMA, ORDINARY = KINDS = ("as its file tells", "panorama", "ordinary photo")
-FROM_FILE = "as its file states, else north"
+AS_FILE, PANORAMA, ORDINARY = KINDS = ("as the file states", "panorama", "ordinary photo")
+FROM_FILE = "as the file states, else north"
 NORTH = "north"
-HEADINGS: dict[str, float | str] = {FROM_FILE: "exif", NORTH: 0.0, "unknown: try eight": "unknown"}
-KEEP_FILES_S = 3600  # uploads are deleted after an hour
-TO_THE_ANSWER = "() => document.getElementById('answer').scrollIntoView({block: 'nearest', behavior: 'smooth'})"
-# For screen readers: answers are announced, pictures say what they show. Components have no option for it.
-FOR_READERS = """() => {
+HEADINGS: dict[str, float | str] = {FROM_FILE: "exif", NORTH: 0.0, "unknown: try eight directions": "unknown"}
+KEEP_FILES_S = 3600  # seconds after which uploads are deleted
+SCROLL_TO_ANSWER = "() => document.getElementById('answer').scrollIntoView({block: 'nearest', behavior: 'smooth'})"
+# For screen readers: announces answers and sets the alternative texts of pictures; gradio has no option for either.
+SCREEN_READER_SCRIPT = """() => {
   document.getElementById('answer').setAttribute('aria-live', 'polite');
   const texts = {
-    'preview': 'your photo', 'kept-photo': 'heat map: which parts of your photo counted in its descriptor',
-    'kept-tile': 'heat map: which parts of the chosen aerial tile counted in its descriptor',
-    'agreement': 'photo and tile side by side, with the parts that agree marked',
-    'contrast': 'photo, best tile and chosen tile, with the parts that speak for the best one marked',
-    'clusters': 'heat maps: where each cluster of the model looks', 'tiles': 'aerial tile', 'examples': 'example photo',
+    'preview': 'your photo', 'kept-photo': 'heat map: which parts of your photo went into its descriptor',
+    'kept-tile': 'heat map: which parts of the chosen aerial tile went into its descriptor',
+    'agreement': 'photo and tile, with lines between the parts that match',
+    'contrast': 'photo, best tile and chosen tile, with the parts that favour each tile',
+    'clusters': 'heat maps: which parts of the image each cluster of the model uses',
+    'tiles': 'aerial tile', 'examples': 'example photo',
   };
-  const describe = () => {
+  const setTexts = () => {
     for (const [id, text] of Object.entries(texts))
       document.querySelectorAll('#' + id + ' img').forEach((image, row) => {
         image.alt = id === 'tiles' || id === 'examples' ? text + ' ' + (row + 1) : text;
       });
   };
-  new MutationObserver(describe).observe(document.body, {childList: true, subtree: true});
-  describe();
+  new MutationObserver(setTexts).observe(document.body, {childList: true, subtree: true});
+  setTexts();
 }"""
-ROW: dict[str, Any] = {  # of pictures that are clicked
+GALLERY_OPTIONS: dict[str, Any] = {  # a row of pictures to click
     "show_label": False,
     "allow_preview": False,
     "object_fit": "cover",
@@ -74,32 +80,32 @@ ROW: dict[str, Any] = {  # of pictures that are clicked
     "interactive": False,
     "height": "auto",
 }
-QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
+EVENT_OPTIONS: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
 
 
 @dataclass
-class Shown:
-    """What the page shows for one photo, kept while its places are clicked."""
+class PageState:
+    """Results for one photo, kept while its places are clicked."""
 
     places: list[Place]
-    photo: Seen
+    photo: ImageAttribution
     pictures: dict[str, bytes] = field(default_factory=dict)  # JPEGs by tile id
 
     @property
     def with_picture(self) -> list[Place]:
-        """Places in the order of the row of tiles."""
+        """Places whose tiles have a picture, in the order of the row of tiles."""
         return [place for place in self.places if place.tile_id in self.pictures]
 
 
 def build_page(locator: Locator, examples: Sequence[Path] = ()) -> gr.Blocks:
-    """The page, not yet served.
+    """Build the page, which is not yet served.
 
     Args:
-        locator: model and index.
-        examples: photos that are offered to try.
+        locator: Model and index.
+        examples: Paths of example photos on the page.
     """
     with gr.Blocks(title="GenGeo: where was this photo taken?", delete_cache=(KEEP_FILES_S, KEEP_FILES_S)) as page:
-        gr.HTML(words.heading(locator))
+        gr.HTML(fragments.heading(locator))
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=300):
                 photo = gr.File(label="Photo", elem_id="photo", height=130)
@@ -116,20 +122,20 @@ def build_page(locator: Locator, examples: Sequence[Path] = ()) -> gr.Blocks:
                 settings = _settings(locator)
                 button = gr.Button("Locate", variant="primary", elem_id="locate")
             with gr.Column(scale=5, min_width=320):
-                banner = gr.HTML(words.welcome(), elem_id="answer")
+                banner = gr.HTML(fragments.welcome(), elem_id="answer")
                 with gr.Column(visible=False) as results:
                     result = _results()
-        shown = gr.State(time_to_live=KEEP_FILES_S)
-        asked: dict[str, Any] = {
-            "fn": lambda path, *values: _answer(locator, path, *values),
+        state = gr.State(time_to_live=KEEP_FILES_S)
+        event: dict[str, Any] = {
+            "fn": lambda path, *values: _locate(locator, path, *values),
             "inputs": [photo, *settings],
-            "outputs": [preview, banner, results, *result, shown],
+            "outputs": [preview, banner, results, *result, state],
         }
-        button.click(**asked, api_name="locate", show_progress="minimal")
-        photo.change(**asked, **QUIET).then(None, js=TO_THE_ANSWER, **QUIET)
-        tiles, seen = result[1], result[2:]
-        tiles.select(_chooser(locator), shown, seen, **QUIET)
-        page.load(None, js=FOR_READERS, **QUIET)
+        button.click(**event, api_name="locate", show_progress="minimal")
+        photo.change(**event, **EVENT_OPTIONS).then(None, js=SCROLL_TO_ANSWER, **EVENT_OPTIONS)
+        tiles, attributions = result[1], result[2:]
+        tiles.select(_tile_handler(locator), state, attributions, **EVENT_OPTIONS)
+        page.load(None, js=SCREEN_READER_SCRIPT, **EVENT_OPTIONS)
     page.queue(max_size=64)
     return page
 
@@ -142,35 +148,35 @@ def show(
     examples: Sequence[Path] = (),
     access: Access | None = None,
 ) -> None:
-    """Serve the page until the process is told to stop.
+    """Serve the page until SIGTERM or Ctrl-C.
 
     Args:
-        locator: model and index.
-        host: address to listen on.
-        port: 0 takes a free one.
-        browser: open it.
-        examples: photos to offer; the first six are shown.
-        access: who may ask; None answers loopback names and IP addresses.
+        locator: Model and index.
+        host: IP address or host name to listen on.
+        port: TCP port; 0 chooses a free one.
+        browser: Whether to open the page in a browser.
+        examples: Paths of example photos; the first six are shown.
+        access: Who may use the page; None allows loopback names and IP addresses.
 
     Raises:
-        GenGeoError: the port is taken, or an example is not a photo.
+        GenGeoError: The port is in use, or an example is not a photo.
     """
     access = access or Access()
     with uploads_directory() as uploads, server.listen(host, port) as (listening, address):
-        app = page_app(build_page(locator, examples[:EXAMPLES]), uploads, access.root_path)
-        print(f"{address} shows the page; stop it with Ctrl-C", flush=True)
+        app = page_app(build_page(locator, examples[:MAX_EXAMPLES]), uploads, access.root_path)
+        print(f"the page is at {address}; stop it with Ctrl-C", flush=True)
         if browser:
             webbrowser.open(address)
         server.run(app, access, host, listening)
 
 
 def page_app(page: gr.Blocks, uploads: Path, root_path: str = "") -> ASGIApp:
-    """The page as an ASGI application.
+    """Make the page an ASGI application.
 
     Args:
-        page: of `build_page`.
-        uploads: directory of `uploads_directory`.
-        root_path: path prefix that a proxy removes.
+        page: Page from `build_page`.
+        uploads: Directory from `uploads_directory`.
+        root_path: Path prefix that a proxy removes; empty without such a proxy.
     """
     theme = gr.themes.Soft(
         primary_hue="blue", neutral_hue="slate", font=list(SYSTEM_FONTS), font_mono=["ui-monospace", "monospace"]
@@ -193,10 +199,10 @@ def page_app(page: gr.Blocks, uploads: Path, root_path: str = "") -> ASGIApp:
 
 
 def _settings(locator: Locator) -> list[Any]:
-    """Fields that `_question` takes, in its order."""
+    """Fields of the settings, in the order of the arguments of `_locate_query`."""
     calibrated = locator.localizer.calibration is not None
     with gr.Accordion("Settings", open=False, elem_id="settings"):
-        top = gr.Slider(1, 10, 5, step=1, label="Places", info="How many to show")
+        top = gr.Slider(1, 10, 5, step=1, label="Places", info="Largest number of places")
         near = gr.Textbox(
             "",
             label="Search only near",
@@ -205,97 +211,95 @@ def _settings(locator: Locator) -> list[Any]:
             max_lines=1,
             elem_id="near",
         )
-        radius = gr.Textbox("2km", label="Within", info="For example 500m or 2km", max_lines=1)
-        gps = gr.Checkbox(label="Search only near the photo's own GPS position, where it has one")
+        radius = gr.Textbox("2km", label="Radius", info="For example 500m or 2km", max_lines=1)
+        gps = gr.Checkbox(label="Search only near the GPS position in the photo's file, where it has one")
         kind = gr.Radio(list(KINDS), value=AS_FILE, label="Kind of photo", info="A panorama shows all directions")
         fov = gr.Slider(
-            10, 180, 65, step=1, label="Field of view", info="Degrees from its left to its right edge", visible=False
+            10, 180, 65, step=1, label="Field of view", info="Degrees from the left to the right edge", visible=False
         )
-        heading = gr.Radio(
-            list(HEADINGS), value=FROM_FILE, label="Middle of the panorama", info="Where it looks to", visible=False
-        )
+        heading = gr.Radio(list(HEADINGS), value=FROM_FILE, label="Direction of the panorama's centre", visible=False)
         threshold = gr.Slider(
             0,
             1,
-            words.DOUBTFUL if calibrated else 0,
+            fragments.DOUBTFUL if calibrated else 0,
             step=0.05,
-            label="Don't know below",
-            info="Confidence that an answer needs",
+            label="Minimum confidence",
+            info='Below it, the answer is "Don\'t know"',
             visible=calibrated,
         )
         kind.change(
             lambda chosen: [gr.update(visible=chosen == ORDINARY), gr.update(visible=chosen == PANORAMA)],
             kind,
             [fov, heading],
-            **QUIET,
+            **EVENT_OPTIONS,
         )
     return [top, near, radius, gps, kind, fov, heading, threshold]
 
 
 def _examples(paths: Sequence[Path], photo: gr.File) -> None:
-    """Small pictures of photos; a click on one asks about it."""
-    gr.HTML(words.section("Or try one of these"))
-    small = [read_photo(path) for path in paths]
-    for image in small:
+    """A row of example photos; a click on a photo locates it."""
+    gr.HTML(fragments.section("Example photos", "Click a photo to locate it."))
+    thumbnails = [read_photo(path) for path in paths]
+    for image in thumbnails:
         image.thumbnail((320, 320))
-    row = gr.Gallery(small, columns=3, elem_id="examples", **ROW)
+    row = gr.Gallery(thumbnails, columns=3, elem_id="examples", **GALLERY_OPTIONS)
 
-    def take(event: gr.SelectData) -> str:
+    def choose(event: gr.SelectData) -> str:
         return str(paths[int(event.index)])
 
-    row.select(take, None, photo, **QUIET)
+    row.select(choose, None, photo, **EVENT_OPTIONS)
 
 
 def _results() -> list[Any]:
-    """Map, tiles, and what the model looked at: title, photo, tile, and the pictures of `_why`."""
+    """Components of the results: map, tiles, and the outputs of `_attribution_outputs`."""
     ground_map = gr.HTML(elem_id="map")
-    gr.HTML(words.section("Best places", "Click a tile to see what the model compared."))
-    tiles = gr.Gallery(columns=5, elem_id="tiles", **ROW)
-    title = gr.HTML(elem_id="kept")
+    gr.HTML(fragments.section("Best places", "Click a tile to see which parts of it and of the photo decided."))
+    tiles = gr.Gallery(columns=5, elem_id="tiles", **GALLERY_OPTIONS)
+    title = gr.HTML(elem_id="attribution")
     with gr.Row():
         photo = gr.Image(label="Photo", interactive=False, buttons=[], elem_id="kept-photo", min_width=240)
         tile = gr.Image(label="Tile", interactive=False, buttons=[], elem_id="kept-tile", min_width=240)
-    with gr.Accordion("Which parts agree", open=False, elem_id="agree"):
+    with gr.Accordion("Which parts match", open=False, elem_id="agree"):
         figure = gr.Image(show_label=False, interactive=False, buttons=["fullscreen"], elem_id="agreement")
-    with gr.Accordion("Why the best place and not this one", open=False, elem_id="contrast") as other:
+    with gr.Accordion("Why the best place scores higher than this one", open=False, elem_id="contrast") as other:
         versus = gr.Image(show_label=False, interactive=False, buttons=["fullscreen"])
-    with gr.Accordion("Where each cluster looks", open=False, elem_id="clusters"):
+    with gr.Accordion("Which parts each cluster uses", open=False, elem_id="clusters"):
         maps = [gr.Image(show_label=False, interactive=False, buttons=["fullscreen"]) for _ in range(2)]
     return [ground_map, tiles, title, photo, tile, figure, other, versus, *maps]
 
 
-def _answer(locator: Locator, path: str | None, *settings: Any) -> list[Any]:
-    """Everything that changes on the page when a photo is asked about: the outputs of `build_page`, in order."""
+def _locate(locator: Locator, path: str | None, *settings: Any) -> list[Any]:
+    """Locate a photo: the new values of the outputs of `build_page`, in order."""
     if not path:
-        return _only(words.welcome())
+        return _message_only(fragments.welcome())
     name, preview = Path(path).name, None
     try:
-        question = _question(*settings)
+        query = _locate_query(*settings)
         with locator.read(Path(path).read_bytes()) as photo:
-            preview = gr.update(value=_small(photo.image), visible=True)
-            small = _small(photo.image)
+            preview = gr.update(value=_resized(photo.image), visible=True)
+            small = _resized(photo.image)
             if locator.outdated:  # the map must show the tiles of the index that answered
                 locator.reload()
-            answer, index = locator.ask(photo, question, name)
-        answer = replace(answer, notes=words.page_notes(answer.notes))
+            answer, index = locator.locate(photo, query, name)
+        answer = replace(answer, notes=fragments.page_notes(answer.notes))
         pictures = index.thumbnails([place.tile_id for place in answer.places])
     except (GenGeoError, BudgetError) as error:
-        return _only(words.failure(f"{name}: {error}"), preview)
-    banner = words.answer(answer, question)
+        return _message_only(fragments.failure(f"{name}: {error}"), preview)
+    banner = fragments.answer(answer, query)
     if not answer.places:
-        return _only(banner, preview)
-    found = [replace(answer, photo=path)]  # the map reads the photo again
-    banner += words.downloads(answers_map(found, index, locator.caveat), to_geojson([answer], locator.caveat))
-    frame = map_frame(answers_map(found, index), MAP_HEIGHT)  # the page has said the caveat
-    state = Shown(answer.places, see(locator.encoder.encoder, small, "ground"), pictures)
-    gallery = [(read_photo(pictures[place.tile_id]), words.caption(place)) for place in state.with_picture]
+        return _message_only(banner, preview)
+    found = [replace(answer, photo=path)]  # with the path from which the map reads the photo
+    banner += fragments.downloads(answers_map(found, index, locator.caveat), to_geojson([answer], locator.caveat))
+    frame = map_frame(answers_map(found, index), MAP_HEIGHT)  # without the caveat, which is in the head of the page
+    state = PageState(answer.places, attribute_image(locator.encoder.encoder, small, "ground"), pictures)
+    gallery = [(read_photo(pictures[place.tile_id]), fragments.caption(place)) for place in state.with_picture]
     row = gr.update(value=gallery, visible=bool(gallery), selected_index=0 if gallery else None)
     shown = gr.update(visible=True)
-    return [preview, banner, shown, frame, row, *_seen(locator, state, 0), state]
+    return [preview, banner, shown, frame, row, *_attribution_outputs(locator, state, 0), state]
 
 
-def _only(banner: str, preview: Any = None) -> list[Any]:
-    """The page with a message alone."""
+def _message_only(banner: str, preview: Any = None) -> list[Any]:
+    """Values of the outputs of `build_page` that show a message and no results."""
     hidden = gr.update(visible=False)
     return [
         preview or gr.update(value=None, visible=False),
@@ -310,10 +314,10 @@ def _only(banner: str, preview: Any = None) -> list[Any]:
     ]
 
 
-def _question(
+def _locate_query(
     top: float, near: str, radius: str, gps: bool, kind: str, fov: float, heading: str, threshold: float
 ) -> LocateQuery:
-    """The settings as the locator wants them."""
+    """Options of the localisation from the values of the settings."""
     near = (near or "").strip()
     length = parse_metres(radius or "") if near or gps else 0.0
     if near.count(",") < 2:
@@ -324,46 +328,46 @@ def _question(
     return LocateQuery(int(top), place, length if gps else None, True, float(threshold), camera)
 
 
-def _chooser(locator: Locator) -> Callable[[Shown | None, gr.SelectData], list[Any]]:
-    """What happens when a tile is clicked."""
+def _tile_handler(locator: Locator) -> Callable[[PageState | None, gr.SelectData], list[Any]]:
+    """Return the function that is called when a tile is clicked."""
 
-    def choose(state: Shown | None, event: gr.SelectData) -> list[Any]:
-        return [gr.skip()] * 8 if state is None else _seen(locator, state, int(event.index))
+    def choose(state: PageState | None, event: gr.SelectData) -> list[Any]:
+        return [gr.skip()] * 8 if state is None else _attribution_outputs(locator, state, int(event.index))
 
     return choose
 
 
-def _seen(locator: Locator, state: Shown, number: int) -> list[Any]:
-    """Title, photo, tile and the pictures that tell why, for the tile at a position of the row."""
-    if number >= len(state.with_picture):
-        tile = Seen(note="The index keeps no pictures of its tiles, so only the photo can be looked at.")
-        which = ""
+def _attribution_outputs(locator: Locator, state: PageState, index: int) -> list[Any]:
+    """Heading, heat maps of photo and tile, and the pictures of `_comparison_outputs`, for a tile of the row."""
+    if index >= len(state.with_picture):
+        tile = ImageAttribution(note="The index stores no pictures of its tiles, so only the photo is shown.")
+        place_name = ""
     else:
-        place = state.with_picture[number]
-        tile = see(locator.encoder.encoder, read_photo(state.pictures[place.tile_id]), "aerial")
-        which = f"place {place.rank}"
+        place = state.with_picture[index]
+        tile = attribute_image(locator.encoder.encoder, read_photo(state.pictures[place.tile_id]), "aerial")
+        place_name = f"place {place.rank}"
     return [
-        words.kept(which, state.photo.note or tile.note),
+        fragments.attribution_heading(place_name, state.photo.note or tile.note),
         gr.update(value=state.photo.picture, visible=state.photo.picture is not None),
-        gr.update(value=tile.picture, visible=tile.picture is not None, label=f"Tile of {which}"),
-        *_why(locator, state, number, tile),
+        gr.update(value=tile.picture, visible=tile.picture is not None, label=f"Tile of {place_name}"),
+        *_comparison_outputs(locator, state, index, tile),
     ]
 
 
-def _why(locator: Locator, state: Shown, number: int, tile: Seen) -> list[Any]:
-    """Which parts agree; whether and why the best place rather than this one; where the clusters look in both views."""
+def _comparison_outputs(locator: Locator, state: PageState, index: int, tile: ImageAttribution) -> list[Any]:
+    """Pictures of matching parts, of the comparison with the best place (visibility and picture), and of clusters."""
     versus = None
-    if 0 < number < len(state.with_picture):
+    if 0 < index < len(state.with_picture):
         places = state.with_picture
-        best = see(locator.encoder.encoder, read_photo(state.pictures[places[0].tile_id]), "aerial")
-        names = (f"place {places[0].rank}", f"place {places[number].rank}")
-        versus = contrast(state.photo, best, tile, names)
+        best = attribute_image(locator.encoder.encoder, read_photo(state.pictures[places[0].tile_id]), "aerial")
+        names = (f"place {places[0].rank}", f"place {places[index].rank}")
+        versus = preference_picture(state.photo, best, tile, names)
     shown = gr.update(visible=versus is not None)
-    return [agreement(state.photo, tile), shown, versus, clusters(state.photo), clusters(tile)]
+    return [match_picture(state.photo, tile), shown, versus, cluster_picture(state.photo), cluster_picture(tile)]
 
 
-def _small(image: Image.Image) -> Image.Image:
-    """The image at the size of the page."""
+def _resized(image: Image.Image) -> Image.Image:
+    """A copy of the image at the size of the page."""
     copy = image.copy()
     copy.thumbnail((SHOWN_PIXELS, SHOWN_PIXELS))
     return copy

@@ -1,4 +1,4 @@
-"""Files of the page: uploads lie in a directory of their own, and a request can name no other file and no address."""
+"""Files of the page: a directory for uploads, and a check that requests name only files in it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-LARGEST_CALL = 4_000_000  # bytes of a call; uploads are not calls
+MAX_CALL_BYTES = 4_000_000  # size of a JSON call; uploads are not calls
 NOT_UPLOADED = "a file of this request was not uploaded here; upload the photo first"
 
 
 @contextlib.contextmanager
 def uploads_directory() -> Iterator[Path]:
-    """A directory for uploads that only this user can read; it is deleted at the end.
+    """Make a directory for uploads that only this user can read, and delete it at the end.
 
-    Sets GRADIO_TEMP_DIR, which gradio reads at each upload.
+    It is set as GRADIO_TEMP_DIR, which gradio reads at each upload.
+
+    Yields:
+        Path of the directory.
     """
     directory = Path(tempfile.mkdtemp(prefix="gengeo-uploads-")).resolve()
     before = os.environ.get("GRADIO_TEMP_DIR")
@@ -41,12 +44,12 @@ def uploads_directory() -> Iterator[Path]:
 
 
 class UploadPathsMiddleware:
-    """Refuse calls that name a file outside of the uploads, or an address, before gradio looks at them.
+    """Refuse calls that name a file outside the uploads directory, or a URL, before gradio reads them.
 
-    gradio fetches an address that stands in the place of a path, and its refusal of other paths names directories.
+    gradio would fetch a URL that is given instead of a path, and its error for other paths names directories.
 
     Args:
-        app: gradio's application.
+        app: Application of gradio.
         uploads: Directory of the uploads.
     """
 
@@ -54,7 +57,7 @@ class UploadPathsMiddleware:
         self.app, self.uploads = app, uploads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Check the body of a call; everything else passes."""
+        """Check the JSON body of a call; pass other requests on."""
         kind = dict(scope.get("headers", [])).get(b"content-type", b"").lower()
         if scope["type"] != "http" or scope["method"] != "POST" or kind.startswith(b"multipart/form-data"):
             await self.app(scope, receive, send)
@@ -65,7 +68,7 @@ class UploadPathsMiddleware:
             if message["type"] != "http.request":
                 return
             body += message.get("body", b"")
-            if len(body) > LARGEST_CALL:
+            if len(body) > MAX_CALL_BYTES:
                 await send_refusal(send, 413, "too_large", "the call is too large; photos are uploaded as files")
                 return
             if not message.get("more_body", False):
@@ -80,17 +83,17 @@ class UploadPathsMiddleware:
             return
         sent = False
 
-        async def again() -> Message:
+        async def receive_body() -> Message:
             nonlocal sent
             if sent:
                 return await receive()
             sent = True
             return {"type": "http.request", "body": body, "more_body": False}
 
-        await self.app(scope, again, send)
+        await self.app(scope, receive_body, send)
 
     def _is_allowed(self, value: Any) -> bool:
-        """Whether every `path` in decoded JSON is an uploaded file."""
+        """Whether every `path` in decoded JSON is the path of an upload."""
         if isinstance(value, dict):
             path = value.get("path")
             if isinstance(path, str) and not self._is_upload(path):

@@ -1,4 +1,4 @@
-"""A bounded queue of requests: so many wait, so many are worked on, none waits without end."""
+"""A bounded queue of requests: limits of how many wait, how many are processed, and how long each takes."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ class BusyError(Exception):
     """The queue is full.
 
     Args:
-        retry_after: seconds after which a place should be free.
+        retry_after: Seconds after which a slot should be free.
     """
 
     def __init__(self, retry_after: int) -> None:
-        super().__init__(f"all places in the queue are taken; try again in about {retry_after} s")
+        super().__init__(f"the queue is full; try again in about {retry_after} s")
         self.retry_after = retry_after
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much a service takes on.
+    """Limits of a service.
 
     Args:
-        queue: requests that are inside at the same time, being received, waiting or worked on.
-        workers: photos that are decoded and located at the same time; also the largest batch of the encoder.
-        seconds: time limit of a request, from its first byte to its answer.
-        photo_bytes: largest upload.
-        queue_bytes: all uploads that are inside together; beyond, the queue is full.
+        queue: Number of requests in the queue at the same time: being received, waiting or being processed.
+        workers: Number of photos that are located at the same time.
+        seconds: Time limit of a request in seconds, from its first byte to its answer.
+        photo_bytes: Largest upload, in bytes.
+        queue_bytes: Bytes of all uploads in the queue together; with more, the queue is full.
     """
 
     queue: int = 256
@@ -46,17 +46,20 @@ class Limits:
 
 
 class Slot:
-    """A slot of the queue; it knows how many bytes its request holds."""
+    """A slot of the queue, which counts the bytes of its request."""
 
     def __init__(self, queue: RequestQueue) -> None:
         self._queue = queue
         self.held = 0
 
     def take(self, size: int) -> None:
-        """Account for bytes that have arrived.
+        """Count received bytes.
+
+        Args:
+            size: Number of bytes.
 
         Raises:
-            BusyError: all requests together hold too much.
+            BusyError: The uploads of all requests together exceed the limit of the queue.
         """
         if self._queue.held + size > self._queue.limits.queue_bytes:
             raise BusyError(self._queue.retry_after)
@@ -64,41 +67,41 @@ class Slot:
         self.held += size
 
 
-def _leave(entered: Future[Result], reading: contextlib.AbstractContextManager[Result]) -> None:
-    """Leave a context that was entered for nothing; one that was never entered is left alone."""
+def _exit_if_entered(entered: Future[Result], reading: contextlib.AbstractContextManager[Result]) -> None:
+    """Exit a context that was entered after its request was cancelled."""
     if not entered.cancelled() and entered.exception() is None:
         reading.__exit__(None, None, None)
 
 
 class RequestQueue:
-    """The queue and its workers. Everything but the work itself happens in the event loop's thread.
+    """The queue and its workers. Only the work itself runs outside the thread of the event loop.
 
     Args:
-        limits: see `Limits`.
+        limits: Limits of the queue, see `Limits`.
     """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.inside = 0  # requests with a slot
-        self.held = 0  # bytes of their uploads
+        self.held = 0  # bytes of the uploads of these requests
         self.refused = 0
-        self._seconds_each = 0.1  # of work, a moving mean
+        self._seconds_each = 0.1  # processing time of a request, a moving mean
         self._pool = ThreadPoolExecutor(limits.workers, thread_name_prefix="gengeo-worker")
-        self._waiters = ThreadPoolExecutor(limits.queue, thread_name_prefix="gengeo-decode")  # they only wait
+        self._waiters = ThreadPoolExecutor(limits.queue, thread_name_prefix="gengeo-decode")  # wait for decoders
         self._free = asyncio.Semaphore(limits.workers)
 
     @property
     def retry_after(self) -> int:
-        """Seconds until half of the queue will have been answered, at the pace of the last requests."""
+        """Seconds until half of the queue should be answered, from the processing time of the last requests."""
         return max(1, math.ceil(self.inside / 2 * self._seconds_each / self.limits.workers))
 
     @contextlib.asynccontextmanager
     async def slot(self) -> AsyncIterator[Slot]:
-        """A slot for the time of a request.
+        """Take a slot until the block ends, with a time limit for the block.
 
         Raises:
-            BusyError: there is none.
-            TimeoutError: the request took longer than the limit.
+            BusyError: The queue is full.
+            TimeoutError: The request took longer than the time limit.
         """
         if self.inside >= self.limits.queue:
             self.refused += 1
@@ -117,16 +120,16 @@ class RequestQueue:
 
     @contextlib.asynccontextmanager
     async def decoded(self, reading: contextlib.AbstractContextManager[Result]) -> AsyncIterator[Result]:
-        """Enter a context that waits for a decoder, in a thread of its own, and leave it in every case.
+        """Enter a context that waits for a decoder, in another thread, and exit it also if the request is cancelled.
 
         Args:
-            reading: See `serving.decoding.Decoder.read`.
+            reading: The context, see `serving.decoding.Decoder.read`.
         """
         future = self._waiters.submit(reading.__enter__)
         try:
             image = await asyncio.wrap_future(future)
-        except asyncio.CancelledError:  # the request was given up: what it gets now is given back
-            future.add_done_callback(lambda done: _leave(done, reading))
+        except asyncio.CancelledError:  # the thread may still enter the context
+            future.add_done_callback(lambda done: _exit_if_entered(done, reading))
             raise
         try:
             yield image
@@ -136,8 +139,8 @@ class RequestQueue:
     async def run(self, work: Callable[[], Result]) -> Result:
         """Run `work` in a worker thread when one is free.
 
-        A request that is given up while it waits costs nothing more. One that is already worked on keeps its worker
-        until it is done, for a thread cannot be stopped: so there are never more than `workers` of them.
+        A request that is cancelled while it waits is not processed. A request that is cancelled while it is processed
+        keeps its worker until the work is done, because a thread cannot be stopped. So at most `workers` are running.
         """
         await self._free.acquire()
         loop = asyncio.get_running_loop()
@@ -145,7 +148,7 @@ class RequestQueue:
         future = self._pool.submit(work)
 
         def free(_: object) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended, nobody waits any more
+            with contextlib.suppress(RuntimeError):  # the event loop has ended
                 loop.call_soon_threadsafe(self._done, started)
 
         future.add_done_callback(free)
@@ -156,6 +159,6 @@ class RequestQueue:
         self._free.release()
 
     def close(self) -> None:
-        """Let the workers finish and end; what only waits is given up."""
+        """Cancel what waits, wait for what is being processed, and end the threads."""
         self._waiters.shutdown(wait=False, cancel_futures=True)
         self._pool.shutdown(wait=True)

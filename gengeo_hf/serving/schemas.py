@@ -1,4 +1,4 @@
-"""Requests and responses of the service as types: the OpenAPI schema and the JSON come from here.
+"""Types of the requests and responses of the service, which define its OpenAPI schema and its JSON.
 
 Angles are degrees (WGS84), distances metres.
 """
@@ -34,40 +34,44 @@ ErrorCode = Literal[
 
 
 class Problem(BaseModel):
-    """Why there is no answer."""
+    """An error: its code and message."""
 
-    code: ErrorCode = Field(description="for programs")
-    message: str = Field(description="for people: what was found, what was expected, what to do")
+    code: ErrorCode = Field(description="identifier of the error, for programs")
+    message: str = Field(description="explanation for people: what was found, what was expected, what to do")
 
 
 class ErrorResponse(BaseModel):
-    """Every answer that is not a success looks like this."""
+    """Body of every error response."""
 
     error: Problem
 
 
 class PlaceResponse(BaseModel):
-    """Where the photo may have been taken: the same keys as in `gengeo locate --json`."""
+    """A place where the photo may have been taken, with the keys of `gengeo locate --json`."""
 
     lat: float
     lon: float
-    score: float = Field(description="cosine of the photo and the best tile of this place, -1 to 1")
+    score: float = Field(description="cosine similarity of the photo and the best tile of this place, -1 to 1")
     confidence: float | None = Field(description="probability that the place is right; null without a calibration")
-    radius_68_m: float | None = Field(description="metres that hold 68 % of cameras if the place is right, or null")
-    radius_95_m: float | None = Field(description="metres that hold 95 % of cameras if the place is right, or null")
+    radius_68_m: float | None = Field(
+        description="radius in metres with 68 % of the cameras if the place is right, or null"
+    )
+    radius_95_m: float | None = Field(
+        description="radius in metres with 95 % of the cameras if the place is right, or null"
+    )
     tile_id: str
     bounds: list[float] | None = Field(description="west, south, east, north; west > east crosses the date line")
-    heading: float | None = Field(description="of the centre column, degrees clockwise from north, where estimated")
-    pose: str | None = Field(description="fitted or search, where position and heading are those of a pose")
-    pose_probability: float | None = Field(description="mass of the posterior near the pose, 0 to 1, or null")
-    source: str | None = Field(description="name of the imagery's file")
+    heading: float | None = Field(description="direction of the photo's centre, degrees clockwise from north, or null")
+    pose: str | None = Field(description="method of the pose that gave position and heading, fitted or search, or null")
+    pose_probability: float | None = Field(description="posterior probability near the pose, 0 to 1, or null")
+    source: str | None = Field(description="name of the imagery, such as its file")
     attribution: str | None = Field(description="text that must be shown with the imagery")
-    licence: str | None = Field(description="licence of the imagery, where it is stated")
-    acquired: str | None = Field(description="date or year of the imagery, where it is stated")
+    licence: str | None = Field(description="licence of the imagery, or null")
+    acquired: str | None = Field(description="date or year of the imagery, or null")
     rank: int = Field(description="1 is the best")
-    votes: int = Field(description="overlapping tiles that were merged into this place")
-    uncertainty_m: float | None = Field(description="root-mean-square distance to expect when the place is right")
-    area: str | None
+    votes: int = Field(description="number of overlapping tiles that were merged into this place")
+    uncertainty_m: float | None = Field(description="root-mean-square error to expect, in metres, or null")
+    area: str | None = Field(description="name of the tile's area in the index, or null")
 
 
 class PositionResponse(BaseModel):
@@ -75,11 +79,11 @@ class PositionResponse(BaseModel):
 
     lat: float
     lon: float
-    distance_m: float | None = Field(description="from the best place; null where this position limited the search")
+    distance_m: float | None = Field(description="metres to the best place; null if this position limited the search")
 
 
 class IndexResponse(BaseModel):
-    """Which gallery answered."""
+    """The index that an answer comes from."""
 
     name: str
     version: str = Field(description="start of the SHA-256 of its descriptors; empty for a store")
@@ -87,31 +91,31 @@ class IndexResponse(BaseModel):
 
     @classmethod
     def of(cls, index: Any) -> IndexResponse:
-        """From an index folder or a store."""
+        """Identify an index directory or a store."""
         if not isinstance(index, GeoIndex):
-            kind = str(index.address).partition(":")[0]  # where the database stands is nobody's business
+            kind = str(index.address).partition(":")[0]  # the address of the database is not published
             return cls(name=kind, version="", created="")
         manifest = index.manifest
         return cls(name=index.path.name, version=manifest.content_id, created=manifest.created)
 
 
 class LocateResponse(BaseModel):
-    """Places for one photo: the object of one line of `gengeo locate --json`, the caveat and the index."""
+    """Places of one photo: the keys of `gengeo locate --json`, with the caveat and the index."""
 
     photo: str
-    places: list[PlaceResponse] = Field(description="best first; empty where no tile lies near the prior")
-    not_in_index: float | None = Field(description="probability that the photo was taken elsewhere, or null")
-    notes: list[str] = Field(description="what was assumed about the photo")
+    places: list[PlaceResponse] = Field(description="best first; empty where no tile lies in the search area")
+    not_in_index: float | None = Field(description="probability that the photo was taken outside the index, or null")
+    notes: list[str] = Field(description="assumptions about the photo")
     error: str | None
-    known: bool = Field(description='false: less confident than the threshold, the honest answer is "don\'t know"')
+    known: bool = Field(description='false: the confidence is below the threshold, the answer is "don\'t know"')
     exif: PositionResponse | None
-    time: str | None = Field(description="when the photo was taken, by its file")
-    caveat: str = Field(description="what must be known about the model before its answers are believed")
+    time: str | None = Field(description="time when the photo was taken, from its file, or null")
+    caveat: str = Field(description="warnings about the training data and the calibration; empty where there are none")
     index: IndexResponse
 
     @classmethod
     def of(cls, answer: Answer, index: Any, caveat: str) -> LocateResponse:
-        """From an `Answer` and the index that gave it."""
+        """Convert an `Answer` and the index that it comes from."""
         record = answer_record(answer)
         record["notes"] = [note.replace("--fov DEGREES", "fov=DEGREES") for note in record["notes"]]
         return cls(**record, caveat=caveat, index=IndexResponse.of(index))
@@ -121,38 +125,40 @@ class EncodeResponse(BaseModel):
     """The descriptor of one image."""
 
     view: Literal["ground", "aerial"]
-    descriptor: list[float] = Field(description="unit length: the dot product of two is their cosine")
+    descriptor: list[float] = Field(description="vector of length 1: a dot product is a cosine similarity")
     model: str
-    fingerprint: str = Field(description="descriptors of different fingerprints must never be compared")
+    fingerprint: str = Field(
+        description="checksum of model and preprocessing; only descriptors with the same one can be compared"
+    )
 
 
 class HealthResponse(BaseModel):
-    """How the service is."""
+    """State of the service."""
 
     status: Literal["ok"]
     model: str
     fingerprint: str
     index: IndexResponse
     tiles: int
-    index_outdated: bool = Field(description="another index lies on disk: send SIGHUP to take it")
-    inside: int = Field(description="requests that are received, waiting or worked on now")
-    capacity: int
-    answered: int
-    refused: int = Field(description="requests that found the queue full")
+    index_outdated: bool = Field(description="the index on disk was replaced; SIGHUP loads the new one")
+    inside: int = Field(description="requests that are being received, waiting or being processed")
+    capacity: int = Field(description="largest number of requests in the queue")
+    answered: int = Field(description="requests that were answered since the start")
+    refused: int = Field(description="requests that were refused because the queue was full")
 
 
 class LocateParameters(BaseModel):
-    """Options of a question, in the query string."""
+    """Options of `POST /locate`, in the query string."""
 
     model_config = ConfigDict(extra="forbid")
 
-    top: int = Field(5, ge=1, le=MAX_TOP, description="how many places at most")
+    top: int = Field(5, ge=1, le=MAX_TOP, description="largest number of places")
     near: str | None = Field(
-        None, description="search only here: lat,lon,radius", examples=["60.17,24.94,2km"], max_length=200
+        None, description="search only within this circle: lat,lon,radius", examples=["60.17,24.94,2km"], max_length=200
     )
     near_exif: str | None = Field(
         None,
-        description="search only within this distance of the photo's own GPS position, where it has one",
+        description="search only within this distance of the GPS position in the photo's EXIF data, where it has one",
         examples=["500m"],
         max_length=50,
     )
@@ -163,13 +169,13 @@ class LocateParameters(BaseModel):
         ge=1,
         le=360,
         allow_inf_nan=False,
-        description="horizontal field of view in degrees, 360 for a panorama; default: what the photo's file tells",
+        description="horizontal field of view in degrees, 360 for a panorama; default: as the photo's file states",
     )
     heading: str = Field(
         "exif",
         max_length=50,
-        description="of a panorama's centre column: degrees clockwise from north, exif (what its file states, else 0), "
-        "or unknown (tries eight)",
+        description="direction of a panorama's centre: degrees clockwise from north, exif (as the file states, else 0) "
+        "or unknown (eight directions are tried)",
     )
     format: Literal["json", "geojson"] | None = Field(
         None, description="default: geojson where the Accept header asks for application/geo+json, else json"
@@ -177,26 +183,26 @@ class LocateParameters(BaseModel):
 
     @field_validator("near")
     @classmethod
-    def _a_place(cls, text: str | None) -> str | None:
+    def _check_near(cls, text: str | None) -> str | None:
         if text is not None:
             parse_near(text)
         return text
 
     @field_validator("near_exif")
     @classmethod
-    def _a_length(cls, text: str | None) -> str | None:
+    def _check_near_exif(cls, text: str | None) -> str | None:
         if text is not None:
             parse_metres(text)
         return text
 
     @field_validator("heading")
     @classmethod
-    def _a_heading(cls, text: str) -> str:
+    def _check_heading(cls, text: str) -> str:
         parse_camera(None, text)
         return text
 
     def query(self) -> LocateQuery:
-        """The same for `Locator.ask`."""
+        """Convert to the options of `Locator.locate`."""
         near = parse_near(self.near) if self.near is not None else None
         near_exif_m = parse_metres(self.near_exif) if self.near_exif is not None else None
         camera = parse_camera(self.fov, self.heading)
@@ -204,7 +210,7 @@ class LocateParameters(BaseModel):
 
 
 class EncodeParameters(BaseModel):
-    """Options of a description, in the query string."""
+    """Options of `POST /encode`, in the query string."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -212,7 +218,15 @@ class EncodeParameters(BaseModel):
 
 
 def health(locator: Locator, inside: int, capacity: int, answered: int, refused: int) -> HealthResponse:
-    """The state of the service and of its queue."""
+    """State of the service and of its queue.
+
+    Args:
+        locator: Model and index.
+        inside: Number of requests in the queue.
+        capacity: Largest number of requests in the queue.
+        answered: Number of requests answered since the start.
+        refused: Number of requests refused because the queue was full.
+    """
     index = locator.localizer.index
     return HealthResponse(
         status="ok",

@@ -1,4 +1,4 @@
-"""The HTTP server of the service and of the page: one socket, one way to listen, to protect and to stop."""
+"""The HTTP server of the service and of the page: listening socket, access checks, time limits and shutdown."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp
 
-BACKLOG = 2048  # connections that may come at the same moment; the system's own limit may be lower
-GRACE_SECONDS = 8  # from SIGTERM to the end; what is still worked on then is given up
+BACKLOG = 2048  # connections that may wait to be accepted; the limit of the system may be lower
+GRACE_SECONDS = 8  # after SIGTERM; requests that are not answered by then are cancelled
 
 
 @dataclass(frozen=True)
 class Access:
-    """Who may ask, and under which address.
+    """Who may use a server, and under which names and path it is reached.
 
     Args:
-        allowed_hosts: Names under which the server is reached, besides loopback names and IP addresses.
-        token: What callers must send; None lets everyone ask.
-        root_path: Path prefix that a proxy removes, such as "/geo".
-        body_seconds: Time limit for the body of a request.
+        allowed_hosts: Host names that are served, besides loopback names and IP addresses.
+        token: Access token that every request must send; None serves requests without a token.
+        root_path: Path prefix that a proxy removes, such as "/geo"; empty without such a proxy.
+        body_seconds: Time limit for the body of a request, in seconds.
     """
 
     allowed_hosts: Sequence[str] = ()
@@ -43,7 +43,7 @@ class Access:
     body_seconds: float = 60.0
 
     def protect(self, app: ASGIApp, host: str) -> ASGIApp:
-        """Put the checks in front of an application that listens on `host`."""
+        """Return the application with access checks and time limits in front; `host`, where it listens, is allowed."""
         timed = BodyTimeoutMiddleware(app, self.body_seconds)
         return ShutdownMiddleware(AccessMiddleware(timed, [*self.allowed_hosts, host], self.token))
 
@@ -53,29 +53,29 @@ def listen(host: str, port: int) -> Iterator[tuple[socket.socket, str]]:
     """Open a listening socket.
 
     Args:
-        host: Address to listen on.
-        port: 0 takes a free one.
+        host: IP address or host name to listen on.
+        port: TCP port; 0 chooses a free one.
 
     Yields:
-        The socket, and the address for people, such as `http://127.0.0.1:8000`.
+        The socket, and its URL, such as `http://127.0.0.1:8000`.
 
     Raises:
-        GenGeoError: The address is in use, or does not belong to this machine.
+        GenGeoError: The port is in use, or the address does not belong to this machine.
     """
-    six = ":" in host
+    is_ipv6 = ":" in host
     try:
         listening = socket.create_server(
-            (host, port), family=socket.AF_INET6 if six else socket.AF_INET, backlog=BACKLOG, dualstack_ipv6=six
+            (host, port), family=socket.AF_INET6 if is_ipv6 else socket.AF_INET, backlog=BACKLOG, dualstack_ipv6=is_ipv6
         )
     except (OSError, OverflowError) as error:
         raise GenGeoError(f"cannot listen on {host} port {port} ({error}); choose another --port") from error
     with listening:
-        yield listening, f"http://{f'[{host}]' if six else host}:{listening.getsockname()[1]}"
+        yield listening, f"http://{f'[{host}]' if is_ipv6 else host}:{listening.getsockname()[1]}"
 
 
 def make_server(app: ASGIApp, access: Access, host: str) -> uvicorn.Server:
-    """A uvicorn server with our limits, not yet running."""
-    _raise_open_files()
+    """Return a uvicorn server with access checks and time limits, not yet started."""
+    _raise_open_files_limit()
     config = uvicorn.Config(
         access.protect(app, host),
         http=TimedProtocol,
@@ -90,26 +90,34 @@ def make_server(app: ASGIApp, access: Access, host: str) -> uvicorn.Server:
 
 
 def run(app: ASGIApp, access: Access, host: str, listening: socket.socket) -> None:
-    """Answer until SIGTERM or Ctrl-C; the process ends `GRACE_SECONDS` later at the latest, whatever still runs."""
+    """Serve until SIGTERM or Ctrl-C; the process ends `GRACE_SECONDS` + 1 later at most, even if a request runs."""
     server = make_server(app, access, host)
     handle_exit = server.handle_exit
 
-    def end(sig: int, frame: FrameType | None) -> None:
-        timer = threading.Timer(GRACE_SECONDS + 1, _end_now)
+    def handle_exit_in_time(sig: int, frame: FrameType | None) -> None:
+        timer = threading.Timer(GRACE_SECONDS + 1, _exit_process)
         timer.daemon = True
         timer.start()
         handle_exit(sig, frame)
 
-    server.handle_exit = end  # type: ignore[method-assign]  # uvicorn's own hook for signals
+    server.handle_exit = handle_exit_in_time  # type: ignore[method-assign]  # uvicorn's own hook for signals
     server.run(sockets=[listening])
 
 
 @contextlib.contextmanager
-def in_thread(app: ASGIApp, access: Access | None = None, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
+def serve_in_thread(
+    app: ASGIApp, access: Access | None = None, host: str = "127.0.0.1", port: int = 0
+) -> Iterator[str]:
     """Serve from a thread of this process, for notebooks and tests.
 
+    Args:
+        app: Application to serve.
+        access: Who may use it; None allows loopback names and IP addresses.
+        host: IP address or host name to listen on.
+        port: TCP port; 0 chooses a free one.
+
     Yields:
-        The server's address.
+        The URL of the server.
     """
     with listen(host, port) as (listening, address):
         server = make_server(app, access or Access(), host)
@@ -125,14 +133,14 @@ def in_thread(app: ASGIApp, access: Access | None = None, host: str = "127.0.0.1
             thread.join()
 
 
-def _end_now() -> None:
-    """A worker thread cannot be stopped: the process is, with code 0 (where all is answered, by the signal itself)."""
+def _exit_process() -> None:
+    """Exit with code 0 although a worker thread still runs: a thread cannot be stopped."""
     sys.stderr.flush()
     os._exit(0)
 
 
-def _raise_open_files() -> None:
-    """Allow as many connections as the system does: slow clients must not use up the descriptors of others."""
+def _raise_open_files_limit() -> None:
+    """Open as many connections as the system allows, so that slow clients do not use up all file descriptors."""
     try:
         import resource
     except ImportError:  # Windows

@@ -1,12 +1,12 @@
-"""The service behind `gengeo serve`: photos in by HTTP, places out as JSON or GeoJSON.
+"""The service of `gengeo serve`: receives photos over HTTP and answers with places as JSON or GeoJSON.
 
-It keeps nothing that it is sent.
+The service does not store uploads.
 
     POST /locate   places of a photo           GET /health         model, index, queue; /health/live, /health/ready
-    POST /encode   descriptor of an image      GET /metrics        for Prometheus
-                                               GET /openapi.json   the schema; GET /docs: a page without a script
+    POST /encode   descriptor of an image      GET /metrics        metrics for Prometheus
+                                               GET /openapi.json   the schema; GET /docs: as a page without scripts
 
-An index that was replaced on disk is taken at `kill -HUP`; requests that are being answered keep the old one.
+`kill -HUP` loads an index that was replaced on disk; requests that are being processed keep the old index.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from gengeo_hf.serving.schemas import (
     health,
 )
 from gengeo_hf.serving.server import Access
-from gengeo_hf.serving.uploads import FIELD, NoPhotoError, TooLargeError, drain, photo_of
+from gengeo_hf.serving.uploads import FIELD, NoPhotoError, TooLargeError, drain, read_upload
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("gengeo.serve")
 GEOJSON = "application/geo+json"
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # why an upload cannot be stored
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # errors when an upload cannot be stored
 BINARY = {"type": "string", "format": "binary"}
 PHOTO_BODY = {
     "requestBody": {
@@ -70,25 +70,25 @@ PHOTO_BODY = {
     }
 }
 ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"model": ErrorResponse, "description": "no_photo, bad_request: the request is empty or its form is damaged"},
+    400: {"model": ErrorResponse, "description": "no_photo, bad_request: the request is empty, or its form is damaged"},
     413: {"model": ErrorResponse, "description": "too_large: the upload is larger than allowed"},
     422: {"model": ErrorResponse, "description": "bad_parameter, bad_photo: an option or the image cannot be used"},
     503: {
         "model": ErrorResponse,
-        "description": "busy: the queue is full, try again after Retry-After; cannot_answer: the index fails",
+        "description": "busy: the queue is full, try again after Retry-After; cannot_answer: error of the index",
         "headers": {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}},
     },
-    504: {"model": ErrorResponse, "description": "timeout: not answered within the time limit"},
+    504: {"model": ErrorResponse, "description": "timeout: the request took longer than the time limit"},
     507: {"model": ErrorResponse, "description": "no_space: the upload cannot be stored"},
 }
 
 
 def create_app(locator: Locator, limits: Limits | None = None) -> FastAPI:
-    """The service as an ASGI application, for any server of that kind.
+    """Build the service as an ASGI application, for `serve` or any other ASGI server.
 
     Args:
-        locator: model and index.
-        limits: see `Limits`; None takes its defaults.
+        locator: Model and index.
+        limits: Limits of the service; None takes the defaults of `Limits`.
     """
     limits = limits or Limits()
     queue = RequestQueue(limits)
@@ -96,18 +96,18 @@ def create_app(locator: Locator, limits: Limits | None = None) -> FastAPI:
         title="GenGeo: where was this photo taken?",
         version=__version__,
         description=f"Model {locator.model_name}. {locator.caveat}".strip(),
-        docs_url=None,  # the stock pages load their scripts from a CDN
+        docs_url=None,  # the pages of FastAPI load scripts from a CDN
         redoc_url=None,
         lifespan=_lifespan(locator, queue),
     )
     app.state.locator, app.state.queue, app.state.answered = locator, queue, 0
     app.state.metrics = Metrics()
     app.add_middleware(ObservedMiddleware, metrics=app.state.metrics)
-    _add_error_replies(app, limits)
+    _add_error_handlers(app, limits)
     app.post("/locate", **_operation("Places where a photo may have been taken", LocateResponse))(locate)
-    app.post("/encode", **_operation("The descriptor of a photo or a tile", EncodeResponse))(encode)
-    app.get("/health", summary="How the service is", tags=["service"])(state)
-    app.head("/health", include_in_schema=False)(state)  # what many supervisors send
+    app.post("/encode", **_operation("Descriptor of a photo or a tile", EncodeResponse))(encode)
+    app.get("/health", summary="State of the service", tags=["service"])(state)
+    app.head("/health", include_in_schema=False)(state)  # used by process supervisors
     app.api_route("/health/live", methods=["GET", "HEAD"], include_in_schema=False)(alive)
     app.api_route("/health/ready", methods=["GET", "HEAD"], include_in_schema=False)(ready)
     app.get("/metrics", include_in_schema=False)(metrics)
@@ -117,13 +117,13 @@ def create_app(locator: Locator, limits: Limits | None = None) -> FastAPI:
 
 
 async def locate(request: Request, options: Annotated[LocateParameters, Query()]) -> Response:
-    """Best first, as JSON, or as a GeoJSON FeatureCollection (RFC 7946) with format=geojson."""
+    """The best place is first. JSON, or a GeoJSON FeatureCollection (RFC 7946) with format=geojson."""
     locator: Locator = request.app.state.locator
     query = options.query()
     if query.threshold > 0 and locator.localizer.calibration is None:
         await drain(request, request.app.state.queue.limits.photo_bytes)
-        return _problem(422, "bad_parameter", "threshold: this service has no calibration, so it knows no confidence")
-    answer, index = await _work(request, lambda photo: locator.ask(photo, query))
+        return _problem(422, "bad_parameter", "threshold: this service has no calibration, so there are no confidences")
+    answer, index = await _process(request, lambda photo: locator.locate(photo, query))
     accepted = request.headers.get("accept", "")
     if options.format == "geojson" or (options.format is None and GEOJSON in accepted):
         return Response(to_geojson([answer], locator.caveat), media_type=GEOJSON)
@@ -131,9 +131,9 @@ async def locate(request: Request, options: Annotated[LocateParameters, Query()]
 
 
 async def encode(request: Request, options: Annotated[EncodeParameters, Query()]) -> Response:
-    """The unit vector that the index compares, for either view."""
+    """The vector of length 1 that is compared with those of the index."""
     locator: Locator = request.app.state.locator
-    vector = await _work(request, lambda photo: locator.encode(photo, options.view))
+    vector = await _process(request, lambda photo: locator.encode(photo, options.view))
     return _json(
         EncodeResponse(
             view=options.view,
@@ -145,7 +145,7 @@ async def encode(request: Request, options: Annotated[EncodeParameters, Query()]
 
 
 def state(request: Request) -> HealthResponse:
-    """Answers at once, also when the queue is full."""  # in a thread of its own: it looks at the disk
+    """The service answers also when the queue is full."""  # not async: it runs in a thread, because it reads the disk
     queue: RequestQueue = request.app.state.queue
     return health(
         request.app.state.locator, queue.inside, queue.limits.queue, request.app.state.answered, queue.refused
@@ -153,12 +153,12 @@ def state(request: Request) -> HealthResponse:
 
 
 async def alive() -> dict[str, str]:
-    """Liveness: the event loop turns."""
+    """Liveness: the process answers."""
     return {"status": "ok"}
 
 
 def ready(request: Request) -> JSONResponse:
-    """Readiness: the queue has room and uploads can be stored; 503 otherwise."""
+    """Readiness: 200 if the queue has a free slot and uploads can be stored, else 503."""
     queue: RequestQueue = request.app.state.queue
     if queue.inside >= queue.limits.queue:
         return _problem(503, "busy", "the queue is full", {"Retry-After": str(queue.retry_after)})
@@ -171,7 +171,7 @@ def ready(request: Request) -> JSONResponse:
 
 
 def metrics(request: Request) -> Response:
-    """Counters for Prometheus."""
+    """Metrics in the text format of Prometheus."""
     state = request.app.state
     found: Metrics = state.metrics
     found.inside.set(state.queue.inside)
@@ -181,7 +181,7 @@ def metrics(request: Request) -> Response:
 
 
 async def docs(request: Request) -> Response:
-    """The schema as a page without a script."""
+    """The schema as a page without scripts."""
     page = render(
         "docs.html.jinja",
         schema=request.app.openapi(),
@@ -200,18 +200,18 @@ def serve(
     on_start: Callable[[str], None] = log.info,
     access: Access | None = None,
 ) -> None:
-    """Answer requests until the process is told to stop; what is inside is answered first.
+    """Serve until SIGTERM or Ctrl-C; requests in progress are answered first.
 
     Args:
-        locator: model and index.
-        host: address to listen on.
-        port: 0 takes a free one.
-        limits: see `Limits`.
-        on_start: is given the service's address once connections are taken.
-        access: who may ask; None answers loopback names and IP addresses.
+        locator: Model and index.
+        host: IP address or host name to listen on.
+        port: TCP port; 0 chooses a free one.
+        limits: Limits of the service; None takes the defaults of `Limits`.
+        on_start: Called with the URL of the service once connections are accepted.
+        access: Who may use the service; None allows loopback names and IP addresses.
 
     Raises:
-        GenGeoError: the address is in use or does not belong to this machine.
+        GenGeoError: The port is in use, or the address does not belong to this machine.
     """
     with server.listen(host, port) as (listening, address):
         app = create_app(locator, limits)
@@ -219,12 +219,12 @@ def serve(
         server.run(app, access or Access(), host, listening)
 
 
-async def _work(request: Request, work: Callable[[ImageFile], Any]) -> Any:
-    """Receive a photo, decode it and have it worked on, in the bounds of the queue."""
+async def _process(request: Request, work: Callable[[ImageFile], Any]) -> Any:
+    """Receive a photo, decode it and run `work` on it, within the limits of the queue."""
     state = request.app.state
     queue: RequestQueue = state.queue
     async with queue.slot() as slot:
-        content = await photo_of(request, slot, queue.limits.photo_bytes)
+        content = await read_upload(request, slot, queue.limits.photo_bytes)
         async with queue.decoded(state.locator.read(content)) as photo:
             found = await queue.run(lambda: work(photo))
     state.answered += 1
@@ -234,18 +234,18 @@ async def _work(request: Request, work: Callable[[ImageFile], Any]) -> Any:
 def _lifespan(
     locator: Locator, queue: RequestQueue
 ) -> Callable[[FastAPI], contextlib.AbstractAsyncContextManager[None]]:
-    """Listen for SIGHUP while the service runs, and end the threads after it."""
+    """Reload the index at SIGHUP while the service runs, and end the threads afterwards."""
 
     def reload() -> None:
         try:
             log.warning("reloaded the index: %s tiles", f"{locator.reload():,}")
         except GenGeoError as error:
-            log.error("the index stays as it was: %s", error)
+            log.error("the index is not reloaded: %s", error)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         loop = asyncio.get_running_loop()
-        # Not the main thread, as in tests; or a system without this signal.
+        # Raised outside the main thread, as in tests, and on systems without this signal.
         with contextlib.suppress(RuntimeError, ValueError, NotImplementedError, AttributeError):
             loop.add_signal_handler(signal.SIGHUP, lambda: loop.run_in_executor(None, reload))
         yield
@@ -255,37 +255,37 @@ def _lifespan(
     return lifespan
 
 
-def _operation(summary: str, reply: Any) -> dict[str, Any]:
-    """What the two operations on a photo have in common in the schema."""
+def _operation(summary: str, model: Any) -> dict[str, Any]:
+    """Schema of an operation on a photo."""
     responses = dict(ERRORS)
-    if reply is LocateResponse:
+    if model is LocateResponse:
         responses[200] = {"content": {GEOJSON: {"schema": {"type": "object"}}}}
     return {
         "summary": summary,
-        "response_model": reply,
+        "response_model": model,
         "responses": responses,
         "openapi_extra": PHOTO_BODY,
         "tags": ["photos"],
     }
 
 
-def _json(reply: Any) -> Response:
-    return Response(reply.model_dump_json(), media_type="application/json")
+def _json(response: Any) -> Response:
+    return Response(response.model_dump_json(), media_type="application/json")
 
 
 def _problem(status: int, code: ErrorCode, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    reply = ErrorResponse(error=Problem(code=code, message=message))
-    return JSONResponse(reply.model_dump(), status, headers=dict(headers or {}))
+    body = ErrorResponse(error=Problem(code=code, message=message))
+    return JSONResponse(body.model_dump(), status, headers=dict(headers or {}))
 
 
-def _add_error_replies(app: FastAPI, limits: Limits) -> None:
-    """Every way to fail, as one kind of reply."""
+def _add_error_handlers(app: FastAPI, limits: Limits) -> None:
+    """Answer every error with an `ErrorResponse`."""
 
-    def on(kind: type[Exception] | int, reply: Callable[[Any], Response]) -> None:
+    def on(kind: type[Exception] | int, respond: Callable[[Any], Response]) -> None:
         async def handler(request: Request, error: Exception) -> Response:
-            if isinstance(error, BusyError | TooLargeError | RequestValidationError | HTTPException):  # body unread
+            if isinstance(error, BusyError | TooLargeError | RequestValidationError | HTTPException):  # before the body
                 await drain(request, limits.photo_bytes)
-            return reply(error)
+            return respond(error)
 
         typed: Callable[[Request, Exception], Awaitable[Response]] = handler
         app.add_exception_handler(kind, typed)
@@ -307,21 +307,21 @@ def _add_error_replies(app: FastAPI, limits: Limits) -> None:
 
     def failed(error: Exception) -> Response:
         log.error("a request failed", exc_info=error)
-        return _problem(500, "internal", "the service met an error of its own; its log says more")
+        return _problem(500, "internal", "internal error of the service; see its log")
 
     def no_space(error: OSError) -> Response:
         return _problem(507, "no_space", f"the upload cannot be stored ({error.strerror})")
 
-    late = f"not answered within {limits.seconds:g} s; try again later or with a smaller photo"
+    late = f"the request took longer than {limits.seconds:g} s; try again later, or send a smaller photo"
     on(HTTPException, http)
     on(RequestValidationError, options)
     on(BusyError, busy)
     on(BudgetError, lambda error: _problem(503, "busy", str(error), {"Retry-After": "5"}))
-    on(OSError, lambda error: no_space(error) if error.errno in FULL else failed(error))
+    on(OSError, lambda error: no_space(error) if error.errno in NO_SPACE else failed(error))
     on(NoPhotoError, lambda error: _problem(400, "no_photo", str(error)))
     on(TooLargeError, lambda error: _problem(413, "too_large", str(error)))
     on(PhotoError, lambda error: _problem(422, "bad_photo", str(error)))
     on(GenGeoError, lambda error: _problem(503, "cannot_answer", str(error)))
     on(TimeoutError, lambda _: _problem(504, "timeout", late))
-    on(ClientDisconnect, lambda _: Response(status_code=499))  # nobody is there to read it
+    on(ClientDisconnect, lambda _: Response(status_code=499))  # the client has disconnected
     on(Exception, failed)

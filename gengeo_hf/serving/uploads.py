@@ -1,4 +1,4 @@
-"""One photo out of one HTTP request: a form upload or the bare bytes, never more than allowed."""
+"""Uploads: the one photo of an HTTP request, sent as a form or as bare bytes, up to a size limit."""
 
 from __future__ import annotations
 
@@ -16,73 +16,79 @@ if TYPE_CHECKING:
     from starlette.types import Message, Receive
 
 FIELD = "image"
-FORGOTTEN = 16  # times the largest upload, received and thrown away
-SEND = "send the photo as the request's body, or as the form field image (curl -F image=@photo.jpg)"
+DRAIN_FACTOR = 16  # times the largest upload: how much of a refused request is received and discarded
+HOW_TO_SEND = "send the photo as the request's body, or as the form field image (curl -F image=@photo.jpg)"
 
 
 class NoPhotoError(Exception):
-    """The request holds no photo where one is expected."""
+    """The request does not contain exactly one photo."""
 
 
 class TooLargeError(Exception):
     """The upload is larger than allowed.
 
     Args:
-        limit: bytes.
+        limit: Size limit in bytes.
     """
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"the upload is larger than the {limit / 1e6:g} MB that are allowed; send a smaller photo")
 
 
-async def photo_of(request: Request, slot: Slot, limit: int) -> bytes:
-    """The photo's bytes.
+async def read_upload(request: Request, slot: Slot, limit: int) -> bytes:
+    """Receive the image file of a request.
 
     Args:
-        request: its content type `multipart/form-data` means a form; everything else means the bytes themselves.
-        slot: accounts for what is held.
-        limit: largest body, in bytes.
+        request: HTTP request. The content type `multipart/form-data` means a form, any other the bytes of the file.
+        slot: Slot of the request in the queue; it counts the received bytes.
+        limit: Largest body, in bytes.
+
+    Returns:
+        The bytes of the image file.
 
     Raises:
-        NoPhotoError: an empty body, or a form without exactly one file in the field `image`.
-        TooLargeError: more than `limit`.
-        BusyError: all requests together hold too much.
+        NoPhotoError: The body is empty, or a form without exactly one file in the field `image`.
+        TooLargeError: The body is larger than `limit`.
+        BusyError: The uploads of all requests together exceed the limit of the queue.
     """
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced[:20]) > limit:  # no need to receive it
+    stated_length = request.headers.get("content-length", "")
+    if stated_length.isdecimal() and int(stated_length[:20]) > limit:  # refused without receiving it
         raise TooLargeError(limit)
-    counted = Request(request.scope, _counted(request.receive, slot, limit))
+    counted = Request(request.scope, _limited_receive(request.receive, slot, limit))
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         body = await counted.body()
         if not body:
-            raise NoPhotoError(f"the request is empty; {SEND}")
+            raise NoPhotoError(f"the request is empty; {HOW_TO_SEND}")
         return body
     async with contextlib.AsyncExitStack() as stack:
         try:
             form = await stack.enter_async_context(counted.form(max_files=8, max_fields=8))
-        except (HTTPException, ValueError, LookupError) as error:  # the parser's ways to say that a form is damaged
-            raise NoPhotoError(f"the form cannot be read ({getattr(error, 'detail', error)}); {SEND}") from error
-        strange = sorted(set(form) - {FIELD})
+        except (HTTPException, ValueError, LookupError) as error:  # raised by the parser for damaged forms
+            raise NoPhotoError(f"the form cannot be read ({getattr(error, 'detail', error)}); {HOW_TO_SEND}") from error
+        unknown = sorted(set(form) - {FIELD})
         files = form.getlist(FIELD)
-        if strange:
-            raise NoPhotoError(f"the form has the field {strange[0][:80]!r}; options go into the query string; {SEND}")
+        if unknown:
+            raise NoPhotoError(
+                f"the form has the field {unknown[0][:80]!r}; options go into the query string; {HOW_TO_SEND}"
+            )
         if len(files) != 1 or not isinstance(files[0], UploadFile):
-            raise NoPhotoError(f"the form holds {len(files)} values of the field image, expected one file; {SEND}")
+            raise NoPhotoError(f"the form has {len(files)} values of the field image, expected one file; {HOW_TO_SEND}")
         return await files[0].read()
 
 
 async def drain(request: Request, limit: int, seconds: float = 2.0) -> None:
-    """Receive and forget what is still coming: a client that is cut off while it sends never sees why.
+    """Receive and discard the rest of a refused request: a client that is disconnected while it sends reads no answer.
 
     Args:
-        request: whose answer is known already.
-        limit: largest upload; many times as much is received, so that a photo that is too large hears of it.
-        seconds: after which the client is cut off all the same.
+        request: HTTP request that is refused.
+        limit: Largest upload in bytes; `DRAIN_FACTOR` times as much is received, so that the senders of photos that are
+            too large read the answer.
+        seconds: Time limit in seconds; a client that sends longer is disconnected.
     """
     received = 0
     try:
         async with asyncio.timeout(seconds):
-            while received <= FORGOTTEN * limit:
+            while received <= DRAIN_FACTOR * limit:
                 message = await request.receive()
                 received += len(message.get("body", b""))
                 if message["type"] != "http.request" or not message.get("more_body"):
@@ -91,14 +97,14 @@ async def drain(request: Request, limit: int, seconds: float = 2.0) -> None:
         return
 
 
-def _counted(receive: Receive, slot: Slot, limit: int) -> Receive:
-    """The same stream, ended when it holds more than allowed."""
+def _limited_receive(receive: Receive, slot: Slot, limit: int) -> Receive:
+    """Return `receive` with a limit: more bytes than `limit` raise TooLargeError."""
 
-    async def counted() -> Message:
+    async def receive_counted() -> Message:
         message = await receive()
         slot.take(len(message.get("body", b"")))
         if slot.held > limit:
             raise TooLargeError(limit)
         return message
 
-    return counted
+    return receive_counted

@@ -1,4 +1,4 @@
-"""The command line from outside: what a user types, sees, and gets back as exit code."""
+"""The command line: commands, outputs, error messages and exit codes."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ def tiles(tmp_path):
     return folder
 
 
-def test_help_comes_without_the_heavy_libraries():
+def test_help_imports_no_heavy_libraries():
     heavy = "torch transformers datasets faiss rasterio numpy PIL"
     program = f"import sys, gengeo_hf.cli; print([m for m in '{heavy}'.split() if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -34,12 +34,12 @@ def test_every_command_has_a_summary_and_an_example():
         for command in group.registered_commands:
             name = command.callback.__name__
             if not command.callback.__module__.startswith("gengeo_hf."):
-                continue  # of a plugin that another test loaded
+                continue  # a plugin of another test
             assert command.help and command.epilog and "Example" in command.epilog, name
             assert command.help.splitlines()[0][0].isupper(), name
 
 
-def test_from_tiles_to_a_map(gengeo, tiles, tiny_checkpoint, tmp_path):
+def test_index_locate_verify_remove_and_add_work_together(gengeo, tiles, tiny_checkpoint, tmp_path):
     code, out, err = gengeo(
         "index", tiles, "--out", tmp_path / "idx", "--model", tiny_checkpoint, "--tile-size-m", "100m"
     )
@@ -64,7 +64,7 @@ def test_from_tiles_to_a_map(gengeo, tiles, tiny_checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("expected", "words"),
+    ("expected", "arguments"),
     [
         (1, ("locate", "nothing.jpg", "--index", "idx", "--model", "nowhere")),
         (1, ("index", "nothing", "--out", "idx", "--model", "nowhere")),
@@ -88,15 +88,15 @@ def test_from_tiles_to_a_map(gengeo, tiles, tiny_checkpoint, tmp_path):
         (2, ("figure", "clusters", "g.png", "--model", "m", "--out", "clusters.txt")),
     ],
 )
-def test_mistake_is_one_line_and_exit_code(gengeo, expected, words, tmp_path, monkeypatch):
+def test_wrong_arguments_give_one_line_and_exit_code(gengeo, expected, arguments, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code, out, err = gengeo(*words)
+    code, out, err = gengeo(*arguments)
     assert code == expected and err.startswith("error: ") and err.count("\n") == 1 and not out
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         ("locate", "a.jpg", "--index", "idx", "--model", "m", "--map"),
         ("locate", "a.jpg", "--index", "idx", "--model", "m", "--geojson"),
@@ -110,18 +110,18 @@ def test_mistake_is_one_line_and_exit_code(gengeo, expected, words, tmp_path, mo
         ("figure", "pairs", "world-urban", "--out"),
     ],
 )
-def test_a_place_that_cannot_be_written_is_refused_before_the_work(gengeo, words, tmp_path, monkeypatch):
-    """Nothing that the commands ask for is there, so whatever else they looked at first would be missed first."""
+def test_output_that_cannot_be_written_is_refused_first(gengeo, arguments, tmp_path, monkeypatch):
+    """The inputs are missing, so a command that does not check its output first gives another error."""
     monkeypatch.chdir(tmp_path)
-    code, _, err = gengeo(*words, "/dev/null/out.png")
+    code, _, err = gengeo(*arguments, "/dev/null/out.png")
     assert code == 1 and err.startswith("error: /dev/null/out.png") and "cannot be written" in err
     assert err.count("\n") == 1
-    if words[0] in ("locate", "calibrate", "info"):
-        assert "is a folder" in gengeo(*words, ".")[2]
+    if arguments[0] in ("locate", "calibrate", "info"):
+        assert "is a directory" in gengeo(*arguments, ".")[2]
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         ("locate",),
         ("nonsense",),
@@ -129,12 +129,12 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(gengeo, words
         ("compare", "a.json", "b.json", "--seed", "-1"),
     ],
 )
-def test_a_wrong_command_is_code_2_and_says_where_help_is(gengeo, words):
-    code, _, err = gengeo(*words)
+def test_wrong_command_gives_exit_code_2_and_names_help(gengeo, arguments):
+    code, _, err = gengeo(*arguments)
     assert code == 2 and "--help" in err and "Traceback" not in err
 
 
-def test_another_models_index_and_another_models_checkpoint(gengeo, tiles, tiny_checkpoint, tmp_path):
+def test_locate_with_other_checkpoint_or_index_of_other_model_is_refused(gengeo, tiles, tiny_checkpoint, tmp_path):
     gengeo("index", tiles, "--out", tmp_path / "idx", "--model", tiny_checkpoint)
     other = tmp_path / "other"
     other.mkdir()
@@ -149,7 +149,7 @@ def test_another_models_index_and_another_models_checkpoint(gengeo, tiles, tiny_
     assert code == 1 and "made by another model" in err and config["model_type"] == "gengeo"
 
 
-def test_interrupt_is_exit_130(gengeo, monkeypatch):
+def test_interrupt_gives_exit_code_130(gengeo, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
@@ -158,7 +158,7 @@ def test_interrupt_is_exit_130(gengeo, monkeypatch):
     assert code == 130 and "stopped" in err
 
 
-def test_real_photos_and_tiles(gengeo, shared_data, tiny_checkpoint, tmp_path):
+def test_index_and_locate_real_photos_and_tiles(gengeo, shared_data, tiny_checkpoint, tmp_path):
     code, out, err = gengeo("index", shared_data / "helsinki", "--out", tmp_path / "idx", "--model", tiny_checkpoint)
     assert code == 0 and "5 tiles of helsinki" in out, err
     photo = shared_data / "helsinki" / "111050484379850.jpg"
@@ -169,13 +169,13 @@ def test_real_photos_and_tiles(gengeo, shared_data, tiny_checkpoint, tmp_path):
 
 @pytest.fixture
 def stub(monkeypatch):
-    """An encoder without weights stands for every checkpoint."""
+    """Replace every checkpoint by an encoder without weights."""
     from tests.stubs import StubEncoder
 
     monkeypatch.setattr("gengeo_hf.encoding.encoder.Encoder.from_pretrained", lambda *_, **__: StubEncoder())
 
 
-def test_a_drive_is_located_and_the_options_say_what_they_take(gengeo, stub, tiles, tmp_path):
+def test_locate_sequence_writes_drive_and_wrong_options_are_refused(gengeo, stub, tiles, tmp_path):
     assert gengeo("index", tiles, "--out", tmp_path / "idx", "--model", "m", "--tile-size-m", "100m")[0] == 0
     options = ("--index", tmp_path / "idx", "--model", "m")
     outputs = ("--map", tmp_path / "m.html", "--geojson", tmp_path / "o.json")
@@ -184,17 +184,17 @@ def test_a_drive_is_located_and_the_options_say_what_they_take(gengeo, stub, til
     assert json.loads((tmp_path / "o.json").read_text())["features"][-1]["properties"] == {"kind": "drive"}
     assert '"line": [[60.0, 25.0]' in (tmp_path / "m.html").read_text()
     assert gengeo("locate", tiles / "1.png", *options, "--fov", "70", "--heading", "unknown")[0] == 0
-    for wrong, words in (
+    for wrong, message in (
         (("--fov", "0"), "1..360 degrees"),
         (("--heading", "left"), "degrees, exif or unknown"),
         (("--top-speed", "0"), "positive"),
         (("--heading", "nan"), "heading"),
     ):
         code, _, err = gengeo("locate", tiles / "1.png", *options, *wrong)
-        assert code in (1, 2) and words in err and err.count("\n") == 1
+        assert code in (1, 2) and message in err and err.count("\n") == 1
 
 
-def test_what_an_index_holds(gengeo, stub, tiles, tmp_path):
+def test_info_prints_contents_and_add_joins_indexes(gengeo, stub, tiles, tmp_path):
     (tiles / "2.png").write_bytes((tiles / "2.png").read_bytes()[:200])
     code, out, err = gengeo("index", tiles, "--out", tmp_path / "idx", "--model", "m", "--tile-size-m", "100m")
     assert code == 0 and "1 tiles left out: unreadable" in out, err
@@ -209,7 +209,7 @@ def test_what_an_index_holds(gengeo, stub, tiles, tmp_path):
     assert code == 0 and "now holds 3 tiles" in out, err
 
 
-def test_confidences_are_learned_from_held_out_photos(gengeo, stub, tmp_path):
+def test_calibrate_fits_confidences_that_locate_uses(gengeo, stub, tmp_path):
     import numpy as np
     from PIL import Image
 
@@ -223,7 +223,7 @@ def test_confidences_are_learned_from_held_out_photos(gengeo, stub, tmp_path):
     rows = ["image,lat,lon"]
     for number, image in enumerate(source.images):
         pixels = np.asarray(image, dtype=float)
-        if number % 3 == 0:  # another place in the main
+        if number % 3 == 0:  # mostly another place
             pixels = 0.4 * pixels + 0.6 * np.asarray(source.images[(number + 9) % 30], dtype=float)
         Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{number}.png")
         rows.append(f"{number}.png,{lat[number]},{lon[number]}")
@@ -236,12 +236,12 @@ def test_confidences_are_learned_from_held_out_photos(gengeo, stub, tmp_path):
     code, out, err = gengeo("calibrate", tmp_path / "held_out.csv", *options, *outputs)
     assert code == 0 and "30 photos, expected calibration error" in out and "--threshold   answered" in out, err
     assert (tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"
-    words = ("--calibration", tmp_path / "c.json", "--threshold", "0.6")
-    code, out, _ = gengeo("locate", tmp_path / "0.png", tmp_path / "1.png", *options, *words)
+    confidence = ("--calibration", tmp_path / "c.json", "--threshold", "0.6")
+    code, out, _ = gengeo("locate", tmp_path / "0.png", tmp_path / "1.png", *options, *confidence)
     assert code == 0 and "0.png: don't know" in out and "1.png: don't know" not in out and "% confident" in out
 
 
-def test_shortened_descriptors_are_shortened_again_for_photos(gengeo, tiles, tiny_checkpoint, tmp_path):
+def test_locate_truncates_descriptors_as_index(gengeo, tiles, tiny_checkpoint, tmp_path):
     options = ("--model", tiny_checkpoint, "--device", "cpu")
     code, out, err = gengeo("index", tiles, "--out", tmp_path / "idx", *options, "--truncate-dim", "8")
     assert code == 0 and "4 of 8 dimensions" in out, err

@@ -1,4 +1,4 @@
-"""`gengeo index` with imagery by address, from the plan to an index that tells its rights and what it left out."""
+"""`gengeo index` with imagery by address: plan, requests, rights, left-out tiles and errors."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ BOX = ["--bounds", "24.93,60.16,24.9318,60.1609"]
 
 @pytest.fixture
 def command(server, tiny_checkpoint, tmp_path):  # noqa: F811  # the fixture of that name
-    def words(mode, *more, out="x"):
+    def arguments(mode, *more, out="x"):
         options = ["--allow-private", "--rate", "0", "--cache", tmp_path / "cache", "--backend", "torch"]
         return [
             "index",
@@ -30,23 +30,23 @@ def command(server, tiny_checkpoint, tmp_path):  # noqa: F811  # the fixture of 
             *more,
         ]
 
-    return words
+    return arguments
 
 
-def test_index_dry_run_prints_the_plan_and_requests_nothing(gengeo, command, server, tmp_path):  # noqa: F811
+def test_index_dry_run_prints_plan_and_requests_nothing(gengeo, command, server, tmp_path):  # noqa: F811
     code, out, _ = gengeo(*command("good", "--dry-run"))
     assert code == 0 and "source tiles: 13" in out and "127.0.0.1" in out
     assert server.paths == [] and not (tmp_path / "x").exists()
 
 
-def test_index_by_address_carries_rights_and_reasons(gengeo, command, server, tmp_path):  # noqa: F811
+def test_index_by_address_stores_rights_and_reasons_of_left_out_tiles(gengeo, command, server, tmp_path):  # noqa: F811
     rights = ["--attribution", "Example Survey", "--licence", "CC BY 4.0", "--acquired", "2023"]
     code, _, err = gengeo(*command("third404", "--zoom", "17", "--tile", "20m", *rights))
     assert code == 0 and "source tiles" in err
     code, out, _ = gengeo("info", tmp_path / "x", "--json")
-    told = json.loads(out)
-    assert told["attribution"] == "Example Survey" and told["licence"] == "CC BY 4.0"
-    assert set(told["left_out"]) == {"no tile on the server (404)"} and told["tiles"] > 0
+    printed = json.loads(out)
+    assert printed["attribution"] == "Example Survey" and printed["licence"] == "CC BY 4.0"
+    assert set(printed["left_out"]) == {"no tile on the server (404)"} and printed["tiles"] > 0
     assert len(server.paths) == len(set(server.paths))
     hits = GeoIndex.load(tmp_path / "x").search(np.eye(24, dtype=np.float32)[0], 3)[0]
     assert {hit.attribution for hit in hits} == {"Example Survey"}
@@ -54,27 +54,26 @@ def test_index_by_address_carries_rights_and_reasons(gengeo, command, server, tm
     code, out, _ = gengeo(*command("third404", "--zoom", "17", "--tile", "20m", *rights))
     assert code == 0 and "complete" in out and len(server.paths) == count
     code, out, err = gengeo(*command("third404", "--zoom", "17", "--tile", "20m", "--retry-missing", *rights))
-    assert "asking again for" in err
+    assert "tiles again that were left out" in err
 
 
-def test_plan_of_a_source_by_address_counts_its_requests_and_the_index(gengeo, server, tiny_checkpoint, tmp_path):  # noqa: F811
-    words = ["plan", server.template("good"), *BOX, "--tile", "60m,120m", "--model", tiny_checkpoint]
-    words += ["--allow-private", "--cache", tmp_path / "cache", "--throughput", "10"]
-    code, out, err = gengeo(*words, "--json")
+def test_plan_of_imagery_by_address_counts_requests_and_tiles(gengeo, server, tiny_checkpoint, tmp_path):  # noqa: F811
+    arguments = ["plan", server.template("good"), *BOX, "--tile", "60m,120m", "--model", tiny_checkpoint]
+    arguments += ["--allow-private", "--cache", tmp_path / "cache", "--throughput", "10"]
+    code, out, err = gengeo(*arguments, "--json")
     assert code == 0, err
     found = json.loads(out)
     assert found["tiles"] == found["imagery"]["tiles"] == 18 and found["imagery"]["requests"] > 0
     assert found["encode_hours"] == pytest.approx(18 / 36_000) and {"index_mb", "memory_mb", "search_ms"} <= set(found)
-    text = gengeo(*words)[1]
+    text = gengeo(*arguments)[1]
     assert "127.0.0.1" in text and "requests:" in text and "search:" in text
     assert server.paths == []  # no tile was requested
 
 
-def test_index_of_several_sizes_has_each_cell_in_each(gengeo, command, tmp_path):
+def test_index_of_several_sizes_has_tiles_of_each_size(gengeo, command, tmp_path):
     code, *_ = gengeo(*command("good", "--tile", "60m,120m"))
     assert code == 0
-    told = json.loads(gengeo("info", tmp_path / "x", "--json")[1])
-    assert told["tiles"] == 18
+    assert json.loads(gengeo("info", tmp_path / "x", "--json")[1])["tiles"] == 18
 
 
 @pytest.mark.parametrize(
@@ -87,30 +86,30 @@ def test_index_of_several_sizes_has_each_cell_in_each(gengeo, command, tmp_path)
         ("good", ["--shift", "1"], "EAST,NORTH"),
     ],
 )
-def test_index_of_a_bad_source_ends_in_one_line(gengeo, command, tmp_path, mode, more, message):
+def test_index_of_bad_source_gives_one_line(gengeo, command, tmp_path, mode, more, message):
     code, _, err = gengeo(*command(mode, *more))
     assert code in (1, 2) and message in err.strip().splitlines()[-1]
     assert not (tmp_path / "x").exists()
 
 
-def test_index_of_a_private_address_must_be_allowed(gengeo, tiny_checkpoint, tmp_path):
-    words = ["--attribution", "A", "--licence", "L", "--contact", "c", "--cache", tmp_path / "c"]
+def test_index_of_private_address_is_refused(gengeo, tiny_checkpoint, tmp_path):
+    options = ["--attribution", "A", "--licence", "L", "--contact", "c", "--cache", tmp_path / "c"]
     address = "http://127.0.0.1:9/{z}/{x}/{y}.png"
-    code, _, err = gengeo("index", address, *BOX, "--out", tmp_path / "x", "--model", tiny_checkpoint, *words)
+    code, _, err = gengeo("index", address, *BOX, "--out", tmp_path / "x", "--model", tiny_checkpoint, *options)
     assert code == 1 and "--allow-private" in err.splitlines()[-1]
 
 
-def test_index_without_rights_names_what_is_missing(gengeo, tiny_checkpoint, tmp_path):
+def test_index_without_rights_names_missing_options(gengeo, tiny_checkpoint, tmp_path):
     address = "https://tiles.example.org/{z}/{x}/{y}.png"
     code, _, err = gengeo("index", address, *BOX, "--out", tmp_path / "x", "--model", tiny_checkpoint)
     assert code == 1 and "--attribution and --licence and --contact" in err
 
 
-def test_a_secret_is_in_no_file_and_no_line(gengeo, command, server, tmp_path, monkeypatch):  # noqa: F811
+def test_key_in_address_is_not_printed_or_stored(gengeo, command, server, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setenv("GENGEO_MYKEY", "sesame-open-42")
-    words = command("token")
-    words[1] += "?key={mykey}"
-    code, out, err = gengeo(*words)
+    arguments = command("token")
+    arguments[1] += "?key={mykey}"
+    code, out, err = gengeo(*arguments)
     assert code == 0 and "sesame" not in out + err
     for path in Path(tmp_path).rglob("*"):
         if path.is_file() and "tiny-gengeo" not in str(path):

@@ -1,4 +1,4 @@
-"""Where output goes: results on stdout, notes on stderr, JSON alone on stdout, nothing that a terminal obeys."""
+"""Output of commands: results on stdout, notes on stderr, JSON alone on stdout, no control codes of terminals."""
 
 import json
 import subprocess
@@ -14,17 +14,17 @@ PLACE_KEYS = {
     *("source", "attribution", "licence", "acquired"),
 }
 INFO_KEYS = {"tiles", "bounds", "left_out", "sources", "attribution", "licence", "model"}
-EVIL = "\x1b[2J\x1b]0;title\x07\r\n  1. 0.000000, 0.000000 ± 1 m  score 0.999"
+CONTROL_CODES = "\x1b[2J\x1b]0;title\x07\r\n  1. 0.000000, 0.000000 ± 1 m  score 0.999"
 
 
 @pytest.fixture
 def query(index, monkeypatch):
-    """Options of `gengeo locate` for an index of noise and an encoder without weights."""
+    """Options of `gengeo locate` for an index of noise tiles and an encoder without weights."""
     monkeypatch.setattr("gengeo_hf.encoding.encoder.Encoder.from_pretrained", lambda *_, **__: StubEncoder())
     return ("--index", index.path, "--model", "m")
 
 
-def test_locate_json_is_one_object_a_photo(gengeo, query, photo, tmp_path):
+def test_locate_json_prints_one_object_per_photo(gengeo, query, photo, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no image")
     code, out, _ = gengeo("locate", photo, broken, *query, "--json", "--top", 2)
@@ -40,8 +40,8 @@ def test_locate_json_is_one_object_a_photo(gengeo, query, photo, tmp_path):
     assert west < best["lon"] < east and south < best["lat"] < north
 
 
-def test_rights_of_the_imagery_are_in_every_kind_of_answer(gengeo, monkeypatch, photo, tmp_path):
-    """A page, a map, GeoJSON, JSON and text: whoever passes an answer on passes on whose imagery it is."""
+def test_rights_of_imagery_are_in_every_output_format(gengeo, monkeypatch, photo, tmp_path):
+    """The page, the map, GeoJSON, JSON and text state attribution, licence and date of the imagery."""
     from gengeo_hf.index import GeoIndex
     from gengeo_hf.localization import GeoLocalizer
     from gengeo_hf.serving.fragments import answer
@@ -51,14 +51,14 @@ def test_rights_of_the_imagery_are_in_every_kind_of_answer(gengeo, monkeypatch, 
     source.rights = Rights("<b>Survey</b>", "CC BY 4.0", "2024-06-01")
     index = GeoIndex.build(StubEncoder(), source, tmp_path / "rights")
     monkeypatch.setattr("gengeo_hf.encoding.encoder.Encoder.from_pretrained", lambda *_, **__: StubEncoder())
-    words = ("locate", photo, "--index", index.path, "--model", "m")
+    command = ("locate", photo, "--index", index.path, "--model", "m")
     files = {"--map": tmp_path / "m.html", "--geojson": tmp_path / "a.geojson"}
-    text = gengeo(*words, *(word for pair in files.items() for word in pair))[1]
+    text = gengeo(*command, *(argument for pair in files.items() for argument in pair))[1]
     assert "imagery: <b>Survey</b>, CC BY 4.0, 2024-06-01" in text
     assert r"\u0026lt;b\u0026gt;Survey" in files["--map"].read_text() and "2024-06-01" in files["--map"].read_text()
     stated = {"attribution": "<b>Survey</b>", "licence": "CC BY 4.0", "acquired": "2024-06-01"}
     feature = json.loads(files["--geojson"].read_text())["features"][0]["properties"]
-    record = json.loads(gengeo(*words, "--json")[1])["places"][0]
+    record = json.loads(gengeo(*command, "--json")[1])["places"][0]
     found = GeoLocalizer(StubEncoder(), index).locate(photo)
     served = LocateResponse.of(found, index, "").places[0].model_dump()
     assert all(entry[key] == value for entry in (feature, record, served) for key, value in stated.items())
@@ -66,12 +66,12 @@ def test_rights_of_the_imagery_are_in_every_kind_of_answer(gengeo, monkeypatch, 
 
 
 @pytest.mark.parametrize("name", ["-", "/dev/stdout"])
-def test_geojson_on_stdout_is_alone_there(gengeo, query, photo, name):
+def test_geojson_on_stdout_is_only_output(gengeo, query, photo, name):
     code, out, err = gengeo("locate", photo, *query, "--geojson", name)
     assert code == 0 and json.loads(out)["type"] == "FeatureCollection" and "caution" in err
 
 
-def test_info_json_is_one_object(gengeo, index):
+def test_info_json_prints_one_object(gengeo, index):
     code, out, err = gengeo("info", index.path, "--json")
     found = json.loads(out)
     assert code == 0 and not err and out.count("\n") == 1
@@ -82,29 +82,29 @@ def test_info_json_is_one_object(gengeo, index):
     assert code == 0 and len(json.loads(out)["features"]) == 12
 
 
-def test_broken_photo_is_an_error_on_stderr_and_exit_1(gengeo, query, photo, tmp_path):
+def test_locate_broken_photo_gives_error_on_stderr_and_exit_code_1(gengeo, query, photo, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     code, out, err = gengeo("locate", tmp_path / "broken.jpg", photo, *query)
     assert code == 1 and "broken.jpg" not in out and "photo.png" in out
     assert any(line.startswith("error: ") and "broken.jpg" in line for line in err.splitlines())
 
 
-def test_no_tile_in_the_circle_is_exit_1(gengeo, query, photo):
+def test_locate_without_tile_in_area_gives_exit_code_1(gengeo, query, photo):
     code, out, _ = gengeo("locate", photo, *query, "--near", "10,10,1km")
     assert code == 1 and "no tile" in out
     code, out, _ = gengeo("locate", photo, *query, "--near", "10,10,1km", "--json")
     assert code == 1 and json.loads(out)["places"] == []
 
 
-def test_quiet_leaves_results_and_cautions(gengeo, query, photo, tmp_path):
+def test_quiet_prints_results_and_warnings(gengeo, query, photo, tmp_path):
     code, out, err = gengeo("locate", photo, *query, "--map", tmp_path / "m.html", "--quiet")
     assert code == 0 and "noise-4" in out and "map:" not in err and "caution" in err
 
 
-def test_text_of_a_strangers_index_cannot_command_a_terminal(gengeo, photo, tmp_path, monkeypatch):
+def test_control_codes_in_index_are_not_printed(gengeo, photo, tmp_path, monkeypatch):
     from gengeo_hf.index import GeoIndex
 
-    GeoIndex.build(StubEncoder(), ListSource(name=EVIL, area=EVIL), tmp_path / "evil")
+    GeoIndex.build(StubEncoder(), ListSource(name=CONTROL_CODES, area=CONTROL_CODES), tmp_path / "evil")
     monkeypatch.setattr("gengeo_hf.encoding.encoder.Encoder.from_pretrained", lambda *_, **__: StubEncoder())
     code, out, err = gengeo("locate", photo, "--index", tmp_path / "evil", "--model", "m", "--top", 1)
     assert code == 0 and not {"\x1b", "\x07", "\r"} & set(out + err)
@@ -114,13 +114,13 @@ def test_text_of_a_strangers_index_cannot_command_a_terminal(gengeo, photo, tmp_
     assert not any(line.startswith("  1. ") for line in out.splitlines())
 
 
-def test_interrupt_keeps_the_answers_so_far(gengeo, query, photo, monkeypatch):
+def test_interrupt_keeps_printed_answers(gengeo, query, photo, monkeypatch):
     from gengeo_hf.localization import GeoLocalizer
 
     locate_many = GeoLocalizer.locate_many
 
-    def stopped(self, *given, **options):
-        yield next(iter(locate_many(self, *given, **options)))
+    def stopped(self, *arguments, **options):
+        yield next(iter(locate_many(self, *arguments, **options)))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(GeoLocalizer, "locate_many", stopped)
@@ -135,13 +135,13 @@ def test_help_without_a_terminal_has_no_colours():
     assert "\x1b" not in done.stdout and "--near-exif" in done.stdout and "Examples" in done.stdout
 
 
-def test_version(gengeo):
+def test_version_is_printed(gengeo):
     from gengeo_hf import __version__
 
     assert gengeo("--version") == (0, f"gengeo {__version__}\n", "")
 
 
-def test_command_of_a_users_module(tmp_path):
+def test_plugin_adds_command(tmp_path):
     (tmp_path / "hello_plugin.py").write_text(
         '"""A command of a user."""\n'
         "from gengeo_hf.cli import console\n"
@@ -151,7 +151,7 @@ def test_command_of_a_users_module(tmp_path):
         '    """Greet."""\n'
         '    console.result(f"hello {name}")\n'
     )
-    words = [sys.executable, "-m", "gengeo_hf.cli", "--plugin", str(tmp_path / "hello_plugin.py")]
-    done = subprocess.run([*words, "hello", "world"], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-m", "gengeo_hf.cli", "--plugin", str(tmp_path / "hello_plugin.py")]
+    done = subprocess.run([*command, "hello", "world"], capture_output=True, text=True, check=True)
     assert done.stdout == "hello world\n"
-    assert "Greet." in subprocess.run([*words, "--help"], capture_output=True, text=True, check=True).stdout
+    assert "Greet." in subprocess.run([*command, "--help"], capture_output=True, text=True, check=True).stdout

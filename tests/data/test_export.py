@@ -22,7 +22,7 @@ def data(tmp_path):
 def test_parquet_comes_back_without_the_images_folder(data, tmp_path, gengeo):
     out = tmp_path / "out"
     code, text, err = gengeo("data", "export", "cvusa:test", tmp_path / "CVUSA", "--out", out)
-    assert code == 0 and "2 files written, 0 were there already" in text, err
+    assert code == 0 and "2 files written, 0 existed already" in text, err
     stored = (tmp_path / "CVUSA/streetview/panos/0000012.jpg").read_bytes()
     pixels = np.asarray(data.gallery[2]["aerial"])
     expected = data.queries.remove_columns("ground")[2]

@@ -1,4 +1,4 @@
-"""What is read out of the model must be what the model computes, checked against slow formulas and its own output."""
+"""Attributions equal slow formulas, and their parts sum to the output of the model."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,14 @@ from PIL import Image
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.encoding.encoder import Encoder
-from gengeo_hf.explain import account, attribute, attribute_many, explain_match, explain_preference, kept_map
+from gengeo_hf.explain import (
+    attribute,
+    attribute_many,
+    explain_match,
+    explain_preference,
+    kept_map,
+    match_attributions,
+)
 from gengeo_hf.model import GenGeoConfig, GenGeoModel
 from tests.conftest import TINY
 
@@ -29,7 +36,7 @@ def encoder(tiny_model, tiny_processor):
 
 
 def sharpen(model):
-    """Fresh weights give a flat plan, in which mistakes do not show."""
+    """Scale the weights: random weights give a nearly uniform plan, which would hide errors."""
     for head in model.heads.values():
         with torch.no_grad():
             head.aggregator.score[3].weight.mul_(2.3)  # to a standard deviation of 0.4
@@ -60,15 +67,15 @@ def variant(tiny_processor, **changes):
     ],
     ids=lambda changes: "-".join(changes) or "paper",
 )
-def test_the_pieces_add_up_to_the_score(tiny_processor, images, changes):
+def test_match_parts_sum_to_score(tiny_processor, images, changes):
     encoder = variant(tiny_processor, **changes)
     match = explain_match(encoder, images["ground"], images["aerial"])
     for view in ("ground", "aerial"):
-        seen = getattr(match, view)
+        found = getattr(match, view)
         expected = encoder.encode([images[view]], view)[0]
-        np.testing.assert_allclose(seen.descriptor, expected, atol=1e-6)
-        np.testing.assert_allclose(seen.parts.sum(0) + seen.rest, expected, atol=2e-6)
-        np.testing.assert_allclose(np.linalg.norm(seen.clusters, axis=1), 1, atol=1e-5)
+        np.testing.assert_allclose(found.descriptor, expected, atol=1e-6)
+        np.testing.assert_allclose(found.parts.sum(0) + found.rest, expected, atol=2e-6)
+        np.testing.assert_allclose(np.linalg.norm(found.clusters, axis=1), 1, atol=1e-5)
     assert match.score == pytest.approx(float(match.ground.descriptor @ match.aerial.descriptor))
     assert match.ground_evidence.sum() + match.ground_rest == pytest.approx(match.score, abs=1e-5)
     assert match.aerial_evidence.sum() + match.aerial_rest == pytest.approx(match.score, abs=1e-5)
@@ -76,7 +83,7 @@ def test_the_pieces_add_up_to_the_score(tiny_processor, images, changes):
     assert match.links.sum() + rest_terms == pytest.approx(match.score, abs=1e-5)
 
 
-def test_links_without_projection_go_through_shared_clusters(tiny_processor, images):
+def test_links_without_projection_equal_sum_over_clusters(tiny_processor, images):
     """Before the projection, a pair of patches adds sum_j P_ji P_jk h_i.h_k / (|V_j| |V'_j|) / (m + 1)."""
     match = explain_match(variant(tiny_processor, descriptor_dim=None), images["ground"], images["aerial"])
     ground, aerial, clusters = match.ground, match.aerial, len(match.cluster_agreement)
@@ -91,42 +98,42 @@ def test_links_without_projection_go_through_shared_clusters(tiny_processor, ima
     assert match.links.sum() == pytest.approx(match.cluster_agreement.sum() / (clusters + 1), abs=1e-5)
 
 
-def test_norms_are_those_before_the_final_layernorm(encoder, images):
-    seen = attribute(encoder, images["ground"], "ground")
+def test_norms_are_those_before_final_layernorm(encoder, images):
+    found = attribute(encoder, images["ground"], "ground")
     pixels = encoder.processor([images["ground"]], view="ground", return_tensors="pt")["pixel_values"]
-    caught = []
-    hook = encoder.model.backbone.layernorm.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
+    features = []
+    hook = encoder.model.backbone.layernorm.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
     with torch.no_grad():
         encoder.model(pixels, view="ground")
     hook.remove()
-    np.testing.assert_allclose(seen.norms, caught[0][0, 1:].norm(dim=1).numpy(), rtol=1e-5)
-    assert seen.on_grid(seen.norms).shape == (2, 8)
+    np.testing.assert_allclose(found.norms, features[0][0, 1:].norm(dim=1).numpy(), rtol=1e-5)
+    assert found.on_grid(found.norms).shape == (2, 8)
 
 
-def test_a_photo_that_lies_on_its_side_is_turned_as_the_encoder_turns_it(encoder, images, tmp_path):
+def test_attribute_applies_exif_orientation_as_encoder(encoder, images, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     images["aerial"].save(tmp_path / "photo.png", exif=exif)
     for photo in (tmp_path / "photo.png", Image.open(tmp_path / "photo.png")):
-        seen = attribute(encoder, photo, "aerial")
-        np.testing.assert_allclose(seen.descriptor, encoder.encode([photo], "aerial")[0], atol=1e-6)
-        assert seen.image.tobytes() == images["aerial"].transpose(Image.Transpose.ROTATE_270).tobytes()
+        found = attribute(encoder, photo, "aerial")
+        np.testing.assert_allclose(found.descriptor, encoder.encode([photo], "aerial")[0], atol=1e-6)
+        assert found.image.tobytes() == images["aerial"].transpose(Image.Transpose.ROTATE_270).tobytes()
 
 
-def test_a_batch_sees_what_single_images_see(encoder, images):
+def test_attribute_many_equals_attribute_of_single_images(encoder, images):
     other = images["ground"].transpose(Image.Transpose.ROTATE_180)
     together = attribute_many(encoder, [images["ground"], other], "ground")
-    for seen, image in zip(together, (images["ground"], other), strict=True):
-        np.testing.assert_allclose(seen.plan, attribute(encoder, image, "ground").plan, atol=1e-5)
+    for found, image in zip(together, (images["ground"], other), strict=True):
+        np.testing.assert_allclose(found.plan, attribute(encoder, image, "ground").plan, atol=1e-5)
 
 
-def test_the_kept_map_has_the_mean_that_the_marginals_fix(encoder, images):
+def test_kept_map_mean_is_clusters_over_patches(encoder, images):
     kept = kept_map(encoder, images["aerial"], "aerial")
     assert kept.shape == (4, 4) and kept.min() >= 0 and kept.max() <= 1
     assert kept.mean() == pytest.approx(4 / 16, abs=0.03)
 
 
-def test_a_photo_speaks_for_the_tile_it_scores_higher(encoder, images):
+def test_preference_difference_sums_to_gap(encoder, images):
     other = images["aerial"].transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     found = explain_preference(encoder, images["ground"], images["aerial"], other)
     assert found.ground_difference.sum() + found.rest_difference == pytest.approx(found.gap, abs=1e-5)
@@ -136,22 +143,22 @@ def test_a_photo_speaks_for_the_tile_it_scores_higher(encoder, images):
         explain_preference(encoder, images["ground"], other, other)
 
 
-def test_the_strongest_links_lie_apart_and_are_the_largest(encoder, images):
+def test_strongest_links_are_largest_and_not_adjacent(encoder, images):
     match = explain_match(encoder, images["ground"], images["aerial"])
     chosen = match.strongest(3)
     assert match.strongest(0) == []
     assert chosen[0][2] == pytest.approx(match.links.max())
-    places = [divmod(patch, 8) for patch, *_ in chosen]
-    assert all(max(abs(a - c), abs(b - d)) > 1 for n, (a, b) in enumerate(places) for c, d in places[:n])
-    assert account(match.ground, match.aerial).score == match.score
+    cells = [divmod(patch, 8) for patch, *_ in chosen]
+    assert all(max(abs(a - c), abs(b - d)) > 1 for n, (a, b) in enumerate(cells) for c, d in cells[:n])
+    assert match_attributions(match.ground, match.aerial).score == match.score
 
 
 @pytest.mark.parametrize("name", ["mean", "netvlad", "cls"])
-def test_other_heads_are_refused_in_one_line(tiny_processor, images, name):
+def test_attribute_of_other_head_raises(tiny_processor, images, name):
     with pytest.raises(GenGeoError, match=f"{name} head"):
         attribute(variant(tiny_processor, aggregator=name), images["ground"], "ground")
 
 
-def test_a_head_without_dustbin_has_no_kept_map(tiny_processor, images):
+def test_kept_map_without_dustbin_raises(tiny_processor, images):
     with pytest.raises(GenGeoError, match="keeps every patch"):
         kept_map(variant(tiny_processor, use_dustbin=False), images["ground"], "ground")

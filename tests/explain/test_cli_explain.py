@@ -1,4 +1,4 @@
-"""`gengeo explain` and `gengeo figure` from outside."""
+"""`gengeo explain` and `gengeo figure`: pictures, printed results and errors."""
 
 import pytest
 from PIL import Image
@@ -13,17 +13,17 @@ def photos(tmp_path):
     return tmp_path
 
 
-def test_a_match_and_a_preference(gengeo, photos, tiny_checkpoint):
-    words = ("explain", photos / "g.png", photos / "a.png", "--model", tiny_checkpoint, "--device", "cpu")
-    code, out, err = gengeo(*words, "--out", photos / "why.png")
+def test_explain_writes_match_and_preference(gengeo, photos, tiny_checkpoint):
+    command = ("explain", photos / "g.png", photos / "a.png", "--model", tiny_checkpoint, "--device", "cpu")
+    code, out, err = gengeo(*command, "--out", photos / "why.png")
     assert code == 0 and "patches add" in out, err
     assert Image.open(photos / "why.png").width > 500
-    code, out, err = gengeo(*words, "--out", photos / "why.jpg", "--instead-of", photos / "b.png")
+    code, out, err = gengeo(*command, "--out", photos / "why.jpg", "--instead-of", photos / "b.png")
     assert code == 0 and out.startswith("scores: "), err
     assert Image.open(photos / "why.jpg").format == "JPEG"
 
 
-def test_the_papers_figures(gengeo, photos, tiny_checkpoint):
+def test_figure_commands_write_pictures(gengeo, photos, tiny_checkpoint):
     pair = f"{photos / 'g.png'}+{photos / 'a.png'}"
     model = ("--model", tiny_checkpoint)
     assert gengeo("figure", "selection", pair, pair, *model, "--out", photos / "s.png")[0] == 0
@@ -38,7 +38,7 @@ def test_the_papers_figures(gengeo, photos, tiny_checkpoint):
 
 
 @pytest.mark.parametrize(
-    ("words", "reason"),
+    ("arguments", "reason"),
     [
         (("explain", "none.jpg", "a.png", "--out", "o.png"), "none.jpg"),
         (("explain", "g.png", "a.png", "--out", "o.txt"), ".png or .jpg"),
@@ -50,21 +50,21 @@ def test_the_papers_figures(gengeo, photos, tiny_checkpoint):
         (("figure", "selection", "world-mars", "--out", "o.png"), "world-mars"),
     ],
 )
-def test_a_mistake_is_one_line(gengeo, photos, tiny_checkpoint, monkeypatch, words, reason):
+def test_wrong_arguments_give_one_line_and_no_file(gengeo, photos, tiny_checkpoint, monkeypatch, arguments, reason):
     monkeypatch.chdir(photos)
     before = sorted(photos.iterdir())
-    code, _, err = gengeo(*words, "--model", tiny_checkpoint)
+    code, _, err = gengeo(*arguments, "--model", tiny_checkpoint)
     assert code in (1, 2) and err.splitlines()[-1].startswith("error: ") and reason in err.splitlines()[-1]
     assert sorted(photos.iterdir()) == before
 
 
-def test_every_figure_teaches_with_an_example(gengeo):
+def test_help_of_every_figure_has_example(gengeo):
     for command in figure.registered_commands:
         code, out, _ = gengeo("figure", command.name or command.callback.__name__, "--help")
         assert code == 0 and "example" in out.lower()
 
 
-def test_a_real_photo_and_its_tile(gengeo, shared_data, tiny_checkpoint, tmp_path):
+def test_explain_of_real_photo_and_tile_writes_picture(gengeo, shared_data, tiny_checkpoint, tmp_path):
     name = shared_data / "helsinki" / "111050484379850"
     out = tmp_path / "why.png"
     code, _, err = gengeo("explain", f"{name}.jpg", f"{name}_sat.jpg", "--model", tiny_checkpoint, "--out", out)

@@ -1,4 +1,4 @@
-"""A Hub on loopback: the endpoints that creating, pushing and pulling repositories use, kept in memory."""
+"""A Hub server on the loopback address, in memory, with the endpoints to create, push and pull repositories."""
 
 import base64
 import hashlib
@@ -13,11 +13,11 @@ KINDS = {"": "model", "datasets/": "dataset"}
 
 
 class HubServer:
-    """Repositories by (kind, id): files, commits. `fail_commits` answers that many commits with 503 first.
+    """Repositories by (kind, id), with their files and commits.
 
-    `faults` holds for a path what happens to its next downloads, one word each: a status, "break" (half of the bytes,
-    then the connection ends), "html" (a page in its place), "damage" (other bytes of the same length), "whole" (no
-    range is given).
+    The next `fail_commits` commits get the status 503. `faults` is a list of faults of the next downloads of a path: a
+    status, "break" (the connection ends after half of the bytes), "html" (a page instead of the file), "damage" (other
+    bytes of the same length), "whole" (ranges are ignored).
     """
 
     def __init__(self):
@@ -168,7 +168,7 @@ class _Handler(BaseHTTPRequestHandler):
         repository = self.hub.repositories.get((kind.rstrip("s"), name))
         if repository is None:
             return self.missing("RepoNotFound")
-        # As on the Hub, folders are rows of their own in a recursive listing too: clients keep what they saw.
+        # As on the Hub, a recursive listing has rows for directories too.
         start, rows = f"{folder}/" if folder else "", {}
         for path, data in sorted(repository["files"].items()):
             if not path.startswith(start):
@@ -210,7 +210,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self.broken(data, int(part[1]) if part else 0, headers)
         if part is None or fault == "whole":
             return self.answer(200, data, [*headers, ("Content-Length", str(len(data)))])
-        first, last = int(part[1]), min(int(part[2] or len(data)), len(data) - 1)  # as `datasets` looks at a footer
+        first, last = int(part[1]), min(int(part[2] or len(data)), len(data) - 1)  # `datasets` reads the footer so
         headers += [("Content-Range", f"bytes {first}-{last}/{len(data)}")]
         return self.answer(206, data[first : last + 1], [*headers, ("Content-Length", str(last + 1 - first))])
 

@@ -1,4 +1,4 @@
-"""Checkpoints of others, made up with the right names, against a forward pass written from those names."""
+"""Conversion of checkpoints: random weights with the published names, against a forward pass from those names."""
 
 import pickle
 
@@ -55,7 +55,7 @@ def hub_dinov2(registers=0, gated=False, width=WIDTH, layers=LAYERS, grid=GRID):
 
 
 def hub_forward(state, pixels):
-    """DINOv2 at its native size, from the hub's names: tokens after the final norm, (B, 1 + registers + n, C)."""
+    """DINOv2 at its native size, from torch hub names: tokens after the final norm, (B, 1 + registers + n, C)."""
 
     def fc(x, name):
         return F.linear(x, state[f"{name}.weight"], state[f"{name}.bias"])
@@ -84,7 +84,7 @@ def hub_forward(state, pixels):
 
 
 def holds(model, tensors):
-    """Whether each source tensor is, bit for bit, somewhere in the model (fused ones: one after the other)."""
+    """Whether each source tensor, or each part of a fused one, is equal to a tensor of the model."""
     values = {}
     for value in model.state_dict().values():
         values.setdefault(value.numel(), []).append(value.flatten())
@@ -97,7 +97,7 @@ def holds(model, tensors):
 
 
 @pytest.mark.parametrize(("registers", "gated"), [(0, False), (4, False), (0, True), (4, True)])
-def test_dinov2_of_the_hub(registers, gated, tmp_path):
+def test_convert_dinov2_gives_outputs_of_source(registers, gated, tmp_path):
     state = hub_dinov2(registers, gated)
     torch.save(state, tmp_path / "hub.pth")
     convert("dinov2", tmp_path / "hub.pth", tmp_path / "out")
@@ -127,7 +127,7 @@ def dino_salad(**sizes):
 
 
 @pytest.mark.parametrize("lightning", [False, True])
-def test_dino_salad(lightning, tmp_path):
+def test_convert_dino_salad_gives_descriptors_of_source(lightning, tmp_path):
     state = dino_salad()
     torch.save({"state_dict": state, "epoch": 3} if lightning else state, tmp_path / "dino_salad.ckpt")
     convert("dino-salad", tmp_path / "dino_salad.ckpt", tmp_path / "out")
@@ -159,7 +159,7 @@ def test_dino_salad(lightning, tmp_path):
     assert torch.allclose(model(pixels).pooler_output, expected, atol=1e-5)
 
 
-def test_released_sizes_have_188_tensors_and_all_fit():
+def test_convert_dino_salad_of_released_size_fits_188_tensors():
     with torch.device("meta"):
         state = dino_salad(width=768, layers=12, grid=37)
         assert len(state) == 175 + 13
@@ -172,7 +172,7 @@ def test_released_sizes_have_188_tensors_and_all_fit():
     assert not unknown and {name: t.shape for name, t in renamed.items()} == expected
 
 
-def test_megaloc_without_mask_token(tmp_path):
+def test_convert_megaloc_without_mask_token_gives_descriptors_of_source(tmp_path):
     backbone = {f"backbone.{name}": t for name, t in hub_dinov2().items() if name != "mask_token"}
     state = backbone | salad_head("aggregator.agg.", 6, 10, 12)
     linear(state, "aggregator.linear", 20, 72)
@@ -233,25 +233,25 @@ def convnext_forward(state, pixels):
 
 
 @pytest.mark.parametrize("prefix", ["model.", ""])
-def test_sample4geo(prefix, tmp_path):
+def test_convert_sample4geo_gives_descriptors_of_source(prefix, tmp_path):
     state = timm_convnext(prefix) | {"logit_scale": torch.tensor(3.5)}
     torch.save(state, tmp_path / "weights.pth")
     convert("sample4geo", tmp_path / "weights.pth", tmp_path / "out")
     model = GenGeoModel.from_pretrained(tmp_path / "out")
     assert holds(model, state) and model.logit_scale.item() == 3.5
-    pixels = torch.randn(2, 3, 140, 96)  # 140 is no multiple of 32: the published ground height
+    pixels = torch.randn(2, 3, 140, 96)  # 140, the published ground height, is not a multiple of 32
     expected = convnext_forward(timm_convnext(""), pixels)
     assert torch.allclose(model(pixels).pooler_output, expected, atol=1e-5)
 
 
-class Evil:
+class RunsCode:
     def __reduce__(self):
         return (print, ("code from the file ran",))
 
 
-def test_files_that_are_something_else(tmp_path, capsys):
-    (tmp_path / "code.pth").write_bytes(pickle.dumps(Evil()))
-    torch.save({"code": Evil()}, tmp_path / "code.ckpt")
+def test_convert_of_wrong_file_raises_one_line_and_runs_no_code(tmp_path, capsys):
+    (tmp_path / "code.pth").write_bytes(pickle.dumps(RunsCode()))
+    torch.save({"code": RunsCode()}, tmp_path / "code.ckpt")
     torch.save({"epoch": 3}, tmp_path / "empty.ckpt")
     torch.save(hub_dinov2() | {"blocks.0.extra": random(3)}, tmp_path / "extra.pth")
     torch.save({k: v for k, v in hub_dinov2().items() if "blocks.1.ls1" not in k}, tmp_path / "missing.pth")
@@ -259,7 +259,7 @@ def test_files_that_are_something_else(tmp_path, capsys):
     torch.save({k: v for k, v in hub_dinov2().items() if ".mlp." not in k}, tmp_path / "no-mlp.pth")
     torch.save(hub_dinov2() | {"patch_embed.proj.weight": random(3, 4)}, tmp_path / "flat.pth")
     for name, message in {
-        "absent.pth": "is no file",
+        "absent.pth": "is not a file",
         "code.pth": "cannot be read as tensors alone",
         "code.ckpt": "cannot be read as tensors alone",
         "empty.ckpt": "holds no tensors",
@@ -283,7 +283,7 @@ def test_files_that_are_something_else(tmp_path, capsys):
         convert("resnet", tmp_path / "shape.pth", tmp_path / "out")
 
 
-def test_command(tmp_path):
+def test_convert_command_writes_checkpoint(tmp_path):
     from typer.testing import CliRunner
 
     from gengeo_hf.cli import gengeo

@@ -1,4 +1,4 @@
-"""What a published model says of the data that it has seen, and its results in the Hub's form."""
+"""Sources and licences of training data in model cards, and evaluation results in the format of the Hub."""
 
 import json
 
@@ -39,13 +39,13 @@ def test_card_names_sources_licences_and_share_alike_of_the_training_data(tiny_c
     assert front["datasets"] == ["pcvlab/justzoomin"]
 
 
-def test_card_without_stated_sources_says_nothing_of_them(tiny_checkpoint, tmp_path):
+def test_card_without_sources_has_no_data_section(tiny_checkpoint, tmp_path):
     card = (export_folder(tiny_checkpoint, tmp_path / "out") / "README.md").read_text()
     assert "### Data" not in card
     assert "adapted material" not in card
 
 
-def test_share_alike_is_said_only_where_a_licence_asks_for_it():
+def test_share_alike_text_only_for_share_alike_licences():
     assert share_alike({"data_sources": [DataSources("a", (AERIAL,)).as_dict()]}) == ""
     assert "CC-BY-SA-4.0" in share_alike({"data_sources": [SET.as_dict()]})
     assert DataSource("maps", "OSM", "ODbL-1.0", "").is_share_alike
@@ -63,7 +63,7 @@ def test_sources_of_a_mixture_are_those_of_its_parts(tmp_path):
     assert sources_of("world-urban", None, {}) == []
 
 
-def test_results_on_a_data_set_of_the_hub_become_eval_results(tmp_path):
+def test_eval_results_are_written_only_for_data_sets_on_hub(tmp_path):
     results = [summary("justzoomin", 200, 150), summary("cvusa", 8884, 8884)]
     assert write_eval_results(tmp_path, ["0-a", "1-b"], results) == [".eval_results/0-a.yaml"]
     entries = yaml.safe_load((tmp_path / ".eval_results/0-a.yaml").read_text())
@@ -75,7 +75,7 @@ def test_results_on_a_data_set_of_the_hub_become_eval_results(tmp_path):
     assert "200 of 30,956 queries" in entries[0]["notes"]
 
 
-def test_damaged_sources_in_a_record_are_refused():
+def test_sources_in_damaged_record_raises():
     with pytest.raises(GenGeoError, match="training record"):
         sources_in({"data_sources": [{"format": "other"}]})
 

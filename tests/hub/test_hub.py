@@ -1,7 +1,7 @@
-"""Publishing, against a Hub on loopback. Its address is read at import, so clients run in processes of their own.
+"""Export, push and pull, with a Hub server on the loopback address.
 
-The tests share one Hub and one client, for importing the libraries takes longer than what is tested: each test uses
-names of repositories that no other does.
+The address of the Hub is read at import, so clients run in other processes. The tests share one Hub and one client,
+because importing the libraries takes longer than the tests; each test uses its own repository names.
 """
 
 import io
@@ -33,21 +33,21 @@ sys.meta_path.insert(0, Refuse())
 """
 
 
-def surroundings(hub, **environment):
-    """The environment of a process that talks to this Hub alone."""
+def hub_environment(hub, **environment):
+    """Environment variables of a process that uses this Hub."""
     settings = {"HF_ENDPOINT": hub.address, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
     return os.environ | settings | {"HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1", **environment}
 
 
 def run(code, hub, **environment):
-    """Run Python in a fresh process and give what it printed last, as JSON."""
-    settings = surroundings(hub, **environment)
+    """Run Python code in a new process; gives its last line of output, decoded from JSON."""
+    settings = hub_environment(hub, **environment)
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=settings)
     assert result.returncode == 0, result.stderr[-3000:]
     return json.loads(result.stdout.splitlines()[-1])
 
 
-# One order a line. Answers have a pipe of their own: whatever else a library writes does not get between them.
+# One JSON order per line. Answers have their own pipe, which other output of libraries does not reach.
 CLIENT = """
 import contextlib, io, json, os, sys, traceback
 answers = os.fdopen(os.dup(1), "w")
@@ -57,13 +57,13 @@ for line in sys.stdin:
     order = json.loads(line)
     os.chdir(order["cwd"])
     os.environ["HF_TOKEN"] = token
-    said, failure = io.StringIO(), ""
-    with contextlib.redirect_stdout(said):
+    output, failure = io.StringIO(), ""
+    with contextlib.redirect_stdout(output):
         try:
             exec(order["code"], {"__name__": "__main__"})
         except BaseException:
             failure = traceback.format_exc()
-    print(json.dumps([said.getvalue(), failure]), file=answers, flush=True)
+    print(json.dumps([output.getvalue(), failure]), file=answers, flush=True)
 """
 
 
@@ -76,8 +76,8 @@ def hub():
 
 @pytest.fixture(scope="module")
 def client(hub, tmp_path_factory):
-    """Run Python in a folder, in a process that stays, and give what it printed last, as JSON."""
-    settings = surroundings(hub, HF_HOME=str(tmp_path_factory.mktemp("hf")), PYTHONPATH=str(ROOT))
+    """Run Python code in a directory, in one process for all tests; gives its last line of output, from JSON."""
+    settings = hub_environment(hub, HF_HOME=str(tmp_path_factory.mktemp("hf")), PYTHONPATH=str(ROOT))
     with subprocess.Popen(
         [sys.executable, "-c", CLIENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=settings
     ) as process:
@@ -86,24 +86,24 @@ def client(hub, tmp_path_factory):
             print(json.dumps({"code": code, "cwd": str(cwd)}), file=process.stdin, flush=True)
             answer = process.stdout.readline()
             assert answer, f"the client ended with status {process.wait()}"
-            said, failure = json.loads(answer)
+            output, failure = json.loads(answer)
             assert not failure, failure[-3000:]
-            return json.loads(said.splitlines()[-1])
+            return json.loads(output.splitlines()[-1])
 
         yield order
-        process.kill()  # it holds nothing; to take leave of its libraries takes seconds
+        process.kill()  # a regular exit takes seconds
 
 
 def photo(seed=0, size=(90, 60)):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8))
 
 
-def describe(model, processor, image, view):
+def encode(model, processor, image, view):
     with torch.no_grad():
         return model(**processor(image, view=view, return_tensors="pt")).pooler_output.numpy()
 
 
-def test_an_export_loads_without_the_package_from_hub_and_folder(
+def test_export_loads_without_package_from_hub_and_directory(
     hub, tiny_checkpoint, tiny_model, tiny_processor, tmp_path
 ):
     folder = export_folder(tiny_checkpoint, tmp_path / "export")
@@ -134,7 +134,7 @@ answers = [
 ]
 turned = io.BytesIO()
 exif = Image.Exif()
-exif[0x0112] = 6  # the camera was held upright
+exif[0x0112] = 6  # portrait orientation
 image.transpose(Image.Transpose.ROTATE_90).save(turned, "PNG", exif=exif)
 answers.append(endpoint({{"inputs": turned.getvalue(), "parameters": {{"view": "aerial"}}}})["descriptors"])
 errors = []
@@ -154,8 +154,8 @@ print(json.dumps([aerial, pipe(image), answers, errors, type(model).__module__])
     )
     aerial, piped, answers, errors, module = found
     assert module.startswith("transformers_modules")
-    ground = describe(tiny_model, tiny_processor, photo(), "ground")
-    expected = describe(tiny_model, tiny_processor, photo(), "aerial")
+    ground = encode(tiny_model, tiny_processor, photo(), "ground")
+    expected = encode(tiny_model, tiny_processor, photo(), "aerial")
     assert np.allclose(aerial, expected, atol=1e-6) and np.allclose(piped, ground, atol=1e-6)
     assert np.allclose(answers[0], ground, atol=1e-6)
     assert np.allclose(answers[1], np.repeat(expected, 2, 0), atol=1e-6)
@@ -163,7 +163,7 @@ print(json.dumps([aerial, pipe(image), answers, errors, type(model).__module__])
     assert len(errors) == 4 and "no image" in errors[0] and "sky" in errors[1]
 
 
-def test_examples_are_published_without_what_the_camera_told(tiny_checkpoint, tmp_path):
+def test_export_writes_examples_without_exif(tiny_checkpoint, tmp_path):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitude] = (60.0, 10.0, 0.0)
@@ -173,7 +173,7 @@ def test_examples_are_published_without_what_the_camera_told(tiny_checkpoint, tm
         assert not written.getexif() and written.size == (40, 60)
 
 
-def test_an_export_never_takes_a_users_files_away(tiny_checkpoint, tmp_path, monkeypatch):
+def test_export_never_replaces_other_files(tiny_checkpoint, tmp_path, monkeypatch):
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "thesis.txt").write_text("years of work")
     for out in (tmp_path / "own", tmp_path / "own" / "thesis.txt", tiny_checkpoint):
@@ -188,7 +188,7 @@ def test_an_export_never_takes_a_users_files_away(tiny_checkpoint, tmp_path, mon
         export_folder(tiny_checkpoint, ".")
 
 
-def test_code_and_auto_map_travel_with_every_save(tiny_checkpoint, tiny_model, tmp_path):
+def test_code_and_auto_map_are_saved_with_every_checkpoint(tiny_checkpoint, tiny_model, tmp_path):
     folder = export_folder(export_folder(tiny_checkpoint, tmp_path / "export"), tmp_path / "twice")
     folder = export_folder(folder, tmp_path / "export", overwrite=True)
     assert {"salad.py", "modeling_gengeo.py", "handler.py", "README.md"} <= {path.name for path in folder.iterdir()}
@@ -197,12 +197,12 @@ def test_code_and_auto_map_travel_with_every_save(tiny_checkpoint, tiny_model, t
     assert "AutoModel" in json.loads((tmp_path / "after" / "config.json").read_text())["auto_map"]
 
 
-# In one process: words of the command line, then its exit code and what it printed.
+# A function that runs the command line in this process; gives exit code, stdout and stderr.
 GENGEO = """
 import contextlib, io, sys
-def gengeo(*words):
+def gengeo(*arguments):
     from gengeo_hf import cli
-    sys.argv = ["gengeo", *words]
+    sys.argv = ["gengeo", *arguments]
     out, err = io.StringIO(), io.StringIO()
     code = 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -214,7 +214,7 @@ def gengeo(*words):
 """
 
 
-def test_push_and_pull_of_a_model(hub, client, tiny_checkpoint, tiny_model, tiny_processor, tmp_path):
+def test_pushed_model_is_pulled_and_loaded(hub, client, tiny_checkpoint, tiny_model, tiny_processor, tmp_path):
     hub.fail_commits = 1
     photo().save(tmp_path / "photo.png")
     record = {"trained_on": "world/urban/train", "synthetic": True}
@@ -248,15 +248,15 @@ print(json.dumps([pushed, encoder.encode([image], "aerial").tolist(), pipe(image
     pushed, aerial, piped, fetched, wrong, kept_record, same, leftover = found
     repository = hub.repositories["model", "someone/gengeo-tiny"]
     assert pushed[0] == 0 and len(repository["commits"]) == 2, pushed
-    assert repository["commits"][1] in pushed[1]  # one commit, the failed one retried
+    assert repository["commits"][1] in pushed[1]  # one commit, after one retry
     assert sum("gengeo-tiny/commit/" in line for line in hub.log) == 2
     assert {"README.md", "handler.py", "config.json", "model.safetensors"} <= set(repository["files"])
     assert repository["files"]["salad.py"] == (ROOT / "gengeo_hf" / "model" / "salad.py").read_bytes()
     card = repository["files"]["README.md"].decode()
     assert f"{hub.address}/someone/gengeo-tiny/resolve/main/examples/0-photo.jpg" in card
     assert "examples/0-photo.jpg" in repository["files"]
-    assert np.allclose(aerial, describe(tiny_model, tiny_processor, photo(), "aerial"), atol=1e-6)
-    assert np.allclose(piped, describe(tiny_model, tiny_processor, photo(), "ground"), atol=1e-6)
+    assert np.allclose(aerial, encode(tiny_model, tiny_processor, photo(), "aerial"), atol=1e-6)
+    assert np.allclose(piped, encode(tiny_model, tiny_processor, photo(), "ground"), atol=1e-6)
     assert fetched[0] == 0 and "holds the model" in fetched[1] and same and kept_record == record
     messages = (
         "no someone/absent",
@@ -290,13 +290,13 @@ def pairs(count=3):
     ]
     gallery = [{"tile_id": f"t{i}", "aerial": png(100 + i), **bounds, **place} for i in range(count)]
     return CrossViewDataset(
-        "made-up/test",
+        "noise/test",
         datasets.Dataset.from_list(queries, features=QUERY_FEATURES),
         datasets.Dataset.from_list(gallery, features=GALLERY_FEATURES),
     )
 
 
-def test_push_and_pull_of_an_index_and_of_a_dataset(hub, client, tiny_checkpoint, tmp_path):
+def test_pushed_index_and_dataset_are_pulled_and_loaded(hub, client, tiny_checkpoint, tmp_path):
     found = client(
         GENGEO
         + f"""
@@ -313,7 +313,7 @@ first, second = GeoIndex.load("city.gengeo"), GeoIndex.load("pulled.gengeo")
 same = bool(np.array_equal(first.descriptors, second.descriptors)) and first.tiles.equals(second.tiles)
 whole, parquet.ROWS_IN_FILE = parquet.ROWS_IN_FILE, 2
 push_dataset(pairs(5), "someone/pairs", "test")
-push_dataset(pairs(3), "someone/pairs", "test", license="cc-by-4.0")  # fewer files: none of the first may stay
+push_dataset(pairs(3), "someone/pairs", "test", license="cc-by-4.0")  # fewer files: others must be deleted
 push_dataset(pairs(4), "someone/pairs", "train")
 parquet.ROWS_IN_FILE = whole
 commands.append(gengeo("pull", "someone/pairs", "pairs"))
@@ -348,7 +348,7 @@ print(json.dumps([same, pixels, positives, library["query_id"][:], folder, comma
     assert folder == ["q0", "q1", "q2", "q3"]
     assert [code for code, _, _ in commands] == [0, 0, 0, 0, 2, 1, 1], commands
     assert "holds the index" in commands[1][1] and "holds the dataset" in commands[2][1]
-    assert "--onnx goes with a checkpoint" in commands[4][2] and "holds no index" in commands[5][2]
+    assert "--onnx is only for checkpoints" in commands[4][2] and "holds no index" in commands[5][2]
     assert "unknown kind 'map'" in commands[6][2]
     assert "split 'validation'" in errors[0] and "has 1 files of the gallery" in errors[1]
     assert not any(name.startswith((".none", "none")) for name in leftovers)
@@ -357,8 +357,8 @@ print(json.dumps([same, pixels, positives, library["query_id"][:], folder, comma
     assert len(hub.repositories["dataset", "someone/copy"]["commits"]) == 2
 
 
-def test_imagery_is_a_dataset_on_the_hub(client, tiny_checkpoint, tmp_path):
-    """Index the gallery of published pairs, and a stranger's data set of tiles, whose ids are numbers."""
+def test_index_is_built_from_imagery_of_a_dataset_on_hub(client, tiny_checkpoint, tmp_path):
+    """Index the gallery of published pairs, and another data set of tiles, whose ids are numbers."""
     found = client(
         GENGEO
         + f"""
@@ -378,7 +378,7 @@ def publish(table, name):
 publish(tiles, "someone/tiles")
 publish(tiles.remove_columns("lon"), "someone/nowhere")
 def index(source, out):
-    code, said, error = gengeo("index", source, "--out", out, "--model", {str(tiny_checkpoint)!r}, "--device", "cpu")
+    code, stdout, error = gengeo("index", source, "--out", out, "--model", {str(tiny_checkpoint)!r}, "--device", "cpu")
     table = GeoIndex.load(out).tiles.to_pylist() if code == 0 else None
     return code, error, table
 print(json.dumps([index("hf:someone/town/gallery/test", "a"), index("hf:someone/tiles", "b"),
@@ -393,12 +393,12 @@ print(json.dumps([index("hf:someone/town/gallery/test", "a"), index("hf:someone/
         ("20", 5.0, None),
         ("10", 6.0, None),
     ], error2
-    for (code, error, _), words in zip(refused, ("/gallery/SPLIT", "['lon']", "someone/none"), strict=True):
+    for (code, error, _), text in zip(refused, ("/gallery/SPLIT", "['lon']", "someone/none"), strict=True):
         last = error.splitlines()[-1]
-        assert code == 1 and last.startswith("error: ") and words in last, error
+        assert code == 1 and last.startswith("error: ") and text in last, error
 
 
-def test_card_states_what_files_state(tiny_model, tiny_processor):
+def test_card_has_only_values_of_record_and_results(tiny_model, tiny_processor):
     options = {"name": "gengeo-x", "repository": "someone/gengeo-x"}
     bare = model_card(tiny_model, tiny_processor, record={}, **options)
     assert "No evaluation was given" in bare and "without a record" in bare and "%" not in bare.split("---", 2)[2]
@@ -420,7 +420,7 @@ def test_card_states_what_files_state(tiny_model, tiny_processor):
     }
     full = model_card(tiny_model, tiny_processor, record=record, results=[summary], **options)
     assert "| cvusa | cvusa/test (a part) | 8884 | 8884 | 12.3% (11.7% to 13.1%) |" in full
-    assert "0.00123" in full and "only a synthetic world" in full and "world/urban/validation" in full
+    assert "0.00123" in full and "only on a synthetic world" in full and "world/urban/validation" in full
     assert "model-index" in full and "28 x 112 (ground)" in full and "base_model: facebook/dinov2-base" in full
     record["settings"]["model"]["init"] = "./my-dinov2"
     assert "base_model" not in model_card(tiny_model, tiny_processor, record=record, **options)
@@ -433,11 +433,11 @@ def test_card_states_what_files_state(tiny_model, tiny_processor):
             model_card(tiny_model, tiny_processor, record={}, results=[part], **options)
 
 
-def test_the_template_at_the_top_is_the_one_that_is_filled():
+def test_card_template_at_root_equals_template_of_package():
     assert (ROOT / "model_card.md").read_text() == (ASSETS / "model_card.md").read_text()
 
 
-def test_result_of_another_model_is_refused(tiny_checkpoint, tmp_path):
+def test_export_with_result_of_other_model_is_refused(tiny_checkpoint, tmp_path):
     summary = {"format": 1, "dataset": {"name": "cvusa/test"}, "model": {"fingerprint": "0" * 64}, "metrics": {}}
     (tmp_path / "result.json").write_text(json.dumps(summary))
     with pytest.raises(GenGeoError, match="made with another model"):
@@ -445,7 +445,7 @@ def test_result_of_another_model_is_refused(tiny_checkpoint, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_network_errors_are_retried_with_growing_pauses(monkeypatch):
+def test_with_retries_waits_longer_after_each_network_error(monkeypatch):
     pauses, calls = [], []
     monkeypatch.setattr("time.sleep", pauses.append)
 
@@ -461,21 +461,21 @@ def test_network_errors_are_retried_with_growing_pauses(monkeypatch):
 @pytest.mark.parametrize(
     ("kind", "status", "message"),
     [
-        ("RepositoryNotFoundError", 401, "has no someone/x"),  # the real Hub's answer to a mistyped name
+        ("RepositoryNotFoundError", 401, "has no someone/x"),  # the answer of the Hub for an unknown name
         ("GatedRepoError", 403, "refused the token for someone/x"),
         ("HfHubHTTPError", 401, "refused the token for someone/x"),
         ("RevisionNotFoundError", 404, "has no someone/x, or not that revision"),
         ("BadRequestError", 400, r"refused someone/x \(400\): the license is unknown"),
     ],
 )
-def test_a_refusal_says_what_to_do(monkeypatch, kind, status, message):
+def test_with_retries_does_not_retry_refusals(monkeypatch, kind, status, message):
     from huggingface_hub import errors
     from huggingface_hub.utils import httpx
 
-    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("asking again does not help"))
+    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("refusals must not be retried"))
     response = httpx.Response(status, request=httpx.Request("GET", "https://hub.test"))
-    said = "the license is unknown" if status == 400 else None
-    error = getattr(errors, kind)("Client Error:\n\nmore", response=response, server_message=said)
+    message_of_hub = "the license is unknown" if status == 400 else None
+    error = getattr(errors, kind)("Client Error:\n\nmore", response=response, server_message=message_of_hub)
 
     def refused():
         raise error
@@ -484,7 +484,7 @@ def test_a_refusal_says_what_to_do(monkeypatch, kind, status, message):
         with_retries(refused, "someone/x")
 
 
-def test_the_switch_that_turns_the_hub_off_is_named_at_once(monkeypatch):
+def test_with_retries_in_offline_mode_names_variable_without_waiting(monkeypatch):
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
     def direct():
@@ -493,7 +493,7 @@ def test_the_switch_that_turns_the_hub_off_is_named_at_once(monkeypatch):
     def wrapped():
         raise LocalEntryNotFoundError("not in the cache") from OfflineModeIsEnabled("off")
 
-    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("nothing to wait for"))
+    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("offline mode must not be retried"))
     for action in (direct, wrapped):
         with pytest.raises(GenGeoError, match="HF_HUB_OFFLINE"):
             with_retries(action, "someone/x")

@@ -1,4 +1,4 @@
-"""int8 exports: calibrated, compared before anything is written, and run by onnxruntime and OpenVINO."""
+"""int8 exports: calibration, comparison with float32, and encoding with onnxruntime and OpenVINO."""
 
 import json
 
@@ -26,21 +26,21 @@ def photos(tmp_path):
     return folder
 
 
-def test_the_gate_asks_for_near_descriptors_and_for_recall():
+def test_gate_requires_similar_descriptors_and_recall():
     assert Gate(0.99, 0.999, None, 8).is_passed and Gate(0.99, 0.999, (0.90, 0.896), 8).is_passed
     assert not Gate(0.97, 0.999, None, 8).is_passed and not Gate(0.99, 0.99, None, 8).is_passed
     assert not Gate(0.99, 0.999, (0.90, 0.894), 8).is_passed
     assert "R@1 89.6% (90.0% in float32)" in str(Gate(0.99, 0.999, (0.90, 0.896), 8))
 
 
-def test_recall_counts_ties_against_the_model():
+def test_recall_counts_ties_against_model():
     same = np.ones((3, 2)) / np.sqrt(2)
     assert int8._recall({"ground": same, "aerial": same}, np.arange(3)) == 0
     assert int8._recall({"ground": np.eye(3), "aerial": np.eye(3)}, np.arange(3)) == 1
     assert int8._recall({"ground": np.eye(3), "aerial": np.eye(3)}, np.array([0, 1, 1])) == pytest.approx(2 / 3)
 
 
-def test_rounding_errors_are_those_of_8_bits():
+def test_rounding_error_is_at_most_half_a_step():
     rng = np.random.default_rng(0)
     values = rng.normal(size=(64, 16)).astype(np.float32)
     step = (values.max() - values.min()) / 255
@@ -50,7 +50,7 @@ def test_rounding_errors_are_those_of_8_bits():
     assert (error <= 0.5 / 127 + 1e-6).all()  # each output channel has its own step
 
 
-def test_int8_and_its_images_go_together(tiny_checkpoint, tmp_path, gengeo):
+def test_int8_without_calibrate_or_export_is_refused(tiny_checkpoint, tmp_path, gengeo):
     code, _, err = gengeo("export", tiny_checkpoint, tmp_path / "out", "--int8")
     assert code == 2 and "--int8 --calibrate photos/" in err
     (tmp_path / "empty").mkdir()
@@ -62,11 +62,11 @@ def test_int8_and_its_images_go_together(tiny_checkpoint, tmp_path, gengeo):
 
 
 @pytest.mark.slow
-def test_int8_graphs_are_calibrated_compared_and_run(tiny_checkpoint, photos, tmp_path, gengeo, monkeypatch):
+def test_export_int8_encodes_like_float32(tiny_checkpoint, photos, tmp_path, gengeo, monkeypatch):
     out = tmp_path / "out"
-    code, said, err = gengeo("export", tiny_checkpoint, out, "--int8", "--calibrate", photos)
+    code, stdout, err = gengeo("export", tiny_checkpoint, out, "--int8", "--calibrate", photos)
     assert code == 0, err
-    assert "onnx_int8: 0 layers left in float32, lowest cosine to float32 0.9" in said
+    assert "onnx_int8: 0 layers left in float32, lowest cosine to float32 0.9" in stdout
     plain = Encoder.from_pretrained(out, device="cpu")
     files = sorted(photos.iterdir())
     for engine in ("onnx", "openvino"):
@@ -77,8 +77,8 @@ def test_int8_graphs_are_calibrated_compared_and_run(tiny_checkpoint, photos, tm
         for view in ("ground", "aerial"):
             expected, found = plain.encode(files, view), fast.encode(files, view)
             cosine = (expected * found).sum(1)
-            assert cosine.min() > 0.98 and cosine.min() < 1 - 1e-6  # it is not float32 under another name
-    # A trial takes int8 graphs only of the same weights.
+            assert cosine.min() > 0.98 and cosine.min() < 1 - 1e-6  # the graph is not float32
+    # The trial of backends uses int8 graphs only with the same weights.
     monkeypatch.setattr(trial, "SMALL", 0)
     monkeypatch.setattr(trial, "MARGIN", 0)
     ways = trial._candidates(plain.source, "auto", "auto", out)
@@ -90,7 +90,7 @@ def test_int8_graphs_are_calibrated_compared_and_run(tiny_checkpoint, photos, tm
 
 
 @pytest.mark.slow
-def test_nothing_is_written_where_descriptors_change(tiny_checkpoint, photos, tmp_path, monkeypatch):
+def test_export_int8_that_fails_gate_writes_nothing(tiny_checkpoint, photos, tmp_path, monkeypatch):
     from gengeo_hf.hub.export import export_folder
 
     monkeypatch.setattr(int8, "LOWEST_COSINE", 1.0)
@@ -102,7 +102,7 @@ def test_nothing_is_written_where_descriptors_change(tiny_checkpoint, photos, tm
     assert len(shares) == 2 and not (tmp_path / "out").exists()
 
 
-def test_too_few_images_are_refused(tiny_processor, tmp_path):
+def test_calibration_images_fewer_than_8_are_refused(tiny_processor, tmp_path):
     from gengeo_hf.hub.calibration_images import CalibrationImages
 
     (tmp_path / "few").mkdir()

@@ -1,4 +1,4 @@
-"""Train, evaluate, index, export, push, pull and convert below a directory with a mark in its name, then search."""
+"""Published files contain no name of a directory, user or host: all commands run below a directory with a marker."""
 
 import io
 import json
@@ -16,7 +16,7 @@ from tests.hub.hub_server import HubServer
 from tests.hub.test_convert import hub_dinov2
 from tests.hub.test_hub import GENGEO, ROOT, run
 
-MARKS = ("marker-of-alice", "alice-the-user", "alices-laptop")  # directory, user, host
+MARKERS = ("marker-of-alice", "alice-the-user", "alices-laptop")  # directory, user, host
 SETTINGS = {
     "output": "run",
     "data": {
@@ -30,16 +30,16 @@ SETTINGS = {
     "sampling": {"batch_size": 8, "neighbours": 4, "pool": 8, "gps_epochs": 1},
     "optimisation": {"epochs": 1},
 }
-# Who works and where is told by the environment, by `os`, `socket` and `platform`.
-AT_WORK = f"""
+# Sets the names of user and host in the environment, `socket` and `platform`.
+SET_NAMES = f"""
 import os, platform, socket
-os.environ |= {{"USER": {MARKS[1]!r}, "LOGNAME": {MARKS[1]!r}, "HOSTNAME": {MARKS[2]!r}}}
-socket.gethostname = socket.getfqdn = platform.node = lambda *name: {MARKS[2]!r}
+os.environ |= {{"USER": {MARKERS[1]!r}, "LOGNAME": {MARKERS[1]!r}, "HOSTNAME": {MARKERS[2]!r}}}
+socket.gethostname = socket.getfqdn = platform.node = lambda *name: {MARKERS[2]!r}
 """
 
 
 def write_city(home):
-    """Noise in a table of pairs, as files with absolute and with relative paths."""
+    """Write a table of pairs of noise images, with absolute and relative paths."""
     rng, rows = np.random.default_rng(0), []
     for number in range(40):
         for view, shape in (("photo", (28, 112, 3)), ("tile", (56, 56, 3))):
@@ -50,8 +50,8 @@ def write_city(home):
     (home / "pairs.csv").write_text("\n".join(["ground,aerial,lat,lon,split", *rows]))
 
 
-def found_marks(name, content):
-    """Marks in a file's name and bytes, also inside Parquet (compressed columns), ZIP archives and UTF-16."""
+def find_markers(name, content):
+    """Find markers in the name and bytes of a file, also in Parquet (compressed columns), ZIP archives and UTF-16."""
     texts = [name.encode(), content]
     if content[:4] == b"PAR1":
         file = pyarrow.parquet.ParquetFile(io.BytesIO(content))
@@ -59,23 +59,23 @@ def found_marks(name, content):
     if zipfile.is_zipfile(io.BytesIO(content)):
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             texts += [part for entry in archive.namelist() for part in (entry.encode(), archive.read(entry))]
-    return [mark for mark in MARKS for text in texts if mark.encode() in text or mark.encode("utf-16-le") in text]
+    return [one for one in MARKERS for text in texts if one.encode() in text or one.encode("utf-16-le") in text]
 
 
-def test_search_finds_a_mark_wherever_it_hides():
+def test_find_markers_finds_marker_in_compressed_and_encoded_files():
     table, archive = io.BytesIO(), io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.table({"a": [MARKS[0]] * 9}), table, compression="zstd", use_dictionary=False)
+    pyarrow.parquet.write_table(pyarrow.table({"a": [MARKERS[0]] * 9}), table, compression="zstd", use_dictionary=False)
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
-        file.writestr("x", MARKS[1] * 9)
-    for content in (table.getvalue(), archive.getvalue(), MARKS[2].encode("utf-16-le")):
-        assert found_marks("name", content)
-    assert not found_marks("name", b"nothing")
+        file.writestr("x", MARKERS[1] * 9)
+    for content in (table.getvalue(), archive.getvalue(), MARKERS[2].encode("utf-16-le")):
+        assert find_markers("name", content)
+    assert not find_markers("name", b"nothing")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_nothing_that_is_published_holds_directory_user_or_host(tmp_path):
-    home = tmp_path / MARKS[0]
+def test_published_files_contain_no_directory_user_or_host(tmp_path):
+    home = tmp_path / MARKERS[0]
     home.mkdir()
     write_city(home)
     data = SETTINGS["data"] | {"root": str(home / "pairs.csv")}
@@ -84,7 +84,7 @@ def test_nothing_that_is_published_holds_directory_user_or_host(tmp_path):
     hub = HubServer()
     try:
         commands = run(
-            AT_WORK
+            SET_NAMES
             + GENGEO
             + f"""
 import json, os
@@ -122,4 +122,4 @@ print(json.dumps([
     finally:
         hub.close()
     assert len(written) > 40 and {Path(name).suffix for name in written} >= {".parquet", ".onnx", ".safetensors"}
-    assert {name: marks for name, content in written.items() if (marks := found_marks(name, content))} == {}
+    assert {name: markers for name, content in written.items() if (markers := find_markers(name, content))} == {}

@@ -1,4 +1,4 @@
-"""Descriptors by onnxruntime: the same as torch's, at any batch and image size, and the errors of its files."""
+"""ONNX exports: descriptors equal those of torch at any batch and image size; errors of damaged exports."""
 
 import json
 import subprocess
@@ -27,7 +27,7 @@ from tests.stubs import ListSource
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from gengeo_hf.hub.onnx import export_onnx  # noqa: E402  # after the check that its package is there
+from gengeo_hf.hub.onnx import export_onnx  # noqa: E402  # after importorskip
 
 
 def photos(count, side=60):
@@ -37,7 +37,7 @@ def photos(count, side=60):
 
 @pytest.mark.parametrize("kind", ["hub", "size", "registers"])
 @pytest.mark.parametrize("grid", [(2, 8), (7, 3), (5, 5), (5, 9)])
-def test_positions_by_matrices_are_those_of_the_model(kind, grid):
+def test_resized_positions_are_those_of_model(kind, grid):
     options = {"position_init_std": 1.0}
     model = (
         build("registers", **options) if kind == "registers" else build("salad", position_interpolation=kind, **options)
@@ -51,8 +51,8 @@ def test_positions_by_matrices_are_those_of_the_model(kind, grid):
 
 
 @pytest.fixture
-def stand_in(tiny_checkpoint, tiny_model, tiny_processor):
-    """An export whose graph is made by hand: the descriptor is the normalised mean colour."""
+def mean_colour_export(tiny_checkpoint, tiny_model, tiny_processor):
+    """An export with a small graph whose descriptor is the normalised mean colour."""
     helper = onnx.helper
     graph = helper.make_graph(
         [
@@ -84,17 +84,17 @@ def stand_in(tiny_checkpoint, tiny_model, tiny_processor):
     return tiny_checkpoint
 
 
-def test_the_encoder_runs_the_graph_and_cuts_its_descriptors(stand_in, tiny_processor):
-    encoder = Encoder.from_pretrained(stand_in, backend="onnx", batch_size=2)
+def test_onnx_encoder_gives_and_truncates_descriptors_of_graph(mean_colour_export, tiny_processor):
+    encoder = Encoder.from_pretrained(mean_colour_export, backend="onnx", batch_size=2)
     assert encoder.computed_by == "onnx float32" and encoder.dim == 3 and encoder.patch == 14
     pixels = tiny_processor(photos(5), view="aerial", return_tensors="np")["pixel_values"].mean((2, 3))
     expected = pixels / np.linalg.norm(pixels, axis=1, keepdims=True)
-    near = 5e-4  # Pillow resizes where torch is not imported: within one grey level of 255
-    assert np.allclose(encoder.encode(photos(5), "aerial"), expected, atol=near)
+    tolerance = 5e-4  # Pillow resizes if torch is not imported: within one grey level of 255
+    assert np.allclose(encoder.encode(photos(5), "aerial"), expected, atol=tolerance)
     whole = encoder.fingerprint
     encoder.truncate(2)
     prefix = expected[:, :2] / np.linalg.norm(expected[:, :2], axis=1, keepdims=True)
-    assert np.allclose(encoder.encode(photos(5), "aerial"), prefix, atol=near)
+    assert np.allclose(encoder.encode(photos(5), "aerial"), prefix, atol=tolerance)
     assert encoder.fingerprint == truncated(whole, 2) != whole
     with pytest.raises(GenGeoError, match="cannot be truncated to 4"):
         encoder.truncate(4)
@@ -106,20 +106,20 @@ def test_the_encoder_runs_the_graph_and_cuts_its_descriptors(stand_in, tiny_proc
             encoder.encode_pixels(torch.zeros(1, 3, *size), "ground")
 
 
-def test_files_of_an_export_that_are_wrong_are_named(stand_in, tiny_model):
-    manifest = stand_in / "onnx" / "gengeo_onnx.json"
+def test_onnx_encoder_with_damaged_export_raises(mean_colour_export, tiny_model):
+    manifest = mean_colour_export / "onnx" / "gengeo_onnx.json"
     stated = manifest.read_text()
-    with (stand_in / "onnx" / "shared.onnx").open("ab") as file:
+    with (mean_colour_export / "onnx" / "shared.onnx").open("ab") as file:
         file.write(b"x")
     with pytest.raises(GenGeoError, match=r"shared.onnx is missing or damaged"):
-        Encoder.from_pretrained(stand_in, backend="onnx").encode(photos(1), "ground")
+        Encoder.from_pretrained(mean_colour_export, backend="onnx").encode(photos(1), "ground")
     manifest.write_text(stated.replace('"format": 1', '"format": 9'))
     with pytest.raises(GenGeoError, match="has format 9"):
-        Encoder.from_pretrained(stand_in, backend="onnx")
+        Encoder.from_pretrained(mean_colour_export, backend="onnx")
     manifest.write_text("{}")
     with pytest.raises(GenGeoError, match="cannot be read"):
-        Encoder.from_pretrained(stand_in, backend="onnx")
-    sound = json.loads(stated)
+        Encoder.from_pretrained(mean_colour_export, backend="onnx")
+    valid = json.loads(stated)
     for wrong in (
         {"dim": "3"},
         {"patch": [14]},
@@ -128,39 +128,42 @@ def test_files_of_an_export_that_are_wrong_are_named(stand_in, tiny_model):
         {"files": []},
         {"truncate_dim": 2.5},
     ):
-        manifest.write_text(json.dumps(sound | wrong))
+        manifest.write_text(json.dumps(valid | wrong))
         with pytest.raises(GenGeoError, match=f"is damaged: {next(iter(wrong))} is"):
-            Encoder.from_pretrained(stand_in, backend="onnx")
+            Encoder.from_pretrained(mean_colour_export, backend="onnx")
     manifest.write_text(stated)
-    GenGeoImageProcessor(view_sizes=TINY_SIZES, image_mean=[0, 0, 0]).save_pretrained(stand_in)
+    GenGeoImageProcessor(view_sizes=TINY_SIZES, image_mean=[0, 0, 0]).save_pretrained(mean_colour_export)
     with pytest.raises(GenGeoError, match="other preprocessing"):
-        Encoder.from_pretrained(stand_in, backend="onnx")
+        Encoder.from_pretrained(mean_colour_export, backend="onnx")
     manifest.unlink()
     with pytest.raises(GenGeoError, match="gengeo export"):
-        Encoder.from_pretrained(stand_in, backend="onnx")
+        Encoder.from_pretrained(mean_colour_export, backend="onnx")
     with pytest.raises(GenGeoError, match="unknown backend 'jax'"):
-        Encoder.from_pretrained(stand_in, backend="jax")
+        Encoder.from_pretrained(mean_colour_export, backend="jax")
 
 
-def test_graphs_of_half_precision_weights_come_along_when_they_are_exported_again(stand_in, tmp_path):
+def test_export_of_half_precision_weights_copies_matching_graphs(mean_colour_export, tmp_path):
     from gengeo_hf.hub.export import export_folder
 
-    model, processor = GenGeoModel.from_pretrained(stand_in), GenGeoImageProcessor.from_pretrained(stand_in)
-    model.bfloat16().save_pretrained(stand_in)
-    manifest = stand_in / "onnx" / "gengeo_onnx.json"
-    with pytest.raises(GenGeoError, match="exported from other weights"):  # bfloat16 has rounded them
-        export_folder(stand_in, tmp_path / "again")
-    rounded = {"fingerprint": fingerprint(model.float(), processor)}  # what export_onnx states
+    model, processor = (
+        GenGeoModel.from_pretrained(mean_colour_export),
+        GenGeoImageProcessor.from_pretrained(mean_colour_export),
+    )
+    model.bfloat16().save_pretrained(mean_colour_export)
+    manifest = mean_colour_export / "onnx" / "gengeo_onnx.json"
+    with pytest.raises(GenGeoError, match="exported from other weights"):  # bfloat16 rounds the weights
+        export_folder(mean_colour_export, tmp_path / "again")
+    rounded = {"fingerprint": fingerprint(model.float(), processor)}  # as export_onnx writes it
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | rounded))
-    again = export_folder(stand_in, tmp_path / "again")
+    again = export_folder(mean_colour_export, tmp_path / "again")
     assert (again / "onnx" / "shared.onnx").is_file()
     assert Encoder.from_pretrained(again, device="cpu").model.dtype == torch.bfloat16
 
 
-def test_an_export_on_the_hub_is_used_without_its_weights(stand_in, tmp_path):
+def test_onnx_encoder_from_hub_downloads_no_weights(mean_colour_export, tmp_path):
     names = ("config.json", "preprocessor_config.json", "model.safetensors")
-    files = {name: (stand_in / name).read_bytes() for name in names}
-    files |= {f"onnx/{path.name}": path.read_bytes() for path in (stand_in / "onnx").iterdir()}
+    files = {name: (mean_colour_export / name).read_bytes() for name in names}
+    files |= {f"onnx/{path.name}": path.read_bytes() for path in (mean_colour_export / "onnx").iterdir()}
     photos(1)[0].save(tmp_path / "photo.png")
     server = HubServer()
     try:
@@ -182,12 +185,12 @@ except GenGeoError as error:
         )
     finally:
         server.close()
-    here = Encoder.from_pretrained(stand_in, backend="onnx").encode(photos(1), "ground")
+    here = Encoder.from_pretrained(mean_colour_export, backend="onnx").encode(photos(1), "ground")
     assert np.allclose(found[0], here, atol=1e-6) and "someone/plain holds no ONNX export" in found[1]
     assert not any("safetensors" in line for line in server.log)
 
 
-def test_preprocessing_without_torch_is_within_one_grey_level(tiny_checkpoint, tiny_processor):
+def test_file_processor_is_within_one_grey_level_of_image_processor(tiny_checkpoint, tiny_processor):
     ours = FileProcessor(tiny_checkpoint)
     smooth = [photo.resize((33, 47), Image.Resampling.BICUBIC).resize((301, 222)) for photo in photos(3)]
     for view in ("ground", "aerial"):
@@ -195,7 +198,7 @@ def test_preprocessing_without_torch_is_within_one_grey_level(tiny_checkpoint, t
         found = ours(smooth, view=view, return_tensors="np")["pixel_values"]
         level = 1 / 255 / np.array(tiny_processor.image_std)[:, None, None]
         assert found.dtype == np.float32 and (np.abs(found - expected) <= 1.01 * level).all()
-        array = np.asarray(smooth[0])  # what it does not know goes to the image processor
+        array = np.asarray(smooth[0])  # arrays are passed to the image processor
         whole = ours(array, view=view, return_tensors="np")["pixel_values"]
         assert np.array_equal(whole, tiny_processor(array, view=view, return_tensors="np")["pixel_values"])
     plain, theirs = (json.dumps(preprocessing(one), sort_keys=True) for one in (ours, tiny_processor))
@@ -216,49 +219,53 @@ main()
 """
 
 
-def test_one_photo_is_located_without_torch_where_the_weights_were_exported(stand_in, tmp_path):
-    manifest = stand_in / "onnx" / "gengeo_onnx.json"
+def test_locate_one_photo_with_exported_weights_needs_no_torch(mean_colour_export, tmp_path):
+    manifest = mean_colour_export / "onnx" / "gengeo_onnx.json"
     stated = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps(stated | {"checkpoint": size_and_sha256(stand_in / "model.safetensors")}))
-    with_graphs = Encoder.from_pretrained(stand_in, backend="onnx")
+    manifest.write_text(json.dumps(stated | {"checkpoint": size_and_sha256(mean_colour_export / "model.safetensors")}))
+    with_graphs = Encoder.from_pretrained(mean_colour_export, backend="onnx")
     source = ListSource(count=5)
     GeoIndex.build(with_graphs, source, tmp_path / "a.gengeo")
     source.images[3].save(tmp_path / "photo.png")
-    words = {"photo": str(tmp_path / "photo.png"), "index": str(tmp_path / "a.gengeo"), "model": str(stand_in)}
-    command = [sys.executable, "-c", WITHOUT_TORCH.format(**words)]
+    values = {
+        "photo": str(tmp_path / "photo.png"),
+        "index": str(tmp_path / "a.gengeo"),
+        "model": str(mean_colour_export),
+    }
+    command = [sys.executable, "-c", WITHOUT_TORCH.format(**values)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["places"] and "starts without torch" in result.stderr
-    # Weights that the export does not belong to are not passed over, and many photos are worth the start.
+    # torch encodes if the export does not belong to the weights, or if there are many photos.
     options = {"backend": "auto", "needs_model": False, "device": "cpu"}
-    assert Encoder.from_pretrained(stand_in, expected_images=1, **options).computed_by == "onnx float32"
-    assert Encoder.from_pretrained(stand_in, expected_images=500, **options).computed_by == "torch float32"
+    assert Encoder.from_pretrained(mean_colour_export, expected_images=1, **options).computed_by == "onnx float32"
+    assert Encoder.from_pretrained(mean_colour_export, expected_images=500, **options).computed_by == "torch float32"
     for changed in ({"checkpoint": None}, {"checkpoint": {"bytes": 1, "sha256": "0"}}):
         manifest.write_text(json.dumps(stated | changed))
-        assert Encoder.from_pretrained(stand_in, expected_images=1, **options).computed_by == "torch float32"
+        assert Encoder.from_pretrained(mean_colour_export, expected_images=1, **options).computed_by == "torch float32"
 
 
-def test_what_onnx_cannot_do_is_said_before_the_work(stand_in, monkeypatch):
-    def opened(**options):
-        return Encoder.from_pretrained(stand_in, backend="onnx", **options)
+def test_onnx_encoder_with_unsupported_options_raises(mean_colour_export, monkeypatch):
+    def open_encoder(**options):
+        return Encoder.from_pretrained(mean_colour_export, backend="onnx", **options)
 
     with pytest.raises(GenGeoError, match="batch_size is 0"):
-        opened(batch_size=0)
-    for word, message in (("gpu", "device gpu cannot be used"), ("meta", "give --device cpu or cuda")):
+        open_encoder(batch_size=0)
+    for device, message in (("gpu", "device gpu cannot be used"), ("meta", "give --device cpu or cuda")):
         with pytest.raises(GenGeoError, match=message):
-            opened(device=word)
+            open_encoder(device=device)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(GenGeoError, match="no CUDAExecutionProvider"):
-        opened(device="cuda:1")
+        open_encoder(device="cuda:1")
     with pytest.raises(GenGeoError, match="computes in float32"):
-        opened(dtype="bfloat16")
+        open_encoder(dtype="bfloat16")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", ["salad", "not shared", "learned dustbin", "registers", "netvlad", "dinov3", "convnext salad"]
 )
-def test_graphs_agree_with_torch_at_other_sizes(kind, tmp_path):
+def test_onnx_descriptors_agree_with_torch_at_other_sizes(kind, tmp_path):
     model = build(kind)
     high, wide = patch_sides(model.config.backbone_config)
     sizes = {"ground": (2 * high, 8 * wide), "aerial": (4 * high, 4 * wide)}
@@ -277,11 +284,11 @@ def test_graphs_agree_with_torch_at_other_sizes(kind, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_index_of_torch_is_searched_with_onnx(tiny_checkpoint, tmp_path, gengeo):
+def test_index_made_with_torch_is_searched_with_onnx(tiny_checkpoint, tmp_path, gengeo):
     from gengeo_hf.hub.export import export_folder
 
-    def run(*words):
-        code, out, err = gengeo(*words)
+    def run(*arguments):
+        code, out, err = gengeo(*arguments)
         assert code == 0, err
         return out
 
@@ -303,7 +310,7 @@ def test_an_index_of_torch_is_searched_with_onnx(tiny_checkpoint, tmp_path, geng
         for index, model, backend in (("a", tiny_checkpoint, "torch"), ("a", ready, "onnx"), ("b", ready, "torch"))
     ]
     assert answers[0].count("score") == 4 and answers[0] == answers[1] == answers[2]
-    # What is published again keeps its graphs; those of other weights are refused.
+    # An export of an export copies its graphs; graphs of other weights are refused.
     assert (export_folder(ready, tmp_path / "again") / "onnx" / "weights.bin").is_file()
     torch.manual_seed(1)
     GenGeoModel(GenGeoModel.from_pretrained(ready).config).save_pretrained(ready)

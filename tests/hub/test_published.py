@@ -1,4 +1,4 @@
-"""What is published holds nothing of the machine that it comes from."""
+"""Published files: no local paths, the view argument of pipelines, and the code that travels with checkpoints."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from gengeo_hf.model import GenGeoConfig, GenGeoModel
 from tests.conftest import TINY
 
 
-def test_paths_of_this_machine_are_replaced_and_names_of_others_stay():
+def test_without_local_paths_replaces_paths_and_keeps_ids_and_urls():
     record = {
         "host": "alices-laptop",
         "settings": {"output": "/home/alice/secret/run", "seed": 1},
@@ -37,7 +37,7 @@ def test_paths_of_this_machine_are_replaced_and_names_of_others_stay():
     }
 
 
-def test_export_from_a_marked_directory_holds_no_marker(tiny_model, tiny_processor, tmp_path):
+def test_export_contains_no_name_of_its_source_directory(tiny_model, tiny_processor, tmp_path):
     home = tmp_path / "marker-of-alice"
     tiny_model.save_pretrained(home / "run")
     tiny_processor.save_pretrained(home / "run")
@@ -55,7 +55,7 @@ def test_export_from_a_marked_directory_holds_no_marker(tiny_model, tiny_process
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_pipeline_takes_the_view(tiny_processor, tmp_path, shared):
+def test_pipeline_encodes_with_view(tiny_processor, tmp_path, shared):
     torch.manual_seed(0)
     model = GenGeoModel(GenGeoConfig(**TINY, share_aggregator=shared)).eval()
     model.save_pretrained(tmp_path)
@@ -74,16 +74,16 @@ def test_pipeline_takes_the_view(tiny_processor, tmp_path, shared):
 
 
 @pytest.mark.parametrize("entry", ["configuration_gengeo", "modeling_gengeo", "image_processing_gengeo"])
-def test_code_that_travels_names_all_files_that_it_needs(entry):
-    """transformers 5.4 copies of a folder only the files that an entrance names itself (later ones follow them)."""
+def test_entry_module_imports_all_files_that_it_needs(entry):
+    """transformers 5.4 copies only the files that an entry module imports directly; later versions follow imports."""
     folder = Path(model.__file__).parent
 
-    def named(name):
+    def imports_of(name):
         return set(re.findall(r"^\s*from\s+\.(\S+)\s+import", (folder / f"{name}.py").read_text(), re.MULTILINE))
 
     needed, left = set(), [entry]
     while left:
-        new = named(left.pop()) - needed
+        new = imports_of(left.pop()) - needed
         needed |= new
         left += new
-    assert needed == named(entry)
+    assert needed == imports_of(entry)

@@ -1,4 +1,4 @@
-"""The Space: its ranking against the model, and (slow) the page itself in a process with the real gradio."""
+"""The Gradio Space: its ranking against the model, and (slow) the running page in another process."""
 
 import importlib.util
 import json
@@ -14,13 +14,13 @@ from PIL import Image
 from gengeo_hf.encoding.encoder import Encoder
 from gengeo_hf.hub.export import export_folder, write_space
 from gengeo_hf.index import GeoIndex
-from tests.hub.test_hub import describe, pairs, photo
+from tests.hub.test_hub import encode, pairs, photo
 
 
 def load_app(space, monkeypatch):
-    """The Space's module, with a stand-in for gradio."""
+    """Load the module of the Space with a mock of gradio."""
     Image.init()
-    monkeypatch.setattr(Image, "ID", [*Image.ID])  # the Space shortens Pillow's list of formats for its whole process
+    monkeypatch.setattr(Image, "ID", [*Image.ID])  # the Space changes Pillow's list of formats for its process
     gradio = MagicMock()
     gradio.Error = ValueError
     monkeypatch.setitem(sys.modules, "gradio", gradio)
@@ -30,7 +30,7 @@ def load_app(space, monkeypatch):
     return app
 
 
-def test_space_ranks_what_visitors_upload(tiny_checkpoint, tiny_model, tiny_processor, tmp_path, monkeypatch):
+def test_space_ranks_uploaded_images(tiny_checkpoint, tiny_model, tiny_processor, tmp_path, monkeypatch):
     space = write_space(tmp_path / "space", str(export_folder(tiny_checkpoint, tmp_path / "model")))
     readme = (space / "README.md").read_text()
     assert "sdk: gradio" in readme and "app_file: app.py" in readme
@@ -39,8 +39,8 @@ def test_space_ranks_what_visitors_upload(tiny_checkpoint, tiny_model, tiny_proc
     for i in range(3):
         photo(i).save(tmp_path / f"{i}.png")
     ranked = app.rank_images(photo(9), [str(tmp_path / f"{i}.png") for i in range(3)])
-    ground = describe(tiny_model, tiny_processor, photo(9), "ground")[0]
-    scores = sorted(float(describe(tiny_model, tiny_processor, photo(i), "aerial")[0] @ ground) for i in range(3))
+    ground = encode(tiny_model, tiny_processor, photo(9), "ground")[0]
+    scores = sorted(float(encode(tiny_model, tiny_processor, photo(i), "aerial")[0] @ ground) for i in range(3))
     assert [float(text) for _, text in ranked] == pytest.approx(scores[::-1], abs=1e-3)
     with pytest.raises(ValueError, match="Give a photo"):
         app.rank_images(None, [])
@@ -51,7 +51,7 @@ def test_space_ranks_what_visitors_upload(tiny_checkpoint, tiny_model, tiny_proc
             app.rank_images(photo(9), [str(tmp_path / name)])
 
 
-def test_space_searches_an_index_of_its_own_model_only(tiny_checkpoint, tmp_path, monkeypatch):
+def test_space_searches_index_and_refuses_index_of_other_model(tiny_checkpoint, tmp_path, monkeypatch):
     encoder = Encoder.from_pretrained(tiny_checkpoint, device="cpu")
     index = GeoIndex.build(encoder, pairs(), tmp_path / "city.gengeo")
     model = export_folder(tiny_checkpoint, tmp_path / "model")
@@ -80,7 +80,7 @@ print(json.dumps(answer))
 
 
 @pytest.mark.slow
-def test_the_page_answers_in_a_real_gradio(tiny_checkpoint, tmp_path):
+def test_space_page_answers_with_gradio(tiny_checkpoint, tmp_path):
     pytest.importorskip("gradio")
     encoder = Encoder.from_pretrained(tiny_checkpoint, device="cpu")
     index = GeoIndex.build(encoder, pairs(), tmp_path / "city.gengeo")

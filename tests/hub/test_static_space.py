@@ -1,4 +1,4 @@
-"""The page without a server: what it holds, what it refuses, and a photo located in a real browser, offline."""
+"""The static Space: its files, errors, and (slow) a photo located in a browser without other hosts."""
 
 import contextlib
 import http.server
@@ -23,7 +23,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SECONDS = 90
 
 
-def test_a_runtime_of_other_bytes_is_refused(tmp_path):
+def test_runtime_with_other_checksum_is_refused(tmp_path):
     (tmp_path / "runtime.tgz").write_bytes(b"something else")
     with pytest.raises(GenGeoError, match="its checksum differs"):
         static_space._check_runtime(tmp_path / "runtime.tgz")
@@ -31,19 +31,19 @@ def test_a_runtime_of_other_bytes_is_refused(tmp_path):
         static_space._check_runtime(tmp_path / "missing.tgz")
 
 
-def test_the_page_needs_an_int8_export_and_an_index(tiny_checkpoint, tmp_path, gengeo):
+def test_space_static_without_int8_export_or_index_is_refused(tiny_checkpoint, tmp_path, gengeo):
     code, _, err = gengeo("space", tmp_path / "page", "--static", "--model", tiny_checkpoint)
     assert code == 2 and "--static, --model and --index" in err
     code, _, err = gengeo("space", tmp_path / "page", "--runtime", "a.tgz", "--model", tiny_checkpoint)
     assert code == 2
     encoder = Encoder.from_pretrained(tiny_checkpoint, device="cpu")
     GeoIndex.build(encoder, ListSource(count=3), tmp_path / "a.gengeo")
-    words = ("--static", "--model", tiny_checkpoint, "--index", tmp_path / "a.gengeo")
-    code, _, err = gengeo("space", tmp_path / "page", *words)
+    options = ("--static", "--model", tiny_checkpoint, "--index", tmp_path / "a.gengeo")
+    code, _, err = gengeo("space", tmp_path / "page", *options)
     assert code == 1 and "holds no onnx_int8 export" in err and not (tmp_path / "page").exists()
 
 
-def test_tiles_are_stored_as_int8_with_a_factor_each(tiny_checkpoint, tmp_path):
+def test_index_of_static_space_is_int8_with_one_factor_per_tile(tiny_checkpoint, tmp_path):
     encoder = Encoder.from_pretrained(tiny_checkpoint, device="cpu")
     index = GeoIndex.build(encoder, ListSource(count=7), tmp_path / "a.gengeo")
     static_space._write_index(index, tmp_path)
@@ -55,25 +55,25 @@ def test_tiles_are_stored_as_int8_with_a_factor_each(tiny_checkpoint, tmp_path):
 
 @contextlib.contextmanager
 def served(folder):
-    """Serve a directory on loopback; gives its address and the paths that were asked for."""
-    asked = []
+    """Serve a directory on the loopback address; gives the URL and the list of requested paths."""
+    requested = []
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_):
-            asked.append(self.path)
+            requested.append(self.path)
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/", asked
+        yield f"http://127.0.0.1:{server.server_address[1]}/", requested
     finally:
         server.shutdown()
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not CHROMIUM or not shutil.which("chromedriver"), reason="chromium is not installed")
-@pytest.mark.skipif(not CACHED.is_file(), reason="gengeo space --static has not fetched onnxruntime-web here yet")
-def test_a_photo_is_located_in_the_browser(tiny_checkpoint, tmp_path, gengeo):
+@pytest.mark.skipif(not CACHED.is_file(), reason="gengeo space --static has not downloaded onnxruntime-web")
+def test_static_space_locates_photo_in_browser(tiny_checkpoint, tmp_path, gengeo):
     webdriver = pytest.importorskip("selenium.webdriver")
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
@@ -97,13 +97,13 @@ def test_a_photo_is_located_in_the_browser(tiny_checkpoint, tmp_path, gengeo):
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
     try:
-        with served(page) as (address, _asked):
+        with served(page) as (address, _requested):
             driver.get(address)
 
-            def status(words):
-                said = lambda: driver.find_element(By.ID, "status").text  # noqa: E731  # read twice
-                WebDriverWait(driver, SECONDS).until(lambda _: words in said() or "cannot" in said())
-                return said()
+            def status(text):
+                read = lambda: driver.find_element(By.ID, "status").text  # noqa: E731  # called three times
+                WebDriverWait(driver, SECONDS).until(lambda _: text in read() or "cannot" in read())
+                return read()
 
             assert status("Ready").startswith("Ready: 9 tiles"), driver.get_log("browser")
             driver.find_element(By.ID, "photo").send_keys(str(photos / "3.png"))
@@ -116,7 +116,7 @@ def test_a_photo_is_located_in_the_browser(tiny_checkpoint, tmp_path, gengeo):
             (tmp_path / "broken.png").write_bytes(b"not a photo")
             driver.find_element(By.ID, "photo").send_keys(str(tmp_path / "broken.png"))
             assert "broken.png cannot be read as a photo" in status("broken.png")
-            # Everything came from this server: the policy of the page would have said so otherwise.
+            # No request went to another host: the policy of the page would have logged it.
             assert not [line for line in driver.get_log("browser") if "Content Security Policy" in line["message"]]
     finally:
         driver.quit()

@@ -316,8 +316,8 @@ def test_service_gives_poses_also_of_a_new_index(scene, tmp_path):
     try:
         for _ in range(2):
             with locator.read(photos[3]) as image:
-                best = locator.ask(image, query)[0].best
-                unposed = locator.ask(image, LocateQuery(camera=CameraView(fov=360.0), near=near(tiles[3])))[0]
+                best = locator.locate(image, query)[0].best
+                unposed = locator.locate(image, LocateQuery(camera=CameraView(fov=360.0), near=near(tiles[3])))[0]
             assert unposed.best.pose is None and any("pose/180" in note for note in unposed.notes)
             assert best.pose == "fitted" and best.heading == pytest.approx(0, abs=1e-6) and best.radius_68_m > 0
             old = locator.localizer.pose

@@ -1,4 +1,4 @@
-"""What the tests of this room share: a small gallery behind a locator, photos as bytes, and a running server."""
+"""Fixtures of the tests of the page and the service: a small gallery, a locator, photos as bytes, a server."""
 
 import contextlib
 import io
@@ -11,7 +11,7 @@ from tests.stubs import ListSource, StubEncoder
 
 
 def picture(image, kind="PNG", **options):
-    """An image as the bytes of a file."""
+    """Encode an image as the bytes of a file."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
@@ -29,7 +29,7 @@ def source():
 
 @pytest.fixture
 def photo(source):
-    """The photo whose place is tile noise-4."""
+    """Photo whose tile is noise-4."""
     return picture(source.images[4])
 
 
@@ -44,22 +44,22 @@ def index(encoder, source, tmp_path):
 def locator(encoder, index):
     from gengeo_hf.serving.locator import Locator
 
-    made = Locator(encoder, index, model_name="stub")
-    yield made
-    made.close()
+    locator = Locator(encoder, index, model_name="stub")
+    yield locator
+    locator.close()
 
 
 @pytest.fixture
 def big_photo():
-    """The JPEG of a large photo of noise: as slow to decode as a phone's."""
+    """JPEG of a large photo of noise, as slow to decode as the photo of a phone."""
     noise = np.random.default_rng(0).integers(0, 255, (1500, 2000, 3), np.uint8)
     return picture(Image.fromarray(noise), "JPEG")
 
 
 @contextlib.contextmanager
 def running(app):
-    """Serve an ASGI application on a free port of loopback, as `gengeo serve` does; gives its address."""
-    from gengeo_hf.serving.server import in_thread
+    """Serve an ASGI application on a free port of the loopback address; gives the URL."""
+    from gengeo_hf.serving.server import serve_in_thread
 
-    with in_thread(app) as address:
+    with serve_in_thread(app) as address:
         yield address

@@ -1,4 +1,4 @@
-"""Strangers' web pages, missing tokens and ambiguous requests are refused before the application sees them."""
+"""Access control: requests with unknown hosts, other origins, no token or two lengths are refused."""
 
 import asyncio
 import base64
@@ -12,7 +12,7 @@ TOKEN = "a-token-of-some-length"
 
 
 def status_of(headers, path="/locate", kind="http", **options):
-    """Status that the middleware answers; 200 is the application's own answer."""
+    """Status of the answer to a request with these headers; 200 comes from the application."""
     sent = []
 
     async def app(scope, receive, send):
@@ -29,37 +29,37 @@ def status_of(headers, path="/locate", kind="http", **options):
 @pytest.mark.parametrize(
     "host", ["localhost", "localhost:8000", "127.0.0.1:8000", "[::1]:8000", "192.168.1.7:80", "LOCALHOST"]
 )
-def test_loopback_names_and_addresses_are_served(host):
+def test_host_loopback_name_or_ip_address_is_served(host):
     assert status_of([("host", host)]) == 200
 
 
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:8000", "localhost.evil.example", "", "[::1", "127.0.0.1.evil.example"]
 )
-def test_another_host_name_is_refused(host):
+def test_host_unknown_name_is_refused(host):
     assert status_of([("host", host)]) == 403
 
 
-def test_allowed_hosts_are_served_and_a_star_allows_all():
+def test_allowed_hosts_are_served_and_star_allows_all():
     assert status_of([("host", "Geo.example")], allowed_hosts=["geo.example"]) == 200
     assert status_of([("host", "evil.example")], allowed_hosts=["*"]) == 200
 
 
-def test_a_page_of_another_origin_is_refused():
+def test_origin_of_another_site_is_refused():
     assert status_of([("host", "127.0.0.1:8000"), ("origin", "http://evil.example")]) == 403
     assert status_of([("host", "127.0.0.1:8000"), ("origin", "null")]) == 403
     assert status_of([("host", "127.0.0.1:8000"), ("origin", "http://127.0.0.1:8000")]) == 200
 
 
-def test_websockets_of_strangers_are_closed():
+def test_websocket_of_unknown_host_is_closed():
     assert status_of([("host", "evil.example")], kind="websocket") == 1008
 
 
-def test_two_lengths_are_refused():
+def test_request_with_content_length_and_transfer_encoding_is_refused():
     assert status_of([("host", "localhost"), ("content-length", "3"), ("transfer-encoding", "chunked")]) == 400
 
 
-def test_a_token_is_asked_for_everywhere_but_where_a_supervisor_looks():
+def test_token_is_required_except_for_health_checks():
     basic = base64.b64encode(f"anyone:{TOKEN}".encode()).decode()
     host = ("host", "localhost")
     assert status_of([host], token=TOKEN) == 401
@@ -71,7 +71,7 @@ def test_a_token_is_asked_for_everywhere_but_where_a_supervisor_looks():
     assert status_of([host], path="/metrics", token=TOKEN) == 401
 
 
-def test_tokens_come_from_a_file_or_the_environment_and_short_ones_are_refused(tmp_path, monkeypatch):
+def test_read_token_takes_file_or_environment_and_refuses_short_tokens(tmp_path, monkeypatch):
     monkeypatch.delenv("GENGEO_SERVICE_TOKEN", raising=False)
     assert read_token() is None
     monkeypatch.setenv("GENGEO_SERVICE_TOKEN", TOKEN)

@@ -1,3 +1,5 @@
+"""`BatchingEncoder`: images of several threads are encoded together."""
+
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,7 +17,7 @@ def noise(number):
 
 
 class Held(StubEncoder):
-    """An encoder that computes nothing before it is let go, and remembers what it was given together."""
+    """An encoder that waits for the event `go`, and records the size and view of each batch."""
 
     def __init__(self):
         super().__init__()
@@ -25,7 +27,7 @@ class Held(StubEncoder):
         self.go.wait(10)
         self.batches.append((len(images), view))
         if any(image is self.refuse for image in images):
-            raise ValueError("this one")
+            raise ValueError("a bad image")
         return super().encode(images, view)
 
 
@@ -35,7 +37,7 @@ def held():
 
 
 def ask(batching, jobs):
-    """Encode each job in a thread of its own; what each got."""
+    """Encode each job in its own thread; gives the threads and the list of their results."""
     results = [None] * len(jobs)
 
     def one(number):
@@ -47,11 +49,11 @@ def ask(batching, jobs):
     threads = [threading.Thread(target=one, args=(number,)) for number in range(len(jobs))]
     for thread in threads:
         thread.start()
-        threading.Event().wait(0.01)  # so that they queue up in this order
+        threading.Event().wait(0.01)  # so that the jobs wait in this order
     return threads, results
 
 
-def test_everyone_gets_the_descriptors_of_his_own_images(held):
+def test_each_call_gets_descriptors_of_its_images(held):
     batching = BatchingEncoder(held, 4)
     jobs = [([noise(n) for n in range(i, i + 1 + i % 2)], "ground") for i in range(9)]
     threads, results = ask(batching, jobs)
@@ -64,7 +66,7 @@ def test_everyone_gets_the_descriptors_of_his_own_images(held):
     batching.close()
 
 
-def test_views_never_share_a_batch(held):
+def test_images_of_different_views_are_in_different_batches(held):
     batching = BatchingEncoder(held, 8)
     threads, results = ask(batching, [([noise(n)], "aerial" if n % 3 else "ground") for n in range(7)])
     held.go.set()
@@ -74,7 +76,7 @@ def test_views_never_share_a_batch(held):
     assert sum(size for size, view in held.batches if view == "ground") == 3
 
 
-def test_one_bad_image_does_not_spoil_its_batch(held):
+def test_bad_image_fails_alone_in_its_batch(held):
     batching = BatchingEncoder(held, 8)
     held.refuse = noise(2)
     threads, results = ask(batching, [([held.refuse if n == 2 else noise(n)], "ground") for n in range(5)])
@@ -84,7 +86,7 @@ def test_one_bad_image_does_not_spoil_its_batch(held):
     assert [isinstance(result, ValueError) for result in results] == [False, False, True, False, False]
 
 
-def test_it_is_the_encoder_in_everything_else_and_can_be_closed(held):
+def test_properties_are_those_of_encoder_and_closed_encoder_raises(held):
     batching = BatchingEncoder(held)
     assert (batching.dim, batching.fingerprint, batching.training_record) == (64, held.fingerprint, {})
     held.go.set()
@@ -93,8 +95,8 @@ def test_it_is_the_encoder_in_everything_else_and_can_be_closed(held):
         batching.encode([noise(0)], "ground")
 
 
-def test_images_of_their_own_size_are_encoded_in_batches_of_one_size(held):
-    """Photos whose file states their field of view keep their width."""
+def test_images_without_resize_are_batched_by_size(held):
+    """Photos whose file states their field of view are not resized to the same width."""
     sizes = []
 
     def encode(images, view, *, resize=True):
@@ -107,7 +109,7 @@ def test_images_of_their_own_size_are_encoded_in_batches_of_one_size(held):
     images = [Image.new("RGB", (2 + n // 4, 2), (n, 0, 0)) for n in range(8)]
     with ThreadPoolExecutor(8) as pool:
         found = [pool.submit(batching.encode, image, "ground", resize=False) for image in images]
-        threading.Event().wait(0.2)  # until all have queued up
+        threading.Event().wait(0.2)  # until all calls wait
         held.go.set()
         assert [future.result(10).tolist() for future in found] == [[2 + n // 4, n] for n in range(8)]
     batching.close()

@@ -1,4 +1,4 @@
-"""The page in a real browser: load, upload, answer, click a place, a bad file; and nothing that leaves the machine."""
+"""The page in a browser: an upload, its answer, a click on a place, a file that is not a photo, no other hosts."""
 
 import contextlib
 import json
@@ -22,13 +22,13 @@ from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 from gengeo_hf.serving.locator import Locator  # noqa: E402
 from gengeo_hf.serving.page import build_page, page_app  # noqa: E402
 from gengeo_hf.serving.page_uploads import uploads_directory  # noqa: E402
-from gengeo_hf.serving.server import in_thread  # noqa: E402
+from gengeo_hf.serving.server import serve_in_thread  # noqa: E402
 
 FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-background-networking "
     "--disable-component-update --disable-sync --window-size=1200,1600"
 )
-SECONDS = 60  # for a crowded machine; alone it takes two
+SECONDS = 60  # time limit for a busy machine; usually two seconds are enough
 
 
 @pytest.fixture
@@ -59,13 +59,13 @@ def connections(monkeypatch):
 
 @contextlib.contextmanager
 def serve(locator):
-    """Run the page; gives its address."""
-    with uploads_directory() as uploads, in_thread(page_app(build_page(locator), uploads)) as address:
+    """Serve the page; gives its URL."""
+    with uploads_directory() as uploads, serve_in_thread(page_app(build_page(locator), uploads)) as address:
         yield address
 
 
 def wait(browser, css):
-    """The first visible element, once it is there."""
+    """Wait for the first visible element that matches a CSS selector."""
     return WebDriverWait(browser, SECONDS).until(
         lambda b: next((e for e in b.find_elements(By.CSS_SELECTOR, css) if e.is_displayed()), None)
     )
@@ -79,13 +79,13 @@ def upload(browser, path):
 
 
 def requested_hosts(browser):
-    """Hosts of everything that the browser asked for."""
+    """Hosts of all requests of the browser."""
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     addresses = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
     return {urlsplit(address).hostname for address in addresses if address.startswith(("http", "ws"))}
 
 
-def test_from_a_photo_to_a_place_and_a_bad_file_in_words(locator, source, browser, connections, tmp_path):
+def test_page_locates_photo_and_explains_bad_file_without_other_hosts(locator, source, browser, connections, tmp_path):
     source.images[4].resize((160, 80)).save(tmp_path / "street.png")
     (tmp_path / "letter.jpg").write_text("Dear reader")
     with serve(locator) as address:
@@ -104,8 +104,8 @@ def test_from_a_photo_to_a_place_and_a_bad_file_in_words(locator, source, browse
         wait(browser, "#photo button[aria-label='Clear'], #photo button[aria-label='Remove this file']").click()
         wait(browser, "#answer .gg-empty")
         upload(browser, tmp_path / "letter.jpg")
-        words = wait(browser, "#answer .gg-bad").text
-        assert "letter.jpg: the image" in words and str(tmp_path) not in words
+        message = wait(browser, "#answer .gg-bad").text
+        assert "letter.jpg: the image" in message and str(tmp_path) not in message
         assert not [e for e in browser.find_elements(By.CSS_SELECTOR, "#map iframe") if e.is_displayed()]
         assert requested_hosts(browser) == {"127.0.0.1"}
         severe = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
@@ -114,7 +114,7 @@ def test_from_a_photo_to_a_place_and_a_bad_file_in_words(locator, source, browse
 
 
 @pytest.mark.slow
-def test_heatmaps_of_both_views_and_a_chosen_tile(tiny_model, tiny_processor, source, browser, tmp_path):
+def test_page_shows_heat_maps_of_photo_and_chosen_tile(tiny_model, tiny_processor, source, browser, tmp_path):
     from gengeo_hf.encoding.encoder import Encoder
     from gengeo_hf.index import GeoIndex
 
@@ -137,5 +137,5 @@ def test_heatmaps_of_both_views_and_a_chosen_tile(tiny_model, tiny_processor, so
         near.click()
         wait(browser, "#near textarea, #near input").send_keys("-60, 0")
         wait(browser, "#locate").click()
-        assert "no tile lies in the circle" in wait(browser, "#answer .gg-bad").text.lower()
+        assert "no tile lies in the search area" in wait(browser, "#answer .gg-bad").text.lower()
     locator.close()

@@ -1,4 +1,4 @@
-"""`gengeo serve` and `gengeo app` as a user starts them."""
+"""`gengeo serve` and `gengeo app`: checks before the model is loaded, environment variables, a run of the service."""
 
 import os
 import signal
@@ -18,13 +18,13 @@ from gengeo_hf.common.errors import GenGeoError, MissingExtraError
 
 
 @pytest.mark.parametrize(("command", "package", "extra"), [(serve, "fastapi", "serve"), (app, "gradio", "app")])
-def test_a_missing_package_is_said_before_a_model_is_loaded(monkeypatch, command, package, extra):
+def test_serve_and_app_report_missing_package_before_loading_model(monkeypatch, command, package, extra):
     monkeypatch.setattr("gengeo_hf.serving.find_spec", lambda name: None if name == package else object())
     with pytest.raises(MissingExtraError, match=rf'{package}.*pip install "gengeo_hf\[{extra}\]"'):
         command(options=LocalizerOptions(index="nowhere", model="nothing"), pose=PoseOptions(), sharing=AccessOptions())
 
 
-def test_a_missing_index_is_said_before_a_model_is_loaded(tmp_path):
+def test_serve_reports_missing_index_before_loading_model(tmp_path):
     pytest.importorskip("fastapi")
     with pytest.raises(GenGeoError, match="there is no index at"):
         serve(
@@ -34,7 +34,7 @@ def test_a_missing_index_is_said_before_a_model_is_loaded(tmp_path):
         )
 
 
-def test_examples_without_a_photo_are_said_before_a_model_is_loaded(tmp_path):
+def test_app_reports_examples_without_photo_before_loading_model(tmp_path):
     pytest.importorskip("gradio")
     with pytest.raises(GenGeoError, match="holds no photo"):
         options = LocalizerOptions(index=str(tmp_path / "nowhere"), model="nothing")
@@ -42,7 +42,7 @@ def test_examples_without_a_photo_are_said_before_a_model_is_loaded(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["serve", "app"])
-def test_every_option_has_a_variable_that_the_command_line_goes_before(name, monkeypatch):
+def test_every_option_has_variable_that_command_line_overrides(name, monkeypatch):
     from typer.main import get_command
     from typer.testing import CliRunner
 
@@ -51,10 +51,10 @@ def test_every_option_has_a_variable_that_the_command_line_goes_before(name, mon
     assert {option.envvar for option in options} == {f"GENGEO_{option.name.upper()}" for option in options}
     assert "GENGEO_ALLOWED_HOST" in CliRunner().invoke(gengeo, [name, "--help"], terminal_width=400).output
 
-    def parsed(words, **variables):
+    def parsed(arguments, **variables):
         for variable, value in variables.items():
             monkeypatch.setenv(variable, value)
-        with command.make_context(name, words) as context:
+        with command.make_context(name, arguments) as context:
             return context.params
 
     given = parsed([], GENGEO_MODEL="m", GENGEO_INDEX="i", GENGEO_PORT="81", GENGEO_ALLOWED_HOST="a.org b.org")
@@ -67,8 +67,8 @@ def test_every_option_has_a_variable_that_the_command_line_goes_before(name, mon
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)  # two starts of Python with torch, on a machine that may be crowded
-def test_serve_answers_takes_a_new_index_at_sighup_and_ends_at_sigterm(tiny_model, tiny_processor, tmp_path):
+@pytest.mark.timeout(1800)  # starts a process with torch, on a machine that may be busy
+def test_serve_reloads_index_at_sighup_and_ends_at_sigterm(tiny_model, tiny_processor, tmp_path):
     httpx = pytest.importorskip("httpx")
     from gengeo_hf.encoding.encoder import Encoder
     from gengeo_hf.index import GeoIndex
@@ -81,8 +81,8 @@ def test_serve_answers_takes_a_new_index_at_sighup_and_ends_at_sigterm(tiny_mode
     GeoIndex.build(encoder, ListSource(4), tmp_path / "city.gengeo")
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    words = ["serve", "--index", tmp_path / "city.gengeo", "--model", tmp_path / "model", "--port", port]
-    command = [sys.executable, "-m", "gengeo_hf.cli", *map(str, words), "--device", "cpu"]
+    arguments = ["serve", "--index", tmp_path / "city.gengeo", "--model", tmp_path / "model", "--port", port]
+    command = [sys.executable, "-m", "gengeo_hf.cli", *map(str, arguments), "--device", "cpu"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
 
     def health(wanted):
@@ -94,7 +94,7 @@ def test_serve_answers_takes_a_new_index_at_sighup_and_ends_at_sigterm(tiny_mode
             except httpx.HTTPError:
                 pass
             time.sleep(0.2)
-        raise AssertionError("not within ten minutes")
+        raise AssertionError("no answer within ten minutes")
 
     try:
         assert not health(4)["index_outdated"]

@@ -1,4 +1,4 @@
-"""Slow clients are disconnected, others are answered meanwhile."""
+"""Time limits of connections: slow clients are disconnected, cancelled requests are answered."""
 
 import asyncio
 import contextlib
@@ -13,11 +13,11 @@ import pytest
 pytest.importorskip("uvicorn")
 
 from gengeo_hf.serving import connections, server
-from gengeo_hf.serving.server import Access, in_thread
+from gengeo_hf.serving.server import Access, serve_in_thread
 
 
 async def app(scope, receive, send):
-    """Answer with the length of the body, or end where the client is gone."""
+    """Answer with the length of the body, or with 408 if the client is disconnected."""
     if scope["type"] == "lifespan":
         while True:
             message = await receive()
@@ -41,12 +41,12 @@ async def app(scope, receive, send):
 @pytest.fixture
 def address(monkeypatch):
     monkeypatch.setattr(connections, "HEADER_SECONDS", 0.5)
-    with in_thread(app, Access(body_seconds=0.5)) as address:
+    with serve_in_thread(app, Access(body_seconds=0.5)) as address:
         yield urlsplit(address).hostname, urlsplit(address).port
 
 
 def talk(address, *parts, pause=0.0):
-    """What a server says to a client that sends its request in parts."""
+    """Send a request in parts, and return the answer."""
     answer = b""
     with socket.create_connection(address, timeout=30) as client, contextlib.suppress(ConnectionError):
         for part in parts:
@@ -57,25 +57,25 @@ def talk(address, *parts, pause=0.0):
     return answer
 
 
-def test_a_header_that_never_ends_is_disconnected(address):
+def test_header_without_end_is_disconnected(address):
     started = time.monotonic()
     assert talk(address, b"GET / HTTP/1.1\r\nHost: localhost\r\n") == b""
     assert time.monotonic() - started < 20
 
 
-def test_drops_of_a_header_do_not_start_the_limit_again(address):
-    drops = [b"GET / HTTP/1.1\r\nHost: localhost\r\n", *[b"X-A: 1\r\n"] * 40]
+def test_header_in_small_parts_does_not_restart_time_limit(address):
+    parts = [b"GET / HTTP/1.1\r\nHost: localhost\r\n", *[b"X-A: 1\r\n"] * 40]
     started = time.monotonic()
-    talk(address, *drops, pause=0.1)
+    talk(address, *parts, pause=0.1)
     assert time.monotonic() - started < 20
 
 
-def test_a_body_that_never_ends_is_given_up(address):
+def test_body_without_end_is_disconnected(address):
     head = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n"
     assert b"408" in talk(address, head, b"half")
 
 
-def test_a_request_in_one_piece_is_answered_and_so_is_the_next_on_the_same_connection(address):
+def test_keep_alive_connection_answers_every_request(address):
     client = http.client.HTTPConnection(*address, timeout=30)
     for _ in range(3):
         client.request("POST", "/", b"body")
@@ -85,7 +85,7 @@ def test_a_request_in_one_piece_is_answered_and_so_is_the_next_on_the_same_conne
 
 
 @pytest.mark.parametrize("started", [False, True])
-def test_requests_that_are_given_up_at_the_end_get_an_answer_and_leave_no_traceback(monkeypatch, caplog, started):
+def test_requests_cancelled_at_shutdown_get_answer_without_traceback(monkeypatch, caplog, started):
     monkeypatch.setattr(server, "GRACE_SECONDS", 0.2)
 
     async def slow(scope, receive, send):
@@ -97,7 +97,7 @@ def test_requests_that_are_given_up_at_the_end_get_an_answer_and_leave_no_traceb
         await asyncio.sleep(60)
 
     with ThreadPoolExecutor(1) as pool:
-        with in_thread(slow) as address:
+        with serve_in_thread(slow) as address:
             where = urlsplit(address)
             answer = pool.submit(talk, (where.hostname, where.port), b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
             time.sleep(0.5)

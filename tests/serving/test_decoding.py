@@ -1,4 +1,4 @@
-"""Images that cost too much end with their worker, and honest ones beside them are read."""
+"""Decoding in worker processes: costly images are refused, other images are decoded as without a worker."""
 
 import contextlib
 import io
@@ -26,7 +26,7 @@ def encoded(kind="JPEG", size=(320, 240), **options):
 
 
 def progressive_bomb(scans=20_000):
-    """A progressive JPEG of 4000 x 4000 pixels whose last scan is repeated: each costs a pass over all blocks."""
+    """A progressive JPEG of 4000 x 4000 pixels whose last scan is repeated: each is a pass over all blocks."""
     plain = encoded("JPEG", (4000, 4000), progressive=True, quality=30)
     start = plain.rindex(b"\xff\xda")
     header = plain[start : start + 2 + struct.unpack(">H", plain[start + 2 : start + 4])[0]]
@@ -40,7 +40,7 @@ def decoder():
     decoder.close()
 
 
-def test_an_image_is_read_as_without_a_worker(decoder):
+def test_decoder_gives_same_pixels_as_read_image(decoder):
     content = encoded()
     with decoder.read(content) as found:
         assert np.array_equal(np.asarray(found.image), np.asarray(read_image(content).image))
@@ -48,31 +48,31 @@ def test_an_image_is_read_as_without_a_worker(decoder):
     assert decoder.budget.used == 0
 
 
-def test_what_is_not_an_image_is_one_line(decoder):
+def test_decoder_error_for_bad_file_is_one_line(decoder):
     for content in (b"", b"no picture", encoded()[:2000]):
         with pytest.raises(GenGeoError) as caught, decoder.read(content):
             pass
         assert "\n" not in str(caught.value)
 
 
-def test_a_bomb_ends_within_its_cpu_time_and_the_next_image_is_read(decoder):
+def test_costly_jpeg_is_refused_and_next_image_is_decoded(decoder):
     bomb, started = progressive_bomb(), time.monotonic()
     with pytest.raises(GenGeoError, match="more than 500 scans"), decoder.read(bomb):
         pass
     strict = Decoder(DecodingLimits(workers=1, cpu_seconds=0.3))
     costly = pytest.raises(GenGeoError, match=r"takes more than 0\.3 s to decode")
-    with contextlib.closing(strict), costly, strict.read(progressive_bomb(490)):  # below the bound on scans
+    with contextlib.closing(strict), costly, strict.read(progressive_bomb(490)):  # below the limit of scans
         pass
     assert time.monotonic() - started < 60
     with decoder.read(encoded()) as found:
         assert found.size == (320, 240)
 
 
-def test_too_many_pixels_are_refused_by_the_header():
+def test_image_with_too_many_pixels_is_refused():
     decoder = Decoder(DecodingLimits(workers=1, max_pixels=10_000))
     try:
         with (
-            pytest.raises(GenGeoError, match=r"320 x 240 pixels, the limit here is 0\.01 megapixels"),
+            pytest.raises(GenGeoError, match=r"320 x 240 pixels, the limit is 0\.01 megapixels"),
             decoder.read(encoded()),
         ):
             pass
@@ -80,7 +80,7 @@ def test_too_many_pixels_are_refused_by_the_header():
         decoder.close()
 
 
-def test_a_small_image_does_not_wait_behind_a_large_one():
+def test_pixel_budget_small_image_does_not_wait_for_large_one():
     budget = PixelBudget(100)
     with budget.take(80, 1):
         with budget.take(20, 0.1):
@@ -90,7 +90,7 @@ def test_a_small_image_does_not_wait_behind_a_large_one():
         waited = []
 
         def wait():
-            with budget.take(200, 5):  # larger than all: takes the whole budget
+            with budget.take(200, 5):  # more than the budget takes all of it
                 waited.append(budget.used)
 
         thread = threading.Thread(target=wait)

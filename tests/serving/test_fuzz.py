@@ -1,4 +1,4 @@
-"""Anything may be sent: the service answers in its own words, never with a 500."""
+"""Random requests: the service answers with a documented status, never with a 500."""
 
 import io
 import warnings
@@ -44,7 +44,7 @@ def client(tmp_path_factory):
 
 
 def check(reply):
-    """A documented status, and for errors the one form."""
+    """Check for a documented status, and for the form of errors."""
     assert reply.status_code in ALLOWED, (reply.status_code, reply.text)
     if reply.status_code != 200:
         assert set(reply.json()["error"]) == {"code", "message"}
@@ -53,11 +53,11 @@ def check(reply):
 
 @st.composite
 def damaged(draw):
-    """A real image file with some bytes changed, cut off or put in."""
+    """An image file with some bytes changed, removed or inserted."""
     content = bytearray(draw(st.sampled_from(SEEDS)))
     for _ in range(draw(st.integers(0, 6))):
-        place = draw(st.integers(0, len(content) - 1))
-        content[place : place + draw(st.integers(0, 4))] = draw(st.binary(max_size=4))
+        start = draw(st.integers(0, len(content) - 1))
+        content[start : start + draw(st.integers(0, 4))] = draw(st.binary(max_size=4))
         if not content:
             break
     return bytes(content[: draw(st.integers(0, len(content)))] if draw(st.booleans()) else content)
@@ -67,16 +67,16 @@ quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCh
 long = settings(quick, max_examples=1500)
 
 
-def damaged_images(client, content, path):
+def check_damaged_image(client, content, path):
     check(client.post(path, content=content))
     check(client.post(path, files={"image": ("x.jpg", content)}))
 
 
-def any_options(client, options, path):
+def check_options(client, options, path):
     check(client.post(path, params=options, content=SEEDS[0]))
 
 
-def any_form(client, kind, body):
+def check_form(client, kind, body):
     check(client.post("/locate", content=body, headers={"Content-Type": kind}))
 
 
@@ -125,47 +125,47 @@ BODIES = st.lists(PIECES | st.binary(max_size=6), max_size=14).map(b"".join)
 
 @quick
 @given(content=damaged(), path=PATHS)
-def test_damaged_images(client, content, path):
-    damaged_images(client, content, path)
+def test_damaged_image_never_gives_500(client, content, path):
+    check_damaged_image(client, content, path)
 
 
 @quick
 @given(options=OPTIONS, path=PATHS)
-def test_any_options(client, options, path):
-    any_options(client, options, path)
+def test_random_options_never_give_500(client, options, path):
+    check_options(client, options, path)
 
 
 @quick
 @given(kind=TYPES, body=BODIES)
-def test_any_form(client, kind, body):
-    any_form(client, kind, body)
+def test_random_form_never_gives_500(client, kind, body):
+    check_form(client, kind, body)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @long
 @given(content=damaged() | st.binary(max_size=200), path=PATHS)
-def test_damaged_images_for_long(client, content, path):
-    damaged_images(client, content, path)
+def test_damaged_image_long_run_never_gives_500(client, content, path):
+    check_damaged_image(client, content, path)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @long
 @given(options=OPTIONS, path=PATHS)
-def test_any_options_for_long(client, options, path):
-    any_options(client, options, path)
+def test_random_options_long_run_never_give_500(client, options, path):
+    check_options(client, options, path)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @long
 @given(kind=TYPES, body=BODIES)
-def test_any_form_for_long(client, kind, body):
-    any_form(client, kind, body)
+def test_random_form_long_run_never_gives_500(client, kind, body):
+    check_form(client, kind, body)
 
 
-def test_the_seeds_themselves_are_answered(client):
+def test_undamaged_seeds_are_located(client):
     for content in SEEDS:
         assert client.post("/locate", content=content).status_code == 200
         assert Image.open(io.BytesIO(content)).size == (24, 16)

@@ -1,4 +1,4 @@
-"""Two hundred requests at the same moment: all answered, each its own answer, and no memory kept."""
+"""Two hundred simultaneous requests: each gets its own answer, and memory does not grow."""
 
 import gc
 import http.client
@@ -24,7 +24,7 @@ REQUESTS = 200
 
 
 def resident_mb():
-    """Memory of this process that is in use, in MB; client, server and model live in it."""
+    """Resident memory of this process in MiB, with client, server and model."""
     gc.collect()
     return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) / 1024
 
@@ -39,10 +39,10 @@ def ask(address, photo):
 
 
 def rounds(folder):
-    """Three times 200 requests at once: statuses and tiles of the answers, and the memory after each."""
+    """Send 200 simultaneous requests three times; gives statuses and tiles of the answers, and memory use."""
     encoder, source = StubEncoder(), ListSource(8)
     locator = Locator(encoder, GeoIndex.build(encoder, source, Path(folder) / "city.gengeo"), model_name="stub")
-    # 600 x 600 pixels are 1 MB decoded: what 200 requests would keep is far above the noise of the measurement.
+    # 600 x 600 pixels are 1 MB decoded: photos of 200 requests in memory would exceed the noise of the measurement.
     photos = [picture(image.resize((600, 600), Image.Resampling.NEAREST), "JPEG") for image in source.images]
     answers, memory = [], []
     with running(create_app(locator)) as address, ThreadPoolExecutor(REQUESTS) as pool:
@@ -55,8 +55,8 @@ def rounds(folder):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads memory from /proc")
-def test_two_hundred_at_once_lose_none_and_keep_nothing(tmp_path):
-    # In a process of its own: one that has run other tests has an allocator with a past.
+def test_two_hundred_requests_are_answered_and_memory_stays_flat(tmp_path):
+    # In a new process: memory that other tests have allocated would hide growth.
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as own:
         answers, memory = own.submit(rounds, tmp_path).result()
     for found in answers:

@@ -1,4 +1,4 @@
-"""The service and the page under a path of a proxy, which removes the path before it passes a request on."""
+"""The service and the page behind a proxy that removes a path prefix."""
 
 import contextlib
 import http.server
@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason='the service needs pip install "gengeo_hf[serve]"')
 
-from gengeo_hf.serving.server import Access, in_thread
+from gengeo_hf.serving.server import Access, serve_in_thread
 from gengeo_hf.serving.service import create_app
 
 PREFIX = "/geo"
@@ -19,7 +19,7 @@ AUTHORIZED = {"authorization": f"Bearer {TOKEN}"}
 
 @contextlib.contextmanager
 def proxy_to(address):
-    """A reverse proxy that serves `address` under PREFIX; gives its address."""
+    """Run a reverse proxy that serves `address` under PREFIX; gives its URL."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def forward(self):
@@ -53,9 +53,9 @@ def proxy_to(address):
         server.server_close()
 
 
-def test_the_service_answers_under_a_path_of_a_proxy(locator, photo):
+def test_service_answers_under_path_prefix(locator, photo):
     access = Access(token=TOKEN, root_path=PREFIX)
-    with in_thread(create_app(locator), access) as address, proxy_to(address) as outside:
+    with serve_in_thread(create_app(locator), access) as address, proxy_to(address) as outside:
         assert httpx.get(f"{outside}/health/live").json() == {"status": "ok"}  # without a token
         assert httpx.get(f"{outside}/health").status_code == 401
         found = httpx.post(f"{outside}/locate", content=photo, headers=AUTHORIZED)
@@ -69,13 +69,13 @@ def test_the_service_answers_under_a_path_of_a_proxy(locator, photo):
         assert 'gengeo_requests_total{path="/locate",status="200"} 1.0' in metrics
 
 
-def test_the_page_names_its_files_under_the_path_of_a_proxy(locator):
+def test_page_names_its_files_under_path_prefix(locator):
     pytest.importorskip("gradio", reason='the page needs pip install "gengeo_hf[app]"')
     from gengeo_hf.serving.page import build_page, page_app
     from gengeo_hf.serving.page_uploads import uploads_directory
 
     with uploads_directory() as uploads:
         app = page_app(build_page(locator), uploads, PREFIX)
-        with in_thread(app, Access(root_path=PREFIX)) as address, proxy_to(address) as outside:
+        with serve_in_thread(app, Access(root_path=PREFIX)) as address, proxy_to(address) as outside:
             assert httpx.get(f"{outside}/").status_code == 200
             assert httpx.get(f"{outside}/config").json()["root"].endswith(PREFIX)

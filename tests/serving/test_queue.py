@@ -1,3 +1,5 @@
+"""`RequestQueue`: limits of requests, bytes and workers, and requests that are cancelled."""
+
 import asyncio
 import contextlib
 import threading
@@ -7,17 +9,17 @@ import pytest
 from gengeo_hf.serving.queue import BusyError, Limits, RequestQueue
 
 
-def test_never_more_at_work_than_workers_and_all_are_answered():
-    now, most, lock = 0, 0, threading.Lock()
+def test_run_uses_at_most_all_workers_and_answers_every_request():
+    running, most, lock = 0, 0, threading.Lock()
 
     def work(number):
-        nonlocal now, most
+        nonlocal running, most
         with lock:
-            now += 1
-            most = max(most, now)
+            running += 1
+            most = max(most, running)
         threading.Event().wait(0.005)
         with lock:
-            now -= 1
+            running -= 1
         return number
 
     async def one(queue, number):
@@ -33,7 +35,7 @@ def test_never_more_at_work_than_workers_and_all_are_answered():
     assert found == list(range(50)) and most == 3 and queue.inside == 0
 
 
-def test_a_full_line_says_when_to_come_back():
+def test_full_queue_raises_busy_with_retry_after():
     async def run():
         queue = RequestQueue(Limits(queue=2))
         async with queue.slot(), queue.slot():
@@ -47,7 +49,7 @@ def test_a_full_line_says_when_to_come_back():
     assert asyncio.run(run()) == (1, 1)
 
 
-def test_bytes_count_as_well_as_requests():
+def test_queue_is_full_when_bytes_exceed_limit():
     async def run():
         queue = RequestQueue(Limits(queue_bytes=100))
         async with queue.slot() as first:
@@ -62,12 +64,12 @@ def test_bytes_count_as_well_as_requests():
     assert asyncio.run(run()) == 0
 
 
-def test_who_gives_up_while_waiting_is_never_worked_on_and_who_is_worked_on_keeps_his_worker():
-    let_go, started = threading.Event(), []
+def test_cancelled_request_is_skipped_while_waiting_and_keeps_worker_while_running():
+    go, started = threading.Event(), []
 
     def work(number):
         started.append(number)
-        let_go.wait(10)
+        go.wait(10)
 
     async def one(queue, number):
         async with queue.slot():
@@ -76,20 +78,20 @@ def test_who_gives_up_while_waiting_is_never_worked_on_and_who_is_worked_on_keep
     async def run():
         queue = RequestQueue(Limits(workers=1, seconds=0.1))
         outcomes = await asyncio.gather(*(one(queue, number) for number in range(3)), return_exceptions=True)
-        busy_still = queue._free.locked()
-        let_go.set()
+        is_busy = queue._free.locked()
+        go.set()
         async with queue.slot():
             assert await queue.run(lambda: "next") == "next"
-        return outcomes, busy_still
+        return outcomes, is_busy
 
-    outcomes, busy_still = asyncio.run(run())
+    outcomes, is_busy = asyncio.run(run())
     assert all(isinstance(outcome, TimeoutError) for outcome in outcomes)
-    assert started == [0] and busy_still
+    assert started == [0] and is_busy
 
 
 @pytest.mark.parametrize("pending", [False, True])
-def test_what_a_request_that_was_given_up_gets_too_late_is_given_back(pending):
-    """A decoder answers after the time limit: its pixels must not stay in the budget."""
+def test_decoded_context_is_exited_after_request_was_cancelled(pending):
+    """A decoder may finish after the time limit; its pixels must not stay in the budget."""
     go, events = threading.Event(), []
 
     @contextlib.contextmanager
@@ -113,7 +115,7 @@ def test_what_a_request_that_was_given_up_gets_too_late_is_given_back(pending):
 
     async def use(queue):
         async with queue.decoded(reading()):
-            raise AssertionError("it was given up")
+            raise AssertionError("the request was cancelled")
 
     asyncio.run(run())
     assert events == ["entered", "left"]

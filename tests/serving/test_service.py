@@ -1,4 +1,4 @@
-"""The service from outside: what a program sends and what it gets back."""
+"""The service over HTTP: answers, errors, limits, reload of the index, metrics and logs."""
 
 import errno
 import io
@@ -34,7 +34,7 @@ def client(locator):
 
 
 def problem(reply, status, code):
-    """The message of an error, after its form was checked."""
+    """Check the form of an error, and return its message."""
     assert reply.status_code == status, reply.text
     assert set(reply.json()) == {"error"} and reply.json()["error"]["code"] == code
     message = reply.json()["error"]["message"]
@@ -42,7 +42,7 @@ def problem(reply, status, code):
     return message
 
 
-def test_a_form_and_bare_bytes_give_the_localizers_places(client, encoder, index, photo):
+def test_locate_with_form_or_bytes_gives_places_of_localizer(client, encoder, index, photo):
     best = GeoLocalizer(encoder, index).locate(photo, top=3).places
     for send in ({"content": photo}, {"files": {"image": ("street.png", photo, "image/png")}}):
         reply = client.post("/locate", params={"top": 3}, **send)
@@ -54,37 +54,37 @@ def test_a_form_and_bare_bytes_give_the_localizers_places(client, encoder, index
         assert found["index"]["name"] == "city.gengeo" and len(found["index"]["version"]) == 12
 
 
-def test_curl_sends_bytes_as_a_form_type_and_is_understood(client, photo):
-    headers = {"Content-Type": "application/x-www-form-urlencoded"}  # what curl --data-binary says
+def test_locate_accepts_bytes_with_form_content_type(client, photo):
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}  # as curl --data-binary sends it
     assert client.post("/locate", content=photo, headers=headers).status_code == 200
 
 
-def test_geojson_by_parameter_and_by_accept_header(client, photo):
+def test_locate_gives_geojson_by_parameter_or_accept_header(client, photo):
     for options in ({"params": {"format": "geojson"}}, {"headers": {"Accept": "application/geo+json"}}):
         reply = client.post("/locate", content=photo, **options)
         assert reply.headers["content-type"] == "application/geo+json"
         assert reply.json()["type"] == "FeatureCollection"
         lon, lat = reply.json()["features"][0]["geometry"]["coordinates"]
         assert lat == pytest.approx(60.17, abs=0.01) and lon == pytest.approx(24.947, abs=0.01)
-    asked = {"params": {"format": "json"}, "headers": {"Accept": "application/geo+json"}}
-    assert "places" in client.post("/locate", content=photo, **asked).json()
+    options = {"params": {"format": "json"}, "headers": {"Accept": "application/geo+json"}}
+    assert "places" in client.post("/locate", content=photo, **options).json()
 
 
-def test_priors_and_merging_are_passed_on(client, photo):
+def test_locate_options_near_and_merge_are_used(client, photo):
     found = client.post("/locate", params={"near": "60.17,24.94,150m", "merge": False}, content=photo).json()
     assert [place["tile_id"] for place in found["places"]] != [] and len(found["places"]) == 2
     nowhere = client.post("/locate", params={"near": "-60,0,1km"}, content=photo)
     assert nowhere.status_code == 200 and nowhere.json()["places"] == []
 
 
-def test_exif_is_shown_and_a_prior_when_asked(client, shared_data):
+def test_exif_position_is_reported_and_limits_search_only_with_near_exif(client, shared_data):
     photo = (shared_data / "exif" / "DSCN0010.jpg").read_bytes()
     found = client.post("/locate", content=photo).json()
     assert found["exif"]["lat"] == pytest.approx(43.467, abs=1e-3) and found["exif"]["distance_m"] > 1e6
     assert client.post("/locate", params={"near_exif": "1km"}, content=photo).json()["places"] == []
 
 
-def test_descriptors_of_both_views(locator, client, encoder, source, tiny_model, tiny_processor):
+def test_encode_gives_descriptors_of_both_views(locator, client, encoder, source, tiny_model, tiny_processor):
     image = source.images[1]
     for view in ("ground", "aerial"):
         reply = client.post("/encode", params={"view": view}, content=picture(image)).json()
@@ -100,7 +100,7 @@ def test_descriptors_of_both_views(locator, client, encoder, source, tiny_model,
             np.testing.assert_allclose(reply["descriptor"], real.encode([image], view)[0], atol=1e-5)
 
 
-def test_health_counts_and_names(client, photo):
+def test_health_reports_index_and_counts(client, photo):
     client.post("/locate", content=photo)
     client.post("/locate", content=b"no photo")
     found = client.get("/health").json()
@@ -109,7 +109,7 @@ def test_health_counts_and_names(client, photo):
 
 
 @pytest.mark.parametrize(
-    ("send", "status", "code", "words"),
+    ("send", "status", "code", "text"),
     [
         ({"content": b""}, 400, "no_photo", "request is empty"),
         ({"content": b"hello"}, 422, "bad_photo", "is not an image"),
@@ -127,39 +127,39 @@ def test_health_counts_and_names(client, photo):
         ({"content": b"x", "params": {"threshold": 0.5}}, 422, "bad_parameter", "no calibration"),
     ],
 )
-def test_mistakes_are_told_in_one_form(client, send, status, code, words):
-    assert words in problem(client.post("/locate", **send), status, code)
+def test_bad_request_gets_error_with_code(client, send, status, code, text):
+    assert text in problem(client.post("/locate", **send), status, code)
 
 
-def test_wrong_addresses_and_methods_have_the_same_form(client):
+def test_unknown_path_and_method_get_error_with_code(client):
     problem(client.get("/nothing"), 404, "not_found")
     problem(client.get("/locate"), 405, "method_not_allowed")
 
 
 @pytest.mark.parametrize(("size", "status"), [((1, 1), 422), ((8, 8), 200), ((20_000, 8), 200), ((20_000, 2_600), 422)])
-def test_photos_of_odd_sizes(client, size, status):
+def test_photo_of_unusual_size_is_located_or_refused(client, size, status):
     reply = client.post("/locate", content=picture(Image.new("1", size)))
     assert reply.status_code == status, reply.text
     if size[1] == 2_600:
         assert "50 megapixels" in problem(reply, 422, "bad_photo")
 
 
-def test_a_damaged_photo(client, big_photo):
+def test_damaged_photo_is_refused(client, big_photo):
     assert "damaged" in problem(client.post("/locate", content=big_photo[: len(big_photo) // 2]), 422, "bad_photo")
 
 
-@pytest.mark.parametrize("announced", [True, False])
-def test_too_large_an_upload_is_refused_and_the_client_learns_why(locator, announced):
+@pytest.mark.parametrize("has_length", [True, False])
+def test_too_large_upload_is_refused_with_413(locator, has_length):
     body = b"0" * 3_000_000
     with running(create_app(locator, Limits(photo_bytes=1_000_000))) as address:
-        content = body if announced else (body[start : start + 65536] for start in range(0, len(body), 65536))
+        content = body if has_length else (body[start : start + 65536] for start in range(0, len(body), 65536))
         assert "1 MB" in problem(httpx.post(f"{address}/locate", content=content), 413, "too_large")
         assert "1 MB" in problem(httpx.post(f"{address}/locate", files={"image": body}), 413, "too_large")
         assert httpx.get(f"{address}/health").json()["inside"] == 0
 
 
 class Slow(StubEncoder):
-    """An encoder that waits until it is let go."""
+    """An encoder that waits for the event `go`."""
 
     def __init__(self):
         super().__init__()
@@ -172,9 +172,9 @@ class Slow(StubEncoder):
 
 @pytest.fixture
 def slow(index):
-    made = Slow()
-    yield made
-    made.go.set()
+    encoder = Slow()
+    yield encoder
+    encoder.go.set()
 
 
 def wait_for(condition):
@@ -182,10 +182,10 @@ def wait_for(condition):
         if condition():
             return
         threading.Event().wait(0.01)
-    raise AssertionError("it did not happen in 10 s")
+    raise AssertionError("the condition was not met in 10 s")
 
 
-def test_a_full_queue_is_503_with_retry_after_and_then_all_are_answered(slow, index, photo):
+def test_full_queue_gives_503_with_retry_after_and_answers_waiting_requests(slow, index, photo):
     app = create_app(Locator(slow, index, batch_size=2), Limits(queue=6, workers=2))
     with running(app) as address, ThreadPoolExecutor(6) as pool:
         inside = [pool.submit(httpx.post, f"{address}/locate", content=photo, timeout=30) for _ in range(6)]
@@ -197,7 +197,7 @@ def test_a_full_queue_is_503_with_retry_after_and_then_all_are_answered(slow, in
         assert httpx.get(f"{address}/health").json()["refused"] == 1
 
 
-def test_the_time_limit_is_504_and_frees_the_place(slow, index, photo):
+def test_time_limit_gives_504_and_frees_slot(slow, index, photo):
     with running(create_app(Locator(slow, index), Limits(seconds=0.2))) as address:
         assert "0.2 s" in problem(httpx.post(f"{address}/locate", content=photo), 504, "timeout")
         assert httpx.get(f"{address}/health").json()["inside"] == 0
@@ -205,14 +205,14 @@ def test_the_time_limit_is_504_and_frees_the_place(slow, index, photo):
         assert httpx.post(f"{address}/locate", content=photo).status_code == 200
 
 
-def test_a_broken_model_is_not_the_clients_fault(index, photo):
+def test_model_error_gives_503_or_500_without_details(index, photo):
     class Broken(StubEncoder):
         def encode(self, images, view, **options):
             return np.full((len(images), 64), np.nan, np.float32)
 
     class Worse(StubEncoder):
         def encode(self, images, view, **options):
-            raise RuntimeError("secret of the machine")
+            raise RuntimeError("secret")
 
     with running(create_app(Locator(Broken(), index))) as address:
         assert "NaN" in problem(httpx.post(f"{address}/locate", content=photo), 503, "cannot_answer")
@@ -220,15 +220,15 @@ def test_a_broken_model_is_not_the_clients_fault(index, photo):
         assert "secret" not in problem(httpx.post(f"{address}/locate", content=photo), 500, "internal")
 
 
-def test_confidence_and_dont_know(encoder, index, photo):
-    sure = Calibration(-9.0, 10.0, 0.0, 50, encoder.fingerprint, 8, 20, 0.0)
-    with running(create_app(Locator(encoder, index, sure))) as address:
+def test_known_depends_on_threshold(encoder, index, photo):
+    calibration = Calibration(-9.0, 10.0, 0.0, 50, encoder.fingerprint, 8, 20, 0.0)
+    with running(create_app(Locator(encoder, index, calibration))) as address:
         replies = [httpx.post(f"{address}/locate", params={"threshold": t}, content=photo).json() for t in (0.5, 0.99)]
     assert [reply["known"] for reply in replies] == [True, False]
     assert 0.5 < replies[0]["places"][0]["confidence"] < 0.99
 
 
-def test_the_schema_names_what_is_sent_and_the_docs_need_no_internet(client, photo):
+def test_schema_describes_requests_and_docs_load_nothing(client, photo):
     schema = client.get("/openapi.json").json()
     assert set(schema["paths"]) == {"/locate", "/encode", "/health"}
     content = schema["paths"]["/locate"]["post"]["requestBody"]["content"]
@@ -240,7 +240,7 @@ def test_the_schema_names_what_is_sent_and_the_docs_need_no_internet(client, pho
     assert "src=" not in page and "https://" not in page and client.get("/redoc").status_code == 404
 
 
-def test_answers_are_as_the_schema_says(client, photo):
+def test_answers_conform_to_schema(client, photo):
     jsonschema = pytest.importorskip("jsonschema")
     schema = client.get("/openapi.json").json()
     for path, reply in {
@@ -251,37 +251,37 @@ def test_answers_are_as_the_schema_says(client, photo):
         jsonschema.validate(reply.json(), wanted | {"components": schema["components"]})
 
 
-def test_an_index_replaced_on_disk_is_taken_at_reload_and_answers_never_mix(encoder, index, photo):
-    """Old answers name old tiles and the old version, new ones new tiles, while photos keep coming."""
+def test_reload_uses_replaced_index_and_answers_never_mix_versions(encoder, index, photo):
+    """During constant requests, each answer has the tiles and the version of one index."""
     locator = Locator(encoder, index)
     names = {locator.localizer.index.manifest.content_id: "noise"}
-    stop, seen, wrong = threading.Event(), set(), []
+    stop, versions, wrong = threading.Event(), set(), []
 
-    def keep_asking(address):
+    def keep_locating(address):
         with httpx.Client(base_url=address) as client:
             while not stop.is_set():
                 reply = client.post("/locate", content=photo).json()
                 kinds = {place["tile_id"].split("-")[0] for place in reply["places"]}
-                seen.add(reply["index"]["version"])
+                versions.add(reply["index"]["version"])
                 if kinds != {names.get(reply["index"]["version"])}:
                     wrong.append(reply)
 
     with running(create_app(locator)) as address, ThreadPoolExecutor(3) as pool:
-        asking = [pool.submit(keep_asking, address) for _ in range(3)]
+        clients = [pool.submit(keep_locating, address) for _ in range(3)]
         for generation in ("second", "third", "fourth"):
             new = GeoIndex.build(encoder, ListSource(8, generation, seed=len(generation)), index.path, overwrite=True)
             assert httpx.get(f"{address}/health").json()["index_outdated"]
             names[new.manifest.content_id] = generation
             assert locator.reload() == 8
             assert not httpx.get(f"{address}/health").json()["index_outdated"]
-        wait_for(lambda: len(seen) >= 2)
+        wait_for(lambda: len(versions) >= 2)
         stop.set()
-        for future in asking:
+        for future in clients:
             future.result()
     assert not wrong, wrong[0]
 
 
-def test_a_reload_of_something_else_keeps_the_old_index(encoder, index, photo):
+def test_reload_of_bad_index_keeps_open_index(encoder, index, photo):
     locator = Locator(encoder, index)
     GeoIndex.build(StubEncoder("other"), ListSource(3), index.path, overwrite=True)
     with pytest.raises(GenGeoError, match="made by another model"):
@@ -291,18 +291,18 @@ def test_a_reload_of_something_else_keeps_the_old_index(encoder, index, photo):
         locator.reload()
     from gengeo_hf.serving.locator import LocateQuery
 
-    assert locator.ask(photo, LocateQuery())[0].places[0].tile_id == "noise-4"
+    assert locator.locate(photo, LocateQuery())[0].places[0].tile_id == "noise-4"
 
 
-def test_a_taken_port_is_said(locator):
+def test_serve_with_port_in_use_raises(locator):
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(GenGeoError, match="cannot listen"):
         serve(locator, port=taken.getsockname()[1])
 
 
-def test_a_multipart_photo_larger_than_memory_pieces(client):
-    """Starlette moves form files beyond 1 MB to disk; the bytes must be the same."""
+def test_encode_form_file_over_1_mb_equals_bytes(client):
+    """Starlette stores form files of more than 1 MB on disk; the bytes must be the same."""
     noise = np.random.default_rng(0).integers(0, 255, (900, 900, 3), np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, "PNG")
@@ -311,7 +311,7 @@ def test_a_multipart_photo_larger_than_memory_pieces(client):
     assert form["descriptor"] == client.post("/encode", content=buffer.getvalue()).json()["descriptor"]
 
 
-def test_supervisors_may_send_head_and_people_come_to_the_docs(client):
+def test_health_accepts_head_and_root_redirects_to_docs(client):
     for path in ("/health", "/health/live", "/health/ready"):
         reply = client.head(path)
         assert reply.status_code == 200 and reply.content == b"", path
@@ -327,11 +327,11 @@ def test_supervisors_may_send_head_and_people_come_to_the_docs(client):
         ("C:\\Users\\alice\\flight.tif", "flight.tif"),
     ],
 )
-def test_names_of_sources_stay_whole_and_paths_of_this_machine_do_not(source, shown):
-    assert locator_module._public(source) == shown
+def test_public_source_removes_directories_of_local_paths(source, shown):
+    assert locator_module._public_source(source) == shown
 
 
-def test_metrics_count_requests_and_health_tells_alive_from_ready(client, photo):
+def test_metrics_count_requests_and_health_paths_answer(client, photo):
     client.post("/locate", content=photo)
     text = client.get("/metrics").text
     assert 'gengeo_requests_total{path="/locate",status="200"} 1.0' in text and "gengeo_index_tiles 8.0" in text
@@ -340,7 +340,7 @@ def test_metrics_count_requests_and_health_tells_alive_from_ready(client, photo)
     assert client.get("/", follow_redirects=False).headers["location"] == "docs"
 
 
-def test_a_full_disk_is_not_ready(client, monkeypatch):
+def test_ready_with_full_disk_gives_503(client, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
@@ -348,19 +348,19 @@ def test_a_full_disk_is_not_ready(client, monkeypatch):
     assert "No space left" in problem(client.get("/health/ready"), 503, "cannot_answer")
 
 
-def test_a_full_disk_is_507_and_any_other_failure_of_the_system_is_500(locator, photo, monkeypatch):
+def test_full_disk_gives_507_and_other_system_error_500(locator, photo, monkeypatch):
     for number, status, code in ((errno.ENOSPC, 507, "no_space"), (errno.EACCES, 500, "internal")):
 
         async def failing(*_, number=number, **__):
-            raise OSError(number, "as the system says it")
+            raise OSError(number, "text of the system")
 
-        monkeypatch.setattr("gengeo_hf.serving.service.photo_of", failing)
+        monkeypatch.setattr("gengeo_hf.serving.service.read_upload", failing)
         with running(create_app(locator)) as address:
             message = problem(httpx.post(f"{address}/locate", content=photo), status, code)
-        assert ("as the system says it" in message) == (status == 507)
+        assert ("text of the system" in message) == (status == 507)
 
 
-def test_json_logs_are_one_object_a_line_with_the_request_id(locator, photo, capfd):
+def test_json_logs_have_one_object_per_line_with_request_id(locator, photo, capfd):
     before = {name: (logging.getLogger(name).handlers, logging.getLogger(name).level) for name in ("gengeo", "uvicorn")}
     try:
         configure_logs("json")

@@ -1,4 +1,4 @@
-"""Whose request is refused before it is read hears why: a connection that is reset would leave its sender guessing."""
+"""Requests that are refused before they are read: the client reads the answer, the connection is not reset."""
 
 import http.client
 import json
@@ -16,7 +16,7 @@ from tests.serving.conftest import running
 
 
 @pytest.mark.parametrize("times", [1.1, 5])
-def test_the_sender_of_a_large_upload_is_told(locator, times):
+def test_too_large_upload_client_reads_413(locator, times):
     limit = 1_000_000
     with running(create_app(locator, Limits(photo_bytes=limit))) as address:
         for _ in range(5):
@@ -30,7 +30,7 @@ def test_the_sender_of_a_large_upload_is_told(locator, times):
 @pytest.mark.parametrize(
     ("path", "status"), [("/locate?near=1,2", 422), ("/nowhere", 404), ("/locate?threshold=1", 422)]
 )
-def test_a_refusal_waits_for_the_end_of_what_is_sent(locator, path, status):
+def test_refusal_waits_until_body_is_sent(locator, path, status):
     body = bytes(5_000_000)
     head = (
         f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
@@ -39,7 +39,7 @@ def test_a_refusal_waits_for_the_end_of_what_is_sent(locator, path, status):
         where = urlsplit(address)
         with socket.create_connection((where.hostname, where.port), timeout=60) as connection:
             connection.sendall(head + body[:1000])
-            time.sleep(0.3)  # long enough for a hasty refusal
+            time.sleep(0.3)  # long enough for a refusal that does not wait
             connection.sendall(body[1000:])
             reply = b""
             while part := connection.recv(65_536):

@@ -1,10 +1,10 @@
-// Encode a photo with onnxruntime-web and compare it with the descriptors of tiles. Nothing is sent anywhere.
+// Encode a photo with onnxruntime-web and compare it with the descriptors of tiles. The photo is not sent to a server.
 import * as ort from './ort/ort.wasm.min.mjs';
 
 const TOP = 5;
 const status = document.getElementById('status');
 
-// Weights of Pillow's antialiased bicubic resize of one axis: for each new position the first old one, and weights.
+// Pillow's antialiased bicubic resize of one axis: for each new pixel the index of the first old pixel, and weights.
 function axisWeights(from, to) {
   const scale = Math.max(from / to, 1), support = 2 * scale, rows = [];
   const cubic = (x) => {
@@ -58,7 +58,7 @@ async function fetched(name, as) {
   return answer[as]();
 }
 
-// Photos of many megapixels are first drawn at twice the model's size or more: enough for the resize after it.
+// Photos of many megapixels are first drawn at four times the model's size, which is enough for the resize after it.
 async function readPhoto(file, model) {
   const image = await createImageBitmap(file);
   const shrink = Math.min(1, Math.max(4 * model.width / image.width, 4 * model.height / image.height));
@@ -67,14 +67,14 @@ async function readPhoto(file, model) {
   canvas.height = Math.max(1, Math.round(image.height * shrink));
   const context = canvas.getContext('2d', { willReadFrequently: true });
   context.imageSmoothingQuality = 'high';
-  context.fillStyle = 'rgb(124, 116, 104)'; // behind what is transparent, as in training
+  context.fillStyle = 'rgb(124, 116, 104)'; // background of transparent pixels, as in training
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.drawImage(image, 0, 0, canvas.width, canvas.height);
   const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
   return pixelValues(data, canvas.width, canvas.height, model);
 }
 
-// Tiles by cosine: descriptors are int8 with one factor for each tile.
+// Tiles sorted by cosine similarity; their descriptors are int8 with one factor for each tile.
 function search(descriptor, codes, factors, dim) {
   const scores = [];
   for (let row = 0; row < factors.length; row++) {
@@ -89,16 +89,16 @@ function show(places, tiles) {
   const body = document.getElementById('places');
   body.replaceChildren();
   places.forEach(([score, row], rank) => {
-    const line = body.insertRow();
-    const where = `${tiles.lat[row].toFixed(6)}, ${tiles.lon[row].toFixed(6)}`;
-    for (const text of [rank + 1, where, score.toFixed(3), tiles.id[row]]) line.insertCell().textContent = text;
+    const tableRow = body.insertRow();
+    const position = `${tiles.lat[row].toFixed(6)}, ${tiles.lon[row].toFixed(6)}`;
+    for (const text of [rank + 1, position, score.toFixed(3), tiles.id[row]]) tableRow.insertCell().textContent = text;
   });
   body.parentElement.hidden = false;
 }
 
 async function start() {
   ort.env.wasm.wasmPaths = new URL('./ort/', import.meta.url).href;
-  ort.env.wasm.numThreads = 1; // several need headers that a plain file server does not send
+  ort.env.wasm.numThreads = 1; // more threads need headers that a plain file server does not send
   const [model, tiles, codes, factors, graph] = await Promise.all([
     fetched('model.json', 'json'), fetched('tiles.json', 'json'), fetched('codes.bin', 'arrayBuffer'),
     fetched('factors.bin', 'arrayBuffer'), fetched('model.onnx', 'arrayBuffer')]);

@@ -1,4 +1,4 @@
-"""`gengeo data check`: compare a directory with what a data set should hold."""
+"""`gengeo data check`: check whether a directory has all files of a data set."""
 
 from typing import Annotated
 
@@ -12,9 +12,9 @@ from gengeo_hf.cli.exit_codes import FAILURE
 @data.command()
 def check(
     dataset: Dataset,
-    fix: Annotated[bool, typer.Option("--fix", help="Make the links that are offered; nothing is moved.")] = False,
+    fix: Annotated[bool, typer.Option("--fix", help="Create the suggested links; no file is moved.")] = False,
 ) -> None:
-    """Say what a directory holds, what it should hold, and what to do. Exit code 1 if something is missing.
+    """Print what a directory has, what is missing, and what to do. Exit code 1 if something is missing.
 
     **Examples**
 
@@ -24,15 +24,16 @@ def check(
     """
     from gengeo_hf.data.check import check_data
 
-    asked = parse_dataset(dataset)
-    if asked.root is None:
-        raise console.UsageError(f"{asked.name} needs its directory or file: gengeo data check {asked.name} PATH")
-    report = check_data(asked.name, asked.root, **asked.options)
+    notation = parse_dataset(dataset)
+    if notation.root is None:
+        name = notation.name
+        raise console.UsageError(f"{name} needs its directory or file: gengeo data check {name} PATH")
+    report = check_data(notation.name, notation.root, **notation.options)
     console.result(report)
     if fix:
         for link in report.make_links():
             console.result(f"linked {link}")
     elif report.links:
-        console.result(f"--fix would make {len(report.links)} links for tools that look elsewhere")
+        console.result(f"--fix would create {len(report.links)} links for tools that expect other paths")
     if not report.ok:
         raise typer.Exit(FAILURE)

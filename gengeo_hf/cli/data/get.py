@@ -1,4 +1,4 @@
-"""`gengeo data get`: fetch open data, and write them as a table of pairs."""
+"""`gengeo data get`: download an open data set, and write a table of pairs."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,36 +14,36 @@ ON_REQUEST = ("cvusa", "cvact", "vigor", "vigor-same", "vigor-cross", "universit
 @data.command()
 def get(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Data set: justzoomin (Washington DC).")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Directory to fill; a stopped run continues in it.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Directory to write; a stopped run continues in it.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for consent; required without a terminal.")] = False,
     archives: Annotated[
-        str, typer.Option(metavar="N,N,...|all", help="Photo archives to fetch, about 5.4 GB each.")
+        str, typer.Option(metavar="N,N,...|all", help="Numbers of the photo archives to download, about 5.4 GB each.")
     ] = "0",
     max_photos: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Greatest number of photos, read from the beginning of the archives. Default: all of them."
-        ),
+        typer.Option(min=1, help="Greatest number of photos, from the beginning of the archives. Default: all."),
     ] = None,
     zoom: Annotated[
         int,
-        typer.Option(max=0, help="Level of the aerial pyramid: 0 is 0.08 m per pixel, each lower level doubles it."),
+        typer.Option(
+            max=0, help="Level of the aerial pyramid: 0 has 0.08 m per pixel, each lower level twice as much."
+        ),
     ] = -2,
     crop_m: Annotated[float, typer.Option(min=10, max=400, help="Side of a tile in metres.")] = 39.0625,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Read every unpacked file again; damaged ones are fetched again.")
+        bool, typer.Option("--verify", help="Verify every unpacked file; damaged ones are downloaded again.")
     ] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Use only files on disk; send no request.")] = False,
     revision: Annotated[
         str | None, typer.Option(help="Commit, branch or tag on the Hub. Default: the tested commit.")
     ] = None,
     accept_licence: Annotated[
-        str, typer.Option(metavar="NAME", help="Licence that the data set's card may state.")
+        str, typer.Option(metavar="NAME", help="Licence that you accept; the card of the data set must state it.")
     ] = "cc-by-sa-4.0",
 ) -> None:
-    """Fetch an open data set from the Hub, render its tiles, and write `pairs.parquet` with licences and sources.
+    """Download an open data set from the Hub, render its tiles, and write `pairs.parquet` with licences and sources.
 
-    Shows disk space and licences, and asks once. Exit code 2 without a terminal and without --yes.
+    Disk space and licences are printed before you confirm. Exit code 2 without a terminal and without --yes.
 
     **Examples**
 
@@ -52,9 +52,11 @@ def get(
         gengeo data get justzoomin --out data/jz --max-photos 2000 --yes
     """
     if name in ON_REQUEST:
-        raise console.UsageError(f"{name} must be asked for from its owners and cannot be fetched; see docs, Evaluate")
+        raise console.UsageError(
+            f"{name} must be requested from its owners and cannot be downloaded; see docs, Evaluate"
+        )
     if name != "justzoomin":
-        raise console.UsageError(f"unknown data set {name!r}: justzoomin can be fetched")
+        raise console.UsageError(f"unknown data set {name!r}: only justzoomin can be downloaded")
     from gengeo_hf.common.errors import MissingExtraError
 
     try:

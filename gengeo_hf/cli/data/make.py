@@ -1,4 +1,4 @@
-"""`gengeo data make`: pairs of one's own city from Mapillary photos and an open orthophoto."""
+"""`gengeo data make`: make pairs of a city from Mapillary photos and an orthophoto."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,14 +24,14 @@ def make(
         str,
         typer.Option(
             metavar="SOURCE",
-            help="Aerial imagery of any kind that `gengeo index` reads: a template https://.../{z}/{x}/{y}.jpg, WMS, "
+            help="Aerial imagery, as for `gengeo index`: a template https://.../{z}/{x}/{y}.jpg, WMS, "
             "WMTS, ArcGIS, COG, a GeoTIFF or a directory of them.",
         ),
     ],
     where: AreaOptions,
     network: NetworkOptions,
     kind: Annotated[
-        str, typer.Option(help="Photos to take: panorama or perspective.", rich_help_panel=PHOTOS)
+        str, typer.Option(help="Kind of photos: panorama or perspective.", rich_help_panel=PHOTOS)
     ] = "panorama",
     max_photos: Annotated[int, typer.Option(min=1, help="Greatest number of photos.", rich_help_panel=PHOTOS)] = 20_000,
     max_years: Annotated[
@@ -45,7 +45,8 @@ def make(
     photo_width: Annotated[
         int | None,
         typer.Option(
-            help="Pixels: 256, 1024 or 2048. Default: 2048 of panoramas, 1024 of others.", rich_help_panel=PHOTOS
+            help="Width of photos in pixels: 256, 1024 or 2048. Default: 2048 for panoramas, else 1024.",
+            rich_help_panel=PHOTOS,
         ),
     ] = None,
     max_shift: Annotated[
@@ -56,30 +57,33 @@ def make(
         float, typer.Option(min=0, help="Greatest pitch or roll in degrees.", rich_help_panel=PHOTOS)
     ] = 10.0,
     min_quality: Annotated[
-        float, typer.Option(min=0, max=1, help="Least quality score, 0 to 1.", rich_help_panel=PHOTOS)
+        float, typer.Option(min=0, max=1, help="Minimum quality score, 0 to 1.", rich_help_panel=PHOTOS)
     ] = 0.0,
     min_brightness: Annotated[
-        float, typer.Option(min=0, max=255, help="Least mean grey level, 0 to 255.", rich_help_panel=PHOTOS)
+        float, typer.Option(min=0, max=255, help="Minimum mean grey level, 0 to 255.", rich_help_panel=PHOTOS)
     ] = 25.0,
     api: Annotated[
         str, typer.Option(help="Address of the photo service, which receives your token.", rich_help_panel=PHOTOS)
     ] = API_ADDRESS,
     tile: Annotated[Any, typer.Option(help="Side of a tile on the ground.", rich_help_panel=IMAGERY, **LENGTH)] = "60m",
     overlap: Annotated[
-        Any, typer.Option(help="Share of a tile that its neighbour repeats.", rich_help_panel=IMAGERY, **SHARE)
+        Any, typer.Option(help="Share of a tile that its neighbour overlaps.", rich_help_panel=IMAGERY, **SHARE)
     ] = "50%",
     pixels: Annotated[
-        int, typer.Option(min=64, max=2048, help="Greatest side of a tile in pixels.", rich_help_panel=IMAGERY)
+        int,
+        typer.Option(min=64, max=2048, help="Greatest width and height of a tile in pixels.", rich_help_panel=IMAGERY),
     ] = 392,
     zoom: Annotated[
-        int | None, typer.Option(help="Zoom level. Default: as fine as needed.", rich_help_panel=IMAGERY)
+        int | None, typer.Option(help="Zoom level. Default: the coarsest that is fine enough.", rich_help_panel=IMAGERY)
     ] = None,
     tms: Annotated[
         bool, typer.Option("--tms", help="Rows are counted from the south.", rich_help_panel=IMAGERY)
     ] = False,
     split: Annotated[
         str,
-        typer.Option(help="area: divide by blocks of land; test: keep all for evaluation.", rich_help_panel=PARTS),
+        typer.Option(
+            help="area: split by blocks of land; test: put all photos into the test split.", rich_help_panel=PARTS
+        ),
     ] = "area",
     test_share: Annotated[
         Any, typer.Option(help="Share of the photos in the test split.", rich_help_panel=PARTS, **SHARE)
@@ -89,23 +93,25 @@ def make(
     ] = "10%",
     block: Annotated[
         Any,
-        typer.Option(help="Side of the blocks of land. Default: what fits.", rich_help_panel=PARTS, **LENGTH),
+        typer.Option(
+            help="Side of the blocks of land. Default: the largest with enough blocks.", rich_help_panel=PARTS, **LENGTH
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of blocks.", rich_help_panel=PARTS)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random choice of blocks.", rich_help_panel=PARTS)] = 0,
     allow_gaps: Annotated[
-        bool, typer.Option("--allow-gaps", help="Continue although some requests got no answer.")
+        bool, typer.Option("--allow-gaps", help="Continue although some requests have failed.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before fetching.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for consent before the download.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan; request no photo and no tile, write nothing.")
     ] = False,
     as_json: Json = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Make pairs of photos and tiles of an area: Mapillary photos and any orthophoto that you may use.
+    """Make pairs of photos and tiles of an area, from Mapillary photos and any orthophoto that you may use.
 
-    The access token is read from MAPILLARY_ACCESS_TOKEN. A stopped run continues when the command is given again.
-    Read the result as `table DIR`.
+    The access token is read from MAPILLARY_ACCESS_TOKEN. A stopped run continues when the command is run again. Load
+    the result as `table DIR`.
 
     **Example**
 
@@ -144,7 +150,7 @@ def make(
     source = open_imagery(
         imagery, TilingOptions(tile_m=tile, overlap=overlap, pixels=pixels, zoom=zoom, tms=tms, area=area, net=net)
     )
-    rights = net.rights.or_else(getattr(source, "rights", Rights()))  # files and sources of a user's own state none
+    rights = net.rights.or_else(getattr(source, "rights", Rights()))  # files and sources of plugins may have no rights
     plan = plan_city(area, source, options, api)
     if dry_run:
         console.json_line(plan.to_dict()) if as_json else console.result(plan)
@@ -174,10 +180,10 @@ def _options(
     seed: int,
     **rules: Any,
 ) -> "CityOptions":
-    """The options of the city.
+    """Convert the options of the command.
 
     Raises:
-        UsageError: A word or a number that is not one of those that are known.
+        UsageError: A value is unknown or outside its range.
     """
     from gengeo_hf.acquire.city import CityOptions
     from gengeo_hf.acquire.mapillary import KINDS, PIXELS
@@ -200,7 +206,7 @@ def _options(
 
 
 def _client_options(imagery: Any) -> Any:
-    """Limits for the photo service: eight requests at a time, as its makers allow; the rest as for imagery."""
+    """Limits for the photo service: eight simultaneous requests, which the service allows; else as for imagery."""
     from dataclasses import replace
 
     return replace(imagery, connections=8, rate=20.0 if imagery.rate else 0.0)

@@ -13,11 +13,9 @@ from gengeo_hf.cli.data import Dataset, data, parse_dataset
 def show(
     dataset: Dataset,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Picture to write (PNG).")] = Path("pairs.png"),
-    pairs: Annotated[
-        int, typer.Option(min=1, max=64, help="Number of pairs, evenly spread over the whole table.")
-    ] = 12,
+    pairs: Annotated[int, typer.Option(min=1, max=64, help="Number of pairs, evenly spaced over the table.")] = 12,
 ) -> None:
-    """Draw a sheet of pairs: are the right photo and the right tile side by side, and is north where it should be?
+    """Draw a sheet of pairs, to check that photos and tiles belong together and that north is right.
 
     **Example**
 

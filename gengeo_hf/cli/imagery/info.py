@@ -1,4 +1,4 @@
-"""`gengeo imagery info`: what a source of imagery holds."""
+"""`gengeo imagery info`: print the contents of a source of imagery."""
 
 from typing import Annotated, Any
 
@@ -13,7 +13,7 @@ from gengeo_hf.cli.options import LENGTH, AreaOptions, Json
 @imagery.command()
 def info(
     source: Annotated[
-        str, typer.Argument(help="Imagery as `gengeo index` takes it: an address, a template, a service, a file.")
+        str, typer.Argument(help="Imagery, as for `gengeo index`: an address, a template, a service, a file.")
     ],
     where: AreaOptions,
     network: NetworkOptions,
@@ -21,7 +21,7 @@ def info(
     reference: Annotated[
         str | None,
         typer.Option(
-            help="Other imagery of the area, by address or a file, to measure a shift against; some tiles are fetched."
+            help="Other imagery of the area, by address or a file, to measure a shift; some tiles are requested."
         ),
     ] = None,
     tile: Annotated[Any, typer.Option(help="Side of the tiles that --reference compares.", **LENGTH)] = "100m",
@@ -29,8 +29,8 @@ def info(
 ) -> None:
     """Print layers, zoom levels, metres per pixel, extent and licence of a source.
 
-    No tile is requested, but for --reference: it measures how far the source lies from other imagery, and prints the
-    --shift that moves it there.
+    No tile is requested, except with --reference, which measures the shift between the source and other imagery and
+    prints the --shift that corrects it.
 
     **Examples**
 
@@ -46,7 +46,7 @@ def info(
     from gengeo_hf.imagery.registration import measure_shift
     from gengeo_hf.imagery.source_info import source_info
 
-    net = replace(network.net(), needs_rights=False)  # nothing is fetched for keeps
+    net = replace(network.net(), needs_rights=False)  # no imagery is stored
     options = TilingOptions(area=where.chosen(), tms=tms, net=net, tile_m=tile, overlap=0.0)
     found, shift = source_info(source, options), None
     if reference is not None:

@@ -19,19 +19,19 @@ def fit(
         str,
         typer.Option(
             metavar='"NAME[:SPLIT] [ROOT] [key=value ...]"',
-            help="Pairs to fit on: photos with positions and fields of view, tiles with bounds. Default split: train.",
+            help="Training pairs: photos with positions and fields of view, tiles with bounds. Default split: train.",
         ),
     ],
     heading_prior: Annotated[
         str,
         typer.Option(
-            help="What will be known of a photo's heading: known (stated), 45 (within 45 degrees, a compass), 180 "
-            "(nothing). One head each; the narrowest is the most exact."
+            help="Greatest error of the stated heading of photos: known (no error), 45 degrees (a compass) or 180 "
+            "(unknown heading). Each needs its own head; a smaller error gives more exact poses."
         ),
     ] = "known",
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIRECTORY", help="Directory of the head. Default: pose/PRIOR in the model's."),
+        typer.Option(metavar="DIRECTORY", help="Directory of the head. Default: pose/PRIOR in that of the model."),
     ] = None,
     whole_tile: Annotated[
         bool,
@@ -41,23 +41,26 @@ def fit(
         ),
     ] = False,
     hard_tiles: Annotated[
-        int, typer.Option(min=0, help="Similar wrong tiles in the loss of each photo, for re-ranking; 4 is enough.")
+        int,
+        typer.Option(
+            min=0, help="Number of similar wrong tiles in the loss of each photo, for re-ranking; 4 is enough."
+        ),
     ] = 0,
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 1200,
+    steps: Annotated[int, typer.Option(min=1, help="Number of optimiser steps.")] = 1200,
     pairs: Annotated[int, typer.Option(min=1, help="Greatest number of pairs.")] = 4800,
     random_baseline: Annotated[
         bool | None,
         typer.Option(
-            help="Fit the same head on an encoder with random weights too, for comparison. Default: for the synthetic "
+            help="Also fit the head on an encoder with random weights, for comparison. Default: only for the synthetic "
             "world, whose two views share colours."
         ),
     ] = None,
     overwrite: Overwrite = False,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random generators.")] = 0,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Fit a pose head: minutes on a CPU. The model, its descriptors and its indexes stay as they are.
+    """Fit a pose head, in minutes on a CPU. The model, its descriptors and its indexes do not change.
 
     A stopped fit continues when the same command is run again.
 
