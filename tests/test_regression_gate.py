@@ -2,8 +2,8 @@
 
 60 places are learned by heart: a quarter of a minute of one core, where a run that generalises takes several minutes.
 Each break leaves every other number plausible: the program runs, the loss is finite, a model is written. The gate must
-turn red all the same. Six seeds of the sound run gave R@1 1.0 and losses of 0.614 to 0.619; a head whose transport ignores
-the scores learns the places too, and ends at 0.706.
+turn red all the same. Six seeds of the sound run gave R@1 1.0 and losses of 0.614 to 0.619; a head whose transport
+ignores the scores learns the places too, and ends at 0.706.
 """
 
 import json
