@@ -33,7 +33,7 @@ class MilvusEngine:
 
     Raises:
         MissingExtraError: pymilvus is not installed.
-        GenGeoError: Nobody answers.
+        GenGeoError: No server answers.
     """
 
     timeout = 120.0  # seconds; without one the client tries a server that has gone away 75 times

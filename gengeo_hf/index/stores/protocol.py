@@ -199,7 +199,7 @@ class StoreIndex:
             near: Latitude, longitude in degrees, radius in metres; or a circle as `Area`; or None.
 
         Raises:
-            GenGeoError: K is below 1, values are not finite, or the store does not answer.
+            GenGeoError: `k` is below 1, values are not finite, or the store does not answer.
         """
         if k < 1:
             raise GenGeoError(f"at least one tile must be asked for, found k={k}")
@@ -292,7 +292,7 @@ def connect(address: str) -> StoreIndex:
     """Open a store.
 
     Raises:
-        GenGeoError: Not an address, or nobody answers there.
+        GenGeoError: Not an address, or no server answers there.
         MissingExtraError: Its client is not installed.
     """
     kind, where, index_name = split_address(address)

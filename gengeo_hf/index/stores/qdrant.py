@@ -25,8 +25,8 @@ class QdrantEngine:
         where: Address of a server, or `:memory:`.
 
     Raises:
-        MissingExtraError: Qdrant-client is not installed.
-        GenGeoError: Nobody answers.
+        MissingExtraError: The package qdrant-client is not installed.
+        GenGeoError: No server answers.
     """
 
     def __init__(self, where: str) -> None:
