@@ -249,7 +249,7 @@ def test_photos_are_located_in_a_store(store, gallery, encoder):
 @pytest.mark.parametrize(
     ("sizes", "caveat"),
     [
-        ((60.0, 30.0), "a store answers by single tiles: it does not fuse the ground sizes of this index"),
+        ((60.0, 30.0), "a store searches single tiles: it does not fuse the ground sizes of this index"),
         ((60.0,), ""),
     ],
 )

@@ -238,19 +238,22 @@ class StoreIndex:
             count = min(count * 4, 16_384)
 
     def size_caveat(self, dim: int) -> str:
-        """A caution where tiles around one centre have several ground sizes, which an index would fuse; else empty.
+        """Warn if the index has tiles of several ground sizes, which a `GeoIndex` would fuse.
 
-        A store does not keep how its index was made, so the tiles around a few of its centres are compared.
+        A store does not hold the manifest of its index, so the tiles around a few centres are compared.
 
         Args:
-            dim: Length of a descriptor.
+            dim: Number of values of a descriptor.
+
+        Returns:
+            One sentence; empty without a warning.
         """
         query = np.full((1, dim), dim**-0.5, np.float32)
         for hit in self.search(query, SIZE_SAMPLES)[0]:
             around = [other.bounds for other in self.search(query, SIZE_SAMPLES, (hit.lat, hit.lon, CENTRE_M))[0]]
             heights = [bounds.north - bounds.south for bounds in around if bounds is not None]
             if heights and max(heights) > 1.05 * min(heights):
-                return "a store answers by single tiles: it does not fuse the ground sizes of this index"
+                return "a store searches single tiles: it does not fuse the ground sizes of this index"
         return ""
 
     def thumbnails(self, tile_ids: Sequence[str]) -> dict[str, bytes]:
