@@ -29,7 +29,7 @@ from gengeo_hf.index import GeoIndex
 from gengeo_hf.localization import GeoLocalizer
 from gengeo_hf.localization.answers import Answer
 from gengeo_hf.localization.confidence import ABSENT, CANDIDATES, Calibration
-from gengeo_hf.world.places import Region
+from gengeo_hf.world.regions import Region
 
 WITHIN_M = 50.0  # the default of `gengeo calibrate --within`
 SHOWN = 5  # places that are judged: rank 1, and 2 to 5 pooled

@@ -12,7 +12,7 @@ import tempfile
 import time
 
 from gengeo_hf.world import build_world
-from gengeo_hf.world.places import Region
+from gengeo_hf.world.regions import Region
 from gengeo_hf.world.shards import encode, samples_for
 
 GROUND, AERIAL = (42, 168), (70, 70)  # pixels
@@ -23,7 +23,7 @@ def parts(domain: str, pairs: int) -> dict[str, float]:
     clock = time.process_time
     region = Region(domain, "train", 1, 0)
     started = clock()
-    places = region.places(150)
+    places = region.camera_positions(150)
     tiles = [place.tiles[0] for place in places]
     laid_out = clock()
     above = [region.draw_aerial(tile, AERIAL, samples_for(AERIAL)).image for tile in tiles[:pairs]]

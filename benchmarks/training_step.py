@@ -68,7 +68,7 @@ class Way:
             for view, size in processor.view_sizes.items()
         }
         if saving == "outputs kept":
-            from gengeo_hf.training.kept import (
+            from gengeo_hf.training.token_cache import (
                 frozen_outputs,
             )  # needs the libraries of data sets, which GPU scripts lack
 
@@ -80,7 +80,7 @@ class Way:
         def encode(view: str) -> torch.Tensor:
             if part[view].ndim == 4:
                 return self.model(part[view], view=view).pooler_output
-            from gengeo_hf.training.kept import run_view
+            from gengeo_hf.training.token_cache import run_view
 
             tokens = part[view].to(self.accelerator.device)
             return run_view(self.model, self.model, self.processor, tokens, view).pooler_output

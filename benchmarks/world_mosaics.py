@@ -16,7 +16,7 @@ from gengeo_hf.imagery.raster import RasterTiles
 from gengeo_hf.index import GeoIndex
 from gengeo_hf.world.domains import DOMAINS
 from gengeo_hf.world.light import make_day
-from gengeo_hf.world.places import Region
+from gengeo_hf.world.regions import Region
 
 PANORAMA = (42, 168)  # pixels of a photo, as the worlds of the configurations have them
 MARGIN_M = 100.0  # imagery around the square in which cameras stand
@@ -54,7 +54,7 @@ def draw_photos(regions: list[Region], count: int) -> RegionPhotos:
     """
     images, lats, lons = [], [], []
     for region in regions:
-        for place in region.places(-(-count // len(regions))):
+        for place in region.camera_positions(-(-count // len(regions))):
             images.append(Image.fromarray(region.draw_ground(place, PANORAMA, 1).image))
             lat, lon = region.scene.frame.to_degrees(place.x, place.y)
             lats.append(float(lat))

@@ -72,9 +72,9 @@ def run_stage(stage: dict[str, Any], folder: Path, overrides: list[str]) -> None
     """
     command = [sys.executable, str(HERE / "train.py"), "--config", stage["config"], f"output={folder}"]
     if run_training([*command, *stage.get("set", []), *overrides], {**os.environ, "TOKENIZERS_PARALLELISM": "false"}):
-        raise GenGeoError("training stopped (see above); the same command goes on from the last checkpoint")
+        raise GenGeoError("training stopped (see above); the same command continues from the last checkpoint")
 
 
 if __name__ == "__main__":
-    with exit_on_error("stopped; the same command goes on from the last checkpoint"):
+    with exit_on_error("stopped; the same command continues from the last checkpoint"):
         main()

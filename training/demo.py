@@ -171,7 +171,7 @@ def train(folder: Folder, overrides: list[str]) -> None:
         *(f"output={folder.root / 'run'}", f"data.root={folder.root / 'world'}", *overrides),
     ]
     if run_training(command, {**os.environ, "TOKENIZERS_PARALLELISM": "false"}):
-        raise GenGeoError("training stopped (see above); the same command goes on from the last checkpoint")
+        raise GenGeoError("training stopped (see above); the same command continues from the last checkpoint")
     best = folder.root / "run" / "model"
     if not folder.model.exists() or digest(best) != digest(folder.model):
         with atomic_folder(folder.model) as target:

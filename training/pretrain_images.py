@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import atomic_folder, write_json
 from gengeo_hf.world import CLASS_NAMES, DOMAINS, WORLD_VERSION
-from gengeo_hf.world.places import CameraPlace, Region
+from gengeo_hf.world.regions import CameraPosition, Region
 
 VIEWS = ("ground", "aerial")
 FAR_METRES = 300.0  # the sky counts as this far away
@@ -84,7 +84,7 @@ def _draw(
     with tqdm(total=places, desc=f"drawing {domain}", disable=not progress, leave=False) as bar:
         while left > 0:
             region = Region(domain, split, seed, number)
-            for place in region.places(min(per_region, left)):
+            for place in region.camera_positions(min(per_region, left)):
                 for key, value in _draw_place(region, place, sizes).items():
                     rows.setdefault(key, []).append(value)
                 bar.update()
@@ -93,16 +93,16 @@ def _draw(
 
 
 def _draw_place(
-    region: Region, place: CameraPlace, sizes: dict[str, tuple[int, int]]
+    region: Region, place: CameraPosition, sizes: dict[str, tuple[int, int]]
 ) -> dict[tuple[str, str], np.ndarray]:
     """Both views of a place with classes and depths."""
     pictures = {
-        "ground": region.draw_ground(place, sizes["ground"], 1, truth=True),
-        "aerial": region.draw_aerial(place.tiles[0], sizes["aerial"], 1, truth=True),
+        "ground": region.draw_ground(place, sizes["ground"], 1, with_labels=True),
+        "aerial": region.draw_aerial(place.tiles[0], sizes["aerial"], 1, with_labels=True),
     }
     values = {}
     for view, picture in pictures.items():
-        assert picture.kinds is not None and picture.depth is not None  # truth=True gives both
+        assert picture.kinds is not None and picture.depth is not None  # with_labels=True gives both
         depth = np.minimum(picture.depth, FAR_METRES)
         depth = np.log1p(depth) if view == "ground" else (np.quantile(depth, 0.9) - depth) / 10
         values[view, "pixels"] = picture.image.transpose(2, 0, 1)

@@ -1,1 +1,1 @@
-"""Images to descriptors: `Encoder`, its backends and the engine that encodes a whole data set."""
+"""Encoding of images to descriptors: `Encoder`, its backends, and an engine for whole data sets."""

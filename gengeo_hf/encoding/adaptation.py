@@ -1,10 +1,9 @@
-"""Adapting descriptors to a target area without training: centring and the mirror image.
+"""Adapts descriptors to a target area without training, by centring and mirror images.
 
-*Centring* subtracts from each descriptor the mean descriptor of its view over the target area. Part of the shift
-between the area of training and another one is a shift of this mean. *Mirror* encodes an image and its mirror image
-and keeps both as [d, d_mirror] / sqrt(2): a dot product is then the mean of two similarities, so each index and store
-works unchanged at twice the size. Both are extensions to GenGeo, off by default; results name them. docs/learning.md
-tells what they are worth and where they cost recall.
+*Centring* subtracts from each descriptor the mean descriptor of its view over the target area, which removes a part of
+the domain shift. *Mirror* encodes an image and its mirror image and concatenates both, [d, d_mirror] / sqrt(2): the dot
+product is then the mean of two similarities, so indexes and stores work unchanged at twice the size. Both are
+extensions to GenGeo and off by default; results state them. docs/learning.md gives their effect on recall.
 """
 
 from __future__ import annotations
@@ -23,27 +22,27 @@ from gengeo_hf.encoding.encoder import Encoder, View
 if TYPE_CHECKING:
     import torch
 
-LEAST_IMAGES = 30  # of different places: from ten photos recall fell on the synthetic world
-MOST_IMAGES = 2000  # a mean does not need more
-SAME_PLACE_M = 25.0  # photos nearer than this count as one place
+LEAST_IMAGES = 30  # from different locations: with ten photos recall fell on the synthetic world
+MOST_IMAGES = 2000  # enough for a mean
+SAME_PLACE_M = 25.0  # photos closer than this count as one location
 GALLERY, PHOTOS = "gallery", "photos"
 Means = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
 class Adaptation:
-    """What is done to descriptors after the model.
+    """Transformation of descriptors after the model.
 
     Args:
-        flip: Keep the descriptor of the mirror image too.
+        flip: Also use the descriptor of the mirror image.
         means: Mean descriptor of "ground" and "aerial", float32 (dim,), or (2 * dim,) with `flip`: of the image, then
             of the mirror image. Empty without centring.
-        centering: "gallery" when the mean of the tiles serves both views, "photos" when photos gave the ground mean,
-            None without centring.
-        images: How many images gave the ground mean.
+        centering: "gallery" if both means are those of the tiles, "photos" if the ground mean is that of photos, None
+            without centring.
+        images: Number of images of the ground mean.
 
     Raises:
-        GenGeoError: Means that are not finite or do not fit each other.
+        GenGeoError: The means are not finite, or their shapes differ.
     """
 
     flip: bool = False
@@ -64,15 +63,15 @@ class Adaptation:
 
     @property
     def name(self) -> str:
-        """For results and manifests: "centering=gallery flip"; empty when nothing is done."""
+        """Text for results and manifests, for example "centering=gallery flip"; empty without an adaptation."""
         return " ".join([f"centering={self.centering}"] * bool(self.centering) + ["flip"] * self.flip)
 
     def dim(self, base: int) -> int:
-        """Number of values of an adapted descriptor."""
+        """Number of values of an adapted descriptor, from that of the encoder."""
         return base * (1 + self.flip)
 
     def fingerprint(self, base: str) -> str:
-        """SHA-256 of the encoder's fingerprint and of everything that is done; the base where nothing is done."""
+        """SHA-256 of the encoder's fingerprint and the adaptation; `base` without an adaptation."""
         if not self.name:
             return base
         digest = hashlib.sha256(f"{base} {self.name}".encode())
@@ -81,10 +80,13 @@ class Adaptation:
         return digest.hexdigest()
 
     def check_width(self, base: int) -> None:
-        """Check that the means are of an encoder of this width.
+        """Check that the means fit the width of an encoder.
+
+        Args:
+            base: Number of values of the encoder's descriptors.
 
         Raises:
-            GenGeoError: They are of another one.
+            GenGeoError: The means have another width.
         """
         for mean in self.means.values():
             if len(mean) != self.dim(base):
@@ -120,16 +122,16 @@ def fit_adaptation(
     """Fit the means of a target area.
 
     Args:
-        tiles: Descriptors (N, dim) of at least 30 tiles of the area; `sample_rows` says which are enough. With `flip`
-            (N, 2 * dim), of an encoder that is adapted by `Adaptation(flip=True)`. None for no centring.
-        photos: The same of photos of at least 30 different places of the area; they need no positions and no matching
-            tiles. None takes the mean of the tiles for both views, which needs one head for both.
-        flip: Keep the descriptor of the mirror image too.
+        tiles: (N, dim) descriptors of at least 30 tiles of the area, for example of the rows of `sample_rows`. With
+            `flip` (N, 2 * dim) descriptors of an encoder with `Adaptation(flip=True)`. None for no centring.
+        photos: Descriptors of photos from at least 30 different locations of the area; positions and matching tiles are
+            not needed. None uses the mean of the tiles for both views, which needs a model with one head for both.
+        flip: Also use the descriptor of the mirror image.
         photo_positions: (photos, 2) latitude and longitude in degrees, NaN where unknown, to check that the photos are
-            of different places.
+            from different locations.
 
     Raises:
-        GenGeoError: Too few images, or photos of too few places.
+        GenGeoError: There are too few images, or the photos are from too few locations.
     """
     if tiles is None:
         if photos is not None:
@@ -145,23 +147,23 @@ def fit_adaptation(
 
 
 def sample_rows(count: int) -> np.ndarray:
-    """Rows of a table of `count` images that are enough for a mean: all of a small one, else 2,000 evenly spread."""
+    """Rows of a table of `count` images for a mean: all rows, or 2,000 evenly spaced rows of a large table."""
     return np.unique(np.linspace(0, count - 1, min(count, MOST_IMAGES)).round().astype(int))
 
 
 def _mean(descriptors: np.ndarray, flip: bool) -> np.ndarray:
-    """Mean of unit descriptors; with flip of both halves, each of which has length 1 / sqrt(2)."""
+    """Mean of unit descriptors; with flip of both halves, rescaled from length 1 / sqrt(2) to 1."""
     mean: np.ndarray = (descriptors.mean(axis=0, dtype=np.float64) * 2 ** (flip / 2)).astype(np.float32)
     return mean
 
 
 def _check_count(what: str, count: int) -> None:
     if count < LEAST_IMAGES:
-        raise GenGeoError(f"centring needs at least {LEAST_IMAGES} {what} of different places, found {count}")
+        raise GenGeoError(f"centring needs at least {LEAST_IMAGES} {what} from different locations, found {count}")
 
 
 def _check_places(positions: np.ndarray | None, count: int) -> None:
-    """Refuse photos of few places, as far as their positions are known."""
+    """Raise an error if photos are from too few locations; photos of unknown position count as different."""
     if positions is None:
         return
     known = np.asarray(positions, dtype=float)
@@ -175,9 +177,8 @@ def _check_places(positions: np.ndarray | None, count: int) -> None:
     possible = len(apart) + count - len(known)
     if possible < LEAST_IMAGES:
         raise GenGeoError(
-            f"centring needs photos of at least {LEAST_IMAGES} different places; of {count} photos {len(known)} have a "
-            f"position, and those lie in {len(apart)} places {SAME_PLACE_M:g} m apart: the mean of one street is not "
-            "the mean of the area"
+            f"centring needs photos from at least {LEAST_IMAGES} different locations; {len(known)} of {count} photos "
+            f"have a position, from {len(apart)} locations {SAME_PLACE_M:g} m apart: give photos from more streets"
         )
 
 
@@ -188,14 +189,15 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 class AdaptedEncoder(Encoder):
-    """An encoder whose descriptors are adapted; it shares model, preprocessing and backend with the one it is made of.
+    """An encoder with adapted descriptors; it shares model, preprocessing and backend with the original encoder.
 
     Args:
-        encoder: What encodes.
-        adaptation: What is done to its descriptors.
+        encoder: Original encoder.
+        adaptation: Transformation of its descriptors.
 
     Raises:
-        GenGeoError: The means are of another width, or the gallery's mean is to serve two heads.
+        GenGeoError: The means have another width; or the mean of the tiles is used for both views, and the model has a
+            head for each view.
 
     Example:
         >>> mirrored = AdaptedEncoder(encoder, Adaptation(flip=True))
@@ -209,7 +211,7 @@ class AdaptedEncoder(Encoder):
             raise GenGeoError("a fused model cannot compare mirror images: leave flip out")
         if adaptation.centering == GALLERY and not encoder.model.config.share_aggregator:
             raise GenGeoError(
-                "this model has one head for each view, so the gallery's mean says nothing about photos: "
+                "this model has one head for each view, so the mean of the gallery cannot be used for photos: "
                 "give photos of the area"
             )
         vars(self).update(vars(encoder))
@@ -226,7 +228,7 @@ class AdaptedEncoder(Encoder):
         return self.adaptation.fingerprint(self.base.fingerprint)
 
     def truncate(self, dim: int) -> None:
-        """Refused: truncate the encoder before it is adapted.
+        """Not supported: truncate the encoder before it is adapted.
 
         Raises:
             GenGeoError: Always.
@@ -234,7 +236,7 @@ class AdaptedEncoder(Encoder):
         raise GenGeoError("an adapted encoder cannot be truncated: truncate the encoder, then adapt it")
 
     def scale_input(self, scale: float | Literal["fast"]) -> None:
-        """Refused: scale the encoder before it is adapted.
+        """Not supported: scale the input of the encoder before it is adapted.
 
         Raises:
             GenGeoError: Always.
@@ -255,5 +257,5 @@ class AdaptedEncoder(Encoder):
 
 
 def adaptation_name(encoder: object) -> str:
-    """What is done to an encoder's descriptors after the model, for results; empty where nothing is done."""
+    """Name of an encoder's adaptation, for results; empty if it has none."""
     return encoder.adaptation.name if isinstance(encoder, AdaptedEncoder) else ""

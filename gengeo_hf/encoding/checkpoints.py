@@ -1,4 +1,4 @@
-"""What an `Encoder` is loaded from: a checkpoint or an ONNX export, with its preprocessing and its training record."""
+"""Loads the parts of an `Encoder`: model or exported graphs, preprocessing, training record."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ TRAINING_RECORD = "gengeo_training.json"
 def load_parts(
     name: str | Path, backend: str, compute_dtype: str | None, **kwargs: Any
 ) -> tuple[Any, Any, dict[str, Any]]:
-    """What a backend runs (a model, or exported graphs), its preprocessing and the training record.
+    """Load a model or exported graphs, with preprocessing and training record.
 
     Args:
-        name: Folder or Hub id.
-        backend, compute_dtype: As `Encoder` takes them.
-        kwargs: For `GenGeoModel.from_pretrained`, or `revision`, `token` and `cache_dir` of an export.
+        name: Checkpoint directory or Hub id.
+        backend, compute_dtype: As in `Encoder`.
+        kwargs: Arguments of `GenGeoModel.from_pretrained`; for an export `revision`, `token` and `cache_dir`.
     """
     if compute_dtype == "int8" and backend in ("onnx", "openvino"):
         return load_export(name, f"{backend}_int8", **kwargs)
@@ -37,32 +37,32 @@ def load_parts(
 
 
 def load_checkpoint(name: str | Path, **kwargs: Any) -> tuple[GenGeoModel, GenGeoImageProcessor, dict[str, Any]]:
-    """Model, preprocessing and training record of a checkpoint folder or Hub id."""
+    """Load model, preprocessing and training record of a checkpoint directory or Hub id."""
     from transformers import AutoConfig
 
     from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
 
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
-        raise GenGeoError(f"{name} is a folder without config.json; give the folder of a GenGeo checkpoint")
-    # All three from one place: preprocessing of another revision would silently change descriptors.
+        raise GenGeoError(f"{name} is a directory without config.json; give the directory of a GenGeo checkpoint")
+    # The same revision for all three: preprocessing of another one would silently change descriptors.
     where = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "subfolder") if key in kwargs}
     try:
-        # Code in a repository is never run, and transformers does not ask on the terminal.
+        # Never run code of a repository, and never ask on the terminal.
         config = AutoConfig.from_pretrained(name, trust_remote_code=False, **where)
-    except Exception as error:  # a damaged file raises whatever its reader happens to meet
+    except Exception as error:  # a damaged file may raise any exception
         raise GenGeoError(f"no GenGeo checkpoint at {name}: {first_line(error)}") from error
     if config.model_type != "gengeo":
         raise GenGeoError(
             f"{name} holds a {config.model_type!r} model, not a GenGeo checkpoint; "
-            "a bare DINOv2 gives no place descriptor before it is trained (see training/train.py)"
+            "a DINOv2 checkpoint must be trained first (see training/train.py)"
         )
     try:
         model = GenGeoModel.from_pretrained(name, **kwargs)
         processor = GenGeoImageProcessor.from_pretrained(name, **where)
-    except Exception as error:  # a damaged file raises whatever its reader happens to meet
+    except Exception as error:  # a damaged file may raise any exception
         why = " ".join(str(error).split()) or type(error).__name__
         if why.startswith("the checkpoint") or "unexpected keyword argument" in why:
-            raise GenGeoError(why) from error  # complete as it is
+            raise GenGeoError(why) from error  # the message is complete
         raise GenGeoError(f"the checkpoint {name} cannot be read ({why:.300}); fetch or save it again") from error
     return model, processor, training_record(name, **where)
 
@@ -70,27 +70,27 @@ def load_checkpoint(name: str | Path, **kwargs: Any) -> tuple[GenGeoModel, GenGe
 def load_export(
     name: str | Path, folder: str = FOLDER, **where: Any
 ) -> tuple[ExportedGraphs, FileProcessor, dict[str, Any]]:
-    """Graphs, preprocessing and training record of an export.
+    """Load graphs, preprocessing and training record of an export.
 
     Args:
-        name: Folder or Hub id.
-        folder: Which export of it.
-        where: `revision`, `token`, `cache_dir`.
+        name: Checkpoint directory or Hub id.
+        folder: Name of the directory of the export.
+        where: `revision`, `token` and `cache_dir` for the Hub.
     """
     graphs, processor, home = find_export(name, folder, **where)
     return graphs, processor, training_record(home)
 
 
 def is_worth_export(name: str | Path, compute_dtype: str | None, images: int | None) -> bool:
-    """Whether a few images should go through the ONNX export of a checkpoint folder instead of the model.
+    """Whether a few images should be encoded with the ONNX export of a checkpoint instead of the model.
 
     Args:
-        name: The folder.
-        compute_dtype: Asked for; the export computes in float32.
-        images: How many will be encoded, None where that is not known.
+        name: Checkpoint directory.
+        compute_dtype: Requested precision; the export computes in float32.
+        images: Number of images that will be encoded; None if unknown.
 
     Returns:
-        False too where the export was made from other weights, or onnxruntime is not installed.
+        Also False if the export was made from other weights, or onnxruntime is not installed.
     """
     if images is None or images >= FEW or compute_dtype not in (None, "auto", "float32"):
         return False
@@ -99,16 +99,16 @@ def is_worth_export(name: str | Path, compute_dtype: str | None, images: int | N
     try:
         return find_export(name)[0].belongs_to_weights()
     except GenGeoError:
-        return False  # damaged: the weights serve, and are checked by themselves
+        return False  # the export is damaged: use the weights
 
 
 def training_record(name: str | Path, revision: str | None = None, **where: Any) -> dict[str, Any]:
-    """What training wrote beside a checkpoint, in a folder or on the Hub; empty where there is no such file.
+    """Load the training record of a checkpoint; empty if there is none.
 
     Args:
-        name: The folder or Hub id.
+        name: Checkpoint directory or Hub id.
         revision: Branch, tag or commit on the Hub.
-        where: `token`, `cache_dir`, `subfolder`, the same as for the weights.
+        where: `token`, `cache_dir` and `subfolder`, as for the weights.
 
     Raises:
         GenGeoError: The file exists and is not a training record.
@@ -134,15 +134,15 @@ def training_record(name: str | Path, revision: str | None = None, **where: Any)
 
 
 def caveat_of(record: Mapping[str, Any]) -> str:
-    """What a user must know before believing the answers of a model with this training record."""
+    """Warning about the answers of a model with this training record; empty if there is none."""
     if not record:
         return (
-            "unknown training data: this checkpoint has no training record, and its weights may even be random; "
-            "believe its answers only after an evaluation"
+            "unknown training data: this checkpoint has no training record, and its weights may be random; evaluate "
+            "the model before you use its answers"
         )
     if record.get("synthetic"):
         return (
-            f"this model was trained on the synthetic {record.get('trained_on', 'world')} only and has never seen a "
-            "real photo: its answers on real photos mean nothing"
+            f"this model was trained on the synthetic {record.get('trained_on', 'world')} only, not on real "
+            "photos: its answers for real photos are meaningless"
         )
     return ""

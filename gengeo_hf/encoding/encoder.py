@@ -1,4 +1,4 @@
-"""Images to descriptors: `Encoder`, a checkpoint with its preprocessing on a device."""
+"""`Encoder`: computes descriptors of images with a checkpoint, its preprocessing and a backend."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.encoding.backends.exported import ExportedGraphs
 from gengeo_hf.encoding.backends.graphs import graph_backend
 from gengeo_hf.encoding.backends.loaded import LoadedModel
-from gengeo_hf.encoding.backends.protocol import Backend, Choice, check_words
+from gengeo_hf.encoding.backends.protocol import Backend, Choice, check_backend
 from gengeo_hf.encoding.checkpoints import EXPORT_REASON, TRAINING_RECORD, is_worth_export, load_parts, training_record
 from gengeo_hf.encoding.fingerprint import at_input_scale
 from gengeo_hf.encoding.inputs import check_view, fetch_image, is_address, is_single_image, load_image, prepare
@@ -30,22 +30,22 @@ if TYPE_CHECKING:
 
 
 class Encoder:
-    """A GenGeo model with its image processor, and the backend that computes.
+    """A GenGeo model with its image processor and a backend.
 
     Args:
-        model: The model; it is put into evaluation mode on `device`. Or the graphs of an ONNX export.
-        processor: The preprocessing that the model was trained with.
-        device: For example "cuda", "cuda:1" or "cpu"; None takes a GPU when there is one.
-        batch_size: Images in one forward pass; a call may ask for another number.
+        model: Model, which is moved to `device` and set to evaluation mode; or the graphs of an ONNX export.
+        processor: Image processor with which the model was trained.
+        device: For example "cuda", "cuda:1" or "cpu"; None takes a GPU if there is one.
+        batch_size: Images in one forward pass; methods can override it.
         backend: "torch", "openvino", or "auto" for the faster of the two; "onnx" for exported graphs.
-        compute_dtype: Precision of computation: "float32", "bfloat16", or "auto" for the faster one that agrees with
+        compute_dtype: Precision of computation: "float32", "bfloat16", or "auto" for the fastest that agrees with
             float32. None keeps the precision of the weights.
-        expected_images: How many images will be encoded, where that is known: with "auto", a trial of the backends is
-            not worth its time for a few.
-        directory: Of the checkpoint, whose int8 graphs "auto" tries as well.
+        expected_images: Number of images that will be encoded; None if unknown. With "auto", there is no trial of
+            backends for a few images.
+        directory: Checkpoint directory, whose int8 graphs are candidates of "auto".
 
     Raises:
-        GenGeoError: This machine does not have the device or the backend, or `batch_size` is below 1.
+        GenGeoError: The device or the backend is not available, or `batch_size` is below 1.
 
     Example:
         >>> encoder = Encoder.from_pretrained("./gengeo-cvusa")
@@ -69,7 +69,7 @@ class Encoder:
         directory: Path | None = None,
     ) -> None:
         _check_batch_size(batch_size)
-        check_words(backend, compute_dtype or "auto")
+        check_backend(backend, compute_dtype or "auto")
         self.processor: Any = processor
         self.batch_size = batch_size
         self.training_record: dict[str, Any] = {}
@@ -89,12 +89,12 @@ class Encoder:
             )
         if backend == "onnx":
             raise GenGeoError("backend onnx runs exported graphs, found a model in memory: use Encoder.from_pretrained")
-        import torch  # not above: exported graphs run without it
+        import torch  # here because exported graphs run without torch
 
         from gengeo_hf.encoding.backends.torch import TorchBackend, usable_device
         from gengeo_hf.encoding.backends.trial import choose
 
-        on_cpu = backend == "openvino" and device is None  # it has no other place
+        on_cpu = backend == "openvino" and device is None  # OpenVINO runs only on the CPU
         self.device = usable_device(device or ("cuda" if torch.cuda.is_available() and not on_cpu else "cpu"))
         self._model = model
         model.to(self.device)
@@ -126,27 +126,25 @@ class Encoder:
         """Load model, preprocessing and training record from a checkpoint directory or a Hub id.
 
         Args:
-            name: A directory with config.json and model.safetensors, or `organisation/name` on the Hub.
-            device: See the class.
-            batch_size: See the class.
-            backend: "torch" or "openvino" for the weights, "onnx" for the files that `gengeo export --onnx` put beside
-                them; "auto" takes the faster of the first two.
-            truncate_dim: See `truncate`; None keeps the width that the checkpoint asks for.
-            input_scale: See `scale_input`.
-            dtype: Type of the weights, as in transformers: a `torch.dtype`, its name, or "auto" for the type they were
-                saved in (also None). Another type gives another fingerprint.
-            compute_dtype: Precision of computation, see the class; "int8" runs the graphs that `gengeo export --int8`
-                put beside the weights, with backend "onnx" or "openvino".
-            expected_images: See the class.
-            needs_model: False allows "auto" to run the ONNX export of a checkpoint directory, where there is one of
-                these weights, instead of the model: for a few images on a CPU, which then do not wait for torch.
-            kwargs: Passed to `GenGeoModel.from_pretrained`, for example `revision`; exported graphs know `revision`,
+            name: Directory with config.json and model.safetensors, or `organisation/name` on the Hub.
+            device, batch_size, expected_images: As in the class.
+            backend: "torch" or "openvino" runs the weights, "onnx" the files of `gengeo export --onnx` in the same
+                directory; "auto" takes the faster of the first two.
+            truncate_dim: Number of values of a descriptor, see `truncate`; None keeps that of the checkpoint.
+            input_scale: Factor of the image sizes, see `scale_input`.
+            dtype: Type of the weights, as in transformers: a `torch.dtype` or its name; "auto" or None keeps the stored
+                type. Another type gives another fingerprint.
+            compute_dtype: Precision of computation, as in the class; "int8" runs the graphs of `gengeo export --int8`
+                in the same directory, with backend "onnx" or "openvino".
+            needs_model: False allows "auto" to run the ONNX export of these weights, if there is one, instead of the
+                model: for a few images on a CPU, which then do not wait for the import of torch.
+            kwargs: Arguments of `GenGeoModel.from_pretrained`, for example `revision`; exported graphs take `revision`,
                 `token` and `cache_dir`.
 
         Raises:
-            GenGeoError: Nothing is there, it is not a GenGeo checkpoint, or the backend cannot be had.
+            GenGeoError: `name` does not exist or is not a GenGeo checkpoint, or the backend is not available.
         """
-        check_words(backend, compute_dtype or "auto")
+        check_backend(backend, compute_dtype or "auto")
         if dtype is not None and backend == "onnx":
             raise GenGeoError("backend onnx computes in float32: leave dtype out, or take another backend")
         if dtype is not None:
@@ -155,7 +153,7 @@ class Encoder:
             from gengeo_hf.encoding.fusion import load_fusion
 
             if input_scale != 1:
-                raise GenGeoError(f"{name} joins several models, which have no common input scale: leave it out")
+                raise GenGeoError(f"{name} fuses several models without a common input scale: leave input_scale out")
             kwargs |= {"device": device, "batch_size": batch_size, "expected_images": expected_images}
             return load_fusion(Path(name), truncate_dim, backend=backend, compute_dtype=compute_dtype, **kwargs)
         is_export = not needs_model and backend == "auto" and str(device or "cpu") == "cpu" and not kwargs
@@ -189,25 +187,25 @@ class Encoder:
             GenGeoError: The encoder runs exported graphs, which have descriptors only.
         """
         if self._model is None:
-            raise GenGeoError("an ONNX encoder gives descriptors only: use the torch checkpoint that it was made from")
+            raise GenGeoError("an ONNX encoder computes only descriptors: use the torch checkpoint of the export")
         return self._model
 
-    can_mirror = True  # pixel values of a mirrored image are the mirrored pixel values
+    can_mirror = True  # mirrored pixel values are those of the mirrored image
 
     @property
     def backend(self) -> Backend:
-        """What computes."""
+        """Backend that computes descriptors."""
         return self.choice.backend
 
     @property
     def computed_by(self) -> str:
-        """Backend and precision, for manifests and results: "torch float32", and the input scale unless it is 1."""
+        """Backend, precision and input scale (unless it is 1) for manifests and results: "torch float32"."""
         scale = f" at input scale {self.input_scale:g}" if self.input_scale != 1 else ""
         return f"{self.backend.name} {self.backend.dtype}{scale}"
 
     @property
     def choice_reason(self) -> str:
-        """Why this backend computes, in one line; empty where there was no choice."""
+        """Reason for the choice of the backend in one line; empty if there was no choice."""
         return self.choice.reason
 
     @property
@@ -217,12 +215,12 @@ class Encoder:
 
     @property
     def truncate_dim(self) -> int | None:
-        """Number of values that descriptors are truncated to; None for whole ones."""
+        """Number of values to which descriptors are truncated; None if they are not."""
         return self.source.truncate_dim
 
     @property
     def patch(self) -> int:
-        """Width in pixels of what becomes one token."""
+        """Width of a patch in pixels."""
         return self.source.patch
 
     @property
@@ -239,18 +237,18 @@ class Encoder:
 
     @property
     def ground_camera(self) -> str | None:
-        """What the ground images of training were: "panorama", "photo", or None where the checkpoint does not say."""
+        """Type of the ground images in training: "panorama", "photo", or None if the checkpoint does not state it."""
         return self.source.ground_view[0]
 
     @property
     def ground_vertical_fov(self) -> float | None:
-        """Degrees of elevation that the panoramas of training show, None where the checkpoint does not say."""
+        """Vertical field of view in degrees of the panoramas in training; None if the checkpoint does not state it."""
         return self.source.ground_view[1]
 
     def truncate(self, dim: int) -> None:
         """Truncate descriptors to their first `dim` values and normalise them again: smaller indexes, faster search.
 
-        A model whose loss trained the prefixes (`matryoshka_dims`) loses little by it.
+        Recall falls little for a model that was trained with such prefixes (`matryoshka_dims`).
 
         Raises:
             GenGeoError: The model's descriptors have fewer values.
@@ -262,18 +260,21 @@ class Encoder:
             self.source.truncate(dim)
 
     def scale_input(self, scale: float | Literal["fast"]) -> None:
-        """Encode images of both views at `scale` (0.1 to 1) times the model's sizes, in whole patches: fewer tokens.
+        """Encode images of both views at a smaller size, with fewer tokens.
 
-        Time goes with the tokens, so with the square of the scale. What it costs in recall depends on the model: one
-        that has seen a single size in training may lose much (benchmarks/input_scale.py measures both); "fast" is the
-        scale 0.75 of a model that has seen several. The scale enters the fingerprint: views are compared at one scale.
+        Time is proportional to the square of the scale. Recall may fall much for a model that was trained with one size
+        (benchmarks/input_scale.py measures both). Only descriptors of the same scale can be compared.
+
+        Args:
+            scale: Factor of the model's image sizes, 0.1 to 1; sides are rounded to whole patches. "fast" is 0.75, for
+                a model that was trained with several sizes.
 
         Raises:
-            GenGeoError: The scale is out of its range, or leaves too few patches for the head, or is "fast" for a model
-                that has seen one size.
+            GenGeoError: The scale is out of range, leaves too few patches for the head, or is "fast" for a model that
+                was trained with one size.
         """
         scale = fast_scale(self.training_record) if scale == "fast" else scale
-        source = self.source  # whose own sizes stay what the fingerprint is made of
+        source = self.source  # its sizes do not change: they are part of the fingerprint
         sizes = scaled_sizes(source.processor.view_sizes, scale, source.patch_sides, source.fewest_tokens)
         self.processor = copy.copy(source.processor)
         self.processor.view_sizes = sizes
@@ -281,22 +282,23 @@ class Encoder:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of weights and preprocessing: descriptors of two fingerprints must never be compared.
+        """SHA-256 of weights and preprocessing: descriptors of different fingerprints cannot be compared.
 
-        Backends do not count: their descriptors agree, see `gengeo_hf.encoding.backends.protocol.LOWEST_COSINE`.
+        It does not depend on the backend, because descriptors of backends agree, see
+        `gengeo_hf.encoding.backends.protocol.LOWEST_COSINE`.
         """
         return at_input_scale(self.source.fingerprint(), self.input_scale)
 
     def encode_ground(
         self, images: Any, *, batch_size: int | None = None, show_progress_bar: bool = False
     ) -> np.ndarray:
-        """Descriptors of ground photos; see `encode`."""
+        """Encode ground photos; see `encode`."""
         return self.encode(images, "ground", batch_size=batch_size, show_progress_bar=show_progress_bar)
 
     def encode_aerial(
         self, images: Any, *, batch_size: int | None = None, show_progress_bar: bool = False
     ) -> np.ndarray:
-        """Descriptors of aerial tiles; see `encode`."""
+        """Encode aerial tiles; see `encode`."""
         return self.encode(images, "aerial", batch_size=batch_size, show_progress_bar=show_progress_bar)
 
     def encode(
@@ -308,19 +310,19 @@ class Encoder:
         show_progress_bar: bool = False,
         resize: bool = True,
     ) -> np.ndarray:
-        """Descriptors of one image or of many, in their order.
+        """Encode one image or many images, in their order.
 
         Args:
             images: One image, or a sequence or stream of images. An image is a path, an http(s) address, the bytes of
                 a file, a PIL image, an array (height, width, 3) or (3, height, width), a tensor (3, height, width), or
                 a dict with `bytes` or `path`. An array or tensor of four axes is a batch.
-            view: "ground" for photos, "aerial" for tiles: it sets the size, and the head of a model with two heads.
-            batch_size: Images in one forward pass; None takes the encoder's.
+            view: "ground" for photos, "aerial" for tiles. It sets image size and head.
+            batch_size: Images in one forward pass; None takes that of the encoder.
             show_progress_bar: Show a bar with images per second.
-            resize: Resize to the view's size. False keeps the images' own size, which must be the same in a batch.
+            resize: Resize to the size of the view. False keeps the images' own size, which must be equal in a batch.
 
         Returns:
-            Unit descriptors, float32: (dim,) of one image, (images, dim) of many. Their dot product is the cosine.
+            Unit descriptors, float32: (dim,) for one image, (images, dim) for many. Their dot product is the cosine.
 
         Raises:
             GenGeoError: An image is missing or broken, or the view is unknown.
@@ -343,7 +345,7 @@ class Encoder:
     def encode_stream(
         self, images: Iterable[Any], view: View, *, batch_size: int | None = None, resize: bool = True
     ) -> Iterator[np.ndarray]:
-        """Like `encode`, one batch at a time, for more images than fit in memory; addresses are not fetched.
+        """Encode images as `encode`, in batches, for more images than fit in memory; addresses are not fetched.
 
         Yields:
             Unit descriptors, float32 (at most batch_size, dim).
@@ -357,13 +359,13 @@ class Encoder:
             yield self.encode_pixels(prepare(self.processor, batch, view, resize=resize, tensors=tensors), view)
 
     def encode_pixels(self, pixels: torch.Tensor | np.ndarray, view: View) -> np.ndarray:
-        """Unit descriptors, float32 (B, dim), of pixel values (B, 3, H, W) on any device.
+        """Encode pixel values (B, 3, H, W) on any device to unit descriptors, float32 (B, dim).
 
         Raises:
             ValueError: The model cannot take images of this size.
         """
         found = self.backend.encode_pixels(pixels, view)
-        if found.shape[1] > self.dim:  # torch truncates by itself; graphs have the width that they were made with
+        if found.shape[1] > self.dim:  # the torch model truncates; graphs do not
             found = found[:, : self.dim]
             found = found / np.linalg.norm(found, axis=1, keepdims=True)
         return found
@@ -372,14 +374,14 @@ class Encoder:
         """Cosine similarity of every query with every gallery descriptor.
 
         Args:
-            queries: Descriptors of this encoder, (dim,) or (N, dim).
-            gallery: Descriptors of this encoder, (dim,) or (M, dim).
+            queries: (dim,) or (N, dim) descriptors of this encoder.
+            gallery: (dim,) or (M, dim) descriptors of this encoder.
 
         Returns:
-            float32: (N, M), without the axis of an input that is a single descriptor.
+            float32 (N, M) cosines; without the axis of an input that is a single descriptor.
 
         Raises:
-            GenGeoError: The two have different widths.
+            GenGeoError: The numbers of values differ.
         """
         first, second = (np.asarray(side, dtype=np.float32) for side in (queries, gallery))
         if first.shape[-1] != second.shape[-1]:
@@ -392,7 +394,7 @@ class Encoder:
 
 def _check_batch_size(batch_size: int) -> None:
     if batch_size < 1:
-        raise GenGeoError(f"batch_size is {batch_size}: at least one image must be encoded at a time")
+        raise GenGeoError(f"batch_size is {batch_size}: it must be at least 1")
 
 
 __all__ = ["TRAINING_RECORD", "Encoder", "EncoderProtocol", "View", "training_record"]

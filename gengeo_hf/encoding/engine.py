@@ -1,10 +1,10 @@
-"""Encode a whole data set: images are read ahead in threads, encoded in batches, and kept in shards on disk.
+"""Encodes whole data sets: threads read images ahead, batches are encoded, shards are stored on disk.
 
-`encode_rows` is the engine: any reader of images and any encoder, in batches. `encode_images` runs it for an `Encoder`
-and gives one array; `encode_to_store` does the same into a `DescriptorStore`, a directory of shards that survives an
-interruption and that several processes may fill together.
+`encode_rows` is the engine, for any reader of images and any encoder. `encode_images` runs it for an `Encoder` and
+returns one array. `encode_to_store` writes to a `DescriptorStore`, a directory of shards that can be resumed after an
+interruption and filled by several processes.
 
-Batches and shards have fixed rows, so descriptors depend neither on the number of threads nor on that of processes.
+Batches and shards have fixed rows, so descriptors do not depend on the number of threads or processes.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 SHARD_ROWS = 1024
 READERS = min(8, os.cpu_count() or 1)
-_CHUNK = 8  # images that one thread reads before it hands them over: eight VIGOR panoramas are 50 MB
+_CHUNK = 8  # images that a thread reads at a time: eight VIGOR panoramas are 50 MB
 _BATCHES_AHEAD = 2
-_PROBES = 16  # images whose pixels enter the fingerprint of a table; all of them would mean reading the data twice
+_PROBES = 16  # images whose pixels are part of the fingerprint of a table; all images would be read twice
 
 Transform: TypeAlias = "Callable[[torch.Tensor, Sequence[int]], torch.Tensor]"
 
@@ -46,10 +46,10 @@ class EncodedRows:
     """One batch of `encode_rows`.
 
     Args:
-        rows: Rows that were encoded, in order.
-        descriptors: float32 (len(rows), dim).
-        images: What was read for these rows, where `keep_images` asked for it.
-        unreadable: For each row that gave no image the error, or None where the reader gave None.
+        rows: Encoded rows, in order.
+        descriptors: float32 (len(rows), dim) descriptors.
+        images: Images of these rows with `keep_images`, else empty.
+        unreadable: Error of each row without an image, by row; None if the reader returned None.
     """
 
     rows: list[int] = field(default_factory=list)
@@ -60,7 +60,7 @@ class EncodedRows:
 
 @dataclass
 class _Chunk:
-    """What one thread has read: images by row, and the same ready for the encoder."""
+    """Images that one thread has read, and the prepared tensor."""
 
     rows: list[int]
     images: list[Any]
@@ -82,14 +82,14 @@ def encode_rows(
     """Encode rows in batches while threads read the next ones.
 
     Args:
-        read: Row to image, called in threads. None means that there is no image.
-        encode: Images of a batch (what `prepare` made of them, concatenated; without it a list) and their rows to
-            descriptors, float32 (rows, dim). Called in this thread, one batch at a time.
+        read: Function from a row to its image, or None if there is none; called in threads.
+        encode: Function from the images of a batch (concatenated results of `prepare`; without it a list) and their
+            rows to descriptors, float32 (rows, dim). Called in this thread, one batch at a time.
         rows: Rows to encode, in this order.
-        batch_size: Rows of one batch; a batch with unreadable rows is smaller.
-        prepare: Images to a tensor (images, ...), called in the reading threads.
+        batch_size: Number of rows of a batch; a batch with unreadable rows is smaller.
+        prepare: Function from images to a tensor (images, ...), called in the reading threads.
         readers: Number of threads.
-        keep_images: Give the images as well, for example for thumbnails.
+        keep_images: Return the images as well, for example for thumbnails.
         skip_unreadable: Report rows without an image in `EncodedRows.unreadable` instead of raising.
 
     Yields:
@@ -122,7 +122,7 @@ def encode_rows(
         return chunk
 
     def encode_batch(futures: list[Future[_Chunk]]) -> EncodedRows:
-        import torch  # not above: an index that is searched needs no engine
+        import torch  # here because searching an index does not need torch
 
         chunks = [future.result() for future in futures]
         out = EncodedRows([row for chunk in chunks for row in chunk.rows])
@@ -160,14 +160,15 @@ def encode_images(
     readers: int = READERS,
     show_progress_bar: bool = False,
 ) -> np.ndarray:
-    """Encode rows of a table's images.
+    """Encode rows of a sequence of images.
 
     Args:
-        encoder: Model and preprocessing.
-        images: Images by row: paths, bytes, PIL images or arrays, read when they are needed.
+        encoder: Encoder with model and preprocessing.
+        images: Images by row: paths, bytes, PIL images or arrays; each is read when it is needed.
         view: "ground" or "aerial".
         rows: Rows to encode; None for all.
-        transform: Changes pixel values (B, 3, H, W) of some rows before they are encoded, for example a crop.
+        transform: Function from pixel values (B, 3, H, W) and their rows to the pixel values to encode, for example a
+            crop.
         readers: Number of threads that read images.
         show_progress_bar: Show images per second on stderr.
 
@@ -204,20 +205,21 @@ def encode_images(
                 bar.update(len(batch.rows))
     except GenGeoError:
         raise
-    except ValueError as error:  # the model's own words about sizes that it cannot take
+    except ValueError as error:  # the model cannot take images of this size
         raise GenGeoError(f"{view} images: {error}") from error
     return out
 
 
 class DescriptorStore:
-    """A directory of shards of one table, view, model and preprocessing.
+    """A directory of shards with the descriptors of one table, view, model and preprocessing.
 
     Args:
         root: Directory for the descriptors of all models and data sets.
-        key: Everything that the descriptors depend on; its hash names the directory. "images" is kept as `images`.
+        key: JSON values on which the descriptors depend; their hash is the name of the directory. The value of "images"
+            is the attribute `images`.
         count: Number of rows.
-        dim: Length of a descriptor.
-        shard_rows: Rows of one file.
+        dim: Number of values of a descriptor.
+        shard_rows: Number of rows of a shard.
     """
 
     def __init__(
@@ -235,11 +237,11 @@ class DescriptorStore:
         ]
 
     def path(self, number: int) -> Path:
-        """File of a shard, by its zero-based index."""
+        """Path of a shard, by its zero-based index."""
         return self.folder / f"shard-{number:05d}.safetensors"
 
     def read(self, number: int) -> np.ndarray | None:
-        """Descriptors of a shard, float32 (rows, dim); None where it is missing, damaged or of other data."""
+        """Read a shard: descriptors, float32 (rows, dim); None if it is missing, damaged or of other data."""
         rows = self.shards()[number]
         try:
             with safe_open(self.path(number), framework="np") as file:
@@ -250,7 +252,7 @@ class DescriptorStore:
         return descriptors if same and descriptors.shape == (len(rows), self.dim) else None
 
     def write(self, number: int, descriptors: np.ndarray) -> None:
-        """Write a shard; a reader finds all of it or nothing.
+        """Write a shard atomically.
 
         Args:
             number: Zero-based index of the shard.
@@ -267,16 +269,16 @@ class DescriptorStore:
         processes: int = 1,
         show_progress_bar: bool = False,
     ) -> int:
-        """Make the missing shards that belong to this process.
+        """Encode the missing shards of this process.
 
         Args:
-            encode: Rows to descriptors (rows, dim).
+            encode: Function from rows to descriptors (rows, dim).
             process: Zero-based index of this process.
-            processes: Number of processes that share the work; all must see one directory.
+            processes: Number of processes that fill the store; all must have access to the directory.
             show_progress_bar: Show rows per second on stderr.
 
         Returns:
-            The number of shards that were made.
+            The number of encoded shards.
         """
         missing = [n for n in range(len(self.shards())) if n % processes == process and self.read(n) is None]
         total = sum(len(self.shards()[number]) for number in missing)
@@ -287,16 +289,16 @@ class DescriptorStore:
         return len(missing)
 
     def load(self) -> np.ndarray:
-        """All descriptors, float32 (count, dim).
+        """Load all descriptors, float32 (count, dim).
 
         Raises:
-            GenGeoError: A shard is missing, for example because another process stopped.
+            GenGeoError: A shard is missing or damaged, for example because another process stopped.
         """
         whole = np.empty((self.count, self.dim), dtype=np.float32)
         for number, rows in enumerate(self.shards()):
             part = self.read(number)
             if part is None:
-                raise GenGeoError(f"{self.path(number)} is missing or damaged; the same command makes it again")
+                raise GenGeoError(f"{self.path(number)} is missing or damaged; run the same command again")
             whole[rows.start : rows.stop] = part
         return whole
 
@@ -315,20 +317,20 @@ def encode_to_store(
     show_progress_bar: bool = False,
     shard_rows: int = SHARD_ROWS,
 ) -> DescriptorStore:
-    """Encode one view of a data set, or this process's part of it, into a store.
+    """Encode one view of a data set, or the part of this process, to a store.
 
     Args:
-        encoder: Model and preprocessing.
+        encoder: Encoder with model and preprocessing.
         images: Images in the order of `ids`.
         view: "ground" or "aerial".
         ids: Ids of the images, part of the key.
         root: Directory of all stores.
-        transform: See `encode_images`.
-        transform_key: JSON value that tells transforms apart, part of the key.
-        process, processes, show_progress_bar, shard_rows: See `DescriptorStore`.
+        transform: As in `encode_images`.
+        transform_key: JSON value that identifies the transform, part of the key.
+        process, processes, show_progress_bar, shard_rows: As in `DescriptorStore`.
 
     Returns:
-        The store; `load` it when all processes are done.
+        The store; call `load` when all processes are done.
 
     Raises:
         GenGeoError: An image cannot be read.
@@ -351,7 +353,7 @@ def encode_to_store(
 
 
 def images_fingerprint(images: Sequence[Any], ids: Sequence[str]) -> str:
-    """SHA-256 of all ids and of the pixels of some images: a table that was replaced or rendered anew has another."""
+    """SHA-256 of all ids and of the pixels of some images, to detect replaced images."""
     digest = hashlib.sha256(json.dumps(list(ids)).encode())
     for row in np.unique(np.linspace(0, len(ids) - 1, _PROBES).astype(int)):
         digest.update(np.asarray(images[int(row)]).tobytes())
@@ -359,12 +361,12 @@ def images_fingerprint(images: Sequence[Any], ids: Sequence[str]) -> str:
 
 
 def _parts(rows: list[int], size: int) -> list[list[int]]:
-    """Consecutive parts of at most `size` rows."""
+    """Split rows into consecutive parts of at most `size`."""
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 def _progress(total: int, description: str, shown: bool) -> Any:
-    """A progress bar on stderr, or one that shows nothing."""
+    """Create a progress bar on stderr, which can be hidden."""
     from tqdm.auto import tqdm
 
     return tqdm(total=total, desc=description, unit="image", leave=False, disable=not shown)

@@ -1,7 +1,6 @@
-"""One short string for everything that decides a descriptor: weights, architecture, preprocessing.
+"""Fingerprint of a model: SHA-256 of weights, architecture and preprocessing, which determine a descriptor.
 
-The fingerprint of a model and its image processor is a SHA-256. It is stored with each index, so that descriptors of
-two models are never compared by mistake.
+It is stored with each index, so that descriptors of different models are not compared.
 """
 
 import hashlib
@@ -13,7 +12,7 @@ from gengeo_hf.common.errors import GenGeoError
 if TYPE_CHECKING:
     from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
 
-# What may differ between two configs that give the same descriptors: initialisation, training and book-keeping.
+# Settings that do not change descriptors: initialisation, training and metadata.
 IRRELEVANT = {
     "_name_or_path",
     "architectures",
@@ -48,8 +47,8 @@ PREPROCESSING = (
     "image_std",
     "do_convert_rgb",
 )
-# Settings that came later, with what they are where nothing is said: left out then, so that fingerprints of stored
-# indexes stay.
+# Settings of later versions with their defaults. A default is left out, so that fingerprints in stored indexes do not
+# change.
 LATER = {
     "share_backbone": True,
     "token_counts": None,
@@ -58,7 +57,7 @@ LATER = {
     "aerial_keep": None,
     "guide_size": None,
 }
-# Parameters that no descriptor depends on.
+# Parameters that do not change descriptors.
 UNUSED_WEIGHTS = ("logit_scale", "mask_token")
 
 
@@ -69,34 +68,37 @@ def _relevant(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def preprocessing(processor: "GenGeoImageProcessor") -> dict[str, Any]:
-    """What of an image processor's settings decides the descriptors."""
+    """Settings of an image processor that change descriptors."""
     settings = processor.to_dict()
     found = {key: settings.get(key) for key in PREPROCESSING}
-    changed = settings.get("view_transforms")  # left out where there is none: fingerprints of stored indexes stay
+    changed = settings.get("view_transforms")  # left out if empty, so that fingerprints in stored indexes do not change
     return found | ({"view_transforms": changed} if changed else {})
 
 
 def fingerprint(model: "GenGeoModel", processor: "GenGeoImageProcessor") -> str:
-    """SHA-256, in hex, of what decides the descriptors.
+    """Compute the fingerprint of a model, a SHA-256 in hexadecimal.
 
-    The same on any device. Weights in another precision give another fingerprint. A model that truncates its
-    descriptors (`truncate_dim`) has that of the whole model with the width mixed in, see `truncated`.
+    It does not depend on the device, but on the precision of the weights. The fingerprint of a model that truncates its
+    descriptors (`truncate_dim`) also depends on their number of values, see `truncated`.
 
     Args:
-        model: A GenGeo model whose weights are in memory.
-        processor: The image processor that prepares its input. Its default `view` does not count.
+        model: GenGeo model whose weights are in memory.
+        processor: Image processor of the model. Its default `view` has no effect.
 
     Raises:
-        GenGeoError: Weights are not in memory (the model is offloaded or was made on the meta device).
+        GenGeoError: Weights are not in memory (offloaded, or on the meta device).
     """
     return truncated(whole_fingerprint(model, processor), model.config.truncate_dim)
 
 
 def whole_fingerprint(model: "GenGeoModel", processor: "GenGeoImageProcessor") -> str:
-    """Like `fingerprint`, of whole descriptors even where the model truncates them.
+    """Compute the fingerprint without the truncation of descriptors.
+
+    Args:
+        model, processor: As in `fingerprint`.
 
     Raises:
-        GenGeoError: A tensor is not in memory, as after offloading.
+        GenGeoError: Weights are not in memory (offloaded, or on the meta device).
     """
     import torch
 
@@ -116,13 +118,13 @@ def whole_fingerprint(model: "GenGeoModel", processor: "GenGeoImageProcessor") -
 
 
 def at_input_scale(fingerprint: str, scale: float) -> str:
-    """The fingerprint of a model that sees images at `scale` times its own sizes, from that of the model."""
+    """Fingerprint of a model with images of `scale` times its own sizes, from the fingerprint of the model."""
     return fingerprint if scale == 1 else hashlib.sha256(f"{fingerprint} input scale {scale:g}".encode()).hexdigest()
 
 
 def truncated(whole: str, width: int | None) -> str:
-    """The fingerprint of a model whose descriptors are truncated to `width` values, from that of the whole model.
+    """Fingerprint of a model whose descriptors are truncated to `width` values, from that without truncation.
 
-    With it an ONNX file, which does not hold the weights in the form that is hashed, can be truncated as well.
+    It does not need the weights, so descriptors of an ONNX export can be truncated as well.
     """
     return whole if width is None else hashlib.sha256(f"{whole} first {width}".encode()).hexdigest()

@@ -1,8 +1,9 @@
-"""Two or more models as one encoder: their descriptors one behind the other, so that similarities are averaged.
+"""Fuses two or more models into one encoder by concatenating their descriptors, which averages similarities.
 
 For unit descriptors a_k of a photo and b_k of a tile, the dot product of [a_1, a_2] / sqrt(2) and [b_1, b_2] / sqrt(2)
-is the mean of the cosines a_1 b_1 and a_2 b_2. So P-BEV's sum of two similarity matrices, panorama against tile and
-bird's-eye view against tile, is one ordinary descriptor, and each index and store works unchanged at twice the size.
+is the mean of the cosines a_1 b_1 and a_2 b_2. The sum of two similarity matrices in P-BEV (panorama against tile and
+bird's-eye view against tile) therefore needs only one descriptor, and indexes and stores work unchanged at twice the
+size.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ KIND = "fusion"
 
 
 class FusedProcessor:
-    """The preprocessing of several encoders: pixel values of all, flattened and one behind the other.
+    """Preprocessing of several encoders: their pixel values are flattened and concatenated.
 
     Args:
-        processors: Of the branches.
+        processors: Image processor of each branch.
     """
 
     def __init__(self, processors: Sequence[Any]) -> None:
@@ -42,18 +43,18 @@ class FusedProcessor:
 
     @property
     def view_sizes(self) -> Mapping[str, Mapping[str, int]]:
-        """Sizes of the first branch."""
+        """Image sizes of the first branch."""
         sizes: Mapping[str, Mapping[str, int]] = self.processors[0].view_sizes
         return sizes
 
     @view_sizes.setter
     def view_sizes(self, sizes: Mapping[str, Mapping[str, int]]) -> None:
         if sizes != self.view_sizes:
-            raise GenGeoError("a fused model has one size for each of its branches: leave the size of images out")
+            raise GenGeoError("the branches of a fused model have their own image sizes: leave the size out")
 
     @property
     def view_transforms(self) -> dict[str, str]:
-        """The views that any branch changes images to."""
+        """View transforms of all branches."""
         found: dict[str, str] = {}
         for processor in self.processors:
             found |= processor.view_transforms or {}
@@ -69,20 +70,20 @@ class FusedProcessor:
         return {"pixel_values": torch.cat([pixels.flatten(2) for pixels in found], dim=2).unsqueeze(2)}
 
     def split(self, packed: torch.Tensor, view: str) -> list[torch.Tensor]:
-        """Pixel values (B, 3, H, W) of each branch, from what a call gave."""
+        """Split packed pixel values into (B, 3, H, W) for each branch."""
         sizes = [(p.view_sizes[view]["height"], p.view_sizes[view]["width"]) for p in self.processors]
         parts = packed.squeeze(2).split([math.prod(size) for size in sizes], dim=2)
         return [part.unflatten(2, size) for part, size in zip(parts, sizes, strict=True)]
 
 
 class FusedEncoder(Encoder):
-    """Several encoders as one; see the module.
+    """An encoder whose descriptors are the concatenated descriptors of several encoders.
 
     Args:
-        branches: At least two, whose descriptors are joined in this order.
+        branches: Two or more encoders on one device, in the order of their descriptors.
 
     Raises:
-        GenGeoError: There are fewer than two, or one is truncated or on another device.
+        GenGeoError: There are fewer than two encoders, or they are on different devices.
     """
 
     can_mirror = False
@@ -100,25 +101,25 @@ class FusedEncoder(Encoder):
 
     @property
     def model(self) -> GenGeoModel:
-        """Refused: there are several.
+        """Not supported: there are several models.
 
         Raises:
             GenGeoError: Always.
         """
-        raise GenGeoError("a fused model has descriptors only: use one of the models that it was made from")
+        raise GenGeoError("a fused model computes only descriptors: use one of the models from which it was made")
 
     @property
     def dim(self) -> int:
-        """Number of values of all branches together."""
+        """Sum of the numbers of values of the branches."""
         return sum(branch.dim for branch in self.branches)
 
     @property
     def truncate_dim(self) -> None:
-        """Fused descriptors are whole."""
+        """None: fused descriptors are not truncated."""
         return
 
     def truncate(self, dim: int) -> None:
-        """Refused: the first values are those of the first branch alone.
+        """Not supported: the first values are those of the first branch.
 
         Raises:
             GenGeoError: Always.
@@ -126,12 +127,12 @@ class FusedEncoder(Encoder):
         raise GenGeoError("a fused model cannot be truncated: truncate the models, then fuse them")
 
     def scale_input(self, scale: float | Literal["fast"]) -> None:
-        """Refused: the branches have no common size.
+        """Not supported: the branches have different image sizes.
 
         Raises:
             GenGeoError: Always.
         """
-        raise GenGeoError("a fused model joins several models, which have no common input scale: leave it out")
+        raise GenGeoError("a fused model has several models without a common input scale: leave input_scale out")
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -145,7 +146,7 @@ class FusedEncoder(Encoder):
         return hashlib.sha256(whole.encode()).hexdigest()
 
     def encode_pixels(self, pixels: torch.Tensor | np.ndarray, view: View) -> np.ndarray:
-        """Joined descriptors, float32 (B, dim), of what the processor gave."""
+        """Encode packed pixel values of `FusedProcessor`: concatenated descriptors, float32 (B, dim)."""
         fused: Any = self.processor
         parts = fused.split(torch.as_tensor(pixels), view)
         found = [branch.encode_pixels(part, view) for branch, part in zip(self.branches, parts, strict=True)]
@@ -154,20 +155,23 @@ class FusedEncoder(Encoder):
 
 
 def fuse(models: Sequence[str | Path], out: str | Path, *, overwrite: bool = False) -> Path:
-    """Put several checkpoints into one directory, which `Encoder.from_pretrained` loads as one encoder.
+    """Write several checkpoints to one directory, which `Encoder.from_pretrained` loads as one encoder.
 
     Args:
-        models: Directories of checkpoints or Hub ids, in the order of their descriptors.
-        out: Directory to write; it appears whole or not at all.
+        models: Checkpoint directories or Hub ids, in the order of their descriptors.
+        out: Directory to write; it is created atomically.
         overwrite: Replace an earlier fusion.
 
+    Returns:
+        The path of the directory.
+
     Raises:
-        GenGeoError: A model cannot be read, is exported or fused itself, or `out` holds something else.
+        GenGeoError: A model cannot be read, or is an export or a fusion; or `out` holds something else.
     """
     check_replaceable(out, KIND, overwrite)
     encoders = [Encoder.from_pretrained(name, device="cpu") for name in models]
     if any(isinstance(encoder, FusedEncoder) for encoder in encoders):
-        raise GenGeoError("one of the models is fused already: give the models that it was made from")
+        raise GenGeoError("one of the models is fused already: give the models from which it was made")
     fused = FusedEncoder(encoders)
     with atomic_folder(out, KIND) as folder:
         for number, (name, encoder) in enumerate(zip(models, encoders, strict=True)):
@@ -183,15 +187,15 @@ def fuse(models: Sequence[str | Path], out: str | Path, *, overwrite: bool = Fal
 
 
 def load_fusion(folder: Path, truncate_dim: int | None = None, **options: Any) -> FusedEncoder:
-    """The encoder of a directory that `fuse` wrote.
+    """Load a fused encoder from a directory that `fuse` wrote.
 
     Args:
-        folder: With `gengeo_fusion.json`.
-        truncate_dim: Refused.
-        options: Of `Encoder.from_pretrained`, for each branch.
+        folder: Directory with `gengeo_fusion.json`.
+        truncate_dim: Not supported; must be None.
+        options: Arguments of `Encoder.from_pretrained` for each branch.
 
     Raises:
-        GenGeoError: The record is damaged, a branch is missing or was changed, or an option is one of single models.
+        GenGeoError: The record is damaged, a branch is missing or was changed, or an option is not supported.
     """
     if truncate_dim is not None or options.get("backend") == "onnx":
         raise GenGeoError(f"{folder} is a fused model: leave truncate_dim and backend onnx out")

@@ -1,4 +1,4 @@
-"""What may be given as an image: one or many, a path, an address, bytes, a PIL image, an array, a tensor."""
+"""Types of image arguments: paths, addresses, bytes, PIL images, arrays and tensors; one or many."""
 
 import sys
 import urllib.error
@@ -19,9 +19,9 @@ _SCHEMES = ("http://", "https://")
 
 
 def is_single_image(images: Any) -> bool:
-    """Whether this is one image, not a collection of images.
+    """Whether the argument is one image and not a collection of images.
 
-    A text is a path or an address, never a sequence of letters. An array or tensor of two or three axes is one image,
+    A string is one path or address. An array or tensor of two or three axes is one image,
     one of four axes is a batch.
     """
     if isinstance(images, str | Path | bytes | bytearray | Image.Image | Mapping):
@@ -33,14 +33,14 @@ def is_single_image(images: Any) -> bool:
 
 
 def load_image(image: Any) -> Any:
-    """Open what is a file or a PIL image as an upright RGB image, and pass arrays and tensors on.
+    """Open files and PIL images as upright RGB images; arrays and tensors are returned unchanged.
 
     Args:
-        image: A path, the bytes of a file, an open binary file, a row of `datasets.Image(decode=False)` (a dict with
-            `bytes` or `path`), a PIL image, an array or a tensor.
+        image: Path, bytes of a file, open binary file, row of `datasets.Image(decode=False)` (a dict with
+            `bytes` or `path`), PIL image, array or tensor.
 
     Returns:
-        What the image processor takes.
+        An image for the image processor.
 
     Raises:
         GenGeoError: The image is missing or broken, or is an address.
@@ -52,9 +52,9 @@ def load_image(image: Any) -> Any:
     if isinstance(image, bytearray):
         image = bytes(image)
     if isinstance(image, str | Path | bytes | Image.Image) or hasattr(image, "read"):
-        return open_image(image)  # a photo from `Image.open` must have the descriptor of its file
+        return open_image(image)  # an `Image.open` photo must have the same descriptor as its file
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 4:
-        return open_image(Image.fromarray(image))  # with alpha, which the library's processors do not all know
+        return open_image(Image.fromarray(image))  # not all image processors support an alpha channel
     if _is_array(image):
         return image
     raise GenGeoError(
@@ -64,7 +64,7 @@ def load_image(image: Any) -> Any:
 
 
 def _is_array(image: Any) -> bool:
-    """Whether this is an array or a tensor; torch is not imported to find that out."""
+    """Whether this is an array or a tensor; does not import torch."""
     torch = sys.modules.get("torch")
     return isinstance(image, np.ndarray) or (torch is not None and isinstance(image, torch.Tensor))
 
@@ -75,7 +75,7 @@ def is_address(image: Any) -> bool:
 
 
 def fetch_image(address: str) -> bytes:
-    """The file at an http(s) address. Only for addresses that the caller of Python code has written.
+    """Download the file at an http(s) address. Use only for trusted addresses, not for those of a web client.
 
     Raises:
         GenGeoError: The server cannot be reached or refuses, or the file has more than `FETCH_LIMIT_BYTES` bytes.
@@ -94,35 +94,35 @@ def fetch_image(address: str) -> bytes:
 
 
 def check_view(view: object) -> None:
-    """Refuse a word that is not a view.
+    """Check the name of a view.
 
     Raises:
-        GenGeoError: It is neither "ground" nor "aerial".
+        GenGeoError: `view` is neither "ground" nor "aerial".
     """
     if not isinstance(view, str) or view not in ("ground", "aerial"):
         raise GenGeoError(f'view is {view!r}: expected "ground" for photos or "aerial" for tiles')
 
 
 def prepare(processor: Any, images: list[Any], view: str, *, resize: bool, tensors: str) -> Any:
-    """Pixel values (B, 3, H, W) of images.
+    """Compute pixel values (B, 3, H, W) of images.
 
     Args:
-        processor: The model's image processor.
+        processor: Image processor of the model.
         images: Loaded images.
         view: "ground" or "aerial".
-        resize: Resize to the view's size.
+        resize: Resize to the size of the view.
         tensors: "pt" or "np".
 
     Raises:
-        GenGeoError: The model changes images to another view, which an image does not have, or which cannot be made of
-            images of their own size.
-        ValueError: An image that the processor cannot take.
+        GenGeoError: The model transforms images to another view, and this is not possible for an image, or not without
+            resizing.
+        ValueError: The processor cannot take an image.
     """
     changed = (processor.view_transforms or {}).get(view)
     if changed and not resize:
         raise GenGeoError(
-            f"this model changes {view} images to the view {changed}, which needs whole ones: images of their own "
-            "size, such as photos with a smaller field of view, cannot be encoded"
+            f"this model transforms {view} images to the view {changed}, which needs full panoramas or tiles: images "
+            "of their own size, such as photos with a smaller field of view, cannot be encoded"
         )
     options: dict[str, Any] = {} if resize else {"do_resize": False}
     try:

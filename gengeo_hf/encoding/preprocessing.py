@@ -1,8 +1,8 @@
-"""Preprocessing without torch: photos to pixel values by Pillow and numpy, for exported graphs.
+"""Preprocessing with Pillow and numpy instead of torch, for exported graphs.
 
 `GenGeoImageProcessor` resizes with torch, which takes seconds to import. Here upright RGB images are resized by Pillow,
-whose bicubic and bilinear kernels are the same within one grey level. Anything else (arrays, options that are not
-common) goes to `GenGeoImageProcessor`, which is loaded when it is first needed.
+whose bicubic and bilinear kernels agree within one grey level. Other input (arrays, uncommon options) is passed to
+`GenGeoImageProcessor`, which is loaded on first use.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from PIL import Image
 from gengeo_hf.common.errors import GenGeoError
 
 CONFIG = "preprocessor_config.json"
-# What `GenGeoImageProcessor` takes where its file says nothing.
+# Defaults of `GenGeoImageProcessor`.
 DEFAULTS: dict[str, Any] = {
     "do_resize": True,
     "do_rescale": True,
@@ -31,12 +31,12 @@ DEFAULTS: dict[str, Any] = {
     "image_std": [0.229, 0.224, 0.225],
     "view_sizes": {"ground": {"height": 154, "width": 770}, "aerial": {"height": 392, "width": 392}},
 }
-FAST_SCALE = 0.75  # 1.8 times as fast with ViT-B/14 on a CPU with AVX2 alone (benchmarks/README.md)
+FAST_SCALE = 0.75  # 1.8 times as fast with ViT-B/14 on a CPU with only AVX2 (benchmarks/README.md)
 COMMON = ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb", "rescale_factor", "size")
 
 
 class FileProcessor:
-    """The image processor of a checkpoint directory, as far as its file describes it.
+    """Image processor with the settings of a checkpoint directory.
 
     Args:
         folder: Directory with preprocessor_config.json.
@@ -63,14 +63,14 @@ class FileProcessor:
         return {**self._settings, "view_sizes": self.view_sizes}
 
     def __getattr__(self, name: str) -> Any:
-        """Whatever else the image processor has."""
+        """Other attributes of `GenGeoImageProcessor`."""
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self.whole, name)
 
     @property
     def whole(self) -> Any:
-        """The `GenGeoImageProcessor` of the same directory."""
+        """`GenGeoImageProcessor` of the same directory."""
         if self._whole is None:
             from gengeo_hf.model import GenGeoImageProcessor
 
@@ -78,7 +78,7 @@ class FileProcessor:
         return self._whole
 
     def __call__(self, images: Any, *, view: str, **options: Any) -> dict[str, Any]:
-        """Pixel values (B, 3, H, W) of images; float32 arrays unless `return_tensors="pt"` asks for tensors."""
+        """Compute pixel values (B, 3, H, W): float32 arrays, or tensors with `return_tensors="pt"`."""
         several = images if isinstance(images, list | tuple) else [images]
         plain = not (set(options) - {"return_tensors", "do_resize"}) and options.get("return_tensors") == "np"
         usual = all(self._settings[name] == DEFAULTS[name] for name in COMMON) and view not in (
@@ -93,7 +93,7 @@ class FileProcessor:
         return {"pixel_values": np.stack([self._pixels(image, size) for image in several]), "view": view}
 
     def _pixels(self, image: Image.Image, size: dict[str, int] | None) -> np.ndarray:
-        """One upright RGB image as normalised values (3, H, W), float32."""
+        """Normalised values of one upright RGB image, float32 (3, H, W)."""
         if size is not None and image.size != (size["width"], size["height"]):
             image = image.resize((size["width"], size["height"]), Image.Resampling(self._settings["resample"]))
         mean, std = (np.array(self._settings[name], np.float32) for name in ("image_mean", "image_std"))
@@ -105,19 +105,22 @@ class FileProcessor:
 def scaled_sizes(
     sizes: Mapping[str, Mapping[str, int]], scale: float, patches: tuple[int, int], fewest_tokens: int = 1
 ) -> dict[str, dict[str, int]]:
-    """Image sizes times a scale, each side in whole patches.
+    """Multiply image sizes by a scale and round each side to whole patches.
 
     Args:
-        sizes: `height` and `width` in pixels of each view.
-        scale: 0.1 to 1.
+        sizes: `height` and `width` in pixels, by view.
+        scale: Factor, 0.1 to 1.
         patches: Height and width of a patch in pixels.
-        fewest_tokens: Patches that an image must have at least.
+        fewest_tokens: Minimum number of patches of an image.
+
+    Returns:
+        New sizes by view.
 
     Raises:
-        GenGeoError: The scale is out of its range, or leaves too few patches.
+        GenGeoError: The scale is out of range, or leaves too few patches.
     """
     if not 0.1 <= scale <= 1:
-        raise GenGeoError(f"the input scale is {scale:g}: expected 0.1 to 1, times the model's own image size")
+        raise GenGeoError(f"the input scale is {scale:g}: expected 0.1 to 1, a factor of the model's image size")
     found = {}
     for view, size in sizes.items():
         high, wide = (
@@ -133,21 +136,21 @@ def scaled_sizes(
 
 
 def fast_scale(record: Mapping[str, Any]) -> float:
-    """The input scale that "fast" stands for: `FAST_SCALE`, for a model that has seen images of such sizes.
+    """Input scale of "fast": `FAST_SCALE`, if the model was trained with images of such sizes.
 
     Args:
         record: Training record of the model.
 
     Raises:
-        GenGeoError: The record does not say that the model was trained with sizes down to this one.
+        GenGeoError: By its record, the model was not trained with images of this scale.
     """
     augment = (record.get("settings") or {}).get("augment") or {}
     scales = (augment.get("options") or {}).get("input_scales") or [1.0]
     if not augment.get("enabled", True) or min(scales) > FAST_SCALE:
         raise GenGeoError(
             f"fast is input scale {FAST_SCALE:g}, and this model was not trained with images of several sizes "
-            f"(augment.options.input_scales): measure what that scale costs with benchmarks/input_scale.py, and give "
-            f"it as input scale ({FAST_SCALE:g}) if you accept it"
+            f"(augment.options.input_scales): measure its effect with benchmarks/input_scale.py, and give "
+            f"{FAST_SCALE:g} instead of fast if you accept it"
         )
     return FAST_SCALE
 

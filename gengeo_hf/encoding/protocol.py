@@ -1,7 +1,7 @@
-"""What the index, localisation and the service need of an encoder: `EncoderProtocol`.
+"""`EncoderProtocol`: the members of an encoder that index, localisation and service use.
 
-`gengeo_hf.encoding.encoder.Encoder` is one; an encoder of your own is usable everywhere once it has all members. A
-type checker compares it with the protocol; `isinstance(encoder, EncoderProtocol)` compares the names.
+`gengeo_hf.encoding.encoder.Encoder` has them; any other encoder with these members can be used as well. A type checker
+checks an encoder against the protocol; `isinstance(encoder, EncoderProtocol)` checks only the names.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ View = Literal["ground", "aerial"]
 
 @runtime_checkable
 class EncoderProtocol(Protocol):
-    """Images in, unit descriptors out."""
+    """Computes unit descriptors of images."""
 
     @property
     def dim(self) -> int:
@@ -23,12 +23,12 @@ class EncoderProtocol(Protocol):
 
     @property
     def truncate_dim(self) -> int | None:
-        """Number of values that descriptors are truncated to; None for whole ones."""
+        """Number of values to which descriptors are truncated; None if they are not."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of weights and preprocessing: descriptors of two fingerprints must never be compared."""
+        """SHA-256 of weights and preprocessing: descriptors of different fingerprints cannot be compared."""
         ...
 
     @property
@@ -38,7 +38,7 @@ class EncoderProtocol(Protocol):
 
     @property
     def patch(self) -> int:
-        """Width in pixels of what becomes one token; images of their own size are multiples of it wide. At least 1."""
+        """Width of a patch in pixels, at least 1; widths of images that are not resized are multiples of it."""
         ...
 
     @property
@@ -48,44 +48,44 @@ class EncoderProtocol(Protocol):
 
     @property
     def ground_camera(self) -> str | None:
-        """What the ground images of training were: "panorama", "photo", or None where it is not known."""
+        """Type of the ground images in training: "panorama", "photo", or None if unknown."""
         ...
 
     @property
     def ground_vertical_fov(self) -> float | None:
-        """Degrees of elevation that the panoramas of training show; None where it is not known."""
+        """Vertical field of view in degrees of the panoramas in training; None if unknown."""
         ...
 
     @property
     def preprocessing(self) -> Mapping[str, Any]:
-        """Settings of the preprocessing as plain JSON values, for people; `fingerprint` is what is compared."""
+        """Settings of the preprocessing as plain JSON values, for display; only `fingerprint` is compared."""
         ...
 
     @property
     def training_record(self) -> Mapping[str, Any]:
-        """What training wrote beside the checkpoint, for example `trained_on`; empty where there is no record."""
+        """Training record of the checkpoint, for example with `trained_on`; empty if there is none."""
         ...
 
     @property
     def computed_by(self) -> str:
-        """Backend and precision, for example "torch float32"; empty where it is not known."""
+        """Backend and precision, for example "torch float32"; empty if unknown."""
         ...
 
     @property
     def choice_reason(self) -> str:
-        """Why this backend computes, in one line; empty where there was no choice."""
+        """Reason for the choice of the backend in one line; empty if there was no choice."""
         ...
 
     def encode(self, images: Any, view: View, *, resize: bool = True) -> np.ndarray:
-        """Descriptors of images.
+        """Encode images.
 
         Args:
             images: One image or a sequence of images.
             view: "ground" for photos, "aerial" for tiles.
-            resize: Resize to the view's size. False keeps the images' own size, which must be the same for all.
+            resize: Resize to the size of the view. False keeps the images' own size, which must be equal.
 
         Returns:
-            Unit descriptors, float32: (dim,) of one image, (images, dim) of several.
+            Unit descriptors, float32: (dim,) for one image, (images, dim) for several.
 
         Raises:
             GenGeoError: An image is missing or broken.

@@ -1,6 +1,6 @@
-"""Folders of the benchmarks' shapes, with placeholders in the place of the proprietary images.
+"""Directories with the layouts of the benchmarks, and small synthetic images instead of the proprietary ones.
 
-One small picture for each view is linked under every name, so that even a whole list takes a second.
+Where the content does not matter, one image per view is link_names under every name, so that long lists take a second.
 """
 
 import os
@@ -12,19 +12,20 @@ from scipy.io import savemat
 from tests.data.helpers import encoded
 
 CITIES = ("Chicago", "NewYork", "SanFrancisco", "Seattle")
-# Zoom-20 tiles of Seattle, one half-tile apart, as the real lists have them.
+# Tiles of Seattle at zoom 20, half a tile apart, as in the real lists.
 LAT, LON, LAT_STEP, LON_STEP = 47.60, -122.33, 0.000328072, 0.000486444
 
 
 def picture(path, height, width, seed=0):
-    """A small noise image, which tells its seed."""
+    """Write a small noise image that is determined by its seed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
     path.write_bytes(encoded(pixels, "JPEG" if path.suffix == ".jpg" else "PNG"))
     return path
 
 
-def linked(source, folder, names):
+def link_names(source, folder, names):
+    """Link one file under several names."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         os.link(source, folder / name)
@@ -36,7 +37,7 @@ def cvusa_row(number):
 
 
 def make_cvusa(root, train=range(1, 121, 2), test=range(2, 41, 2), gps=200, size=((28, 112), (56, 56))):
-    """CVUSA with every image different; GPS wanders over some hundred kilometres."""
+    """CVUSA with different images and GPS positions over a few hundred kilometres."""
     for number in (*train, *test):
         picture(root / f"streetview/panos/{number:07d}.jpg", *size[0], seed=number)
         picture(root / f"bingmap/19/{number:07d}.jpg", *size[1], seed=number)
@@ -44,8 +45,8 @@ def make_cvusa(root, train=range(1, 121, 2), test=range(2, 41, 2), gps=200, size
     (root / "splits/train-19zl.csv").write_text("\n".join(map(cvusa_row, train)) + "\n")
     (root / "splits/val-19zl.csv").write_text("\n".join(map(cvusa_row, test)) + "\n")
     if gps:
-        chance = np.random.default_rng(0)
-        lat, lon = 40 + chance.uniform(-2, 2, gps), -100 + chance.uniform(-2, 2, gps)
+        rng = np.random.default_rng(0)
+        lat, lon = 40 + rng.uniform(-2, 2, gps), -100 + rng.uniform(-2, 2, gps)
         table = np.stack([lat, lon, lat + 1e-5, lon - 1e-5, np.full(gps, 15.0)], axis=1)
         (root / "split_locations").mkdir()
         np.savetxt(root / "split_locations/all.csv", table, delimiter=",", fmt="%.8f")
@@ -53,14 +54,14 @@ def make_cvusa(root, train=range(1, 121, 2), test=range(2, 41, 2), gps=200, size
 
 
 def make_cvact(root, train=60, val=12, test=20, lost="1LqOHPdTiBbRucz-jFOSbQ", northing_first=False):
-    """CVACT: ids beyond those with images, 1-based indices, one training pair without images."""
-    chance = np.random.default_rng(1)
+    """CVACT with ids that have no images, 1-based indices, and one training pair without images."""
+    rng = np.random.default_rng(1)
     count = train + val + test
     ids = [f"{number:022d}" for number in range(count)] + ["unused" + "x" * 16]
     ids[3] = lost
-    order = chance.permutation(count)
+    order = rng.permutation(count)
     splits = order[:train], order[train : train + val], order[train:]
-    utm = np.stack([690_000 + chance.uniform(0, 9_000, count + 1), 6_090_000 + chance.uniform(0, 9_000, count + 1)], 1)
+    utm = np.stack([690_000 + rng.uniform(0, 9_000, count + 1), 6_090_000 + rng.uniform(0, 9_000, count + 1)], 1)
     root.mkdir(parents=True, exist_ok=True)
     savemat(
         root / "ACT_data.mat",
@@ -82,8 +83,8 @@ def make_cvact(root, train=60, val=12, test=20, lost="1LqOHPdTiBbRucz-jFOSbQ", n
 
 
 def vigor_grid(city, rows=6, columns=8):
-    """Names of a grid of tiles, and label rows of a panorama in each square between four tiles."""
-    south = LAT + CITIES.index(city)  # each city has its own latitude
+    """Names of a grid of tiles, and label rows of panoramas, one in each square between four tile centres."""
+    south = LAT + CITIES.index(city)  # cities differ in latitude
     tiles = [
         [f"satellite_{south + i * LAT_STEP:.12f}_{LON + j * LON_STEP:.12f}.png" for j in range(columns)]
         for i in range(rows)
@@ -99,13 +100,13 @@ def vigor_grid(city, rows=6, columns=8):
 
 
 def make_vigor(root, cities=CITIES, layout="original", labels="original", tile_suffix=".png"):
-    """VIGOR in one of its layouts; every other label row trains in the same-area protocol."""
+    """VIGOR in one of its layouts; every other label row is for training in the same-area protocol."""
     for number, city in enumerate(cities):
         tiles, rows = vigor_grid(city)
         ground = root / city / "panorama" if layout == "original" else root / "ground" / city
         aerial = root / city / "satellite" if layout == "original" else root / "satellite" / city
-        linked(picture(root / f".g{number}.jpg", 28, 112, number), ground, [row.split()[0] for row in rows])
-        linked(
+        link_names(picture(root / f".g{number}.jpg", 28, 112, number), ground, [row.split()[0] for row in rows])
+        link_names(
             picture(root / f".a{number}.png", 56, 56, number),
             aerial,
             [t.removesuffix(".png") + tile_suffix for t in tiles],
@@ -120,7 +121,7 @@ def make_vigor(root, cities=CITIES, layout="original", labels="original", tile_s
             ("same_area_balanced_test", rows[1::2]),
             ("pano_label_balanced", rows),
         ):
-            (folder / f"{name}{mark}.txt").write_text("\n".join(part))  # no final newline, as the real ones
+            (folder / f"{name}{mark}.txt").write_text("\n".join(part))  # no final newline, as in the real lists
     return root
 
 

@@ -1,4 +1,4 @@
-"""Small data sets that the tests of this room make for themselves."""
+"""Small synthetic data sets for tests."""
 
 import io
 
@@ -20,7 +20,7 @@ def flat(colour, height, width):
 
 
 def toy_dataset(count=12, ground=(28, 112), aerial=(56, 56), fov=360.0, broken=()):
-    """Pairs whose photo and tile are both one flat colour, which tells the row."""
+    """Pairs whose photo and tile have one uniform colour that identifies the row."""
     queries, tiles = [], []
     for row in range(count):
         colour = (10 * row % 256, (255 - 10 * row) % 256, 7 * row % 256)
@@ -51,7 +51,7 @@ def toy_dataset(count=12, ground=(28, 112), aerial=(56, 56), fov=360.0, broken=(
                 "area": "here",
             }
         )
-    tiles = tiles[::-1]  # positions must not be mistaken for ids
+    tiles = tiles[::-1]  # rows of the two tables differ, so that pairing by row instead of id fails
     return CrossViewDataset(
         "toy/train",
         datasets.Dataset.from_list(queries, features=QUERY_FEATURES),

@@ -1,4 +1,4 @@
-"""After every joint operation, north in the tile and north in the panorama must still be the same direction."""
+"""Augmentation: alignment of both views after joint changes, reproducibility, and changes of single views."""
 
 import math
 
@@ -15,7 +15,7 @@ SEED = (1, 2, 0)
 
 
 def scene(azimuths, width=168, side=71):
-    """A pole at each azimuth (degrees clockwise from north): a column in the panorama, a dot in the tile."""
+    """Pairs with a pole at each azimuth (degrees clockwise from north): a column in the panorama, a dot in the tile."""
     ground = torch.zeros(len(azimuths), 3, 20, width, dtype=torch.uint8)
     aerial = torch.zeros(len(azimuths), 3, side, side, dtype=torch.uint8)
     for row, azimuth in enumerate(azimuths):
@@ -27,7 +27,7 @@ def scene(azimuths, width=168, side=71):
     return {"ground": ground, "aerial": aerial}
 
 
-def seen(batch):
+def pole_azimuths(batch):
     """Azimuth of the pole in each view, degrees."""
     width, side = batch["ground"].shape[-1], batch["aerial"].shape[-1]
     columns = batch["ground"][:, 0].float().amax(dim=1).argmax(dim=1).numpy()
@@ -36,36 +36,36 @@ def seen(batch):
     return (columns + 0.5) / width * 360 - 180, np.degrees(np.arctan2(x, -y))
 
 
-def apart(a, b):
+def angle_between(a, b):
     return np.abs((a - b + 180) % 360 - 180)
 
 
 @pytest.mark.parametrize("width", [168, 154])  # 154 does not divide by 4
 @pytest.mark.parametrize(("flip", "rotate"), [(True, False), (False, True), (True, True)])
-def test_views_stay_aligned(width, flip, rotate):
+def test_augmentation_flip_and_rotation_keep_views_aligned(width, flip, rotate):
     azimuths = np.random.default_rng(0).uniform(-180, 180, 64)
     before = scene(azimuths, width)
     after = Augmentation(flip=flip, rotate=rotate)(before, SEED)
-    ground, aerial = seen(after)
-    assert apart(ground, aerial).max() < 360 / width * 1.5 + 1.5
-    moved = apart(ground, seen(before)[0])
-    assert (moved > 20).mean() > 0.3  # and it did something
+    ground, aerial = pole_azimuths(after)
+    assert angle_between(ground, aerial).max() < 360 / width * 1.5 + 1.5
+    moved = angle_between(ground, pole_azimuths(before)[0])
+    assert (moved > 20).mean() > 0.3  # the augmentation is not the identity
 
 
-def test_a_wrong_order_or_sense_would_be_seen():
+def test_scene_turned_in_opposite_directions_is_not_aligned():
     batch = scene(np.array([30.0] * 8))
     wrong = {**batch, "aerial": torch.rot90(batch["aerial"], -1, dims=(-2, -1))}
     wrong["ground"] = torch.roll(batch["ground"], -batch["ground"].shape[-1] // 4, dims=-1)
-    assert apart(*seen(wrong)).min() > 90
+    assert angle_between(*pole_azimuths(wrong)).min() > 90
 
 
-def test_rotation_shares():
+def test_augmentation_rotation_draws_quarter_turns_uniformly():
     after = Augmentation(flip=False)(scene(np.full(2000, 10.0)), SEED)
-    turns = np.round(apart(seen(after)[0], 10.0) / 90)
+    turns = np.round(angle_between(pole_azimuths(after)[0], 10.0) / 90)
     assert np.allclose(np.bincount(turns.astype(int), minlength=3) / 2000, [0.25, 0.5, 0.25], atol=0.04)
 
 
-def test_same_seed_epoch_and_step_give_the_same():
+def test_augmentation_same_seed_gives_equal_batches():
     batch = scene(np.arange(16.0))
     augment = Augmentation.sample4geo()
     first = augment(batch, seed=(5, 2, 9))
@@ -73,15 +73,15 @@ def test_same_seed_epoch_and_step_give_the_same():
     assert all(torch.equal(first[view], again[view]) for view in ("ground", "aerial"))
     for other in (augment(batch, (5, 2, 10)), augment(batch, (5, 9, 2)), Augmentation()(batch, (5, 2, 9))):
         assert not torch.equal(first["aerial"], other["aerial"])
-    assert torch.equal(batch["ground"], scene(np.arange(16.0))["ground"])  # the input is not written to
+    assert torch.equal(batch["ground"], scene(np.arange(16.0))["ground"])  # the input is unchanged
 
 
 @pytest.mark.parametrize("kind", [torch.uint8, torch.float32])
-def test_types_shapes_and_other_keys(kind):
-    chance = torch.Generator().manual_seed(0)
+def test_augmentation_keeps_dtypes_shapes_and_other_keys(kind):
+    rng = torch.Generator().manual_seed(0)
     batch = {
-        "ground": torch.randint(0, 256, (6, 3, 28, 112), generator=chance, dtype=torch.uint8),
-        "aerial": torch.randint(0, 256, (6, 3, 56, 56), generator=chance, dtype=torch.uint8),
+        "ground": torch.randint(0, 256, (6, 3, 28, 112), generator=rng, dtype=torch.uint8),
+        "aerial": torch.randint(0, 256, (6, 3, 56, 56), generator=rng, dtype=torch.uint8),
         "query_row": torch.arange(6),
     }
     if kind != torch.uint8:
@@ -95,7 +95,7 @@ def test_types_shapes_and_other_keys(kind):
         assert 0.05 < (after[view] == 0).all(dim=1).float().mean() < 0.6
 
 
-def test_input_scales_resize_both_views_of_a_batch_alike():
+def test_augmentation_input_scales_resize_both_views_equally():
     batch = scene(np.arange(16.0), side=72)
     whole = {view: batch[view].shape[-2:] for view in ("ground", "aerial")}
     augment, seen_scales = Augmentation(flip=False, rotate=False, input_scales=(1.0, 0.5), multiple_of=2), set()
@@ -104,7 +104,7 @@ def test_input_scales_resize_both_views_of_a_batch_alike():
         scales = {after[view].shape[-1] / whole[view][-1] for view in whole}
         assert len(scales) == 1 and after["aerial"].dtype == batch["aerial"].dtype
         seen_scales |= scales
-        assert apart(*seen(after)).max() < 12  # the views still show the same directions
+        assert angle_between(*pole_azimuths(after)).max() < 12  # the views still show the same directions
     assert seen_scales == {1.0, 0.5}
     odd = Augmentation(flip=False, rotate=False, input_scales=(0.75,))(
         {k: v[..., :42, :42] for k, v in batch.items()}, SEED
@@ -114,7 +114,7 @@ def test_input_scales_resize_both_views_of_a_batch_alike():
         Augmentation(input_scales=(1.5,))
 
 
-def test_colour_against_its_definition():
+def test_jitter_matches_definition_of_each_colour_change():
     images = torch.rand(3, 3, 8, 9, generator=torch.Generator().manual_seed(1)) * 0.4 + 0.3
     one, zero = torch.ones(3), torch.zeros(3)
     factor = torch.tensor([0.9, 1.0, 1.1])
@@ -131,37 +131,37 @@ def test_colour_against_its_definition():
     assert (turned - images).abs().max() > 0.05
 
 
-def test_photos_that_are_no_panoramas_do_not_turn():
+def test_augmentation_rotation_skips_pairs_without_panorama():
     batch = {**scene(np.full(8, 40.0)), "panorama": torch.tensor([True, False] * 4)}
     after = Augmentation(flip=False)(batch, SEED)
     assert torch.equal(after["ground"][1::2], batch["ground"][1::2])
     assert torch.equal(after["aerial"][1::2], batch["aerial"][1::2])
 
 
-def test_photos_beside_panoramas_stay_whole_and_their_tiles_turn():
+def test_augmentation_fov_and_unknown_heading_with_photos_resize_photos_and_turn_tiles():
     batch = {**scene(np.linspace(-170, 170, 16)), "panorama": torch.tensor([True, False] * 8)}
-    looked = Augmentation(flip=False, rotate=False, fov=(90, 90), multiple_of=1)(batch, SEED)
-    assert looked["ground"].shape[-1] == batch["ground"].shape[-1] // 4
-    pole = batch["ground"][1::2, 0, 0].argmax(dim=-1)  # still in the photo, at a quarter of its column
-    assert (looked["ground"][1::2, 0, 0].argmax(dim=-1) - pole / 4).abs().max() <= 1
-    assert torch.equal(looked["aerial"], batch["aerial"])
-    lost = Augmentation(flip=False, rotate=False, unknown_heading=True)(batch, SEED)
-    assert torch.equal(lost["ground"][1::2], batch["ground"][1::2])
-    assert torch.equal(lost["aerial"][::2], batch["aerial"][::2])
-    assert not torch.equal(lost["aerial"][1::2], batch["aerial"][1::2])
+    narrow = Augmentation(flip=False, rotate=False, fov=(90, 90), multiple_of=1)(batch, SEED)
+    assert narrow["ground"].shape[-1] == batch["ground"].shape[-1] // 4
+    pole = batch["ground"][1::2, 0, 0].argmax(dim=-1)  # photos are resized: the pole is at a quarter of its column
+    assert (narrow["ground"][1::2, 0, 0].argmax(dim=-1) - pole / 4).abs().max() <= 1
+    assert torch.equal(narrow["aerial"], batch["aerial"])
+    turned = Augmentation(flip=False, rotate=False, unknown_heading=True)(batch, SEED)
+    assert torch.equal(turned["ground"][1::2], batch["ground"][1::2])
+    assert torch.equal(turned["aerial"][::2], batch["aerial"][::2])
+    assert not torch.equal(turned["aerial"][1::2], batch["aerial"][1::2])
 
 
-def test_oblong_tiles_are_refused():
+def test_augmentation_rotation_of_oblong_tiles_raises_error():
     with pytest.raises(GenGeoError, match="rotate=False"):
         Augmentation()({"ground": torch.zeros(2, 3, 8, 16), "aerial": torch.zeros(2, 3, 8, 10)}, SEED)
 
 
-def test_limited_field_of_view_looks_where_it_says():
+def test_limited_fov_centres_crop_on_heading():
     azimuths = torch.tensor([0.0, 90.0, 200.0, 359.0])
     pole = scene(azimuths.numpy(), width=360)["ground"]
-    cut = limited_fov(pole, 90.0, azimuths)
-    assert cut.shape[-1] == 90
-    centre = cut[:, 0].float().amax(dim=1).argmax(dim=1)
+    crop = limited_fov(pole, 90.0, azimuths)
+    assert crop.shape[-1] == 90
+    centre = crop[:, 0].float().amax(dim=1).argmax(dim=1)
     assert ((centre - 45).abs() <= 1).all()
     assert limited_fov(pole, 70.0, azimuths, multiple_of=14).shape[-1] == 70
     assert torch.equal(limited_fov(pole, 360.0, torch.zeros(4)), pole)
@@ -169,11 +169,11 @@ def test_limited_field_of_view_looks_where_it_says():
         limited_fov(pole, 0.0, azimuths)
 
 
-def test_unknown_heading_rolls_the_panorama_only():
+def test_augmentation_unknown_heading_rolls_panoramas_only():
     batch = scene(np.full(32, 15.0), width=360)
     after = Augmentation(flip=False, rotate=False, unknown_heading=True)(batch, SEED)
     assert torch.equal(after["aerial"], batch["aerial"])
-    headings = apart(seen(after)[0], seen(batch)[0])
+    headings = angle_between(pole_azimuths(after)[0], pole_azimuths(batch)[0])
     assert headings.std() > 30
     narrow = Augmentation(fov=(60, 120))(batch, SEED)["ground"]
     assert 56 <= narrow.shape[-1] <= 126

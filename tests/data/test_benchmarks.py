@@ -1,4 +1,4 @@
-"""The benchmarks from folders of their shape: the right photo beside the right tile, gaps said and not hidden."""
+"""Loaders of the benchmarks: photos paired with their tiles, positions, splits, and errors for missing files."""
 
 import logging
 
@@ -21,17 +21,17 @@ def paths(table, name):
     return [cell["path"] for cell in table.cast_column(name, Image(decode=False))[name][:]]
 
 
-def test_cvusa(tmp_path, caplog):
+def test_cvusa_splits_pair_photos_tiles_and_positions_by_id(tmp_path, caplog):
     root = folders.make_cvusa(tmp_path / "CVUSA")
     with caplog.at_level(logging.WARNING):
-        test = load_pairs("cvusa", tmp_path, "test")  # the folder above is found too
+        test = load_pairs("cvusa", tmp_path, "test")  # the parent directory is accepted too
     assert "20 pairs, published are 8,884" in caplog.text
     assert column(test.queries, "query_id")[:2] == ["0000002", "0000004"]
     assert column(test.queries, "positive") == column(test.gallery, "tile_id") == column(test.queries, "query_id")
     for which, name in ((test.queries, "ground"), (test.gallery, "aerial")):
         assert [path[-11:-4] for path in paths(which, name)] == column(test.queries, "query_id")
     gps = np.loadtxt(root / "split_locations/all.csv", delimiter=",")
-    np.testing.assert_allclose(column(test.gallery, "lat"), gps[1:40:2, 0])  # line 2 is image 2
+    np.testing.assert_allclose(column(test.gallery, "lat"), gps[1:40:2, 0])  # line 2 belongs to image 2
     np.testing.assert_allclose(column(test.queries, "lon"), gps[1:40:2, 3])
     assert set(column(test.queries, "fov")) == {360.0} and set(column(test.queries, "heading")) == {0.0}
     train, validation = (load_pairs("cvusa", root, split, validation_share=0.2) for split in ("train", "validation"))
@@ -40,9 +40,9 @@ def test_cvusa(tmp_path, caplog):
     assert len(load_pairs("cvusa", root, "train", validation_share=0).queries) == 60
 
 
-def test_cvusa_lists_as_people_have_them(tmp_path, caplog):
+def test_cvusa_list_variants_and_missing_gps_are_handled(tmp_path, caplog):
     root = folders.make_cvusa(tmp_path, gps=0)
-    text = "\r\n".join(folders.cvusa_row(n).replace("/", "\\") for n in (2, 4, 6))  # CRLF, no end, other slashes
+    text = "\r\n".join(folders.cvusa_row(n).replace("/", "\\") for n in (2, 4, 6))  # CRLF, no final newline
     (root / "splits/val-19zl.csv").rename(root / "val-19zl.csv")
     (root / "val-19zl.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
     test = load_pairs("cvusa", root, "test")
@@ -59,7 +59,7 @@ def test_cvusa_lists_as_people_have_them(tmp_path, caplog):
         load_pairs("cvusa", root, "test")
 
 
-def test_cvusa_gaps(tmp_path):
+def test_cvusa_missing_files_raise_error_that_names_them(tmp_path):
     root = folders.make_cvusa(tmp_path)
     (root / "bingmap/19/0000004.jpg").unlink()
     with pytest.raises(GenGeoError, match=r"1 of 20 pairs lack an image, first .*0000004.*missing=drop"):
@@ -77,21 +77,21 @@ def test_cvusa_gaps(tmp_path):
         load_pairs("cvusa", root, "train", validation_shares=0.1)
 
 
-def test_cvusa_of_the_real_list(shared_data, tmp_path):
+def test_cvusa_real_list_has_published_count_and_matching_positions(shared_data, tmp_path):
     splits = shared_data / "splits" / "cvusa"
     stems, aerial, ground = cvusa.read_list(splits / "val-19zl.csv")
     assert len(stems) == len(set(stems)) == cvusa.PUBLISHED["test"]
     folders.copy_real(splits / "split_locations_all.csv", tmp_path / "split_locations/all.csv")
     positions = cvusa.positions_of(stems, cvusa.read_positions(tmp_path))
     assert np.all((positions[:, 0] > 24) & (positions[:, 0] < 65) & (positions[:, 1] < -66))
-    # A tile is centred on its panorama: the two pairs of columns must agree to some metres.
+    # Tiles are centred on their panoramas, so the two positions must agree to a few metres.
     metres = np.hypot(*(np.radians(positions[:, :2] - positions[:, 2:]) * [1, 0.78]).T) * 6_371_000
     assert np.median(metres) < 30
     assert aerial[0] == "bingmap/19/0001227.jpg" and ground[0] == "streetview/panos/0001227.jpg"
 
 
 @pytest.mark.parametrize("northing_first", [False, True])
-def test_cvact(tmp_path, northing_first):
+def test_cvact_splits_follow_mat_file_and_positions_match_utm(tmp_path, northing_first):
     pyproj = pytest.importorskip("pyproj")
     root, ids, utm, splits = folders.make_cvact(tmp_path / "CVACT", northing_first=northing_first)
     back = pyproj.Transformer.from_crs("EPSG:4326", "EPSG:32755", always_xy=True)
@@ -108,7 +108,7 @@ def test_cvact(tmp_path, northing_first):
         load_pairs("cvact", root, "valSet")
 
 
-def test_cvact_without_the_mat_file(tmp_path):
+def test_cvact_without_mat_file_loads_test_split_only(tmp_path):
     root = folders.make_cvact(tmp_path)[0]
     (root / "ACT_data.mat").rename(root / "ANU_data_small/ACT_data.mat")
     assert len(load_pairs("cvact", root, "val").queries) == 12
@@ -124,10 +124,10 @@ def test_cvact_without_the_mat_file(tmp_path):
 
 @pytest.mark.parametrize("layout", ["original", "sample4geo"])
 @pytest.mark.parametrize("labels", ["original", "corrected"])
-def test_vigor(tmp_path, layout, labels):
+def test_vigor_protocols_load_cities_labels_and_bounds(tmp_path, layout, labels):
     root = folders.make_vigor(tmp_path / "VIGOR", layout=layout, labels=labels, tile_suffix=".jpg")
     same = load_pairs("vigor-same", root, "test")
-    assert len(same.gallery) == 4 * 48  # all tiles, also those that are nobody's
+    assert len(same.gallery) == 4 * 48  # all tiles, including those without a panorama
     assert len(same.queries) == 4 * 17
     for cities, split in ((("Chicago", "SanFrancisco"), "test"), (("NewYork", "Seattle"), "train")):
         cross = load_pairs("vigor-cross", root, split, **({"validation_share": 0} if split == "train" else {}))
@@ -144,7 +144,7 @@ def test_vigor(tmp_path, layout, labels):
     assert tile["west"] < tile["lon"] < tile["east"] and tile["south"] < tile["lat"] < tile["north"]
 
 
-def test_vigor_in_parts(tmp_path):
+def test_vigor_some_cities_or_missing_tiles_load_or_raise_error(tmp_path):
     root = folders.make_vigor(tmp_path, cities=("Seattle", "Chicago"))
     with pytest.raises(GenGeoError, match="NewYork"):
         load_pairs("vigor-same", root, "test")
@@ -164,12 +164,12 @@ def test_vigor_in_parts(tmp_path):
         load_pairs("vigor-same", root, "test", cities="Seattle")
 
 
-def test_vigor_of_the_real_lists(shared_data):
+def test_vigor_real_labels_match_bounds_of_tiles(shared_data):
     seattle = shared_data / "splits" / "vigor" / "Seattle"
     labels = vigor.read_labels(seattle / "same_area_balanced_test__corrected.txt", "Seattle")
     assert len(labels.panoramas) == len({name.split(",")[0] for name in labels.panoramas}) == 11_875
     assert {tile for row in labels.tiles for tile in row} <= set(vigor.read_lines(seattle / "satellite_list.txt"))
-    # The bounds against offsets in pixels that others measured: row = 320 + d_lat, column = 320 - d_lon.
+    # Compare the bounds with the offsets of the labels in pixels: row = 320 + d_lat, column = 320 - d_lon.
     fields = (seattle / "same_area_balanced_test__corrected.txt").read_text().splitlines()[7].split()
     lat, lon = vigor.position_of_panorama(fields[0])
     for first in (1, 4, 7, 10):
@@ -179,7 +179,7 @@ def test_vigor_of_the_real_lists(shared_data):
         assert (lon - west) / (east - west) * 640 == pytest.approx(320 - float(fields[first + 2]), abs=5)
 
 
-def test_university1652(tmp_path):
+def test_university1652_splits_whole_buildings(tmp_path):
     root = folders.make_university(tmp_path)
     test = load_pairs("university1652", root, "test")
     assert (len(test.queries), len(test.gallery)) == (12, 9)

@@ -1,4 +1,4 @@
-"""`gengeo data check`: complete folders pass, what is missing is named, links are made and nothing else is."""
+"""`gengeo data check`: complete directories pass, missing files are reported, and only links are made."""
 
 import time
 
@@ -16,7 +16,7 @@ def failures(report):
 
 @pytest.fixture
 def published(monkeypatch):
-    """The placeholders' counts in the place of the published ones."""
+    """Replace the published counts by those of the synthetic directories."""
     monkeypatch.setattr(cvusa, "PUBLISHED", {"train": 60, "test": 20})
     monkeypatch.setattr(cvact, "PUBLISHED", {"train": 60, "val": 12, "test": 32})
     monkeypatch.setattr(vigor, "TILES", dict.fromkeys(folders.CITIES, 48))
@@ -25,7 +25,7 @@ def published(monkeypatch):
     monkeypatch.setattr(university1652, "PUBLISHED", {("train", "drone"): 24, ("test", "drone"): 12})
 
 
-def test_whole_folders_pass(tmp_path, published):
+def test_check_data_complete_folders_pass(tmp_path, published):
     folders.make_cvusa(tmp_path / "cvusa", gps=44_516)
     folders.make_vigor(tmp_path / "vigor")
     folders.make_university(tmp_path / "university1652")
@@ -35,7 +35,7 @@ def test_whole_folders_pass(tmp_path, published):
         assert report.ok, failures(report)
 
 
-def test_cvusa_of_the_wrong_size_says_what_and_what_to_do(tmp_path, gengeo):
+def test_data_check_incomplete_cvusa_reports_findings_and_fix_makes_links(tmp_path, gengeo):
     root = folders.make_cvusa(tmp_path / "CVUSA")
     (root / "streetview/panos/0000006.jpg").unlink()
     (root / "bingmap/19/0000001.jpg").write_bytes(b"")
@@ -57,11 +57,11 @@ def test_cvusa_of_the_wrong_size_says_what_and_what_to_do(tmp_path, gengeo):
     assert made == {root / "split_locations/all.csv"} and (root / "split_locations/all.csv").is_symlink()
     assert (root / "split_locations/all.csv").read_text() == (root / "all.csv").read_text()
     code, out, _ = gengeo("data", "check", "cvusa", tmp_path, "--fix")
-    assert "linked" not in out and "GPS (all.csv): split_locations/all.csv" in out
+    assert "link_names" not in out and "GPS (all.csv): split_locations/all.csv" in out
 
 
 @pytest.mark.parametrize("layout", ["original", "sample4geo"])
-def test_vigor_is_linked_into_the_other_layout(tmp_path, published, layout):
+def test_check_data_vigor_makes_links_for_the_other_layout(tmp_path, published, layout):
     root = folders.make_vigor(tmp_path, layout=layout)
     before = {path: path.stat().st_ino for path in root.rglob("*") if path.is_file()}
     report = check_data("vigor", root)
@@ -73,7 +73,7 @@ def test_vigor_is_linked_into_the_other_layout(tmp_path, published, layout):
     assert any("Chicago, pano_label_balanced: not found" in line for line in failures(check_data("vigor", root)))
 
 
-def test_own_table(tmp_path, gengeo):
+def test_data_check_own_table_reports_broken_image(tmp_path, gengeo):
     from tests.data.test_own import make_table
 
     path = make_table(tmp_path)
@@ -84,10 +84,10 @@ def test_own_table(tmp_path, gengeo):
     assert code == 1 and "not an image" in out
     with pytest.raises(GenGeoError, match="cvact, cvcities, cvusa"):
         check_data("imagenet", tmp_path)
-    assert gengeo("data", "check", "cvusa", tmp_path)[0] == 1  # not that data set at all
+    assert gengeo("data", "check", "cvusa", tmp_path)[0] == 1  # the directory does not hold this data set
 
 
-def test_a_check_takes_the_loaders_options(tmp_path, gengeo, published):
+def test_data_check_accepts_options_of_the_loader(tmp_path, gengeo, published):
     from tests.data.test_own import make_table
 
     text = make_table(tmp_path / "own").read_text()
@@ -104,13 +104,13 @@ def test_a_check_takes_the_loaders_options(tmp_path, gengeo, published):
     assert code == 1 and "validation_by must be" in out
 
 
-def test_every_data_command_teaches_with_an_example(gengeo):
+def test_data_commands_help_contains_example(gengeo):
     for command in ("check", "show", "export"):
         code, out, _ = gengeo("data", command, "--help")
         assert code == 0 and "example" in out.lower()
 
 
-def test_a_sheet_of_pairs(tmp_path, gengeo):
+def test_data_show_writes_contact_sheet(tmp_path, gengeo):
     from PIL import Image
 
     root = folders.make_cvusa(tmp_path / "CVUSA", train=range(1, 4), test=range(5, 9))
@@ -122,14 +122,14 @@ def test_a_sheet_of_pairs(tmp_path, gengeo):
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_files_within_a_minute(tmp_path):
+def test_check_data_with_100000_files_takes_less_than_30_s(tmp_path):
     numbers = range(1, 50_001)
     names = [f"{number:07d}.jpg" for number in numbers]
-    folders.linked(folders.picture(tmp_path / "g.jpg", 224, 1232), tmp_path / "streetview/panos", names)
-    folders.linked(folders.picture(tmp_path / "a.jpg", 750, 750), tmp_path / "bingmap/19", names)
+    folders.link_names(folders.picture(tmp_path / "g.jpg", 224, 1232), tmp_path / "streetview/panos", names)
+    folders.link_names(folders.picture(tmp_path / "a.jpg", 750, 750), tmp_path / "bingmap/19", names)
     (tmp_path / "splits").mkdir()
     (tmp_path / "splits/train-19zl.csv").write_text("\n".join(map(folders.cvusa_row, numbers)))
-    start = time.process_time()  # of the processor, which other programs on the machine do not change
+    start = time.process_time()  # processor time does not depend on other programs
     report = check_data("cvusa", tmp_path)
     assert time.process_time() - start < 30
     assert any("50,000 of 50,000 pairs have both images" in str(finding) for finding in report.findings)

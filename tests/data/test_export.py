@@ -1,4 +1,4 @@
-"""Exports: the same bytes back, a stopped export goes on, and other data are never mixed in."""
+"""Exports: images are copied unchanged, interrupted exports are resumed, and other data are refused."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ def data(tmp_path):
     return load_pairs("cvusa", root, "test")
 
 
-def test_parquet_comes_back_without_the_images_folder(data, tmp_path, gengeo):
+def test_export_parquet_is_read_without_original_images(data, tmp_path, gengeo):
     out = tmp_path / "out"
     code, text, err = gengeo("data", "export", "cvusa:test", tmp_path / "CVUSA", "--out", out)
     assert code == 0 and "2 files written, 0 existed already" in text, err
@@ -30,12 +30,12 @@ def test_parquet_comes_back_without_the_images_folder(data, tmp_path, gengeo):
     back = load_pairs("parquet", out, "test")
     assert back.queries.remove_columns("ground")[2] == expected
     raw = back.queries.cast_column("ground", datasets.Image(decode=False))[2]["ground"]
-    assert raw["bytes"] == stored  # not encoded again
+    assert raw["bytes"] == stored  # the file is copied, not encoded again
     assert np.array_equal(np.asarray(back.gallery[2]["aerial"]), pixels)
 
 
 @pytest.mark.parametrize("form", ["parquet", "webdataset"])
-def test_a_stopped_export_goes_on(data, tmp_path, monkeypatch, form):
+def test_export_interrupted_is_resumed_with_equal_files(data, tmp_path, monkeypatch, form):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert export_pairs(data, whole, "test", form, rows_in_file=3) == (8, 0)
     writer = "write_rows" if form == "parquet" else "_write_tar"
@@ -54,10 +54,10 @@ def test_a_stopped_export_goes_on(data, tmp_path, monkeypatch, form):
     assert export_pairs(data, stopped, "test", form, rows_in_file=3) == (6, 2)
     for path in whole.rglob("*"):
         assert path.is_dir() or path.read_bytes() == (stopped / path.relative_to(whole)).read_bytes()
-    assert len(list(stopped.rglob("*"))) == len(list(whole.rglob("*")))  # and nothing temporary is left
+    assert len(list(stopped.rglob("*"))) == len(list(whole.rglob("*")))  # no temporary files are left
 
 
-def test_webdataset_reads_with_the_library(data, tmp_path):
+def test_export_webdataset_is_read_by_datasets_library(data, tmp_path):
     export_pairs(data, tmp_path / "out", "test", "webdataset", rows_in_file=4)
     files = sorted(map(str, (tmp_path / "out/queries").glob("*.tar")))
     read = datasets.load_dataset("webdataset", data_files={"test": files}, split="test", cache_dir=tmp_path / "cache")
@@ -66,13 +66,13 @@ def test_webdataset_reads_with_the_library(data, tmp_path):
     assert read[5]["ground.jpg"].size == data.queries[5]["ground"].size
 
 
-def test_webdataset_comes_back(data, tmp_path):
+def test_export_webdataset_is_read_back_and_damaged_shards_raise_error(data, tmp_path):
     export_pairs(data, tmp_path / "out", "test", "webdataset", rows_in_file=4)
     again = load_pairs("webdataset", tmp_path / "out", "test", cache_dir=tmp_path / "cache")
-    for mine, theirs, column in ((data.queries, again.queries, "ground"), (data.gallery, again.gallery, "aerial")):
-        facts = [table.remove_columns([column]).to_list() for table in (mine, theirs)]
-        assert facts[0] == facts[1] and mine.features == theirs.features
-        assert all(np.array_equal(a, b) for a, b in zip(mine[column], theirs[column], strict=True))
+    for table, copy, column in ((data.queries, again.queries, "ground"), (data.gallery, again.gallery, "aerial")):
+        others = [each.remove_columns([column]).to_list() for each in (table, copy)]
+        assert others[0] == others[1] and table.features == copy.features
+        assert all(np.array_equal(a, b) for a, b in zip(table[column], copy[column], strict=True))
     shard = sorted((tmp_path / "out/gallery").glob("*.tar"))[1]
     content = shard.read_bytes()
     shard.write_bytes(content[: len(content) // 2])
@@ -84,13 +84,13 @@ def test_webdataset_comes_back(data, tmp_path):
         load_pairs("webdataset", tmp_path / "out", "test", cache_dir=tmp_path / "cache")
 
 
-def test_other_data_are_refused(data, tmp_path):
+def test_export_into_directory_of_other_data_raises_error(data, tmp_path):
     export_pairs(data, tmp_path / "out", "test")
     with pytest.raises(GenGeoError, match="of other data or another format"):
         export_pairs(toy_dataset(), tmp_path / "out", "test")
     with pytest.raises(GenGeoError, match="of other data or another format"):
         export_pairs(data, tmp_path / "out", "test", "webdataset")
-    export_pairs(toy_dataset(), tmp_path / "out", "train")  # another split may lie beside it
+    export_pairs(toy_dataset(), tmp_path / "out", "train")  # another split may be in the same directory
     with pytest.raises(GenGeoError, match="letters"):
         export_pairs(data, tmp_path / "out", "../test")
     with pytest.raises(GenGeoError, match="parquet, webdataset"):
@@ -104,7 +104,7 @@ def test_other_data_are_refused(data, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["parquet", "webdataset"])
-def test_views_are_exported_and_flat_ground_is_no_panorama(tmp_path, form):
+def test_export_with_views_transforms_images_and_clears_camera(tmp_path, form):
     import torch
 
     from gengeo_hf.data.views import ground_bev, padded_sphere, polar_tile
@@ -131,7 +131,7 @@ def test_views_are_exported_and_flat_ground_is_no_panorama(tmp_path, form):
 
 
 @pytest.mark.parametrize("form", ["parquet", "webdataset"])
-def test_what_was_drawn_is_called_synthetic_under_any_name(data, tmp_path, form):
+def test_exported_world_is_synthetic_under_any_name(data, tmp_path, form):
     world = load_pairs("world-urban", tmp_path / "worlds", "train", num_pairs=2)
     export_pairs(world, tmp_path / "city", "train", form)
     again = load_pairs(form, tmp_path / "city", "train")

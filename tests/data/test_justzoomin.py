@@ -1,4 +1,4 @@
-"""The loader of Just Zoom In, its splits and its check, on a small city of its layout."""
+"""Loader of Just Zoom In, its splits and its check, on a small synthetic city with its layout."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ TRAIN, TEST = lists.LISTS["train"], lists.LISTS["test"]
 
 @pytest.fixture(scope="module")
 def jz(tmp_path_factory):
-    """Photos on a square of 1.2 km, 40 m apart; their tiles too."""
+    """Directory of a city: photos in a square of 1 km, 78 m apart, and its tiles."""
     rows = columns = range(100, 124, 2)
     photos = [(r, c, 3.0 * (r % 3), 2.0, noise(r * 999 + c, 24, 16)) for r in rows for c in columns]
     city = City(range(100, 124), range(100, 124), lambda r, c: noise(r * 256 + c, 122, 122), photos, 0.25)
@@ -31,7 +31,7 @@ def jz(tmp_path_factory):
     return root
 
 
-def test_published_split_has_the_test_list_and_a_validation_part_of_other_blocks(jz):
+def test_justzoomin_published_split_has_test_list_and_disjoint_validation(jz):
     parts = {split: load_pairs("justzoomin", jz, split) for split in ("train", "validation", "test")}
     ids = {split: set(data.queries["query_id"][:]) for split, data in parts.items()}
     assert len(ids["test"]) == 36
@@ -40,7 +40,7 @@ def test_published_split_has_the_test_list_and_a_validation_part_of_other_blocks
     assert set(parts["test"].queries["heading"][:]) == {None}
 
 
-def test_area_split_keeps_test_photos_100_m_from_training_photos(jz):
+def test_justzoomin_area_split_keeps_100_m_between_test_and_training(jz):
     positions = {}
     for split in ("train", "test"):
         table = load_pairs("justzoomin-area", jz, split).queries
@@ -49,7 +49,7 @@ def test_area_split_keeps_test_photos_100_m_from_training_photos(jz):
     assert apart.min() >= 99
 
 
-def test_galleries_hold_the_cells_that_the_test_list_names_or_all(jz):
+def test_justzoomin_galleries_hold_named_or_all_covered_cells(jz):
     listed = (jz / TEST).read_text().splitlines()[1:]
     named = {grid.cell_name(*map(int, cell)) for cell in cells_of(listed)}
     test = load_pairs("justzoomin", jz, "test")
@@ -77,23 +77,23 @@ def cells_of(lines):
         ("justzoomin", {"missing": "perhaps"}, "missing must be one of"),
     ],
 )
-def test_option_against_the_name_is_refused(jz, name, options, message):
+def test_justzoomin_option_that_contradicts_name_raises_error(jz, name, options, message):
     with pytest.raises(GenGeoError, match=message):
         load_pairs(name, jz, "test", **options)
 
 
-def test_protocol_of_another_part_is_refused(jz):
+def test_choose_protocol_of_another_justzoomin_set_raises_error(jz):
     with pytest.raises(GenGeoError, match="is for the data set justzoomin-area, found 'justzoomin'"):
         choose_protocol("justzoomin-area", parse_data(f"justzoomin {jz}"))
     assert find_protocol("justzoomin").near_rule_m == 50
 
 
-def test_folder_without_a_table_says_how_to_make_it(tmp_path):
+def test_justzoomin_without_table_raises_error_with_command(tmp_path):
     with pytest.raises(GenGeoError, match="gengeo data get justzoomin --out"):
         load_pairs("justzoomin", tmp_path, "test")
 
 
-def test_check_measures_the_leak_of_the_published_split(jz):
+def test_justzoomin_check_reports_distances_of_published_split(jz):
     report = str(loader.check(jz))
     assert "split 'published', all listed photos: of 36 test photos 0.0% within 5 m" in report
     assert "100.0% within 100 m of a training photo" in report
@@ -101,7 +101,7 @@ def test_check_measures_the_leak_of_the_published_split(jz):
     assert "part of the city: west" in report
 
 
-def test_leak_is_the_distance_to_the_nearest_training_photo(jz):
+def test_distances_to_training_equal_brute_force(jz):
     photos = lists.read_photos(jz)
     found = lists.distances_to_training(photos, np.where(photos.is_test, "test", "train"))
     points = grid.project(photos.lat, photos.lon).T
@@ -124,7 +124,7 @@ GOOD = '27000000000000001,38.908513,-76.940898,"[7, 6, 6, 5]"\n'
         (GOOD, "is listed twice"),
     ],
 )
-def test_list_with_a_row_that_cannot_be_is_refused(tmp_path, rows, message):
+def test_read_photos_of_lists_invalid_row_raises_error(tmp_path, rows, message):
     for name, content in ((TRAIN, HEADER + GOOD), (TEST, HEADER + rows)):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
@@ -132,7 +132,7 @@ def test_list_with_a_row_that_cannot_be_is_refused(tmp_path, rows, message):
         lists.read_photos(tmp_path)
 
 
-def test_list_with_crlf_and_a_byte_order_mark_is_read_and_wrong_cells_are_counted(tmp_path):
+def test_read_photos_of_lists_with_crlf_and_bom_counts_wrong_cells(tmp_path):
     (tmp_path / "metadata").mkdir()
     (tmp_path / TRAIN).write_bytes(b"\xef\xbb\xbf" + (HEADER + GOOD).replace("\n", "\r\n").encode())
     wrong = (
@@ -154,7 +154,7 @@ def test_list_with_crlf_and_a_byte_order_mark_is_read_and_wrong_cells_are_counte
         ("[600, 200]", "[600", "cannot be read as the layout"),
     ],
 )
-def test_layout_of_another_grid_is_refused(tmp_path, old, new, message):
+def test_read_layout_of_another_grid_raises_error(tmp_path, old, new, message):
     (tmp_path / "satellite").mkdir()
     (tmp_path / "satellite/layout.yaml").write_text(LAYOUT)
     assert lists.read_layout(tmp_path) == range(-9, 1)

@@ -1,4 +1,4 @@
-"""The projection and the cells of Just Zoom In, against PROJ and cells that the data set itself states."""
+"""Projection and cells of Just Zoom In, compared with PROJ and with cells stated by the data set."""
 
 import numpy as np
 import pytest
@@ -15,12 +15,12 @@ PUBLISHED = [
 
 
 @pytest.mark.parametrize(("position", "actions", "cell"), PUBLISHED)
-def test_cell_of_published_rows_follows_from_position_and_from_actions(position, actions, cell):
+def test_cells_of_published_rows_match_position_and_actions(position, actions, cell):
     assert grid.cells_at([position[0]], [position[1]])[:, 0].tolist() == list(cell)
     assert grid.cells_of_sequences(np.array([actions]))[:, 0].tolist() == list(cell)
 
 
-def test_projection_agrees_with_proj_and_its_inverse_to_a_millimetre():
+def test_project_agrees_with_proj_and_its_inverse_to_1_mm():
     pyproj = pytest.importorskip("pyproj")
     rng = np.random.default_rng(0)
     lat, lon = rng.uniform(38.7, 39.1, 500), rng.uniform(-77.2, -76.8, 500)
@@ -34,13 +34,13 @@ def test_projection_agrees_with_proj_and_its_inverse_to_a_millimetre():
     assert pytest.approx(141_194.915, abs=1e-3) == grid.NORTH_M
 
 
-def test_cell_centre_lies_in_its_cell():
+def test_cell_centres_are_in_their_cells():
     rows, columns = np.meshgrid([0, 85, 255], [0, 128, 255], indexing="ij")
     lat, lon = grid.cell_centres(rows.ravel(), columns.ravel())
     assert np.array_equal(grid.cells_at(lat, lon), [rows.ravel(), columns.ravel()])
 
 
-def test_holding_cells_are_those_whose_crop_covers_the_position():
+def test_holding_cells_are_those_whose_crop_contains_the_position():
     lat, lon = np.array([38.908513, 38.9]), np.array([-76.940898, -77.01])
     assert grid.holding_cells(lat, lon, grid.CELL_M) == [[], []]
     easting, northing = grid.project(lat, lon)

@@ -1,4 +1,4 @@
-"""Several data sets as one."""
+"""Mixtures of several data sets."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from gengeo_hf.data import load_pairs
 URBAN = "world-urban num_pairs=6"
 
 
-def test_rows_of_the_parts_follow_one_another_and_images_stay_theirs(tmp_path):
+def test_mixture_concatenates_parts_with_their_images(tmp_path):
     joined = load_pairs("mixture", tmp_path, "train", parts=[URBAN, "world-offcenter num_pairs=5"])
     first = load_pairs("world-urban", tmp_path, "train", num_pairs=6)
     second = load_pairs("world-offcenter", tmp_path, "train", num_pairs=5)
@@ -24,7 +24,7 @@ def test_rows_of_the_parts_follow_one_another_and_images_stay_theirs(tmp_path):
     assert joined.ground_camera() == first.ground_camera()
 
 
-def test_equal_ids_are_numbered_by_their_part(tmp_path):
+def test_mixture_with_equal_ids_adds_number_of_part(tmp_path):
     joined = load_pairs("mixture", tmp_path, "train", parts=[URBAN, URBAN])
     ids = joined.queries["query_id"][:]
     assert len(set(ids)) == 12 and ids[0] == "1/" + ids[6].removeprefix("2/")
@@ -32,6 +32,6 @@ def test_equal_ids_are_numbered_by_their_part(tmp_path):
 
 
 @pytest.mark.parametrize("parts", [[URBAN], URBAN, [URBAN, "mixture"], [URBAN, "no-such-set"]])
-def test_what_is_no_mixture_is_refused(parts, tmp_path):
+def test_mixture_invalid_parts_raise_error(parts, tmp_path):
     with pytest.raises(GenGeoError, match=r"mixture|no-such-set"):
         load_pairs("mixture", tmp_path, "train", parts=parts)

@@ -1,4 +1,4 @@
-"""CV-Cities and LOCI from folders of their shapes, with small placeholders for the pictures."""
+"""Loaders of CV-Cities and LOCI, on directories with their layouts and small synthetic images."""
 
 import logging
 
@@ -14,7 +14,7 @@ from tests.data.folders import picture
 
 
 def make_city(root, city="sydney", count=12, nested="", slash="/", suffix=".jpg", written=".jpg"):
-    """A city; `written` is the suffix in the list, `suffix` that of the files."""
+    """Write a city; `written` is the suffix in the list, `suffix` that of the files."""
     lat, lon = cvcities.CENTRES[city]
     rows = []
     for n in range(count):
@@ -27,7 +27,7 @@ def make_city(root, city="sydney", count=12, nested="", slash="/", suffix=".jpg"
     return home / "img_info.csv"
 
 
-def test_published_counts_add_up():
+def test_cvcities_published_counts_equal_protocols():
     assert sum(cvcities.TRAIN.values()) == 162_954 and sum(cvcities.TEST.values()) == 60_782
     assert find_protocol("cvcities").queries == 60_782
     for city, count in cvcities.TEST.items():
@@ -44,7 +44,7 @@ def test_published_counts_add_up():
         {"suffix": ".png", "written": ".jpg"},
     ],
 )
-def test_cvcities_pairs_the_right_photo_with_the_right_tile(tmp_path, caplog, how):
+def test_cvcities_layouts_pair_photos_with_tiles_by_row(tmp_path, caplog, how):
     make_city(tmp_path, **how)
     with caplog.at_level(logging.WARNING):
         data = load_pairs("cvcities-sydney", tmp_path, "test")
@@ -58,7 +58,7 @@ def test_cvcities_pairs_the_right_photo_with_the_right_tile(tmp_path, caplog, ho
     assert data.queries["lat"][0] == pytest.approx(-33.87) and data.queries["lon"][5] == pytest.approx(151.22)
 
 
-def test_cvcities_training_cities_validate_by_area_and_test_cities_only_test(tmp_path):
+def test_cvcities_training_cities_are_split_by_area_and_test_cities_have_test_only(tmp_path):
     make_city(tmp_path, "maynila", 40)
     make_city(tmp_path)
     parts = {
@@ -72,7 +72,7 @@ def test_cvcities_training_cities_validate_by_area_and_test_cities_only_test(tmp
         load_pairs("cvcities-sydney", tmp_path, "train")
 
 
-def test_cvcities_swapped_positions_headers_and_unknown_cities_are_refused(tmp_path):
+def test_cvcities_malformed_list_or_unknown_city_raises_error(tmp_path):
     path = make_city(tmp_path, "captown", 4)
     good = path.read_text()
     rows = [line.split(",") for line in good.splitlines()]
@@ -92,7 +92,7 @@ def test_cvcities_swapped_positions_headers_and_unknown_cities_are_refused(tmp_p
         load_pairs("cvcities-sydney", tmp_path, "test")
 
 
-def test_cvcities_check_counts_what_is_missing_doubled_or_empty(tmp_path):
+def test_cvcities_check_counts_missing_repeated_and_empty_files(tmp_path):
     path = make_city(tmp_path)
     lines = path.read_text().splitlines()
     lines[3] = ",".join([lines[2].split(",")[0], *lines[2].split(",")[1:3], *lines[3].split(",")[3:]])
@@ -108,7 +108,7 @@ def test_cvcities_check_counts_what_is_missing_doubled_or_empty(tmp_path):
 
 
 def make_loci(root, environment="Boston_Commons", names=True):
-    """Tiles 30 m apart and a drive between them; positions in names, or in tables."""
+    """Write tiles 30 m apart and photos of a drive between them; positions are in names or in tables."""
     step = 30 / 111_200
     lines = {"panoramas": ["pano_id,latitude,longitude,heading"], "satellite": ["patch,lat,lon"]}
     for n in range(20):
@@ -127,7 +127,7 @@ def make_loci(root, environment="Boston_Commons", names=True):
 
 
 @pytest.mark.parametrize("names", [True, False])
-def test_loci_layout_is_detected_and_the_nearest_tile_is_the_true_one(tmp_path, names):
+def test_loci_layout_is_detected_and_nearest_tile_is_positive(tmp_path, names):
     make_loci(tmp_path, names=names)
     data = load_pairs("loci", tmp_path, "test")
     assert len(data.queries) == 6 and len(data.gallery) == 20
@@ -142,7 +142,7 @@ def test_loci_layout_is_detected_and_the_nearest_tile_is_the_true_one(tmp_path, 
     assert find_protocol("loci").dataset == "loci"
 
 
-def test_loci_says_what_it_does_not_understand(tmp_path):
+def test_loci_invalid_layout_raises_error(tmp_path):
     with pytest.raises(GenGeoError, match="no folder 'panoramas'"):
         load_pairs("loci", tmp_path, "test")
     make_loci(tmp_path)

@@ -1,4 +1,4 @@
-"""Everyone's own pairs: tables as people write them, photos that are no panoramas, tiles with several photos."""
+"""Users' own pairs: tables in several forms, ordinary photos, tiles with several photos, and two folders."""
 
 import datasets
 import numpy as np
@@ -23,7 +23,7 @@ def make_table(folder, count=30, header="ground,aerial,lat,lon,heading,fov,city"
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
-def test_a_csv(tmp_path, separator):
+def test_load_table_csv_reads_columns_and_splits(tmp_path, separator):
     path = make_table(tmp_path, separator=separator)
     data = load_pairs("table", path, "all")
     row = data.queries[7]
@@ -40,21 +40,21 @@ def test_a_csv(tmp_path, separator):
     assert len(sizes["train"]) >= 20 and 2 <= len(sizes["test"]) <= 5
 
 
-def test_other_names_patterns_and_a_split_column(tmp_path, tiny_processor):
+def test_load_table_other_names_patterns_and_split_column_are_used(tmp_path, tiny_processor):
     make_table(tmp_path, 6)
     rows = "".join(f"{n:03d},{48 + n},9,{'val' if n == 2 else 'train'}\n" for n in range(6))
     (tmp_path / "mine.csv").write_text("id,Latitude,LNG,subset\n" + rows)
     columns = {"ground": "g/{id}.jpg", "aerial": "a/{id}.png"}
     train = load_pairs("table", tmp_path / "mine.csv", "train", columns=columns)
-    assert train.queries["query_id"][:] == [f"g/{n:03d}.jpg" for n in (0, 1, 3, 4, 5)]  # 000 kept its zeros
+    assert train.queries["query_id"][:] == [f"g/{n:03d}.jpg" for n in (0, 1, 3, 4, 5)]  # leading zeros are kept
     assert load_pairs("table", tmp_path / "mine.csv", "validation", columns=columns).queries["lat"][:] == [50.0]
     batch = PairSource(train, tiny_processor).__getitems__([0, 1])
-    assert batch["panorama"].tolist() == [False, False]  # no field of view is known: nothing may be rolled
+    assert batch["panorama"].tolist() == [False, False]  # an unknown field of view is not that of a panorama
     with pytest.raises(GenGeoError, match=r"no pairs of the split 'test'; it has train, validation"):
         load_pairs("table", tmp_path / "mine.csv", "test", columns=columns)
 
 
-def test_several_photos_of_a_tile_extra_positives_and_lone_tiles(tmp_path):
+def test_load_table_shared_tiles_extra_positives_and_tiles_without_photo(tmp_path):
     make_table(tmp_path, 4)
     (tmp_path / "more.csv").write_text(
         "ground,aerial,lat,lon,extra_positives\n"
@@ -71,8 +71,8 @@ def test_several_photos_of_a_tile_extra_positives_and_lone_tiles(tmp_path):
 
 
 @pytest.mark.parametrize("named", ["a/001.png", "north"])
-def test_a_tile_of_another_part_that_a_photo_shows_too_is_in_its_gallery(tmp_path, named):
-    """Named by its path or by its id, with its position."""
+def test_load_table_gallery_contains_extra_positive_of_another_split(tmp_path, named):
+    """The extra positive is named by its path or by its id."""
     make_table(tmp_path, 3)
     (tmp_path / "two.csv").write_text(
         "ground,aerial,tile_id,lat,lon,split,extra_positives,query_id\n"
@@ -83,19 +83,19 @@ def test_a_tile_of_another_part_that_a_photo_shows_too_is_in_its_gallery(tmp_pat
         ",a/002.png,east,15,20,test,,\n"
     )
     test = load_pairs("table", tmp_path / "two.csv", "test")
-    assert test.queries["query_id"][:] == ["one"]  # rows without a photo need no id of one
+    assert test.queries["query_id"][:] == ["one"]  # rows without a photo need no query_id
     assert test.queries["semi_positives"][:] == [["north"]]
     assert test.gallery["tile_id"][:] == ["south", "east", "north"]
     assert test.gallery["lat"][2] == pytest.approx(13) and test.gallery[2]["aerial"].size == (56, 56)
 
 
-def test_a_suffix_in_capitals(tmp_path):
+def test_load_table_suffix_in_capitals_is_accepted(tmp_path):
     path = make_table(tmp_path, 3)
     datasets.Dataset.from_csv(str(path), cache_dir=str(tmp_path / "cache")).to_parquet(tmp_path / "pairs.PARQUET")
     assert load_pairs("table", tmp_path / "pairs.PARQUET", "all").queries["lat"][1] == pytest.approx(48.01)
 
 
-def test_a_tile_across_the_date_line_lies_where_its_photos_lie(tmp_path):
+def test_load_table_tile_across_date_line_gets_mean_position_of_photos(tmp_path):
     make_table(tmp_path, 3)
     (tmp_path / "fiji.csv").write_text(
         "ground,aerial,lat,lon\n"
@@ -108,8 +108,8 @@ def test_a_tile_across_the_date_line_lies_where_its_photos_lie(tmp_path):
 
 
 @pytest.mark.parametrize("split_by", ["area", "id"])
-def test_photos_of_one_tile_fall_into_one_part(tmp_path, split_by):
-    """Two photos of each tile, 60 m apart, in blocks of 100 m: many a border runs between them."""
+def test_load_table_photos_of_one_tile_are_in_one_split(tmp_path, split_by):
+    """Two photos of each tile are 60 m apart, so that borders of blocks of 100 m run between many of them."""
     make_table(tmp_path, 40)
     rows = [f"g/{n:03d}.jpg,a/{n // 2:03d}.png,{48 + 0.00054 * n},9" for n in range(40)]
     (tmp_path / "twice.csv").write_text("\n".join(["ground,aerial,lat,lon", *rows]))
@@ -125,11 +125,11 @@ def test_photos_of_one_tile_fall_into_one_part(tmp_path, split_by):
 
 
 @pytest.mark.parametrize(("split_by", "slack"), [("id", 1), ("area", 12)])
-def test_shares_are_of_all_pairs(split_by, slack):
+def test_assign_splits_shares_refer_to_all_pairs(split_by, slack):
     generator = np.random.default_rng(0)
     lat, lon = generator.uniform(48, 48.05, 1000), generator.uniform(9, 9.05, 1000)
-    cut = SplitOptions(validation_share=0.3, test_share=0.3, split_by=split_by, block_m=200.0, margin_m=0.0)
-    parts = assign_splits([str(n) for n in range(1000)], lat, lon, cut)
+    options = SplitOptions(validation_share=0.3, test_share=0.3, split_by=split_by, block_m=200.0, margin_m=0.0)
+    parts = assign_splits([str(n) for n in range(1000)], lat, lon, options)
     for part, share in (("test", 300), ("validation", 300), ("train", 400)):
         assert abs((parts == part).sum() - share) <= 2 * slack
     for wrong in ({"test_share": 0.6}, {"validation_share": -0.1}, {"test_share": 0.5, "validation_share": 0.3}):
@@ -137,8 +137,8 @@ def test_shares_are_of_all_pairs(split_by, slack):
             SplitOptions(**wrong)
 
 
-def test_a_margin_that_takes_all_is_said(tmp_path):
-    """30 pairs within a kilometre, and a margin of five."""
+def test_assign_splits_margin_that_leaves_no_pairs_raises_error(tmp_path):
+    """30 pairs within a kilometre, and a margin of five kilometres."""
     lat, lon = 48 + 0.0003 * np.arange(30), np.full(30, 9.0)
     with pytest.raises(GenGeoError, match=r"all 30 pairs lie within margin_m=5000 m .* none is left for validation"):
         assign_splits([str(n) for n in range(30)], lat, lon, SplitOptions(margin_m=5000))
@@ -150,7 +150,7 @@ def test_a_margin_that_takes_all_is_said(tmp_path):
         load_pairs("table", tmp_path / "near.csv", "train", margin_m=5000, validation_share=0)
 
 
-def test_parts_are_cut_by_area_where_only_tiles_have_a_position(tmp_path):
+def test_load_table_with_tile_positions_only_is_split_by_area(tmp_path):
     path = make_table(tmp_path)
     text = path.read_text()
     parts = {}
@@ -163,7 +163,7 @@ def test_parts_are_cut_by_area_where_only_tiles_have_a_position(tmp_path):
     ]
 
 
-def test_a_column_that_is_called_like_a_split_and_is_none(tmp_path):
+def test_load_table_split_column_without_split_names_raises_error(tmp_path):
     make_table(tmp_path, 4)
     rows = [f"g/{n:03d}.jpg,a/{n:03d}.png,{n % 2}" for n in range(4)]
     (tmp_path / "folds.csv").write_text("\n".join(["ground,aerial,fold", *rows]))
@@ -174,7 +174,7 @@ def test_a_column_that_is_called_like_a_split_and_is_none(tmp_path):
         load_pairs("table", tmp_path / "tiles.csv", "train")
 
 
-def test_cells_that_name_no_part_are_counted(tmp_path, caplog):
+def test_load_table_unknown_split_names_are_counted(tmp_path, caplog):
     make_table(tmp_path, 6)
     words = ["train", "", "test", "", "later", "Dev"]
     rows = [f"g/{n:03d}.jpg,a/{n:03d}.png,{word}" for n, word in enumerate(words)]
@@ -184,7 +184,7 @@ def test_cells_that_name_no_part_are_counted(tmp_path, caplog):
     assert load_pairs("table", tmp_path / "gaps.csv", "validation").queries["positive"][:] == ["a/005.png"]
 
 
-def test_images_inside_a_dataset(tmp_path):
+def test_load_hf_dataset_with_images_inside_equals_table_of_files(tmp_path):
     path = make_table(tmp_path, 12)
     plain = load_pairs("table", path, "all")
     rows = [
@@ -206,7 +206,7 @@ def test_images_inside_a_dataset(tmp_path):
         load_hf_dataset(images, "train", blocks=3)
     with pytest.raises(GenGeoError, match="no split 'dev'"):
         load_hf_dataset(images, "dev")
-    same = load_pairs("table", tmp_path / "saved", "test", block_m=100.0)  # one way for both
+    same = load_pairs("table", tmp_path / "saved", "test", block_m=100.0)
     assert load_hf_dataset(images, "test", block_m=100.0).queries["query_id"][:] == same.queries["query_id"][:]
     train = load_hf_dataset(images, "train", validation_share=0.2, test_share=0.2, block_m=100.0)
     for row in train.queries:
@@ -214,7 +214,7 @@ def test_images_inside_a_dataset(tmp_path):
         assert np.array_equal(np.asarray(row["ground"]), np.asarray(plain.queries[number]["ground"]))
 
 
-def test_mistakes_are_one_line(tmp_path):
+def test_load_table_mistakes_raise_one_line_errors(tmp_path):
     path = make_table(tmp_path, 3)
     text = path.read_text()
     cases = {
@@ -234,7 +234,7 @@ def test_mistakes_are_one_line(tmp_path):
         load_pairs("table", tmp_path, "all")
 
 
-def test_two_folders(tmp_path, shared_data):
+def test_load_folder_pairs_files_by_name(tmp_path, shared_data):
     for number in range(20):
         folders.picture(tmp_path / f"photos/{number}.jpg", 30, 40, number)
         folders.picture(tmp_path / f"satellite/{number}.png", 56, 56, number)
@@ -248,7 +248,7 @@ def test_two_folders(tmp_path, shared_data):
         load_pairs("folder", tmp_path / "real/ground", "all")
 
 
-def test_folders_that_are_parts_may_count_from_one_each(tmp_path):
+def test_load_folder_with_split_folders_makes_unique_ids(tmp_path):
     for part in ("train", "test"):
         for number in range(3):
             folders.picture(tmp_path / part / f"ground/{number}.jpg", 30, 40, number)
@@ -261,7 +261,7 @@ def test_folders_that_are_parts_may_count_from_one_each(tmp_path):
         load_pairs("folder", tmp_path, "validation")
 
 
-def test_real_photos_and_tiles(shared_data):
+def test_load_table_real_photos_and_tiles(shared_data):
     data = load_pairs(
         "table", shared_data / "helsinki", "all", columns={"ground": "{Grd_ID}.jpg", "aerial": "{Grd_ID}_sat.jpg"}
     )

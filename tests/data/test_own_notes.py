@@ -1,4 +1,4 @@
-"""Own tables: nothing is left out, merged or replaced without a word."""
+"""Users' own tables: whatever is left out, merged or replaced is noted."""
 
 import logging
 
@@ -39,7 +39,7 @@ def notes(caplog):
     return "\n".join(record.message for record in caplog.records if record.levelno >= logging.WARNING)
 
 
-def test_a_row_without_a_longitude_does_not_change_how_splits_are_drawn(images, caplog):
+def test_load_table_row_without_longitude_keeps_split_by_area(images, caplog):
     whole = write(images, [row(n) for n in range(20)])
     expected = {split: set(load_pairs("table", whole, split).queries["query_id"][:]) for split in ("train", "test")}
     broken = write(images, [row(n, lon="" if n == 7 else None) for n in range(20)], name="b.csv")
@@ -50,19 +50,19 @@ def test_a_row_without_a_longitude_does_not_change_how_splits_are_drawn(images, 
     assert "only one of lat and lon" in notes(caplog) and "by area" in notes(caplog)
 
 
-def test_extra_positives_are_matched_or_named(images, caplog):
+def test_load_table_extra_positives_are_matched_or_noted(images, caplog):
     cells = ["01.png;02.png", "tiles/02.png,tiles/03.png", '"[""04.png""]"', "tiles/03.png|tiles/05.png", "nowhere.png"]
     lines = [f"{row(n)},{cell}" for n, cell in enumerate(f'"{c}"' if "," in c else c for c in cells)]
     lines += [f"{row(n)}," for n in range(5, 20)]
     with caplog.at_level(logging.WARNING):
         data = load_pairs("table", write(images, lines, HEAD + ",extra_positives"), "all")
     tiles = [["tiles/01.png", "tiles/02.png"], ["tiles/02.png", "tiles/03.png"], ["tiles/04.png"], ["tiles/05.png"], []]
-    assert data.queries["semi_positives"][:5] == tiles  # of row 3 the own tile is left out
+    assert data.queries["semi_positives"][:5] == tiles  # the own tile of row 3 is ignored
     assert "1 extra_positives match no tile, first 'nowhere.png'" in notes(caplog)
     assert "1 rows repeat their own tile" in notes(caplog)
 
 
-def test_a_photo_in_two_rows_has_two_right_tiles(images, caplog):
+def test_load_table_photo_in_two_rows_gets_further_positive(images, caplog):
     lines = [row(0), row(0, tile=1), row(1), row(2), row(2).replace("photos/", "./photos/")]
     with caplog.at_level(logging.WARNING):
         data = load_pairs("table", write(images, lines), "all")
@@ -71,14 +71,14 @@ def test_a_photo_in_two_rows_has_two_right_tiles(images, caplog):
     assert "repeat a photo with another tile" in notes(caplog) and "with the same tile" in notes(caplog)
 
 
-def test_one_file_spelt_in_three_ways_is_one_tile(images):
+def test_load_table_one_file_with_three_spellings_is_one_tile(images):
     spelt = ["tiles/00.png", "./tiles/00.png", str(images / "tiles/00.png")]
     lines = [f"photos/{n:02d}.png,{tile},60,24" for n, tile in enumerate(spelt)]
     data = load_pairs("table", write(images, lines), "all")
     assert data.gallery["tile_id"][:] == ["tiles/00.png"] and len(data.queries) == 3
 
 
-def test_images_inside_a_table_keep_their_tile_id(images):
+def test_load_hf_dataset_images_inside_keep_tile_id(images):
     rows = {
         "ground": [str(images / f"photos/{n:02d}.png") for n in range(8)] + [None],
         "aerial": [str(images / f"tiles/{n // 2:02d}.png") for n in range(8)] + [str(images / "tiles/09.png")],
@@ -93,7 +93,7 @@ def test_images_inside_a_table_keep_their_tile_id(images):
     assert np.asarray(data.gallery[1]["aerial"])[0, 0, 0] == 1
 
 
-def test_ids_above_2_to_the_53_are_kept(images):
+def test_load_table_ids_above_2_to_53_are_exact(images):
     ids = ["null", 2**53 + 1, 2**53 + 3]
     files = [f'"ground": "photos/{n:02d}.png", "aerial": "tiles/{n:02d}.png"' for n in range(3)]
     tiles = [2**53 + 2 * n + 1 for n in range(3)]
@@ -104,14 +104,14 @@ def test_ids_above_2_to_the_53_are_kept(images):
     assert data.queries["query_id"][:] == ["photos/00.png", str(2**53 + 1), str(2**53 + 3)]
 
 
-def test_ids_that_cannot_be_used_are_said(images, caplog):
+def test_load_table_ambiguous_tile_ids_are_noted_and_not_used(images, caplog):
     lines = [f"{row(n)},sheet1" for n in range(4)]
     with caplog.at_level(logging.WARNING):
         data = load_pairs("table", write(images, lines, HEAD + ",tile_id"), "all")
     assert len(data.gallery) == 4 and "the column tile_id is not used" in notes(caplog)
 
 
-def test_a_missing_image_is_explained(images, caplog):
+def test_load_table_missing_image_notes_similar_name(images, caplog):
     (images / "tiles/00.png").rename(images / "tiles/00.PNG")
     path = write(images, [row(n) for n in range(4)])
     with caplog.at_level(logging.WARNING), pytest.raises(GenGeoError, match="1 of 4 pairs lack an image"):
@@ -119,13 +119,13 @@ def test_a_missing_image_is_explained(images, caplog):
     assert "00.PNG is, in another letter case" in notes(caplog)
 
 
-def test_a_table_without_a_header_is_explained(images):
+def test_load_table_without_header_raises_error_with_hint(images):
     (images / "pairs.csv").write_text("\n".join(row(n) for n in range(4)))
     with pytest.raises(GenGeoError, match="lack a header line"):
         load_pairs("table", images / "pairs.csv", "all")
 
 
-def test_an_option_that_overrules_a_filled_column_is_said(images, caplog):
+def test_load_table_option_that_replaces_filled_column_is_noted(images, caplog):
     path = write(images, [f"{row(n)},60" for n in range(4)], HEAD + ",fov")
     with caplog.at_level(logging.WARNING):
         data = load_pairs("table", path, "all", fov=90)
@@ -135,7 +135,7 @@ def test_an_option_that_overrules_a_filled_column_is_said(images, caplog):
     assert not notes(caplog)
 
 
-def test_the_camera_columns_reach_the_queries(images):
+def test_load_table_camera_columns_are_in_cameras(images):
     path = write(
         images, [f"{row(n)},360,90,5,-3,spherical" for n in range(3)], HEAD + ",fov,vfov,pitch,roll,projection"
     )
@@ -143,7 +143,7 @@ def test_the_camera_columns_reach_the_queries(images):
     assert (camera.vertical_fov, camera.pitch, camera.roll, camera.projection) == (90.0, 5.0, -3.0, "equirectangular")
 
 
-def test_a_pattern_of_columns_needs_no_quotes(images):
+def test_parse_data_pattern_of_columns_needs_no_quotes(images):
     write(images, [f"{n:02d},60,{24 + n * 0.01}" for n in range(4)], "id,lat,lon", "ids.csv")
     asked = parse_data(
         ["table:all", str(images / "ids.csv"), "columns.ground={id}.jpg", "columns.aerial=tiles/{id}.png"]
@@ -155,7 +155,7 @@ def test_a_pattern_of_columns_needs_no_quotes(images):
     assert len(asked.load().queries) == 4
 
 
-def test_a_check_reads_a_table_once_and_shows_what_was_noticed(images, monkeypatch):
+def test_check_data_reads_table_once_and_shows_notes(images, monkeypatch):
     from gengeo_hf.common import tables
 
     calls = []
@@ -174,7 +174,7 @@ def test_a_check_reads_a_table_once_and_shows_what_was_noticed(images, monkeypat
         ("heading", [380.0, *range(11)], "1 headings lie outside of -360..360"),
     ],
 )
-def test_angles_that_are_hardly_degrees_are_named(tmp_path, column, values, words):
+def test_angle_warning_implausible_angles_are_noted(tmp_path, column, values, words):
     from gengeo_hf.common.plausibility import angle_warning
 
     unknown = np.full(12, np.nan)
@@ -183,7 +183,7 @@ def test_angles_that_are_hardly_degrees_are_named(tmp_path, column, values, word
     assert angle_warning(np.arange(12) * 30.0, np.full(12, 360.0)) == ""
 
 
-def test_positions_of_exactly_zero_are_named(images):
+def test_check_data_positions_of_exactly_zero_are_noted(images):
     lines = [row(n) for n in range(19)] + [row(19, lat="0", lon="0")]
     report = str(check_data("table", write(images, lines, HEAD)))
     assert "1 positions are exactly 0, 0" in report
@@ -192,7 +192,7 @@ def test_positions_of_exactly_zero_are_named(images):
 @pytest.mark.parametrize(
     ("row", "words"), [("200,24.9", "lat is 200, expected -90..90"), ("60,385000", "lon is 385000")]
 )
-def test_positions_of_held_out_photos_that_are_not_on_earth_are_refused(tmp_path, row, words):
+def test_read_photos_invalid_position_or_name_raises_error(tmp_path, row, words):
     from gengeo_hf.data.photos import read_photos
 
     Image.new("RGB", (20, 20)).save(tmp_path / "a.jpg")

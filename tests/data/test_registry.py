@@ -20,13 +20,13 @@ from gengeo_hf.data import load_notation, load_pairs, parse_data
         ("table ./a=b/pairs.csv", "table", None, "./a=b/pairs.csv", {}),
     ],
 )
-def test_parse_data_reads_every_part_and_writes_it_back(text, name, split, root, options):
+def test_parse_data_and_str_are_inverse(text, name, split, root, options):
     found = parse_data(text)
     assert (found.name, found.split, found.root, found.options) == (name, split, root, options)
     assert parse_data(str(found)) == found
 
 
-def test_parse_data_takes_the_words_of_a_command_line():
+def test_parse_data_accepts_arguments_of_a_command_line():
     assert parse_data(["table", "my pairs.csv", "fov=90"]) == parse_data("table 'my pairs.csv' fov=90")
 
 
@@ -40,19 +40,19 @@ def test_parse_data_takes_the_words_of_a_command_line():
         ("table: a.csv", "names no split"),
     ],
 )
-def test_parse_data_refuses_what_it_cannot_read(text, said):
+def test_parse_data_invalid_notation_raises_error(text, said):
     with pytest.raises(GenGeoError, match=said):
         parse_data(text)
 
 
-def test_load_notation_loads_what_load_pairs_loads(tmp_path):
+def test_load_notation_equals_load_pairs(tmp_path):
     noted = load_notation(f"world-urban:validation {tmp_path} num_pairs=4")
     plain = load_pairs("world-urban", tmp_path, "validation", num_pairs=4)
     assert noted.queries["query_id"][:] == plain.queries["query_id"][:] and noted.name == plain.name
     assert parse_data(f"world-urban {tmp_path}").split is None  # and `load` then takes its default
 
 
-def test_a_file_in_the_place_of_a_name_is_answered_with_the_notation(tmp_path):
+def test_load_pairs_path_instead_of_name_raises_error_with_notation(tmp_path):
     (tmp_path / "pairs.csv").touch()
     with pytest.raises(GenGeoError, match=r"write `table .*pairs.csv`"):
         load_notation(str(tmp_path / "pairs.csv"))

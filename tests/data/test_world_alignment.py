@@ -1,7 +1,8 @@
-"""Joint operations on the synthetic world, where the same ground is drawn from the street and from above.
+"""Joint augmentation on the synthetic world, whose panoramas and tiles show the same ground.
 
-Unrolled about its centre, a tile shows around the compass what the panorama shows below the horizon. Which turn of the
-one fits the other best is measured over many pairs by circular correlation, without a look at how the views are made.
+A tile that is unrolled about its centre shows in each direction what the panorama shows below the horizon. The
+rotation between the two views is measured over many pairs by circular correlation, independently of the code under
+test.
 """
 
 import numpy as np
@@ -27,14 +28,14 @@ def pairs(tmp_path_factory):
 
 
 def profiles(images):
-    """Colour of each azimuth without its mean and scale: (B, 3, columns)."""
+    """Normalised colour of each azimuth: (B, 3, columns)."""
     flat = images.float().mean(dim=2)
     flat = flat - flat.mean(dim=-1, keepdim=True)
     return flat / flat.flatten(1).norm(dim=1)[:, None, None].clamp_min(1e-6)
 
 
 def agreement(batch, mirrored=False):
-    """Mean correlation of the two views for each turn of the tile, in columns: (COLUMNS,)."""
+    """Mean correlation of the two views for each rotation of the tile by whole columns: (COLUMNS,)."""
     ground = profiles(batch["ground"][..., 27:, :])  # the lower third: roads and lawns near the camera
     unrolled = polar_tile(batch["aerial"], (35, COLUMNS))[..., 22:32, :]
     aerial = profiles(unrolled.flip(-1) if mirrored else unrolled)
@@ -48,7 +49,7 @@ def off_north_degrees(batch):
 
 
 @pytest.mark.parametrize(("flip", "rotate"), [(False, False), (True, False), (False, True), (True, True)])
-def test_north_agrees_after_every_joint_operation(pairs, flip, rotate):
+def test_augmentation_on_world_keeps_north_in_both_views(pairs, flip, rotate):
     for seed in range(3):
         after = Augmentation(flip=flip, rotate=rotate)(pairs, (seed,))
         assert off_north_degrees(after) <= 10
@@ -57,7 +58,7 @@ def test_north_agrees_after_every_joint_operation(pairs, flip, rotate):
             assert not torch.equal(after["aerial"], pairs["aerial"])
 
 
-def test_one_view_alone_turned_or_mirrored_is_seen(pairs):
+def test_agreement_on_world_detects_turn_or_mirror_of_one_view(pairs):
     turns = np.ones(len(pairs["ground"]), dtype=int)
     for changed in (
         {**pairs, "aerial": turn_tiles(pairs["aerial"], turns)},

@@ -54,7 +54,7 @@ def test_the_gallery_alone_serves_both_views():
 
 def test_too_few_images_and_photos_of_one_street_are_refused():
     tiles, photos = unit(vectors(40, 1)), unit(vectors(40, 2))
-    with pytest.raises(GenGeoError, match="at least 30 photos of different places, found 10"):
+    with pytest.raises(GenGeoError, match="at least 30 photos from different locations, found 10"):
         fit_adaptation(tiles, photos[:10])
     with pytest.raises(GenGeoError, match="at least 30 tiles"):
         fit_adaptation(tiles[:29])

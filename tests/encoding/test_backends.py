@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.encoding.backends import remembered, trial
+from gengeo_hf.encoding.backends import trial, trial_cache
 from gengeo_hf.encoding.backends.loaded import LoadedModel
 from gengeo_hf.encoding.backends.openvino import OpenVinoBackend
 from gengeo_hf.encoding.backends.torch import TorchBackend
@@ -51,7 +51,7 @@ class Made:
 def test_a_faster_way_is_taken_only_if_it_agrees(seconds, noise, taken):
     answer = np.eye(2, 8, dtype=np.float32)
     plain, other = Made(answer, 0.05), Made(answer + np.float32(noise), seconds)
-    found = trial.settle(plain, {"other": lambda: other}, pixels(), "CPU")
+    found = trial.run_trial(plain, {"other": lambda: other}, pixels(), "CPU")
     assert found.backend is (other if taken else plain)
     assert ("other, " in found.reason and "x torch float32 in a trial" in found.reason) is taken
     if noise:
@@ -63,7 +63,7 @@ def test_a_way_that_cannot_be_built_is_told_and_left_out():
         raise GenGeoError("no such kernel")
 
     plain = Made(np.eye(1, 8, dtype=np.float32), 0)
-    found = trial.settle(plain, {"other": broken}, pixels(1), "CPU")
+    found = trial.run_trial(plain, {"other": broken}, pixels(1), "CPU")
     assert found.backend is plain and "other: no such kernel" in found.reason
 
 
@@ -76,8 +76,8 @@ def test_a_way_that_is_plainly_slower_is_given_up_after_a_first_look():
             return super().encode_pixels(some, view)
 
     slow = Slow(answer, 0.2)
-    found = trial.settle(Made(answer, 0.01), {"slow": lambda: slow}, pixels(1, 56, 560), "CPU", pixels(1, 56, 112))
-    assert passes == [112] and "slow 0." in found.reason and "in a first look" in found.reason
+    found = trial.run_trial(Made(answer, 0.01), {"slow": lambda: slow}, pixels(1, 56, 560), "CPU", pixels(1, 56, 112))
+    assert passes == [112] and "slow 0." in found.reason and "in a short probe" in found.reason
 
 
 def test_a_choice_is_remembered_for_the_same_model_and_machine(tiny_checkpoint, large, tmp_path, monkeypatch):
@@ -89,18 +89,18 @@ def test_a_choice_is_remembered_for_the_same_model_and_machine(tiny_checkpoint, 
     monkeypatch.setattr(trial, "PLAINLY", 1e9)
     monkeypatch.delenv("HOME", raising=False)
     settled = []
-    settle = trial.settle
-    monkeypatch.setattr(trial, "settle", lambda *given: settled.append(1) or settle(*given))
+    run_trial = trial.run_trial
+    monkeypatch.setattr(trial, "run_trial", lambda *given: settled.append(1) or run_trial(*given))
 
     def opened():
         return Encoder.from_pretrained(tiny_checkpoint, device="cpu", backend="auto", compute_dtype="auto").choice
 
     first, second = opened(), opened()
     assert len(settled) == 1 and second.backend.dtype == first.backend.dtype == "bfloat16"
-    assert second.reason == f"{first.reason} (remembered)"
+    assert second.reason == f"{first.reason} (from an earlier trial)"
     (tmp_path / "trials.json").write_text("{damaged")
     assert opened().reason.endswith("in a trial") and len(settled) == 2
-    monkeypatch.setattr(remembered, "ENGINES", ("numpy",))  # other versions: another key
+    monkeypatch.setattr(trial_cache, "ENGINES", ("numpy",))  # other versions: another key
     opened()
     assert len(settled) == 3
 
@@ -123,7 +123,7 @@ def test_the_trial_of_a_large_model_says_what_it_found(tiny_checkpoint, large, m
     reason = opened(backend="auto", compute_dtype="auto").reason
     assert "no bfloat16 instructions" in reason and "gengeo_hf[openvino]" in reason
     monkeypatch.setattr(trial, "has_bfloat16", lambda: True)
-    assert "not worth it for 3" in opened(backend="auto", compute_dtype="auto", expected_images=3).reason
+    assert "for 3 images" in opened(backend="auto", compute_dtype="auto", expected_images=3).reason
     monkeypatch.setattr(trial, "MARGIN", 1e9)
     assert "nothing was faster in a trial (torch bfloat16 " in opened(backend="auto", compute_dtype="auto").reason
     monkeypatch.setattr(trial, "MARGIN", 0)
@@ -133,7 +133,7 @@ def test_the_trial_of_a_large_model_says_what_it_found(tiny_checkpoint, large, m
     for backend in ("torch", "auto"):
         assert (
             opened(backend=backend, compute_dtype="bfloat16", expected_images=1).reason
-            == "CPU: torch bfloat16, as asked"
+            == "CPU: torch bfloat16, as requested"
         )
     assert opened(compute_dtype="float32").backend.dtype == "float32"
 
@@ -142,7 +142,7 @@ def test_bfloat16_multiplies_rounded_and_gives_unit_vectors(tiny_model):
     plain, half = TorchBackend(tiny_model), TorchBackend(tiny_model, "bfloat16")
     found = half.encode_pixels(pixels(), "ground")
     assert found.dtype == np.float32 and 0.99 < cosine(found, plain.encode_pixels(pixels(), "ground")) < 1 - 1e-7
-    with pytest.raises(GenGeoError, match=r"weights are torch.bfloat16 values.*leave --dtype out"):
+    with pytest.raises(GenGeoError, match=r"weights are torch.bfloat16.*leave --dtype out"):
         trial.choose(LoadedModel(tiny_model.bfloat16(), None), "torch", "float32")
 
 
@@ -196,7 +196,7 @@ def test_openvino_cuts_descriptors_and_leaves_the_model_alone(tiny_checkpoint):
     plain = Encoder.from_pretrained(tiny_checkpoint, device="cpu", truncate_dim=8)
     fast = Encoder.from_pretrained(tiny_checkpoint, backend="openvino", truncate_dim=8)
     assert fast.computed_by == "openvino float32" or trial.has_bfloat16()
-    assert fast.dim == 8 and fast.fingerprint == plain.fingerprint and "as asked" in fast.choice.reason
+    assert fast.dim == 8 and fast.fingerprint == plain.fingerprint and "as requested" in fast.choice.reason
     images = [Image.effect_noise((64, 64), 80).convert("RGB") for _ in range(3)]
     assert cosine(fast.encode(images, "aerial"), plain.encode(images, "aerial")) > 0.999
     fast.truncate(24)

@@ -83,7 +83,7 @@ def test_what_a_fused_model_cannot_do_is_said_in_one_line(branches, tmp_path):
         (lambda: fuse(branches[:1], tmp_path / "one"), "at least two models, found 1"),
         (lambda: fuse(branches, tmp_path / "both"), "add --overwrite"),
         (lambda: Encoder.from_pretrained(tmp_path / "both", truncate_dim=8), "leave truncate_dim"),
-        (lambda: fused.encode(list(pictures(1, 28, 56)), "ground", resize=False), "needs whole ones"),
+        (lambda: fused.encode(list(pictures(1, 28, 56)), "ground", resize=False), "needs full panoramas or tiles"),
     ):
         with pytest.raises(GenGeoError, match=message) as caught:
             call()

@@ -52,5 +52,5 @@ def test_photos_of_the_area_give_the_mean_of_the_ground_view(encoder, tmp_path):
 
 
 def test_too_few_tiles_are_refused(encoder):
-    with pytest.raises(GenGeoError, match="at least 30 tiles of different places, found 9"):
+    with pytest.raises(GenGeoError, match="at least 30 tiles from different locations, found 9"):
         fit_to_imagery(encoder, ListSource(9))

@@ -130,7 +130,7 @@ def test_a_drive_over_the_date_line_is_a_line_in_parts():
 
 def test_what_a_model_was_trained_on_is_said():
     assert "unknown training data" in caveat_of({})
-    assert "mean nothing" in caveat_of({"trained_on": "world/urban", "synthetic": True})
+    assert "are meaningless" in caveat_of({"trained_on": "world/urban", "synthetic": True})
     assert caveat_of({"trained_on": "cvusa", "synthetic": False}) == ""
 
 

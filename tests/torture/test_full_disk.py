@@ -124,7 +124,7 @@ def test_writing_a_checkpoint(disk, counts, capsys, monkeypatch):
         progress = checkpoint.Progress(epoch=epoch)
         checkpoint.save(disk.path, accelerator, model, optimizer, progress, settings, tables, ids)
     told = capsys.readouterr().out
-    assert "could not be written" in told and "a restart would begin after" in told
+    assert "could not be written" in told and "a restart would resume from" in told
     progress, _ = checkpoint.resume(disk.path, accelerator, model, optimizer, settings, ids)
     assert progress.epoch == max(int(path.name[-5:]) for path in disk.path.glob("checkpoint-*"))
     assert not [path for path in disk.path.iterdir() if path.name.startswith(".")]

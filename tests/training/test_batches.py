@@ -96,7 +96,7 @@ def test_pairs_know_their_tiles_semi_positives_and_positions():
     pairs = batches.training_pairs(dataclasses.replace(data, queries=queries))
     assert pairs.covered == [(0, 3, 1), (1,), (2, 4), (3,), (4,)]
     np.testing.assert_allclose(pairs.lat_lon, [[10 + n * 1e-3, 20.0] for n in range(5)])
-    mask = batches.covering(pairs, np.array([0, 1, 4]))
+    mask = batches.coverage_mask(pairs, np.array([0, 1, 4]))
     assert mask.tolist() == [[True, True, False], [False, True, False], [False, False, True]]
 
 

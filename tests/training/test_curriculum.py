@@ -39,7 +39,7 @@ def test_a_trained_model_takes_the_place_of_the_first_stage(commands, tmp_path):
 def test_a_stage_that_stops_ends_the_training(commands, tmp_path):
     seen, code = commands
     code[0] = 1
-    with pytest.raises(GenGeoError, match="goes on from the last checkpoint"):
+    with pytest.raises(GenGeoError, match="continues from the last checkpoint"):
         curriculum.main(["world_anywhere", "--out", str(tmp_path)])
     assert len(seen) == 1
 

@@ -144,12 +144,12 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(config, tmp_path, monkey
     with pytest.raises(KeyboardInterrupt):
         train.main(load_settings(config, [f"output={tmp_path}/full"]))
     said = capsys.readouterr().out
-    assert "checkpoint-00002 could not be written" in said and "would begin after checkpoint-00001" in said
+    assert "checkpoint-00002 could not be written" in said and "would resume from checkpoint-00001" in said
     assert sorted(path.name for path in (tmp_path / "full").glob("*checkpoint-*")) == [
         "checkpoint-00003",
         "checkpoint-00004",
     ]
     monkeypatch.setattr(checkpoint, "save", save)
     train.main(load_settings(config, [f"output={tmp_path}/full"]))
-    assert "going on after epoch 4" in capsys.readouterr().out
+    assert "resuming after epoch 4" in capsys.readouterr().out
     assert_same_bits(outcome(tmp_path / "full"), outcome(tmp_path / "whole"))

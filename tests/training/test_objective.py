@@ -228,7 +228,11 @@ def with_bounds(data):
         ("pbev_world", ["augment.options.fov=[90,90]"], "bird's-eye views and polar tiles need the whole one"),
         ("geodtr_world", ["augment.options.unknown_heading=true"], "fov and unknown_heading crop and roll panoramas"),
         ("auxgeo_world", ["augment.options.fov=[90,90]"], "needs whole panoramas: leave fov"),
-        ("geodtr_vigor_same", ["augment.options.fov=[90,90]"], "the layout aggregator is tied to it: leave fov out"),
+        (
+            "geodtr_vigor_same",
+            ["augment.options.fov=[90,90]"],
+            "which is fixed for the layout aggregator: leave fov out",
+        ),
     ],
 )
 def test_a_field_of_view_that_a_recipe_was_not_made_for_is_refused(config, keys, message):
@@ -279,7 +283,7 @@ def test_losses_that_cannot_be_are_refused(change, message):
 
 def test_a_choice_of_tokens_needs_a_first_stage():
     settings = load_settings("transgeo_world_zoom", ["model.init=null"])
-    with pytest.raises(GenGeoError, match="needs a guide that has learned: set model"):
+    with pytest.raises(GenGeoError, match="needs a trained guide: set model"):
         build_model(settings)
 
 

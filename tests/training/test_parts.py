@@ -17,7 +17,7 @@ from gengeo_hf.learning import Pairs
 from gengeo_hf.training import checkpoint
 from gengeo_hf.training.batches import (
     batch_rules,
-    covering,
+    coverage_mask,
     geographic_table,
     last_photo_of_a_tile,
     neighbour_tables,
@@ -25,14 +25,14 @@ from gengeo_hf.training.batches import (
     training_pairs,
 )
 from gengeo_hf.training.components import (
-    Average,
+    ModelEma,
     build_augmentation,
     build_model,
     build_processor,
     check_smallest_images,
     start_head,
 )
-from gengeo_hf.training.descriptors import encode_together, gather_parts
+from gengeo_hf.training.descriptors import encode_distributed, gather_parts
 from gengeo_hf.training.records import Log, PlateauWatch, run_lock
 from gengeo_hf.training.schedule import learning_rate, rate_factor
 from gengeo_hf.training.settings import Sampling, Settings
@@ -73,7 +73,7 @@ def test_which_tiles_cover_whose_place():
     random = np.random.default_rng(0)
     tiles, semi = random.integers(0, 12, 30), random.integers(-1, 12, (30, 3))
     rows = random.permutation(30)[:10]
-    mask = covering(Pairs(tiles, semi), rows)
+    mask = coverage_mask(Pairs(tiles, semi), rows)
     for i, photo in enumerate(rows):
         for j, other in enumerate(rows):
             assert mask[i, j] == (tiles[other] == tiles[photo] or tiles[other] in semi[photo])
@@ -235,26 +235,26 @@ def test_the_first_epochs_use_the_map_where_tiles_have_a_position_and_say_where_
 def test_the_average_is_the_recursion_and_leaves_the_weights_alone():
     model = torch.nn.Linear(3, 2)
     model.bias.requires_grad_(False)
-    average = Average(model, 0.9)
+    ema = ModelEma(model, 0.9)
     expected = model.weight.detach().double().clone()
     for step in range(1, 30):
         with torch.no_grad():
             model.weight.add_(torch.randn(2, 3))
-        average.update(step)
+        ema.update(step)
         decay = min(0.9, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * model.weight.detach().double()
-    assert list(average.values) == ["weight"]
+    assert list(ema.values) == ["weight"]
     trained = model.weight.detach().clone()
-    with average.in_place():
+    with ema.applied():
         torch.testing.assert_close(model.weight.detach().double(), expected, atol=1e-5, rtol=0)
     assert torch.equal(model.weight, trained)
     with pytest.raises(GenGeoError, match="between 0 and 1"):
-        Average(model, 1.0)
+        ModelEma(model, 1.0)
 
 
 def test_unknown_augmentation_is_one_line():
     settings = some(augment__options={"blur": 0.3})
-    with pytest.raises(GenGeoError, match="no 'blur'; it knows flip"):
+    with pytest.raises(GenGeoError, match="no 'blur'; expected one of flip"):
         build_augmentation(settings)
 
 
@@ -336,7 +336,7 @@ def test_encoding_some_rows_equals_the_encoder(tiny_model, tiny_processor, rows)
 
     images = AerialImages(made_up_pairs(16))
     encoder = Encoder(tiny_model, tiny_processor, device="cpu", batch_size=5)
-    found = encode_together(images, "aerial", Accelerator(cpu=True), encoder, np.array(rows))
+    found = encode_distributed(images, "aerial", Accelerator(cpu=True), encoder, np.array(rows))
     np.testing.assert_allclose(found, encoder.encode([images[row] for row in rows], "aerial"), atol=1e-5)
 
 
@@ -349,7 +349,7 @@ def test_a_broken_image_in_a_reader_is_one_line(tiny_model, tiny_processor):
     data = dataclasses.replace(data, queries=type(data.queries).from_list(rows, features=data.queries.features))
     encoder = Encoder(tiny_model, tiny_processor, device="cpu", batch_size=2)
     with pytest.raises(GenGeoError, match=r"^ground image of row 1: the image of 7 bytes is not an image"):
-        encode_together(GroundImages(data), "ground", Accelerator(cpu=True), encoder, np.arange(3))
+        encode_distributed(GroundImages(data), "ground", Accelerator(cpu=True), encoder, np.arange(3))
 
 
 @pytest.mark.parametrize(

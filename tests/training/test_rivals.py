@@ -147,7 +147,7 @@ def test_a_shorter_convnext_takes_the_first_stages_of_a_checkpoint(tmp_path):
 
 
 def test_a_layout_head_gets_its_token_counts_from_a_checkpoint_s_patch(tmp_path, tiny_model):
-    with pytest.warns(UserWarning, match="weights of the backbone alone"):
+    with pytest.warns(UserWarning, match="a checkpoint of the backbone alone"):
         tiny_model.backbone.save_pretrained(tmp_path)
     keys = ["data.ground_size=[28,112]", "data.aerial_size=[56,56]", f"model.init={tmp_path}", "output=unused"]
     settings = load_settings("geodtr_world", keys)

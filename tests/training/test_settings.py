@@ -3,7 +3,7 @@ import pytest
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.data import load_pairs
 from gengeo_hf.training import settings as settings_module
-from gengeo_hf.training.settings import describe_settings, load_settings
+from gengeo_hf.training.settings import format_settings, load_settings
 
 CONFIGS = sorted(settings_module.CONFIGS.rglob("*.yaml"))
 URBAN = next(path for path in CONFIGS if path.stem == "world_urban")
@@ -54,11 +54,11 @@ def test_values_on_the_command_line_win():
         ("optimisation.final_learning_rate=1", "the rate must fall"),
         ("optimisation.betas=[0.9,1.5]", r"both must lie in 0\.\.1"),
         ("sampling.gps_epochs=-1", "must be at least 0"),
-        ("sampling.neighbours=100", "100 of a pool of 64"),
+        ("sampling.neighbours=100", "is 100, above sampling.pool 64"),
         ("checkpoint_every=0", "must be at least 1"),
         ("augment.options={}", r"augment\.options=\{\} changes nothing: augment\.enabled=false"),
         ("augment={}", r"augment=\{\} changes nothing"),
-        ("sampling.protocol=sample4geo", r"has no random_share, found 0.5: add sampling\.random_share=0"),
+        ("sampling.protocol=sample4geo", r"does not support random_share=0.5: add sampling\.random_share=0"),
         ("data.ground_size=[154]", r"data\.ground_size is \[154\]; it must be height and width"),
     ],
 )
@@ -92,13 +92,13 @@ def test_augmentation_is_turned_off_by_its_switch_and_not_by_an_empty_group(tmp_
 def test_published_rules_refuse_what_they_would_drop():
     rules = ["sampling.protocol=sample4geo", "sampling.random_share=0"]
     assert load_settings(URBAN, rules).sampling.protocol == "sample4geo"
-    with pytest.raises(GenGeoError, match="takes semi-positives as negatives"):
+    with pytest.raises(GenGeoError, match="treats semi-positives as negatives"):
         load_settings(URBAN, [*rules, "sampling.semi_positives=positive"])
 
 
 def test_a_missing_value_is_asked_for(tmp_path):
     (tmp_path / "short.yaml").write_text("output: runs/x")
-    with pytest.raises(GenGeoError, match=r"leaves data\.name open"):
+    with pytest.raises(GenGeoError, match=r"does not set data\.name"):
         load_settings(tmp_path / "short.yaml", [])
 
 
@@ -119,7 +119,7 @@ def test_unknown_model_field_is_refused():
 
 def test_help_names_every_group():
     for word in ("sampling", "micro_batch", "learning_rate", "mining_every"):
-        assert word in describe_settings()
+        assert word in format_settings()
 
 
 def test_configurations_of_own_cities_take_a_table_and_several():

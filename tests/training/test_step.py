@@ -13,7 +13,7 @@ from gengeo_hf.model import GenGeoConfig, GenGeoModel
 from gengeo_hf.training.objective import Objective
 from gengeo_hf.training.schedule import learning_rate
 from gengeo_hf.training.settings import Settings
-from gengeo_hf.training.step import backward_pass, build_optimizer, finite, kept_stages, parameter_groups
+from gengeo_hf.training.step import backward_pass, build_optimizer, cached_stages, check_finite, parameter_groups
 from tests.conftest import TINY
 
 PAIRS = 6
@@ -145,21 +145,21 @@ def test_ignored_tiles_leave_the_loss_of_a_step(tiny_processor):
 
 def test_outputs_of_frozen_blocks_are_kept_only_where_it_is_asked_and_possible():
     settings, model = Settings(output="unused"), tiny(trainable_blocks=1)
-    assert kept_stages(model, settings)
+    assert cached_stages(model, settings)
     settings.sampling.keep_frozen = False
-    assert not kept_stages(model, settings)
+    assert not cached_stages(model, settings)
     settings.sampling.keep_frozen, settings.optimisation.compile = True, "inductor"
-    assert not kept_stages(model, settings)
+    assert not cached_stages(model, settings)
     settings.optimisation.compile = None
-    assert not kept_stages(tiny(trainable_blocks=1, share_backbone=False, share_aggregator=False), settings)
+    assert not cached_stages(tiny(trainable_blocks=1, share_backbone=False, share_aggregator=False), settings)
 
 
 def test_a_loss_that_is_no_number_stops_the_run_with_advice():
     settings = Settings(output="unused")
-    assert finite(torch.tensor(0.5), 3, settings) == 0.5
+    assert check_finite(torch.tensor(0.5), 3, settings) == 0.5
     for value in (math.inf, -math.inf, math.nan):
         with pytest.raises(GenGeoError, match=r"at step 7: lower optimisation\.learning_rate"):
-            finite(torch.tensor(value), 7, settings)
+            check_finite(torch.tensor(value), 7, settings)
 
 
 def test_the_rate_ends_at_its_final_value_and_warms_up_from_the_first_step():

@@ -98,9 +98,9 @@ def test_a_finished_run_is_made_longer_and_not_shorter(settings, tmp_path, capsy
     train.main(settings("optimisation.epochs=2", "log_every=1"))
     before = losses(tmp_path / "run")
     train.main(settings("optimisation.epochs=3", "log_every=1"))
-    assert "a run of 2 epochs, which is made longer" in capsys.readouterr().out
+    assert "a run of 2 epochs, which is extended" in capsys.readouterr().out
     assert losses(tmp_path / "run")[:6] == before and len(losses(tmp_path / "run")) == 9
-    with pytest.raises(GenGeoError, match=r"holds a run with optimisation\.epochs=3, not 2"):
+    with pytest.raises(GenGeoError, match=r"contains a run with optimisation\.epochs=3, not 2"):
         train.main(settings("optimisation.epochs=2"))
 
 
@@ -149,7 +149,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(settings, tmp_path, c
 
 def test_other_settings_are_refused(settings, tmp_path):
     train.main(settings("optimisation.epochs=1"))
-    with pytest.raises(GenGeoError, match="holds a run with sampling"):
+    with pytest.raises(GenGeoError, match="contains a run with sampling"):
         train.main(settings("optimisation.epochs=1", "sampling.batch_size=8"))
 
 
@@ -166,7 +166,7 @@ def test_other_tiles_are_refused_and_not_taken_for_a_damaged_checkpoint(settings
         )
 
     monkeypatch.setattr(train, "load_pairs", load_others)
-    with pytest.raises(GenGeoError, match="holds a run on other training data"):
+    with pytest.raises(GenGeoError, match="contains a run on other training data"):
         train.main(settings("optimisation.epochs=1"))
 
 
@@ -187,7 +187,7 @@ def test_other_data_are_refused(settings, tmp_path, monkeypatch):
         return dataclasses.replace(data, queries=renamed)
 
     monkeypatch.setattr(train, "load_pairs", load_others)
-    with pytest.raises(GenGeoError, match="holds a run on other training data"):
+    with pytest.raises(GenGeoError, match="contains a run on other training data"):
         train.main(settings(*random))
 
 

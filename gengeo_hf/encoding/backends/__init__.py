@@ -1,4 +1,4 @@
-"""Descriptors by torch, onnxruntime or OpenVINO: `protocol.py` is what they share, `trial.py` chooses."""
+"""Backends that compute descriptors: torch, onnxruntime and OpenVINO."""
 
 from gengeo_hf.encoding.backends.protocol import BACKENDS, DTYPES, LOWEST_COSINE, Backend
 

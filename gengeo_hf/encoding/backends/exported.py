@@ -1,6 +1,6 @@
-"""The files of `gengeo export --onnx`: what an encoder must know of a model without its weights in torch.
+"""Reads the files of `gengeo export`, with which an encoder runs a model without torch.
 
-They come from the `onnx` folder of a checkpoint folder or Hub repository.
+The files are in the directory `onnx` of a checkpoint directory or Hub repository.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from gengeo_hf.encoding.preprocessing import FileProcessor
 from gengeo_hf.encoding.protocol import View
 
 FORMAT = 1
-FOLDER = "onnx"  # inside a checkpoint folder
-WEIGHTS = "model.safetensors"  # beside it
+FOLDER = "onnx"  # in a checkpoint directory
+WEIGHTS = "model.safetensors"  # in a checkpoint directory
 MANIFEST = "gengeo_onnx.json"
 VIEWS = get_args(View)
 INPUT, OUTPUT = "pixel_values", "descriptor"
-FIELDS: dict[str, Any] = {  # of a manifest, and their types
+FIELDS: dict[str, Any] = {  # fields of a manifest and their types
     "fingerprint": str,
     "truncate_dim": int | None,
     "dim": int,
@@ -38,21 +38,21 @@ FIELDS: dict[str, Any] = {  # of a manifest, and their types
 
 
 class ExportedGraphs:
-    """One export: its manifest, and its files once they were compared with it.
+    """An export: manifest and graphs. Files are compared with the manifest before they are used.
 
     Args:
-        folder: With the graphs, their weights and the manifest.
-        processor: The checkpoint's image processor.
+        folder: Directory with the graphs, their weights and the manifest.
+        processor: Image processor of the checkpoint.
 
     Raises:
-        GenGeoError: The manifest is missing or damaged, or belongs to other preprocessing.
+        GenGeoError: The manifest is missing or damaged, or states other preprocessing.
     """
 
     def __init__(self, folder: Path, processor: Any) -> None:
         self.folder, self.manifest, self.processor = folder, _read_manifest(folder), processor
         if json.loads(json.dumps(preprocessing(processor))) != self.manifest["preprocessing"]:
             raise GenGeoError(
-                f"{folder} was exported for other preprocessing than preprocessor_config.json beside it says: "
+                f"{folder} was exported with other preprocessing than in preprocessor_config.json of its checkpoint: "
                 "export it again with gengeo export --onnx"
             )
         self._width: int | None = None
@@ -60,46 +60,46 @@ class ExportedGraphs:
 
     @property
     def whole_dim(self) -> int:
-        """Length of a descriptor as the graph gives it."""
+        """Number of values of a descriptor that is not truncated."""
         return int(self.manifest["dim"])
 
     @property
     def truncate_dim(self) -> int | None:
-        """Number of values that descriptors are truncated to, None for whole ones."""
+        """Number of values to which descriptors are truncated; None if they are not."""
         return self._width or self.manifest["truncate_dim"]
 
     @property
     def dtype(self) -> str:
-        """What the graphs multiply in: "float32" or "int8"."""
+        """Precision of the graphs: "float32" or "int8"."""
         return str(self.manifest.get("dtype", "float32"))
 
     def belongs_to_weights(self) -> bool:
-        """Whether the weights beside the export are, byte for byte, those that it was made from.
+        """Whether the weights of the checkpoint are, byte for byte, those from which the export was made.
 
-        False too where the manifest does not say: exports of earlier versions.
+        False for exports of earlier versions, whose manifests do not state it.
         """
         stated, path = self.manifest.get("checkpoint"), self.folder.parent / WEIGHTS
         return stated is not None and path.is_file() and stated == size_and_sha256(path)
 
     @property
     def patch(self) -> int:
-        """Width in pixels of what becomes one token."""
+        """Width of a patch in pixels."""
         return int(self.manifest["patch"][1])
 
     @property
     def patch_sides(self) -> tuple[int, int]:
-        """Height and width in pixels of what becomes one token."""
+        """Height and width of a patch in pixels."""
         high, wide = self.manifest["patch"]
         return int(high), int(wide)
 
     @property
     def fewest_tokens(self) -> int:
-        """Tokens that an image must have at least."""
+        """Minimum number of tokens of an image."""
         return int(self.manifest["fewest_tokens"])
 
     @property
     def ground_view(self) -> tuple[str | None, float | None]:
-        """`ground_camera` and `ground_vertical_fov` of the checkpoint's configuration, which lies beside the graphs."""
+        """`ground_camera` and `ground_vertical_fov` of the checkpoint's configuration; None without one."""
         try:
             config = json.loads((self.folder.parent / "config.json").read_text(encoding="utf-8"))
             return config.get("ground_camera"), config.get("ground_vertical_fov")
@@ -107,7 +107,7 @@ class ExportedGraphs:
             return None, None
 
     def fingerprint(self) -> str:
-        """That of the float32 checkpoint which was exported."""
+        """Fingerprint of the exported float32 checkpoint."""
         return truncated(self.manifest["fingerprint"], self.truncate_dim)
 
     def truncate(self, dim: int) -> None:
@@ -115,13 +115,13 @@ class ExportedGraphs:
         self._width = dim
 
     def check_size(self, height: int, width: int) -> None:
-        """The checks that the model makes by itself, in its words; the graph has none.
+        """Check an image size as the model does; graphs have no checks.
 
         Args:
-            height, width: Pixels.
+            height, width: Image size in pixels.
 
         Raises:
-            ValueError: Sides that are not whole patches, or too few patches for the head.
+            ValueError: A side is not a multiple of the patch, or there are too few patches for the head.
         """
         high, wide = self.manifest["patch"]
         if self.manifest["whole_patches"] and (height % high or width % wide):
@@ -136,14 +136,14 @@ class ExportedGraphs:
             )
 
     def graph(self, view: str) -> Path:
-        """The graph of a view, after its bytes and those of the weights were compared with the manifest.
+        """Path of the graph of a view, after its files were compared with the manifest.
 
         Raises:
-            GenGeoError: A file is missing or damaged, or the manifest states no hash of it.
+            GenGeoError: A file is missing or damaged, or the manifest has no hash of it.
         """
         name, files = self.manifest["graphs"][view], self.manifest["files"]
         if name not in files:
-            raise GenGeoError(f"{self.folder / MANIFEST} names no hash of {name}: export the model again")
+            raise GenGeoError(f"{self.folder / MANIFEST} has no hash of {name}: export the model again")
         for file, stated in files.items():
             path = self.folder / file
             if file in self._checked:
@@ -155,8 +155,8 @@ class ExportedGraphs:
 
 
 @contextlib.contextmanager
-def opening(path: Path, engine: str) -> Iterator[None]:
-    """Turn whatever an engine raises about a graph into one line; for example weights that lie outside its folder."""
+def graph_errors(path: Path, engine: str) -> Iterator[None]:
+    """Convert any error that an engine raises for a graph to a one-line `GenGeoError`."""
     try:
         yield
     except Exception as error:
@@ -164,7 +164,7 @@ def opening(path: Path, engine: str) -> Iterator[None]:
 
 
 def size_and_sha256(path: Path) -> dict[str, Any]:
-    """Size and hash of a file, as the manifest states them."""
+    """Size and SHA-256 of a file, as in the manifest."""
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
@@ -176,30 +176,30 @@ def find_export(
     token: Any = None,
     cache_dir: str | Path | None = None,
 ) -> tuple[ExportedGraphs, FileProcessor, Path]:
-    """Open the ONNX export of a checkpoint folder or Hub id.
+    """Open an export of a checkpoint.
 
     Args:
-        name: The folder or Hub id.
-        folder: Which export of it, for example "onnx" or "onnx_int8".
-        revision, token, cache_dir: Of the Hub, as huggingface_hub takes them.
+        name: Checkpoint directory or Hub id.
+        folder: Name of the export's directory, for example "onnx" or "onnx_int8".
+        revision, token, cache_dir: Arguments of huggingface_hub.
 
     Returns:
-        The export, the checkpoint's image processor, and the folder that both were read from.
+        The export, the image processor of the checkpoint, and the directory of the checkpoint.
 
     Raises:
-        GenGeoError: There is none, or it cannot be read.
+        GenGeoError: There is no such export, or it cannot be read.
     """
     where = {"revision": revision, "token": token, "cache_dir": cache_dir}
     home = Path(name) if Path(name).is_dir() else _fetched(str(name), folder, where)
     if not (home / folder / MANIFEST).is_file():
         what, how = ("ONNX", "--onnx") if folder == FOLDER else (folder, "--int8 --calibrate PHOTOS")
-        raise GenGeoError(f"{name} holds no {what} export: make one with gengeo export {name} OUT {how}, use OUT")
+        raise GenGeoError(f"{name} holds no {what} export: make one with gengeo export {name} OUT {how}, and use OUT")
     processor = FileProcessor(home)
     return ExportedGraphs(home / folder, processor), processor, home
 
 
 def _fetched(name: str, folder: str, where: dict[str, Any]) -> Path:
-    """The files of a Hub repository that an encoder without torch reads."""
+    """Download the files of a Hub repository that an encoder without torch reads."""
     from gengeo_hf.common.transfer import with_retries
 
     def fetch() -> str:
@@ -227,7 +227,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _wrong_field(manifest: dict[str, Any]) -> str | None:
-    """What of a manifest is missing or of another type than readers rely on; None where all is well."""
+    """Name of the first field that is missing or has a wrong type; None if there is none."""
     for name, kind in FIELDS.items():
         if name not in manifest or not isinstance(manifest[name], kind):
             return name

@@ -1,4 +1,4 @@
-"""Exported graphs on OpenVINO, without torch: int8 graphs of `gengeo export --int8`, or an ONNX export in float32."""
+"""Runs exported graphs with OpenVINO, without torch: int8 graphs of `gengeo export --int8`, or float32 ONNX graphs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.encoding.backends.exported import ExportedGraphs, opening
+from gengeo_hf.encoding.backends.exported import ExportedGraphs, graph_errors
 from gengeo_hf.encoding.backends.onnx import OnnxBackend
 from gengeo_hf.encoding.backends.protocol import as_float32, number_of_threads
 
@@ -23,7 +23,7 @@ class OpenVinoGraphs:
     """Runs exported graphs on a CPU.
 
     Args:
-        graphs: The export; its graphs are ONNX files or OpenVINO's own.
+        graphs: Export with ONNX or OpenVINO graphs.
 
     Raises:
         GenGeoError: OpenVINO is missing.
@@ -39,39 +39,41 @@ class OpenVinoGraphs:
         self._graphs, self.dtype, self.device = graphs, graphs.dtype, "cpu"
         self._core: Any = openvino.Core()
         self._compiled: dict[Path, Any] = {}
-        self._one_at_a_time = threading.Lock()  # a compiled graph has one place for its results
+        self._one_at_a_time = threading.Lock()  # a compiled graph has one output buffer
 
     def encode_pixels(self, pixels: torch.Tensor | np.ndarray, view: View) -> np.ndarray:
-        """Unit descriptors, float32 (B, dim); see the contract."""
+        """Encode pixel values, see `Backend`."""
         self._graphs.check_size(*pixels.shape[2:])
         with self._one_at_a_time:
-            found: np.ndarray = np.array(self._graph(view)(as_float32(pixels))[0])  # a copy: the buffer is used again
+            found: np.ndarray = np.array(
+                self._graph(view)(as_float32(pixels))[0]
+            )  # copied, because the buffer is reused
         return found / np.linalg.norm(found, axis=1, keepdims=True)
 
     def _graph(self, view: View) -> Any:
-        """The compiled graph of a view, opened when it is first needed."""
+        """Compiled graph of a view, compiled on first use."""
         path = self._graphs.graph(view)
         if path not in self._compiled:
             options: dict[str, Any] = {
-                "INFERENCE_PRECISION_HINT": "f32",  # of what is not int8
+                "INFERENCE_PRECISION_HINT": "f32",  # for layers that are not int8
                 "PERFORMANCE_HINT": "LATENCY",
                 "INFERENCE_NUM_THREADS": number_of_threads(),
             }
-            with opening(path, "OpenVINO"):
+            with graph_errors(path, "OpenVINO"):
                 self._compiled[path] = self._core.compile_model(path, "CPU", options)
         return self._compiled[path]
 
 
 def graph_backend(graphs: ExportedGraphs, backend: str, device: Any = None) -> OnnxBackend | OpenVinoGraphs:
-    """What runs exported graphs.
+    """Create the backend that runs exported graphs.
 
     Args:
         graphs: The export.
-        backend: "openvino"; any other word takes onnxruntime.
-        device: Where; None is the CPU.
+        backend: "openvino"; any other value uses onnxruntime.
+        device: Device on which the graphs run; None is the CPU.
 
     Raises:
-        GenGeoError: The engine is missing, or cannot compute there.
+        GenGeoError: The engine is missing, or does not support the device.
     """
     if backend != "openvino":
         return OnnxBackend(graphs, device)

@@ -1,4 +1,4 @@
-"""A model in memory, as an encoder must know it: widths, patch, fingerprint."""
+"""Properties of a model in memory that an encoder needs: widths, patch, fingerprint."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class LoadedModel:
-    """A model in memory with the members that `ExportedGraphs` has for exported files."""
+    """A model in memory with the members of `ExportedGraphs`."""
 
     def __init__(self, model: GenGeoModel, processor: GenGeoImageProcessor) -> None:
         self.model, self.processor = model, processor
@@ -19,31 +19,31 @@ class LoadedModel:
 
     @property
     def whole_dim(self) -> int:
-        """Number of values of a whole descriptor."""
+        """Number of values of a descriptor that is not truncated."""
         head: Any = next(iter(self.model.heads.values()))
         return int(head.width_out)
 
     @property
     def truncate_dim(self) -> int | None:
-        """Number of values that descriptors are truncated to, None for whole ones."""
+        """Number of values to which descriptors are truncated; None if they are not."""
         width: int | None = self.model.config.truncate_dim
         return width
 
     @property
     def patch(self) -> int:
-        """Width in pixels of what becomes one token."""
+        """Width of a patch in pixels."""
         return self.patch_sides[1]
 
     @property
     def patch_sides(self) -> tuple[int, int]:
-        """Height and width in pixels of what becomes one token."""
+        """Height and width of a patch in pixels."""
         from gengeo_hf.model.backbones import patch_sides
 
         return patch_sides(self.model.config.backbone_config)
 
     @property
     def fewest_tokens(self) -> int:
-        """Tokens that an image must have at least."""
+        """Minimum number of tokens of an image."""
         heads: Any = self.model.heads.values()
         return max(int(head.aggregator.fewest_tokens) for head in heads)
 
@@ -54,14 +54,14 @@ class LoadedModel:
         return config.ground_camera, config.ground_vertical_fov
 
     def fingerprint(self) -> str:
-        """Hash of the weights and the preprocessing."""
+        """SHA-256 of weights and preprocessing."""
         if self._fingerprint is None:
             self._fingerprint = fingerprint(self.model, self.processor)
         return self._fingerprint
 
     def truncate(self, dim: int) -> None:
-        """Truncate descriptors to their first `dim` values, also those of the model itself."""
-        width = dim if dim < self.whole_dim else None  # so that the fingerprint is that of the whole model
+        """Truncate the model's descriptors to their first `dim` values."""
+        width = dim if dim < self.whole_dim else None  # full width has the fingerprint without truncation
         self.model.config.truncate_dim = width
         for head in self.model.heads.values():
             head.truncate_dim = width  # type: ignore[assignment]  # a plain attribute of GenGeoHead

@@ -1,4 +1,4 @@
-"""What computes descriptors: one small contract for torch, onnxruntime and OpenVINO."""
+"""Interface of the backends that compute descriptors."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ if TYPE_CHECKING:
 
 BACKENDS = ("auto", "torch", "openvino", "onnx")
 DTYPES = ("auto", "float32", "bfloat16", "int8")
-FEW = 16  # images that a trial of backends is not worth its time for
-LOWEST_COSINE = 0.999  # between a descriptor of a faster way and that of torch in float32
-# Descriptors of two backends may meet in one index because of this bound: it is as if each had noise of 2.5 degrees at
-# most, where other places are tens of degrees away. So the fingerprint leaves the backend out, and a manifest names it.
+FEW = 16  # for fewer images a trial of backends takes longer than it saves
+# Lowest cosine between a descriptor of a faster backend and that of torch in float32. A cosine of 0.999 is an angle of
+# 2.5 degrees, while descriptors of other locations are tens of degrees away. Descriptors of two backends may therefore
+# be in one index: the fingerprint does not depend on the backend, and a manifest states it.
+LOWEST_COSINE = 0.999
 
 
 class Backend(Protocol):
-    """Pixel values in, unit descriptors out.
+    """Computes unit descriptors of pixel values.
 
     Args:
         name: "torch", "openvino" or "onnx".
-        dtype: What it multiplies in, for example "float32".
+        dtype: Precision of the multiplications, for example "float32".
     """
 
     name: str
@@ -45,12 +46,12 @@ class Backend(Protocol):
 
 @dataclass(frozen=True)
 class Choice:
-    """A backend and why it was taken.
+    """A backend and the reason for its choice.
 
     Args:
-        backend: Ready to encode.
-        reason: One line for people; empty where there was nothing to choose.
-        name: Of the way among those of a trial; empty for torch in float32.
+        backend: Backend that is ready to encode.
+        reason: One line for users; empty if there was no choice.
+        name: Name of the candidate of a trial; empty for torch in float32.
     """
 
     backend: Backend
@@ -58,26 +59,26 @@ class Choice:
     name: str = ""
 
 
-def check_words(backend: str, dtype: str) -> None:
-    """Refuse unknown names.
+def check_backend(backend: str, dtype: str) -> None:
+    """Check the names of a backend and a precision.
 
     Raises:
-        GenGeoError: An unknown backend or precision.
+        GenGeoError: A name is unknown.
     """
-    for what, word, known in (("backend", backend, BACKENDS), ("dtype", dtype, DTYPES)):
-        if word not in known:
-            raise GenGeoError(f"unknown {what} {word!r}: expected {', '.join(known[:-1])} or {known[-1]}")
+    for what, name, known in (("backend", backend, BACKENDS), ("dtype", dtype, DTYPES)):
+        if name not in known:
+            raise GenGeoError(f"unknown {what} {name!r}: expected {', '.join(known[:-1])} or {known[-1]}")
 
 
 def as_float32(pixels: torch.Tensor | np.ndarray) -> np.ndarray:
-    """Pixel values as an array in memory, for engines that are not torch."""
+    """Convert pixel values to a contiguous float32 array, for engines other than torch."""
     values: Any = pixels if isinstance(pixels, np.ndarray) else pixels.float().cpu().numpy()
     return np.ascontiguousarray(values, dtype=np.float32)
 
 
 def number_of_threads() -> int:
-    """Threads that an engine may use: as many as torch, whether or not it is imported; 0 leaves it to the engine."""
+    """Number of threads for an engine: that of torch if it is imported, else OMP_NUM_THREADS; 0 if neither is set."""
     if (torch := sys.modules.get("torch")) is not None:
         return int(torch.get_num_threads())
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return int(asked) if asked.isdigit() else 0
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    return int(threads) if threads.isdigit() else 0

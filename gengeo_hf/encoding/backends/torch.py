@@ -1,4 +1,4 @@
-"""The model itself as a backend, in the precision of its weights or under bfloat16 autocast."""
+"""Backend that runs the model with torch, in the precision of its weights or under bfloat16 autocast."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class TorchBackend:
     """Runs the model on its device.
 
     Args:
-        model: On its device, in evaluation mode.
-        dtype: "bfloat16" multiplies in bfloat16 whatever the weights are (autocast, from a copy of the backbone's
-            weights that was rounded once; the model stays as it is); None leaves them as they are.
+        model: Model on its device, in evaluation mode.
+        dtype: "bfloat16" multiplies in bfloat16 for weights of any type (autocast, with a copy of the backbone whose
+            weights are rounded once; the model is not changed); None uses the precision of the weights.
     """
 
     name = "torch"
@@ -35,24 +35,24 @@ class TorchBackend:
 
     @torch.inference_mode()
     def encode_pixels(self, pixels: torch.Tensor | np.ndarray, view: View) -> np.ndarray:
-        """Unit descriptors, float32 (B, dim); see the contract."""
+        """Encode pixel values, see `Backend`."""
         device: Any = self._model.device
         cast: Any = torch.autocast(device.type, torch.bfloat16) if self._autocast else contextlib.nullcontext()
         with cast:
             found = self._model(torch.as_tensor(pixels).to(device), view=view).pooler_output.float()
-        if self._autocast:  # rounded values are no longer of unit length
+        if self._autocast:  # rounding changes the norm
             found = torch.nn.functional.normalize(found, dim=1)
         descriptors: np.ndarray = found.cpu().numpy()
         return descriptors
 
 
 def _rounded(model: GenGeoModel) -> GenGeoModel:
-    """The model with the linear layers of its backbone in bfloat16: what autocast would make of them in every pass.
+    """Copy a model with the linear layers of its backbone in bfloat16, to which autocast would cast them in every pass.
 
-    The head is shared with the model: its layers that stay in float32 need their whole weights.
+    The head is shared with the model, because some of its layers compute in float32.
     """
     rounded = copy.copy(model)
-    rounded._modules = dict(model._modules)  # the copy's own, so that the backbone of `model` stays in its place
+    rounded._modules = dict(model._modules)  # a dict of its own, so that the backbone of `model` is not replaced
     for name in ("backbone", "aerial_backbone"):
         if name not in model._modules:
             continue
@@ -64,10 +64,10 @@ def _rounded(model: GenGeoModel) -> GenGeoModel:
 
 
 def usable_device(name: str | torch.device) -> torch.device:
-    """The device, after it has held a tensor: the word may be unknown, the card or its support missing.
+    """Return a device after a test allocation on it.
 
     Raises:
-        GenGeoError: It cannot be used here.
+        GenGeoError: The name is unknown, or the device is not available.
     """
     try:
         torch.empty(0, device=name)

@@ -1,7 +1,4 @@
-"""The model in a form that a tracer can follow to any image size: for ONNX and for OpenVINO.
-
-The module goes from pixel values to descriptors, and its graph keeps no size.
-"""
+"""A module from pixel values to descriptors that can be traced for any image size, for ONNX and OpenVINO."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Descriptor(torch.nn.Module):
-    """Pixel values in, descriptors out; without the model's checks, which the encoder makes before it runs a graph."""
+    """Computes descriptors of pixel values, without the size checks of the model: the encoder makes them."""
 
     def __init__(self, model: GenGeoModel, head: str) -> None:
         super().__init__()
@@ -40,9 +37,9 @@ class Descriptor(torch.nn.Module):
 
 @contextlib.contextmanager
 def free_positions(model: GenGeoModel) -> Iterator[None]:
-    """Inside, the position grid is resized by matrices that follow the image size.
+    """Resize the position grid by matrices that depend on the image size, inside this context.
 
-    The exporter would otherwise write the scale of the image that it traced into the graph.
+    Without it, the exporter writes the scale of the traced image into the graph.
     """
     from gengeo_hf.model.backbones import HUB_OFFSET, GenGeoDinov2Embeddings, family_of
 
@@ -65,7 +62,7 @@ def free_positions(model: GenGeoModel) -> Iterator[None]:
         yield
     finally:
         for embeddings in every:
-            del embeddings.interpolate_pos_encoding  # the class's own shows again
+            del embeddings.interpolate_pos_encoding  # restores the method of the class
 
 
 def resized_positions(
@@ -73,8 +70,8 @@ def resized_positions(
 ) -> torch.Tensor:
     """Position embeddings (1, first + side^2, C) for a grid of rows x columns, (1, first + rows columns, C).
 
-    The same numbers as bicubic `torch.nn.functional.interpolate` by the scale (new + offset) / side, with antialiasing
-    where `smooth`, from operations on tensors alone. A grid of the native size is passed on.
+    The result equals bicubic `torch.nn.functional.interpolate` with the scale (new + offset) / side, with antialiasing
+    if `smooth`, but uses only operations on tensors. A grid of the native size is not changed.
     """
     side, width = math.isqrt(int(positions.shape[1]) - first), int(positions.shape[2])
     down, across = (torch.arange(count, dtype=torch.float32) for count in (rows, columns))
@@ -95,7 +92,7 @@ def _axis_weights(target: torch.Tensor, side: int, offset: float, smooth: bool, 
         weights = weights / weights.sum(dim=1, keepdim=True)
     else:
         taps = centre.floor()[:, None] + torch.arange(-1.0, 3.0)
-        hits = taps.clamp(0, side - 1)[:, :, None] == source  # beyond the border its last value is repeated
+        hits = taps.clamp(0, side - 1)[:, :, None] == source  # values beyond the border are repeated
         weights = (_cubic(centre[:, None] - taps, -0.75)[:, :, None] * hits).sum(dim=1)
     return torch.where(native, (target[:, None] == source).float(), weights)
 

@@ -1,8 +1,8 @@
-"""What trials of backends chose on this machine, kept between starts.
+"""Cache of the choices of backend trials on this machine.
 
-A choice is looked up by the processor and its instructions, the number of threads, the versions of the engines, what
-was asked for, and the fingerprint of the model: when one of them changes there is a new trial. The file is small JSON
-in the user's cache; `GENGEO_TRIALS` names another file, or `off`.
+The key of a choice depends on the processor and its instructions, the number of threads, the versions of the engines,
+the requested options, and the fingerprint of the model: a change of any of them leads to a new trial. The cache is a
+small JSON file in the user's cache directory; the environment variable `GENGEO_TRIALS` sets another file, or `off`.
 """
 
 from __future__ import annotations
@@ -18,39 +18,41 @@ from typing import Any
 from gengeo_hf.common.files import digest_of, write_json
 
 ENGINES = ("gengeo_hf", "torch", "openvino", "onnxruntime")
-MOST = 200  # choices that are kept
+MOST = 200  # maximum number of stored choices
 
 
 def trials_file() -> Path | None:
-    """Where choices are kept; None where they are not."""
-    asked = os.environ.get("GENGEO_TRIALS", "")
-    if asked == "off":
+    """Path of the cache; None if it is off."""
+    setting = os.environ.get("GENGEO_TRIALS", "")
+    if setting == "off":
         return None
-    return Path(asked) if asked else Path.home() / ".cache" / "gengeo_hf" / "trials.json"
+    return Path(setting) if setting else Path.home() / ".cache" / "gengeo_hf" / "trials.json"
 
 
 def trial_key(**facts: Any) -> str:
-    """SHA-256 of what a choice depends on: the machine, the engines, and what the caller adds."""
+    """SHA-256 of the machine, the engines and other facts on which a choice depends."""
     import torch
 
     versions = {}
     for name in ENGINES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
-    able = {key: value for key, value in torch.cpu.get_capabilities().items() if isinstance(value, str | bool | int)}
-    machine = {"processor": platform.processor(), "able": able, "threads": torch.get_num_threads()}
+    capabilities = {
+        key: value for key, value in torch.cpu.get_capabilities().items() if isinstance(value, str | bool | int)
+    }
+    machine = {"processor": platform.processor(), "able": capabilities, "threads": torch.get_num_threads()}
     return digest_of({"machine": machine, "versions": versions, **facts})
 
 
-def remembered(key: str) -> dict[str, str] | None:
-    """`name` and `reason` of an earlier choice, None where there is none that can be read."""
+def load_choice(key: str) -> dict[str, str] | None:
+    """Load `name` and `reason` of an earlier choice; None if there is none or it cannot be read."""
     found = _read().get(key)
     is_choice = isinstance(found, dict) and all(isinstance(found.get(field), str) for field in ("name", "reason"))
     return found if is_choice else None
 
 
-def remember(key: str, name: str, reason: str) -> None:
-    """Keep a choice; a disk that cannot be written costs only the next trial."""
+def store_choice(key: str, name: str, reason: str) -> None:
+    """Store a choice; if the file cannot be written, there is a trial at the next start."""
     path = trials_file()
     if path is None:
         return

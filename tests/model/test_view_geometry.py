@@ -1,4 +1,4 @@
-"""View transforms against the papers' formulas, pixel by pixel, and against the world's true correspondence."""
+"""View transforms, compared pixel by pixel with the papers' formulas and with exact geometry."""
 
 import math
 
@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from gengeo_hf.data.views import downward_view, ground_bev, padded_sphere, polar_tile
+from gengeo_hf.model.view_transforms import downward_view, ground_bev, padded_sphere, polar_tile
 
 
 def bilinear(image, row, column, wrap):
-    """One value of an image (H, W), by hand."""
+    """Bilinear interpolation of an image (H, W) at one position."""
     height, width = image.shape
     if wrap:
         row, column = min(max(row, 0), height - 1), column % width
@@ -25,7 +25,7 @@ def bilinear(image, row, column, wrap):
     return total
 
 
-def slowly(image, size, where, wrap):
+def sample_slowly(image, size, where, wrap):
     return np.array([[bilinear(image, *where(i, j), wrap) for j in range(size[1])] for i in range(size[0])])
 
 
@@ -34,7 +34,7 @@ def noise(height, width):
 
 
 @pytest.mark.parametrize(("side", "size"), [(30, (11, 28)), (41, (16, 21))])
-def test_polar(side, size):
+def test_polar_tile_matches_published_formula(side, size):
     def where(i, j):
         radius = side / 2 * (size[0] - 1 - i) / size[0]
         theta = 2 * math.pi * j / size[1]
@@ -43,17 +43,17 @@ def test_polar(side, size):
     tiles = noise(side, side)
     out = polar_tile(tiles, size)
     assert out.shape == (2, 3, *size)
-    np.testing.assert_allclose(out[1, 2], slowly(tiles[1, 2].numpy(), size, where, False), atol=2e-5)
+    np.testing.assert_allclose(out[1, 2], sample_slowly(tiles[1, 2].numpy(), size, where, False), atol=2e-5)
 
 
-def test_polar_directions():
+def test_polar_tile_north_is_in_centre_column():
     tile = torch.zeros(1, 1, 41, 41)
-    tile[..., :6, 18:23] = 1.0  # something in the north
+    tile[..., :6, 18:23] = 1.0  # bright pixels in the north
     out = polar_tile(tile, (20, 40))[0, 0]
     assert out.sum(0).argmax() == 20 and out.sum(1).argmax() < 6  # the centre column, near the top
 
 
-def test_ground_bev():
+def test_ground_bev_matches_published_formula():
     height, width, side, scale = 24, 48, 14, 0.3
 
     def where(i, j):
@@ -64,10 +64,10 @@ def test_ground_bev():
 
     panorama = noise(height, width)
     out = ground_bev(panorama, side, scale)
-    np.testing.assert_allclose(out[0, 1], slowly(panorama[0, 1].numpy(), (side, side), where, True), atol=2e-5)
+    np.testing.assert_allclose(out[0, 1], sample_slowly(panorama[0, 1].numpy(), (side, side), where, True), atol=2e-5)
 
 
-def test_downward_view():
+def test_downward_view_matches_published_formula():
     height, width, size, fov = 24, 48, (12, 16), 150.0
 
     def where(u, v):
@@ -78,19 +78,19 @@ def test_downward_view():
 
     panorama = noise(height, width)
     out = downward_view(panorama, size, fov)
-    np.testing.assert_allclose(out[1, 0], slowly(panorama[1, 0].numpy(), size, where, True), atol=2e-5)
+    np.testing.assert_allclose(out[1, 0], sample_slowly(panorama[1, 0].numpy(), size, where, True), atol=2e-5)
 
 
 @pytest.mark.parametrize("view", [lambda p: ground_bev(p, 33, 0.2), lambda p: downward_view(p, (33, 33), 140.0)])
-def test_what_is_north_of_the_camera_is_up(view):
+def test_birds_eye_views_north_is_up(view):
     panorama = torch.zeros(1, 1, 60, 120)
     panorama[..., 30:, 58:63] = 1.0  # below the horizon, in the centre column
     out = view(panorama)[0, 0]
     assert out[:12].sum() > 5 * out[12:].sum() - 25 and out[:12, 12:21].sum() > 0.9 * out[:12].sum()
 
 
-def test_an_exactly_unrolled_tile_turns_by_rolling():
-    """A quarter turn of the tile is a roll by a quarter of the width; about the published centre it is not."""
+def test_polar_tile_with_pixel_centres_quarter_turn_equals_roll():
+    """A quarter turn of the tile equals a roll by a quarter of the width, but not about the published centre."""
     tiles = noise(32, 32)
     turned = torch.rot90(tiles, 1, dims=(-2, -1))
     exact, published = (
@@ -106,8 +106,8 @@ def test_an_exactly_unrolled_tile_turns_by_rolling():
 
 
 @pytest.mark.parametrize("shape", [(42, 168), (30, 200)])
-def test_exact_bev_samples_the_ground_where_it_lies(shape):
-    """The colour of a panorama's pixels is the distance and direction of the flat ground: the BEV must read its own."""
+def test_ground_bev_with_vertical_fov_samples_true_ground_position(shape):
+    """Colours of the panorama encode distance and direction of the flat ground, which the BEV must reproduce."""
     height, width, fov, eye = *shape, 70.0, 2.0
     down = torch.deg2rad((torch.arange(height) + 0.5 - height / 2) * fov / height)
     distance = eye / torch.tan(down.clamp(min=1e-3))
@@ -131,7 +131,7 @@ def test_exact_bev_samples_the_ground_where_it_lies(shape):
     assert ((1 / looked[0])[seen] / true[seen] - 1).abs().max() < 0.06
 
 
-def test_padding_and_mistakes():
+def test_views_padding_and_invalid_arguments():
     assert padded_sphere(torch.ones(1, 3, 224, 1232)).shape == (1, 3, 616, 1232)
     assert padded_sphere(torch.ones(1, 1, 2, 8))[0, 0].sum(1).tolist() == [0, 8, 8, 0]
     for call in (
@@ -142,5 +142,5 @@ def test_padding_and_mistakes():
         lambda: polar_tile(torch.ones(1, 3, 8, 9), (8, 8)),
         lambda: ground_bev(torch.ones(1, 3, 8, 40), 8, vertical_fov=0),
     ):
-        with pytest.raises(ValueError):  # six messages, all of the views
+        with pytest.raises(ValueError):  # the six messages differ
             call()

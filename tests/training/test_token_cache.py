@@ -11,8 +11,8 @@ from gengeo_hf.data.cache import PairsInMemory
 from gengeo_hf.encoding.encoder import Encoder
 from gengeo_hf.model import GenGeoConfig, GenGeoModel
 from gengeo_hf.training import batches
-from gengeo_hf.training.kept import keep_tokens, run_view
 from gengeo_hf.training.settings import Settings
+from gengeo_hf.training.token_cache import build_token_cache, run_view
 from tests.conftest import TINY
 from tests.training.made_up import made_up_pairs
 
@@ -36,11 +36,13 @@ def tiny(**fields):
 
 
 def keep(model, pairs, processor, augmentation=FLIP, settings=None):
-    return keep_tokens(settings or Settings(output=""), model, pairs, processor, augmentation, Accelerator(cpu=True))
+    return build_token_cache(
+        settings or Settings(output=""), model, pairs, processor, augmentation, Accelerator(cpu=True)
+    )
 
 
 @pytest.mark.parametrize("fields", [{}, {"share_backbone": False, "share_aggregator": False}])
-def test_kept_tokens_give_the_outputs_of_the_mirrored_images(pairs, tiny_processor, fields):
+def test_token_cache_tokens_give_the_outputs_of_the_mirrored_images(pairs, tiny_processor, fields):
     model, rows = tiny(**fields), [4, 0, 2, 5]
     kept = keep(model, pairs, tiny_processor)
     model.eval()
@@ -53,7 +55,7 @@ def test_kept_tokens_give_the_outputs_of_the_mirrored_images(pairs, tiny_process
     assert not any("forward" in vars(module) for module in model.modules())
 
 
-def test_kept_tokens_without_augmentation_are_of_the_plain_images(pairs, tiny_processor):
+def test_token_cache_tokens_without_augmentation_are_of_the_plain_images(pairs, tiny_processor):
     model = tiny()
     kept = keep(model, pairs, tiny_processor, None)
     assert kept.tokens["ground"].shape[:2] == (1, 6)
@@ -102,6 +104,6 @@ def test_tokens_of_blocks_with_dropout_are_not_kept(pairs, tiny_processor):
 
 
 def test_tokens_that_take_too_much_memory_are_not_kept(pairs, tiny_processor, monkeypatch, capsys):
-    monkeypatch.setattr("gengeo_hf.training.kept.LIMIT", 1000)
+    monkeypatch.setattr("gengeo_hf.training.token_cache.LIMIT", 1000)
     assert keep(tiny(), pairs, tiny_processor) is None
     assert "frozen blocks run in every step" in capsys.readouterr().out
