@@ -263,7 +263,7 @@ def test_locate_of_a_narrow_photo_widens_it_or_gives_one_line(panorama_model, ti
     Image.new("RGB", (90, 60)).save(tmp_path / "photo.png")
     narrow = {"photo": tmp_path / "photo.png", "camera": CameraView(fov=20)}
     widened = GeoLocalizer(encoder, index).locate(narrow["photo"], camera=narrow["camera"])
-    assert widened.places and [note for note in widened.notes if "times its width by its own mirror image" in note]
+    assert widened.places and [note for note in widened.notes if "times its width by its mirror image" in note]
     assert not GeoLocalizer(encoder, index).locate(narrow["photo"], camera=CameraView(fov=180)).notes
     monkeypatch.setattr("gengeo_hf.localization.photos.WIDEST", 1)
     answer = GeoLocalizer(encoder, index).locate(narrow["photo"], camera=narrow["camera"])
@@ -275,6 +275,22 @@ def test_locate_of_a_narrow_photo_widens_it_or_gives_one_line(panorama_model, ti
     wide, tele, again = GeoLocalizer(encoder, index).locate_many(names)
     assert "too narrow" in tele.error and not tele.places
     assert wide.places and wide.places == again.places and not wide.error
+
+
+def test_locate_of_a_photo_with_too_few_rows_among_others_answers_the_others(panorama_model, tiny_processor, tmp_path):
+    """20 x 10 pixels can be read; of the rows that the model knows, five are left."""
+    from gengeo_hf.encoding.encoder import Encoder
+
+    panorama_model.config.ground_vertical_fov = 90.0
+    encoder = Encoder(panorama_model, tiny_processor, device="cpu")
+    localizer = GeoLocalizer(encoder, GeoIndex.build(encoder, ListSource(count=3), tmp_path / "idx"))
+    Image.new("RGB", (20, 10)).save(tmp_path / "small.png")
+    Image.new("RGB", (112, 28), (9, 90, 9)).save(tmp_path / "large.png")
+    names = [tmp_path / name for name in ("large.png", "small.png", "large.png")]
+    first, small, last = localizer.locate_many(names, camera=CameraView(fov=360))
+    assert "expected at least 8 on each side" in small.error and not small.places
+    assert first.places and first.places == last.places and not first.error
+    assert localizer.search_photo(names[1], CameraView(fov=360), 3) is None
 
 
 def street(azimuth, elevation):
