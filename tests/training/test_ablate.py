@@ -97,7 +97,7 @@ def test_results_of_another_plan_in_the_same_folder_are_refused(ablation, tmp_pa
     ablation("one", "--seeds", "1")
     table = (tmp_path / "out" / "one.md").read_bytes()
     (tmp_path / "plan.yaml").write_text(PLAN.replace("{near: {}, far: {}}", "{elsewhere: {}}"))
-    with pytest.raises(GenGeoError, match="tested on near, far, and the plan says elsewhere: give another --out"):
+    with pytest.raises(GenGeoError, match="tested on near, far, and the plan tests on elsewhere: give another --out"):
         ablation("one", "--seeds", "1")
     assert (tmp_path / "out" / "one.md").read_bytes() == table
 
@@ -131,7 +131,7 @@ def test_bad_orders_are_one_line(ablation, arguments, words):
 
 
 def test_missing_and_other_files_are_no_plan(tmp_path):
-    with pytest.raises(GenGeoError, match=r"--data knows cvusa, .*scratch, .*world"):
+    with pytest.raises(GenGeoError, match=r"--data accepts cvusa, .*scratch, .*world"):
         ablate.read_plan(tmp_path / "none.yaml")
     (tmp_path / "x.yaml").write_text("a: 1")
     with pytest.raises(GenGeoError, match="needs base, test and tables"):

@@ -89,11 +89,11 @@ def test_a_time_that_is_not_known_is_said():
 
 def test_what_is_spent_adds_up_over_interruptions(tmp_path):
     for _ in range(2):
-        with pytest.raises(KeyboardInterrupt), ablate_cost.counted(tmp_path):
+        with pytest.raises(KeyboardInterrupt), ablate_cost.count_cpu_time(tmp_path):
             raise KeyboardInterrupt
     first = ablate_cost.spent_in(tmp_path)
     assert not ablate_cost.is_finished(tmp_path)
-    with ablate_cost.counted(tmp_path):
+    with ablate_cost.count_cpu_time(tmp_path):
         sum(range(200_000))
     assert 0 <= first < ablate_cost.spent_in(tmp_path) and ablate_cost.is_finished(tmp_path)
 

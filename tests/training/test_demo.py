@@ -53,12 +53,17 @@ def test_the_demo_from_nothing_and_again(tmp_path):
     assert first.returncode == 0, first.stderr[-2000:]
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "synthetic world" in page and "R@1" in page and page.count("data:image") >= 10
-    for told in ("What the head kept", "Which patches match", "Why a tile wins", "What the clusters collect"):
-        assert f"<h2>{told}" in page
+    for title in (
+        "Kept mass of the patches",
+        "Attribution of a match",
+        "A wrong tile compared",
+        "Patches of the clusters",
+    ):
+        assert f"<h2>{title}" in page
     assert "http://" not in page.replace("http://www.w3.org", "") and "<script src=" not in page
     places = json.loads((folder / "places.geojson").read_text(encoding="utf-8"))
     assert places["type"] == "FeatureCollection" and len(places["features"]) >= 2
-    assert " cores, if nothing else" in first.stdout.partition("1/6")[0]  # how long it will take, before it begins
+    assert " cores without other load" in first.stdout.partition("1/6")[0]  # the estimate precedes the first stage
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))["results"]
     assert len(results) == 5  # three domains, random weights, colour histograms
     assert (folder / "gengeo-world-urban" / "model.safetensors").is_file() and "gengeo" in first.stdout
