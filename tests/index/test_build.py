@@ -126,7 +126,7 @@ def test_a_builder_who_finds_another_index_at_the_end_keeps_its_work(tmp_path):
     build_index(StubEncoder(), ListSource(12, "new", seed=3), tmp_path / "idx")
     taken.set()
     first.join()
-    assert len(told) == 1 and "another process made an index" in told[0]
+    assert len(told) == 1 and "another process has created an index" in told[0]
     assert GeoIndex.load(tmp_path / "idx").tiles["source"][0].as_py() == "new"
     again = StubEncoder()
     build_index(again, ListSource(12, "old"), tmp_path / "idx", add=True)

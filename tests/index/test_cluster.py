@@ -16,7 +16,7 @@ import pytest
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.index import GeoIndex, cluster, work
 from gengeo_hf.index.cluster import build_on_ray, part_count
-from gengeo_hf.index.ray_connection import connected
+from gengeo_hf.index.ray_connection import connect_ray
 from tests.index.cluster_stub import Opener
 from tests.index.test_merge import rows
 from tests.stubs import ListSource, StubEncoder
@@ -49,8 +49,8 @@ def small(monkeypatch):
 @pytest.fixture
 def one_ray(small, monkeypatch):
     """One Ray for several builds: starting it takes longer than they do."""
-    with connected(None, 2) as ray:
-        monkeypatch.setattr(cluster, "connected", lambda address, workers: contextlib.nullcontext(ray))
+    with connect_ray(None, 2) as ray:
+        monkeypatch.setattr(cluster, "connect_ray", lambda address, workers: contextlib.nullcontext(ray))
         yield
 
 
@@ -88,8 +88,8 @@ def test_build_on_ray_with_a_killed_worker_equals_one_process(one_ray, tmp_path)
     index = GeoIndex.load(out)
     assert rows(index) == rows(alone)
     assert index.manifest.left_out.reasons == alone.manifest.left_out.reasons
-    assert "all as the manifest says" in index.verify()
-    assert any("was lost" in note and "given to another worker" in note for note in notes), notes
+    assert "all match the manifest" in index.verify()
+    assert any("was lost" in note and "assigned to another worker" in note for note in notes), notes
     assert report.tiles == TILES - 2 and not report.was_complete and "left out: unreadable" in str(report)
     # What the killed worker had not finished is encoded twice: at most one unit of six.
     assert TILES - 2 <= sum(images for _, images in encoded(log)) <= TILES - 2 + 6
@@ -122,7 +122,7 @@ def test_build_on_ray_whose_driver_is_killed_goes_on(small, tmp_path):
     before = sum(images for _, images in encoded(log))
     words[-1] = "0"
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert f"{len(parts)} of {part_count(TILES)} parts were finished before" in done.stdout
+    assert f"{len(parts)} of {part_count(TILES)} parts are already finished" in done.stdout
     alone = whole(tmp_path)
     assert rows(GeoIndex.load(out)) == rows(alone)
     now = sum(images for _, images in encoded(log)) - before
@@ -150,13 +150,13 @@ def test_address_that_does_not_answer_is_refused_in_one_line(tmp_path):
         address = f"127.0.0.1:{bound.getsockname()[1]}"
         for given in (address, f"ray://{address}"):
             with (
-                pytest.raises(GenGeoError, match=f"nothing answers at the Ray address {given}"),
-                connected(given),
+                pytest.raises(GenGeoError, match=f"no response at the Ray address {given}"),
+                connect_ray(given),
             ):
                 pass
-    with pytest.raises(GenGeoError, match="expected host:port"), connected("somewhere"):
+    with pytest.raises(GenGeoError, match="expected host:port"), connect_ray("somewhere"):
         pass
-    with pytest.raises(GenGeoError, match="nothing answers"):
+    with pytest.raises(GenGeoError, match="no response"):
         build_on_ray(Opener("", 4), tmp_path / "x.gengeo", "noise", address=address)
     assert not list(tmp_path.iterdir())
 
@@ -169,8 +169,8 @@ def test_address_at_which_something_else_answers_is_refused_in_one_line(monkeypa
     monkeypatch.setattr("gengeo_hf.index.ray_connection.CONNECT_S", 5.0)
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
-        pytest.raises(GenGeoError, match=r"does not answer at .* within 5 s"),
-        connected(f"127.0.0.1:{server.getsockname()[1]}"),
+        pytest.raises(GenGeoError, match=r"no response of Ray at .* within 5 s"),
+        connect_ray(f"127.0.0.1:{server.getsockname()[1]}"),
     ):
         pass
 

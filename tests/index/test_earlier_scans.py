@@ -9,7 +9,7 @@ import pytest
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import sha256_of
 from gengeo_hf.index import GeoIndex
-from gengeo_hf.index.contents import summed
+from gengeo_hf.index.contents import with_totals
 from gengeo_hf.index.manifest import FileRecord, Scan, read_manifest, write_manifest
 from gengeo_hf.index.scan import KIND, measure_depth, sample_queries
 from tests.stubs import ListSource, StubEncoder
@@ -37,7 +37,7 @@ def index(tmp_path, monkeypatch):
     faiss.write_index(structure, str(file))
     files = segment.files | {name: FileRecord(file.stat().st_size, sha256_of(file))}
     scan = Scan(EARLIER, [name], **measure_depth(halves, [structure], samples=100))
-    write_manifest(path, summed(replace(manifest, segments=[replace(segment, files=files, scan=scan)])))
+    write_manifest(path, with_totals(replace(manifest, segments=[replace(segment, files=files, scan=scan)])))
     return GeoIndex.load(path)
 
 
@@ -83,6 +83,6 @@ def test_rabitq_codes_of_another_rotation_are_refused(index):
     plain = faiss.index_factory(index.manifest.dim, "RaBitQfs", faiss.METRIC_INNER_PRODUCT)
     faiss.write_index(plain, str(file))
     files = segment.files | {file.name: FileRecord(file.stat().st_size, sha256_of(file))}
-    write_manifest(index.path, summed(replace(manifest, segments=[replace(segment, files=files)])))
-    with pytest.raises(GenGeoError, match="another kind of search structure than expected; make the index again"):
+    write_manifest(index.path, with_totals(replace(manifest, segments=[replace(segment, files=files)])))
+    with pytest.raises(GenGeoError, match="unexpected kind of search structure; make the index again"):
         GeoIndex.load(index.path)

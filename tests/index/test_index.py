@@ -274,7 +274,7 @@ def test_unreadable_tiles_are_named_in_the_index(encoder, tmp_path):
     index.remove(tile_ids=["noise-1"])
     assert index.left_out["tile_id"].to_pylist() == ["noise-5000", "more-1"]
     assert "9,999 tiles" not in index.report() and "noise-5000: tile 5000 is damaged" in index.report()
-    assert "all as the manifest says" in index.verify()
+    assert "all match the manifest" in index.verify()
 
 
 def test_what_is_told_of_unreadable_tiles_goes_with_them_and_with_their_mending(encoder, tmp_path):

@@ -45,7 +45,7 @@ def test_parts_become_what_one_process_makes(parts, tmp_path):
     assert merged.left_out["tile_id"].to_pylist() == ["noise-3", "noise-38"]
     queries = np.asarray(whole.descriptors[:5], np.float32)
     ids = [[[hit.tile_id for hit in line] for line in index.search(queries, 5)] for index in (merged, whole)]
-    assert ids[0] == ids[1] and "all as the manifest says" in merged.verify()
+    assert ids[0] == ids[1] and "all match the manifest" in merged.verify()
     again = StubEncoder()
     assert build_index(again, source, tmp_path / "merged").was_complete and not again.encoded
     shutil.rmtree(folders[0])  # a merged index stands alone

@@ -172,7 +172,7 @@ def test_two_indexes_of_one_model_stay_apart(store, gallery, encoder, tmp_path):
     other = GeoIndex.build(encoder, ListSource(count=7, seed=9, lat=50.0, name="other"), tmp_path / "far town.gengeo")
     export_index(gallery, store)
     assert export_index(other, store)["index_name"] == "far_town"
-    with pytest.raises(GenGeoError, match="holds 2 indexes: far_town, idx; say which one by adding #NAME"):
+    with pytest.raises(GenGeoError, match="holds 2 indexes: far_town, idx; choose one by adding #NAME"):
         GeoLocalizer(encoder, store)
     store.index_name = "far_town"  # what #far_town in the address sets
     assert len(GeoLocalizer(encoder, store).index) == 7
@@ -181,7 +181,7 @@ def test_two_indexes_of_one_model_stay_apart(store, gallery, encoder, tmp_path):
 def test_another_index_of_the_same_name_is_not_overwritten(store, gallery, encoder, tmp_path):
     other = GeoIndex.build(encoder, ListSource(count=7, seed=9, name="other"), tmp_path / "elsewhere" / "idx")
     export_index(gallery, store)
-    with pytest.raises(GenGeoError, match="they are of another index; give this one another name"):
+    with pytest.raises(GenGeoError, match="they belong to another index; give this index another name"):
         export_index(other, store)
     assert len(store) == 40
 
@@ -249,7 +249,7 @@ def test_photos_are_located_in_a_store(store, gallery, encoder):
 @pytest.mark.parametrize(
     ("sizes", "caveat"),
     [
-        ((60.0, 30.0), "a store answers by single tiles: it does not fuse the ground sizes of this index"),
+        ((60.0, 30.0), "a store searches single tiles: it does not fuse the ground sizes of this index"),
         ((60.0,), ""),
     ],
 )

@@ -80,6 +80,12 @@ def test_a_position_that_limited_the_search_is_no_measure_of_it(prior):
     assert Answer("a.jpg", exif_position=position).exif_distance_m is None
 
 
+@pytest.mark.parametrize("heading", [0.0, None])
+def test_view_cone_without_a_turn_opens_to_the_north(heading):
+    ring = view_cone(Place(1, 60.0, 25.0, 0.9, "t", heading=heading))
+    assert ring[2][1] == pytest.approx(25.0, abs=1e-9) and ring[2][0] > 60.0
+
+
 def test_a_cone_opens_in_the_direction_of_view():
     ring = view_cone(Place(1, 60.0, 25.0, 0.9, "t", heading=90.0))
     assert ring[0] == ring[-1] == (60.0, 25.0) and len(ring) == 5

@@ -13,6 +13,7 @@ from gengeo_hf.imagery.tiles import tile_table
 from gengeo_hf.index import GeoIndex
 from gengeo_hf.localization import GeoLocalizer
 from gengeo_hf.localization.confidence import Calibration, absence_notes, reliability, reliability_plot
+from gengeo_hf.localization.confidence_fits import HeldOutPhoto
 from gengeo_hf.localization.localizer import Place
 from tests.stubs import ListSource, StubEncoder
 
@@ -41,6 +42,16 @@ def test_confidences_are_the_chances(tmp_path, encoder):
         calibration.check_model(StubEncoder("other"))
     with pytest.raises(GenGeoError, match="not a calibration"):
         Calibration.load(tmp_path / "none.json")
+
+
+def test_held_out_photo_without_tiles_near_it_keeps_those_beyond_four_times_the_limit():
+    away = [10.0, 60.0, 190.0, 210.0, 5000.0]
+    places = [
+        Place(row + 1, *map(float, offset(60.0, 25.0, 0.0, metres)), 0.9 - row / 10, str(row))
+        for row, metres in enumerate(away)
+    ]
+    photo = HeldOutPhoto.of(places, 60.0, 25.0, within_m=50.0)
+    assert photo.right == 0 and photo.absent_scores.tolist() == pytest.approx([0.6, 0.5])
 
 
 def test_the_trade_of_answers_for_right_answers():
