@@ -1,4 +1,4 @@
-"""`make demo` as a user runs it, small: everything is there, and a second run redoes nothing that is finished."""
+"""A small run of `make demo`: all results are written, and a second run reuses them."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ def run(folder, *words):
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_a_kill_while_the_model_is_copied_leaves_no_half_of_it(tmp_path, monkeypatch):
+def test_demo_train_interrupted_copy_leaves_no_partial_model(tmp_path, monkeypatch):
     import demo
 
     folder, best = demo.Folder(tmp_path), tmp_path / "run" / "model"
@@ -47,7 +47,7 @@ def test_a_kill_while_the_model_is_copied_leaves_no_half_of_it(tmp_path, monkeyp
 
 
 @pytest.mark.slow
-def test_the_demo_from_nothing_and_again(tmp_path):
+def test_demo_runs_and_second_run_reuses_results(tmp_path):
     folder = tmp_path / "demo"
     first = run(folder, *SMALL)
     assert first.returncode == 0, first.stderr[-2000:]
@@ -76,12 +76,12 @@ def test_the_demo_from_nothing_and_again(tmp_path):
     second = run(folder, *SMALL)
     assert second.returncode == 0, second.stderr[-2000:]
     assert before == {name: (folder / name).stat().st_mtime_ns for name in kept[:3]}
-    assert "what it finished is reused" in second.stdout
+    assert "its finished results are reused" in second.stdout
     assert "up to date" in second.stdout and "epoch 1/2" not in second.stderr
 
 
 @pytest.mark.slow
-def test_other_settings_in_the_same_folder_are_one_line(tmp_path):
+def test_demo_other_settings_in_same_folder_are_one_line(tmp_path):
     folder = tmp_path / "demo"
     assert run(folder, *SMALL).returncode == 0
     again = run(folder, *SMALL, "optimisation.learning_rate=0.01")
