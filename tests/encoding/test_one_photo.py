@@ -223,12 +223,12 @@ def test_grey_arrays_of_16_bits_agree_with_their_file(tiny_model, tiny_processor
     np.testing.assert_allclose(encoder.encode_ground(deep), encoder.encode_ground(tmp_path / "deep.png"), atol=1e-5)
 
 
-def test_pixel_values_given_as_an_image_are_refused(tiny_processor):
+def test_pixel_values_given_as_an_image_raise_an_error(tiny_processor):
     with pytest.raises(ValueError, match="expected 0 to 1, or 0 to 255"):
         tiny_processor(torch.randn(3, 28, 28), view="ground")
 
 
-def test_scaled_floats_are_left_alone_without_rescaling(tiny_processor):
+def test_scaled_floats_are_not_changed_without_rescaling(tiny_processor):
     scaled = torch.rand(3, 28, 112)
     found = tiny_processor(scaled, view="ground", do_rescale=False, do_normalize=False, return_tensors="pt")
     assert torch.allclose(found["pixel_values"][0], scaled)

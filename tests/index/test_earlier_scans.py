@@ -64,7 +64,7 @@ def test_index_with_rabitq_codes_is_searched(index):
     assert "compressed scan" in index.report()
 
 
-def test_index_with_rabitq_codes_takes_additions_and_removals(index):
+def test_index_with_rabitq_codes_can_be_edited(index):
     """A segment that is added has the present structure; the two are scanned side by side."""
     index.add(StubEncoder(), ListSource(100, "more", seed=1, lat=61.0))
     index.remove([f"noise-{number}" for number in range(50)])
@@ -75,7 +75,7 @@ def test_index_with_rabitq_codes_takes_additions_and_removals(index):
     assert found(again, queries[[0, 649]], 1) == exact(again, queries[[0, 649]], 1)
 
 
-def test_rabitq_codes_of_another_rotation_are_refused(index):
+def test_rabitq_codes_of_another_rotation_raise_an_error(index):
     """Structures of other kinds are not searched: one line says to make the index again."""
     manifest = read_manifest(index.path)
     (segment,) = manifest.segments

@@ -44,11 +44,11 @@ def jpeg(path, size=(300, 200), focal=None, time=None, subsec=None, xmp=None):
         ((400, 300), 26, 67.3),  # the main camera of many phones: 34.6 mm wide on the diagonal of 43.3 mm
     ],
 )
-def test_the_field_of_view_follows_from_the_focal_length(tmp_path, size, focal, degrees):
+def test_field_of_view_follows_from_the_focal_length(tmp_path, size, focal, degrees):
     assert read_photo(jpeg(tmp_path / "a.jpg", size, focal)).metadata.camera.fov == pytest.approx(degrees, abs=0.1)
 
 
-def test_a_real_cameras_field_of_view(shared_data):
+def test_field_of_view_of_a_real_camera(shared_data):
     assert read_photo(shared_data / "exif" / "DSCN0010.jpg").metadata.camera.fov == pytest.approx(
         17.6, abs=0.1
     )  # 112 mm
@@ -57,7 +57,7 @@ def test_a_real_cameras_field_of_view(shared_data):
     assert read_photo(shared_data / "helsinki" / "111050484379850.jpg").metadata.camera.fov is None
 
 
-def test_a_sideways_image_in_memory_is_read_as_its_file_is(tmp_path):
+def test_read_photo_of_a_sideways_image_in_memory_equals_its_file(tmp_path):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     Image.effect_noise((100, 200), 80).convert("RGB").save(tmp_path / "a.png", exif=exif)
@@ -67,7 +67,7 @@ def test_a_sideways_image_in_memory_is_read_as_its_file_is(tmp_path):
     assert found.image.size == (200, 100) and found.metadata.camera.fov == expected.metadata.camera.fov == 360.0
 
 
-def test_a_street_view_panorama_says_what_it_shows(tmp_path):
+def test_camera_of_a_street_view_panorama_is_read_from_its_metadata(tmp_path):
     words = b'<x GPano:FullPanoWidthPixels="8000" GPano:CroppedAreaImageWidthPixels="4000" PoseHeadingDegrees="24.9"/>'
     photo = read_photo(jpeg(tmp_path / "a.jpg", (400, 100), xmp=words))
     camera = photo.metadata.camera
@@ -85,7 +85,7 @@ def test_a_street_view_panorama_says_what_it_shows(tmp_path):
         b'GPano:FullPanoWidthPixels="1" GPano:CroppedAreaImageWidthPixels="' + b"9" * 5000 + b'"',
     ],
 )
-def test_nonsense_about_a_panorama_is_not_told(tmp_path, words):
+def test_camera_of_invalid_panorama_metadata_is_unknown(tmp_path, words):
     photo = read_photo(jpeg(tmp_path / "a.jpg", xmp=words))
     camera = photo.metadata.camera
     assert photo.image is not None and (camera.fov, camera.heading) == (None, None)
@@ -93,7 +93,7 @@ def test_nonsense_about_a_panorama_is_not_told(tmp_path, words):
 
 
 @pytest.mark.parametrize("focal", [0, None])
-def test_what_a_file_does_not_tell_is_unknown_and_said(tmp_path, focal):
+def test_camera_without_metadata_is_unknown_and_noted(tmp_path, focal):
     photo = read_photo(jpeg(tmp_path / "a.jpg", focal=focal))
     assert photo.metadata.camera.fov is None and photo.time is None
     assert "--fov" in " ".join(camera_notes(photo, CameraView(), PANORAMA)) and not camera_notes(
@@ -102,7 +102,7 @@ def test_what_a_file_does_not_tell_is_unknown_and_said(tmp_path, focal):
     assert not camera_notes(photo, CameraView(), None)
 
 
-def test_camera_view_outside_its_range_is_refused():
+def test_camera_view_outside_its_range_raises_an_error():
     for wrong in ({"fov": 0}, {"fov": 400}, {"heading": "left"}, {"heading": math.nan}):
         with pytest.raises(GenGeoError):
             CameraView(**wrong)
@@ -127,7 +127,7 @@ def test_project_photo_shows_the_directions_of_the_photo():
     assert strip[5, 0].tolist() == [124, 116, 104] and strip[5, 40, 2] == 0 and strip[2, 40, 2] == 104
 
 
-def test_the_width_is_whole_patches_and_never_more_than_a_panorama():
+def test_project_photo_has_a_width_of_whole_patches_up_to_a_panorama():
     photo = Image.new("RGB", (640, 480))
     assert project_photo(photo, CameraView(60), PanoramaCanvas(154, 770), 14).size == (126, 154)
     assert project_photo(photo, CameraView(359), PANORAMA, 14).width == 112
@@ -151,7 +151,7 @@ def smooth_panorama(width=1440):
 
 
 @pytest.mark.parametrize("rise", [180.0, CVUSA, 70.0])
-def test_a_photo_looks_as_it_would_in_the_models_panoramas(rise):
+def test_project_photo_equals_the_same_part_of_a_panorama(rise):
     """A pinhole photo of a sphere, against the same part of the sphere as the model was shown it in training."""
     sphere, colours = smooth_panorama()
     canvas, fov = PanoramaCanvas(56, 280, rise), 90.0
@@ -172,7 +172,7 @@ def test_a_photo_looks_as_it_would_in_the_models_panoramas(rise):
     assert np.abs(again - learned)[1:-1, 1:-1][inner].max() < 8 and inner.mean() > 0.9 * min(1, 50 / rise) - 0.05
 
 
-def test_a_whole_panorama_gets_the_rows_that_the_model_knows():
+def test_panorama_gets_the_rows_of_the_model():
     sphere, _ = smooth_panorama()
     cut = crop_or_pad_rows(sphere, PanoramaCanvas(154, 770, CVUSA))
     assert cut.size == (1440, 262) and cut.getpixel((9, 0)) == sphere.getpixel((9, 229))
@@ -187,7 +187,7 @@ def test_a_whole_panorama_gets_the_rows_that_the_model_knows():
         )  # nothing is known, it fits, it has the shape of the model's own
 
 
-def test_the_canvas_is_what_the_checkpoint_states(tiny_model, tiny_processor, tmp_path):
+def test_panorama_canvas_equals_that_of_the_checkpoint(tiny_model, tiny_processor, tmp_path):
     from gengeo_hf.encoding.encoder import Encoder
     from gengeo_hf.world.render import panorama_rays
     from gengeo_hf.world.shards import VERTICAL_FOV
@@ -209,7 +209,7 @@ def test_the_canvas_is_what_the_checkpoint_states(tiny_model, tiny_processor, tm
     assert panorama_canvas(Encoder(tiny_model, tiny_processor, device="cpu")) is None
 
 
-def test_a_panorama_is_turned_to_north(tmp_path):
+def test_pictures_of_a_panorama_are_rolled_to_north(tmp_path):
     image = Image.fromarray(np.tile(np.arange(0, 240, 2, dtype=np.uint8)[None, :, None], (60, 1, 3)))
     image.save(tmp_path / "p.png")
     photo = read_photo(tmp_path / "p.png")
@@ -224,13 +224,13 @@ def test_a_panorama_is_turned_to_north(tmp_path):
     assert len(pictures(photo, CameraView(heading="unknown"), None)) == 1  # a model of ordinary photos
 
 
-def test_the_time_of_a_photo(tmp_path):
+def test_photo_time_is_read_from_exif(tmp_path):
     first = read_photo(jpeg(tmp_path / "a.jpg", time="2024:07:09 03:27:33", subsec="5")).time
     assert first == datetime(2024, 7, 9, 3, 27, 33, 500_000)
     assert read_photo(jpeg(tmp_path / "b.jpg", time="0000:00:00 00:00:00")).time is None
 
 
-def test_a_model_of_panoramas_sees_cut_outs_and_turns(panorama_model, tiny_processor, tmp_path):
+def test_locate_with_a_model_of_panoramas_finds_photos_and_rolled_panoramas(panorama_model, tiny_processor, tmp_path):
     from gengeo_hf.encoding.encoder import Encoder
 
     encoder = Encoder(panorama_model, tiny_processor, device="cpu", batch_size=4)
@@ -257,9 +257,7 @@ def test_a_model_of_panoramas_sees_cut_outs_and_turns(panorama_model, tiny_proce
     assert "--fov" in both[0].notes[0] and not both[1].notes
 
 
-def test_a_field_of_view_too_narrow_for_the_model_is_widened_or_one_line(
-    panorama_model, tiny_processor, tmp_path, monkeypatch
-):
+def test_locate_of_a_narrow_photo_widens_it_or_gives_one_line(panorama_model, tiny_processor, tmp_path, monkeypatch):
     from gengeo_hf.encoding.encoder import Encoder
 
     encoder = Encoder(panorama_model, tiny_processor, device="cpu")
@@ -310,7 +308,7 @@ def gpano(**values):
 FULL = {"FullPanoWidthPixels": 720, "CroppedAreaImageWidthPixels": 720}
 
 
-def test_pitch_and_roll_of_gpano_are_levelled(tmp_path):
+def test_pictures_of_a_tilted_panorama_are_levelled(tmp_path):
     canvas = PanoramaCanvas(28, 112, 70.0)
     level = tilted_panorama(0, 0)
     tilted = tilted_panorama(25, -12)
@@ -327,7 +325,7 @@ def test_pitch_and_roll_of_gpano_are_levelled(tmp_path):
     assert "not used" in " ".join(camera_notes(photo, CameraView(), None))
 
 
-def test_a_cylindrical_panorama_is_unrolled_by_its_own_law(tmp_path):
+def test_pictures_of_a_cylindrical_panorama_use_its_projection(tmp_path):
     azimuth, height = np.meshgrid((np.arange(720) - 359.5) * np.pi / 360, (89.5 - np.arange(180)) * np.pi / 360)
     Image.fromarray(street(azimuth, np.arctan(height))).save(
         tmp_path / "c.jpg", quality=98, xmp=gpano(**FULL, ProjectionType="cylindrical")
@@ -339,7 +337,7 @@ def test_a_cylindrical_panorama_is_unrolled_by_its_own_law(tmp_path):
     assert np.abs(np.asarray(found.image, float) - expected)[1:-1].max() < 8
 
 
-def test_the_horizon_of_an_unevenly_cropped_panorama_is_found(tmp_path):
+def test_pictures_of_an_unevenly_cropped_panorama_keep_the_horizon(tmp_path):
     sphere = tilted_panorama(0, 0)
     box = {"FullPanoHeightPixels": 360, "CroppedAreaImageHeightPixels": 160, "CroppedAreaTopPixels": 40}
     Image.fromarray(sphere[40:200]).save(tmp_path / "c.jpg", quality=98, xmp=gpano(**FULL, **box))
@@ -348,7 +346,7 @@ def test_the_horizon_of_an_unevenly_cropped_panorama_is_found(tmp_path):
     assert np.abs(np.asarray(found.image, float)[:48] - expected[:48]).max() < 8
 
 
-def test_facts_that_cannot_be_used_are_named(tmp_path):
+def test_camera_notes_name_metadata_that_is_not_used(tmp_path):
     fish = read_photo(jpeg(tmp_path / "f.jpg", (400, 200), xmp=gpano(**FULL, ProjectionType="fisheye")))
     assert "fisheye" in " ".join(camera_notes(fish, CameraView(), None)) and fish.metadata.camera.fov is None
     steep = read_photo(jpeg(tmp_path / "s.jpg", focal=24, xmp=gpano(PosePitchDegrees=80)))
@@ -357,7 +355,7 @@ def test_facts_that_cannot_be_used_are_named(tmp_path):
     assert "PoseRollDegrees" in " ".join(camera_notes(wrong, CameraView(), None))
 
 
-def test_an_option_goes_before_the_file(tmp_path):
+def test_camera_option_overrides_the_metadata_of_the_file(tmp_path):
     photo = read_photo(jpeg(tmp_path / "p.jpg", (400, 200), xmp=gpano(**FULL, PoseHeadingDegrees=45)))
     assert pictures(photo, parse_camera(None, "exif"), PANORAMA)[0].heading == 45.0
     assert pictures(photo, parse_camera(None, "10"), PANORAMA)[0].heading == 10.0

@@ -71,7 +71,7 @@ def test_photo_and_tile_turned_together_turn_the_position(encoder, known, pairs)
     assert error(turned, expected) < 1.5 * error(straight, offset) + 0.5
 
 
-def test_position_is_at_chance_where_photo_and_tile_do_not_belong_together(encoder, known, pairs):
+def test_position_in_a_wrong_tile_is_random(encoder, known, pairs):
     photos, tiles, offset = pairs
     right = error(poses(encoder, known, photos, tiles), offset)
     shuffled = error(poses(encoder, known, photos, tiles, shuffled=True), offset)
@@ -96,7 +96,7 @@ def test_rolled_panorama_moves_the_heading_and_turned_tile_moves_it_back(encoder
 
 
 @pytest.mark.slow
-def test_heading_in_a_wrong_tile_is_at_chance(encoder, unknown, pairs):
+def test_heading_in_a_wrong_tile_is_random(encoder, unknown, pairs):
     photos, tiles, _ = pairs
     wrong = poses(encoder, unknown, photos, tiles.roll(1, 0))
     assert 60 < np.median(np.abs(turn_between(0, wrong.heading))) < 120  # 90 by chance

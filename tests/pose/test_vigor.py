@@ -74,7 +74,7 @@ def test_result_is_comparable_only_with_the_same_data_and_training():
     assert "this model" in format_published(shown) and format_published(shown).endswith(" comparable")
 
 
-def test_command_prints_published_rows_and_says_why_they_do_not_compare(gengeo, tiny_checkpoint, folder):
+def test_command_prints_published_rows_and_why_they_are_not_comparable(gengeo, tiny_checkpoint, folder):
     data = f"vigor-same {folder} cities=Seattle"
     words = ("evaluate", "--model", tiny_checkpoint, "--pose", "--protocol", "vigor-pose")
     code, out, err = gengeo(*words, "--data", data, "--json")
