@@ -19,8 +19,8 @@ SMALL = (
 )
 
 
-def run(folder, *words):
-    command = [sys.executable, str(DEMO), "--out", str(folder), "--places", "12", "--photos", "2", *words]
+def run(folder, *options):
+    command = [sys.executable, str(DEMO), "--out", str(folder), "--places", "12", "--photos", "2", *options]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
