@@ -89,9 +89,8 @@ def equal_time_tables(given: argparse.Namespace, plan: Plan, tables: list[str]) 
         rows = plan["tables"][table]
         folders = [folder_of(given.out, row, keys_of(row, 0, plan, given.overrides), plan) for row in rows]
         spent = [ablate_cost.cost_in(folder / RESULT).get("train_cpu_s") for folder in folders]
-        epochs = load_settings(
-            config_of(rows[0], plan), [*keys_of(rows[0], 0, plan, given.overrides), "output=unused"]
-        ).optimisation.epochs
+        keys = [*keys_of(rows[0], 0, plan, given.overrides), "output=unused"]
+        epochs = load_settings(config_of(rows[0], plan), keys).optimisation.epochs
         plan["tables"][twin] = ablate_cost.equal_time_rows(rows, spent, epochs)
         yield table, twin
 
@@ -129,16 +128,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("table", help="Table of the plan, for example table7; all; or rates.")
     parser.add_argument("--data", default="world", help="Name of a plan in training/ablations (default: world).")
     parser.add_argument("--rows", type=Path, help="Path of another plan (see training/ablations/world.yaml).")
-    parser.add_argument(
-        "--add", type=Path, action="append", default=[], help="YAML file with further rows; repeatable."
-    )
+    parser.add_argument("--add", type=Path, action="append", default=[], help="YAML file of more rows; repeatable.")
     parser.add_argument("--seeds", type=int, default=5, help="Runs per row (default: 5); intervals need at least 2.")
-    parser.add_argument(
-        "--jobs", type=int, default=1, help="Runs at the same time, which share the cores (default: 1)."
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/ablations"), help="Directory of runs and tables (default: %(default)s)."
-    )
+    parser.add_argument("--jobs", type=int, default=1, help="Runs that share the cores at a time (default: 1).")
+    parser.add_argument("--out", type=Path, default=Path("runs/ablations"), help="Directory of runs and tables.")
     parser.add_argument(
         "--root", action="append", default=[], metavar="DATASET=FOLDER", help="Directory of a data set; repeatable."
     )
@@ -275,10 +268,8 @@ def recalls_in(folder: Path, plan: Plan) -> Recalls:
     """
     recalls: Recalls = json.loads((folder / RESULT).read_text(encoding="utf-8"))["recalls"]
     if recalls.keys() != plan["test"].keys():
-        raise GenGeoError(
-            f"{folder} was tested on {', '.join(recalls)}, and the plan tests on {', '.join(plan['test'])}: "
-            "give another --out"
-        )
+        tested, planned = ", ".join(recalls), ", ".join(plan["test"])
+        raise GenGeoError(f"{folder} was tested on {tested}, and the plan tests on {planned}: give another --out")
     return recalls
 
 
