@@ -1,4 +1,4 @@
-"""Centring and the mirror image: against slow formulas, and what is refused."""
+"""Centring and mirror images, compared with slow formulas; invalid arguments."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def vectors(count, seed, shift=0.0):
 
 
 def mirrored(vectors):
-    """Descriptors of vectors whose mirror image is their reverse, as an encoder with `Adaptation(flip=True)` gives."""
+    """Descriptors of vectors whose mirror image is their reverse, as of an encoder with `Adaptation(flip=True)`."""
     return Adaptation(flip=True).apply([unit(vectors), unit(vectors)[:, ::-1]], "ground")
 
 

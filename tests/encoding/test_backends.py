@@ -1,4 +1,4 @@
-"""What computes descriptors: OpenVINO and bfloat16 beside torch in float32, and the choice between them."""
+"""Backends: OpenVINO and bfloat16 compared with torch in float32, and the choice between them."""
 
 import numpy as np
 import pytest
@@ -26,12 +26,12 @@ def cosine(one, other):
 
 @pytest.fixture
 def large(monkeypatch):
-    """Any model counts as large enough for a trial."""
+    """Make any model large enough for a trial."""
     monkeypatch.setattr(trial, "SMALL", 0)
 
 
 class Made:
-    """A backend that takes a while to give what it was told."""
+    """Backend that returns a given result after a delay."""
 
     name, dtype = "made", "up"
 

@@ -1,4 +1,4 @@
-"""Checkpoints as encoders: shortened descriptors, and what an index remembers of them."""
+"""Encoders of checkpoints: truncated descriptors, input scale, and indexes with them."""
 
 import json
 
@@ -31,7 +31,9 @@ def test_truncate_equals_a_model_with_truncate_dim(tiny_checkpoint, tiny_model, 
     assert stored.dim == 8 and stored.fingerprint == short.fingerprint
     stored.truncate(24)
     assert stored.dim == 24 and np.allclose(stored.encode(images, "aerial"), whole.encode(images, "aerial"), atol=1e-6)
-    assert stored.fingerprint == before and stored.truncate_dim is None  # whole ones, however they came to be whole
+    assert (
+        stored.fingerprint == before and stored.truncate_dim is None
+    )  # full width has the same fingerprint in every case
     with pytest.raises(GenGeoError, match="have 24 values: they cannot be truncated to 25"):
         whole.truncate(25)
     whole.truncate(24)

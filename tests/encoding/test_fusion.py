@@ -1,4 +1,4 @@
-"""Joined models: the similarity is the mean of their similarities, in arrays, indexes and evaluations."""
+"""Fused models: similarities are means of the branches, in arrays, indexes and evaluations."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What the public calls of an encoder take: one image or many, in every form."""
+"""Arguments of an encoder's public methods: one image or many, in every form."""
 
 import http.server
 import io

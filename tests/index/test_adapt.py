@@ -1,4 +1,4 @@
-"""An index of adapted descriptors: what its manifest keeps is what photos are compared with."""
+"""Indexes of adapted descriptors, whose adaptation is applied to photos."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Builds of an index: interrupted, shared, taken over, on a full disk."""
+"""Builds of an index: interruptions, several processes, a full disk."""
 
 import os
 import subprocess
@@ -64,7 +64,7 @@ def test_build_ignores_work_of_another_model(tmp_path, encoder):
 
 
 def test_build_ignores_work_of_another_tile_size(tmp_path, encoder, monkeypatch):
-    """The same places and ids, and other pixels: an index must not hold both."""
+    """The same positions and ids with other pixels: an index must not hold both."""
     monkeypatch.setattr(work, "SHARD", 6)
 
     class Dies(StubEncoder):
@@ -252,7 +252,7 @@ def test_three_processes_divide_the_work_of_a_build(tmp_path):
 
 
 def test_build_on_a_full_disk_raises_one_line_and_resumes_later(tmp_path, encoder):
-    """The system's own limit on the size of a file stands for a full disk: writes fail in the middle."""
+    """The limit of the system on file sizes simulates a full disk: writes fail in the middle."""
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
     process = start(tmp_path / "idx", 300, before=limit)
     errors = process.communicate()[1]

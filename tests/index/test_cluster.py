@@ -1,4 +1,4 @@
-"""An index built on Ray is the one that a single process builds, whoever is killed meanwhile."""
+"""Builds on Ray equal those of one process, also if processes are killed."""
 
 import contextlib
 import importlib.util
@@ -48,7 +48,7 @@ def small(monkeypatch):
 
 @pytest.fixture
 def one_ray(small, monkeypatch):
-    """One Ray for several builds: starting it takes longer than they do."""
+    """One Ray instance for several builds, because starting it takes longer than they do."""
     with connect_ray(None, 2) as ray:
         monkeypatch.setattr(cluster, "connect_ray", lambda address, workers: contextlib.nullcontext(ray))
         yield

@@ -1,4 +1,4 @@
-"""Boxes of tiles in the formats of a GIS, read back by other means."""
+"""Exported bounds of tiles, read by other libraries."""
 
 import json
 import sqlite3
@@ -16,7 +16,7 @@ from tests.stubs import ListSource, StubEncoder
 
 @pytest.fixture
 def fiji(tmp_path):
-    """Tiles on both sides of the date line; one is removed, one has no known box."""
+    """Tiles on both sides of the date line; one is removed, one has no bounds."""
     source = ListSource(lat=-17, lon=179.9995)
     for side in (3, 4, 5, 6):
         column = source.table.column(side).to_pylist()
@@ -28,7 +28,7 @@ def fiji(tmp_path):
 
 
 def boxes(wkb):
-    """Boxes (west, south, east, north) of a geometry of well-known binary; of a point its place twice."""
+    """Bounds (west, south, east, north) of a geometry in well-known binary; for a point its position twice."""
     kind = struct.unpack_from("<I", wkb, 1)[0]
     if kind == 1:
         return [struct.unpack_from("<dd", wkb, 5) * 2]

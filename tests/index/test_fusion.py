@@ -1,4 +1,4 @@
-"""Indexes that hold each cell in several ground sizes, against means and maxima computed one by one."""
+"""Fused search of several ground sizes, compared with means and maxima computed one by one."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def raster(tmp_path):
 
 
 def fused_by_hand(index, query, combine):
-    """Score of each centre: all of its tiles' cosines, one after the other."""
+    """Cosines of all tiles of each centre."""
     cosines = {}
     tiles = index.tiles
     for row, descriptor in enumerate(index.descriptors.astype(np.float32)):

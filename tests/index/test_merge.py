@@ -1,4 +1,4 @@
-"""A build that is divided among machines, and indexes that become one: nothing is encoded twice or lost."""
+"""Divided builds and merged indexes: no tile is encoded twice or lost."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ def parts(tmp_path, monkeypatch):
 
 
 def rows(index):
-    """What an index says of each tile, whatever the order of the rows."""
+    """Contents of an index by tile, independent of the order of rows."""
     names, table = index.tiles["tile_id"].to_pylist(), index.tiles.to_pylist()
     pictures = index.thumbnails(names)
     return {
@@ -168,7 +168,7 @@ def test_compact_that_cannot_write_its_scan_keeps_the_index(tmp_path, monkeypatc
 
 
 def _with_file_limit(resource, size, call):
-    """A function that meets a full disk: no file may grow beyond a size."""
+    """Simulate a full disk: files cannot grow beyond a size."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def limited(*arguments):

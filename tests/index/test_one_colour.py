@@ -1,4 +1,4 @@
-"""Tiles of one colour show no place: left out and counted, whatever kind of imagery they come from."""
+"""Tiles of one colour are left out and counted, for every kind of imagery."""
 
 import numpy as np
 import pytest
@@ -75,7 +75,7 @@ def test_build_leaves_out_tiles_of_one_colour_unless_requested(tmp_path, make):
 
 
 def test_one_colour_check_ignores_pixels_without_data(tmp_path):
-    """A tile that is blue where it holds data, and black where it does not, shows one colour."""
+    """A tile that is blue where it has data, and black where it has none, has one colour."""
     source = open_imagery(raster(tmp_path, nodata=0), TilingOptions(tile_m=70.0, overlap=0.0, max_empty=0.99))
     build_index(StubEncoder(), source, tmp_path / "idx")
     assert ONE_COLOUR not in GeoIndex.load(tmp_path / "idx").manifest.left_out.reasons

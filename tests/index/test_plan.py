@@ -1,4 +1,4 @@
-"""Estimates against areas whose tiles can be counted, and against indexes that were written."""
+"""Estimates compared with the tiles of areas and with written indexes."""
 
 import json
 

@@ -57,7 +57,7 @@ def test_scan_with_all_rows_rescored_equals_a_full_comparison(scanned, queries):
 
 @pytest.mark.parametrize("share", [0.1, 0.9, 0.999, 1.0])
 def test_scan_never_returns_removed_rows(share):
-    """FAISS's fast scan takes no selector: removed rows must be passed over, however many of the best they are."""
+    """The fast scan of FAISS cannot skip rows: removed rows must be dropped, even if they are the best."""
     vectors = gallery()
     queries = vectors[:30].astype(np.float32)  # whose best rows are removed first
     dead = np.zeros(len(vectors), bool)

@@ -1,4 +1,4 @@
-"""Circles as runs of rows: the same tiles as by the distance of each, at the poles and the date line too."""
+"""Runs of rows near a position equal a comparison of distances, also at the poles and the date line."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""One contract, every store: Qdrant in memory, Milvus embedded, Milvus over a socket."""
+"""The interface of every store: Qdrant in memory, Milvus embedded, Milvus server."""
 
 import contextlib
 import importlib.util
@@ -34,7 +34,7 @@ needs_qdrant = pytest.mark.skipif(not installed("qdrant_client"), reason="qdrant
 
 @contextlib.contextmanager
 def running_server(folder):
-    """A Milvus server on a free port of this machine: its address and process."""
+    """Start a Milvus server on a free port; yields its address and process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -127,7 +127,7 @@ def test_export_after_an_interruption_resumes(store, encoder, tmp_path, monkeypa
 
 
 def test_export_of_changed_tiles_starts_again(store, encoder, tmp_path, monkeypatch):
-    """The same pictures at corrected positions: their descriptors are the same, and the old rows must not stay."""
+    """The same pictures at corrected positions: descriptors are equal, and old rows must be replaced."""
     GeoIndex.build(encoder, ListSource(count=600), tmp_path / "big", thumbnail_pixels=0)
     original, calls = store.engine.upsert, []
 

@@ -1,4 +1,4 @@
-"""Imagery and indexes in which something cannot be read: left out and told, or refused in one line."""
+"""Imagery and indexes with unreadable parts: tiles are left out and counted, or the error has one line."""
 
 import json
 import sqlite3
@@ -115,7 +115,7 @@ def test_manifest_with_an_invalid_segment_name_raises_an_error(index, name):
 
 
 def test_build_encodes_a_damaged_shard_again(tmp_path, monkeypatch):
-    """Parquet has no sums of its own: a flipped bit in a vector would be no error to its reader."""
+    """Parquet has no checksums here: a flipped bit in a vector would not raise an error."""
     expected = GeoIndex.build(StubEncoder(), ListSource(300), tmp_path / "whole").descriptors.tobytes()
 
     def stop(*_):

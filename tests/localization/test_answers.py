@@ -1,4 +1,4 @@
-"""Votes, the date line, and a position that was a prior: small cases by hand."""
+"""Merging of votes, the date line and EXIF priors, in small cases."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""How sure an answer is: chances against known ones, and files that cannot be believed."""
+"""Confidences against known probabilities, and damaged calibration files."""
 
 import json
 
@@ -19,7 +19,7 @@ from tests.stubs import ListSource, StubEncoder
 
 
 def scored(count=600, seed=0):
-    """Answers whose chance to be right is known: it grows with the lead of the first place."""
+    """Answers with a known probability to be right, which grows with the lead of the first place."""
     generator = np.random.default_rng(seed)
     lead = generator.uniform(0, 0.3, count)
     chance = 1 / (1 + np.exp(-(20 * lead - 3)))
@@ -121,7 +121,7 @@ def test_caveat_warns_about_a_gallery_of_another_size(index, encoder, gallery, w
 
 
 def crowded(near=30, far=10):
-    """Tiles every 3 m that all overlap and look alike, and others kilometres away that do not."""
+    """Similar overlapping tiles every 3 m, and different tiles kilometres away."""
     source = ListSource(near + far)
     base = np.asarray(source.images[0], dtype=float)
     for number in range(near):
@@ -147,12 +147,12 @@ def test_confidence_does_not_depend_on_the_number_of_places_or_on_merging(encode
     assert [len(places) for places in shown] == [1, 1, 5, 5]
     stated = [places[0].confidence for places in shown]
     assert stated == pytest.approx([stated[0]] * 4) and stated[0] > 0.99
-    # The next tile speaks for the same ground: it is as sure, and no rival.
+    # The next tile overlaps: it has the same confidence and does not compete.
     assert shown[3][1].confidence == pytest.approx(stated[0], abs=0.01)
 
 
 def saved(tmp_path):
-    """A calibration and its file."""
+    """Write a calibration; return it with its file."""
     answers, truth, _ = scored()
     calibration = Calibration.fit(answers, truth, "f", 12, within_m=50)
     calibration.save(tmp_path / "c.json")
@@ -168,7 +168,7 @@ def test_load_of_a_calibration_with_any_changed_digit_raises_an_error(tmp_path):
             continue
         file.write_text(content[:place] + str((int(letter) + 1) % 10) + content[place + 1 :])
         try:
-            assert Calibration.load(file) == calibration  # a last digit beyond what a float holds
+            assert Calibration.load(file) == calibration  # a last digit beyond the precision of a float
         except GenGeoError:
             refused += 1
     assert refused > 500
@@ -224,7 +224,7 @@ def test_calibrate_command_states_the_backend(gengeo, monkeypatch, tmp_path):
     for number, image in enumerate(source.images):
         image.save(tmp_path / f"{number}.png")
     lat, lon = source.table["lat"].to_pylist(), source.table["lon"].to_pylist()
-    rows = [f"{n}.png,{lat[n] + (n % 3 == 0)},{lon[n]}" for n in range(24)]  # each third truth lies elsewhere
+    rows = [f"{n}.png,{lat[n] + (n % 3 == 0)},{lon[n]}" for n in range(24)]  # every third true position is far away
     (tmp_path / "held_out.csv").write_text("\n".join(["image,lat,lon", *rows]))
     words = ("--index", tmp_path / "idx", "--model", "m", "--out", tmp_path / "c.json")
     code, out, err = gengeo("calibrate", tmp_path / "held_out.csv", *words)
@@ -233,7 +233,7 @@ def test_calibrate_command_states_the_backend(gengeo, monkeypatch, tmp_path):
 
 
 def crowd(count=1200, seed=1):
-    """Photos of five far places whose probability to be right is known: softmax of 30 x score with one outcome more."""
+    """Photos with five distant places of known probability: softmax of 30 x score with one more outcome."""
     rng = np.random.default_rng(seed)
     answers, truth, stated = [], [], []
     for _ in range(count):
@@ -256,7 +256,7 @@ def test_confidences_of_places_equal_known_probabilities_and_sum_to_at_most_one(
     assert (found.sum(axis=1) <= 1 + 1e-9).all()
     assert np.abs(found[:, 0] - chances[:, 0]).mean() < 0.08 and np.abs(found[:, 1:] - chances[:, 1:]).mean() < 0.03
     assert min(fitted.brier_skill) > 0 and fitted.auroc > 0.75
-    # Of a second place, what the regression of best places says is far too much.
+    # The regression of best places is far too confident for a second place.
     naive = [Calibration.apply(fitted, places[1:])[0].confidence for places in answers]
     assert np.mean(naive) > 2 * found[:, 1].mean()
 

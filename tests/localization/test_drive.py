@@ -1,4 +1,4 @@
-"""Frames of a drive: made-up ways along a street, with frames that went astray."""
+"""Correction of drives: synthetic frames along a street, some of them wrong."""
 
 import itertools
 from dataclasses import replace
@@ -51,7 +51,7 @@ def test_correct_drive_of_a_changed_frame_uses_the_confidence_of_the_new_place(o
     astray = frame(2, (5000, 0, 0.81), (30, 0, 0.78))
     sure = [replace(p, confidence=c) for p, c in zip(astray.places, (old, new), strict=True)]
     answers[2] = replace(astray, places=sure, known=old >= 0.5)
-    answers[3] = replace(answers[3], known=False)  # it did not move, and what was said of it stays
+    answers[3] = replace(answers[3], known=False)  # unchanged frames keep `known`
     mended = correct_drive(answers, np.arange(5.0), Motion(), threshold=0.5)
     assert mended[2].places[0].tile_id == "30/0"
     assert [answer.known for answer in mended] == [True, True, known, False, True]
@@ -65,7 +65,7 @@ def test_correct_drive_keeps_a_jump_within_reach():
 
 
 def test_correct_drive_equals_the_best_of_all_paths():
-    """Against every combination, frames left out included."""
+    """Compare with all combinations, including left-out frames."""
     generator = np.random.default_rng(1)
     for _ in range(8):
         answers = [
@@ -118,7 +118,7 @@ def test_order_frames_sorts_by_time_and_keeps_unreadable_frames_in_place():
     assert answers == [timed[0], broken, timed[8], timed[16]] and seconds.tolist() == [0, 0, 8, 16]
     answers, seconds = order_frames([broken, timed[8], timed[0]], 1.0)
     assert answers == [timed[0], broken, timed[8]] and seconds.tolist() == [0, 8, 8]
-    for given in ([timed[8], frame(3), timed[0]], [broken, broken], []):  # a frame that tells no time, or none at all
+    for given in ([timed[8], frame(3), timed[0]], [broken, broken], []):  # a frame without time, or no frames
         answers, seconds = order_frames(given, 2.0)
         assert answers == given and seconds.tolist() == [2.0 * n for n in range(len(given))]
 
@@ -131,13 +131,13 @@ def test_motion_of_invalid_values_raises_an_error():
 
 @pytest.fixture
 def drive(tmp_path):
-    """Twelve tiles along a street, 100 m apart, and a photo of each; the fifth photo shows a tile far away."""
+    """Twelve tiles along a street, 100 m apart, with a photo of each; the fifth photo shows a distant tile."""
     street, far = ListSource(count=12), ListSource(count=12, name="far", seed=5, lat=61.0)
     folder = tmp_path / "drive"
     folder.mkdir()
     for number, image in enumerate(street.images):
         pixels = np.asarray(image, dtype=float)
-        if number == 5:  # mostly a place far away, and a little of the true one
+        if number == 5:  # mostly a distant tile, and a little of the true one
             pixels = 0.52 * np.asarray(far.images[0], dtype=float) + 0.48 * pixels
         exif = Image.Exif()
         exif[271] = "a car"  # PNG drops EXIF data whose first level is empty
@@ -156,13 +156,13 @@ def test_locate_of_a_directory_of_frames_as_a_drive(drive, encoder, tmp_path):
     single = {answer.photo: answer for answer in localizer.locate_many(photos, merge=False)}
     assert single[str(folder / "94.png")].places[0].tile_id == "far-0"
     answers = localizer.locate(photos, sequence=True, top=2, merge=False)
-    # Their names run backwards; the times of their EXIF data tell the order.
+    # The order is that of the EXIF times, not of the names.
     assert [answer.places[0].tile_id for answer in answers] == [f"noise-{n}" for n in range(12)]
     assert "place" in answers[5].notes[0] and all(len(answer.places) <= 2 for answer in answers)
     lat, lon = street.table["lat"].to_numpy(), street.table["lon"].to_numpy()
     gaps = [great_circle_m(*at, lat[n], lon[n]) for n, at in enumerate(drive_line(answers))]
     assert max(gaps) < 1
-    # A file that cannot be read takes nothing of that away: with a second between frames, few would be within reach.
+    # An unreadable file does not change the times: with 1 s between frames, few would be within reach.
     (folder / "95z.png").write_bytes(b"cut off")
     mended = localizer.locate(sorted(folder.iterdir()), sequence=True, top=2, merge=False)
     assert [a.places[0].tile_id for a in mended if a.places] == [f"noise-{n}" for n in range(12)]

@@ -29,7 +29,7 @@ def test_merge_hits_of_overlapping_tiles_gives_one_place_near_the_stronger_vote(
     places = merge_hits([hit("a", 0.9), hit("b", 0.85, 60), hit("c", 0.8, 5000), hit("d", 0.7, -99)])
     assert [place.tile_id for place in places] == ["a", "c"] and places[0].votes == 3
     assert great_circle_m(places[0].lat, places[0].lon, 60.0, 25.0) < 30
-    # Alone, a photo anywhere in a 100 m square is 100 / sqrt(6) m from its middle in the root mean square.
+    # The root-mean-square distance of a random position from the middle of a 100 m square is 100 / sqrt(6) m.
     assert places[1].uncertainty_m == pytest.approx(100 / 6**0.5, rel=1e-3)
     assert places[0].uncertainty_m > places[1].uncertainty_m
 
@@ -87,7 +87,7 @@ def test_exif_position_is_a_prior_only_with_a_radius(shared_data, encoder, tmp_p
     near = GeoIndex.build(encoder, ListSource(lat=position.lat, lon=position.lon), tmp_path / "near")
     answer = next(GeoLocalizer(encoder, near).locate_many([photo], exif_radius_m=250, merge=False, top=99))
     assert len(answer.places) == 3
-    assert answer.exif_is_prior and answer.exif_distance_m is None  # never truth and prior in one evaluation
+    assert answer.exif_is_prior and answer.exif_distance_m is None  # a prior is not a ground truth
     features = json.loads(to_geojson([answer]))["features"]
     assert features[-1]["properties"]["prior"] and features[-1]["properties"]["error_m"] is None
 
@@ -143,7 +143,7 @@ def test_to_geojson_is_valid_with_longitude_first():
 
 
 def test_locate_in_imagery_of_another_year_finds_the_same_position(shared_data, tmp_path):
-    """NAIP 2018 against 2020: aerial to aerial, with thumbnails instead of a model; chance is 1 in 18."""
+    """NAIP 2018 against 2020: aerial to aerial, with thumbnails instead of a model; random guessing finds 1 of 18."""
     from gengeo_hf.imagery.raster import RasterTiles
 
     chips = shared_data / "naip_chips"

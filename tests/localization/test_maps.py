@@ -37,7 +37,7 @@ def test_map_page_makes_no_network_request():
     assert "default-src 'none'" in page and 'img-src data:"' in page
     assert not re.findall(r"""src=["'](?!data:)""", page)
     assert not re.findall(r"url\((?!data:|#)[^)]", page)
-    assert "Copyright (c)" in page  # Leaflet's licence asks for it
+    assert "Copyright (c)" in page  # required by the licence of Leaflet
 
 
 def test_map_page_escapes_names_and_labels():
@@ -75,7 +75,7 @@ def test_answers_map_shows_tiles_exif_positions_and_errors(index, encoder, sourc
     answers = list(localizer.locate_many([tmp_path / "photo.png", tmp_path / "bad.jpg"], top=2))
     page = answers_map(answers, index, "careful")
     assert "careful" in page and "noise-4" in page and "bad.jpg" in page
-    assert page.count("data:image/jpeg") == 12  # each tile once: in its popup and on the ground alike; one is the photo
+    assert page.count("data:image/jpeg") == 12  # each tile once, for popup and map; one is the photo
 
 
 def test_label_of_a_place_states_position_uncertainty_and_confidence():
@@ -114,7 +114,7 @@ def test_answers_map_of_a_drive_has_a_line_and_faint_unknown_frames():
 
 @pytest.fixture
 def browser(tmp_path):
-    """Chromium without a screen, listening to every request it makes."""
+    """Headless Chromium that records its requests."""
     from shutil import which
 
     webdriver = pytest.importorskip("selenium.webdriver")
@@ -133,7 +133,7 @@ def browser(tmp_path):
 
 @pytest.mark.slow
 def test_map_in_a_browser_shows_tiles_without_requests(browser, index, encoder, source, tmp_path):
-    """Load, look, click a place: its tile opens, its frame is drawn, and nothing is asked of any server."""
+    """Load the map and click a place: its tile opens, its frame is drawn, and there are no requests."""
     names = [tmp_path / f"{n}.png" for n in (2, 7)]
     for name in names:
         source.images[int(name.stem)].save(name)
@@ -147,7 +147,7 @@ def test_map_in_a_browser_shows_tiles_without_requests(browser, index, encoder, 
         return browser.find_elements("css selector", selector)
 
     assert len(find(".leaflet-image-layer")) == 12 and find(".caveat")[0].text == "careful"
-    # Two best places, and the two lesser ones of the photo that is chosen; a way in two strokes.
+    # Two best places, and two further places of the chosen photo; the line of the drive is drawn twice.
     assert len(find(".leaflet-marker-icon .photo-at")) == 2 and len(find(".leaflet-marker-icon .place-at")) == 2
     assert len(find("path.drive")) == 1
     labels = [icon.get_attribute("aria-label") for icon in find(".leaflet-marker-icon[role=button][tabindex='0']")]
@@ -168,7 +168,9 @@ def test_map_in_a_browser_shows_tiles_without_requests(browser, index, encoder, 
     (tile,) = popup.find_elements("css selector", "img")
     assert browser.execute_script("return arguments[0].naturalWidth", tile) == 16
     box, pane = popup.rect, find("#map")[0].rect
-    assert box["y"] >= pane["y"] and box["y"] + box["height"] <= pane["y"] + pane["height"]  # all of it can be seen
+    assert (
+        box["y"] >= pane["y"] and box["y"] + box["height"] <= pane["y"] + pane["height"]
+    )  # the whole picture is visible
     find(".leaflet-control-layers-selector")[0].click()
     assert not find(".leaflet-image-layer")
     messages = [json.loads(line["message"])["message"] for line in browser.get_log("performance")]
@@ -195,7 +197,7 @@ def test_page_with_a_map_frame_opens_at_its_top(browser, index, encoder, source,
 
 @contextlib.contextmanager
 def tile_server(pages):
-    """Serves pages, and tiles to level 19 to whoever sends a Referer; gives its address and what was asked."""
+    """Server of pages, and of tiles up to level 19 for requests with a Referer; yields its address and the requests."""
     asked = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -227,7 +229,7 @@ def tile_server(pages):
 
 @pytest.mark.slow
 def test_map_background_with_referer_and_maximum_level_in_a_browser(browser, tmp_path):
-    """From a web server its tiles come, also beyond its last level; from a file the page says why they do not."""
+    """A page of a web server shows the tiles, also beyond the last level; a page of a file says why it does not."""
     pages = {}
     with tile_server(pages) as (address, asked):
         place = Place(1, 60.0, 25.0, 0.9, "t", uncertainty_m=20.0)

@@ -1,4 +1,4 @@
-"""Field of view, heading and time of photos, and the pictures that the model gets."""
+"""Field of view, heading and time of photos, and the prepared pictures."""
 
 import math
 from datetime import datetime
@@ -138,7 +138,7 @@ def test_project_photo_has_a_width_of_whole_patches_up_to_a_panorama():
 
 
 def smooth_panorama(width=1440):
-    """A whole sphere, equirectangular, of few waves, and what its directions (radians) look like."""
+    """A smooth equirectangular panorama, and a function from directions in radians to its colours."""
 
     def colours(azimuth, elevation):
         waves = [np.sin(3 * azimuth + 2 * elevation), np.cos(2 * azimuth - 5 * elevation), np.sin(7 * elevation)]
@@ -152,13 +152,13 @@ def smooth_panorama(width=1440):
 
 @pytest.mark.parametrize("rise", [180.0, CVUSA, 70.0])
 def test_project_photo_equals_the_same_part_of_a_panorama(rise):
-    """A pinhole photo of a sphere, against the same part of the sphere as the model was shown it in training."""
+    """Compare a pinhole photo of a sphere with the same part of the panorama of training."""
     sphere, colours = smooth_panorama()
     canvas, fov = PanoramaCanvas(56, 280, rise), 90.0
     x, y = np.meshgrid((np.arange(900) + 0.5 - 450) / 450, (np.arange(700) + 0.5 - 350) / 450)
     photo = Image.fromarray(np.rint(colours(np.arctan(x), np.arctan(-y / np.hypot(x, 1)))).astype(np.uint8))
     rows = round(720 * rise / 180)
-    cropped = sphere.crop((0, (720 - rows) // 2, 1440, (720 - rows) // 2 + rows))  # as a data set distributes it
+    cropped = sphere.crop((0, (720 - rows) // 2, 1440, (720 - rows) // 2 + rows))  # the crop of a data set
     learned = np.asarray(cropped.resize((280, 56)), dtype=float)[:, 105:175]
     seen = np.asarray(project_photo(photo, CameraView(fov), canvas, 14), dtype=float)
     shown = (seen != [124, 116, 104]).any(axis=-1)
@@ -182,9 +182,7 @@ def test_panorama_gets_the_rows_of_the_model():
     assert filled.size == sphere.size and filled.getpixel((9, 229)) == sphere.getpixel((9, 229))
     assert filled.getpixel((9, 0)) == (124, 116, 104)
     for canvas in (PanoramaCanvas(154, 770), PanoramaCanvas(294, 588, 180.0), PanoramaCanvas(70, 140, 70.0)):
-        assert (
-            crop_or_pad_rows(sphere, canvas) is sphere
-        )  # nothing is known, it fits, it has the shape of the model's own
+        assert crop_or_pad_rows(sphere, canvas) is sphere  # unknown extent, or already the shape of the canvas
 
 
 def test_panorama_canvas_equals_that_of_the_checkpoint(tiny_model, tiny_processor, tmp_path):
@@ -194,7 +192,7 @@ def test_panorama_canvas_equals_that_of_the_checkpoint(tiny_model, tiny_processo
 
     encoder = Encoder(tiny_model, tiny_processor, device="cpu")
     before = encoder.fingerprint
-    assert panorama_canvas(encoder) is None  # whatever the shape of its ground images
+    assert panorama_canvas(encoder) is None  # independent of the shape of its ground images
     tiny_model.config.ground_camera, tiny_model.config.ground_vertical_fov = "panorama", VERTICAL_FOV
     tiny_model.save_pretrained(tmp_path / "m")
     tiny_processor.save_pretrained(tmp_path / "m")
@@ -215,7 +213,7 @@ def test_pictures_of_a_panorama_are_rolled_to_north(tmp_path):
     photo = read_photo(tmp_path / "p.png")
     assert photo.metadata.camera.fov == 360.0
     (picture,) = pictures(photo, CameraView(heading=90), PANORAMA)
-    # The centre column looks east, so north is a quarter of the width to its left.
+    # The centre column faces east, so north is a quarter of the width to the left.
     assert np.asarray(picture.image)[0, 60, 0] == np.asarray(image)[0, 60 - 30, 0]
     turns = pictures(photo, CameraView(heading="unknown"), PANORAMA)
     assert [turn.heading for turn in turns] == [45.0 * n for n in range(8)]
@@ -246,7 +244,7 @@ def test_locate_with_a_model_of_panoramas_finds_photos_and_rolled_panoramas(pano
     assert [p.score for p in wide] == [p.score for p in again] != [p.score for p in whole]
     panorama = np.asarray(Image.effect_noise((224, 112), 90).convert("RGB"))
     names = []
-    for turn in (0, 56):  # the same place, looked at in two directions a quarter turn apart
+    for turn in (0, 56):  # two headings a quarter turn apart
         names.append(tmp_path / f"{turn}.png")
         Image.fromarray(np.roll(panorama, -turn, axis=1)).save(names[-1])
     a, b = (localizer.locate(name, camera=CameraView(heading="unknown"), merge=False).places for name in names)
@@ -265,12 +263,12 @@ def test_locate_of_a_narrow_photo_widens_it_or_gives_one_line(panorama_model, ti
     Image.new("RGB", (90, 60)).save(tmp_path / "photo.png")
     narrow = {"photo": tmp_path / "photo.png", "camera": CameraView(fov=20)}
     widened = GeoLocalizer(encoder, index).locate(narrow["photo"], camera=narrow["camera"])
-    assert widened.places and [note for note in widened.notes if "times its width by its own mirror image" in note]
+    assert widened.places and [note for note in widened.notes if "times its width by its mirror image" in note]
     assert not GeoLocalizer(encoder, index).locate(narrow["photo"], camera=CameraView(fov=180)).notes
     monkeypatch.setattr("gengeo_hf.localization.photos.WIDEST", 1)
     answer = GeoLocalizer(encoder, index).locate(narrow["photo"], camera=narrow["camera"])
     assert "too narrow" in answer.error and not answer.places
-    # Among others it is an answer with an error, and the others are answered.
+    # In a batch only this photo has an error.
     jpeg(tmp_path / "tele.jpg", focal=400)
     Image.new("RGB", (112, 28), (9, 90, 9)).save(tmp_path / "wide.png")
     names = [tmp_path / name for name in ("wide.png", "tele.jpg", "wide.png")]
@@ -279,14 +277,30 @@ def test_locate_of_a_narrow_photo_widens_it_or_gives_one_line(panorama_model, ti
     assert wide.places and wide.places == again.places and not wide.error
 
 
+def test_locate_of_a_photo_with_too_few_rows_among_others_answers_the_others(panorama_model, tiny_processor, tmp_path):
+    """20 x 10 pixels can be read; of the rows that the model knows, five are left."""
+    from gengeo_hf.encoding.encoder import Encoder
+
+    panorama_model.config.ground_vertical_fov = 90.0
+    encoder = Encoder(panorama_model, tiny_processor, device="cpu")
+    localizer = GeoLocalizer(encoder, GeoIndex.build(encoder, ListSource(count=3), tmp_path / "idx"))
+    Image.new("RGB", (20, 10)).save(tmp_path / "small.png")
+    Image.new("RGB", (112, 28), (9, 90, 9)).save(tmp_path / "large.png")
+    names = [tmp_path / name for name in ("large.png", "small.png", "large.png")]
+    first, small, last = localizer.locate_many(names, camera=CameraView(fov=360))
+    assert "expected at least 8 on each side" in small.error and not small.places
+    assert first.places and first.places == last.places and not first.error
+    assert localizer.search_photo(names[1], CameraView(fov=360), 3) is None
+
+
 def street(azimuth, elevation):
-    """Colours of directions in radians, different everywhere and smooth around the whole circle."""
+    """Colours of directions in radians, smooth and different everywhere."""
     waves = [np.sin(azimuth) + np.sin(elevation), np.cos(azimuth) - np.sin(elevation), np.cos(2 * azimuth)]
     return np.rint(127 + 60 * np.stack(waves, axis=-1)).astype(np.uint8)
 
 
 def tilted_panorama(pitch, roll, width=720):
-    """What a panorama camera that is tilted shows, by rotation matrices (an independent formula)."""
+    """Image of a tilted panorama camera, by rotation matrices (an independent formula)."""
     azimuth, elevation = np.meshgrid(
         (np.arange(width) + 0.5 - width / 2) * 2 * np.pi / width,
         (width / 4 - np.arange(width // 2) - 0.5) * 2 * np.pi / width,
@@ -320,7 +334,7 @@ def test_pictures_of_a_tilted_panorama_are_levelled(tmp_path):
     assert found.heading == expected.heading == 90.0 and found.image.size == expected.image.size
     apart = np.abs(np.asarray(found.image, float) - np.asarray(expected.image, float))
     assert apart.max() < 8
-    assert np.abs(tilted.astype(float) - level).max() > 60  # and that is no accident
+    assert np.abs(tilted.astype(float) - level).max() > 60  # levelling is not the identity
     assert "levelled" in " ".join(camera_notes(photo, CameraView(), canvas))
     assert "not used" in " ".join(camera_notes(photo, CameraView(), None))
 

@@ -1,4 +1,4 @@
-"""Photos located with poses: position, heading and radii inside the tiles of an index."""
+"""Localisation with poses: position, heading and radii inside the tiles of an index."""
 
 import io
 import itertools
@@ -85,7 +85,7 @@ def test_stated_heading_of_a_rolled_panorama_gives_the_same_position(scene):
     root, photos, _, tiles = scene
     localizer = GeoLocalizer.from_pretrained(root / "model", root / "idx", pose=True, backend="torch")
     image = Image.open(io.BytesIO(photos[0]))
-    rolled = Image.fromarray(np.roll(np.asarray(image), -28, axis=1))  # its centre looks 90 degrees further right
+    rolled = Image.fromarray(np.roll(np.asarray(image), -28, axis=1))  # the heading of its centre is 90 degrees larger
     straight = localizer.locate(image, camera=PANORAMA, near=near(tiles[0]), top=1).best
     found = localizer.locate(rolled, camera=CameraView(fov=360.0, heading=90.0), near=near(tiles[0]), top=1).best
     assert great_circle_m(straight.lat, straight.lon, found.lat, found.lon) < 0.5
@@ -186,9 +186,9 @@ def test_geojson_map_gpx_and_pairs_show_the_pose(scene):
     assert spot["properties"]["pose"] == "fitted" and spot["properties"]["radius_68_m"] > 0
     ring = cone["geometry"]["coordinates"][0]
     assert ring[0] == ring[-1] == spot["geometry"]["coordinates"]
-    assert all(lon > ring[0][0] for lon, _ in ring[1:-1])  # it looks east
+    assert all(lon > ring[0][0] for lon, _ in ring[1:-1])  # the cone points east
     area = sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in itertools.pairwise(ring))
-    assert area > 0  # counter-clockwise, as RFC 7946 asks
+    assert area > 0  # counter-clockwise, as required by RFC 7946
     assert '"view": [[' in answers_map([answer], localizer.index)
     track = ElementTree.fromstring(to_gpx([answer, answer], drive=True))
     points = track.findall(".//{http://www.topografix.com/GPX/1/1}trkpt")
@@ -198,7 +198,7 @@ def test_geojson_map_gpx_and_pairs_show_the_pose(scene):
 
 @pytest.fixture(scope="module")
 def drive(scene):
-    """A video of five panoramas along a line through the first tile, one a second, and where they were taken."""
+    """A video of five panoramas along a line through the first tile, one per second, with their positions."""
     from tests.pose.toy import field, panorama
     from tests.videos import write_video
 

@@ -1,4 +1,4 @@
-"""`gengeo pose fit` and `gengeo evaluate --pose` from outside."""
+"""The commands `gengeo pose fit` and `gengeo evaluate --pose`."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What must happen to a pose when its photo or its tile is turned, and when they do not belong together."""
+"""Poses of turned photos and tiles, and of photos in wrong tiles."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def encoder():
 
 @pytest.fixture(scope="module")
 def pairs(encoder):
-    """Unseen pairs whose photos stand off the centre: pixels, and true offsets in metres."""
+    """Unseen pairs with photos off the centre: pixels, and true offsets in metres."""
     found = PosePairs.of(toy_pairs(PHOTOS, seed=9, shift_m=15), encoder.processor)
     _, photos, tiles = found.pixels(np.arange(PHOTOS))
     return photos, tiles, found.offset_m

@@ -1,4 +1,4 @@
-"""Fitting: a head learns where photos stand, the encoder stays as it is, and a stopped fit goes on."""
+"""Fits of pose heads: accuracy, unchanged encoder, resuming."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ def encoder():
 
 @pytest.fixture(scope="module")
 def fitted(encoder, tmp_path_factory):
-    """A known-heading head of the module's encoder, its folder, and the encoder's state before the fit."""
+    """A known-heading head of the module's encoder, its directory, and the encoder's state before the fit."""
     folder = tmp_path_factory.mktemp("pose") / "known"
     before = {name: value.clone() for name, value in encoder.model.state_dict().items()}
     fingerprint = encoder.fingerprint
@@ -70,7 +70,7 @@ def test_radius_factors_grow_with_coverage(fitted):
 
 
 def test_fit_head_with_the_same_seed_is_equal_also_after_an_interruption(encoder, fitted, tmp_path, monkeypatch):
-    """A fit that is stopped half-way and started again ends at the very weights of one that was not."""
+    """An interrupted and resumed fit gives the same weights as an uninterrupted one."""
     import gengeo_hf.pose.fitting as fitting
 
     steps, loss = [], fitting.pose_loss

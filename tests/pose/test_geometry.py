@@ -1,4 +1,4 @@
-"""The parameter-free geometry: an oracle finds the exact place and heading, and two ways to score agree."""
+"""Geometry without parameters: an oracle finds the exact position and heading; methods of scoring agree."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def layout(side=65.0, grid=(5, 5), coverage=0.55, step=3.0):
 
 
 def oracle_scores(shape, position, heading, columns, fov=360.0):
-    """Keys name patches, queries tell exactly what is seen from a position: the score is their agreement."""
+    """Keys identify patches, queries are the exact visibility at a position: the score is their product."""
     azimuths = column_azimuths(columns, fov)
     headings = tuple(np.arange(0.0, 360.0, 10.0))
     seen = visibility(shape)

@@ -15,7 +15,7 @@ EARTH_M = 2 * np.pi * 6_378_137.0  # circumference of Web Mercator's sphere
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """One city; every label says that the tile's centre lies 1 pixel north and 2 pixels west of the camera."""
+    """One city, in whose labels the tile's centre is 1 pixel north and 2 pixels west of the camera."""
     return make_vigor(tmp_path_factory.mktemp("vigor"), cities=("Seattle",), labels="corrected")
 
 
