@@ -1,10 +1,10 @@
-"""How well the bird's-eye view of a panorama agrees with its tile on the synthetic world: road or not, by geometry.
+"""Agreement of the bird's-eye view of a panorama with its tile on the synthetic world, for the class road.
 
     python benchmarks/bev_geometry.py --places 24
 
-For each place the true classes of the panorama are projected to the ground and compared with the true classes of the
-tile, at distances of 3 to 15 m. The exact geometry (`vertical_fov`) is compared with the published one on a padded
-panorama, and with the exact one turned by 90 degrees, which shows what agreement chance gives.
+For each pair the true classes of the panorama are projected to the ground and compared with the true classes of the
+tile, at distances of 3 to 15 m. The exact geometry (`vertical_fov`) is compared with the published geometry on a padded
+panorama, and with the exact geometry rotated by 90 degrees, which gives the agreement of unrelated images.
 """
 
 import argparse
@@ -24,7 +24,7 @@ FORMS = ("exact", "published", "exact, turned by 90 degrees")
 def main() -> None:
     """Parse, measure, print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--places", type=int, default=24, help="places of each domain")
+    parser.add_argument("--places", type=int, default=24, help="pairs of each domain")
     given = parser.parse_args()
     print(f"| domain | {' | '.join(FORMS)} |\n| --- | {' | '.join('---:' for _ in FORMS)} |")
     for domain in DOMAINS:

@@ -1,4 +1,4 @@
-"""What the public calls of an encoder take: one image or many, in every form."""
+"""Arguments of an encoder's public methods: one image or many, in every form."""
 
 import http.server
 import io
@@ -91,13 +91,13 @@ def test_encode_call_options_set_batch_size_and_bar(encoder, image, monkeypatch,
         ({"file": "a"}, "expected bytes or path"),
     ],
 )
-def test_encode_what_is_not_an_image_is_one_line(encoder, images, words):
+def test_encode_of_other_objects_raises_one_line(encoder, images, words):
     with pytest.raises(GenGeoError, match=words):
         encoder.encode_ground(images)
 
 
 @pytest.mark.parametrize("view", ["sky", ["ground"], None])
-def test_encode_unknown_view_is_one_line(encoder, image, view):
+def test_encode_with_an_unknown_view_raises_one_line(encoder, image, view):
     with pytest.raises(GenGeoError, match='expected "ground" for photos or "aerial" for tiles'):
         encoder.encode(image, view)
 
@@ -145,7 +145,7 @@ def test_encode_address_is_fetched_by_python_calls_only(encoder, image, file):
         encoder.encode_ground(f"{home}/photo.png")
 
 
-def test_every_encoder_has_all_members_of_the_protocol(encoder):
+def test_encoders_have_all_members_of_the_protocol(encoder):
     stub = StubEncoder()
     batching = BatchingEncoder(stub)
     for one in (encoder, stub, batching):

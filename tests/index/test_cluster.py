@@ -1,4 +1,4 @@
-"""An index built on Ray is the one that a single process builds, whoever is killed meanwhile."""
+"""Builds on Ray equal those of one process, also if processes are killed."""
 
 import contextlib
 import importlib.util
@@ -48,7 +48,7 @@ def small(monkeypatch):
 
 @pytest.fixture
 def one_ray(small, monkeypatch):
-    """One Ray for several builds: starting it takes longer than they do."""
+    """One Ray instance for several builds, because starting it takes longer than they do."""
     with connect_ray(None, 2) as ray:
         monkeypatch.setattr(cluster, "connect_ray", lambda address, workers: contextlib.nullcontext(ray))
         yield
@@ -106,7 +106,7 @@ def test_build_on_ray_with_a_killed_worker_equals_one_process(one_ray, tmp_path)
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_build_on_ray_whose_driver_is_killed_goes_on(small, tmp_path):
+def test_build_on_ray_after_a_killed_driver_resumes(small, tmp_path):
     out, log = tmp_path / "out.gengeo", tmp_path / "log"
     words = [sys.executable, "-c", DRIVER, str(out), str(log), str(TILES), "0.05"]
     driver = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
@@ -140,11 +140,11 @@ def is_running(process):
     return True
 
 
-def test_parts_do_not_depend_on_the_number_of_workers():
+def test_part_count_does_not_depend_on_the_number_of_workers():
     assert [part_count(tiles) for tiles in (1, 8192, 8193, 10_000_000)] == [1, 1, 2, 64]
 
 
-def test_address_that_does_not_answer_is_refused_in_one_line(tmp_path):
+def test_connect_ray_to_an_address_without_response_raises_one_line(tmp_path):
     with socket.socket() as bound:  # a port that nobody listens on
         bound.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{bound.getsockname()[1]}"
@@ -163,7 +163,7 @@ def test_address_that_does_not_answer_is_refused_in_one_line(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(200)
-def test_address_at_which_something_else_answers_is_refused_in_one_line(monkeypatch):
+def test_connect_ray_to_another_kind_of_server_raises_one_line(monkeypatch):
     if importlib.util.find_spec("ray") is None:  # not imported here: a Ray of its own sets its environment before
         pytest.skip("needs ray")
     monkeypatch.setattr("gengeo_hf.index.ray_connection.CONNECT_S", 5.0)

@@ -19,7 +19,7 @@ EARLIER = "RR,RaBitQfs"  # what its manifest calls the structure, and FAISS buil
 
 @pytest.fixture
 def index(tmp_path, monkeypatch):
-    """An index of 600 tiles, with the structure of the earlier version in place of the present one."""
+    """An index of 600 tiles with the structure of the earlier version."""
     monkeypatch.setattr("gengeo_hf.index.search.FLAT_LIMIT", 10)
     monkeypatch.setattr("gengeo_hf.index.search.EXACT_LIMIT", 20)
     monkeypatch.setattr("gengeo_hf.index.search.LEAST_DEPTH", 10)
@@ -64,8 +64,8 @@ def test_index_with_rabitq_codes_is_searched(index):
     assert "compressed scan" in index.report()
 
 
-def test_index_with_rabitq_codes_takes_additions_and_removals(index):
-    """A segment that is added has the present structure; the two are scanned side by side."""
+def test_index_with_rabitq_codes_can_be_edited(index):
+    """An added segment has the current structure; both kinds are searched together."""
     index.add(StubEncoder(), ListSource(100, "more", seed=1, lat=61.0))
     index.remove([f"noise-{number}" for number in range(50)])
     again = GeoIndex.load(index.path)
@@ -75,8 +75,8 @@ def test_index_with_rabitq_codes_takes_additions_and_removals(index):
     assert found(again, queries[[0, 649]], 1) == exact(again, queries[[0, 649]], 1)
 
 
-def test_rabitq_codes_of_another_rotation_are_refused(index):
-    """Structures of other kinds are not searched: one line says to make the index again."""
+def test_rabitq_codes_of_another_rotation_raise_an_error(index):
+    """Structures of other kinds raise a one-line error."""
     manifest = read_manifest(index.path)
     (segment,) = manifest.segments
     file = index.path / segment.name / segment.scan.files[0]

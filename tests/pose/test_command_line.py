@@ -1,4 +1,4 @@
-"""`gengeo pose fit` and `gengeo evaluate --pose` from outside."""
+"""The commands `gengeo pose fit` and `gengeo evaluate --pose`."""
 
 import json
 
@@ -59,7 +59,7 @@ def test_evaluate_without_a_head_searches(gengeo, tiny_checkpoint, pairs_folder)
         (("--protocol", "cvusa"), "--pose takes the protocols vigor-pose, world-pose"),
     ],
 )
-def test_wrong_words_are_one_line(gengeo, tiny_checkpoint, pairs_folder, words, message):
+def test_invalid_options_raise_one_line(gengeo, tiny_checkpoint, pairs_folder, words, message):
     data = f"parquet {pairs_folder / 'test'}"
     code, _, err = gengeo("evaluate", "--model", tiny_checkpoint, "--pose", "--data", data, *words)
     assert code in (1, 2) and message in err.strip().splitlines()[-1]

@@ -15,7 +15,7 @@ EARTH_M = 2 * np.pi * 6_378_137.0  # circumference of Web Mercator's sphere
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """One city; every label says that the tile's centre lies 1 pixel north and 2 pixels west of the camera."""
+    """One city, in whose labels the tile's centre is 1 pixel north and 2 pixels west of the camera."""
     return make_vigor(tmp_path_factory.mktemp("vigor"), cities=("Seattle",), labels="corrected")
 
 
@@ -74,7 +74,7 @@ def test_result_is_comparable_only_with_the_same_data_and_training():
     assert "this model" in format_published(shown) and format_published(shown).endswith(" comparable")
 
 
-def test_command_prints_published_rows_and_says_why_they_do_not_compare(gengeo, tiny_checkpoint, folder):
+def test_command_prints_published_rows_and_why_they_are_not_comparable(gengeo, tiny_checkpoint, folder):
     data = f"vigor-same {folder} cities=Seattle"
     words = ("evaluate", "--model", tiny_checkpoint, "--pose", "--protocol", "vigor-pose")
     code, out, err = gengeo(*words, "--data", data, "--json")
