@@ -240,7 +240,7 @@ def test_build_after_sigkill_resumes(tmp_path, encoder):
     assert done and not (tmp_path / "idx").exists()
     build_index(encoder, ListSource(count=1000), tmp_path / "idx")
     assert encoder.encoded <= 1000 - 256
-    assert len(GeoIndex.load(tmp_path / "idx")) == 1000 and "all as" in GeoIndex.load(tmp_path / "idx").verify()
+    assert len(GeoIndex.load(tmp_path / "idx")) == 1000 and "all match" in GeoIndex.load(tmp_path / "idx").verify()
     assert not (tmp_path / "idx.partial").exists()
 
 

@@ -1,6 +1,7 @@
 """Confidences against known probabilities, and damaged calibration files."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from gengeo_hf.imagery.tiles import tile_table
 from gengeo_hf.index import GeoIndex
 from gengeo_hf.localization import GeoLocalizer
 from gengeo_hf.localization.confidence import Calibration, absence_notes, reliability, reliability_plot
-from gengeo_hf.localization.confidence_fits import HeldOutPhoto
+from gengeo_hf.localization.confidence_fits import HeldOutPhoto, held_out
 from gengeo_hf.localization.localizer import Place
 from tests.stubs import ListSource, StubEncoder
 
@@ -42,6 +43,15 @@ def test_calibration_confidences_equal_the_known_probabilities(tmp_path, encoder
         calibration.check_model(StubEncoder("other"))
     with pytest.raises(GenGeoError, match="not a calibration"):
         Calibration.load(tmp_path / "none.json")
+
+
+def test_held_out_probability_of_a_photo_is_independent_of_its_own_half():
+    answers, truth, _ = scored(100)
+    photos = [HeldOutPhoto.of(places, *where, 50.0) for places, where in zip(answers, truth, strict=True)]
+    before = held_out(photos)[0]
+    photos[::2] = [replace(photo, right=None if photo.right == 0 else 0) for photo in photos[::2]]
+    after = held_out(photos)[0]
+    assert np.array_equal(after[::2], before[::2]) and not np.allclose(after[1::2], before[1::2])
 
 
 def test_held_out_photo_without_tiles_near_it_keeps_those_beyond_four_times_the_limit():

@@ -155,16 +155,16 @@ def test_from_pretrained_directory_without_config_is_refused(tiny_checkpoint):
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         ({"descriptor_dim": "24"}, r"'descriptor_dim': TypeError: .*expected int|with value '24'"),
         ({"num_clusters": 5}, r"^the checkpoint \S+ has heads\.\S+ of shape"),
     ],
 )
-def test_encoder_invalid_config_is_refused_by_field(tiny_checkpoint, change, words):
+def test_encoder_invalid_config_is_refused_by_field(tiny_checkpoint, change, message):
     file = tiny_checkpoint / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
-    with pytest.raises(GenGeoError, match=words):
+    with pytest.raises(GenGeoError, match=message):
         Encoder.from_pretrained(tiny_checkpoint)
 
 
@@ -189,7 +189,7 @@ def test_from_pretrained_config_of_other_weights_is_refused(tiny_checkpoint):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "words"),
+    ("wrong", "message"),
     [
         ({"num_cluster": 9}, "no setting 'num_cluster'; did you mean 'num_clusters'"),
         ({"agregator": "gem"}, "did you mean 'aggregator'"),
@@ -203,8 +203,8 @@ def test_from_pretrained_config_of_other_weights_is_refused(tiny_checkpoint):
         ({"backbone_config": {"model_type": "resnet"}}, "model_type 'resnet'"),
     ],
 )
-def test_config_invalid_setting_is_refused(wrong, words):
-    with pytest.raises(ValueError, match=words):
+def test_config_invalid_setting_is_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
         GenGeoConfig(**{**TINY, **wrong})
 
 

@@ -1,4 +1,4 @@
-"""Frozen blocks that run once in a training: the same losses and descriptors as when they run in every step."""
+"""The token cache gives the same outputs and descriptors as frozen blocks that run in every step."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from gengeo_hf.training import batches
 from gengeo_hf.training.settings import Settings
 from gengeo_hf.training.token_cache import build_token_cache, run_view
 from tests.conftest import TINY
-from tests.training.made_up import made_up_pairs
+from tests.training.random_pairs import random_pairs
 
 FLIP = Augmentation(flip=True, rotate=False)
 SEED = (0, 3, 0)
@@ -22,7 +22,7 @@ SEED = (0, 3, 0)
 
 @pytest.fixture(scope="module")
 def dataset():
-    return made_up_pairs(6)
+    return random_pairs(6)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_token_cache_tokens_without_augmentation_are_of_the_plain_images(pairs, 
     torch.testing.assert_close(found.pooler_output, wanted.pooler_output, atol=1e-6, rtol=0)
 
 
-def test_mining_from_kept_tokens_equals_mining_from_images(dataset, pairs, tiny_processor):
+def test_token_cache_mining_equals_mining_from_images(dataset, pairs, tiny_processor):
     model, rows = tiny(), batches.training_pairs(dataset)
     encoder = Encoder(model, tiny_processor, device="cpu", batch_size=4)
     given = Settings(output=""), dataset, rows, Accelerator(cpu=True), encoder
@@ -90,7 +90,7 @@ def test_mining_from_kept_tokens_equals_mining_from_images(dataset, pairs, tiny_
         (FLIP, {}, {"loss.terms": {"position": {}}}),
     ],
 )
-def test_tokens_are_not_kept_where_each_step_differs(pairs, tiny_processor, augmentation, fields, keys):
+def test_build_token_cache_is_none_if_steps_differ(pairs, tiny_processor, augmentation, fields, keys):
     settings = Settings(output="")
     for key, value in keys.items():
         group, name = key.split(".")
@@ -98,12 +98,12 @@ def test_tokens_are_not_kept_where_each_step_differs(pairs, tiny_processor, augm
     assert keep(tiny(**fields), pairs, tiny_processor, augmentation, settings) is None
 
 
-def test_tokens_of_blocks_with_dropout_are_not_kept(pairs, tiny_processor):
+def test_build_token_cache_is_none_for_blocks_with_dropout(pairs, tiny_processor):
     backbone = {**TINY["backbone_config"], "hidden_dropout_prob": 0.5}
     assert keep(tiny(backbone_config=backbone), pairs, tiny_processor) is None
 
 
-def test_tokens_that_take_too_much_memory_are_not_kept(pairs, tiny_processor, monkeypatch, capsys):
+def test_build_token_cache_is_none_above_memory_limit(pairs, tiny_processor, monkeypatch, capsys):
     monkeypatch.setattr("gengeo_hf.training.token_cache.LIMIT", 1000)
     assert keep(tiny(), pairs, tiny_processor) is None
     assert "frozen blocks run in every step" in capsys.readouterr().out
